@@ -1,0 +1,63 @@
+"""Celeriac: a distributed task queue for Python.
+
+    from celeriac import Celeriac
+
+    app = Celeriac("shop")
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    add.delay(2, 2).get()  # with `celeriac -A shop worker` running
+"""
+
+from celeriac import errors, signals, states
+from celeriac.app import Celeriac, current_app, shared_task
+from celeriac.canvas.group import GroupResult, group
+from celeriac.config import Settings
+from celeriac.context import Request, current_request
+from celeriac.errors import (
+    CeleriacError,
+    Ignore,
+    Reject,
+    RemoteError,
+    ResultTimeout,
+    Retry,
+    SoftTimeLimitExceeded,
+    TaskRevoked,
+    TimeLimitExceeded,
+    WorkerLost,
+)
+from celeriac.result import AsyncResult
+from celeriac.signature import Signature
+from celeriac.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncResult",
+    "Celeriac",
+    "CeleriacError",
+    "GroupResult",
+    "Ignore",
+    "Reject",
+    "RemoteError",
+    "Request",
+    "ResultTimeout",
+    "Retry",
+    "Settings",
+    "Signature",
+    "SoftTimeLimitExceeded",
+    "Task",
+    "TaskRevoked",
+    "TimeLimitExceeded",
+    "WorkerLost",
+    "__version__",
+    "current_app",
+    "current_request",
+    "errors",
+    "group",
+    "shared_task",
+    "signals",
+    "states",
+]

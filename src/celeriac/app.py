@@ -1,0 +1,378 @@
+"""The app: configuration, the task registry, and the wiring of broker and backend."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
+
+from celeriac import signals
+from celeriac.canvas.map import amap_tasks, map_tasks
+from celeriac.clock import Clock
+from celeriac.config import Settings, from_object, from_toml
+from celeriac.connections import open_backend, open_broker
+from celeriac.control import Control
+from celeriac.draft import Draft
+from celeriac.errors import ImproperlyConfigured, UnknownQueue
+from celeriac.message import Message
+from celeriac.options import CallOptions, TaskOptions
+from celeriac.result import AsyncResult
+from celeriac.routing import Routes
+from celeriac.signature import Signature
+from celeriac.task import CoroutineTask, Task
+
+if TYPE_CHECKING:
+    from celeriac.backends.base import Backend
+    from celeriac.brokers.base import Broker
+
+__all__ = ["Celeriac", "current_app", "shared_task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DATABASE_NAME = "celeriac.db"
+
+
+class Celeriac:
+    """An app. `app = Celeriac("shop")` is all it needs: messages and results are then kept in `celeriac.db` beside it.
+
+    Settings are keywords (`task_acks_late=False`); `app.conf` has them all.
+    """
+
+    def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
+                 **settings: Any) -> None:  # fmt: skip
+        self._folder, module = _caller(sys._getframe(1))
+        self.main = main or module
+        self.clock = clock or Clock()
+        self.conf = Settings(settings, os.environ if environ is None else environ)
+        self.tasks: dict[str, Task[Any, Any]] = {}
+        self.control = Control(self)
+        self._broker: Broker | None = None
+        self._backend: Backend | None = None
+        self._drafts: dict[str, Draft] = {}
+        self._routes: Routes | None = None
+        self._queues: frozenset[str] | None = None
+        self.conf.watch(self._configuration_changed)
+        _apps.append(self)
+        for build in _shared:
+            build(self)
+
+    # --- Configuration --------------------------------------------------------------------------------
+
+    def config_from_object(self, source: Any, namespace: str = "") -> None:
+        """Read settings from a module, its dotted name, an object or a mapping; see `config.from_object`."""
+        self.conf.update(from_object(source, namespace))
+
+    def config_from_file(self, path: str | os.PathLike[str]) -> None:
+        """Read settings from a TOML file; of a pyproject.toml, the table `[tool.celeriac]`."""
+        self.conf.update(from_toml(path))
+
+    def _configuration_changed(self) -> None:
+        self._drafts.clear()
+        self._routes = self._queues = None
+        for task in self.tasks.values():
+            task.configuration_changed()
+
+    @property
+    def routes(self) -> Routes:
+        """The routing table."""
+        if self._routes is None:
+            self._routes = Routes(self.conf.task_routes)
+        return self._routes
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """Every queue that is declared: by the settings, the routes and the tasks."""
+        if self._queues is None:
+            named = (task.options["queue"] for task in self.tasks.values() if "queue" in task.options)
+            self._queues = frozenset(
+                {self.conf.task_default_queue, *self.conf.task_queues, *self.routes.queues(), *named}
+            )
+        return self._queues
+
+    def check_queue(self, queue: str) -> None:
+        """Raise `UnknownQueue` for a queue that nothing declares."""
+        if queue not in self.queues and not self.conf.task_create_missing_queues:
+            raise UnknownQueue(queue, self.queues)
+
+    # --- Tasks ----------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(self, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
+             **options: Unpack[TaskOptions]) -> _BoundDecorator: ...  # fmt: skip
+
+    @overload
+    def task(self, *, name: str | None = None, bind: Literal[False] = False, base: type[Task[Any, Any]] | None = None,
+             **options: Unpack[TaskOptions]) -> _Decorator: ...  # fmt: skip
+
+    def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
+             base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
+        """Register a function, plain or `async def`, as a task. With or without options:
+
+            @app.task
+            def add(x, y): ...
+
+            @app.task(bind=True, queue="mail", autoretry_for=(OSError,), time_limit=60)
+            def send(self, to): ...
+        """
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+            return self._register(function, name, bind, base, options)
+
+        return register if function is None else register(function)
+
+    def _register(self, function: Callable[..., Any], name: str | None, bind: bool,
+                  base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
+        name = name or self.name_of(function)
+        if name in self.tasks:
+            known = self.tasks[name]
+            if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+                raise ImproperlyConfigured(
+                    f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
+                    f"{function.__module__}.{function.__qualname__}. Give one of them another name: @app.task(name=…)."
+                )
+        task = (base or Task)(self, function, name, options, bind)
+        if base is None and task.is_coroutine:
+            task = CoroutineTask(self, function, name, options, bind)
+        self.tasks[name] = task
+        self._queues = None
+        return task
+
+    def name_of(self, function: Callable[..., Any]) -> str:
+        """Return the name that a function's task gets: its module and its own name."""
+        module = function.__module__
+        if module == "__main__":
+            module = self.main or _main_name()
+        return f"{module}.{function.__name__}"
+
+    def import_tasks(self) -> None:
+        """Import the modules that the setting `imports` names."""
+        for module in self.conf.imports:
+            importlib.import_module(module)
+
+    def draft(self, task: str) -> Draft:
+        """Return what the messages of a task have in common, be it registered here or not."""
+        if task in self.tasks:
+            return self.tasks[task].draft()
+        if task not in self._drafts:
+            self._drafts[task] = Draft(self, task, {})
+        return self._drafts[task]
+
+    # --- Sending --------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Message]) -> bool:
+        """Send messages. False (and nothing sent) with `task_always_eager`: they are to be run here."""
+        if self.conf.task_always_eager:
+            return False
+        if signals.before_task_publish:
+            signals.before_task_publish.send(self, messages=messages)
+        self.broker.publish(messages)
+        if signals.after_task_publish:
+            signals.after_task_publish.send(self, messages=messages)
+        return True
+
+    async def apublish(self, messages: Sequence[Message]) -> bool:
+        """Do as `publish`, for coroutines."""
+        if self.conf.task_always_eager:
+            return False
+        if signals.before_task_publish:
+            signals.before_task_publish.send(self, messages=messages)
+        await self.broker.apublish(messages)
+        if signals.after_task_publish:
+            signals.after_task_publish.send(self, messages=messages)
+        return True
+
+    def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                  **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
+        """Send a message for a task by its name, which need not be registered here."""
+        if name in self.tasks:
+            return self.tasks[name].apply_async(args, kwargs, **options)
+        message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
+        self.publish([message])
+        return AsyncResult(message.id, self, name)
+
+    async def asend_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                         **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
+        """Do as `send_task`, for coroutines."""
+        if name in self.tasks:
+            return await self.tasks[name].aapply_async(args, kwargs, **options)
+        message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
+        await self.apublish([message])
+        return AsyncResult(message.id, self, name)
+
+    def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
+            return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip
+        """Yield `task(item)` for each item, in order, computed by the workers.
+
+        At most `window` calls are on their way at any time, so that an endless iterable is fine. An exception is raised
+        in its turn, and ends the map; with `return_exceptions` it is yielded in its place.
+        """
+        return map_tasks(task, items, window=window, return_exceptions=return_exceptions)
+
+    def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
+             return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
+        """Do as `map`, for coroutines."""
+        return amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
+
+    def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                  *, immutable: bool = False, **options: Any) -> Signature[Any]:  # fmt: skip
+        """Return a signature by the task's name, or from what `Signature.to_dict` gave."""
+        if isinstance(task, Mapping):
+            return Signature.from_dict(task, self)
+        return Signature(self, task, args, kwargs, options, immutable)
+
+    def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """Return the result of an earlier call, by its id."""
+        return AsyncResult(id, self)
+
+    # --- Broker and backend ---------------------------------------------------------------------------
+
+    @property
+    def broker_url(self) -> str:
+        """Where messages go: the setting, or the file beside the app."""
+        url: str | None = self.conf.broker_url
+        return url or f"sqlite:///{self._folder / DATABASE_NAME}"
+
+    @property
+    def broker(self) -> Broker:
+        """The broker; opened on first use."""
+        if self._broker is None:
+            self._broker = open_broker(self.broker_url, self.conf, self.clock)
+        return self._broker
+
+    @property
+    def backend(self) -> Backend:
+        """The result backend; opened on first use."""
+        if self._backend is None:
+            self._backend = open_backend(self.conf.result_backend or self.broker_url, self.conf, self.clock)
+        return self._backend
+
+    def close(self) -> None:
+        """Let go of connections; the next call opens them again."""
+        if self._broker is not None:
+            self._broker.close()
+        if self._backend is not None:
+            self._backend.close()
+        self._broker = self._backend = None
+
+    def __repr__(self) -> str:
+        return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {self.broker_url}>"
+
+
+class _Decorator:
+    """What `@app.task(...)` is to a type checker."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    def __call__(self, function: Any, /) -> Any:
+        raise NotImplementedError
+
+
+class _BoundDecorator:
+    """What `@app.task(bind=True)` is to a type checker."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
+    def __call__(self, function: Any, /) -> Any:
+        raise NotImplementedError
+
+
+# --- Tasks for whichever app there is -----------------------------------------------------------------
+
+_apps: list[Celeriac] = []
+_shared: list[Callable[[Celeriac], Task[Any, Any]]] = []
+
+
+def current_app() -> Celeriac:
+    """Return the app that was made last."""
+    if not _apps:
+        raise ImproperlyConfigured("There is no app yet: make one with app = Celeriac('name').")
+    return _apps[-1]
+
+
+class _SharedTask:
+    """A task of whichever app is current when it is used."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._task()(*args, **kwargs)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._task(), attribute)
+
+    def _task(self) -> Task[Any, Any]:
+        return current_app().tasks[self.name]
+
+    def __repr__(self) -> str:
+        return f"<shared task {self.name}>"
+
+
+@overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+
+
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def shared_task(*, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
+                **options: Unpack[TaskOptions]) -> _BoundDecorator: ...  # fmt: skip
+
+
+@overload
+def shared_task(*, name: str | None = None, bind: Literal[False] = False, base: type[Task[Any, Any]] | None = None,
+                **options: Unpack[TaskOptions]) -> _Decorator: ...  # fmt: skip
+
+
+def shared_task(function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
+                base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
+    """Register a function with every app, made already or later; for libraries that have no app of their own."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        task_name = name or f"{function.__module__}.{function.__name__}"
+
+        def build(app: Celeriac) -> Task[Any, Any]:
+            return app._register(function, task_name, bind, base, options)
+
+        _shared.append(build)
+        for app in _apps:
+            build(app)
+        return _SharedTask(task_name)
+
+    return register if function is None else register(function)
+
+
+def _caller(frame: FrameType) -> tuple[Path, str | None]:
+    """Return the folder of the file that makes the app, and its module's name where that says anything."""
+    file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
+    folder = Path(file).resolve().parent if file else Path.cwd()
+    return folder, module if module != "__main__" else None
+
+
+def _main_name() -> str:
+    """Return the name under which the running script can be imported."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(file).stem if file else "__main__"

@@ -1,0 +1,1 @@
+"""The result backends: adapters of the port in `base`."""

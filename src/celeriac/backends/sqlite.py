@@ -1,0 +1,105 @@
+"""Outcomes in a SQLite file: the one that holds the messages, or another."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from celeriac.backends.base import Backend
+from celeriac.clock import Clock
+from celeriac.drivers.sqlite import outcomes
+from celeriac.drivers.sqlite.database import Database, database, path_of
+from celeriac.outcome import Outcome
+
+__all__ = ["SQLiteBackend", "connect"]
+
+FETCH = "SELECT id, outcome FROM outcomes WHERE id IN (SELECT value FROM json_each(?))"
+FETCH_ONE = "SELECT id, outcome FROM outcomes WHERE id = ?"
+
+
+class SQLiteBackend(Backend):
+    """Outcomes by task id."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.database = database
+        self.clock = clock
+
+    async def store(self, outcomes_: Sequence[Outcome]) -> list[bool]:
+        def work(connection: sqlite3.Connection) -> list[bool]:
+            final = {
+                id
+                for (id,) in connection.execute(
+                    "SELECT id FROM outcomes WHERE final = 1 AND id IN (SELECT value FROM json_each(?))",
+                    (_json([item.id for item in outcomes_]),),
+                )
+            }
+            outcomes.store(connection, outcomes_, self.clock.now())
+            return [item.id not in final for item in outcomes_]
+
+        return await self.database.awrite(work)
+
+    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        deadline = self.clock.monotonic() + wait
+        watch = self.database.watch() if wait else None
+        while True:
+            seen = watch.generation if watch is not None else 0
+            found = self._look(ids, final=watch is not None)
+            left = deadline - self.clock.monotonic()
+            if found or watch is None or left <= 0:
+                return found
+            watch.wait(seen, left)
+
+    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        deadline = self.clock.monotonic() + wait
+        watch = self.database.watch()
+        while True:
+            seen = watch.generation
+            found = self._look(ids, final=bool(wait))
+            left = deadline - self.clock.monotonic()
+            if found or not wait or left <= 0:
+                return found
+            await watch.changed(seen, left)
+
+    def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        condition = " AND final = 1" if final else ""
+        query, parameter = (FETCH_ONE, ids[0]) if len(ids) == 1 else (FETCH, _json(ids))
+        rows = self.database.read(lambda connection: connection.execute(query + condition, (parameter,)).fetchall())
+        return {id: outcomes.decode(outcome) for id, outcome in rows}
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self.database.write(_forget(ids))
+
+    async def aforget(self, ids: Sequence[str]) -> None:
+        await self.database.awrite(_forget(ids))
+
+    async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
+        where, parameters = ("WHERE state = ?", (state,)) if state else ("", ())
+        rows = self.database.read(
+            lambda connection: connection.execute(
+                f"SELECT outcome FROM outcomes {where} ORDER BY stored_at DESC LIMIT ? OFFSET ?",  # noqa: S608
+                (*parameters, limit, offset),
+            ).fetchall()
+        )
+        return [outcomes.decode(outcome) for (outcome,) in rows]
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def _json(ids: Sequence[str]) -> str:
+    return msgspec.json.encode(list(ids)).decode()
+
+
+def _forget(ids: Sequence[str]) -> Any:
+    return lambda connection: connection.execute(
+        "DELETE FROM outcomes WHERE id IN (SELECT value FROM json_each(?))", (_json(ids),)
+    )
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+            synchronous: str = "normal") -> SQLiteBackend:  # fmt: skip
+    """Return the backend of a `sqlite:///` URL."""
+    return SQLiteBackend(database(path_of(url), synchronous, timeout), clock)

@@ -1,0 +1,1 @@
+"""The brokers: adapters of the port in `base`."""

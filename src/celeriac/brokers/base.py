@@ -1,0 +1,253 @@
+"""The broker's port: what holds messages must be able to do.
+
+Producers call `publish` (or `apublish`). A worker takes a `Lease`, receives and settles through it, and
+renews it by one heartbeat for all that it holds. What a worker does not settle before its lease ends, goes to
+others. Looking and operating (`queues`, `peek`, `purge` …) is the second port, `Operations`, for the windows alone.
+
+Every method that waits is cancel-safe: cancelled, it has either done its work or none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from celeriac.message import Message
+from celeriac.outcome import Outcome
+
+if TYPE_CHECKING:
+    from celeriac.backends.base import Backend
+
+__all__ = [
+    "Action",
+    "Broker",
+    "Dead",
+    "Delivery",
+    "Lease",
+    "Operations",
+    "QueueCounts",
+    "Settlement",
+    "Slots",
+    "WorkerInfo",
+]
+
+Result = TypeVar("Result")
+
+Slots = Mapping[str, int]
+"""How many messages a worker can start now, by lane."""
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """A message that a worker holds. The token proves it: settling with a stale one does nothing."""
+
+    message: Message
+    token: str
+    deliveries: int = 1  # how often it was handed out without coming back; this time included
+    revoked: bool = False
+    lost: bool = False  # taken over from a worker that died holding it, and not to be run again
+
+
+class Action(StrEnum):
+    """What becomes of the message when an attempt is over."""
+
+    ACKNOWLEDGE = "acknowledge"  # it is done with
+    RETURN = "return"  # back to its queue, as `Settlement.message`, with `Settlement.deliveries`
+    BURY = "bury"  # aside as a dead letter, with `Settlement.reason`
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is done about an outcome: store it, send what follows, and then the action. All of it, or nothing."""
+
+    delivery: Delivery
+    action: Action = Action.ACKNOWLEDGE
+    outcome: Outcome | None = None  # to be stored; None where there is nothing to keep
+    follow_ups: Sequence[Message] = ()  # to be published
+    message: Message | None = None  # RETURN: the message as it goes back (its `due_at` counts)
+    deliveries: int = 0  # RETURN: what its count goes back to
+    reason: str = ""  # BURY
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker presents itself to those who look."""
+
+    name: str
+    host: str = ""
+    pid: int = 0
+    started_at: float = 0.0
+    queues: tuple[str, ...] = ()
+    concurrency: Mapping[str, int] = {}
+    version: str = ""
+    renewed_at: float = 0.0
+    expires_at: float = 0.0
+
+
+class Lease(ABC):
+    """A worker's claim on its deliveries. Made by `Broker.lease`."""
+
+    @abstractmethod
+    async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
+        """Take messages that are due, higher priorities first and older ones first among equals.
+
+        Never more of a lane than its slots. Returns as soon as there is one, or empty after `wait`
+        seconds. Raises `LeaseLost`.
+        """
+
+    @abstractmethod
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Settle each in one atomic step (where broker and backend are joined). False: its token was stale."""
+
+    @abstractmethod
+    async def renew(self) -> None:
+        """Renew the claim on all deliveries. Raises `LeaseLost` if it had run out and was swept."""
+
+    @abstractmethod
+    async def sweep(self) -> list[Delivery]:
+        """Give back what dead workers held; take over what must not be run again, for this worker to settle.
+
+        Taken over (`Delivery.lost`) are messages with `acks_late=False`, and those handed out `max_deliveries`
+        times. Also throws away what has expired. Safe to be called by every worker, at any time.
+        """
+
+    @abstractmethod
+    async def end(self) -> None:
+        """End the lease. What is still held goes back to its queue at once, uncounted."""
+
+
+class Broker(ABC):
+    """Holds messages."""
+
+    @abstractmethod
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Return when the broker has all the messages; raise `BrokerUnavailable` within the publish time-out.
+
+        A message whose id it already holds is not stored again, so that publishing may be repeated.
+        """
+
+    @abstractmethod
+    async def apublish(self, messages: Sequence[Message]) -> None:
+        """Do as `publish`, for coroutines."""
+
+    @abstractmethod
+    async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
+        """Open a lease for a worker."""
+
+    def joins(self, backend: Backend) -> bool:
+        """Say whether `Lease.settle` also stores outcomes in this backend, in the same atomic step."""
+        return False
+
+    @abstractmethod
+    async def revoke(self, ids: Sequence[str], until: float) -> None:
+        """Make the deliveries of these messages `revoked`, now or whenever they come before `until`.
+
+        Those waiting become due at once, so that a worker settles them soon.
+        """
+
+    @abstractmethod
+    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
+        """Send to whoever listens on a channel now."""
+
+    @abstractmethod
+    def listen(self, channel: str) -> AsyncIterator[bytes]:
+        """Yield what is sent on a channel from now on, until closed (`aclose`)."""
+
+    @abstractmethod
+    def operations(self) -> Operations:
+        """Return the port for looking and operating."""
+
+    def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Drive one of this broker's coroutines from synchronous code."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(work)
+        with ThreadPoolExecutor(1) as thread:  # this thread's loop is busy with whoever calls
+            return thread.submit(asyncio.run, work).result()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections; a later call opens them again."""
+
+
+# --- The second port: looking and operating -----------------------------------------------------------
+
+
+class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many messages a queue holds, by what they wait for."""
+
+    queue: str
+    ready: int = 0
+    scheduled: int = 0  # their time has not come
+    active: int = 0  # held by workers
+    dead: int = 0
+    paused: bool = False
+
+
+class Dead(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter: a message that was put aside, and why."""
+
+    message: Message
+    reason: str
+    at: float
+
+
+class Operations(ABC):
+    """Looking into a broker, and operating it."""
+
+    @abstractmethod
+    async def queues(self) -> list[QueueCounts]:
+        """Count the messages of every queue that has any, or is paused."""
+
+    @abstractmethod
+    async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
+        """Return messages that are ready, in the order in which they would be received."""
+
+    @abstractmethod
+    async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
+        """Return messages whose time has not come, soonest first."""
+
+    @abstractmethod
+    async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
+        """Return, by id, where a message is ("ready", "scheduled", "active" or "dead"), and the message."""
+
+    @abstractmethod
+    async def purge(self, queue: str) -> int:
+        """Drop a queue's ready and scheduled messages; return how many."""
+
+    @abstractmethod
+    async def pause(self, queue: str) -> None:
+        """Let nobody receive from a queue, until it is resumed; survives restarts."""
+
+    @abstractmethod
+    async def resume(self, queue: str) -> None:
+        """End a pause."""
+
+    @abstractmethod
+    async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
+        """Return dead letters, newest first."""
+
+    @abstractmethod
+    async def resend(self, ids: Sequence[str]) -> int:
+        """Put dead letters back in their queues, as if new; return how many there were."""
+
+    @abstractmethod
+    async def drop(self, ids: Sequence[str]) -> int:
+        """Forget dead letters; return how many there were."""
+
+    @abstractmethod
+    async def workers(self) -> list[WorkerInfo]:
+        """Return the workers whose leases stand."""
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as one opaque value, for brokers that store bytes."""
+    return _encode(message)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+decode: Any = msgspec.msgpack.Decoder(Message).decode

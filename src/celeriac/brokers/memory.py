@@ -1,0 +1,319 @@
+"""The broker in memory: the reference for the conformance suite, and the broker of tests.
+
+It is written to be read: whatever another broker does faster, this one shows what is meant. It lives in one process, so
+its workers must run in threads there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from msgspec.structs import replace as _replace
+
+from celeriac.backends.base import Backend
+from celeriac.brokers.base import (
+    Action,
+    Broker,
+    Dead,
+    Delivery,
+    Lease,
+    Operations,
+    QueueCounts,
+    Settlement,
+    Slots,
+    WorkerInfo,
+)
+from celeriac.clock import Clock
+from celeriac.drivers.memory import Held, Store, store
+from celeriac.errors import LeaseLost
+from celeriac.message import Message
+
+__all__ = ["MemoryBroker", "connect"]
+
+BROADCAST_SECONDS = 60.0
+
+
+class MemoryBroker(Broker):
+    """Messages in a dict."""
+
+    def __init__(self, store: Store, clock: Clock, result_expires: float | None = 86400.0) -> None:
+        self.shared = store
+        self.clock = clock
+        self.result_expires = result_expires
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        with self.shared.lock:
+            _add(self.shared, messages)
+        self.shared.ring()
+
+    async def apublish(self, messages: Sequence[Message]) -> None:
+        self.publish(messages)
+
+    async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
+        return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires)
+
+    def joins(self, backend: Backend) -> bool:
+        return getattr(backend, "shared", None) is self.shared
+
+    async def revoke(self, ids: Sequence[str], until: float) -> None:
+        with self.shared.lock:
+            for id in ids:
+                self.shared.revoked[id] = until
+                if id in self.shared.messages:
+                    age, message, deliveries = self.shared.messages[id]
+                    self.shared.messages[id] = (age, _replace(message, due_at=None), deliveries)
+        self.shared.ring()
+
+    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
+        with self.shared.lock:
+            now = self.clock.now()
+            self.shared.broadcasts += [(self.shared.number(), now, channel, payload) for payload in payloads]
+        self.shared.ring()
+
+    def listen(self, channel: str) -> AsyncIterator[bytes]:
+        return self._listen(channel, self.shared.count)
+
+    async def _listen(self, channel: str, seen: int) -> AsyncIterator[bytes]:
+        while True:
+            generation = self.shared.generation
+            with self.shared.lock:
+                news = [entry for entry in self.shared.broadcasts if entry[0] > seen and entry[2] == channel]
+            for number, _, _, payload in news:
+                seen = number
+                yield payload
+            if not news:
+                await self.shared.changed(generation, BROADCAST_SECONDS)
+
+    def operations(self) -> Operations:
+        return MemoryOperations(self.shared, self.clock)
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryLease(Lease):
+    """A lease is a number in the store; a token is the number of the delivery."""
+
+    def __init__(self, store: Store, clock: Clock, worker: WorkerInfo, seconds: float, max_deliveries: int,
+                 result_expires: float | None) -> None:  # fmt: skip
+        self._store = store
+        self._clock = clock
+        self._worker = worker
+        self._seconds = seconds
+        self._max_deliveries = max_deliveries
+        self._result_expires = result_expires
+        with store.lock:
+            self._number = store.number()
+            self._stamp()
+
+    async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
+        deadline = self._clock.monotonic() + wait
+        while True:
+            generation = self._store.generation
+            with self._store.lock:
+                taken = self._take(queues, slots)
+                soonest = min((m.due_at for _, m, _ in self._store.messages.values() if m.due_at), default=None)
+            left = deadline - self._clock.monotonic()
+            if taken or left <= 0:
+                return taken
+            due_in = left if soonest is None else max(0.001, soonest - self._clock.now())
+            await self._store.changed(generation, min(left, due_in))
+
+    def _take(self, queues: Sequence[str], slots: Slots) -> list[Delivery]:
+        self._prove()
+        now = self._clock.now()
+        due = sorted(
+            (-message.priority, age, deliveries, message)  # ages differ, so that no message is compared
+            for age, message, deliveries in self._store.messages.values()
+            if message.queue in queues
+            and message.queue not in self._store.paused
+            and (message.due_at is None or message.due_at <= now)
+        )
+        free = dict(slots)
+        taken = []
+        for _, _, deliveries, message in due:
+            if free.get(message.lane, 0) > 0:
+                free[message.lane] -= 1
+                del self._store.messages[message.id]
+                revoked = self._store.revoked.get(message.id, 0.0) > now
+                delivery = Delivery(message, str(self._store.number()), deliveries + 1, revoked=revoked)
+                self._store.held[message.id] = Held(delivery, self._number)
+                taken.append(delivery)
+        return taken
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        with self._store.lock:
+            done = [self._settle(settlement) for settlement in settlements]
+        self._store.ring()
+        await asyncio.sleep(0)
+        return done
+
+    def _settle(self, settlement: Settlement) -> bool:
+        id = settlement.delivery.message.id
+        held = self._store.held.get(id)
+        if held is None or held.lease != self._number or held.delivery.token != settlement.delivery.token:
+            return False
+        del self._store.held[id]
+        now = self._clock.now()
+        if settlement.action is Action.RETURN:
+            message = settlement.message or settlement.delivery.message
+            self._store.messages[id] = (self._store.number(), message, settlement.deliveries)
+        elif settlement.action is Action.BURY:
+            self._store.dead[id] = Dead(message=settlement.delivery.message, reason=settlement.reason, at=now)
+        if settlement.outcome is not None:
+            self._store.keep(settlement.outcome, now)
+        _add(self._store, settlement.follow_ups)
+        return True
+
+    async def renew(self) -> None:
+        with self._store.lock:
+            self._prove()
+            self._stamp()
+
+    async def sweep(self) -> list[Delivery]:
+        now = self._clock.now()
+        taken = []
+        with self._store.lock:
+            self._prove()
+            for lease, info in list(self._store.leases.items()):
+                if info.expires_at < now and lease != self._number:
+                    del self._store.leases[lease]
+                    taken += self._inherit(lease)
+            self._store.broadcasts = [entry for entry in self._store.broadcasts if entry[1] > now - BROADCAST_SECONDS]
+            self._store.revoked = {id: until for id, until in self._store.revoked.items() if until > now}
+            if self._result_expires is not None:
+                horizon = now - self._result_expires
+                kept = {id: entry for id, entry in self._store.outcomes.items() if entry[0] >= horizon}
+                self._store.outcomes = kept
+        self._store.ring()
+        return taken
+
+    def _inherit(self, lease: int) -> list[Delivery]:
+        taken = []
+        for id, held in [(id, held) for id, held in self._store.held.items() if held.lease == lease]:
+            message, deliveries = held.delivery.message, held.delivery.deliveries
+            if message.acks_late and deliveries < self._max_deliveries:
+                del self._store.held[id]
+                self._store.messages[id] = (self._store.number(), message, deliveries)
+            else:
+                delivery = Delivery(message, str(self._store.number()), deliveries, lost=True)
+                self._store.held[id] = Held(delivery, self._number)
+                taken.append(delivery)
+        return taken
+
+    async def end(self) -> None:
+        with self._store.lock:
+            self._store.leases.pop(self._number, None)
+            for id, held in list(self._store.held.items()):
+                if held.lease == self._number:
+                    del self._store.held[id]
+                    message, deliveries = held.delivery.message, held.delivery.deliveries
+                    self._store.messages[id] = (self._store.number(), message, deliveries - 1)
+        self._store.ring()
+
+    def _prove(self) -> None:
+        if self._number not in self._store.leases:
+            raise LeaseLost
+
+    def _stamp(self) -> None:
+        now = self._clock.now()
+        stamped = _replace(self._worker, renewed_at=now, expires_at=now + self._seconds)
+        self._store.leases[self._number] = stamped
+
+
+class MemoryOperations(Operations):
+    """Looking into the store."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def queues(self) -> list[QueueCounts]:
+        places = [(where, message.queue) for where, message in self._places().values()]
+        names = {queue for _, queue in places} | self._store.paused
+        return [
+            QueueCounts(
+                queue=name,
+                paused=name in self._store.paused,
+                **{where: places.count((where, name)) for where in ("ready", "scheduled", "active", "dead")},
+            )
+            for name in sorted(names)
+        ]
+
+    async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
+        found = [
+            (-message.priority, age, message)
+            for age, message, _ in self._store.messages.values()
+            if message.queue == queue and not self._waits(message)
+        ]
+        return [message for _, _, message in sorted(found)[offset : offset + limit]]
+
+    async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
+        found = [
+            (message.due_at or 0.0, age, message)
+            for age, message, _ in self._store.messages.values()
+            if queue in (None, message.queue) and self._waits(message)
+        ]
+        return [message for _, _, message in sorted(found)[offset : offset + limit]]
+
+    async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
+        places = self._places()
+        return {id: places[id] for id in ids if id in places}
+
+    async def purge(self, queue: str) -> int:
+        with self._store.lock:
+            gone = [id for id, (_, message, _) in self._store.messages.items() if message.queue == queue]
+            for id in gone:
+                del self._store.messages[id]
+        return len(gone)
+
+    async def pause(self, queue: str) -> None:
+        self._store.paused.add(queue)
+
+    async def resume(self, queue: str) -> None:
+        self._store.paused.discard(queue)
+        self._store.ring()
+
+    async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
+        found = [letter for letter in self._store.dead.values() if queue in (None, letter.message.queue)]
+        return sorted(found, key=lambda letter: -letter.at)[offset : offset + limit]
+
+    async def resend(self, ids: Sequence[str]) -> int:
+        with self._store.lock:
+            letters = [self._store.dead.pop(id) for id in ids if id in self._store.dead]
+            for letter in letters:
+                self._store.outcomes.pop(letter.message.id, None)
+            _add(self._store, [_replace(letter.message, due_at=None) for letter in letters])
+        self._store.ring()
+        return len(letters)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        with self._store.lock:
+            return len([self._store.dead.pop(id) for id in ids if id in self._store.dead])
+
+    async def workers(self) -> list[WorkerInfo]:
+        now = self._clock.now()
+        return [info for info in self._store.leases.values() if info.expires_at > now]
+
+    def _waits(self, message: Message) -> bool:
+        return message.due_at is not None and message.due_at > self._clock.now()
+
+    def _places(self) -> dict[str, tuple[str, Message]]:
+        with self._store.lock:
+            return {
+                **{id: ("scheduled" if self._waits(m) else "ready", m) for id, (_, m, _) in self._store.messages.items()},
+                **{id: ("active", held.delivery.message) for id, held in self._store.held.items()},
+                **{id: ("dead", letter.message) for id, letter in self._store.dead.items()},
+            }
+
+
+def _add(store: Store, messages: Iterable[Message]) -> None:
+    for message in messages:
+        if message.id not in store.messages and message.id not in store.held and message.id not in store.dead:
+            store.messages[message.id] = (store.number(), message, 0)
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBroker:
+    """Return the broker of a `memory://name` URL."""
+    return MemoryBroker(store(url.partition("://")[2]), clock, result_expires)

@@ -1,0 +1,132 @@
+"""The SQLite broker: publishing, revoking, broadcasting; `lease.py` has what workers do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from celeriac.backends.base import Backend
+from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
+from celeriac.brokers.sqlite.lease import SQLiteLease
+from celeriac.brokers.sqlite.operations import SQLiteOperations
+from celeriac.brokers.sqlite.rows import INSERT, Lines, insert, row
+from celeriac.clock import Clock
+from celeriac.drivers.sqlite.database import Database, database, path_of
+from celeriac.drivers.sqlite.schema import READY, SCHEDULED
+from celeriac.message import Message
+
+__all__ = ["SQLiteBroker", "connect"]
+
+LISTEN_PAUSE = 0.02  # seconds between two looks, so that a busy database does not wake listeners at every commit
+LISTEN_WAIT = 60.0  # seconds
+
+
+class SQLiteBroker(Broker):
+    """Messages in a SQLite file."""
+
+    def __init__(self, database: Database, clock: Clock, result_expires: float | None = 86400.0) -> None:
+        self.database = database
+        self.clock = clock
+        self.result_expires = result_expires
+        self._lines = Lines()
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        now = self.clock.now()
+        if len(messages) == 1:
+            line = self._lines.known(messages[0])
+            if line is not None:
+                self.database.execute(INSERT, row(messages[0], line, now))
+                return
+        self.database.write(lambda connection: insert(connection, self._lines, messages, now))
+        self._meet(messages)
+
+    async def apublish(self, messages: Sequence[Message]) -> None:
+        now = self.clock.now()
+        await self.database.awrite(lambda connection: insert(connection, self._lines, messages, now))
+        self._meet(messages)
+
+    def _meet(self, messages: Sequence[Message]) -> None:
+        if any(self._lines.known(message) is None for message in messages):
+            self.database.read(self._lines.refresh)
+
+    async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
+        now = self.clock.now()
+
+        def enter(connection: sqlite3.Connection) -> int:
+            cursor = connection.execute(
+                "INSERT INTO leases (info, renewed_at, expires_at) VALUES (?, ?, ?)",
+                (msgspec.json.encode(worker), now, now + seconds),
+            )
+            return int(cursor.lastrowid or 0)
+
+        number = await self.database.awrite(enter)
+        return SQLiteLease(self.database, self.clock, self._lines, number, worker, seconds, max_deliveries,
+                           self.result_expires)  # fmt: skip
+
+    def joins(self, backend: Backend) -> bool:
+        return getattr(backend, "database", None) is self.database
+
+    async def revoke(self, ids: Sequence[str], until: float) -> None:
+        def mark(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT INTO revoked (id, until) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = excluded.until",
+                [(id, until) for id in ids],
+            )
+            connection.executemany(
+                f"UPDATE messages SET state = {READY}, due_at = NULL WHERE id = ? AND state = {SCHEDULED}",  # noqa: S608
+                [(id,) for id in ids],
+            )
+
+        await self.database.awrite(mark)
+
+    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
+        now = self.clock.now()
+        rows = [(channel, now, payload) for payload in payloads]
+        await self.database.awrite(
+            lambda connection: connection.executemany(
+                "INSERT INTO broadcasts (channel, sent_at, payload) VALUES (?, ?, ?)", rows
+            )
+        )
+
+    def listen(self, channel: str) -> AsyncIterator[bytes]:
+        rows = self.database.read(
+            lambda connection: connection.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'broadcasts'"
+            ).fetchall()
+        )
+        return self._listen(channel, rows[0][0] if rows else 0)
+
+    async def _listen(self, channel: str, seen: int) -> AsyncIterator[bytes]:
+        watch = self.database.watch()
+        while True:
+            generation = watch.generation
+            rows = self.database.read(
+                lambda connection: connection.execute(
+                    "SELECT seq, payload FROM broadcasts WHERE seq > ? AND channel = ? ORDER BY seq", (seen, channel)
+                ).fetchall()
+            )
+            for seq, payload in rows:
+                seen = seq
+                yield payload
+            if not rows:
+                await watch.changed(generation, LISTEN_WAIT)
+                await asyncio.sleep(LISTEN_PAUSE)
+
+    def operations(self) -> Operations:
+        return SQLiteOperations(self.database, self.clock)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def __repr__(self) -> str:
+        return f"<SQLiteBroker {os.path.relpath(self.database.path)}>"
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+            synchronous: str = "normal") -> SQLiteBroker:  # fmt: skip
+    """Return the broker of a `sqlite:///` URL."""
+    return SQLiteBroker(database(path_of(url), synchronous, timeout), clock, result_expires)

@@ -1,0 +1,1 @@
+"""Several signatures as one: groups, and maps over iterables."""

@@ -1,0 +1,51 @@
+"""From a URL to a broker or a backend. Adapters, and the drivers behind them, are imported when first named."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from celeriac.errors import ImproperlyConfigured, nearest
+
+if TYPE_CHECKING:
+    from celeriac.backends.base import Backend
+    from celeriac.brokers.base import Broker
+    from celeriac.clock import Clock
+    from celeriac.config import Settings
+
+__all__ = ["open_backend", "open_broker"]
+
+BROKERS = {"sqlite": "celeriac.brokers.sqlite", "memory": "celeriac.brokers.memory"}
+BACKENDS = {"sqlite": "celeriac.backends.sqlite", "memory": "celeriac.backends.memory"}
+EXTRAS: dict[str, str] = {}
+"""Which extra brings the driver of a scheme: `pip install celeriac[redis]`."""
+
+
+def open_broker(url: str, settings: Settings, clock: Clock) -> Broker:
+    """Return the broker of a URL; it connects on first use."""
+    broker: Broker = _open("broker", BROKERS, url, settings, clock)
+    return broker
+
+
+def open_backend(url: str, settings: Settings, clock: Clock) -> Backend:
+    """Return the backend of a URL; it connects on first use."""
+    backend: Backend = _open("result backend", BACKENDS, url, settings, clock)
+    return backend
+
+
+def _open(kind: str, adapters: dict[str, str], url: str, settings: Settings, clock: Clock) -> Any:
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in adapters:
+        raise ImproperlyConfigured(f"No {kind} for {url!r}.{nearest(scheme, adapters)} "
+                                   f"Known: {', '.join(f'{name}://' for name in sorted(adapters))}.")  # fmt: skip
+    try:
+        adapter = importlib.import_module(adapters[scheme])
+    except ModuleNotFoundError as error:
+        if scheme not in EXTRAS:
+            raise
+        raise ImproperlyConfigured(f"{url!r} needs a driver that is not installed ({error.name}): "
+                                   f"pip install 'celeriac[{EXTRAS[scheme]}]'.") from error  # fmt: skip
+    # Settings that begin with a driver's name are that driver's own.
+    options = {name[len(scheme) + 1 :]: getattr(settings, name) for name in settings if name.startswith(f"{scheme}_")}
+    return adapter.connect(url, clock=clock, timeout=settings.broker_publish_timeout,
+                           result_expires=settings.result_expires, **options)  # fmt: skip

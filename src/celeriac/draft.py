@@ -1,0 +1,115 @@
+"""From a call to a message: the options of the call, the task, the routes and the configuration, merged once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celeriac.clock import instant
+from celeriac.context import current
+from celeriac.errors import MessageTooLarge, UnknownOption
+from celeriac.message import PLAIN, Link, Message, new_id
+from celeriac.options import check_call
+from celeriac.serialization import JSON, dumps_call, serializer
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["Draft"]
+
+PLAIN_OPTIONS = ("priority", "headers", "acks_late", "ignore_result", "soft_time_limit", "time_limit", "max_retries")
+"""Call options that stand in the message as they are."""
+
+
+class Draft:
+    """What all messages of a task have in common. Thrown away when the configuration changes."""
+
+    def __init__(self, app: Celeriac, task: str, options: Mapping[str, Any], lane: str = PLAIN) -> None:
+        conf = app.conf
+        route = app.routes.route(task)
+        self._app = app
+        self._task = task
+        self._serializer = serializer(options.get("serializer", conf.task_serializer))
+        self._is_json = self._serializer is JSON
+        self._limit = conf.message_max_bytes
+        self._expires: float | None = options.get("expires")
+        self._fields: dict[str, Any] = {
+            "queue": route.get("queue") or options.get("queue") or conf.task_default_queue,
+            "priority": route.get("priority", options.get("priority", conf.task_default_priority)),
+            "acks_late": options.get("acks_late", conf.task_acks_late),
+            "ignore_result": options.get("ignore_result", conf.task_ignore_result),
+            "track_started": options.get("track_started", conf.task_track_started),
+            "soft_time_limit": options.get("soft_time_limit", conf.task_soft_time_limit),
+            "time_limit": options.get("time_limit", conf.task_time_limit),
+            "headers": options.get("headers", {}),
+            "lane": lane,
+            "content_type": self._serializer.content_type,
+        }
+        # What is the default anyway is left out: a message is made some 100,000 times a second.
+        self._fields = {name: value for name, value in self._fields.items() if value != DEFAULTS[name]}
+
+    def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any] | None = None, *,
+                group_id: str | None = None) -> Message:  # fmt: skip
+        """Return the message of one call; raise what is wrong with it."""
+        fields = self._fields
+        now = self._app.clock.now()
+        if self._is_json and not (options and "serializer" in options):
+            body = dumps_call(args, kwargs)
+        else:
+            chosen = serializer(options["serializer"]) if options and "serializer" in options else self._serializer
+            body = chosen.dumps((args, kwargs))
+            fields = {**fields, "content_type": chosen.content_type}
+        if len(body) > self._limit:
+            raise MessageTooLarge(
+                f"The arguments of {self._task} are {len(body):,} bytes, more than `message_max_bytes` allows "
+                f"({self._limit:,}). Store the data where the task can read it, and pass its path or key."
+            )
+        request = current.get()
+        if options or group_id or request is not None or self._expires is not None:
+            fields = {**fields, **self._more(options or {}, now)}
+            if group_id:
+                fields["group_id"] = group_id
+            if request is not None:
+                fields["parent_id"] = request.id
+                fields["root_id"] = request.root_id
+            id = fields.pop("id", None) or new_id()
+            return Message(id=id, task=self._task, body=body, sent_at=now, **fields)
+        return Message(id=new_id(), task=self._task, body=body, sent_at=now, **fields)
+
+    def _more(self, options: Mapping[str, Any], now: float) -> dict[str, Any]:
+        """Return the fields that the options of a call set."""
+        options = check_call(options)
+        fields = {name: options[name] for name in PLAIN_OPTIONS if name in options}
+        if "headers" in fields and "headers" in self._fields:
+            fields["headers"] = {**self._fields["headers"], **fields["headers"]}
+        if "task_id" in options:
+            fields["id"] = options["task_id"]
+        if "queue" in options:
+            self._app.check_queue(options["queue"])
+            fields["queue"] = options["queue"]
+        if options.get("countdown"):
+            fields["due_at"] = now + options["countdown"]
+        elif "eta" in options:
+            fields["due_at"] = instant(options["eta"])
+        expires = options.get("expires", self._expires)
+        if expires is not None:
+            fields["expires_at"] = instant(expires) if isinstance(expires, datetime) else now + expires
+        for name in ("link", "link_error"):
+            if options.get(name):
+                fields[name] = [self._link(name, entry) for entry in _listed(options[name])]
+        return fields
+
+    def _link(self, name: str, entry: Any) -> Link:
+        signature = self._app.signature(entry) if isinstance(entry, Mapping) else entry
+        try:
+            return Link(signature.message(), signature.immutable)
+        except AttributeError:
+            raise UnknownOption(f"{name} takes signatures (task.s(...)), not {entry!r}.") from None
+
+
+DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,1 @@
+"""What a broker and a backend on one server share: connections, schemas, scripts."""

@@ -1,0 +1,93 @@
+"""The state that a memory broker and a memory backend share, within one process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from celeriac.brokers.base import Dead, Delivery, WorkerInfo
+from celeriac.message import Message
+from celeriac.outcome import Outcome
+
+__all__ = ["Store", "store"]
+
+
+class Held:
+    """A delivery in a worker's hands."""
+
+    def __init__(self, delivery: Delivery, lease: int) -> None:
+        self.delivery = delivery
+        self.lease = lease
+
+
+class Store:
+    """Messages and outcomes in plain dicts, under one lock; and a bell that rings when they change."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.messages: dict[str, tuple[int, Message, int]] = {}  # id: age, message, deliveries; ready or scheduled
+        self.held: dict[str, Held] = {}  # id: in a worker's hands
+        self.dead: dict[str, Dead] = {}
+        self.revoked: dict[str, float] = {}  # id: until
+        self.paused: set[str] = set()
+        self.leases: dict[int, WorkerInfo] = {}
+        self.outcomes: dict[str, tuple[float, Outcome]] = {}  # id: when it was stored, outcome
+        self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
+        self.count = 0  # of everything that ever needed a number of its own
+        self.generation = 0
+        self._bell = threading.Condition()
+        self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def number(self) -> int:
+        """Return a number never returned before. Call with the lock held."""
+        self.count += 1
+        return self.count
+
+    def keep(self, outcome: Outcome, now: float) -> bool:
+        """Keep an outcome, unless a final one is there. Call with the lock held."""
+        known = self.outcomes.get(outcome.id)
+        if known is not None and known[1].ready:
+            return False
+        self.outcomes[outcome.id] = (now, outcome)
+        return True
+
+    def ring(self) -> None:
+        """Wake everybody who waits. Call without the lock."""
+        with self._bell:
+            self.generation += 1
+            self._bell.notify_all()
+            sleepers = list(self._sleepers)
+        for loop, event in sleepers:
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:  # its loop was closed while it slept
+                self._sleepers.discard((loop, event))
+
+    def wait(self, seen: int, timeout: float) -> None:
+        """Block until the bell has rung after generation `seen`, or until the time-out (seconds)."""
+        with self._bell:
+            self._bell.wait_for(lambda: self.generation != seen, timeout)
+
+    async def changed(self, seen: int, timeout: float) -> None:
+        """Do as `wait`, for coroutines."""
+        sleeper = (asyncio.get_running_loop(), asyncio.Event())
+        with self._bell:
+            if self.generation != seen:
+                return
+            self._sleepers.add(sleeper)
+        try:
+            async with asyncio.timeout(timeout):
+                await sleeper[1].wait()
+        except TimeoutError:
+            pass
+        finally:
+            with self._bell:
+                self._sleepers.discard(sleeper)
+
+
+_stores: dict[str, Store] = {}
+
+
+def store(name: str) -> Store:
+    """Return the store of this name; `memory://name` is the same one everywhere in the process."""
+    return _stores.setdefault(name, Store())

@@ -1,0 +1,1 @@
+"""SQLite, as the broker and the backend share it: `database`, `schema`, `watch`, `outcomes`."""

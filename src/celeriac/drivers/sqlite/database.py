@@ -1,0 +1,278 @@
+"""One SQLite file, for every thread and process that uses it.
+
+Write transactions are short, start with `BEGIN IMMEDIATE`, and are tried again while another process writes: blocking
+in `write`, without blocking the event loop in `awrite`. Readers never wait (WAL). Each thread has a connection
+of its own, made anew after a fork. SQLite's errors become ours here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
+from celeriac.drivers.sqlite.watch import Watch
+from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured
+
+__all__ = ["Database", "database", "path_of"]
+
+Work = TypeVar("Work")
+
+HEADER: Final = b"SQLite format 3\x00"
+CREATION_SECONDS: Final = 0.5  # how long another process may need to create the file
+CHECKPOINT_PAGES: Final = 4000  # the log is copied into the file every 16 MB
+
+
+class Database:
+    """A Celeriac database file; created on first use."""
+
+    def __init__(self, path: str, synchronous: str = "normal", timeout: float = 10.0,
+                 migrations: Sequence[str] = MIGRATIONS) -> None:  # fmt: skip
+        self.path = path
+        self.timeout = timeout
+        self._synchronous = synchronous
+        self._migrations = migrations
+        self._local = threading.local()
+
+    def connection(self) -> sqlite3.Connection:
+        """Return this thread's connection."""
+        local = self._local
+        try:
+            if local.pid == os.getpid():
+                connection: sqlite3.Connection = local.connection
+                return connection
+            _inherited.append((local.connection, local.watch))  # never touched again, nor closed
+        except AttributeError:
+            pass
+        with self._translated():
+            local.connection = self._open()
+        local.pid = os.getpid()
+        local.watch = None
+        return connection_of(local)
+
+    def watch(self) -> Watch:
+        """Return what wakes this thread when anybody has committed."""
+        self.connection()
+        if self._local.watch is None:
+            self._local.watch = Watch(self.path + "-wal")
+        watch: Watch = self._local.watch
+        return watch
+
+    def write(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
+        """Do the work in one write transaction; wait while others write, up to the time-out."""
+        deadline = time.monotonic() + self.timeout
+        with self._translated():
+            while not self._begin(deadline):
+                time.sleep(_pause())
+            return self._finish(work)
+
+    async def awrite(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
+        """Do as `write`, letting the event loop run while others write."""
+        deadline = time.monotonic() + self.timeout
+        with self._translated():
+            while not self._begin(deadline):
+                await asyncio.sleep(_pause())
+            return self._finish(work)
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Do one writing statement in a transaction of its own: the shortest way to a commit."""
+        connection = self.connection()
+        try:
+            connection.execute(statement, parameters)
+        except sqlite3.Error:  # busy, most likely; the long way tells
+            self.write(lambda connection: connection.execute(statement, parameters))
+
+    def read(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
+        """Do the work outside a transaction; it must only read."""
+        with self._translated():
+            return work(self.connection())
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        local = self._local
+        if getattr(local, "pid", None) == os.getpid():
+            if local.watch is not None:
+                local.watch.close()
+            local.connection.close()
+            del local.pid
+
+    # --- Transactions ---------------------------------------------------------------------------------
+
+    def _begin(self, deadline: float) -> bool:
+        try:
+            self.connection().execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not _busy(error):
+                raise
+            if time.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"The database {self.path} was locked by other processes for {self.timeout:g} s. Find the one "
+                    f"that holds a transaction open (`fuser {self.path}`), or raise `broker_publish_timeout`."
+                ) from error
+            return False
+        return True
+
+    def _finish(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
+        connection = self.connection()
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    # --- Opening --------------------------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        self._refuse_foreign_file()
+        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            deadline = time.monotonic() + self.timeout
+            while not self._prepare(connection, deadline):
+                time.sleep(_pause())
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _refuse_foreign_file(self) -> None:
+        """Look at the file's own bytes, before SQLite could change any."""
+        deadline = time.monotonic() + CREATION_SECONDS
+        while True:
+            try:
+                with Path(self.path).open("rb") as file:
+                    header = file.read(72)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise BrokerUnavailable(f"The database {self.path} cannot be read: {error}. "
+                                        "Check the path and its permissions.") from error  # fmt: skip
+            if not header or header[68:72] == APPLICATION_ID.to_bytes(4, "big"):
+                return
+            if not header.startswith(HEADER) or time.monotonic() > deadline:
+                raise ForeignDatabase(
+                    f"{self.path} is not a Celeriac database; it was left untouched. "
+                    "Name another file: broker_url='sqlite:///path/to/new.db'."
+                )
+            time.sleep(_pause())  # another process may be creating it just now
+
+    def _prepare(self, connection: sqlite3.Connection, deadline: float) -> bool:
+        """Create or upgrade the schema, and set the connection up. False: busy, to be tried again."""
+        try:
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            if self._version(connection) < len(self._migrations):
+                self._migrate(connection)
+            if self._version(connection) > len(self._migrations):
+                raise BrokerError(f"The database {self.path} was made by a newer Celeriac. "
+                                  "Upgrade this one: pip install -U celeriac.")  # fmt: skip
+            connection.execute("PRAGMA journal_mode = wal")
+            connection.execute("SELECT count(*) FROM leases").fetchone()  # makes the log file exist
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if _busy(error) and time.monotonic() < deadline:
+                return False
+            raise
+        return True
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN EXCLUSIVE")
+        version = self._version(connection)
+        if version == 0:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for migration in self._migrations[version:]:
+            for statement in _statements(migration):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+        connection.execute("COMMIT")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        return version
+
+    # --- Errors ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: sqlite3.Error) -> Exception:
+        code = _primary_code(error)
+        if code == sqlite3.SQLITE_FULL:
+            return BrokerUnavailable(f"No room for the database {self.path}: the disk is full. Nothing was stored; "
+                                     "make room and call again.")  # fmt: skip
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return ForeignDatabase(f"The database {self.path} is damaged ({error}). It was left as it is; restore "
+                                   "a copy, or recover what can be with `sqlite3 FILE .recover`.")  # fmt: skip
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+            return BrokerUnavailable(f"The database {self.path} cannot be opened or written: {error}. Check that its "
+                                     "folder exists and may be written by this user.")  # fmt: skip
+        if code == sqlite3.SQLITE_BUSY:
+            return BrokerUnavailable(f"The database {self.path} is locked by another process.")
+        return BrokerError(f"SQLite: {error} ({self.path})")
+
+
+def database(path: str, synchronous: str = "normal", timeout: float = 10.0) -> Database:
+    """Return the one `Database` of this process for a path, so that broker and backend share it."""
+    path = os.path.abspath(path)
+    with _registry_lock:
+        if path not in _registry:
+            _registry[path] = Database(path, synchronous, timeout)
+        return _registry[path]
+
+
+_registry: dict[str, Database] = {}
+_registry_lock = threading.Lock()
+_inherited: list[Any] = []
+"""Connections that a fork copied. SQLite forbids to use or close them in the child, so they are kept from both."""
+
+
+def connection_of(local: threading.local) -> sqlite3.Connection:
+    """Return the connection that a thread's locals hold."""
+    connection: sqlite3.Connection = local.connection
+    return connection
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _busy(error: sqlite3.Error) -> bool:
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _pause() -> float:
+    """Return how long to leave a busy database alone: short and uneven, so that waiting processes take turns."""
+    return random.uniform(0.0003, 0.003)  # noqa: S311 - not a secret
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script into its statements. `executescript` would commit first, and lose the transaction."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def path_of(url: str) -> str:
+    """Return the file that a URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`."""
+    path = url.partition("://")[2].removeprefix("/").partition("?")[0]
+    if not path or path == ":memory:":
+        raise ImproperlyConfigured(f"{url!r} names no file: write sqlite:///path/to/celeriac.db (or memory://).")
+    return path

@@ -1,0 +1,28 @@
+"""Storing outcomes in SQLite: by the backend alone, or by the broker in the transaction that settles."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from celeriac.outcome import Outcome
+
+__all__ = ["decode", "store"]
+
+_encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Outcome).decode
+
+STORE = """
+    INSERT INTO outcomes (id, state, final, stored_at, outcome) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, final = excluded.final, stored_at = excluded.stored_at,
+        outcome = excluded.outcome WHERE final = 0
+"""
+
+
+def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> None:
+    """Store outcomes; those whose task has a final one already change nothing."""
+    connection.executemany(
+        STORE, [(item.id, item.state, item.ready, now, _encode(item)) for item in outcomes]
+    )

@@ -1,0 +1,74 @@
+"""The tables of a Celeriac database, and how an older file becomes a newer one.
+
+`MIGRATIONS[n]` brings a file from version n to n + 1; the version stands in SQLite's `user_version`. A migration
+that has been released is never edited: write the next one.
+
+A message is one row from `publish` to its settlement; only its `state` changes:
+
+    READY ⇄ ACTIVE → (row deleted)      SCHEDULED → READY when its time comes      ACTIVE → DEAD → READY by hand
+
+`line` stands for a queue and a lane, `rank` is 9 − priority, so that the index `ready` is the order of receipt.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "MIGRATIONS", "READY", "SCHEDULED", "STATE_NAMES"]
+
+APPLICATION_ID: Final = 0x43454C52  # "CELR", in the file's header: this file is ours
+
+READY: Final = 0
+SCHEDULED: Final = 1
+ACTIVE: Final = 2
+DEAD: Final = 3
+STATE_NAMES: Final = ("ready", "scheduled", "active", "dead")
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE lines (
+        line INTEGER PRIMARY KEY,
+        queue TEXT NOT NULL,
+        lane TEXT NOT NULL,
+        UNIQUE (queue, lane)
+    );
+    CREATE TABLE pauses (queue TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE messages (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        line INTEGER NOT NULL,
+        rank INTEGER NOT NULL,
+        state INTEGER NOT NULL,
+        due_at REAL,                            -- SCHEDULED: when it is due; DEAD: since when
+        lease INTEGER,                          -- ACTIVE: whose it is
+        deliveries INTEGER NOT NULL DEFAULT 0,
+        message BLOB NOT NULL,
+        reason TEXT                             -- DEAD: why
+    );
+    CREATE INDEX ready ON messages (line, rank, seq) WHERE state = 0;
+    CREATE INDEX scheduled ON messages (due_at) WHERE state = 1;
+    CREATE INDEX active ON messages (lease) WHERE state = 2;
+    CREATE INDEX dead ON messages (due_at) WHERE state = 3;
+    CREATE TABLE leases (
+        lease INTEGER PRIMARY KEY AUTOINCREMENT,    -- never used twice: it is the heart of every token
+        info BLOB NOT NULL,
+        renewed_at REAL NOT NULL,
+        expires_at REAL NOT NULL
+    );
+    CREATE TABLE revoked (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE broadcasts (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        channel TEXT NOT NULL,
+        sent_at REAL NOT NULL,
+        payload BLOB NOT NULL
+    );
+    CREATE TABLE outcomes (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        final INTEGER NOT NULL,
+        stored_at REAL NOT NULL,
+        outcome BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX stored ON outcomes (stored_at);
+    """,
+)

@@ -1,0 +1,104 @@
+"""Waking up when another process has committed, without polling.
+
+Every commit appends to the write-ahead log, and Linux tells whoever watches that file (inotify). Writers pay nothing
+and know of nobody. Where there is no inotify, waiting falls back to looking again every few milliseconds.
+
+A waiter notes `generation` *before* it looks at the database and passes it on when it waits, so that a change that
+came between the two ends the wait at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import select
+import sys
+import time
+from typing import Final
+
+__all__ = ["Watch"]
+
+IN_MODIFY: Final = 0x2
+POLL_SECONDS: Final = 0.005
+
+
+class Watch:
+    """Tells when a file is written to. Belongs to one thread (and its event loop, if it has one)."""
+
+    def __init__(self, path: str) -> None:
+        self.generation = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._fd = _inotify(path)
+        self._poll = select.poll() if self._fd is not None else None
+        if self._fd is not None and self._poll is not None:
+            self._poll.register(self._fd, select.POLLIN)
+
+    def wait(self, seen: int, timeout: float) -> None:
+        """Block until something was written after generation `seen`, or until the time-out (seconds)."""
+        if self._poll is None:
+            time.sleep(min(timeout, POLL_SECONDS))
+        elif self.generation == seen and self._poll.poll(max(0.0, timeout) * 1000):
+            self._drain()
+
+    async def changed(self, seen: int, timeout: float) -> None:
+        """Do as `wait`, for coroutines."""
+        if self._fd is None:
+            await asyncio.sleep(min(timeout, POLL_SECONDS))
+            return
+        if self.generation != seen:
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        if not self._waiters:
+            loop.add_reader(self._fd, self._readable, loop)
+        self._waiters.add(waiter)
+        timer = loop.call_later(max(0.0, timeout), _finish, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+            if not self._waiters:
+                loop.remove_reader(self._fd)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = self._poll = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._drain()
+        for waiter in self._waiters:
+            _finish(waiter)
+
+    def _drain(self) -> None:
+        self.generation += 1
+        if self._fd is not None:
+            try:
+                os.read(self._fd, 65536)
+            except BlockingIOError:
+                pass
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _inotify(path: str) -> int | None:
+    """Return a file descriptor that becomes readable when the file is written to, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd < 0:  # no more instances for this user: polling will do
+        return None
+    if libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
+        os.close(fd)
+        return None
+    return fd

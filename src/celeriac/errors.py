@@ -1,0 +1,210 @@
+"""Every error that Celeriac raises, in one tree.
+
+A class's docstring is its default message. Errors carry what a program may want to read as attributes
+(`.task_id`, `.queue` …), and a message ends with the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = [
+    "ArgumentsError",
+    "BackendError",
+    "BrokerError",
+    "BrokerUnavailable",
+    "CeleriacError",
+    "DecodeError",
+    "EncodeError",
+    "ForeignDatabase",
+    "Ignore",
+    "ImproperlyConfigured",
+    "LeaseLost",
+    "MaxRetriesExceeded",
+    "MessageTooLarge",
+    "NotRegistered",
+    "Reject",
+    "RemoteError",
+    "ResultTimeout",
+    "Retry",
+    "SoftTimeLimitExceeded",
+    "TaskExpired",
+    "TaskRevoked",
+    "TimeLimitExceeded",
+    "UnknownOption",
+    "UnknownQueue",
+    "WaitInTask",
+    "WorkerLost",
+    "nearest",
+]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which of `known` was probably meant: `" Did you mean 'mail'?"`, or an empty string.
+
+    >>> nearest("mial", ["mail", "default"])
+    " Did you mean 'mail'?"
+    """
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+class CeleriacError(Exception):
+    """Something went wrong in Celeriac."""
+
+    def __init__(self, message: str | None = None, *rest: Any) -> None:
+        super().__init__(message if message is not None else (type(self).__doc__ or "").split("\n")[0], *rest)
+
+
+# --- At the door: refused before anything is sent -----------------------------------------------------
+
+
+class ImproperlyConfigured(CeleriacError):
+    """The configuration has mistakes."""
+
+
+class NotRegistered(CeleriacError):
+    """No task of this name is registered."""
+
+    def __init__(self, task: str, known: Iterable[str] = ()) -> None:
+        super().__init__(f"No task named {task!r} is registered.{nearest(task, known)} "
+                         "Import the module that defines it, or name it in `imports`.")  # fmt: skip
+        self.task = task
+
+
+class UnknownOption(CeleriacError, TypeError):
+    """A call or a task has an option that does not exist."""
+
+
+class UnknownQueue(CeleriacError):
+    """No queue of this name is declared."""
+
+    def __init__(self, queue: str, known: Iterable[str] = ()) -> None:
+        known = sorted(known)
+        super().__init__(f"No queue named {queue!r} is declared.{nearest(queue, known)} Known queues: "
+                         f"{', '.join(known)}. Add it to `task_queues`, or set `task_create_missing_queues`.")  # fmt: skip
+        self.queue = queue
+
+
+class ArgumentsError(CeleriacError, TypeError):
+    """The arguments do not fit the task's signature."""
+
+
+class EncodeError(CeleriacError, TypeError):
+    """A value cannot be serialised."""
+
+
+class DecodeError(CeleriacError, ValueError):
+    """Bytes cannot be decoded, or are of a content type that is not accepted."""
+
+
+class MessageTooLarge(CeleriacError, ValueError):
+    """A message is larger than `message_max_bytes`."""
+
+
+# --- Servers ------------------------------------------------------------------------------------------
+
+
+class BrokerError(CeleriacError):
+    """The broker refused or failed."""
+
+
+class BrokerUnavailable(BrokerError, ConnectionError):
+    """The broker cannot be reached."""
+
+
+class ForeignDatabase(BrokerError):
+    """The file is not a Celeriac database; it was left untouched."""
+
+
+class BackendError(CeleriacError):
+    """The result backend refused or failed."""
+
+
+class LeaseLost(BrokerError):
+    """The worker's lease ran out, and its messages were given to others."""
+
+
+# --- Results ------------------------------------------------------------------------------------------
+
+
+class ResultTimeout(CeleriacError, TimeoutError):
+    """The result did not arrive in time."""
+
+
+class WaitInTask(CeleriacError, RuntimeError):
+    """Waiting for a result inside a plain task blocks a worker's child, and can lock up all of them.
+
+    Make the task `async def` and `await result.aget()`, or link the tasks instead.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(" ".join((type(self).__doc__ or "").split()))
+
+
+class RemoteError(CeleriacError):
+    """A task failed with an exception that cannot be rebuilt here."""
+
+    def __init__(self, type: str, message: str, traceback: str = "") -> None:
+        super().__init__(type, message)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class TaskRevoked(CeleriacError):
+    """The task was revoked."""
+
+
+class TaskExpired(TaskRevoked):
+    """The task's `expires` had passed before it could start."""
+
+
+class WorkerLost(CeleriacError):
+    """The process that ran the task died."""
+
+
+class MaxRetriesExceeded(CeleriacError):
+    """The task was retried as often as it may be."""
+
+
+# --- Inside a task ------------------------------------------------------------------------------------
+
+
+class SoftTimeLimitExceeded(CeleriacError):
+    """The soft time limit has passed: clean up and return."""
+
+
+class TimeLimitExceeded(CeleriacError):
+    """The hard time limit has passed: the attempt was ended."""
+
+
+class Ignore(CeleriacError):
+    """Raised by a task: record nothing about this attempt."""
+
+
+class Reject(CeleriacError):
+    """Raised by a task: put this message aside as a dead letter, or back in its queue.
+
+    `Reject("reason", requeue=True)` gives it back.
+    """
+
+    def __init__(self, reason: str = "rejected by the task", requeue: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.requeue = requeue
+
+
+class Retry(CeleriacError):
+    """Raised by `task.retry()`: this attempt ends, and the next one is scheduled."""
+
+    def __init__(self, message: str | None = None, *, exc: BaseException | None = None,
+                 delay: float = 0.0) -> None:  # fmt: skip
+        super().__init__(message)
+        self.exc = exc
+        self.delay = delay

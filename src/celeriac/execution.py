@@ -1,0 +1,155 @@
+"""Running one attempt: a message goes in, an `Outcome` comes out, whatever the task does.
+
+    decode → rebuild → call → encode
+
+Every ending of the user's function becomes an outcome here, `SystemExit` and `MemoryError` included. What this cannot see
+(a killed child, a time limit that had to be enforced from outside) becomes an outcome in the worker's pool. Called by
+the worker's children, and by `Task.apply`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celeriac import signals, states
+from celeriac.context import Request, current
+from celeriac.errors import EncodeError, Ignore, NotRegistered, Reject, Retry
+from celeriac.message import Message
+from celeriac.outcome import Failure, Outcome
+from celeriac.serialization import decode, serializer
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+    from celeriac.task import Task
+
+__all__ = ["Executor"]
+
+Report = Callable[[Message, str, Any], None]
+
+
+class Executor:
+    """Runs attempts for one app, in one process."""
+
+    def __init__(self, app: Celeriac, worker: str = "", report: Report | None = None, is_eager: bool = False) -> None:
+        self._app = app
+        self._worker = worker
+        self._report = report
+        self._is_eager = is_eager
+        self._accept = frozenset(app.conf.accept_content)
+        self._serializer = serializer(app.conf.result_serializer)
+        self._result_max_bytes = app.conf.result_max_bytes
+
+    def run(self, message: Message, deliveries: int = 1) -> Outcome:
+        """Run a plain task."""
+        started, clock = time.time(), time.perf_counter()
+        request = None
+        try:
+            request = self._prepare(message, deliveries, started)
+            token = current.set(request)
+            try:
+                value = request.task.call(request)
+            finally:
+                current.reset(token)
+        except BaseException as error:  # noqa: BLE001 - every ending is an outcome
+            return self._raised(message, request, error, started, time.perf_counter() - clock)
+        return self._returned(message, request, value, started, time.perf_counter() - clock)
+
+    async def arun(self, message: Message, deliveries: int = 1,
+                   drive: Callable[[Any], Any] | None = None) -> Outcome:  # fmt: skip
+        """Run a coroutine task. `drive` may wrap the coroutine, to interrupt it from outside."""
+        started, clock = time.time(), time.perf_counter()
+        request = None
+        try:
+            request = self._prepare(message, deliveries, started)
+            current.set(request)  # this asyncio task's own context
+            coroutine = request.task.call(request)
+            value = await (drive(coroutine) if drive is not None else coroutine)
+        except BaseException as error:  # noqa: BLE001 - every ending is an outcome
+            return self._raised(message, request, error, started, time.perf_counter() - clock)
+        return self._returned(message, request, value, started, time.perf_counter() - clock)
+
+    def run_any(self, message: Message, deliveries: int = 1) -> Outcome:
+        """Run a task of either lane to its end, here and now."""
+        task = self._app.tasks.get(message.task)
+        if task is not None and task.is_coroutine:
+            return self._app.broker.complete(self.arun(message, deliveries))
+        return self.run(message, deliveries)
+
+    # --- The steps ------------------------------------------------------------------------------------
+
+    def _prepare(self, message: Message, deliveries: int, started: float) -> Request:
+        task = self._app.tasks.get(message.task)
+        if task is None:
+            raise NotRegistered(message.task, self._app.tasks)
+        args, kwargs = decode(message.content_type, message.body, self._accept)
+        args, kwargs = task.arguments.rebuild(args, kwargs)
+        request = Request(message, task, args, kwargs, deliveries=deliveries, worker=self._worker,
+                          is_eager=self._is_eager, started=started, report=self._report)  # fmt: skip
+        if message.track_started and self._report is not None:
+            self._report(message, states.STARTED, None)
+        if signals.task_prerun:
+            signals.task_prerun.send(task, task_id=message.id, args=args, kwargs=kwargs)
+        return request
+
+    def _returned(self, message: Message, request: Request, value: Any, started: float, runtime: float) -> Outcome:
+        outcome = self._outcome(message, states.SUCCESS, started, runtime)
+        if not message.ignore_result or message.link:
+            try:
+                outcome.value = self._serializer.dumps(value)
+                outcome.content_type = self._serializer.content_type
+                if len(outcome.value) > self._result_max_bytes:
+                    raise EncodeError(
+                        f"{message.task} returned {len(outcome.value):,} bytes, more than `result_max_bytes` allows "
+                        f"({self._result_max_bytes:,}). Store the data, and return its path or key."
+                    )
+            except EncodeError as error:
+                return self._raised(message, request, error, started, runtime)
+        if signals.task_success:
+            signals.task_success.send(request.task, task_id=message.id, result=value)
+        return self._ended(request, outcome)
+
+    def _raised(self, message: Message, request: Request | None, error: BaseException, started: float,
+                runtime: float) -> Outcome:  # fmt: skip
+        task = request.task if request is not None else None
+        outcome = self._outcome(message, states.FAILURE, started, runtime)
+        retry = self._retry_of(task, message, error) if task is not None else None
+        if retry is not None:
+            outcome.state = states.RETRY
+            outcome.retry_delay = retry.delay
+            outcome.failure = Failure.of(retry.exc or retry)
+            signals.task_retry.send(task, task_id=message.id, exception=retry.exc, delay=retry.delay)
+        elif isinstance(error, Ignore):
+            outcome.state = states.IGNORED
+        elif isinstance(error, Reject):
+            outcome.rejected, outcome.requeue = True, error.requeue
+            outcome.failure = Failure.of(error)
+        else:
+            outcome.failure = Failure.of(error)
+            if signals.task_failure and request is not None:
+                signals.task_failure.send(task, task_id=message.id, exception=error, args=request.args,
+                                          kwargs=request.kwargs)  # fmt: skip
+        return self._ended(request, outcome)
+
+    def _retry_of(self, task: Task[Any, Any], message: Message, error: BaseException) -> Retry | None:
+        """Return the retry that an exception asks for: its own, or by `autoretry_for`; None for no more."""
+        if isinstance(error, Retry):
+            return error
+        if not isinstance(error, task.autoretry_for) or isinstance(error, task.dont_autoretry_for):
+            return None
+        policy = task.retry_policy(message)
+        if not policy.allows(message.attempt):
+            return None
+        return Retry(str(error), exc=error, delay=policy.delay_after(message.attempt))
+
+    def _outcome(self, message: Message, state: str, started: float, runtime: float) -> Outcome:
+        return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=self._worker,
+                       started_at=started, done_at=started + runtime, runtime=runtime, group_id=message.group_id,
+                       parent_id=message.parent_id, root_id=message.root_id)  # fmt: skip
+
+    def _ended(self, request: Request | None, outcome: Outcome) -> Outcome:
+        if signals.task_postrun and request is not None:
+            signals.task_postrun.send(request.task, task_id=outcome.id, args=request.args, kwargs=request.kwargs,
+                                      outcome=outcome)  # fmt: skip
+        return outcome

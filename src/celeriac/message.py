@@ -1,0 +1,65 @@
+"""A message: one request to run a task, on its way.
+
+Made by `signature.py`, carried by a broker, read by a worker's supervisor for its headers and by a child
+for its body. The body (`[args, kwargs]`, encoded) stays opaque bytes everywhere between the two.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["COROUTINE", "LANES", "PLAIN", "Link", "Message", "new_id"]
+
+PLAIN: Final = "plain"
+COROUTINE: Final = "coroutine"
+LANES: Final = (PLAIN, COROUTINE)
+"""What kind of child runs a task: one that runs plain functions, or one that runs coroutines."""
+
+HIGHEST_PRIORITY: Final = 9
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
+    """Headers and a body. Instants are seconds since the epoch, durations are seconds."""
+
+    id: str
+    task: str
+    body: bytes = b""
+    content_type: str = "application/json"
+    queue: str = "default"
+    lane: str = PLAIN  # a hint of the sender's, which a worker that knows better corrects
+    priority: int = 5  # 0 to 9, higher is sooner
+    sent_at: float = 0.0
+    due_at: float | None = None  # not to be run before
+    expires_at: float | None = None  # not to be started after
+    attempt: int = 1
+    acks_late: bool = True
+    ignore_result: bool = False
+    track_started: bool = False
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    max_retries: int | None = None  # overrides the task's own, where the call said so
+    group_id: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    headers: dict[str, Any] = {}
+    link: list[Link] = []  # to be sent, with the result, when this succeeds
+    link_error: list[Link] = []  # to be sent, with this message's id, when it fails
+    unknown_since: float | None = None  # when a worker first did not know the task
+
+
+class Link(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message to be sent when another has ended. It has its id from the start, so that it is sent once only."""
+
+    message: Message
+    immutable: bool = False  # not to be given the result (or the failed id) as its first argument
+
+
+def new_id() -> str:
+    """Return a new UUID of version 7 (RFC 9562): its first 48 bits are milliseconds, so that ids sort by age."""
+    stamp = f"{time.time_ns() // 1_000_000:012x}"
+    noise = os.urandom(9).hex()
+    return f"{stamp[:8]}-{stamp[8:]}-7{noise[:3]}-8{noise[3:6]}-{noise[6:]}"

@@ -1,0 +1,149 @@
+"""The options of a task and of a call: their names, their checks, and their reading.
+
+`@app.task(**TaskOptions)` declares; `task.apply_async(..., **CallOptions)` overrides for one call.
+They are merged in one place, `Task.message`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+from celeriac.clock import Duration, instant, seconds
+from celeriac.errors import UnknownOption, nearest
+
+__all__ = ["CALL_OPTIONS", "TASK_OPTIONS", "CallOptions", "TaskOptions", "check_call", "check_task", "rate"]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(...)` takes besides `name`, `bind` and `base`."""
+
+    queue: str
+    priority: int
+    headers: dict[str, Any]
+    expires: Duration
+    serializer: str
+    acks_late: bool
+    ignore_result: bool
+    track_started: bool
+    soft_time_limit: Duration | None
+    time_limit: Duration | None
+    rate_limit: str | float | None
+    max_retries: int | None
+    default_retry_delay: Duration | None
+    autoretry_for: Sequence[type[BaseException]]
+    dont_autoretry_for: Sequence[type[BaseException]]
+    retry_backoff: bool | Duration
+    retry_backoff_max: Duration
+    retry_jitter: bool
+    typing: bool
+
+
+class CallOptions(TypedDict, total=False):
+    """What `apply_async(...)` takes besides the arguments of the task."""
+
+    task_id: str
+    queue: str
+    priority: int
+    countdown: Duration
+    eta: datetime
+    expires: Duration | datetime
+    headers: dict[str, Any]
+    serializer: str
+    acks_late: bool
+    ignore_result: bool
+    soft_time_limit: Duration | None
+    time_limit: Duration | None
+    max_retries: int
+    link: Any
+    link_error: Any
+
+
+TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
+CALL_OPTIONS = frozenset(CallOptions.__annotations__)
+
+
+def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's options in their plain form (durations in seconds), or raise `UnknownOption`/`TypeError`."""
+    _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task")
+    checked = _check_values(options)
+    for name in ("autoretry_for", "dont_autoretry_for"):
+        if name in checked:
+            checked[name] = _exception_types(name, checked[name])
+    if checked.get("rate_limit") is not None:
+        rate(checked["rate_limit"])
+    if "expires" in checked:
+        checked["expires"] = seconds(checked["expires"], "expires")
+    return checked
+
+
+def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's options, durations in seconds and instants as aware datetimes, or raise."""
+    _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call")
+    checked = _check_values(options)
+    if "countdown" in checked and "eta" in checked:
+        raise UnknownOption("A call takes `countdown` or `eta`, not both.")
+    if "countdown" in checked:
+        checked["countdown"] = seconds(checked["countdown"], "countdown")
+    if "eta" in checked:
+        instant(checked["eta"], "eta")
+    if isinstance(checked.get("expires"), datetime):
+        instant(checked["expires"], "expires")
+    elif "expires" in checked:
+        checked["expires"] = seconds(checked["expires"], "expires")
+    return checked
+
+
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+
+
+def rate(limit: str | float) -> float:
+    """Return a rate limit in tasks per second.
+
+    >>> rate("30/m")
+    0.5
+    """
+    match = _RATE.fullmatch(str(limit))
+    if match is None or not float(match[1]):
+        raise ValueError(f"rate_limit takes '10/s', '100/m', '5/h' or a number of tasks per second, not {limit!r}")
+    return float(match[1]) / _PERIODS[match[2]]
+
+
+def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], what: str) -> None:
+    for name in options:
+        if name not in known:
+            raise UnknownOption(f"{what} has no option {name!r}.{nearest(name, known | more)} "
+                                f"Known: {', '.join(sorted(known))}.")  # fmt: skip
+
+
+def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    checked = dict(options)
+    for name in ("soft_time_limit", "time_limit", "default_retry_delay", "retry_backoff_max"):
+        if checked.get(name) is not None:
+            checked[name] = seconds(checked[name], name)
+            if checked[name] < 0:
+                raise ValueError(f"{name} takes seconds from 0 up, not {checked[name]!r}")
+    if "priority" in checked:
+        priority = checked["priority"]
+        if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
+            raise ValueError(f"priority takes a whole number from 0 to 9 (higher is sooner), not {priority!r}")
+    for name in ("queue", "serializer", "task_id"):
+        if name in checked and (not isinstance(checked[name], str) or not checked[name]):
+            raise TypeError(f"{name} takes a non-empty string, not {checked[name]!r}")
+    retries = checked.get("max_retries")
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+        raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
+    if "headers" in checked and not isinstance(checked["headers"], Mapping):
+        raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
+    return checked
+
+
+def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    kinds = tuple(value) if isinstance(value, Iterable) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"{name} takes exception classes, not {kind!r}")
+    return kinds

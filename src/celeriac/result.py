@@ -1,0 +1,205 @@
+"""Asking for what became of a task: `AsyncResult`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from celeriac import states
+from celeriac.context import current
+from celeriac.errors import RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.outcome import Outcome
+from celeriac.serialization import decode
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["AsyncResult", "EagerResult", "forbid_waiting"]
+
+R = TypeVar("R")
+
+LONG = 3600.0  # seconds; a wait without a time-out is many of these
+REVOKE_SECONDS = 7 * 86400.0  # how long a revocation is remembered
+
+
+class AsyncResult(Generic[R]):
+    """The state and the result of one task, by its id. `await result` is `await result.aget()`."""
+
+    __slots__ = ("app", "id", "task_name")
+
+    def __init__(self, id: str, app: Celeriac, task_name: str = "") -> None:
+        self.id = id
+        self.app = app
+        self.task_name = task_name
+
+    # --- Waiting for the result -----------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Wait for the return value, and return it; raise what the task raised.
+
+        With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout`
+        seconds, `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task.
+        """
+        forbid_waiting()
+        monotonic = self.app.clock.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            left = LONG if deadline is None else max(0.0, deadline - monotonic())
+            found = self.app.backend.fetch([self.id], wait=left or 1e-9)
+            if self.id in found:
+                return self._unwrap(found[self.id], propagate)
+            if deadline is not None and monotonic() >= deadline:
+                raise self._late(timeout)
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Do as `get`, for coroutines; fine inside a coroutine task."""
+        monotonic = self.app.clock.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            left = LONG if deadline is None else max(0.0, deadline - monotonic())
+            found = await self.app.backend.afetch([self.id], wait=left or 1e-9)
+            if self.id in found:
+                return self._unwrap(found[self.id], propagate)
+            if deadline is not None and monotonic() >= deadline:
+                raise self._late(timeout)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.aget().__await__()
+
+    def _late(self, timeout: float | None) -> ResultTimeout:
+        return ResultTimeout(
+            f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
+            "Is a worker running that receives from its queue? `celeriac status` tells."
+        )
+
+    # --- Looking --------------------------------------------------------------------------------------
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the backend knows now."""
+        return self.app.backend.fetch([self.id]).get(self.id)
+
+    @property
+    def state(self) -> str:
+        """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED or IGNORED. PENDING also where unknown."""
+        outcome = self.outcome
+        return states.PENDING if outcome is None else outcome.state
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The return value, or the exception in its place; None before the end."""
+        outcome = self.outcome
+        if outcome is None or not outcome.ready:
+            return None
+        return self._unwrap(outcome, propagate=False)
+
+    @property
+    def info(self) -> Any:
+        """What is known by now: what the task told of its progress, the reason for a retry, or the `result`."""
+        outcome = self.outcome
+        if outcome is None:
+            return None
+        if outcome.state == states.RETRY:
+            return outcome.exception()
+        return self._unwrap(outcome, propagate=False)
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the exception, as text."""
+        outcome = self.outcome
+        return outcome.failure.traceback if outcome is not None and outcome.failure is not None else None
+
+    def ready(self) -> bool:
+        """Say whether nothing more happens to the task."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """Say whether the task has returned."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Say whether the task has failed for good."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Say whether anything is known of this id: a message on its way, or an outcome."""
+        return self.outcome is not None or self.id in self.app.broker.complete(
+            self.app.broker.operations().find([self.id])
+        )
+
+    # --- Acting ---------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Drop the outcome from the backend."""
+        self.app.backend.forget([self.id])
+
+    def revoke(self, terminate: bool = False) -> None:
+        """See to it that the task is not started; with `terminate`, also end it where it runs."""
+        self.app.control.revoke(self.id, terminate=terminate)
+
+    # --- Inside ---------------------------------------------------------------------------------------
+
+    def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
+        if outcome.state in (states.FAILURE, states.REVOKED):
+            error = outcome.exception() or TaskRevoked()
+            if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
+                error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
+            if propagate:
+                raise error
+            return error
+        if outcome.value is None:
+            return None
+        value = decode(outcome.content_type, outcome.value, self.app.conf.accept_content)
+        task = self.app.tasks.get(outcome.task)
+        return value if task is None or outcome.state != states.SUCCESS else task.arguments.rebuild_result(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task_name}[{self.id}]>"
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that ran at once, in the caller."""
+
+    __slots__ = ("_outcome",)
+
+    def __init__(self, outcome: Outcome, app: Celeriac) -> None:
+        super().__init__(outcome.id, app, outcome.task)
+        self._outcome = outcome
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return self._outcome
+
+    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Return the return value; raise what the task raised."""
+        value: R = self._unwrap(self._outcome, propagate)
+        return value
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+        """Do as `get`."""
+        return self.get(timeout, propagate)
+
+    def forget(self) -> None:
+        """Do nothing: nothing is stored."""
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Do nothing: it has ended."""
+
+
+def forbid_waiting() -> None:
+    """Raise `WaitInTask` inside a plain task."""
+    request = current.get()
+    if request is not None and request.blocks_child:
+        raise WaitInTask

@@ -1,0 +1,81 @@
+"""Hooks: functions of yours that are called when something happens. The names are Celery's.
+
+    @signals.task_failure.connect
+    def tell(sender, task_id, exception, **more): ...
+
+Task signals are sent in the process that runs the task, worker signals in the worker's supervisor, publish
+signals in the caller. A receiver that raises is logged and does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = [
+    "Signal",
+    "after_task_publish",
+    "before_task_publish",
+    "task_failure",
+    "task_postrun",
+    "task_prerun",
+    "task_retry",
+    "task_success",
+    "worker_process_init",
+    "worker_process_shutdown",
+    "worker_ready",
+    "worker_shutdown",
+]
+
+log = logging.getLogger("celeriac.signals")
+
+Receiver = TypeVar("Receiver", bound=Callable[..., Any])
+
+
+class Signal:
+    """A list of receivers. False while nobody listens, so that senders can leave out the work."""
+
+    def __init__(self, name: str, arguments: str) -> None:
+        self.name = name
+        self.__doc__ = f"Sent with: sender, {arguments}."
+        self._receivers: list[tuple[Any, Callable[..., Any]]] = []
+
+    def connect(self, receiver: Receiver, *, sender: Any = None) -> Receiver:
+        """Call `receiver(sender=…, …)` whenever this is sent (by `sender`, if named). Usable as a decorator."""
+        if not callable(receiver):
+            raise TypeError(f"{self.name}.connect takes a function, not {receiver!r}")
+        self._receivers.append((sender, receiver))
+        return receiver
+
+    def disconnect(self, receiver: Callable[..., Any]) -> None:
+        """Stop calling this receiver."""
+        self._receivers = [entry for entry in self._receivers if entry[1] is not receiver]
+
+    def send(self, sender: Any, **arguments: Any) -> None:
+        """Call the receivers, in the order in which they were connected."""
+        for wanted, receiver in self._receivers:
+            if wanted is None or wanted is sender:
+                try:
+                    receiver(sender=sender, **arguments)
+                except Exception:
+                    log.exception("A receiver of %s failed: %r", self.name, receiver)
+
+    def __bool__(self) -> bool:
+        return bool(self._receivers)
+
+    def __repr__(self) -> str:
+        return f"<Signal {self.name}: {len(self._receivers)} receivers>"
+
+
+before_task_publish = Signal("before_task_publish", "messages")
+after_task_publish = Signal("after_task_publish", "messages")
+task_prerun = Signal("task_prerun", "task_id, args, kwargs")
+task_postrun = Signal("task_postrun", "task_id, args, kwargs, outcome")
+task_success = Signal("task_success", "task_id, result")
+task_failure = Signal("task_failure", "task_id, exception, args, kwargs")
+task_retry = Signal("task_retry", "task_id, exception, delay")
+worker_ready = Signal("worker_ready", "worker")
+worker_shutdown = Signal("worker_shutdown", "worker")
+worker_process_init = Signal("worker_process_init", "lane")
+worker_process_shutdown = Signal("worker_process_shutdown", "lane")

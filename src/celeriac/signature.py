@@ -1,0 +1,145 @@
+"""A call that has not been made: task, arguments, options. It can be stored, sent, changed and linked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from celeriac.errors import NotRegistered
+from celeriac.message import Message
+from celeriac.options import check_call
+from celeriac.result import AsyncResult
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["Signature"]
+
+R = TypeVar("R")
+
+
+class Signature(Generic[R]):
+    """One call, not made yet.
+
+    A signature may be partial: arguments given later go before its own, `add.s(2).delay(1)` calls `add(1, 2)`; an
+    immutable one (`si`) takes none. `to_dict` and `from_dict` carry it through JSON.
+    """
+
+    __slots__ = ("app", "args", "immutable", "kwargs", "options", "task")
+
+    def __init__(self, app: Celeriac, task: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                 options: Mapping[str, Any] | None = None, immutable: bool = False) -> None:  # fmt: skip
+        self.app = app
+        self.task = task
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs or {})
+        self.options = check_call(options or {})
+        self.immutable = immutable
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
+        """Change options in place, and return the signature: `add.s(2, 2).set(queue="math", countdown=10)`."""
+        self.options = check_call({**self.options, **options})
+        if immutable is not None:
+            self.immutable = immutable
+        return self
+
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Return a copy, with more arguments and other options."""
+        merged, named = self._merged(args, kwargs)
+        return type(self)(self.app, self.task, merged, named, {**self.options, **options}, self.immutable)
+
+    def link(self, callback: Signature[Any]) -> Self:
+        """Send `callback`, with the result as its first argument, when this succeeds."""
+        return self._linked("link", callback)
+
+    def link_error(self, callback: Signature[Any]) -> Self:
+        """Send `callback`, with the failed task's id as its first argument, when this fails."""
+        return self._linked("link_error", callback)
+
+    on_error = link_error
+
+    def _linked(self, name: str, callback: Signature[Any]) -> Self:
+        before = self.options.get(name) or []
+        self.options[name] = [*(before if isinstance(before, list | tuple) else [before]), callback]
+        return self
+
+    # --- Making the call ------------------------------------------------------------------------------
+
+    def message(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
+                group_id: str | None = None, **options: Any) -> Message:  # fmt: skip
+        """Return the message that the call would send."""
+        merged, named = self._merged(args, kwargs)
+        return self.app.draft(self.task).message(merged, named, {**self.options, **options}, group_id=group_id)
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Make the call."""
+        return self.apply_async(args, kwargs)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Make the call, for coroutines."""
+        return await self.aapply_async(args, kwargs)
+
+    def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                    **options: Any) -> AsyncResult[R]:  # fmt: skip
+        """Make the call, with options of its own."""
+        merged, named = self._checked(args, kwargs)
+        return self.app.send_task(self.task, merged, named, **{**self.options, **options})
+
+    async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                           **options: Any) -> AsyncResult[R]:  # fmt: skip
+        """Make the call, with options of its own, for coroutines."""
+        merged, named = self._checked(args, kwargs)
+        return await self.app.asend_task(self.task, merged, named, **{**self.options, **options})
+
+    def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+              **options: Any) -> AsyncResult[R]:  # fmt: skip
+        """Run the task here and now."""
+        task = self.app.tasks.get(self.task)
+        if task is None:
+            raise NotRegistered(self.task, self.app.tasks)
+        merged, named = self._checked(args, kwargs)
+        return task.apply(merged, named, **{**self.options, **options})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the task's function here, as any function."""
+        merged, named = self._merged(args, kwargs)
+        return self.app.tasks[self.task](*merged, **named)
+
+    def _merged(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.immutable:
+            return self.args, self.kwargs
+        return (*args, *self.args), {**self.kwargs, **(kwargs or {})}
+
+    def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        merged, named = self._merged(args, kwargs)
+        task = self.app.tasks.get(self.task)
+        if task is not None and task.checks_arguments:
+            task.arguments.check(merged, named)
+        return merged, named
+
+    # --- Carrying it ----------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the signature as plain data."""
+        options = dict(self.options)
+        for name in ("link", "link_error"):
+            if name in options:
+                links = options[name] if isinstance(options[name], list | tuple) else [options[name]]
+                options[name] = [link if isinstance(link, Mapping) else link.to_dict() for link in links]
+        return {"task": self.task, "args": list(self.args), "kwargs": self.kwargs, "options": options,
+                "immutable": self.immutable}  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], app: Celeriac) -> Signature[Any]:
+        """Return the signature that `to_dict` gave."""
+        return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), data.get("options"),
+                   data.get("immutable", False))  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Signature) and other.to_dict() == self.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        named = [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.task}({', '.join([*map(repr, self.args), *named])})"

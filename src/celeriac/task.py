@@ -1,0 +1,275 @@
+"""A task: a registered function and its options. Calling it runs the function; `delay` sends a message."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
+
+import msgspec
+
+from celeriac import states
+from celeriac.arguments import Arguments
+from celeriac.clock import Duration, instant, seconds
+from celeriac.context import Request, current
+from celeriac.draft import Draft
+from celeriac.errors import CeleriacError, MaxRetriesExceeded, Retry
+from celeriac.execution import Executor
+from celeriac.message import COROUTINE, PLAIN, Message
+from celeriac.options import CallOptions, check_task, rate
+from celeriac.result import AsyncResult, EagerResult
+from celeriac.retry import RetryPolicy
+from celeriac.signature import Signature
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["CoroutineTask", "Task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
+
+
+class Task(Generic[P, R]):
+    """A function that workers can run. Made by `@app.task`."""
+
+    def __init__(self, app: Celeriac, function: Callable[..., Any], name: str, options: Mapping[str, Any],
+                 bind: bool = False) -> None:  # fmt: skip
+        self.app = app
+        self.name = name
+        self.function = function
+        self.bind = bind
+        self.options = check_task(options)
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.lane = COROUTINE if self.is_coroutine else PLAIN
+        self.arguments = Arguments(function, name, bind)
+        self.checks_arguments: bool = self.options.get("typing", True)
+        self.autoretry_for: tuple[type[BaseException], ...] = self.options.get("autoretry_for", ())
+        self.dont_autoretry_for: tuple[type[BaseException], ...] = self.options.get("dont_autoretry_for", ())
+        self._draft: Draft | None = None
+        self._retry_policy: RetryPolicy | None = None
+        self.__name__ = getattr(function, "__name__", name)
+        self.__qualname__ = getattr(function, "__qualname__", name)
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    # --- Calling here ---------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, here, as if it were no task."""
+        return cast(R, self.function(self, *args, **kwargs) if self.bind else self.function(*args, **kwargs))
+
+    def call(self, request: Request) -> Any:
+        """Call the function for an attempt. Called by `Executor`; a class-based task may wrap it."""
+        if self.bind:
+            return self.function(self, *request.args, **request.kwargs)
+        return self.function(*request.args, **request.kwargs)
+
+    def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+              **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
+        """Run the task here and now, with its retries but without their delays.
+
+        Arguments and result are encoded and decoded as on the real road.
+        """
+        return self._run_eagerly(self._checked_message(tuple(args), dict(kwargs or {}), options))
+
+    def _run_eagerly(self, message: Message) -> AsyncResult[R]:
+        executor = Executor(self.app, worker="eager", is_eager=True)
+        while True:
+            outcome = executor.run_any(message)
+            if outcome.state != states.RETRY:
+                return EagerResult(outcome, self.app)
+            message = msgspec.structs.replace(message, attempt=message.attempt + 1)
+
+    # --- Sending --------------------------------------------------------------------------------------
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a message that calls the function with these arguments."""
+        message = self._checked_message(args, kwargs)
+        return self._sent(message) if self.app.publish([message]) else self._run_eagerly(message)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Do as `delay`, for coroutines."""
+        message = self._checked_message(args, kwargs)
+        return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
+
+    def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                    **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
+        """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
+        message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        return self._sent(message) if self.app.publish([message]) else self._run_eagerly(message)
+
+    async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                           **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
+        """Do as `apply_async`, for coroutines."""
+        message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
+
+    def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+                   **options: Unpack[CallOptions]) -> list[AsyncResult[R]]:  # fmt: skip
+        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones."""
+        results: list[AsyncResult[R]] = []
+        for messages in self._batches(calls, options):
+            sent = self.app.publish(messages)
+            results += [self._sent(message) if sent else self._run_eagerly(message) for message in messages]
+        return results
+
+    async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+                          **options: Unpack[CallOptions]) -> list[AsyncResult[R]]:  # fmt: skip
+        """Do as `delay_many`, for coroutines."""
+        results: list[AsyncResult[R]] = []
+        for messages in self._batches(calls, options):
+            sent = await self.app.apublish(messages)
+            results += [self._sent(message) if sent else self._run_eagerly(message) for message in messages]
+        return results
+
+    def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+                 options: Mapping[str, Any]) -> Iterable[list[Message]]:  # fmt: skip
+        batch: list[Message] = []
+        for call in calls:
+            if isinstance(call, tuple):
+                batch.append(self._checked_message(call, {}, options))
+            elif isinstance(call, Mapping):
+                batch.append(self._checked_message((), dict(call), options))
+            else:
+                raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
+                                f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
+            if len(batch) == PUBLISH_BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _checked_message(self, args: tuple[Any, ...], kwargs: dict[str, Any],
+                         options: Mapping[str, Any] | None = None) -> Message:  # fmt: skip
+        if self.checks_arguments:
+            self.arguments.check(args, kwargs)
+        return self.draft().message(args, kwargs, options)
+
+    def _sent(self, message: Message) -> AsyncResult[R]:
+        return AsyncResult(message.id, self.app, self.name)
+
+    def draft(self) -> Draft:
+        """Return what the messages of this task have in common."""
+        if self._draft is None:
+            self._draft = Draft(self.app, self.name, self.options, self.lane)
+        return self._draft
+
+    def configuration_changed(self) -> None:
+        """Throw away what was derived from the configuration."""
+        self._draft = self._retry_policy = None
+
+    # --- Signatures -----------------------------------------------------------------------------------
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature; arguments may be left out, to be given later."""
+        return Signature(self.app, self.name, args, kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """Return an immutable signature, which takes no more arguments."""
+        return Signature(self.app, self.name, args, kwargs, immutable=True)
+
+    def signature(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
+                  immutable: bool = False, **options: Any) -> Signature[R]:  # fmt: skip
+        """Return a signature with options."""
+        return Signature(self.app, self.name, args, kwargs, options, immutable)
+
+    subtask = signature
+
+    def AsyncResult(self, id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """Return the result of an earlier call, by its id."""
+        return AsyncResult(id, self.app, self.name)
+
+    # --- Inside the running task ----------------------------------------------------------------------
+
+    @property
+    def request(self) -> Request:
+        """The attempt that is running here. Raises outside a task."""
+        request = current.get()
+        if request is None:
+            raise CeleriacError(f"{self.name} is not being run by a worker, so it has no request. "
+                                "Call it with .delay(), or .apply() in a test.")  # fmt: skip
+        return request
+
+    def retry(self, *, exc: BaseException | None = None, countdown: Duration | None = None,
+              eta: datetime | None = None, max_retries: int | None = None) -> NoReturn:  # fmt: skip
+        """End this attempt and schedule the next; raises, so that nothing after it is run.
+
+        Raises `Retry`, or, when there may be no more attempts, `exc` (or the exception being handled; else
+        `MaxRetriesExceeded`).
+        """
+        request = self.request
+        exc = exc or sys.exc_info()[1]
+        policy = self.retry_policy(request.message)
+        if max_retries is not None:
+            policy = msgspec.structs.replace(policy, max_retries=max_retries)
+        if not policy.allows(request.attempt):
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceeded(f"{self.name}[{request.id}] was retried {request.retries} times.")
+        if eta is not None:
+            delay = max(0.0, instant(eta, "eta") - self.app.clock.now())
+        elif countdown is not None:
+            delay = seconds(countdown, "countdown")
+        else:
+            delay = policy.delay_after(request.attempt)
+        raise Retry(str(exc) if exc is not None else f"{self.name} asked for a retry", exc=exc, delay=delay)
+
+    def progress(self, done: float, total: float | None = None, **more: Any) -> None:
+        """Tell how far the task is: `result.info` is then `{"done": …, "total": …, **more}`."""
+        self.update_state(states.PROGRESS, {"done": done, "total": total, **more})
+
+    def update_state(self, state: str, meta: Any = None) -> None:
+        """Record a state of one's own, with `meta` as the result's `info`."""
+        if state in states.READY_STATES or state == states.RETRY:
+            raise ValueError(f"The state {state!r} is for Celeriac to set; return, raise, or name another.")
+        request = self.request
+        if request.report is not None:
+            request.report(request.message, state, meta)
+
+    def retry_policy(self, message: Message) -> RetryPolicy:
+        """Return when attempts of a message are followed by others."""
+        if self._retry_policy is None:
+            self._retry_policy = _retry_policy(self.options, self.app.conf.task_max_retries)
+        if message.max_retries is not None:
+            return msgspec.structs.replace(self._retry_policy, max_retries=message.max_retries)
+        return self._retry_policy
+
+    @property
+    def rate_limit(self) -> float | None:
+        """How many attempts a worker may start in a second; None: as many as it can."""
+        limit = self.options.get("rate_limit", self.app.conf.task_default_rate_limit)
+        return rate(limit) if limit else None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class CoroutineTask(Task[P, R]):
+    """A task whose function is a coroutine. Calling it here returns the coroutine."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """Call the function, here; the answer is to be awaited."""
+        return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryPolicy:
+    backoff = options.get("retry_backoff", True)
+    start = 1.0 if backoff is True or backoff is False else seconds(backoff, "retry_backoff")
+    delay = options.get("default_retry_delay")
+    if backoff is False and delay is None:
+        delay = start
+    return RetryPolicy(
+        max_retries=options.get("max_retries", max_retries),
+        delay=delay,
+        backoff=start,
+        backoff_max=options.get("retry_backoff_max", 600.0),
+        jitter=options.get("retry_jitter", True),
+    )
+
+
