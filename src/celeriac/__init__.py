@@ -12,6 +12,7 @@
 """
 
 from celeriac import errors, signals, states
+from celeriac.__about__ import VERSION
 from celeriac.app import Celeriac, current_app, shared_task
 from celeriac.canvas.group import GroupResult, group
 from celeriac.config import Settings
@@ -32,7 +33,7 @@ from celeriac.result import AsyncResult
 from celeriac.signature import Signature
 from celeriac.task import Task
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncResult",

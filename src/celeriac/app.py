@@ -17,7 +17,7 @@ from celeriac.config import Settings, from_object, from_toml
 from celeriac.connections import open_backend, open_broker
 from celeriac.control import Control
 from celeriac.draft import Draft
-from celeriac.errors import ImproperlyConfigured, UnknownQueue
+from celeriac.errors import ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.message import Message
 from celeriac.options import CallOptions, TaskOptions
 from celeriac.result import AsyncResult
@@ -108,12 +108,12 @@ class Celeriac:
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
     @overload
-    def task(self, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
+    def task(self, /, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
              **options: Unpack[TaskOptions]) -> _BoundDecorator: ...  # fmt: skip
 
     @overload
-    def task(self, *, name: str | None = None, bind: Literal[False] = False, base: type[Task[Any, Any]] | None = None,
-             **options: Unpack[TaskOptions]) -> _Decorator: ...  # fmt: skip
+    def task(self, /, *, name: str | None = None, bind: Literal[False] = False,
+             base: type[Task[Any, Any]] | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...  # fmt: skip
 
     def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
              base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
@@ -198,7 +198,8 @@ class Celeriac:
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
         message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
-        self.publish([message])
+        if not self.publish([message]):
+            raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name)
 
     async def asend_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
@@ -207,7 +208,8 @@ class Celeriac:
         if name in self.tasks:
             return await self.tasks[name].aapply_async(args, kwargs, **options)
         message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
-        await self.apublish([message])
+        if not await self.apublish([message]):
+            raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name)
 
     def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
@@ -224,8 +226,9 @@ class Celeriac:
         """Do as `map`, for coroutines."""
         return amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
-    def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
-                  *, immutable: bool = False, **options: Any) -> Signature[Any]:  # fmt: skip
+    def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (),
+                  kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False,
+                  **options: Any) -> Signature[Any]:  # fmt: skip
         """Return a signature by the task's name, or from what `Signature.to_dict` gave."""
         if isinstance(task, Mapping):
             return Signature.from_dict(task, self)

@@ -5,6 +5,7 @@ Instants are seconds since the epoch (float, UTC) on every wire and in every sto
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -36,6 +37,8 @@ def seconds(value: Duration, name: str = "the duration") -> float:
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} takes seconds (a number) or a timedelta, not {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} takes a number of seconds, not {value!r}")
     return float(value)
 
 

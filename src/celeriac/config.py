@@ -14,20 +14,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
 from celeriac.clock import Duration, seconds
 from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.routing import Routes
 
-__all__ = ["Settings"]
+__all__ = ["DEFAULTS", "HELP", "Settings", "from_object", "from_toml"]
 
 ENVIRONMENT_PREFIX = "CELERIAC_"
 NOT_SETTINGS = ("CELERIAC_APP", "CELERIAC_TEST_", "CELERIAC_DEMO_")
 """Environment variables that begin like a setting and are none."""
 
-Seconds = Duration
+if TYPE_CHECKING:
+    Seconds = float  # what reading gives; `timedelta` is taken too, and turned into it
+else:
+    Seconds = Duration
 
 
 class Settings:
@@ -142,9 +146,18 @@ CHOICES = {
     "sqlite_synchronous": ("normal", "full"),
 }
 POSITIVE = frozenset(
-    "message_max_bytes task_max_deliveries result_max_bytes worker_concurrency worker_coroutine_children "
-    "worker_coroutine_concurrency worker_max_tasks_per_child worker_max_memory_per_child worker_lease_seconds "
-    "broker_publish_timeout".split()
+    {
+        "broker_publish_timeout",
+        "message_max_bytes",
+        "result_max_bytes",
+        "task_max_deliveries",
+        "worker_concurrency",
+        "worker_coroutine_children",
+        "worker_coroutine_concurrency",
+        "worker_lease_seconds",
+        "worker_max_memory_per_child",
+        "worker_max_tasks_per_child",
+    }
 )
 NOT_NEEDED = {
     "worker_prefetch_multiplier": "a worker receives only what its free slots can start; remove it",
@@ -170,7 +183,7 @@ def _check(name: str, value: Any) -> Any:
     if timedelta in get_args(kind):
         try:
             value = seconds(value)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ImproperlyConfigured(f"{name}: {error}.") from None
     elif isinstance(value, tuple | set | frozenset):
         value = list(value)
@@ -178,6 +191,8 @@ def _check(name: str, value: Any) -> Any:
         value = msgspec.convert(value, kind) if kind is not Any else value
     except msgspec.ValidationError as error:
         raise ImproperlyConfigured(f"{name}: {error}, got {value!r}.") from None
+    if name == "task_routes":
+        Routes(value)
     if name in CHOICES and value not in CHOICES[name]:
         raise ImproperlyConfigured(f"{name}: one of {', '.join(CHOICES[name])}, not {value!r}.")
     if name in POSITIVE and value <= 0:
@@ -209,7 +224,10 @@ def from_object(source: Any, namespace: str = "") -> dict[str, Any]:
         except ModuleNotFoundError as error:
             raise ImproperlyConfigured(f"The configuration module {module!r} cannot be imported: {error}.") from error
         for part in filter(None, attribute.split(".")):
-            source = getattr(source, part)
+            try:
+                source = getattr(source, part)
+            except AttributeError as error:
+                raise ImproperlyConfigured(f"There is no configuration {module}:{attribute}: {error}.") from error
     if isinstance(source, Mapping):
         items = dict(source)
     else:
@@ -259,7 +277,7 @@ def _parse(name: str, text: str) -> Any:
     kind = TYPES.get(name, str)
     if text == "" and type(None) in get_args(kind):
         return None
-    if kind is str or str in get_args(kind):
+    if kind is str or (kind != list[str] and str in get_args(kind)):
         return text
     if kind is bool and text.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
         return text.lower() in ("1", "true", "yes", "on")

@@ -1,6 +1,7 @@
 """Telling workers what to do: revoke, terminate, ping and the rest, and hearing what they answer.
 
-A command goes to all workers by broadcast, and each that it concerns answers on the channel that the command names; `inspector.py` asks, and gathers the answers.
+A command goes to all workers by broadcast, and each that it concerns answers on the channel that the command names;
+`inspector.py` asks, and gathers the answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["COMMANDS", "Command", "Control", "Reply"]
 COMMANDS = "control"
 """The channel that workers listen on."""
 
-REVOKE_SECONDS = 7 * 86400.0
+REVOKE_SECONDS = 7 * 86400.0  # how long a revocation is remembered
 
 
 class Command(msgspec.Struct, omit_defaults=True):

@@ -83,8 +83,10 @@ class UnknownQueue(CeleriacError):
 
     def __init__(self, queue: str, known: Iterable[str] = ()) -> None:
         known = sorted(known)
-        super().__init__(f"No queue named {queue!r} is declared.{nearest(queue, known)} Known queues: "
-                         f"{', '.join(known)}. Add it to `task_queues`, or set `task_create_missing_queues`.")  # fmt: skip
+        super().__init__(
+            f"No queue named {queue!r} is declared.{nearest(queue, known)} Known queues: {', '.join(known)}. "
+            "Add it to `task_queues`, or set `task_create_missing_queues`."
+        )
         self.queue = queue
 
 
@@ -140,8 +142,8 @@ class WaitInTask(CeleriacError, RuntimeError):
     Make the task `async def` and `await result.aget()`, or link the tasks instead.
     """
 
-    def __init__(self) -> None:
-        super().__init__(" ".join((type(self).__doc__ or "").split()))
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
 class RemoteError(CeleriacError):

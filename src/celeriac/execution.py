@@ -2,9 +2,9 @@
 
     decode → rebuild → call → encode
 
-Every ending of the user's function becomes an outcome here, `SystemExit` and `MemoryError` included. What this cannot see
-(a killed child, a time limit that had to be enforced from outside) becomes an outcome in the worker's pool. Called by
-the worker's children, and by `Task.apply`.
+Every ending of the user's function becomes an outcome here, `SystemExit` and `MemoryError` included. What this cannot
+see (a killed child, a time limit that had to be enforced from outside) becomes an outcome in the worker's pool. Called
+by the worker's children, and by `Task.apply`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
 from celeriac.context import Request, current
-from celeriac.errors import EncodeError, Ignore, NotRegistered, Reject, Retry
+from celeriac.errors import EncodeError, Ignore, NotRegistered, Reject, Retry, TaskRevoked
 from celeriac.message import Message
 from celeriac.outcome import Failure, Outcome
 from celeriac.serialization import decode, serializer
@@ -104,7 +104,7 @@ class Executor:
                         f"{message.task} returned {len(outcome.value):,} bytes, more than `result_max_bytes` allows "
                         f"({self._result_max_bytes:,}). Store the data, and return its path or key."
                     )
-            except EncodeError as error:
+            except BaseException as error:  # noqa: BLE001 - a time limit, or a property of the user's own
                 return self._raised(message, request, error, started, runtime)
         if signals.task_success:
             signals.task_success.send(request.task, task_id=message.id, result=value)
@@ -120,6 +120,9 @@ class Executor:
             outcome.retry_delay = retry.delay
             outcome.failure = Failure.of(retry.exc or retry)
             signals.task_retry.send(task, task_id=message.id, exception=retry.exc, delay=retry.delay)
+        elif isinstance(error, TaskRevoked):
+            outcome.state = states.REVOKED
+            outcome.failure = Failure.of(error)
         elif isinstance(error, Ignore):
             outcome.state = states.IGNORED
         elif isinstance(error, Reject):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["COROUTINE", "LANES", "PLAIN", "Link", "Message", "new_id"]
+__all__ = ["COROUTINE", "HIGHEST_PRIORITY", "LANES", "PLAIN", "Link", "Message", "new_id"]
 
 PLAIN: Final = "plain"
 COROUTINE: Final = "coroutine"

@@ -1,7 +1,7 @@
 """The options of a task and of a call: their names, their checks, and their reading.
 
 `@app.task(**TaskOptions)` declares; `task.apply_async(..., **CallOptions)` overrides for one call.
-They are merged in one place, `Task.message`.
+They are merged in one place, `Draft.message`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
+import msgspec
+
 from celeriac.clock import Duration, instant, seconds
-from celeriac.errors import UnknownOption, nearest
+from celeriac.errors import EncodeError, UnknownOption, nearest
 
 __all__ = ["CALL_OPTIONS", "TASK_OPTIONS", "CallOptions", "TaskOptions", "check_call", "check_task", "rate"]
 
@@ -138,7 +140,18 @@ def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
     if "headers" in checked and not isinstance(checked["headers"], Mapping):
         raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
+    if "headers" in checked:
+        checked["headers"] = _plain_headers(checked["headers"])
     return checked
+
+
+def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return headers as they will arrive, or raise `EncodeError`: they travel outside the body, without its types."""
+    try:
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(headers)), type=dict[str, Any])
+    except (TypeError, ValueError) as error:
+        raise EncodeError(f"headers takes plain data (strings, numbers, lists, dicts): {error}.") from None
+    return plain
 
 
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:

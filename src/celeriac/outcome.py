@@ -6,13 +6,14 @@ settled by `worker/settle.py`; stored by a backend; read by `result.py`.
 
 from __future__ import annotations
 
+import builtins
 import sys
 import traceback
 from typing import Any
 
 import msgspec
 
-from celeriac.errors import EncodeError, RemoteError
+from celeriac.errors import RemoteError
 from celeriac.message import Message
 from celeriac.serialization import dumps, loads
 from celeriac.states import READY_STATES
@@ -37,43 +38,56 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         """Describe an exception; one with a broken `__str__` or unserialisable arguments too."""
         kind = type(error)
         try:
-            message = str(error)[:MESSAGE_LIMIT]
+            message = _message_of(error)
         except Exception:  # noqa: BLE001 - the user's own __str__
             message = "(the exception's __str__ failed)"
         args: bytes | None
         try:
             args = dumps(list(error.args))
-        except EncodeError:
+        except Exception:  # noqa: BLE001 - the user's own objects
             args = None
         if args is not None and len(args) > TRACEBACK_LIMIT:
             args = None
-        return cls(kind.__module__, kind.__qualname__, message, args, _traceback_of(error))
+        return cls(str(kind.__module__), kind.__qualname__, message, args, _traceback_of(error))
 
     def exception(self) -> BaseException:
-        """Return the exception as its own class where that can be imported and rebuilt, else a `RemoteError`."""
+        """Return the exception as its own class where that can be rebuilt, else a `RemoteError`.
+
+        What is no `Exception` (`SystemExit`, `KeyboardInterrupt`, `CancelledError`) comes as a `RemoteError` too:
+        the end of a task must not end whoever asks for its result.
+        """
         kind = self._class()
         if kind is not None and self.args is not None:
             try:
                 rebuilt = kind(*loads(self.args))
-                if str(rebuilt)[:MESSAGE_LIMIT] == self.message:
+                if _message_of(rebuilt) == self.message:
                     return rebuilt
-            except Exception:  # noqa: BLE001, S110 - a constructor of the user's own that wants other arguments
+            except Exception:  # noqa: BLE001 - a constructor of the user's own that wants other arguments
                 pass
         name = self.type if self.module == "builtins" else f"{self.module}.{self.type}"
         return RemoteError(name, self.message, self.traceback)
 
-    def _class(self) -> type[BaseException] | None:
+    def _class(self) -> builtins.type[Exception] | None:
         # Only what is imported already, or comes with Python and Celeriac: reading a result must not
         # import whatever module its sender names.
         found: Any = sys.modules.get(self.module)
         for part in self.type.split("."):
             found = getattr(found, part, None)
-        return found if isinstance(found, type) and issubclass(found, BaseException) else None
+        return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
+def _message_of(error: BaseException) -> str:
+    return _printable(str(error)[:MESSAGE_LIMIT])
+
+
+def _printable(text: str) -> str:
+    """Return text that can be encoded: lone surrogates, as in the names of some files, are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _traceback_of(error: BaseException) -> str:
     try:
-        text = "".join(traceback.format_exception(error))
+        text = _printable("".join(traceback.format_exception(error)))
     except Exception:  # noqa: BLE001 - an exception whose parts cannot be printed
         return ""
     if len(text) <= TRACEBACK_LIMIT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from celeriac import states
 from celeriac.context import current
@@ -14,12 +14,11 @@ from celeriac.serialization import decode
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["AsyncResult", "EagerResult", "forbid_waiting"]
+__all__ = ["LONG", "AsyncResult", "EagerResult", "forbid_waiting"]
 
 R = TypeVar("R")
 
 LONG = 3600.0  # seconds; a wait without a time-out is many of these
-REVOKE_SECONDS = 7 * 86400.0  # how long a revocation is remembered
 
 
 class AsyncResult(Generic[R]):
@@ -47,7 +46,7 @@ class AsyncResult(Generic[R]):
             left = LONG if deadline is None else max(0.0, deadline - monotonic())
             found = self.app.backend.fetch([self.id], wait=left or 1e-9)
             if self.id in found:
-                return self._unwrap(found[self.id], propagate)
+                return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
                 raise self._late(timeout)
 
@@ -59,7 +58,7 @@ class AsyncResult(Generic[R]):
             left = LONG if deadline is None else max(0.0, deadline - monotonic())
             found = await self.app.backend.afetch([self.id], wait=left or 1e-9)
             if self.id in found:
-                return self._unwrap(found[self.id], propagate)
+                return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
                 raise self._late(timeout)
 
@@ -184,8 +183,7 @@ class EagerResult(AsyncResult[R]):
 
     def get(self, timeout: float | None = None, propagate: bool = True) -> R:
         """Return the return value; raise what the task raised."""
-        value: R = self._unwrap(self._outcome, propagate)
-        return value
+        return cast(R, self._unwrap(self._outcome, propagate))
 
     async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
         """Do as `get`."""

@@ -42,7 +42,12 @@ def _pairs(routes: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(routes, Iterable) and not isinstance(routes, str):
         pairs: list[tuple[Any, Any]] = []
         for entry in routes:
-            pairs += entry.items() if isinstance(entry, Mapping) else [tuple(entry)]
+            if isinstance(entry, Mapping):
+                pairs += entry.items()
+            elif isinstance(entry, list | tuple) and len(entry) == 2:
+                pairs.append((entry[0], entry[1]))
+            else:
+                raise ImproperlyConfigured(f"task_routes: a rule is a pair (pattern, target), not {entry!r}.")
         return pairs
     raise ImproperlyConfigured(f"task_routes takes {{'mail.*': 'mail'}} or a list of pairs, not {routes!r}.")
 

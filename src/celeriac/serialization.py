@@ -4,7 +4,7 @@ JSON carries more here than JSON has: datetime, date, time, timedelta, UUID, Dec
 floats and dicts whose keys are not strings travel as an object of one key, `{"$uuid": "…"}`, and come back as what
 they were. A dict of the user's own that looks like such a tag is escaped. Dataclasses, msgspec Structs, attrs classes
 and pydantic models travel as plain objects, and are rebuilt where an annotation names them (`arguments.py`).
-Tuples come back as lists, enums as their values.
+Tuples come back as lists (as tuples where they are keys, or in sets), enums as their values.
 
 The common case pays for none of this: scalars and flat containers go to msgspec untouched, and bytes without
 a `"$` in them are not looked through after decoding.
@@ -26,7 +26,19 @@ import msgspec
 
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured, nearest
 
-__all__ = ["JSON", "PICKLE", "Serializer", "decode", "dumps", "dumps_call", "fields_of", "loads", "register_serializer", "serializer"]
+__all__ = [
+    "JSON",
+    "PICKLE",
+    "Serializer",
+    "decode",
+    "dumps",
+    "dumps_call",
+    "fields_of",
+    "loads",
+    "prepend",
+    "register_serializer",
+    "serializer",
+]
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -50,6 +62,16 @@ def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         except ValueError as error:  # a lone surrogate
             raise EncodeError(_explain(args, error)) from error
     return dumps((args, kwargs))
+
+
+def prepend(value: bytes, body: bytes) -> bytes:
+    """Return a JSON body (`[args, kwargs]`) with a JSON value put before its arguments. Nothing is decoded.
+
+    >>> prepend(b"4", b'[[2],{}]')
+    b'[[4,2],{}]'
+    """
+    rest = body[2:]
+    return b"[[" + value + (rest if rest.startswith(b"]") else b"," + rest)
 
 
 def loads(data: bytes) -> Any:
@@ -83,10 +105,20 @@ def _lower_list(value: Iterable[Any]) -> Any:
 def _lower_dict(value: Mapping[Any, Any]) -> Any:
     for key in value:
         if type(key) is not str or key.startswith("$"):
-            return {"$dict": [[_lower(key), _lower(item)] for key, item in value.items()]}
+            return {"$dict": [[_lower_key(key), _lower(item)] for key, item in value.items()]}
     if _SCALARS.issuperset(map(type, value.values())):
         return value
     return {key: _lower(item) for key, item in value.items()}
+
+
+def _lower_key(value: Any) -> Any:
+    """Lower a key of a dict or a member of a set, which must be hashable again when it is raised."""
+    if isinstance(value, tuple):
+        return [_lower_key(item) for item in value]
+    lowered = _lower(value)
+    if type(lowered) is dict and fields_of(value) is not None:
+        raise TypeError(f"cannot serialise {type(value).__qualname__} as a key, or in a set")
+    return lowered
 
 
 def _lower_float(value: float) -> Any:
@@ -106,9 +138,14 @@ _LOWERINGS: dict[type, Callable[[Any], Any]] = {
     Decimal: lambda value: {"$decimal": str(value)},
     bytes: lambda value: {"$bytes": b64encode(value).decode()},
     bytearray: lambda value: {"$bytes": b64encode(value).decode()},
-    set: lambda value: {"$set": [_lower(item) for item in value]},
-    frozenset: lambda value: {"$frozenset": [_lower(item) for item in value]},
+    set: lambda value: {"$set": [_lower_key(item) for item in value]},
+    frozenset: lambda value: {"$frozenset": [_lower_key(item) for item in value]},
 }
+
+_BASES: tuple[type[Any], ...] = (
+    str, int, float, dict, list, tuple, datetime, date, time, timedelta, UUID, Decimal,
+    set, frozenset, bytes, bytearray,
+)  # fmt: skip
 
 
 def _lower_other(value: Any) -> Any:
@@ -120,10 +157,10 @@ def _lower_other(value: Any) -> Any:
     record = fields_of(value)
     if record is not None:
         return _lower_dict(record)
-    for base in (str, int, float, dict, list, tuple, datetime, date, UUID, Decimal, set, frozenset, bytes):
+    for base in _BASES:
         if isinstance(value, base):
             lowering = _LOWERINGS.get(base)
-            return lowering(value) if lowering is not None else base(value)  # type: ignore[call-overload]
+            return lowering(value) if lowering is not None else base(value)
     raise TypeError(f"cannot serialise {type(value).__module__}.{type(value).__qualname__}")
 
 
@@ -148,7 +185,7 @@ def fields_of(value: Any) -> dict[str, Any] | None:
 
 _RAISINGS: dict[str, Callable[[Any], Any]] = {
     "$float": float,
-    "$dict": lambda pairs: {_raise(key): _raise(item) for key, item in pairs},
+    "$dict": lambda pairs: {_raise_key(key): _raise(item) for key, item in pairs},
     "$datetime": datetime.fromisoformat,
     "$date": date.fromisoformat,
     "$time": time.fromisoformat,
@@ -156,8 +193,8 @@ _RAISINGS: dict[str, Callable[[Any], Any]] = {
     "$uuid": UUID,
     "$decimal": Decimal,
     "$bytes": b64decode,
-    "$set": lambda items: {_raise(item) for item in items},
-    "$frozenset": lambda items: frozenset(_raise(item) for item in items),
+    "$set": lambda items: {_raise_key(item) for item in items},
+    "$frozenset": lambda items: frozenset(_raise_key(item) for item in items),
 }
 
 
@@ -172,6 +209,10 @@ def _raise(value: Any) -> Any:
                 return raising(item)
         return {key: _raise(item) for key, item in value.items()}
     return value
+
+
+def _raise_key(value: Any) -> Any:
+    return tuple(_raise_key(item) for item in value) if type(value) is list else _raise(value)
 
 
 # --- Saying which part was wrong ----------------------------------------------------------------------
@@ -220,14 +261,14 @@ class Serializer(NamedTuple):
 def _pickle_loads(data: bytes) -> Any:
     try:
         return pickle.loads(data)  # noqa: S301 - refused by `decode` unless the reader opted in
-    except Exception as error:  # noqa: BLE001 - unpickling runs code that can raise anything
+    except Exception as error:  # unpickling runs code that can raise anything
         raise DecodeError(f"Cannot unpickle: {error!r}") from error
 
 
 def _pickle_dumps(value: Any) -> bytes:
     try:
         return pickle.dumps(value, protocol=4)
-    except Exception as error:  # noqa: BLE001 - pickling runs code that can raise anything
+    except Exception as error:  # pickling runs code that can raise anything
         raise EncodeError(f"Cannot pickle: {error!r}") from error
 
 

@@ -83,7 +83,10 @@ class Task(Generic[P, R]):
         while True:
             outcome = executor.run_any(message)
             if outcome.state != states.RETRY:
-                return EagerResult(outcome, self.app)
+                result: EagerResult[R] = EagerResult(outcome, self.app)
+                if self.app.conf.task_eager_propagates:
+                    result.get()
+                return result
             message = msgspec.structs.replace(message, attempt=message.attempt + 1)
 
     # --- Sending --------------------------------------------------------------------------------------

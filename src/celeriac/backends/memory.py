@@ -61,7 +61,7 @@ class MemoryBackend(Backend):
 
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
         with self.shared.lock:
-            found = sorted(self.shared.outcomes.values(), key=lambda entry: -entry[0])
+            found = sorted(self.shared.outcomes.values(), key=lambda entry: entry[0])[::-1]
         outcomes = [outcome for _, outcome in found if state in (None, outcome.state)]
         return outcomes[offset : offset + limit]
 

@@ -37,7 +37,12 @@ class SQLiteBackend(Backend):
                 )
             }
             outcomes.store(connection, outcomes_, self.clock.now())
-            return [item.id not in final for item in outcomes_]
+            done = []
+            for item in outcomes_:
+                done.append(item.id not in final)
+                if item.ready:
+                    final.add(item.id)
+            return done
 
         return await self.database.awrite(work)
 
@@ -70,10 +75,10 @@ class SQLiteBackend(Backend):
         return {id: outcomes.decode(outcome) for id, outcome in rows}
 
     def forget(self, ids: Sequence[str]) -> None:
-        self.database.write(_forget(ids))
+        self.database.write(_forget(ids), quiet=True)
 
     async def aforget(self, ids: Sequence[str]) -> None:
-        await self.database.awrite(_forget(ids))
+        await self.database.awrite(_forget(ids), quiet=True)
 
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
         where, parameters = ("WHERE state = ?", (state,)) if state else ("", ())

@@ -13,6 +13,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +36,9 @@ __all__ = [
     "Settlement",
     "Slots",
     "WorkerInfo",
+    "anew",
+    "decode",
+    "encode",
 ]
 
 Result = TypeVar("Result")
@@ -92,7 +96,7 @@ class Lease(ABC):
 
     @abstractmethod
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
-        """Take messages that are due, higher priorities first and older ones first among equals.
+        """Take messages that are due: of each queue, higher priorities first and older ones first among equals.
 
         Never more of a lane than its slots. Returns as soon as there is one, or empty after `wait`
         seconds. Raises `LeaseLost`.
@@ -116,7 +120,10 @@ class Lease(ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """End the lease. What is still held goes back to its queue at once, uncounted."""
+        """End the lease. What is still held goes back to its queue at once, uncounted.
+
+        What was taken over (`Delivery.lost`) does not: the next sweep, whosever it is, takes it over again.
+        """
 
 
 class Broker(ABC):
@@ -167,7 +174,7 @@ class Broker(ABC):
         except RuntimeError:
             return asyncio.run(work)
         with ThreadPoolExecutor(1) as thread:  # this thread's loop is busy with whoever calls
-            return thread.submit(asyncio.run, work).result()
+            return thread.submit(copy_context().run, asyncio.run, work).result()
 
     @abstractmethod
     def close(self) -> None:
@@ -247,6 +254,11 @@ class Operations(ABC):
 def encode(message: Message) -> bytes:
     """Return a message as one opaque value, for brokers that store bytes."""
     return _encode(message)
+
+
+def anew(message: Message) -> Message:
+    """Return a dead letter's message as it is sent again: as if it had never been tried."""
+    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None)
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -23,13 +23,14 @@ from celeriac.brokers.base import (
     Settlement,
     Slots,
     WorkerInfo,
+    anew,
 )
 from celeriac.clock import Clock
 from celeriac.drivers.memory import Held, Store, store
 from celeriac.errors import LeaseLost
 from celeriac.message import Message
 
-__all__ = ["MemoryBroker", "connect"]
+__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "connect"]
 
 BROADCAST_SECONDS = 60.0
 
@@ -112,12 +113,13 @@ class MemoryLease(Lease):
         while True:
             generation = self._store.generation
             with self._store.lock:
+                now = self._clock.now()
                 taken = self._take(queues, slots)
-                soonest = min((m.due_at for _, m, _ in self._store.messages.values() if m.due_at), default=None)
+                times = (message.due_at for _, message, _ in self._store.messages.values())
+                due_in = min((time - now for time in times if time is not None and time > now), default=float("inf"))
             left = deadline - self._clock.monotonic()
             if taken or left <= 0:
                 return taken
-            due_in = left if soonest is None else max(0.001, soonest - self._clock.now())
             await self._store.changed(generation, min(left, due_in))
 
     def _take(self, queues: Sequence[str], slots: Slots) -> list[Delivery]:
@@ -132,13 +134,13 @@ class MemoryLease(Lease):
         )
         free = dict(slots)
         taken = []
-        for _, _, deliveries, message in due:
+        for _, age, deliveries, message in due:
             if free.get(message.lane, 0) > 0:
                 free[message.lane] -= 1
                 del self._store.messages[message.id]
                 revoked = self._store.revoked.get(message.id, 0.0) > now
                 delivery = Delivery(message, str(self._store.number()), deliveries + 1, revoked=revoked)
-                self._store.held[message.id] = Held(delivery, self._number)
+                self._store.held[message.id] = Held(delivery, self._number, age)
                 taken.append(delivery)
         return taken
 
@@ -158,7 +160,7 @@ class MemoryLease(Lease):
         now = self._clock.now()
         if settlement.action is Action.RETURN:
             message = settlement.message or settlement.delivery.message
-            self._store.messages[id] = (self._store.number(), message, settlement.deliveries)
+            self._store.messages[id] = (held.age, message, settlement.deliveries)
         elif settlement.action is Action.BURY:
             self._store.dead[id] = Dead(message=settlement.delivery.message, reason=settlement.reason, at=now)
         if settlement.outcome is not None:
@@ -195,21 +197,25 @@ class MemoryLease(Lease):
             message, deliveries = held.delivery.message, held.delivery.deliveries
             if message.acks_late and deliveries < self._max_deliveries:
                 del self._store.held[id]
-                self._store.messages[id] = (self._store.number(), message, deliveries)
+                self._store.messages[id] = (held.age, message, deliveries)
             else:
                 delivery = Delivery(message, str(self._store.number()), deliveries, lost=True)
-                self._store.held[id] = Held(delivery, self._number)
+                self._store.held[id] = Held(delivery, self._number, held.age)
                 taken.append(delivery)
         return taken
 
     async def end(self) -> None:
         with self._store.lock:
-            self._store.leases.pop(self._number, None)
+            info = self._store.leases.pop(self._number, None)
             for id, held in list(self._store.held.items()):
-                if held.lease == self._number:
+                if held.lease != self._number:
+                    continue
+                if not held.delivery.lost:
                     del self._store.held[id]
                     message, deliveries = held.delivery.message, held.delivery.deliveries
-                    self._store.messages[id] = (self._store.number(), message, deliveries - 1)
+                    self._store.messages[id] = (held.age, message, deliveries - 1)
+                elif info is not None:  # the next sweep takes it over again
+                    self._store.leases[self._number] = _replace(info, expires_at=0.0)
         self._store.ring()
 
     def _prove(self) -> None:
@@ -277,14 +283,14 @@ class MemoryOperations(Operations):
 
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         found = [letter for letter in self._store.dead.values() if queue in (None, letter.message.queue)]
-        return sorted(found, key=lambda letter: -letter.at)[offset : offset + limit]
+        return sorted(found, key=lambda letter: letter.at)[::-1][offset : offset + limit]
 
     async def resend(self, ids: Sequence[str]) -> int:
         with self._store.lock:
             letters = [self._store.dead.pop(id) for id in ids if id in self._store.dead]
             for letter in letters:
                 self._store.outcomes.pop(letter.message.id, None)
-            _add(self._store, [_replace(letter.message, due_at=None) for letter in letters])
+            _add(self._store, [anew(letter.message) for letter in letters])
         self._store.ring()
         return len(letters)
 
@@ -302,7 +308,10 @@ class MemoryOperations(Operations):
     def _places(self) -> dict[str, tuple[str, Message]]:
         with self._store.lock:
             return {
-                **{id: ("scheduled" if self._waits(m) else "ready", m) for id, (_, m, _) in self._store.messages.items()},
+                **{
+                    id: ("scheduled" if self._waits(message) else "ready", message)
+                    for id, (_, message, _) in self._store.messages.items()
+                },
                 **{id: ("active", held.delivery.message) for id, held in self._store.held.items()},
                 **{id: ("dead", letter.message) for id, letter in self._store.dead.items()},
             }

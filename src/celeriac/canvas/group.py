@@ -72,7 +72,7 @@ class group(Generic[R]):  # noqa: N801 - Celery's name
         return GroupResult(new_id(), [task.apply() for task in self.tasks])
 
     def _messages(self, options: dict[str, Any]) -> tuple[str, list[Any]]:
-        id = new_id()
+        id = options.pop("task_id", None) or new_id()  # the group's own; each task has another
         for task in self.tasks:
             task._checked((), None)
         return id, [task.message(group_id=id, **options) for task in self.tasks]

@@ -1,7 +1,8 @@
 """A map that uses tasks: `app.map(task, items)`, in order, streaming, in bounded memory.
 
-A window of calls is on its way at any time. When the oldest has its result, that is yielded, its outcome is dropped from the
-backend, and the next item is sent. So an endless iterable costs no more memory, here or in the broker, than the window.
+A window of calls is on its way at any time. When the oldest has its result, that is yielded, its outcome is dropped
+from the backend, and the next item is sent. So an endless iterable costs no more memory, here or in the broker, than
+the window.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def map_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
         work.add(task.delay_many(work.next_calls()))
         if not work.waiting:
             return
-        work.arrived(task.app.backend.fetch(work.wanted(), wait=LONG))
+        if wanted := work.wanted():
+            work.arrived(task.app.backend.fetch(wanted, wait=LONG))
         done = work.take()
         for result in done:
             yield result.get(propagate=not return_exceptions)
-        if done:
+        if wanted:
             task.app.backend.forget([result.id for result in done])
 
 
@@ -47,11 +49,12 @@ async def amap_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 
         work.add(await task.adelay_many(work.next_calls()))
         if not work.waiting:
             return
-        work.arrived(await task.app.backend.afetch(work.wanted(), wait=LONG))
+        if wanted := work.wanted():
+            work.arrived(await task.app.backend.afetch(wanted, wait=LONG))
         done = work.take()
         for result in done:
             yield await result.aget(propagate=not return_exceptions)
-        if done:
+        if wanted:
             await task.app.backend.aforget([result.id for result in done])
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 
 from celeriac.brokers.base import Dead, Delivery, WorkerInfo
 from celeriac.message import Message
 from celeriac.outcome import Outcome
 
-__all__ = ["Store", "store"]
+__all__ = ["Held", "Store", "store"]
 
 
 class Held:
     """A delivery in a worker's hands."""
 
-    def __init__(self, delivery: Delivery, lease: int) -> None:
+    def __init__(self, delivery: Delivery, lease: int, age: int) -> None:
         self.delivery = delivery
         self.lease = lease
+        self.age = age  # its place in the queue, should it come back
 
 
 class Store:
@@ -61,7 +63,8 @@ class Store:
             try:
                 loop.call_soon_threadsafe(event.set)
             except RuntimeError:  # its loop was closed while it slept
-                self._sleepers.discard((loop, event))
+                with self._bell:
+                    self._sleepers.discard((loop, event))
 
     def wait(self, seen: int, timeout: float) -> None:
         """Block until the bell has rung after generation `seen`, or until the time-out (seconds)."""
@@ -76,10 +79,9 @@ class Store:
                 return
             self._sleepers.add(sleeper)
         try:
-            async with asyncio.timeout(timeout):
-                await sleeper[1].wait()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await sleeper[1].wait()
         finally:
             with self._bell:
                 self._sleepers.discard(sleeper)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -104,11 +105,7 @@ class SQLiteBroker(Broker):
         watch = self.database.watch()
         while True:
             generation = watch.generation
-            rows = self.database.read(
-                lambda connection: connection.execute(
-                    "SELECT seq, payload FROM broadcasts WHERE seq > ? AND channel = ? ORDER BY seq", (seen, channel)
-                ).fetchall()
-            )
+            rows = self.database.read(partial(_sent_after, seen, channel))
             for seq, payload in rows:
                 seen = seq
                 yield payload
@@ -124,6 +121,11 @@ class SQLiteBroker(Broker):
 
     def __repr__(self) -> str:
         return f"<SQLiteBroker {os.path.relpath(self.database.path)}>"
+
+
+def _sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+    query = "SELECT seq, payload FROM broadcasts WHERE seq > ? AND channel = ? ORDER BY seq"
+    return connection.execute(query, (seen, channel)).fetchall()
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,

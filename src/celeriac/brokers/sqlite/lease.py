@@ -1,7 +1,7 @@
 """A worker's lease on a SQLite broker: receive, settle, renew, sweep.
 
-A token is `lease:seq:deliveries`. A lease's number is never used twice, and a lease that ran out is deleted when its
-messages are given to others, so a row that still names the lease is proof that the token is good.
+A token is `lease:receipt:seq`. A lease's number is never used twice, nor is a receipt by its lease; a row that still
+has both is proof that the token is good. A receipt below 0 marks what was taken over, and must never be run again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celeriac.brokers.sqlite.rows import Lines, insert
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes
 from celeriac.drivers.sqlite.database import Database
-from celeriac.drivers.sqlite.schema import ACTIVE, DEAD, READY, SCHEDULED
+from celeriac.drivers.sqlite.schema import ACTIVE, DEAD, READY, SCHEDULED, WAKE
 from celeriac.errors import LeaseLost
 from celeriac.message import HIGHEST_PRIORITY
 
@@ -26,15 +26,15 @@ __all__ = ["SQLiteLease"]
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
 PRUNE_ROWS = 5_000  # outcomes thrown away at a time, so that nobody waits long for the write lock
 
-WAKE = f"UPDATE messages SET state = {READY}, due_at = NULL WHERE state = {SCHEDULED} AND due_at <= ?"
 SELECT = f"""
     SELECT seq, deliveries, message FROM messages WHERE line = ? AND state = {READY} ORDER BY rank, seq LIMIT ?
-"""
-TAKE = f"UPDATE messages SET state = {ACTIVE}, lease = ?, deliveries = ? WHERE seq = ?"
-HELD = f"seq = ? AND id = ? AND state = {ACTIVE} AND lease = ? AND deliveries = ?"
+"""  # noqa: S608 - all parts are constants
+TAKE = f"UPDATE messages SET state = {ACTIVE}, lease = ?, receipt = ?, deliveries = ? WHERE seq = ?"  # noqa: S608
+HELD = f"lease = ? AND receipt = ? AND seq = ? AND state = {ACTIVE}"
 ACKNOWLEDGE = f"DELETE FROM messages WHERE {HELD}"  # noqa: S608 - all parts are constants
 RETURN = f"""
-    UPDATE messages SET state = ?, due_at = ?, lease = NULL, deliveries = ?, line = ?, rank = ?, message = ? WHERE {HELD}
+    UPDATE messages SET state = ?, due_at = ?, lease = NULL, deliveries = ?, line = ?, rank = ?, message = ?
+    WHERE {HELD}
 """  # noqa: S608
 BURY = f"UPDATE messages SET state = {DEAD}, due_at = ?, lease = NULL, reason = ? WHERE {HELD}"  # noqa: S608
 
@@ -53,6 +53,7 @@ class SQLiteLease(Lease):
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
         self._turn = 0
+        self._receipts = 0
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -102,15 +103,16 @@ class SQLiteLease(Lease):
         connection.execute(WAKE, (self._clock.now(),))
         free = dict(slots)
         taken: list[Delivery] = []
-        updates: list[tuple[int, int, int]] = []
+        updates: list[tuple[int, int, int, int]] = []
         for line, lane in list(self._open_lines(connection, queues, slots)):
             if free[lane] <= 0:
                 continue
             for seq, deliveries, message in connection.execute(SELECT, (line, free[lane])).fetchall():
                 deliveries += 1
                 free[lane] -= 1
-                updates.append((self._number, deliveries, seq))
-                taken.append(Delivery(decode(message), f"{self._number}:{seq}:{deliveries}", deliveries))
+                self._receipts += 1
+                updates.append((self._number, self._receipts, deliveries, seq))
+                taken.append(Delivery(decode(message), f"{self._number}:{self._receipts}:{seq}", deliveries))
         connection.executemany(TAKE, updates)
         return self._marked(connection, taken)
 
@@ -150,8 +152,7 @@ class SQLiteLease(Lease):
 
     def _act(self, connection: sqlite3.Connection, settlement: Settlement, now: float) -> bool:
         delivery = settlement.delivery
-        lease, seq, deliveries = delivery.token.split(":")
-        held = (int(seq), delivery.message.id, int(lease), int(deliveries))
+        held = tuple(map(int, delivery.token.split(":")))
         if settlement.action is Action.ACKNOWLEDGE:
             return connection.execute(ACKNOWLEDGE, held).rowcount == 1
         if settlement.action is Action.BURY:
@@ -174,7 +175,7 @@ class SQLiteLease(Lease):
                 (now, now + self._seconds, self._number),
             ).rowcount
 
-        if not await self._database.awrite(work):
+        if not await self._database.awrite(work, quiet=True):
             raise LeaseLost
 
     async def sweep(self) -> list[Delivery]:
@@ -206,7 +207,8 @@ class SQLiteLease(Lease):
         connection.execute("DELETE FROM revoked WHERE until < ?", (now,))
         if self._result_expires is not None:
             connection.execute(
-                "DELETE FROM outcomes WHERE id IN (SELECT id FROM outcomes WHERE stored_at < ? ORDER BY stored_at LIMIT ?)",
+                "DELETE FROM outcomes WHERE id IN "
+                "(SELECT id FROM outcomes WHERE stored_at < ? ORDER BY stored_at LIMIT ?)",
                 (now - self._result_expires, PRUNE_ROWS),
             )
         return taken
@@ -223,8 +225,10 @@ class SQLiteLease(Lease):
             if message.acks_late and deliveries < self._max_deliveries:
                 connection.execute(f"UPDATE messages SET state = {READY}, lease = NULL WHERE seq = ?", (seq,))  # noqa: S608
             else:
-                connection.execute("UPDATE messages SET lease = ? WHERE seq = ?", (self._number, seq))
-                token = f"{self._number}:{seq}:{deliveries}"
+                self._receipts += 1
+                token = f"{self._number}:{-self._receipts}:{seq}"
+                connection.execute("UPDATE messages SET lease = ?, receipt = ? WHERE seq = ?",
+                                   (self._number, -self._receipts, seq))  # fmt: skip
                 taken.append(Delivery(message, token, deliveries, lost=True))
         return taken
 
@@ -232,10 +236,15 @@ class SQLiteLease(Lease):
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
                 f"UPDATE messages SET state = {READY}, lease = NULL, deliveries = deliveries - 1 "  # noqa: S608
-                f"WHERE state = {ACTIVE} AND lease = ?",
+                f"WHERE state = {ACTIVE} AND lease = ? AND receipt > 0",
                 (self._number,),
             )
-            connection.execute("DELETE FROM leases WHERE lease = ?", (self._number,))
+            # What was taken over and not settled, the next sweep takes over again.
+            left = f"SELECT 1 FROM messages WHERE state = {ACTIVE} AND lease = ?"  # noqa: S608
+            if connection.execute(left, (self._number,)).fetchone() is None:
+                connection.execute("DELETE FROM leases WHERE lease = ?", (self._number,))
+            else:
+                connection.execute("UPDATE leases SET expires_at = 0 WHERE lease = ?", (self._number,))
 
         await self._database.awrite(work)
 

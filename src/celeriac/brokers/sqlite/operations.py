@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, decode
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, decode, encode
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
-from celeriac.drivers.sqlite.schema import DEAD, READY, SCHEDULED, STATE_NAMES
+from celeriac.drivers.sqlite.schema import DEAD, READY, SCHEDULED, STATE_NAMES, WAKE
 from celeriac.message import Message
 
 __all__ = ["SQLiteOperations"]
@@ -28,7 +28,10 @@ class SQLiteOperations(Operations):
         self._clock = clock
 
     async def queues(self) -> list[QueueCounts]:
-        counted = self._rows("SELECT queue, state, count(*) FROM messages JOIN lines USING (line) GROUP BY queue, state", ())
+        await self._wake()
+        counted = self._rows(
+            "SELECT queue, state, count(*) FROM messages JOIN lines USING (line) GROUP BY queue, state", ()
+        )
         paused = {queue for (queue,) in self._rows("SELECT queue FROM pauses", ())}
         counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
         for queue, state, count in counted:
@@ -36,19 +39,23 @@ class SQLiteOperations(Operations):
         return [QueueCounts(queue=queue, paused=queue in paused, **found) for queue, found in sorted(counts.items())]
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
+        await self._wake()
         return self._messages(f"{LINES} AND state = {READY} ORDER BY rank, seq", (queue,), limit, offset)
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
+        await self._wake()
         if queue is None:
             return self._messages(f"state = {SCHEDULED} ORDER BY due_at", (), limit, offset)
         return self._messages(f"{LINES} AND state = {SCHEDULED} ORDER BY due_at", (queue,), limit, offset)
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
+        await self._wake()
         rows = self._rows(f"SELECT id, state, message FROM messages WHERE {IDS}", (_json(ids),))  # noqa: S608
         return {id: (STATE_NAMES[state], decode(message)) for id, state, message in rows}
 
     async def purge(self, queue: str) -> int:
-        return await self._change(f"DELETE FROM messages WHERE {LINES} AND state IN ({READY}, {SCHEDULED})", (queue,))  # noqa: S608
+        statement = f"DELETE FROM messages WHERE {LINES} AND state IN ({READY}, {SCHEDULED})"  # noqa: S608
+        return await self._change(statement, (queue,))
 
     async def pause(self, queue: str) -> None:
         await self._change("INSERT OR IGNORE INTO pauses (queue) VALUES (?)", (queue,))
@@ -59,24 +66,26 @@ class SQLiteOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         where, parameters = (f"{LINES} AND", (queue,)) if queue is not None else ("", ())
         rows = self._rows(
-            f"SELECT message, reason, due_at FROM messages WHERE {where} state = {DEAD} ORDER BY due_at DESC LIMIT ? OFFSET ?",  # noqa: S608
+            f"SELECT message, reason, due_at FROM messages WHERE {where} state = {DEAD} "  # noqa: S608
+            "ORDER BY due_at DESC, seq DESC LIMIT ? OFFSET ?",
             (*parameters, limit, offset),
         )
         return [Dead(message=decode(message), reason=reason or "", at=at) for message, reason, at in rows]
 
     async def resend(self, ids: Sequence[str]) -> int:
-        marks = f"state = {READY}, due_at = NULL, reason = NULL, deliveries = 0"
-
         def work(connection: sqlite3.Connection) -> int:
+            letters = connection.execute(
+                f"SELECT seq, id, message FROM messages WHERE {IDS} AND state = {DEAD}",  # noqa: S608
+                (_json(ids),),
+            ).fetchall()
             # Its failure was recorded as final; sent again, it is pending again.
-            connection.execute(
-                f"DELETE FROM outcomes WHERE id IN (SELECT id FROM messages WHERE {IDS} AND state = {DEAD})",  # noqa: S608
-                (_json(ids),),
+            connection.executemany("DELETE FROM outcomes WHERE id = ?", [(id,) for _, id, _ in letters])
+            connection.executemany(
+                f"UPDATE messages SET state = {READY}, due_at = NULL, reason = NULL, deliveries = 0, message = ? "  # noqa: S608
+                "WHERE seq = ?",
+                [(encode(anew(decode(message))), seq) for seq, _, message in letters],
             )
-            return connection.execute(
-                f"UPDATE messages SET {marks} WHERE {IDS} AND state = {DEAD}",  # noqa: S608
-                (_json(ids),),
-            ).rowcount
+            return len(letters)
 
         return await self._database.awrite(work)
 
@@ -89,6 +98,12 @@ class SQLiteOperations(Operations):
             msgspec.structs.replace(msgspec.json.decode(info, type=WorkerInfo), renewed_at=renewed, expires_at=expires)
             for info, renewed, expires in rows
         ]
+
+    async def _wake(self) -> None:
+        """Make ready what is due: without a worker nobody has done so."""
+        now = self._clock.now()
+        if self._rows(f"SELECT 1 FROM messages WHERE state = {SCHEDULED} AND due_at <= ? LIMIT 1", (now,)):  # noqa: S608
+            await self._change(WAKE, (now,))
 
     def _messages(self, where: str, parameters: Sequence[Any], limit: int, offset: int) -> list[Message]:
         rows = self._rows(f"SELECT message FROM messages WHERE {where} LIMIT ? OFFSET ?", (*parameters, limit, offset))  # noqa: S608

@@ -13,6 +13,7 @@ import random
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ Work = TypeVar("Work")
 
 HEADER: Final = b"SQLite format 3\x00"
 CREATION_SECONDS: Final = 0.5  # how long another process may need to create the file
+BELL: Final = "-bell"  # the file beside the database whose watchers are woken by a commit; see `watch`
 CHECKPOINT_PAGES: Final = 4000  # the log is copied into the file every 16 MB
 
 
@@ -36,11 +38,12 @@ class Database:
 
     def __init__(self, path: str, synchronous: str = "normal", timeout: float = 10.0,
                  migrations: Sequence[str] = MIGRATIONS) -> None:  # fmt: skip
-        self.path = path
+        self.path = os.path.abspath(path)
         self.timeout = timeout
         self._synchronous = synchronous
         self._migrations = migrations
         self._local = threading.local()
+        _databases.add(self)
 
     def connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""
@@ -56,31 +59,35 @@ class Database:
             local.connection = self._open()
         local.pid = os.getpid()
         local.watch = None
-        return connection_of(local)
+        local.bell = os.open(self.path + BELL, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return _connection_of(local)
 
     def watch(self) -> Watch:
         """Return what wakes this thread when anybody has committed."""
         self.connection()
         if self._local.watch is None:
-            self._local.watch = Watch(self.path + "-wal")
+            self._local.watch = Watch(self.path + BELL)
         watch: Watch = self._local.watch
         return watch
 
-    def write(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
-        """Do the work in one write transaction; wait while others write, up to the time-out."""
+    def write(self, work: Callable[[sqlite3.Connection], Work], quiet: bool = False) -> Work:
+        """Do the work in one write transaction; wait while others write, up to the time-out.
+
+        Whoever watches is woken, unless it is `quiet`: of no interest to them.
+        """
         deadline = time.monotonic() + self.timeout
         with self._translated():
             while not self._begin(deadline):
                 time.sleep(_pause())
-            return self._finish(work)
+            return self._finish(work, quiet)
 
-    async def awrite(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
+    async def awrite(self, work: Callable[[sqlite3.Connection], Work], quiet: bool = False) -> Work:
         """Do as `write`, letting the event loop run while others write."""
         deadline = time.monotonic() + self.timeout
         with self._translated():
             while not self._begin(deadline):
                 await asyncio.sleep(_pause())
-            return self._finish(work)
+            return self._finish(work, quiet)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> None:
         """Do one writing statement in a transaction of its own: the shortest way to a commit."""
@@ -89,11 +96,20 @@ class Database:
             connection.execute(statement, parameters)
         except sqlite3.Error:  # busy, most likely; the long way tells
             self.write(lambda connection: connection.execute(statement, parameters))
+        else:
+            os.pwrite(self._local.bell, b"\0", 0)
 
     def read(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
         """Do the work outside a transaction; it must only read."""
+        deadline = time.monotonic() + self.timeout
         with self._translated():
-            return work(self.connection())
+            while True:
+                try:
+                    return work(self.connection())
+                except sqlite3.OperationalError as error:  # another process recovers the log of one that was killed
+                    if not _busy(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(_pause())
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -102,7 +118,16 @@ class Database:
             if local.watch is not None:
                 local.watch.close()
             local.connection.close()
+            os.close(local.bell)
             del local.pid
+
+    def close_before_fork(self) -> None:
+        """Close this thread's connection, unless somebody is waiting on it or in the middle of a transaction."""
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid() or local.connection.in_transaction:
+            return
+        if local.watch is None or not local.watch.busy:
+            self.close()
 
     # --- Transactions ---------------------------------------------------------------------------------
 
@@ -120,7 +145,7 @@ class Database:
             return False
         return True
 
-    def _finish(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
+    def _finish(self, work: Callable[[sqlite3.Connection], Work], quiet: bool) -> Work:
         connection = self.connection()
         try:
             result = work(connection)
@@ -129,12 +154,17 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        if not quiet:
+            os.pwrite(self._local.bell, b"\0", 0)
         return result
 
     # --- Opening --------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
-        self._refuse_foreign_file()
+        with _proved_lock:
+            if self.path not in _proved:
+                self._refuse_foreign_file()
+                _proved.add(self.path)
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             deadline = time.monotonic() + self.timeout
@@ -146,7 +176,11 @@ class Database:
         return connection
 
     def _refuse_foreign_file(self) -> None:
-        """Look at the file's own bytes, before SQLite could change any."""
+        """Look at the file's own bytes, before SQLite could change any.
+
+        Only ever before this process has its first connection: closing a file drops the POSIX locks that the process
+        has on it, SQLite's too, and another process would then delete the log under its open connections.
+        """
         deadline = time.monotonic() + CREATION_SECONDS
         while True:
             try:
@@ -160,10 +194,7 @@ class Database:
             if not header or header[68:72] == APPLICATION_ID.to_bytes(4, "big"):
                 return
             if not header.startswith(HEADER) or time.monotonic() > deadline:
-                raise ForeignDatabase(
-                    f"{self.path} is not a Celeriac database; it was left untouched. "
-                    "Name another file: broker_url='sqlite:///path/to/new.db'."
-                )
+                raise self._foreign()
             time.sleep(_pause())  # another process may be creating it just now
 
     def _prepare(self, connection: sqlite3.Connection, deadline: float) -> bool:
@@ -189,6 +220,11 @@ class Database:
     def _migrate(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN EXCLUSIVE")
         version = self._version(connection)
+        if version >= len(self._migrations):  # another process was faster
+            connection.execute("ROLLBACK")
+            return
+        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+            raise self._foreign()
         if version == 0:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for migration in self._migrations[version:]:
@@ -200,6 +236,10 @@ class Database:
     def _version(self, connection: sqlite3.Connection) -> int:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         return version
+
+    def _foreign(self) -> ForeignDatabase:
+        return ForeignDatabase(f"{self.path} is not a Celeriac database; it was left untouched. "
+                               "Name another file: broker_url='sqlite:///path/to/new.db'.")  # fmt: skip
 
     # --- Errors ---------------------------------------------------------------------------------------
 
@@ -239,9 +279,23 @@ _registry: dict[str, Database] = {}
 _registry_lock = threading.Lock()
 _inherited: list[Any] = []
 """Connections that a fork copied. SQLite forbids to use or close them in the child, so they are kept from both."""
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_proved: set[str] = set()  # paths of files that are ours; a fork's child knows them too
+_proved_lock = threading.Lock()
 
 
-def connection_of(local: threading.local) -> sqlite3.Connection:
+def _before_fork() -> None:
+    # A child inherits SQLite's belief that this process has the file locked, but not the locks. The next call
+    # opens the connection again, on either side.
+    for known in list(_databases):
+        known.close_before_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
+
+
+def _connection_of(local: threading.local) -> sqlite3.Connection:
     """Return the connection that a thread's locals hold."""
     connection: sqlite3.Connection = local.connection
     return connection
@@ -268,6 +322,8 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+    if statement.strip():
+        yield statement
 
 
 def path_of(url: str) -> str:

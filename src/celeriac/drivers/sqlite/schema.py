@@ -1,7 +1,7 @@
 """The tables of a Celeriac database, and how an older file becomes a newer one.
 
 `MIGRATIONS[n]` brings a file from version n to n + 1; the version stands in SQLite's `user_version`. A migration
-that has been released is never edited: write the next one.
+that has been released is never edited: write the next one. Each of its statements begins on a new line.
 
 A message is one row from `publish` to its settlement; only its `state` changes:
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "MIGRATIONS", "READY", "SCHEDULED", "STATE_NAMES"]
+__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "MIGRATIONS", "READY", "SCHEDULED", "STATE_NAMES", "WAKE"]
 
 APPLICATION_ID: Final = 0x43454C52  # "CELR", in the file's header: this file is ours
 
@@ -23,6 +23,8 @@ SCHEDULED: Final = 1
 ACTIVE: Final = 2
 DEAD: Final = 3
 STATE_NAMES: Final = ("ready", "scheduled", "active", "dead")
+
+WAKE: Final = f"UPDATE messages SET state = {READY}, due_at = NULL WHERE state = {SCHEDULED} AND due_at <= ?"  # noqa: S608 - constants
 
 MIGRATIONS: Final = (
     """
@@ -41,6 +43,7 @@ MIGRATIONS: Final = (
         state INTEGER NOT NULL,
         due_at REAL,                            -- SCHEDULED: when it is due; DEAD: since when
         lease INTEGER,                          -- ACTIVE: whose it is
+        receipt INTEGER,                        -- ACTIVE: which of that lease's deliveries; below 0: taken over
         deliveries INTEGER NOT NULL DEFAULT 0,
         message BLOB NOT NULL,
         reason TEXT                             -- DEAD: why

@@ -1,7 +1,10 @@
 """Waking up when another process has committed, without polling.
 
-Every commit appends to the write-ahead log, and Linux tells whoever watches that file (inotify). Writers pay nothing
-and know of nobody. Where there is no inotify, waiting falls back to looking again every few milliseconds.
+After a commit the writer rings: it writes one byte into the file `…-bell` beside the database, and Linux tells whoever watches
+that file (inotify). Writers know of nobody. (Watching SQLite's own log would not do: the log is written before the commit
+can be seen, so that whoever woke up looked too early, and slept on.) Where there is no inotify, waiting falls back to
+looking again every few milliseconds. A writer that is killed between its commit and its ring wakes nobody: whoever waits
+looks again every `LONGEST_SECONDS` all the same.
 
 A waiter notes `generation` *before* it looks at the database and passes it on when it waits, so that a change that
 came between the two ends the wait at once.
@@ -15,12 +18,14 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 from typing import Final
 
 __all__ = ["Watch"]
 
 IN_MODIFY: Final = 0x2
 POLL_SECONDS: Final = 0.005
+LONGEST_SECONDS: Final = 1.0
 
 
 class Watch:
@@ -38,7 +43,7 @@ class Watch:
         """Block until something was written after generation `seen`, or until the time-out (seconds)."""
         if self._poll is None:
             time.sleep(min(timeout, POLL_SECONDS))
-        elif self.generation == seen and self._poll.poll(max(0.0, timeout) * 1000):
+        elif self.generation == seen and self._poll.poll(min(max(0.0, timeout), LONGEST_SECONDS) * 1000):
             self._drain()
 
     async def changed(self, seen: int, timeout: float) -> None:
@@ -51,16 +56,21 @@ class Watch:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         if not self._waiters:
-            loop.add_reader(self._fd, self._readable, loop)
+            loop.add_reader(self._fd, self._readable)
         self._waiters.add(waiter)
-        timer = loop.call_later(max(0.0, timeout), _finish, waiter)
+        timer = loop.call_later(min(max(0.0, timeout), LONGEST_SECONDS), _finish, waiter)
         try:
             await waiter
         finally:
             timer.cancel()
             self._waiters.discard(waiter)
-            if not self._waiters:
+            if not self._waiters and self._fd is not None:
                 loop.remove_reader(self._fd)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a coroutine waits."""
+        return bool(self._waiters)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -71,7 +81,7 @@ class Watch:
     def __del__(self) -> None:
         self.close()
 
-    def _readable(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _readable(self) -> None:
         self._drain()
         for waiter in self._waiters:
             _finish(waiter)
@@ -79,10 +89,8 @@ class Watch:
     def _drain(self) -> None:
         self.generation += 1
         if self._fd is not None:
-            try:
+            with suppress(BlockingIOError):
                 os.read(self._fd, 65536)
-            except BlockingIOError:
-                pass
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

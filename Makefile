@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv: .venv/.installed ## make the virtual environment, with everything for development
+
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one terminal
+	$(BIN)/celeriac demo
+
+test: .venv/.installed ## run the tests
+	$(BIN)/python -m pytest
+
+check: .venv/.installed ## lint, types, layers, public names
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -p no:randomly tests/test_public_names.py
+
+bench: .venv/.installed ## measure against Celery and others
+	$(BIN)/python -m benchmarks
+
+docs: .venv/.installed ## run the examples of the pages and of the docstrings
+	$(BIN)/python -m pytest -q -p no:randomly --doctest-modules --doctest-glob='*.md' --doctest-continue-on-failure \
+		README.md docs src/celeriac
+
+clean: ## remove what was generated
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,95 @@
+"""`celeriac call`: send a task from the command line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+import msgspec
+
+from celeriac.app import Celeriac
+from celeriac.cli import endings
+from celeriac.cli.documents import as_json, emit
+from celeriac.cli.session import Session, with_session
+from celeriac.errors import NotRegistered
+
+__all__ = ["command"]
+
+
+def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Read JSON of the kind that the parameter takes: a list for --args, an object for --kwargs."""
+    kind, example = (list, "'[2, 2]'") if parameter.name == "args" else (dict, "'{\"x\": 2}'")
+    if value is None:
+        return kind()
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"takes JSON, as in {example}: {error}") from None
+
+
+def _eta(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise click.BadParameter(f"takes a time with its zone, as in 2030-01-31T12:00:00+01:00 or …Z, not {value!r}")
+    return found
+
+
+@click.command("call")
+@click.argument("task")
+@click.option("-a", "--args", metavar="JSON", callback=_json, help="The arguments: a list.")
+@click.option("-k", "--kwargs", metavar="JSON", callback=_json, help="The named arguments: an object.")
+@click.option("--countdown", metavar="SECONDS", type=click.FloatRange(min=0), help="Not before so long from now.")
+@click.option("--eta", metavar="TIME", callback=_eta, help="Not before this time (ISO 8601, with its zone).")
+@click.option("--expires", metavar="SECONDS", type=click.FloatRange(min=0), help="Not started after so long.")
+@click.option("-q", "--queue", metavar="NAME", help="Send it there.  [default: as routed]")
+@click.option("--priority", metavar="0-9", type=click.IntRange(0, 9), help="9 is the soonest.")
+@click.option("--wait", is_flag=True, help="Wait for the result, and print it.")
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: no longer than this.")
+@click.option("--unregistered", is_flag=True, help="Send it though this app does not know the task.")
+@as_json
+@with_session
+def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str, Any], wait: bool,
+            timeout: float | None, unregistered: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
+    """Send TASK, and print its id (or with --wait its result).
+
+    \b
+    Examples:
+      celeriac -A shop call shop.add --args '[2, 2]' --wait
+      celeriac -A shop call shop.send --kwargs '{"to": "ann"}' --countdown 60
+      celeriac -A shop call shop.report --queue slow --eta 2030-01-31T12:00:00Z
+
+    \b
+    Exit codes:
+      0  it was sent (with --wait: the task has succeeded)
+      1  it could not be sent (with --wait: the task has failed, or was revoked)
+      2  the command line, or the app that it names, is wrong
+      3  with --wait: there is no result after the time-out
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given.keys() & {"countdown", "eta"}) == 2:
+        raise click.UsageError("Give --countdown or --eta, not both.")
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait.")
+    if task not in session.app.tasks and not unregistered:
+        raise _unknown(task, session.app)
+    sent = session.app.send_task(task, args, kwargs, **given)
+    if wait:
+        view = session.run(endings.wait(session, sent.id, timeout))
+        endings.conclude(session, view, as_json=as_json)
+    elif as_json:
+        emit({"id": sent.id, "task": task})
+    else:
+        click.echo(sent.id)
+
+
+def _unknown(task: str, app: Celeriac) -> click.ClickException:
+    ends = [name for name in app.tasks if name.rpartition(".")[2] == task]
+    if len(ends) == 1:
+        return click.ClickException(f"No task named {task!r} is registered. Did you mean {ends[0]!r}?")
+    return click.ClickException(f"{NotRegistered(task, app.tasks)} To send it all the same: --unregistered.")

@@ -1,0 +1,214 @@
+"""`celeriac control …`: orders to workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from celeriac.cli.answers import asks, conclude, emit_answers
+from celeriac.cli.documents import as_json, emit
+from celeriac.cli.session import Session, with_session
+from celeriac.inspector import Answers
+from celeriac.options import rate as check_rate
+
+__all__ = ["command"]
+
+
+@click.group("control")
+def command() -> None:
+    """Tell workers what to do.
+
+    \b
+    Examples:
+      celeriac -A shop control rate-limit shop.send 10/s
+      celeriac -A shop control pool-grow 2 --destination shop@host.4242
+      celeriac -A shop control shutdown
+
+    \b
+    Exit codes:
+      0  every worker that was told has done it
+      1  a worker could not, or did not answer, or there is none
+    """
+
+
+def _told(session: Session, answers: Answers[Any], as_json: bool) -> None:
+    if as_json:
+        emit_answers(answers)
+    else:
+        for worker, value in answers.values.items():
+            said = value.get("ok", value) if isinstance(value, dict) else value
+            text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
+            click.echo(f"{worker}: {text}")
+    conclude(session, answers)
+
+
+@command.command("terminate")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@asks
+@as_json
+@with_session
+def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str, ...], timeout: float,
+              as_json: bool) -> None:  # fmt: skip
+    """Revoke tasks, and end their attempts that are running.
+
+    \b
+    Examples:
+      celeriac -A shop control terminate 0197a1b2-…
+    """
+    _told(session, session.run(session.inspector(destination, timeout).terminate(ids)), as_json)
+
+
+@command.command("revoke")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@as_json
+@with_session
+def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
+    """See to it that tasks are not started, by workers of today or tomorrow.
+
+    The broker remembers it for a week; no worker need be running.
+
+    \b
+    Examples:
+      celeriac -A shop control revoke 0197a1b2-… 0197a1b3-…
+    """
+    session.run(session.inspector().revoke(ids))
+    if as_json:
+        emit({"revoked": ids})
+    else:
+        click.echo(f"Revoked {len(ids)}.")
+
+
+@command.command("rate-limit")
+@click.argument("task")
+@click.argument("rate")
+@asks
+@as_json
+@with_session
+def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str, ...], timeout: float,
+               as_json: bool) -> None:  # fmt: skip
+    """Let each worker start so many attempts at TASK in a time: 10/s, 100/m, 5/h, or none.
+
+    \b
+    Examples:
+      celeriac -A shop control rate-limit shop.send 100/m
+      celeriac -A shop control rate-limit shop.send none
+    """
+    limit = None if rate.lower() in ("none", "0") else rate
+    if limit is not None:
+        try:
+            check_rate(limit)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}; or none", param_hint="RATE") from None
+    _told(session, session.run(session.inspector(destination, timeout).rate_limit(task, limit)), as_json)
+
+
+@command.command("time-limit")
+@click.argument("task")
+@click.option("--soft", metavar="SECONDS", type=click.FloatRange(min=0), help="Raise SoftTimeLimitExceeded in it.")
+@click.option("--hard", metavar="SECONDS", type=click.FloatRange(min=0), help="End the attempt.")
+@asks
+@as_json
+@with_session
+def time_limit(session: Session, *, task: str, soft: float | None, hard: float | None,
+               destination: tuple[str, ...], timeout: float, as_json: bool) -> None:  # fmt: skip
+    """Set TASK's time limits, for attempts that start from now on. What is left out has no limit.
+
+    \b
+    Examples:
+      celeriac -A shop control time-limit shop.report --soft 50 --hard 60
+    """
+    _told(session, session.run(session.inspector(destination, timeout).time_limit(task, soft, hard)), as_json)
+
+
+@command.command("pool-grow")
+@click.argument("n", type=click.IntRange(min=1), default=1)
+@asks
+@as_json
+@with_session
+def pool_grow(session: Session, *, n: int, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Add N children for plain functions.
+
+    \b
+    Examples:
+      celeriac -A shop control pool-grow 2
+    """
+    _told(session, session.run(session.inspector(destination, timeout).pool_grow(n)), as_json)
+
+
+@command.command("pool-shrink")
+@click.argument("n", type=click.IntRange(min=1), default=1)
+@asks
+@as_json
+@with_session
+def pool_shrink(session: Session, *, n: int, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Remove N children for plain functions, each when it has nothing to do.
+
+    \b
+    Examples:
+      celeriac -A shop control pool-shrink 2
+    """
+    _told(session, session.run(session.inspector(destination, timeout).pool_shrink(n)), as_json)
+
+
+@command.command("add-consumer")
+@click.argument("queue")
+@asks
+@as_json
+@with_session
+def add_consumer(session: Session, *, queue: str, destination: tuple[str, ...], timeout: float,
+                 as_json: bool) -> None:  # fmt: skip
+    """Let workers also receive from QUEUE.
+
+    \b
+    Examples:
+      celeriac -A shop control add-consumer mail -d shop@host.4242
+    """
+    _told(session, session.run(session.inspector(destination, timeout).add_consumer(queue)), as_json)
+
+
+@command.command("cancel-consumer")
+@click.argument("queue")
+@asks
+@as_json
+@with_session
+def cancel_consumer(session: Session, *, queue: str, destination: tuple[str, ...], timeout: float,
+                    as_json: bool) -> None:  # fmt: skip
+    """Let workers no longer receive from QUEUE.
+
+    \b
+    Examples:
+      celeriac -A shop control cancel-consumer mail
+    """
+    _told(session, session.run(session.inspector(destination, timeout).cancel_consumer(queue)), as_json)
+
+
+@command.command("log-level")
+@click.argument("level", type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False))
+@asks
+@as_json
+@with_session
+def log_level(session: Session, *, level: str, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Set what workers log.
+
+    \b
+    Examples:
+      celeriac -A shop control log-level debug
+    """
+    _told(session, session.run(session.inspector(destination, timeout).log_level(level)), as_json)
+
+
+@command.command("shutdown")
+@asks
+@as_json
+@with_session
+def shutdown(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Stop workers as SIGTERM does: running tasks get their grace time.
+
+    \b
+    Examples:
+      celeriac -A shop control shutdown
+      celeriac -A shop control shutdown -d shop@host.4242
+    """
+    _told(session, session.run(session.inspector(destination, timeout).shutdown()), as_json)

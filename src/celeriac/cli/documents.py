@@ -1,0 +1,120 @@
+"""What programs read: one JSON document on stdout. And plain data out of messages, outcomes and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from celeriac.app import Celeriac
+from celeriac.brokers.base import Dead
+from celeriac.clock import aware
+from celeriac.errors import DecodeError
+from celeriac.message import Message
+from celeriac.outcome import Outcome
+from celeriac.serialization import decode, fields_of
+
+__all__ = ["as_json", "call_of", "dead_document", "emit", "instant", "message_document", "outcome_document", "value_of"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+as_json: Callable[[Command], Command] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def emit(document: Any) -> None:
+    """Print a document. What JSON does not have is printed as its text."""
+    try:
+        data = msgspec.json.encode(document, enc_hook=_plain)
+    except (TypeError, ValueError):  # a dict whose keys are lists, half a surrogate pair, and the like
+        data = msgspec.json.encode(_simplified(document), enc_hook=_plain)
+    click.echo(msgspec.json.format(data, indent=2).decode())
+
+
+def _plain(value: Any) -> Any:
+    record = fields_of(value)
+    return record if record is not None else repr(value)
+
+
+def _simplified(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_simplified(str(key)): _simplified(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_simplified(item) for item in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def instant(value: float | None) -> str | None:
+    """Return an instant as ISO 8601, in UTC; None for none."""
+    return aware(value).isoformat(timespec="milliseconds") if value else None
+
+
+def value_of(outcome: Outcome, app: Celeriac) -> Any:
+    """Return what a task returned, as plain data; its bytes' length where it cannot be decoded here."""
+    if outcome.value is None:
+        return None
+    try:
+        return decode(outcome.content_type, outcome.value, app.conf.accept_content)
+    except DecodeError:
+        return f"({len(outcome.value)} bytes of {outcome.content_type})"
+
+
+def call_of(message: Message, app: Celeriac) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return the arguments that a message carries; None where they cannot be decoded here."""
+    try:
+        args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
+    except (DecodeError, TypeError, ValueError):
+        return None
+    return args, kwargs
+
+
+def message_document(message: Message, app: Celeriac) -> dict[str, Any]:
+    """Return a message as plain data."""
+    call = call_of(message, app)
+    return {
+        "id": message.id,
+        "task": message.task,
+        "queue": message.queue,
+        "lane": message.lane,
+        "priority": message.priority,
+        "attempt": message.attempt,
+        "sent_at": instant(message.sent_at),
+        "due_at": instant(message.due_at),
+        "expires_at": instant(message.expires_at),
+        "args": None if call is None else call[0],
+        "kwargs": None if call is None else call[1],
+        "body_bytes": len(message.body),
+        "headers": message.headers,
+        "parent_id": message.parent_id,
+        "root_id": message.root_id,
+        "group_id": message.group_id,
+    }
+
+
+def outcome_document(outcome: Outcome, app: Celeriac) -> dict[str, Any]:
+    """Return an outcome as plain data."""
+    failure = outcome.failure
+    return {
+        "id": outcome.id,
+        "task": outcome.task,
+        "state": outcome.state,
+        "attempt": outcome.attempt,
+        "result": value_of(outcome, app),
+        "error": None
+        if failure is None
+        else {"type": failure.type, "module": failure.module, "message": failure.message},
+        "traceback": None if failure is None else failure.traceback or None,
+        "worker": outcome.worker,
+        "started_at": instant(outcome.started_at),
+        "done_at": instant(outcome.done_at),
+        "runtime": outcome.runtime,
+        "parent_id": outcome.parent_id,
+        "root_id": outcome.root_id,
+        "group_id": outcome.group_id,
+    }
+
+
+def dead_document(dead: Dead, app: Celeriac) -> dict[str, Any]:
+    """Return a dead letter as plain data."""
+    return {**message_document(dead.message, app), "reason": dead.reason, "dead_at": instant(dead.at)}

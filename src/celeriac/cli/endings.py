@@ -1,0 +1,81 @@
+"""How `call --wait` and `result` tell what became of a task, and with which exit code they end."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from celeriac import states
+from celeriac.cli.documents import emit, outcome_document, value_of
+from celeriac.cli.session import Session
+from celeriac.inspector import TaskView
+from celeriac.outcome import Outcome
+
+__all__ = ["conclude", "document", "find", "wait"]
+
+NOT_READY: Final = 3  # exit code
+
+
+async def find(session: Session, id: str) -> TaskView:
+    """Return what is known of a task."""
+    return (await session.inspector().find([id]))[id]
+
+
+async def wait(session: Session, id: str, timeout: float | None) -> TaskView:
+    """Wait for the end of a task, at most `timeout` seconds (None: for ever), and return what is known then."""
+    clock = session.app.clock
+    deadline = None if timeout is None else clock.monotonic() + timeout
+    while True:
+        left = 3600.0 if deadline is None else max(1e-9, deadline - clock.monotonic())
+        if await session.app.backend.afetch([id], wait=left):
+            break
+        if deadline is not None and clock.monotonic() >= deadline:
+            break
+    return await find(session, id)
+
+
+def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool = False) -> None:
+    """Print what became of a task, and exit with 0 (succeeded), 1 (failed, revoked) or 3 (no result)."""
+    outcome = view.outcome
+    if as_json:
+        emit(document(session, view))
+    elif outcome is not None and outcome.ready:
+        _print(session, outcome, traceback)
+    else:
+        click.echo(_pending(session, view), err=True)
+    if outcome is None or not outcome.ready:
+        click.get_current_context().exit(NOT_READY)
+    elif outcome.state in (states.FAILURE, states.REVOKED):
+        click.get_current_context().exit(1)
+
+
+def document(session: Session, view: TaskView) -> dict[str, Any]:
+    """Return what is known of a task as plain data."""
+    known = {"id": view.id, "task": view.task or None, "state": view.state, "place": view.place}
+    return known if view.outcome is None else {**outcome_document(view.outcome, session.app), "place": view.place}
+
+
+def _print(session: Session, outcome: Outcome, traceback: bool) -> None:
+    failure = outcome.failure
+    if failure is None:
+        value = value_of(outcome, session.app)
+        if outcome.state == states.SUCCESS:
+            click.echo(value if isinstance(value, str) else repr(value))
+        else:
+            click.echo(f"{outcome.task}[{outcome.id}] ended as {outcome.state}.", err=True)
+        return
+    if traceback and failure.traceback:
+        click.echo(failure.traceback.rstrip())
+    verb = "was revoked" if outcome.state == states.REVOKED else "failed"
+    click.echo(f"Error: {outcome.task}[{outcome.id}] {verb}: {failure.type}: {failure.message}", err=True)
+
+
+def _pending(session: Session, view: TaskView) -> str:
+    if not view.known:
+        return (f"Error: Nothing is known of the task {view.id}: the id is mistyped, or its result has expired "
+                "or was forgotten.")  # fmt: skip
+    place = {"active": "a worker has it", "dead": "it is a dead letter", "ready": "it waits for a worker",
+             "scheduled": "its time has not come"}.get(view.place or "", "no message is on its way")  # fmt: skip
+    return (f"No result yet: {view.task}[{view.id}] is {view.state}; {place}. "
+            f"`{session.celeriac('status')}` shows workers and queues.")  # fmt: skip

@@ -1,0 +1,175 @@
+"""`celeriac inspect …`: questions to workers."""
+
+from __future__ import annotations
+
+import click
+
+from celeriac.cli.answers import asks, conclude, emit_answers
+from celeriac.cli.documents import as_json, call_of, emit, message_document
+from celeriac.cli.session import Session, with_session
+from celeriac.cli.tables import call, duration, show, when
+from celeriac.clock import Clock
+
+__all__ = ["command"]
+
+
+@click.group("inspect")
+def command() -> None:
+    """Ask workers what they do and know.
+
+    \b
+    Examples:
+      celeriac -A shop inspect active
+      celeriac -A shop inspect stats --destination shop@host.4242
+      celeriac -A shop inspect scheduled --json | jq '.[].task'
+
+    \b
+    Exit codes:
+      0  every worker that was asked has answered
+      1  a worker did not answer, or there is none
+    """
+
+
+@command.command()
+@asks
+@as_json
+@with_session
+def ping(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """See which workers answer.
+
+    \b
+    Examples:
+      celeriac -A shop inspect ping
+      celeriac -A shop inspect ping -d shop@host.4242 -t 0.5
+    """
+    answers = session.run(session.inspector(destination, timeout).ping())
+    if as_json:
+        emit_answers(answers)
+    else:
+        show(["worker", "answer"], [(worker, "pong") for worker in answers.values], empty="No answer.")
+    conclude(session, answers)
+
+
+@command.command()
+@asks
+@as_json
+@with_session
+def active(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Show what is being run.
+
+    \b
+    Examples:
+      celeriac -A shop inspect active
+    """
+    answers = session.run(session.inspector(destination, timeout).active())
+    if as_json:
+        emit_answers(answers)
+    else:
+        now = Clock().now()
+        show(
+            ["id", "task", "queue", "attempt", "for", "pid", "worker"],
+            [
+                (task.id, task.task, task.queue, task.attempt, duration(max(0.0, now - task.started_at)),
+                 str(task.pid or ""), worker)
+                for worker, tasks in answers.values.items()
+                for task in tasks
+            ],
+            empty="Nothing is being run.",
+            numbers=["attempt", "for", "pid"],
+        )  # fmt: skip
+    conclude(session, answers)
+
+
+@command.command()
+@asks
+@as_json
+@with_session
+def reserved(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Show what workers have received and not started.
+
+    \b
+    Examples:
+      celeriac -A shop inspect reserved
+    """
+    answers = session.run(session.inspector(destination, timeout).reserved())
+    if as_json:
+        emit_answers(answers)
+    else:
+        rows = [(task.id, task.task, task.queue, worker) for worker, tasks in answers.values.items() for task in tasks]
+        show(["id", "task", "queue", "worker"], rows, empty="Nothing is held back: all that was received runs.")
+    conclude(session, answers)
+
+
+@command.command()
+@asks
+@as_json
+@with_session
+def registered(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Show the tasks that workers know.
+
+    \b
+    Examples:
+      celeriac -A shop inspect registered
+    """
+    answers = session.run(session.inspector(destination, timeout).registered())
+    if as_json:
+        emit_answers(answers)
+    else:
+        rows = [(task, worker) for worker, tasks in answers.values.items() for task in tasks]
+        show(["task", "worker"], rows, empty="No task is known.")
+    conclude(session, answers)
+
+
+@command.command()
+@asks
+@as_json
+@with_session
+def stats(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Show pools, and how long tasks took, by worker and task.
+
+    \b
+    Examples:
+      celeriac -A shop inspect stats
+      celeriac -A shop inspect stats --json | jq '.workers[].tasks'
+    """
+    answers = session.run(session.inspector(destination, timeout).stats())
+    if as_json:
+        emit_answers(answers)
+        return conclude(session, answers)
+    for worker, found in answers.values.items():
+        capacity = ", ".join(f"{count} {lane}" for lane, count in found.capacity.items() if count)
+        show(["pid", "lane", "running", "done"],
+             [(str(child.pid), child.lane, child.running, child.done) for child in found.pool.children],
+             title=f"{worker}: {found.pool.kind}, pid {found.pid}, up {duration(found.uptime)}; at a time: {capacity}",
+             empty="No children.", numbers=["running", "done"])  # fmt: skip
+        show(["task", "count", "states", "mean", "min", "p50", "p95", "p99", "max"],
+             [(task, runs.count, ", ".join(f"{name} {count:,}" for name, count in runs.states.items()),
+               *map(duration, (runs.mean, runs.min, runs.p50, runs.p95, runs.p99, runs.max)))
+              for task, runs in found.tasks.items()],
+             empty="Nothing was run yet.", numbers=["count", "mean", "min", "p50", "p95", "p99", "max"])  # fmt: skip
+    return conclude(session, answers)
+
+
+@command.command()
+@click.option("-q", "--queue", help="Of this queue alone.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@as_json
+@with_session
+def scheduled(session: Session, *, queue: str | None, limit: int, offset: int, as_json: bool) -> None:
+    """Show the messages whose time has not come, soonest first.
+
+    The broker holds them, so that no worker need answer.
+
+    \b
+    Examples:
+      celeriac -A shop inspect scheduled --queue mail --limit 10
+    """
+    messages = session.run(session.inspector().scheduled(queue, limit, offset))
+    if as_json:
+        emit([message_document(message, session.app) for message in messages])
+    else:
+        show(["id", "due", "queue", "attempt", "call"],
+             [(message.id, when(message.due_at), message.queue, message.attempt,
+               f"{message.task}({call(call_of(message, session.app))})") for message in messages],
+             empty="Nothing is scheduled.", numbers=["attempt"])  # fmt: skip

@@ -1,0 +1,135 @@
+"""From `-A shop:app` to the app; and what goes wrong on the way, in words that help."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import click
+
+import celeriac
+from celeriac.app import Celeriac
+from celeriac.errors import nearest
+
+__all__ = ["AppError", "find_app", "importing"]
+
+NAMES = ("app", "celeriac")
+"""What an app is called where its name is not given."""
+
+PACKAGE = str(Path(celeriac.__file__).parent) + os.sep
+
+
+class AppError(click.ClickException):
+    """The app cannot be found, or its modules cannot be imported."""
+
+    exit_code: ClassVar[int] = 2
+
+
+def find_app(spec: str) -> Celeriac:
+    """Return the app of `module` or `module:name`; modules are also looked for in the current folder."""
+    name, colon, attribute = spec.partition(":")
+    if not all(part.isidentifier() for part in name.split(".")) or (colon and not attribute):
+        hint = f" Leave the ending out: -A {name[:-3].replace(os.sep, '.')}" if name.endswith(".py") else ""
+        raise AppError(f"-A takes a module ('shop') or a module and a name ('shop:app'), not {spec!r}.{hint}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module = _import(name)
+    return _named(module, attribute) if attribute else _only(module)
+
+
+def _named(module: ModuleType, attribute: str) -> Celeriac:
+    found: object = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, Celeriac):
+        return found
+    apps = _apps(module)
+    what = "has no" if found is None else "has no app"
+    here = f" Its apps: {', '.join(apps)}." if apps else _how_to_make(module)
+    raise AppError(f"The module {module.__name__!r} {what} {attribute!r}.{nearest(attribute, apps)}{here}")
+
+
+def _only(module: ModuleType) -> Celeriac:
+    apps = _apps(module)
+    for name in NAMES:
+        if name in apps:
+            return apps[name]
+    if len({id(app) for app in apps.values()}) == 1:
+        return next(iter(apps.values()))
+    if apps:
+        choices = " or ".join(f"-A {module.__name__}:{name}" for name in apps)
+        raise AppError(f"The module {module.__name__!r} has several apps. Name one: {choices}.")
+    inner = f"{module.__name__}.celeriac"
+    if hasattr(module, "__path__") and importlib.util.find_spec(inner) is not None:
+        return _only(_import(inner))
+    raise AppError(f"The module {module.__name__!r} ({module.__file__}) has no app.{_how_to_make(module)}")
+
+
+def _apps(module: ModuleType) -> dict[str, Celeriac]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Celeriac)}
+
+
+def _how_to_make(module: ModuleType) -> str:
+    return f" Make one there: app = Celeriac({module.__name__!r})."
+
+
+# --- Importing the user's modules ---------------------------------------------------------------------
+
+
+def _import(name: str) -> ModuleType:
+    with importing(f"The module {name!r}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # found, but something that it imports is not
+            raise AppError(_not_found(name)) from error
+    raise AssertionError  # pragma: no cover - `importing` never swallows an error
+
+
+def _not_found(name: str) -> str:
+    parent, _, last = name.rpartition(".")
+    if parent in sys.modules and hasattr(sys.modules[parent], last):
+        return f"There is no module {name!r}. Did you mean '{parent}:{last}'?"
+    modules = [path.stem for path in Path.cwd().glob("*.py")]
+    modules += [path.parent.name for path in Path.cwd().glob("*/__init__.py")]
+    return (f"There is no module {name!r} in {Path.cwd()}, nor is one installed.{nearest(name, modules)} "
+            "Go to the folder that holds it, or name that: --workdir FOLDER.")  # fmt: skip
+
+
+@contextmanager
+def importing(what: str) -> Iterator[None]:
+    """Turn whatever an import raises into an `AppError` that says what and where."""
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.format_exception_only(error)[-1].strip()
+        place = _place(error)
+        raise AppError(f"{what} cannot be imported: {last}" + (f"\n  {place}" if place else "")) from error
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the user's own code an import failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return _frame(error.filename, error.lineno, "", error.text)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((PACKAGE, "<frozen")) and f"{os.sep}importlib{os.sep}" not in frame.filename
+    ]
+    return _frame(frames[-1].filename, frames[-1].lineno, frames[-1].name, frames[-1].line) if frames else ""
+
+
+def _frame(file: str, line: int | None, function: str, text: str | None) -> str:
+    inside = f", in {function}" if function and function != "<module>" else ""
+    return f"at {file}:{line}{inside}" + (f": {text.strip()}" if text else "")

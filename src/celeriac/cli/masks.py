@@ -1,0 +1,26 @@
+"""Hiding passwords in what is shown."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["masked"]
+
+PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):\S*@")  # to the last @: rather too much than too little
+SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&\s]*", re.IGNORECASE)
+
+
+def masked(value: Any) -> Any:
+    """Return a value with the passwords of all URLs in it replaced.
+
+    >>> masked({"broker_url": "redis://user:secret@host/0"})
+    {'broker_url': 'redis://user:***@host/0'}
+    """
+    if isinstance(value, str):
+        return SECRET.sub(r"\1***", PASSWORD.sub(r"\1:***@", value))
+    if isinstance(value, dict):
+        return {name: masked(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    return value

@@ -1,0 +1,51 @@
+"""`celeriac purge`: empty queues."""
+
+from __future__ import annotations
+
+import click
+
+from celeriac.brokers.base import QueueCounts
+from celeriac.cli.documents import as_json, emit
+from celeriac.cli.session import Session, with_session
+from celeriac.inspector import Inspector
+
+__all__ = ["command"]
+
+
+@click.command("purge")
+@click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@as_json
+@with_session
+def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Drop the messages that wait in queues, those with a time to come too. They are lost.
+
+    What runs, runs on; dead letters stay.
+
+    \b
+    Examples:
+      celeriac -A shop purge mail
+      celeriac -A shop purge mail default --yes
+
+    \b
+    Exit codes:
+      0  it is done
+      1  it could not be done, or you said no
+      2  the command line, or the app that it names, is wrong
+    """
+    inspector = session.inspector()
+    counts = session.run(_counts(inspector, queues))
+    if not yes:
+        waiting = ", ".join(f"{count.ready + count.scheduled:,} in {count.queue}" for count in counts)
+        click.confirm(f"Drop the messages that wait ({waiting})? They cannot be brought back.", abort=True, err=True)
+    dropped = session.run(inspector.purge(queues))
+    if as_json:
+        emit({"dropped": dropped})
+    else:
+        for queue, count in dropped.items():
+            click.echo(f"Dropped {count:,} from {queue}.")
+
+
+async def _counts(inspector: Inspector, queues: tuple[str, ...]) -> list[QueueCounts]:
+    await inspector.check_queues(queues)
+    return [counts for counts in await inspector.queues() if counts.queue in queues]

@@ -1,0 +1,207 @@
+"""`celeriac queues`: what waits, and the dead letters."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from celeriac.cli.documents import as_json, call_of, dead_document, emit, message_document
+from celeriac.cli.session import Session, with_session
+from celeriac.cli.tables import call, show, when
+
+__all__ = ["command"]
+
+EVERY = 1000  # dead letters taken in one step by --all
+
+
+@click.group("queues", invoke_without_command=True)
+@as_json
+@with_session
+def command(session: Session, *, as_json: bool) -> None:
+    """Count the messages of every queue; or look into queues, pause and resume them; dead letters.
+
+    \b
+    Examples:
+      celeriac -A shop queues
+      celeriac -A shop queues peek mail
+      celeriac -A shop queues pause mail
+      celeriac -A shop queues dead resend --all
+
+    \b
+    Exit codes:
+      0  it is done
+      1  it could not be done; the reason is on stderr
+      2  the command line, or the app that it names, is wrong
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    queues = session.run(session.inspector().queues())
+    if as_json:
+        emit([msgspec.to_builtins(queue) for queue in queues])
+        return
+    show(["queue", "ready", "scheduled", "active", "dead", "paused"],
+         [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, queue.paused) for queue in queues],
+         empty="No queue holds anything.", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
+
+
+@command.command("peek")
+@click.argument("queue")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@as_json
+@with_session
+def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool) -> None:
+    """Show the messages that workers would receive next from QUEUE; they stay there.
+
+    \b
+    Examples:
+      celeriac -A shop queues peek mail --limit 5
+    """
+    messages = session.run(session.inspector().peek(queue, limit, offset))
+    if as_json:
+        emit([message_document(message, session.app) for message in messages])
+        return
+    show(["id", "sent", "priority", "attempt", "call"],
+         [(message.id, when(message.sent_at), message.priority, message.attempt,
+           f"{message.task}({call(call_of(message, session.app))})") for message in messages],
+         empty=f"Nothing waits in {queue}.", numbers=["priority", "attempt"])  # fmt: skip
+
+
+@command.command("pause")
+@click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
+@as_json
+@with_session
+def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
+    """Let no worker receive from queues, until they are resumed. What runs, runs on.
+
+    \b
+    Examples:
+      celeriac -A shop queues pause mail
+    """
+    session.run(session.inspector().pause(queues))
+    if as_json:
+        emit({"paused": queues})
+    else:
+        click.echo(f"Paused {', '.join(queues)}. To go on: {session.celeriac('queues resume ' + ' '.join(queues))}")
+
+
+@command.command("resume")
+@click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
+@as_json
+@with_session
+def resume(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
+    """Let workers receive from paused queues again.
+
+    \b
+    Examples:
+      celeriac -A shop queues resume mail
+    """
+    session.run(session.inspector().resume(queues))
+    if as_json:
+        emit({"resumed": queues})
+    else:
+        click.echo(f"Resumed {', '.join(queues)}.")
+
+
+# --- Dead letters -------------------------------------------------------------------------------------
+
+
+@command.group("dead", invoke_without_command=True)
+@with_session
+def dead(session: Session) -> None:
+    """List, send again, or drop dead letters: messages that were put aside.
+
+    \b
+    Examples:
+      celeriac -A shop queues dead
+      celeriac -A shop queues dead resend 0197a1b2-…
+      celeriac -A shop queues dead drop --all --queue mail
+    """
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        context.invoke(list_dead)
+
+
+@dead.command("list")
+@click.option("-q", "--queue", metavar="NAME", help="Of this queue alone.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@as_json
+@with_session
+def list_dead(session: Session, *, queue: str | None = None, limit: int = 20, offset: int = 0,
+              as_json: bool = False) -> None:  # fmt: skip
+    """Show dead letters and why they were put aside, newest first.
+
+    \b
+    Examples:
+      celeriac -A shop queues dead list --queue mail
+    """
+    found = session.run(session.inspector().dead(queue, limit, offset))
+    if as_json:
+        emit([dead_document(letter, session.app) for letter in found])
+        return
+    show(["id", "queue", "since", "reason", "call"],
+         [(letter.message.id, letter.message.queue, when(letter.at), letter.reason,
+           f"{letter.message.task}({call(call_of(letter.message, session.app))})") for letter in found],
+         empty="There are no dead letters.")  # fmt: skip
+
+
+@dead.command("resend")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="All that there are.")
+@click.option("-q", "--queue", metavar="NAME", help="With --all: those of this queue.")
+@as_json
+@with_session
+def resend(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | None, as_json: bool) -> None:
+    """Put dead letters back in their queues, as if new.
+
+    \b
+    Examples:
+      celeriac -A shop queues dead resend 0197a1b2-…
+      celeriac -A shop queues dead resend --all --queue mail
+    """
+    _say("resent", session.run(_each(session, "resend", ids, every, queue)), ids, as_json)
+
+
+@dead.command("drop")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="All that there are.")
+@click.option("-q", "--queue", metavar="NAME", help="With --all: those of this queue.")
+@as_json
+@with_session
+def drop(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | None, as_json: bool) -> None:
+    """Forget dead letters.
+
+    \b
+    Examples:
+      celeriac -A shop queues dead drop 0197a1b2-…
+    """
+    _say("dropped", session.run(_each(session, "drop", ids, every, queue)), ids, as_json)
+
+
+async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool, queue: str | None) -> int:
+    if bool(ids) == every:
+        raise click.UsageError("Name the dead letters by their ids, or give --all.")
+    if queue is not None and not every:
+        raise click.UsageError("--queue goes with --all.")
+    inspector = session.inspector()
+    act = inspector.resend if what == "resend" else inspector.drop
+    if ids:
+        return await act(ids)
+    done = 0
+    while letters := await inspector.dead(queue, EVERY):
+        count = await act([letter.message.id for letter in letters])
+        done += count
+        if not count:  # another has taken them
+            break
+    return done
+
+
+def _say(what: str, count: int, ids: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        emit({what: count})
+    else:
+        click.echo(f"{what.capitalize()} {count:,}.")
+    if count < len(set(ids)):
+        click.echo(f"Error: {len(set(ids)) - count} of the ids are not dead letters.", err=True)
+        click.get_current_context().exit(1)

@@ -1,0 +1,106 @@
+"""`celeriac report`: what a bug report needs, without its secrets."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sqlite3
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from celeriac import __version__
+from celeriac.cli.documents import as_json, emit
+from celeriac.cli.masks import masked
+from celeriac.cli.session import Session, with_session
+from celeriac.errors import CeleriacError
+
+__all__ = ["command"]
+
+PACKAGES = ("click", "msgspec", "rich", "uvloop", "pydantic")
+
+
+@click.command("report")
+@as_json
+@with_session
+def command(session: Session, *, as_json: bool) -> None:
+    """Print versions, platform, the settings that differ from their defaults, and whether the broker answers.
+
+    Passwords in URLs are masked. Without an app, the rest is printed.
+
+    \b
+    Examples:
+      celeriac -A shop report
+      celeriac report --json
+
+    \b
+    Exit codes:
+      0  the broker answers, or no app is named
+      1  the broker does not answer
+      2  the command line, or the app that it names, is wrong
+    """
+    document: dict[str, Any] = {"versions": _versions(), "platform": _platform()}
+    if session.spec:
+        document["app"] = _app(session)
+    if as_json:
+        emit(document)
+    else:
+        for section, facts in document.items():
+            click.echo(f"{section}:")
+            for name, value in facts.items():
+                _print(name, value)
+    if session.spec and not document["app"]["broker_answers"]:
+        click.get_current_context().exit(1)
+
+
+def _print(name: str, value: Any) -> None:
+    if isinstance(value, dict):
+        click.echo(f"  {name}:" + ("" if value else " none"))
+        for key, item in value.items():
+            click.echo(f"    {key} = {item!r}")
+    else:
+        click.echo(f"  {name}: {value}")
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"celeriac": __version__, "python": platform.python_version(),
+                                    "sqlite": sqlite3.sqlite_version}  # fmt: skip
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _platform() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "implementation": platform.python_implementation(),
+        "executable": sys.executable,
+        "cores": os.cpu_count(),
+        "uvloop": importlib.util.find_spec("uvloop") is not None,
+    }
+
+
+def _app(session: Session) -> dict[str, Any]:
+    app = session.app
+    facts: dict[str, Any] = {
+        "name": app.main,
+        "tasks": len(app.tasks),
+        "queues": ", ".join(sorted(app.queues)),
+        "broker": masked(app.broker_url),
+        "result_backend": masked(app.conf.result_backend or app.broker_url),
+        "settings": masked(app.conf.changed()),
+        "broker_answers": True,
+    }
+    try:
+        facts["workers"] = len(session.run(session.inspector().workers()))
+    except CeleriacError as error:
+        facts["broker_answers"] = False
+        facts["broker_error"] = masked(str(error))
+    return facts

@@ -1,0 +1,89 @@
+"""`celeriac status`: is anything running, and does it keep up?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from celeriac.brokers.base import QueueCounts, WorkerInfo
+from celeriac.cli.documents import as_json, emit, instant
+from celeriac.cli.session import Session, with_session
+from celeriac.cli.tables import duration, show
+from celeriac.inspector import Answers, Inspector, WorkerStats
+
+__all__ = ["command"]
+
+
+@click.command("status")
+@click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=2.0, show_default=True,
+              help="How long workers may take to answer.")  # fmt: skip
+@as_json
+@with_session
+def command(session: Session, *, timeout: float, as_json: bool) -> None:
+    """Show workers and queues.
+
+    \b
+    Examples:
+      celeriac -A shop status
+      celeriac -A shop status --json | jq '.queues[] | select(.ready > 1000)'
+
+    \b
+    Exit codes:
+      0  a worker answers
+      1  none does
+    """
+    workers, answers, queues = session.run(_look(session.inspector(timeout=timeout)))
+    if as_json:
+        emit({"workers": [_document(worker, answers) for worker in workers],
+              "queues": [msgspec.to_builtins(queue) for queue in queues]})  # fmt: skip
+    else:
+        show(["worker", "state", "pid", "host", "queues", "running", "up"],
+             [_row(worker, answers) for worker in workers], title="Workers", empty="None.",
+             numbers=["pid", "running"])  # fmt: skip
+        click.echo()
+        served = {queue for worker in workers for queue in worker.queues}
+        show(["queue", "ready", "scheduled", "active", "dead", "state"],
+             [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, _state(queue, served))
+              for queue in queues],
+             title="Queues", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
+    if not answers.heard:
+        what = "No worker answers" if workers else "No worker is running"
+        click.echo(f"Error: {what}. Start one: {session.celeriac('worker')}", err=True)
+        click.get_current_context().exit(1)
+
+
+async def _look(inspector: Inspector) -> tuple[list[WorkerInfo], Answers[WorkerStats], list[QueueCounts]]:
+    return await inspector.workers(), await inspector.stats(), await inspector.queues()
+
+
+def _running(stats: WorkerStats | None) -> int | None:
+    return None if stats is None else sum(child.running for child in stats.pool.children)
+
+
+def _row(worker: WorkerInfo, answers: Answers[WorkerStats]) -> tuple[Any, ...]:
+    stats = answers.values.get(worker.name)
+    state = "ready" if stats is not None else "answers with an error" if worker.name in answers.errors else "silent"
+    busy = "" if stats is None else f"{_running(stats)} of {sum(stats.capacity.values())}"
+    return (worker.name, state, str(worker.pid), worker.host, ", ".join(worker.queues), busy,
+            duration(stats.uptime if stats is not None else None))  # fmt: skip
+
+
+def _state(queue: QueueCounts, served: set[str]) -> str:
+    if queue.paused:
+        return "paused"
+    return "open" if queue.queue in served else "no worker"
+
+
+def _document(worker: WorkerInfo, answers: Answers[WorkerStats]) -> dict[str, Any]:
+    stats = answers.values.get(worker.name)
+    return {
+        **msgspec.to_builtins(worker),
+        "started_at": instant(worker.started_at),
+        "renewed_at": instant(worker.renewed_at),
+        "expires_at": instant(worker.expires_at),
+        "answers": stats is not None or worker.name in answers.errors,
+        "running": _running(stats),
+        "uptime": None if stats is None else stats.uptime,
+    }

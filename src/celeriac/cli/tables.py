@@ -1,0 +1,94 @@
+"""What people read: tables. Colour and bold only on a terminal; a pipe gets every character of every cell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["call", "duration", "show", "when"]
+
+PIPE_WIDTH = 10_000  # columns
+LAST_WIDTH = 24  # columns that the last column keeps on a narrow terminal
+GAP = 2  # columns
+CELL_LENGTH = 80  # characters of a call's arguments
+
+
+def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", empty: str = "None.",
+         numbers: Sequence[str] = ()) -> None:  # fmt: skip
+    """Print a table, or `empty` where it has no rows; `numbers` names the columns that are set to the right.
+
+    Only the last column is cut to fit a terminal; one that is narrower than the others need breaks the lines.
+    """
+    lines = [[_cell(value) for value in row] for row in rows]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(columns, *lines, strict=True)]
+    least = sum(widths[:-1]) + GAP * len(widths) + min(widths[-1], LAST_WIDTH)
+    width = max(Console().width, least) if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    if title:
+        console.print(title, style="bold")
+    if not lines:
+        console.print(empty)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column, needed in zip(columns, widths, strict=True):
+        table.add_column(column.upper(), justify="right" if column in numbers else "left", no_wrap=True,
+                         min_width=needed if column != columns[-1] else None)  # fmt: skip
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    """Return a value as one line that cannot steer the terminal."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+
+
+def when(instant: float | None) -> str:
+    """Return an instant in local time: `12:00:00` today, else `2026-01-01 12:00:00`; empty for none."""
+    if not instant:
+        return ""
+    found = datetime.fromtimestamp(instant).astimezone()
+    today = found.date() == datetime.now().astimezone().date()
+    return found.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration with three digits that matter.
+
+    >>> [duration(value) for value in (0.0000042, 0.00123, 3.456, 75, 7380, 200000)]
+    ['4.2 µs', '1.23 ms', '3.46 s', '1 min 15 s', '2 h 3 min', '2 d 7 h']
+    """
+    if seconds is None:
+        return ""
+    for limit, unit, factor in ((1e-3, "µs", 1e6), (1, "ms", 1e3), (60, "s", 1)):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}"
+    for limit, big, small, units in ((3600, 60, 1, "min s"), (86400, 3600, 60, "h min")):
+        if seconds < limit:
+            return _two(seconds, big, small, units)
+    return _two(seconds, 86400, 3600, "d h")
+
+
+def _two(seconds: float, big: int, small: int, units: str) -> str:
+    first, second = units.split()
+    return f"{int(seconds // big)} {first} {int(seconds % big // small)} {second}"
+
+
+def call(arguments: tuple[list[Any], dict[str, Any]] | None) -> str:
+    """Return a call's arguments as they would be written, cut to a readable length."""
+    if arguments is None:
+        return "(not decodable here)"
+    args, kwargs = arguments
+    text = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+    return text if len(text) <= CELL_LENGTH else f"{text[: CELL_LENGTH - 1]}…"

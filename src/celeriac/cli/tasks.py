@@ -1,0 +1,130 @@
+"""`celeriac tasks`: what has ended lately, and one task in full."""
+
+from __future__ import annotations
+
+import click
+
+from celeriac import states
+from celeriac.cli.documents import as_json, call_of, emit, message_document, outcome_document, value_of
+from celeriac.cli.endings import document, find
+from celeriac.cli.session import Session, with_session
+from celeriac.cli.tables import call, duration, show, when
+from celeriac.outcome import Outcome
+
+__all__ = ["command"]
+
+STATES = (states.SUCCESS, states.FAILURE, states.RETRY, states.REVOKED, states.STARTED, states.PROGRESS, states.IGNORED)
+SHORT = 60  # characters of a value in the list
+
+
+@click.group("tasks", invoke_without_command=True)
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Those in this state alone.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@as_json
+@with_session
+def command(session: Session, *, state: str | None, limit: int, offset: int, as_json: bool) -> None:
+    """List the outcomes recorded last, newest first; or show or revoke a task.
+
+    \b
+    Examples:
+      celeriac -A shop tasks
+      celeriac -A shop tasks --state FAILURE --limit 50
+      celeriac -A shop tasks show 0197a1b2-…
+
+    \b
+    Exit codes:
+      0  it is done
+      1  it could not be done; nothing is known of the task
+      2  the command line, or the app that it names, is wrong
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    outcomes = session.run(session.inspector().recent(limit, offset, state))
+    if as_json:
+        emit([outcome_document(outcome, session.app) for outcome in outcomes])
+        return
+    show(["id", "task", "state", "attempt", "took", "ended", "result"],
+         [(outcome.id, outcome.task, outcome.state, outcome.attempt, duration(outcome.runtime), when(outcome.done_at),
+           _short(outcome, session)) for outcome in outcomes],
+         empty="Nothing has ended yet.", numbers=["attempt", "took"])  # fmt: skip
+
+
+def _short(outcome: Outcome, session: Session) -> str:
+    if outcome.failure is not None:
+        text = f"{outcome.failure.type}: {outcome.failure.message}"
+    else:
+        text = "" if outcome.value is None else repr(value_of(outcome, session.app))
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+
+
+@command.command("show")
+@click.argument("id")
+@as_json
+@with_session
+def show_task(session: Session, *, id: str, as_json: bool) -> None:
+    """Show all that is known of the task ID: its message, if it is on its way, and its outcome.
+
+    \b
+    Examples:
+      celeriac -A shop tasks show 0197a1b2-…
+    """
+    view = session.run(find(session, id))
+    if not view.known:
+        raise click.ClickException(f"Nothing is known of the task {id}: the id is mistyped, or its result has "
+                                   "expired or was forgotten.")  # fmt: skip
+    message, outcome = view.message, view.outcome
+    if as_json:
+        emit({**document(session, view), "message": message and message_document(message, session.app)})
+        return
+    facts: list[tuple[str, object]] = [("id", view.id), ("task", view.task), ("state", view.state)]
+    if message is not None:
+        facts += [
+            ("message", {"active": "with a worker", "dead": "a dead letter"}.get(view.place or "", view.place)),
+            ("call", f"{message.task}({call(call_of(message, session.app))})"),
+            ("queue", f"{message.queue}, priority {message.priority}"),
+            ("attempt", message.attempt),
+            ("sent", when(message.sent_at)),
+            ("due", when(message.due_at)),
+            ("expires", when(message.expires_at)),
+            ("parent", message.parent_id),
+            ("group", message.group_id),
+        ]
+    if outcome is not None:
+        facts += [
+            ("outcome of attempt", outcome.attempt),
+            ("worker", outcome.worker),
+            ("started", when(outcome.started_at)),
+            ("ended", when(outcome.done_at)),
+            ("took", duration(outcome.runtime) if outcome.ready else ""),
+        ]
+        if outcome.failure is not None:
+            facts.append(("error", f"{outcome.failure.type}: {outcome.failure.message}"))
+        else:
+            facts.append(("result", repr(value_of(outcome, session.app))))
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        if value not in (None, ""):
+            click.echo(f"{name:<{width}}  {value}")
+    if outcome is not None and outcome.failure is not None and outcome.failure.traceback:
+        click.echo(f"\n{outcome.failure.traceback.rstrip()}")
+
+
+@command.command("revoke")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--terminate", is_flag=True, help="Also end attempts that are running.")
+@as_json
+@with_session
+def revoke(session: Session, *, ids: tuple[str, ...], terminate: bool, as_json: bool) -> None:
+    """See to it that tasks are not started, by workers of today or tomorrow.
+
+    \b
+    Examples:
+      celeriac -A shop tasks revoke 0197a1b2-…
+      celeriac -A shop tasks revoke 0197a1b2-… --terminate
+    """
+    session.app.control.revoke(ids, terminate=terminate)
+    if as_json:
+        emit({"revoked": ids})
+    else:
+        click.echo(f"Revoked {len(ids)}.")

@@ -1,0 +1,128 @@
+"""The processes that the demonstration starts, and what it takes to be rid of them: used by `story.py`.
+
+Each is a context manager; leaving it ends the process, whatever the reason for leaving.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from celeriac.demo import tasks
+
+__all__ = ["DemoError", "SiteProcess", "WorkerProcess"]
+
+GRACE_SECONDS = 8.0
+TAIL_LINES = 15
+
+
+class DemoError(Exception):
+    """The demonstration cannot go on; the message says why."""
+
+
+class _Process:
+    """A process in a session of its own, so that Ctrl-C reaches it through us alone."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._process: subprocess.Popen[str]
+
+    def __enter__(self) -> Self:
+        raise NotImplementedError
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:  # fmt: skip
+        try:
+            self.stop()
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # another Ctrl-C comes here, too
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask the process to end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def check(self) -> None:
+        """Raise `DemoError`, with the end of the log, if the process is no more."""
+        code = self._process.poll()
+        if code is not None:
+            raise DemoError(f"The {self.name} has ended, with exit code {code}. {self.tail()}")
+
+    def tail(self) -> str:
+        """Return the end of the log."""
+        lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if self.log.exists() else []
+        return "\n  ".join(["The end of its log:", *lines]) if lines else "It has written nothing to its log."
+
+
+class WorkerProcess(_Process):
+    """`celeriac -A celeriac.demo.tasks worker -c 2`."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        super().__init__("worker", folder)
+        self._folder = folder
+        self._database = database
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "celeriac.cli", "-A", "celeriac.demo.tasks", "worker", "-c", "2"]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, env=_environment(self._database), text=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        return self
+
+
+class SiteProcess(_Process):
+    """The web site; `base` is its address."""
+
+    def __init__(self, folder: Path, pages: int) -> None:
+        super().__init__("site", folder)
+        self.base = ""
+        self._pages = pages
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "celeriac.demo.site", str(self._pages)]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            port = self._process.stdout.readline().strip() if self._process.stdout is not None else ""
+            if not port:
+                self._process.wait(GRACE_SECONDS)
+                self.check()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self.base = f"http://127.0.0.1:{port}"
+        return self
+
+    def close(self) -> dict[str, int]:
+        """End the site; return how often each path was asked for."""
+        told, _ = self._process.communicate(timeout=GRACE_SECONDS)
+        return msgspec.json.decode(told, type=dict[str, int])
+
+
+def _environment(database: Path) -> dict[str, str]:
+    """Return our environment, without settings meant for another app, with the database's name."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
+    return {**environment, tasks.DATABASE: str(database)}

@@ -1,0 +1,151 @@
+"""The demonstration from start to end: folder, site, worker; three jobs at once; then the tables.
+
+Called by `run_demo`. Everything that must be cleaned up is a context manager around the event loop, not inside
+it: Ctrl-C, a failure and the normal end all leave by the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from celeriac.demo.jobs import Crawl, Index, Kill
+from celeriac.demo.processes import DemoError, SiteProcess, WorkerProcess
+from celeriac.demo.report import checks_of, show_checks, show_tables
+from celeriac.demo.show import Show
+from celeriac.demo.site import build
+from celeriac.demo.tasks import app
+from celeriac.demo.truth import library_files, read_library
+
+__all__ = ["run"]
+
+PAGES = 500
+LIMIT_SECONDS = 60.0
+START_SECONDS = 20.0
+CHECK_SECONDS = 0.2
+STOPPED = 128  # plus the signal's number, as shells have it
+
+
+def run(*, seconds: float | None = None, keep: bool = False) -> int:
+    """Run it, and return the exit code."""
+    console = Console()
+    began = time.monotonic()
+    try:
+        with _terminated_as_interrupted(), _folder(console, keep) as folder:
+            right = _tell(Show(console), folder, seconds or LIMIT_SECONDS)
+    except DemoError as error:
+        text = f"The demonstration FAILED. {error}"
+        console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped; the worker and the site are gone.", highlight=False)
+        return STOPPED + signal.SIGINT
+    console.print(f"\nAll of it took {time.monotonic() - began:.1f} s.", highlight=False)
+    return 0 if right else 1
+
+
+def _tell(show: Show, folder: Path, limit: float) -> bool:
+    """Do what is to be done; say whether all is as it must be."""
+    database = folder / "celeriac.db"
+    app.close()
+    app.conf.broker_url = f"sqlite:///{database}"
+    paths = library_files()
+    if not paths:
+        raise DemoError("This Python came without the sources of its standard library, which are to be indexed.")
+    show.say("Celeriac's demonstration: a worker with 2 children for plain functions and 1 for coroutines,")
+    show.say(f"and no server but the file {database}.")
+    with SiteProcess(folder, PAGES) as site, WorkerProcess(folder, database) as worker:
+        show.say(f"The worker is process {worker.pid}; {site.base} is a web site of {PAGES} pages.\n")
+        with show:
+            index = Index(show.bar("Index of Python's library", "files"))
+            crawl = Crawl(show.bar("Crawl of the site", "pages"), site.base)
+            kill = Kill(show.bar("Pairs of words (the victim)", "files"))
+            asyncio.run(_work(index, crawl, kill, paths, worker, site, limit))
+        requests = site.close()
+    show.say("Done; now the same again in this process, without workers, to compare ...\n")
+    checks = checks_of(index, crawl, kill, read_library(paths), build(PAGES), requests)
+    show_tables(show.console, index, crawl, kill)
+    show_checks(show.console, checks)
+    return all(check.right for check in checks)
+
+
+async def _work(index: Index, crawl: Crawl, kill: Kill, paths: Sequence[Path], worker: WorkerProcess,
+                site: SiteProcess, limit: float) -> None:  # fmt: skip
+    """Run the jobs side by side, while the processes live."""
+    try:
+        await _ready(worker)
+        async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
+            watch = group.create_task(_watch(worker, site))
+            jobs = [
+                group.create_task(index.run(paths)),
+                group.create_task(crawl.run()),
+                group.create_task(kill.run(paths, index.half_way)),
+            ]
+            await asyncio.wait(jobs)
+            watch.cancel()
+    except TimeoutError:
+        missing = ", ".join(f"{job.task}: {job.lost} of {job.sent}" for job in (index, crawl, kill))
+        text = f"It is not over after {limit:g} s. Tasks without an end: {missing}. {worker.tail()}"
+        raise DemoError(text) from None
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        app.close()
+
+
+async def _ready(worker: WorkerProcess) -> None:
+    """Wait until the worker has taken a lease."""
+    deadline = time.monotonic() + START_SECONDS
+    while not await app.broker.operations().workers():
+        worker.check()
+        if time.monotonic() > deadline:
+            raise DemoError(f"The worker has not started in {START_SECONDS:g} s. {worker.tail()}")
+        await asyncio.sleep(CHECK_SECONDS / 4)
+
+
+async def _watch(worker: WorkerProcess, site: SiteProcess) -> NoReturn:
+    """Raise `DemoError` when one of the processes is no more."""
+    while True:
+        worker.check()
+        site.check()
+        await asyncio.sleep(CHECK_SECONDS)
+
+
+@contextmanager
+def _folder(console: Console, keep: bool) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="celeriac-demo-"))
+    try:
+        yield folder
+    finally:
+        if keep:
+            console.print(f"Kept for a look: {folder}", highlight=False, soft_wrap=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Make SIGTERM an exit that cleans up on its way, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's alone
+        return
+
+    def leave(number: int, frame: object) -> NoReturn:
+        sys.exit(STOPPED + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

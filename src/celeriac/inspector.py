@@ -1,0 +1,356 @@
+"""Looking into a running system, and operating it: the one way by which windows (command, web) reach it.
+
+Questions and orders to workers go out by broadcast (`control.py`) and come back as `Answers`; what waits in
+the broker is seen through its second port, `Operations`; what became of a task is in the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import msgspec
+
+from celeriac import states
+from celeriac.brokers.base import Dead, QueueCounts, WorkerInfo
+from celeriac.control import Reply
+from celeriac.errors import UnknownQueue
+from celeriac.message import Message, new_id
+from celeriac.outcome import Outcome
+from celeriac.serialization import loads
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = [
+    "ActiveTask",
+    "Answers",
+    "Child",
+    "Inspector",
+    "Pool",
+    "ReservedTask",
+    "TaskStats",
+    "TaskView",
+    "WorkerStats",
+]
+
+T = TypeVar("T")
+
+
+# --- What comes back ----------------------------------------------------------------------------------
+
+
+class Answers(msgspec.Struct, Generic[T], frozen=True):
+    """What workers answered, by their names."""
+
+    values: dict[str, T]
+    errors: dict[str, str] = {}  # of those that could not do it
+    silent: tuple[str, ...] = ()  # known, asked, and not heard in time
+    unknown: tuple[str, ...] = ()  # asked by name, and not there
+
+    @property
+    def heard(self) -> bool:
+        """Whether any worker answered, be it with an error."""
+        return bool(self.values or self.errors)
+
+
+class ReservedTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that a worker has received, and not started yet."""
+
+    id: str
+    task: str
+    queue: str = ""
+
+
+class ActiveTask(ReservedTask, frozen=True, kw_only=True):
+    """A task that a worker is running."""
+
+    attempt: int = 1
+    started_at: float = 0.0
+    pid: int | None = None
+    args_bytes: int = 0
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """A child process of a worker."""
+
+    pid: int = 0
+    lane: str = ""
+    done: int = 0  # attempts that it has ended
+    running: int = 0
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """The children of a worker."""
+
+    kind: str = ""
+    children: list[Child] = []
+
+
+class TaskStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempts at one task on one worker since it started; durations in seconds."""
+
+    count: int = 0
+    states: dict[str, int] = {}
+    mean: float | None = None
+    min: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker tells of itself."""
+
+    pid: int = 0
+    uptime: float = 0.0  # seconds
+    pool: Pool = Pool()
+    capacity: dict[str, int] = {}  # by lane
+    rusage: dict[str, Any] = {}
+    tasks: dict[str, TaskStats] = {}
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    """What is known of one task: where its message is, if it is on its way, and how it ended, if it did."""
+
+    id: str
+    place: str | None = None  # "ready", "scheduled", "active" or "dead"; None: no broker holds it
+    message: Message | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of the id."""
+        return self.message is not None or self.outcome is not None
+
+    @property
+    def state(self) -> str:
+        """The state, as `AsyncResult.state` gives it."""
+        return states.PENDING if self.outcome is None else self.outcome.state
+
+    @property
+    def task(self) -> str:
+        """The task's name; empty where nothing is known."""
+        known = self.outcome or self.message
+        return known.task if known is not None else ""
+
+
+# --- Asking -------------------------------------------------------------------------------------------
+
+
+class Inspector:
+    """Looks into the system of an app, and operates it.
+
+    Workers are asked by name (`destination`; None: all), and given `timeout` seconds to answer.
+    """
+
+    def __init__(self, app: Celeriac, destination: Sequence[str] | None = None, timeout: float = 2.0) -> None:
+        self._app = app
+        self.destination = destination
+        self.timeout = timeout
+
+    # --- Workers: questions ---------------------------------------------------------------------------
+
+    async def ask(self, name: str, arguments: Mapping[str, Any] | None = None,
+                  destination: Sequence[str] | None = None, timeout: float | None = None,
+                  ) -> dict[str, Reply]:  # fmt: skip
+        """Send a command, and return the replies by worker.
+
+        Returns when every worker that is known and meant has replied, or after `timeout` seconds.
+        """
+        expected = {worker.name for worker in await self.workers()}
+        if destination is not None:
+            expected &= set(destination)
+        replies: dict[str, Reply] = {}
+        if not expected:
+            return replies
+        channel = f"reply.{new_id()}"
+        answers = cast(AsyncGenerator[bytes, None], self._app.broker.listen(channel))  # before the command
+        async with aclosing(answers):
+            await self._app.control.send(name, arguments, destination=sorted(expected), reply_to=channel)
+            try:
+                async with asyncio.timeout(self.timeout if timeout is None else timeout):
+                    async for payload in answers:
+                        reply = msgspec.convert(loads(payload), Reply)
+                        replies[reply.worker] = reply
+                        if replies.keys() >= expected:
+                            break
+            except TimeoutError:
+                pass
+        return replies
+
+    async def _answers(self, kind: type[T], name: str,
+                       arguments: Mapping[str, Any] | None = None) -> Answers[T]:  # fmt: skip
+        names = {worker.name for worker in await self.workers()}
+        asked = names if self.destination is None else set(self.destination)
+        replies = await self.ask(name, arguments, sorted(asked), self.timeout)
+        values: dict[str, T] = {}
+        errors: dict[str, str] = {}
+        for worker, reply in sorted(replies.items()):
+            if reply.error is not None:
+                errors[worker] = reply.error
+                continue
+            try:
+                values[worker] = msgspec.convert(reply.value, kind)
+            except msgspec.ValidationError as error:  # a worker of another version
+                errors[worker] = f"its answer is not understood here: {error}"
+        silent = (asked & names) - replies.keys()
+        return Answers(values, errors, tuple(sorted(silent)), tuple(sorted(asked - names)))
+
+    async def ping(self) -> Answers[dict[str, Any]]:
+        """Ask who is there."""
+        return await self._answers(dict[str, Any], "ping")
+
+    async def stats(self) -> Answers[WorkerStats]:
+        """Ask for pool, capacity, resource use, and what was run."""
+        return await self._answers(WorkerStats, "stats")
+
+    async def active(self) -> Answers[list[ActiveTask]]:
+        """Ask what is being run."""
+        return await self._answers(list[ActiveTask], "active")
+
+    async def reserved(self) -> Answers[list[ReservedTask]]:
+        """Ask what has been received and not started."""
+        return await self._answers(list[ReservedTask], "reserved")
+
+    async def registered(self) -> Answers[list[str]]:
+        """Ask for the names of the tasks that workers know."""
+        return await self._answers(list[str], "registered")
+
+    # --- Workers: orders ------------------------------------------------------------------------------
+
+    async def order(self, name: str, arguments: Mapping[str, Any] | None = None) -> Answers[Any]:
+        """Send a command by its name, and return what the workers answered, unread."""
+        return await self._answers(object, name, arguments)
+
+    async def rate_limit(self, task: str, rate: str | float | None) -> Answers[Any]:
+        """Let each worker start so many attempts at a task in a time: `"10/s"`; None: as many as it can."""
+        return await self.order("rate_limit", {"task": task, "rate": rate})
+
+    async def time_limit(self, task: str, soft: float | None, hard: float | None) -> Answers[Any]:
+        """Set a task's time limits (seconds; None: no limit) for attempts that start from now on."""
+        return await self.order("time_limit", {"task": task, "soft": soft, "hard": hard})
+
+    async def pool_grow(self, n: int = 1) -> Answers[Any]:
+        """Add children for plain functions."""
+        return await self.order("pool_grow", {"n": n})
+
+    async def pool_shrink(self, n: int = 1) -> Answers[Any]:
+        """Remove children for plain functions, each when it has nothing to do."""
+        return await self.order("pool_shrink", {"n": n})
+
+    async def add_consumer(self, queue: str) -> Answers[Any]:
+        """Let workers also receive from a queue. Raises `UnknownQueue`."""
+        await self.check_queues([queue])
+        return await self.order("add_consumer", {"queue": queue})
+
+    async def cancel_consumer(self, queue: str) -> Answers[Any]:
+        """Let workers no longer receive from a queue. Raises `UnknownQueue`."""
+        await self.check_queues([queue])
+        return await self.order("cancel_consumer", {"queue": queue})
+
+    async def log_level(self, level: str) -> Answers[Any]:
+        """Set what workers log: "debug", "info", "warning", "error" or "critical"."""
+        return await self.order("log_level", {"level": level})
+
+    async def shutdown(self) -> Answers[Any]:
+        """Stop workers as SIGTERM does: running tasks get their grace time, the rest goes back."""
+        return await self.order("shutdown")
+
+    async def revoke(self, ids: Sequence[str]) -> None:
+        """See to it that tasks are not started by any worker, running now or started later."""
+        await self._app.control.arevoke(ids)
+
+    async def terminate(self, ids: Sequence[str]) -> Answers[Any]:
+        """Revoke tasks, and end their attempts that are running."""
+        await self._app.control.arevoke(ids)
+        return await self.order("terminate", {"ids": list(ids)})
+
+    # --- Queues ---------------------------------------------------------------------------------------
+
+    async def workers(self) -> list[WorkerInfo]:
+        """Return the workers whose leases stand, by name."""
+        return sorted(await self._app.broker.operations().workers(), key=lambda worker: worker.name)
+
+    async def queues(self) -> list[QueueCounts]:
+        """Count the messages of every queue: the declared ones, and whatever else the broker holds."""
+        counts = {name: QueueCounts(queue=name) for name in self._app.queues}
+        counts.update({found.queue: found for found in await self._app.broker.operations().queues()})
+        return [counts[name] for name in sorted(counts)]
+
+    async def check_queues(self, queues: Sequence[str]) -> None:
+        """Raise `UnknownQueue` for one that is neither declared, nor held, nor served by a worker."""
+        if all(queue in self._app.queues for queue in queues) or self._app.conf.task_create_missing_queues:
+            return
+        known = {counts.queue for counts in await self.queues()}
+        known.update(queue for worker in await self.workers() for queue in worker.queues)
+        for queue in queues:
+            if queue not in known:
+                raise UnknownQueue(queue, known)
+
+    async def peek(self, queue: str, limit: int = 20, offset: int = 0) -> list[Message]:
+        """Return the messages that workers would receive next. Raises `UnknownQueue`."""
+        await self.check_queues([queue])
+        return await self._app.broker.operations().peek(queue, limit, offset)
+
+    async def scheduled(self, queue: str | None = None, limit: int = 20, offset: int = 0) -> list[Message]:
+        """Return the messages whose time has not come, soonest first. Raises `UnknownQueue`."""
+        if queue is not None:
+            await self.check_queues([queue])
+        return await self._app.broker.operations().scheduled(queue, limit, offset)
+
+    async def purge(self, queues: Sequence[str]) -> dict[str, int]:
+        """Drop what is ready and scheduled; return how many messages, by queue. Raises `UnknownQueue`."""
+        await self.check_queues(queues)
+        return {queue: await self._app.broker.operations().purge(queue) for queue in dict.fromkeys(queues)}
+
+    async def pause(self, queues: Sequence[str]) -> None:
+        """Let nobody receive from queues, until they are resumed. Raises `UnknownQueue`."""
+        await self.check_queues(queues)
+        for queue in queues:
+            await self._app.broker.operations().pause(queue)
+
+    async def resume(self, queues: Sequence[str]) -> None:
+        """End pauses. Raises `UnknownQueue`."""
+        await self.check_queues(queues)
+        for queue in queues:
+            await self._app.broker.operations().resume(queue)
+
+    # --- Dead letters ---------------------------------------------------------------------------------
+
+    async def dead(self, queue: str | None = None, limit: int = 20, offset: int = 0) -> list[Dead]:
+        """Return dead letters, newest first. Raises `UnknownQueue`."""
+        if queue is not None:
+            await self.check_queues([queue])
+        return await self._app.broker.operations().dead(queue, limit, offset)
+
+    async def resend(self, ids: Sequence[str]) -> int:
+        """Put dead letters back in their queues, as if new; return how many there were."""
+        return await self._app.broker.operations().resend(ids)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        """Forget dead letters; return how many there were."""
+        return await self._app.broker.operations().drop(ids)
+
+    # --- Tasks ----------------------------------------------------------------------------------------
+
+    async def find(self, ids: Sequence[str]) -> dict[str, TaskView]:
+        """Return what is known of tasks: one view for every id, in their order."""
+        places = await self._app.broker.operations().find(ids)
+        outcomes = await self._app.backend.afetch(ids)
+        views: dict[str, TaskView] = {}
+        for one in ids:
+            place, message = places.get(one, (None, None))
+            views[one] = TaskView(one, place, message, outcomes.get(one))
+        return views
+
+    async def state(self, id: str) -> str:
+        """Return a task's state; PENDING also where it is unknown."""
+        return (await self.find([id]))[id].state
+
+    async def recent(self, limit: int = 20, offset: int = 0, state: str | None = None) -> list[Outcome]:
+        """Return the outcomes that were stored last, newest first."""
+        return await self._app.backend.recent(limit, offset, state)

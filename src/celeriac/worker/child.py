@@ -1,0 +1,100 @@
+"""A child that runs plain functions, one at a time: take a permit, run, report, again.
+
+Runs in a process forked from the nursery. Ends when the supervisor closes the pipe of permits, after what it has started.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections import deque
+from types import FrameType
+from typing import Any
+
+from celeriac import signals
+from celeriac.app import Celeriac
+from celeriac.context import current
+from celeriac.errors import SoftTimeLimitExceeded
+from celeriac.execution import Executor
+from celeriac.message import PLAIN, Message
+from celeriac.outcome import Outcome
+from celeriac.serialization import dumps
+from celeriac.worker.frames import PERMIT, Frames, Ran, Run, Told, frame, parse_to_child
+
+__all__ = ["PlainChild", "told"]
+
+RECEIVE_BYTES = 262_144
+
+
+class PlainChild:
+    """The loop of a plain child."""
+
+    def __init__(self, app: Celeriac, worker: str, link: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._link = link
+        self._permits = permits
+        self._reports_memory = reports_memory
+        self._frames = Frames()
+        self._runs: deque[Run] = deque()
+        self._running = 0
+        self._executor = Executor(app, worker, self._tell)
+        self._poll = select.poll()
+        self._poll.register(permits, select.POLLIN)
+
+    def work(self) -> None:
+        """Run what comes, until the supervisor hangs up."""
+        signal.signal(signal.SIGUSR1, _soft_time_limit)
+        signals.worker_process_init.send(self, lane=PLAIN)
+        while (index := self._take_permit()) is not None:
+            run = self._run_of(index)
+            if run is None:
+                break
+            self._running = index
+            outcome = self._executor.run(run.message, run.deliveries)
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
+            self._link.sendall(frame(Ran(index, outcome, memory)))
+        signals.worker_process_shutdown.send(self, lane=PLAIN)
+
+    def _take_permit(self) -> int | None:
+        """Wait for a permit, and take it. None: there will be no more."""
+        while True:
+            try:
+                data = os.read(self._permits, PERMIT.size)
+            except BlockingIOError:
+                self._poll.poll()
+                continue
+            return PERMIT.unpack(data)[0] if data else None
+
+    def _run_of(self, index: int) -> Run | None:
+        """Return the run that a permit stands for; runs before it have been called back. None: no supervisor."""
+        while True:
+            while self._runs:
+                run = self._runs.popleft()
+                if run.index == index:
+                    return run
+            data = self._link.recv(RECEIVE_BYTES)
+            if not data:
+                return None
+            self._runs.extend(parse_to_child(data) for data in self._frames.feed(data))
+
+    def _tell(self, message: Message, state: str, meta: Any) -> None:
+        self._link.sendall(frame(Told(self._running, told(message, state, meta))))
+
+
+def told(message: Message, state: str, meta: Any) -> Outcome:
+    """Return what a task tells of itself in the form of an outcome that is not final."""
+    return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt,
+                   value=None if meta is None else dumps(meta), started_at=time.time(), group_id=message.group_id,
+                   parent_id=message.parent_id, root_id=message.root_id)  # fmt: skip
+
+
+def _soft_time_limit(signum: int, stack: FrameType | None) -> None:
+    """Raise in the task that is running; do nothing if that is no longer the one whose limit has passed."""
+    request = current.get()
+    if request is not None:
+        limit = request.message.soft_time_limit
+        if limit is not None and time.time() - request.started >= 0.99 * limit:
+            raise SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")

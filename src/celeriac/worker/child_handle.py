@@ -1,0 +1,164 @@
+"""A child process, as its pool holds it: its socket, its pipe of permits, and what it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Sequence
+
+from celeriac.brokers.base import Delivery
+from celeriac.message import PLAIN
+from celeriac.outcome import Outcome
+from celeriac.worker.frames import PERMIT, Frames, Interrupt, Run, frame
+
+__all__ = ["ChildHandle", "Sent"]
+
+RECEIVE_BYTES = 262_144
+
+
+class Sent:
+    """A delivery that a child was sent."""
+
+    __slots__ = ("delivery", "index", "since", "warned")
+
+    def __init__(self, index: int, delivery: Delivery, since: float) -> None:
+        self.index = index
+        self.delivery = delivery
+        self.since = since  # monotonic; when it was started, as far as can be seen from here
+        self.warned = False  # its soft time limit was signalled
+
+
+class ChildHandle:
+    """One child."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pid: int, lane: str, link: socket.socket, permits_read: int,
+                 permits_write: int, slots: int | None) -> None:  # fmt: skip
+        self.pid = pid
+        self.lane = lane
+        self.link = link
+        self.slots = slots  # how many at a time; None: one, and the pool decides how many are sent ahead
+        self.frames = Frames()
+        self.running: dict[int, Sent] = {}  # by index, in the order in which they were sent
+        self.verdicts: dict[int, Outcome] = {}  # how attempts ended for which the pool killed the child
+        self.done = 0
+        self.born = time.monotonic()
+        self.retiring = False
+        self.killed_by_us = False
+        self._loop = loop
+        self._permits_read = permits_read
+        self._permits_write: int | None = permits_write
+        self._outbox = bytearray()
+        self._next = 0
+        self._limited = 0  # of those running, how many have a time limit
+
+    # --- To the child ---------------------------------------------------------------------------------
+
+    def run(self, deliveries: Sequence[Delivery]) -> None:
+        """Send deliveries, and permit them."""
+        now = time.monotonic()
+        data, permits = [], []
+        for delivery in deliveries:
+            self._next += 1
+            self.running[self._next] = Sent(self._next, delivery, now)
+            self._limited += _limited(delivery)
+            data.append(frame(Run(self._next, delivery.deliveries, delivery.message)))
+            permits.append(PERMIT.pack(self._next))
+        self._write(b"".join(data))
+        if self._permits_write is not None:
+            os.write(self._permits_write, b"".join(permits))
+
+    def send(self, order: Interrupt) -> None:
+        """Send an order."""
+        self._write(frame(order))
+
+    def _write(self, data: bytes) -> None:
+        if not self._outbox:
+            try:
+                data = data[self.link.send(data) :]
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it has ended; the nursery will tell
+            if not data:
+                return
+            self._loop.add_writer(self.link, self._writable)
+        self._outbox += data
+
+    def _writable(self) -> None:
+        try:
+            del self._outbox[: self.link.send(self._outbox)]
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._outbox.clear()
+        if not self._outbox:
+            self._loop.remove_writer(self.link)
+
+    def call_back(self) -> list[Delivery]:
+        """Take back what the child has not started, and return it. What is left in `running` was started."""
+        try:
+            data = os.read(self._permits_read, 1 << 20)
+        except (BlockingIOError, OSError):
+            return []
+        return [self._forget(index).delivery for (index,) in PERMIT.iter_unpack(data) if index in self.running]
+
+    def hang_up(self) -> None:
+        """Let the child end, when it has ended what it started."""
+        if self._permits_write is not None:
+            os.close(self._permits_write)
+            self._permits_write = None
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass  # it has ended; the nursery will tell
+
+    # --- From the child -------------------------------------------------------------------------------
+
+    def receive(self) -> bytes | None:
+        """Return what there is to read: nothing yet (empty), or nothing ever more (None)."""
+        try:
+            return self.link.recv(RECEIVE_BYTES) or None
+        except BlockingIOError:
+            return b""
+        except ConnectionResetError:
+            return None
+
+    def ended(self, index: int) -> Delivery | None:
+        """Take note that a run has ended; return its delivery, or None if it is known no more."""
+        if index not in self.running:
+            return None
+        sent = self._forget(index)
+        self.done += 1
+        if self.lane == PLAIN and self.running:
+            next(iter(self.running.values())).since = time.monotonic()
+        return sent.delivery
+
+    def _forget(self, index: int) -> Sent:
+        sent = self.running.pop(index)
+        self._limited -= _limited(sent.delivery)
+        return sent
+
+    def head(self) -> Sent | None:
+        """Return the run that a plain child is at."""
+        return next(iter(self.running.values()), None)
+
+    @property
+    def needs_watch(self) -> bool:
+        """Whether time can bring something about: a limit, or a run that waits behind another."""
+        return bool(self._limited) or (self.lane == PLAIN and len(self.running) > 1)
+
+    def close(self) -> None:
+        """Let go of the socket and the pipe."""
+        self._loop.remove_writer(self.link)
+        self.link.close()
+        self.hang_up()
+        os.close(self._permits_read)
+
+
+def _limited(delivery: Delivery) -> bool:
+    return delivery.message.time_limit is not None or delivery.message.soft_time_limit is not None

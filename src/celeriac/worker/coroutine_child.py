@@ -1,0 +1,198 @@
+"""A child that runs coroutines, many at a time, on one event loop.
+
+Time limits are kept here: at the soft one `SoftTimeLimitExceeded` is raised where the coroutine waits, at the hard one
+`TimeLimitExceeded`. A coroutine that blocks the loop cannot be interrupted from inside: the supervisor kills the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+from celeriac import signals
+from celeriac.app import Celeriac
+from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded
+from celeriac.execution import Executor
+from celeriac.message import COROUTINE, Message
+from celeriac.outcome import Outcome
+from celeriac.worker.child import told
+from celeriac.worker.frames import PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
+
+__all__ = ["CoroutineChild", "Interruptible", "run_limited"]
+
+PERMITS_AT_ONCE = 256
+
+
+class Interruptible:
+    """A coroutine into which an exception can be raised where it waits.
+
+    Cancelling its asyncio task would raise `CancelledError` there; this puts another exception in its place.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._reason: BaseException | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def interrupt(self, reason: BaseException) -> None:
+        """Raise `reason` inside the coroutine, at its next chance."""
+        if self._task is not None and not self._task.done():
+            self._reason = reason
+            self._task.cancel()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self._task = asyncio.current_task()
+        step, argument = self._coroutine.send, None
+        while True:
+            try:
+                waits_for = step(argument)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                argument = yield waits_for
+                step = self._coroutine.send
+            except asyncio.CancelledError as cancelled:
+                reason, self._reason = self._reason, None
+                if reason is not None and self._task is not None:
+                    self._task.uncancel()
+                step, argument = self._coroutine.throw, reason or cancelled  # type: ignore[assignment]
+            except BaseException as error:  # noqa: BLE001 - what it waited for failed: that is the coroutine's to handle
+                step, argument = self._coroutine.throw, error  # type: ignore[assignment]
+
+
+async def run_limited(executor: Executor, message: Message, deliveries: int,
+                      begun: Callable[[Interruptible], None]) -> Outcome:  # fmt: skip
+    """Run a coroutine task within its time limits; `begun` is handed what can interrupt it."""
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+
+    def drive(coroutine: Coroutine[Any, Any, Any]) -> Interruptible:
+        interruptible = Interruptible(coroutine)
+        for limit, kind, name in (
+            (message.soft_time_limit, SoftTimeLimitExceeded, "soft"),
+            (message.time_limit, TimeLimitExceeded, "hard"),
+        ):
+            if limit is not None:
+                reason = kind(f"The {name} time limit of {limit:g} s has passed.")
+                timers.append(loop.call_later(limit, interruptible.interrupt, reason))
+        begun(interruptible)
+        return interruptible
+
+    try:
+        return await executor.arun(message, deliveries, drive)
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+class CoroutineChild(asyncio.Protocol):
+    """The loop of a coroutine child."""
+
+    def __init__(self, app: Celeriac, worker: str, link: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._app = app
+        self._worker = worker
+        self._socket = link
+        self._permits = permits
+        self._reports_memory = reports_memory
+        self._frames = Frames()
+        self._sent: dict[int, Run] = {}  # runs whose permits were not taken yet
+        self._claimed: list[int] = []  # permits whose runs did not come yet
+        self._running: dict[int, tuple[asyncio.Task[None], Interruptible | None]] = {}
+        self._out: list[bytes] = []
+
+    def work(self) -> None:
+        """Run what comes, until the supervisor hangs up."""
+        asyncio.run(self._work())
+
+    async def _work(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closed = asyncio.Event()
+        self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=self._socket)
+        self._loop.add_reader(self._permits, self._take_permits)
+        signals.worker_process_init.send(self, lane=COROUTINE)
+        await self._closed.wait()
+        while self._running:
+            await asyncio.wait([task for task, _ in self._running.values()])
+        self._flush()
+        signals.worker_process_shutdown.send(self, lane=COROUTINE)
+
+    # --- In -------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames from the supervisor."""
+        for content in self._frames.feed(data):
+            order = parse_to_child(content)
+            if isinstance(order, Interrupt):
+                self._interrupt(order.index, TaskRevoked("The task was terminated."))
+            else:
+                self._sent[order.index] = order
+        self._start()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End at once: the supervisor is gone, and what runs here belongs to others."""
+        os._exit(1)
+
+    def _take_permits(self) -> None:
+        try:
+            data = os.read(self._permits, PERMIT.size * PERMITS_AT_ONCE)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._permits)
+            self._closed.set()
+        self._claimed += [index for (index,) in PERMIT.iter_unpack(data)]
+        self._start()
+
+    def _start(self) -> None:
+        """Start every run that has both come and been permitted."""
+        waiting = []
+        for index in self._claimed:
+            run = self._sent.pop(index, None)
+            if run is None:
+                waiting.append(index)
+            else:
+                self._running[index] = (self._loop.create_task(self._run(run)), None)
+        if self._claimed and not waiting:
+            # Runs come in order: those before the last started were called back.
+            newest = self._claimed[-1]
+            self._sent = {index: run for index, run in self._sent.items() if index > newest}
+        self._claimed = waiting
+
+    # --- Running --------------------------------------------------------------------------------------
+
+    async def _run(self, run: Run) -> None:
+        index = run.index
+
+        def tell(message: Message, state: str, meta: Any) -> None:
+            self._send(frame(Told(index, told(message, state, meta))))
+
+        def begun(interruptible: Interruptible) -> None:
+            self._running[index] = (self._running[index][0], interruptible)
+
+        try:
+            outcome = await run_limited(Executor(self._app, self._worker, tell), run.message, run.deliveries, begun)
+        finally:
+            del self._running[index]
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
+        self._send(frame(Ran(index, outcome, memory)))
+
+    def _interrupt(self, index: int, reason: BaseException) -> None:
+        interruptible = self._running.get(index, (None, None))[1]
+        if interruptible is not None:
+            interruptible.interrupt(reason)
+
+    # --- Out ------------------------------------------------------------------------------------------
+
+    def _send(self, data: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)  # what ends in this round of the loop goes in one write
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        if self._out:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()

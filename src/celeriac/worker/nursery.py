@@ -1,0 +1,169 @@
+"""The nursery: a clean process, which has imported the app and done nothing else, and forks children from itself.
+
+It is forked from the supervisor before that starts an event loop, opens a connection or a thread, so that its children
+inherit none of those. It runs no code of the user's, and so is always there to do three things:
+
+1. fork a child when the supervisor asks (`Spawn`, with the child's ends of its socket and its pipe);
+2. tell the supervisor how a child ended (`Exited`);
+3. kill all children when the supervisor is gone: their work belongs to others then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+
+from celeriac.app import Celeriac
+from celeriac.message import COROUTINE
+from celeriac.worker.child import PlainChild
+from celeriac.worker.coroutine_child import CoroutineChild
+
+__all__ = ["Exited", "Spawn", "Spawned", "open_nursery"]
+
+PR_SET_PDEATHSIG: Final = 1
+MESSAGE_BYTES: Final = 4096
+
+
+class Spawn(msgspec.Struct, tag=True):
+    """Fork a child."""
+
+    lane: str
+    worker: str
+    reports_memory: bool = False
+
+
+class Spawned(msgspec.Struct, tag=True):
+    """A child was forked."""
+
+    pid: int
+
+
+class Exited(msgspec.Struct, tag=True):
+    """A child has ended, with a status as `os.waitstatus_to_exitcode` gives it: negative for a signal."""
+
+    pid: int
+    status: int
+
+
+def open_nursery(app: Celeriac) -> socket.socket:
+    """Fork the nursery; return the socket on which it takes orders (SOCK_SEQPACKET)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        theirs.close()
+        return ours
+    status = 1
+    try:
+        ours.close()
+        _Nursery(app, theirs).run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing may escape into the supervisor's code, which stands below on this stack
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class _Nursery:
+    def __init__(self, app: Celeriac, orders: socket.socket) -> None:
+        self._app = app
+        self._orders = orders
+        self._children: set[int] = set()
+
+    def run(self) -> None:
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        # Signals to the whole process group (Ctrl-C, a service manager's stop) are the supervisor's to act on. They
+        # are caught, not ignored: an ignored signal would stay ignored in the programs that tasks start.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, _nothing)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        _die_with_parent()
+        gc.collect()
+        gc.freeze()  # what is here stays shared with the children
+        poll = select.poll()
+        poll.register(self._orders, select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+                self._reap()
+            if self._orders.fileno() in ready and not self._obey():
+                break
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+
+    def _obey(self) -> bool:
+        """Carry out one order; False when the supervisor has hung up."""
+        data, fds, _, _ = socket.recv_fds(self._orders, MESSAGE_BYTES, 2)
+        if not data:
+            return False
+        order = msgspec.json.decode(data, type=Spawn)
+        pid = os.fork()
+        if not pid:
+            self._become(order, fds)
+        for fd in fds:
+            os.close(fd)
+        self._children.add(pid)
+        self._say(Spawned(pid))
+        return True
+
+    def _become(self, order: Spawn, fds: list[int]) -> None:
+        """Be the child; never return."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _die_with_parent()
+            self._orders.close()
+            link, permits = socket.socket(fileno=fds[0]), fds[1]
+            kind: Any = CoroutineChild if order.lane == COROUTINE else PlainChild
+            kind(self._app, order.worker, link, permits, order.reports_memory).work()
+            status = 0
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the supervisor is gone
+        except BaseException:  # noqa: BLE001 - a child must not run the nursery's code
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._children.discard(pid)
+            self._say(Exited(pid, os.waitstatus_to_exitcode(status)))
+
+    def _say(self, report: Spawned | Exited) -> None:
+        try:
+            self._orders.send(msgspec.json.encode(report))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the supervisor is gone; reading its orders will tell
+
+
+def _nothing(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends; elsewhere the closed socket has to do."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,366 @@
+"""Children in processes of their own: nothing that a task does can harm the supervisor.
+
+The pool sends runs to its children and reports how each ended. It makes the outcome of an attempt itself where the child could
+not: killed, or past its hard time limit. Before it sends a signal it calls back what the child has not started, and
+so knows which attempt the signal will hit (see `frames`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from celeriac import states
+from celeriac.app import Celeriac
+from celeriac.brokers.base import Delivery
+from celeriac.errors import CeleriacError, TaskRevoked, TimeLimitExceeded
+from celeriac.message import COROUTINE, LANES, PLAIN
+from celeriac.outcome import Outcome
+from celeriac.worker.child_handle import ChildHandle
+from celeriac.worker.frames import Interrupt, Ran, parse_from_child
+from celeriac.worker.nursery import Exited, Spawn, Spawned
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.pace import STALL_SECONDS, Pace
+from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
+from celeriac.worker.settle import Ending
+
+__all__ = ["ProcessPool"]
+
+TICK_SECONDS = 0.02
+BLOCKED_SECONDS = 1.0  # a coroutine child that has not ended an attempt so long after its hard limit is blocked
+SHORT_LIFE = 1.0  # seconds; children that end sooner without having done anything are replaced with a pause
+
+parse_from_nursery = msgspec.json.Decoder(Spawned | Exited).decode
+
+
+class ProcessPool(Pool):
+    """A pool of processes, forked by the nursery."""
+
+    kind = "processes"
+
+    def __init__(self, app: Celeriac, options: WorkerOptions, reports: Reports, nursery: socket.socket) -> None:
+        super().__init__(app, options, reports)
+        self._nursery = nursery
+        nursery.setblocking(False)
+        self._wanted = {PLAIN: options.concurrency, COROUTINE: options.coroutine_children}
+        self._children: dict[int, ChildHandle] = {}
+        self._pace = Pace()
+        self._births: asyncio.Queue[int] = asyncio.Queue()
+        self._growing: asyncio.Task[None] | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+        self._ended: dict[int, int] = {}  # statuses of children that ended before their birth was told
+        self._stopping = False
+        self._empty = asyncio.Event()
+
+    # --- Start ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._nursery, self._hear_nursery)
+        self._stopping = False
+        await self._grow()
+
+    async def _grow(self) -> None:
+        """Spawn the children that are missing, one after the other."""
+        for lane in LANES:
+            while not self._stopping and self._missing(lane):
+                await self._spawn(lane)
+
+    def _missing(self, lane: str) -> int:
+        return self._wanted[lane] - sum(c.lane == lane and not c.retiring for c in self._children.values())
+
+    async def _spawn(self, lane: str) -> None:
+        ours, theirs = socket.socketpair()
+        permits_read, permits_write = os.pipe()
+        os.set_blocking(permits_read, False)
+        os.set_blocking(permits_write, False)
+        ours.setblocking(False)
+        order = Spawn(lane, self._options.name, self._options.max_memory_per_child is not None)
+        socket.send_fds(self._nursery, [msgspec.json.encode(order)], [theirs.fileno(), permits_read])
+        theirs.close()
+        pid = await self._births.get()
+        slots = self._options.coroutine_concurrency if lane == COROUTINE else None
+        child = ChildHandle(self._loop, pid, lane, ours, permits_read, permits_write, slots)
+        self._children[pid] = child
+        self._loop.add_reader(ours, self._readable, child)
+        if pid in self._ended:
+            self._exited(pid, self._ended.pop(pid))
+        self._reports.freed()
+
+    def _replace(self) -> None:
+        if not self._stopping and (self._growing is None or self._growing.done()):
+            self._growing = self._loop.create_task(self._grow())
+
+    # --- Work -----------------------------------------------------------------------------------------
+
+    def free(self) -> dict[str, int]:
+        rooms: dict[str, list[int]] = {PLAIN: [], COROUTINE: []}
+        idle = False
+        for child in self._children.values():
+            room = self._room(child)
+            rooms[child.lane].append(room)
+            idle = idle or (child.lane == PLAIN and room > 0 and not child.running)
+        plain = sum(rooms[PLAIN])
+        # A few free places among many sent ahead are left to become more: receiving is cheapest in batches.
+        if not idle and plain * 2 < self._pace.depth * len(rooms[PLAIN]):
+            plain = 0
+        return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE])}
+
+    def _room(self, child: ChildHandle) -> int:
+        if child.retiring:
+            return 0
+        slots = child.slots if child.slots is not None else self._pace.depth
+        if self._options.max_tasks_per_child is not None:
+            slots = min(slots, self._options.max_tasks_per_child - child.done)
+        return max(0, slots - len(child.running))
+
+    def dispatch(self, deliveries: Sequence[Delivery]) -> None:
+        batches: dict[int, list[Delivery]] = {}
+        homeless: list[Ending] = []
+        rooms = {pid: self._room(child) for pid, child in self._children.items()}
+        for delivery in deliveries:
+            lane = delivery.message.lane
+            pid = max((pid for pid, child in self._children.items() if child.lane == lane), key=rooms.__getitem__, default=0)
+            if rooms.get(pid, 0) <= 0:
+                homeless.append(Ending(delivery=delivery, given_back=True))
+                continue
+            rooms[pid] -= 1
+            batches.setdefault(pid, []).append(delivery)
+        for pid, batch in batches.items():
+            self._children[pid].run(batch)
+        if homeless:
+            self._reports.ended(homeless)
+        self._keep_ticking()
+
+    def _readable(self, child: ChildHandle) -> None:
+        data = child.receive()
+        if data is None:
+            self._loop.remove_reader(child.link)  # it has ended; the nursery will tell how
+            return
+        endings = self._heard(child, data)
+        if child.retiring or child.done >= (self._options.max_tasks_per_child or child.done + 1):
+            self._retire(child)
+        if endings:
+            self._reports.ended(endings)
+            self._reports.freed()
+
+    def _heard(self, child: ChildHandle, data: bytes) -> list[Ending]:
+        """Return the endings in what a child said."""
+        endings: list[Ending] = []
+        for content in child.frames.feed(data):
+            news = parse_from_child(content)
+            if isinstance(news, Ran):
+                delivery = child.ended(news.index)
+                if delivery is None:
+                    continue  # a verdict was faster
+                endings.append(Ending(delivery=delivery, outcome=news.outcome))
+                if child.lane == PLAIN:
+                    self._pace.ran(news.outcome.runtime)
+                limit = self._options.max_memory_per_child
+                if limit is not None and news.peak_memory > limit:
+                    child.retiring = True
+            elif news.index in child.running:
+                self._reports.told(news.outcome)
+        return endings
+
+    def _retire(self, child: ChildHandle) -> None:
+        """Let a child end after what it has started, and have it replaced."""
+        child.retiring = True
+        called_back = child.call_back()
+        child.hang_up()
+        self._replace()
+        if called_back:
+            self.dispatch(called_back)
+
+    # --- Watch ----------------------------------------------------------------------------------------
+
+    def _keep_ticking(self) -> None:
+        if self._ticking is None and any(child.needs_watch for child in self._children.values()):
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now = time.monotonic()
+        for child in list(self._children.values()):
+            if child.lane == PLAIN:
+                self._watch_plain(child, now)
+            else:
+                self._watch_coroutines(child, now)
+        self._keep_ticking()
+
+    def _watch_plain(self, child: ChildHandle, now: float) -> None:
+        head = child.head()
+        if head is None:
+            return
+        message, elapsed = head.delivery.message, now - head.since
+        if len(child.running) > 1 and elapsed > STALL_SECONDS:
+            self._pace.stalled(elapsed)
+            called_back = child.call_back()
+            if called_back:
+                self.dispatch(called_back)
+        if message.time_limit is not None and elapsed >= message.time_limit:
+            error = TimeLimitExceeded(f"The hard time limit of {message.time_limit:g} s has passed.")
+            self._kill(child, {head.index: _verdict(head.delivery, error, states.FAILURE, elapsed, self._options.name)})
+        elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not head.warned:
+            head.warned = True
+            called_back = child.call_back()
+            child.signal(signal.SIGUSR1)
+            if called_back:
+                self.dispatch(called_back)
+
+    def _watch_coroutines(self, child: ChildHandle, now: float) -> None:
+        """Kill a child that is blocked: one that did not end an attempt by itself, long after its hard limit."""
+        verdicts = {}
+        for index, run in child.running.items():
+            limit = run.delivery.message.time_limit
+            if limit is not None and now - run.since >= limit + BLOCKED_SECONDS:
+                error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed, and the coroutine blocked its loop.")
+                verdicts[index] = _verdict(run.delivery, error, states.FAILURE, now - run.since, self._options.name)
+        if verdicts:
+            self._kill(child, verdicts)
+
+    def _kill(self, child: ChildHandle, verdicts: dict[int, Outcome]) -> None:
+        """Kill a child for what some of its attempts did; the others in it are not at fault."""
+        called_back = child.call_back()
+        child.retiring = True
+        child.killed_by_us = True
+        child.verdicts.update(verdicts)
+        child.signal(signal.SIGKILL)
+        if called_back:
+            self.dispatch(called_back)
+
+    # --- Children that end ----------------------------------------------------------------------------
+
+    def _hear_nursery(self) -> None:
+        try:
+            data = self._nursery.recv(4096)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._nursery)
+            self._reports.broken("The nursery, from which children are forked, has died.")
+            return
+        news = parse_from_nursery(data)
+        if isinstance(news, Spawned):
+            self._births.put_nowait(news.pid)
+        elif news.pid in self._children:
+            self._exited(news.pid, news.status)
+        else:
+            self._ended[news.pid] = news.status
+
+    def _exited(self, pid: int, status: int) -> None:
+        child = self._children[pid]
+        endings: list[Ending] = []
+        while data := child.receive():  # what it managed to say
+            endings += self._heard(child, data)
+        del self._children[pid]
+        called_back = child.call_back()
+        self._loop.remove_reader(child.link)
+        endings += self._bury(child, status)
+        child.close()
+        if endings:
+            self._reports.ended(endings)
+        if called_back:
+            self.dispatch(called_back)
+        if self._children or not self._stopping:
+            if not child.done and not child.killed_by_us and time.monotonic() - child.born < SHORT_LIFE:
+                self._loop.call_later(SHORT_LIFE, self._replace)
+            else:
+                self._replace()
+        else:
+            self._empty.set()
+
+    def _bury(self, child: ChildHandle, status: int) -> Iterable[Ending]:
+        """Yield how the attempts ended that a child took with it."""
+        for index, run in child.running.items():
+            delivery = run.delivery
+            if index in child.verdicts:
+                yield Ending(delivery=delivery, outcome=child.verdicts[index])
+            elif child.killed_by_us and delivery.message.acks_late:
+                yield Ending(delivery=delivery, given_back=True)
+            else:
+                yield Ending(delivery=delivery, lost=_how(status))
+
+    # --- Look and operate -----------------------------------------------------------------------------
+
+    def active(self) -> list[Active]:
+        wall = time.time() - time.monotonic()
+        found = []
+        for child in self._children.values():
+            for position, run in enumerate(child.running.values()):
+                started = child.lane == COROUTINE or position == 0
+                found.append(Active(run.delivery, child.pid, wall + run.since if started else None))
+        return found
+
+    def children(self) -> list[ChildInfo]:
+        return [ChildInfo(c.pid, c.lane, c.done, len(c.running)) for c in self._children.values()]
+
+    def terminate(self, ids: Collection[str]) -> None:
+        for child in list(self._children.values()):
+            if not any(run.delivery.message.id in ids for run in child.running.values()):
+                continue
+            called_back = child.call_back()
+            for index, run in list(child.running.items()):
+                if run.delivery.message.id not in ids:
+                    continue
+                if child.lane == COROUTINE:
+                    child.send(Interrupt(index))
+                else:
+                    elapsed = time.monotonic() - run.since
+                    error = TaskRevoked("The task was terminated.")
+                    self._kill(child, {index: _verdict(run.delivery, error, states.REVOKED, elapsed, self._options.name)})
+            self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])
+            self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
+
+    def resize(self, change: int) -> None:
+        self._wanted[PLAIN] = max(1, self._wanted[PLAIN] + change)
+        for child in list(self._children.values()):
+            if self._missing(PLAIN) < 0 and child.lane == PLAIN and not child.retiring:
+                self._retire(child)
+        self._replace()
+
+    # --- Stop -----------------------------------------------------------------------------------------
+
+    def call_back(self) -> None:
+        for child in self._children.values():
+            called_back = child.call_back()
+            if called_back:
+                self._reports.ended([Ending(delivery=delivery, given_back=True) for delivery in called_back])
+
+    async def stop(self, abandon: bool) -> None:
+        self._stopping = True
+        if self._growing is not None:
+            await self._growing
+        if not abandon:
+            self.call_back()
+        for child in self._children.values():
+            if abandon:
+                child.call_back()
+                child.running.clear()
+            child.killed_by_us = True
+            child.signal(signal.SIGKILL)
+        if self._children:
+            self._empty.clear()
+            await self._empty.wait()
+        self._loop.remove_reader(self._nursery)
+
+
+def _verdict(delivery: Delivery, error: CeleriacError, state: str, elapsed: float, worker: str) -> Outcome:
+    return Outcome.failed(delivery.message, error, state, time.time(), worker, elapsed)
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"exited with status {status}"

@@ -1,0 +1,153 @@
+"""Receiving: takes from the broker what free slots can start, looks it through, and hands it to the pool."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace as _replace
+
+from celeriac import states
+from celeriac.app import Celeriac
+from celeriac.brokers.base import Delivery, Lease
+from celeriac.errors import BrokerError, LeaseLost, TaskExpired, TaskRevoked
+from celeriac.outcome import Outcome
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.pool import Pool
+from celeriac.worker.rates import RateLimits
+from celeriac.worker.settle import Ending
+
+__all__ = ["Receiver"]
+
+log = logging.getLogger("celeriac.worker")
+
+WAIT_SECONDS = 30.0
+RETRY_SECONDS = (0.1, 2.0)  # the first pause, and the longest, while the broker cannot be reached
+
+
+class Receiver:
+    """Receives until it is stopped."""
+
+    def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool, report: Callable[[Sequence[Ending]], None],
+                 lease: Callable[[], Lease], lost: Callable[[Lease], None]) -> None:  # fmt: skip
+        self.queues = list(options.queues)
+        self.freed = asyncio.Event()
+        self.rates: dict[str, float | None] = {}  # by task; set by control commands, over the tasks' own
+        self.limits: dict[str, tuple[float | None, float | None]] = {}  # by task: soft and hard, likewise
+        self._app = app
+        self._options = options
+        self._pool = pool
+        self._report = report
+        self._lease = lease
+        self._lost = lost
+        self._rate_limits = RateLimits()
+
+    async def run(self) -> None:
+        """Receive, for ever."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            lease = self._lease()
+            try:
+                deliveries = await self._receive(lease)
+                pause = RETRY_SECONDS[0]
+            except LeaseLost:
+                self._lost(lease)
+                await asyncio.sleep(pause)
+                continue
+            except BrokerError as error:
+                log.warning("Cannot receive, trying again in %.1f s: %s", pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS[1])
+                continue
+            if deliveries:
+                self.take(deliveries)
+
+    async def _receive(self, lease: Lease) -> list[Delivery]:
+        """Receive what there is; else wait for a message, or for free slots in other lanes."""
+        self.freed.clear()
+        slots = self._pool.free()
+        if not self.queues or not any(slots.values()):
+            await self.freed.wait()
+            return []
+        deliveries = await lease.receive(list(self.queues), slots, 0.0)
+        if deliveries:
+            return deliveries
+        receiving = asyncio.ensure_future(lease.receive(list(self.queues), slots, WAIT_SECONDS))
+        freed = asyncio.ensure_future(self._other_slots(slots))
+        try:
+            await asyncio.wait((receiving, freed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            freed.cancel()
+            # Cancelling is safe by the port's promise: it has taken its messages, or none.
+            if not receiving.done():
+                receiving.cancel()
+        try:
+            return await receiving
+        except asyncio.CancelledError:
+            if receiving.cancelled() and freed.done():
+                return []
+            raise
+
+    async def _other_slots(self, slots: dict[str, int]) -> None:
+        """Return when a lane that had no free slot has one, or when queues have changed."""
+        queues = list(self.queues)
+        while queues == self.queues:
+            self.freed.clear()
+            if any(free and not slots[lane] for lane, free in self._pool.free().items()):
+                return
+            await self.freed.wait()
+
+    # --- Looking deliveries through -------------------------------------------------------------------
+
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand to the pool what can run; report the rest as ended."""
+        now = self._app.clock.now()
+        start: list[Delivery] = []
+        endings: list[Ending] = []
+        for delivery in deliveries:
+            ending = self._refuse(delivery, now)
+            if ending is not None:
+                endings.append(ending)
+            else:
+                start.append(self._limited(delivery) if self.limits else delivery)
+        if start:
+            self._pool.dispatch(start)
+        if endings:
+            self._report(endings)
+
+    def _refuse(self, delivery: Delivery, now: float) -> Ending | None:
+        """Return how a delivery ends that is not to be run now; None where it is."""
+        message = delivery.message
+        if delivery.lost:
+            return Ending(delivery=delivery, lost="lost with its worker")
+        if delivery.revoked:
+            return self._ended(delivery, TaskRevoked(), now)
+        if message.expires_at is not None and message.expires_at <= now:
+            return self._ended(delivery, TaskExpired(), now)
+        task = self._app.tasks.get(message.task)
+        if task is None:
+            log.warning("Nobody here knows the task %s[%s]; it goes back to its queue.", message.task, message.id)
+            return Ending(delivery=delivery, unknown=True)
+        if task.lane != message.lane:
+            # Sent by somebody who did not know the function.
+            return Ending(delivery=delivery, given_back=True, lane=task.lane)
+        rate = self.rates[message.task] if message.task in self.rates else task.rate_limit
+        if rate is not None:
+            due_at = self._rate_limits.admit(message.id, message.task, rate, now)
+            if due_at is not None:
+                return Ending(delivery=delivery, given_back=True, due_at=due_at)
+        return None
+
+    def _ended(self, delivery: Delivery, error: TaskRevoked, now: float) -> Ending:
+        outcome = Outcome.failed(delivery.message, error, states.REVOKED, now, self._options.name)
+        return Ending(delivery=delivery, outcome=outcome)
+
+    def _limited(self, delivery: Delivery) -> Delivery:
+        """Return the delivery with the time limits that a control command has set."""
+        message = delivery.message
+        if message.task not in self.limits:
+            return delivery
+        soft, hard = self.limits[message.task]
+        message = _replace(message, soft_time_limit=soft, time_limit=hard)
+        return _replace(delivery, message=message)

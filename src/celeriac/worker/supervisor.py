@@ -1,0 +1,361 @@
+"""The supervisor: the worker's one process that nothing of the user's can stop. Its duties, each a loop of its own:
+
+    receive     what free slots can start (`receiver.py`)
+    settle      what has ended, in batches (`settle.py`)
+    renew       the lease, three times in its length
+    sweep       what dead workers left behind, every second
+    obey        control commands (`orders.py`)
+
+and the pool, which calls back. All run on one event loop, without threads. The order of starting and stopping stands in
+`Supervisor.run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from types import FrameType
+from typing import Any
+
+from celeriac import __about__, signals, states
+from celeriac.app import Celeriac
+from celeriac.brokers.base import Lease, WorkerInfo
+from celeriac.errors import BackendError, BrokerError, LeaseLost
+from celeriac.outcome import Outcome
+from celeriac.worker.nursery import open_nursery
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.orders import obey_orders
+from celeriac.worker.pool import Pool, Reports
+from celeriac.worker.process_pool import ProcessPool
+from celeriac.worker.receiver import RETRY_SECONDS, Receiver
+from celeriac.worker.settle import Ending, Settler, decide
+from celeriac.worker.statistics import Statistics
+from celeriac.worker.thread_pool import Seat, ThreadPool
+
+try:
+    import uvloop
+except ImportError:  # an extra
+    uvloop = None  # type: ignore[assignment]
+
+__all__ = ["Supervisor", "run_worker"]
+
+log = logging.getLogger("celeriac.worker")
+
+SWEEP_SECONDS = 1.0
+LAST_SECONDS = 1.0  # of the grace time, kept for giving back what still runs
+SETTLE_BATCH = 512
+
+
+def run_worker(app: Celeriac, options: WorkerOptions) -> int:
+    """Run a worker until it is told to stop; return its exit code. Call it in the main thread."""
+    if options.pool == "processes":
+        app.close()  # so that the nursery inherits no connection
+        return _run(app, options, open_nursery(app))
+    if options.pool == "solo":
+        return _run_solo(app, options)
+    return _run(app, options)
+
+
+def _run(app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop is not None else None) as runner:
+        return runner.run(Supervisor(app, options, nursery).run())
+
+
+def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
+    """Run plain tasks in this thread, where a debugger can be at home, and the supervisor in another."""
+    seat = Seat()
+    supervisors: list[Supervisor] = []
+    codes: list[int] = []
+
+    async def supervise() -> int:
+        supervisors.append(Supervisor(app, options, seat=seat))
+        return await supervisors[0].run()
+
+    def run() -> None:
+        try:
+            codes.append(asyncio.run(supervise()))
+        finally:
+            seat.leave()
+
+    def stop(number: int, stack: FrameType | None) -> None:
+        for supervisor in supervisors:
+            supervisor.stop_soon(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    thread = threading.Thread(target=run, name="celeriac-supervisor")
+    thread.start()
+    seat.occupy()
+    thread.join()
+    return codes[0] if codes else 1
+
+
+class Supervisor:
+    """A worker."""
+
+    def __init__(self, app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None,
+                 seat: Seat | None = None) -> None:  # fmt: skip
+        self.app = app
+        self.options = options
+        self.name = options.name
+        self.started = time.monotonic()
+        self.statistics = Statistics()
+        self.listening = asyncio.Event()
+        self.ready = asyncio.Event()
+        reports = Reports(ended=self._ended, told=self._told, freed=self._freed, broken=self._broken)
+        self.pool: Pool = (
+            ProcessPool(app, options, reports, nursery) if nursery is not None else ThreadPool(app, options, reports, seat)
+        )
+        self.receiver = Receiver(app, options, self.pool, self._ended, lambda: self._lease, self._lease_lost)
+        self._lease: Lease
+        self._settler = Settler(app.broker, app.backend)
+        self._endings: list[Ending] = []
+        self._tidings: list[Outcome] = []
+        self._something = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._cold = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._failure: str | None = None
+        self._duties: list[asyncio.Task[None]] = []
+
+    # --- Life -----------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Start, work, stop. Stopping gives running tasks the grace time, and the rest back to the broker at once."""
+        self._loop = asyncio.get_running_loop()
+        self._catch_signals()
+        self._lease = await self._enter()
+        await self.pool.start()
+        receiving = self._duty(self.receiver.run())
+        settling = self._duty(self._settle())
+        others = [self._duty(work) for work in (self._renew(), self._sweep(), obey_orders(self), self._recover())]
+        await self.listening.wait()
+        self.ready.set()
+        log.info("%s is ready: %s", self.name, ", ".join(self.receiver.queues))
+        signals.worker_ready.send(self, worker=self.name)
+        stop = asyncio.ensure_future(self._stop_asked.wait())
+        await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+
+        deadline = time.monotonic() + max(0.0, self.options.grace_seconds - LAST_SECONDS)
+        await _cancel(receiving)
+        self.pool.call_back()
+        await self._drain(deadline)
+        await self.pool.stop(abandon=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._all_settled()
+        for duty in [*others, settling]:
+            await _cancel(duty)
+        with contextlib.suppress(BrokerError):
+            await self._lease.end()
+        signals.worker_shutdown.send(self, worker=self.name)
+        self.app.close()
+        if self._failure is not None:
+            log.critical("%s has failed: %s", self.name, self._failure)
+            return 1
+        log.info("%s has stopped", self.name)
+        return 0
+
+    def ask_to_stop(self, why: str) -> None:
+        """Begin a graceful stop; asked again, a cold one: what runs is given back now."""
+        if self._stop_asked.is_set():
+            log.warning("Cold shutdown: running tasks go back to the broker.")
+            self._cold.set()
+        else:
+            log.warning("Shutting down after %s: running tasks have %g s.", why, self.options.grace_seconds)
+            self._stop_asked.set()
+
+    def stop_soon(self, why: str) -> None:
+        """Do as `ask_to_stop`, from any thread."""
+        self._loop.call_soon_threadsafe(self.ask_to_stop, why)
+
+    def _catch_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # whoever started this thread stops it, by `stop_soon`
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
+        self._loop.add_signal_handler(signal.SIGQUIT, self._stop_cold)
+
+    def _stop_cold(self) -> None:
+        self._stop_asked.set()
+        self._cold.set()
+
+    def _duty(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._duty_ended)
+        self._duties.append(task)
+        return task
+
+    def _duty_ended(self, task: asyncio.Task[None]) -> None:
+        """Stop the worker when one of its duties has ended by a fault: half a worker is worse than none."""
+        self._duties.remove(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("A duty of the worker has failed", exc_info=error)
+            self._broken(f"{type(error).__name__}: {error}")
+
+    def _broken(self, why: str) -> None:
+        self._failure = why
+        self._stop_cold()
+
+    async def _drain(self, deadline: float) -> None:
+        """Wait until nothing runs, or until the time is over, or a cold stop is asked for."""
+        cold = asyncio.ensure_future(self._cold.wait())
+        while self.pool.active() and not cold.done():
+            self._settled.clear()
+            settled = asyncio.ensure_future(self._settled.wait())
+            left = deadline - time.monotonic()
+            await asyncio.wait((settled, cold), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            settled.cancel()
+            if left <= 0:
+                break
+        cold.cancel()
+
+    async def _all_settled(self) -> None:
+        while self._endings or self._tidings or self._something.is_set():
+            self._settled.clear()
+            await self._settled.wait()
+
+    # --- The lease ------------------------------------------------------------------------------------
+
+    async def _enter(self) -> Lease:
+        info = WorkerInfo(
+            name=self.name, host=socket.gethostname(), pid=os.getpid(), started_at=self.app.clock.now(),
+            queues=tuple(self.options.queues), concurrency=self.options.capacity, version=__about__.VERSION,
+        )  # fmt: skip
+        pause = RETRY_SECONDS[0]
+        while True:
+            try:
+                return await self.app.broker.lease(info, self.options.lease_seconds, self.options.max_deliveries)
+            except BrokerError as error:
+                if self._stop_asked.is_set() or not isinstance(error, ConnectionError):
+                    raise
+                log.warning("Waiting for the broker: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS[1])
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.options.lease_seconds / 3)
+            try:
+                await self._lease.renew()
+            except LeaseLost:
+                self._lease_lost(self._lease)
+            except BrokerError as error:
+                log.warning("Cannot renew the lease: %s", error)
+
+    def _lease_lost(self, lease: Lease) -> None:
+        if lease is self._lease:
+            self._lost.set()
+
+    async def _recover(self) -> None:
+        """When the lease was lost, its messages run elsewhere: throw away what runs here, and begin anew."""
+        while True:
+            await self._lost.wait()
+            log.error("The lease was lost (was this machine suspended?). What ran here was given to others.")
+            await self.pool.restart()
+            self._endings.clear()
+            self._lease = await self._enter()
+            self._lost.clear()
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                taken = await self._lease.sweep()
+            except LeaseLost:
+                self._lease_lost(self._lease)
+                taken = []
+            except BrokerError as error:
+                log.warning("Cannot sweep: %s", error)
+                taken = []
+            if taken:
+                self.receiver.take(taken)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    # --- Settling -------------------------------------------------------------------------------------
+
+    def _ended(self, endings: Sequence[Ending]) -> None:
+        self._endings += endings
+        self._something.set()
+
+    def _told(self, outcome: Outcome) -> None:
+        self._tidings.append(outcome)
+        self._something.set()
+
+    def _freed(self) -> None:
+        self.receiver.freed.set()
+
+    async def _settle(self) -> None:
+        """Settle what has ended; what the broker does not take for now is kept and tried again."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            await self._something.wait()
+            endings = self._endings[:SETTLE_BATCH]
+            tidings = self._tidings
+            self._tidings = []
+            try:
+                if tidings:
+                    await self.app.backend.store(tidings)
+                if endings:
+                    await self._settle_batch(endings)
+            except (BrokerError, BackendError) as error:
+                log.warning("Cannot settle %d endings, trying again in %.1f s: %s", len(endings), pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_SECONDS[1])
+                continue
+            pause = RETRY_SECONDS[0]
+            del self._endings[: len(endings)]
+            if not self._endings and not self._tidings:
+                self._something.clear()
+            self._settled.set()
+            self.receiver.freed.set()
+
+    async def _settle_batch(self, endings: Sequence[Ending]) -> None:
+        now = self.app.clock.now()
+        settlements = [
+            decide(ending, now, self.options.max_deliveries, self.options.unknown_task_seconds) for ending in endings
+        ]
+        done = await self._settler.settle(self._lease, settlements)
+        chatty = log.isEnabledFor(logging.INFO)
+        for ending, settlement, good in zip(endings, settlements, done, strict=True):
+            outcome = ending.outcome or settlement.outcome
+            if not good:
+                log.warning("The ending of %s was refused: the message is another worker's by now", ending.delivery.message.id)
+            elif outcome is not None:
+                self.statistics.add(outcome)
+                if chatty or outcome.state in (states.FAILURE, states.RETRY):
+                    _log_outcome(outcome)
+            elif ending.lost is not None:
+                message = ending.delivery.message
+                log.error("%s[%s]: its process was lost (%s); it runs again", message.task, message.id, ending.lost)
+
+
+def _log_outcome(outcome: Outcome) -> None:
+    where = f"{outcome.task}[{outcome.id}]"
+    if outcome.state == states.SUCCESS:
+        log.info("%s succeeded in %.3f s", where, outcome.runtime)
+    elif outcome.failure is None:
+        log.info("%s ended: %s", where, outcome.state)
+    elif outcome.state == states.RETRY:
+        log.warning("%s is retried in %.1f s: %s", where, outcome.retry_delay or 0, outcome.failure.message)
+    elif outcome.state == states.REVOKED:
+        log.info("%s was revoked: %s", where, outcome.failure.message)
+    else:
+        kind, text = outcome.failure.type, outcome.failure.message
+        log.error("%s failed: %s: %s%s", where, kind, text, f"\n{outcome.failure.traceback}" if outcome.failure.traceback else "")
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and wait until it has ended; how, was seen by `_duty_ended`."""
+    task.cancel()
+    await asyncio.wait([task])
+
+

@@ -1,0 +1,660 @@
+"""What every broker must do: one suite for the ports `Broker`, `Lease` and `Operations`.
+
+A subclass is collected with a fixture `ports` (see `tests/test_brokers.py`); the suite says nothing of any adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from celeriac import states
+from celeriac.backends.base import Backend
+from celeriac.brokers.base import Action, Broker, Delivery, Lease, Settlement, WorkerInfo
+from celeriac.errors import LeaseLost
+from celeriac.message import COROUTINE, PLAIN, Message, new_id
+from celeriac.outcome import Outcome
+from tests.clock import FakeClock
+
+LEASE_SECONDS = 15.0
+MAX_DELIVERIES = 3
+PROMPTLY = 5.0  # seconds; far below the waits that are cut short, and far above what a slow machine needs
+LONG = 30.0
+
+
+@dataclass
+class Ports:
+    """A broker under test, and a backend that it joins (or another, where it joins none)."""
+
+    broker: Broker
+    backend: Backend
+    clock: FakeClock
+    again: Callable[[], Broker]  # the same broker, as another process would open it
+
+    async def lease(self, name: str = "worker", max_deliveries: int = MAX_DELIVERIES) -> Lease:
+        return await self.broker.lease(WorkerInfo(name=name), LEASE_SECONDS, max_deliveries)
+
+
+def message(queue: str = "default", **fields: Any) -> Message:
+    return Message(id=fields.pop("id", None) or new_id(), task="t", queue=queue, **fields)
+
+
+def ids(found: Sequence[Any]) -> list[str]:
+    return [item.message.id if hasattr(item, "message") else item.id for item in found]
+
+
+async def receive(lease: Lease, plain: int = 10, coroutine: int = 10, wait: float = 0.0,
+                  queues: Sequence[str] = ("default",)) -> list[Delivery]:  # fmt: skip
+    return await lease.receive(queues, {PLAIN: plain, COROUTINE: coroutine}, wait)
+
+
+async def one(lease: Lease) -> Delivery:
+    [delivery] = await receive(lease, 1, 1)
+    return delivery
+
+
+def success(of: Message) -> Outcome:
+    return Outcome(id=of.id, task=of.task, state=states.SUCCESS, value=b"4")
+
+
+class BrokerConformance:
+    """The promises of the port."""
+
+    # --- Publish --------------------------------------------------------------------------------------
+
+    async def test_a_published_message_is_received_as_it_was(self, ports: Ports) -> None:
+        sent = message(
+            body=b'[[1],{"a":2}]', priority=7, lane=COROUTINE, headers={"h": [1]}, time_limit=3.5, group_id="g",
+            acks_late=False, max_retries=0, expires_at=ports.clock.now() + 60,
+        )  # fmt: skip
+        ports.broker.publish([sent])
+        delivery = await one(await ports.lease())
+        assert delivery.message == sent
+        assert (delivery.deliveries, delivery.revoked, delivery.lost) == (1, False, False)
+
+    async def test_publishing_from_a_coroutine_is_the_same(self, ports: Ports) -> None:
+        sent = [message(), message()]
+        await ports.broker.apublish(sent)
+        assert ids(await receive(await ports.lease())) == ids(sent)
+
+    async def test_publishing_a_message_again_changes_nothing(self, ports: Ports) -> None:
+        sent = message()
+        ports.broker.publish([sent, sent])
+        ports.broker.publish([sent])
+        lease = await ports.lease()
+        assert len(await receive(lease)) == 1
+        ports.broker.publish([sent])  # it is active now
+        assert await receive(lease) == []
+
+    async def test_another_handle_on_the_same_broker_sees_the_messages(self, ports: Ports) -> None:
+        sent = message(queue="fresh")
+        lease = await ports.again().lease(WorkerInfo(name="elsewhere"), LEASE_SECONDS, MAX_DELIVERIES)
+        assert await receive(lease, queues=["fresh"]) == []
+        ports.broker.publish([sent])
+        assert ids(await receive(lease, queues=["fresh"])) == [sent.id]
+
+    async def test_closing_is_not_the_end(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        ports.broker.close()
+        ports.broker.publish([message()])
+        assert len(await receive(await ports.lease())) == 2
+
+    def test_many_threads_publish_at_once(self, ports: Ports) -> None:
+        def publish() -> None:
+            for _ in range(20):
+                ports.broker.publish([message()])
+
+        threads = [threading.Thread(target=publish) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [counts] = ports.broker.complete(ports.broker.operations().queues())
+        assert counts.ready == 160
+
+    # --- Receive --------------------------------------------------------------------------------------
+
+    async def test_higher_priorities_come_first_and_older_messages_first_among_equals(self, ports: Ports) -> None:
+        sent = [message(priority=priority) for priority in (5, 0, 9, 5, 9, 5)]
+        ports.broker.publish(sent[:3])
+        ports.broker.publish(sent[3:])
+        expected = [sent[i].id for i in (2, 4, 0, 3, 5, 1)]
+        assert ids(await ports.broker.operations().peek("default", 10)) == expected
+        lease = await ports.lease()
+        first, rest = await receive(lease, 2), await receive(lease)
+        assert ids([*first, *rest]) == expected
+
+    async def test_a_lane_is_never_given_more_than_its_slots(self, ports: Ports) -> None:
+        ports.broker.publish([message() for _ in range(5)] + [message(lane=COROUTINE) for _ in range(5)])
+        got = await receive(await ports.lease(), plain=1, coroutine=3)
+        assert [delivery.message.lane for delivery in got].count(PLAIN) == 1
+        assert len(got) == 4
+
+    async def test_a_lane_without_slots_does_not_keep_the_other_waiting(self, ports: Ports) -> None:
+        ports.broker.publish([message(priority=9) for _ in range(3)])
+        ports.broker.publish([message(lane=COROUTINE)])
+        [delivery] = await receive(await ports.lease(), plain=0, coroutine=1)
+        assert delivery.message.lane == COROUTINE
+
+    async def test_only_the_queues_that_are_asked_for_are_received_from(self, ports: Ports) -> None:
+        ports.broker.publish([message("a"), message("b"), message("c")])
+        got = await receive(await ports.lease(), queues=["a", "c"])
+        assert {delivery.message.queue for delivery in got} == {"a", "c"}
+
+    async def test_a_message_is_held_by_one_worker_alone(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        assert len(await receive(await ports.lease("a"))) == 1
+        assert await receive(await ports.lease("b")) == []
+
+    async def test_two_workers_share_a_queue_without_loss_or_double(self, ports: Ports) -> None:
+        sent = [message() for _ in range(30)]
+        ports.broker.publish(sent)
+        got: list[str] = []
+
+        async def work(lease: Lease) -> None:
+            while deliveries := await receive(lease, 2):
+                got.extend(ids(deliveries))
+                await lease.settle([Settlement(delivery=delivery) for delivery in deliveries])
+
+        await asyncio.gather(work(await ports.lease("a")), work(await ports.lease("b")))
+        assert sorted(got) == sorted(ids(sent))
+
+    async def test_receiving_from_nothing_ends_when_the_wait_does(self, ports: Ports) -> None:
+        assert await receive(await ports.lease(), wait=0.01) == []
+
+    async def test_a_publish_from_another_thread_wakes_who_receives(self, ports: Ports) -> None:
+        waiting = asyncio.create_task(receive(await ports.lease(), wait=LONG))
+        await asyncio.sleep(0.02)
+        started = time.monotonic()
+        sent = message()
+        await asyncio.to_thread(ports.broker.publish, [sent])
+        assert ids(await waiting) == [sent.id]
+        assert time.monotonic() - started < PROMPTLY
+
+    async def test_receiving_can_be_cancelled_and_takes_nothing_with_it(self, ports: Ports) -> None:
+        lease = await ports.lease()
+        waiting = asyncio.create_task(receive(lease, wait=LONG))
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        ports.broker.publish([message()])
+        assert len(await receive(lease)) == 1
+
+    # --- Later ----------------------------------------------------------------------------------------
+
+    async def test_a_message_is_not_received_before_it_is_due(self, ports: Ports) -> None:
+        ports.broker.publish([message(due_at=ports.clock.now() + 60)])
+        lease = await ports.lease()
+        assert await receive(lease) == []
+        ports.clock.advance(59)
+        assert await receive(lease) == []
+        ports.clock.advance(2)
+        assert len(await receive(lease)) == 1
+
+    async def test_a_message_that_was_due_long_ago_is_received_at_once(self, ports: Ports) -> None:
+        ports.broker.publish([message(due_at=ports.clock.now() - 60)])
+        assert len(await receive(await ports.lease())) == 1
+
+    async def test_who_receives_wakes_when_a_message_becomes_due(self, ports: Ports) -> None:
+        ports.broker.publish([message(due_at=ports.clock.now() + 0.05)])
+        waiting = asyncio.create_task(receive(await ports.lease(), wait=LONG))
+        await asyncio.sleep(0)
+        ports.clock.advance(0.05)
+        started = time.monotonic()
+        assert len(await waiting) == 1
+        assert time.monotonic() - started < PROMPTLY
+
+    async def test_scheduled_messages_are_listed_soonest_first(self, ports: Ports) -> None:
+        now = ports.clock.now()
+        sent = [message("a", due_at=now + 30), message("b", due_at=now + 10), message("a", due_at=now + 20)]
+        ports.broker.publish(sent)
+        operations = ports.broker.operations()
+        assert ids(await operations.scheduled(None, 10)) == [sent[1].id, sent[2].id, sent[0].id]
+        assert ids(await operations.scheduled("a", 1, offset=1)) == [sent[0].id]
+        ports.clock.advance(15)
+        assert ids(await operations.scheduled(None, 10)) == [sent[2].id, sent[0].id]
+        assert ids(await operations.peek("b", 10)) == [sent[1].id]
+
+    # --- Settle ---------------------------------------------------------------------------------------
+
+    async def test_acknowledging_ends_a_message(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+        assert await ports.broker.operations().find([delivery.message.id]) == {}
+        await lease.end()
+        assert await receive(await ports.lease("next")) == []
+
+    async def test_a_returned_message_comes_again_as_it_was_returned(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        retry = replace(delivery.message, attempt=2, due_at=ports.clock.now() + 10, priority=9, lane=COROUTINE)
+        settlement = Settlement(delivery=delivery, action=Action.RETURN, message=retry, deliveries=0)
+        assert await lease.settle([settlement]) == [True]
+        assert await receive(lease) == []
+        ports.clock.advance(11)
+        again = await one(lease)
+        assert (again.message, again.deliveries) == (retry, 1)
+
+    async def test_the_count_of_deliveries_goes_on_from_what_the_return_says(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        await lease.settle([Settlement(delivery=delivery, action=Action.RETURN, deliveries=delivery.deliveries)])
+        assert (await one(lease)).deliveries == 2
+
+    async def test_a_message_may_be_returned_to_another_queue(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        moved = replace(delivery.message, queue="other")
+        await lease.settle([Settlement(delivery=delivery, action=Action.RETURN, message=moved)])
+        assert await receive(lease) == []
+        assert ids(await receive(lease, queues=["other"])) == [moved.id]
+
+    async def test_a_buried_message_is_a_dead_letter_with_its_reason(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        await lease.settle([Settlement(delivery=delivery, action=Action.BURY, reason="it kills")])
+        [letter] = await ports.broker.operations().dead(None, 10)
+        assert (letter.message.id, letter.reason, letter.at) == (delivery.message.id, "it kills", ports.clock.now())
+        assert await receive(lease) == []
+
+    async def test_follow_ups_are_published_when_a_message_is_settled(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        follow = message("later", lane=COROUTINE)
+        await lease.settle([Settlement(delivery=delivery, follow_ups=[follow])])
+        assert ids(await receive(lease, queues=["later"])) == [follow.id]
+
+    async def test_a_joined_backend_has_the_outcome_as_soon_as_the_message_is_settled(self, ports: Ports) -> None:
+        if not ports.broker.joins(ports.backend):
+            pytest.skip("this broker joins no backend")
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        await lease.settle([Settlement(delivery=delivery, outcome=success(delivery.message))])
+        found = await ports.backend.afetch([delivery.message.id])
+        assert found[delivery.message.id] == success(delivery.message)
+
+    async def test_settling_is_done_for_each_of_a_batch(self, ports: Ports) -> None:
+        ports.broker.publish([message() for _ in range(4)])
+        lease = await ports.lease()
+        a, b, c, d = await receive(lease)
+        await lease.settle([Settlement(delivery=b)])
+        done = await lease.settle(
+            [
+                Settlement(delivery=a),
+                Settlement(delivery=b),
+                Settlement(delivery=c, action=Action.RETURN),
+                Settlement(delivery=d, action=Action.BURY),
+            ]
+        )
+        assert done == [True, False, True, True]
+
+    # --- Stale tokens ---------------------------------------------------------------------------------
+
+    async def refused(self, ports: Ports, lease: Lease, delivery: Delivery) -> None:
+        """Prove that a delivery's token is stale, and that nothing is done for it."""
+        follow = message("follow")
+        settlement = Settlement(delivery=delivery, outcome=success(delivery.message), follow_ups=[follow])
+        assert await lease.settle([settlement]) == [False]
+        assert await lease.settle([Settlement(delivery=delivery, action=Action.RETURN)]) == [False]
+        assert await lease.settle([Settlement(delivery=delivery, action=Action.BURY)]) == [False]
+        assert await ports.broker.operations().find([follow.id]) == {}
+        assert await ports.backend.afetch([delivery.message.id]) == {}
+
+    async def test_settling_twice_does_nothing_the_second_time(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        await lease.settle([Settlement(delivery=delivery)])
+        await self.refused(ports, lease, delivery)
+
+    async def test_a_token_is_stale_when_the_lease_was_swept(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        ports.clock.advance(LEASE_SECONDS + 1)
+        await (await ports.lease("other")).sweep()
+        await self.refused(ports, lease, delivery)
+
+    async def test_a_token_is_stale_when_another_worker_has_the_message(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease, other = await ports.lease(), await ports.lease("other")
+        delivery = await one(lease)
+        ports.clock.advance(LEASE_SECONDS + 1)
+        await other.renew()
+        await other.sweep()
+        again = await one(other)
+        await self.refused(ports, lease, delivery)
+        assert await other.settle([Settlement(delivery=again)]) == [True]
+
+    async def test_a_token_is_stale_when_the_same_worker_got_the_message_again(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        first = await one(lease)
+        await lease.settle([Settlement(delivery=first, action=Action.RETURN, deliveries=0)])
+        second = await one(lease)
+        await self.refused(ports, lease, first)
+        assert await lease.settle([Settlement(delivery=second)]) == [True]
+
+    async def test_a_token_is_stale_when_a_message_of_the_same_id_was_sent_anew(self, ports: Ports) -> None:
+        sent = message()
+        lease = await ports.lease()
+        ports.broker.publish([sent])
+        first = await one(lease)
+        await lease.settle([Settlement(delivery=first)])
+        ports.broker.publish([sent])
+        second = await one(lease)
+        await self.refused(ports, lease, first)
+        assert await lease.settle([Settlement(delivery=second)]) == [True]
+
+    async def test_a_token_is_good_for_the_lease_that_got_it_alone(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        delivery = await one(await ports.lease())
+        await self.refused(ports, await ports.lease("other"), replace(delivery, token=delivery.token + "0"))
+
+    # --- Leases ---------------------------------------------------------------------------------------
+
+    async def test_sweeping_gives_back_what_a_dead_worker_held(self, ports: Ports) -> None:
+        ports.broker.publish([message(), message()])
+        held = await receive(await ports.lease("dead"))
+        ports.clock.advance(LEASE_SECONDS + 1)
+        lease = await ports.lease("alive")
+        assert await lease.sweep() == []
+        again = await receive(lease)
+        assert ids(again) == ids(held)
+        assert [delivery.deliveries for delivery in again] == [2, 2]
+
+    async def test_sweeping_leaves_alone_whoever_renews(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        busy, sweeper = await ports.lease("busy"), await ports.lease("sweeper")
+        delivery = await one(busy)
+        for _ in range(5):
+            ports.clock.advance(LEASE_SECONDS - 1)
+            await busy.renew()
+            await sweeper.renew()
+            assert await sweeper.sweep() == []
+        assert await receive(sweeper) == []
+        assert await busy.settle([Settlement(delivery=delivery)]) == [True]
+
+    async def test_a_late_worker_whose_lease_nobody_swept_keeps_its_messages(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        ports.clock.advance(10 * LEASE_SECONDS)
+        await lease.renew()
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+
+    async def test_a_swept_lease_is_lost_for_renewing_and_receiving(self, ports: Ports) -> None:
+        lease, other = await ports.lease(), await ports.lease("other")
+        ports.clock.advance(LEASE_SECONDS + 1)
+        await other.renew()
+        await other.sweep()
+        with pytest.raises(LeaseLost):
+            await lease.renew()
+        ports.broker.publish([message()])
+        with pytest.raises(LeaseLost):
+            await receive(lease)
+
+    async def test_a_message_that_may_run_once_is_taken_over_as_lost(self, ports: Ports) -> None:
+        ports.broker.publish([message(acks_late=False)])
+        await one(await ports.lease("dead"))
+        ports.clock.advance(LEASE_SECONDS + 1)
+        lease = await ports.lease("alive")
+        [delivery] = await lease.sweep()
+        assert (delivery.lost, delivery.deliveries) == (True, 1)
+        assert await receive(lease) == []
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+        assert await lease.sweep() == []
+
+    async def test_a_message_that_was_lost_too_often_is_taken_over_as_lost(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        for number in (1, 2, 3):
+            lease = await ports.lease(f"worker {number}")
+            assert await lease.sweep() == []
+            assert (await one(lease)).deliveries == number
+            ports.clock.advance(LEASE_SECONDS + 1)
+        last = await ports.lease("last")
+        [delivery] = await last.sweep()
+        assert (delivery.lost, delivery.deliveries) == (True, 3)
+        assert await last.settle([Settlement(delivery=delivery, action=Action.BURY, reason="kills")]) == [True]
+
+    async def test_what_was_taken_over_by_a_worker_that_dies_too_is_taken_over_again(self, ports: Ports) -> None:
+        ports.broker.publish([message(acks_late=False)])
+        await one(await ports.lease("first"))
+        for name in ("second", "third"):
+            ports.clock.advance(LEASE_SECONDS + 1)
+            [delivery] = await (await ports.lease(name)).sweep()
+            assert delivery.lost
+
+    async def test_what_was_taken_over_is_not_run_when_the_worker_ends_before_settling_it(self, ports: Ports) -> None:
+        ports.broker.publish([message(acks_late=False)])
+        await one(await ports.lease("dead"))
+        ports.clock.advance(LEASE_SECONDS + 1)
+        lease, other = await ports.lease("stops"), await ports.lease("other")
+        assert len(await lease.sweep()) == 1
+        await lease.end()
+        assert await receive(other) == []
+        [delivery] = await other.sweep()
+        assert delivery.lost
+
+    async def test_ending_a_lease_gives_its_messages_back_uncounted(self, ports: Ports) -> None:
+        ports.broker.publish([message(), message(acks_late=False)])
+        lease = await ports.lease()
+        held = await receive(lease)
+        await lease.end()
+        again = await receive(await ports.lease("next"))
+        assert ids(again) == ids(held)
+        assert [delivery.deliveries for delivery in again] == [1, 1]
+        await self.refused(ports, lease, held[0])
+
+    async def test_ending_a_lease_wakes_who_receives(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        await one(lease)
+        waiting = asyncio.create_task(receive(await ports.lease("next"), wait=LONG))
+        await asyncio.sleep(0.02)
+        await lease.end()
+        async with asyncio.timeout(PROMPTLY):
+            assert len(await waiting) == 1
+
+    async def test_workers_are_listed_while_their_leases_stand(self, ports: Ports) -> None:
+        info = WorkerInfo(name="a", host="h", pid=7, queues=("default",), concurrency={PLAIN: 2}, version="1")
+        lease = await ports.broker.lease(info, LEASE_SECONDS, MAX_DELIVERIES)
+        operations = ports.broker.operations()
+        [listed] = await operations.workers()
+        now = ports.clock.now()
+        assert listed == replace(info, renewed_at=now, expires_at=now + LEASE_SECONDS)
+        ports.clock.advance(LEASE_SECONDS + 1)
+        assert await operations.workers() == []
+        await lease.renew()
+        assert [worker.name for worker in await operations.workers()] == ["a"]
+        await lease.end()
+        assert await operations.workers() == []
+
+    # --- Revoke ---------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("when", ["before it is sent", "while it waits", "while it is scheduled"])
+    async def test_a_revoked_message_is_delivered_at_once_and_marked(self, ports: Ports, when: str) -> None:
+        sent = message(due_at=ports.clock.now() + 3600 if "scheduled" in when else None)
+        if when == "before it is sent":
+            await ports.broker.revoke([sent.id], ports.clock.now() + 60)
+        ports.broker.publish([sent, message(due_at=ports.clock.now() + 3600)])
+        if when != "before it is sent":
+            await ports.broker.revoke([sent.id], ports.clock.now() + 60)
+        [delivery] = await receive(await ports.lease())
+        assert (delivery.message.id, delivery.revoked) == (sent.id, True)
+
+    async def test_other_messages_are_not_marked(self, ports: Ports) -> None:
+        revoked, other = message(), message()
+        ports.broker.publish([revoked, other])
+        await ports.broker.revoke([revoked.id], ports.clock.now() + 60)
+        got = {delivery.message.id: delivery.revoked for delivery in await receive(await ports.lease())}
+        assert got == {revoked.id: True, other.id: False}
+
+    async def test_a_revocation_is_forgotten_when_its_time_is_over(self, ports: Ports) -> None:
+        sent = message()
+        await ports.broker.revoke([sent.id], ports.clock.now() + 60)
+        ports.clock.advance(200)
+        lease = await ports.lease()
+        await lease.sweep()
+        ports.broker.publish([sent])
+        assert not (await one(lease)).revoked
+
+    # --- Broadcast ------------------------------------------------------------------------------------
+
+    async def test_who_listens_hears_what_is_sent_from_then_on(self, ports: Ports) -> None:
+        await ports.broker.broadcast("control", [b"before"])
+        async with listening(ports.broker, "control") as news, listening(ports.again(), "control") as others:
+            await ports.broker.broadcast("other", [b"not this"])
+            await ports.broker.broadcast("control", [b"1", b"2"])
+            async with asyncio.timeout(PROMPTLY):
+                assert [await anext(news), await anext(news)] == [b"1", b"2"]
+                assert [await anext(others), await anext(others)] == [b"1", b"2"]
+
+    async def test_a_broadcast_wakes_who_listens(self, ports: Ports) -> None:
+        async with listening(ports.broker, "control") as news:
+            waiting = asyncio.ensure_future(anext(news))
+            await asyncio.sleep(0.02)
+            await ports.again().broadcast("control", [b"wake"])
+            async with asyncio.timeout(PROMPTLY):
+                assert await waiting == b"wake"
+
+    # --- Operations -----------------------------------------------------------------------------------
+
+    async def test_queues_are_counted_by_what_their_messages_wait_for(self, ports: Ports) -> None:
+        sent = [message("b"), message("b"), message("a"), message("b", due_at=ports.clock.now() + 60)]
+        ports.broker.publish(sent)
+        lease = await ports.lease()
+        [held] = await receive(lease, 1, queues=["b"])
+        [buried] = await receive(lease, 1, queues=["a"])
+        await lease.settle([Settlement(delivery=buried, action=Action.BURY)])
+        a, b = await ports.broker.operations().queues()
+        assert (a.queue, a.ready, a.scheduled, a.active, a.dead) == ("a", 0, 0, 0, 1)
+        assert (b.queue, b.ready, b.scheduled, b.active, b.dead) == ("b", 1, 1, 1, 0)
+        assert held.message.id == sent[0].id
+
+    async def test_a_message_is_found_wherever_it_is(self, ports: Ports) -> None:
+        ready, scheduled = message(), message(due_at=ports.clock.now() + 60)
+        active, dead = message("work"), message("work")
+        ports.broker.publish([active, dead, ready, scheduled])
+        lease = await ports.lease()
+        deliveries = {delivery.message.id: delivery for delivery in await receive(lease, queues=["work"])}
+        await lease.settle([Settlement(delivery=deliveries[dead.id], action=Action.BURY)])
+        wanted = [ready, scheduled, active, dead]
+        found = await ports.broker.operations().find([*ids(wanted), "nobody"])
+        assert {id: place for id, (place, _) in found.items()} == dict(
+            zip(ids(wanted), ["ready", "scheduled", "active", "dead"], strict=True)
+        )
+        assert found[scheduled.id][1] == scheduled
+
+    async def test_peeking_takes_nothing_and_can_be_paged(self, ports: Ports) -> None:
+        sent = [message() for _ in range(5)]
+        ports.broker.publish(sent)
+        operations = ports.broker.operations()
+        assert ids(await operations.peek("default", 2, offset=2)) == ids(sent[2:4])
+        assert len(await receive(await ports.lease())) == 5
+
+    async def test_purging_drops_what_waits_and_not_what_runs(self, ports: Ports) -> None:
+        ports.broker.publish([message(), message(), message(due_at=ports.clock.now() + 60), message("other")])
+        lease = await ports.lease()
+        delivery = await one(lease)
+        assert await ports.broker.operations().purge("default") == 2
+        assert await receive(lease) == []
+        assert len(await receive(lease, queues=["other"])) == 1
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+
+    async def test_nobody_receives_from_a_paused_queue(self, ports: Ports) -> None:
+        operations = ports.broker.operations()
+        await operations.pause("default")
+        await operations.pause("default")
+        ports.broker.publish([message(), message("other")])
+        lease = await ports.lease()
+        assert len(await receive(lease, queues=["default", "other"])) == 1
+        [counts, _] = await operations.queues()
+        assert (counts.queue, counts.paused, counts.ready) == ("default", True, 1)
+        await operations.resume("default")
+        assert len(await receive(lease)) == 1
+
+    async def test_resuming_wakes_who_receives(self, ports: Ports) -> None:
+        operations = ports.broker.operations()
+        await operations.pause("default")
+        ports.broker.publish([message()])
+        waiting = asyncio.create_task(receive(await ports.lease(), wait=LONG))
+        await asyncio.sleep(0.02)
+        await operations.resume("default")
+        async with asyncio.timeout(PROMPTLY):
+            assert len(await waiting) == 1
+
+    async def bury(self, ports: Ports, *messages: Message) -> None:
+        ports.broker.publish(messages)
+        lease = await ports.lease()
+        for queue in {item.queue for item in messages}:
+            for delivery in await receive(lease, queues=[queue]):
+                settlement = Settlement(delivery=delivery, action=Action.BURY, outcome=success(delivery.message))
+                assert await lease.settle([settlement]) == [True]
+        await lease.end()
+
+    async def test_dead_letters_are_listed_newest_first(self, ports: Ports) -> None:
+        first, second, third = message("a"), message("b"), message("a")
+        for item in (first, second, third):
+            await self.bury(ports, item)
+            ports.clock.advance(1)
+        operations = ports.broker.operations()
+        assert ids(await operations.dead(None, 10)) == ids([third, second, first])
+        assert ids(await operations.dead("a", 10)) == ids([third, first])
+        assert ids(await operations.dead(None, 1, offset=1)) == [second.id]
+
+    async def test_a_dead_letter_that_is_sent_again_is_as_if_new(self, ports: Ports) -> None:
+        sent = message(attempt=4, unknown_since=ports.clock.now() - 9999, due_at=ports.clock.now() - 5)
+        await self.bury(ports, sent)
+        operations = ports.broker.operations()
+        assert await operations.resend([sent.id, "nobody"]) == 1
+        assert await operations.dead(None, 10) == []
+        assert await ports.backend.afetch([sent.id]) == {}
+        delivery = await one(await ports.lease())
+        assert delivery.message == replace(sent, attempt=1, unknown_since=None, due_at=None)
+        assert delivery.deliveries == 1
+
+    async def test_a_dead_letter_can_be_dropped(self, ports: Ports) -> None:
+        sent = message()
+        await self.bury(ports, sent)
+        operations = ports.broker.operations()
+        assert await operations.drop([sent.id, "nobody"]) == 1
+        assert await operations.drop([sent.id]) == 0
+        assert await operations.find([sent.id]) == {}
+
+    # --- From synchronous code ------------------------------------------------------------------------
+
+    def test_a_coroutine_is_completed_outside_a_loop(self, ports: Ports) -> None:
+        ports.broker.complete(ports.broker.revoke(["x"], ports.clock.now() + 1))
+
+    async def test_a_coroutine_is_completed_inside_a_loop(self, ports: Ports) -> None:
+        assert ports.broker.complete(ports.broker.operations().queues()) == []
+
+
+class listening:  # noqa: N801 - reads as a verb
+    """Listen on a channel for as long as a block lasts."""
+
+    def __init__(self, broker: Broker, channel: str) -> None:
+        self._news: AsyncIterator[bytes] = broker.listen(channel)
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        return self._news
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._news.aclose()  # type: ignore[attr-defined]

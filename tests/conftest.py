@@ -1,0 +1,55 @@
+"""What all tests share: coroutine tests are run by asyncio, and apps do not outlive their test."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.app import _apps, _shared
+from tests.clock import FakeClock
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def` test to its end, in a loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.function):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+@pytest.fixture(autouse=True)
+def forget_apps() -> Iterator[None]:
+    """Take the apps and shared tasks that a test made out of the registries."""
+    apps, shared = list(_apps), list(_shared)
+    yield
+    for app in _apps[len(apps) :]:
+        app.close()
+    _apps[:], _shared[:] = apps, shared
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make_app(request: pytest.FixtureRequest) -> Callable[..., Celeriac]:
+    """Make apps on `memory://`, each test with a store of its own."""
+
+    def make(main: str = "tests", **settings: Any) -> Celeriac:
+        settings = {"broker_url": f"memory://{request.node.nodeid}", **settings}
+        environ = settings.pop("environ", {})
+        return Celeriac(main, clock=settings.pop("clock", None), environ=environ, **settings)
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celeriac]) -> Celeriac:
+    return make_app()

@@ -1,0 +1,52 @@
+"""Every broker and every backend is held to the same promises. A new adapter is a new function below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from celeriac.backends.memory import MemoryBackend
+from celeriac.backends.sqlite import SQLiteBackend
+from celeriac.brokers.memory import MemoryBroker
+from celeriac.brokers.sqlite import SQLiteBroker
+from celeriac.drivers.memory import Store
+from celeriac.drivers.sqlite.database import Database
+from tests.clock import FakeClock
+from tests.conformance.backend import BackendConformance
+from tests.conformance.broker import BrokerConformance, Ports
+
+
+@contextmanager
+def memory(folder: Path, clock: FakeClock) -> Iterator[Ports]:
+    store = Store()
+    yield Ports(MemoryBroker(store, clock), MemoryBackend(store, clock), clock, lambda: MemoryBroker(store, clock))
+
+
+@contextmanager
+def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
+    path = str(folder / "celeriac.db")
+    database, other = Database(path), Database(path)
+    yield Ports(SQLiteBroker(database, clock), SQLiteBackend(database, clock), clock,
+                lambda: SQLiteBroker(other, clock))  # fmt: skip
+    database.close()
+    other.close()
+
+
+ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
+
+
+@pytest.fixture(params=ADAPTERS)
+def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
+    with ADAPTERS[request.param](tmp_path, clock) as made:
+        yield made
+
+
+class TestBroker(BrokerConformance):
+    pass
+
+
+class TestBackend(BackendConformance):
+    pass

@@ -1,0 +1,505 @@
+"""The command: what it prints, for people and for programs, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from celeriac import Celeriac
+from celeriac.app import _apps
+from celeriac.brokers.base import Action, Settlement, WorkerInfo
+from celeriac.cli import main
+from celeriac.cli.masks import masked
+from celeriac.cli.worker import _configure_logging
+from celeriac.message import COROUTINE, PLAIN
+
+CELERIAC = str(Path(sys.executable).with_name("celeriac"))
+
+SHOP = """
+import time
+from celeriac import Celeriac
+
+app = Celeriac("shop", task_queues=["mail"])
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+@app.task
+async def fail(why: str) -> None:
+    raise ValueError(why)
+
+@app.task
+def sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with shop.py in it, and nothing that another test imported."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    yield from _inside(tmp_path, monkeypatch)
+
+
+def _inside(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("CELERIAC_APP", raising=False)
+    before = set(sys.modules)
+    yield path
+    for name in set(sys.modules) - before:
+        if not name.startswith("celeriac."):
+            del sys.modules[name]
+
+
+def run(*arguments: str, **options: Any) -> Result:
+    """Call the command in this process."""
+    result = CliRunner().invoke(main, list(arguments), prog_name="celeriac", **options)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def shop(*arguments: str, **options: Any) -> Result:
+    return run("-A", "shop", *arguments, **options)
+
+
+def read(*arguments: str) -> Any:
+    """Call the command with --json, and return the document."""
+    return json.loads(shop(*arguments, "--json").stdout)
+
+
+def the_app() -> Celeriac:
+    return _apps[-1]
+
+
+# --- The root -----------------------------------------------------------------------------------------
+
+
+def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _commands(found, (*path, name))
+
+
+@pytest.mark.parametrize("path", [path for path, _ in _commands(main)], ids="-".join)
+def test_the_help_of_every_command_has_examples(path: tuple[str, ...]) -> None:
+    result = run(*path, "--help")
+    assert result.exit_code == 0
+    assert "Examples:\n" in result.stdout
+    assert "Exit codes:\n" in result.stdout or len(path) > 1 or path == ("completion",)
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("celeriac, version 0.")
+
+
+def test_a_wrong_command_is_told_which_was_meant() -> None:
+    result = run("staus")
+    assert (result.exit_code, "Did you mean 'status'?" in result.stderr) == (2, True)
+
+
+def test_listing_the_commands_imports_none_of_them_nor_asyncio_nor_rich() -> None:
+    code = (
+        "import sys; from celeriac.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "sys.exit(' '.join({'rich', 'asyncio', 'celeriac.cli.status', 'celeriac.worker'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_printed(shell: str) -> None:
+    assert "_CELERIAC_COMPLETE" in run("completion", shell).stdout
+
+
+def test_commands_are_completed_from_the_table() -> None:
+    environment = {**os.environ, "_CELERIAC_COMPLETE": "bash_complete", "COMP_WORDS": "celeriac c", "COMP_CWORD": "1"}
+    done = subprocess.run([CELERIAC], capture_output=True, text=True, timeout=30, env=environment, check=True)
+    assert set(done.stdout.split()) == {"plain,call", "plain,completion", "plain,control"}
+
+
+# --- Finding the app ----------------------------------------------------------------------------------
+
+
+def test_without_an_app_the_command_says_how_to_name_one() -> None:
+    result = run("queues")
+    assert result.exit_code == 2
+    assert "celeriac -A shop" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-A", "shop", "queues"),
+        ("-A", "shop:app", "queues"),
+        ("queues", "-A", "shop"),
+        ("queues", "peek", "mail", "-A", "shop"),
+    ],
+)
+def test_the_app_is_found_before_or_after_the_command(folder: Path, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 0
+
+
+def test_the_app_is_named_by_the_environment(folder: Path) -> None:
+    assert run("queues", env={"CELERIAC_APP": "shop"}).exit_code == 0
+
+
+def test_the_app_is_looked_for_in_the_workdir(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "else").mkdir()
+    monkeypatch.chdir(folder / "else")
+    assert run("-A", "shop", "queues").exit_code == 2
+    assert run("--workdir", str(folder), "-A", "shop", "queues").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "spec", "code", "words"),
+    [
+        ("tasks = Celeriac('x')", "mod", 0, "default"),
+        ("a = Celeriac('x')\napp = Celeriac('y')", "mod", 0, "default"),
+        ("a = Celeriac('x')\nb = a", "mod", 0, "default"),
+        ("a = Celeriac('x')\nb = Celeriac('y')", "mod", 2, "-A mod:a or -A mod:b"),
+        ("", "mod", 2, "app = Celeriac('mod')"),
+        ("jobs = Celeriac('x')", "mod:jbos", 2, "Did you mean 'jobs'?"),
+        ("jobs = 3", "mod:jobs", 2, "has no app 'jobs'"),
+        ("jobs = Celeriac('x')", "mod.jobs", 2, "Did you mean 'mod:jobs'?"),
+        ("", "mood", 2, "Did you mean 'mod'?"),
+        ("", "a-b", 2, "-A takes a module"),
+        ("x = 1\nx / 0", "mod", 2, "mod.py:3: x / 0"),
+        ("def f(:", "mod", 2, "mod.py:2: def f(:"),
+        ("import not_installed", "mod", 2, "ModuleNotFoundError: No module named 'not_installed'"),
+        ("raise SystemExit(0)", "mod", 2, "SystemExit: 0"),
+        ("app = Celeriac('x', task_ack_late=1)", "mod", 2, "Did you mean 'task_acks_late'?"),
+        ("app = Celeriac('x', imports=['gone'])", "mod", 2, "No module named 'gone'"),
+    ],
+)  # fmt: skip
+def test_an_app_is_found_or_the_reason_is_told(folder: Path, source: str, spec: str, code: int, words: str) -> None:
+    (folder / "mod.py").write_text(f"from celeriac import Celeriac\n{source}\n")
+    result = run("-A", spec, "queues")
+    assert (result.exit_code, words in result.output, "Traceback" in result.output) == (code, True, False), (
+        result.output
+    )
+
+
+def test_a_package_may_keep_its_app_in_its_module_celeriac(folder: Path) -> None:
+    (folder / "proj").mkdir()
+    (folder / "proj" / "__init__.py").touch()
+    (folder / "proj" / "celeriac.py").write_text("from celeriac import Celeriac\napp = Celeriac('proj')\n")
+    assert run("-A", "proj", "queues").exit_code == 0
+
+
+# --- Without a worker ---------------------------------------------------------------------------------
+
+
+def test_a_call_prints_its_id_and_waits_in_the_queue(folder: Path) -> None:
+    id = shop("call", "shop.add", "--args", "[2, 2]").stdout.strip()
+    [message] = read("queues", "peek", "default")
+    assert (message["id"], message["args"]) == (id, [2, 2])
+    assert "shop.add(2, 2)" in shop("queues", "peek", "default").stdout
+    assert read("tasks", "show", id)["place"] == "ready"
+
+
+def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
+    shop("call", "shop.add", "-k", '{"x": 1, "y": 2}', "-q", "mail", "--priority", "9", "--eta", "2099-01-01T00:00:00Z")
+    [message] = read("inspect", "scheduled")
+    assert (message["queue"], message["priority"], message["kwargs"]) == ("mail", 9, {"x": 1, "y": 2})
+    assert message["due_at"] == "2099-01-01T00:00:00.000+00:00"
+    assert "shop.add(x=1, y=2)" in shop("inspect", "scheduled", "--queue", "mail").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("shop.ad",), 1, "Did you mean 'shop.add'?"),
+        (("add",), 1, "Did you mean 'shop.add'?"),
+        (("shop.add", "-a", "[1]"), 1, "missing a required argument"),
+        (("shop.add", "-a", "[1, 2]", "-q", "mial"), 1, "Did you mean 'mail'?"),
+        (("shop.add", "-a", "{}"), 2, "takes JSON, as in '[2, 2]'"),
+        (("shop.add", "-k", "nope"), 2, "takes JSON, as in"),
+        (("shop.add", "--eta", "2030-01-01T00:00"), 2, "with its zone"),
+        (("shop.add", "--eta", "2030-01-01T00:00Z", "--countdown", "1"), 2, "not both"),
+        (("shop.add", "--priority", "10"), 2, "not in the range"),
+        (("shop.add", "--timeout", "1"), 2, "goes with --wait"),
+    ],
+)
+def test_a_wrong_call_is_refused(folder: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    result = shop("call", *arguments)
+    assert (result.exit_code, words in result.stderr) == (code, True), result.output
+    assert read("queues")[0]["ready"] == 0
+
+
+def test_a_task_that_is_not_registered_is_sent_if_told_so(folder: Path) -> None:
+    assert shop("call", "other.task", "--unregistered").exit_code == 0
+    assert read("queues", "peek", "default")[0]["task"] == "other.task"
+
+
+def test_a_result_that_is_not_there_has_an_exit_code_of_its_own(folder: Path) -> None:
+    id = shop("call", "shop.add", "-a", "[2, 2]").stdout.strip()
+    result = shop("result", id)
+    assert (result.exit_code, "it waits for a worker" in result.stderr) == (3, True)
+    assert shop("result", id, "--wait", "--timeout", "0.05").exit_code == 3
+    result = shop("result", "mistyped")
+    assert (result.exit_code, "Nothing is known" in result.stderr) == (3, True)
+    assert shop("tasks", "show", "mistyped").exit_code == 1
+
+
+def test_purging_asks_first(folder: Path) -> None:
+    shop("call", "shop.add", "-a", "[2, 2]")
+    result = shop("purge", "default", input="n\n")
+    assert (result.exit_code, "1 in default" in result.stderr) == (1, True)
+    assert read("queues")[0]["ready"] == 1
+    assert shop("purge", "default", input="y\n").stdout == "Dropped 1 from default.\n"
+    assert read("purge", "default", "mail", "--yes") == {"dropped": {"default": 0, "mail": 0}}
+    assert shop("purge", "defualt", "--yes").exit_code == 1
+
+
+def test_queues_are_paused_and_resumed(folder: Path) -> None:
+    assert shop("queues", "pause", "mail").exit_code == 0
+    assert {queue["queue"]: queue["paused"] for queue in read("queues")} == {"default": False, "mail": True}
+    assert shop("queues", "resume", "mail").exit_code == 0
+    assert shop("queues", "pause", "mial").exit_code == 1
+
+
+def test_dead_letters_are_listed_resent_and_dropped(folder: Path) -> None:
+    ids = [shop("call", "shop.add", "-a", f"[{number}, 0]").stdout.strip() for number in range(3)]
+    app = the_app()
+
+    async def bury() -> None:
+        lease = await app.broker.lease(WorkerInfo(name="a"), 30.0, 3)
+        deliveries = await lease.receive(["default"], {PLAIN: 9, COROUTINE: 9}, 0.0)
+        await lease.settle([Settlement(delivery=one, action=Action.BURY, reason="cursed") for one in deliveries])
+
+    app.broker.complete(bury())
+    assert "cursed" in shop("queues", "dead").stdout
+    assert {letter["id"] for letter in read("queues", "dead", "list")} == set(ids)
+    assert shop("queues", "dead", "resend").exit_code == 2
+    result = shop("queues", "dead", "resend", ids[0], "nobody")
+    assert (result.exit_code, result.stdout) == (1, "Resent 1.\n")
+    assert read("queues", "dead", "drop", "--all", "--queue", "default") == {"dropped": 2}
+    assert read("queues")[0] == {
+        "queue": "default",
+        "ready": 1,
+        "scheduled": 0,
+        "active": 0,
+        "dead": 0,
+        "paused": False,
+    }
+
+
+def test_status_without_a_worker_fails_and_says_how_to_start_one(folder: Path) -> None:
+    result = shop("status")
+    assert (result.exit_code, "celeriac -A shop worker" in result.stderr) == (1, True)
+    assert read("status")["workers"] == []
+    assert shop("inspect", "ping").exit_code == shop("control", "shutdown").exit_code == 1
+
+
+def test_a_silent_worker_is_told_from_one_that_answers(folder: Path) -> None:
+    shop("queues")
+    the_app().broker.complete(the_app().broker.lease(WorkerInfo(name="mute"), 30.0, 3))
+    result = shop("status", "--timeout", "0.1")
+    assert (result.exit_code, "silent" in result.stdout) == (1, True)
+    result = shop("inspect", "active", "--timeout", "0.1", "-d", "mute", "-d", "gone")
+    assert "mute did not answer in time" in result.stderr
+    assert "No worker named 'gone'" in result.stderr
+
+
+def test_a_report_masks_passwords(folder: Path) -> None:
+    (folder / "mod.py").write_text(
+        "from celeriac import Celeriac\napp = Celeriac('m', broker_url='redis://u:hush@h/0')\n"
+    )
+    result = run("-A", "mod", "report")
+    assert (result.exit_code, "hush" in result.output, "u:***@h" in result.output) == (1, False, True)
+    report = read("report")
+    assert (report["app"]["broker_answers"], report["app"]["settings"]) == (True, {"task_queues": ["mail"]})
+    assert run("report").exit_code == 0
+    assert masked(["amqp://u:p@x:@h//", "http://h/?token=abc&a=1"]) == ["amqp://u:***@h//", "http://h/?token=***&a=1"]
+
+
+def test_a_broker_that_cannot_be_read_is_a_clear_error(folder: Path) -> None:
+    (folder / "celeriac.db").write_bytes(b"precious" * 100)
+    result = shop("queues")
+    assert (result.exit_code, "not a Celeriac database" in result.stderr) == (1, True)
+    assert (folder / "celeriac.db").read_bytes() == b"precious" * 100
+
+
+def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
+    result = shop("worker", "-Q", "mial")
+    assert (result.exit_code, "Did you mean 'mail'?" in result.stderr) == (1, True)
+    assert shop("worker", "-Q", ",").exit_code == 2
+
+
+def test_logging_is_configured_only_where_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("celeriac")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    theirs = [logging.NullHandler()]
+    monkeypatch.setattr(logging.root, "handlers", theirs)
+    _configure_logging(None)
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+    _configure_logging("info")
+    assert (logger.handlers, logger.level) == ([], logging.INFO)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    _configure_logging(None)
+    assert (len(logger.handlers), logger.level, logging.root.handlers) == (1, logging.WARNING, [])
+    logger.setLevel(logging.NOTSET)
+
+
+# --- With a real worker -------------------------------------------------------------------------------
+
+
+class RunningWorker:
+    """`celeriac -A shop worker` in a process of its own."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self.log = (path / "worker.log").open("w+")
+        command = [CELERIAC, "-A", "shop", "worker", *arguments]
+        self.process = subprocess.Popen(command, cwd=path, stderr=self.log, stdout=self.log)
+        deadline = time.monotonic() + 30
+        while "is ready" not in self.said():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose shop has a worker."""
+    path = tmp_path_factory.mktemp("served")
+    (path / "shop.py").write_text(SHOP)
+    worker = RunningWorker(path, "-c", "1", "-n", "w1")
+    yield path
+    worker.end()
+
+
+@pytest.fixture
+def live(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    yield from _inside(served, monkeypatch)
+
+
+def test_a_call_that_waits_prints_the_result(live: Path) -> None:
+    result = shop("call", "shop.add", "-a", "[2, 3]", "--wait", "--timeout", "20")
+    assert (result.exit_code, result.stdout) == (0, "5\n")
+    document = json.loads(shop("call", "shop.sleep", "-a", "[0]", "--wait", "--json").stdout)
+    assert (document["state"], document["result"], document["worker"]) == ("SUCCESS", "slept", "w1")
+
+
+def test_a_call_that_fails_exits_with_1_and_its_traceback_can_be_read(live: Path) -> None:
+    result = shop("call", "shop.fail", "-a", '["bad luck"]', "--wait", "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["error"]["type"]) == (1, "ValueError")
+    result = shop("result", document["id"], "--traceback")
+    assert (result.exit_code, "raise ValueError(why)" in result.stdout) == (1, True)
+    assert "ValueError: bad luck" in result.stderr
+    assert "bad luck" in shop("tasks", "--state", "failure").stdout
+    assert "raise ValueError(why)" in shop("tasks", "show", document["id"]).stdout
+
+
+def test_status_shows_the_worker(live: Path) -> None:
+    result = shop("status")
+    assert (result.exit_code, "w1" in result.stdout, "ready" in result.stdout) == (0, True, True)
+    [worker] = read("status")["workers"]
+    assert (worker["name"], worker["answers"], worker["queues"]) == ("w1", True, ["default", "mail"])
+
+
+def test_workers_can_be_asked(live: Path) -> None:
+    assert shop("inspect", "ping").exit_code == 0
+    assert read("inspect", "registered")["workers"]["w1"] == ["shop.add", "shop.fail", "shop.sleep"]
+    shop("call", "shop.add", "-a", "[2, 3]", "--wait")
+    assert read("inspect", "stats")["workers"]["w1"]["tasks"]["shop.add"]["count"] >= 1
+    assert "shop.add" in shop("inspect", "stats").stdout
+    for question in ("active", "reserved", "scheduled", "registered"):
+        assert shop("inspect", question).exit_code == 0
+
+
+def test_a_running_task_is_seen_and_terminated(live: Path) -> None:
+    id = shop("call", "shop.sleep", "-a", "[60]").stdout.strip()
+    deadline = time.monotonic() + 20
+    while not (running := read("inspect", "active")["workers"]["w1"]):
+        assert time.monotonic() < deadline
+    assert (running[0]["id"], running[0]["task"]) == (id, "shop.sleep")
+    assert id in shop("inspect", "active").stdout
+    assert shop("control", "terminate", id).exit_code == 0
+    result = shop("result", id, "--wait", "--timeout", "20")
+    assert (result.exit_code, "was revoked" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rate-limit", "shop.add", "100/s"),
+        ("rate-limit", "shop.add", "none"),
+        ("time-limit", "shop.fail", "--soft", "5", "--hard", "6"),
+        ("add-consumer", "mail"),
+        ("log-level", "warning"),
+        ("revoke", "some-id"),
+    ],
+)
+def test_workers_obey(live: Path, arguments: tuple[str, ...]) -> None:
+    result = shop("control", *arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_what_a_worker_cannot_do_is_an_error(live: Path) -> None:
+    result = shop("control", "rate-limit", "shop.nothing", "1/s")
+    assert (result.exit_code, "w1: No task named 'shop.nothing'" in result.stderr) == (1, True)
+    assert shop("control", "rate-limit", "shop.add", "often").exit_code == 2
+
+
+def test_a_worker_says_what_it_is_grows_shrinks_and_shuts_down_when_told(folder: Path) -> None:
+    worker = RunningWorker(folder, "-c", "1", "-Q", "mail", "--grace", "5")
+    try:
+        assert "1 for plain functions" in worker.said()
+        assert f"sqlite:///{folder}/celeriac.db" in worker.said()
+        assert shop("control", "pool-grow", "1").exit_code == 0
+        assert shop("control", "pool-shrink", "1").exit_code == 0
+        assert shop("control", "shutdown").exit_code == 0
+        assert worker.process.wait(15) == 0
+    finally:
+        worker.end()
+    assert read("status")["workers"] == []
+
+
+def test_a_worker_whose_last_queue_was_cancelled_lives_on_and_takes_another(folder: Path) -> None:
+    worker = RunningWorker(folder, "-c", "1", "-Q", "mail", "--grace", "5")
+    try:
+        assert shop("control", "cancel-consumer", "mail").exit_code == 0
+        id = shop("call", "shop.add", "-a", "[2, 3]", "-q", "mail").stdout.strip()
+        assert shop("result", id, "--wait", "--timeout", "0.5").exit_code == 3
+        assert shop("control", "add-consumer", "mail").exit_code == 0
+        assert shop("result", id, "--wait", "--timeout", "10").stdout == "5\n"
+    finally:
+        worker.end()

@@ -1,0 +1,213 @@
+"""Settings, from wherever they come; and the routing table."""
+
+from __future__ import annotations
+
+import re
+import types
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.config import DEFAULTS, HELP, NOT_NEEDED, TYPES, Settings
+from celeriac.errors import ImproperlyConfigured
+from celeriac.routing import Routes
+
+
+def test_every_setting_has_a_type_a_default_and_a_meaning() -> None:
+    settings = Settings()
+    assert set(settings) == set(DEFAULTS) == set(HELP) == set(TYPES)
+    assert all(HELP.values())
+    assert settings.changed() == {}
+
+
+def test_values_are_checked_and_brought_into_their_plain_form() -> None:
+    settings = Settings({"task_time_limit": timedelta(minutes=1), "task_queues": ("a", "b"), "result_expires": None})
+    assert settings.changed() == {"task_time_limit": 60.0, "task_queues": ["a", "b"], "result_expires": None}
+    settings.worker_lease_seconds = timedelta(seconds=5)  # type: ignore[assignment]
+    assert settings.worker_lease_seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("worker_concurrency", 0), ("worker_concurrency", "two"), ("task_acks_late", "yes"), ("task_default_priority", 10),
+        ("worker_pool", "gevent"), ("task_queues", "mail"), ("worker_lease_seconds", 0), ("result_expires", "1d"),
+        ("message_max_bytes", -1), ("task_routes", "mail"), ("task_routes", {"a": {"nope": 1}}), ("broker_url", 3),
+        ("sqlite_synchronous", "off"), ("task_time_limit", float("nan")), ("broker_url", b"x"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_refused_and_its_setting_named(name: str, value: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=name):
+        Settings({name: value})
+    settings = Settings()
+    with pytest.raises(ImproperlyConfigured, match=name):
+        setattr(settings, name, value)
+    assert settings.changed() == {}
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"no setting 'task_ack_late'. Did you mean 'task_acks_late'"):
+        Settings({"task_ack_late": True})
+    settings = Settings()
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'broker_url'"):
+        settings.brokr_url = "x"  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="Did you mean 'broker_url'"):
+        _ = settings.brokr_url
+
+
+@pytest.mark.parametrize("name", NOT_NEEDED)
+def test_a_setting_of_celerys_that_is_not_needed_says_why(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(NOT_NEEDED[name])):
+        Settings({name: 1})
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        Settings({"nope": 1, "worker_pool": "green"}, {"CELERIAC_TASK_DEFAULT_PRIORITY": "99", "CELERIAC_BROKR_URL": "x"})
+    text = str(caught.value)
+    assert text.startswith("4 mistakes")
+    for part in ("'nope'", "worker_pool", "CELERIAC_TASK_DEFAULT_PRIORITY in the environment", "CELERIAC_BROKR_URL"):
+        assert part in text
+
+
+def test_nothing_is_set_when_anything_is_wrong() -> None:
+    settings = Settings()
+    with pytest.raises(ImproperlyConfigured):
+        settings.update(task_acks_late=False, nope=1)
+    assert settings.changed() == {}
+
+
+# --- The environment ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("TASK_ACKS_LATE", "0", False), ("TASK_ACKS_LATE", "Yes", True), ("WORKER_CONCURRENCY", "4", 4),
+        ("WORKER_CONCURRENCY", "", None), ("TASK_QUEUES", "a, b", ["a", "b"]), ("TASK_QUEUES", '["a"]', ["a"]),
+        ("BROKER_URL", "123", "123"), ("RESULT_EXPIRES", "1.5", 1.5), ("TASK_ROUTES", '{"a.*": "b"}', {"a.*": "b"}),
+    ],
+)  # fmt: skip
+def test_the_environment_is_read_as_the_settings_type(variable: str, text: str, value: Any) -> None:
+    assert getattr(Settings(environ={f"CELERIAC_{variable}": text}), variable.lower()) == value
+
+
+def test_the_environment_beats_the_file_and_an_assignment_beats_both() -> None:
+    settings = Settings({"worker_concurrency": 1}, {"CELERIAC_WORKER_CONCURRENCY": "2", "CELERIAC_APP": "x", "PATH": "y"})
+    assert settings.worker_concurrency == 2
+    settings.update(worker_concurrency=3, task_track_started=True)
+    assert (settings.worker_concurrency, settings.task_track_started) == (2, True)
+    settings.worker_concurrency = 4
+    assert settings.worker_concurrency == 4
+
+
+# --- Files and modules --------------------------------------------------------------------------------
+
+
+def test_settings_come_from_a_toml_file(tmp_path: Path, app: Celeriac) -> None:
+    file = tmp_path / "celeriac.toml"
+    file.write_text('worker_concurrency = 3\n[task_routes]\n"mail.*" = "mail"\n')
+    app.config_from_file(file)
+    assert app.conf.worker_concurrency == 3
+    assert "mail" in app.queues
+
+
+def test_settings_come_from_the_table_of_a_pyproject(tmp_path: Path, app: Celeriac) -> None:
+    file = tmp_path / "pyproject.toml"
+    file.write_text("[project]\nname = 'x'\n[tool.celeriac]\ntask_acks_late = false\n")
+    app.config_from_file(file)
+    assert app.conf.changed()["task_acks_late"] is False
+
+
+def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path, app: Celeriac) -> None:
+    (tmp_path / "bad.toml").write_text("= 3")
+    for name in ("bad.toml", "missing.toml"):
+        with pytest.raises(ImproperlyConfigured, match=name):
+            app.config_from_file(tmp_path / name)
+
+
+def test_settings_come_from_a_module(monkeypatch: pytest.MonkeyPatch, app: Celeriac) -> None:
+    module = types.ModuleType("shop_settings")
+    exec("import os\nfrom datetime import timedelta\nworker_concurrency = 5\nDEBUG = True\n_x = 1\ndef helper(): ...",
+         module.__dict__)  # fmt: skip
+    monkeypatch.setitem(__import__("sys").modules, "shop_settings", module)
+    app.config_from_object("shop_settings")
+    assert app.conf.worker_concurrency == 5
+    module.worker_concurency = 5  # type: ignore[attr-defined]
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'worker_concurrency'"):
+        app.config_from_object("shop_settings")
+
+
+def test_settings_come_from_an_object_with_a_namespace(app: Celeriac) -> None:
+    class DjangoSettings:
+        DEBUG = True
+        CELERIAC_WORKER_CONCURRENCY = 6
+        celeriac_lower = 1
+
+    app.config_from_object(DjangoSettings, namespace="CELERIAC")
+    assert app.conf.worker_concurrency == 6
+    DjangoSettings.CELERIAC_NOPE = 1  # type: ignore[attr-defined]
+    with pytest.raises(ImproperlyConfigured, match="nope"):
+        app.config_from_object(DjangoSettings, namespace="CELERIAC")
+
+
+def test_a_module_or_a_part_of_it_that_does_not_exist_is_named(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match="no_such_module"):
+        app.config_from_object("no_such_module")
+    with pytest.raises(ImproperlyConfigured, match="os:nope"):
+        app.config_from_object("os:nope")
+
+
+def test_a_change_reaches_tasks_that_were_made_before(app: Celeriac) -> None:
+    @app.task
+    def add(x: int) -> int:
+        return x
+
+    assert add.s(1).message().queue == "default"
+    app.conf.task_default_queue = "other"
+    assert add.s(1).message().queue == "other"
+    app.conf.task_routes = {"*": "routed"}
+    assert add.s(1).message().queue == "routed"
+    app.conf.task_max_retries = 9
+    assert add.retry_policy(add.s(1).message()).max_retries == 9
+
+
+@pytest.mark.parametrize("url", ["redsi://x", "nonsense", "", "sqlite:/x"])
+def test_a_url_that_nothing_serves_is_refused_with_what_is_known(url: str, app: Celeriac) -> None:
+    app.conf.broker_url = url or "://"
+    with pytest.raises(ImproperlyConfigured, match="Known: .*sqlite://"):
+        _ = app.broker
+
+
+def test_an_app_without_settings_keeps_its_messages_beside_its_file(app: Celeriac) -> None:
+    app.conf.broker_url = None
+    assert app.broker_url == f"sqlite:///{Path(__file__).resolve().parent / 'celeriac.db'}".replace(
+        str(Path(__file__).resolve().parent), str(app._folder)
+    )
+
+
+# --- Routes -------------------------------------------------------------------------------------------
+
+
+def test_the_first_route_that_matches_counts() -> None:
+    routes = Routes([("mail.urgent", {"queue": "fast", "priority": 9}), ("mail.*", "mail"), (re.compile(r".*\.b"), "b")])
+    assert routes.route("mail.urgent") == {"queue": "fast", "priority": 9}
+    assert routes.route("mail.b") == {"queue": "mail"}
+    assert routes.route("x.b") == {"queue": "b"}
+    assert routes.route("x.c") == {}
+    assert routes.queues() == {"fast", "mail", "b"}
+
+
+def test_routes_are_written_as_a_dict_or_a_list_of_dicts_or_pairs() -> None:
+    for written in ({"a.*": "q"}, [{"a.*": "q"}], [["a.*", "q"]], (("a.*", {"queue": "q"}),)):
+        assert Routes(written).route("a.x") == {"queue": "q"}
+    assert Routes(None).route("a") == {}
+
+
+@pytest.mark.parametrize("routes", ["mail", 3, {"a": 3}, {3: "a"}, {"a": {"exchange": "x"}}, [3], [("a", "b", "c")], [()]])
+def test_routes_that_make_no_sense_are_refused(routes: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="task_routes"):
+        Routes(routes)

@@ -1,0 +1,178 @@
+"""Values to bytes and back."""
+
+from __future__ import annotations
+
+import enum
+import math
+import pickle
+from collections import namedtuple
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from celeriac import serialization
+from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured
+from celeriac.serialization import decode, dumps, dumps_call, loads, prepend, register_serializer, serializer
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), None])
+hashables = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text | st.binary(max_size=8) | st.uuids()
+    | st.decimals(allow_nan=False) | st.datetimes(timezones=zones) | st.dates() | st.times() | st.timedeltas(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+scalars = hashables.filter(lambda value: not isinstance(value, tuple))
+keys = st.sampled_from(["$uuid", "$dict", "$", "$set", "plain", ""]) | hashables
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4) | st.sets(hashables, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(values)
+def test_what_is_dumped_is_loaded_as_it_was(value: Any) -> None:
+    loaded = loads(dumps(value))
+    assert loaded == value
+    assert type(loaded) is type(value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(values, max_size=3), st.dictionaries(text, values, max_size=3))
+def test_a_calls_body_is_its_arguments(args: list[Any], kwargs: dict[str, Any]) -> None:
+    assert loads(dumps_call(tuple(args), kwargs)) == [args, kwargs]
+
+
+@settings(max_examples=60, deadline=None)
+@given(values, st.lists(values, max_size=3))
+def test_a_value_is_put_before_the_arguments_of_a_body(value: Any, args: list[Any]) -> None:
+    assert loads(prepend(dumps(value), dumps_call(tuple(args), {"k": 1}))) == [[value, *args], {"k": 1}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=40) | st.sampled_from([b'{"$uuid":"x"}', b'{"$set":[[{}]]}', b'{"$dict":3}', b'{"$bytes":1}']))
+def test_bytes_that_are_not_ours_are_a_decode_error_or_a_value(data: bytes) -> None:
+    try:
+        loads(data)
+    except DecodeError:
+        pass
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinity_is_a_number(value: float) -> None:
+    assert loads(dumps([value, {"a": value}])) == [value, {"a": value}]
+
+
+def test_nan_is_nan() -> None:
+    assert math.isnan(loads(dumps(math.nan)))
+    assert loads(dumps(Decimal("NaN"))).is_nan()
+
+
+def test_tuples_come_back_as_lists_and_enums_as_values() -> None:
+    class Colour(enum.Enum):
+        RED = "red"
+
+    Point = namedtuple("Point", "x y")
+    assert loads(dumps(((1, 2), Point(3, 4), Colour.RED, enum.IntEnum("N", "A").A))) == [[1, 2], [3, 4], "red", 1]
+
+
+def test_records_travel_as_plain_objects() -> None:
+    @dataclass
+    class Data:
+        when: date
+
+    class Struct(msgspec.Struct):
+        ids: set[int]
+
+    class Model(pydantic.BaseModel):
+        price: Decimal
+
+    found = loads(dumps([Data(date(2026, 1, 1)), Struct({1}), Model(price=Decimal("1.10"))]))
+    assert found == [{"when": date(2026, 1, 1)}, {"ids": {1}}, {"price": Decimal("1.10")}]
+
+
+def test_subclasses_of_plain_types_come_back_plain() -> None:
+    class Text(str):
+        pass
+
+    class Number(int):
+        pass
+
+    class Span(timedelta):
+        pass
+
+    assert loads(dumps([Text("a"), Number(3), {Text("k"): True}, Span(1)])) == ["a", 3, {"k": True}, timedelta(1)]
+    assert loads(dumps([time(1, 2), bytearray(b"x")])) == [time(1, 2), b"x"]
+
+
+def test_the_error_names_the_part_that_cannot_be_serialised() -> None:
+    @dataclass
+    class Order:
+        lines: list[Any]
+
+    with pytest.raises(EncodeError, match=r"Cannot serialise builtins\.object at \['a'\]\[1\]\.lines\[0\]"):
+        dumps({"a": [0, Order([object()])]})
+
+
+@pytest.mark.parametrize("value", [object(), len, int, {object(): 1}, {1: object()}, [print], "\udcff", {"\udcff": 1}])
+def test_what_cannot_be_serialised_is_refused_with_the_next_step(value: Any) -> None:
+    with pytest.raises(EncodeError, match=r"Pass plain data"):
+        dumps(value)
+    with pytest.raises(EncodeError, match=r"Pass plain data"):
+        dumps_call((value,), {})
+
+
+def test_a_record_that_could_not_be_a_key_again_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Point:
+        x: int
+
+    for value in ({Point(1)}, {Point(1): 2}, {(1, Point(1))}):
+        with pytest.raises(EncodeError, match="as a key, or in a set"):
+            dumps(value)
+
+
+def test_a_value_that_contains_itself_is_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(EncodeError, match="contains itself"):
+        dumps(value)
+
+
+def test_pickle_is_refused_unless_it_is_accepted() -> None:
+    data = serializer("pickle").dumps({"a": UUID(int=1)})
+    with pytest.raises(DecodeError, match="accept_content"):
+        decode("application/x-python-pickle", data, ["json"])
+    assert decode("application/x-python-pickle", data, ["pickle"]) == {"a": UUID(int=1)}
+
+
+def test_a_pickle_that_cannot_be_read_is_a_decode_error() -> None:
+    for data in (b"junk", pickle.dumps(datetime.now(UTC))[:-3]):
+        with pytest.raises(DecodeError, match="Cannot unpickle"):
+            decode("application/x-python-pickle", data, ["pickle"])
+    with pytest.raises(EncodeError, match="Cannot pickle"):
+        serializer("pickle").dumps(lambda: 1)
+
+
+def test_an_unknown_content_type_and_an_unknown_name_are_refused() -> None:
+    with pytest.raises(DecodeError, match="application/x-yaml"):
+        decode("application/x-yaml", b"", ["json"])
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'json'"):
+        serializer("jsno")
+
+
+def test_a_serializer_of_ones_own_is_used_by_name_and_content_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "_by_name", dict(serialization._by_name))
+    monkeypatch.setattr(serialization, "_by_content_type", dict(serialization._by_content_type))
+    register_serializer("repr", "text/x-repr", lambda value: repr(value).encode(), lambda data: data.decode())
+    assert decode("text/x-repr", serializer("repr").dumps([1]), ["repr"]) == "[1]"

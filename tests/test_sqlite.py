@@ -1,0 +1,395 @@
+"""What is SQLite's own: foreign files, upgrades, locks, full disks, forks, many processes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from celeriac.brokers.base import WorkerInfo
+from celeriac.brokers.sqlite import SQLiteBroker, connect
+from celeriac.clock import Clock
+from celeriac.drivers.sqlite.database import Database, database, path_of
+from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
+from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured
+from celeriac.message import PLAIN, Message, new_id
+
+PUBLISH = """
+import sys
+from celeriac.brokers.sqlite import connect
+from celeriac.clock import Clock
+from celeriac.message import Message, new_id
+broker = connect("sqlite:///" + sys.argv[1], clock=Clock(), timeout=20.0, result_expires=None)
+for _ in range(int(sys.argv[2])):
+    broker.publish([Message(id=new_id(), task="t")])
+broker.close()
+"""
+
+
+def message(body: bytes = b"") -> Message:
+    return Message(id=new_id(), task="t", body=body)
+
+
+def count(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    found: int = connection.execute("SELECT count(*) FROM messages").fetchone()[0]
+    connection.close()
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "celeriac.db"
+
+
+@pytest.fixture
+def open_broker(path: Path) -> Iterator[Callable[..., SQLiteBroker]]:
+    opened = []
+
+    def open_one(timeout: float = 10.0, at: Path = path, **options: object) -> SQLiteBroker:
+        opened.append(SQLiteBroker(Database(str(at), timeout=timeout, **options), Clock()))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield open_one
+    for broker in opened:
+        broker.close()
+
+
+Open = Callable[..., SQLiteBroker]
+
+
+# --- Files that are not ours --------------------------------------------------------------------------
+
+
+def test_a_database_of_somebody_elses_is_refused_and_not_a_byte_of_it_changed(path: Path, open_broker: Open) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ForeignDatabase, match=r"Name another file"):
+        open_broker().publish([message()])
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_database_of_somebody_elses_in_wal_mode_is_refused_too(path: Path, open_broker: Open) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = wal")
+    connection.execute("PRAGMA application_id = 7")
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.commit()
+    before = path.read_bytes()
+    with pytest.raises(ForeignDatabase):
+        open_broker().publish([message()])
+    assert path.read_bytes() == before
+    connection.close()
+
+
+@pytest.mark.parametrize("content", [b"x", b"not a database at all, but long enough for a header" * 10])
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(
+    path: Path, open_broker: Open, content: bytes
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ForeignDatabase):
+        open_broker().publish([message()])
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_becomes_a_database(path: Path, open_broker: Open) -> None:
+    path.touch()
+    open_broker().publish([message()])
+    assert count(path) == 1
+
+
+def test_a_foreign_database_that_takes_the_place_of_ours_is_refused(path: Path, open_broker: Open) -> None:
+    open_broker().publish([message()])
+    open_broker().close()
+    for file in path.parent.iterdir():
+        file.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ForeignDatabase):
+        open_broker().publish([message()])
+    assert path.read_bytes() == before
+
+
+def test_the_file_says_that_it_is_ours(path: Path, open_broker: Open) -> None:
+    open_broker().publish([message()])
+    assert path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_url_that_names_no_file_is_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="names no file"):
+        path_of(url)
+
+
+def test_a_url_names_a_relative_or_an_absolute_path() -> None:
+    assert path_of("sqlite:///a/b.db") == "a/b.db"
+    assert path_of("sqlite:////a/b.db") == "/a/b.db"
+
+
+def test_broker_and_backend_of_one_file_share_a_database(path: Path) -> None:
+    assert database(str(path)) is database(f"{path.parent}/./{path.name}")
+
+
+# --- Versions -----------------------------------------------------------------------------------------
+
+
+def test_a_database_of_a_newer_version_is_refused(path: Path, open_broker: Open) -> None:
+    newer = (*MIGRATIONS, "CREATE TABLE later (x);")
+    open_broker(migrations=newer).publish([message()])
+    with pytest.raises(BrokerError, match="pip install -U celeriac"):
+        open_broker().publish([message()])
+
+
+def test_an_older_database_is_upgraded_and_keeps_its_messages(path: Path, open_broker: Open) -> None:
+    open_broker().publish([message()])
+    newer = (*MIGRATIONS, "CREATE TABLE later (x);\nINSERT INTO later VALUES (1);\nCREATE INDEX x ON later (x)")
+    open_broker(migrations=newer).publish([message()])
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
+    assert connection.execute("SELECT x FROM later").fetchall() == [(1,)]
+    connection.close()
+    assert count(path) == 2
+
+
+def test_an_upgrade_that_fails_changes_nothing(path: Path, open_broker: Open) -> None:
+    open_broker().publish([message()])
+    with pytest.raises(BrokerError):
+        open_broker(migrations=(*MIGRATIONS, "CREATE TABLE later (x);\nCREATE NONSENSE;")).publish([message()])
+    open_broker().publish([message()])
+    assert count(path) == 2
+
+
+# --- Many at once -------------------------------------------------------------------------------------
+
+
+def test_processes_may_create_the_file_at_the_same_time(path: Path) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", PUBLISH, str(path), "20"]) for _ in range(4)]
+    assert [process.wait(50) for process in processes] == [0] * 4
+    assert count(path) == 80
+
+
+def test_many_threads_publish(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    start = threading.Barrier(10)
+
+    def publish() -> None:
+        start.wait()
+        for _ in range(20):
+            broker.publish([message()])
+
+    threads = [threading.Thread(target=publish) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(path) == 200
+
+
+def test_nothing_is_lost_when_another_process_closes_the_database(path: Path, open_broker: Open) -> None:
+    """Reading the file ourselves would drop SQLite's locks, and the other would delete the log that is in use."""
+    broker = open_broker()
+    broker.publish([message()])
+    for again in (broker, open_broker()):  # another thread, with the same Database and with one of its own
+        thread = threading.Thread(target=again.publish, args=([message()],))
+        thread.start()
+        thread.join()
+    subprocess.run([sys.executable, "-c", PUBLISH, str(path), "1"], check=True)
+    broker.publish([message()])
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sqlite3; c = sqlite3.connect({str(path)!r});"
+         "print(c.execute('SELECT count(*) FROM messages').fetchone()[0])"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.stdout.strip() == "5"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_parent_and_child_of_a_fork_both_publish(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message()])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            broker.publish([message()])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    broker.publish([message()])
+    assert os.waitpid(pid, 0)[1] == 0
+    broker.publish([message()])
+    assert count(path) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="locks can be seen on Linux alone")
+def test_a_forks_child_has_locks_of_its_own(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message()])
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            broker.publish([message()])
+            os.write(write, Path("/proc/locks").read_bytes())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    held = [line.split()[5] for line in os.read(read, 1 << 20).decode().splitlines() if line.split()[4] == str(pid)]
+    os.close(read)
+    os.close(write)
+    assert any(int(file.split(":")[2]) == path.stat().st_ino for file in held)
+
+
+async def test_a_worker_sees_what_another_process_publishes(path: Path, open_broker: Open) -> None:
+    lease = await open_broker().lease(WorkerInfo(name="w"), 15.0, 3)
+    process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(path), "1"])
+    got = await lease.receive(["default"], {PLAIN: 1}, 30.0)
+    assert process.wait(30) == 0
+    assert len(got) == 1
+
+
+# --- When it cannot be written ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(path: Path, open_broker: Open) -> Iterator[None]:
+    """Hold the write lock, as a process would that forgot a transaction."""
+    open_broker().publish([message()])
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    yield
+    holder.close()
+
+
+@pytest.mark.usefixtures("locked")
+def test_publishing_to_a_locked_database_fails_within_the_time_out(open_broker: Open) -> None:
+    broker = open_broker(timeout=0.1)
+    for _ in range(2):  # at every call
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="locked"):
+            broker.publish([message()])
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.usefixtures("locked")
+async def test_publishing_to_a_locked_database_lets_the_loop_run_and_fails(open_broker: Open) -> None:
+    with pytest.raises(BrokerUnavailable, match="locked"):
+        await open_broker(timeout=0.1).apublish([message()])
+
+
+def test_publishing_waits_for_a_lock_that_is_let_go(path: Path, open_broker: Open) -> None:
+    broker = open_broker(timeout=20.0)
+    broker.publish([message()])
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.1, holder.execute, ["ROLLBACK"])
+    timer.start()
+    broker.publish([message()])
+    timer.join()
+    holder.close()
+    assert count(path) == 2
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path, open_broker: Open) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"folder exists"):
+        open_broker(at=tmp_path / "no" / "such.db").publish([message()])
+
+
+def test_a_path_that_is_a_folder_is_refused(tmp_path: Path, open_broker: Open) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"cannot be read"):
+        open_broker(at=tmp_path).publish([message()])
+
+
+def test_a_folder_that_may_not_be_written_is_an_unavailable_broker() -> None:
+    script = """
+import os, sys
+from celeriac.brokers.sqlite import connect
+from celeriac.clock import Clock
+from celeriac.errors import BrokerUnavailable
+from celeriac.message import Message
+if os.getuid() == 0:  # whom no permission stops
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    connect(f"sqlite:///{sys.argv[1]}/celeriac.db", clock=Clock(), timeout=1.0, result_expires=None).publish(
+        [Message(id="1", task="t")])
+except BrokerUnavailable as error:
+    print("refused:", error)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        found = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
+    assert found.stdout.startswith("refused:")
+    assert "may be written by this user" in found.stdout
+
+
+def test_a_full_disk_is_reported_and_what_was_stored_before_stays(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message()])
+    connection = broker.database.connection()
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 10}")
+    with pytest.raises(BrokerUnavailable, match="the disk is full"):
+        broker.publish([message(b"x" * 100_000) for _ in range(10)])
+    with pytest.raises(BrokerUnavailable, match="the disk is full"):
+        broker.publish([message(b"x" * 100_000)])
+    connection.execute(f"PRAGMA max_page_count = {pages + 10_000}")
+    broker.publish([message(b"x" * 100_000)])
+    assert count(path) == 2
+
+
+def test_a_file_that_may_not_grow_is_reported_and_nothing_is_half_written(path: Path, open_broker: Open) -> None:
+    """The real thing: the kernel refuses to write more."""
+    open_broker().publish([message()])
+    script = f"""
+import resource, signal
+from celeriac.brokers.sqlite import connect
+from celeriac.clock import Clock
+from celeriac.errors import BrokerUnavailable
+from celeriac.message import Message
+broker = connect("sqlite:///{path}", clock=Clock(), timeout=1.0, result_expires=None)
+broker.publish([Message(id="1", task="t")])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+try:
+    broker.publish([Message(id="2", task="t", body=b"x" * 1_000_000)])
+except BrokerUnavailable as error:
+    print("refused:", error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+broker.publish([Message(id="2", task="t", body=b"x" * 1_000_000)])
+"""
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout.startswith("refused:")
+    assert count(path) == 3
+
+
+def test_a_damaged_database_is_reported_as_damaged(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message(b"x" * 5000) for _ in range(50)])
+    broker.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(bytes(content))
+    with pytest.raises(ForeignDatabase, match="damaged"):
+        open_broker().publish([message()])
+
+
+def test_connect_gives_a_broker_that_opens_the_file_on_first_use(path: Path) -> None:
+    broker = connect(f"sqlite:///{path}", clock=Clock(), timeout=1.0, result_expires=None)
+    assert not path.exists()
+    broker.publish([message()])
+    broker.close()
+    assert path.exists()

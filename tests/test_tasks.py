@@ -1,0 +1,481 @@
+"""From a call to a message, and a task run here and now: options, retries, endings, shared tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from celeriac import (
+    Celeriac,
+    Ignore,
+    Reject,
+    RemoteError,
+    Retry,
+    Task,
+    current_app,
+    current_request,
+    shared_task,
+    signals,
+    states,
+)
+from celeriac.errors import (
+    ArgumentsError,
+    CeleriacError,
+    EncodeError,
+    ImproperlyConfigured,
+    MaxRetriesExceeded,
+    MessageTooLarge,
+    NotRegistered,
+    UnknownOption,
+    UnknownQueue,
+)
+from celeriac.message import COROUTINE, PLAIN
+from tests.clock import FakeClock
+
+MakeApp = Callable[..., Celeriac]
+
+
+# --- Messages -----------------------------------------------------------------------------------------
+
+
+def test_the_call_beats_the_route_and_the_route_the_task_and_the_task_the_settings(make_app: MakeApp) -> None:
+    app = make_app(
+        task_default_queue="of-settings", task_default_priority=1, task_time_limit=10, task_acks_late=False,
+        task_routes={"routed": {"queue": "of-route", "priority": 3}}, task_queues=["of-call"],
+    )  # fmt: skip
+
+    def function() -> None: ...
+
+    bare = app.task(name="bare")(function)
+    own = app.task(name="own", queue="of-task", priority=2, time_limit=20, acks_late=True)(function)
+    routed = app.task(name="routed", queue="of-task", priority=2, time_limit=timedelta(seconds=30))(function)
+
+    def seen(task: Task[..., Any], **options: Any) -> tuple[Any, ...]:
+        message = task.signature(**options).message()
+        return message.queue, message.priority, message.time_limit, message.acks_late
+
+    assert seen(bare) == ("of-settings", 1, 10.0, False)
+    assert seen(own) == ("of-task", 2, 20.0, True)
+    assert seen(routed) == ("of-route", 3, 30.0, False)
+    assert seen(routed, queue="of-call", priority=4, time_limit=None, acks_late=True) == ("of-call", 4, None, True)
+
+
+def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) -> None:
+    app = make_app(clock=clock)
+    task = app.task(name="t", expires=60)(lambda: None)
+    now = clock.now()
+    assert (task.s().message().due_at, task.s().message().expires_at) == (None, now + 60)
+    message = task.s().set(countdown=timedelta(minutes=1), expires=90).message()
+    assert (message.sent_at, message.due_at, message.expires_at) == (now, now + 60, now + 90)
+    when = datetime(2030, 1, 1, tzinfo=UTC)
+    message = task.s().set(eta=when, expires=when).message()
+    assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
+
+
+def test_headers_of_a_call_add_to_the_tasks(app: Celeriac) -> None:
+    task = app.task(name="t", headers={"a": 1, "b": 1})(lambda: None)
+    assert task.s().set(headers={"b": 2}).message().headers == {"a": 1, "b": 2}
+
+
+def test_a_queue_that_nothing_declares_is_refused_with_the_nearest(app: Celeriac) -> None:
+    task = app.task(name="t", queue="mail")(lambda: None)
+    with pytest.raises(UnknownQueue, match="'mial' is declared. Did you mean 'mail'.*task_queues") as caught:
+        task.apply_async(queue="mial")
+    assert caught.value.queue == "mial"
+    app.conf.task_create_missing_queues = True
+    assert task.signature(queue="mial").message().queue == "mial"
+
+
+def test_a_message_that_is_too_large_is_refused_with_its_size(make_app: MakeApp) -> None:
+    task = make_app(message_max_bytes=100).task(name="t")(lambda x: x)
+    with pytest.raises(MessageTooLarge, match=r"\d+ bytes, more than `message_max_bytes` allows \(100\)"):
+        task.delay("x" * 200)
+
+
+def test_an_argument_that_cannot_be_serialised_is_refused_with_its_place(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda x: x)
+    with pytest.raises(EncodeError, match=r"builtins\.object at \[0\]"):
+        task.delay(object())
+    with pytest.raises(EncodeError, match=r"\[1\]\['x'\]"):
+        task.delay(x={object()})
+
+
+def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda: None)
+    for attempt in (
+        lambda: task.apply_async(countdwn=1),  # type: ignore[call-arg]
+        lambda: task.s().set(countdwn=1),
+        lambda: app.send_task("t", countdwn=1),  # type: ignore[call-arg]
+        lambda: app.send_task("elsewhere", countdwn=1),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(UnknownOption, match="Did you mean 'countdown'"):
+            attempt()
+    with pytest.raises(UnknownOption, match="Did you mean 'retry_backoff'"):
+        app.task(retry_backof=True)(print)  # type: ignore[call-overload]
+
+
+def test_the_lane_is_that_of_the_function(app: Celeriac) -> None:
+    async def wait() -> None: ...
+
+    assert app.task(wait).s().message().lane == COROUTINE
+    assert app.task(name="p")(lambda: None).s().message().lane == PLAIN
+
+
+def test_a_message_sent_inside_a_task_knows_its_parent_and_its_root(app: Celeriac) -> None:
+    @app.task
+    def child() -> None: ...
+
+    @app.task
+    def parent() -> list[str | None]:
+        message = child.s().message()
+        return [message.parent_id, message.root_id]
+
+    result = parent.apply(task_id="p")
+    assert result.get() == ["p", "p"]
+    assert child.s().message().parent_id is None
+
+
+def test_two_functions_of_one_name_are_refused_and_one_function_twice_is_not(app: Celeriac) -> None:
+    def first() -> None: ...
+
+    def second() -> None: ...
+
+    app.task(name="t")(first)
+    app.task(name="t")(first)
+    with pytest.raises(ImproperlyConfigured, match="Two functions are registered as the task 't'"):
+        app.task(name="t")(second)
+
+
+def test_a_task_is_named_after_its_module_and_function(app: Celeriac) -> None:
+    @app.task
+    def named() -> str:
+        """Say something."""
+        return "here"
+
+    assert named.name == f"{__name__}.named"
+    assert (named(), named.__name__, named.__doc__) == ("here", "named", "Say something.")
+
+
+def test_many_calls_are_sent_in_few_steps(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = app.task(name="t")(lambda x: x)
+    sizes: list[int] = []
+    monkeypatch.setattr(app.broker, "publish", lambda messages: sizes.append(len(messages)))
+    results = task.delay_many([(i,) for i in range(2500)], priority=9)
+    assert sizes == [1000, 1000, 500]
+    assert len({result.id for result in results}) == 2500
+    task.delay_many([{"x": 1}])
+    with pytest.raises(TypeError, match=r"write \(3,\)"):
+        task.delay_many([3])  # type: ignore[list-item]
+    with pytest.raises(ArgumentsError):
+        task.delay_many([(1, 2)])
+
+
+# --- Running here and now -----------------------------------------------------------------------------
+
+
+def test_a_plain_task_and_a_coroutine_task_are_run(app: Celeriac) -> None:
+    @app.task
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    @app.task
+    async def wait(x: int) -> int:
+        await asyncio.sleep(0)
+        assert current_request() is not None
+        return x
+
+    assert add.apply((1,), {"y": 2}).get() == 3
+    assert wait.apply((5,)).get() == 5
+    assert add(2) == 3
+
+
+async def test_a_coroutine_task_is_run_inside_a_loop_too(app: Celeriac) -> None:
+    @app.task
+    async def wait(x: int) -> int:
+        return x
+
+    assert wait.apply((5,)).get() == 5
+    assert await wait.apply((6,)) == 6
+
+
+def test_what_a_task_raises_is_raised_by_get_with_the_traceback_of_where_it_ran(app: Celeriac) -> None:
+    @app.task
+    def fail() -> None:
+        raise KeyError("gone")
+
+    result = fail.apply()
+    with pytest.raises(KeyError) as caught:
+        result.get()
+    assert "in fail" in caught.value.__notes__[0]
+    assert (result.state, result.failed(), result.ready(), result.successful()) == ("FAILURE", True, True, False)
+    assert isinstance(result.get(propagate=False), KeyError)
+    assert isinstance(result.result, KeyError)
+    assert "KeyError: 'gone'" in str(result.traceback)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), MemoryError(), asyncio.CancelledError(), RecursionError()])
+def test_every_way_to_raise_is_an_outcome(app: Celeriac, error: BaseException) -> None:
+    @app.task
+    def fail() -> None:
+        raise error
+
+    result = fail.apply()
+    assert result.state == states.FAILURE
+    with pytest.raises((RemoteError, type(error)) if isinstance(error, Exception) else RemoteError):
+        result.get()
+
+
+class Nasty:
+    __dataclass_fields__ = {"x": None}
+
+    @property
+    def x(self) -> int:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("value", [object(), Nasty(), "\udcff"], ids=["object", "nasty", "surrogate"])
+def test_a_return_value_that_cannot_be_serialised_fails_the_task(app: Celeriac, value: Any) -> None:
+    result = app.task(name="t")(lambda: value).apply()
+    assert result.state == states.FAILURE
+
+
+def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> None:
+    app = make_app(result_max_bytes=10)
+    with pytest.raises(EncodeError, match="result_max_bytes"):
+        app.task(name="t")(lambda: "x" * 50).apply().get()
+
+
+def test_a_result_that_is_ignored_is_not_kept_but_its_end_is(app: Celeriac) -> None:
+    result = app.task(name="t", ignore_result=True)(lambda: 5).apply()
+    assert (result.get(), result.state) == (None, states.SUCCESS)
+
+
+def test_a_task_may_ask_to_be_ignored_or_rejected(app: Celeriac) -> None:
+    def end(error: str) -> None:
+        raise {"ignore": Ignore(), "reject": Reject("bad")}[error]
+
+    task = app.task(name="t")(end)
+    assert (task.apply(("ignore",)).state, task.apply(("ignore",)).get()) == (states.IGNORED, None)
+    with pytest.raises(Reject, match="bad"):
+        task.apply(("reject",)).get()
+
+
+# --- Retries ------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_retried_until_it_succeeds(app: Celeriac) -> None:
+    seen = []
+
+    @app.task(bind=True, max_retries=5)
+    def flaky(self: Task[..., Any]) -> int:
+        seen.append((self.request.attempt, self.request.retries, self.request.id))
+        if self.request.retries < 2:
+            self.retry(exc=OSError("not yet"), countdown=3600)
+        return self.request.attempt
+
+    assert flaky.apply(task_id="f").get() == 3
+    assert seen == [(1, 0, "f"), (2, 1, "f"), (3, 2, "f")]
+
+
+def test_when_retries_are_exhausted_the_reason_is_raised(app: Celeriac) -> None:
+    @app.task(bind=True, max_retries=2)
+    def named(self: Task[..., Any]) -> None:
+        self.retry(exc=OSError(f"attempt {self.request.attempt}"))
+
+    @app.task(bind=True, max_retries=0)
+    def handled(self: Task[..., Any]) -> None:
+        try:
+            raise KeyError("inner")
+        except KeyError:
+            self.retry()
+
+    @app.task(bind=True, max_retries=0)
+    def silent(self: Task[..., Any]) -> None:
+        self.retry()
+
+    with pytest.raises(OSError, match="attempt 3"):
+        named.apply().get()
+    with pytest.raises(KeyError, match="inner"):
+        handled.apply().get()
+    with pytest.raises(MaxRetriesExceeded, match="was retried 0 times"):
+        silent.apply().get()
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "attempts"),
+    [({}, {}, 4), ({"max_retries": 1}, {}, 2), ({"max_retries": 1}, {"max_retries": 2}, 3), ({"max_retries": 0}, {}, 1)],
+)
+def test_exceptions_are_retried_for_as_often_as_the_call_the_task_or_the_settings_say(
+    app: Celeriac, options: Any, call: Any, attempts: int
+) -> None:
+    seen = []
+
+    @app.task(autoretry_for=(OSError,), dont_autoretry_for=(FileNotFoundError,), **options)
+    def flaky(kind: str) -> None:
+        seen.append(kind)
+        raise {"os": OSError, "file": FileNotFoundError, "key": KeyError}[kind]
+
+    for kind, expected in (("os", attempts), ("file", 1), ("key", 1)):
+        seen.clear()
+        with pytest.raises((OSError, KeyError)):
+            flaky.apply((kind,), **call).get()
+        assert len(seen) == expected
+
+
+def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock: FakeClock) -> None:
+    delays: list[float] = []
+
+    def told(sender: Any, delay: float, **more: Any) -> None:
+        delays.append(delay)
+
+    def run(call: dict[str, Any], **options: Any) -> None:
+        @app.task(bind=True, max_retries=1, name=str(len(app.tasks)), **options)
+        def again(self: Task[..., Any]) -> None:
+            self.retry(**call)
+
+        again.apply()
+
+    signals.task_retry.connect(told)
+    try:
+        run({"countdown": timedelta(minutes=1)})
+        run({}, default_retry_delay=7)
+        run({}, retry_backoff=4, retry_jitter=False)
+        run({"eta": datetime.fromtimestamp(app.clock.now() + 100, UTC)})
+    finally:
+        signals.task_retry.disconnect(told)
+    assert delays[:3] == [60.0, 7.0, 4.0]
+    assert 90 < delays[3] <= 100
+
+
+def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:
+    @app.task(bind=True)
+    def once(self: Task[..., Any]) -> str:
+        if self.request.attempt == 1:
+            raise Retry("again")
+        return "done"
+
+    assert once.apply().get() == "done"
+
+
+# --- Inside the task ----------------------------------------------------------------------------------
+
+
+def test_a_request_tells_what_the_call_said(app: Celeriac) -> None:
+    @app.task(bind=True, priority=7, time_limit=5, soft_time_limit=4)
+    def tell(self: Task[..., Any], x: int, y: int = 0) -> Any:
+        request = self.request
+        assert request.is_eager
+        assert not request.blocks_child
+        assert request.eta is None
+        return [request.id, request.queue, request.priority, request.headers, request.args, request.kwargs,
+                list(request.timelimit), request.root_id, request.parent_id, request.group_id]  # fmt: skip
+
+    assert tell.apply((1,), {"y": 2}, task_id="i", headers={"h": 1}).get() == [
+        "i", "default", 7, {"h": 1}, [1], {"y": 2}, [5.0, 4.0], "i", None, None,
+    ]  # fmt: skip
+
+
+def test_outside_a_task_there_is_no_request(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda: None)
+    with pytest.raises(CeleriacError, match="not being run by a worker"):
+        _ = task.request
+    assert current_request() is None
+
+
+def test_the_states_that_are_celeriacs_own_cannot_be_set_by_a_task(app: Celeriac) -> None:
+    @app.task(bind=True)
+    def tell(self: Task[..., Any], state: str) -> None:
+        self.progress(1, 2)
+        self.update_state(state, {"x": 1})
+
+    assert tell.apply(("SPINNING",)).state == states.SUCCESS
+    for state in (*states.READY_STATES, states.RETRY):
+        with pytest.raises(ValueError, match="for Celeriac to set"):
+            tell.apply((state,)).get()
+
+
+def test_signals_tell_of_a_task(app: Celeriac) -> None:
+    heard: list[str] = []
+    names = ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry")
+    receivers = {name: (lambda sender, name=name, **more: heard.append(name)) for name in names}
+    for name, receiver in receivers.items():
+        getattr(signals, name).connect(receiver)
+    try:
+        app.task(name="good")(lambda: 1).apply()
+        app.task(name="bad", max_retries=1, autoretry_for=ZeroDivisionError)(lambda: 1 / 0).apply()
+    finally:
+        for name, receiver in receivers.items():
+            getattr(signals, name).disconnect(receiver)
+    assert heard == [
+        "task_prerun", "task_success", "task_postrun",
+        "task_prerun", "task_retry", "task_postrun", "task_prerun", "task_failure", "task_postrun",
+    ]  # fmt: skip
+
+
+# --- Eager --------------------------------------------------------------------------------------------
+
+
+def test_with_task_always_eager_calls_are_run_at_once(make_app: MakeApp) -> None:
+    app = make_app(task_always_eager=True, broker_url="sqlite:////no/such/folder/x.db")
+    task = app.task(name="t")(lambda x: x + 1)
+    assert task.delay(1).get() == 2
+    assert task.apply_async((1,), countdown=60).get() == 2
+    assert asyncio.run(task.adelay(1)).get() == 2
+    assert task.s(1).delay().get() == 2
+    assert app.send_task("t", (1,)).get() == 2
+    assert [result.get() for result in task.delay_many([(1,), (2,)])] == [2, 3]
+    assert list(app.map(task, range(5))) == [1, 2, 3, 4, 5]
+
+
+def test_with_task_eager_propagates_what_a_task_raises_is_raised_at_the_call(make_app: MakeApp) -> None:
+    app = make_app(task_always_eager=True, task_eager_propagates=True)
+    task = app.task(name="t")(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        task.delay()
+
+
+def test_with_task_always_eager_a_task_that_is_not_registered_is_refused(make_app: MakeApp) -> None:
+    app = make_app(task_always_eager=True)
+    with pytest.raises(NotRegistered):
+        app.send_task("elsewhere")
+
+
+# --- Shared tasks -------------------------------------------------------------------------------------
+
+
+def test_a_shared_task_is_a_task_of_every_app_made_before_or_after(make_app: MakeApp) -> None:
+    before = make_app("before")
+
+    @shared_task(name="shared.add", queue="lib")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    after = make_app("after")
+    assert "shared.add" in before.tasks
+    assert "shared.add" in after.tasks
+    assert current_app() is after
+    assert add(1, 2) == 3
+    assert add.apply((1, 2)).get() == 3
+    assert add.s(1, 2).app is after
+    assert "lib" in before.queues
+    assert "shared.add" in repr(add)
+
+
+def test_a_task_by_name_needs_no_registration_here(app: Celeriac) -> None:
+    result = app.send_task("elsewhere.add", (1, 2), priority=9)
+    [message] = app.broker.complete(app.broker.operations().peek("default", 10))
+    assert (message.id, message.task, message.priority) == (result.id, "elsewhere.add", 9)
+    assert result.exists()
+    assert not app.AsyncResult("nobody").exists()
+
+
+def test_a_tasks_class_may_be_ones_own(app: Celeriac) -> None:
+    class Loud(Task[..., Any]):
+        def call(self, request: Any) -> Any:
+            return f"{super().call(request)}!"
+
+    assert app.task(base=Loud, name="t")(lambda: "hey").apply().get() == "hey!"

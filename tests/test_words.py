@@ -1,0 +1,286 @@
+"""The words that travel: outcomes and failures, retries, options, times, ids, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from celeriac import errors
+from celeriac.clock import aware, instant, seconds
+from celeriac.errors import EncodeError, RemoteError, TaskExpired, TaskRevoked, UnknownOption, WorkerLost, nearest
+from celeriac.message import Message, new_id
+from celeriac.options import check_call, check_task, rate
+from celeriac.outcome import TRACEBACK_LIMIT, Failure, Outcome
+from celeriac.retry import RetryPolicy
+from celeriac.signals import Signal
+
+
+def raised(error: BaseException) -> Failure:
+    try:
+        raise error
+    except BaseException as caught:
+        return Failure.of(caught)
+
+
+def travelled(failure: Failure) -> Failure:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(failure), type=Failure)
+
+
+class BrokenText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text for you")
+
+
+class BrokenArguments(Exception):
+    @property
+    def args(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("no arguments for you")
+
+
+class OwnArguments(Exception):
+    def __init__(self, code: int, *, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+
+
+class BrokenRecord:
+    __dataclass_fields__ = {"x": None}
+
+    @property
+    def x(self) -> int:
+        raise RuntimeError("no x for you")
+
+
+# --- Failures -----------------------------------------------------------------------------------------
+
+
+def test_an_exception_comes_back_as_its_own_class_with_its_arguments() -> None:
+    back = travelled(raised(KeyError("a", 3))).exception()
+    assert type(back) is KeyError
+    assert back.args == ("a", 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (BrokenText("x"), "BrokenText: (the exception's __str__ failed)"),
+        (OwnArguments(3, reason="no"), "OwnArguments: 3: no"),
+        (ValueError(object), "ValueError: <class 'object'>"),
+        (ValueError("name \udcff"), "ValueError: name \\udcff"),
+        (ValueError(BrokenRecord()), "ValueError: "),
+        (BrokenArguments("x"), "BrokenArguments: "),
+        (type("Local", (Exception,), {"__module__": None})("x"), "None.Local: x"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_no_exception_is_too_strange_to_travel(error: Exception, text: str) -> None:
+    failure = travelled(raised(error))
+    back = failure.exception()
+    assert isinstance(back, RemoteError)
+    assert text in str(back)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()])
+def test_what_would_end_the_reader_comes_back_as_a_remote_error(error: BaseException) -> None:
+    back = raised(error).exception()
+    assert isinstance(back, RemoteError)
+    assert back.type.endswith(type(error).__name__)
+
+
+def test_a_class_that_is_not_imported_here_is_not_imported_for_an_exception() -> None:
+    import sys
+
+    failure = Failure("antigravity", "Fall", "down", b"[]")
+    assert str(failure.exception()) == "antigravity.Fall: down"
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("kind", ["system", "path.join", "os", "<locals>.X"])
+def test_nothing_but_an_exception_is_called_to_rebuild_one(kind: str) -> None:
+    assert isinstance(Failure("os", kind, "m", b'["true"]').exception(), RemoteError)
+
+
+def test_a_long_traceback_is_cut_in_the_middle() -> None:
+    failure = raised(ValueError("x" * 50_000))
+    assert len(failure.traceback) < TRACEBACK_LIMIT + 100
+    assert len(failure.message) <= 4000
+
+
+def test_the_traceback_says_where_and_why() -> None:
+    try:
+        try:
+            raise OSError("first")
+        except OSError as error:
+            raise ValueError("second") from error
+    except ValueError as error:
+        failure = Failure.of(error)
+    assert "OSError: first" in failure.traceback
+    assert "test_the_traceback_says_where_and_why" in failure.traceback
+
+
+@pytest.mark.parametrize("error", [WorkerLost(), WorkerLost("killed by signal 9"), TaskExpired(), TaskRevoked("by hand")])
+def test_the_errors_of_celeriac_come_back_as_themselves(error: Exception) -> None:
+    outcome = Outcome.failed(Message(id="1", task="t"), error, "FAILURE", 5.0)
+    back = outcome.exception()
+    assert (type(back), str(back)) == (type(error), str(error))
+    assert str(error)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_an_errors_docstring_is_its_default_message(name: str) -> None:
+    kind = getattr(errors, name)
+    if isinstance(kind, type) and kind.__init__ is errors.CeleriacError.__init__:
+        assert str(kind()) == kind.__doc__.split("\n")[0]
+
+
+# --- Retries ------------------------------------------------------------------------------------------
+
+
+def test_retries_are_counted_after_the_first_attempt() -> None:
+    assert [RetryPolicy(max_retries=2).allows(attempt) for attempt in (1, 2, 3)] == [True, True, False]
+    assert not RetryPolicy(max_retries=0).allows(1)
+    assert RetryPolicy(max_retries=None).allows(10_000)
+
+
+def test_the_back_off_doubles_up_to_its_bound() -> None:
+    policy = RetryPolicy(backoff=2.0, backoff_max=10.0, jitter=False)
+    assert [policy.delay_after(attempt) for attempt in (1, 2, 3, 4, 5000)] == [2.0, 4.0, 8.0, 10.0, 10.0]
+    assert RetryPolicy(delay=7.0).delay_after(9) == 7.0
+
+
+def test_jitter_draws_from_half_the_bound_up() -> None:
+    policy = RetryPolicy(backoff=8.0)
+    drawn = [policy.delay_after(1) for _ in range(200)]
+    assert all(4.0 <= delay <= 8.0 for delay in drawn)
+    assert len(set(drawn)) > 1
+
+
+# --- Options ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("check", "option", "meant"),
+    [(check_task, "time_limt", "time_limit"), (check_call, "coutdown", "countdown"), (check_task, "bnd", "bind")],
+)
+def test_an_unknown_option_is_refused_with_the_nearest_name(check: Any, option: str, meant: str) -> None:
+    with pytest.raises(UnknownOption, match=f"{option}.*Did you mean '{meant}'"):
+        check({option: 1})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"priority": 10}, {"priority": True}, {"priority": "high"}, {"queue": ""}, {"queue": 3}, {"max_retries": -1},
+        {"max_retries": 1.5}, {"time_limit": -1}, {"time_limit": "1"}, {"time_limit": math.nan}, {"headers": [1]},
+        {"headers": {"x": object()}}, {"headers": {1j: 1}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_option_of_the_wrong_kind_is_refused(option: dict[str, Any]) -> None:
+    for check in (check_task, check_call):
+        with pytest.raises((TypeError, ValueError), match=next(iter(option))):
+            check(option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"countdown": "1"}, {"countdown": math.inf}, {"eta": datetime(2026, 1, 1)}, {"eta": "tomorrow"},
+        {"expires": datetime(2026, 1, 1)}, {"expires": "1"}, {"countdown": 1, "eta": datetime(2026, 1, 1, tzinfo=UTC)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_call_that_says_when_in_a_way_nobody_can_know_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        check_call(option)
+
+
+def test_durations_become_seconds() -> None:
+    found = check_task({"time_limit": timedelta(minutes=1), "expires": timedelta(hours=1), "soft_time_limit": None})
+    assert found == {"time_limit": 60.0, "expires": 3600.0, "soft_time_limit": None}
+
+
+def test_exceptions_to_retry_for_may_be_one_or_many() -> None:
+    assert check_task({"autoretry_for": OSError})["autoretry_for"] == (OSError,)
+    assert check_task({"autoretry_for": [OSError, KeyError]})["autoretry_for"] == (OSError, KeyError)
+    with pytest.raises(TypeError, match="autoretry_for takes exception classes"):
+        check_task({"autoretry_for": ["OSError"]})
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("10/s", 10.0), ("30/m", 0.5), ("36 / h", 0.01), (5, 5.0), ("2.5", 2.5)])
+def test_a_rate_is_read(limit: Any, expected: float) -> None:
+    assert rate(limit) == expected
+
+
+@pytest.mark.parametrize("limit", ["", "10/y", "-1/s", "0/s", "fast", 0, math.inf])
+def test_a_rate_that_is_none_is_refused(limit: Any) -> None:
+    with pytest.raises(ValueError, match="rate_limit takes"):
+        check_task({"rate_limit": limit})
+
+
+def test_headers_are_told_apart_from_arguments_they_travel_as_plain_data() -> None:
+    assert check_call({"headers": {"a": (1, 2)}})["headers"] == {"a": [1, 2]}
+    with pytest.raises(EncodeError, match="headers"):
+        check_call({"headers": {"a": object()}})
+
+
+# --- Times, ids, names --------------------------------------------------------------------------------
+
+
+def test_instants_are_aware() -> None:
+    when = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert aware(instant(when)) == when
+    with pytest.raises(TypeError, match="aware datetime"):
+        instant(datetime(2026, 1, 1))
+    with pytest.raises(TypeError, match="seconds"):
+        seconds(True)
+
+
+def test_ids_are_unique_and_sort_by_age() -> None:
+    made = [new_id() for _ in range(2000)]
+    assert len(set(made)) == 2000
+    stamps = [id[:13] for id in made]
+    assert stamps == sorted(stamps)
+    assert {id[14] for id in made} == {"7"}
+    assert {len(id) for id in made} == {36}
+
+
+def test_a_name_that_resembles_nothing_is_not_guessed() -> None:
+    assert nearest("zzz", ["mail"]) == ""
+
+
+# --- Signals ------------------------------------------------------------------------------------------
+
+
+def test_a_signal_is_sent_to_those_who_connected_for_its_sender() -> None:
+    signal, heard = Signal("s", "x"), []
+    assert not signal
+    signal.connect(lambda sender, **more: heard.append(("all", more["x"])))
+    only = signal.connect(lambda sender, **more: heard.append(("only", more["x"])), sender=test_ids_are_unique_and_sort_by_age)
+    signal.send("me", x=1)
+    signal.send(test_ids_are_unique_and_sort_by_age, x=2)
+    signal.disconnect(only)
+    signal.send(test_ids_are_unique_and_sort_by_age, x=3)
+    assert heard == [("all", 1), ("all", 2), ("only", 2), ("all", 3)]
+    assert "1 receivers" in repr(signal)
+
+
+def test_a_receiver_that_raises_is_logged_and_keeps_nobody_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
+    signal, heard = Signal("s", "x"), []
+
+    def broken(sender: Any, **more: Any) -> None:
+        raise ZeroDivisionError
+
+    signal.connect(broken)
+    signal.connect(lambda sender, **more: heard.append(more))
+    with caplog.at_level(logging.ERROR):
+        signal.send(None, x=1)
+    assert heard == [{"x": 1}]
+    assert "A receiver of s failed" in caplog.text
+    with pytest.raises(TypeError):
+        signal.connect("no function")  # type: ignore[type-var]

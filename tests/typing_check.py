@@ -1,0 +1,102 @@
+"""What a type checker makes of tasks. Never run: `make check` reads it with mypy, to which a wrong type is an error,
+and so is a `type: ignore` that is not needed."""
+
+from collections.abc import Iterator
+from typing import Any, assert_type
+
+from celeriac import AsyncResult, Celeriac, GroupResult, Signature, Task, group, shared_task
+from celeriac.task import CoroutineTask
+
+app = Celeriac("typing")
+
+
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@app.task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@app.task(queue="mail", time_limit=60, autoretry_for=(OSError,))
+def send(to: str) -> None: ...
+
+
+@app.task(bind=True)
+def bound(self: Task[..., Any], x: int) -> str:
+    return f"{self.name} {x}"
+
+
+@app.task(bind=True, max_retries=3)
+async def bound_fetch(self: Task[..., Any], x: int) -> str:
+    return str(x)
+
+
+@shared_task
+def shared(x: int) -> float:
+    return x / 2
+
+
+def calls() -> None:
+    assert_type(add(1, 2), int)
+    assert_type(add.delay(1, 2), AsyncResult[int])
+    assert_type(add.delay(1, y=2).get(timeout=1.0), int)
+    assert_type(add.apply_async((1, 2), queue="math", countdown=10), AsyncResult[int])
+    assert_type(add.apply((1,)), AsyncResult[int])
+    assert_type(add.delay_many([(1,), {"x": 2}], priority=3), list[AsyncResult[int]])
+    assert_type(send.delay("me"), AsyncResult[None])
+    assert_type(shared.delay(3), AsyncResult[float])
+    assert_type(app.map(add, range(3)), Iterator[int])
+
+
+def wrong_calls() -> None:
+    add.delay("1")  # type: ignore[arg-type]
+    add.delay()  # type: ignore[call-arg]
+    add.delay(1, 2, 3)  # type: ignore[call-arg]
+    add.delay(1, z=2)  # type: ignore[call-arg]
+    add("1")  # type: ignore[arg-type]
+    add.si("1")  # type: ignore[arg-type]
+    fetch.delay(1)  # type: ignore[arg-type]
+    bound.delay("1")  # type: ignore[arg-type]
+    shared.delay("1")  # type: ignore[arg-type]
+    add.apply_async((1,), countdwn=10)  # type: ignore[call-arg]
+    add.apply_async((1,), priority="high")  # type: ignore[arg-type]
+
+
+def bound_calls() -> None:
+    assert_type(bound.delay(1), AsyncResult[str])
+    assert_type(bound_fetch.delay(1), AsyncResult[str])
+    assert_type(bound_fetch, CoroutineTask[[int], str])
+
+
+async def coroutine_calls() -> None:
+    assert_type(fetch, CoroutineTask[[str], bytes])
+    assert_type(await fetch("x"), bytes)
+    assert_type(fetch.delay("x"), AsyncResult[bytes])
+    result = await fetch.adelay("x")
+    assert_type(result, AsyncResult[bytes])
+    assert_type(await result, bytes)
+    assert_type(await result.aget(timeout=1.0), bytes)
+    assert_type(await add.aapply_async((1,)), AsyncResult[int])
+
+
+def signatures() -> None:
+    assert_type(add.s(1), Signature[int])
+    assert_type(add.si(1, 2).set(queue="x"), Signature[int])
+    assert_type(add.s(1).delay(2), AsyncResult[int])
+    assert_type(fetch.s("x").clone(), Signature[bytes])
+
+
+async def groups() -> None:
+    assert_type(group(add.s(i) for i in range(3)), group[int])
+    assert_type(group(add.s(1), add.s(2)).delay(), GroupResult[int])
+    assert_type(group(add.s(1)).delay().get(), list[int])
+    assert_type(await (await group([add.s(1)]).adelay()).aget(), list[int])
+    for result in group(add.s(1)).delay():
+        assert_type(result, AsyncResult[int])
+
+
+@app.task(retry_backof=True)  # type: ignore[call-overload]
+def misspelt_option() -> None: ...
