@@ -66,7 +66,8 @@ def test_a_call_that_the_function_would_refuse_is_refused_at_once(app: Celeriac,
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs"), [((1,), {"k": 1}), ((1, 2), {"k": 1}), ((1, 2, 3, 4), {"k": 1, "more": 2}), ((), {"x": 1, "k": 2})]
+    ("args", "kwargs"),
+    [((1,), {"k": 1}), ((1, 2), {"k": 1}), ((1, 2, 3, 4), {"k": 1, "more": 2}), ((), {"x": 1, "k": 2})],
 )
 def test_a_call_that_the_function_takes_is_let_through(app: Celeriac, args: Any, kwargs: Any) -> None:
     def take(x: int, y: int = 0, *rest: int, k: int, **more: int) -> None: ...

@@ -70,7 +70,7 @@ def test_a_name_that_another_module_imports_is_offered_by_the_module_that_define
         offered = getattr(origin, "__all__", [])
         for alias in node.names:
             is_module = f"{node.module}.{alias.name}" in MODULES
-            assert is_module or alias.name in offered, f"{node.module} does not offer {alias.name}, which {name} imports"
+            assert is_module or alias.name in offered, f"{name} imports {node.module}.{alias.name}: not offered"
 
 
 @pytest.mark.parametrize("name", MODULES)

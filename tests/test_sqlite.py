@@ -262,6 +262,25 @@ async def test_a_worker_sees_what_another_process_publishes(path: Path, open_bro
     assert len(got) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files can be counted on Linux alone")
+def test_a_thread_that_ends_leaves_no_file_open(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message()])
+
+    def publish() -> None:
+        broker.publish([message()])
+        broker.database.watch()
+
+    def run() -> int:
+        thread = threading.Thread(target=publish)
+        thread.start()
+        thread.join()
+        return len(os.listdir("/proc/self/fd"))
+
+    first = run()  # SQLite keeps one file to open it again
+    assert [run() for _ in range(5)] == [first] * 5
+
+
 # --- When it cannot be written ------------------------------------------------------------------------
 
 

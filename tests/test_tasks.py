@@ -83,7 +83,7 @@ def test_headers_of_a_call_add_to_the_tasks(app: Celeriac) -> None:
 
 def test_a_queue_that_nothing_declares_is_refused_with_the_nearest(app: Celeriac) -> None:
     task = app.task(name="t", queue="mail")(lambda: None)
-    with pytest.raises(UnknownQueue, match="'mial' is declared. Did you mean 'mail'.*task_queues") as caught:
+    with pytest.raises(UnknownQueue, match=r"'mial' is declared. Did you mean 'mail'.*task_queues") as caught:
         task.apply_async(queue="mial")
     assert caught.value.queue == "mial"
     app.conf.task_create_missing_queues = True
@@ -217,7 +217,9 @@ def test_what_a_task_raises_is_raised_by_get_with_the_traceback_of_where_it_ran(
     assert "KeyError: 'gone'" in str(result.traceback)
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), MemoryError(), asyncio.CancelledError(), RecursionError()])
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), MemoryError(), asyncio.CancelledError(), RecursionError()]
+)
 def test_every_way_to_raise_is_an_outcome(app: Celeriac, error: BaseException) -> None:
     @app.task
     def fail() -> None:
@@ -307,7 +309,12 @@ def test_when_retries_are_exhausted_the_reason_is_raised(app: Celeriac) -> None:
 
 @pytest.mark.parametrize(
     ("options", "call", "attempts"),
-    [({}, {}, 4), ({"max_retries": 1}, {}, 2), ({"max_retries": 1}, {"max_retries": 2}, 3), ({"max_retries": 0}, {}, 1)],
+    [
+        ({}, {}, 4),
+        ({"max_retries": 1}, {}, 2),
+        ({"max_retries": 1}, {"max_retries": 2}, 3),
+        ({"max_retries": 0}, {}, 1),
+    ],
 )
 def test_exceptions_are_retried_for_as_often_as_the_call_the_task_or_the_settings_say(
     app: Celeriac, options: Any, call: Any, attempts: int

@@ -13,7 +13,16 @@ import pytest
 
 from celeriac import errors
 from celeriac.clock import aware, instant, seconds
-from celeriac.errors import EncodeError, RemoteError, TaskExpired, TaskRevoked, UnknownOption, WorkerLost, nearest
+from celeriac.errors import (
+    EncodeError,
+    RemoteError,
+    TaskExpired,
+    TaskRevoked,
+    UnknownOption,
+    WaitInTask,
+    WorkerLost,
+    nearest,
+)
 from celeriac.message import Message, new_id
 from celeriac.options import check_call, check_task, rate
 from celeriac.outcome import TRACEBACK_LIMIT, Failure, Outcome
@@ -123,7 +132,9 @@ def test_the_traceback_says_where_and_why() -> None:
     assert "test_the_traceback_says_where_and_why" in failure.traceback
 
 
-@pytest.mark.parametrize("error", [WorkerLost(), WorkerLost("killed by signal 9"), TaskExpired(), TaskRevoked("by hand")])
+@pytest.mark.parametrize(
+    "error", [WorkerLost(), WorkerLost("killed by signal 9"), TaskExpired(), TaskRevoked("by hand"), WaitInTask()]
+)
 def test_the_errors_of_celeriac_come_back_as_themselves(error: Exception) -> None:
     outcome = Outcome.failed(Message(id="1", task="t"), error, "FAILURE", 5.0)
     back = outcome.exception()
@@ -212,7 +223,9 @@ def test_exceptions_to_retry_for_may_be_one_or_many() -> None:
         check_task({"autoretry_for": ["OSError"]})
 
 
-@pytest.mark.parametrize(("limit", "expected"), [("10/s", 10.0), ("30/m", 0.5), ("36 / h", 0.01), (5, 5.0), ("2.5", 2.5)])
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("10/s", 10.0), ("30/m", 0.5), ("36 / h", 0.01), (5, 5.0), ("2.5", 2.5)]
+)
 def test_a_rate_is_read(limit: Any, expected: float) -> None:
     assert rate(limit) == expected
 
@@ -258,14 +271,14 @@ def test_a_name_that_resembles_nothing_is_not_guessed() -> None:
 
 
 def test_a_signal_is_sent_to_those_who_connected_for_its_sender() -> None:
-    signal, heard = Signal("s", "x"), []
+    signal, heard, me = Signal("s", "x"), [], object()
     assert not signal
     signal.connect(lambda sender, **more: heard.append(("all", more["x"])))
-    only = signal.connect(lambda sender, **more: heard.append(("only", more["x"])), sender=test_ids_are_unique_and_sort_by_age)
-    signal.send("me", x=1)
-    signal.send(test_ids_are_unique_and_sort_by_age, x=2)
+    only = signal.connect(lambda sender, **more: heard.append(("only", more["x"])), sender=me)
+    signal.send("another", x=1)
+    signal.send(me, x=2)
     signal.disconnect(only)
-    signal.send(test_ids_are_unique_and_sort_by_age, x=3)
+    signal.send(me, x=3)
     assert heard == [("all", 1), ("all", 2), ("only", 2), ("all", 3)]
     assert "1 receivers" in repr(signal)
 

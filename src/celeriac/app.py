@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
@@ -244,7 +243,7 @@ class Celeriac:
     def broker_url(self) -> str:
         """Where messages go: the setting, or the file beside the app."""
         url: str | None = self.conf.broker_url
-        return url or f"sqlite:///{self._folder / DATABASE_NAME}"
+        return url or f"sqlite:///{os.path.join(self._folder, DATABASE_NAME)}"
 
     @property
     def broker(self) -> Broker:
@@ -368,14 +367,14 @@ def shared_task(function: Callable[..., Any] | None = None, /, *, name: str | No
     return register if function is None else register(function)
 
 
-def _caller(frame: FrameType) -> tuple[Path, str | None]:
+def _caller(frame: FrameType) -> tuple[str, str | None]:
     """Return the folder of the file that makes the app, and its module's name where that says anything."""
     file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
-    folder = Path(file).resolve().parent if file else Path.cwd()
+    folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
     return folder, module if module != "__main__" else None
 
 
 def _main_name() -> str:
     """Return the name under which the running script can be imported."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(file).stem if file else "__main__"
+    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"

@@ -12,7 +12,6 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -250,10 +249,11 @@ def from_object(source: Any, namespace: str = "") -> dict[str, Any]:
 def from_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read settings from a TOML file: the table `[tool.celeriac]` of a pyproject.toml, else the whole file."""
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ImproperlyConfigured(f"The configuration file {os.fspath(path)!r} cannot be read: {error}.") from error
-    if Path(path).name == "pyproject.toml":
+    if os.path.basename(path) == "pyproject.toml":
         found: dict[str, Any] = data.get("tool", {}).get("celeriac", {})
         return found
     return data

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-__all__ = ["START", "SitePage", "build", "reachable", "serve"]
+__all__ = ["START", "Site", "SitePage", "build", "reachable", "serve"]
 
 START = "/page/0"
 SEED = 20

@@ -41,21 +41,22 @@ def run(*, seconds: float | None = None, keep: bool = False) -> int:
     """Run it, and return the exit code."""
     console = Console()
     began = time.monotonic()
+    termination = _Termination()
     try:
-        with _terminated_as_interrupted(), _folder(console, keep) as folder:
-            right = _tell(Show(console), folder, seconds or LIMIT_SECONDS)
+        with termination.caught(), _folder(console, keep) as folder:
+            right = _tell(Show(console), folder, seconds or LIMIT_SECONDS, termination)
     except DemoError as error:
         text = f"The demonstration FAILED. {error}"
         console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("Stopped; the worker and the site are gone.", highlight=False)
-        return STOPPED + signal.SIGINT
+        return STOPPED + (termination.number or signal.SIGINT)
     console.print(f"\nAll of it took {time.monotonic() - began:.1f} s.", highlight=False)
     return 0 if right else 1
 
 
-def _tell(show: Show, folder: Path, limit: float) -> bool:
+def _tell(show: Show, folder: Path, limit: float, termination: _Termination) -> bool:
     """Do what is to be done; say whether all is as it must be."""
     database = folder / "celeriac.db"
     app.close()
@@ -71,7 +72,7 @@ def _tell(show: Show, folder: Path, limit: float) -> bool:
             index = Index(show.bar("Index of Python's library", "files"))
             crawl = Crawl(show.bar("Crawl of the site", "pages"), site.base)
             kill = Kill(show.bar("Pairs of words (the victim)", "files"))
-            asyncio.run(_work(index, crawl, kill, paths, worker, site, limit))
+            asyncio.run(_work(index, crawl, kill, paths, worker, site, limit, termination))
         requests = site.close()
     show.say("Done; now the same again in this process, without workers, to compare ...\n")
     checks = checks_of(index, crawl, kill, read_library(paths), build(PAGES), requests)
@@ -81,8 +82,9 @@ def _tell(show: Show, folder: Path, limit: float) -> bool:
 
 
 async def _work(index: Index, crawl: Crawl, kill: Kill, paths: Sequence[Path], worker: WorkerProcess,
-                site: SiteProcess, limit: float) -> None:  # fmt: skip
+                site: SiteProcess, limit: float, termination: _Termination) -> None:  # fmt: skip
     """Run the jobs side by side, while the processes live."""
+    termination.work = asyncio.current_task()
     try:
         await _ready(worker)
         async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
@@ -101,6 +103,7 @@ async def _work(index: Index, crawl: Crawl, kill: Kill, paths: Sequence[Path], w
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
+        termination.work = None
         app.close()
 
 
@@ -134,18 +137,27 @@ def _folder(console: Console, keep: bool) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Make SIGTERM an exit that cleans up on its way, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's alone
-        return
+class _Termination:
+    """SIGTERM, made to clean up on its way as Ctrl-C does: it cancels the work, or, where none is running, exits."""
 
-    def leave(number: int, frame: object) -> NoReturn:
-        sys.exit(STOPPED + number)
+    def __init__(self) -> None:
+        self.number = 0  # the signal's, once it has come
+        self.work: asyncio.Task[None] | None = None
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __call__(self, number: int, frame: object) -> None:
+        self.number = number
+        if self.work is None:
+            sys.exit(STOPPED + number)
+        self.work.get_loop().call_soon_threadsafe(self.work.cancel)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signal, in the main thread: to others, signals do not come."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """A child that runs plain functions, one at a time: take a permit, run, report, again.
 
-Runs in a process forked from the nursery. Ends when the supervisor closes the pipe of permits, after what it has started.
+Runs in a process forked from the nursery. Ends when the supervisor closes the pipe of permits, after what it has begun.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from celeriac.brokers.base import Delivery
 from celeriac.message import PLAIN
@@ -112,10 +113,8 @@ class ChildHandle:
 
     def signal(self, number: int) -> None:
         """Send a signal."""
-        try:
+        with suppress(ProcessLookupError):  # it has ended; the nursery will tell
             os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass  # it has ended; the nursery will tell
 
     # --- From the child -------------------------------------------------------------------------------
 
@@ -151,6 +150,11 @@ class ChildHandle:
     def needs_watch(self) -> bool:
         """Whether time can bring something about: a limit, or a run that waits behind another."""
         return bool(self._limited) or (self.lane == PLAIN and len(self.running) > 1)
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether it runs a message that was in a child's hands when that died."""
+        return any(sent.delivery.deliveries > 1 for sent in self.running.values())
 
     def close(self) -> None:
         """Let go of the socket and the pipe."""

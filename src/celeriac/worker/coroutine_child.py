@@ -59,9 +59,9 @@ class Interruptible:
                 reason, self._reason = self._reason, None
                 if reason is not None and self._task is not None:
                     self._task.uncancel()
-                step, argument = self._coroutine.throw, reason or cancelled  # type: ignore[assignment]
+                step, argument = self._coroutine.throw, reason or cancelled
             except BaseException as error:  # noqa: BLE001 - what it waited for failed: that is the coroutine's to handle
-                step, argument = self._coroutine.throw, error  # type: ignore[assignment]
+                step, argument = self._coroutine.throw, error
 
 
 async def run_limited(executor: Executor, message: Message, deliveries: int,
@@ -93,8 +93,7 @@ class CoroutineChild(asyncio.Protocol):
     """The loop of a coroutine child."""
 
     def __init__(self, app: Celeriac, worker: str, link: socket.socket, permits: int, reports_memory: bool) -> None:
-        self._app = app
-        self._worker = worker
+        self._executor = Executor(app, worker, self._tell)
         self._socket = link
         self._permits = permits
         self._reports_memory = reports_memory
@@ -102,6 +101,7 @@ class CoroutineChild(asyncio.Protocol):
         self._sent: dict[int, Run] = {}  # runs whose permits were not taken yet
         self._claimed: list[int] = []  # permits whose runs did not come yet
         self._running: dict[int, tuple[asyncio.Task[None], Interruptible | None]] = {}
+        self._indices: dict[str, int] = {}  # of what is running, by task id
         self._out: list[bytes] = []
 
     def work(self) -> None:
@@ -165,20 +165,21 @@ class CoroutineChild(asyncio.Protocol):
     # --- Running --------------------------------------------------------------------------------------
 
     async def _run(self, run: Run) -> None:
-        index = run.index
-
-        def tell(message: Message, state: str, meta: Any) -> None:
-            self._send(frame(Told(index, told(message, state, meta))))
+        index, id = run.index, run.message.id
+        self._indices[id] = index
 
         def begun(interruptible: Interruptible) -> None:
             self._running[index] = (self._running[index][0], interruptible)
 
         try:
-            outcome = await run_limited(Executor(self._app, self._worker, tell), run.message, run.deliveries, begun)
+            outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
         finally:
-            del self._running[index]
+            del self._running[index], self._indices[id]
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
         self._send(frame(Ran(index, outcome, memory)))
+
+    def _tell(self, message: Message, state: str, meta: Any) -> None:
+        self._send(frame(Told(self._indices[message.id], told(message, state, meta))))
 
     def _interrupt(self, index: int, reason: BaseException) -> None:
         interruptible = self._running.get(index, (None, None))[1]

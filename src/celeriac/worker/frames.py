@@ -4,10 +4,10 @@
     supervisor ── pipe ────► child     permits: the index of a run, 8 bytes
     supervisor ◄── socket ── child     frames: a `Ran` or a `Told`
 
-**A run is started only by whoever takes its permit from the pipe.** Runs may be sent ahead, so that a child with short tasks
-never waits; both ends can read the pipe, and a read of 8 bytes takes one permit whole. So the supervisor can call
-runs back at any time, even from a child that is stuck, and knows afterwards, without asking, what the child has
-started: nothing is held back behind a slow task, and a signal meant for one attempt cannot hit the next.
+**A run is started only by whoever takes its permit from the pipe.** Runs may be sent ahead, so that a child with
+short tasks never waits; both ends can read the pipe, and a read of 8 bytes takes one permit whole. So the supervisor
+can call runs back at any time, even from a child that is stuck, and knows afterwards, without asking, what the child
+has started: nothing is held back behind a slow task, and a signal meant for one attempt cannot hit the next.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -153,10 +154,8 @@ class _Nursery:
             self._say(Exited(pid, os.waitstatus_to_exitcode(status)))
 
     def _say(self, report: Spawned | Exited) -> None:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor is gone; reading its orders will tell
             self._orders.send(msgspec.json.encode(report))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the supervisor is gone; reading its orders will tell
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

@@ -36,7 +36,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, app: Celeriac, *, name: str | None = None, queues: Sequence[str] | None = None,
            concurrency: int | None = None, pool: str | None = None, grace_seconds: float | None = None,
-           max_tasks_per_child: int | None = None, max_memory_per_child: int | None = None) -> WorkerOptions:  # fmt: skip
+           max_tasks_per_child: int | None = None,
+           max_memory_per_child: int | None = None) -> WorkerOptions:  # fmt: skip
         """Return the options, what is not given filled in from the settings. Raises `UnknownQueue`."""
         conf = app.conf
         for queue in queues or ():

@@ -1,8 +1,8 @@
 """Children in processes of their own: nothing that a task does can harm the supervisor.
 
-The pool sends runs to its children and reports how each ended. It makes the outcome of an attempt itself where the child could
-not: killed, or past its hard time limit. Before it sends a signal it calls back what the child has not started, and
-so knows which attempt the signal will hit (see `frames`).
+The pool sends runs to its children and reports how each ended. It makes the outcome of an attempt itself where the
+child could not: killed, or past its hard time limit. Before it sends a signal it calls back what the child has not
+started, and so knows which attempt the signal will hit (see `frames`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from celeriac.brokers.base import Delivery
 from celeriac.errors import CeleriacError, TaskRevoked, TimeLimitExceeded
 from celeriac.message import COROUTINE, LANES, PLAIN
 from celeriac.outcome import Outcome
-from celeriac.worker.child_handle import ChildHandle
+from celeriac.worker.child_handle import ChildHandle, Sent
 from celeriac.worker.frames import Interrupt, Ran, parse_from_child
 from celeriac.worker.nursery import Exited, Spawn, Spawned
 from celeriac.worker.options import WorkerOptions
@@ -34,7 +34,12 @@ __all__ = ["ProcessPool"]
 
 TICK_SECONDS = 0.02
 BLOCKED_SECONDS = 1.0  # a coroutine child that has not ended an attempt so long after its hard limit is blocked
-SHORT_LIFE = 1.0  # seconds; children that end sooner without having done anything are replaced with a pause
+SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
+SUSPECT_SECONDS = 0.2
+"""A coroutine whose child died with it is a suspect, and so are the hundred others that were in that child. Suspects
+are run one at a time in each child, the rest told to come again after this time: so the next death hits the one that
+brings it about, and not all the others once more.
+"""
 
 parse_from_nursery = msgspec.json.Decoder(Spawned | Exited).decode
 
@@ -55,6 +60,7 @@ class ProcessPool(Pool):
         self._growing: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._ended: dict[int, int] = {}  # statuses of children that ended before their birth was told
+        self._stillborn_at = float("-inf")  # monotonic; when a child last ended at once
         self._stopping = False
         self._empty = asyncio.Event()
 
@@ -64,12 +70,16 @@ class ProcessPool(Pool):
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._nursery, self._hear_nursery)
         self._stopping = False
-        await self._grow()
+        self._replace()
+        if self._growing is not None:
+            await self._growing
 
     async def _grow(self) -> None:
         """Spawn the children that are missing, one after the other."""
         for lane in LANES:
-            while not self._stopping and self._missing(lane):
+            while not self._stopping and self._missing(lane) > 0:
+                if time.monotonic() - self._stillborn_at < SHORT_LIFE:
+                    await asyncio.sleep(SHORT_LIFE)
                 await self._spawn(lane)
 
     def _missing(self, lane: str) -> int:
@@ -123,13 +133,23 @@ class ProcessPool(Pool):
     def dispatch(self, deliveries: Sequence[Delivery]) -> None:
         batches: dict[int, list[Delivery]] = {}
         homeless: list[Ending] = []
+        suspected: set[int] = set()
         rooms = {pid: self._room(child) for pid, child in self._children.items()}
         for delivery in deliveries:
             lane = delivery.message.lane
-            pid = max((pid for pid, child in self._children.items() if child.lane == lane), key=rooms.__getitem__, default=0)
+            suspect = lane == COROUTINE and delivery.deliveries > 1
+            pids = [
+                pid
+                for pid, child in self._children.items()
+                if child.lane == lane and not (suspect and (child.has_suspect or pid in suspected))
+            ]
+            pid = max(pids, key=rooms.__getitem__, default=0)
             if rooms.get(pid, 0) <= 0:
-                homeless.append(Ending(delivery=delivery, given_back=True))
+                due_at = self._app.clock.now() + SUSPECT_SECONDS if suspect else None
+                homeless.append(Ending(delivery=delivery, given_back=True, due_at=due_at))
                 continue
+            if suspect:
+                suspected.add(pid)
             rooms[pid] -= 1
             batches.setdefault(pid, []).append(delivery)
         for pid, batch in batches.items():
@@ -206,7 +226,7 @@ class ProcessPool(Pool):
                 self.dispatch(called_back)
         if message.time_limit is not None and elapsed >= message.time_limit:
             error = TimeLimitExceeded(f"The hard time limit of {message.time_limit:g} s has passed.")
-            self._kill(child, {head.index: _verdict(head.delivery, error, states.FAILURE, elapsed, self._options.name)})
+            self._kill(child, {head.index: self._verdict(head, error, states.FAILURE, now)})
         elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not head.warned:
             head.warned = True
             called_back = child.call_back()
@@ -220,8 +240,8 @@ class ProcessPool(Pool):
         for index, run in child.running.items():
             limit = run.delivery.message.time_limit
             if limit is not None and now - run.since >= limit + BLOCKED_SECONDS:
-                error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed, and the coroutine blocked its loop.")
-                verdicts[index] = _verdict(run.delivery, error, states.FAILURE, now - run.since, self._options.name)
+                error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed; the coroutine blocks.")
+                verdicts[index] = self._verdict(run, error, states.FAILURE, now)
         if verdicts:
             self._kill(child, verdicts)
 
@@ -235,6 +255,9 @@ class ProcessPool(Pool):
         if called_back:
             self.dispatch(called_back)
 
+    def _verdict(self, run: Sent, error: CeleriacError, state: str, now: float) -> Outcome:
+        return Outcome.failed(run.delivery.message, error, state, time.time(), self._options.name, now - run.since)
+
     # --- Children that end ----------------------------------------------------------------------------
 
     def _hear_nursery(self) -> None:
@@ -245,8 +268,7 @@ class ProcessPool(Pool):
         except ConnectionError:
             data = b""
         if not data:
-            self._loop.remove_reader(self._nursery)
-            self._reports.broken("The nursery, from which children are forked, has died.")
+            self._orphaned()
             return
         news = parse_from_nursery(data)
         if isinstance(news, Spawned):
@@ -255,6 +277,15 @@ class ProcessPool(Pool):
             self._exited(news.pid, news.status)
         else:
             self._ended[news.pid] = news.status
+
+    def _orphaned(self) -> None:
+        """The nursery is gone, and with it the children: give up, having settled what they did."""
+        self._loop.remove_reader(self._nursery)
+        self._stopping = True
+        for pid, child in list(self._children.items()):
+            child.signal(signal.SIGKILL)
+            self._exited(pid, -signal.SIGKILL)
+        self._reports.broken("The nursery, from which children are forked, has died.")
 
     def _exited(self, pid: int, status: int) -> None:
         child = self._children[pid]
@@ -270,12 +301,11 @@ class ProcessPool(Pool):
             self._reports.ended(endings)
         if called_back:
             self.dispatch(called_back)
-        if self._children or not self._stopping:
-            if not child.done and not child.killed_by_us and time.monotonic() - child.born < SHORT_LIFE:
-                self._loop.call_later(SHORT_LIFE, self._replace)
-            else:
-                self._replace()
-        else:
+        now = time.monotonic()
+        if not child.done and not child.running and not child.killed_by_us and now - child.born < SHORT_LIFE:
+            self._stillborn_at = now
+        self._replace()
+        if not self._children:
             self._empty.set()
 
     def _bury(self, child: ChildHandle, status: int) -> Iterable[Ending]:
@@ -314,9 +344,8 @@ class ProcessPool(Pool):
                 if child.lane == COROUTINE:
                     child.send(Interrupt(index))
                 else:
-                    elapsed = time.monotonic() - run.since
                     error = TaskRevoked("The task was terminated.")
-                    self._kill(child, {index: _verdict(run.delivery, error, states.REVOKED, elapsed, self._options.name)})
+                    self._kill(child, {index: self._verdict(run, error, states.REVOKED, time.monotonic())})
             self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])
             self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
 
@@ -351,10 +380,6 @@ class ProcessPool(Pool):
             self._empty.clear()
             await self._empty.wait()
         self._loop.remove_reader(self._nursery)
-
-
-def _verdict(delivery: Delivery, error: CeleriacError, state: str, elapsed: float, worker: str) -> Outcome:
-    return Outcome.failed(delivery.message, error, state, time.time(), worker, elapsed)
 
 
 def _how(status: int) -> str:

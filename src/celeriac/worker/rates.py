@@ -1,8 +1,8 @@
 """Rate limits of a worker, without holding anything back: what may not run yet goes back to the broker, with its time.
 
-Each task has a line of free places in time, `1 / rate` apart (the generic cell rate algorithm, ITU-T I.371). A message that comes
-too early gets the next free place and is given back until then; its place is kept for it. Places are given out
-for the next few seconds only; what comes when they are taken is told to come again after them.
+Each task has a line of free places in time, `1 / rate` apart (the generic cell rate algorithm, ITU-T I.371). A
+message that comes too early gets the next free place and is given back until then; its place is kept for it. Places
+are given out for the next few seconds only; what comes when they are taken is told to come again after them.
 """
 
 from __future__ import annotations

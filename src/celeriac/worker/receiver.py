@@ -18,7 +18,7 @@ from celeriac.worker.pool import Pool
 from celeriac.worker.rates import RateLimits
 from celeriac.worker.settle import Ending
 
-__all__ = ["Receiver"]
+__all__ = ["RETRY_SECONDS", "Receiver"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -132,7 +132,7 @@ class Receiver:
         if task.lane != message.lane:
             # Sent by somebody who did not know the function.
             return Ending(delivery=delivery, given_back=True, lane=task.lane)
-        rate = self.rates[message.task] if message.task in self.rates else task.rate_limit
+        rate = self.rates.get(message.task, task.rate_limit)
         if rate is not None:
             due_at = self._rate_limits.admit(message.id, message.task, rate, now)
             if due_at is not None:

@@ -42,7 +42,7 @@ class Runtimes:
         for bucket in sorted(self._buckets):
             wanted -= self._buckets[bucket]
             if wanted <= 0:
-                middle = self.SMALLEST * self.GROWTH ** (bucket + 0.5)
+                middle: float = self.SMALLEST * self.GROWTH ** (bucket + 0.5)
                 return min(max(middle, self.least), self.most)
         return self.most
 

@@ -27,7 +27,7 @@ from typing import Any
 from celeriac import __about__, signals, states
 from celeriac.app import Celeriac
 from celeriac.brokers.base import Lease, WorkerInfo
-from celeriac.errors import BackendError, BrokerError, LeaseLost
+from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.outcome import Outcome
 from celeriac.worker.nursery import open_nursery
 from celeriac.worker.options import WorkerOptions
@@ -56,6 +56,9 @@ SETTLE_BATCH = 512
 def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     """Run a worker until it is told to stop; return its exit code. Call it in the main thread."""
     if options.pool == "processes":
+        if app.broker_url.startswith("memory:"):
+            raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
+                                       "(the default), or start the worker with --pool threads.")  # fmt: skip
         app.close()  # so that the nursery inherits no connection
         return _run(app, options, open_nursery(app))
     if options.pool == "solo":
@@ -111,7 +114,9 @@ class Supervisor:
         self.ready = asyncio.Event()
         reports = Reports(ended=self._ended, told=self._told, freed=self._freed, broken=self._broken)
         self.pool: Pool = (
-            ProcessPool(app, options, reports, nursery) if nursery is not None else ThreadPool(app, options, reports, seat)
+            ProcessPool(app, options, reports, nursery)
+            if nursery is not None
+            else ThreadPool(app, options, reports, seat)
         )
         self.receiver = Receiver(app, options, self.pool, self._ended, lambda: self._lease, self._lease_lost)
         self._lease: Lease
@@ -262,7 +267,6 @@ class Supervisor:
             await self._lost.wait()
             log.error("The lease was lost (was this machine suspended?). What ran here was given to others.")
             await self.pool.restart()
-            self._endings.clear()
             self._lease = await self._enter()
             self._lost.clear()
 
@@ -298,9 +302,8 @@ class Supervisor:
         pause = RETRY_SECONDS[0]
         while True:
             await self._something.wait()
-            endings = self._endings[:SETTLE_BATCH]
-            tidings = self._tidings
-            self._tidings = []
+            endings, self._endings = self._endings[:SETTLE_BATCH], self._endings[SETTLE_BATCH:]
+            tidings, self._tidings = self._tidings, []
             try:
                 if tidings:
                     await self.app.backend.store(tidings)
@@ -308,11 +311,12 @@ class Supervisor:
                     await self._settle_batch(endings)
             except (BrokerError, BackendError) as error:
                 log.warning("Cannot settle %d endings, trying again in %.1f s: %s", len(endings), pause, error)
+                self._endings[:0] = endings
+                self._tidings[:0] = tidings
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_SECONDS[1])
                 continue
             pause = RETRY_SECONDS[0]
-            del self._endings[: len(endings)]
             if not self._endings and not self._tidings:
                 self._something.clear()
             self._settled.set()
@@ -328,7 +332,7 @@ class Supervisor:
         for ending, settlement, good in zip(endings, settlements, done, strict=True):
             outcome = ending.outcome or settlement.outcome
             if not good:
-                log.warning("The ending of %s was refused: the message is another worker's by now", ending.delivery.message.id)
+                log.warning("The ending of %s is refused: it is another worker's by now", ending.delivery.message.id)
             elif outcome is not None:
                 self.statistics.add(outcome)
                 if chatty or outcome.state in (states.FAILURE, states.RETRY):
@@ -349,8 +353,8 @@ def _log_outcome(outcome: Outcome) -> None:
     elif outcome.state == states.REVOKED:
         log.info("%s was revoked: %s", where, outcome.failure.message)
     else:
-        kind, text = outcome.failure.type, outcome.failure.message
-        log.error("%s failed: %s: %s%s", where, kind, text, f"\n{outcome.failure.traceback}" if outcome.failure.traceback else "")
+        failure = outcome.failure
+        log.error("%s failed: %s: %s\n%s", where, failure.type, failure.message, failure.traceback)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

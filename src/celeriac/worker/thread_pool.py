@@ -1,8 +1,9 @@
 """Children as threads of the supervisor's own process: for tests, for debugging, and where processes cannot be had.
 
-What a thread runs cannot be killed. At the hard time limit the attempt is given up: its outcome is recorded, another thread takes the
-place, and what the old one still says is not heard. The promises about killed children do not arise here; a task that
-takes the process down takes the worker down, and its messages go to others as those of any lost worker.
+What a thread runs cannot be killed. At the hard time limit the attempt is given up: its outcome is recorded, another
+thread takes the place, and what the old one still says is not heard. The promises about killed children do not arise
+here; a task that takes the process down takes the worker down, and its messages go to others as those of any lost
+worker.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
-from celeriac.drivers.sqlite.watch import Watch
+from celeriac.drivers.sqlite.watch import Bell, Watch
 from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured
 
 __all__ = ["Database", "database", "path_of"]
@@ -31,6 +31,26 @@ HEADER: Final = b"SQLite format 3\x00"
 CREATION_SECONDS: Final = 0.5  # how long another process may need to create the file
 BELL: Final = "-bell"  # the file beside the database whose watchers are woken by a commit; see `watch`
 CHECKPOINT_PAGES: Final = 4000  # the log is copied into the file every 16 MB
+
+
+class _Session:
+    """What one thread has open; closed with the thread."""
+
+    def __init__(self, connection: sqlite3.Connection, bell: Bell) -> None:
+        self.connection = connection
+        self.bell = bell
+        self.watch: Watch | None = None
+        self.pid = os.getpid()
+
+    def close(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
+        self.bell.close()
+        self.connection.close()
+
+    def __del__(self) -> None:
+        if self.pid == os.getpid():
+            self.close()
 
 
 class Database:
@@ -47,28 +67,27 @@ class Database:
 
     def connection(self) -> sqlite3.Connection:
         """Return this thread's connection."""
+        return self._session().connection
+
+    def _session(self) -> _Session:
         local = self._local
         try:
-            if local.pid == os.getpid():
-                connection: sqlite3.Connection = local.connection
-                return connection
-            _inherited.append((local.connection, local.watch))  # never touched again, nor closed
+            session: _Session = local.session
+            if session.pid == os.getpid():
+                return session
+            _inherited.append(session)  # never touched again, nor closed
         except AttributeError:
             pass
         with self._translated():
-            local.connection = self._open()
-        local.pid = os.getpid()
-        local.watch = None
-        local.bell = os.open(self.path + BELL, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        return _connection_of(local)
+            session = local.session = _Session(self._open(), Bell(self.path + BELL))
+        return session
 
     def watch(self) -> Watch:
         """Return what wakes this thread when anybody has committed."""
-        self.connection()
-        if self._local.watch is None:
-            self._local.watch = Watch(self.path + BELL)
-        watch: Watch = self._local.watch
-        return watch
+        session = self._session()
+        if session.watch is None:
+            session.watch = Watch(self.path + BELL)
+        return session.watch
 
     def write(self, work: Callable[[sqlite3.Connection], Work], quiet: bool = False) -> Work:
         """Do the work in one write transaction; wait while others write, up to the time-out.
@@ -91,13 +110,13 @@ class Database:
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> None:
         """Do one writing statement in a transaction of its own: the shortest way to a commit."""
-        connection = self.connection()
+        session = self._session()
         try:
-            connection.execute(statement, parameters)
+            session.connection.execute(statement, parameters)
         except sqlite3.Error:  # busy, most likely; the long way tells
             self.write(lambda connection: connection.execute(statement, parameters))
         else:
-            os.pwrite(self._local.bell, b"\0", 0)
+            session.bell.ring()
 
     def read(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
         """Do the work outside a transaction; it must only read."""
@@ -113,20 +132,17 @@ class Database:
 
     def close(self) -> None:
         """Close this thread's connection."""
-        local = self._local
-        if getattr(local, "pid", None) == os.getpid():
-            if local.watch is not None:
-                local.watch.close()
-            local.connection.close()
-            os.close(local.bell)
-            del local.pid
+        session: _Session | None = getattr(self._local, "session", None)
+        if session is not None and session.pid == os.getpid():
+            del self._local.session
+            session.close()
 
     def close_before_fork(self) -> None:
         """Close this thread's connection, unless somebody is waiting on it or in the middle of a transaction."""
-        local = self._local
-        if getattr(local, "pid", None) != os.getpid() or local.connection.in_transaction:
+        session: _Session | None = getattr(self._local, "session", None)
+        if session is None or session.pid != os.getpid() or session.connection.in_transaction:
             return
-        if local.watch is None or not local.watch.busy:
+        if session.watch is None or not session.watch.busy:
             self.close()
 
     # --- Transactions ---------------------------------------------------------------------------------
@@ -146,7 +162,8 @@ class Database:
         return True
 
     def _finish(self, work: Callable[[sqlite3.Connection], Work], quiet: bool) -> Work:
-        connection = self.connection()
+        session = self._session()
+        connection = session.connection
         try:
             result = work(connection)
             connection.execute("COMMIT")
@@ -155,7 +172,7 @@ class Database:
                 connection.execute("ROLLBACK")
             raise
         if not quiet:
-            os.pwrite(self._local.bell, b"\0", 0)
+            session.bell.ring()
         return result
 
     # --- Opening --------------------------------------------------------------------------------------
@@ -277,7 +294,7 @@ def database(path: str, synchronous: str = "normal", timeout: float = 10.0) -> D
 
 _registry: dict[str, Database] = {}
 _registry_lock = threading.Lock()
-_inherited: list[Any] = []
+_inherited: list[_Session] = []
 """Connections that a fork copied. SQLite forbids to use or close them in the child, so they are kept from both."""
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _proved: set[str] = set()  # paths of files that are ours; a fork's child knows them too
@@ -293,12 +310,6 @@ def _before_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork)
-
-
-def _connection_of(local: threading.local) -> sqlite3.Connection:
-    """Return the connection that a thread's locals hold."""
-    connection: sqlite3.Connection = local.connection
-    return connection
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -1,10 +1,10 @@
 """Waking up when another process has committed, without polling.
 
-After a commit the writer rings: it writes one byte into the file `…-bell` beside the database, and Linux tells whoever watches
-that file (inotify). Writers know of nobody. (Watching SQLite's own log would not do: the log is written before the commit
-can be seen, so that whoever woke up looked too early, and slept on.) Where there is no inotify, waiting falls back to
-looking again every few milliseconds. A writer that is killed between its commit and its ring wakes nobody: whoever waits
-looks again every `LONGEST_SECONDS` all the same.
+After a commit the writer rings: it writes one byte into the file `…-bell` beside the database, and Linux tells whoever
+watches that file (inotify). Writers know of nobody. (Watching SQLite's own log would not do: the log is written before
+the commit can be seen, so that whoever woke up looked too early, and slept on.) Where there is no inotify, waiting
+falls back to looking again every few milliseconds. A writer that is killed between its commit and its ring wakes
+nobody: whoever waits looks again every `LONGEST_SECONDS` all the same.
 
 A waiter notes `generation` *before* it looks at the database and passes it on when it waits, so that a change that
 came between the two ends the wait at once.
@@ -21,11 +21,35 @@ import time
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Watch"]
+__all__ = ["Bell", "Watch"]
 
 IN_MODIFY: Final = 0x2
 POLL_SECONDS: Final = 0.005
 LONGEST_SECONDS: Final = 1.0
+
+
+class Bell:
+    """Wakes those who watch its file. Belongs to one connection, and goes with it."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:  # a folder or a file that this user may only read: who waits finds out by itself
+            self._fd = -1
+
+    def ring(self) -> None:
+        """Wake them. Never fails: what was committed is committed, whoever hears of it."""
+        with suppress(OSError):  # no room for a byte, or no file
+            os.pwrite(self._fd, b"\0", 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Watch:

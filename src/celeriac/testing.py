@@ -1,0 +1,67 @@
+"""Help for the tests of programs that use Celeriac."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from celeriac.app import Celeriac
+from celeriac.errors import CeleriacError
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.supervisor import Supervisor
+
+__all__ = ["running_worker"]
+
+
+@contextmanager
+def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concurrency: int = 2,
+                   grace_seconds: float = 5.0) -> Iterator[Supervisor]:  # fmt: skip
+    """Run a real worker in threads of this process, ready when the block begins and stopped when it ends.
+
+        app = Celeriac("shop", broker_url="memory://")
+
+        def test_add():
+            with running_worker(app):
+                assert add.delay(2, 2).get(timeout=5) == 4
+
+    Arguments, results and errors take the same road as in production; only the children are threads.
+    """
+    options = WorkerOptions.of(app, queues=queues, concurrency=concurrency, pool="threads", grace_seconds=grace_seconds)
+    ready = threading.Event()
+    supervisors: list[Supervisor] = []
+    failures: list[BaseException] = []
+
+    async def supervise() -> None:
+        supervisor = Supervisor(app, options)
+        supervisors.append(supervisor)
+        running = asyncio.ensure_future(supervisor.run())
+        waiting = asyncio.ensure_future(supervisor.ready.wait())
+        await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        ready.set()
+        if await running:
+            raise CeleriacError("The worker failed; its log says why.")
+
+    def run() -> None:
+        try:
+            asyncio.run(supervise())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="celeriac-worker")
+    thread.start()
+    ready.wait()
+    try:
+        if failures:
+            raise failures[0]
+        yield supervisors[0]
+    finally:
+        if thread.is_alive():
+            supervisors[0].stop_soon("the end of the test")
+        thread.join()
+    if failures:
+        raise failures[0]

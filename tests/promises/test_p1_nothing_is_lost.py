@@ -1,0 +1,99 @@
+"""P1: a message that `delay()` returned for is run, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from celeriac.errors import WorkerLost
+from tests.promises.harness import LEASE, Stage
+
+LANES = pytest.mark.parametrize("lane", ["plain", "coroutine"])
+
+SEND_AND_DIE = """
+import os, signal, sys
+from victim import quick
+for number in range(100):
+    sys.stdout.write(quick.delay(number).id + "\\n")
+    sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_producer_has_sent_is_run(stage: Stage) -> None:
+    producer = subprocess.run([sys.executable, "-c", SEND_AND_DIE], cwd=stage.folder, capture_output=True, text=True)
+    assert producer.returncode == -signal.SIGKILL, producer.stderr
+    ids = producer.stdout.split()
+    stage.worker()
+    assert [stage.app.AsyncResult(id).get(timeout=30) for id in ids] == list(range(100))
+
+
+@LANES
+def test_the_task_of_a_killed_child_runs_again(stage: Stage, lane: str) -> None:
+    stage.worker()
+    result = stage.send(lane, "holds", stage.path("go"))
+    first = stage.started(result)
+    os.kill(first.pid, signal.SIGKILL)
+    second = stage.started(result, times=2)
+    stage.release("go")
+    assert result.get(timeout=30) == "released"
+    assert second.pid != first.pid
+    assert (second.attempt, second.deliveries) == (1, 2)
+    assert len(stage.runs(result)) == 2
+
+
+@LANES
+def test_the_tasks_of_a_killed_worker_run_elsewhere_and_its_children_die_with_it(stage: Stage, lane: str) -> None:
+    victim, _ = stage.worker(name="victim"), stage.worker("-Q", "other", name="heir")
+    result = stage.send(lane, "holds", stage.path("go"))
+    stage.started(result)
+    stage.worker(name="second")
+    others = victim.kill()
+    _, alive = psutil.wait_procs(others, timeout=5)
+    assert len(others) == 4  # nursery, two plain children, one for coroutines
+    assert not alive
+    assert stage.started(result, times=2).worker == "second"
+    stage.release("go")
+    assert result.get(timeout=30) == "released"
+
+
+@LANES
+def test_at_most_once_a_killed_child_is_recorded_as_worker_lost_at_once(stage: Stage, lane: str) -> None:
+    stage.worker()
+    result = stage.send(lane, "holds", stage.path("go"), acks_late=False)
+    os.kill(stage.started(result).pid, signal.SIGKILL)
+    with pytest.raises(WorkerLost, match=r"killed by SIGKILL.*acks_late=False"):
+        result.get(timeout=2)
+    assert len(stage.runs(result)) == 1
+
+
+@LANES
+def test_at_most_once_a_killed_worker_is_recorded_as_worker_lost_within_its_lease(stage: Stage, lane: str) -> None:
+    victim = stage.worker()
+    result = stage.send(lane, "holds", stage.path("go"), acks_late=False)
+    stage.started(result)
+    stage.worker()
+    victim.kill()
+    killed = time.monotonic()
+    with pytest.raises(WorkerLost, match="acks_late=False"):
+        result.get(timeout=LEASE + 5)
+    assert time.monotonic() - killed < LEASE + 2
+    assert len(stage.runs(result)) == 1
+
+
+def test_a_worker_without_its_nursery_gives_its_tasks_to_others_and_exits_with_a_failure(stage: Stage) -> None:
+    victim = stage.worker()
+    result = stage.send("plain", "holds", stage.path("go"))
+    stage.started(result)
+    heir = stage.worker()
+    victim.nursery().kill()
+    assert victim.wait(10) == 1
+    assert stage.started(result, times=2).worker == heir.name
+    stage.release("go")
+    assert result.get(timeout=30) == "released"

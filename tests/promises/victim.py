@@ -1,0 +1,282 @@
+"""The victim: tasks that end in every way there is. `harness.py` copies this file into a folder of the test's own.
+
+`plain(how, value)` and `coroutine(how, value)` do as `WAYS[how]` says, in the two lanes. Each run writes lines into the file
+`journal` beside this one: `start|end id attempt deliveries pid time worker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import inspect
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from celeriac import Celeriac, current_request
+from celeriac.errors import Ignore, Reject, SoftTimeLimitExceeded
+
+app = Celeriac("victim", task_queues=["default", "other"])
+
+JOURNAL = os.open(Path(__file__).with_name("journal"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+
+
+def note(what: str) -> None:
+    """Write a line: one write to a file opened for appending, so that lines of all processes stay whole."""
+    me = current_request()
+    line = f"{what} {me.id} {me.attempt} {me.deliveries} {os.getpid()} {time.time():.6f} {me.worker}\n"
+    os.write(JOURNAL, line.encode())
+
+
+class Odd(Exception):
+    """Cannot be rebuilt from its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} is not {two}")
+
+
+class Unspeakable(Exception):
+    """Cannot be put in words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Temporary(Exception):
+    """Passes."""
+
+
+# --- Ways to end --------------------------------------------------------------------------------------
+
+
+def returns(task: Any, value: Any) -> Any:
+    return value
+
+
+def raises(task: Any, value: Any) -> Any:
+    raise ValueError(value)
+
+
+def raises_odd(task: Any, value: Any) -> Any:
+    raise Odd(1, 2)
+
+
+def raises_unspeakable(task: Any, value: Any) -> Any:
+    raise Unspeakable
+
+
+def raises_unpicklable(task: Any, value: Any) -> Any:
+    raise ValueError("locked", threading.Lock())
+
+
+def raises_interrupt(task: Any, value: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def runs_out_of_memory(task: Any, value: Any) -> Any:
+    return bytearray(1 << 60)
+
+
+def recurses(task: Any, value: Any) -> Any:
+    return recurses(task, value)
+
+
+def exits(task: Any, value: Any) -> Any:
+    sys.exit(value)
+
+
+def exits_at_once(task: Any, value: Any) -> Any:
+    os._exit(value)
+
+
+def kills_itself(task: Any, value: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(10)
+
+
+def kills_itself_unless(task: Any, value: Any) -> Any:
+    if Path(value).exists():
+        return "spared"
+    return kills_itself(task, value)
+
+
+def kills_its_worker(task: Any, value: Any) -> Any:
+    os.kill(int(Path(f"{task.request.worker}.pid").read_text()), signal.SIGKILL)
+    time.sleep(10)
+
+
+def crashes(task: Any, value: Any) -> Any:
+    ctypes.string_at(0)
+
+
+def returns_object(task: Any, value: Any) -> Any:
+    return object()
+
+
+def returns_much(task: Any, value: Any) -> Any:
+    return "x" * value
+
+
+def ignores(task: Any, value: Any) -> Any:
+    raise Ignore
+
+
+def rejects(task: Any, value: Any) -> Any:
+    raise Reject("not for me")
+
+
+def retries_at_once(task: Any, value: Any) -> Any:
+    """Fail in the attempts before the one that `value` names."""
+    if task.request.attempt < value:
+        task.retry(exc=Temporary(f"attempt {task.request.attempt}"), countdown=0.05)
+    return task.request.attempt
+
+
+def retries_later(task: Any, value: Any) -> Any:
+    task.retry(exc=Temporary("later"), countdown=value)
+
+
+def raises_temporary(task: Any, value: Any) -> Any:
+    raise Temporary("every time")
+
+
+def tells_deliveries(task: Any, value: Any) -> Any:
+    return task.request.deliveries
+
+
+def eats_memory(task: Any, value: Any) -> Any:
+    """Touch as many MB as `value` says."""
+    return len(b"x" * (value << 20))
+
+
+def waits_for_another(task: Any, value: Any) -> Any:
+    return app.AsyncResult(value).get(timeout=5)
+
+
+async def awaits_another(task: Any, value: Any) -> Any:
+    return await app.AsyncResult(value).aget(timeout=20)
+
+
+def sleeps(task: Any, value: Any) -> Any:
+    time.sleep(value)
+    return value
+
+
+async def asleeps(task: Any, value: Any) -> Any:
+    await asyncio.sleep(value)
+    return value
+
+
+def holds(task: Any, value: Any) -> Any:
+    """Run until the file `value` is there."""
+    while not Path(value).exists():
+        time.sleep(0.01)
+    return "released"
+
+
+async def aholds(task: Any, value: Any) -> Any:
+    while not Path(value).exists():  # noqa: ASYNC240
+        await asyncio.sleep(0.01)
+    return "released"
+
+
+def tells_progress(task: Any, value: Any) -> Any:
+    task.progress(1, 2, phase="half")
+    return holds(task, value)
+
+
+async def atells_progress(task: Any, value: Any) -> Any:
+    task.progress(1, 2, phase="half")
+    return await aholds(task, value)
+
+
+def cleans_up(task: Any, value: Any) -> Any:
+    try:
+        return holds(task, value)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+
+
+async def acleans_up(task: Any, value: Any) -> Any:
+    try:
+        return await aholds(task, value)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+
+
+def is_stubborn(task: Any, value: Any) -> Any:
+    """Take no notice of a soft time limit."""
+    while True:
+        try:
+            return holds(task, value)
+        except SoftTimeLimitExceeded:
+            pass
+
+
+async def ais_stubborn(task: Any, value: Any) -> Any:
+    while True:
+        try:
+            return await aholds(task, value)
+        except SoftTimeLimitExceeded:
+            pass
+
+
+def blocks(task: Any, value: Any) -> Any:
+    """Block the thread: in a coroutine, the whole loop."""
+    return holds(task, value)
+
+
+WAYS: dict[str, Any] = {name: way for name, way in vars().items() if inspect.isfunction(way) and name != "note"}
+
+
+@app.task(bind=True, autoretry_for=(Temporary,), max_retries=3, retry_backoff=0.05, retry_jitter=False)
+def plain(self: Any, how: str, value: Any = None) -> Any:
+    note("start")
+    try:
+        return WAYS[how](self, value)
+    finally:
+        note("end")
+
+
+@app.task(bind=True, autoretry_for=(Temporary,), max_retries=3, retry_backoff=0.05, retry_jitter=False)
+async def coroutine(self: Any, how: str, value: Any = None) -> Any:
+    note("start")
+    try:
+        found = WAYS.get(f"a{how}", WAYS[how])(self, value)
+        return await found if inspect.isawaitable(found) else found
+    finally:
+        note("end")
+
+
+@app.task
+def quick(number: int) -> int:
+    note("start")
+    return number
+
+
+@app.task
+def brief(number: int) -> int:
+    """Take a few milliseconds, as most tasks do."""
+    note("start")
+    time.sleep(random.uniform(0.0, 0.006))  # noqa: S311
+    note("end")
+    return os.getpid()
+
+
+@app.task
+async def abrief(number: int) -> int:
+    note("start")
+    await asyncio.sleep(random.uniform(0.0, 0.006))  # noqa: S311
+    note("end")
+    return os.getpid()
+
+
+@app.task(rate_limit="5/s")
+def limited(number: int) -> int:
+    note("start")
+    return number
