@@ -79,7 +79,7 @@ def _stats(worker: Supervisor) -> dict[str, Any]:
         "capacity": worker.options.capacity,
         "pool": worker.pool.describe(),
         "rusage": {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_kib": usage.ru_maxrss},
-        "tasks": worker.statistics.summary(),
+        "tasks": worker.settling.statistics.summary(),
     }
 
 

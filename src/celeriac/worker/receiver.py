@@ -13,24 +13,24 @@ from celeriac.app import Celeriac
 from celeriac.brokers.base import Delivery, Lease
 from celeriac.errors import BrokerError, LeaseLost, TaskExpired, TaskRevoked
 from celeriac.outcome import Outcome
+from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, longer
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pool import Pool
 from celeriac.worker.rates import RateLimits
 from celeriac.worker.settle import Ending
 
-__all__ = ["RETRY_SECONDS", "Receiver"]
+__all__ = ["Receiver"]
 
 log = logging.getLogger("celeriac.worker")
 
 WAIT_SECONDS = 30.0
-RETRY_SECONDS = (0.1, 2.0)  # the first pause, and the longest, while the broker cannot be reached
 
 
 class Receiver:
     """Receives until it is stopped."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool, report: Callable[[Sequence[Ending]], None],
-                 lease: Callable[[], Lease], lost: Callable[[Lease], None]) -> None:  # fmt: skip
+                 heartbeat: Heartbeat) -> None:  # fmt: skip
         self.queues = list(options.queues)
         self.freed = asyncio.Event()
         self.rates: dict[str, float | None] = {}  # by task; set by control commands, over the tasks' own
@@ -39,26 +39,25 @@ class Receiver:
         self._options = options
         self._pool = pool
         self._report = report
-        self._lease = lease
-        self._lost = lost
+        self._heartbeat = heartbeat
         self._rate_limits = RateLimits()
 
     async def run(self) -> None:
         """Receive, for ever."""
-        pause = RETRY_SECONDS[0]
+        pause = FIRST_PAUSE
         while True:
-            lease = self._lease()
+            lease = self._heartbeat.lease
             try:
                 deliveries = await self._receive(lease)
-                pause = RETRY_SECONDS[0]
+                pause = FIRST_PAUSE
             except LeaseLost:
-                self._lost(lease)
+                self._heartbeat.lost(lease)
                 await asyncio.sleep(pause)
                 continue
             except BrokerError as error:
                 log.warning("Cannot receive, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS[1])
+                pause = longer(pause)
                 continue
             if deliveries:
                 self.take(deliveries)

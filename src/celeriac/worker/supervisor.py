@@ -1,8 +1,8 @@
 """The supervisor: the worker's one process that nothing of the user's can stop. Its duties, each a loop of its own:
 
     receive     what free slots can start (`receiver.py`)
-    settle      what has ended, in batches (`settle.py`)
-    renew       the lease, three times in its length
+    settle      what has ended, in batches (`settling.py`, by the rules of `settle.py`)
+    renew       the lease, three times in its length (`heartbeat.py`)
     sweep       what dead workers left behind, every second
     obey        control commands (`orders.py`)
 
@@ -15,28 +15,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from types import FrameType
 from typing import Any
 
-from celeriac import __about__, signals, states
+from celeriac import signals
 from celeriac.app import Celeriac
-from celeriac.brokers.base import Lease, WorkerInfo
-from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
-from celeriac.outcome import Outcome
+from celeriac.errors import BrokerError, ImproperlyConfigured, LeaseLost
+from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.nursery import open_nursery
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.orders import obey_orders
 from celeriac.worker.pool import Pool, Reports
 from celeriac.worker.process_pool import ProcessPool
-from celeriac.worker.receiver import RETRY_SECONDS, Receiver
-from celeriac.worker.settle import Ending, Settler, decide
-from celeriac.worker.statistics import Statistics
+from celeriac.worker.receiver import Receiver
+from celeriac.worker.settling import Settling
 from celeriac.worker.thread_pool import Seat, ThreadPool
 
 try:
@@ -109,25 +106,21 @@ class Supervisor:
         self.options = options
         self.name = options.name
         self.started = time.monotonic()
-        self.statistics = Statistics()
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
-        reports = Reports(ended=self._ended, told=self._told, freed=self._freed, broken=self._broken)
+        self.settling = Settling(app, options, lambda: self.heartbeat.lease, self._freed)
+        reports = Reports(
+            ended=self.settling.ended, told=self.settling.told, freed=self._freed, broken=self._broken
+        )
         self.pool: Pool = (
             ProcessPool(app, options, reports, nursery)
             if nursery is not None
             else ThreadPool(app, options, reports, seat)
         )
-        self.receiver = Receiver(app, options, self.pool, self._ended, lambda: self._lease, self._lease_lost)
-        self._lease: Lease
-        self._settler = Settler(app.broker, app.backend)
-        self._endings: list[Ending] = []
-        self._tidings: list[Outcome] = []
-        self._something = asyncio.Event()
-        self._settled = asyncio.Event()
+        self.heartbeat = Heartbeat(app, options, self.pool)
+        self.receiver = Receiver(app, options, self.pool, self.settling.ended, self.heartbeat)
         self._stop_asked = asyncio.Event()
         self._cold = asyncio.Event()
-        self._lost = asyncio.Event()
         self._failure: str | None = None
         self._duties: list[asyncio.Task[None]] = []
 
@@ -137,11 +130,14 @@ class Supervisor:
         """Start, work, stop. Stopping gives running tasks the grace time, and the rest back to the broker at once."""
         self._loop = asyncio.get_running_loop()
         self._catch_signals()
-        self._lease = await self._enter()
+        await self.heartbeat.enter()
         await self.pool.start()
         receiving = self._duty(self.receiver.run())
-        settling = self._duty(self._settle())
-        others = [self._duty(work) for work in (self._renew(), self._sweep(), obey_orders(self), self._recover())]
+        others = [
+            self._duty(work)
+            for work in (self.settling.run(), self.heartbeat.renew(), self.heartbeat.recover(), self._sweep(),
+                         obey_orders(self))
+        ]  # fmt: skip
         await self.listening.wait()
         self.ready.set()
         log.info("%s is ready: %s", self.name, ", ".join(self.receiver.queues))
@@ -157,11 +153,11 @@ class Supervisor:
         await self.pool.stop(abandon=False)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
-                await self._all_settled()
-        for duty in [*others, settling]:
+                await self.settling.finished()
+        for duty in others:
             await _cancel(duty)
         with contextlib.suppress(BrokerError):
-            await self._lease.end()
+            await self.heartbeat.lease.end()
         signals.worker_shutdown.send(self, worker=self.name)
         self.app.close()
         if self._failure is not None:
@@ -215,8 +211,7 @@ class Supervisor:
         """Wait until nothing runs, or until the time is over, or a cold stop is asked for."""
         cold = asyncio.ensure_future(self._cold.wait())
         while self.pool.active() and not cold.done():
-            self._settled.clear()
-            settled = asyncio.ensure_future(self._settled.wait())
+            settled = asyncio.ensure_future(self.settling.progressed())
             left = deadline - time.monotonic()
             await asyncio.wait((settled, cold), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             settled.cancel()
@@ -224,142 +219,23 @@ class Supervisor:
                 break
         cold.cancel()
 
-    async def _all_settled(self) -> None:
-        while self._endings or self._tidings or self._something.is_set():
-            self._settled.clear()
-            await self._settled.wait()
-
-    # --- The lease ------------------------------------------------------------------------------------
-
-    async def _enter(self) -> Lease:
-        info = WorkerInfo(
-            name=self.name, host=socket.gethostname(), pid=os.getpid(), started_at=self.app.clock.now(),
-            queues=tuple(self.options.queues), concurrency=self.options.capacity, version=__about__.VERSION,
-        )  # fmt: skip
-        pause = RETRY_SECONDS[0]
-        while True:
-            try:
-                return await self.app.broker.lease(info, self.options.lease_seconds, self.options.max_deliveries)
-            except BrokerError as error:
-                if self._stop_asked.is_set() or not isinstance(error, ConnectionError):
-                    raise
-                log.warning("Waiting for the broker: %s", error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS[1])
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self.options.lease_seconds / 3)
-            try:
-                await self._lease.renew()
-            except LeaseLost:
-                self._lease_lost(self._lease)
-            except BrokerError as error:
-                log.warning("Cannot renew the lease: %s", error)
-
-    def _lease_lost(self, lease: Lease) -> None:
-        if lease is self._lease:
-            self._lost.set()
-
-    async def _recover(self) -> None:
-        """When the lease was lost, its messages run elsewhere: throw away what runs here, and begin anew."""
-        while True:
-            await self._lost.wait()
-            log.error("The lease was lost (was this machine suspended?). What ran here was given to others.")
-            await self.pool.restart()
-            self._lease = await self._enter()
-            self._lost.clear()
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                taken = await self._lease.sweep()
-            except LeaseLost:
-                self._lease_lost(self._lease)
-                taken = []
-            except BrokerError as error:
-                log.warning("Cannot sweep: %s", error)
-                taken = []
-            if taken:
-                self.receiver.take(taken)
-            await asyncio.sleep(SWEEP_SECONDS)
-
-    # --- Settling -------------------------------------------------------------------------------------
-
-    def _ended(self, endings: Sequence[Ending]) -> None:
-        self._endings += endings
-        self._something.set()
-
-    def _told(self, outcome: Outcome) -> None:
-        self._tidings.append(outcome)
-        self._something.set()
-
     def _freed(self) -> None:
         self.receiver.freed.set()
 
-    async def _settle(self) -> None:
-        """Settle what has ended; what the broker does not take for now is kept and tried again."""
-        pause = RETRY_SECONDS[0]
+    async def _sweep(self) -> None:
+        """Deal with what dead workers left behind, for ever."""
         while True:
-            await self._something.wait()
-            endings, self._endings = self._endings[:SETTLE_BATCH], self._endings[SETTLE_BATCH:]
-            tidings, self._tidings = self._tidings, []
+            lease = self.heartbeat.lease
             try:
-                if tidings:
-                    await self.app.backend.store(tidings)
-                if endings:
-                    await self._settle_batch(endings)
-            except (BrokerError, BackendError) as error:
-                log.warning("Cannot settle %d endings, trying again in %.1f s: %s", len(endings), pause, error)
-                self._endings[:0] = endings
-                self._tidings[:0] = tidings
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS[1])
-                continue
-            pause = RETRY_SECONDS[0]
-            if not self._endings and not self._tidings:
-                self._something.clear()
-            self._settled.set()
-            self.receiver.freed.set()
-
-    async def _settle_batch(self, endings: Sequence[Ending]) -> None:
-        now = self.app.clock.now()
-        settlements = [
-            decide(ending, now, self.options.max_deliveries, self.options.unknown_task_seconds) for ending in endings
-        ]
-        done = await self._settler.settle(self._lease, settlements)
-        chatty = log.isEnabledFor(logging.INFO)
-        for ending, settlement, good in zip(endings, settlements, done, strict=True):
-            outcome = ending.outcome or settlement.outcome
-            if not good:
-                log.warning("The ending of %s is refused: it is another worker's by now", ending.delivery.message.id)
-            elif outcome is not None:
-                self.statistics.add(outcome)
-                if chatty or outcome.state in (states.FAILURE, states.RETRY):
-                    _log_outcome(outcome)
-            elif ending.lost is not None:
-                message = ending.delivery.message
-                log.error("%s[%s]: its process was lost (%s); it runs again", message.task, message.id, ending.lost)
-
-
-def _log_outcome(outcome: Outcome) -> None:
-    where = f"{outcome.task}[{outcome.id}]"
-    if outcome.state == states.SUCCESS:
-        log.info("%s succeeded in %.3f s", where, outcome.runtime)
-    elif outcome.failure is None:
-        log.info("%s ended: %s", where, outcome.state)
-    elif outcome.state == states.RETRY:
-        log.warning("%s is retried in %.1f s: %s", where, outcome.retry_delay or 0, outcome.failure.message)
-    elif outcome.state == states.REVOKED:
-        log.info("%s was revoked: %s", where, outcome.failure.message)
-    else:
-        failure = outcome.failure
-        log.error("%s failed: %s: %s\n%s", where, failure.type, failure.message, failure.traceback)
+                self.receiver.take(await lease.sweep())
+            except LeaseLost:
+                self.heartbeat.lost(lease)
+            except BrokerError as error:
+                log.warning("Cannot sweep: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task, and wait until it has ended; how, was seen by `_duty_ended`."""
     task.cancel()
     await asyncio.wait([task])
-
-

@@ -1,0 +1,164 @@
+"""A progress bar for a set of tasks: wrap a group's results, or a map, and go through them as before.
+
+    for result in track(group(add.s(i, i) for i in range(100)).delay(), "Adding"):
+        print(result.get())
+
+    for total in track(app.map(add, pairs), "Adding", total=len(pairs)):
+        print(total)
+
+On a terminal a bar moves; elsewhere (a log, a pipe) a line is written every few seconds, and one at the end. All of it
+goes to stderr, so that stdout stays the program's own.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, overload
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from celeriac import states
+from celeriac.canvas.group import GroupResult
+from celeriac.message import new_id
+from celeriac.result import AsyncResult
+
+__all__ = ["atrack", "track"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+LINE_SECONDS: Final = 5.0  # between two lines, where there is no terminal
+
+
+@overload
+def track(results: GroupResult[R] | Sequence[AsyncResult[R]], description: str = ..., *, total: int | None = ...,
+          timeout: float | None = ..., console: Console | None = ...) -> Iterator[AsyncResult[R]]: ...  # fmt: skip
+
+
+@overload
+def track(results: Iterable[T], description: str = ..., *, total: int | None = ...,
+          console: Console | None = ...) -> Iterator[T]: ...  # fmt: skip
+
+
+def track(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: float | None = None,
+          console: Console | None = None) -> Iterator[Any]:  # fmt: skip
+    """Yield what arrives, and draw how far it is.
+
+    Of a `GroupResult` (or a list of `AsyncResult`), yields each `AsyncResult` when its task has ended, well or badly;
+    raises `ResultTimeout` after `timeout` seconds. Of anything else, `app.map(...)` above all, yields its items;
+    `total` says how many there will be, where that is known. Exceptions among them are counted as failures.
+    """
+    whole = _set_of(results, timeout)
+    bar = _Bar(console, description, _length(results, total))
+    return _track(results if whole is None else whole.as_completed(timeout), bar)
+
+
+def _track(results: Iterable[T], bar: _Bar) -> Iterator[T]:
+    with bar:
+        for result in results:
+            bar.advance(result)
+            yield result
+
+
+@overload
+def atrack(results: GroupResult[R] | Sequence[AsyncResult[R]], description: str = ..., *, total: int | None = ...,
+           timeout: float | None = ...,
+           console: Console | None = ...) -> AsyncIterator[AsyncResult[R]]: ...  # fmt: skip
+
+
+@overload
+def atrack(results: AsyncIterable[T], description: str = ..., *, total: int | None = ...,
+           console: Console | None = ...) -> AsyncIterator[T]: ...  # fmt: skip
+
+
+def atrack(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: float | None = None,
+           console: Console | None = None) -> AsyncIterator[Any]:  # fmt: skip
+    """Do as `track`, for coroutines: of a `GroupResult`, or of `app.amap(...)`."""
+    whole = _set_of(results, timeout)
+    bar = _Bar(console, description, _length(results, total))
+    return _atrack(results if whole is None else whole.aas_completed(timeout), bar)
+
+
+async def _atrack(results: AsyncIterable[T], bar: _Bar) -> AsyncIterator[T]:
+    with bar:
+        async for result in results:
+            bar.advance(result)
+            yield result
+
+
+def _set_of(results: Any, timeout: float | None) -> GroupResult[Any] | None:
+    """Return the set of tasks whose ends are waited for here; None where somebody else waits."""
+    if isinstance(results, GroupResult):
+        return results
+    if isinstance(results, list | tuple) and all(isinstance(item, AsyncResult) for item in results):
+        return GroupResult(new_id(), list(results))
+    if timeout is not None:
+        raise TypeError("timeout goes with a GroupResult; a map waits by itself.")
+    return None
+
+
+def _length(results: Any, total: int | None) -> int | None:
+    if total is None and hasattr(results, "__len__"):
+        return len(results)
+    return total
+
+
+class _Bar:
+    """How far it is: a bar where there is a terminal, else lines."""
+
+    def __init__(self, console: Console | None, description: str, total: int | None) -> None:
+        self._console = console = console or Console(stderr=True)
+        self._description = description
+        self._total = total
+        self._done = self._failed = 0
+        self._began = self._said = time.monotonic()
+        self._task = TaskID(0)
+        self._progress: Progress | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            name = TextColumn("{task.description}", markup=False)
+            counts = TextColumn("{task.fields[counts]}", markup=False)
+            # What the caller prints goes above the bar, if stdout is a terminal too; else it stays where it was sent.
+            self._progress = Progress(name, BarColumn(), counts, TimeElapsedColumn(), TimeRemainingColumn(),
+                                      console=console, redirect_stdout=sys.stdout.isatty())  # fmt: skip
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+            self._task = self._progress.add_task(self._description, total=self._total, counts=self._counts())
+        return self
+
+    def advance(self, result: Any) -> None:
+        """Count what has arrived."""
+        self._done += 1
+        self._failed += _is_failure(result)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, counts=self._counts())
+        elif time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self._say(f"{self._description}: {self._counts()}")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:  # fmt: skip
+        if self._progress is not None:
+            if self._total is None:  # a bar that did not know where it would end, and has got there
+                self._progress.update(self._task, total=self._done)
+            self._progress.stop()
+        else:
+            self._say(f"{self._description}: {self._counts()} in {time.monotonic() - self._began:.1f} s")
+
+    def _counts(self) -> str:
+        whole = f"{self._done:,}" if self._total is None else f"{self._done:,} of {self._total:,}"
+        return f"{whole}, {self._failed:,} failed" if self._failed else whole
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_failure(result: Any) -> bool:
+    if isinstance(result, AsyncResult):  # of a group: its outcome came with it, nothing is asked for
+        return result.state in (states.FAILURE, states.REVOKED)
+    return isinstance(result, BaseException)

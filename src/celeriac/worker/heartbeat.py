@@ -1,0 +1,81 @@
+"""The worker's lease: taken, renewed by one heartbeat for all that the worker holds, and taken anew when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+from celeriac import __about__
+from celeriac.app import Celeriac
+from celeriac.brokers.base import Lease, WorkerInfo
+from celeriac.errors import BrokerError, BrokerUnavailable, LeaseLost
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.pool import Pool
+
+__all__ = ["FIRST_PAUSE", "Heartbeat", "longer"]
+
+log = logging.getLogger("celeriac.worker")
+
+FIRST_PAUSE = 0.1  # seconds before the broker is tried again; then twice as long each time
+LONGEST_PAUSE = 2.0
+
+
+def longer(pause: float) -> float:
+    """Return the pause after this one."""
+    return min(pause * 2, LONGEST_PAUSE)
+
+
+class Heartbeat:
+    """Keeps the lease alive."""
+
+    def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool) -> None:
+        self.lease: Lease
+        self._app = app
+        self._options = options
+        self._pool = pool
+        self._is_lost = asyncio.Event()
+
+    async def enter(self) -> None:
+        """Take a lease; wait for the broker if it cannot be reached."""
+        info = WorkerInfo(
+            name=self._options.name, host=socket.gethostname(), pid=os.getpid(), started_at=self._app.clock.now(),
+            queues=self._options.queues, concurrency=self._options.capacity, version=__about__.VERSION,
+        )  # fmt: skip
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                self.lease = await self._app.broker.lease(
+                    info, self._options.lease_seconds, self._options.max_deliveries
+                )
+                return
+            except BrokerUnavailable as error:
+                log.warning("Waiting for the broker: %s", error)
+                await asyncio.sleep(pause)
+                pause = longer(pause)
+
+    async def renew(self) -> None:
+        """Renew the lease, three times in its length, for ever."""
+        while True:
+            await asyncio.sleep(self._options.lease_seconds / 3)
+            try:
+                await self.lease.renew()
+            except LeaseLost:
+                self.lost(self.lease)
+            except BrokerError as error:
+                log.warning("Cannot renew the lease: %s", error)
+
+    def lost(self, lease: Lease) -> None:
+        """Take note that a lease was lost. Whoever meets `LeaseLost` calls this."""
+        if lease is self.lease:
+            self._is_lost.set()
+
+    async def recover(self) -> None:
+        """When the lease was lost, its messages run elsewhere: throw away what runs here, and begin anew; for ever."""
+        while True:
+            await self._is_lost.wait()
+            log.error("The lease was lost (was this machine suspended?). What ran here was given to others.")
+            await self._pool.restart()
+            await self.enter()
+            self._is_lost.clear()
