@@ -25,6 +25,7 @@ from celeriac.worker.frames import PERMIT, Frames, Interrupt, Ran, Run, Told, fr
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
 
 PERMITS_AT_ONCE = 256
+TERMINATED = "The task was terminated."
 
 
 class Interruptible:
@@ -39,14 +40,18 @@ class Interruptible:
         self._task: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: BaseException) -> None:
-        """Raise `reason` inside the coroutine, at its next chance."""
-        if self._task is not None and not self._task.done():
+        """Raise `reason` inside the coroutine, at its next chance; before it has begun, in place of beginning."""
+        if self._task is None:
+            self._reason = reason
+        elif not self._task.done():
             self._reason = reason
             self._task.cancel()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         self._task = asyncio.current_task()
         step, argument = self._coroutine.send, None
+        if self._reason is not None:
+            step, argument, self._reason = self._coroutine.throw, self._reason, None
         while True:
             try:
                 waits_for = step(argument)
@@ -102,6 +107,7 @@ class CoroutineChild(asyncio.Protocol):
         self._claimed: list[int] = []  # permits whose runs did not come yet
         self._running: dict[int, tuple[asyncio.Task[None], Interruptible | None]] = {}
         self._indices: dict[str, int] = {}  # of what is running, by task id
+        self._interrupted: set[int] = set()
         self._out: list[bytes] = []
 
     def work(self) -> None:
@@ -127,7 +133,7 @@ class CoroutineChild(asyncio.Protocol):
         for content in self._frames.feed(data):
             order = parse_to_child(content)
             if isinstance(order, Interrupt):
-                self._interrupt(order.index, TaskRevoked("The task was terminated."))
+                self._interrupt(order.index)
             else:
                 self._sent[order.index] = order
         self._start()
@@ -170,21 +176,26 @@ class CoroutineChild(asyncio.Protocol):
 
         def begun(interruptible: Interruptible) -> None:
             self._running[index] = (self._running[index][0], interruptible)
+            if index in self._interrupted:
+                interruptible.interrupt(TaskRevoked(TERMINATED))
 
         try:
             outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
         finally:
             del self._running[index], self._indices[id]
+            self._interrupted.discard(index)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
         self._send(frame(Ran(index, outcome, memory)))
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         self._send(frame(Told(self._indices[message.id], told(message, state, meta))))
 
-    def _interrupt(self, index: int, reason: BaseException) -> None:
+    def _interrupt(self, index: int) -> None:
         interruptible = self._running.get(index, (None, None))[1]
         if interruptible is not None:
-            interruptible.interrupt(reason)
+            interruptible.interrupt(TaskRevoked(TERMINATED))
+        elif index in self._running or index in self._claimed:
+            self._interrupted.add(index)  # it has not begun yet
 
     # --- Out ------------------------------------------------------------------------------------------
 

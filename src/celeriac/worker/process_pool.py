@@ -19,21 +19,21 @@ import msgspec
 from celeriac import states
 from celeriac.app import Celeriac
 from celeriac.brokers.base import Delivery
-from celeriac.errors import CeleriacError, TaskRevoked, TimeLimitExceeded
+from celeriac.errors import TaskRevoked
 from celeriac.message import COROUTINE, LANES, PLAIN
 from celeriac.outcome import Outcome
-from celeriac.worker.child_handle import ChildHandle, Sent
+from celeriac.worker import limits
+from celeriac.worker.child_handle import ChildHandle
 from celeriac.worker.frames import Interrupt, Ran, parse_from_child
 from celeriac.worker.nursery import Exited, Spawn, Spawned
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pace import STALL_SECONDS, Pace
+from celeriac.worker.pace import Pace
 from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
 from celeriac.worker.settle import Ending
 
 __all__ = ["ProcessPool"]
 
 TICK_SECONDS = 0.02
-BLOCKED_SECONDS = 1.0  # a coroutine child that has not ended an attempt so long after its hard limit is blocked
 SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
 SUSPECT_SECONDS = 0.2
 """A coroutine whose child died with it is a suspect, and so are the hundred others that were in that child. Suspects
@@ -208,42 +208,19 @@ class ProcessPool(Pool):
         self._ticking = None
         now = time.monotonic()
         for child in list(self._children.values()):
-            if child.lane == PLAIN:
-                self._watch_plain(child, now)
-            else:
-                self._watch_coroutines(child, now)
+            due = limits.due(child, now, self._options.name)
+            if due.stalled is not None:
+                self._pace.stalled(due.stalled)
+            if due.verdicts:
+                self._kill(child, due.verdicts)
+            elif due.stalled is not None or due.warn is not None:
+                called_back = child.call_back()
+                if due.warn is not None:
+                    due.warn.warned = True
+                    child.signal(signal.SIGUSR1)
+                if called_back:
+                    self.dispatch(called_back)
         self._keep_ticking()
-
-    def _watch_plain(self, child: ChildHandle, now: float) -> None:
-        head = child.head()
-        if head is None:
-            return
-        message, elapsed = head.delivery.message, now - head.since
-        if len(child.running) > 1 and elapsed > STALL_SECONDS:
-            self._pace.stalled(elapsed)
-            called_back = child.call_back()
-            if called_back:
-                self.dispatch(called_back)
-        if message.time_limit is not None and elapsed >= message.time_limit:
-            error = TimeLimitExceeded(f"The hard time limit of {message.time_limit:g} s has passed.")
-            self._kill(child, {head.index: self._verdict(head, error, states.FAILURE, now)})
-        elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not head.warned:
-            head.warned = True
-            called_back = child.call_back()
-            child.signal(signal.SIGUSR1)
-            if called_back:
-                self.dispatch(called_back)
-
-    def _watch_coroutines(self, child: ChildHandle, now: float) -> None:
-        """Kill a child that is blocked: one that did not end an attempt by itself, long after its hard limit."""
-        verdicts = {}
-        for index, run in child.running.items():
-            limit = run.delivery.message.time_limit
-            if limit is not None and now - run.since >= limit + BLOCKED_SECONDS:
-                error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed; the coroutine blocks.")
-                verdicts[index] = self._verdict(run, error, states.FAILURE, now)
-        if verdicts:
-            self._kill(child, verdicts)
 
     def _kill(self, child: ChildHandle, verdicts: dict[int, Outcome]) -> None:
         """Kill a child for what some of its attempts did; the others in it are not at fault."""
@@ -254,9 +231,6 @@ class ProcessPool(Pool):
         child.signal(signal.SIGKILL)
         if called_back:
             self.dispatch(called_back)
-
-    def _verdict(self, run: Sent, error: CeleriacError, state: str, now: float) -> Outcome:
-        return Outcome.failed(run.delivery.message, error, state, time.time(), self._options.name, now - run.since)
 
     # --- Children that end ----------------------------------------------------------------------------
 
@@ -344,8 +318,8 @@ class ProcessPool(Pool):
                 if child.lane == COROUTINE:
                     child.send(Interrupt(index))
                 else:
-                    error = TaskRevoked("The task was terminated.")
-                    self._kill(child, {index: self._verdict(run, error, states.REVOKED, time.monotonic())})
+                    error, now = TaskRevoked("The task was terminated."), time.monotonic()
+                    self._kill(child, {index: limits.verdict(run, error, states.REVOKED, now, self._options.name)})
             self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])
             self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
 
