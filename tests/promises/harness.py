@@ -25,7 +25,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.inspector import Inspector
 
-__all__ = ["LEASE", "Run", "Stage", "Worker", "set_stage", "stage", "wait_for"]
+__all__ = ["LEASE", "Run", "Stage", "Worker", "lives", "set_stage", "stage", "wait_for"]
 
 LEASE = 2.0  # seconds
 PATIENCE = 30.0  # seconds; the machine may be slow, and other work may run beside us
@@ -66,6 +66,14 @@ def wait_for(condition: Callable[[], Any], what: str = "the condition", seconds:
             raise AssertionError(f"{what} did not come about within {seconds:g} s")
         time.sleep(0.01)
     return found
+
+
+def lives(process: psutil.Process) -> bool:
+    """Say whether a process is more than an entry in the table that nobody has collected yet."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Worker:
@@ -144,7 +152,7 @@ class Worker:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
-        psutil.wait_procs(processes[1:], timeout=10)
+        wait_for(lambda: not any(map(lives, processes)), "the end of the worker's processes")
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} {self.pid}>"
@@ -168,7 +176,8 @@ class Stage:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
         settings = {"worker_lease_seconds": LEASE, "worker_concurrency": 2, **settings}
         environment |= {f"CELERIAC_{setting.upper()}": str(value) for setting, value in settings.items()}
-        worker = Worker(self.folder, name or f"worker{len(self.workers) + 1}", arguments, environment | self._environment)
+        name = name or f"worker{len(self.workers) + 1}"
+        worker = Worker(self.folder, name, arguments, environment | self._environment)
         self.workers.append(worker)
         return worker.wait_ready() if ready else worker
 

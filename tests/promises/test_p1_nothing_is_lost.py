@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from celeriac.errors import WorkerLost
-from tests.promises.harness import LEASE, Stage
+from tests.promises.harness import LEASE, Stage, lives
 
 LANES = pytest.mark.parametrize("lane", ["plain", "coroutine"])
 
@@ -55,9 +54,8 @@ def test_the_tasks_of_a_killed_worker_run_elsewhere_and_its_children_die_with_it
     stage.started(result)
     stage.worker(name="second")
     others = victim.kill()
-    _, alive = psutil.wait_procs(others, timeout=5)
     assert len(others) == 4  # nursery, two plain children, one for coroutines
-    assert not alive
+    stage.wait(lambda: not any(map(lives, others)), "the end of the children", seconds=2)
     assert stage.started(result, times=2).worker == "second"
     stage.release("go")
     assert result.get(timeout=30) == "released"

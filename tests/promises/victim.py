@@ -1,7 +1,7 @@
 """The victim: tasks that end in every way there is. `harness.py` copies this file into a folder of the test's own.
 
-`plain(how, value)` and `coroutine(how, value)` do as `WAYS[how]` says, in the two lanes. Each run writes lines into the file
-`journal` beside this one: `start|end id attempt deliveries pid time worker`.
+`plain(how, value)` and `coroutine(how, value)` do as `WAYS[how]` says, in the two lanes. Each run writes lines into
+the file `journal` beside this one: `start|end id attempt deliveries pid time worker`.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def holds(task: Any, value: Any) -> Any:
 
 
 async def aholds(task: Any, value: Any) -> Any:
-    while not Path(value).exists():  # noqa: ASYNC240
+    while not Path(value).exists():
         await asyncio.sleep(0.01)
     return "released"
 
@@ -263,7 +263,7 @@ def quick(number: int) -> int:
 def brief(number: int) -> int:
     """Take a few milliseconds, as most tasks do."""
     note("start")
-    time.sleep(random.uniform(0.0, 0.006))  # noqa: S311
+    time.sleep(random.uniform(0.0, 0.006))
     note("end")
     return os.getpid()
 
@@ -271,7 +271,7 @@ def brief(number: int) -> int:
 @app.task
 async def abrief(number: int) -> int:
     note("start")
-    await asyncio.sleep(random.uniform(0.0, 0.006))  # noqa: S311
+    await asyncio.sleep(random.uniform(0.0, 0.006))
     note("end")
     return os.getpid()
 

@@ -151,11 +151,6 @@ class ChildHandle:
         """Whether time can bring something about: a limit, or a run that waits behind another."""
         return bool(self._limited) or (self.lane == PLAIN and len(self.running) > 1)
 
-    @property
-    def has_suspect(self) -> bool:
-        """Whether it runs a message that was in a child's hands when that died."""
-        return any(sent.delivery.deliveries > 1 for sent in self.running.values())
-
     def close(self) -> None:
         """Let go of the socket and the pipe."""
         self._loop.remove_writer(self.link)

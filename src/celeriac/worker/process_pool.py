@@ -36,10 +36,12 @@ __all__ = ["ProcessPool"]
 TICK_SECONDS = 0.02
 SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
 SUSPECT_SECONDS = 0.2
-"""A coroutine whose child died with it is a suspect, and so are the hundred others that were in that child. Suspects
-are run one at a time in each child, the rest told to come again after this time: so the next death hits the one that
-brings it about, and not all the others once more.
+"""Which of a hundred coroutines killed the child that they shared, nobody can tell; the hundred are run again together,
+for most deaths have nothing to do with them. Those at their last delivery are suspects: each child begins no two of
+them within this time (the rest come again after it), so that a death soon after convicts the newest alone.
 """
+CONVICTED_SECONDS = 1.0
+"""A child that dies within this time after its newest suspect was begun, was killed by that; later, by any of them."""
 
 parse_from_nursery = msgspec.json.Decoder(Spawned | Exited).decode
 
@@ -137,11 +139,11 @@ class ProcessPool(Pool):
         rooms = {pid: self._room(child) for pid, child in self._children.items()}
         for delivery in deliveries:
             lane = delivery.message.lane
-            suspect = lane == COROUTINE and delivery.deliveries > 1
+            suspect = self._suspects(delivery)
             pids = [
                 pid
                 for pid, child in self._children.items()
-                if child.lane == lane and not (suspect and (child.has_suspect or pid in suspected))
+                if child.lane == lane and not (suspect and (pid in suspected or self._tries_suspect(child)))
             ]
             pid = max(pids, key=rooms.__getitem__, default=0)
             if rooms.get(pid, 0) <= 0:
@@ -282,13 +284,31 @@ class ProcessPool(Pool):
         if not self._children:
             self._empty.set()
 
+    def _suspects(self, delivery: Delivery) -> bool:
+        """Say whether a delivery is its message's last, after others that shared their child."""
+        last = max(2, self._options.max_deliveries)
+        return delivery.message.lane == COROUTINE and delivery.deliveries >= last
+
+    def _tries_suspect(self, child: ChildHandle) -> bool:
+        """Say whether a child has begun a suspect just now."""
+        since = time.monotonic() - SUSPECT_SECONDS
+        return any(run.since > since and self._suspects(run.delivery) for run in child.running.values())
+
+    def _acquitted(self, child: ChildHandle) -> set[int]:
+        """Return which of a dead child's runs are suspects, and have not killed it: another was begun after them."""
+        suspects = [run for run in child.running.values() if self._suspects(run.delivery)]
+        if not suspects or time.monotonic() - suspects[-1].since > CONVICTED_SECONDS:
+            return set()
+        return {run.index for run in suspects[:-1]}
+
     def _bury(self, child: ChildHandle, status: int) -> Iterable[Ending]:
         """Yield how the attempts ended that a child took with it."""
+        acquitted = self._acquitted(child)
         for index, run in child.running.items():
             delivery = run.delivery
             if index in child.verdicts:
                 yield Ending(delivery=delivery, outcome=child.verdicts[index])
-            elif child.killed_by_us and delivery.message.acks_late:
+            elif (child.killed_by_us or index in acquitted) and delivery.message.acks_late:
                 yield Ending(delivery=delivery, given_back=True)
             else:
                 yield Ending(delivery=delivery, lost=_how(status))

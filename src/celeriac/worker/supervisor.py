@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -46,6 +47,7 @@ __all__ = ["Supervisor", "run_worker"]
 log = logging.getLogger("celeriac.worker")
 
 SWEEP_SECONDS = 1.0
+LEAVE_SECONDS = 0.2  # for the main thread of a solo worker, when all is over
 LAST_SECONDS = 1.0  # of the grace time, kept for giving back what still runs
 SETTLE_BATCH = 512
 
@@ -83,6 +85,8 @@ def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
             codes.append(asyncio.run(supervise()))
         finally:
             seat.leave()
+            if not seat.left.wait(LEAVE_SECONDS):
+                os._exit(codes[0] if codes else 1)  # a task runs in the main thread still; it was given back
 
     def stop(number: int, stack: FrameType | None) -> None:
         for supervisor in supervisors:

@@ -33,6 +33,8 @@ from celeriac.worker.settle import Ending
 __all__ = ["Seat", "ThreadPool"]
 
 TICK_SECONDS = 0.02
+INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
+"""What `Seat.raise_inside` raises."""
 
 Job = Callable[[], None]
 
@@ -47,6 +49,8 @@ class Seat:
         self.since = 0.0
         self.warned = False
         self.given_up = False
+        self.disowned = False  # what it runs belongs to another worker: how that ends is of no interest
+        self.left = threading.Event()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def occupy(self) -> None:
@@ -56,9 +60,10 @@ class Seat:
             try:
                 job = self._jobs.get()
                 if job is None:
+                    self.left.set()
                     return
                 job()
-            except (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked):
+            except INTERRUPTS:
                 pass  # meant for a job that had just ended
 
     def put(self, job: Job) -> None:
@@ -137,11 +142,16 @@ class ThreadPool(Pool):
             outcome = None
             try:
                 outcome = self._executor.run(delivery.message, delivery.deliveries)
-            except (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked) as error:
+            except INTERRUPTS as error:
                 # Raised from outside, at the very moment when the task had ended.
                 state = states.REVOKED if isinstance(error, TaskRevoked) else states.FAILURE
                 outcome = outcome or self._verdict(delivery, error, state, time.monotonic() - seat.since)
-            self._loop.call_soon_threadsafe(self._plain_ended, seat, delivery, outcome)
+            while True:
+                try:
+                    self._loop.call_soon_threadsafe(self._plain_ended, seat, delivery, outcome)
+                    return
+                except INTERRUPTS:
+                    pass  # raised from outside, too late; to say it twice does no harm
 
         seat.put(job)
         return True
@@ -151,7 +161,10 @@ class ThreadPool(Pool):
             return
         seat.running = None
         seat.done += 1
-        self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
+        if seat.disowned:
+            seat.disowned = False
+        else:
+            self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
         self._reports.freed()
 
     def _dispatch_coroutine(self, delivery: Delivery) -> bool:
@@ -271,6 +284,11 @@ class ThreadPool(Pool):
             else:
                 endings.append(Ending(delivery=active.delivery, lost="stopped with its worker"))
         for seat in self._seats:
+            if abandon and seat.running is not None:
+                seat.raise_inside(TaskRevoked)
+            if abandon and seat is self._own_seat:
+                seat.disowned = seat.running is not None
+                continue  # there is but one main thread: it stays for what comes
             seat.given_up = True
             seat.leave()
         self._seats.clear()

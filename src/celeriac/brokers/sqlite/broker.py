@@ -14,7 +14,7 @@ from celeriac.backends.base import Backend
 from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
 from celeriac.brokers.sqlite.lease import SQLiteLease
 from celeriac.brokers.sqlite.operations import SQLiteOperations
-from celeriac.brokers.sqlite.rows import INSERT, Lines, insert, row
+from celeriac.brokers.sqlite.rows import INSERT, Lines, insert, row, where
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database, database, path_of
 from celeriac.drivers.sqlite.schema import READY, SCHEDULED
@@ -40,7 +40,10 @@ class SQLiteBroker(Broker):
         if len(messages) == 1:
             line = self._lines.known(messages[0])
             if line is not None:
-                self.database.execute(INSERT, row(messages[0], line, now))
+                try:
+                    self.database.execute(INSERT, row(messages[0], line, now))
+                except sqlite3.IntegrityError:  # it is there already, or its place is taken
+                    self.database.write(lambda connection: insert(connection, self._lines, messages, now))
                 return
         self.database.write(lambda connection: insert(connection, self._lines, messages, now))
         self._meet(messages)
@@ -77,10 +80,12 @@ class SQLiteBroker(Broker):
                 "INSERT INTO revoked (id, until) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = excluded.until",
                 [(id, until) for id in ids],
             )
-            connection.executemany(
-                f"UPDATE messages SET state = {READY}, due_at = NULL WHERE id = ? AND state = {SCHEDULED}",  # noqa: S608
-                [(id,) for id in ids],
-            )
+            for id in ids:
+                condition, parameters = where(id)
+                connection.execute(
+                    f"UPDATE messages SET state = {READY}, due_at = NULL WHERE {condition} AND state = {SCHEDULED}",  # noqa: S608
+                    parameters,
+                )
 
         await self.database.awrite(mark)
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, decode, encode
+from celeriac.brokers.sqlite.rows import where
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import DEAD, READY, SCHEDULED, STATE_NAMES, WAKE
@@ -16,7 +17,6 @@ from celeriac.message import Message
 
 __all__ = ["SQLiteOperations"]
 
-IDS = "id IN (SELECT value FROM json_each(?))"
 LINES = "line IN (SELECT line FROM lines WHERE queue = ?)"
 
 
@@ -50,8 +50,12 @@ class SQLiteOperations(Operations):
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         await self._wake()
-        rows = self._rows(f"SELECT id, state, message FROM messages WHERE {IDS}", (_json(ids),))  # noqa: S608
-        return {id: (STATE_NAMES[state], decode(message)) for id, state, message in rows}
+        found = {}
+        for id in ids:
+            condition, parameters = where(id)
+            for state, message in self._rows(f"SELECT state, message FROM messages WHERE {condition}", parameters):  # noqa: S608
+                found[id] = (STATE_NAMES[state], decode(message))
+        return found
 
     async def purge(self, queue: str) -> int:
         statement = f"DELETE FROM messages WHERE {LINES} AND state IN ({READY}, {SCHEDULED})"  # noqa: S608
@@ -74,10 +78,7 @@ class SQLiteOperations(Operations):
 
     async def resend(self, ids: Sequence[str]) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            letters = connection.execute(
-                f"SELECT seq, id, message FROM messages WHERE {IDS} AND state = {DEAD}",  # noqa: S608
-                (_json(ids),),
-            ).fetchall()
+            letters = _letters(connection, ids)
             # Its failure was recorded as final; sent again, it is pending again.
             connection.executemany("DELETE FROM outcomes WHERE id = ?", [(id,) for _, id, _ in letters])
             connection.executemany(
@@ -90,7 +91,12 @@ class SQLiteOperations(Operations):
         return await self._database.awrite(work)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        return await self._change(f"DELETE FROM messages WHERE {IDS} AND state = {DEAD}", (_json(ids),))  # noqa: S608
+        def work(connection: sqlite3.Connection) -> int:
+            letters = _letters(connection, ids)
+            connection.executemany("DELETE FROM messages WHERE seq = ?", [(seq,) for seq, _, _ in letters])
+            return len(letters)
+
+        return await self._database.awrite(work)
 
     async def workers(self) -> list[WorkerInfo]:
         rows = self._rows("SELECT info, renewed_at, expires_at FROM leases WHERE expires_at > ?", (self._clock.now(),))
@@ -116,5 +122,11 @@ class SQLiteOperations(Operations):
         return await self._database.awrite(lambda connection: connection.execute(statement, parameters).rowcount)
 
 
-def _json(ids: Sequence[str]) -> str:
-    return msgspec.json.encode(list(ids)).decode()
+def _letters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Any]:
+    """Return the dead letters among these messages: seq, id, message."""
+    letters = []
+    for id in ids:
+        condition, parameters = where(id)
+        query = f"SELECT seq, id, message FROM messages WHERE {condition} AND state = {DEAD}"  # noqa: S608
+        letters += connection.execute(query, parameters).fetchall()
+    return letters

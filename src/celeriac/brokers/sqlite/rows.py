@@ -1,18 +1,22 @@
-"""Messages as rows: how one is written, and which line it stands in. Used by the broker and its leases."""
+"""Messages as rows: how one is written and found, and which line it stands in. Used by the broker and its leases."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from celeriac.brokers.base import encode
 from celeriac.drivers.sqlite.schema import READY, SCHEDULED
-from celeriac.message import HIGHEST_PRIORITY, Message
+from celeriac.message import HIGHEST_PRIORITY, Message, new_id
 
-__all__ = ["INSERT", "Lines", "insert", "row"]
+__all__ = ["INSERT", "Lines", "insert", "row", "seq_of", "where"]
 
-INSERT = "INSERT OR IGNORE INTO messages (id, line, rank, state, due_at, message) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT = """
+    INSERT INTO messages (seq, id, named, line, rank, state, due_at, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+EPOCH = 1_735_689_600_000  # milliseconds; 2025 began
+NEIGHBOURS = 3  # rows beside its own place in which a message may stand, when another process took that place
 
 
 class Lines:
@@ -46,15 +50,58 @@ class Lines:
         return self._numbers.get((queue, lane))
 
 
+def seq_of(id: str) -> int | None:
+    """Return the place of a message by its id: 41 bits of milliseconds, 22 of the counter. None: not an id of ours."""
+    if len(id) != 36 or id[14] != "7":
+        return None
+    try:
+        bits = int(id[:8] + id[9:13] + id[15:18] + id[19:23], 16)
+    except ValueError:
+        return None
+    milliseconds = (bits >> 28) - EPOCH
+    if not 0 <= milliseconds < 1 << 41:
+        return None
+    return milliseconds << 22 | (bits >> 2 & 0x3F_C000 | bits & 0x3FFF)
+
+
+def where(id: str) -> tuple[str, Sequence[Any]]:
+    """Return the condition that finds a message by its id, and its parameters."""
+    seq = seq_of(id)
+    if seq is None:
+        return "id = ? AND named = 1", (id,)
+    return "seq BETWEEN ? AND ? AND id = ?", (seq, seq + NEIGHBOURS, id)
+
+
 def row(message: Message, line: int, now: float) -> tuple[Any, ...]:
     """Return a message as the parameters of `INSERT`."""
+    seq, named = seq_of(message.id), False
+    if seq is None:
+        seq, named = seq_of(new_id()), True
     waits = message.due_at is not None and message.due_at > now
-    return (message.id, line, HIGHEST_PRIORITY - message.priority, SCHEDULED if waits else READY,
+    return (seq, message.id, named, line, HIGHEST_PRIORITY - message.priority, SCHEDULED if waits else READY,
             message.due_at if waits else None, encode(message))  # fmt: skip
 
 
 def insert(connection: sqlite3.Connection, lines: Lines, messages: Iterable[Message], now: float) -> None:
-    """Write messages, inside the caller's write transaction."""
-    connection.executemany(
-        INSERT, [row(message, lines.number(connection, message.queue, message.lane), now) for message in messages]
-    )
+    """Write messages that are not there already, inside the caller's write transaction."""
+    rows = [row(message, lines.number(connection, message.queue, message.lane), now) for message in messages]
+    try:
+        connection.executemany(INSERT, rows)
+    except sqlite3.IntegrityError:
+        for values in rows:
+            _insert_carefully(connection, values)
+
+
+def _insert_carefully(connection: sqlite3.Connection, values: tuple[Any, ...]) -> None:
+    """Write a row, beside its place if another message stands there; do nothing if it is written already."""
+    seq, id, *rest = values
+    condition, parameters = where(id)
+    if connection.execute(f"SELECT 1 FROM messages WHERE {condition}", parameters).fetchone() is not None:  # noqa: S608
+        return
+    for place in range(seq, seq + NEIGHBOURS):
+        try:
+            connection.execute(INSERT, (place, id, *rest))
+        except sqlite3.IntegrityError:
+            continue
+        return
+    connection.execute(INSERT, (seq + NEIGHBOURS, id, *rest))

@@ -41,6 +41,7 @@ class _Session:
         self.bell = bell
         self.watch: Watch | None = None
         self.pid = os.getpid()
+        self.generation = _generation
 
     def close(self) -> None:
         if self.watch is not None:
@@ -73,7 +74,7 @@ class Database:
         local = self._local
         try:
             session: _Session = local.session
-            if session.pid == os.getpid():
+            if session.generation == _generation:
                 return session
             _inherited.append(session)  # never touched again, nor closed
         except AttributeError:
@@ -109,11 +110,14 @@ class Database:
             return self._finish(work, quiet)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> None:
-        """Do one writing statement in a transaction of its own: the shortest way to a commit."""
+        """Do one writing statement in a transaction of its own: the shortest way to a commit.
+
+        Raises `sqlite3.IntegrityError` where a constraint forbids it.
+        """
         session = self._session()
         try:
             session.connection.execute(statement, parameters)
-        except sqlite3.Error:  # busy, most likely; the long way tells
+        except sqlite3.OperationalError:  # busy, most likely; the long way tells
             self.write(lambda connection: connection.execute(statement, parameters))
         else:
             session.bell.ring()
@@ -299,6 +303,7 @@ _inherited: list[_Session] = []
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _proved: set[str] = set()  # paths of files that are ours; a fork's child knows them too
 _proved_lock = threading.Lock()
+_generation = 0  # how many forks lie between this process and the one that imported this
 
 
 def _before_fork() -> None:
@@ -308,8 +313,13 @@ def _before_fork() -> None:
         known.close_before_fork()
 
 
+def _after_fork() -> None:
+    global _generation
+    _generation += 1
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -7,7 +7,10 @@ A message is one row from `publish` to its settlement; only its `state` changes:
 
     READY ⇄ ACTIVE → (row deleted)      SCHEDULED → READY when its time comes      ACTIVE → DEAD → READY by hand
 
-`line` stands for a queue and a lane, `rank` is 9 − priority, so that the index `ready` is the order of receipt.
+Every index costs each publish a page of the log, so a message's id has none: an id of ours (UUID version 7) holds
+milliseconds and a counter, of which `seq` is made. It is found by `seq`, and is as old as `seq` says. Only ids of
+other kinds are in an index. `line` stands for a queue and a lane, `rank` is 9 − priority, so that the index `ready`
+is the order of receipt.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ MIGRATIONS: Final = (
     );
     CREATE TABLE pauses (queue TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE messages (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
+        seq INTEGER PRIMARY KEY,                -- its age: made from the id, where that is one of ours
+        id TEXT NOT NULL,
+        named INTEGER NOT NULL DEFAULT 0,       -- whether the id was chosen by the sender, and says no age
         line INTEGER NOT NULL,
         rank INTEGER NOT NULL,
         state INTEGER NOT NULL,
@@ -48,6 +52,7 @@ MIGRATIONS: Final = (
         message BLOB NOT NULL,
         reason TEXT                             -- DEAD: why
     );
+    CREATE UNIQUE INDEX named ON messages (id) WHERE named = 1;
     CREATE INDEX ready ON messages (line, rank, seq) WHERE state = 0;
     CREATE INDEX scheduled ON messages (due_at) WHERE state = 1;
     CREATE INDEX active ON messages (lease) WHERE state = 2;

@@ -1,0 +1,126 @@
+"""`python -m benchmarks [NAME …] [--quick] [--json FILE]`.
+
+Exit code 0 whatever the figures are: timing is not a test. 1 where something could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.catalogue import BENCHMARKS
+from benchmarks.figures import Report
+from benchmarks.stage import BenchmarkError, Stage
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks that are named, or all; print and write what they found."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in BENCHMARKS]:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if options.folder is not None and not Path(options.folder).is_dir():
+        parser.error(f"there is no folder {options.folder}")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    facts = machine.facts(options.folder)
+    _print_facts(console, facts, options.quick)
+    stage = Stage(options.quick, options.folder)
+    reports: list[Report] = []
+    failed = False
+    for name in options.names or BENCHMARKS:
+        try:
+            with console.status(name) as status:
+                stage.say = status.update
+                report = BENCHMARKS[name](stage)
+        except (BenchmarkError, psutil.Error, subprocess.TimeoutExpired) as error:
+            console.print(f"[red]{name} could not be measured.[/] ", str(error), highlight=False)
+            failed = True
+            continue
+        _print_report(console, report)
+        reports.append(report)
+    for contender, module in stage.missing.items():
+        console.print(f"Left out: {contender}, as {module} is not installed (pip install 'celeriac[bench]').")
+    _print_contenders(console, reports)
+    if len(reports) > 1:
+        _print_bars(console, reports)
+    if options.json is not None:
+        _write(options.json, facts, options.quick, reports)
+    return int(failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Celeriac beside others.")
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(BENCHMARKS)} [default: all]")
+    parser.add_argument("--quick", action="store_true", help="little work, one round: to see that it runs")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there, too")
+    parser.add_argument("--folder", metavar="DIR", help="measure on this folder's disk [default: the temporary one]")
+    return parser
+
+
+def _print_facts(console: Console, facts: dict[str, Any], quick: bool) -> None:
+    told = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "executable")
+    console.print(told, highlight=False)
+    if facts["load"] > machine.BUSY:
+        console.print(f"[yellow]This machine is busy (load {facts['load']}): the figures are worth little.[/]")
+    if quick:
+        console.print("[yellow]Quick: little work, one round. These figures only show that it runs.[/]")
+
+
+def _print_report(console: Console, report: Report) -> None:
+    table = Table(title=report.title, title_style="bold", title_justify="left")
+    for place, column in enumerate(report.columns):
+        table.add_column(column, justify="right" if place else "left")
+    for row in report.rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+    for bar in report.bars:
+        console.print(f"  {_verdict(bar.met)}  {bar}", highlight=False)
+    for note in report.notes:
+        console.print(f"  {note}", style="dim", highlight=False)
+
+
+def _print_contenders(console: Console, reports: list[Report]) -> None:
+    told = {title: settings for report in reports for title, settings in report.settings.items()}
+    table = Table(title="The contenders", title_style="bold", title_justify="left", show_header=False)
+    for title, settings in told.items():
+        table.add_row(title, settings)
+    console.print()
+    console.print(table)
+
+
+def _print_bars(console: Console, reports: list[Report]) -> None:
+    table = Table(title="The bars", title_style="bold", title_justify="left")
+    for column in ("benchmark", "figure", "value", "bar", "issue", ""):
+        table.add_column(column, justify="right" if column in ("value", "bar") else "left")
+    for report in reports:
+        for bar in report.bars:
+            value, limit = f"{bar.value:.2f} {bar.unit}", f"{'≥' if bar.at_least else '<'} {bar.limit:g} {bar.unit}"
+            table.add_row(report.name, bar.what, value, limit, str(bar.issue), _verdict(bar.met))
+    console.print()
+    console.print(table)
+
+
+def _verdict(met: bool) -> str:
+    return "[green]met[/]" if met else "[red]missed[/]"
+
+
+def _write(path: Path, facts: dict[str, Any], quick: bool, reports: list[Report]) -> None:
+    told = [{**asdict(report), "bars": [{**asdict(bar), "met": bar.met} for bar in report.bars]} for report in reports]
+    path.write_text(json.dumps({"machine": facts, "quick": quick, "reports": told}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

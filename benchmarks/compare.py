@@ -1,0 +1,120 @@
+"""Comparing contenders: each round measures ours, then every peer, so that a slow minute hits all of them alike.
+
+A rate is the best of its rounds: noise can only make it slower. Latencies of all rounds are taken together. A bar is
+held against the fastest peer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.figures import Bar, Report, number, percentile
+from benchmarks.stage import BenchmarkError, Contender, Stage
+
+__all__ = ["compare_latencies", "compare_rates", "describe", "drain_once", "send_many_once", "send_once"]
+
+SLOW_SECONDS = 8  # a contender that needs longer is measured by what it did in this time
+Measure = Callable[[Stage, Contender], dict[str, Any]]
+
+
+def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str], measure: Measure,
+                  bar: float, bounds: Sequence[str] = (), peers_measure: Measure | None = None) -> Report:  # fmt: skip
+    """Fill a report with rates per second; `bounds` are measured for orientation, and are no peers."""
+    contenders = stage.contenders([ours, *peers, *bounds])
+    rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds=3)
+    best = {name: max(told["rate"] for told in rounds) for name, rounds in rates.items()}
+    report.columns = ("", "per second, best", "median", "rounds", "ours ÷ its")
+    for one in contenders:
+        each = [told["rate"] for told in rates[one.name]]
+        ratio = "" if one.name == ours else f"{best[ours] / best[one.name]:.2f}×"
+        report.rows.append((one.title, number(best[one.name]), number(median(each)), str(len(each)), ratio))
+        report.figures[one.name] = {"best": best[one.name], "rounds": rates[one.name]}
+    describe(report, contenders)
+    beaten = [best[name] for name in peers if name in best]
+    if beaten:
+        report.bars.append(Bar("ours ÷ the fastest peer", best[ours] / max(beaten), bar, "×", at_least=True))
+    report.notes.append("Best of the rounds, which alternate between the contenders.")
+    return report
+
+
+def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[str], count: int,
+                      bar_ms: float) -> Report:  # fmt: skip
+    """Fill a report with the milliseconds of round trips."""
+    contenders = stage.contenders([ours, *peers])
+
+    def measure(stage: Stage, one: Contender) -> dict[str, Any]:
+        with stage.scratch() as folder, stage.worker(folder, one.name, 2):
+            stage.ask(folder, one.name, "ping")
+            return stage.ask(folder, one.name, "roundtrips", count, SLOW_SECONDS)
+
+    told = _measured(stage, report, contenders, {}, measure, rounds=2)
+    times = {name: [second * 1e3 for one in rounds for second in one["seconds"]] for name, rounds in told.items()}
+    report.columns = ("", "median ms", "p99 ms", "round trips", "its ÷ ours")
+    for one in contenders:
+        mine = times[one.name]
+        ratio = "" if one.name == ours else f"{median(mine) / median(times[ours]):.2f}×"
+        report.rows.append((one.title, number(median(mine)), number(percentile(mine, 0.99)), str(len(mine)), ratio))
+        report.figures[one.name] = {"median_ms": median(mine), "p99_ms": percentile(mine, 0.99), "count": len(mine)}
+    describe(report, contenders)
+    report.bars.append(Bar("median of delay().get()", median(times[ours]), bar_ms, "ms"))
+    report.notes.append("All rounds taken together; they alternate between the contenders. One caller, an idle worker.")
+    return report
+
+
+def _measured(stage: Stage, report: Report, contenders: Sequence[Contender], special: dict[str, Measure],
+              measure: Measure, rounds: int) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    told: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
+    for turn in range(1, stage.rounds(rounds) + 1):
+        for one in contenders:
+            stage.say(f"{report.name}: round {turn} of {stage.rounds(rounds)}, {one.title}")
+            told[one.name].append(special.get(one.name, measure)(stage, one))
+    return told
+
+
+def describe(report: Report, contenders: Sequence[Contender]) -> None:
+    """Say in the report who they are, and how they were set up."""
+    for one in contenders:
+        versions = ", ".join(f"{package} {version}" for package, version in one.versions.items())
+        report.settings[one.title] = f"{versions}: {one.settings}" if versions else one.settings
+
+
+# --- Measures of a rate -------------------------------------------------------------------------------
+
+
+def send_once(count: int) -> Measure:
+    """Return the measure: one producer, one call per message."""
+
+    def measure(stage: Stage, one: Contender) -> dict[str, Any]:
+        with stage.scratch() as folder:
+            return stage.ask(folder, one.name, "send", count, SLOW_SECONDS)
+
+    return measure
+
+
+def send_many_once(count: int) -> Measure:
+    """Return the measure: one producer, `count` messages by the fastest way."""
+
+    def measure(stage: Stage, one: Contender) -> dict[str, Any]:
+        with stage.scratch() as folder:
+            return stage.ask(folder, one.name, "send_many", count)
+
+    return measure
+
+
+def drain_once(count: int, children: int) -> Measure:
+    """Return the measure: messages that wait when the worker starts, from the first completion to the last."""
+
+    def measure(stage: Stage, one: Contender) -> dict[str, Any]:
+        with stage.scratch() as folder:
+            stage.ask(folder, one.name, "fill", count)
+            watching = stage.watching(folder, one.name, count, SLOW_SECONDS)
+            with watching as wait, stage.worker(folder, one.name, children):
+                wait()  # for the first completion
+                told = wait()
+        if not told["count"]:
+            raise BenchmarkError(f"{one.title} has completed nothing, or all before the first look: use more tasks.")
+        return told
+
+    return measure

@@ -1,0 +1,127 @@
+"""What the measuring processes do: `python -m benchmarks.driver PEER VERB [NUMBER …]`. Started by `stage`, not by hand.
+
+Goes in: the folder of this measurement, by the environment. Comes out: one line of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from benchmarks.peers.base import Peer
+
+__all__ = ["main"]
+
+WARM_UP = 200
+STEP = 100  # calls between two looks at the clock
+POLL_SECONDS = 0.02
+START_SECONDS = 60.0  # for a worker to complete its first
+
+
+def facts(peer: Peer) -> dict[str, Any]:
+    """Who it is."""
+    return {"title": peer.title, "module": peer.module, "settings": peer.settings,
+            "versions": {name: _version(name) for name in peer.packages}}  # fmt: skip
+
+
+def send(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
+    """Send one by one; stop after `count`, or, in a slow contender's case, after `seconds`."""
+    peer.send(WARM_UP)
+    done, start = 0, time.perf_counter()
+    while done < count and time.perf_counter() - start < seconds:
+        peer.send(min(STEP, count - done))
+        done += min(STEP, count - done)
+    return _rate(done, time.perf_counter() - start)
+
+
+def send_many(peer: Peer, count: int) -> dict[str, Any]:
+    """Send all in the fastest way."""
+    peer.send(WARM_UP)
+    start = time.perf_counter()
+    peer.send_many(count)
+    return _rate(count, time.perf_counter() - start)
+
+
+def fill(peer: Peer, count: int) -> dict[str, Any]:
+    """Send, untimed, what is to be drained."""
+    peer.send_many(count)
+    return {"count": count}
+
+
+def drain(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
+    """Watch the results come, from the first to the last; stop watching `seconds` after the first."""
+    done = first = peer.completed()
+    print(json.dumps({"ready": True}), flush=True)
+    start = now = time.perf_counter()
+    while done < count and now - start < (seconds if first else START_SECONDS):
+        time.sleep(POLL_SECONDS)
+        done, now = peer.completed(), time.perf_counter()
+        if done and not first:
+            first, start = done, now
+            print(json.dumps({"first": first}), flush=True)
+    return _rate(done - first, now - start)
+
+
+def roundtrips(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
+    """Send one and wait for its result, again and again."""
+    peer.roundtrips(min(20, count))
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < count and time.perf_counter() - start < seconds:
+        times += peer.roundtrips(min(10, count - len(times)))
+    return {"seconds": times}
+
+
+def ping(peer: Peer) -> dict[str, Any]:
+    """Wait until a worker has run a task."""
+    peer.roundtrip(60.0)
+    return {}
+
+
+def later(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
+    """Send messages for later."""
+    return {"held": peer.send_later(count, seconds)}
+
+
+def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
+    """Become a worker."""
+    command = peer.worker(children, bool(tuned))
+    os.execv(command[0], command)
+    return {}  # for the type checker
+
+
+VERBS: dict[str, Callable[..., dict[str, Any]]] = {
+    verb.__name__: verb for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, worker)
+}
+
+
+def main(name: str, verb: str, *numbers: str) -> None:
+    """Do the verb, and print what it tells."""
+    try:
+        peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
+    except ModuleNotFoundError as error:
+        print(json.dumps({"missing": error.name}))
+        return
+    arguments = [int(number) if number.isdigit() else float(number) for number in numbers]
+    print(json.dumps(VERBS[verb](peer, *arguments)), flush=True)
+
+
+def _rate(count: int, seconds: float) -> dict[str, Any]:
+    return {"count": count, "seconds": seconds, "rate": count / seconds if seconds else 0.0}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

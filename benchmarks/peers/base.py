@@ -1,0 +1,62 @@
+"""What a contender must be able to do.
+
+The file `benchmarks/peers/NAME.py` assigns one to `PEER`. It is imported only in the processes that measure it, by
+`benchmarks.driver` and by the contender's own worker, so it may import its library and make its app as it is imported;
+the folder that belongs to this one measurement is `FOLDER`.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, ClassVar
+
+__all__ = ["FOLDER", "FOLDER_VARIABLE", "Peer"]
+
+FOLDER_VARIABLE = "BENCHMARK_FOLDER"
+FOLDER = Path(os.environ.get(FOLDER_VARIABLE, "."))
+
+
+class Peer(ABC):
+    """A task queue with one no-op task, which returns its one argument, so that there is a result to be kept."""
+
+    title: ClassVar[str]
+    module: ClassVar[str]  # what a user imports
+    packages: ClassVar[Sequence[str]]  # whose versions are told
+    settings: str  # how it was set up; what it promises
+
+    @abstractmethod
+    def send(self, count: int) -> None:
+        """Send `count` messages one by one, the way its users do."""
+
+    def send_many(self, count: int) -> None:
+        """Send `count` messages by the fastest way that it offers."""
+        self.send(count)
+
+    def send_later(self, count: int, seconds: float) -> int:
+        """Send `count` messages that are due in so many seconds; return how many the broker holds for later."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def roundtrip(self, timeout: float) -> Any:
+        """Send one message, wait for its result, and return that."""
+
+    def roundtrips(self, count: int) -> list[float]:
+        """Return the seconds that each of `count` round trips took. An asyncio library does this in one loop."""
+        times = []
+        for _ in range(count):
+            start = perf_counter()
+            self.roundtrip(60.0)
+            times.append(perf_counter() - start)
+        return times
+
+    @abstractmethod
+    def completed(self) -> int:
+        """Return how many results are kept. Asked many times a second while workers are busy, so it must be cheap."""
+
+    @abstractmethod
+    def worker(self, children: int, tuned: bool) -> list[str]:
+        """Return the command of a worker: set for speed, or, not `tuned`, as a user would start it."""

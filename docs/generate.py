@@ -1,0 +1,196 @@
+"""Write the pages of the reference that say what the code says: `python docs/generate.py`.
+
+    celeriac.config        settings.md
+    celeriac.cli           cli.md
+    celeriac.errors        errors.md
+    celeriac.signals       signals.md
+
+`tests/test_docs.py` fails while a page differs from what this would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+import click
+
+from celeriac import config, errors, signals
+from celeriac.cli import main
+
+__all__ = ["pages"]
+
+FOLDER = Path(__file__).parent / "reference"
+WIDTH = 88  # characters of a line of help
+NOTE = "<!-- Written by docs/generate.py from the code. Change the code, and run it. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every page that is generated, by its file name."""
+    made = {"settings.md": _settings(), "cli.md": _cli(), "errors.md": _errors(), "signals.md": _signals()}
+    return {name: f"{NOTE}\n{text.strip()}\n" for name, text in made.items()}
+
+
+# --- Settings -----------------------------------------------------------------------------------------
+
+SECTIONS = {
+    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_"),
+    "Tasks": ("task_", "accept_content"),
+    "Results": ("result_",),
+    "Workers": ("worker_", "imports"),
+}
+
+
+def _settings() -> str:
+    text = """\
+# Settings
+
+Every setting, as `app.conf` has it. Four sources give values, each over the one before it: the keywords of
+`Celeriac(...)`, `app.config_from_object(...)` or `app.config_from_file(...)`, and the environment, where the name is in
+capitals after `CELERIAC_` (`CELERIAC_TASK_ACKS_LATE=0`). An assignment to `app.conf` beats them all. See
+[how to configure](../howto/configure.md).
+
+Durations are seconds or a `timedelta`. A name that is not here is an error, and so is a value of another type.
+"""
+    left = dict(config.DEFAULTS)
+    for title, prefixes in SECTIONS.items():
+        names = [name for name in left if name.startswith(prefixes)]
+        text += f"\n## {title}\n\n| setting | type | default | meaning |\n|---|---|---|---|\n"
+        for name in names:
+            default = left.pop(name)
+            text += f"| `{name}` | {_type(name)} | `{default!r}` | {_cell(config.HELP[name])} |\n"
+    assert not left, f"no section has {', '.join(left)}"
+    text += "\n## Celery's settings that have no counterpart\n\nEach is refused with its reason.\n\n"
+    text += "| setting | why not |\n|---|---|\n"
+    for name, why in config.NOT_NEEDED.items():
+        text += f"| `{name}` | {_cell(why)} |\n"
+    return text
+
+
+def _type(name: str) -> str:
+    if name in config.CHOICES:
+        return " or ".join(f"`'{choice}'`" for choice in config.CHOICES[name])
+    kind = config.TYPES[name]
+    text = "table or list of pairs" if kind is Any else _name(kind)
+    return text + (", more than 0" if name in config.POSITIVE else "")
+
+
+WORDS: dict[Any, str] = {str: "text", bool: "true or false", int: "whole number"}
+
+
+def _name(kind: Any) -> str:
+    """Return a type in words; `float | timedelta` is what a duration is."""
+    if isinstance(kind, UnionType):
+        parts = [part for part in get_args(kind) if part is not NoneType]
+        text = "duration" if set(parts) == {float, timedelta} else " or ".join(map(_name, parts))
+        return text + (" or none" if NoneType in get_args(kind) else "")
+    if get_origin(kind) is list:
+        return f"list of {_name(get_args(kind)[0])}"
+    return WORDS[kind]
+
+
+# --- The command --------------------------------------------------------------------------------------
+
+
+def _cli() -> str:
+    text = """\
+# The command
+
+What `celeriac --help` and its commands say of themselves. Whatever prints a table prints one JSON document with
+`--json`; errors go to stderr, and end with the next step.
+"""
+    for path, text_of in _helps(main, None, "celeriac"):
+        level = min(4, 2 + path.count(" "))
+        text += f"\n{'#' * level} {path}\n\n```text\n{text_of}\n```\n"
+    return text
+
+
+def _helps(command: click.Command, parent: click.Context | None, name: str) -> Iterator[tuple[str, str]]:
+    context = click.Context(command, parent=parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH,
+                            help_option_names=["-h", "--help"])  # fmt: skip
+    yield context.command_path, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            if found is not None and not found.hidden:
+                yield from _helps(found, context, child)
+
+
+# --- Errors -------------------------------------------------------------------------------------------
+
+
+def _errors() -> str:
+    text = """\
+# Errors
+
+Every error that Celeriac raises, in one tree: `except CeleriacError` catches them all. They live in
+`celeriac.errors`; those that tasks and their callers meet are in `celeriac` too. Where a class is also one of Python's
+own, `except TimeoutError` and the like work as one expects.
+
+How an exception of *yours* comes back from a worker is told in [states](states.md#exceptions).
+
+| error | is also | meaning |
+|---|---|---|
+"""
+    for depth, kind in _tree(errors.CeleriacError, 0):
+        others = [base.__name__ for base in kind.__bases__ if not issubclass(base, errors.CeleriacError)]
+        also = ", ".join(f"`{name}`" for name in others if name != "Exception")
+        meaning = " ".join((inspect.getdoc(kind) or "").split())
+        text += f"| {'&nbsp;&nbsp;&nbsp;' * depth}`{kind.__name__}` | {also} | {_cell(meaning)} |\n"
+    return text
+
+
+def _tree(kind: type[BaseException], depth: int) -> Iterator[tuple[int, type[BaseException]]]:
+    yield depth, kind
+    order = list(vars(errors))  # the order in which they stand in the file
+    children = [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
+    for child in sorted(children, key=lambda child: order.index(child.__name__)):
+        yield from _tree(child, depth + 1)
+
+
+# --- Signals ------------------------------------------------------------------------------------------
+
+
+def _signals() -> str:
+    text = """\
+# Signals
+
+Functions of yours that are called when something happens:
+
+```python
+from celeriac import signals
+
+
+@signals.task_failure.connect
+def tell(sender, task_id, exception, **more):
+    print(f"{sender.name}[{task_id}] failed: {exception}")
+```
+
+`connect(receiver, sender=task)` hears one sender alone. Task signals are sent in the process that runs the task, worker
+signals in the worker's supervisor (`worker_process_…` in its children), publish signals in the caller. A receiver that
+raises is logged to `celeriac.signals`, and does no harm. An attempt that could not tell its own end (a killed child, a
+hard time limit on a plain function, a task revoked before it started) sends no task signal.
+
+| signal | arguments |
+|---|---|
+"""
+    for name in signals.__all__:
+        found = getattr(signals, name)
+        if isinstance(found, signals.Signal):
+            arguments = (found.__doc__ or "").removeprefix("Sent with: ").removesuffix(".")
+            text += f"| `{name}` | {', '.join(f'`{one}`' for one in arguments.split(', '))} |\n"
+    return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, page in pages().items():
+        (FOLDER / name).write_text(page, encoding="utf-8")

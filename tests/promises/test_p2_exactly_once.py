@@ -1,0 +1,67 @@
+"""P2: while no lease expires, a message is run exactly once; an outcome is recorded once."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.promises.harness import LEASE, Stage, Worker
+
+
+def test_a_task_that_takes_three_times_the_lease_runs_once_with_two_workers(stage: Stage) -> None:
+    stage.worker()
+    stage.worker()
+    results = [stage.send(lane, "sleeps", 3 * LEASE) for lane in ("plain", "coroutine") for _ in range(2)]
+    assert [result.get(timeout=30) for result in results] == [3 * LEASE] * 4
+    assert len(stage.runs(*results)) == 4
+
+
+def test_among_many_workers_every_task_of_thousands_runs_once(stage: Stage) -> None:
+    for _ in range(3):
+        stage.worker()
+    stage.record()
+    results = stage.victim.quick.delay_many([(number,) for number in range(3000)])
+    stage.wait(lambda: len(stage.recorded()) == 3000, "3000 outcomes")
+    assert sorted(run.id for run in stage.journal()) == sorted(result.id for result in results)
+    assert set(stage.recorded().values()) == {1}
+
+
+def freeze(stage: Stage, lane: str, number: str) -> tuple[Worker, Worker, object]:
+    """Let a task start in one worker, stop that one past its lease, and wait until another runs the task."""
+    frozen = stage.worker(name="frozen")
+    result = stage.send(lane, "holds", stage.path("go"))
+    stage.started(result)
+    other = stage.worker(name="other")
+    if number == "all":
+        frozen.signal_all(signal.SIGSTOP)
+    else:
+        frozen.signal(signal.SIGSTOP)
+    assert stage.started(result, times=2).worker == "other"
+    return frozen, other, result
+
+
+@pytest.mark.parametrize("lane", ["plain", "coroutine"])
+@pytest.mark.parametrize("stopped", ["all", "supervisor"])
+def test_the_late_outcome_of_a_worker_believed_dead_is_refused_and_it_goes_on(
+    stage: Stage, lane: str, stopped: str
+) -> None:
+    stage.record()
+    frozen, other, result = freeze(stage, lane, stopped)
+    stage.release("go")
+    assert result.get(timeout=30) == "released"
+    outcome = result.outcome
+    if stopped == "supervisor":  # its child has ended the task meanwhile: the outcome waits to be read
+        stage.wait(lambda: sum(run.id == result.id for run in stage.journal("end")) == 2, "the end of both runs")
+
+    frozen.signal_all(signal.SIGCONT)
+    stage.wait(lambda: "The lease was lost" in frozen.text(), "the discovery that the lease was lost")
+    assert other.stop() == 0
+    later = [stage.send(lane, "returns", number) for number in range(20) for lane in ("plain", "coroutine")]
+    assert [one.get(timeout=30) for one in later] == [number for number in range(20) for _ in range(2)]
+    assert {run.worker for run in stage.runs(*later)} == {"frozen"}
+    assert frozen.process.poll() is None
+    assert result.outcome == outcome
+    assert outcome.worker == "other"
+    assert stage.recorded()[result.id] == 1
+    assert len(stage.runs(result)) == 2

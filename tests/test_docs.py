@@ -1,0 +1,234 @@
+"""The pages are true: a reader who does what they say sees what they show.
+
+How a page is read (`Reader`):
+
+- a block of code whose first line is `# name.py` (or `.toml`) is written to that file, in a folder of the page's own;
+- in a ```console block each `$ command` is run there, and must print what stands below it. `…` stands for any text,
+  a run of spaces for any other. `$ echo $?` shows the exit code of the command before it; without one that code is 0;
+- `$ celeriac … worker …` goes to the background, and what stands below it is how its output begins. It is stopped by
+  the next one, or at the end of the page, and must then exit with 0;
+- other ```python blocks must compile, and ```sh blocks are for other machines than this.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from celeriac import config, signals, states
+from celeriac.options import CALL_OPTIONS, TASK_OPTIONS
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+READ = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md"))]
+
+COMMAND_SECONDS = 30.0
+READY = "is ready. Ctrl-C stops it."
+FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    line: int  # of its first line of text
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(page, text.count("\n", 0, found.start(2)) + 1, found[1], found[2])
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+# --- What pages tell to do ----------------------------------------------------------------------------
+
+
+class Reader:
+    """Somebody who follows one page, in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.code = 0  # the exit code of the last command
+        self.worker: subprocess.Popen[bytes] | None = None
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("CELERIAC_", "PYTEST_"))}
+        path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+        self.environment = {**kept, "PATH": path, "COLUMNS": "120", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+
+    def read(self, block: Block) -> None:
+        name = FILE.match(block.text)
+        if name is not None:
+            path = self.folder / name[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        if block.language == "console":
+            for command, expected in commands(block):
+                self.run(block, command, expected)
+
+    def run(self, block: Block, command: str, expected: str) -> None:
+        if command == "echo $?":
+            printed, self.code = f"{self.code}\n", 0
+        else:
+            assert self.code == 0, f"{block}: the command before {command!r} has failed with {self.code}"
+            is_worker = re.match(r"celeriac\b.*\bworker\b", command) is not None
+            printed = self.start(command) if is_worker else self.do(command)
+        as_shown = re.fullmatch(pattern(expected), plain(printed)) is not None
+        assert as_shown, f"{block}: `{command}` printed\n{printed}\nand not\n{expected}"
+
+    def do(self, command: str) -> str:
+        done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, timeout=COMMAND_SECONDS,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        self.code = done.returncode
+        return done.stdout.decode()
+
+    def start(self, command: str) -> str:
+        """Start a worker; return what it has printed when it is ready, or has given up."""
+        self.stop()
+        log = self.folder / "worker.log"
+        with log.open("wb") as file:
+            self.worker = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
+                                           stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
+        deadline = time.monotonic() + COMMAND_SECONDS
+        while self.worker.poll() is None and not ready(log.read_text()):
+            assert time.monotonic() < deadline, f"`{command}` is not ready: {log.read_text()}"
+            time.sleep(0.02)
+        if self.worker.poll() is not None:
+            self.code, self.worker = self.worker.returncode, None
+        return log.read_text()
+
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.send_signal(signal.SIGTERM)
+            code = self.worker.wait(COMMAND_SECONDS)
+            self.worker = None
+            assert code == 0, (self.folder / "worker.log").read_text()
+
+    def leave(self) -> None:
+        """End what is left of a page that was not read to its end."""
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
+
+
+def commands(block: Block) -> Iterator[tuple[str, str]]:
+    """Yield the commands of a console block, and what each is shown to print."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        while command.endswith("\\"):
+            more, _, expected = expected.partition("\n")
+            command = f"{command[:-1]}{more.lstrip()}"
+        yield command, expected
+
+
+def ready(text: str) -> bool:
+    """Say whether a worker has written its banner to the end."""
+    banner = text.partition(READY)[2]
+    return re.search(r"\n  (processes|threads|solo) .*\n", banner) is not None
+
+
+def plain(text: str) -> str:
+    return "\n".join(re.sub(r"\s+", " ", line).strip() for line in text.strip().splitlines() if line.strip())
+
+
+def pattern(expected: str) -> str:
+    return re.escape(plain(expected)).replace("…", "(?:.|\n)*?")
+
+
+@pytest.mark.parametrize("name", names(READ))
+def test_what_a_page_says_can_be_done(name: str, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    try:
+        for block in blocks(ROOT / name):
+            reader.read(block)
+        assert reader.code == 0
+        reader.stop()
+    finally:
+        reader.leave()
+
+
+# --- What pages say -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names(PAGES))
+def test_every_python_block_compiles(name: str) -> None:
+    for block in blocks(ROOT / name):
+        if block.language == "python":
+            compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("name", names(PAGES))
+def test_every_link_leads_somewhere(name: str) -> None:
+    page = ROOT / name
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        to = (page.parent / path).resolve() if path else page
+        assert to.exists(), f"{name} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(to), f"{name} links to {target}, and {to.name} has no such heading"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", names([*READ, *sorted((DOCS / "reference").glob("*.md"))]))
+def test_every_setting_that_a_page_names_exists(name: str) -> None:
+    known = {*config.DEFAULTS, *config.NOT_NEEDED}
+    if name.endswith("from-celery.md"):
+        return  # it names Celery's too
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:broker|task|result|worker|message|sqlite)_[a-z_]+)(?:=[^`]*)?`", text))
+    calls = {"task_id"}
+    assert named - known - calls - set(signals.__all__) == set()
+
+
+
+
+def table(page: str, heading: str) -> set[str]:
+    """Return what stands in the first column of the table below a heading."""
+    text = (DOCS / page).read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)` ", text, re.MULTILINE))
+
+
+def test_the_options_page_has_every_option() -> None:
+    assert table("reference/options.md", "Of a task") == {*TASK_OPTIONS, "name", "bind", "base"}
+    assert table("reference/options.md", "Of a call") == {*CALL_OPTIONS, "args", "kwargs"}
+
+
+def test_the_states_page_has_every_state() -> None:
+    assert table("reference/states.md", "States") == {*states.__all__} - {"READY_STATES"}
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for name, text in generate.pages().items():
+        page = DOCS / "reference" / name
+        assert page.read_text(encoding="utf-8") == text, f"{page.name} is out of date: run python docs/generate.py"

@@ -1,0 +1,53 @@
+"""The examples run, each with the one command that its docstring tells, against a real worker."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+PRINTED = {
+    "hello": "hello world, the answer is 42",
+    "word_count": r"[\d,]{6,} words in \d+ files; the most frequent:(\n +[\d,]+ \w+){5}",
+    "retries": r"""retries.fetch SUCCESS at attempt 3: an answer to attempt 3
+retries.wait_for_report SUCCESS at attempt 6: it was there after 5 looks
+retries.fetch FAILURE at attempt 4: no answer to attempt 4
+retries.charge FAILURE at attempt 3: the bank did not take 12 EUR""",
+    "crawler": r"3 pages known, 2 to fetch(\n.+)+\nAll 40 pages were fetched\.",
+    "group_progress": r"60 of 60 have ended, 6 badly; one: picture \d+ is out of focus\npicture 0 … picture 59",
+    "dead_letters": r"""WorkerLost: .*: killed by SIGSEGV, 3 times\. .*
+others go on: 4
+dead letter: dead_letters.convert, killed by SIGSEGV, 3 times
+sent again: 1
+then: converted""",
+}
+"""What each example prints to stdout, as a regular expression."""
+
+
+def test_no_example_is_left_out() -> None:
+    found = {path.stem for path in EXAMPLES.glob("*.py")} - {"running"}
+    assert found == set(PRINTED)
+    listed = set(re.findall(r"`python examples/(\w+)\.py`", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
+    assert listed == found
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_runs_with_the_command_that_it_tells(name: str) -> None:
+    before = set(EXAMPLES.iterdir())
+    docstring = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    python, script = docstring.splitlines()[-1].split()
+    assert (python, script) == ("python", f"examples/{name}.py")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("CELERIAC_")}
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
+                          timeout=50, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(PRINTED[name], done.stdout.strip()), done.stdout + done.stderr
+    assert set(EXAMPLES.iterdir()) == before, "it left something behind"

@@ -1,0 +1,463 @@
+"""Every way in which a task can end, through a real worker, in both lanes; and what a worker does around it.
+
+One worker serves all tests that need no other; its children are killed by some of them, and replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from celeriac import states
+from celeriac.errors import (
+    EncodeError,
+    Reject,
+    RemoteError,
+    SoftTimeLimitExceeded,
+    TaskExpired,
+    TaskRevoked,
+    TimeLimitExceeded,
+    WaitInTask,
+    WorkerLost,
+)
+from celeriac.inspector import WorkerStats
+from tests.promises.harness import Stage, Worker, set_stage, stage
+
+__all__ = ["stage"]
+
+LANES = ["plain", "coroutine"]
+both_lanes = pytest.mark.parametrize("lane", LANES)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A stage with a worker, for all tests of the module."""
+    with set_stage(tmp_path_factory.mktemp("shared")) as found:
+        found.worker("-c", "2", worker_lease_seconds=15)
+        yield found
+
+
+def get(result: Any) -> Any:
+    return result.get(timeout=30)
+
+
+def stats(stage: Stage) -> WorkerStats:
+    """Ask the only worker."""
+    (found,) = asyncio.run(stage.inspector().stats()).values.values()
+    return found
+
+
+# --- Endings ------------------------------------------------------------------------------------------
+
+
+@both_lanes
+@pytest.mark.parametrize("value", [None, 1, "ü", [1, {"a": None}], {"b": b"\0"}, datetime(2026, 1, 1, tzinfo=UTC)])
+def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None:
+    result = shared.send(lane, "returns", value)
+    assert get(result) == value
+    assert result.state == states.SUCCESS
+
+
+@both_lanes
+@pytest.mark.parametrize(
+    ("how", "value", "kind", "words"),
+    [
+        ("raises", "no", ValueError, "no"),
+        ("runs_out_of_memory", None, MemoryError, None),
+        ("recurses", None, RecursionError, "recursion"),
+        ("returns_object", None, EncodeError, "object"),
+        ("returns_much", 17_000_000, EncodeError, "result_max_bytes"),
+        ("rejects", None, Reject, "not for me"),
+        ("raises_unspeakable", None, RemoteError, "Unspeakable"),
+        ("raises_unpicklable", None, RemoteError, "locked"),
+        ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),
+        ("exits", 3, RemoteError, "SystemExit"),
+        ("exits", 0, RemoteError, "SystemExit"),
+    ],
+)
+def test_an_exception_comes_back_as_itself_or_as_a_remote_error_and_harms_no_child(
+    shared: Stage, lane: str, how: str, value: Any, kind: type[Exception], words: str | None
+) -> None:
+    result = shared.send(lane, how, value)
+    with pytest.raises(kind, match=words):
+        get(result)
+    assert result.state == states.FAILURE
+    assert len(shared.runs(result)) == 1
+
+
+@both_lanes
+def test_an_exception_that_cannot_be_rebuilt_keeps_its_name_words_and_traceback(shared: Stage, lane: str) -> None:
+    with pytest.raises(RemoteError, match=r"victim\.Odd: 1 is not 2") as caught:
+        get(shared.send(lane, "raises_odd"))
+    assert "raise Odd(1, 2)" in caught.value.traceback
+
+
+@both_lanes
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("kills_itself", "SIGKILL"), ("exits_at_once", "exited with status 7"), ("crashes", "SIGSEGV")],
+)
+def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: str, how: str, words: str) -> None:
+    result = shared.send(lane, how, 7, acks_late=False)
+    with pytest.raises(WorkerLost, match=words):
+        get(result)
+    assert len(shared.runs(result)) == 1
+
+
+@both_lanes
+def test_a_task_that_ignores_its_message_ends_as_ignored(shared: Stage, lane: str) -> None:
+    result = shared.send(lane, "ignores")
+    shared.wait(result.ready)
+    assert result.state == states.IGNORED
+
+
+# --- Time limits --------------------------------------------------------------------------------------
+
+
+@both_lanes
+def test_at_the_soft_time_limit_a_task_can_clean_up(shared: Stage, lane: str) -> None:
+    assert get(shared.send(lane, "cleans_up", shared.path("never"), soft_time_limit=0.2)) == "cleaned up"
+
+
+@both_lanes
+def test_the_soft_time_limit_ends_a_task_that_does_not_catch_it(shared: Stage, lane: str) -> None:
+    result = shared.send(lane, "holds", shared.path("never"), soft_time_limit=0.2)
+    with pytest.raises(SoftTimeLimitExceeded, match=r"0\.2 s"):
+        get(result)
+    assert 0.15 < result.outcome.runtime < 5
+
+
+@both_lanes
+@pytest.mark.parametrize("how", ["holds", "is_stubborn", "blocks"])
+def test_the_hard_time_limit_ends_a_task_whatever_it_does(shared: Stage, lane: str, how: str) -> None:
+    result = shared.send(lane, how, shared.path("never"), soft_time_limit=0.1, time_limit=0.4)
+    limits = TimeLimitExceeded if how == "is_stubborn" else (TimeLimitExceeded, SoftTimeLimitExceeded)
+    with pytest.raises(limits):
+        get(result)
+    assert result.state == states.FAILURE
+    assert len(shared.runs(result)) == 1
+
+
+def test_a_coroutine_that_blocks_past_its_limit_does_not_take_the_others_with_it(shared: Stage) -> None:
+    name = f"go{time.time()}"
+    other = shared.send("coroutine", "holds", shared.path(name))
+    shared.started(other)
+    result = shared.send("coroutine", "blocks", shared.path("never"), time_limit=0.3)
+    with pytest.raises(TimeLimitExceeded):
+        get(result)
+    assert shared.started(other, times=2).deliveries == 1  # it was not at fault
+    shared.release(name)
+    assert get(other) == "released"
+
+
+# --- Retries ------------------------------------------------------------------------------------------
+
+
+@both_lanes
+def test_a_retry_is_another_attempt_of_the_same_task(shared: Stage, lane: str) -> None:
+    result = shared.send(lane, "retries_at_once", 3)
+    assert get(result) == 3
+    assert [(run.attempt, run.deliveries) for run in shared.runs(result)] == [(1, 1), (2, 1), (3, 1)]
+
+
+@both_lanes
+def test_after_the_last_retry_the_original_exception_is_raised(shared: Stage, lane: str) -> None:
+    result = shared.send(lane, "raises_temporary")
+    with pytest.raises(shared.victim.Temporary, match="every time"):
+        get(result)
+    runs = shared.runs(result)
+    assert [run.attempt for run in runs] == [1, 2, 3, 4]
+    pauses = [later.at - sooner.at for sooner, later in pairwise(runs)]
+    assert [pause >= bound for pause, bound in zip(pauses, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
+
+
+@both_lanes
+def test_while_a_retry_waits_its_state_and_reason_can_be_seen(shared: Stage, lane: str) -> None:
+    result = shared.send(lane, "retries_later", 3600)
+    shared.wait(lambda: result.state == states.RETRY)
+    assert str(result.info) == "later"
+    view = asyncio.run(shared.inspector().find([result.id]))[result.id]
+    assert view.place == "scheduled"
+    assert view.message.attempt == 2
+    result.revoke()
+    with pytest.raises(TaskRevoked):
+        get(result)
+
+
+# --- Before the start ---------------------------------------------------------------------------------
+
+
+@both_lanes
+def test_a_task_that_has_expired_is_not_run(stage: Stage, lane: str) -> None:
+    result = stage.send(lane, "returns", expires=0.01)
+    later = stage.send(lane, "returns", 1, expires=datetime.now(UTC) + timedelta(hours=1))
+    stage.worker("-c", "1")
+    with pytest.raises(TaskExpired):
+        get(result)
+    assert get(later) == 1
+    assert stage.runs(result) == []
+
+
+@both_lanes
+def test_a_revoked_task_is_not_run_by_a_worker_that_starts_later(stage: Stage, lane: str) -> None:
+    result, delayed = stage.send(lane, "returns"), stage.send(lane, "returns", countdown=3600)
+    result.revoke()
+    delayed.revoke()
+    stage.worker("-c", "1")
+    for revoked in (result, delayed):
+        with pytest.raises(TaskRevoked):
+            get(revoked)
+        assert revoked.state == states.REVOKED
+    assert stage.runs(result, delayed) == []
+
+
+def test_a_task_revoked_while_it_waits_is_not_run(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    first = stage.send("plain", "holds", stage.path("go"))
+    stage.started(first)
+    waiting = stage.send("plain", "returns")
+    waiting.revoke()
+    stage.release("go")
+    assert get(first) == "released"
+    with pytest.raises(TaskRevoked):
+        get(waiting)
+    assert stage.runs(waiting) == []
+
+
+@both_lanes
+def test_terminate_ends_the_task_that_is_meant_and_no_other(shared: Stage, lane: str) -> None:
+    name = f"go{time.time()}"
+    meant, other = (shared.send(lane, "holds", shared.path(name)) for _ in range(2))
+    shared.started(meant, other)
+    meant.revoke(terminate=True)
+    with pytest.raises(TaskRevoked):
+        get(meant)
+    shared.release(name)
+    assert get(other) == "released"
+    assert len(shared.runs(meant)) == 1
+
+
+def test_higher_priorities_start_first_and_equals_in_the_order_of_sending(stage: Stage) -> None:
+    results = [stage.send("plain", "returns", priority=priority) for priority in (1, 9, 5, 9, 0, 5)]
+    stage.worker("-c", "1")
+    stage.started(*results)
+    order = [run.id for run in stage.runs(*results)]
+    assert order == [results[place].id for place in (1, 3, 2, 5, 0, 4)]
+
+
+def test_a_rate_limit_is_kept_and_holds_nothing_else_back(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    limited = stage.victim.limited.delay_many([(number,) for number in range(11)])
+    others = stage.victim.quick.delay_many([(number,) for number in range(200)])
+    for result in limited:
+        get(result)
+    starts = sorted(run.at for run in stage.runs(*limited))
+    assert starts[-1] - starts[0] > 1.8  # ten intervals of 0.2 s
+    assert starts[-1] - starts[0] < 6
+    assert max(run.at for run in stage.runs(*others)) < starts[6]
+    assert len(stage.runs(*limited)) == 11
+    assert {run.deliveries for run in stage.runs(*limited)} == {1}
+
+
+def test_a_rate_limit_can_be_set_while_the_worker_runs(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    asyncio.run(stage.inspector().rate_limit("victim.quick", "5/s"))
+    results = stage.victim.quick.delay_many([(number,) for number in range(6)])
+    for result in results:
+        get(result)
+    starts = sorted(run.at for run in stage.runs(*results))
+    assert starts[-1] - starts[0] > 0.8
+
+
+@pytest.mark.parametrize("lasts", [3600, 2])
+def test_an_unknown_task_goes_back_to_its_queue_and_is_put_aside_in_the_end(stage: Stage, lasts: float) -> None:
+    worker = stage.worker("-c", "1", worker_unknown_task_seconds=lasts)
+    result = stage.app.send_task("victim.not_yet", (1,))
+    stage.wait(lambda: "Nobody here knows" in worker.text(), "the word that the task is unknown")
+    if lasts == 2:
+        with pytest.raises(Exception, match=r"No task named 'victim\.not_yet'"):
+            get(result)
+        (dead,) = asyncio.run(stage.inspector().dead())
+        assert dead.message.id == result.id
+        return
+    assert result.state == states.PENDING
+    (waiting,) = asyncio.run(stage.inspector().scheduled())
+    assert waiting.id == result.id
+    with (stage.folder / "victim.py").open("a") as module:  # a new version is rolled out
+        module.write("\n\n@app.task\nasync def not_yet(number):\n    return number\n")
+    stage.worker("-c", "1")
+    assert worker.stop() == 0
+    assert get(result) == 1
+    assert asyncio.run(stage.inspector().dead()) == []
+
+
+# --- What follows, and what is told -------------------------------------------------------------------
+
+
+@both_lanes
+def test_a_link_is_sent_the_result_and_a_link_error_the_id_of_what_failed(shared: Stage, lane: str) -> None:
+    returns = shared.app.tasks[f"victim.{lane}"]
+    link, unused = returns.s("returns"), returns.si("returns", 0)
+    task = shared.send(lane, "returns", "returns", link=shared.victim.coroutine.s("linked"), link_error=unused)
+    assert get(task) == "returns"
+    shared.wait(lambda: any(view.parent_id == task.id for view in asyncio.run(shared.inspector().recent(50))))
+    failing = shared.send(lane, "raises", "no", link=unused, link_error=link)
+    with pytest.raises(ValueError, match="no"):
+        get(failing)
+
+    def followed() -> list[Any]:
+        found = asyncio.run(shared.inspector().recent(50))
+        return [outcome for outcome in found if outcome.parent_id == failing.id]
+
+    (followed_up,) = shared.wait(followed)
+    assert followed_up.task == link.task
+
+
+@both_lanes
+def test_progress_can_be_seen_while_the_task_runs(shared: Stage, lane: str) -> None:
+    name = f"go{time.time()}"
+    result = shared.send(lane, "tells_progress", shared.path(name))
+    shared.wait(lambda: result.state == states.PROGRESS)
+    assert result.info == {"done": 1, "total": 2, "phase": "half"}
+    shared.release(name)
+    assert get(result) == "released"
+
+
+def test_waiting_for_a_result_inside_a_plain_task_raises(shared: Stage) -> None:
+    other = shared.send("plain", "returns", 1)
+    with pytest.raises(WaitInTask):
+        get(shared.send("plain", "waits_for_another", other.id))
+
+
+def test_waiting_for_results_inside_coroutine_tasks_works_though_all_wait(shared: Stage) -> None:
+    name = f"go{time.time()}"
+    last = shared.send("coroutine", "holds", shared.path(name))
+    chain = [last]
+    for _ in range(20):
+        chain.append(shared.send("coroutine", "awaits_another", chain[-1].id))
+    shared.started(*chain)
+    shared.release(name)
+    assert get(chain[-1]) == "released"
+
+
+def test_statistics_count_states_and_runtimes_by_task(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    results = [stage.send("plain", "sleeps", 0.02) for _ in range(20)] + [stage.send("plain", "raises", "no")]
+    results += [stage.send("coroutine", "retries_at_once", 2)]
+    for result in results:
+        result.get(timeout=30, propagate=False)
+    tasks = stats(stage).tasks
+    plain = tasks["victim.plain"]
+    assert (plain.count, plain.states) == (21, {"SUCCESS": 20, "FAILURE": 1})
+    assert tasks["victim.coroutine"].states == {"RETRY": 1, "SUCCESS": 1}
+    assert plain.min is not None
+    assert plain.min < 0.02 <= plain.p50 <= plain.p95 <= plain.p99 <= plain.max
+    assert plain.min <= plain.mean <= plain.max
+
+
+# --- Children -----------------------------------------------------------------------------------------
+
+
+@both_lanes
+def test_a_child_is_replaced_after_so_many_tasks_and_nothing_is_lost(stage: Stage, lane: str) -> None:
+    worker = stage.worker("-c", "1", "--max-tasks-per-child", "10")
+    results = [stage.send(lane, "returns", number) for number in range(100)]
+    assert [get(result) for result in results] == list(range(100))
+    runs = stage.runs(*results)
+    assert len(runs) == 100
+    counts = [sum(run.pid == pid for run in runs) for pid in {run.pid for run in runs}]
+    assert max(counts) == 10
+    assert len(counts) == 10
+    assert worker.stop() == 0
+
+
+def test_a_child_is_replaced_when_its_memory_has_passed_the_limit(stage: Stage) -> None:
+    stage.worker("-c", "1", "--max-memory-per-child", str(150 * 1024))
+    small = [stage.send("plain", "eats_memory", 1) for _ in range(5)]
+    for result in small:
+        get(result)
+    assert len({run.pid for run in stage.runs(*small)}) == 1
+    big = stage.send("plain", "eats_memory", 200)
+    after = [stage.send("plain", "returns", number) for number in range(20)]
+    assert get(big) == 200 << 20
+    assert [get(result) for result in after] == list(range(20))
+    (pid,) = {run.pid for run in stage.runs(*small)}
+    assert stage.runs(big)[0].pid == pid
+    assert pid not in {run.pid for run in stage.runs(*after)}
+    assert len(stage.runs(big, *after)) == 21
+
+
+def test_the_pool_grows_and_shrinks(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    asyncio.run(stage.inspector().pool_grow(2))
+    holding = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
+    stage.started(*holding)
+    asyncio.run(stage.inspector().pool_shrink(2))
+    stage.release("go")
+    assert [get(result) for result in holding] == ["released"] * 3
+
+    def plain_children() -> int:
+        return sum(child.lane == "plain" for child in stats(stage).pool.children)
+
+    stage.wait(lambda: plain_children() == 1, "one plain child")
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, pool: str) -> None:
+    worker = stage.worker("-c", "2", "--pool", pool)
+    for lane in LANES:
+        assert get(stage.send(lane, "returns", 1)) == 1
+        assert get(stage.send(lane, "retries_at_once", 2)) == 2
+        assert get(stage.send(lane, "cleans_up", stage.path("never"), soft_time_limit=0.2)) == "cleaned up"
+        for how, kind in (("raises", ValueError), ("exits", RemoteError), ("runs_out_of_memory", MemoryError)):
+            with pytest.raises(kind):
+                get(stage.send(lane, how, "no"))
+        with pytest.raises(TimeLimitExceeded):
+            get(stage.send(lane, "is_stubborn", stage.path("never"), soft_time_limit=0.1, time_limit=0.3))
+        running = stage.send(lane, "holds", stage.path("never"))
+        stage.started(running)
+        running.revoke(terminate=True)
+        with pytest.raises(TaskRevoked):
+            get(running)
+        assert get(stage.send(lane, "returns", 2)) == 2
+    assert {run.pid for run in stage.journal()} == {worker.pid}
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stage: Stage, pool: str) -> None:
+    worker = stage.worker("--pool", pool, "--grace", "2")
+    results = [stage.send(lane, "holds", stage.path("go")) for lane in LANES]
+    stage.started(*results)
+    begun = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - begun < 3
+    assert stage.rows("SELECT max(deliveries), count(lease) FROM messages") == [(0, 0)]
+    stage.release("go")
+    stage.worker("-c", "1")
+    assert [get(result) for result in results] == ["released"] * 2
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> None:
+    frozen = stage.worker("--pool", pool, name="frozen")
+    results = [stage.send(lane, "holds", stage.path("go")) for lane in LANES]
+    stage.started(*results)
+    frozen.signal_all(signal.SIGSTOP)
+    other: Worker = stage.worker("-c", "1", name="other")
+    assert stage.started(*results, times=2).worker == "other"
+    frozen.signal_all(signal.SIGCONT)
+    stage.wait(lambda: "The lease was lost" in frozen.text(), "the discovery that the lease was lost")
+    stage.release("go")
+    assert [get(result) for result in results] == ["released"] * 2
+    assert {result.outcome.worker for result in results} == {"other"}
+    assert other.stop() == 0
+    later = [stage.send(lane, "returns", 5) for lane in LANES]
+    assert [get(result) for result in later] == [5, 5]
