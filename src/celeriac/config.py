@@ -5,15 +5,13 @@ environment (`CELERIAC_TASK_ACKS_LATE=0`), the later over the earlier; an assign
 them all. Every mistake is reported at once.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
 
@@ -131,9 +129,7 @@ class Settings:
             callback()
 
 
-HINTS: dict[str, Any] = {
-    name: hint for name, hint in get_type_hints(Settings, include_extras=True).items() if not name.startswith("_")
-}
+HINTS: dict[str, Any] = dict(Settings.__annotations__)  # evaluated: this module does without the future import
 DEFAULTS: dict[str, Any] = {name: getattr(Settings, name) for name in HINTS}
 TYPES: dict[str, Any] = {name: get_args(hint)[0] for name, hint in HINTS.items()}
 HELP: dict[str, str] = {name: get_args(hint)[1] for name, hint in HINTS.items()}
