@@ -85,3 +85,16 @@ def test_an_idle_worker_is_gone_at_once(stage: Stage) -> None:
     assert worker.stop() == 0
     assert time.monotonic() - begun < 3
     assert stage.rows("SELECT count(*) FROM leases") == [(0,)]
+
+
+def test_workers_told_to_stop_while_tasks_come_and_go_are_gone_as_soon_as_what_runs_has_ended(stage: Stage) -> None:
+    workers = [stage.worker(ready=False, worker_concurrency=1) for _ in range(5)]
+    for worker in workers:
+        worker.wait_ready()
+    load = stage.app.tasks["victim.plain"].delay_many([("sleeps", 0.002)] * 4000)
+    stage.started(load[100])
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+    assert [worker.wait(10) for worker in workers] == [0] * 5
+    assert stage.rows("SELECT max(deliveries), count(lease) FROM messages") == [(0, 0)]
+    assert len({run.id for run in stage.journal()}) == len(stage.journal())

@@ -54,7 +54,6 @@ def test_tasks_sent_after_a_slow_one_has_begun_are_started_by_an_idle_worker(sta
     assert slow.get(timeout=30) == SLOW
 
 
-@pytest.mark.xfail(reason="what was sent to a coroutine child is not called back while a coroutine blocks its loop")
 def test_coroutines_behind_one_that_blocks_its_loop_are_started_by_an_idle_worker(stage: Stage) -> None:
     _, idle = both(stage)
     coroutine = stage.app.tasks["victim.coroutine"]

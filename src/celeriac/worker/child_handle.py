@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
+import termios
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,11 +14,12 @@ from contextlib import suppress
 from celeriac.brokers.base import Delivery
 from celeriac.message import PLAIN
 from celeriac.outcome import Outcome
-from celeriac.worker.frames import PERMIT, Frames, Interrupt, Run, frame
+from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Run, frame
 
 __all__ = ["ChildHandle", "Sent"]
 
 RECEIVE_BYTES = 262_144
+BLOCKED_SECONDS = 0.1  # a loop that has not come round for so long is blocked
 
 
 class Sent:
@@ -52,6 +55,8 @@ class ChildHandle:
         self._permits_write: int | None = permits_write
         self._outbox = bytearray()
         self._next = 0
+        self.blocked = False  # its loop does not run; coroutine children alone
+        self._permitted_at: float | None = None  # monotonic; when it got the oldest permit that it may not have taken
         self._limited = 0  # of those running, how many have a time limit
 
     # --- To the child ---------------------------------------------------------------------------------
@@ -67,8 +72,12 @@ class ChildHandle:
             data.append(frame(Run(self._next, delivery.deliveries, delivery.message)))
             permits.append(PERMIT.pack(self._next))
         self._write(b"".join(data))
+        self._permit(b"".join(permits))
+
+    def _permit(self, permits: bytes) -> None:
         if self._permits_write is not None:
-            os.write(self._permits_write, b"".join(permits))
+            os.write(self._permits_write, permits)
+            self._permitted_at = self._permitted_at or time.monotonic()
 
     def send(self, order: Interrupt) -> None:
         """Send an order."""
@@ -104,6 +113,25 @@ class ChildHandle:
         except (BlockingIOError, OSError):
             return []
         return [self._forget(index).delivery for (index,) in PERMIT.iter_unpack(data) if index in self.running]
+
+    def watch_claims(self, now: float) -> bool:
+        """Return whether a coroutine child has left permits untaken for so long that its loop must be blocked.
+
+        A blocked child is given a permit for nothing. When it has taken that, it is not `blocked` any more.
+        """
+        if self._permitted_at is None:
+            return False
+        if not fcntl.ioctl(self._permits_read, termios.FIONREAD, b"\0\0\0\0").strip(b"\0"):
+            self._permitted_at, self.blocked = None, False
+            return False
+        return not self.blocked and now - self._permitted_at > BLOCKED_SECONDS
+
+    def block(self) -> list[Delivery]:
+        """Take back what a blocked child has not started."""
+        self.blocked = True
+        called_back = self.call_back()
+        self._permit(PERMIT.pack(NOTHING))
+        return called_back
 
     def hang_up(self) -> None:
         """Let the child end, when it has ended what it started."""
@@ -149,7 +177,7 @@ class ChildHandle:
     @property
     def needs_watch(self) -> bool:
         """Whether time can bring something about: a limit, or a run that waits behind another."""
-        return bool(self._limited) or (self.lane == PLAIN and len(self.running) > 1)
+        return bool(self._limited) or (len(self.running) > 1 if self.lane == PLAIN else self._permitted_at is not None)
 
     def close(self) -> None:
         """Let go of the socket and the pipe."""

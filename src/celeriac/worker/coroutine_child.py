@@ -20,11 +20,10 @@ from celeriac.execution import Executor
 from celeriac.message import COROUTINE, Message
 from celeriac.outcome import Outcome
 from celeriac.worker.child import told
-from celeriac.worker.frames import PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
+from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
 
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
 
-PERMITS_AT_ONCE = 256
 TERMINATED = "The task was terminated."
 
 
@@ -118,7 +117,7 @@ class CoroutineChild(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._closed = asyncio.Event()
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=self._socket)
-        self._loop.add_reader(self._permits, self._take_permits)
+        self._loop.add_reader(self._permits, self._permits_came)
         signals.worker_process_init.send(self, lane=COROUTINE)
         await self._closed.wait()
         while self._running:
@@ -142,16 +141,28 @@ class CoroutineChild(asyncio.Protocol):
         """End at once: the supervisor is gone, and what runs here belongs to others."""
         os._exit(1)
 
-    def _take_permits(self) -> None:
+    def _permits_came(self) -> None:
+        self._loop.remove_reader(self._permits)
+        self._take_permit()
+
+    def _take_permit(self) -> None:
+        """Take one permit, and the next after what it started has had its first turn.
+
+        So a coroutine that blocks from the start has nothing behind it but permits, which the supervisor can call back.
+        """
         try:
-            data = os.read(self._permits, PERMIT.size * PERMITS_AT_ONCE)
+            data = os.read(self._permits, PERMIT.size)
         except BlockingIOError:
+            self._loop.add_reader(self._permits, self._permits_came)
             return
         if not data:
-            self._loop.remove_reader(self._permits)
             self._closed.set()
-        self._claimed += [index for (index,) in PERMIT.iter_unpack(data)]
-        self._start()
+            return
+        (index,) = PERMIT.unpack(data)
+        if index != NOTHING:
+            self._claimed.append(index)
+            self._start()
+        self._loop.call_soon(self._take_permit)
 
     def _start(self) -> None:
         """Start every run that has both come and been permitted."""

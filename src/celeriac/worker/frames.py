@@ -21,9 +21,21 @@ import msgspec
 from celeriac.message import Message
 from celeriac.outcome import Outcome
 
-__all__ = ["PERMIT", "Frames", "Interrupt", "Ran", "Run", "Told", "frame", "parse_from_child", "parse_to_child"]
+__all__ = [
+    "NOTHING",
+    "PERMIT",
+    "Frames",
+    "Interrupt",
+    "Ran",
+    "Run",
+    "Told",
+    "frame",
+    "parse_from_child",
+    "parse_to_child",
+]
 
 PERMIT: Final = struct.Struct("<Q")
+NOTHING: Final = 0  # the index of no run: its permit only shows that the child takes permits
 LENGTH: Final = struct.Struct("<I")
 
 

@@ -125,7 +125,7 @@ class ProcessPool(Pool):
         return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE])}
 
     def _room(self, child: ChildHandle) -> int:
-        if child.retiring:
+        if child.retiring or child.blocked:
             return 0
         slots = child.slots if child.slots is not None else self._pace.depth
         if self._options.max_tasks_per_child is not None:
@@ -210,6 +210,8 @@ class ProcessPool(Pool):
         self._ticking = None
         now = time.monotonic()
         for child in list(self._children.values()):
+            if child.lane == COROUTINE:
+                self._watch_claims(child, now)
             due = limits.due(child, now, self._options.name)
             if due.stalled is not None:
                 self._pace.stalled(due.stalled)
@@ -223,6 +225,16 @@ class ProcessPool(Pool):
                 if called_back:
                     self.dispatch(called_back)
         self._keep_ticking()
+
+    def _watch_claims(self, child: ChildHandle, now: float) -> None:
+        """Call back what a coroutine child cannot start, because a coroutine blocks its loop."""
+        was_blocked = child.blocked
+        if child.watch_claims(now):
+            called_back = child.block()
+            if called_back:
+                self.dispatch(called_back)
+        elif was_blocked and not child.blocked:
+            self._reports.freed()
 
     def _kill(self, child: ChildHandle, verdicts: dict[int, Outcome]) -> None:
         """Kill a child for what some of its attempts did; the others in it are not at fault."""

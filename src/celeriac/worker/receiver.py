@@ -81,12 +81,8 @@ class Receiver:
             # Cancelling is safe by the port's promise: it has taken its messages, or none.
             if not receiving.done():
                 receiving.cancel()
-        try:
-            return await receiving
-        except asyncio.CancelledError:
-            if receiving.cancelled() and freed.done():
-                return []
-            raise
+        await asyncio.wait((receiving,))  # awaiting it would not tell its being cancelled from our own
+        return [] if receiving.cancelled() else receiving.result()
 
     async def _other_slots(self, slots: dict[str, int]) -> None:
         """Return when a lane that had no free slot has one, or when queues have changed."""
