@@ -69,9 +69,15 @@ class NotRegistered(CeleriacError):
     """No task of this name is registered."""
 
     def __init__(self, task: str, known: Iterable[str] = ()) -> None:
-        super().__init__(f"No task named {task!r} is registered.{nearest(task, known)} "
-                         "Import the module that defines it, or name it in `imports`.")  # fmt: skip
         self.task = task
+        self.known = sorted(known)
+        super().__init__(task, self.known)
+
+    def __str__(self) -> str:
+        return (
+            f"No task named {self.task!r} is registered.{nearest(self.task, self.known)} "
+            "Import the module that defines it, or name it in `imports`."
+        )
 
 
 class UnknownOption(CeleriacError, TypeError):
@@ -82,12 +88,15 @@ class UnknownQueue(CeleriacError):
     """No queue of this name is declared."""
 
     def __init__(self, queue: str, known: Iterable[str] = ()) -> None:
-        known = sorted(known)
-        super().__init__(
-            f"No queue named {queue!r} is declared.{nearest(queue, known)} Known queues: {', '.join(known)}. "
-            "Add it to `task_queues`, or set `task_create_missing_queues`."
-        )
         self.queue = queue
+        self.known = sorted(known)
+        super().__init__(queue, self.known)
+
+    def __str__(self) -> str:
+        return (
+            f"No queue named {self.queue!r} is declared.{nearest(self.queue, self.known)} Known queues: "
+            f"{', '.join(self.known)}. Add it to `task_queues`, or set `task_create_missing_queues`."
+        )
 
 
 class ArgumentsError(CeleriacError, TypeError):

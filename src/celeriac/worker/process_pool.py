@@ -137,14 +137,12 @@ class ProcessPool(Pool):
         homeless: list[Ending] = []
         suspected: set[int] = set()
         rooms = {pid: self._room(child) for pid, child in self._children.items()}
+        lanes = {lane: [pid for pid, child in self._children.items() if child.lane == lane] for lane in LANES}
         for delivery in deliveries:
-            lane = delivery.message.lane
+            pids = lanes[delivery.message.lane]
             suspect = self._suspects(delivery)
-            pids = [
-                pid
-                for pid, child in self._children.items()
-                if child.lane == lane and not (suspect and (pid in suspected or self._tries_suspect(child)))
-            ]
+            if suspect:
+                pids = [pid for pid in pids if pid not in suspected and not self._tries_suspect(self._children[pid])]
             pid = max(pids, key=rooms.__getitem__, default=0)
             if rooms.get(pid, 0) <= 0:
                 due_at = self._app.clock.now() + SUSPECT_SECONDS if suspect else None
