@@ -326,4 +326,17 @@ def test_a_result_says_what_it_is(make_app: Callable[..., Celeriac], clock: Fake
     app = make_app(clock=clock)
     result = app.task(name="t")(lambda: 1).apply_async(task_id="abc")
     assert (str(result), repr(result)) == ("abc", "<AsyncResult t[abc]>")
-    assert "1 tasks" in repr(app)
+    assert "1 task" in repr(app)
+
+
+def test_a_result_that_is_not_kept_is_not_waited_for(app: Celeriac) -> None:
+    @app.task(ignore_result=True)
+    def quiet() -> int:
+        return 1
+
+    assert quiet.delay().get() is None
+    assert asyncio.run(quiet.delay().aget()) is None
+
+
+def test_a_group_can_be_called(add: Task[..., int], worker: None) -> None:
+    assert group(add.s(1, 1), add.s(2, 2))().get(timeout=10) == [2, 4]

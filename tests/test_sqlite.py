@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -412,3 +413,14 @@ def test_connect_gives_a_broker_that_opens_the_file_on_first_use(path: Path) -> 
     broker.publish([message()])
     broker.close()
     assert path.exists()
+
+
+def test_messages_whose_ids_claim_one_place_are_all_kept_and_found(tmp_path: Path) -> None:
+    ids = [f"01a203e1-0000-7000-8000-{number:012x}" for number in range(9)]
+    broker = connect(f"sqlite:///{tmp_path}/c.db", clock=Clock(), timeout=5.0, result_expires=None)
+    for id in ids[:5]:
+        broker.publish([Message(id=id, task="t")])
+    broker.publish([Message(id=id, task="t") for id in ids])
+    found = asyncio.run(broker.operations().find(ids))
+    assert {id: message.id for id, (_, message) in found.items()} == {id: id for id in ids}
+    assert asyncio.run(broker.operations().purge("default")) == 9

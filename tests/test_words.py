@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -261,6 +262,22 @@ def test_ids_are_unique_and_sort_by_age() -> None:
     assert stamps == sorted(stamps)
     assert {id[14] for id in made} == {"7"}
     assert {len(id) for id in made} == {36}
+
+
+def test_forked_processes_make_other_ids() -> None:
+    new_id()  # so that there is something prepared for a child to inherit
+    reading, writing = os.pipe()
+    for _ in range(4):
+        if not os.fork():
+            os.write(writing, "".join(new_id() + "\n" for _ in range(50)).encode())
+            os._exit(0)
+    for _ in range(4):
+        os.wait()
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        ids = lines.read().split()
+    assert len(ids) == 200
+    assert len({id[:23] for id in ids}) == 200, "the time and the counter alone tell them apart"
 
 
 def test_a_name_that_resembles_nothing_is_not_guessed() -> None:

@@ -135,7 +135,7 @@ def test_the_soft_time_limit_ends_a_task_that_does_not_catch_it(shared: Stage, l
 
 
 @both_lanes
-@pytest.mark.parametrize("how", ["holds", "is_stubborn", "blocks"])
+@pytest.mark.parametrize("how", ["holds", "is_stubborn", "blocks", "swallows_limits"])
 def test_the_hard_time_limit_ends_a_task_whatever_it_does(shared: Stage, lane: str, how: str) -> None:
     result = shared.send(lane, how, shared.path("never"), soft_time_limit=0.1, time_limit=0.4)
     limits = TimeLimitExceeded if how == "is_stubborn" else (TimeLimitExceeded, SoftTimeLimitExceeded)
@@ -461,3 +461,19 @@ def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> No
     assert other.stop() == 0
     later = [stage.send(lane, "returns", 5) for lane in LANES]
     assert [get(result) for result in later] == [5, 5]
+
+
+# --- Before there is anything to do -------------------------------------------------------------------
+
+
+def test_a_worker_that_waits_for_its_broker_still_ends_at_sigterm(stage: Stage) -> None:
+    with stage.locked():
+        worker = stage.worker(ready=False, broker_publish_timeout=0.2)
+        stage.wait(lambda: "Waiting for the broker" in worker.text(), "the wait for the broker")
+        assert worker.stop() == 0
+
+
+def test_a_worker_whose_database_can_never_be_opened_says_so_and_ends(stage: Stage) -> None:
+    worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
+    assert worker.wait() == 1
+    assert "folder exists" in worker.text()

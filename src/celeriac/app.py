@@ -199,7 +199,7 @@ class Celeriac:
         message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
         if not self.publish([message]):
             raise NotRegistered(name, self.tasks)
-        return AsyncResult(message.id, self, name)
+        return AsyncResult(message.id, self, name, message.ignore_result)
 
     async def asend_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                          **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
@@ -209,7 +209,7 @@ class Celeriac:
         message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
         if not await self.apublish([message]):
             raise NotRegistered(name, self.tasks)
-        return AsyncResult(message.id, self, name)
+        return AsyncResult(message.id, self, name, message.ignore_result)
 
     def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
             return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip

@@ -14,6 +14,7 @@ __all__ = [
     "ArgumentsError",
     "BackendError",
     "BrokerError",
+    "BrokerMisconfigured",
     "BrokerUnavailable",
     "CeleriacError",
     "DecodeError",
@@ -126,6 +127,10 @@ class BrokerUnavailable(BrokerError, ConnectionError):
     """The broker cannot be reached."""
 
 
+class BrokerMisconfigured(BrokerUnavailable):
+    """The broker cannot be reached as it is configured; waiting will not help."""
+
+
 class ForeignDatabase(BrokerError):
     """The file is not a Celeriac database; it was left untouched."""
 
@@ -196,7 +201,7 @@ class TimeLimitExceeded(CeleriacError):
 
 
 class Ignore(CeleriacError):
-    """Raised by a task: record nothing about this attempt."""
+    """Raised by a task: end with the state IGNORED, and no result."""
 
 
 class Reject(CeleriacError):

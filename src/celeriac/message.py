@@ -93,4 +93,11 @@ def _more_tails() -> str:
     return first
 
 
-os.register_at_fork(after_in_child=_tails.clear)
+def _begin_anew() -> None:
+    """In a child after a fork: count from elsewhere than the parent and its other children."""
+    global _counter
+    _counter = itertools.count(int.from_bytes(os.urandom(3)))
+    _tails.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

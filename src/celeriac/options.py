@@ -95,6 +95,8 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
         instant(checked["expires"], "expires")
     elif "expires" in checked:
         checked["expires"] = seconds(checked["expires"], "expires")
+        if checked["expires"] < 0:
+            raise ValueError(f"expires takes seconds from 0 up, or an aware datetime, not {checked['expires']!r}")
     return checked
 
 

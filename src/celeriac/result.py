@@ -24,10 +24,11 @@ LONG = 3600.0  # seconds; a wait without a time-out is many of these
 class AsyncResult(Generic[R]):
     """The state and the result of one task, by its id. `await result` is `await result.aget()`."""
 
-    __slots__ = ("app", "id", "task_name")
+    __slots__ = ("app", "id", "ignored", "task_name")
 
-    def __init__(self, id: str, app: Celeriac, task_name: str = "") -> None:
+    def __init__(self, id: str, app: Celeriac, task_name: str = "", ignored: bool = False) -> None:
         self.id = id
+        self.ignored = ignored  # no return value is kept
         self.app = app
         self.task_name = task_name
 
@@ -37,8 +38,11 @@ class AsyncResult(Generic[R]):
         """Wait for the return value, and return it; raise what the task raised.
 
         With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout`
-        seconds, `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task.
+        seconds, `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task. Where the
+        call had `ignore_result`, there is nothing to wait for: returns None at once.
         """
+        if self.ignored:
+            return cast(R, None)
         forbid_waiting()
         monotonic = self.app.clock.monotonic
         deadline = None if timeout is None else monotonic() + timeout
@@ -52,6 +56,8 @@ class AsyncResult(Generic[R]):
 
     async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
         """Do as `get`, for coroutines; fine inside a coroutine task."""
+        if self.ignored:
+            return cast(R, None)
         monotonic = self.app.clock.monotonic
         deadline = None if timeout is None else monotonic() + timeout
         while True:

@@ -155,7 +155,7 @@ class Task(Generic[P, R]):
         return self.draft().message(args, kwargs, options)
 
     def _sent(self, message: Message) -> AsyncResult[R]:
-        return AsyncResult(message.id, self.app, self.name)
+        return AsyncResult(message.id, self.app, self.name, message.ignore_result)
 
     def draft(self) -> Draft:
         """Return what the messages of this task have in common."""

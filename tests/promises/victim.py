@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import Celeriac, current_request
-from celeriac.errors import Ignore, Reject, SoftTimeLimitExceeded
+from celeriac.errors import Ignore, Reject, SoftTimeLimitExceeded, TimeLimitExceeded
 
 app = Celeriac("victim", task_queues=["default", "other"])
 
@@ -224,6 +224,17 @@ async def ais_stubborn(task: Any, value: Any) -> Any:
             return await aholds(task, value)
         except SoftTimeLimitExceeded:
             pass
+
+
+async def aswallows_limits(task: Any, value: Any) -> Any:
+    """Take no notice of the hard time limit either."""
+    try:
+        return await aholds(task, value)
+    except TimeLimitExceeded:
+        return "all is well"
+
+
+swallows_limits = is_stubborn
 
 
 def blocks(task: Any, value: Any) -> Any:

@@ -63,6 +63,8 @@ class group(Generic[R]):  # noqa: N801 - Celery's name
         """Send all."""
         return self.apply_async()
 
+    __call__ = delay
+
     async def adelay(self) -> GroupResult[R]:
         """Send all, for coroutines."""
         return await self.aapply_async()

@@ -78,6 +78,9 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
         raise click.UsageError("--timeout goes with --wait.")
     if task not in session.app.tasks and not unregistered:
         raise _unknown(task, session.app)
+    if session.app.broker_url.startswith("memory:"):
+        raise click.ClickException("memory:// lives in one process: what is sent from here, nobody could receive. "
+                                   "Name another broker: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
     sent = session.app.send_task(task, args, kwargs, **given)
     if wait:
         view = session.run(endings.wait(session, sent.id, timeout))

@@ -84,7 +84,7 @@ def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
         children.append(f"{options.coroutine_children} for {options.coroutine_concurrency} coroutines at a time")
     results = app.conf.result_backend
     facts = {
-        "app": f"{app.main}, {len(app.tasks)} tasks",
+        "app": f"{app.main}, {len(app.tasks)} task{'' if len(app.tasks) == 1 else 's'}",
         "broker": masked(app.broker_url),
         "results": masked(results) if results else "with the broker",
         "queues": ", ".join(options.queues),

@@ -10,12 +10,13 @@ import asyncio
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from celeriac import signals
+from celeriac import signals, states
 from celeriac.app import Celeriac
-from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded
+from celeriac.errors import CeleriacError, SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded
 from celeriac.execution import Executor
 from celeriac.message import COROUTINE, Message
 from celeriac.outcome import Outcome
@@ -35,11 +36,14 @@ class Interruptible:
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
+        self.verdict: CeleriacError | None = None  # how it has ended, whatever it makes of the interruption
         self._reason: BaseException | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    def interrupt(self, reason: BaseException) -> None:
+    def interrupt(self, reason: CeleriacError) -> None:
         """Raise `reason` inside the coroutine, at its next chance; before it has begun, in place of beginning."""
+        if not isinstance(reason, SoftTimeLimitExceeded):
+            self.verdict = reason
         if self._task is None:
             self._reason = reason
         elif not self._task.done():
@@ -73,6 +77,7 @@ async def run_limited(executor: Executor, message: Message, deliveries: int,
     """Run a coroutine task within its time limits; `begun` is handed what can interrupt it."""
     loop = asyncio.get_running_loop()
     timers: list[asyncio.TimerHandle] = []
+    interruptibles: list[Interruptible] = []
 
     def drive(coroutine: Coroutine[Any, Any, Any]) -> Interruptible:
         interruptible = Interruptible(coroutine)
@@ -83,14 +88,20 @@ async def run_limited(executor: Executor, message: Message, deliveries: int,
             if limit is not None:
                 reason = kind(f"The {name} time limit of {limit:g} s has passed.")
                 timers.append(loop.call_later(limit, interruptible.interrupt, reason))
+        interruptibles.append(interruptible)
         begun(interruptible)
         return interruptible
 
     try:
-        return await executor.arun(message, deliveries, drive)
+        outcome = await executor.arun(message, deliveries, drive)
     finally:
         for timer in timers:
             timer.cancel()
+    for interruptible in interruptibles:
+        if interruptible.verdict is not None:
+            state = states.REVOKED if isinstance(interruptible.verdict, TaskRevoked) else states.FAILURE
+            return Outcome.failed(message, interruptible.verdict, state, time.time(), outcome.worker, outcome.runtime)
+    return outcome
 
 
 class CoroutineChild(asyncio.Protocol):

@@ -10,7 +10,7 @@ import socket
 from celeriac import __about__
 from celeriac.app import Celeriac
 from celeriac.brokers.base import Lease, WorkerInfo
-from celeriac.errors import BrokerError, BrokerUnavailable, LeaseLost
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, LeaseLost
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pool import Pool
 
@@ -38,7 +38,7 @@ class Heartbeat:
         self._is_lost = asyncio.Event()
 
     async def enter(self) -> None:
-        """Take a lease; wait for the broker if it cannot be reached."""
+        """Take a lease; wait for the broker if it cannot be reached. Raises `BrokerMisconfigured`."""
         info = WorkerInfo(
             name=self._options.name, host=socket.gethostname(), pid=os.getpid(), started_at=self._app.clock.now(),
             queues=self._options.queues, concurrency=self._options.capacity, version=__about__.VERSION,
@@ -50,6 +50,8 @@ class Heartbeat:
                     info, self._options.lease_seconds, self._options.max_deliveries
                 )
                 return
+            except BrokerMisconfigured:
+                raise
             except BrokerUnavailable as error:
                 log.warning("Waiting for the broker: %s", error)
                 await asyncio.sleep(pause)

@@ -28,6 +28,8 @@ log = logging.getLogger("celeriac.worker")
 
 UNKNOWN_TASK_DELAYS = (1.0, 30.0)  # seconds: the first, and the longest, before a task unknown here is tried elsewhere
 
+REQUEUE_SECONDS = 1.0  # before a message that its task gave back comes again, so that the two do not spin
+
 
 class Ending(msgspec.Struct, kw_only=True, gc=False):
     """What the pool and the receiver report. Exactly one of the four says how it ended."""
@@ -77,7 +79,8 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
         return Settlement(delivery=delivery, action=Action.RETURN, outcome=outcome, message=following, deliveries=0)
     if outcome.rejected:
         if outcome.requeue:
-            return Settlement(delivery=delivery, action=Action.RETURN, message=message, deliveries=0)
+            again = replace(message, due_at=now + REQUEUE_SECONDS)
+            return Settlement(delivery=delivery, action=Action.RETURN, message=again, deliveries=0)
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
         return _with(delivery, outcome, message.link_error, now, Action.BURY, reason)
     if outcome.state == states.SUCCESS:

@@ -134,7 +134,13 @@ class Supervisor:
         """Start, work, stop. Stopping gives running tasks the grace time, and the rest back to the broker at once."""
         self._loop = asyncio.get_running_loop()
         self._catch_signals()
-        await self.heartbeat.enter()
+        stop = asyncio.ensure_future(self._stop_asked.wait())
+        entering = asyncio.ensure_future(self.heartbeat.enter())
+        await asyncio.wait((stop, entering), return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():
+            await _cancel(entering)
+            return 0
+        entering.result()
         await self.pool.start()
         receiving = self._duty(self.receiver.run())
         others = [
@@ -146,7 +152,6 @@ class Supervisor:
         self.ready.set()
         log.info("%s is ready: %s", self.name, ", ".join(self.receiver.queues))
         signals.worker_ready.send(self, worker=self.name)
-        stop = asyncio.ensure_future(self._stop_asked.wait())
         await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
 

@@ -103,8 +103,8 @@ class ThreadPool(Pool):
         while len(self._seats) < self._wanted:
             self._add_seat()
         if self._coroutine_slots and self._coroutine_loop is None:
-            self._coroutine_loop = asyncio.new_event_loop()
-            threading.Thread(target=self._coroutine_loop.run_forever, name="celeriac-coroutines", daemon=True).start()
+            self._coroutine_loop = loop = asyncio.new_event_loop()
+            threading.Thread(target=_run_loop, args=(loop,), name="celeriac-coroutines", daemon=True).start()
 
     def _add_seat(self) -> None:
         seat = self._own_seat
@@ -298,3 +298,13 @@ class ThreadPool(Pool):
             self._coroutine_loop = None
         if endings and not abandon:
             self._reports.ended(endings)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until it is stopped, then end what is left in it, and close it."""
+    loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()

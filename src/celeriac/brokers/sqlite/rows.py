@@ -16,7 +16,6 @@ INSERT = """
     INSERT INTO messages (seq, id, named, line, rank, state, due_at, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 EPOCH = 1_735_689_600_000  # milliseconds; 2025 began
-NEIGHBOURS = 3  # rows beside its own place in which a message may stand, when another process took that place
 
 
 class Lines:
@@ -68,8 +67,8 @@ def where(id: str) -> tuple[str, Sequence[Any]]:
     """Return the condition that finds a message by its id, and its parameters."""
     seq = seq_of(id)
     if seq is None:
-        return "id = ? AND named = 1", (id,)
-    return "seq BETWEEN ? AND ? AND id = ?", (seq, seq + NEIGHBOURS, id)
+        return "(named = 1 AND id = ?)", (id,)
+    return "(seq = ? AND id = ? OR named = 1 AND id = ?)", (seq, id, id)
 
 
 def row(message: Message, line: int, now: float) -> tuple[Any, ...]:
@@ -93,15 +92,11 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Iterable[Mess
 
 
 def _insert_carefully(connection: sqlite3.Connection, values: tuple[Any, ...]) -> None:
-    """Write a row, beside its place if another message stands there; do nothing if it is written already."""
-    seq, id, *rest = values
+    """Write a row, unless it is written already. If another message has its place, it gets another, and is named."""
+    seq, id, named, *rest = values
     condition, parameters = where(id)
-    if connection.execute(f"SELECT 1 FROM messages WHERE {condition}", parameters).fetchone() is not None:  # noqa: S608
-        return
-    for place in range(seq, seq + NEIGHBOURS):
+    while connection.execute(f"SELECT 1 FROM messages WHERE {condition}", parameters).fetchone() is None:  # noqa: S608
         try:
-            connection.execute(INSERT, (place, id, *rest))
+            connection.execute(INSERT, (seq, id, named, *rest))
         except sqlite3.IntegrityError:
-            continue
-        return
-    connection.execute(INSERT, (seq + NEIGHBOURS, id, *rest))
+            seq, named = seq_of(new_id()), True

@@ -21,7 +21,13 @@ from typing import Any, Final, TypeVar
 
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from celeriac.drivers.sqlite.watch import Bell, Watch
-from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured
+from celeriac.errors import (
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    ForeignDatabase,
+    ImproperlyConfigured,
+)
 
 __all__ = ["Database", "database", "path_of"]
 
@@ -210,8 +216,8 @@ class Database:
             except FileNotFoundError:
                 return
             except OSError as error:
-                raise BrokerUnavailable(f"The database {self.path} cannot be read: {error}. "
-                                        "Check the path and its permissions.") from error  # fmt: skip
+                raise BrokerMisconfigured(f"The database {self.path} cannot be read: {error}. "
+                                          "Check the path and its permissions.") from error  # fmt: skip
             if not header or header[68:72] == APPLICATION_ID.to_bytes(4, "big"):
                 return
             if not header.startswith(HEADER) or time.monotonic() > deadline:
@@ -280,7 +286,8 @@ class Database:
             return ForeignDatabase(f"The database {self.path} is damaged ({error}). It was left as it is; restore "
                                    "a copy, or recover what can be with `sqlite3 FILE .recover`.")  # fmt: skip
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
-            return BrokerUnavailable(f"The database {self.path} cannot be opened or written: {error}. Check that its "
+            kind = BrokerUnavailable if code == sqlite3.SQLITE_IOERR else BrokerMisconfigured
+            return kind(f"The database {self.path} cannot be opened or written: {error}. Check that its "
                                      "folder exists and may be written by this user.")  # fmt: skip
         if code == sqlite3.SQLITE_BUSY:
             return BrokerUnavailable(f"The database {self.path} is locked by another process.")
