@@ -29,7 +29,7 @@ Next, your own:
 
   $ celeriac -A tasks worker          a worker; celeriac.db beside tasks.py is made on first use
   $ celeriac -A tasks call tasks.add 2 2
-Settings go into Celeriac(...), a celeriac.toml or the environment. Read on in docs/tutorial."""
+Settings are keywords of Celeriac(...), or variables like CELERIAC_TASK_TIME_LIMIT. Read on in docs/tutorial.md."""
 
 
 @dataclass(frozen=True)
