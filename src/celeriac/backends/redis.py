@@ -120,7 +120,8 @@ class RedisBackend(Backend):
                 heard.clear()
                 some.clear()
                 if asked:
-                    found = self._found(asked, await self._patiently(partial(self.server.ado, self._get(asked))), final=True)
+                    values = await self._patiently(partial(self.server.ado, self._get(asked)))
+                    found = self._found(asked, values, final=True)
                     continue
                 left = deadline - self.clock.monotonic()
                 if left <= 0:

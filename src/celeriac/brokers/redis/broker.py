@@ -34,12 +34,16 @@ class RedisBroker(Broker):
     def publish(self, messages: Sequence[Message]) -> None:
         if len(messages) == 1 and messages[0].due_at is None:
             message = messages[0]
-            self.server.do(self.server.script("publish", message.queue, "0", message.id, blob(message), ""))
+            self.server.do(self.server.script("publish_one", message.queue, message.id, blob(message)))
             return
         for commands in self._publications(messages):
             self.server.do_all(commands)
 
     async def apublish(self, messages: Sequence[Message]) -> None:
+        if len(messages) == 1 and messages[0].due_at is None:
+            message = messages[0]
+            await self.server.ado(self.server.script("publish_one", message.queue, message.id, blob(message)))
+            return
         for commands in self._publications(messages):
             await self.server.ado_all(commands)
 

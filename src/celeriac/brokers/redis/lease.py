@@ -4,8 +4,8 @@ A token is `lease:receipt:deliveries`; Redis holds `receipt:deliveries` under th
 differs is stale. Neither leases nor the receipts of one are used twice. A receipt below 0 marks what was taken over.
 
 A request whose answer does not come (a lost connection, a cancelled wait) may have been carried out, or may be yet: its
-receipts are in doubt. `recover` gives back what was handed out for them, and puts up a fence that refuses such a request
-if it comes later; so a receive has either given its messages to its caller, or taken none.
+receipts are in doubt. `recover` gives back what was handed out for them, and puts up a fence that refuses such a
+request if it comes later; so a receive has either given its messages to its caller, or taken none.
 """
 
 from __future__ import annotations

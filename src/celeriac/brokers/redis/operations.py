@@ -28,9 +28,8 @@ class RedisOperations(Operations):
     async def queues(self) -> list[QueueCounts]:
         rows = await self._run("queues", self._moment())
         found = [
-            QueueCounts(queue=rows[i].decode(), ready=rows[i + 1], scheduled=rows[i + 2], active=rows[i + 3],
-                        dead=rows[i + 4], paused=bool(rows[i + 5]))  # fmt: skip
-            for i in range(0, len(rows), 6)
+            QueueCounts(queue=name.decode(), ready=ready, scheduled=due, active=held, dead=dead, paused=bool(paused))
+            for name, ready, due, held, dead, paused in (rows[i : i + 6] for i in range(0, len(rows), 6))
         ]
         some = [item for item in found if item.paused or item.ready or item.scheduled or item.active or item.dead]
         return sorted(some, key=lambda item: item.queue)

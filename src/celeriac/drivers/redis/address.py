@@ -2,8 +2,8 @@
 
     redis://[[user]:password@]host[:6379][/db]      rediss:// the same over TLS      unix://[user:password@]/path?db=0
 
-TLS takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none` and `ssl_check_hostname=false`, as redis-py
-does.
+TLS takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none` and `ssl_check_hostname=false`, as
+redis-py does.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             raise ImproperlyConfigured(f"The Redis URL cannot be read ({error}): write redis://host:6379/0.") from error
         unknown = sorted(set(options) - OPTIONS)
         if unknown:
-            raise ImproperlyConfigured(f"A Redis URL has no option {unknown[0]!r}. Known: {', '.join(sorted(OPTIONS))}.")
+            known = ", ".join(sorted(OPTIONS))
+            raise ImproperlyConfigured(f"A Redis URL has no option {unknown[0]!r}. Known: {known}.")
         if parts.scheme == "unix" and not found.path:
             raise ImproperlyConfigured("A Redis URL of a Unix socket names its path: write unix:///run/redis.sock?db=0.")
         return found

@@ -12,7 +12,7 @@ import hiredis
 
 from celeriac.drivers.redis.address import Address
 
-__all__ = ["Connection"]
+__all__ = ["CHUNK", "Connection"]
 
 CHUNK = 65536
 

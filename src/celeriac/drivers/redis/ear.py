@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -45,7 +45,7 @@ class PubSub:
     def _command(self, name: str, channels: Iterable[str]) -> None:
         names = list(channels)
         if names:
-            self.connection.socket.sendall(hiredis.pack_command((name, *names)))
+            self.connection.socket.sendall(hiredis.pack_command(cast(Any, (name, *names))))
             self.sent += len(names)
 
     def pump(self, seconds: float) -> None:

@@ -9,7 +9,7 @@ import hiredis
 from celeriac.drivers.redis.address import Address
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
 
-__all__ = ["code_of", "refused", "silent", "unsuitable"]
+__all__ = ["BUSY", "code_of", "refused", "silent", "unsuitable"]
 
 BUSY: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
 """What passes by itself: worth asking again until the time-out."""
@@ -40,7 +40,9 @@ def refused(reply: hiredis.ReplyError, address: Address) -> BrokerError:
     """Return the error that an error reply means."""
     code = code_of(reply)
     kind = BrokerUnavailable if code in FOR_NOW else BrokerError
-    return kind(f"Redis at {address} refuses: {STEPS[code]} ({reply})." if code in STEPS else f"Redis at {address}: {reply}")
+    if code in STEPS:
+        return kind(f"Redis at {address} refuses: {STEPS[code]} ({reply}).")
+    return kind(f"Redis at {address}: {reply}")
 
 
 def silent(error: BaseException, address: Address, timeout: float) -> BrokerUnavailable:
@@ -62,5 +64,5 @@ def unsuitable(info: bytes, address: Address) -> ImproperlyConfigured | None:
     version = facts.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST:
-        return ImproperlyConfigured(f"Redis at {address} is version {version}; Celeriac needs 7.0 or later (or Valkey).")
+        return ImproperlyConfigured(f"Redis at {address} is version {version}; Celeriac needs 7.0 or later, or Valkey.")
     return None

@@ -1,10 +1,9 @@
 """The Lua scripts. Each says its ARGV (after the prefix, ARGV[1]) and what it returns; `keys` has the keys.
 
-Every script is one atomic step. KEYS[1] is the key that routes it (of a queue where it is of one queue, else of the
-prefix); the other keys follow from the prefix and the names of queues. In all of them `now` is seconds since the
-epoch, or '' for the server's own clock, so that skewed clocks of workers' machines do not matter. The first write of
-each that must work on a full server (receive, settle, sweep) frees memory: Redis refuses a script that would need more
-only before its first write.
+Every script is one atomic step. KEYS[1] is the key `queues`; the other keys follow from the prefix and the names of
+queues. In all of them `now` is seconds since the epoch, or '' for the server's own clock, so that skewed clocks of
+workers' machines do not matter. What workers need to empty a full server must work there: Redis refuses a script that
+wants more memory only until it has written, and so their first write is one that frees some, or would (`relieve`).
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ local function instant(given)
   local t = call('TIME')
   return t[1] + t[2] / 1000000
 end
+
+local function relieve() call('DEL', P .. ':nothing') end
 
 local function tag(queue) return P .. ':{' .. queue .. '}:' end
 
@@ -115,9 +116,11 @@ local function give_back(T, entries)
   put(T, at, 'LPUSH')
 end
 
--- Split "receipt:deliveries".
+-- What is held is "receipt:deliveries" and a tail, so long that Redis never packs the hash into a list, which it would
+-- search from end to end for each of a batch.
+local TAIL = ':' .. string.rep(' ', 64)
 local function proof(text)
-  local receipt, deliveries = string.match(text, '^(-?%d+):(-?%d+)$')
+  local receipt, deliveries = string.match(text, '^(-?%d+):(-?%d+)')
   return tonumber(receipt), tonumber(deliveries)
 end
 
@@ -153,24 +156,39 @@ end
 class Script:
     """A script, and its SHA1."""
 
-    def __init__(self, name: str, body: str) -> None:
+    def __init__(self, name: str, body: str, common: str = COMMON) -> None:
         self.name = name
-        self.source = COMMON + body
+        self.source = common + body
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
 
 
-BODIES: Final = {
+BODIES: Final[dict[str, str | Script]] = {
     # queue, now ('0' where no message waits for its time), then for each message id, blob, due ('' for at once).
     "publish": """
 publish(ARGV[2], ARGV, 4, #ARGV, instant(ARGV[3]))
 return 1
 """,
+    # queue, id, blob. The shortest way for one message that is due.
+    "publish_one": Script("publish_one", """
+local P, call = ARGV[1], redis.call
+local T = P .. ':{' .. ARGV[2] .. '}:'
+if call('HSETNX', T .. 'messages', ARGV[3], ARGV[4]) == 1 then
+  local line = string.sub(ARGV[4], 1, 2)
+  if call('RPUSH', T .. 'ready:' .. line, ARGV[3]) == 1 then call('SADD', P .. ':queues', ARGV[2]) end
+  while true do
+    local lease = call('SPOP', T .. 'waiters:' .. string.sub(line, 1, 1))
+    if not lease or call('PUBLISH', P .. ':bell:' .. lease, '') > 0 then return 1 end
+  end
+end
+return 0
+""", common=""),
     # now, lease, seconds, info. Opens a lease.
     "enter": """
 local time = instant(ARGV[2])
+relieve()
 call('ZADD', P .. ':leases', time + ARGV[4], ARGV[3])
 call('HSET', P .. ':workers', ARGV[3], ARGV[5])
 call('HSET', P .. ':fences', ARGV[3], 0)
@@ -179,6 +197,7 @@ return 1
     # now, lease, seconds. Returns 1, or 0 where the lease is lost.
     "renew": """
 if not call('ZSCORE', P .. ':leases', ARGV[3]) then return 0 end
+relieve()
 call('ZADD', P .. ':leases', instant(ARGV[2]) + ARGV[4], ARGV[3])
 return 1
 """,
@@ -221,7 +240,7 @@ for q = 7 + 2 * n, #ARGV do
             local bad = revoked and revoked[i] and tonumber(revoked[i]) > time
             table.insert(blobs, found[i])
             table.insert(held, id)
-            table.insert(held, string.format('%.0f:%d', base + #blobs, deliveries))
+            table.insert(held, string.format('%.0f:%d', base + #blobs, deliveries) .. TAIL)
             free[lane] = free[lane] - 1
             if deliveries ~= 1 or bad then
               table.insert(exceptions, #blobs - 1)
@@ -236,6 +255,7 @@ for q = 7 + 2 * n, #ARGV do
   end
 end
 local idle = #blobs == 0 and waits >= 2
+if idle then relieve() end
 for q = 7 + 2 * n, #ARGV do
   local T = tag(ARGV[q])
   local first = not paused[q] and call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')[2]
@@ -296,7 +316,7 @@ for queue, group in pairs(groups) do
   local held = call('HMGET', T .. 'held:' .. lease, unpack(group.ids))
   for j, i in ipairs(group.at) do
     local item = items[i]
-    local good = held[j] == item[3] and not group.settled[item[2]]
+    local good = held[j] == item[3] .. TAIL and not group.settled[item[2]]
     done[i] = good and 1 or 0
     if good then
       group.settled[item[2]] = true
@@ -357,10 +377,12 @@ return keep(outcomes, ARGV[2])
     # was lost. Gives back what leases that have run out held; those go when nothing is left of them. Returns 0 where
     # this lease is lost, else {1 if there is more to do, then flat what is taken over: blob, -receipt, deliveries}.
     "sweep": """
-local time, lease, base, most, limit = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local fence = call('HGET', P .. ':fences', lease)
 if not fence then return 0 end
 if tonumber(fence) > base then return {0} end
+relieve()
 local queues, taken, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
 for d = 7, #ARGV, 2 do
   for _, queue in ipairs(queues) do
@@ -369,13 +391,15 @@ for d = 7, #ARGV, 2 do
     for i = 1, #all, 2 do
       local receipt, deliveries = proof(all[i + 1])
       if -receipt > tonumber(ARGV[d]) and -receipt <= tonumber(ARGV[d + 1]) then
-        for _, part in ipairs({call('HGET', T .. 'messages', all[i]), -receipt, deliveries}) do table.insert(taken, part) end
+        local blob = call('HGET', T .. 'messages', all[i])
+        for _, part in ipairs({blob, -receipt, deliveries}) do table.insert(taken, part) end
       end
     end
   end
   call('HSET', P .. ':fences', lease, base)
 end
-for _, other in ipairs(call('ZRANGE', P .. ':leases', '-inf', string.format('(%.17g', time), 'BYSCORE', 'LIMIT', 0, 10)) do
+local before = string.format('(%.17g', time)
+for _, other in ipairs(call('ZRANGE', P .. ':leases', '-inf', before, 'BYSCORE', 'LIMIT', 0, 10)) do
   if other ~= lease then
     for _, queue in ipairs(queues) do
       local T = tag(queue)
@@ -390,7 +414,7 @@ for _, other in ipairs(call('ZRANGE', P .. ':leases', '-inf', string.format('(%.
         elseif blob then
           base = base + 1
           table.insert(passed, id)
-          table.insert(passed, string.format('-%.0f:%d', base, deliveries))
+          table.insert(passed, string.format('-%.0f:%d', base, deliveries) .. TAIL)
           for _, part in ipairs({blob, base, deliveries}) do table.insert(taken, part) end
         end
       end
@@ -425,6 +449,7 @@ return taken
     # lost, and refuses requests of before the fence that are still on their way. Returns 0 where the lease is lost.
     "recover": """
 if not call('HGET', P .. ':fences', ARGV[2]) then return 0 end
+relieve()
 call('HSET', P .. ':fences', ARGV[2], ARGV[3])
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
@@ -446,6 +471,7 @@ return 1
     # lease. Gives back, uncounted, what it holds; what it had taken over is left for the next sweep.
     "end": """
 local lease, kept = ARGV[2], false
+relieve()
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
   local key, back = T .. 'held:' .. lease, {}
@@ -609,4 +635,4 @@ return count
 """,
 }
 
-SCRIPTS: Final = {name: Script(name, body) for name, body in BODIES.items()}
+SCRIPTS: Final = {name: body if isinstance(body, Script) else Script(name, body) for name, body in BODIES.items()}

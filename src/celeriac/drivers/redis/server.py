@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ Command = tuple[Any, ...]
 IDLE_CONNECTIONS = 64  # kept for the next threads
 PAUSE = 0.05  # seconds between questions to a server that is busy for now
 
-_pack = hiredis.pack_command
+_pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub is narrower
 
 
 class _Session:
@@ -68,6 +68,7 @@ class Server:
         self.address = Address.of(url)
         self.prefix = prefix
         self.timeout = timeout
+        self._route = f"{prefix}:queues"
         self._idle: list[Connection] = []
         self._idle_ears: list[PubSub] = []
         self._local = threading.local()
@@ -78,7 +79,7 @@ class Server:
 
     def script(self, name: str, *arguments: Any) -> Command:
         """Return the command that runs a script; the prefix comes first of its arguments."""
-        return ("EVALSHA", SCRIPTS[name].sha, 1, self.prefix, self.prefix, *arguments)
+        return ("EVALSHA", SCRIPTS[name].sha, 1, self._route, self.prefix, *arguments)
 
     def moment(self, clock: Clock) -> str:
         """Return `now` as the scripts take it: the server's own, but for a clock that a test has set."""
