@@ -1,4 +1,4 @@
-"""What is Redis's own: connections that are lost, servers that restart, freeze, are full or unfit; and what keys it needs.
+"""What is Redis's own: connections that are lost, servers that restart, freeze, are full or unfit; and its keys.
 
 That a Redis broker and backend do what all do, `test_brokers.py` proves.
 """
@@ -370,7 +370,8 @@ async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServ
     await receive(dead, 3)
     await asyncio.sleep(0.05)
     while deliveries := await lease.receive(["default", "later"], {PLAIN: 7}, 0.1):
-        buried = Settlement(delivery=deliveries[0], action=Action.BURY, reason="x", outcome=success(deliveries[0].message))
+        first = success(deliveries[0].message)
+        buried = Settlement(delivery=deliveries[0], action=Action.BURY, reason="x", outcome=first)
         rest = [Settlement(delivery=item, outcome=success(item.message)) for item in deliveries[1:]]
         await lease.settle([buried, *rest])
         await lease.sweep()

@@ -2,9 +2,9 @@
 
 Of a queue:
 
-    P:{queue}:messages        hash    id → three letters (lane p or c, priority 0 to 9, l late or o once) and the message in
-                                      MessagePack; from `publish` to its settlement, dead letters too. A message whose
-                                      id is here is not stored again.
+    P:{queue}:messages        hash    id → three letters (lane p or c, priority 0 to 9, l late or o once) and the
+                                      message in MessagePack; from `publish` to its settlement, dead letters too. A
+                                      message whose id is here is not stored again.
     P:{queue}:ready:p5 …      list    ids that can be received: one list for each lane and priority, taken from the left
     P:{queue}:due             zset    id → when it is due. It comes in front of its line then.
     P:{queue}:held:LEASE      hash    id → receipt:deliveries, and a tail of blanks; what this lease holds. A receipt
@@ -26,7 +26,8 @@ Of all queues:
 Of results:
 
     P:outcome:ID              string  1 (final) or 0, and the outcome in MessagePack; expires after `result_expires`
-    P:recent                  list    ids whose outcomes were stored last, the newest first, 10,000 at most; expires likewise
+    P:recent                  list    ids whose outcomes were stored last, the newest first, 10,000 at most; expires
+                                      likewise
 
 Channels (`PUBLISH`):
 

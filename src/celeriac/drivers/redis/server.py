@@ -35,7 +35,7 @@ Command = tuple[Any, ...]
 IDLE_CONNECTIONS = 64  # kept for the next threads
 PAUSE = 0.05  # seconds between questions to a server that is busy for now
 
-_pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub is narrower
+_pack: Callable[[Command], bytes] = hiredis.pack_command
 
 
 class _Session:
