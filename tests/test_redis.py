@@ -438,3 +438,23 @@ def test_a_worker_consumes_again_soon_after_the_servers_return(redis_stage: Stag
     own_redis.send(signal.SIGCONT)
     assert redis_stage.send("coroutine", "returns", 3).get(timeout=LONG) == 3
     assert worker.stop() == 0
+
+
+def test_no_task_is_lost_whatever_is_killed(redis_stage: Stage, own_redis: RedisServer) -> None:
+    workers = [redis_stage.worker(), redis_stage.worker()]
+    results = []
+    for number in range(300):
+        results.append(redis_stage.send(("plain", "coroutine")[number % 2], "returns", number))
+        if number % 50 == 10:
+            own_redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        if number % 50 == 30:
+            own_redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        if number == 100:
+            workers[0].kill()
+            redis_stage.worker()
+        if number == 200:
+            own_redis.kill()
+            own_redis.start()
+    assert [result.get(timeout=LONG) for result in results] == list(range(300))
+    redis_stage.wait(lambda: not asyncio.run(redis_stage.inspector().queues())[0].active, "an end to all work")
+    assert not own_redis.ask("KEYS", "*:held:*")
