@@ -186,6 +186,22 @@ async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: Redis
         assert await other.settle([Settlement(delivery=delivery) for delivery in got]) == [True] * 5
 
 
+async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    broker.publish([message(), message()])
+    mine, refused = await receive(lease)
+    settling = asyncio.ensure_future(lease.settle([Settlement(delivery=mine)]))
+    await asyncio.sleep(0)  # it is sent now
+    settling.cancel()
+    with suppress(asyncio.CancelledError):
+        await settling
+    assert await lease.settle([Settlement(delivery=mine)]) == [True]
+    assert await lease.settle([Settlement(delivery=mine)]) == [False]
+    assert await other.settle([Settlement(delivery=refused)]) == [False]
+
+
 async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisServer) -> None:
     broker = broker_on(redis, timeout=0.3)
     lease = await lease_on(broker)
@@ -292,6 +308,7 @@ async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis
     await broker.revoke(["r"], time.time() + 60)
     own_redis.kill()
     own_redis.start()
+    await asyncio.sleep(0.05)  # the loop, which stood still, sees that its connection is gone
     assert await lease.settle([Settlement(delivery=held)]) == [True]
     await lease.renew()
     broker.publish([message("other", id="r")])

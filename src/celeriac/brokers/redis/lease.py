@@ -47,6 +47,7 @@ class RedisLease(Lease):
         self._turn = 0
         self._doubts: list[int] = []  # pairs: receipts after the first, up to the second
         self._sweep_doubts: list[int] = []
+        self._unsure: set[str] = set()  # tokens of settlements whose answer was lost
         self._recovering: asyncio.Task[None] | None = None
         self._rung = asyncio.Event()
         self._hears: asyncio.AbstractEventLoop | None = None
@@ -106,7 +107,7 @@ class RedisLease(Lease):
         command = self._server.script("receive", self._server.moment(self._clock), self._name, base, flags, len(lanes),
                                       *slots, *queues)  # fmt: skip
         try:
-            reply = await self._server.ado(command)
+            reply = await self._server.ado(command, again=False)
         except BaseException:
             self._doubts += (base, self._receipts)
             self._recover_soon()
@@ -166,7 +167,22 @@ class RedisLease(Lease):
                 parts += (number, message.queue, message.id, blob(message), due(message))
         command = self._server.script("settle", self._server.moment(self._clock), self._name, self._kept,
                                       len(settlements), *parts)  # fmt: skip
-        return [bool(good) for good in await self._server.ado(command)]
+        tokens = [settlement.delivery.token for settlement in settlements]
+        try:
+            reply = await self._server.ado(command, again=False)
+        except BaseException:
+            self._unsure.update(tokens)
+            raise
+        done = [bool(good) for good in reply]
+        if self._unsure:
+            mine = [token in self._unsure for token in tokens]
+            if any(was_sent and not good for was_sent, good in zip(mine, done, strict=True)):
+                # Stale by what we ourselves had sent, whose answer was lost; or by a sweep, which ends the lease.
+                with contextlib.suppress(LeaseLost):
+                    await self.renew()
+                    done = [was_sent or good for was_sent, good in zip(mine, done, strict=True)]
+            self._unsure.difference_update(tokens)
+        return done
 
     def _item(self, settlement: Settlement) -> tuple[Any, ...]:
         delivery, outcome, action = settlement.delivery, settlement.outcome, settlement.action
@@ -202,7 +218,7 @@ class RedisLease(Lease):
             command = self._server.script("sweep", self._server.moment(self._clock), self._name, base,
                                           self._max_deliveries, SWEEP_BATCH, *doubts)  # fmt: skip
             try:
-                reply = await self._server.ado(command)
+                reply = await self._server.ado(command, again=False)
             except BaseException:
                 self._sweep_doubts += (base, self._receipts)
                 raise

@@ -129,16 +129,18 @@ class Ear:
             self._adopt(self._connect(min(self._timeout, OPEN_SECONDS)))
         assert self._pubsub is not None
         pubsub = self._pubsub
+        fresh = channel not in self._callbacks
+        self._callbacks.setdefault(channel, []).append(callback)
         try:
-            if channel not in self._callbacks:
+            if fresh:
                 pubsub.subscribe([channel])
-            self._callbacks.setdefault(channel, []).append(callback)
             pubsub.confirm(self._timeout)
             pubsub.connection.socket.setblocking(False)
         except BaseException:
-            self._callbacks[channel].remove(callback)
             self._lost(pubsub)
+            self.leave(channel, callback)
             raise
+        self._confirmed.set()
 
     def leave(self, channel: str, callback: Callback) -> None:
         """Undo a `join`."""

@@ -9,6 +9,7 @@ wants more memory only until it has written, and so their first write is one tha
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 __all__ = ["SCRIPTS", "Script"]
@@ -40,7 +41,7 @@ local function ring(T, lane)
   end
 end
 
-local function ready(T, lane)
+local function stands(T, lane)
   local r = T .. 'ready:' .. lane
   return call('EXISTS', r..'9', r..'8', r..'7', r..'6', r..'5', r..'4', r..'3', r..'2', r..'1', r..'0') > 0
 end
@@ -126,7 +127,7 @@ end
 
 -- Store outcomes {id, value, channel}, flat; a value begins with 1 if it is final. Return 1 or 0 for each.
 local function keep(outcomes, ttl)
-  local done, news, recent = {}, {}, {}
+  local done, news, recent, n, r = {}, {}, {}, 0, 0
   for i = 1, #outcomes, 3 do
     local id, value, channel = outcomes[i], outcomes[i + 1], outcomes[i + 2]
     local key, stored = P .. ':outcome:' .. id, nil
@@ -134,15 +135,17 @@ local function keep(outcomes, ttl)
     if not stored and call('GETRANGE', key, 0, 0) ~= '1' then
       if ttl ~= '' then stored = call('SET', key, value, 'PX', ttl) else stored = call('SET', key, value) end
     end
-    table.insert(done, stored and 1 or 0)
+    n = n + 1
+    done[n] = stored and 1 or 0
     if stored then
-      table.insert(recent, id)
+      r = r + 1
+      recent[r] = id
       if string.byte(value) == 49 then
         if news[channel] then table.insert(news[channel], id) else news[channel] = {id} end
       end
     end
   end
-  if #recent > 0 then
+  if r > 0 then
     many('LPUSH', P .. ':recent', recent)
     call('LTRIM', P .. ':recent', 0, 9999)
     if ttl ~= '' then call('PEXPIRE', P .. ':recent', ttl) end
@@ -156,24 +159,23 @@ end
 class Script:
     """A script, and its SHA1."""
 
-    def __init__(self, name: str, body: str, common: str = COMMON) -> None:
+    def __init__(self, name: str, body: str) -> None:
         self.name = name
-        self.source = common + body
+        self.source = _needed(body) + body
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
 
 
-BODIES: Final[dict[str, str | Script]] = {
+BODIES: Final = {
     # queue, now ('0' where no message waits for its time), then for each message id, blob, due ('' for at once).
     "publish": """
 publish(ARGV[2], ARGV, 4, #ARGV, instant(ARGV[3]))
 return 1
 """,
     # queue, id, blob. The shortest way for one message that is due.
-    "publish_one": Script("publish_one", """
-local P, call = ARGV[1], redis.call
+    "publish_one": """
 local T = P .. ':{' .. ARGV[2] .. '}:'
 if call('HSETNX', T .. 'messages', ARGV[3], ARGV[4]) == 1 then
   local line = string.sub(ARGV[4], 1, 2)
@@ -184,7 +186,7 @@ if call('HSETNX', T .. 'messages', ARGV[3], ARGV[4]) == 1 then
   end
 end
 return 0
-""", common=""),
+""",
     # now, lease, seconds, info. Opens a lease.
     "enter": """
 local time = instant(ARGV[2])
@@ -218,7 +220,8 @@ for i = 7, 6 + 2 * n, 2 do
 end
 local revocations = call('EXISTS', P .. ':revoked') == 1
 local pauses = call('EXISTS', P .. ':paused') == 1
-local blobs, exceptions, soonest, paused = {}, {}, nil, {}
+local blobs, total, exceptions, soonest, paused = {}, 0, {}, nil, {}
+local ONCE = ':1' .. TAIL
 for q = 7 + 2 * n, #ARGV do
   local T = tag(ARGV[q])
   paused[q] = pauses and call('SISMEMBER', P .. ':paused', ARGV[q]) == 1
@@ -234,22 +237,25 @@ for q = 7 + 2 * n, #ARGV do
         local found = call('HMGET', T .. 'messages', unpack(ids))
         local counts = call('EXISTS', T .. 'counts') == 1 and call('HMGET', T .. 'counts', unpack(ids))
         local revoked = revocations and call('ZMSCORE', P .. ':revoked', unpack(ids))
+        local h, first = 0, total
         for i, id in ipairs(ids) do
           if found[i] then
             local deliveries = 1 + (counts and counts[i] or 0)
             local bad = revoked and revoked[i] and tonumber(revoked[i]) > time
-            table.insert(blobs, found[i])
-            table.insert(held, id)
-            table.insert(held, string.format('%.0f:%d', base + #blobs, deliveries) .. TAIL)
-            free[lane] = free[lane] - 1
-            if deliveries ~= 1 or bad then
-              table.insert(exceptions, #blobs - 1)
-              table.insert(exceptions, deliveries)
-              table.insert(exceptions, bad and 1 or 0)
+            total = total + 1
+            blobs[total] = found[i]
+            held[h + 1] = id
+            h = h + 2
+            if deliveries == 1 and not bad then
+              held[h] = base + total .. ONCE
+            else
+              held[h] = base + total .. ':' .. deliveries .. TAIL
+              for _, part in ipairs({total - 1, deliveries, bad and 1 or 0}) do table.insert(exceptions, part) end
             end
           end
         end
-        if #held > 0 then many('HSET', T .. 'held:' .. lease, held) end
+        free[lane] = free[lane] - (total - first)
+        if h > 0 then many('HSET', T .. 'held:' .. lease, held) end
       end
     end
   end
@@ -267,7 +273,7 @@ for q = 7 + 2 * n, #ARGV do
       if waits % 2 == 1 then call('SREM', T .. 'waiters:' .. lane, lease) end
       -- What is left here, others may start: one is woken, and will wake the next.
       if call('EXISTS', T .. 'waiters:' .. lane) == 1
-          and not paused[q] and (ready(T, lane) or (waits % 2 == 1 and first)) then ring(T, lane) end
+          and not paused[q] and (stands(T, lane) or (waits % 2 == 1 and first)) then ring(T, lane) end
     end
   end
 end
@@ -281,7 +287,7 @@ for q = 4 + n, #ARGV do
   for i = 4, 3 + n do
     local lane = ARGV[i]
     call('SREM', T .. 'waiters:' .. lane, ARGV[2])
-    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and (ready(T, lane) or call('EXISTS', T .. 'due') == 1) then
+    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and (stands(T, lane) or call('EXISTS', T .. 'due') == 1) then
       ring(T, lane)
     end
   end
@@ -295,76 +301,77 @@ return 1
     # Returns for each 1, or 0 where the token was stale.
     "settle": """
 local time, lease, ttl = instant(ARGV[2]), ARGV[3], ARGV[4]
-local items, arg, length = {}, 6, {acknowledge = 6, bury = 7, ['return'] = 10}
+local size, at, arg = {acknowledge = 6, bury = 7, ['return'] = 10}, {}, 6
+local groups, done, outcomes, o = {}, {}, {}, 0
 for i = 1, tonumber(ARGV[5]) do
-  local size = length[ARGV[arg + 3]]
-  items[i] = {unpack(ARGV, arg, arg + size - 1)}
-  arg = arg + size
-end
-local groups, done, outcomes = {}, {}, {}
-for i, item in ipairs(items) do
-  local group = groups[item[1]]
-  if not group then
-    group = {ids = {}, at = {}, gone = {}, released = {}, settled = {}, back = {}}
-    groups[item[1]] = group
+  at[i] = arg
+  local group = groups[ARGV[arg]]
+  if group then
+    group.n = group.n + 1
+  else
+    group = {n = 1, ids = {}, items = {}, gone = {}, released = {}, settled = {}, back = {}}
+    groups[ARGV[arg]] = group
   end
-  table.insert(group.ids, item[2])
-  table.insert(group.at, i)
+  group.ids[group.n] = ARGV[arg + 1]
+  group.items[group.n] = i
+  arg = arg + size[ARGV[arg + 3]]
 end
 for queue, group in pairs(groups) do
-  local T = tag(queue)
+  local T, settled, released, gone, r, g = tag(queue), group.settled, group.released, group.gone, 0, 0
   local held = call('HMGET', T .. 'held:' .. lease, unpack(group.ids))
-  for j, i in ipairs(group.at) do
-    local item = items[i]
-    local good = held[j] == item[3] .. TAIL and not group.settled[item[2]]
-    done[i] = good and 1 or 0
-    if good then
-      group.settled[item[2]] = true
-      table.insert(group.released, item[2])
-      if item[4] == 'acknowledge' then table.insert(group.gone, item[2]) else table.insert(group.back, item) end
+  for j, i in ipairs(group.items) do
+    local id, a = group.ids[j], at[i]
+    if held[j] == ARGV[a + 2] .. TAIL and not settled[id] then
+      done[i] = 1
+      settled[id] = true
+      r = r + 1
+      released[r] = id
+      if ARGV[a + 3] == 'acknowledge' then
+        g = g + 1
+        gone[g] = id
+      else
+        table.insert(group.back, a)
+      end
+      if ARGV[a + 4] ~= '' then
+        outcomes[o + 1], outcomes[o + 2], outcomes[o + 3] = id, ARGV[a + 4], ARGV[a + 5]
+        o = o + 3
+      end
+    else
+      done[i] = 0
     end
   end
-  if #group.released > 0 then
-    call('HDEL', T .. 'held:' .. lease, unpack(group.released))
-    if call('EXISTS', T .. 'counts') == 1 then call('HDEL', T .. 'counts', unpack(group.released)) end
-    if #group.gone > 0 then call('HDEL', T .. 'messages', unpack(group.gone)) end
+  if r > 0 then
+    call('HDEL', T .. 'held:' .. lease, unpack(released))
+    if call('EXISTS', T .. 'counts') == 1 then call('HDEL', T .. 'counts', unpack(released)) end
+    if g > 0 then call('HDEL', T .. 'messages', unpack(gone)) end
   end
 end
 for queue, group in pairs(groups) do
   local T, places_of = tag(queue), {}
   for k = #group.back, 1, -1 do  -- the oldest is put in front last
-    local item = group.back[k]
-    local id = item[2]
-    if item[4] == 'bury' then
+    local a = group.back[k]
+    local id = ARGV[a + 1]
+    if ARGV[a + 3] == 'bury' then
       call('ZADD', T .. 'dead', time, id)
-      call('HSET', T .. 'reasons', id, item[7])
+      call('HSET', T .. 'reasons', id, ARGV[a + 6])
     else
-      local U = tag(item[7])
-      if item[7] ~= queue then
+      local U = tag(ARGV[a + 6])
+      if ARGV[a + 6] ~= queue then
         call('HDEL', T .. 'messages', id)
-        call('SADD', P .. ':queues', item[7])
+        call('SADD', P .. ':queues', ARGV[a + 6])
       end
-      call('HSET', U .. 'messages', id, item[8])
-      if tonumber(item[10]) > 0 then call('HSET', U .. 'counts', id, item[10]) end
+      call('HSET', U .. 'messages', id, ARGV[a + 7])
+      if tonumber(ARGV[a + 9]) > 0 then call('HSET', U .. 'counts', id, ARGV[a + 9]) end
       if not places_of[U] then places_of[U] = places() end
-      place(places_of[U], id, item[8], item[9], time)
+      place(places_of[U], id, ARGV[a + 7], ARGV[a + 8], time)
     end
   end
-  for U, at in pairs(places_of) do put(U, at, 'LPUSH') end
-end
-for i, item in ipairs(items) do
-  if done[i] == 1 then
-    if item[5] ~= '' then
-      table.insert(outcomes, item[2])
-      table.insert(outcomes, item[5])
-      table.insert(outcomes, item[6])
-    end
-  end
+  for U, its in pairs(places_of) do put(U, its, 'LPUSH') end
 end
 for i = arg, #ARGV, 5 do
   if done[tonumber(ARGV[i])] == 1 then publish(ARGV[i + 1], ARGV, i + 2, i + 4, time) end
 end
-if #outcomes > 0 then keep(outcomes, ttl) end
+if o > 0 then keep(outcomes, ttl) end
 return done
 """,
     # milliseconds that outcomes are kept ('' for ever), then id, value, channel of each. Returns 1 or 0 for each.
@@ -438,7 +445,7 @@ for _, queue in ipairs(queues) do
   wake(T, time)
   -- A worker that was woken and then killed has woken nobody else.
   for _, lane in ipairs({'p', 'c'}) do
-    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and ready(T, lane)
+    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and stands(T, lane)
         and call('SISMEMBER', P .. ':paused', queue) == 0 then ring(T, lane) end
   end
 end
@@ -635,4 +642,18 @@ return count
 """,
 }
 
-SCRIPTS: Final = {name: body if isinstance(body, Script) else Script(name, body) for name, body in BODIES.items()}
+
+
+def _needed(body: str) -> str:
+    """Return those paragraphs of `COMMON` that a script uses: each call of a script makes its functions anew."""
+    needed: list[str] = []
+    text = body
+    for paragraph in reversed(COMMON.strip().split("\n\n")):  # a function uses those above it alone
+        names = re.findall(r"^local (?:function )?(\w+)", paragraph, re.MULTILINE)
+        if any(re.search(rf"\b{name}\b", text) for name in names):
+            needed.insert(0, paragraph)
+            text += paragraph
+    return "\n".join(needed)
+
+
+SCRIPTS: Final = {name: Script(name, body) for name, body in BODIES.items()}

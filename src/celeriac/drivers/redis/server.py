@@ -144,12 +144,12 @@ class Server:
             connection.close()  # of a master that became a replica, perhaps
             raise refused(trouble, self.address)
 
-    async def ado(self, command: Command) -> Any:
+    async def ado(self, command: Command, again: bool = True) -> Any:
         """Do as `do`, for coroutines. Cancelled, the command may have been carried out, or not."""
-        return (await self.ado_all((command,)))[0]
+        return (await self.ado_all((command,), again))[0]
 
-    async def ado_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Do as `do_all`, for coroutines."""
+    async def ado_all(self, commands: Sequence[Command], again: bool = True) -> list[Any]:
+        """Do as `do_all`, for coroutines. Without `again`, what may have been carried out is not sent twice."""
         packed = _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
         deadline: float | None = None
         tries = 2
@@ -165,7 +165,7 @@ class Server:
                 if isinstance(error, BrokerError):
                     raise
                 tries -= 1
-                if tries <= 0 or isinstance(error, TimeoutError):
+                if tries <= 0 or not again or isinstance(error, TimeoutError):
                     raise self.silent(error) from error
                 continue
             trouble = self._trouble(replies)
