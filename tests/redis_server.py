@@ -26,13 +26,14 @@ START_SECONDS = 20.0
 class RedisServer:
     """`redis-server`, that can be stopped, killed, frozen and started again."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, settings: Path | None = None) -> None:
         if shutil.which("redis-server") is None:
             if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.folder = folder
         self.arguments = arguments
+        self.settings = settings  # of a Sentinel
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -46,6 +47,11 @@ class RedisServer:
             "--unixsocket", str(self.folder / "s"), "--logfile", str(self.folder / "redis.log"),
             "--enable-debug-command", "local", *self.arguments,
         ]  # fmt: skip
+        if self.settings is not None:
+            with self.settings.open("a") as file:
+                log = self.folder / "redis.log"
+                file.write(f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {log}\n")
+            command = ["redis-server", str(self.settings), "--sentinel"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL)  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
@@ -89,9 +95,9 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(folder: Path, *arguments: str) -> Iterator[RedisServer]:
+def running_redis(folder: Path, *arguments: str, settings: Path | None = None) -> Iterator[RedisServer]:
     """Run a server for as long as a block lasts."""
-    server = RedisServer(folder, *arguments)
+    server = RedisServer(folder, *arguments, settings=settings)
     try:
         yield server
     finally:

@@ -80,13 +80,16 @@ def keys(redis: RedisServer) -> list[str]:
         ("rediss://u:p@db?ssl_cert_reqs=none",
          {"host": "db", "username": "u", "password": "p", "tls": True, "options": {"ssl_cert_reqs": "none"}}),
         ("unix:///run/r.sock?db=2", {"path": "/run/r.sock", "db": 2, "options": {"db": "2"}}),
+        ("redis+sentinel://:p@a,b:7/main/2",
+         {"sentinels": (("a", 26379), ("b", 7)), "service": "main", "db": 2, "password": "p"}),
     ],
 )  # fmt: skip
 def test_urls_are_read(url: str, expected: dict[str, Any]) -> None:
     assert Address.of(url) == Address(**expected)
 
 
-@pytest.mark.parametrize("url", ["redis://db/x", "redis://db:x", "redis://db?sockettimeout=3", "unix://"])
+@pytest.mark.parametrize("url", ["redis://db/x", "redis://db:x", "redis://db?sockettimeout=3", "unix://",
+                                 "redis+sentinel://a"])
 def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured):
         Address.of(url)
@@ -325,6 +328,38 @@ async def test_a_lease_does_not_survive_the_loss_of_all_data(redis: RedisServer,
         await lease.renew()
     with pytest.raises(LeaseLost):
         await receive(lease)
+
+
+def test_a_failover_is_followed(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("master", "replica", "sentinel")]
+    for folder in folders:
+        folder.mkdir()
+    with running_redis(folders[0]) as master:
+        with running_redis(folders[1], "--replicaof", "127.0.0.1", str(master.port)) as replica:
+            settings = folders[2] / "sentinel.conf"
+            settings.write_text(
+                f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
+            )
+            with running_redis(folders[2], settings=settings) as sentinel:
+                url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+                broker = RedisBroker(Server(url, timeout=2.0), Clock())
+                broker.publish([message()])
+                asyncio.run(broker.apublish([message()]))
+                wait_for(lambda: replica.ask("HLEN", "celeriac:{default}:messages") == 2, "the replica's copy")
+                wait_for(lambda: sentinel.ask("SENTINEL", "REPLICAS", "main"), "the Sentinel's knowledge of it")
+                master.kill()
+
+                def published() -> bool:
+                    with suppress(BrokerUnavailable):
+                        broker.publish([message(id="after")])
+                        asyncio.run(broker.apublish([message(id="later")]))
+                        return True
+                    return False
+
+                wait_for(published, "the failover")
+                assert replica.ask("HLEN", "celeriac:{default}:messages") == 4
+                broker.close()
 
 
 # --- Servers that are unfit, or full ------------------------------------------------------------------

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["open_backend", "open_broker"]
 
-DRIVERS = {"sqlite": "sqlite", "memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis"}
+DRIVERS = {"sqlite": "sqlite", "memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis",
+           "redis+sentinel": "redis"}  # fmt: skip
 BROKERS = {scheme: f"celeriac.brokers.{driver}" for scheme, driver in DRIVERS.items()}
 BACKENDS = {scheme: f"celeriac.backends.{driver}" for scheme, driver in DRIVERS.items()}
-EXTRAS: dict[str, str] = {"redis": "redis", "rediss": "redis", "unix": "redis"}
+EXTRAS: dict[str, str] = {scheme: driver for scheme, driver in DRIVERS.items() if driver == "redis"}
 """Which extra brings the driver of a scheme: `pip install celeriac[redis]`."""
 
 

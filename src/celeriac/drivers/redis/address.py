@@ -1,6 +1,7 @@
 """Where a Redis server is: URLs, sockets, and the first words on a new connection.
 
     redis://[[user]:password@]host[:6379][/db]      rediss:// the same over TLS      unix://[user:password@]/path?db=0
+    redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/service[/db]     the Sentinels that know the master
 
 TLS takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none` and `ssl_check_hostname=false`, as
 redis-py does.
@@ -20,6 +21,7 @@ from celeriac.errors import ImproperlyConfigured
 __all__ = ["Address", "prepare"]
 
 PORT = 6379
+SENTINEL_PORT = 26379
 OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_check_hostname", "ssl_cert_reqs", "ssl_keyfile"})
 OFF = frozenset({"0", "false", "no", "none", "off"})
 
@@ -35,6 +37,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     password: str = ""
     tls: bool = False
     options: dict[str, str] = {}
+    sentinels: tuple[tuple[str, int], ...] = ()  # who is to be asked for host and port
+    service: str = ""  # the name they know it by
 
     @classmethod
     def of(cls, url: str) -> Address:
@@ -47,6 +51,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
             path = unquote(parts.path)
+            if parts.scheme == "redis+sentinel":
+                return cls._of_sentinels(parts.netloc, path)
             db = options.get("db") or ("" if parts.scheme == "unix" else path.strip("/")) or "0"
             found = cls(
                 host=parts.hostname or "localhost", port=parts.port or PORT, db=int(db), tls=parts.scheme == "rediss",
@@ -63,7 +69,26 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             raise ImproperlyConfigured("A Redis URL of a Unix socket names its path: write unix:///run/redis.sock?db=0.")
         return found
 
+    @classmethod
+    def _of_sentinels(cls, netloc: str, path: str) -> Address:
+        credentials, _, hosts = netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        service, _, db = path.strip("/").partition("/")
+        if not service:
+            raise ValueError("no service: write redis+sentinel://host:26379/service/0")
+        pairs = [host.partition(":") for host in hosts.split(",")]
+        return cls(
+            sentinels=tuple((host, int(port or SENTINEL_PORT)) for host, _, port in pairs), service=service,
+            db=int(db or "0"), username=unquote(username), password=unquote(password),
+        )  # fmt: skip
+
+    def at(self, host: str, port: int) -> Address:
+        """Return the address of the server that Sentinels have named."""
+        return msgspec.structs.replace(self, host=host, port=port, sentinels=())
+
     def __str__(self) -> str:
+        if self.sentinels:
+            return f"{self.service} of {', '.join(f'{host}:{port}' for host, port in self.sentinels)}"
         return self.path or f"{self.host}:{self.port}"
 
     def greeting(self) -> list[tuple[Any, ...]]:

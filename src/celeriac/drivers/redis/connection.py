@@ -6,15 +6,16 @@ import socket
 import ssl
 import struct
 import time
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
 from celeriac.drivers.redis.address import Address
 
-__all__ = ["CHUNK", "Connection"]
+__all__ = ["CHUNK", "Connection", "resolve"]
 
 CHUNK = 65536
+SENTINEL_SECONDS = 1.0  # for one Sentinel to answer, while there are others
 
 
 class Connection:
@@ -81,3 +82,24 @@ class Connection:
     def __del__(self) -> None:
         if hasattr(self, "socket"):
             self.close()
+
+
+def resolve(address: Address, within: float) -> Address:
+    """Return where the server is now: where Sentinels say, if there are any. Raises `OSError`."""
+    if not address.sentinels:
+        return address
+    trouble: OSError | None = None
+    question = hiredis.pack_command(cast(Any, ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)))
+    for host, port in address.sentinels:
+        try:
+            limit = min(within, SENTINEL_SECONDS)
+            sentinel = Connection(Address(host=host, port=port), limit, limit)
+            [answer] = sentinel.exchange(question, 1)
+            sentinel.close()
+        except OSError as error:
+            trouble = error
+            continue
+        if isinstance(answer, list):
+            return address.at(answer[0].decode(), int(answer[1]))
+        trouble = ConnectionError(f"its Sentinel at {host}:{port} knows no {address.service!r}")
+    raise trouble or ConnectionError("it has no Sentinels")

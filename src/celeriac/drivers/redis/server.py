@@ -21,7 +21,7 @@ import hiredis
 
 from celeriac.clock import Clock
 from celeriac.drivers.redis.address import Address
-from celeriac.drivers.redis.connection import Connection
+from celeriac.drivers.redis.connection import Connection, resolve
 from celeriac.drivers.redis.ear import Callback, Ear, PubSub
 from celeriac.drivers.redis.refusals import BUSY, code_of, refused, silent, unsuitable
 from celeriac.drivers.redis.scripts import SCRIPTS
@@ -209,7 +209,7 @@ class Server:
 
     def connect(self, within: float) -> Connection:
         """Return a new blocking connection to a server that is fit. Raises `OSError`, `BrokerError`, …"""
-        connection = Connection(self.address, self.timeout, within)
+        connection = Connection(resolve(self.address, within), self.timeout, within)
         try:
             self._raise_for(connection.greetings)
             if not self._proved:
@@ -222,7 +222,10 @@ class Server:
     async def _wire(self, session: _Session) -> Wire:
         async with session.connecting:
             if session.wire is None or not session.wire.open:
-                wire, greetings = await Wire.connect(self.address, self.timeout)
+                address = self.address
+                if address.sentinels:
+                    address = await asyncio.to_thread(resolve, address, self.timeout)
+                wire, greetings = await Wire.connect(address, self.timeout)
                 try:
                     self._raise_for(greetings)
                     if not self._proved:
