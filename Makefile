@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test servers check bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,8 +17,12 @@ help: ## list the targets
 demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one terminal
 	$(BIN)/celeriac demo
 
-test: .venv/.installed ## run the tests
+test: .venv/.installed servers ## run the tests
 	$(BIN)/python -m pytest
+
+servers:
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || command -v redis-server >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null
 
 check: .venv/.installed ## lint, types, layers, public names
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.app import _apps, _shared
 from tests.clock import FakeClock
+from tests.redis_server import RedisServer, running_redis
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -31,6 +32,20 @@ def forget_apps() -> Iterator[None]:
     for app in _apps[len(apps) :]:
         app.close()
     _apps[:], _shared[:] = apps, shared
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for all tests that leave it running."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(shared_redis: RedisServer) -> RedisServer:
+    """The same, empty."""
+    shared_redis.ask("FLUSHALL")
+    return shared_redis
 
 
 @pytest.fixture

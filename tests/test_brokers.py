@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from celeriac.backends.memory import MemoryBackend
+from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.brokers.memory import MemoryBroker
+from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.drivers.memory import Store
+from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import BrokerConformance, Ports
+from tests.redis_server import RedisClock, RedisServer
 
 
 @contextmanager
@@ -35,11 +39,24 @@ def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
     other.close()
 
 
+@contextmanager
+def redis_(server: RedisServer) -> Iterator[Ports]:
+    clock = RedisClock(server)
+    here, elsewhere = Server(server.url), Server(server.url)
+    yield Ports(RedisBroker(here, clock), RedisBackend(here, clock), clock, lambda: RedisBroker(elsewhere, clock))
+    here.close()
+    elsewhere.close()
+
+
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(params=ADAPTERS)
+@pytest.fixture(params=[*ADAPTERS, "redis"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
+    if request.param == "redis":
+        with redis_(request.getfixturevalue("redis")) as made:
+            yield made
+        return
     with ADAPTERS[request.param](tmp_path, clock) as made:
         yield made
 

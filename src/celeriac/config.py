@@ -40,6 +40,7 @@ class Settings:
     broker_publish_timeout: Annotated[Seconds, "`delay()` raises when the broker has not answered by then"] = 10.0
     message_max_bytes: Annotated[int, "a larger message is refused at the call"] = 1_048_576
     sqlite_synchronous: Annotated[str, "'normal' survives killed processes; 'full' also a power cut"] = "normal"
+    redis_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
 
     # Tasks
     task_default_queue: Annotated[str, "the queue of tasks that nothing else routes"] = "default"

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["open_backend", "open_broker"]
 
-BROKERS = {"sqlite": "celeriac.brokers.sqlite", "memory": "celeriac.brokers.memory"}
-BACKENDS = {"sqlite": "celeriac.backends.sqlite", "memory": "celeriac.backends.memory"}
-EXTRAS: dict[str, str] = {}
+DRIVERS = {"sqlite": "sqlite", "memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis",
+           "redis+sentinel": "redis"}  # fmt: skip
+BROKERS = {scheme: f"celeriac.brokers.{driver}" for scheme, driver in DRIVERS.items()}
+BACKENDS = {scheme: f"celeriac.backends.{driver}" for scheme, driver in DRIVERS.items()}
+EXTRAS: dict[str, str] = {scheme: driver for scheme, driver in DRIVERS.items() if driver == "redis"}
 """Which extra brings the driver of a scheme: `pip install celeriac[redis]`."""
 
 
@@ -46,6 +48,7 @@ def _open(kind: str, adapters: dict[str, str], url: str, settings: Settings, clo
         raise ImproperlyConfigured(f"{url!r} needs a driver that is not installed ({error.name}): "
                                    f"pip install 'celeriac[{EXTRAS[scheme]}]'.") from error  # fmt: skip
     # Settings that begin with a driver's name are that driver's own.
-    options = {name[len(scheme) + 1 :]: getattr(settings, name) for name in settings if name.startswith(f"{scheme}_")}
+    driver = DRIVERS[scheme] + "_"
+    options = {name.removeprefix(driver): getattr(settings, name) for name in settings if name.startswith(driver)}
     return adapter.connect(url, clock=clock, timeout=settings.broker_publish_timeout,
                            result_expires=settings.result_expires, **options)  # fmt: skip

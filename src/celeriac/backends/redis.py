@@ -1,0 +1,199 @@
+"""Outcomes in Redis: on the server that holds the messages, or another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from celeriac.backends.base import Backend
+from celeriac.clock import Clock
+from celeriac.drivers.redis import outcomes
+from celeriac.drivers.redis.server import Server, server
+from celeriac.errors import BrokerUnavailable
+from celeriac.outcome import Outcome
+
+__all__ = ["RedisBackend", "connect"]
+
+Result = TypeVar("Result")
+
+BATCH = 500
+PAGE = 500
+LOOK_SECONDS = 5.0  # who waits looks again after this, whether he heard anything or not
+PAUSE = 0.1  # seconds, while the server cannot be reached
+
+
+class RedisBackend(Backend):
+    """Outcomes by task id, each a value that expires; those who wait listen on one of 64 channels."""
+
+    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
+        self.server = server
+        self.clock = clock
+        self._kept = outcomes.milliseconds(result_expires)
+
+    async def store(self, items: Sequence[Outcome]) -> list[bool]:
+        commands = [
+            self.server.script(
+                "store", self._kept,
+                *[
+                    part
+                    for item in items[start : start + BATCH]
+                    for part in (item.id, outcomes.encode(item), outcomes.channel_of(item.id))
+                ],
+            )
+            for start in range(0, len(items), BATCH)
+        ]  # fmt: skip
+        replies = await self.server.ado_all(commands) if commands else []
+        return [bool(stored) for reply in replies for stored in reply]
+
+    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        if not ids:
+            return {}
+        found = self._found(ids, self.server.do(self._get(ids)), final=wait > 0)
+        if found or wait <= 0:
+            return found
+        deadline = self.clock.monotonic() + wait
+        failing: float | None = None
+        while not found and self.clock.monotonic() < deadline:
+            try:
+                found = self._await(ids, deadline)
+                failing = None
+            except OSError as error:
+                failing = failing or time.monotonic()
+                if time.monotonic() - failing > self.server.timeout:
+                    raise self.server.silent(error) from error
+                time.sleep(max(0.0, min(PAUSE, deadline - self.clock.monotonic())))
+        return found
+
+    def _await(self, ids: Sequence[str], deadline: float) -> dict[str, Outcome]:
+        """Listen, then look, then look at what was heard of; empty when the time is over. Raises `OSError`."""
+        wanted, heard = set(ids), set[str]()
+        channels = [self._channel(number) for number in {outcomes.channel_of(id) for id in ids}]
+        with self.server.pubsub(lambda channel, payload: heard.update(payload.decode().split("\0"))) as ear:
+            ear.subscribe(channels)
+            ear.confirm(self.server.timeout)
+            heard.update(wanted)
+            found: dict[str, Outcome] = {}
+            looked = self.clock.monotonic()
+            while not found:
+                asked = list(heard & wanted)
+                heard.clear()
+                if asked:
+                    found = self._found(asked, self.server.do(self._get(asked)), final=True)
+                    continue
+                now = self.clock.monotonic()
+                if now >= deadline:
+                    break
+                if now - looked > LOOK_SECONDS:
+                    heard.update(wanted)
+                    looked = now
+                else:
+                    ear.pump(min(deadline - now, LOOK_SECONDS))
+            ear.unsubscribe(channels)
+        return found
+
+    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        if not ids:
+            return {}
+        found = self._found(ids, await self.server.ado(self._get(ids)), final=wait > 0)
+        if found or wait <= 0:
+            return found
+        deadline = self.clock.monotonic() + wait
+        wanted, heard, some = set(ids), set(ids), asyncio.Event()
+
+        def hear(payload: bytes | None) -> None:
+            news = wanted if payload is None else wanted.intersection(payload.decode().split("\0"))
+            if news:
+                heard.update(news)
+                some.set()
+
+        channels = [self._channel(number) for number in {outcomes.channel_of(id) for id in ids}]
+        joined = []
+        try:
+            for channel in channels:
+                await self._patiently(partial(self.server.hear, channel, hear))
+                joined.append(channel)
+            while not found:
+                asked = list(heard)
+                heard.clear()
+                some.clear()
+                if asked:
+                    values = await self._patiently(partial(self.server.ado, self._get(asked)))
+                    found = self._found(asked, values, final=True)
+                    continue
+                left = deadline - self.clock.monotonic()
+                if left <= 0:
+                    break
+                try:
+                    async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                        await some.wait()
+                except TimeoutError:
+                    heard.update(wanted)
+        finally:
+            for channel in joined:
+                self.server.unhear(channel, hear)
+        return found
+
+    async def _patiently(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Do it, however often it takes, while the server is away for no longer than the time-out."""
+        failing: float | None = None
+        while True:
+            try:
+                return await work()
+            except BrokerUnavailable:
+                failing = failing or time.monotonic()
+                if time.monotonic() - failing > self.server.timeout:
+                    raise
+            await asyncio.sleep(PAUSE)
+
+    async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
+        """Return the outcomes stored last, among the last 10,000."""
+        found: list[Outcome] = []
+        seen: set[str] = set()
+        start = 0
+        while len(found) < offset + limit:
+            ids = await self.server.ado(("LRANGE", f"{self.server.prefix}:recent", start, start + PAGE - 1))
+            if not ids:
+                break
+            start += PAGE
+            fresh = [id for id in dict.fromkeys(map(bytes.decode, ids)) if id not in seen]
+            seen.update(fresh)
+            if fresh:
+                known = self._found(fresh, await self.server.ado(self._get(fresh)), final=False)
+                found += [known[id] for id in fresh if id in known and state in (None, known[id].state)]
+        return found[offset : offset + limit]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        if ids:
+            self.server.do(("UNLINK", *map(self._key, ids)))
+
+    async def aforget(self, ids: Sequence[str]) -> None:
+        if ids:
+            await self.server.ado(("UNLINK", *map(self._key, ids)))
+
+    def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
+        return ("MGET", *map(self._key, ids))
+
+    def _found(self, ids: Sequence[str], values: Sequence[bytes | None], final: bool) -> dict[str, Outcome]:
+        known = {id: value for id, value in zip(ids, values, strict=True) if value is not None}
+        return {id: outcomes.decode(value) for id, value in known.items() if not final or value.startswith(b"1")}
+
+    def _key(self, id: str) -> str:
+        return f"{self.server.prefix}:outcome:{id}"
+
+    def _channel(self, number: int) -> str:
+        return f"{self.server.prefix}:done:{number}"
+
+    def close(self) -> None:
+        self.server.close()
+
+    def __repr__(self) -> str:
+        return f"<RedisBackend {self.server.address}>"
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+            prefix: str = "celeriac") -> RedisBackend:  # fmt: skip
+    """Return the backend of a `redis://` URL."""
+    return RedisBackend(server(url, prefix, timeout), clock, result_expires)

@@ -1,0 +1,113 @@
+"""The Redis broker: publishing, revoking, broadcasting; `lease.py` has what workers do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import msgspec
+
+from celeriac.backends.base import Backend
+from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
+from celeriac.brokers.redis.blobs import blob, publications
+from celeriac.brokers.redis.lease import RedisLease
+from celeriac.brokers.redis.operations import RedisOperations
+from celeriac.clock import Clock
+from celeriac.drivers.redis.server import Server, server
+from celeriac.message import Message
+
+__all__ = ["RedisBroker", "connect"]
+
+WINDOW = 16  # batches that are sent before their replies are read
+
+
+class RedisBroker(Broker):
+    """Messages in Redis."""
+
+    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
+        self.server = server
+        self.clock = clock
+        self.result_expires = result_expires
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        if len(messages) == 1 and messages[0].due_at is None:
+            message = messages[0]
+            self.server.do(self.server.script("publish_one", message.queue, message.id, blob(message)))
+            return
+        for commands in self._publications(messages):
+            self.server.do_all(commands)
+
+    async def apublish(self, messages: Sequence[Message]) -> None:
+        if len(messages) == 1 and messages[0].due_at is None:
+            message = messages[0]
+            await self.server.ado(self.server.script("publish_one", message.queue, message.id, blob(message)))
+            return
+        for commands in self._publications(messages):
+            await self.server.ado_all(commands)
+
+    def _publications(self, messages: Sequence[Message]) -> list[list[tuple[object, ...]]]:
+        moment = self.server.moment(self.clock)
+        commands = [self.server.script("publish", *batch) for batch in publications(messages, moment)]
+        return [commands[start : start + WINDOW] for start in range(0, len(commands), WINDOW)]
+
+    async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
+        name = os.urandom(9).hex()  # never used twice: it is the heart of every token
+        info = msgspec.json.encode([seconds, worker])
+        await self.server.ado(self.server.script("enter", self.server.moment(self.clock), name, repr(seconds), info))
+        return RedisLease(self.server, self.clock, name, seconds, max_deliveries, self.result_expires)
+
+    def joins(self, backend: Backend) -> bool:
+        return getattr(backend, "server", None) is self.server
+
+    async def revoke(self, ids: Sequence[str], until: float) -> None:
+        if ids:
+            await self.server.ado(self.server.script("revoke", repr(until), *ids))
+
+    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
+        if payloads:
+            name = self._broadcasts(channel)
+            await self.server.ado_all([("PUBLISH", name, payload) for payload in payloads])
+
+    def listen(self, channel: str) -> AsyncIterator[bytes]:
+        name = self._broadcasts(channel)
+        news: deque[bytes] = deque()
+        some = asyncio.Event()
+
+        def hear(payload: bytes | None) -> None:
+            if payload is not None:
+                news.append(payload)
+                some.set()
+
+        self.server.hear_now(name, hear)
+
+        async def listening() -> AsyncGenerator[bytes, None]:
+            try:
+                while True:
+                    while news:
+                        yield news.popleft()
+                    some.clear()
+                    await some.wait()
+            finally:
+                self.server.unhear(name, hear)
+
+        return listening()
+
+    def _broadcasts(self, channel: str) -> str:
+        return f"{self.server.prefix}:broadcast:{channel}"
+
+    def operations(self) -> Operations:
+        return RedisOperations(self.server, self.clock)
+
+    def close(self) -> None:
+        self.server.close()
+
+    def __repr__(self) -> str:
+        return f"<RedisBroker {self.server.address}>"
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+            prefix: str = "celeriac") -> RedisBroker:  # fmt: skip
+    """Return the broker of a `redis://` URL."""
+    return RedisBroker(server(url, prefix, timeout), clock, result_expires)

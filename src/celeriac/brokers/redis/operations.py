@@ -1,0 +1,144 @@
+"""Looking into a Redis broker, and operating it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.brokers.redis.blobs import blob, decode
+from celeriac.clock import Clock
+from celeriac.drivers.redis.server import Server
+from celeriac.message import Message
+
+__all__ = ["RedisOperations"]
+
+_info = msgspec.json.Decoder(tuple[float, WorkerInfo]).decode
+
+
+class RedisOperations(Operations):
+    """Scripts and plain reads."""
+
+    def __init__(self, server: Server, clock: Clock) -> None:
+        self._server = server
+        self._clock = clock
+
+    async def queues(self) -> list[QueueCounts]:
+        rows = await self._run("queues", self._moment())
+        found = [
+            QueueCounts(queue=name.decode(), ready=ready, scheduled=due, active=held, dead=dead, paused=bool(paused))
+            for name, ready, due, held, dead, paused in (rows[i : i + 6] for i in range(0, len(rows), 6))
+        ]
+        some = [item for item in found if item.paused or item.ready or item.scheduled or item.active or item.dead]
+        return sorted(some, key=lambda item: item.queue)
+
+    async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
+        return [decode(value) for value in await self._run("peek", queue, self._moment(), offset, limit) if value]
+
+    async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
+        await self._run("queues", self._moment())  # makes ready what is due
+        found = await self._ranked("due", queue, "ZRANGE", limit, offset)
+        return [decode(value) for _, _, value, _ in found]
+
+    async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
+        if not ids:
+            return {}
+        reply = await self._run("find", self._moment(), *ids)
+        found = [(reply[i].decode(), decode(reply[i + 1])) for i in range(0, len(reply), 2)]
+        return {message.id: (place, message) for place, message in found}
+
+    async def purge(self, queue: str) -> int:
+        total = 0
+        while dropped := await self._run("purge", queue):
+            total += dropped
+        return total
+
+    async def pause(self, queue: str) -> None:
+        await self._server.ado(("SADD", self._key("paused"), queue))
+
+    async def resume(self, queue: str) -> None:
+        await self._run("resume", queue)
+
+    async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
+        found = await self._ranked("dead", queue, "ZREVRANGE", limit, offset)
+        return [Dead(message=decode(value), reason=(reason or b"").decode(), at=at) for at, _, value, reason in found]
+
+    async def resend(self, ids: Sequence[str]) -> int:
+        return await self._bring_out(ids, again=True)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        return await self._bring_out(ids, again=False)
+
+    async def _bring_out(self, ids: Sequence[str], again: bool) -> int:
+        if not ids:
+            return 0
+        by_queue: dict[str, list[Message]] = {}
+        for value in await self._run("letters", *ids):
+            message = decode(value)
+            by_queue.setdefault(message.queue, []).append(message)
+        total = 0
+        for queue, messages in by_queue.items():
+            parts = [part for message in messages for part in (message.id, blob(anew(message)) if again else b"")]
+            total += await self._run("bring_out", queue, int(again), *parts)
+        return total
+
+    async def workers(self) -> list[WorkerInfo]:
+        now = self._server.moment(self._clock)
+        if now == "":
+            seconds, micros = await self._server.ado(("TIME",))
+            now = repr(int(seconds) + int(micros) / 1e6)
+        rows = await self._server.ado(("ZRANGE", self._key("leases"), f"({now}", "+inf", "BYSCORE", "WITHSCORES"))
+        if not rows:
+            return []
+        infos = await self._server.ado(("HMGET", self._key("workers"), *rows[::2]))
+        found = []
+        for info, score in zip(infos, rows[1::2], strict=True):
+            if info is not None:
+                lasts, worker = _info(info)
+                expires = float(score)
+                found.append(msgspec.structs.replace(worker, renewed_at=expires - lasts, expires_at=expires))
+        return found
+
+    async def _ranked(self, name: str, queue: str | None, command: str, limit: int,
+                      offset: int) -> list[tuple[float, str, bytes, bytes | None]]:  # fmt: skip
+        """Return score, id, blob and reason of a page of what stands in a sorted set, over one queue or all."""
+        if queue is None:
+            queues = sorted(name.decode() for name in await self._server.ado(("SMEMBERS", self._key("queues"))))
+        else:
+            queues = [queue]
+        if not queues or limit <= 0:
+            return []
+        pages = await self._server.ado_all(
+            [(command, self._of(queue, name), 0, offset + limit - 1, "WITHSCORES") for queue in queues]
+        )
+        found = [
+            (float(page[i + 1]), page[i].decode(), queue)
+            for queue, page in zip(queues, pages, strict=True)
+            for i in range(0, len(page), 2)
+        ]
+        found.sort(key=lambda entry: entry[0], reverse=command == "ZREVRANGE")
+        page = found[offset : offset + limit]
+        if not page:
+            return []
+        replies = await self._server.ado_all(
+            [("HGET", self._of(queue, key), id) for _, id, queue in page for key in ("messages", "reasons")]
+        )
+        return [
+            (score, id, replies[2 * i], replies[2 * i + 1])
+            for i, (score, id, _) in enumerate(page)
+            if replies[2 * i] is not None
+        ]
+
+    def _key(self, name: str) -> str:
+        return f"{self._server.prefix}:{name}"
+
+    def _of(self, queue: str, name: str) -> str:
+        return f"{self._server.prefix}:{{{queue}}}:{name}"
+
+    def _moment(self) -> str:
+        return self._server.moment(self._clock)
+
+    async def _run(self, name: str, *arguments: Any) -> Any:
+        return await self._server.ado(self._server.script(name, *arguments))

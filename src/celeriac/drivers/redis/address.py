@@ -1,0 +1,145 @@
+"""Where a Redis server is: URLs, sockets, and the first words on a new connection.
+
+    redis://[[user]:password@]host[:6379][/db]      rediss:// the same over TLS      unix://[user:password@]/path?db=0
+    redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/service[/db]     the Sentinels that know the master
+
+TLS takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none` and `ssl_check_hostname=false`, as
+redis-py does.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from celeriac.errors import ImproperlyConfigured
+
+__all__ = ["Address", "prepare"]
+
+PORT = 6379
+SENTINEL_PORT = 26379
+OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_check_hostname", "ssl_cert_reqs", "ssl_keyfile"})
+OFF = frozenset({"0", "false", "no", "none", "off"})
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """A server's address, and what it wants to hear first."""
+
+    host: str = "localhost"
+    port: int = PORT
+    path: str = ""  # of a Unix socket, instead of host and port
+    db: int = 0
+    username: str = ""
+    password: str = ""
+    tls: bool = False
+    options: dict[str, str] = {}
+    sentinels: tuple[tuple[str, int], ...] = ()  # who is to be asked for host and port
+    service: str = ""  # the name they know it by
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Read a URL. Raises `ImproperlyConfigured`.
+
+        >>> Address.of("redis://:secret@db.example/2").db
+        2
+        """
+        try:
+            parts = urlsplit(url)
+            options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+            path = unquote(parts.path)
+            if parts.scheme == "redis+sentinel":
+                return cls._of_sentinels(parts.netloc, path)
+            db = options.get("db") or ("" if parts.scheme == "unix" else path.strip("/")) or "0"
+            found = cls(
+                host=parts.hostname or "localhost", port=parts.port or PORT, db=int(db), tls=parts.scheme == "rediss",
+                path=path if parts.scheme == "unix" else "", username=unquote(parts.username or ""),
+                password=unquote(parts.password or ""), options=options,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ImproperlyConfigured(f"The Redis URL cannot be read ({error}): write redis://host:6379/0.") from error
+        unknown = sorted(set(options) - OPTIONS)
+        if unknown:
+            known = ", ".join(sorted(OPTIONS))
+            raise ImproperlyConfigured(f"A Redis URL has no option {unknown[0]!r}. Known: {known}.")
+        if parts.scheme == "unix" and not found.path:
+            raise ImproperlyConfigured("A Redis URL of a Unix socket names its path: write unix:///run/redis.sock?db=0.")
+        return found
+
+    @classmethod
+    def _of_sentinels(cls, netloc: str, path: str) -> Address:
+        credentials, _, hosts = netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        service, _, db = path.strip("/").partition("/")
+        if not service:
+            raise ValueError("no service: write redis+sentinel://host:26379/service/0")
+        pairs = [host.partition(":") for host in hosts.split(",")]
+        return cls(
+            sentinels=tuple((host, int(port or SENTINEL_PORT)) for host, _, port in pairs), service=service,
+            db=int(db or "0"), username=unquote(username), password=unquote(password),
+        )  # fmt: skip
+
+    def at(self, host: str, port: int) -> Address:
+        """Return the address of the server that Sentinels have named."""
+        return msgspec.structs.replace(self, host=host, port=port, sentinels=())
+
+    def __str__(self) -> str:
+        if self.sentinels:
+            return f"{self.service} of {', '.join(f'{host}:{port}' for host, port in self.sentinels)}"
+        return self.path or f"{self.host}:{self.port}"
+
+    def greeting(self) -> list[tuple[Any, ...]]:
+        """Return the commands that open a connection; each must be answered without an error."""
+        commands: list[tuple[Any, ...]] = []
+        if self.password:
+            commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
+        if self.db:
+            commands.append(("SELECT", self.db))
+        return commands
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return how TLS is spoken; None where it is not."""
+        if not self.tls:
+            return None
+        context = ssl.create_default_context(cafile=self.options.get("ssl_ca_certs"))
+        if self.options.get("ssl_check_hostname", "true").lower() in OFF:
+            context.check_hostname = False
+        if self.options.get("ssl_cert_reqs", "required").lower() in OFF:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if "ssl_certfile" in self.options:
+            context.load_cert_chain(self.options["ssl_certfile"], self.options.get("ssl_keyfile"))
+        return context
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Return a connected socket, within the time-out (seconds)."""
+        if self.path:
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                plain.settimeout(timeout)
+                plain.connect(self.path)
+            except BaseException:
+                plain.close()
+                raise
+            return plain
+        plain = socket.create_connection((self.host, self.port), timeout)
+        try:
+            prepare(plain)
+            context = self.tls_context()
+            return plain if context is None else context.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+
+
+def prepare(plain: socket.socket) -> None:
+    """Send at once what is written, and notice a peer that has gone without a word."""
+    if plain.family != socket.AF_UNIX:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

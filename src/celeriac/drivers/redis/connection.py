@@ -1,0 +1,105 @@
+"""A blocking connection: commands out, replies in. Made and kept by `server`."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from typing import Any, cast
+
+import hiredis
+
+from celeriac.drivers.redis.address import Address
+
+__all__ = ["CHUNK", "Connection", "resolve"]
+
+CHUNK = 65536
+SENTINEL_SECONDS = 1.0  # for one Sentinel to answer, while there are others
+
+
+class Connection:
+    """One socket. After any error it is of no use: close it.
+
+    Raises `OSError` (with `TimeoutError`) alone; error replies are returned as they are.
+    """
+
+    def __init__(self, address: Address, timeout: float, within: float) -> None:
+        """Connect within `within` seconds; later, no wait for the server is longer than `timeout`."""
+        started = time.monotonic()
+        self.reader = hiredis.Reader()
+        self.socket = address.connect(within)
+        try:
+            self.greetings = self._greet(address, within - (time.monotonic() - started))
+            self._limit(timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self, address: Address, within: float) -> list[Any]:
+        self.socket.settimeout(max(0.01, within))
+        commands = address.greeting()
+        if not commands:
+            return []
+        return self.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands))
+
+    def _limit(self, timeout: float) -> None:
+        if isinstance(self.socket, ssl.SSLSocket):
+            self.socket.settimeout(timeout)
+            return
+        # The kernel keeps the time: Python's own time-out would cost another system call for each read and write.
+        self.socket.settimeout(None)
+        limit = struct.pack("@ll", int(timeout), max(1, int(timeout % 1 * 1e6)))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def exchange(self, packed: bytes, count: int) -> list[Any]:
+        """Send commands, and return as many replies."""
+        try:
+            self.socket.sendall(packed)
+            reader, replies = self.reader, []
+            while True:
+                reply = reader.gets()
+                if reply is False:
+                    reader.feed(self._read())
+                    continue
+                replies.append(reply)
+                if len(replies) == count:
+                    return replies
+        except BlockingIOError as error:
+            raise TimeoutError from error
+
+    def _read(self) -> bytes:
+        data = self.socket.recv(CHUNK)
+        if not data:
+            raise ConnectionResetError("it closed the connection")
+        return data
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "socket"):
+            self.close()
+
+
+def resolve(address: Address, within: float) -> Address:
+    """Return where the server is now: where Sentinels say, if there are any. Raises `OSError`."""
+    if not address.sentinels:
+        return address
+    trouble: OSError | None = None
+    question = hiredis.pack_command(cast(Any, ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)))
+    for host, port in address.sentinels:
+        try:
+            limit = min(within, SENTINEL_SECONDS)
+            sentinel = Connection(Address(host=host, port=port), limit, limit)
+            [answer] = sentinel.exchange(question, 1)
+            sentinel.close()
+        except OSError as error:
+            trouble = error
+            continue
+        if isinstance(answer, list):
+            return address.at(answer[0].decode(), int(answer[1]))
+        trouble = ConnectionError(f"its Sentinel at {host}:{port} knows no {address.service!r}")
+    raise trouble or ConnectionError("it has no Sentinels")

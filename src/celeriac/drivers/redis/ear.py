@@ -1,0 +1,226 @@
+"""Pub/sub: who waits for something hears of it, without polling and with one connection for all of an event loop.
+
+A callback joins a channel and is called with every payload from then on; with None after a connection was lost, for
+then it may have missed something and must look for itself. `Ear` is for coroutines; a thread that waits borrows a
+`PubSub` (see `server`) and pumps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import hiredis
+
+from celeriac.drivers.redis.connection import CHUNK, Connection
+from celeriac.errors import CeleriacError
+
+__all__ = ["Callback", "Ear", "PubSub"]
+
+Callback = Callable[[bytes | None], None]
+PAUSES = (0.05, 1.0)  # seconds between attempts to connect again: the first, and the longest
+OPEN_SECONDS = 3.0  # for one attempt, so that a stopping program does not wait for long
+
+
+class PubSub:
+    """A connection that subscribes. Every command is confirmed, in order; `sent` and `confirmed` count them."""
+
+    def __init__(self, connection: Connection, hear: Callable[[str, bytes], None]) -> None:
+        self.connection = connection
+        self.sent = 0
+        self.confirmed = 0
+        self.hear = hear
+
+    def subscribe(self, channels: Iterable[str]) -> None:
+        """Ask to hear these channels."""
+        self._command("SUBSCRIBE", channels)
+
+    def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Ask to hear no more of them."""
+        self._command("UNSUBSCRIBE", channels)
+
+    def _command(self, name: str, channels: Iterable[str]) -> None:
+        names = list(channels)
+        if names:
+            self.connection.socket.sendall(hiredis.pack_command(cast(Any, (name, *names))))
+            self.sent += len(names)
+
+    def pump(self, seconds: float) -> None:
+        """Block until something is heard or confirmed, or until the time is over."""
+        self.connection.socket.settimeout(max(0.001, seconds))
+        with contextlib.suppress(TimeoutError):
+            self._feed()
+
+    def confirm(self, seconds: float) -> None:
+        """Block until all commands are confirmed. Raises `TimeoutError`."""
+        deadline = time.monotonic() + seconds
+        while self.confirmed < self.sent:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.pump(left)
+
+    def readable(self) -> None:
+        """Take what has come; the socket must not block."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            while True:
+                self._feed()
+
+    def _feed(self) -> None:
+        try:
+            data = self.connection.socket.recv(CHUNK)
+        except OSError as error:
+            if type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError"):
+                raise BlockingIOError from error
+            raise
+        if not data:
+            raise ConnectionResetError("it closed the connection")
+        self.connection.reader.feed(data)
+        while (frame := self.connection.reader.gets()) is not False:
+            if isinstance(frame, hiredis.ReplyError):
+                raise ConnectionResetError(str(frame))
+            self._take(frame)
+
+    def _take(self, frame: list[Any]) -> None:
+        if frame[0] == b"message":
+            self.hear(frame[1].decode(), frame[2])
+        else:
+            self.confirmed += 1
+
+
+class Ear:
+    """What the coroutines of one event loop hear. Connects again by itself, for as long as anybody listens."""
+
+    def __init__(self, connect: Callable[[float], Connection], timeout: float) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self._callbacks: dict[str, list[Callback]] = {}
+        self._pubsub: PubSub | None = None
+        self._confirmed = asyncio.Event()
+        self._connecting = asyncio.Lock()
+        self._again: asyncio.Task[None] | None = None
+
+    async def join(self, channel: str, callback: Callback) -> None:
+        """Call back with what is sent on a channel from when this returns. Raises `OSError`."""
+        self._callbacks.setdefault(channel, []).append(callback)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._joined(channel)
+        except BaseException:
+            self.leave(channel, callback)
+            raise
+
+    async def _joined(self, channel: str) -> None:
+        if self._pubsub is None:
+            async with self._connecting:
+                if self._pubsub is None:  # connecting subscribes to all channels
+                    connection = await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS))
+                    self._adopt(connection)
+        elif len(self._callbacks[channel]) == 1:
+            self._tell(PubSub.subscribe, channel)
+        await self._settled()
+
+    def join_now(self, channel: str, callback: Callback) -> None:
+        """Do as `join`, blocking the loop for a moment."""
+        if self._pubsub is None:
+            self._adopt(self._connect(min(self._timeout, OPEN_SECONDS)))
+        assert self._pubsub is not None
+        pubsub = self._pubsub
+        fresh = channel not in self._callbacks
+        self._callbacks.setdefault(channel, []).append(callback)
+        try:
+            if fresh:
+                pubsub.subscribe([channel])
+            pubsub.confirm(self._timeout)
+            pubsub.connection.socket.setblocking(False)
+        except BaseException:
+            self._lost(pubsub)
+            self.leave(channel, callback)
+            raise
+        self._confirmed.set()
+
+    def leave(self, channel: str, callback: Callback) -> None:
+        """Undo a `join`."""
+        callbacks = self._callbacks.get(channel, [])
+        if callback in callbacks:
+            callbacks.remove(callback)
+            if not callbacks:
+                del self._callbacks[channel]
+                self._tell(PubSub.unsubscribe, channel)
+
+    def close(self) -> None:
+        """Close the connection; whoever listens is told that he may miss something."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            with contextlib.suppress(RuntimeError, ValueError):
+                asyncio.get_running_loop().remove_reader(pubsub.connection.socket.fileno())
+            pubsub.connection.close()
+
+    # --- Inside ---------------------------------------------------------------------------------------
+
+    def _tell(self, command: Callable[[PubSub, list[str]], None], channel: str) -> None:
+        pubsub = self._pubsub
+        if pubsub is not None:
+            try:
+                command(pubsub, [channel])
+            except OSError:
+                self._lost(pubsub)
+
+    def _adopt(self, connection: Connection) -> None:
+        pubsub = self._pubsub = PubSub(connection, self._hear)
+        connection.socket.setblocking(False)
+        self._tell(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
+        asyncio.get_running_loop().add_reader(connection.socket.fileno(), self._readable, pubsub)
+
+    def _readable(self, pubsub: PubSub) -> None:
+        try:
+            pubsub.readable()
+        except OSError:
+            self._lost(pubsub)
+        self._confirmed.set()
+
+    async def _settled(self) -> None:
+        """Wait until what was sent is confirmed; a lost connection is an `OSError`."""
+        pubsub = self._pubsub
+        if pubsub is None:
+            raise ConnectionResetError("it closed the connection")
+        wanted = pubsub.sent
+        while pubsub.confirmed < wanted:
+            if self._pubsub is not pubsub:
+                raise ConnectionResetError("it closed the connection")
+            self._confirmed.clear()
+            await self._confirmed.wait()
+
+    def _hear(self, channel: str, payload: bytes) -> None:
+        for callback in list(self._callbacks.get(channel, ())):
+            callback(payload)
+
+    def _lost(self, pubsub: PubSub) -> None:
+        if self._pubsub is pubsub:
+            self.close()
+            self._confirmed.set()
+            if self._callbacks:
+                self._again = asyncio.ensure_future(self._connect_again())
+
+    async def _connect_again(self) -> None:
+        pause = PAUSES[0]
+        while self._callbacks and self._pubsub is None:
+            try:
+                async with self._connecting:
+                    if self._pubsub is None:
+                        self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
+                async with asyncio.timeout(self._timeout):
+                    await self._settled()
+            except (OSError, CeleriacError):
+                if self._pubsub is None:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, PAUSES[1])
+        for callbacks in list(self._callbacks.values()):
+            for callback in list(callbacks):
+                callback(None)

@@ -1,0 +1,119 @@
+"""A real Redis for the tests: started on a free port of this machine, with its data in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clock import FakeClock
+
+__all__ = ["RedisClock", "RedisServer", "running_redis"]
+
+MISSING = "redis-server is not installed: apt-get install redis-server"
+START_SECONDS = 20.0
+
+
+class RedisServer:
+    """`redis-server`, that can be stopped, killed, frozen and started again."""
+
+    def __init__(self, folder: Path, *arguments: str, settings: Path | None = None) -> None:
+        if shutil.which("redis-server") is None:
+            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+                pytest.fail(MISSING)
+            pytest.skip(MISSING)
+        self.folder = folder
+        self.arguments = arguments
+        self.settings = settings  # of a Sentinel
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        command = [
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder),
+            "--unixsocket", str(self.folder / "s"), "--logfile", str(self.folder / "redis.log"),
+            "--enable-debug-command", "local", *self.arguments,
+        ]  # fmt: skip
+        if self.settings is not None:
+            with self.settings.open("a") as file:
+                log = self.folder / "redis.log"
+                file.write(f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\nlogfile {log}\n")
+            command = ["redis-server", str(self.settings), "--sentinel"]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(OSError):
+                if self.ask("PING") == b"PONG":
+                    return
+            assert self.process.poll() is None, (self.folder / "redis.log").read_text()
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+    def ask(self, *command: Any) -> Any:
+        """Carry out a command on a connection of its own; nothing but the socket in between."""
+        import hiredis
+
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.sendall(hiredis.pack_command(command))
+            reader = hiredis.Reader()
+            while (reply := reader.gets()) is False:
+                data = connection.recv(65536)
+                if not data:
+                    raise ConnectionResetError
+                reader.feed(data)
+            return reply
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        if number != signal.SIGKILL:
+            self.send(signal.SIGCONT)
+        self.send(number)
+        self.process.wait(30)
+        self.process = None
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.kill()
+
+
+@contextmanager
+def running_redis(folder: Path, *arguments: str, settings: Path | None = None) -> Iterator[RedisServer]:
+    """Run a server for as long as a block lasts."""
+    server = RedisServer(folder, *arguments, settings=settings)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+class RedisClock(FakeClock):
+    """Time that passes for the keys of a server too, if they expire."""
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        for key in self._server.ask("KEYS", "*:outcome:*") + self._server.ask("KEYS", "*:recent"):
+            left = self._server.ask("PTTL", key)
+            if left >= 0:
+                self._server.ask("PEXPIRE", key, max(0, int(left - seconds * 1000)))

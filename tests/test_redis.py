@@ -1,0 +1,512 @@
+"""What is Redis's own: connections that are lost, servers that restart, freeze, are full or unfit; and its keys.
+
+That a Redis broker and backend do what all do, `test_brokers.py` proves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.backends.redis import RedisBackend
+from celeriac.brokers.base import Action, Delivery, Lease, Settlement, WorkerInfo
+from celeriac.brokers.redis import RedisBroker
+from celeriac.clock import Clock
+from celeriac.connections import open_broker
+from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.server import Server
+from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.message import PLAIN, Message
+from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
+from tests.promises.harness import Stage, set_stage, wait_for
+from tests.redis_server import RedisServer, running_redis
+
+TIMEOUT = 1.0
+
+
+def broker_on(redis: RedisServer, timeout: float = 10.0, result_expires: float | None = 60.0) -> RedisBroker:
+    return RedisBroker(Server(redis.url, timeout=timeout), Clock(), result_expires)
+
+
+def backend_of(broker: RedisBroker) -> RedisBackend:
+    return RedisBackend(broker.server, broker.clock, broker.result_expires)
+
+
+@pytest.fixture
+def broker(redis: RedisServer) -> Iterator[RedisBroker]:
+    made = broker_on(redis)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+async def lease_on(broker: RedisBroker, seconds: float = 60.0) -> Lease:
+    return await broker.lease(WorkerInfo(name="w"), seconds, 3)
+
+
+async def receive(lease: Lease, limit: int = 10, wait: float = 0.0) -> list[Delivery]:
+    return await lease.receive(["default"], {PLAIN: limit}, wait)
+
+
+def keys(redis: RedisServer) -> list[str]:
+    return sorted(key.decode() for key in redis.ask("KEYS", "*"))
+
+
+# --- Addresses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://", {}),
+        ("redis://db:7000/3", {"host": "db", "port": 7000, "db": 3}),
+        ("redis://:p%40ss@db", {"host": "db", "password": "p@ss"}),
+        ("rediss://u:p@db?ssl_cert_reqs=none",
+         {"host": "db", "username": "u", "password": "p", "tls": True, "options": {"ssl_cert_reqs": "none"}}),
+        ("unix:///run/r.sock?db=2", {"path": "/run/r.sock", "db": 2, "options": {"db": "2"}}),
+        ("redis+sentinel://:p@a,b:7/main/2",
+         {"sentinels": (("a", 26379), ("b", 7)), "service": "main", "db": 2, "password": "p"}),
+    ],
+)  # fmt: skip
+def test_urls_are_read(url: str, expected: dict[str, Any]) -> None:
+    assert Address.of(url) == Address(**expected)
+
+
+@pytest.mark.parametrize("url", ["redis://db/x", "redis://db:x", "redis://db?sockettimeout=3", "unix://",
+                                 "redis+sentinel://a"])
+def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        Address.of(url)
+
+
+def test_tls_proves_the_servers_certificate_unless_told_otherwise() -> None:
+    strict, lax = (Address.of(url).tls_context() for url in ("rediss://db", "rediss://db?ssl_cert_reqs=none"))
+    assert strict is not None
+    assert lax is not None
+    assert (strict.verify_mode, strict.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
+
+
+async def test_a_unix_socket_and_another_prefix_serve_as_well(redis: RedisServer) -> None:
+    app = Celeriac("u", environ={}, broker_url=f"unix://{redis.folder}/s?db=1", redis_prefix="shop")
+    broker = open_broker(app.broker_url, app.conf, app.clock)
+    broker.publish([message()])
+    await broker.apublish([message()])
+    assert len(await receive(await broker.lease(WorkerInfo(name="w"), 60.0, 3))) == 2
+    assert redis.ask("DBSIZE") == 0  # that of database 0
+    broker.close()
+
+
+# --- Connections --------------------------------------------------------------------------------------
+
+
+async def test_scripts_that_the_server_has_forgotten_are_sent_again(redis: RedisServer, broker: RedisBroker) -> None:
+    broker.publish([message()])
+    redis.ask("SCRIPT", "FLUSH")
+    broker.publish([message()])
+    redis.ask("SCRIPT", "FLUSH")
+    await broker.apublish([message(), message("other")])
+    lease = await lease_on(broker)
+    redis.ask("SCRIPT", "FLUSH")
+    assert len(await receive(lease)) == 3
+
+
+async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, broker: RedisBroker) -> None:
+    lease = await lease_on(broker)
+    for _ in range(3):
+        broker.publish([message()])
+        redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        broker.publish([message()])
+        await broker.apublish([message()])
+        redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await broker.apublish([message()])
+    assert len(await receive(lease, 100)) == 12
+
+
+async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
+    waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
+    result = asyncio.ensure_future(backend_of(broker).afetch(["x"], wait=LONG))
+    news = broker.listen("news")
+    await asyncio.sleep(0.1)
+    redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    sent = message(id="x")
+    broker.publish([sent])
+    async with asyncio.timeout(PROMPTLY * 2):
+        assert ids(await waiting) == ["x"]
+        await backend_of(broker).store([success(sent)])
+        assert list(await result) == ["x"]
+        heard = asyncio.ensure_future(anext(news))
+        while not heard.done():
+            await broker.broadcast("news", [b"1"])
+            await asyncio.wait([heard], timeout=0.1)
+    assert heard.result() == b"1"
+
+
+def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
+    backend = backend_of(broker)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(backend.fetch(["x"], wait=LONG)))
+    thread.start()
+    wait_for(lambda: redis.ask("PUBSUB", "CHANNELS"), "the subscription")
+    redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    asyncio.run(backend.store([success(message(id="x"))]))
+    thread.join(PROMPTLY * 2)
+    assert [list(item) for item in found] == [["x"]]
+
+
+async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: RedisServer, broker: RedisBroker) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    sent = [message() for _ in range(5)]
+    for _ in range(5):
+        broker.publish(sent)
+        receiving = asyncio.ensure_future(receive(lease))
+        await asyncio.sleep(0)  # the request is sent now
+        receiving.cancel()
+        with suppress(asyncio.CancelledError):
+            await receiving
+        got: list[Delivery] = []
+        async with asyncio.timeout(PROMPTLY):
+            while len(got) < 5:
+                got += await receive(other, wait=1.0)
+        assert (ids(got), {delivery.deliveries for delivery in got}) == (ids(sent), {1})
+        assert await other.settle([Settlement(delivery=delivery) for delivery in got]) == [True] * 5
+
+
+async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    broker.publish([message(), message()])
+    mine, refused = await receive(lease)
+    settling = asyncio.ensure_future(lease.settle([Settlement(delivery=mine)]))
+    await asyncio.sleep(0)  # it is sent now
+    settling.cancel()
+    with suppress(asyncio.CancelledError):
+        await settling
+    assert await lease.settle([Settlement(delivery=mine)]) == [True]
+    assert await lease.settle([Settlement(delivery=mine)]) == [False]
+    assert await other.settle([Settlement(delivery=refused)]) == [False]
+
+
+async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisServer) -> None:
+    broker = broker_on(redis, timeout=0.3)
+    lease = await lease_on(broker)
+    broker.publish([message()])
+    redis.send(signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable):
+                await receive(lease)
+    finally:
+        redis.send(signal.SIGCONT)
+    got: list[Delivery] = []
+    async with asyncio.timeout(PROMPTLY):
+        while not got:
+            got = await receive(lease, wait=1.0)
+    assert await lease.settle([Settlement(delivery=got[0])]) == [True]
+    assert redis.ask("KEYS", "*:held:*") == []
+    await lease.end()
+    broker.close()
+
+
+async def test_workers_that_wait_are_woken_one_for_a_message(redis: RedisServer, broker: RedisBroker) -> None:
+    leases = [await lease_on(broker) for _ in range(10)]
+    waits = [asyncio.ensure_future(receive(lease, 1, wait=LONG)) for lease in leases]
+    wait_for_waiters = "celeriac:{default}:waiters:p"
+    while redis.ask("SCARD", wait_for_waiters) < 10:
+        await asyncio.sleep(0.01)
+    broker.publish([message() for _ in range(3)])
+    async with asyncio.timeout(PROMPTLY):
+        while sum(wait.done() for wait in waits) < 3:
+            await asyncio.sleep(0.01)
+    assert redis.ask("SCARD", wait_for_waiters) == 7
+    for wait in waits:
+        wait.cancel()
+    await asyncio.wait(waits)
+    for lease in leases:
+        await lease.end()
+    assert redis.ask("EXISTS", wait_for_waiters) == 0
+
+
+def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: RedisBroker) -> None:
+    broker.publish([message()])
+    children = []
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with suppress(BaseException):
+                for _ in range(100):
+                    broker.publish([message()])
+                code = 0
+            os._exit(code)
+        children.append(pid)
+    for _ in range(100):
+        broker.publish([message()])
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+    assert redis.ask("HLEN", "celeriac:{default}:messages") == 301
+
+
+# --- Servers that are away ----------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_and_nothing_hangs_while_the_server_is_down(own_redis: RedisServer) -> None:
+    broker = broker_on(own_redis, TIMEOUT)
+    broker.publish([message()])
+    own_redis.kill()
+    for _ in range(3):
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+            broker.publish([message()])
+        with pytest.raises(BrokerUnavailable):
+            asyncio.run(broker.apublish([message()]))
+        assert time.monotonic() - started < TIMEOUT * 2 + PROMPTLY
+    own_redis.start()
+    broker.publish([message()])
+    assert own_redis.ask("HLEN", "celeriac:{default}:messages") == 2  # with its data
+    broker.close()
+
+
+def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: RedisServer) -> None:
+    broker = broker_on(redis, TIMEOUT)
+    broker.publish([message()])
+    redis.send(signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            started = time.monotonic()
+            with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+                broker.publish([message()])
+            assert TIMEOUT * 0.9 < time.monotonic() - started < TIMEOUT + PROMPTLY
+        with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+            asyncio.run(broker.apublish([message()]))
+    finally:
+        redis.send(signal.SIGCONT)
+    broker.publish([message()])
+    broker.close()
+
+
+async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis: RedisServer) -> None:
+    broker = broker_on(own_redis)
+    lease = await lease_on(broker)
+    broker.publish([message(), message(), message("shut"), message(due_at=time.time() + 60)])
+    [held, _] = await receive(lease)
+    await broker.operations().pause("shut")
+    await broker.revoke(["r"], time.time() + 60)
+    own_redis.kill()
+    own_redis.start()
+    await asyncio.sleep(0.05)  # the loop, which stood still, sees that its connection is gone
+    assert await lease.settle([Settlement(delivery=held)]) == [True]
+    await lease.renew()
+    broker.publish([message("other", id="r")])
+    assert [delivery.revoked for delivery in await lease.receive(["shut", "other"], {PLAIN: 9}, 0.0)] == [True]
+    [default, _, _] = await broker.operations().queues()
+    assert (default.active, default.scheduled) == (1, 1)
+    broker.close()
+
+
+async def test_a_lease_does_not_survive_the_loss_of_all_data(redis: RedisServer, broker: RedisBroker) -> None:
+    lease = await lease_on(broker)
+    redis.ask("FLUSHALL")
+    with pytest.raises(LeaseLost):
+        await lease.renew()
+    with pytest.raises(LeaseLost):
+        await receive(lease)
+
+
+def test_a_failover_is_followed(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("master", "replica", "sentinel")]
+    for folder in folders:
+        folder.mkdir()
+    with running_redis(folders[0]) as master:
+        with running_redis(folders[1], "--replicaof", "127.0.0.1", str(master.port)) as replica:
+            settings = folders[2] / "sentinel.conf"
+            settings.write_text(
+                f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
+            )
+            with running_redis(folders[2], settings=settings) as sentinel:
+                url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+                broker = RedisBroker(Server(url, timeout=2.0), Clock())
+                broker.publish([message()])
+                asyncio.run(broker.apublish([message()]))
+                wait_for(lambda: replica.ask("HLEN", "celeriac:{default}:messages") == 2, "the replica's copy")
+                wait_for(lambda: sentinel.ask("SENTINEL", "REPLICAS", "main"), "the Sentinel's knowledge of it")
+                master.kill()
+
+                def published() -> bool:
+                    with suppress(BrokerUnavailable):
+                        broker.publish([message(id="after")])
+                        asyncio.run(broker.apublish([message(id="later")]))
+                        return True
+                    return False
+
+                wait_for(published, "the failover")
+                assert replica.ask("HLEN", "celeriac:{default}:messages") == 4
+                broker.close()
+
+
+# --- Servers that are unfit, or full ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, policy: str) -> None:
+    redis.ask("CONFIG", "SET", "maxmemory-policy", policy)
+    try:
+        broker = broker_on(redis)
+        with pytest.raises(ImproperlyConfigured, match=f"maxmemory-policy {policy}.*noeviction"):
+            broker.publish([message()])
+        with pytest.raises(ImproperlyConfigured, match="noeviction"):
+            asyncio.run(broker.apublish([message()]))
+    finally:
+        redis.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    broker.publish([message()])
+    broker.close()
+
+
+def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> None:
+    redis.ask("ACL", "SETUSER", "app", "on", ">secret", "~celeriac:*", "&celeriac:*", "+@all", "-@dangerous")
+    url = redis.url.replace("//", "//app:secret@")
+    broker = RedisBroker(Server(url), Clock())
+    broker.publish([message()])
+    broker.close()
+    wrong = RedisBroker(Server(url.replace("secret", "guess")), Clock())
+    with pytest.raises(BrokerError, match="user or the password is wrong"):
+        wrong.publish([message()])
+
+
+async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redis: RedisServer) -> None:
+    broker = broker_on(own_redis)
+    lease = await lease_on(broker)
+    broker.publish([message() for _ in range(20)])
+    own_redis.ask("CONFIG", "SET", "maxmemory", "1mb")
+    with pytest.raises(BrokerUnavailable, match="maxmemory"):
+        broker.publish([message()])
+    got = await receive(lease)
+    done = [Settlement(delivery=delivery, outcome=success(delivery.message)) for delivery in got]
+    assert await lease.settle(done) == [True] * 10
+    await lease.renew()
+    assert await lease.sweep() == []
+    assert len(await receive(await lease_on(broker), wait=0.01)) == 10
+    assert await receive(lease, wait=0.01) == []
+    await lease.end()
+    broker.close()
+
+
+# --- Keys ---------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServer) -> None:
+    broker = broker_on(redis, result_expires=0.2)
+    lease, dead = await lease_on(broker), await lease_on(broker, seconds=0.0)
+    operations = broker.operations()
+    broker.publish([message() for _ in range(30)])
+    broker.publish([message("later", due_at=time.time() + 60), message("later", due_at=time.time() + 0.01)])
+    await broker.revoke(["r"], time.time() + 0.1)
+    await receive(dead, 3)
+    await asyncio.sleep(0.05)
+    while deliveries := await lease.receive(["default", "later"], {PLAIN: 7}, 0.1):
+        first = success(deliveries[0].message)
+        buried = Settlement(delivery=deliveries[0], action=Action.BURY, reason="x", outcome=first)
+        rest = [Settlement(delivery=item, outcome=success(item.message)) for item in deliveries[1:]]
+        await lease.settle([buried, *rest])
+        await lease.sweep()
+    letters = await operations.dead(None, 100)
+    assert await operations.drop([letter.message.id for letter in letters]) == len(letters) > 0
+    assert await operations.purge("later") == 1
+    await operations.pause("default")
+    await operations.resume("default")
+    await lease.end()
+    await asyncio.sleep(0.3)
+    await (last := await lease_on(broker)).sweep()
+    await last.end()
+    assert keys(redis) == ["celeriac:queues"]
+    broker.close()
+
+
+def test_a_waiting_message_takes_less_than_400_bytes(redis: RedisServer, broker: RedisBroker) -> None:
+    def used() -> int:
+        lines = redis.ask("INFO", "memory").decode().splitlines()
+        return int(next(line.partition(":")[2] for line in lines if line.startswith("used_memory:")))
+
+    def sent() -> Message:
+        return message(body=b"x" * 100, sent_at=time.time())
+
+    broker.publish([sent()])
+    before = used()
+    broker.publish([sent() for _ in range(10_000)])
+    each = (used() - before) / 10_000
+    print(f"{each:.0f} bytes for each waiting message with a body of 100 bytes")
+    assert each <= 400
+
+
+# --- A worker -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_stage(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory,
+                monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:  # fmt: skip
+    monkeypatch.setenv("CELERIAC_BROKER_URL", own_redis.url)
+    with set_stage(tmp_path_factory.mktemp("stage"), CELERIAC_BROKER_URL=own_redis.url) as found:
+        yield found
+
+
+def test_a_worker_runs_tasks_of_both_lanes(redis_stage: Stage) -> None:
+    redis_stage.worker()
+    results = [redis_stage.send(lane, "returns", number) for number in range(20) for lane in ("plain", "coroutine")]
+    assert [result.get(timeout=LONG) for result in results] == [number for number in range(20) for _ in range(2)]
+    answers = asyncio.run(redis_stage.inspector().ping())
+    assert list(answers.values.values()) == [{"ok": "pong"}]
+    assert redis_stage.workers[0].stop() == 0
+
+
+def test_a_worker_consumes_again_soon_after_the_servers_return(redis_stage: Stage, own_redis: RedisServer) -> None:
+    worker = redis_stage.worker(worker_lease_seconds=10)
+    assert redis_stage.send("plain", "returns", 1).get(timeout=LONG) == 1
+    own_redis.kill()
+    time.sleep(1.0)
+    own_redis.start()
+    returned = time.monotonic()
+    assert redis_stage.send("plain", "returns", 2).get(timeout=LONG) == 2
+    assert time.monotonic() - returned < 5.0 + PROMPTLY
+    own_redis.send(signal.SIGSTOP)
+    time.sleep(1.0)
+    own_redis.send(signal.SIGCONT)
+    assert redis_stage.send("coroutine", "returns", 3).get(timeout=LONG) == 3
+    assert worker.stop() == 0
+
+
+def test_no_task_is_lost_whatever_is_killed(redis_stage: Stage, own_redis: RedisServer) -> None:
+    workers = [redis_stage.worker(), redis_stage.worker()]
+    results = []
+    for number in range(300):
+        results.append(redis_stage.send(("plain", "coroutine")[number % 2], "returns", number))
+        if number % 50 == 10:
+            own_redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        if number % 50 == 30:
+            own_redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        if number == 100:
+            workers[0].kill()
+            redis_stage.worker()
+        if number == 200:
+            own_redis.kill()
+            own_redis.start()
+    assert [result.get(timeout=LONG) for result in results] == list(range(300))
+    redis_stage.wait(lambda: not asyncio.run(redis_stage.inspector().queues())[0].active, "an end to all work")
+    assert not own_redis.ask("KEYS", "*:held:*")
