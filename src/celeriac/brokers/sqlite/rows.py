@@ -54,10 +54,10 @@ def seq_of(id: str) -> int | None:
     if len(id) != 36 or id[14] != "7":
         return None
     try:
-        bits = int(id[:8] + id[9:13] + id[15:18] + id[19:23], 16)
+        bits = int(id.replace("-", "")[:20], 16)
     except ValueError:
         return None
-    milliseconds = (bits >> 28) - EPOCH
+    milliseconds = (bits >> 32) - EPOCH
     if not 0 <= milliseconds < 1 << 41:
         return None
     return milliseconds << 22 | (bits >> 2 & 0x3F_C000 | bits & 0x3FFF)

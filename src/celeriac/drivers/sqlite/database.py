@@ -36,7 +36,8 @@ Work = TypeVar("Work")
 HEADER: Final = b"SQLite format 3\x00"
 CREATION_SECONDS: Final = 0.5  # how long another process may need to create the file
 BELL: Final = "-bell"  # the file beside the database whose watchers are woken by a commit; see `watch`
-CHECKPOINT_PAGES: Final = 4000  # the log is copied into the file every 16 MB
+PAGE_BYTES: Final = 2048  # a commit writes every page that it touched: small ones make small commits faster
+CHECKPOINT_PAGES: Final = 16_000  # the log is copied into the file every 32 MB
 
 
 class _Session:
@@ -227,6 +228,7 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection, deadline: float) -> bool:
         """Create or upgrade the schema, and set the connection up. False: busy, to be tried again."""
         try:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file that is not there yet
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             if self._version(connection) < len(self._migrations):
