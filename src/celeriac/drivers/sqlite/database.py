@@ -241,7 +241,9 @@ class Database:
         except sqlite3.OperationalError as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if _busy(error) and time.monotonic() < deadline:
+            # Another connection is creating the file just now, and this one has seen it half-way.
+            half_way = "no such table" in str(error)
+            if (_busy(error) or half_way) and time.monotonic() < deadline:
                 return False
             raise
         return True
