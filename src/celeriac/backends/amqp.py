@@ -1,0 +1,258 @@
+"""Outcomes as AMQP messages, each sent to its caller's own reply queue: `rpc://`, on the broker's server.
+
+Nothing is kept on the server but what its caller has not heard yet, and nobody else can ask for it. A process that
+calls has one reply queue, named in its messages, and one thread that reads it; the queue outlives lost connections
+and restarts of the server, and goes when nobody has read it for `UNREAD_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from pamqp import commands
+
+from celeriac.backends.base import Backend
+from celeriac.clock import Clock
+from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
+from celeriac.drivers.amqp.refusals import ChannelClosed
+from celeriac.drivers.amqp.server import Server, server
+from celeriac.errors import BrokerError
+from celeriac.message import new_id
+from celeriac.outcome import Outcome
+
+__all__ = ["RpcBackend", "connect"]
+
+UNREAD_SECONDS = 3600.0
+HEARTBEAT = 30  # seconds
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds, between tries to come back
+FETCHED = 1000  # outcomes that were fetched are kept for another look, so many of them
+CHANNEL = 1
+
+
+class RpcBackend(Backend):
+    """Outcomes that were sent to this process."""
+
+    keeps = False
+
+    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
+        self.server = server
+        self.clock = clock
+        self._expires = result_expires
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was heard, by task id
+        self._fetched: OrderedDict[str, None] = OrderedDict()
+        self._news = threading.Condition()
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._queue = f"{self.server.prefix}.reply.{new_id()}"
+        self._reader: _Reader | None = None
+
+    # --- The reply queue ------------------------------------------------------------------------------
+
+    @property
+    def reply_to(self) -> str:
+        """The reply queue of this process; made when it is first asked for. Raises `BrokerUnavailable`."""
+        if self._reader is None or self._pid != os.getpid():
+            self._listen()
+        return self._queue
+
+    def _listen(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()  # a fork's child needs a queue of its own
+        with self._news:
+            if self._reader is None:
+                self._reader = _Reader(self, self._queue)
+
+    def hear(self, outcomes: Iterable[Outcome]) -> None:
+        """Take what the reader has read; the first final outcome of a task stays."""
+        now = self.clock.now()
+        with self._news:
+            for outcome in outcomes:
+                known = self._known.get(outcome.id)
+                if known is None or not known[1].ready:
+                    self._known[outcome.id] = now, outcome
+                    self._known.move_to_end(outcome.id)
+            if self._expires is not None:
+                while self._known and next(iter(self._known.values()))[0] < now - self._expires:
+                    self._known.popitem(last=False)
+            self._news.notify_all()
+            for loop, event in self._waiting:
+                with contextlib.suppress(RuntimeError):  # the loop was closed
+                    loop.call_soon_threadsafe(event.set)
+
+    # --- The port -------------------------------------------------------------------------------------
+
+    async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        items = [Publication("", outcome.reply_to, properties(), _encode(outcome)) for outcome in outcomes
+                 if outcome.reply_to]  # fmt: skip
+        if items:
+            await self.server.ado(lambda: _sending(items))
+        return [True] * len(outcomes)
+
+    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        if ids and wait > 0 and (self._reader is None or self._pid != os.getpid()):
+            self._listen()
+        deadline = self.clock.monotonic() + wait
+        with self._news:
+            while True:
+                found = self._look(ids, final=wait > 0)
+                left = deadline - self.clock.monotonic()
+                if found or left <= 0 or not ids:
+                    return found
+                self._news.wait(min(left, threading.TIMEOUT_MAX))
+
+    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        if ids and wait > 0 and (self._reader is None or self._pid != os.getpid()):
+            await asyncio.to_thread(self._listen)
+        deadline = self.clock.monotonic() + wait
+        event = asyncio.Event()
+        entry = (asyncio.get_running_loop(), event)
+        try:
+            while True:
+                event.clear()
+                with self._news:
+                    self._waiting.add(entry)
+                    found = self._look(ids, final=wait > 0)
+                left = deadline - self.clock.monotonic()
+                if found or left <= 0 or not ids:
+                    return found
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await event.wait()
+        finally:
+            with self._news:
+                self._waiting.discard(entry)
+
+    def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        known = {id: self._known[id][1] for id in ids if id in self._known}
+        found = {id: outcome for id, outcome in known.items() if outcome.ready or not final}
+        for id, outcome in found.items():
+            if outcome.ready:
+                self._fetched[id] = None
+        while len(self._fetched) > max(FETCHED, len(ids)):
+            self._known.pop(self._fetched.popitem(last=False)[0], None)
+        return found
+
+    def forget(self, ids: Sequence[str]) -> None:
+        with self._news:
+            for id in ids:
+                self._known.pop(id, None)
+
+    async def aforget(self, ids: Sequence[str]) -> None:
+        self.forget(ids)
+
+    async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
+        """Return the outcomes that this process has heard last."""
+        with self._news:
+            found = [outcome for _, outcome in reversed(self._known.values()) if state in (None, outcome.state)]
+        return found[offset : offset + limit]
+
+    def close(self) -> None:
+        if self._reader is not None and self._pid == os.getpid():
+            self._reader.stop()
+        self._reader = None
+        self.server.close()
+
+    def __repr__(self) -> str:
+        return f"<RpcBackend {self.server.address}>"
+
+
+class _Reader:
+    """The thread that reads the reply queue, and comes back when its connection was lost."""
+
+    def __init__(self, backend: RpcBackend, queue: str) -> None:
+        self.queue = queue
+        self._pid = os.getpid()
+        self._backend = backend
+        self._server = backend.server
+        self._stopped = threading.Event()
+        self._connection: Connection | None = None
+        self._server.do(self._declaring)  # so that no answer can come before there is a place for it
+        self._thread = threading.Thread(target=self._run, name="celeriac-replies", daemon=True)
+        self._thread.start()
+        atexit.register(self._at_exit)
+
+    def _declaring(self) -> Generator[Any, Any, None]:
+        yield commands.Queue.Declare(queue=self.queue, durable=True,
+                                     arguments={"x-expires": int(UNREAD_SECONDS * 1000)})  # fmt: skip
+
+    def _run(self) -> None:
+        tries = 0
+        while not self._stopped.is_set():
+            try:
+                self._read()
+            except (OSError, BrokerError, ChannelClosed):
+                self._stopped.wait(PAUSES[min(tries, len(PAUSES) - 1)])
+                tries += 1
+            else:
+                tries = 0
+
+    def _read(self) -> None:
+        """Read for as long as the connection stands."""
+        connection = self._server.connect(self._server.timeout, HEARTBEAT, "celeriac replies")
+        self._connection = connection
+        try:
+            deadline = time.monotonic() + self._server.timeout
+            for what in self._declaring():
+                connection.call(what, deadline)
+            connection.call(commands.Basic.Consume(queue=self.queue), deadline)
+            while not self._stopped.is_set():
+                event = connection.wait(HEARTBEAT / 3)
+                if isinstance(event, Content):
+                    batch = [event, *(more for more in connection.rest() if isinstance(more, Content))]
+                    self._backend.hear(filter(None, map(_decoded, batch)))
+                    connection.send(acknowledge(CHANNEL, batch[-1].tag, multiple=True))
+                connection.beat()
+        finally:
+            connection.close()
+
+    def _at_exit(self) -> None:
+        if self._pid == os.getpid():
+            self.stop()
+            with contextlib.suppress(BrokerError):
+                self._server.do(self._deleting)
+
+    def _deleting(self) -> Generator[Any, Any, None]:
+        yield commands.Queue.Delete(queue=self.queue)
+
+    def stop(self) -> None:
+        """Stop reading; what comes from now on waits for the next reader."""
+        atexit.unregister(self._at_exit)
+        self._stopped.set()
+        if self._connection is not None:
+            self._connection.wake()
+        if self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+
+def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
+    yield items  # what comes back as unroutable has nobody to wait for it any more
+
+
+def _decoded(content: Content) -> Outcome | None:
+    try:
+        return _decode(content.body)
+    except msgspec.MsgspecError:
+        return None  # not ours
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Outcome).decode
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",
+            queue_type: str = "auto") -> RpcBackend:  # fmt: skip
+    """Return the backend of a `rpc://` URL, which `connections.py` has replaced by the broker's."""
+    return RpcBackend(server(url, prefix, queue_type, timeout), clock, result_expires)

@@ -1,0 +1,180 @@
+"""The AMQP broker: publishing, revoking, broadcasting; `lease.py` has what workers do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from typing import Any
+
+from pamqp import commands
+
+from celeriac.brokers.amqp.journal import LineMade, Revoked, writing
+from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.amqp.listener import Listener
+from celeriac.brokers.amqp.operations import AmqpOperations
+from celeriac.brokers.amqp.parcels import Parcel, post
+from celeriac.brokers.base import Ability, Broker, Lease, Operations, WorkerInfo
+from celeriac.clock import Clock
+from celeriac.drivers.amqp.frames import Publication, properties
+from celeriac.drivers.amqp.refusals import ChannelClosed
+from celeriac.drivers.amqp.server import Server, each, server
+from celeriac.drivers.amqp.topology import Line
+from celeriac.errors import BrokerError
+from celeriac.message import Message
+
+__all__ = ["AmqpBroker", "connect"]
+
+MISSING = 404
+MANY = 2000  # messages that must be confirmed within the time-out
+
+
+class AmqpBroker(Broker):
+    """Messages in AMQP queues."""
+
+    lacks = frozenset({Ability.KNOW_IDS, Ability.SEE_SCHEDULED, Ability.CLOCK_LEASES})
+
+    def __init__(self, server: Server, clock: Clock) -> None:
+        self.server = server
+        self.clock = clock
+
+    # --- Publish --------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self.server.do(_Sending(self, [Parcel(message) for message in messages]))
+
+    async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
+        for start in range(0, len(messages), MANY):
+            await self.send([Parcel(message, again=again) for message in messages[start : start + MANY]])
+
+    async def send(self, parcels: Sequence[Parcel], others: Sequence[Publication] = ()) -> None:
+        """Publish parcels, and whatever else is addressed already."""
+        await self.server.ado(_Sending(self, parcels, others))
+
+    def declare(self, lines: Iterable[Line]) -> Generator[Any, Any, None]:
+        """Make sure that lines are there, and that everybody knows: a procedure."""
+        topology, declared = self.server.topology, self.server.declared
+        made = []
+        for line in lines:
+            if line in declared:
+                continue
+            exchange, queue, bind = topology.declare(line)
+            yield exchange
+            try:
+                yield commands.Queue.Declare(queue=queue.queue, passive=True)
+            except ChannelClosed as error:
+                if error.code != MISSING:
+                    raise
+                yield queue
+                made.append(LineMade((line.queue, line.lane, line.priority)))
+            yield bind
+            declared.add(line)
+        if made:
+            yield from writing(self.server, made)
+
+    def declare_dead(self, queue: str) -> Generator[Any, Any, None]:
+        """Make sure that a queue of dead letters is there: a procedure."""
+        name = self.server.topology.dead(queue)
+        if name not in self.server.declared:
+            yield from each(self.server.topology.declare_dead(queue))
+            self.server.declared.add(name)
+
+    # --- The rest of the port -------------------------------------------------------------------------
+
+    async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
+        lease = AmqpLease(self, worker, seconds, max_deliveries)
+        await lease.enter()
+        return lease
+
+    async def revoke(self, ids: Sequence[str], until: float) -> None:
+        if ids:
+            await self.server.ado(lambda: writing(self.server, [Revoked(list(ids), until)]))
+
+    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
+        def broadcasting() -> Generator[Any, Any, None]:
+            topology = self.server.topology
+            if topology.channels not in self.server.declared:
+                yield from each(topology.declare_channels())
+                self.server.declared.add(topology.channels)
+            yield [Publication(topology.channels, channel, properties(), payload, False) for payload in payloads]
+
+        if payloads:
+            try:
+                await self.server.ado(broadcasting)
+            except ChannelClosed as error:
+                if error.code != MISSING:
+                    raise
+                self.server.declared.discard(self.server.topology.channels)  # it was deleted
+                await self.server.ado(broadcasting)
+
+    async def listen(self, channel: str) -> AsyncIterator[bytes]:
+        listener = Listener(self.server, channel)
+        await listener.open()
+        return listener.listening()
+
+    def operations(self) -> Operations:
+        return AmqpOperations(self, self.clock)
+
+    def close(self) -> None:
+        self.server.close()
+
+    def __repr__(self) -> str:
+        return f"<AmqpBroker {self.server.address}>"
+
+
+class _Sending:
+    """The procedure of sending parcels. Begun again after a lost connection, they may have been sent before."""
+
+    def __init__(self, broker: AmqpBroker, parcels: Sequence[Parcel], others: Sequence[Publication] = ()) -> None:
+        self._broker = broker
+        self._parcels = parcels
+        self._others = others
+        self._sent = False
+
+    def __call__(self) -> Generator[Any, Any, None]:
+        server = self._broker.server
+        for _ in range(2):
+            if self._sent:
+                self._parcels = [parcel._replace(again=True) for parcel in self._parcels]
+            items = self._items()
+            yield from self._prepare()
+            self._sent = True
+            try:
+                returned = yield items
+            except ChannelClosed as error:
+                if error.code != MISSING:
+                    raise
+                returned = items  # an exchange was deleted
+            if not returned:
+                return
+            # A queue was deleted: make it again, and send what came back.
+            gone = {item.routing_key for item in returned}
+            server.declared.clear()
+            lost = [parcel for parcel, item in zip(self._parcels, items, strict=False) if item.routing_key in gone]
+            self._others = [item for item in self._others if item.routing_key in gone]
+            self._parcels, self._sent = lost, False
+        raise BrokerError(f"{len(returned)} messages cannot be routed: RabbitMQ at {server.address} has no queue "
+                          f"{returned[0].routing_key!r}, and it cannot be made.")  # fmt: skip
+
+    def _items(self) -> list[Publication]:
+        topology, now = self._broker.server.topology, self._broker.clock.now()
+        return [*(post(parcel, topology, topology.line_of(parcel.message), now) for parcel in self._parcels),
+                *self._others]  # fmt: skip
+
+    def _prepare(self) -> Generator[Any, Any, None]:
+        broker, server = self._broker, self._broker.server
+        topology, declared = server.topology, server.declared
+        fresh = {line for parcel in self._parcels if (line := topology.line_of(parcel.message)) not in declared}
+        if fresh:
+            yield from broker.declare(sorted(fresh))
+        if topology.due not in declared and any(parcel.message.due_at is not None for parcel in self._parcels):
+            yield from each(topology.declare_delays())
+            declared.add(topology.due)
+        for item in self._others:
+            if item.routing_key.endswith("/dead"):
+                yield from broker.declare_dead(item.routing_key.removesuffix("/dead"))
+
+
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",
+            queue_type: str = "auto") -> AmqpBroker:  # fmt: skip
+    """Return the broker of an `amqp://` URL."""
+    return AmqpBroker(server(url, prefix, queue_type, timeout), clock)

@@ -1,0 +1,462 @@
+"""A worker's lease on an AMQP broker: its connection. It stands while the connection does.
+
+The server takes back what was not acknowledged when the connection ends: at once when the process is killed, after its
+missed heartbeats (`worker_lease_seconds` at the latest) when the machine is gone. A token is `lease:delivery tag`.
+
+What goes back to a queue (RETURN) is sent anew, confirmed, and then acknowledged: a crash in between repeats, and never
+loses. The server counts deliveries that ended with a connection; those that ended otherwise are counted in the parcel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+from pamqp import commands
+
+from celeriac.brokers.amqp.journal import Journal
+from celeriac.brokers.amqp.parcels import Parcel, bury, unpack, unreadable
+from celeriac.brokers.amqp.taps import Held, Tap
+from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
+from celeriac.drivers.amqp.frames import Content, Publication, acknowledge
+from celeriac.drivers.amqp.refusals import ChannelClosed, silent
+from celeriac.drivers.amqp.topology import Line
+from celeriac.errors import BrokerError, BrokerUnavailable, LeaseLost
+from celeriac.message import new_id
+
+if TYPE_CHECKING:
+    from celeriac.brokers.amqp.broker import AmqpBroker
+
+__all__ = ["ROLL", "AmqpLease", "Presence"]
+
+log = logging.getLogger("celeriac.amqp")
+
+ROLL = "roll"
+"""The channel on which workers are asked who they are."""
+
+LOOK_SECONDS = 5.0  # who waits looks again after this, whether anything came or not
+SURPLUS_SECONDS = 0.1  # what was pushed to us and is not received goes back after this
+EARLY_SECONDS = 0.5  # what comes earlier than this before its time waits once more
+SYNC_TRIES = 40
+BATCH = 64  # messages; who receives does not wait for more to gather
+TAKE_SECONDS = 0.1  # for a message that is said to be there to come
+
+
+class Presence(msgspec.Struct):
+    """How a worker answers the roll."""
+
+    worker: WorkerInfo
+    held: dict[str, int]  # by queue
+
+
+class AmqpLease(Lease):
+    """A lease."""
+
+    def __init__(self, broker: AmqpBroker, worker: WorkerInfo, seconds: float, max_deliveries: int) -> None:
+        self.name = new_id()
+        self._broker = broker
+        self._server = broker.server
+        self._clock = broker.clock
+        self._worker = worker
+        self._seconds = seconds
+        self._max_deliveries = max_deliveries
+        self._lost: str | None = None
+        self._taps: dict[Line, Tap] = {}
+        self._held: dict[int, Held] = {}
+        self._inherited: list[Delivery] = []
+        self._slots: Slots = {}  # of the receive that is under way
+        self._stirred = asyncio.Event()
+        self._looking_for_surplus: asyncio.TimerHandle | None = None
+        self._errands: set[asyncio.Task[None]] = set()
+
+    # --- The beginning --------------------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Connect, read the journal, and let oneself be counted. Raises `BrokerUnavailable`."""
+        self._topology = await self._server.learn()
+        name = f"celeriac worker {self._worker.name}"
+        self.connection = await self._server.open(max(1.0, self._seconds / 2), name)
+        try:
+            async with asyncio.timeout(self._server.timeout):
+                self.connection.on_lost = self._connection_lost
+                self._work = await self.connection.channel()
+                self._work.on_content = self._take
+                self._work.on_cancel = self._cancelled
+                self._work.on_failure = self._failed
+                self._sight = await self.connection.channel()
+                self.journal = Journal(self._server, self._clock, self._stirred.set)
+                await self.journal.follow(self.connection)
+                await self._enrol()
+        except BaseException as error:
+            self.connection.close()
+            if isinstance(error, OSError):
+                raise silent(error, self._server.address, self._server.timeout) from error
+            if isinstance(error, ChannelClosed) and error.passes:
+                raise BrokerUnavailable(str(error)) from error
+            raise
+        self._stamp()
+
+    async def _enrol(self) -> None:
+        """Answer the roll, and be counted: the roll's queue has one consumer for each worker."""
+        channel = await self.connection.channel()
+        channel.on_content = self._asked
+        topology = self._topology
+        for method in (*topology.declare_channels(), *topology.declare_roll()):
+            await channel.call(method)
+        made = await channel.call(commands.Queue.Declare(exclusive=True))
+        await channel.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=ROLL))
+        await channel.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
+        await channel.call(commands.Basic.Consume(queue=topology.roll, no_ack=True))
+
+    def _asked(self, content: Content) -> None:
+        held: dict[str, int] = {}
+        for one in self._held.values():
+            held[one.line.queue] = held.get(one.line.queue, 0) + 1
+        presence = msgspec.msgpack.encode(Presence(self._worker, held))
+        self._errand(self._broker.broadcast(content.body.decode(), [presence]))
+
+    # --- Receive --------------------------------------------------------------------------------------
+
+    async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
+        deadline = time.monotonic() + wait
+        tries = SYNC_TRIES
+        self._slots = slots
+        try:
+            while True:
+                self._prove()
+                taken = self._receive(queues, slots)
+                if taken:
+                    return taken
+                self._stirred.clear()
+                expected, pause = await self._tap(queues, slots, counting=wait <= 0)
+                left = deadline - time.monotonic()
+                if self._stirred.is_set() and not expected:
+                    continue
+                if left > 0:
+                    await self._stirring(min(left, pause or LOOK_SECONDS))
+                elif (expected or pause) and tries:
+                    tries -= 1
+                    if not expected:
+                        await self._stirring(pause)
+                    while self._buffered() < expected and await self._stirring(TAKE_SECONDS):
+                        self._stirred.clear()
+                else:
+                    await self._settle_down()
+                    return self._receive(queues, slots)
+        finally:
+            self._slots = {}
+            self._watch_surplus()
+
+    def _receive(self, queues: Sequence[str], slots: Slots) -> list[Delivery]:
+        """Take from what was pushed."""
+        free = dict(slots)
+        taken: list[Delivery] = []
+        for tap in sorted(self._taps.values(), key=lambda tap: -(tap.line.priority or 0)):
+            lane = tap.line.lane
+            if tap.line.queue not in queues or tap.line.queue in self.journal.paused:
+                continue
+            while tap.buffer and free.get(lane, 0) > 0:
+                free[lane] -= 1
+                taken.append(tap.buffer.popleft().delivery)
+        return taken
+
+    def _buffered(self) -> int:
+        return sum(len(tap.buffer) for tap in self._taps.values())
+
+    async def _stirring(self, seconds: float) -> bool:
+        """Wait until something happens; say whether it did."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        return self._stirred.is_set()
+
+    async def _settle_down(self) -> None:
+        """Wait until what the server has pushed has come, and errands are done."""
+        if self._errands:
+            await asyncio.wait(self._errands, timeout=self._server.timeout)
+        await self._call(self._sync())
+
+    async def _sync(self) -> Any:
+        return await self._work.call(commands.Basic.Qos(prefetch_count=1))
+
+    async def _tap(self, queues: Sequence[str], slots: Slots, counting: bool) -> tuple[int, float]:
+        """Open and close taps, so that the server pushes what fits into the slots.
+
+        Returns how many are on their way to us (where that was counted), and in how many seconds to come again.
+        """
+        wanted = [queue for queue in queues if queue not in self.journal.paused]
+        lines = {lane: self._lines(wanted, lane) for lane, free in slots.items() if free > 0}
+        fresh = [line for lane in lines.values() for line in lane if line not in self._server.declared]
+        if fresh:
+            await self._server.ado(lambda: self._broker.declare(fresh))
+        for line, tap in self._taps.items():
+            if tap.consumer and (line.queue not in wanted):
+                tap.set(0)
+        expected, pause = 0, 0.0
+        for lane, its in lines.items():
+            counts = await self._count(its) if counting or len(its) > 1 else []
+            for number, (line, free) in enumerate(zip(its, _shares(its, counts, slots[lane]), strict=True)):
+                tap = self._at(line)
+                pause = max(pause, tap.fit(free, waiting=bool(counts) and counts[number] > 0))
+                if counting:
+                    expected += min(counts[number], tap.room) + len(tap.buffer)
+        return min(expected, BATCH), pause
+
+    def _lines(self, queues: Sequence[str], lane: str) -> list[Line]:
+        """Return the lines of a lane, in the order in which they are served."""
+        known = {self._topology.usual(queue, lane) for queue in queues}
+        known |= {line for line in self.journal.lines if line.lane == lane and line.queue in queues
+                  and (line.priority is not None) == self._topology.quorum}  # fmt: skip
+        return sorted(known, key=lambda line: -(line.priority or 0))
+
+    def _at(self, line: Line) -> Tap:
+        if line not in self._taps:
+            self._taps[line] = Tap(self._work, line, self._topology.name(line))
+        return self._taps[line]
+
+    async def _count(self, lines: Sequence[Line]) -> list[int]:
+        asked = [
+            self._sight.ask(commands.Queue.Declare(queue=self._topology.name(line), passive=True)) for line in lines
+        ]
+        try:
+            return [(await self._call(one)).message_count for one in asked]
+        except ChannelClosed as error:  # a queue was deleted
+            log.warning("%s", error)
+            self._server.declared.clear()
+            self._sight = await self._call(self.connection.channel())
+            return [0] * len(lines)
+
+    # --- What the server pushes -----------------------------------------------------------------------
+
+    def _take(self, content: Content) -> None:
+        name, _, _ = content.consumer.rpartition("#")
+        tap = next((tap for tap in self._taps.values() if tap.queue == name), None)
+        if tap is None:
+            return
+        try:
+            parcel = unpack(content.body)
+        except msgspec.MsgspecError as error:
+            self._errand(self._put_aside(content, tap.line.queue, f"it cannot be read: {error}"))
+            return
+        if content.consumer == tap.consumer:
+            tap.unsettled += 1
+        message, now = parcel.message, self._clock.now()
+        lost = self._lost_before(content, message.id)
+        count = parcel.deliveries + lost
+        again = parcel.again or content.redelivered
+        token = f"{self.name}:{content.tag}"
+        delivery = Delivery(message, token, count + 1, again=again,
+                            revoked=self.journal.revoked.get(message.id, 0.0) > now)  # fmt: skip
+        held = Held(content.tag, tap.line, content.consumer, delivery, count, again, time.monotonic())
+        self._held[content.tag] = held
+        if lost and (not message.acks_late or count >= self._max_deliveries):
+            held.delivery = replace(delivery, deliveries=count, lost=True)
+            self._inherited.append(held.delivery)
+        elif message.due_at is not None and message.due_at > now + EARLY_SECONDS:
+            self._errand(self._give_back([held]))  # there is no delay as long as its
+        elif lost and not self._topology.quorum:
+            self._errand(self._give_back([held]))  # counted: the server would only say that it was lost, not how often
+        else:
+            tap.buffer.append(held)
+            self._watch_surplus()
+        self._stirred.set()
+
+    def _lost_before(self, content: Content, id: str) -> int:
+        """Return how often the message was lost with its worker, as far as the server counts."""
+        if not content.redelivered:
+            return 0
+        peeked = self.journal.peeked.get(id, 0)
+        if self._topology.quorum:
+            return max(0, int(content.headers().get("x-delivery-count", 0)) - peeked)
+        return 0 if peeked else 1
+
+    async def _put_aside(self, content: Content, queue: str, why: str) -> None:
+        letter = unreadable(content.body, queue, why, self._clock.now())
+        await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)])
+        self._work.tell(acknowledge(self._work.number, content.tag, multiple=False))
+
+    def _watch_surplus(self) -> None:
+        if self._looking_for_surplus is None and any(tap.buffer for tap in self._taps.values()):
+            loop = asyncio.get_running_loop()
+            self._looking_for_surplus = loop.call_later(SURPLUS_SECONDS, self._look_for_surplus)
+
+    def _look_for_surplus(self) -> None:
+        """Give back what nobody has received; the tap it came through is closed first, or as much would follow."""
+        self._looking_for_surplus = None
+        if self._lost is not None:
+            return
+        surplus: list[Held] = []
+        oldest = time.monotonic() - SURPLUS_SECONDS / 2
+        for tap in self._taps.values():
+            paused = tap.line.queue in self.journal.paused
+            if tap.buffer and tap.buffer[0].heard < oldest and (paused or not self._slots.get(tap.line.lane)):
+                tap.set(0)
+                surplus += tap.buffer
+                tap.buffer.clear()
+        if surplus:
+            self._errand(self._give_back(surplus))
+        self._watch_surplus()
+
+    async def _give_back(self, surplus: Sequence[Held]) -> None:
+        """Send deliveries back to their lines as they were, and acknowledge them."""
+        await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in surplus])
+        self._acknowledge(surplus)
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside, which must not fail unseen; what fails is taken back by the server in the end."""
+
+        async def run() -> None:
+            try:
+                await work
+            except BrokerError as error:
+                log.warning("Cannot give back: %s. The lease ends, and its messages go back by that.", error)
+                self.connection.abandon()
+
+        task = asyncio.ensure_future(run())
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+        task.add_done_callback(lambda _: self._stirred.set())
+
+    def _cancelled(self, consumer: str) -> None:
+        """The server has ended a consumer: its queue was deleted, or its node is gone."""
+        log.warning("RabbitMQ has cancelled the consumer %s: its queue was deleted, or its node failed", consumer)
+        self._server.declared.clear()
+        for tap in self._taps.values():
+            if tap.consumer == consumer:
+                tap.cancelled()
+        self._stirred.set()
+
+    def _failed(self, error: Exception) -> None:
+        if self._lost is None and self.connection.lost is None:
+            log.error("The worker's channel was closed: %s", error)
+            self._server.declared.clear()  # whatever was deleted, is made again
+            self.connection.abandon()
+
+    def _connection_lost(self) -> None:
+        self._lost = self._lost or str(self.connection.lost)
+        self._held.clear()
+        self._inherited.clear()
+        self._taps.clear()
+        self._stirred.set()
+
+    # --- Settle ---------------------------------------------------------------------------------------
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        parcels: list[Parcel] = []
+        letters: list[Publication] = []
+        settled: dict[str, Held] = {}
+        done: list[bool] = []
+        now = self._clock.now()
+        for settlement in settlements:
+            delivery = settlement.delivery
+            held = self._of(delivery.token)
+            good = held is not None and delivery.token not in settled
+            done.append(good)
+            if not good or held is None:
+                continue
+            settled[delivery.token] = held
+            parcels += [Parcel(follow, again=held.again) for follow in settlement.follow_ups]
+            if settlement.action is Action.RETURN:
+                parcels.append(Parcel(settlement.message or delivery.message, settlement.deliveries, held.again))
+            elif settlement.action is Action.BURY:
+                letters.append(bury(delivery.message, settlement.reason, now, self._topology))
+        if parcels or letters:
+            await self._broker.send(parcels, letters)
+        if self._lost is not None:
+            return [False] * len(done)
+        self._acknowledge(list(settled.values()))
+        return done
+
+    def _of(self, token: str) -> Held | None:
+        name, _, tag = token.partition(":")
+        if name != self.name or not tag.isdigit():
+            return None
+        return self._held.get(int(tag))
+
+    def _acknowledge(self, settled: Sequence[Held]) -> None:
+        """Acknowledge, many at once where nothing older is held."""
+        if self._lost is not None:
+            return
+        for held in settled:
+            if self._held.pop(held.tag, None) is not None and held.line in self._taps:
+                self._taps[held.line].settled(held.consumer)
+        oldest = min(self._held, default=None)
+        tags = sorted(held.tag for held in settled)
+        upto = len(tags) if oldest is None else next((i for i, tag in enumerate(tags) if tag > oldest), len(tags))
+        number = self._work.number
+        parts = [acknowledge(number, tags[upto - 1], multiple=True)] if upto else []
+        parts += [acknowledge(number, tag, multiple=False) for tag in tags[upto:]]
+        self._work.tell(b"".join(parts))
+
+    # --- Renew, sweep, end ----------------------------------------------------------------------------
+
+    async def renew(self) -> None:
+        self._prove()
+        self._stamp()
+
+    def _stamp(self) -> None:
+        now = self._clock.now()
+        self._worker = replace(self._worker, renewed_at=now, expires_at=now + self._seconds)
+
+    async def sweep(self) -> list[Delivery]:
+        """Hand out what came back from dead workers and must not be run; the server has swept the rest."""
+        self._prove()
+        now = self._clock.now()
+        self.journal.revoked = {id: until for id, until in self.journal.revoked.items() if until > now}
+        taken, self._inherited = self._inherited, []
+        return taken
+
+    async def end(self) -> None:
+        if self._lost is not None:
+            return
+        self._lost = "it has ended"
+        for tap in self._taps.values():
+            tap.set(0)
+        try:
+            async with asyncio.timeout(self._server.timeout):
+                for tap in self._taps.values():
+                    await tap.begun()
+                await self._sync()  # nothing is pushed after this
+                kept = [held for held in self._held.values() if not held.delivery.lost]
+                await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in kept])
+                self._lost = None
+                self._acknowledge(kept)
+                self._lost = "it has ended"
+                await self._work.call(commands.Channel.Close(200, "", 0, 0))
+        except OSError as error:
+            raise silent(error, self._server.address, self._server.timeout) from error
+        finally:
+            self.connection.close()
+
+    def _prove(self) -> None:
+        if self._lost is not None:
+            raise LeaseLost(f"The worker's connection has ended ({self._lost}), and its messages were given to others.")
+
+    async def _call(self, work: Any) -> Any:
+        """Await an answer on our connection; without the connection there is no lease."""
+        try:
+            async with asyncio.timeout(self._server.timeout):
+                return await work
+        except ChannelClosed:
+            raise
+        except OSError as error:
+            self.connection.abandon()
+            raise LeaseLost(f"The worker's connection has ended ({error}).") from error
+
+
+def _shares(lines: Sequence[Line], counts: Sequence[int], free: int) -> list[int]:
+    """Divide free slots among lines: who is served first takes what it has; what is left over, waits at each line."""
+    if len(lines) == 1 or not counts:
+        return [free] * len(lines)
+    shares = []
+    for count in counts:
+        shares.append(min(count, free))
+        free -= shares[-1]
+    return [share or min(1, free) for share in shares]
+

@@ -1,0 +1,232 @@
+"""Looking into an AMQP broker, and operating it, as far as AMQP lets one.
+
+Messages can be counted, dropped and taken; they can be looked at only by taking them and giving them back, which the
+server counts as a delivery: so `peek` writes into the journal what it has looked at. What waits for its time cannot
+be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pamqp import commands
+
+from celeriac.brokers.amqp.journal import CHANNEL, Journal, Paused, Peeked, writing
+from celeriac.brokers.amqp.lease import ROLL, Presence
+from celeriac.brokers.amqp.listener import Listener
+from celeriac.brokers.amqp.parcels import Parcel, read_dead, unpack
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.clock import Clock
+from celeriac.drivers.amqp.aio import AioConnection, Channel
+from celeriac.drivers.amqp.frames import Content, acknowledge, method
+from celeriac.drivers.amqp.refusals import ChannelClosed, silent
+from celeriac.drivers.amqp.topology import Line, queues_of
+from celeriac.errors import NotSupported
+from celeriac.message import LANES, Message, new_id
+
+if TYPE_CHECKING:
+    from celeriac.brokers.amqp.broker import AmqpBroker
+
+__all__ = ["AmqpOperations"]
+
+ROLL_SECONDS = 1.0  # for workers to answer the roll
+PEEKED_SECONDS = 30 * 86400.0  # for which it is remembered that somebody has looked at a message
+MOST = 10_000  # messages that are taken to be looked at
+
+
+class AmqpOperations(Operations):
+    """Looking and operating."""
+
+    def __init__(self, broker: AmqpBroker, clock: Clock) -> None:
+        self._broker = broker
+        self._server = broker.server
+        self._clock = clock
+
+    # --- Queues ---------------------------------------------------------------------------------------
+
+    async def queues(self) -> list[QueueCounts]:
+        async with self._looking() as (connection, journal):
+            topology = self._server.topology
+            names = sorted({*queues_of(journal.lines), *journal.paused})
+            ready = dict.fromkeys(names, 0)
+            for line in journal.lines:
+                ready[line.queue] += await self._size(connection, topology.name(line))
+            dead = {name: await self._size(connection, topology.dead(name)) for name in names}
+            presences = await self._roll(connection)
+        found = [
+            QueueCounts(queue=name, ready=ready[name], dead=dead[name], paused=name in journal.paused,
+                        active=sum(presence.held.get(name, 0) for presence in presences))
+            for name in names
+        ]  # fmt: skip
+        return [counts for counts in found if counts.paused or counts.ready or counts.active or counts.dead]
+
+    async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
+        async with self._looking() as (connection, journal):
+            found: list[Message] = []
+            for name in self._names(journal, queue):
+                if len(found) >= offset + limit:
+                    break
+                async with self._taken(connection, name, offset + limit - len(found)) as (_, contents):
+                    found += [unpack(content.body).message for content in contents]
+                    if contents:
+                        seen = [message.id for message in found[-len(contents) :]]
+                        entry = Peeked(seen, self._clock.now() + PEEKED_SECONDS)
+                        await self._server.ado(lambda it=entry: writing(self._server, [it]))  # type: ignore[misc]
+            return found[offset : offset + limit]
+
+    async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
+        raise NotSupported("RabbitMQ cannot list what waits for its time. SQLite and Redis can: see docs/brokers.md.")
+
+    async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
+        raise NotSupported("RabbitMQ cannot find a message by its id. SQLite and Redis can: see docs/brokers.md.")
+
+    async def purge(self, queue: str) -> int:
+        async with self._looking() as (connection, journal):
+            dropped = 0
+            for name in self._names(journal, queue):
+                channel = await connection.channel()
+                try:
+                    dropped += (await channel.call(commands.Queue.Purge(queue=name))).message_count
+                    channel.close()
+                except ChannelClosed:
+                    continue  # it was deleted
+            return dropped
+
+    async def pause(self, queue: str) -> None:
+        await self._server.ado(lambda: writing(self._server, [Paused(queue, paused=True)]))
+
+    async def resume(self, queue: str) -> None:
+        await self._server.ado(lambda: writing(self._server, [Paused(queue, paused=False)]))
+
+    # --- Dead letters ---------------------------------------------------------------------------------
+
+    async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
+        async with self._looking() as (connection, journal):
+            found: list[Dead] = []
+            for name in [queue] if queue is not None else queues_of(journal.lines):
+                async with self._taken(connection, self._server.topology.dead(name), MOST) as (_, contents):
+                    found += [read_dead(content.body, name) for content in contents]
+        return sorted(found, key=lambda letter: letter.at)[::-1][offset : offset + limit]
+
+    async def resend(self, ids: Sequence[str]) -> int:
+        async def again(letters: Sequence[Dead]) -> None:
+            await self._broker.send([Parcel(anew(letter.message)) for letter in letters])
+
+        return await self._bring_out(ids, again)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        async def forget(letters: Sequence[Dead]) -> None:
+            pass
+
+        return await self._bring_out(ids, forget)
+
+    async def _bring_out(self, ids: Sequence[str], what: Callable[[Sequence[Dead]], Any]) -> int:
+        wanted, total = set(ids), 0
+        async with self._looking() as (connection, journal):
+            for queue in queues_of(journal.lines):
+                async with self._taken(connection, self._server.topology.dead(queue), MOST) as (channel, contents):
+                    letters = [(content.tag, read_dead(content.body, queue)) for content in contents]
+                    meant = [(tag, letter) for tag, letter in letters if letter.message.id in wanted]
+                    if meant:
+                        await what([letter for _, letter in meant])
+                        for tag, _ in meant:
+                            channel.tell(acknowledge(channel.number, tag, multiple=False))
+                        total += len(meant)
+        return total
+
+    # --- Workers --------------------------------------------------------------------------------------
+
+    async def workers(self) -> list[WorkerInfo]:
+        async with self._connected() as connection:
+            presences = await self._roll(connection)
+        now = self._clock.now()
+        return [presence.worker for presence in presences if presence.worker.expires_at > now]
+
+    async def _roll(self, connection: AioConnection) -> list[Presence]:
+        """Ask all workers who they are. How many there are, the server knows: each consumes from the roll's queue."""
+        present = await self._consumers(connection, self._server.topology.roll)
+        if not present:
+            return []
+        listener = Listener(self._server, f"roll.{new_id()}")
+        await listener.open()
+        found: list[Presence] = []
+        answers = listener.listening()
+        try:
+            await self._broker.broadcast(ROLL, [listener.channel.encode()])
+            deadline = time.monotonic() + ROLL_SECONDS
+            while len(found) < present:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    found.append(msgspec.msgpack.decode(await anext(answers), type=Presence))
+        except TimeoutError:
+            pass  # suspended, or on its way out: its lease will end
+        finally:
+            await answers.aclose()
+        return found
+
+    # --- On the wire ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[AioConnection, None]:
+        """Lend a connection of our own, so that nothing of ours disturbs who publishes."""
+        await self._server.learn()
+        connection = await self._server.open(60.0, "celeriac looks")
+        try:
+            yield connection
+        except OSError as error:
+            raise silent(error, self._server.address, self._server.timeout) from error
+        finally:
+            connection.close()
+
+    @asynccontextmanager
+    async def _looking(self) -> AsyncGenerator[tuple[AioConnection, Journal], None]:
+        async with self._connected() as connection:
+            channel = await connection.channel()
+            for what in self._server.topology.declare_journal(CHANNEL):
+                await channel.call(what)
+            journal = Journal(self._server, self._clock)
+            await journal.read(connection)
+            yield connection, journal
+
+    def _names(self, journal: Journal, queue: str) -> list[str]:
+        """Return the AMQP queues of a queue, in the order in which they are served."""
+        topology = self._server.topology
+        lines = {topology.usual(queue, lane) for lane in LANES} | {one for one in journal.lines if one.queue == queue}
+        ordered: list[Line] = sorted(lines, key=lambda line: (-(line.priority or 0), LANES.index(line.lane)))
+        return [topology.name(line) for line in ordered]
+
+    async def _size(self, connection: AioConnection, name: str) -> int:
+        return (await self._declared(connection, name))[0]
+
+    async def _consumers(self, connection: AioConnection, name: str) -> int:
+        return (await self._declared(connection, name))[1]
+
+    async def _declared(self, connection: AioConnection, name: str) -> tuple[int, int]:
+        """Return how many messages are ready in a queue, and how many consume from it."""
+        channel = await connection.channel()
+        try:
+            answer = await channel.call(commands.Queue.Declare(queue=name, passive=True))
+        except ChannelClosed:
+            return 0, 0  # there is none
+        channel.close()
+        return answer.message_count, answer.consumer_count
+
+    @asynccontextmanager
+    async def _taken(self, connection: AioConnection, name: str,
+                     limit: int) -> AsyncGenerator[tuple[Channel, list[Content]], None]:  # fmt: skip
+        """Take up to so many messages from a queue, and give back, at the end, what was not acknowledged."""
+        size = min(limit, await self._size(connection, name))
+        channel = await connection.channel()
+        try:
+            asked = [channel.ask(commands.Basic.Get(queue=name)) for _ in range(size)]
+            contents = [answer for one in asked if isinstance(answer := await one, Content)]
+            yield channel, contents
+            if contents:
+                channel.tell(method(channel.number, commands.Basic.Nack(0, multiple=True, requeue=True)))
+                await channel.call(commands.Basic.Qos(prefetch_count=0))  # all before it has been done
+        finally:
+            channel.close()

@@ -1,0 +1,77 @@
+"""A message as it lies in an AMQP queue: one byte, and the message.
+
+The byte counts the deliveries that are behind it and known to us (the server counts those that ended with a
+connection); its highest bit says that the message may have been sent twice.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from celeriac.brokers.base import Dead
+from celeriac.drivers.amqp.frames import Publication, properties
+from celeriac.drivers.amqp.topology import Line, Topology
+from celeriac.message import Message, decode, encode, new_id
+
+__all__ = ["Parcel", "bury", "post", "read_dead", "unpack", "unreadable"]
+
+AGAIN = 0x80
+MOST = 0x7F
+
+
+class Parcel(NamedTuple):
+    """A message that is to be sent."""
+
+    message: Message
+    deliveries: int = 0
+    again: bool = False  # it may have been sent before
+
+    def pack(self) -> bytes:
+        """Return it as bytes."""
+        return bytes((min(max(self.deliveries, 0), MOST) | (AGAIN if self.again else 0),)) + encode(self.message)
+
+
+def unpack(body: bytes) -> Parcel:
+    """Read a parcel. Raises `msgspec.DecodeError`."""
+    if not body:
+        raise msgspec.DecodeError("it is empty")
+    return Parcel(decode(memoryview(body)[1:]), body[0] & MOST, bool(body[0] & AGAIN))
+
+
+def post(parcel: Parcel, topology: Topology, line: Line, now: float) -> Publication:
+    """Address a parcel: to its line, or to the delays before it."""
+    message = parcel.message
+    marks = properties(message.priority, message.id, message.task) if _short(message) else properties(message.priority)
+    if message.due_at is None or message.due_at <= now:
+        return Publication("", topology.name(line), marks, parcel.pack())
+    exchange, key = topology.delayed(message.due_at - now, line)
+    return Publication(exchange, key, marks, parcel.pack())
+
+
+def _short(message: Message) -> bool:
+    """Say whether id and task fit into AMQP's properties, where people look for them."""
+    return len(message.id) < 64 and len(message.task) < 64
+
+
+def bury(message: Message, reason: str, at: float, topology: Topology) -> Publication:
+    """Address a dead letter."""
+    body = msgspec.msgpack.encode(Dead(message=message, reason=reason, at=at))
+    return Publication("", topology.dead(message.queue), properties(), body)
+
+
+def read_dead(body: bytes, queue: str) -> Dead:
+    """Read a dead letter; one that is not ours is shown as what it is."""
+    try:
+        return _decode_dead(body)
+    except msgspec.MsgspecError:
+        return unreadable(body, queue)
+
+
+def unreadable(body: bytes, queue: str, why: str = "it is no message of Celeriac's", at: float = 0.0) -> Dead:
+    """Return as a dead letter what cannot be read."""
+    return Dead(message=Message(id=new_id(), task="(unreadable)", body=body, queue=queue), reason=why, at=at)
+
+
+_decode_dead = msgspec.msgpack.Decoder(Dead).decode

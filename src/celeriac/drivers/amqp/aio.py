@@ -1,0 +1,312 @@
+"""A connection for an event loop, with as many channels as are asked for. It beats its heart by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from pamqp import commands
+
+from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.confirms import Confirms
+from celeriac.drivers.amqp.frames import (
+    HEARTBEAT,
+    Confirmed,
+    Content,
+    Event,
+    Method,
+    Parser,
+    Publication,
+    method,
+    publish,
+)
+from celeriac.drivers.amqp.opening import opening
+from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, Refused, ended
+from celeriac.drivers.sockets import prepare
+
+__all__ = ["AioConnection", "Channel"]
+
+WINDOW = 1000  # publications that may wait for their confirms
+
+
+class AioConnection(asyncio.Protocol):
+    """One socket of the running event loop. Made by `connect`."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.blocked = ""  # why the server takes nothing from us for now
+        self.lost: Exception | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = Parser()
+        self._first: asyncio.Queue[Event | None] | None = asyncio.Queue()  # while it is being opened
+        self._channels: dict[int, Channel] = {}
+        self._numbers = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._heard = self._said = time.monotonic()
+        self._beat: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0,
+                      name: str = "celeriac") -> AioConnection:  # fmt: skip
+        """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
+        trouble: Exception | None = None
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout):
+            for number, (host, port) in enumerate(address.hosts):
+                try:
+                    async with asyncio.timeout(timeout / (len(address.hosts) - number)):
+                        _, made = await loop.create_connection(lambda: cls(address), host, port,
+                                                               ssl=address.tls_context())  # fmt: skip
+                except OSError as error:
+                    trouble = error
+                    continue
+                try:
+                    await made._greet(max(1, int(heartbeat)), name)
+                except BaseException:
+                    made.abandon()
+                    raise
+                return made
+        raise trouble or ConnectionError("no host is named")
+
+    async def _greet(self, heartbeat: int, name: str) -> None:
+        steps = opening(self.address, heartbeat, name)
+        data = next(steps)
+        assert self._first is not None
+        while True:
+            self.write(data)
+            event = await self._first.get()
+            if event is None:
+                raise self.lost or ConnectionLost("it closed the connection")
+            try:
+                data = steps.send(event)
+            except StopIteration as end:
+                self.facts = end.value
+                break
+        self._first = None
+        if self.facts.heartbeat:
+            self._beat = self._loop.call_later(self.facts.heartbeat / 2, self._heart)
+
+    async def channel(self, confirms: bool = False) -> Channel:
+        """Open a channel."""
+        self._numbers += 1
+        channel = self._channels[self._numbers] = Channel(self, self._numbers)
+        await channel.call(commands.Channel.Open())
+        if confirms and self.facts.confirms:
+            await channel.call(commands.Confirm.Select())
+            channel.confirming = True
+        return channel
+
+    def forget(self, channel: Channel) -> None:
+        """Take a channel out of the books; it was closed."""
+        self._channels.pop(channel.number, None)
+
+    # --- The protocol's own ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+        plain = transport.get_extra_info("socket")
+        if plain is not None:
+            prepare(plain)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each event to whom it concerns."""
+        self._heard = time.monotonic()
+        for event in self._parser.feed(data):
+            channel = self._channels.get(event.channel)
+            if self._first is not None:
+                self._first.put_nowait(event)
+            elif isinstance(event, Content):
+                if channel is not None:
+                    channel.take(event)
+            elif isinstance(event, Confirmed):
+                if channel is not None:
+                    channel.confirms.heard(event)
+            elif event.channel == 0:
+                self._told(event)
+            elif channel is not None:
+                channel.told(event.frame)
+
+    def _told(self, event: Method) -> None:
+        if isinstance(event.frame, commands.Connection.Blocked):
+            self.blocked = event.frame.reason
+        elif isinstance(event.frame, commands.Connection.Unblocked):
+            self.blocked = ""
+        elif isinstance(event.frame, commands.Connection.Close):
+            self.write(method(0, commands.Connection.CloseOk()))
+            self._lose(ended(event.frame))
+
+    def pause_writing(self) -> None:
+        """Let publishers wait."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let publishers go on."""
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell all who wait."""
+        self._lose(ConnectionLost(str(error) if error is not None else "it closed the connection"))
+
+    def _lose(self, error: Exception) -> None:
+        if self.lost is not None:
+            return
+        self.lost = error
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._writable.set()
+        if self._first is not None:
+            self._first.put_nowait(None)
+        for channel in list(self._channels.values()):
+            channel.fail(error)
+        self._channels.clear()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def _heart(self) -> None:
+        now, interval = time.monotonic(), self.facts.heartbeat
+        if now - self._heard > 2 * interval:
+            self._lose(ConnectionLost(f"no word from it for {now - self._heard:.0f} s"))
+            return
+        if now - self._said > interval / 2 - 0.1:
+            self.write(HEARTBEAT)
+        self._beat = self._loop.call_later(interval / 2, self._heart)
+
+    # --- For channels ---------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send."""
+        if self._transport is not None and self.lost is None:
+            self._said = time.monotonic()
+            self._transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait while the server does not read."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def close(self) -> None:
+        """Say good-bye, and close."""
+        if self.lost is None and self._transport is not None:
+            self.write(method(0, commands.Connection.Close(200, "", 0, 0)))
+            transport, self._transport = self._transport, None
+            transport.close()
+        self._lose(ConnectionLost("it was closed here"))
+
+    def abandon(self) -> None:
+        """Close without a word, as a process does that is killed."""
+        self._lose(ConnectionLost("it was closed here"))
+
+
+class Channel:
+    """A channel: calls and their answers in order, publications and their confirms, deliveries to `on_content`."""
+
+    def __init__(self, connection: AioConnection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.confirms = Confirms()
+        self.confirming = False
+        self.failed: Exception | None = None
+        self.on_content: Callable[[Content], None] | None = None
+        self.on_cancel: Callable[[str], None] | None = None
+        self.on_failure: Callable[[Exception], None] | None = None
+        self._calls: deque[asyncio.Future[Any]] = deque()
+        self._batches: set[asyncio.Future[None]] = set()
+
+    async def call(self, what: Any) -> Any:
+        """Call a method, and return its answer."""
+        return await self.ask(what)
+
+    def ask(self, what: Any) -> asyncio.Future[Any]:
+        """Call a method; the answer comes later, in order with the others."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.failed is not None or self.connection.lost is not None:
+            future.set_exception(self.failed or self.connection.lost or ConnectionLost())
+            return future
+        self._calls.append(future)
+        self.connection.write(method(self.number, what))
+        return future
+
+    def tell(self, data: bytes) -> None:
+        """Send something that has no answer."""
+        if self.failed is None:
+            self.connection.write(data)
+
+    async def publish(self, items: Sequence[Publication]) -> list[Publication]:
+        """Publish, and wait for all confirms; return what could not be routed."""
+        returned: list[Publication] = []
+        frame_max = self.connection.facts.frame_max
+        for start in range(0, len(items), WINDOW):
+            part = items[start : start + WINDOW]
+            await self.connection.writable()
+            if self.failed is not None or self.connection.lost is not None:
+                raise self.failed or self.connection.lost or ConnectionLost()
+            confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            batch = self.confirms.sent(part, lambda it=confirmed: None if it.done() else it.set_result(None))  # type: ignore[misc]
+            self.connection.write(b"".join([publish(self.number, item, frame_max) for item in part]))
+            if not self.confirming:
+                continue
+            self._batches.add(confirmed)
+            try:
+                await confirmed
+            finally:
+                self._batches.discard(confirmed)
+            if batch.refused:
+                raise Refused(batch.refused, len(batch.items))
+            returned += batch.returned
+        return returned
+
+    # --- From the connection --------------------------------------------------------------------------
+
+    def take(self, content: Content) -> None:
+        """Take what the server has sent."""
+        if content.returned:
+            self.confirms.returned(content)
+        elif content.fetched:
+            self._answer(content)
+        elif self.on_content is not None:
+            self.on_content(content)
+
+    def told(self, frame: Any) -> None:
+        """Take an answer, or what the server says unasked."""
+        if isinstance(frame, commands.Channel.Close):
+            self.connection.write(method(self.number, commands.Channel.CloseOk()))
+            self.connection.forget(self)
+            self.fail(ChannelClosed(frame.reply_code or 0, frame.reply_text))
+        elif isinstance(frame, commands.Basic.Cancel):
+            if self.on_cancel is not None:
+                self.on_cancel(frame.consumer_tag or "")
+        else:
+            self._answer(frame)
+
+    def _answer(self, answer: Any) -> None:
+        if self._calls:
+            future = self._calls.popleft()
+            if not future.done():
+                future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Tell all who wait that nothing comes any more."""
+        self.failed = error
+        for future in (*self._calls, *self._batches):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # somebody may have stopped waiting
+        self._calls.clear()
+        if self.on_failure is not None:
+            self.on_failure(error)
+
+    def close(self) -> None:
+        """Close; what was not acknowledged goes back to its queue."""
+        if self.failed is None and self.connection.lost is None:
+            self.connection.write(method(self.number, commands.Channel.Close(200, "", 0, 0)))
+            self.failed = ConnectionLost("the channel was closed here")
+

@@ -1,0 +1,47 @@
+"""Sockets as the drivers of servers want them: TLS by the options of a URL, and what each connection is set to."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping
+
+from celeriac.errors import ImproperlyConfigured
+
+__all__ = ["TLS_OPTIONS", "prepare", "tls_context"]
+
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
+"""The options of a URL that say how TLS is spoken; they are redis-py's."""
+
+OFF = frozenset({"0", "false", "no", "none", "off"})
+
+
+def tls_context(options: Mapping[str, str], server: str) -> ssl.SSLContext:
+    """Return how TLS is spoken with a kind of server. Raises `ImproperlyConfigured` for files that are no good."""
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if options.get("ssl_check_hostname", "true").lower() in OFF:
+            context.check_hostname = False
+        if options.get("ssl_cert_reqs", "required").lower() in OFF:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError as error:
+        files = ", ".join(f"{name}={options[name]}" for name in FILES if name in options)
+        raise ImproperlyConfigured(
+            f"The certificates that the {server} URL names cannot be used: {files} ({error}). Each must be a readable "
+            "file in PEM format."
+        ) from error
+    return context
+
+
+def prepare(plain: socket.socket) -> None:
+    """Send at once what is written, and notice a peer that has gone without a word."""
+    if plain.family != socket.AF_UNIX:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
