@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from celeriac.backends.base import Backend
+from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
 from celeriac.clock import Clock
 from celeriac.drivers.redis import outcomes
-from celeriac.drivers.redis.server import Server, server
+from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
 from celeriac.outcome import Outcome
 
@@ -173,6 +173,57 @@ class RedisBackend(Backend):
         if ids:
             await self.server.ado(("UNLINK", *map(self._key, ids)))
 
+    # --- Workflows ------------------------------------------------------------------------------------
+
+    keeps_workflows = True
+
+    def plant(self, plan: Plan) -> None:
+        self.server.do(self._plant(plan))
+
+    async def aplant(self, plan: Plan) -> None:
+        await self.server.ado(self._plant(plan))
+
+    def _plant(self, plan: Plan) -> Command:
+        missing = [part for item in plan.missing.items() for part in item]
+        return self.server.script("plant", self._kept, plan.id, plan.tree, plan.left, *missing)
+
+    def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return _found_trees(ids, self.server.do_all(self._trees(ids)) if ids else [])
+
+    async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return _found_trees(ids, await self.server.ado_all(self._trees(ids)) if ids else [])
+
+    def _trees(self, ids: Sequence[str]) -> list[Command]:
+        return [("HGET", f"{self.server.prefix}:workflow:{id}", "tree") for id in ids]
+
+    def uproot(self, ids: Sequence[str]) -> None:
+        if ids:
+            self.server.do(("UNLINK", *[f"{self.server.prefix}:workflow:{id}" for id in ids]))
+
+    async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
+        commands = [
+            self.server.script(
+                "conclude",
+                self._kept,
+                *[part for end in ends[start : start + BATCH] for part in outcomes.end_parts(end.outcome, end.due)],
+            )
+            for start in range(0, len(ends), BATCH)
+        ]
+        replies = await self.server.ado_all(commands) if commands else []
+        return [bool(stored) for reply in replies for stored in reply]
+
+    async def due(self, limit: int, seconds: float) -> list[Due]:
+        command = self.server.script("due", self.server.moment(self.clock), limit, repr(seconds))
+        found = [entry.decode().rpartition(":") for entry in await self.server.ado(command)]
+        return [Due(workflow, int(node)) for workflow, _, node in found]
+
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        now = self.server.moment(self.clock)
+        commands = [
+            self.server.script("advance", now, self._kept, *outcomes.advance_parts(item)) for item in advances
+        ]
+        return [bool(done) for done in await self.server.ado_all(commands)] if commands else []
+
     def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
         return ("MGET", *map(self._key, ids))
 
@@ -191,6 +242,10 @@ class RedisBackend(Backend):
 
     def __repr__(self) -> str:
         return f"<RedisBackend {self.server.address}>"
+
+
+def _found_trees(ids: Sequence[str], values: Sequence[bytes | None]) -> dict[str, bytes]:
+    return {id: value for id, value in zip(ids, values, strict=True) if value is not None}
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celeriac.brokers.base import decode as _decode
-from celeriac.brokers.base import encode as _encode
 from celeriac.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
+from celeriac.message import decode as _decode
+from celeriac.message import encode as _encode
 
 __all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications"]
 
@@ -49,6 +49,5 @@ def publications(messages: Sequence[Message], moment: str) -> Iterable[tuple[Any
     for queue, its in queues.items():
         for start in range(0, len(its), PUBLISH_BATCH):
             batch = its[start : start + PUBLISH_BATCH]
-            waits = any(message.due_at is not None for message in batch)
             fields = [part for message in batch for part in (message.id, blob(message), due(message))]
-            yield (queue, moment if waits else "0", *fields)
+            yield (queue, moment, *fields)

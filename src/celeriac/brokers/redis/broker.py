@@ -15,6 +15,7 @@ from celeriac.brokers.redis.blobs import blob, publications
 from celeriac.brokers.redis.lease import RedisLease
 from celeriac.brokers.redis.operations import RedisOperations
 from celeriac.clock import Clock
+from celeriac.drivers.redis.refusals import InDoubt
 from celeriac.drivers.redis.server import Server, server
 from celeriac.message import Message
 
@@ -32,31 +33,41 @@ class RedisBroker(Broker):
         self.result_expires = result_expires
 
     def publish(self, messages: Sequence[Message]) -> None:
-        if len(messages) == 1 and messages[0].due_at is None:
-            message = messages[0]
-            self.server.do(self.server.script("publish_one", message.queue, message.id, blob(message)))
-            return
-        for commands in self._publications(messages):
-            self.server.do_all(commands)
+        try:
+            if len(messages) == 1 and messages[0].due_at is None:
+                message = messages[0]
+                self.server.do(self.server.script("publish_one", message.queue, message.id, blob(message)), again=False)
+                return
+            for commands in self._publications(messages, "publish"):
+                self.server.do_all(commands, again=False)
+        except InDoubt:
+            for commands in self._publications(messages, "publish_again"):
+                self.server.do_all(commands)
 
-    async def apublish(self, messages: Sequence[Message]) -> None:
-        if len(messages) == 1 and messages[0].due_at is None:
-            message = messages[0]
-            await self.server.ado(self.server.script("publish_one", message.queue, message.id, blob(message)))
-            return
-        for commands in self._publications(messages):
-            await self.server.ado_all(commands)
+    async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
+        try:
+            if len(messages) == 1 and messages[0].due_at is None:
+                message = messages[0]
+                command = self.server.script("publish_one", message.queue, message.id, blob(message))
+                await self.server.ado(command, again=False)
+                return
+            for commands in self._publications(messages, "publish"):
+                await self.server.ado_all(commands, again=False)
+        except InDoubt:
+            for commands in self._publications(messages, "publish_again"):
+                await self.server.ado_all(commands)
 
-    def _publications(self, messages: Sequence[Message]) -> list[list[tuple[object, ...]]]:
+    def _publications(self, messages: Sequence[Message], script: str) -> list[list[tuple[object, ...]]]:
         moment = self.server.moment(self.clock)
-        commands = [self.server.script("publish", *batch) for batch in publications(messages, moment)]
+        commands = [self.server.script(script, *batch) for batch in publications(messages, moment)]
         return [commands[start : start + WINDOW] for start in range(0, len(commands), WINDOW)]
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         name = os.urandom(9).hex()  # never used twice: it is the heart of every token
         info = msgspec.json.encode([seconds, worker])
-        await self.server.ado(self.server.script("enter", self.server.moment(self.clock), name, repr(seconds), info))
-        return RedisLease(self.server, self.clock, name, seconds, max_deliveries, self.result_expires)
+        moment = self.server.moment(self.clock)
+        expires = await self.server.ado(self.server.script("enter", moment, name, repr(seconds), info))
+        return RedisLease(self.server, self.clock, name, seconds, expires, max_deliveries, self.result_expires)
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "server", None) is self.server
@@ -70,7 +81,7 @@ class RedisBroker(Broker):
             name = self._broadcasts(channel)
             await self.server.ado_all([("PUBLISH", name, payload) for payload in payloads])
 
-    def listen(self, channel: str) -> AsyncIterator[bytes]:
+    async def listen(self, channel: str) -> AsyncIterator[bytes]:
         name = self._broadcasts(channel)
         news: deque[bytes] = deque()
         some = asyncio.Event()

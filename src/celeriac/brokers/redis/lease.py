@@ -6,17 +6,23 @@ differs is stale. Neither leases nor the receipts of one are used twice. A recei
 A request whose answer does not come (a lost connection, a cancelled wait) may have been carried out, or may be yet: its
 receipts are in doubt. `recover` gives back what was handed out for them, and puts up a fence that refuses such a
 request if it comes later; so a receive has either given its messages to its caller, or taken none.
+
+A server that comes back may be some moments younger than it was: a replica that was promoted before it had everything,
+or one whose last writes were not on disk. What had been settled in those moments is held again, and nobody would ever
+settle it. So after each new connection the lease compares what it holds there with what it has handed out here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
+from celeriac.backends.base import Advance
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots
 from celeriac.brokers.redis.blobs import LANE_LETTERS, blob, decode, due
 from celeriac.clock import Clock
@@ -27,7 +33,7 @@ from celeriac.errors import BrokerError, LeaseLost
 __all__ = ["RedisLease"]
 
 LOOK_SECONDS = 5.0  # who waits looks again after this, whether he was rung for or not
-SETTLE_BATCH = 500
+SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
 RECOVER_PAUSE = 0.5  # seconds
 
@@ -35,19 +41,23 @@ RECOVER_PAUSE = 0.5  # seconds
 class RedisLease(Lease):
     """A lease, by its name."""
 
-    def __init__(self, server: Server, clock: Clock, name: str, seconds: float, max_deliveries: int,
+    def __init__(self, server: Server, clock: Clock, name: str, seconds: float, expires: bytes, max_deliveries: int,
                  result_expires: float | None) -> None:  # fmt: skip
         self._server = server
         self._clock = clock
         self._name = name
         self._seconds = seconds
+        self._expires = expires  # by the server's clock, as it said last
         self._max_deliveries = max_deliveries
         self._kept = outcomes.milliseconds(result_expires)
         self._receipts = 0
         self._turn = 0
-        self._doubts: list[int] = []  # pairs: receipts after the first, up to the second
+        self._doubts: set[tuple[int, int]] = set()  # receipts after the first, up to the second
         self._sweep_doubts: list[int] = []
         self._unsure: set[str] = set()  # tokens of settlements whose answer was lost
+        self._in_hand: set[str] = set()  # tokens of what was handed out and is not settled
+        self._asking: set[int] = set()  # receipts after which requests that are on their way hand out more
+        self._compared = server.connections()  # how many there had been when the two sides were compared
         self._recovering: asyncio.Task[None] | None = None
         self._rung = asyncio.Event()
         self._hears: asyncio.AbstractEventLoop | None = None
@@ -99,19 +109,22 @@ class RedisLease(Lease):
     async def _take(self, queues: Sequence[str], lanes: dict[str, int], waits: bool) -> tuple[list[Delivery], float]:
         """Return what there is; and in how many seconds there may be more."""
         base = self._receipts
-        self._receipts += sum(lanes.values())
+        last = self._receipts = base + sum(lanes.values())
         slots = [part for lane in lanes.items() for part in lane]
         # Before it is known whether there was something, we may be rung for.
         flags = int(self._waits) + (2 if waits else 0)
         self._waits = self._waits or waits
         command = self._server.script("receive", self._server.moment(self._clock), self._name, base, flags, len(lanes),
                                       *slots, *queues)  # fmt: skip
+        self._asking.add(base)
         try:
             reply = await self._server.ado(command, again=False)
         except BaseException:
-            self._doubts += (base, self._receipts)
+            self._doubts.add((base, last))
             self._recover_soon()
             raise
+        finally:
+            self._asking.remove(base)
         if reply == 0:
             raise LeaseLost
         blobs, exceptions, due_in = reply
@@ -123,6 +136,7 @@ class RedisLease(Lease):
             index, deliveries, revoked = exceptions[i : i + 3]
             token = f"{self._name}:{base + 1 + index}:{deliveries}"
             taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
+        self._in_hand.update([delivery.token for delivery in taken])
         return taken, float(due_in) if due_in else float("inf")
 
     def _leave(self, queues: Sequence[str], lanes: dict[str, int]) -> None:
@@ -133,10 +147,11 @@ class RedisLease(Lease):
     # --- Doubts ---------------------------------------------------------------------------------------
 
     async def _recover(self) -> None:
-        doubts = list(self._doubts)
+        doubts = set(self._doubts)
         if doubts:
-            await self._server.ado(self._server.script("recover", self._name, self._receipts, *doubts))
-            del self._doubts[: len(doubts)]
+            ranges = itertools.chain.from_iterable(doubts)
+            await self._server.ado(self._server.script("recover", self._name, self._receipts, *ranges))
+            self._doubts -= doubts
 
     def _recover_soon(self) -> None:
         if self._recovering is None or self._recovering.done():
@@ -155,33 +170,81 @@ class RedisLease(Lease):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         done: list[bool] = []
         for start in range(0, len(settlements), SETTLE_BATCH):
-            done += await self._settle(settlements[start : start + SETTLE_BATCH])
+            try:
+                done += await self._settle(settlements[start : start + SETTLE_BATCH])
+            except BaseException:
+                self._unsure.update(settlement.delivery.token for settlement in settlements[:start])
+                raise
         return done
 
     async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        tokens = [settlement.delivery.token for settlement in settlements]
+        try:
+            if await self._acknowledge(settlements):
+                done = [True] * len(tokens)
+            else:
+                done = await self._settle_each(settlements)
+        except BaseException:
+            self._unsure.update(tokens)
+            raise
+        if self._unsure:
+            done = await self._less_doubt(tokens, done)
+        self._in_hand.difference_update(tokens)
+        return done
+
+    async def _acknowledge(self, settlements: Sequence[Settlement]) -> bool:
+        """Settle in the shortest way, if they all allow it and their tokens are good; else do nothing."""
+        queue, mine = settlements[0].delivery.message.queue, len(self._name) + 1
+        ids, proofs, values, places = [], [], [], []
+        for settlement in settlements:
+            delivery, outcome = settlement.delivery, settlement.outcome
+            message = delivery.message
+            if settlement.action is not Action.ACKNOWLEDGE or settlement.follow_ups or message.queue != queue:
+                return False
+            if outcome is None:
+                values.append(b"")
+                places.append("")
+            elif outcome.place is None:
+                values.append(outcomes.addressed(outcome))
+                places.append("")
+            elif settlement.due:
+                return False
+            else:
+                values.append(outcomes.addressed(outcome))
+                places.append(outcomes.place(outcome.place))
+            ids.append(message.id)
+            proofs.append(delivery.token[mine:] if delivery.token.startswith(self._name) else "")
+        if len(set(ids)) < len(ids):
+            return False
+        command = self._server.script("acknowledge", self._server.moment(self._clock), self._name, self._kept, queue,
+                                      len(ids), *ids, *proofs, *values, *(places if any(places) else ()))  # fmt: skip
+        return bool(await self._server.ado(command, again=False))
+
+    async def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
         parts: list[Any] = []
         for settlement in settlements:
             parts += self._item(settlement)
+        ending = [(number, item) for number, item in enumerate(settlements, start=1) if item.ends_node]
+        parts.append(len(ending))
+        for number, item in ending:
+            if item.outcome is not None:
+                parts += (number, *outcomes.end_parts(item.outcome, item.due)[3:])
         for number, settlement in enumerate(settlements, start=1):
             for message in settlement.follow_ups:
                 parts += (number, message.queue, message.id, blob(message), due(message))
         command = self._server.script("settle", self._server.moment(self._clock), self._name, self._kept,
                                       len(settlements), *parts)  # fmt: skip
-        tokens = [settlement.delivery.token for settlement in settlements]
-        try:
-            reply = await self._server.ado(command, again=False)
-        except BaseException:
-            self._unsure.update(tokens)
-            raise
-        done = [bool(good) for good in reply]
-        if self._unsure:
-            mine = [token in self._unsure for token in tokens]
-            if any(was_sent and not good for was_sent, good in zip(mine, done, strict=True)):
-                # Stale by what we ourselves had sent, whose answer was lost; or by a sweep, which ends the lease.
-                with contextlib.suppress(LeaseLost):
-                    await self.renew()
-                    done = [was_sent or good for was_sent, good in zip(mine, done, strict=True)]
-            self._unsure.difference_update(tokens)
+        return [bool(good) for good in await self._server.ado(command, again=False)]
+
+    async def _less_doubt(self, tokens: Sequence[str], done: list[bool]) -> list[bool]:
+        """Return what was settled, some of it by requests of ours whose answer was lost."""
+        mine = [token in self._unsure for token in tokens]
+        if any(was_sent and not good for was_sent, good in zip(mine, done, strict=True)):
+            # Stale by what we ourselves had sent, whose answer was lost; or by a sweep, which ends the lease.
+            with contextlib.suppress(LeaseLost):
+                await self.renew()
+                done = [was_sent or good for was_sent, good in zip(mine, done, strict=True)]
+        self._unsure.difference_update(tokens)
         return done
 
     def _item(self, settlement: Settlement) -> tuple[Any, ...]:
@@ -202,12 +265,37 @@ class RedisLease(Lease):
         back = settlement.message or message
         return (*item, back.queue, blob(back), due(back), settlement.deliveries)
 
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        now, commands = self._server.moment(self._clock), []
+        for item in advances:
+            parts = outcomes.advance_parts(item)
+            for message in item.messages:
+                parts += (message.queue, message.id, blob(message), due(message))
+            commands.append(self._server.script("advance", now, self._kept, *parts))
+        return [bool(done) for done in await self._server.ado_all(commands)] if commands else []
+
     # --- Renew, sweep, end ----------------------------------------------------------------------------
 
     async def renew(self) -> None:
         command = self._server.script("renew", self._server.moment(self._clock), self._name, repr(self._seconds))
-        if not await self._server.ado(command):
+        expires = await self._server.ado(command)
+        if expires == 0:
             raise LeaseLost
+        self._expires = expires
+        if self._compared != self._server.connections():
+            await self._compare()
+
+    async def _compare(self) -> None:
+        """Have what the server says we hold, and we do not, run by somebody; see the top of this file."""
+        connections = self._server.connections()
+        last = min(self._asking, default=self._receipts)
+        proofs = [token.partition(":")[2] for token in self._in_hand]
+        taken = await self._server.ado(self._server.script("compare", self._name, last, *proofs))
+        if taken == 0:
+            raise LeaseLost
+        for receipt in taken:
+            self._sweep_doubts += (receipt - 1, receipt)
+        self._compared = connections
 
     async def sweep(self) -> list[Delivery]:
         taken: list[Delivery] = []
@@ -215,13 +303,16 @@ class RedisLease(Lease):
         while more:
             base, doubts = self._receipts, list(self._sweep_doubts)
             self._receipts += SWEEP_BATCH
+            self._asking.add(base)
             command = self._server.script("sweep", self._server.moment(self._clock), self._name, base,
-                                          self._max_deliveries, SWEEP_BATCH, *doubts)  # fmt: skip
+                                          self._max_deliveries, SWEEP_BATCH, self._expires, *doubts)  # fmt: skip
             try:
                 reply = await self._server.ado(command, again=False)
             except BaseException:
-                self._sweep_doubts += (base, self._receipts)
+                self._sweep_doubts += (base, base + SWEEP_BATCH)
                 raise
+            finally:
+                self._asking.remove(base)
             if reply == 0:
                 raise LeaseLost
             del self._sweep_doubts[: len(doubts)]
@@ -230,6 +321,7 @@ class RedisLease(Lease):
                 value, receipt, deliveries = reply[i : i + 3]
                 token = f"{self._name}:-{receipt}:{deliveries}"
                 taken.append(Delivery(decode(value), token, deliveries, lost=True))
+                self._in_hand.add(token)
         return taken
 
     async def end(self) -> None:

@@ -16,14 +16,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from celeriac.drivers.sockets import TLS_OPTIONS, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["Address", "prepare"]
+__all__ = ["Address"]
 
 PORT = 6379
 SENTINEL_PORT = 26379
-OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_check_hostname", "ssl_cert_reqs", "ssl_keyfile"})
-OFF = frozenset({"0", "false", "no", "none", "off"})
+OPTIONS = TLS_OPTIONS | {"db"}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,18 +101,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return commands
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return how TLS is spoken; None where it is not."""
-        if not self.tls:
-            return None
-        context = ssl.create_default_context(cafile=self.options.get("ssl_ca_certs"))
-        if self.options.get("ssl_check_hostname", "true").lower() in OFF:
-            context.check_hostname = False
-        if self.options.get("ssl_cert_reqs", "required").lower() in OFF:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if "ssl_certfile" in self.options:
-            context.load_cert_chain(self.options["ssl_certfile"], self.options.get("ssl_keyfile"))
-        return context
+        """Return how TLS is spoken; None where it is not. Raises `ImproperlyConfigured` for files that are no good."""
+        return tls_context(self.options, "Redis") if self.tls else None
 
     def connect(self, timeout: float) -> socket.socket:
         """Return a connected socket, within the time-out (seconds)."""
@@ -133,13 +123,3 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         except BaseException:
             plain.close()
             raise
-
-
-def prepare(plain: socket.socket) -> None:
-    """Send at once what is written, and notice a peer that has gone without a word."""
-    if plain.family != socket.AF_UNIX:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, name):
-                plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

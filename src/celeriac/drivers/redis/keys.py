@@ -12,6 +12,8 @@ Of a queue:
     P:{queue}:counts          hash    id → how often it was handed out without coming back, where that is not 0
     P:{queue}:dead            zset    id → since when it is a dead letter
     P:{queue}:reasons         hash    id → why
+    P:{queue}:ended:SPELL     set     ids that ended without an outcome in these 20 s; expires 40 s after the last. Who
+                                      sends a message again, for he does not know whether it arrived, looks here
     P:{queue}:waiters:p, :c   set     leases that wait for a message of this lane; one is taken out, and rung for
 
 Of all queues:
@@ -29,6 +31,14 @@ Of results:
     P:recent                  list    ids whose outcomes were stored last, the newest first, 10,000 at most; expires
                                       likewise
 
+Of workflows:
+
+    P:workflow:ID             hash    `tree` (MessagePack; never changed), `left` (tasks that have not ended), and by
+                                      the number of a join how many of its members have not ended. Expires as outcomes
+                                      do when nothing is left, else 30 days after anything has happened in it
+    P:dues                    zset    ID:NODE → until when a worker is at it. A node that has ended, and what follows
+                                      from that has not been done
+
 Channels (`PUBLISH`):
 
     P:bell:LEASE              empty: there may be something to receive
@@ -38,7 +48,8 @@ Channels (`PUBLISH`):
 Scripts stand in `scripts`, each under the list of its arguments and its answer. KEYS[1] is always `P:queues`, and
 ARGV[1] the prefix. Those that change messages of one queue alone (`publish`, `publish_one`, `purge`, `bring_out`,
 `peek`) touch keys of that queue's tag, and P:queues; `receive` and `sweep` go over many queues; `settle` touches the
-queues of a batch and of its follow-ups, and P:outcome. On Redis Cluster all of them must therefore be in one slot: give
-the prefix a hash tag (`redis_prefix = "{celeriac}"`), and name the node that has the slot; more is not done yet. The
-tags of the queues are there so that a client for Cluster can spread them later, without a change of the keys.
+queues of a batch and of its follow-ups, P:outcome and P:workflow, as does `advance`; `publish_again` looks at P:outcome
+too. On Redis Cluster all of them must therefore be in one slot: give the prefix a hash tag (`redis_prefix =
+"{celeriac}"`), and name the node that has the slot; more is not done yet. The tags of the queues are there so that a
+client for Cluster can spread them later, without a change of the keys.
 """

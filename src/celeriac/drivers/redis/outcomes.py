@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
 from zlib import crc32
 
 import msgspec
 
+from celeriac.backends.base import Advance
+from celeriac.message import Place
 from celeriac.outcome import Outcome
 
-__all__ = ["CHANNELS", "channel_of", "decode", "encode", "milliseconds"]
+__all__ = ["CHANNELS", "addressed", "advance_parts", "channel_of", "decode", "encode", "end_parts", "milliseconds",
+           "place"]  # fmt: skip
 
 CHANNELS = 64
 """Over so many channels those who wait for outcomes are spread."""
@@ -22,9 +26,36 @@ def encode(outcome: Outcome) -> bytes:
     return (b"1" if outcome.ready else b"0") + _encode(outcome)
 
 
+def addressed(outcome: Outcome) -> bytes:
+    """Return the value of an outcome with its channel before it, as one argument of a script."""
+    return b"%d,%b" % (channel_of(outcome.id), encode(outcome))
+
+
 def decode(value: bytes) -> Outcome:
     """Return the outcome of a value."""
     return _decode(memoryview(value)[1:])
+
+
+def place(place: Place) -> str:
+    """Return where a node stands as the script `acknowledge` takes it."""
+    return f"{place.workflow}:{place.node}:{place.join if place.join >= 0 else ''}"
+
+
+def end_parts(outcome: Outcome, due: bool) -> tuple[Any, ...]:
+    """Return the end of a workflow's node as the scripts take it."""
+    place = outcome.place
+    if place is None:
+        raise ValueError(f"{outcome.id} is not in a workflow")
+    join = place.join if place.join >= 0 else ""
+    return (outcome.id, encode(outcome), channel_of(outcome.id), place.workflow, place.node, join, int(due))
+
+
+def advance_parts(advance: Advance) -> list[Any]:
+    """Return what follows from a node's end as the scripts take it, but for its messages."""
+    parts: list[Any] = [advance.due.workflow, advance.due.node, len(advance.outcomes), len(advance.joins)]
+    for outcome in advance.outcomes:
+        parts += end_parts(outcome, True)
+    return [*parts, *advance.joins]
 
 
 def channel_of(id: str) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 import hiredis
 
 from celeriac.drivers.redis.address import Address
-from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
 
-__all__ = ["BUSY", "code_of", "refused", "silent", "unsuitable"]
+__all__ = ["BUSY", "InDoubt", "code_of", "refused", "silent", "unsuitable"]
+
+
+class InDoubt(BrokerUnavailable):
+    """The connection was lost after the request was sent: it may have been carried out, or a part of it."""
+
 
 BUSY: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
 """What passes by itself: worth asking again until the time-out."""
@@ -46,7 +52,11 @@ def refused(reply: hiredis.ReplyError, address: Address) -> BrokerError:
 
 
 def silent(error: BaseException, address: Address, timeout: float) -> BrokerUnavailable:
-    """Return the error for a server that cannot be reached, or does not answer."""
+    """Return the error for a server that cannot be reached, does not answer, or is not to be trusted."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return BrokerMisconfigured(f"Redis at {address} shows a certificate that cannot be trusted: "
+                                   f"{error.verify_message}. Name the authority that signed it: "
+                                   "rediss://…?ssl_ca_certs=/path/to/ca.crt")  # fmt: skip
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"Redis at {address} did not answer within {timeout:g} s (`broker_publish_timeout`).")
     return BrokerUnavailable(f"Redis at {address} cannot be reached: {error}. Is it running? `redis-cli ping`")

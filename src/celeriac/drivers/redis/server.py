@@ -23,7 +23,7 @@ from celeriac.clock import Clock
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection, resolve
 from celeriac.drivers.redis.ear import Callback, Ear, PubSub
-from celeriac.drivers.redis.refusals import BUSY, code_of, refused, silent, unsuitable
+from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, refused, silent, unsuitable
 from celeriac.drivers.redis.scripts import SCRIPTS
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError
@@ -44,6 +44,7 @@ class _Session:
     def __init__(self, server: Server) -> None:
         self.loop = asyncio.get_running_loop()
         self.wire: Wire | None = None
+        self.connections = 0
         self.connecting = asyncio.Lock()
         self.ear = Ear(server.connect, server.timeout)
         self.end = self._until_the_end()
@@ -85,14 +86,15 @@ class Server:
         """Return `now` as the scripts take it: the server's own, but for a clock that a test has set."""
         return "" if type(clock) is Clock else repr(clock.now())
 
-    def do(self, command: Command) -> Any:
+    def do(self, command: Command, again: bool = True) -> Any:
         """Carry out one command, blocking; return its reply."""
-        return self.do_all((command,))[0]
+        return self.do_all((command,), again)[0]
 
-    def do_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Carry out commands in one round trip. They must bear being repeated: a lost connection is tried again once.
+    def do_all(self, commands: Sequence[Command], again: bool = True) -> list[Any]:
+        """Carry out commands in one round trip. After a lost connection they are tried again, once.
 
-        Raises `BrokerUnavailable` within the time-out, or `BrokerError`.
+        Without `again`, what may have been carried out is not sent twice: that is `InDoubt`. Else raises
+        `BrokerUnavailable` within the time-out, or `BrokerError`.
         """
         packed = _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
         deadline: float | None = None
@@ -112,10 +114,12 @@ class Server:
                     connection.close()
                 if isinstance(error, BrokerError):
                     raise
-                tries -= 1
-                if tries <= 0 or isinstance(error, TimeoutError):
+                if connection is None or isinstance(error, TimeoutError):
                     raise self.silent(error) from error
                 self._forget_idle()
+                tries -= 1
+                if not again or tries <= 0:
+                    raise self._doubt(error) from error
                 continue
             except BaseException:  # a time limit's exception, between the command and its reply
                 if connection is not None:
@@ -125,6 +129,9 @@ class Server:
             if trouble is None:
                 self._give(connection)
                 return replies
+            if not again and len(replies) > 1 and not all(isinstance(reply, hiredis.ReplyError) for reply in replies):
+                connection.close()
+                raise self._doubt(trouble)
             if code_of(trouble) == "NOSCRIPT":
                 try:
                     loaded = connection.exchange(_LOAD, len(SCRIPTS))
@@ -156,21 +163,27 @@ class Server:
         while True:
             session = self.session()
             wire = session.wire
+            if wire is not None and not wire.open:
+                wire = None
             try:
-                if wire is None or not wire.open:
+                if wire is None:
                     tries = 1
                     wire = await self._wire(session)
                 replies = await wire.exchange(packed, len(commands))
             except OSError as error:
                 if isinstance(error, BrokerError):
                     raise
-                tries -= 1
-                if tries <= 0 or not again or isinstance(error, TimeoutError):
+                if wire is None or isinstance(error, TimeoutError):
                     raise self.silent(error) from error
+                tries -= 1
+                if not again or tries <= 0:
+                    raise self._doubt(error) from error
                 continue
             trouble = self._trouble(replies)
             if trouble is None:
                 return replies
+            if not again and len(replies) > 1 and not all(isinstance(reply, hiredis.ReplyError) for reply in replies):
+                raise self._doubt(trouble)
             deadline = deadline or time.monotonic() + self.timeout
             if code_of(trouble) == "NOSCRIPT":
                 try:
@@ -205,6 +218,9 @@ class Server:
         """Return our error for one of the network's."""
         return error if isinstance(error, BrokerError) else silent(error, self.address, self.timeout)
 
+    def _doubt(self, error: Exception) -> InDoubt:
+        return InDoubt(f"Redis at {self.address}: the connection was lost before the answer came ({error}).")
+
     # --- Connections ----------------------------------------------------------------------------------
 
     def connect(self, within: float) -> Connection:
@@ -234,6 +250,7 @@ class Server:
                     wire.close()
                     raise
                 session.wire = wire
+                session.connections += 1
             return session.wire
 
     def _prove(self, info: Any) -> None:
@@ -254,6 +271,10 @@ class Server:
             with contextlib.suppress(StopIteration):
                 session.end.asend(None).send(None)  # begins it, so that the loop knows of it
         return session
+
+    def connections(self) -> int:
+        """Return how many connections for commands the running event loop has had here."""
+        return self.session().connections
 
     async def hear(self, channel: str, callback: Callback) -> None:
         """Call back with what is sent on a channel from when this returns; see `Ear`."""

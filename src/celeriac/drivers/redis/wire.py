@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import hiredis
 
-from celeriac.drivers.redis.address import Address, prepare
+from celeriac.drivers.redis.address import Address
+from celeriac.drivers.sockets import prepare
 
 __all__ = ["Wire"]
 

@@ -1,0 +1,24 @@
+-- now, ids. Returns flat: place, blob.
+local time, found, leases = instant(ARGV[2]), {}, call('ZRANGE', P .. ':leases', 0, -1)
+for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
+  local T = tag(queue)
+  for i = 3, #ARGV do
+    local id = ARGV[i]
+    local blob = call('HGET', T .. 'messages', id)
+    if blob then
+      local where, due = 'ready', call('ZSCORE', T .. 'due', id)
+      if due then
+        if tonumber(due) > time then where = 'scheduled' end
+      elseif call('ZSCORE', T .. 'dead', id) then
+        where = 'dead'
+      else
+        for _, lease in ipairs(leases) do
+          if call('HEXISTS', T .. 'held:' .. lease, id) == 1 then where = 'active' end
+        end
+      end
+      table.insert(found, where)
+      table.insert(found, blob)
+    end
+  end
+end
+return found

@@ -1,0 +1,74 @@
+-- now, lease, base receipt, waits (1: it waited, and may be rung; 2: it did not, but will wait if there is nothing;
+-- 3: both; 0: neither), n, then n pairs lane, slots, then queues.
+-- Returns 0 where the lease is lost, else {blobs, exceptions, seconds to the next due time or ''}. The receipts
+-- are base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
+local lease, base, waits, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local fence = call('HGET', P .. ':fences', lease)
+if not fence then return 0 end
+if tonumber(fence) > base then return {{}, {}, '0'} end
+local time = instant(ARGV[2])
+local free, lanes = {}, {}
+for i = 7, 6 + 2 * n, 2 do
+  table.insert(lanes, ARGV[i])
+  free[ARGV[i]] = tonumber(ARGV[i + 1])
+end
+local revocations = call('EXISTS', P .. ':revoked') == 1
+local pauses = call('EXISTS', P .. ':paused') == 1
+local blobs, total, exceptions, soonest, paused = {}, 0, {}, nil, {}
+local ONCE = ':1' .. TAIL
+for q = 7 + 2 * n, #ARGV do
+  local T = tag(ARGV[q])
+  paused[q] = pauses and call('SISMEMBER', P .. ':paused', ARGV[q]) == 1
+  if not paused[q] then
+    wake(T, time)
+    for _, lane in ipairs(lanes) do
+      local r = T .. 'ready:' .. lane
+      while free[lane] > 0 do
+        local popped = call('LMPOP', 10, r..'9', r..'8', r..'7', r..'6', r..'5', r..'4', r..'3', r..'2', r..'1', r..'0',
+                            'LEFT', 'COUNT', math.min(free[lane], 1000))
+        if not popped then break end
+        local ids, held = popped[2], {}
+        local found = call('HMGET', T .. 'messages', unpack(ids))
+        local counts = call('EXISTS', T .. 'counts') == 1 and call('HMGET', T .. 'counts', unpack(ids))
+        local revoked = revocations and call('ZMSCORE', P .. ':revoked', unpack(ids))
+        local h, first = 0, total
+        for i, id in ipairs(ids) do
+          if found[i] then
+            local deliveries = 1 + (counts and counts[i] or 0)
+            local bad = revoked and revoked[i] and tonumber(revoked[i]) > time
+            total = total + 1
+            blobs[total] = found[i]
+            held[h + 1] = id
+            h = h + 2
+            if deliveries == 1 and not bad then
+              held[h] = base + total .. ONCE
+            else
+              held[h] = base + total .. ':' .. deliveries .. TAIL
+              for _, part in ipairs({total - 1, deliveries, bad and 1 or 0}) do table.insert(exceptions, part) end
+            end
+          end
+        end
+        free[lane] = free[lane] - (total - first)
+        if h > 0 then many('HSET', T .. 'held:' .. lease, held) end
+      end
+    end
+  end
+end
+local idle = #blobs == 0 and waits >= 2
+if idle then relieve() end
+for q = 7 + 2 * n, #ARGV do
+  local T = tag(ARGV[q])
+  local first = not paused[q] and call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')[2]
+  if first and (not soonest or tonumber(first) < soonest) then soonest = tonumber(first) end
+  for _, lane in ipairs(lanes) do
+    if idle then
+      call('SADD', T .. 'waiters:' .. lane, lease)
+    else
+      if waits % 2 == 1 then call('SREM', T .. 'waiters:' .. lane, lease) end
+      -- What is left here, others may start: one is woken, and will wake the next.
+      if call('EXISTS', T .. 'waiters:' .. lane) == 1
+          and not paused[q] and (stands(T, lane) or (waits % 2 == 1 and first)) then ring(T, lane) end
+    end
+  end
+end
+return {blobs, exceptions, soonest and string.format('%.6f', soonest - time) or ''}

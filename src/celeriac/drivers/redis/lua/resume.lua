@@ -1,0 +1,4 @@
+-- queue. Ends a pause, and wakes those who wait.
+call('SREM', P .. ':paused', ARGV[2])
+for _, lane in ipairs({'p', 'c'}) do ring(tag(ARGV[2]), lane) end
+return 1

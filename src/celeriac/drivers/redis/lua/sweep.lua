@@ -1,0 +1,73 @@
+-- now, lease, base receipt, most deliveries, limit, when this lease runs out as far as its worker knows, then pairs
+-- of receipts (from, to) of earlier sweeps whose answer was lost. Gives back what leases that have run out held;
+-- those go when nothing is left of them. Once this lease has run out too, others are let be: the server was away,
+-- perhaps, and nobody could renew. Returns 0 where this lease is lost, else {1 if there is more to do, then flat
+-- what is taken over: blob, -receipt, deliveries}.
+local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
+local fence = call('HGET', P .. ':fences', lease)
+if not fence then return 0 end
+if tonumber(fence) > base then return {0} end
+relieve()
+local queues, taken, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
+for d = 8, #ARGV, 2 do
+  for _, queue in ipairs(queues) do
+    local T = tag(queue)
+    local all = call('HGETALL', T .. 'held:' .. lease)
+    for i = 1, #all, 2 do
+      local receipt, deliveries = proof(all[i + 1])
+      if -receipt > tonumber(ARGV[d]) and -receipt <= tonumber(ARGV[d + 1]) then
+        local blob = call('HGET', T .. 'messages', all[i])
+        for _, part in ipairs({blob, -receipt, deliveries}) do table.insert(taken, part) end
+      end
+    end
+  end
+  call('HSET', P .. ':fences', lease, base)
+end
+local before = string.format('(%.17g', time)
+local current = tonumber(ARGV[7]) >= time
+for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before, 'BYSCORE', 'LIMIT', 0, 10) or {}) do
+  if other ~= lease then
+    for _, queue in ipairs(queues) do
+      local T = tag(queue)
+      local key, back, passed, gone = T .. 'held:' .. other, {}, {}, {}
+      local all = left > 0 and call('HRANDFIELD', key, left, 'WITHVALUES') or {}
+      for i = 1, #all, 2 do
+        local id, receipt, deliveries = all[i], proof(all[i + 1])
+        local blob = call('HGET', T .. 'messages', id)
+        table.insert(gone, id)
+        if blob and string.sub(blob, 3, 3) == 'l' and deliveries < most and receipt > 0 then
+          table.insert(back, {receipt, id, deliveries})
+        elseif blob then
+          base = base + 1
+          table.insert(passed, id)
+          table.insert(passed, string.format('-%.0f:%d', base, deliveries) .. TAIL)
+          for _, part in ipairs({blob, base, deliveries}) do table.insert(taken, part) end
+        end
+      end
+      left = left - #all / 2
+      if #gone > 0 then call('HDEL', key, unpack(gone)) end
+      if #passed > 0 then many('HSET', T .. 'held:' .. lease, passed) end
+      give_back(T, back)
+    end
+    if left > 0 then
+      call('ZREM', P .. ':leases', other)
+      call('HDEL', P .. ':workers', other)
+      call('HDEL', P .. ':fences', other)
+    else
+      more = 1
+    end
+  end
+end
+call('ZREMRANGEBYSCORE', P .. ':revoked', '-inf', time)
+for _, queue in ipairs(queues) do
+  local T = tag(queue)
+  wake(T, time)
+  -- A worker that was woken and then killed has woken nobody else.
+  for _, lane in ipairs({'p', 'c'}) do
+    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and stands(T, lane)
+        and call('SISMEMBER', P .. ':paused', queue) == 0 then ring(T, lane) end
+  end
+end
+table.insert(taken, 1, more)
+return taken
