@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from celeriac.backends.base import Backend
+from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
 from celeriac.clock import Clock
-from celeriac.drivers.sqlite import outcomes
+from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database, database, path_of
 from celeriac.outcome import Outcome
 
@@ -107,6 +107,42 @@ class SQLiteBackend(Backend):
             ).fetchall()
         )
         return [outcomes.decode(outcome) for (outcome,) in rows]
+
+    # --- Workflows ------------------------------------------------------------------------------------
+
+    keeps_workflows = True
+
+    def plant(self, plan: Plan) -> None:
+        self.database.write(lambda connection: workflows.plant(connection, plan, self.clock.now()), quiet=True)
+
+    async def aplant(self, plan: Plan) -> None:
+        await self.database.awrite(lambda connection: workflows.plant(connection, plan, self.clock.now()), quiet=True)
+
+    def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return self.database.read(lambda connection: workflows.trees(connection, ids))
+
+    async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return self.trees(ids)
+
+    def uproot(self, ids: Sequence[str]) -> None:
+        self.database.write(lambda connection: workflows.uproot(connection, ids), quiet=True)
+
+    async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
+        return await self.database.awrite(lambda connection: workflows.conclude(connection, ends, self.clock.now()))
+
+    async def due(self, limit: int, seconds: float) -> list[Due]:
+        now = self.clock.now()
+        if not self.database.read(lambda connection: workflows.due(connection, 1, now)):
+            return []
+        return await self.database.awrite(
+            lambda connection: workflows.take(connection, limit, now, now + seconds), quiet=True
+        )
+
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        now = self.clock.now()
+        return await self.database.awrite(
+            lambda connection: [workflows.advance(connection, advance, now) for advance in advances]
+        )
 
     def close(self) -> None:
         self.database.close()

@@ -14,10 +14,10 @@ from celeriac.backends.base import Backend
 from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
 from celeriac.brokers.sqlite.lease import SQLiteLease
 from celeriac.brokers.sqlite.operations import SQLiteOperations
-from celeriac.brokers.sqlite.rows import INSERT, Lines, insert, row, where
+from celeriac.brokers.sqlite.rows import INSERT_NEW, Lines, find, insert, new_row, wake
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database, database, path_of
-from celeriac.drivers.sqlite.schema import READY, SCHEDULED
+from celeriac.drivers.sqlite.schema import SCHEDULED
 from celeriac.message import Message
 
 __all__ = ["SQLiteBroker", "connect"]
@@ -40,15 +40,13 @@ class SQLiteBroker(Broker):
         if len(messages) == 1:
             line = self._lines.known(messages[0])
             if line is not None:
-                try:
-                    self.database.execute(INSERT, row(messages[0], line, now))
-                except sqlite3.IntegrityError:  # it is there already, or its place is taken
-                    self.database.write(lambda connection: insert(connection, self._lines, messages, now))
-                return
+                row = new_row(messages[0], line, now)
+                if row is not None and self.database.insert(INSERT_NEW, row):
+                    return
         self.database.write(lambda connection: insert(connection, self._lines, messages, now))
         self._meet(messages)
 
-    async def apublish(self, messages: Sequence[Message]) -> None:
+    async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         now = self.clock.now()
         await self.database.awrite(lambda connection: insert(connection, self._lines, messages, now))
         self._meet(messages)
@@ -81,11 +79,9 @@ class SQLiteBroker(Broker):
                 [(id, until) for id in ids],
             )
             for id in ids:
-                condition, parameters = where(id)
-                connection.execute(
-                    f"UPDATE messages SET state = {READY}, due_at = NULL WHERE {condition} AND state = {SCHEDULED}",  # noqa: S608
-                    parameters,
-                )
+                found = find(connection, id)
+                if found is not None and found.state == SCHEDULED:
+                    wake(connection, found)
 
         await self.database.awrite(mark)
 
@@ -98,7 +94,7 @@ class SQLiteBroker(Broker):
             )
         )
 
-    def listen(self, channel: str) -> AsyncIterator[bytes]:
+    async def listen(self, channel: str) -> AsyncIterator[bytes]:
         rows = self.database.read(
             lambda connection: connection.execute(
                 "SELECT seq FROM sqlite_sequence WHERE name = 'broadcasts'"

@@ -1,7 +1,8 @@
 """A worker's lease on a SQLite broker: receive, settle, renew, sweep.
 
-A token is `lease:receipt:seq`. A lease's number is never used twice, nor is a receipt by its lease; a row that still
-has both is proof that the token is good. A receipt below 0 marks what was taken over, and must never be run again.
+A token is `lease:receipt:line:rank:seq`, with one receipt for all that was received in one step. A lease's number is
+never used twice, nor is a receipt by its lease; a row of `active` that still has both is proof that the token is good.
+A receipt below 0 marks what was taken over, and must never be run again.
 """
 
 from __future__ import annotations
@@ -12,31 +13,39 @@ from itertools import chain
 
 import msgspec
 
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo, decode, encode
-from celeriac.brokers.sqlite.rows import Lines, insert
+from celeriac.backends.base import Advance, NodeEnd
+from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
+from celeriac.brokers.sqlite.rows import Lines, insert, place, wake_due
 from celeriac.clock import Clock
-from celeriac.drivers.sqlite import outcomes
+from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
-from celeriac.drivers.sqlite.schema import ACTIVE, DEAD, READY, SCHEDULED, WAKE
+from celeriac.drivers.sqlite.schema import KEPT
 from celeriac.errors import LeaseLost
-from celeriac.message import HIGHEST_PRIORITY
+from celeriac.message import decode
 
 __all__ = ["SQLiteLease"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
 PRUNE_ROWS = 5_000  # outcomes thrown away at a time, so that nobody waits long for the write lock
 
-SELECT = f"""
-    SELECT seq, deliveries, message FROM messages WHERE line = ? AND state = {READY} ORDER BY rank, seq LIMIT ?
-"""  # noqa: S608 - all parts are constants
-TAKE = f"UPDATE messages SET state = {ACTIVE}, lease = ?, receipt = ?, deliveries = ? WHERE seq = ?"  # noqa: S608
-HELD = f"lease = ? AND receipt = ? AND seq = ? AND state = {ACTIVE}"
-ACKNOWLEDGE = f"DELETE FROM messages WHERE {HELD}"  # noqa: S608 - all parts are constants
-RETURN = f"""
-    UPDATE messages SET state = ?, due_at = ?, lease = NULL, deliveries = ?, line = ?, rank = ?, message = ?
-    WHERE {HELD}
+FIRST = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
+SELECT = "SELECT rank, seq, deliveries, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"
+_PLACE = "line = ? AND rank = ? AND seq = ?"
+_TAKEN = "line = ? AND (rank, seq) <= (?, ?)"
+TAKE = f"""
+    INSERT INTO active (line, rank, seq, name, deliveries, message, lease, receipt)
+    SELECT line, rank, seq, name, deliveries + 1, message, ?, ? FROM ready WHERE {_TAKEN}
+"""  # noqa: S608 - constants
+TAKE_AWAY = f"DELETE FROM ready WHERE {_TAKEN}"  # noqa: S608
+SETTLE = "DELETE FROM active WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?"
+BURY = f"""
+    INSERT INTO dead ({KEPT}, died_at, reason) SELECT {KEPT}, ?, ? FROM active
+    WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?
 """  # noqa: S608
-BURY = f"UPDATE messages SET state = {DEAD}, due_at = ?, lease = NULL, reason = ? WHERE {HELD}"  # noqa: S608
+RELEASE = f"INSERT INTO ready ({KEPT}) SELECT line, rank, seq, name, deliveries - ?, message FROM active"  # noqa: S608
+
+Held = tuple[int, int, int, int, int]
+"""Line, rank, seq, lease, receipt: what a token says."""
 
 
 class SQLiteLease(Lease):
@@ -76,9 +85,9 @@ class SQLiteLease(Lease):
     def _due_in(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> float:
         """Return after how many seconds there may be something to take; 0 for now. Only reads."""
         for line, _ in self._open_lines(connection, queues, slots):
-            if connection.execute(SELECT, (line, 1)).fetchone() is not None:
+            if connection.execute(FIRST, (line,)).fetchone() is not None:
                 return 0.0
-        (soonest,) = connection.execute(f"SELECT min(due_at) FROM messages WHERE state = {SCHEDULED}").fetchone()  # noqa: S608
+        (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
         return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
 
     def _open_lines(self, connection: sqlite3.Connection, queues: Sequence[str],
@@ -100,20 +109,23 @@ class SQLiteLease(Lease):
 
     def _take(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         self._prove(connection)
-        connection.execute(WAKE, (self._clock.now(),))
+        wake_due(connection, self._clock.now())
         free = dict(slots)
         taken: list[Delivery] = []
-        updates: list[tuple[int, int, int, int]] = []
+        self._receipts += 1
         for line, lane in list(self._open_lines(connection, queues, slots)):
-            if free[lane] <= 0:
+            rows = connection.execute(SELECT, (line, free[lane])).fetchall() if free[lane] > 0 else ()
+            if not rows:
                 continue
-            for seq, deliveries, message in connection.execute(SELECT, (line, free[lane])).fetchall():
-                deliveries += 1
-                free[lane] -= 1
-                self._receipts += 1
-                updates.append((self._number, self._receipts, deliveries, seq))
-                taken.append(Delivery(decode(message), f"{self._number}:{self._receipts}:{seq}", deliveries))
-        connection.executemany(TAKE, updates)
+            free[lane] -= len(rows)
+            up_to = (line, *rows[-1][:2])
+            connection.execute(TAKE, (self._number, self._receipts, *up_to))
+            connection.execute(TAKE_AWAY, up_to)
+            token = f"{self._number}:{self._receipts}:{line}"
+            taken += [
+                Delivery(decode(message), f"{token}:{rank}:{seq}", deliveries + 1)
+                for rank, seq, deliveries, message in rows
+            ]
         return self._marked(connection, taken)
 
     def _marked(self, connection: sqlite3.Connection, taken: list[Delivery]) -> list[Delivery]:
@@ -140,29 +152,51 @@ class SQLiteLease(Lease):
 
     def _settle(self, connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
         now = self._clock.now()
-        done = [self._act(connection, settlement, now) for settlement in settlements]
-        good = [settlement for settlement, held in zip(settlements, done, strict=True) if held]
-        kept = [settlement.outcome for settlement in good if settlement.outcome is not None]
+        held = [_held(settlement.delivery.token) for settlement in settlements]
+        done = self._release(connection, settlements, held, now)
+        for settlement, row, ok in zip(settlements, held, done, strict=True):
+            if ok and settlement.action is Action.RETURN:
+                message = settlement.message or settlement.delivery.message
+                place(connection, self._lines, message, now, age=row[2], deliveries=settlement.deliveries)
+        good = [settlement for settlement, ok in zip(settlements, done, strict=True) if ok]
+        kept = [item for item in good if item.outcome is not None and not item.ends_node]
+        again: set[int] = set()  # what has ended before: all that follows from it has followed
         if kept:
-            outcomes.store(connection, kept, now)
-        follow_ups = [message for settlement in good for message in settlement.follow_ups]
+            again = _not_new(kept, outcomes.store(connection, [item.outcome for item in kept if item.outcome], now))
+        if len(kept) < len(good):
+            ending = [item for item in good if item.ends_node]
+            ends = [NodeEnd(item.outcome, item.due) for item in ending if item.outcome is not None]
+            again |= _not_new(ending, workflows.conclude(connection, ends, now))
+        leading = [item for item in good if item.follow_ups and id(item) not in again]
+        follow_ups = [message for item in leading for message in item.follow_ups]
         if follow_ups:
             insert(connection, self._lines, follow_ups, now)
         return done
 
-    def _act(self, connection: sqlite3.Connection, settlement: Settlement, now: float) -> bool:
-        delivery = settlement.delivery
-        held = tuple(map(int, delivery.token.split(":")))
-        if settlement.action is Action.ACKNOWLEDGE:
-            return connection.execute(ACKNOWLEDGE, held).rowcount == 1
-        if settlement.action is Action.BURY:
-            return connection.execute(BURY, (now, settlement.reason, *held)).rowcount == 1
-        message = settlement.message or delivery.message
-        waits = message.due_at is not None and message.due_at > now
-        line = self._lines.number(connection, message.queue, message.lane)
-        values = (SCHEDULED if waits else READY, message.due_at if waits else None, settlement.deliveries, line,
-                  HIGHEST_PRIORITY - message.priority, encode(message))  # fmt: skip
-        return connection.execute(RETURN, (*values, *held)).rowcount == 1
+    def _release(self, connection: sqlite3.Connection, settlements: Sequence[Settlement], held: Sequence[Held],
+                 now: float) -> list[bool]:  # fmt: skip
+        """Take the rows of good tokens out of `active`; say which tokens were good."""
+        for settlement, row in zip(settlements, held, strict=True):
+            if settlement.action is Action.BURY:
+                connection.execute(BURY, (now, settlement.reason, *row))
+        connection.execute("SAVEPOINT settle")
+        if connection.executemany(SETTLE, held).rowcount == len(held):
+            return [True] * len(held)
+        # Some token is stale, and what is deleted does not tell which.
+        connection.execute("ROLLBACK TO settle")
+        return [connection.execute(SETTLE, row).rowcount == 1 for row in held]
+
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        def work(connection: sqlite3.Connection) -> list[bool]:
+            now = self._clock.now()
+            done = [workflows.advance(connection, advance, now) for advance in advances]
+            messages = [
+                message for advance, new in zip(advances, done, strict=True) if new for message in advance.messages
+            ]
+            insert(connection, self._lines, messages, now)
+            return done
+
+        return await self._database.awrite(work)
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
 
@@ -186,6 +220,8 @@ class SQLiteLease(Lease):
     def _overdue(self, connection: sqlite3.Connection, now: float) -> bool:
         """Say whether there is anything to sweep. Only reads."""
         horizon = None if self._result_expires is None else now - self._result_expires
+        if self._result_expires is not None and workflows.overdue(connection, now, self._result_expires):
+            return True
         return any(
             connection.execute(query, (bound,)).fetchone() is not None
             for query, bound in (
@@ -211,37 +247,36 @@ class SQLiteLease(Lease):
                 "(SELECT id FROM outcomes WHERE stored_at < ? ORDER BY stored_at LIMIT ?)",
                 (now - self._result_expires, PRUNE_ROWS),
             )
+            workflows.prune(connection, now, self._result_expires)
         return taken
 
     def _inherit(self, connection: sqlite3.Connection, lease: int) -> list[Delivery]:
         """Deal with what a dead worker held; return what this worker takes over to settle."""
         taken: list[Delivery] = []
         rows = connection.execute(
-            f"SELECT seq, deliveries, message FROM messages WHERE state = {ACTIVE} AND lease = ?",  # noqa: S608
-            (lease,),
+            "SELECT line, rank, seq, deliveries, message FROM active WHERE lease = ?", (lease,)
         ).fetchall()
-        for seq, deliveries, raw in rows:
+        for line, rank, seq, deliveries, raw in rows:
             message = decode(raw)
+            here = (line, rank, seq)
             if message.acks_late and deliveries < self._max_deliveries:
-                connection.execute(f"UPDATE messages SET state = {READY}, lease = NULL WHERE seq = ?", (seq,))  # noqa: S608
+                connection.execute(f"{RELEASE} WHERE {_PLACE}", (0, *here))
+                connection.execute(f"DELETE FROM active WHERE {_PLACE}", here)  # noqa: S608
             else:
                 self._receipts += 1
-                token = f"{self._number}:{-self._receipts}:{seq}"
-                connection.execute("UPDATE messages SET lease = ?, receipt = ? WHERE seq = ?",
-                                   (self._number, -self._receipts, seq))  # fmt: skip
+                mine = (self._number, -self._receipts)
+                connection.execute(f"UPDATE active SET lease = ?, receipt = ? WHERE {_PLACE}", (*mine, *here))  # noqa: S608
+                token = ":".join(map(str, (*mine, *here)))
                 taken.append(Delivery(message, token, deliveries, lost=True))
         return taken
 
     async def end(self) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                f"UPDATE messages SET state = {READY}, lease = NULL, deliveries = deliveries - 1 "  # noqa: S608
-                f"WHERE state = {ACTIVE} AND lease = ? AND receipt > 0",
-                (self._number,),
-            )
+            mine = "WHERE lease = ? AND receipt > 0"
+            connection.execute(f"{RELEASE} {mine}", (1, self._number))
+            connection.execute(f"DELETE FROM active {mine}", (self._number,))  # noqa: S608
             # What was taken over and not settled, the next sweep takes over again.
-            left = f"SELECT 1 FROM messages WHERE state = {ACTIVE} AND lease = ?"  # noqa: S608
-            if connection.execute(left, (self._number,)).fetchone() is None:
+            if connection.execute("SELECT 1 FROM active WHERE lease = ?", (self._number,)).fetchone() is None:
                 connection.execute("DELETE FROM leases WHERE lease = ?", (self._number,))
             else:
                 connection.execute("UPDATE leases SET expires_at = 0 WHERE lease = ?", (self._number,))
@@ -251,3 +286,12 @@ class SQLiteLease(Lease):
     def _prove(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM leases WHERE lease = ?", (self._number,)).fetchone() is None:
             raise LeaseLost
+
+
+def _not_new(settlements: Sequence[Settlement], new: Sequence[bool]) -> set[int]:
+    return {id(settlement) for settlement, first in zip(settlements, new, strict=True) if not first}
+
+
+def _held(token: str) -> Held:
+    lease, receipt, line, rank, seq = token.split(":")
+    return int(line), int(rank), int(seq), int(lease), int(receipt)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, decode, encode
-from celeriac.brokers.sqlite.rows import where
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.brokers.sqlite.rows import Found, Lines, find, insert, remove, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
-from celeriac.drivers.sqlite.schema import DEAD, READY, SCHEDULED, STATE_NAMES, WAKE
-from celeriac.message import Message
+from celeriac.drivers.sqlite.schema import DEAD, READY, SCHEDULED, STATES
+from celeriac.message import Message, decode
 
 __all__ = ["SQLiteOperations"]
 
-LINES = "line IN (SELECT line FROM lines WHERE queue = ?)"
+OF_QUEUE = "line IN (SELECT line FROM lines WHERE queue = ?)"
+COUNT = " UNION ALL ".join(
+    f"SELECT queue, '{state}', count(*) FROM {state} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
+    for state in STATES
+)
 
 
 class SQLiteOperations(Operations):
-    """Queries over the table `messages`."""
+    """Queries over the tables of messages."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -29,37 +34,36 @@ class SQLiteOperations(Operations):
 
     async def queues(self) -> list[QueueCounts]:
         await self._wake()
-        counted = self._rows(
-            "SELECT queue, state, count(*) FROM messages JOIN lines USING (line) GROUP BY queue, state", ()
-        )
+        counted = self._rows(COUNT, ())
         paused = {queue for (queue,) in self._rows("SELECT queue FROM pauses", ())}
         counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
         for queue, state, count in counted:
-            counts.setdefault(queue, {})[STATE_NAMES[state]] = count
+            counts.setdefault(queue, {})[state] = count
         return [QueueCounts(queue=queue, paused=queue in paused, **found) for queue, found in sorted(counts.items())]
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         await self._wake()
-        return self._messages(f"{LINES} AND state = {READY} ORDER BY rank, seq", (queue,), limit, offset)
+        return self._messages(f"ready WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._wake()
         if queue is None:
-            return self._messages(f"state = {SCHEDULED} ORDER BY due_at", (), limit, offset)
-        return self._messages(f"{LINES} AND state = {SCHEDULED} ORDER BY due_at", (queue,), limit, offset)
+            return self._messages("scheduled ORDER BY due_at", (), limit, offset)
+        return self._messages(f"scheduled WHERE {OF_QUEUE} ORDER BY due_at", (queue,), limit, offset)
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         await self._wake()
-        found = {}
-        for id in ids:
-            condition, parameters = where(id)
-            for state, message in self._rows(f"SELECT state, message FROM messages WHERE {condition}", parameters):  # noqa: S608
-                found[id] = (STATE_NAMES[state], decode(message))
-        return found
+        found = ((id, self._database.read(partial(find, id=id))) for id in ids)
+        return {id: (place.state, place.message) for id, place in found if place is not None}
 
     async def purge(self, queue: str) -> int:
-        statement = f"DELETE FROM messages WHERE {LINES} AND state IN ({READY}, {SCHEDULED})"  # noqa: S608
-        return await self._change(statement, (queue,))
+        def work(connection: sqlite3.Connection) -> int:
+            return sum(
+                connection.execute(f"DELETE FROM {state} WHERE {OF_QUEUE}", (queue,)).rowcount  # noqa: S608
+                for state in (READY, SCHEDULED)
+            )
+
+        return await self._database.awrite(work)
 
     async def pause(self, queue: str) -> None:
         await self._change("INSERT OR IGNORE INTO pauses (queue) VALUES (?)", (queue,))
@@ -68,24 +72,22 @@ class SQLiteOperations(Operations):
         await self._change("DELETE FROM pauses WHERE queue = ?", (queue,))
 
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
-        where, parameters = (f"{LINES} AND", (queue,)) if queue is not None else ("", ())
+        condition, parameters = (f"WHERE {OF_QUEUE}", (queue,)) if queue is not None else ("", ())
         rows = self._rows(
-            f"SELECT message, reason, due_at FROM messages WHERE {where} state = {DEAD} "  # noqa: S608
-            "ORDER BY due_at DESC, seq DESC LIMIT ? OFFSET ?",
+            f"SELECT message, reason, died_at FROM dead {condition} "  # noqa: S608
+            "ORDER BY died_at DESC, seq DESC LIMIT ? OFFSET ?",
             (*parameters, limit, offset),
         )
-        return [Dead(message=decode(message), reason=reason or "", at=at) for message, reason, at in rows]
+        return [Dead(message=decode(message), reason=reason, at=at) for message, reason, at in rows]
 
     async def resend(self, ids: Sequence[str]) -> int:
         def work(connection: sqlite3.Connection) -> int:
             letters = _letters(connection, ids)
-            # Its failure was recorded as final; sent again, it is pending again.
-            connection.executemany("DELETE FROM outcomes WHERE id = ?", [(id,) for _, id, _ in letters])
-            connection.executemany(
-                f"UPDATE messages SET state = {READY}, due_at = NULL, reason = NULL, deliveries = 0, message = ? "  # noqa: S608
-                "WHERE seq = ?",
-                [(encode(anew(decode(message))), seq) for seq, _, message in letters],
-            )
+            for letter in letters:
+                remove(connection, letter)
+                # Its failure was recorded as final; sent again, it is pending again.
+                connection.execute("DELETE FROM outcomes WHERE id = ?", (letter.message.id,))
+            insert(connection, Lines(), [anew(letter.message) for letter in letters], self._clock.now())
             return len(letters)
 
         return await self._database.awrite(work)
@@ -93,7 +95,8 @@ class SQLiteOperations(Operations):
     async def drop(self, ids: Sequence[str]) -> int:
         def work(connection: sqlite3.Connection) -> int:
             letters = _letters(connection, ids)
-            connection.executemany("DELETE FROM messages WHERE seq = ?", [(seq,) for seq, _, _ in letters])
+            for letter in letters:
+                remove(connection, letter)
             return len(letters)
 
         return await self._database.awrite(work)
@@ -108,11 +111,11 @@ class SQLiteOperations(Operations):
     async def _wake(self) -> None:
         """Make ready what is due: without a worker nobody has done so."""
         now = self._clock.now()
-        if self._rows(f"SELECT 1 FROM messages WHERE state = {SCHEDULED} AND due_at <= ? LIMIT 1", (now,)):  # noqa: S608
-            await self._change(WAKE, (now,))
+        if self._rows("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)):
+            await self._database.awrite(lambda connection: wake_due(connection, now))
 
-    def _messages(self, where: str, parameters: Sequence[Any], limit: int, offset: int) -> list[Message]:
-        rows = self._rows(f"SELECT message FROM messages WHERE {where} LIMIT ? OFFSET ?", (*parameters, limit, offset))  # noqa: S608
+    def _messages(self, source: str, parameters: Sequence[Any], limit: int, offset: int) -> list[Message]:
+        rows = self._rows(f"SELECT message FROM {source} LIMIT ? OFFSET ?", (*parameters, limit, offset))  # noqa: S608
         return [decode(message) for (message,) in rows]
 
     def _rows(self, query: str, parameters: Sequence[Any]) -> list[Any]:
@@ -122,11 +125,7 @@ class SQLiteOperations(Operations):
         return await self._database.awrite(lambda connection: connection.execute(statement, parameters).rowcount)
 
 
-def _letters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Any]:
-    """Return the dead letters among these messages: seq, id, message."""
-    letters = []
-    for id in ids:
-        condition, parameters = where(id)
-        query = f"SELECT seq, id, message FROM messages WHERE {condition} AND state = {DEAD}"  # noqa: S608
-        letters += connection.execute(query, parameters).fetchall()
-    return letters
+def _letters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Found]:
+    """Return the dead letters among these messages."""
+    found = (find(connection, id) for id in ids)
+    return [letter for letter in found if letter is not None and letter.state == DEAD]

@@ -1,21 +1,58 @@
-"""Messages as rows: how one is written and found, and which line it stands in. Used by the broker and its leases."""
+"""Messages as rows: how one is written, found and moved, and which line it stands in. Used by the broker
+and its leases."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from celeriac.brokers.base import encode
-from celeriac.drivers.sqlite.schema import READY, SCHEDULED
-from celeriac.message import HIGHEST_PRIORITY, Message, new_id
+from celeriac.drivers.sqlite.schema import KEPT, READY, SCHEDULED, STATES
+from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
-__all__ = ["INSERT", "Lines", "insert", "row", "seq_of", "where"]
+__all__ = [
+    "INSERT_NEW",
+    "Found",
+    "Lines",
+    "find",
+    "insert",
+    "new_row",
+    "place",
+    "remove",
+    "seq_of",
+    "wake",
+    "wake_due",
+]
 
-INSERT = """
-    INSERT INTO messages (seq, id, named, line, rank, state, due_at, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-"""
 EPOCH = 1_735_689_600_000  # milliseconds; 2025 began
+
+NewRow = tuple[int, int, int, bytes]
+"""Line, rank and seq (the place), and the encoded message."""
+
+_HERE = "line = ?1 AND rank = ?2 AND seq = ?3"
+INSERT = "INSERT INTO ready (line, rank, seq, message) VALUES (?, ?, ?, ?)"
+INSERT_SCHEDULED = f"INSERT INTO scheduled ({KEPT}, due_at) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+INSERT_NEW = f"""
+    INSERT INTO ready (line, rank, seq, message) SELECT ?1, ?2, ?3, ?4
+    WHERE NOT EXISTS (SELECT 1 FROM active WHERE {_HERE}) AND NOT EXISTS (SELECT 1 FROM scheduled WHERE {_HERE})
+        AND NOT EXISTS (SELECT 1 FROM dead WHERE {_HERE})
+"""  # noqa: S608 - constants
+"""Writes a `NewRow`, unless its place is taken (no row is written) or taken among those that are ready (an error)."""
+
+_BETWEEN = "line = ?1 AND rank = ?2 AND seq BETWEEN ?3 AND ?4"
+ANY_BETWEEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_BETWEEN}" for state in STATES) + " LIMIT 1"  # noqa: S608
+TAKEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_HERE}" for state in STATES) + " LIMIT 1"  # noqa: S608
+
+RANKS = "ranks (rank) AS (VALUES " + ", ".join(f"({rank})" for rank in range(HIGHEST_PRIORITY + 1)) + ")"
+BY_SEQ = f"WITH {RANKS} " + " UNION ALL ".join(
+    f"SELECT '{state}', line, rank, seq, message "  # noqa: S608
+    f"FROM lines CROSS JOIN ranks CROSS JOIN {state} USING (line, rank) WHERE seq = ?1"
+    for state in STATES
+)
+BY_NAME = " UNION ALL ".join(
+    f"SELECT '{state}', line, rank, seq, message FROM {state} WHERE name = ?1"  # noqa: S608
+    for state in STATES
+)
 
 
 class Lines:
@@ -50,53 +87,103 @@ class Lines:
 
 
 def seq_of(id: str) -> int | None:
-    """Return the place of a message by its id: 41 bits of milliseconds, 22 of the counter. None: not an id of ours."""
+    """Return the age of a message by its id: 41 bits of milliseconds, 22 of the counter. None: not an id of ours."""
     if len(id) != 36 or id[14] != "7":
         return None
     try:
-        bits = int(id.replace("-", "")[:20], 16)
+        bits = int(id[:8] + id[9:13] + id[15:18] + id[19:23], 16)  # 48 of milliseconds, 12 + 2 + 14
     except ValueError:
         return None
-    milliseconds = (bits >> 32) - EPOCH
+    milliseconds = (bits >> 28) - EPOCH
     if not 0 <= milliseconds < 1 << 41:
         return None
     return milliseconds << 22 | (bits >> 2 & 0x3F_C000 | bits & 0x3FFF)
 
 
-def where(id: str) -> tuple[str, Sequence[Any]]:
-    """Return the condition that finds a message by its id, and its parameters."""
-    seq = seq_of(id)
-    if seq is None:
-        return "(named = 1 AND id = ?)", (id,)
-    return "(seq = ? AND id = ? OR named = 1 AND id = ?)", (seq, id, id)
-
-
-def row(message: Message, line: int, now: float) -> tuple[Any, ...]:
-    """Return a message as the parameters of `INSERT`."""
-    seq, named = seq_of(message.id), False
-    if seq is None:
-        seq, named = seq_of(new_id()), True
-    waits = message.due_at is not None and message.due_at > now
-    return (seq, message.id, named, line, HIGHEST_PRIORITY - message.priority, SCHEDULED if waits else READY,
-            message.due_at if waits else None, encode(message))  # fmt: skip
+def new_row(message: Message, line: int, now: float) -> NewRow | None:
+    """Return the row of a message that is ready and whose id says its age; None for all others."""
+    seq = None if _waits(message, now) else seq_of(message.id)
+    return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
 
 
 def insert(connection: sqlite3.Connection, lines: Lines, messages: Iterable[Message], now: float) -> None:
     """Write messages that are not there already, inside the caller's write transaction."""
-    rows = [row(message, lines.number(connection, message.queue, message.lane), now) for message in messages]
-    try:
-        connection.executemany(INSERT, rows)
-    except sqlite3.IntegrityError:
-        for values in rows:
-            _insert_carefully(connection, values)
+    together: dict[tuple[str, int, int], dict[int, Message]] = {}
+    apart: list[Message] = []
+    for message in messages:
+        line = lines.number(connection, message.queue, message.lane)
+        state = SCHEDULED if _waits(message, now) else READY
+        group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
+        seq = seq_of(message.id)
+        if seq is None or group.setdefault(seq, message) is not message:
+            apart.append(message)
+    for (state, line, rank), group in together.items():
+        # Ids of now: nothing is likely to stand where they belong, so one look does for all of them.
+        if group and connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
+            apart += group.values()
+        elif state == READY:
+            connection.executemany(INSERT, [(line, rank, seq, encode(message)) for seq, message in group.items()])
+        else:
+            rows = [(line, rank, seq, None, 0, encode(message), message.due_at) for seq, message in group.items()]
+            connection.executemany(INSERT_SCHEDULED, rows)
+    for message in apart:
+        if find(connection, message.id) is None:
+            place(connection, lines, message, now)
 
 
-def _insert_carefully(connection: sqlite3.Connection, values: tuple[Any, ...]) -> None:
-    """Write a row, unless it is written already. If another message has its place, it gets another, and is named."""
-    seq, id, named, *rest = values
-    condition, parameters = where(id)
-    while connection.execute(f"SELECT 1 FROM messages WHERE {condition}", parameters).fetchone() is None:  # noqa: S608
-        try:
-            connection.execute(INSERT, (seq, id, named, *rest))
-        except sqlite3.IntegrityError:
-            seq, named = seq_of(new_id()), True
+def place(connection: sqlite3.Connection, lines: Lines, message: Message, now: float, *, age: int | None = None,
+          deliveries: int = 0) -> None:  # fmt: skip
+    """Write a message that is not there, as old as `age` or its id says. Is that place taken, it gets a new one."""
+    line, rank = lines.number(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
+    said = seq_of(message.id)
+    seq = said if age is None else age
+    while seq is None or connection.execute(TAKEN, (line, rank, seq)).fetchone() is not None:
+        seq = seq_of(new_id())
+    values = (line, rank, seq, None if seq == said else message.id, deliveries, encode(message))
+    if _waits(message, now):
+        connection.execute(INSERT_SCHEDULED, (*values, message.due_at))
+    else:
+        connection.execute(f"INSERT INTO ready ({KEPT}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+
+
+def _waits(message: Message, now: float) -> bool:
+    return message.due_at is not None and message.due_at > now
+
+
+class Found(NamedTuple):
+    """Where a message is."""
+
+    state: str
+    line: int
+    rank: int
+    seq: int
+    message: Message
+
+
+def find(connection: sqlite3.Connection, id: str) -> Found | None:
+    """Return where the message with this id is, in whatever state."""
+    for query, value in ((BY_SEQ, seq_of(id)), (BY_NAME, id)):
+        for state, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
+            message = decode(raw)
+            if message.id == id:  # another's id may say the same age
+                return Found(state, line, rank, seq, message)
+    return None
+
+
+def remove(connection: sqlite3.Connection, found: Found) -> None:
+    """Delete the row of a message."""
+    connection.execute(f"DELETE FROM {found.state} WHERE {_HERE}", (found.line, found.rank, found.seq))  # noqa: S608
+
+
+def wake(connection: sqlite3.Connection, found: Found) -> None:
+    """Make a scheduled message ready before its time."""
+    where = (found.line, found.rank, found.seq)
+    connection.execute(f"INSERT INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE {_HERE}", where)  # noqa: S608
+    remove(connection, found)
+
+
+def wake_due(connection: sqlite3.Connection, now: float) -> None:
+    """Make ready what is due."""
+    if connection.execute("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is not None:
+        connection.execute(f"INSERT INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE due_at <= ?", (now,))  # noqa: S608
+        connection.execute("DELETE FROM scheduled WHERE due_at <= ?", (now,))

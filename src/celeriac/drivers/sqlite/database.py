@@ -116,18 +116,19 @@ class Database:
                 await asyncio.sleep(_pause())
             return self._finish(work, quiet)
 
-    def execute(self, statement: str, parameters: Sequence[Any]) -> None:
-        """Do one writing statement in a transaction of its own: the shortest way to a commit.
+    def insert(self, statement: str, row: Sequence[Any]) -> bool:
+        """Write one row in a transaction of its own: the shortest way to a commit.
 
-        Raises `sqlite3.IntegrityError` where a constraint forbids it.
+        False: nothing was written; a constraint or the statement's own condition forbids it, or the database is busy.
         """
         session = self._session()
         try:
-            session.connection.execute(statement, parameters)
-        except sqlite3.OperationalError:  # busy, most likely; the long way tells
-            self.write(lambda connection: connection.execute(statement, parameters))
-        else:
-            session.bell.ring()
+            if session.connection.execute(statement, row).rowcount != 1:
+                return False
+        except sqlite3.Error:  # the long way tells
+            return False
+        session.bell.ring()
+        return True
 
     def read(self, work: Callable[[sqlite3.Connection], Work]) -> Work:
         """Do the work outside a transaction; it must only read."""
@@ -241,7 +242,8 @@ class Database:
         except sqlite3.OperationalError as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            # Another connection is creating the file just now, and this one has seen it half-way.
+            # Busy in disguise: SQLite looks whether its idea of the schema is old, cannot for another's lock on a file
+            # that is just being created, and believes the old idea.
             half_way = "no such table" in str(error)
             if (_busy(error) or half_way) and time.monotonic() < deadline:
                 return False

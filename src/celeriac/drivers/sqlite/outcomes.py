@@ -21,8 +21,12 @@ STORE = """
 """
 
 
-def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> None:
-    """Store outcomes; those whose task has a final one already change nothing."""
-    connection.executemany(
-        STORE, [(item.id, item.state, item.ready, now, _encode(item)) for item in outcomes]
-    )
+def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> list[bool]:
+    """Store outcomes; say of each whether there was no final one."""
+    rows = [(item.id, item.state, item.ready, now, _encode(item)) for item in outcomes]
+    connection.execute("SAVEPOINT store")
+    if connection.executemany(STORE, rows).rowcount == len(rows):
+        return [True] * len(rows)
+    # For some there was, and what was stored does not tell which.
+    connection.execute("ROLLBACK TO store")
+    return [connection.execute(STORE, row).rowcount == 1 for row in rows]

@@ -3,34 +3,46 @@
 `MIGRATIONS[n]` brings a file from version n to n + 1; the version stands in SQLite's `user_version`. A migration
 that has been released is never edited: write the next one. Each of its statements begins on a new line.
 
-A message is one row from `publish` to its settlement; only its `state` changes:
+A message is one row from `publish` to its settlement, in the table of the state that it is in:
 
-    READY ⇄ ACTIVE → (row deleted)      SCHEDULED → READY when its time comes      ACTIVE → DEAD → READY by hand
+    ready ⇄ active → (row deleted)      scheduled → ready when its time comes      active → dead → ready by hand
 
-Every index costs each publish a page of the log, so a message's id has none: an id of ours (UUID version 7) holds
-milliseconds and a counter, of which `seq` is made. It is found by `seq`, and is as old as `seq` says. Only ids of
-other kinds are in an index. `line` stands for a queue and a lane, `rank` is 9 − priority, so that the index `ready`
-is the order of receipt.
+Each of these tables is one tree without a rowid, in the order of receipt: by `line` (a queue and a lane), then `rank`
+(9 − priority), then `seq` (age). These three are a message's place, which it keeps from state to state; nobody else has
+it. So a publish touches the end of one tree and nothing besides, to receive is to read the beginning of a line, and to
+settle is to delete by key. A message's id has no column: an id of ours (UUID version 7) holds milliseconds and a
+counter, of which `seq` is made, and is found by that. Only ids that senders chose themselves stand in `name`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "MIGRATIONS", "READY", "SCHEDULED", "STATE_NAMES", "WAKE"]
+__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "KEPT", "MIGRATIONS", "READY", "SCHEDULED", "STATES"]
 
 APPLICATION_ID: Final = 0x43454C52  # "CELR", in the file's header: this file is ours
 
-READY: Final = 0
-SCHEDULED: Final = 1
-ACTIVE: Final = 2
-DEAD: Final = 3
-STATE_NAMES: Final = ("ready", "scheduled", "active", "dead")
+READY: Final = "ready"
+SCHEDULED: Final = "scheduled"
+ACTIVE: Final = "active"
+DEAD: Final = "dead"
+STATES: Final = (READY, SCHEDULED, ACTIVE, DEAD)
+"""The states of a message, each with a table of its name."""
 
-WAKE: Final = f"UPDATE messages SET state = {READY}, due_at = NULL WHERE state = {SCHEDULED} AND due_at <= ?"  # noqa: S608 - constants
+KEPT: Final = "line, rank, seq, name, deliveries, message"
+"""The columns that a message takes along from state to state."""
+
+_KEPT: Final = """
+        line INTEGER NOT NULL,
+        rank INTEGER NOT NULL,
+        seq INTEGER NOT NULL,                   -- its age: made from the id, where that is one of ours
+        name TEXT,                              -- the id, where it does not say `seq`
+        deliveries INTEGER NOT NULL DEFAULT 0,
+        message BLOB NOT NULL,
+"""
 
 MIGRATIONS: Final = (
-    """
+    f"""
     CREATE TABLE lines (
         line INTEGER PRIMARY KEY,
         queue TEXT NOT NULL,
@@ -38,25 +50,36 @@ MIGRATIONS: Final = (
         UNIQUE (queue, lane)
     );
     CREATE TABLE pauses (queue TEXT PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE messages (
-        seq INTEGER PRIMARY KEY,                -- its age: made from the id, where that is one of ours
-        id TEXT NOT NULL,
-        named INTEGER NOT NULL DEFAULT 0,       -- whether the id was chosen by the sender, and says no age
-        line INTEGER NOT NULL,
-        rank INTEGER NOT NULL,
-        state INTEGER NOT NULL,
-        due_at REAL,                            -- SCHEDULED: when it is due; DEAD: since when
-        lease INTEGER,                          -- ACTIVE: whose it is
-        receipt INTEGER,                        -- ACTIVE: which of that lease's deliveries; below 0: taken over
-        deliveries INTEGER NOT NULL DEFAULT 0,
-        message BLOB NOT NULL,
-        reason TEXT                             -- DEAD: why
-    );
-    CREATE UNIQUE INDEX named ON messages (id) WHERE named = 1;
-    CREATE INDEX ready ON messages (line, rank, seq) WHERE state = 0;
-    CREATE INDEX scheduled ON messages (due_at) WHERE state = 1;
-    CREATE INDEX active ON messages (lease) WHERE state = 2;
-    CREATE INDEX dead ON messages (due_at) WHERE state = 3;
+    CREATE TABLE ready ({_KEPT}
+        PRIMARY KEY (line, rank, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE scheduled ({_KEPT}
+        due_at REAL NOT NULL,
+        PRIMARY KEY (line, rank, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE active ({_KEPT}
+        lease INTEGER NOT NULL,                 -- whose it is
+        receipt INTEGER NOT NULL,               -- by which of that lease's receipts; below 0: taken over
+        PRIMARY KEY (line, rank, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE dead ({_KEPT}
+        died_at REAL NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (line, rank, seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX due ON scheduled (due_at);
+    CREATE UNIQUE INDEX ready_name ON ready (name) WHERE name IS NOT NULL;
+    CREATE UNIQUE INDEX scheduled_name ON scheduled (name) WHERE name IS NOT NULL;
+    CREATE UNIQUE INDEX active_name ON active (name) WHERE name IS NOT NULL;
+    CREATE UNIQUE INDEX dead_name ON dead (name) WHERE name IS NOT NULL;
+    CREATE VIEW messages AS     -- for people who look with a tool of SQLite's
+        WITH every AS (
+            SELECT 'ready' AS state, *, NULL AS due_at, NULL AS lease, NULL AS reason FROM ready
+            UNION ALL SELECT 'scheduled', *, NULL, NULL FROM scheduled
+            UNION ALL SELECT 'active', line, rank, seq, name, deliveries, message, NULL, lease, NULL FROM active
+            UNION ALL SELECT 'dead', line, rank, seq, name, deliveries, message, NULL, NULL, reason FROM dead
+        )
+        SELECT queue, lane, 9 - rank AS priority, * FROM lines JOIN every USING (line);
     CREATE TABLE leases (
         lease INTEGER PRIMARY KEY AUTOINCREMENT,    -- never used twice: it is the heart of every token
         info BLOB NOT NULL,
@@ -78,5 +101,27 @@ MIGRATIONS: Final = (
         outcome BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX stored ON outcomes (stored_at);
+    """,  # noqa: S608 - constants
+    """
+    CREATE TABLE trees (id TEXT PRIMARY KEY, tree BLOB NOT NULL);  -- apart, for an UPDATE writes the whole of a row
+    CREATE TABLE workflows (
+        id TEXT PRIMARY KEY,
+        left INTEGER NOT NULL,                  -- tasks that have not ended
+        touched_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX finished ON workflows (touched_at) WHERE left <= 0;
+    CREATE INDEX unfinished ON workflows (touched_at) WHERE left > 0;
+    CREATE TABLE joins (
+        workflow TEXT NOT NULL,
+        node INTEGER NOT NULL,
+        missing INTEGER NOT NULL,               -- members that have not ended
+        PRIMARY KEY (workflow, node)
+    ) WITHOUT ROWID;
+    CREATE TABLE dues (
+        workflow TEXT NOT NULL,
+        node INTEGER NOT NULL,                  -- has ended, and what follows has not been done
+        free_at REAL NOT NULL,                  -- until then, a worker is at it
+        PRIMARY KEY (workflow, node)
+    ) WITHOUT ROWID;
     """,
 )

@@ -1,0 +1,132 @@
+"""Workflows in SQLite: by the backend alone, or by the broker in the transaction that settles.
+
+All of these work inside the caller's transaction, but for those that say that they only read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from celeriac.backends.base import UNFINISHED_SECONDS, Advance, Due, NodeEnd, Plan
+from celeriac.drivers.sqlite import outcomes
+from celeriac.outcome import Outcome
+
+__all__ = ["advance", "conclude", "due", "overdue", "plant", "prune", "take", "trees", "uproot"]
+
+PRUNE_ROWS = 500  # workflows thrown away at a time, so that nobody waits long for the write lock
+
+DUE = "INSERT OR IGNORE INTO dues (workflow, node, free_at) VALUES (?, ?, 0)"
+JOINED = """
+    INSERT OR IGNORE INTO dues (workflow, node, free_at)
+    SELECT workflow, node, 0 FROM joins WHERE workflow = ? AND node = ? AND missing = 0
+"""
+EXPIRED = "(left <= 0 AND touched_at < ?) OR (left > 0 AND touched_at < ?)"
+
+
+def plant(connection: sqlite3.Connection, plan: Plan, now: float) -> None:
+    """Keep a workflow."""
+    uproot(connection, [plan.id])
+    connection.execute("INSERT INTO trees (id, tree) VALUES (?, ?)", (plan.id, plan.tree))
+    connection.execute("INSERT INTO workflows (id, left, touched_at) VALUES (?, ?, ?)", (plan.id, plan.left, now))
+    connection.executemany(
+        "INSERT INTO joins (workflow, node, missing) VALUES (?, ?, ?)",
+        [(plan.id, join, count) for join, count in plan.missing.items()],
+    )
+
+
+def trees(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, bytes]:
+    """Return trees, by id. Only reads."""
+    query = "SELECT id, tree FROM trees WHERE id IN (SELECT value FROM json_each(?))"
+    return dict(connection.execute(query, (msgspec.json.encode(list(ids)).decode(),)))
+
+
+def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
+    """Drop workflows."""
+    for id in ids:
+        connection.execute("DELETE FROM trees WHERE id = ?", (id,))
+        connection.execute("DELETE FROM workflows WHERE id = ?", (id,))
+        connection.execute("DELETE FROM joins WHERE workflow = ?", (id,))
+
+
+def conclude(connection: sqlite3.Connection, ends: Sequence[NodeEnd], now: float) -> list[bool]:
+    """Store the ends of nodes, and do what follows at once from those that are stored for the first time."""
+    done = outcomes.store(connection, [end.outcome for end in ends], now)
+    left: Counter[str] = Counter()
+    joins: Counter[tuple[str, int]] = Counter()
+    dues: list[tuple[str, int]] = []
+    for end, new in zip(ends, done, strict=True):
+        place = end.outcome.place
+        if new and place is not None:
+            left[place.workflow] += 1
+            if place.join >= 0:
+                joins[place.workflow, place.join] += 1
+            if end.due:
+                dues.append((place.workflow, place.node))
+    _count_down(connection, left, joins, now)
+    connection.executemany(DUE, [due for due in dues if left[due[0]]])
+    return done
+
+
+def _count_down(connection: sqlite3.Connection, left: Counter[str], joins: Counter[tuple[str, int]],
+                now: float) -> None:  # fmt: skip
+    for workflow, ended in list(left.items()):
+        query = "UPDATE workflows SET left = left - ?, touched_at = ? WHERE id = ?"
+        if not connection.execute(query, (ended, now, workflow)).rowcount:
+            left[workflow] = 0  # it has expired, and nothing follows
+    for (workflow, join), ended in joins.items():
+        query = "UPDATE joins SET missing = max(0, missing - ?) WHERE workflow = ? AND node = ? AND missing > 0"
+        if connection.execute(query, (ended, workflow, join)).rowcount:
+            connection.execute(JOINED, (workflow, join))
+
+
+def advance(connection: sqlite3.Connection, advance: Advance, now: float) -> bool:
+    """Do what follows from a node's end, but for the messages; unless somebody has done it."""
+    due = advance.due
+    query = "DELETE FROM dues WHERE workflow = ? AND node = ?"
+    if not connection.execute(query, (due.workflow, due.node)).rowcount:
+        return False
+    own: list[Outcome] = []
+    others: list[NodeEnd] = []
+    for outcome in advance.outcomes:
+        if outcome.place is None or outcome.place.workflow == due.workflow:
+            own.append(outcome)
+        else:
+            others.append(NodeEnd(outcome, due=True))
+    ended = sum(outcomes.store(connection, own, now))
+    joins = Counter((due.workflow, join) for join in advance.joins)
+    _count_down(connection, Counter({due.workflow: ended}), joins, now)
+    if others:
+        conclude(connection, others, now)
+    return True
+
+
+def due(connection: sqlite3.Connection, limit: int, now: float) -> list[Due]:
+    """Return what is due and nobody's. Only reads."""
+    query = "SELECT workflow, node FROM dues WHERE free_at <= ? LIMIT ?"
+    return [Due(workflow, node) for workflow, node in connection.execute(query, (now, limit))]
+
+
+def take(connection: sqlite3.Connection, limit: int, now: float, until: float) -> list[Due]:
+    """Take on what is due."""
+    taken = due(connection, limit, now)
+    connection.executemany(
+        "UPDATE dues SET free_at = ? WHERE workflow = ? AND node = ?",
+        [(until, item.workflow, item.node) for item in taken],
+    )
+    return taken
+
+
+def overdue(connection: sqlite3.Connection, now: float, result_expires: float) -> bool:
+    """Say whether a workflow has expired. Only reads."""
+    query = f"SELECT 1 FROM workflows WHERE {EXPIRED} LIMIT 1"  # noqa: S608 - a constant
+    return connection.execute(query, (now - result_expires, now - UNFINISHED_SECONDS)).fetchone() is not None
+
+
+def prune(connection: sqlite3.Connection, now: float, result_expires: float) -> None:
+    """Drop workflows that have expired."""
+    query = f"SELECT id FROM workflows WHERE {EXPIRED} LIMIT {PRUNE_ROWS}"  # noqa: S608 - constants
+    uproot(connection, [id for (id,) in connection.execute(query, (now - result_expires, now - UNFINISHED_SECONDS))])
