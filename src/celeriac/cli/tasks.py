@@ -9,6 +9,8 @@ from celeriac.cli.documents import as_json, call_of, emit, message_document, out
 from celeriac.cli.endings import document, find
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
+from celeriac.cli.workflows import find_workflow, show_workflow
+from celeriac.errors import WorkflowError
 from celeriac.outcome import Outcome
 
 __all__ = ["command"]
@@ -21,24 +23,30 @@ SHORT = 60  # characters of a value in the list
 @click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Those in this state alone.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@click.option("--workflow", metavar="ID", help="The tasks of this workflow, in its order, and how far it is.")
 @as_json
 @with_session
-def command(session: Session, *, state: str | None, limit: int, offset: int, as_json: bool) -> None:
-    """List the outcomes recorded last, newest first; or show or revoke a task.
+def command(session: Session, *, state: str | None, limit: int, offset: int, workflow: str | None,
+            as_json: bool) -> None:  # fmt: skip
+    """List the outcomes recorded last, newest first, or a workflow's tasks; or show, revoke or retry.
 
     \b
     Examples:
       celeriac -A shop tasks
       celeriac -A shop tasks --state FAILURE --limit 50
       celeriac -A shop tasks show 0197a1b2-…
+      celeriac -A shop tasks --workflow 0197a1b2-…
 
     \b
     Exit codes:
       0  it is done
-      1  it could not be done; nothing is known of the task
+      1  it could not be done; nothing is known of the task or the workflow
       2  the command line, or the app that it names, is wrong
     """
     if click.get_current_context().invoked_subcommand is not None:
+        return
+    if workflow is not None:
+        show_workflow(session, workflow, state, as_json)
         return
     outcomes = session.run(session.inspector().recent(limit, offset, state))
     if as_json:
@@ -111,20 +119,49 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
 
 
 @command.command("revoke")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.option("--workflow", metavar="ID", help="All of this workflow that has not ended.")
 @click.option("--terminate", is_flag=True, help="Also end attempts that are running.")
 @as_json
 @with_session
-def revoke(session: Session, *, ids: tuple[str, ...], terminate: bool, as_json: bool) -> None:
+def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, terminate: bool, as_json: bool) -> None:
     """See to it that tasks are not started, by workers of today or tomorrow.
 
     \b
     Examples:
       celeriac -A shop tasks revoke 0197a1b2-…
       celeriac -A shop tasks revoke 0197a1b2-… --terminate
+      celeriac -A shop tasks revoke --workflow 0197a1b2-…
     """
-    session.app.control.revoke(ids, terminate=terminate)
+    if not ids and workflow is None:
+        raise click.UsageError("Name the tasks, or a workflow: celeriac tasks revoke [ID...] [--workflow ID].")
+    if workflow is not None:
+        ids = (*ids, *find_workflow(session, workflow).waiting())
+    if ids:
+        session.app.control.revoke(ids, terminate=terminate)
     if as_json:
         emit({"revoked": ids})
     else:
         click.echo(f"Revoked {len(ids)}.")
+
+
+@command.command("retry")
+@click.argument("workflow", metavar="WORKFLOW")
+@as_json
+@with_session
+def retry(session: Session, *, workflow: str, as_json: bool) -> None:
+    """Run again what has failed in the workflow of this id, and then what was not run for it.
+
+    \b
+    Examples:
+      celeriac -A shop tasks retry 0197a1b2-…
+    """
+    found = find_workflow(session, workflow)
+    try:
+        sent = found.retry()
+    except WorkflowError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        emit({"sent": sent})
+    else:
+        click.echo(f"Sent {sent} again." if sent else "Nothing has failed.")

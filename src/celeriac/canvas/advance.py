@@ -1,0 +1,145 @@
+"""What follows from the end of a node: one pure function over the tree.
+
+    follow(tree, node, end) -> messages to publish, outcomes of what ends with it, joins to count down, error callbacks
+
+The worker calls it when a task of a workflow has ended (`worker/settle.py`, where what follows is done in the step
+that settles) and when a join, or what follows from a failure, is due (`worker/advancing.py`); `eager.py` calls it where
+there is no worker. Nothing here looks at a clock, a broker or a backend.
+
+A node ends in one of three ways, and each reaches all that comes after it:
+
+    well        steps that wait for it are sent, with its result
+    badly       steps that wait for it are not run: they end in its state, and name the task that failed as the cause
+    ignored     the same, with the state IGNORED, and no error callback is called
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from celeriac import states
+from celeriac.backends.base import Advance, Due
+from celeriac.canvas.links import callbacks
+from celeriac.canvas.tree import Join, Step, Tree
+from celeriac.errors import ResultLost
+from celeriac.failure import Failure
+from celeriac.message import Message
+from celeriac.outcome import Outcome
+from celeriac.serialization import dumps, prepend
+
+__all__ = ["End", "advance", "end_of", "follow", "send", "wanted"]
+
+CAUSE_BYTES = 1_000  # of the exception's arguments, that everything which ends with it repeats
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """How a node has ended."""
+
+    value: bytes = b"null"  # its result, encoded
+    cause: Outcome | None = None  # the outcome that ended it, if that was not a success
+
+
+def wanted(tree: Tree, number: int) -> list[str]:
+    """Return the ids of the tasks whose outcomes `advance` needs to know."""
+    return [tree.step(leaf).id for leaf in tree.leaves(number)]
+
+
+def advance(tree: Tree, number: int, outcomes: Mapping[str, Outcome], now: float) -> Advance:
+    """Return all that follows from the end of a node, given the outcomes of what it is made up of."""
+    return follow(tree, number, end_of(tree, number, outcomes), now)
+
+
+def end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
+    """Return how a node has ended. A join has ended as the first of its members that has not ended well."""
+    node = tree.nodes[number]
+    if isinstance(node, Step):
+        outcome = outcomes.get(node.id)
+        if outcome is None or not outcome.ready:
+            outcome = _lost(tree, node)
+        return End(outcome.value or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
+    if not node.members and node.source >= 0:
+        before = end_of(tree, node.source, outcomes)
+        return before if before.cause is not None else End(b"[]")
+    ends = [end_of(tree, member, outcomes) for member in node.members]
+    causes = [end.cause for end in ends if end.cause is not None]
+    if not causes:
+        return End(b"[" + b",".join([end.value for end in ends]) + b"]")
+    # A failure says more than that something was ignored.
+    return End(cause=next((cause for cause in causes if cause.state != states.IGNORED), causes[0]))
+
+
+def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
+    """Return all that follows from the end of a node.
+
+    Of a step whose own outcome was settled, its join has been counted, and its error callbacks have been sent: that is
+    not repeated here. It is done for whatever else ends with it.
+    """
+    messages: list[Message] = []
+    outcomes: list[Outcome] = []
+    joins: list[int] = []
+    settled = number if isinstance(tree.nodes[number], Step) else -1
+    ended = [(number, end)]
+    while ended:
+        current, end = ended.pop()
+        node = tree.nodes[current]
+        if current != settled:
+            if node.join >= 0:
+                joins.append(node.join)
+            if end.cause is not None and ((isinstance(node, Join) and node.link_error) or isinstance(node, Step)):
+                links = node.link_error if isinstance(node, Join) else node.message.link_error
+                messages += callbacks(links, end.cause, now)
+        for follower in tree.followers.get(current, ()):
+            following = tree.nodes[follower]
+            if isinstance(following, Join):
+                ended.append((follower, end if end.cause is not None else End(b"[]")))
+            elif end.cause is None:
+                messages.append(send(tree, follower, end.value, now))
+            else:
+                outcomes.append(_unrun(tree, follower, end.cause, now))
+                ended.append((follower, end))
+    return Advance(due=Due(tree.id, number), messages=messages, outcomes=outcomes, joins=joins)
+
+
+def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:
+    """Return the message of a step, given its source's result."""
+    step = tree.step(number)
+    message = step.message
+    fields: dict[str, Any] = {"sent_at": now, "place": tree.place(number)}
+    if step.id != tree.root:
+        fields["root_id"] = tree.root
+    if value is not None and not step.immutable:
+        fields["body"] = prepend(value, message.body)
+    if step.source >= 0:
+        fields["parent_id"] = tree.nodes[step.source].id
+    if step.countdown is not None:
+        fields["due_at"] = now + step.countdown
+    if step.expires is not None:
+        fields["expires_at"] = now + step.expires
+    return replace(message, **fields)
+
+
+def _unrun(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
+    """Return the outcome of a step that is not run, for something before it has not ended well."""
+    step = tree.step(number)
+    message = step.message
+    failure = cause.failure
+    if failure is not None:
+        args = failure.args if failure.args is not None and len(failure.args) <= CAUSE_BYTES else None
+        failure = Failure(failure.module, failure.type, failure.message[:CAUSE_BYTES], args)
+    return Outcome(id=step.id, task=step.task, state=cause.state, attempt=0, failure=failure, done_at=now,
+                   started_at=now, group_id=message.group_id, parent_id=tree.nodes[step.source].id,
+                   root_id=tree.root,
+                   place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip
+
+
+def _lost(tree: Tree, step: Step) -> Outcome:
+    error = ResultLost(
+        f"The result of {step.task}[{step.id}] has expired or was forgotten before its workflow {tree.id} came to need "
+        "it. Raise `result_expires` above the time that the workflow takes."
+    )
+    failure = Failure(type(error).__module__, type(error).__qualname__, str(error), dumps(list(error.args)))
+    return Outcome(id=step.id, task=step.task, state=states.FAILURE, failure=failure)

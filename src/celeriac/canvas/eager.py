@@ -1,0 +1,98 @@
+"""Running a workflow here and now: the same tree and the same rules as on the road, with no broker between."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from celeriac import states
+from celeriac.backends.base import Due
+from celeriac.canvas.advance import advance
+from celeriac.canvas.links import linked
+from celeriac.canvas.planner import Planned
+from celeriac.canvas.tree import Tree
+from celeriac.execution import Executor
+from celeriac.message import Message
+from celeriac.outcome import Outcome
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["run", "run_message"]
+
+
+def run(app: Celeriac, planned: Planned) -> dict[str, Outcome]:
+    """Run the tasks of a workflow, one after the other, with their retries but without delays; return all outcomes."""
+    return _Run(app, {planned.tree.id: planned.tree}, {planned.tree.id: dict(planned.missing)}).run(planned.starts)
+
+
+def run_message(app: Celeriac, message: Message) -> Outcome:
+    """Run one task, with its retries and what is linked to it, and whatever takes its place; return its outcome."""
+    return _Run(app, {}, {}).run([message])[message.id]
+
+
+class _Run:
+    """A workflow that is being run. A task that is replaced brings another one in."""
+
+    def __init__(self, app: Celeriac, trees: dict[str, Tree], missing: dict[str, dict[int, int]]) -> None:
+        self._app = app
+        self._executor = Executor(app, worker="eager", is_eager=True)
+        self._trees = trees
+        self._missing = missing
+        self._outcomes: dict[str, Outcome] = {}
+        self._messages: deque[Message] = deque()
+        self._dues: deque[Due] = deque()
+
+    def run(self, starts: list[Message]) -> dict[str, Outcome]:
+        self._messages += starts
+        while self._messages or self._dues:
+            if self._dues:
+                self._advance(self._dues.popleft())
+            else:
+                self._attempt(self._messages.popleft())
+        return self._outcomes
+
+    def _attempt(self, message: Message) -> None:
+        outcome = self._executor.run_any(message)
+        while outcome.state == states.RETRY:
+            message = msgspec.structs.replace(message, attempt=message.attempt + 1)
+            outcome = self._executor.run_any(message)
+        if outcome.state == states.REPLACED:
+            self._messages += outcome.following
+            return
+        self._ended(outcome)
+        self._messages += linked(message, outcome, outcome.done_at)
+
+    def _ended(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.id] = outcome
+        place = outcome.place
+        if place is not None:
+            self._count(place.workflow, [place.join] if place.join >= 0 else [])
+            self._dues.append(Due(place.workflow, place.node))
+
+    def _count(self, workflow: str, joins: list[int] | tuple[int, ...]) -> None:
+        missing = self._missing[self._known(workflow).id]
+        for join in joins:
+            missing[join] -= 1
+            if missing[join] == 0:
+                self._dues.append(Due(workflow, join))
+
+    def _known(self, workflow: str) -> Tree:
+        if workflow not in self._trees:  # a task has been replaced by it
+            planned = self._app.workflows.replacements.pop(workflow)
+            self._trees[workflow] = planned.tree
+            self._missing[workflow] = dict(planned.missing)
+        return self._trees[workflow]
+
+    def _advance(self, due: Due) -> None:
+        done = advance(self._known(due.workflow), due.node, self._outcomes, 0.0)
+        for outcome in done.outcomes:
+            if outcome.place is not None and outcome.place.workflow != due.workflow:
+                self._ended(outcome)
+            self._outcomes[outcome.id] = outcome
+        self._messages += done.messages
+        self._count(due.workflow, list(done.joins))
+
+

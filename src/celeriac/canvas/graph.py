@@ -1,0 +1,101 @@
+"""Drawings of workflows: Mermaid, DOT, or text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celeriac.canvas.planner import Planner
+from celeriac.canvas.tree import Step, Tree
+from celeriac.errors import nearest
+
+if TYPE_CHECKING:
+    from celeriac.canvas.composite import Composite
+
+__all__ = ["draw", "draw_tree"]
+
+States = Mapping[int, str]
+
+
+def draw(part: Composite, format: str) -> str:
+    """Return a drawing of what has not been sent yet."""
+    return draw_tree(Planner(part.app, check=False).plan(part).tree, format, {})
+
+
+def draw_tree(tree: Tree, format: str, states: States) -> str:
+    """Return a drawing, with the states of its tasks where they are known."""
+    if format not in FORMATS:
+        raise ValueError(f"There is no drawing as {format!r}.{nearest(format, FORMATS)} Known: {', '.join(FORMATS)}.")
+    return FORMATS[format](tree, states)
+
+
+def _label(tree: Tree, number: int, states: States) -> str:
+    node = tree.nodes[number]
+    if not isinstance(node, Step):
+        return f"{len(node.members)} results" if len(node.members) != 1 else "1 result"
+    name = node.task.rpartition(".")[2]
+    return f"{name}: {states[number]}" if number in states else name
+
+
+def _edges(tree: Tree) -> Iterator[tuple[int, int]]:
+    for number, node in enumerate(tree.nodes):
+        if isinstance(node, Step):
+            if node.source >= 0:
+                yield node.source, number
+        else:
+            for member in node.members:
+                yield member, number
+            if not node.members and node.source >= 0:
+                yield node.source, number
+
+
+def _mermaid(tree: Tree, states: States) -> str:
+    lines = ["flowchart TD"]
+    for number, node in enumerate(tree.nodes):
+        opening, closing = ("[", "]") if isinstance(node, Step) else ("([", "])")
+        lines.append(f'    n{number}{opening}"{_label(tree, number, states)}"{closing}')
+    lines += [f"    n{before} --> n{after}" for before, after in _edges(tree)]
+    return "\n".join(lines)
+
+
+def _dot(tree: Tree, states: States) -> str:
+    lines = ["digraph workflow {"]
+    for number, node in enumerate(tree.nodes):
+        shape = "box" if isinstance(node, Step) else "ellipse"
+        lines.append(f'    n{number} [label="{_label(tree, number, states)}", shape={shape}];')
+    lines += [f"    n{before} -> n{after};" for before, after in _edges(tree)]
+    return "\n".join([*lines, "}"])
+
+
+def _text(tree: Tree, states: States) -> str:
+    """Draw what begins first at the top; a group's members are set in, and `=` closes it."""
+    lines: list[str] = []
+    starting: dict[tuple[int, int], list[int]] = {}
+    for number, node in enumerate(tree.nodes):
+        starting.setdefault((node.source, node.group), []).append(number)
+
+    # Drawn from a stack, for a chain may be longer than Python's: a function is called, a text is written.
+    waiting: list[Any] = []
+
+    def after(source: int, group: int, depth: int) -> None:
+        waiting.extend((number, depth) for number in reversed(starting.get((source, group), [])))
+
+    after(-1, -1, 0)
+    while waiting:
+        number, depth = waiting.pop()
+        if isinstance(number, str):
+            lines.append(number)
+            continue
+        node, indent = tree.nodes[number], "│ " * depth
+        if isinstance(node, Step):
+            lines.append(f"{indent}{_label(tree, number, states)}")
+            after(number, node.group, depth)
+        else:
+            lines.append(f"{indent}┌ group of {len(node.members)}")
+            after(number, node.group, depth)
+            waiting.append((f"{indent}└ {_label(tree, number, states)}", 0))
+            after(node.source, number, depth + 1)
+    return "\n".join(lines)
+
+
+FORMATS: dict[str, Callable[[Tree, States], str]] = {"mermaid": _mermaid, "dot": _dot, "text": _text}

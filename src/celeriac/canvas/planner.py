@@ -1,0 +1,248 @@
+"""From signatures to a tree: everything that can be wrong with a workflow is found here, before anything is sent.
+
+Called by `workflows.py` when a workflow is sent or run, or takes the place of a task. What comes out is a `Planned`:
+the tree, and the messages of the steps that start at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from celeriac.backends.base import Plan
+from celeriac.canvas.advance import advance
+from celeriac.canvas.tree import Join, Node, Step, Tree
+from celeriac.context import current
+from celeriac.errors import UnknownOption, WorkflowError
+from celeriac.message import Link, Message, encode, new_id
+from celeriac.serialization import JSON
+from celeriac.signature import Signature, listed
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "standing"]
+
+FIRST_ALONE = ("countdown", "eta")
+"""Options of a call that concern only the tasks that start at once."""
+
+
+class Planned(NamedTuple):
+    """A workflow, ready to be sent."""
+
+    tree: Tree
+    starts: list[Message]
+    missing: dict[int, int]  # by join: how many of its members have not ended
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether there is anything to run."""
+        return any(isinstance(node, Step) for node in self.tree.nodes)
+
+    def plan(self) -> Plan:
+        """Return it as a backend keeps it."""
+        nodes = self.tree.nodes
+        return Plan(
+            id=self.tree.id,
+            tree=self.tree.encode(),
+            left=sum(isinstance(node, Step) and node.foreign is None for node in nodes),
+            missing=self.missing,
+        )
+
+
+class Given(NamedTuple):
+    """What a part of a workflow is called with, besides its own arguments and options."""
+
+    args: Sequence[Any] = ()  # for what starts at once
+    kwargs: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}  # for all its tasks
+    source: int = -1
+    group: int = -1
+    id: str | None = None  # what the call wants the result's id to be
+
+
+class Planner:
+    """Lays out one workflow."""
+
+    def __init__(self, app: Celeriac, check: bool = True) -> None:
+        self._app = app
+        self._checks = check  # whether arguments must fit
+        self._nodes: list[Node | None] = []
+        self._messages: dict[int, Message] = {}
+        self._steps: dict[int, dict[str, Any]] = {}  # the rest of a step's fields
+        self._joins: dict[int, list[Link]] = {}  # error callbacks of groups
+        request = current.get()
+        self._headers = request.headers if request is not None else {}
+        self._root = request.root_id if request is not None else None
+
+    def plan(self, part: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+             options: Mapping[str, Any] | None = None, stands_for: Message | None = None) -> Planned:  # fmt: skip
+        """Lay out a whole workflow; raise what is wrong with it. Its end may stand for a message that is replaced."""
+        options = dict(options or {})
+        if self._headers:
+            options["headers"] = {**self._headers, **options.get("headers", {})}
+        id = options.pop("task_id", None)
+        end = self.add(part, Given(args, kwargs or {}, options, id=id))
+        if stands_for is not None:
+            self._stand(end, stands_for)
+        return self._finished(end)
+
+    # --- Parts ----------------------------------------------------------------------------------------
+
+    def add(self, part: Any, given: Given) -> int:
+        """Lay out a part; return the node whose end is its end."""
+        if isinstance(part, Signature):
+            return self._signature(part, given)
+        end: int = part.lay(self, given)
+        return end
+
+    def _signature(self, signature: Signature[Any], given: Given) -> int:
+        starts = given.source < 0
+        args, kwargs = signature.merged(given.args, given.kwargs) if starts else (signature.args, signature.kwargs)
+        options = {**signature.options, **given.options}
+        if "headers" in signature.options and "headers" in given.options:
+            options["headers"] = {**signature.options["headers"], **given.options["headers"]}
+        if not starts:
+            # Those of the call are for its start; a signature's own count from when it is sent.
+            options = {name: options[name] for name in options if name not in FIRST_ALONE}
+            options |= {name: signature.options[name] for name in FIRST_ALONE if name in signature.options}
+        links, errors = listed(options.pop("link", None)), listed(options.get("link_error"))
+        if given.id is not None:
+            options["task_id"] = given.id
+        _refuse_composites("link_error", errors)
+        self._check(signature, args, kwargs, starts)
+        group = self._nodes[given.group] if given.group >= 0 else None
+        message = self._app.draft(signature.task).message(
+            args, kwargs, options, group_id=group.id if group is not None else None
+        )
+        fields: dict[str, Any] = {"source": given.source, "group": given.group, "immutable": signature.immutable}
+        if not starts:
+            if not signature.immutable and message.content_type != JSON.content_type:
+                raise WorkflowError(f"{signature.task} is to be given a result, which travels as JSON, but its "
+                                    f"arguments are {message.content_type}. Set its serializer to 'json', or make it "
+                                    "immutable with .si().")  # fmt: skip
+            if message.due_at is not None and "eta" not in options:
+                fields["countdown"] = message.due_at - message.sent_at
+                message = replace(message, due_at=None)
+            if message.expires_at is not None and not isinstance(options.get("expires"), datetime):
+                fields["expires"] = message.expires_at - message.sent_at
+                message = replace(message, expires_at=None)
+        number = len(self._nodes)
+        self._nodes.append(None)
+        self._messages[number] = message
+        self._steps[number] = fields
+        for link in links:
+            self.add(self._sendable(link), Given(source=number, group=given.group, options=_flowing(given.options)))
+        return number
+
+    def group(self, parts: Sequence[Any], given: Given, id: str | None = None) -> int:
+        """Lay out a group."""
+        number = len(self._nodes)
+        join = Join(given.id or id or new_id(), [], given.source, group=given.group)
+        self._nodes.append(join)
+        self._joins[number] = []
+        inside = given._replace(group=number, id=None)
+        for part in parts:
+            member = self.add(part, inside)
+            join.members.append(member)
+            self._counted_by(member, number)
+        return number
+
+    def linked(self, end: int, links: Sequence[Any], errors: Sequence[Any], given: Given) -> None:
+        """Lay out what is linked to the end of a part."""
+        _refuse_composites("link_error", errors)
+        made = [self._link(entry) for entry in errors]
+        if made and end in self._joins:
+            self._joins[end] += made
+        elif made:
+            message = self._messages[end]
+            self._messages[end] = replace(message, link_error=[*message.link_error, *made])
+        for link in links:
+            self.add(self._sendable(link), Given(source=end, group=given.group, options=_flowing(given.options)))
+
+    # --- Inside ---------------------------------------------------------------------------------------
+
+    def _check(self, signature: Signature[Any], args: Sequence[Any], kwargs: Mapping[str, Any], starts: bool) -> None:
+        task = self._app.tasks.get(signature.task)
+        if self._checks and task is not None and task.checks_arguments:
+            given = () if starts or signature.immutable else (None,)
+            task.arguments.check((*given, *args), dict(kwargs))
+
+    def _counted_by(self, member: int, join: int) -> None:
+        node = self._nodes[member]
+        if isinstance(node, Join):
+            self._nodes[member] = msgspec.structs.replace(node, join=join)
+        else:
+            self._steps[member]["join"] = join
+
+    def _sendable(self, entry: Any) -> Any:
+        return self._app.signature(entry) if isinstance(entry, Mapping) else entry
+
+    def _link(self, entry: Any) -> Link:
+        signature = self._sendable(entry)
+        options = {"headers": self._headers, **signature.options} if self._headers else {}
+        return Link(signature.message(**options), signature.immutable)
+
+    def _stand(self, end: int, message: Message) -> None:
+        """Let the last step end as another message would have ended."""
+        self._messages[end] = standing(self._messages[end], message)
+        if message.place is not None:
+            self._steps[end]["foreign"] = message.place
+
+    def _finished(self, end: int) -> Planned:
+        id = new_id()
+        starting = [number for number, fields in self._steps.items() if fields["source"] < 0]
+        root = self._root or (self._messages[starting[0]].id if len(starting) == 1 else id)
+        nodes: list[Node] = []
+        for number, node in enumerate(self._nodes):
+            if isinstance(node, Join):
+                errors = self._joins[number]
+                nodes.append(msgspec.structs.replace(node, link_error=errors) if errors else node)
+                continue
+            message = self._messages[number]
+            raw = msgspec.Raw(encode(replace(message, id="", task="", root_id=None)))
+            nodes.append(Step(message.id, message.task, raw, **self._steps[number]))
+        tree = Tree(id, root, nodes, end)
+        starts = [
+            replace(message, place=tree.place(number), root_id=root if message.id != root else None)
+            for number, message in ((number, self._messages[number]) for number in starting)
+        ]
+        missing = {number: len(node.members) for number, node in enumerate(nodes) if isinstance(node, Join)}
+        starts += _end_empty(tree, missing)
+        return Planned(tree, starts, missing)
+
+
+def standing(message: Message, old: Message) -> Message:
+    """Return a message as it is sent in the place of another."""
+    return replace(message, id=old.id, group_id=old.group_id, parent_id=old.parent_id, root_id=old.root_id,
+                   place=old.place, link=[*message.link, *old.link],
+                   link_error=[*message.link_error, *old.link_error], ignore_result=old.ignore_result)  # fmt: skip
+
+
+def _end_empty(tree: Tree, missing: dict[int, int]) -> list[Message]:
+    """End the groups that are empty and wait for nothing; return what follows from that, and count it."""
+    messages: list[Message] = []
+    ended = [number for number, count in missing.items() if not count and tree.nodes[number].source < 0]
+    for number in ended:
+        done = advance(tree, number, {}, 0.0)
+        messages += done.messages
+        for join in done.joins:
+            missing[join] -= 1
+            if not missing[join]:
+                ended.append(join)  # the loop comes to it
+    return messages
+
+
+def _flowing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options of a call that its links have too."""
+    return {"headers": options["headers"]} if "headers" in options else {}
+
+
+def _refuse_composites(name: str, links: Sequence[Any]) -> None:
+    for link in links:
+        if not isinstance(link, Signature | Mapping) or (isinstance(link, Mapping) and "kind" in link):
+            raise UnknownOption(f"{name} takes signatures of tasks (task.s(...)), not {link!r}.")

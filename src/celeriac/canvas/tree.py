@@ -1,0 +1,117 @@
+"""A workflow as data: a tree of steps and joins, written once into the backend and never changed.
+
+Made by `planner.py`; kept by a backend as bytes, under the workflow's id; read by `advance.py`, which says what follows
+from what, and by `results.py`, which shows it. Nodes are numbered, and name each other by number:
+
+    step    a task to be run: its message, and the node whose result it is given (its `source`; -1: it starts at once)
+    join    the end of a group: it has ended when all its members have, and its result is the list of theirs
+
+A chain has no node of its own: its end is the end of its last part. Nodes stand in the order in which they were
+written: a source has a lower number than what waits for it, a join a lower one than its members. A member has the
+number of the join that counts it as its `join`; whatever stands inside of a group has the number of the innermost one
+as its `group`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TypeAlias
+
+import msgspec
+
+from celeriac.message import Link, Message, Place
+
+__all__ = ["Join", "Node", "Step", "Tree", "decode_tree"]
+
+
+class Step(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True, tag=0):
+    """A task to be run."""
+
+    id: str
+    task: str
+    raw: msgspec.Raw  # its message, without id and task; decoded only when it is needed
+    source: int = -1
+    join: int = -1
+    group: int = -1
+    immutable: bool = False  # not to be given its source's result
+    countdown: float | None = None  # seconds from when it is sent
+    expires: float | None = None  # likewise
+    foreign: Place | None = None  # it stands for this node of another workflow, which has been replaced
+
+    @property
+    def message(self) -> Message:
+        """The message, without what the tree knows and what is only known when it is sent."""
+        return msgspec.structs.replace(_decode_message(self.raw), id=self.id, task=self.task)
+
+
+class Join(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True, tag=1):
+    """The end of a group."""
+
+    id: str  # the group's
+    members: list[int]
+    source: int = -1
+    join: int = -1
+    group: int = -1
+    link_error: list[Link] = []
+
+
+Node: TypeAlias = Step | Join
+
+
+class Tree(msgspec.Struct, dict=True):
+    """A workflow: its nodes, and the one whose result is its own."""
+
+    id: str
+    root: str  # the id that all its tasks have as their `root_id`
+    nodes: list[Node]
+    end: int = -1
+
+    @cached_property
+    def followers(self) -> dict[int, list[int]]:
+        """By node: the steps that are given its result, and the empty joins that end with it."""
+        found: dict[int, list[int]] = {}
+        for number, node in enumerate(self.nodes):
+            if node.source >= 0 and (isinstance(node, Step) or not node.members):
+                found.setdefault(node.source, []).append(number)
+        return found
+
+    def leaves(self, number: int) -> Iterator[int]:
+        """Yield the steps whose outcomes make up the result of a node, in order."""
+        waiting = [number]
+        while waiting:
+            number = waiting.pop()
+            node = self.nodes[number]
+            if isinstance(node, Step):
+                yield number
+            elif node.members:
+                waiting += reversed(node.members)
+            elif node.source >= 0:  # an empty group ends as what was before it
+                waiting.append(node.source)
+
+    def steps(self) -> Iterator[tuple[int, Step]]:
+        """Yield the steps, with their numbers."""
+        for number, node in enumerate(self.nodes):
+            if isinstance(node, Step):
+                yield number, node
+
+    def step(self, number: int) -> Step:
+        """Return the step of this number."""
+        node = self.nodes[number]
+        if not isinstance(node, Step):
+            raise TypeError(f"node {number} of the workflow {self.id} is a join")
+        return node
+
+    def place(self, number: int) -> Place:
+        """Return what the message of a step carries of its workflow."""
+        step = self.step(number)
+        return step.foreign or Place(self.id, number, step.join, number not in self.followers)
+
+    def encode(self) -> bytes:
+        """Return the tree as bytes."""
+        return _encode(self)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_message = msgspec.msgpack.Decoder(Message).decode
+decode_tree = msgspec.msgpack.Decoder(Tree).decode

@@ -1,0 +1,81 @@
+"""Celery's words for the canvas, where no task is at hand: `signature(…)`, `chunks`, `xmap`, `xstarmap`.
+
+`task.chunks`, `task.map` and `task.starmap` call these. What runs a task over a list is itself a task: a built-in one,
+that every worker knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from celeriac.canvas.group import group
+from celeriac.canvas.workflows import GATHER
+from celeriac.errors import NotRegistered
+from celeriac.signature import Signature
+from celeriac.task import Task
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["builtin_tasks", "chunks", "signature", "xmap", "xstarmap"]
+
+MAP = "celeriac.map"
+STARMAP = "celeriac.starmap"
+
+
+def signature(task: Any, *args: Any, **options: Any) -> Any:
+    """Return a signature: of a task, of a task's name, or from what `to_dict` gave."""
+    from_here = getattr(task, "signature", None)
+    if from_here is not None:
+        return from_here(*args, **options)
+    if isinstance(task, Signature):
+        return task.clone()
+    raise TypeError(f"signature takes a task; by name it is app.signature({task!r}), or task.s(...).")
+
+
+def xmap(task: Task[Any, Any], items: Iterable[Any]) -> Signature[list[Any]]:
+    """Return one call that runs a task for each item, one after the other, in one worker; its result is a list."""
+    return Signature(task.app, MAP, (task.name, list(items)), immutable=True)
+
+
+def xstarmap(task: Task[Any, Any], items: Iterable[Iterable[Any]]) -> Signature[list[Any]]:
+    """Do as `xmap`; each item is the arguments of a call."""
+    return Signature(task.app, STARMAP, (task.name, [list(item) for item in items]), immutable=True)
+
+
+def chunks(task: Task[Any, Any], items: Iterable[Iterable[Any]], size: int) -> group[list[Any]]:
+    """Return a group of calls, each of which runs a task for up to `size` of the items."""
+    if size < 1:
+        raise ValueError(f"chunks takes a size from 1 up, not {size!r}")
+    left = iter(items)
+    return group([xstarmap(task, part) for part in iter(lambda: list(islice(left, size)), [])])
+
+
+def builtin_tasks(app: Celeriac) -> dict[str, Task[Any, Any]]:
+    """Return the tasks that every worker of an app knows."""
+
+    def gather(value: Any) -> Any:
+        return value
+
+    def map_(task: str, items: list[Any]) -> list[Any]:
+        call = _function(app, task)
+        return [call(item) for item in items]
+
+    def starmap(task: str, items: list[list[Any]]) -> list[Any]:
+        call = _function(app, task)
+        return [call(*item) for item in items]
+
+    made: dict[str, Callable[..., Any]] = {GATHER: gather, MAP: map_, STARMAP: starmap}
+    return {name: Task(app, function, name, {"max_retries": 0}) for name, function in made.items()}
+
+
+def _function(app: Celeriac, name: str) -> Task[Any, Any]:
+    if name not in app.tasks:
+        raise NotRegistered(name, app.tasks)
+    task = app.tasks[name]
+    if task.is_coroutine:
+        raise TypeError(f"map, starmap and chunks call plain functions one after the other; {name} is a coroutine: "
+                        "use app.map, or a group.")  # fmt: skip
+    return task

@@ -1,0 +1,157 @@
+"""A workflow that was sent, by its id: looked at, cancelled, run again from what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celeriac import states
+from celeriac.backends.base import Plan
+from celeriac.canvas import graph
+from celeriac.canvas.advance import end_of, send
+from celeriac.canvas.results import result_of
+from celeriac.canvas.tree import Join, Step, Tree
+from celeriac.errors import WorkflowError
+from celeriac.message import Message
+from celeriac.outcome import Outcome
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["StepView", "Workflow"]
+
+UNFIT = (states.FAILURE, states.REVOKED, states.IGNORED)
+
+
+class StepView(NamedTuple):
+    """A task of a workflow, and what is known of it."""
+
+    node: int
+    id: str
+    task: str
+    outcome: Outcome | None
+
+    @property
+    def state(self) -> str:
+        """Its state; PENDING where nothing is known."""
+        return self.outcome.state if self.outcome is not None else states.PENDING
+
+
+class Workflow:
+    """A workflow that was sent: `app.workflow(result.workflow_id)`."""
+
+    def __init__(self, app: Celeriac, tree: Tree) -> None:
+        self.app = app
+        self.tree = tree
+
+    @property
+    def id(self) -> str:
+        """The workflow's own id."""
+        return self.tree.id
+
+    @property
+    def result(self) -> Any:
+        """The result of the whole: an `AsyncResult`, or of a group a `GroupResult`."""
+        return result_of(self.app, self.tree, self.tree.end)
+
+    # --- Looking --------------------------------------------------------------------------------------
+
+    def steps(self) -> list[StepView]:
+        """Return its tasks, in the order in which they were written, with what is known of them now."""
+        steps = list(self.tree.steps())
+        outcomes = self.app.backend.fetch([step.id for _, step in steps]) if steps else {}
+        return [StepView(number, step.id, step.task, outcomes.get(step.id)) for number, step in steps]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many of its tasks are in which state."""
+        return dict(Counter(view.state for view in self.steps()))
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many of its tasks have ended, and how many there are."""
+        views = self.steps()
+        return sum(view.outcome is not None and view.outcome.ready for view in views), len(views)
+
+    def finished(self) -> bool:
+        """Say whether all its tasks have ended."""
+        ended, total = self.progress()
+        return ended == total
+
+    def waiting(self) -> list[str]:
+        """Return the ids of its tasks that have not ended."""
+        return [view.id for view in self.steps() if view.outcome is None or not view.outcome.ready]
+
+    def graph(self, format: str = "mermaid") -> str:
+        """Return a drawing of it, with the states of its tasks: "mermaid", "dot" or "text"."""
+        return graph.draw_tree(self.tree, format, {view.node: view.state for view in self.steps()})
+
+    # --- Acting ---------------------------------------------------------------------------------------
+
+    def cancel(self, terminate: bool = False) -> int:
+        """Revoke all that has not ended; return how many. With `terminate`, also end what runs."""
+        ids = self.waiting()
+        if ids:
+            self.app.control.revoke(ids, terminate=terminate)
+        return len(ids)
+
+    def retry(self) -> int:
+        """Run again what failed, was revoked or ignored, and then what was not run for it; return how many failed.
+
+        What has succeeded is not run again. Raises `WorkflowError` while anything still runs or waits.
+        """
+        views = self.steps()
+        if any(view.outcome is None or not view.outcome.ready for view in views):
+            raise WorkflowError(f"The workflow {self.id} still runs. Wait for its end, or cancel it first.")
+        outcomes = {view.id: view.outcome for view in views if view.outcome is not None}
+        unfit = {view.node for view in views if outcomes[view.id].state in UNFIT}
+        if not unfit:
+            return 0
+        messages = self._messages(unfit, outcomes)
+        ids = [self.tree.step(number).id for number in unfit]
+        callbacks = [link.message.id for number in unfit for link in self.tree.step(number).message.link_error]
+        callbacks += [link.message.id for node in self.tree.nodes if isinstance(node, Join) for link in node.link_error]
+        self.app.backend.forget([*ids, *callbacks])
+        self.app.broker.complete(self.app.broker.revoke(ids, 0.0))  # no longer
+        missing = self._missing(unfit)
+        self.app.backend.plant(Plan(id=self.id, tree=self.tree.encode(), left=len(unfit), missing=missing))
+        self.app.publish(messages)
+        return len(messages)
+
+    def _messages(self, unfit: set[int], outcomes: dict[str, Outcome]) -> list[Message]:
+        """Return the messages of those whose sources have ended well."""
+        now = self.app.clock.now()
+        messages = []
+        for number in sorted(unfit):
+            source = self.tree.nodes[number].source
+            if source < 0:
+                messages.append(send(self.tree, number, None, now))
+            else:
+                before = end_of(self.tree, source, outcomes)
+                if before.cause is None:
+                    messages.append(send(self.tree, number, before.value, now))
+        return messages
+
+    def _missing(self, unfit: set[int]) -> dict[int, int]:
+        """Return how many members each join waits for again."""
+        missing: dict[int, int] = {}
+
+        def waits(number: int) -> bool:
+            node = self.tree.nodes[number]
+            if isinstance(node, Step):
+                return number in unfit
+            if not node.members:
+                return node.source >= 0 and waits(node.source)
+            missing[number] = sum([waits(member) for member in node.members])
+            return missing[number] > 0
+
+        for number, node in enumerate(self.tree.nodes):
+            if isinstance(node, Join) and node.join < 0:
+                waits(number)
+        return missing
+
+    def forget(self) -> None:
+        """Drop the workflow and its outcomes from the backend."""
+        self.app.backend.forget([step.id for _, step in self.tree.steps()])
+        self.app.backend.uproot([self.id])
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.id}: {sum(1 for _ in self.tree.steps())} tasks>"

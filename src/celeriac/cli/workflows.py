@@ -1,0 +1,48 @@
+"""What `celeriac tasks` shows of a workflow: its tasks in order, and how far it is."""
+
+from __future__ import annotations
+
+import click
+
+from celeriac.canvas.workflow import Workflow
+from celeriac.cli.documents import emit
+from celeriac.cli.session import Session
+from celeriac.cli.tables import duration, show, when
+from celeriac.errors import WorkflowError
+
+__all__ = ["find_workflow", "show_workflow"]
+
+
+def find_workflow(session: Session, id: str) -> Workflow:
+    """Return a workflow by its id, or fail with what to do."""
+    try:
+        return session.app.workflow(id)
+    except WorkflowError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def show_workflow(session: Session, id: str, state: str | None, as_json: bool) -> None:
+    """Show the tasks of a workflow; with a state, those in it alone."""
+    workflow = find_workflow(session, id)
+    views = workflow.steps()
+    ended = sum(view.outcome is not None and view.outcome.ready for view in views)
+    shown = [view for view in views if state in (None, view.state)]
+    if as_json:
+        tasks = [
+            {"id": view.id, "task": view.task, "state": view.state, "cause": view.outcome and view.outcome.cause}
+            for view in shown
+        ]
+        emit({"workflow": id, "ended": ended, "total": len(views), "tasks": tasks})
+        return
+    rows = []
+    for view in shown:
+        outcome = view.outcome
+        note = ""
+        if outcome is not None and outcome.cause is not None:
+            note = f"not run: {outcome.cause} before it"
+        elif outcome is not None and outcome.failure is not None:
+            note = f"{outcome.failure.type}: {outcome.failure.message}"
+        took = duration(outcome.runtime) if outcome is not None and outcome.cause is None else ""
+        rows.append((view.id, view.task, view.state, took, when(outcome.done_at) if outcome is not None else "", note))
+    show(["id", "task", "state", "took", "ended", "note"], rows, empty="No task is in this state.", numbers=["took"])
+    click.echo(f"{ended} of {len(views)} have ended.")

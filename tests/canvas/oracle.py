@@ -1,0 +1,188 @@
+"""What a workflow should give: random trees, their signatures, and a plain recursive interpreter of them.
+
+The interpreter knows nothing of messages, joins or brokers. It is the page that the whole canvas is held against.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from celeriac import Celeriac, chain, chord, current_request, group
+
+
+class Node(NamedTuple):
+    """A task, or parts tied together. Labels tell tasks and callbacks apart."""
+
+    kind: str  # task, chain, group, chord (its last part is the body)
+    parts: tuple[Node, ...] = ()
+    label: int = 0
+    way: str = "returns"  # returns, fails, retries, immutable, ignores (its result)
+    callback: int | None = None  # linked: called with the result
+    errback: int | None = None  # called once when it fails
+
+
+class Bad(NamedTuple):
+    """What has failed, by its label."""
+
+    label: int
+
+
+class Told(NamedTuple):
+    """What has become of a tree: its value, and the calls of its callbacks, error callbacks and tasks."""
+
+    value: Any
+    calls: Counter[tuple[str, int, Any]]
+
+
+def fold(value: Any, label: int) -> int:
+    """Return what a task returns: a number that tells whatever was different before."""
+    return zlib.crc32(repr(value).encode()) ^ label
+
+
+# --- The interpreter ----------------------------------------------------------------------------------
+
+
+def interpret(node: Node, given: Any) -> Told:
+    calls: Counter[tuple[str, int, Any]] = Counter()
+    return Told(_interpret(node, given, calls), calls)
+
+
+def _interpret(node: Node, given: Any, calls: Counter[tuple[str, int, Any]]) -> Any:
+    if isinstance(given, Bad):
+        value: Any = given
+        for part in node.parts:
+            _interpret(part, given, calls)
+    elif node.kind == "task":
+        value = _task(node, given, calls)
+    elif node.kind == "group":
+        value = _group(node.parts, given, calls)
+    elif node.kind == "chord":
+        value = _interpret(node.parts[-1], _group(node.parts[:-1], given, calls), calls)
+    else:
+        value = given
+        for part in node.parts:
+            value = _interpret(part, value, calls)
+    if isinstance(value, Bad) and node.errback is not None:
+        calls["errback", node.errback, value.label] += 1
+    if not isinstance(value, Bad) and node.callback is not None:
+        calls["callback", node.callback, repr(value)] += 1
+    return value
+
+
+def _task(node: Node, given: Any, calls: Counter[tuple[str, int, Any]]) -> Any:
+    calls["task", node.label, None] += 1
+    if node.way == "fails":
+        return Bad(node.label)
+    return fold("nothing" if node.way == "immutable" else given, node.label)
+
+
+def _group(parts: tuple[Node, ...], given: Any, calls: Counter[tuple[str, int, Any]]) -> Any:
+    values = [_interpret(part, given, calls) for part in parts]
+    return next((value for value in values if isinstance(value, Bad)), values)
+
+
+# --- Random trees -------------------------------------------------------------------------------------
+
+LABELS = st.integers(0, 1 << 30)
+WAYS = st.sampled_from(["returns"] * 13 + ["fails"] * 2 + ["retries"] * 2 + ["immutable"] * 3)
+
+
+def tasks() -> st.SearchStrategy[Node]:
+    return st.tuples(st.just("task"), st.just(()), LABELS, WAYS, _maybe(), _maybe()).map(lambda parts: Node(*parts))
+
+
+def trees() -> st.SearchStrategy[Node]:
+    """Trees of chains, groups and chords, nested up to five deep."""
+    return _within(5)
+
+
+def _within(depth: int) -> st.SearchStrategy[Node]:
+    if not depth:
+        return tasks()
+    inner = st.one_of(tasks(), st.deferred(lambda: _within(depth - 1)))
+    return st.one_of(tasks(), _tied("chain", inner, 1), _tied("group", inner, 0), _tied("chord", inner, 1))
+
+
+def _tied(kind: str, inner: st.SearchStrategy[Node], least: int) -> st.SearchStrategy[Node]:
+    parts = st.lists(inner, min_size=least, max_size=4).map(tuple)
+    return st.tuples(parts, _maybe(), _maybe()).map(
+        lambda made: Node(kind, made[0], callback=made[1], errback=made[2])
+    )
+
+
+def _maybe() -> st.SearchStrategy[int | None]:
+    return st.one_of(st.none(), st.none(), st.none(), st.none(), LABELS)
+
+
+def random_tree(chance: random.Random, depth: int = 4) -> Node:
+    """Return a tree like those of `trees`, for tests that make few and large ones."""
+    callback, errback = (chance.getrandbits(30) if chance.random() < 0.2 else None for _ in range(2))
+    if not depth or chance.random() < 0.3:
+        way = chance.choice(["returns"] * 16 + ["fails", "retries", "immutable", "immutable"])
+        return Node("task", (), chance.getrandbits(30), way, callback, errback)
+    kind = chance.choice(["chain", "group", "chord"])
+    parts = [random_tree(chance, depth - 1) for _ in range(chance.randint(kind != "group", 4))]
+    return Node(kind, tuple(parts), callback=callback, errback=errback)
+
+
+# --- As signatures ------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The calls that were made, as the interpreter counts them."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, int, Any]] = Counter()
+        self.runs: Counter[str] = Counter()  # by id
+
+    def note(self, kind: str, label: int, what: Any = None) -> None:
+        request = current_request()
+        assert request is not None
+        self.calls[kind, label, what] += 1
+        self.runs[request.id] += 1
+
+
+def register(app: Celeriac, journal: Journal) -> None:
+    """Register the tasks that trees are made of."""
+
+    @app.task(name="step", bind=True, max_retries=1, default_retry_delay=0)
+    def step(self: Any, value: Any, label: int, way: str) -> int:
+        if way == "retries" and self.request.retries == 0:
+            raise self.retry(exc=OSError("once"))
+        journal.note("task", label)
+        if way == "fails":
+            raise ValueError(label)
+        return fold(value, label)
+
+    @app.task(name="callback")
+    def callback(value: Any, label: int) -> None:
+        journal.note("callback", label, repr(value))
+
+    @app.task(name="errback")
+    def errback(request: Any, error: BaseException, traceback: str, label: int) -> None:
+        journal.note("errback", label, error.args[0])
+
+
+def signature(app: Celeriac, node: Node, prefix: str = "") -> Any:
+    """Return a tree as its signature."""
+    parts = [signature(app, part, prefix) for part in node.parts]
+    if node.kind == "task":
+        step = app.tasks[f"{prefix}step"]
+        immutable = node.way == "immutable"
+        made: Any = step.si("nothing", node.label, node.way) if immutable else step.s(label=node.label, way=node.way)
+    elif node.kind == "chain":
+        made = chain(parts)
+    elif node.kind == "group":
+        made = group(parts)
+    else:
+        made = chord(parts[:-1], parts[-1])
+    if node.callback is not None:
+        made.link(app.tasks[f"{prefix}callback"].s(label=node.callback))
+    if node.errback is not None:
+        made.link_error(app.tasks[f"{prefix}errback"].s(label=node.errback))
+    return made

@@ -1,0 +1,491 @@
+"""The words of the canvas, and what becomes of workflows: results, errors, looking, cancelling, running again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from celeriac import (
+    AsyncResult,
+    Celeriac,
+    GroupResult,
+    Signature,
+    TaskRevoked,
+    chain,
+    chord,
+    chunks,
+    current_request,
+    group,
+    signature,
+    states,
+    xmap,
+)
+from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
+from celeriac.testing import running_worker
+from tests.canvas.crew import Crew
+
+TIMEOUT = 10.0
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Celeriac]) -> Celeriac:
+    app = make_app(task_queues=["other"])
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    @app.task(name="total")
+    def total(numbers: list[Any]) -> int:
+        return sum(total(item) if isinstance(item, list) else item for item in numbers)
+
+    @app.task(name="fail", max_retries=0)
+    def fail(*args: Any) -> None:
+        raise ValueError("no")
+
+    @app.task(name="about")
+    def about(*args: Any) -> dict[str, Any]:
+        request = current_request()
+        assert request is not None
+        return {"id": request.id, "root": request.root_id, "parent": request.parent_id, "group": request.group_id,
+                "headers": request.headers, "queue": request.queue, "priority": request.priority}  # fmt: skip
+
+    return app
+
+
+@pytest.fixture
+def worker(app: Celeriac) -> Iterator[None]:
+    with running_worker(app):
+        yield
+
+
+def s(app: Celeriac, name: str, *args: Any, **kwargs: Any) -> Signature[Any]:
+    return app.tasks[name].s(*args, **kwargs)
+
+
+# --- Words --------------------------------------------------------------------------------------------
+
+
+def test_a_bar_makes_one_flat_chain(app: Celeriac) -> None:
+    made = s(app, "add", 1) | s(app, "add", 2) | (s(app, "add", 3) | s(app, "add", 4))
+    assert isinstance(made, chain)
+    assert len(made) == 4
+    assert repr(made) == "add(1) | add(2) | add(3) | add(4)"
+    assert made == chain(s(app, "add", n) for n in (1, 2, 3, 4))
+
+
+def test_a_group_and_what_comes_after_it_are_a_chord(app: Celeriac) -> None:
+    made = s(app, "add", 1) | group(s(app, "add", 2), s(app, "add", 3)) | s(app, "total") | s(app, "add", 4)
+    assert [type(task) for task in made.tasks] == [Signature, chord, Signature]
+    assert repr(made) == "add(1) | group(add(2), add(3)) | total() | add(4)"
+
+
+def test_what_is_no_signature_is_refused(app: Celeriac) -> None:
+    with pytest.raises(TypeError, match="chain takes signatures"):
+        chain(s(app, "add"), 3)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        s(app, "add") | 3
+    with pytest.raises(UnknownOption, match="link_error takes signatures of tasks"):
+        chain(s(app, "add", 1), s(app, "add")).on_error(group(s(app, "add"))).delay()
+    with pytest.raises(UnknownOption, match=r"'chian'.* Did you mean 'chain'"):
+        app.signature({"kind": "chian", "tasks": []})
+
+
+def test_nothing_of_a_workflow_is_sent_when_one_call_is_wrong(app: Celeriac) -> None:
+    for wrong in (
+        s(app, "add", 1, 2, 3) | s(app, "add"),
+        s(app, "add", 1) | s(app, "add", 2, 3),
+        s(app, "add", 1) | group(s(app, "add", 1), s(app, "total", [], 2)),
+    ):
+        with pytest.raises(ArgumentsError):
+            wrong.delay()
+    with pytest.raises(WorkflowError, match="A chain without tasks"):
+        chain().delay()
+    store = app.broker.shared  # type: ignore[attr-defined]
+    assert not store.messages
+    assert not store.workflows
+
+
+def test_a_workflow_travels_as_plain_data(app: Celeriac) -> None:
+    made = (s(app, "add", 1) | group([s(app, "add", 2).set(queue="other")]) | s(app, "total")).on_error(s(app, "fail"))
+    back = app.signature(made.to_dict())
+    assert back == made
+    assert signature(s(app, "add", 1)) == s(app, "add", 1)
+    assert signature(app.tasks["add"], (1,)) == s(app, "add", 1)
+
+
+def test_a_clone_has_more_arguments_and_leaves_the_original(app: Celeriac) -> None:
+    made = s(app, "add") | s(app, "add", 5)
+    assert repr(made.clone((1,))) == "add(1) | add(5)"
+    assert repr(made) == "add() | add(5)"
+    assert repr(group(s(app, "add"), app.tasks["add"].si(1, 1)).clone((7,))) == "group(add(7), add(1, 1))"
+
+
+@pytest.mark.usefixtures("worker")
+def test_map_starmap_and_chunks(app: Celeriac) -> None:
+    add = app.tasks["add"]
+    assert xmap(add, [1, 2]).delay().get(TIMEOUT) == [2, 3]
+    assert add.map([1, 2]).delay().get(TIMEOUT) == [2, 3]
+    assert add.starmap([(1, 2), (3, 4)]).delay().get(TIMEOUT) == [3, 7]
+    assert add.chunks([(n, n) for n in range(5)], 2).delay().get(TIMEOUT) == [[0, 2], [4, 6], [8]]
+    assert (chunks(add, [(n, n) for n in range(5)], 2) | s(app, "total")).delay().get(TIMEOUT) == 20
+    with pytest.raises(ValueError, match="size from 1 up"):
+        add.chunks([], 0)
+
+
+def test_drawings(app: Celeriac) -> None:
+    made = s(app, "add", 1) | group(s(app, "add", 2), s(app, "fail")) | s(app, "total")
+    assert made.graph("text").splitlines() == [
+        "add", "┌ group of 2", "│ add", "│ fail", "└ 2 results", "total",
+    ]  # fmt: skip
+    assert "n0 --> n2" in made.graph()
+    assert 'n1 [label="2 results", shape=ellipse];' in made.graph("dot")
+    with pytest.raises(ValueError, match="Did you mean 'mermaid'"):
+        made.graph("mermeid")
+
+
+# --- Results ------------------------------------------------------------------------------------------
+
+
+def test_parents_and_children_are_known_at_once(app: Celeriac) -> None:
+    result = (s(app, "add", 1) | s(app, "add", 2) | group(s(app, "add", 3), s(app, "add", 4)) | s(app, "total")).delay()
+    header = result.parent
+    assert isinstance(header, GroupResult)
+    assert [leaf.task_name for leaf in header.results] == ["add", "add"]
+    second = header.parent
+    assert second.parent == result.root
+    assert second.children == [header]
+    assert header.children == [*header.results, result]
+    assert result.root.parent is None
+    assert result.children == []
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_result_found_by_its_id_leads_to_its_workflow(app: Celeriac) -> None:
+    result = (s(app, "add", 1) | s(app, "add", 2) | s(app, "add", 3)).delay()
+    assert result.get(TIMEOUT) == 7
+    found = app.AsyncResult(result.id)
+    assert found.parent.get(TIMEOUT) == 4
+    assert found.root.get(TIMEOUT) == 2
+    assert [value for _, value in found.root.collect()] == [2, 4, 7]
+    assert found.root.get_leaf(TIMEOUT) == 7
+    assert app.workflow(found.workflow_id).result == result
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_exception_names_the_task_that_failed(app: Celeriac) -> None:
+    result = (s(app, "add", 1) | s(app, "fail") | s(app, "add", 3)).delay()
+    with pytest.raises(ValueError, match="no") as caught:
+        result.get(TIMEOUT)
+    failed = result.parent
+    assert f"was not run, for {failed.id} before it has failed" in "".join(caught.value.__notes__)
+    assert result.state == failed.state == states.FAILURE
+    assert result.outcome.cause == failed.id
+    assert failed.outcome.cause is None
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_group_can_be_saved_and_restored(app: Celeriac) -> None:
+    sent = group(s(app, "add", 1), group(s(app, "add", 2), s(app, "add", 3))).delay().save()
+    found = app.GroupResult(sent.id)
+    assert found == sent
+    assert found is not None
+    assert found.get(TIMEOUT) == [2, [3, 4]]
+    assert found.completed_count() == 3
+    assert {leaf.get() for leaf in found} == {2, 3, 4}
+    plain = group(s(app, "add", n) for n in range(3)).delay().save()
+    assert GroupResult.restore(plain.id, app).join(TIMEOUT) == [1, 2, 3]  # type: ignore[union-attr]
+    plain.delete()
+    assert GroupResult.restore(plain.id, app) is None
+
+
+@pytest.mark.usefixtures("worker")
+async def test_workflows_are_for_coroutines_too(app: Celeriac) -> None:
+    result = await (group(s(app, "add", n) for n in range(3)) | s(app, "total")).adelay()
+    assert await result == 6
+    assert await result.parent.aget() == [1, 2, 3]
+
+
+def test_headers_ids_and_options_flow_to_every_task(app: Celeriac) -> None:
+    made = s(app, "about") | group(s(app, "about").set(headers={"own": 1}), s(app, "about")) | s(app, "about")
+    with running_worker(app):
+        result = made.stamp(customer=7).apply_async(queue="other", priority=9, task_id="the-end")
+        last = result.get(TIMEOUT)
+        members, first = result.parent.get(TIMEOUT), result.root.get(TIMEOUT)
+    assert result.id == last["id"] == "the-end"
+    assert {told["root"] for told in (first, *members, last)} == {first["id"]}
+    assert [told["parent"] for told in members] == [first["id"]] * 2
+    assert [told["group"] for told in members] == [result.parent.id] * 2
+    assert last["parent"] == result.parent.id
+    assert members[0]["headers"] == {"own": 1, "customer": 7}
+    assert last["headers"] == {"customer": 7}
+    assert {(told["queue"], told["priority"]) for told in (first, *members, last)} == {("other", 9)}
+
+
+def test_a_countdown_counts_from_when_its_task_is_sent(app: Celeriac) -> None:
+    made = s(app, "add", 1).set(countdown=100) | s(app, "add").set(countdown=5, expires=50)
+    made.delay()
+    store = app.broker.shared  # type: ignore[attr-defined]
+    ((_, first, _),) = store.messages.values()
+    assert first.due_at == pytest.approx(first.sent_at + 100, abs=1)
+    tree = app.workflows.learn({"": next(iter(store.workflows.values())).tree})[""]
+    assert (tree.step(1).countdown, tree.step(1).expires) == (pytest.approx(5), pytest.approx(50))
+    assert tree.step(1).message.due_at is None
+
+
+# --- Errors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("worker")
+def test_error_callbacks_have_two_forms(app: Celeriac) -> None:
+    told: list[Any] = []
+    both = threading.Semaphore(0)
+
+    @app.task(name="by_id")
+    def by_id(id: str) -> None:
+        told.append(id)
+        both.release()
+
+    @app.task(name="in_full")
+    def in_full(request: Any, exc: BaseException, traceback: str, note: str) -> None:
+        told.append((request.id, request.task.name, type(exc), str(exc), "raise ValueError" in traceback, note))
+        both.release()
+
+    made = s(app, "fail").on_error(by_id.s()).on_error(in_full.s("noted"))
+    failed = (made | s(app, "add")).delay().parent
+    assert both.acquire(timeout=TIMEOUT)
+    assert both.acquire(timeout=TIMEOUT)
+    in_full_told = (failed.id, "in_full", ValueError, "no", True, "noted")
+    assert sorted(told, key=str) == sorted([failed.id, in_full_told], key=str)
+
+
+@pytest.mark.usefixtures("worker")
+def test_ignoring_a_result_does_not_keep_a_chord_from_its_body(app: Celeriac) -> None:
+    made = group(s(app, "add", 1).set(ignore_result=True), s(app, "add", 2)) | s(app, "about")
+    assert made.delay().get(TIMEOUT)
+    assert (s(app, "add", 1).set(ignore_result=True) | s(app, "add", 5)).delay().get(TIMEOUT) == 7
+
+
+@pytest.mark.parametrize("settings", [{}, {"result_backend": "memory://elsewhere"}])
+async def test_what_follows_is_given_a_result_that_is_ignored(
+    make_app: Callable[..., Celeriac], settings: dict[str, str]
+) -> None:
+    app = make_app(**settings)
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    @app.task(name="pair")
+    def pair(x: Any, y: Any) -> Any:
+        return [x, y]
+
+    ignored = add.s(1).set(ignore_result=True)
+    simple = await (ignored | add.s(5)).adelay()
+    with_empty_group = await (group(ignored | group(), ignored | add.s(7)) | pair.s("after")).adelay()
+    crew = await Crew.of(app)
+    await crew.finish()
+    assert await simple.aget(TIMEOUT) == 7
+    assert await with_empty_group.aget(TIMEOUT) == [[[], 9], "after"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_failure_reaches_the_end_of_a_chain_at_once(app: Celeriac) -> None:
+    (s(app, "add", 1) | s(app, "add")).delay().get(TIMEOUT)  # the worker is awake, and has looked for what is due
+    begun = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(ValueError, match="no"):
+            (s(app, "fail") | s(app, "add")).delay().get(TIMEOUT)
+    assert time.monotonic() - begun < 2.5  # without being told, the worker looks once a second
+
+
+@pytest.mark.parametrize("way", ["revoked", "expired"])
+def test_what_waits_for_a_revoked_or_expired_task_ends_with_it(app: Celeriac, way: str) -> None:
+    called = threading.Event()
+
+    @app.task(name="called")
+    def errback(id: str) -> None:
+        called.set()
+
+    first = s(app, "add", 1).set(expires=0) if way == "expired" else s(app, "add", 1)
+    result = chord([first, s(app, "add", 2)], s(app, "total") | s(app, "add")).on_error(errback.s()).delay()
+    if way == "revoked":
+        result.parent.parent[0].revoke()
+    with running_worker(app):
+        with pytest.raises(TaskRevoked):
+            result.get(TIMEOUT)
+        assert called.wait(TIMEOUT)
+    assert result.state == states.REVOKED
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_ignored_task_ends_what_waits_for_it(app: Celeriac) -> None:
+    from celeriac import Ignore
+
+    @app.task(name="ignores")
+    def ignores() -> None:
+        raise Ignore
+
+    result = (group(ignores.s(), s(app, "add", 1)) | s(app, "total")).delay()
+    assert result.get(TIMEOUT) is None
+    assert result.state == states.IGNORED
+
+
+async def test_a_result_that_was_lost_fails_what_needs_it(app: Celeriac) -> None:
+    result = await chord([s(app, "add", 1), s(app, "add", 2).set(queue="other")], s(app, "total")).adelay()
+    crew = await Crew.of(app)
+    await crew.work()
+    result.parent[0].forget()
+    deliveries = await crew.lease.receive(["other"], {"plain": 1}, 0.0)
+    await crew.settle(deliveries)
+    await crew.advancing.finish()
+    with pytest.raises(ResultLost, match="Raise `result_expires`"):
+        await result.aget(TIMEOUT)
+
+
+# --- A task that is replaced --------------------------------------------------------------------------
+
+
+def replaced_by(app: Celeriac, part: Callable[[], Any]) -> Any:
+    @app.task(name=f"replaces{len(app.tasks)}", bind=True)
+    def replaces(self: Any, *args: Any) -> None:
+        raise self.replace(part())
+
+    return replaces
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_task_is_replaced_by_a_task_or_a_workflow(app: Celeriac, eager: bool) -> None:
+    cases = {
+        3: lambda: s(app, "add", 1, 2),
+        4: lambda: s(app, "add", 1) | s(app, "add", 2),
+        5: lambda: group(s(app, "add", 1), s(app, "add", 2)) | s(app, "total"),
+        6: lambda: group(s(app, "add", 1), s(app, "add", 2)) | s(app, "total") | s(app, "add"),
+    }
+    with running_worker(app):
+        for value, part in cases.items():
+            task = replaced_by(app, part)
+            for sent in (task.s(), task.s() | s(app, "add", 10), group(task.s(), s(app, "add", 0)) | s(app, "total")):
+                result = sent.apply() if eager else sent.delay()
+                extra = {Signature: 0, chain: 10}.get(type(sent), 0)
+                extra = 1 if isinstance(sent, chain) and isinstance(sent.tasks[0], chord) else extra
+                assert result.get(TIMEOUT) == value + extra
+        listed = replaced_by(app, lambda: group(s(app, "add", 1), s(app, "add", 2)))
+        assert (listed.s().apply() if eager else listed.delay()).get(TIMEOUT) == [2, 3]
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_waits_for_a_task_fails_with_what_has_replaced_it(app: Celeriac) -> None:
+    task = replaced_by(app, lambda: s(app, "add", 1) | s(app, "fail") | s(app, "add"))
+    result = (group(task.s(), s(app, "add", 1)) | s(app, "total")).delay()
+    with pytest.raises(ValueError, match="no"):
+        result.get(TIMEOUT)
+
+
+# --- A workflow that was sent -------------------------------------------------------------------------
+
+
+def test_a_workflow_can_be_looked_at_and_cancelled(app: Celeriac) -> None:
+    result = (s(app, "add", 1) | s(app, "add", 2) | s(app, "add", 3)).apply_async(countdown=3600)
+    workflow = app.workflow(result.workflow_id)
+    assert workflow.progress() == (0, 3)
+    assert workflow.cancel() == 3
+    with running_worker(app):
+        with pytest.raises(TaskRevoked):
+            workflow.result.get(TIMEOUT)
+    assert workflow.finished()
+    assert workflow.counts() == {states.REVOKED: 3}
+    assert "add: REVOKED" in workflow.graph("text")
+    with pytest.raises(WorkflowError, match="Nothing is known"):
+        app.workflow("nobody")
+    workflow.forget()
+
+
+def test_a_workflow_is_run_again_from_what_failed(app: Celeriac) -> None:
+    broken = [True]
+    runs: list[str] = []
+
+    @app.task(name="careful", max_retries=0)
+    def careful(x: int) -> int:
+        runs.append("careful")
+        if broken[0]:
+            raise OSError("not yet")
+        return x * 2
+
+    @app.task(name="once")
+    def once(x: int) -> int:
+        runs.append("once")
+        return x
+
+    made = once.s(1) | group(careful.s(), once.s(), once.s() | careful.s()) | s(app, "total") | s(app, "add", 100)
+    with running_worker(app):
+        result = made.delay()
+        with pytest.raises(OSError, match="not yet"):
+            result.get(TIMEOUT)
+        workflow = app.workflow(result.workflow_id)
+        assert workflow.counts() == {states.SUCCESS: 3, states.FAILURE: 4}
+        broken[0] = False
+        runs.clear()
+        assert workflow.retry() == 2
+        assert result.get(TIMEOUT) == 2 + 1 + 2 + 100
+        assert sorted(runs) == ["careful", "careful"]
+        assert workflow.retry() == 0
+        unfinished = s(app, "add", 1).set(countdown=60) | s(app, "add")
+        with pytest.raises(WorkflowError, match="still runs"):
+            app.workflow(unfinished.delay().workflow_id).retry()
+
+
+# --- Without a backend that keeps workflows -----------------------------------------------------------
+
+
+def test_a_plain_chain_needs_no_backend(app: Celeriac) -> None:
+    app.backend.keeps_workflows = False
+    result = chain(s(app, "add", 1), *[s(app, "add") for _ in range(9)]).delay()
+    (message,) = [message for _, message, _ in app.broker.shared.messages.values()]  # type: ignore[attr-defined]
+    assert message.place is None
+    with running_worker(app):
+        assert result.get(TIMEOUT) == 11
+    assert result.root.get(TIMEOUT) == 2
+
+
+def test_what_needs_a_backend_is_refused_without_one(app: Celeriac) -> None:
+    app.backend.keeps_workflows = False
+    for made in (chord([s(app, "add", 1)], s(app, "total")), s(app, "add", 1) | group(s(app, "add"))):
+        with pytest.raises(WorkflowError, match="set `result_backend`"):
+            made.delay()
+    app.conf.message_max_bytes = 5000
+    with pytest.raises(MessageTooLarge, match="A chain of 100 tasks"):
+        chain(s(app, "add", 1), *[s(app, "add") for _ in range(99)]).delay()
+
+
+# --- Bytes --------------------------------------------------------------------------------------------
+
+
+def test_a_long_chain_is_linear_and_its_messages_small(app: Celeriac) -> None:
+    sizes = {}
+    for length in (100, 1000):
+        app.workflows.send(chain(s(app, "add", 1), *[s(app, "add") for _ in range(length - 1)]), (), {}, {})
+        store = app.broker.shared  # type: ignore[attr-defined]
+        sizes[length] = sum(len(workflow.tree) for workflow in store.workflows.values())
+        assert all(len(message.body) < 100 for _, message, _ in store.messages.values())
+        store.workflows.clear()
+    assert sizes[1000] < 11 * sizes[100]
+
+
+def test_an_always_eager_app_runs_workflows_at_once(make_app: Callable[..., Celeriac]) -> None:
+    app = make_app(task_always_eager=True)
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    result = (add.s(1) | group(add.s(1), add.s(2)) | add.map([1])).delay()
+    assert result.get() == [2]
+    assert result.parent.get() == [3, 4]
+    assert asyncio.run((add.s(1) | add.s(5)).adelay()).get() == 7
+    assert isinstance(result, AsyncResult)

@@ -1,0 +1,151 @@
+"""Random trees give what the oracle says, on every pair of broker and backend; and nothing is left pending."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celeriac import Celeriac, group
+from tests.canvas.crew import Crew
+from tests.canvas.oracle import Bad, Journal, Node, interpret, register, signature, trees
+from tests.redis_server import RedisServer
+
+CASES = int(os.environ.get("CELERIAC_TEST_TREES", "1000"))
+
+
+def outcome_of(result: Any) -> Any:
+    """Return a result as the oracle has it."""
+    try:
+        return result.get(timeout=10)
+    except ValueError as error:
+        return Bad(error.args[0])
+
+
+def make(tree: Node, app: Celeriac) -> Any:
+    made = signature(app, tree)
+    return made if tree.kind != "task" else group(made) | app.tasks["step"].s(label=1, way="returns")
+
+
+def expected(tree: Node) -> Any:
+    if tree.kind != "task":
+        return interpret(tree, 7)
+    return interpret(Node("chord", (tree, Node("task", label=1))), 7)
+
+
+async def run(app: Celeriac, tree: Node, chance: random.Random) -> Any:
+    result = await make(tree, app).adelay(7)
+    crew = await Crew.of(app, chance)
+    await crew.finish()
+    await crew.lease.end()
+    return result
+
+
+class World:
+    """An app, and what its tasks have done."""
+
+    def __init__(self, broker_url: str, **settings: Any) -> None:
+        self.journal = Journal()
+        self.app = Celeriac("trees", broker_url=broker_url, environ={}, **settings)
+        register(self.app, self.journal)
+
+    def holds(self, tree: Node, seed: int) -> None:
+        """Assert that a tree gives what the oracle says."""
+        self.journal.calls.clear()
+        told = expected(tree)
+        result = asyncio.run(run(self.app, tree, random.Random(seed)))
+        assert outcome_of(result) == told.value
+        assert self.journal.calls == told.calls
+        self.nothing_is_pending(result)
+
+    def nothing_is_pending(self, result: Any) -> None:
+        if result.workflow_id is None:
+            return
+        if not any(result.spot.tree.steps()):
+            return
+        workflow = self.app.workflow(result.workflow_id)
+        assert all(view.outcome is not None and view.outcome.ready for view in workflow.steps()), workflow.graph("text")
+
+
+SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=CASES, **SETTINGS)
+@given(tree=trees(), seed=st.integers(0, 1 << 30))
+def test_in_memory(tree: Node, seed: int) -> None:
+    world = World("memory://trees")
+    world.holds(tree, seed)
+    store = world.app.broker.shared
+    assert not store.messages
+    assert not store.held
+    assert not store.dues
+    assert all(workflow.left == 0 and not any(workflow.missing.values()) for workflow in store.workflows.values())
+    store.outcomes.clear()
+    store.workflows.clear()
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(f"sqlite:///{tmp_path_factory.mktemp('trees') / 'celeriac.db'}")
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=CASES // 5, **SETTINGS)
+@given(tree=trees(), seed=st.integers(0, 1 << 30))
+def test_on_sqlite(on_sqlite: World, tree: Node, seed: int) -> None:
+    on_sqlite.holds(tree, seed)
+    database = on_sqlite.app.backend.database
+    for rows in ("dues", "joins WHERE missing", "workflows WHERE left"):
+        assert database.connection().execute(f"SELECT count(*) FROM {rows}").fetchone() == (0,)
+
+
+@pytest.fixture(scope="module")
+def on_redis(shared_redis: RedisServer) -> World:
+    shared_redis.ask("FLUSHALL")
+    return World(shared_redis.url)
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=CASES // 5, **SETTINGS)
+@given(tree=trees(), seed=st.integers(0, 1 << 30))
+def test_on_redis(on_redis: World, shared_redis: RedisServer, tree: Node, seed: int) -> None:
+    shared_redis.ask("FLUSHALL")
+    on_redis.holds(tree, seed)
+    nothing_is_left_on(shared_redis)
+
+
+def nothing_is_left_on(server: RedisServer) -> None:
+    """Assert that no key is left that an expiry would not take, and that no workflow waits for anything."""
+    for key in server.ask("KEYS", "*"):
+        if server.ask("PTTL", key) < 0:
+            assert key in (b"celeriac:queues", b"celeriac:leases", b"celeriac:workers", b"celeriac:fences"), key
+        if b":workflow:" in key:
+            fields = dict(zip(*[iter(server.ask("HGETALL", key))] * 2, strict=True))
+            assert {count for field, count in fields.items() if field != b"tree"} <= {b"0"}, fields
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=CASES, **SETTINGS)
+@given(tree=trees())
+def test_run_at_once(tree: Node) -> None:
+    world = World("memory://eager")
+    told = expected(tree)
+    result = make(tree, world.app).apply((7,))
+    assert outcome_of(result) == told.value
+    assert world.journal.calls == told.calls
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=CASES, **SETTINGS)
+@given(tree=trees())
+def test_a_tree_comes_back_from_plain_data(tree: Node) -> None:
+    app = World("memory://data").app
+    made = make(tree, app)
+    assert app.signature(made.to_dict()) == made
+    assert repr(app.signature(made.to_dict())) == repr(made)
