@@ -14,7 +14,12 @@
 from celeriac import errors, signals, states
 from celeriac.__about__ import VERSION
 from celeriac.app import Celeriac, current_app, shared_task
-from celeriac.canvas.group import GroupResult, group
+from celeriac.canvas.chain import chain
+from celeriac.canvas.chord import chord
+from celeriac.canvas.group import group
+from celeriac.canvas.group_result import GroupResult
+from celeriac.canvas.words import chunks, signature, xmap, xstarmap
+from celeriac.canvas.workflow import Workflow
 from celeriac.config import Settings
 from celeriac.context import Request, current_request
 from celeriac.errors import (
@@ -53,12 +58,19 @@ __all__ = [
     "TaskRevoked",
     "TimeLimitExceeded",
     "WorkerLost",
+    "Workflow",
     "__version__",
+    "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_request",
     "errors",
     "group",
     "shared_task",
     "signals",
+    "signature",
     "states",
+    "xmap",
+    "xstarmap",
 ]

@@ -10,10 +10,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from celeriac import signals
+from celeriac.canvas import words
+from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
+from celeriac.canvas.workflow import Workflow
+from celeriac.canvas.workflows import Workflows
 from celeriac.clock import Clock
 from celeriac.config import Settings, from_object, from_toml
-from celeriac.connections import open_backend, open_broker
+from celeriac.connections import REPLYING, open_backend, open_broker
 from celeriac.control import Control
 from celeriac.draft import Draft
 from celeriac.errors import ImproperlyConfigured, NotRegistered, UnknownQueue
@@ -50,6 +54,9 @@ class Celeriac:
         self.conf = Settings(settings, os.environ if environ is None else environ)
         self.tasks: dict[str, Task[Any, Any]] = {}
         self.control = Control(self)
+        self.canvas = words
+        self.workflows = Workflows(self)
+        self.builtin_tasks = words.builtin_tasks(self)
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._drafts: dict[str, Draft] = {}
@@ -73,7 +80,7 @@ class Celeriac:
     def _configuration_changed(self) -> None:
         self._drafts.clear()
         self._routes = self._queues = None
-        for task in self.tasks.values():
+        for task in (*self.tasks.values(), *self.builtin_tasks.values()):
             task.configuration_changed()
 
     @property
@@ -159,10 +166,17 @@ class Celeriac:
         for module in self.conf.imports:
             importlib.import_module(module)
 
+    def known_task(self, name: str) -> Task[Any, Any]:
+        """Return a task by its name, one of the app's or a built-in one. Raises `NotRegistered`."""
+        task = self.tasks.get(name) or self.builtin_tasks.get(name)
+        if task is None:
+            raise NotRegistered(name, self.tasks)
+        return task
+
     def draft(self, task: str) -> Draft:
         """Return what the messages of a task have in common, be it registered here or not."""
-        if task in self.tasks:
-            return self.tasks[task].draft()
+        if task in self.tasks or task in self.builtin_tasks:
+            return self.known_task(task).draft()
         if task not in self._drafts:
             self._drafts[task] = Draft(self, task, {})
         return self._drafts[task]
@@ -227,8 +241,8 @@ class Celeriac:
 
     def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (),
                   kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False,
-                  **options: Any) -> Signature[Any]:  # fmt: skip
-        """Return a signature by the task's name, or from what `Signature.to_dict` gave."""
+                  **options: Any) -> Any:  # fmt: skip
+        """Return a signature by the task's name; or that, or the chain, group or chord, which `to_dict` gave."""
         if isinstance(task, Mapping):
             return Signature.from_dict(task, self)
         return Signature(self, task, args, kwargs, options, immutable)
@@ -236,6 +250,14 @@ class Celeriac:
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call, by its id."""
         return AsyncResult(id, self)
+
+    def GroupResult(self, id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
+        """Return the group that was saved under this id, or None."""
+        return self.workflows.restore(id)
+
+    def workflow(self, id: str) -> Workflow:
+        """Return a workflow that was sent, by its id (`result.workflow_id`)."""
+        return self.workflows.find(id)
 
     # --- Broker and backend ---------------------------------------------------------------------------
 
@@ -253,10 +275,21 @@ class Celeriac:
         return self._broker
 
     @property
+    def sends_outcomes(self) -> bool:
+        """Whether outcomes are sent to their callers (`rpc://`), whose address each message must carry."""
+        return self.backend_url.partition("://")[0] in REPLYING
+
+    @property
+    def backend_url(self) -> str:
+        """Where outcomes go: the setting, or the broker."""
+        url: str | None = self.conf.result_backend
+        return url or self.broker_url
+
+    @property
     def backend(self) -> Backend:
         """The result backend; opened on first use."""
         if self._backend is None:
-            self._backend = open_backend(self.conf.result_backend or self.broker_url, self.conf, self.clock)
+            self._backend = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
         return self._backend
 
     def close(self) -> None:

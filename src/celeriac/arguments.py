@@ -45,6 +45,10 @@ class Arguments:
         except TypeError as error:
             raise ArgumentsError(f"{self.name}{self.signature} cannot be called so: {error}.") from None
 
+    def takes(self, count: int) -> bool:
+        """Say whether so many positional arguments are not too many."""
+        return count <= self._most
+
     def rebuild(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Turn plain data into the dataclasses, Structs and models that the annotations name."""
         rebuilders = self._rebuilders if self._rebuilders is not None else self._prepare()

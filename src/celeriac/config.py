@@ -41,6 +41,8 @@ class Settings:
     message_max_bytes: Annotated[int, "a larger message is refused at the call"] = 1_048_576
     sqlite_synchronous: Annotated[str, "'normal' survives killed processes; 'full' also a power cut"] = "normal"
     redis_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
+    amqp_prefix: Annotated[str, "what names on the server begin with, but for the queues themselves"] = "celeriac"
+    amqp_queue_type: Annotated[str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later"] = "auto"
 
     # Tasks
     task_default_queue: Annotated[str, "the queue of tasks that nothing else routes"] = "default"
@@ -140,6 +142,7 @@ for _name in DEFAULTS:
 CHOICES = {
     "worker_pool": ("processes", "threads", "solo"),
     "sqlite_synchronous": ("normal", "full"),
+    "amqp_queue_type": ("auto", "quorum", "classic"),
 }
 POSITIVE = frozenset(
     {

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from celeriac.clock import Clock
     from celeriac.config import Settings
 
-__all__ = ["open_backend", "open_broker"]
+__all__ = ["REPLYING", "open_backend", "open_broker"]
 
 DRIVERS = {"sqlite": "sqlite", "memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis",
-           "redis+sentinel": "redis"}  # fmt: skip
+           "redis+sentinel": "redis", "amqp": "amqp", "amqps": "amqp"}  # fmt: skip
 BROKERS = {scheme: f"celeriac.brokers.{driver}" for scheme, driver in DRIVERS.items()}
 BACKENDS = {scheme: f"celeriac.backends.{driver}" for scheme, driver in DRIVERS.items()}
-EXTRAS: dict[str, str] = {scheme: driver for scheme, driver in DRIVERS.items() if driver == "redis"}
+REPLYING = frozenset({"rpc", "amqp", "amqps"})
+"""Backends that send each outcome to its caller."""
+EXTRAS: dict[str, str] = {scheme: driver for scheme, driver in DRIVERS.items() if driver in ("redis", "amqp")}
 """Which extra brings the driver of a scheme: `pip install celeriac[redis]`."""
 
 
@@ -29,8 +31,13 @@ def open_broker(url: str, settings: Settings, clock: Clock) -> Broker:
     return broker
 
 
-def open_backend(url: str, settings: Settings, clock: Clock) -> Backend:
-    """Return the backend of a URL; it connects on first use."""
+def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) -> Backend:
+    """Return the backend of a URL; it connects on first use. `rpc://` is on the broker's server."""
+    if url.startswith("rpc:"):
+        if broker_url.partition("://")[0] not in REPLYING:
+            raise ImproperlyConfigured("rpc:// sends results through an AMQP broker, and `broker_url` names another. "
+                                       "Leave `result_backend` out, and the broker holds them.")  # fmt: skip
+        url = broker_url
     backend: Backend = _open("result backend", BACKENDS, url, settings, clock)
     return backend
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celeriac.clock import instant
-from celeriac.context import current
+from celeriac.context import Request, current
 from celeriac.errors import MessageTooLarge, UnknownOption
 from celeriac.message import PLAIN, Link, Message, new_id
 from celeriac.options import check_call
-from celeriac.serialization import JSON, dumps_call, serializer
+from celeriac.serialization import JSON, Serializer, dumps_call, serializer
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
 __all__ = ["Draft"]
+
+Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
+"""What writes a body from arguments and named arguments."""
 
 PLAIN_OPTIONS = ("priority", "headers", "acks_late", "ignore_result", "soft_time_limit", "time_limit", "max_retries")
 """Call options that stand in the message as they are."""
@@ -30,8 +33,9 @@ class Draft:
         route = app.routes.route(task)
         self._app = app
         self._task = task
-        self._serializer = serializer(options.get("serializer", conf.task_serializer))
-        self._is_json = self._serializer is JSON
+        chosen = serializer(options.get("serializer", conf.task_serializer))
+        self._dumps = _dumps(chosen)
+        self._replies = app.sends_outcomes
         self._limit = conf.message_max_bytes
         self._expires: float | None = options.get("expires")
         self._fields: dict[str, Any] = {
@@ -44,7 +48,7 @@ class Draft:
             "time_limit": options.get("time_limit", conf.task_time_limit),
             "headers": options.get("headers", {}),
             "lane": lane,
-            "content_type": self._serializer.content_type,
+            "content_type": chosen.content_type,
         }
         # What is the default anyway is left out: a message is made some 100,000 times a second.
         self._fields = {name: value for name, value in self._fields.items() if value != DEFAULTS[name]}
@@ -52,33 +56,64 @@ class Draft:
     def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any] | None = None, *,
                 group_id: str | None = None) -> Message:  # fmt: skip
         """Return the message of one call; raise what is wrong with it."""
-        fields = self._fields
-        now = self._app.clock.now()
-        if self._is_json and not (options and "serializer" in options):
-            body = dumps_call(args, kwargs)
-        else:
-            chosen = serializer(options["serializer"]) if options and "serializer" in options else self._serializer
-            body = chosen.dumps((args, kwargs))
-            fields = {**fields, "content_type": chosen.content_type}
-        if len(body) > self._limit:
-            raise MessageTooLarge(
-                f"The arguments of {self._task} are {len(body):,} bytes, more than `message_max_bytes` allows "
-                f"({self._limit:,}). Store the data where the task can read it, and pass its path or key."
-            )
         request = current.get()
-        if options or group_id or request is not None or self._expires is not None:
-            fields = {**fields, **self._more(options or {}, now)}
-            if group_id:
-                fields["group_id"] = group_id
-            if request is not None:
-                fields["parent_id"] = request.id
-                fields["root_id"] = request.root_id
-            id = fields.pop("id", None) or new_id()
-            return Message(id=id, task=self._task, body=body, sent_at=now, **fields)
-        return Message(id=new_id(), task=self._task, body=body, sent_at=now, **fields)
+        now = self._app.clock.now()
+        if not options and request is None and group_id is None and self._expires is None:
+            body = self._dumps(args, kwargs)
+            if len(body) > self._limit:
+                raise self._too_large(body)
+            fields = self._addressed() if self._replies else self._fields
+            return Message(id=new_id(), task=self._task, body=body, sent_at=now, **fields)
+        dumps, fields = self._particular(options or {}, now, request)
+        if group_id is not None:
+            fields["group_id"] = group_id
+        body = dumps(args, kwargs)
+        if len(body) > self._limit:
+            raise self._too_large(body)
+        id = fields.pop("id", None) or new_id()
+        return Message(id=id, task=self._task, body=body, sent_at=now, **fields)
+
+    def messages(self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+                 options: Mapping[str, Any]) -> list[Message]:  # fmt: skip
+        """Return the messages of many calls (arguments, named arguments), which have their options in common."""
+        if "task_id" in options:
+            raise UnknownOption("task_id is for one call; many calls have an id each.")
+        now, task, limit = self._app.clock.now(), self._task, self._limit
+        dumps, fields = self._particular(options, now, current.get())
+        messages = []
+        for args, kwargs in calls:
+            body = dumps(args, kwargs)
+            if len(body) > limit:
+                raise self._too_large(body)
+            messages.append(Message(id=new_id(), task=task, body=body, sent_at=now, **fields))
+        return messages
+
+    def _addressed(self) -> dict[str, Any]:
+        """Return the common fields, with where this process wants outcomes to be sent (`rpc://`)."""
+        return {**self._fields, "reply_to": self._app.backend.reply_to} if self._replies else self._fields
+
+    def _too_large(self, body: bytes) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"The arguments of {self._task} are {len(body):,} bytes, more than `message_max_bytes` allows "
+            f"({self._limit:,}). Store the data where the task can read it, and pass its path or key."
+        )
+
+    def _particular(self, options: Mapping[str, Any], now: float,
+                    request: Request | None) -> tuple[Dumps, dict[str, Any]]:  # fmt: skip
+        """Return what a call with options, or inside a task, differs in: how its body is written, and its fields."""
+        dumps, fields = self._dumps, {**self._addressed(), **self._more(options, now)}
+        if "serializer" in options:
+            chosen = serializer(options["serializer"])
+            dumps, fields["content_type"] = _dumps(chosen), chosen.content_type
+        if request is not None:
+            fields["parent_id"] = request.id
+            fields["root_id"] = request.root_id
+        return dumps, fields
 
     def _more(self, options: Mapping[str, Any], now: float) -> dict[str, Any]:
         """Return the fields that the options of a call set."""
+        if not options and self._expires is None:
+            return {}
         options = check_call(options)
         fields = {name: options[name] for name in PLAIN_OPTIONS if name in options}
         if "headers" in fields and "headers" in self._fields:
@@ -109,6 +144,10 @@ class Draft:
 
 
 DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}
+
+
+def _dumps(chosen: Serializer) -> Dumps:
+    return dumps_call if chosen is JSON else lambda args, kwargs: chosen.dumps((args, kwargs))
 
 
 def _listed(value: Any) -> list[Any]:

@@ -26,8 +26,11 @@ __all__ = [
     "MaxRetriesExceeded",
     "MessageTooLarge",
     "NotRegistered",
+    "NotSupported",
     "Reject",
     "RemoteError",
+    "Replaced",
+    "ResultLost",
     "ResultTimeout",
     "Retry",
     "SoftTimeLimitExceeded",
@@ -38,6 +41,7 @@ __all__ = [
     "UnknownQueue",
     "WaitInTask",
     "WorkerLost",
+    "WorkflowError",
     "nearest",
 ]
 
@@ -116,6 +120,10 @@ class MessageTooLarge(CeleriacError, ValueError):
     """A message is larger than `message_max_bytes`."""
 
 
+class WorkflowError(CeleriacError):
+    """A workflow cannot be sent, or cannot be found."""
+
+
 # --- Servers ------------------------------------------------------------------------------------------
 
 
@@ -129,6 +137,10 @@ class BrokerUnavailable(BrokerError, ConnectionError):
 
 class BrokerMisconfigured(BrokerUnavailable):
     """The broker cannot be reached as it is configured; waiting will not help."""
+
+
+class NotSupported(BrokerError):
+    """This broker cannot do that; the message says which can."""
 
 
 class ForeignDatabase(BrokerError):
@@ -148,6 +160,10 @@ class LeaseLost(BrokerError):
 
 class ResultTimeout(CeleriacError, TimeoutError):
     """The result did not arrive in time."""
+
+
+class ResultLost(CeleriacError):
+    """A result that a workflow needs has expired or was forgotten."""
 
 
 class WaitInTask(CeleriacError, RuntimeError):
@@ -214,6 +230,14 @@ class Reject(CeleriacError):
         super().__init__(reason)
         self.reason = reason
         self.requeue = requeue
+
+
+class Replaced(CeleriacError):
+    """Raised by `task.replace()`: another call takes the task's place."""
+
+    def __init__(self, following: Iterable[Any] = ()) -> None:
+        super().__init__()
+        self.following = list(following)  # the messages that are sent in the task's stead
 
 
 class Retry(CeleriacError):

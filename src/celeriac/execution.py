@@ -14,10 +14,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
+from celeriac.canvas.callback import told
 from celeriac.context import Request, current
-from celeriac.errors import EncodeError, Ignore, NotRegistered, Reject, Retry, TaskRevoked
+from celeriac.errors import EncodeError, Ignore, Reject, Replaced, Retry, TaskRevoked
+from celeriac.failure import Failure
 from celeriac.message import Message
-from celeriac.outcome import Failure, Outcome
+from celeriac.outcome import Outcome
 from celeriac.serialization import decode, serializer
 
 if TYPE_CHECKING:
@@ -80,10 +82,10 @@ class Executor:
     # --- The steps ------------------------------------------------------------------------------------
 
     def _prepare(self, message: Message, deliveries: int, started: float) -> Request:
-        task = self._app.tasks.get(message.task)
-        if task is None:
-            raise NotRegistered(message.task, self._app.tasks)
+        task = self._app.tasks.get(message.task) or self._app.known_task(message.task)
         args, kwargs = decode(message.content_type, message.body, self._accept)
+        if message.failed is not None:
+            args = [*told(message.failed, task, args), *args]
         args, kwargs = task.arguments.rebuild(args, kwargs)
         request = Request(message, task, args, kwargs, deliveries=deliveries, worker=self._worker,
                           is_eager=self._is_eager, started=started, report=self._report)  # fmt: skip
@@ -95,7 +97,7 @@ class Executor:
 
     def _returned(self, message: Message, request: Request, value: Any, started: float, runtime: float) -> Outcome:
         outcome = self._outcome(message, states.SUCCESS, started, runtime)
-        if not message.ignore_result or message.link:
+        if not message.ignore_result or message.link or (message.place is not None and not message.place.alone):
             try:
                 outcome.value = self._serializer.dumps(value)
                 outcome.content_type = self._serializer.content_type
@@ -115,7 +117,9 @@ class Executor:
         task = request.task if request is not None else None
         outcome = self._outcome(message, states.FAILURE, started, runtime)
         retry = self._retry_of(task, message, error) if task is not None else None
-        if retry is not None:
+        if isinstance(error, Replaced):
+            outcome.state, outcome.following = states.REPLACED, error.following
+        elif retry is not None:
             outcome.state = states.RETRY
             outcome.retry_delay = retry.delay
             outcome.failure = Failure.of(retry.exc or retry)
@@ -149,7 +153,8 @@ class Executor:
     def _outcome(self, message: Message, state: str, started: float, runtime: float) -> Outcome:
         return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=self._worker,
                        started_at=started, done_at=started + runtime, runtime=runtime, group_id=message.group_id,
-                       parent_id=message.parent_id, root_id=message.root_id)  # fmt: skip
+                       parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to,
+                       place=message.place)  # fmt: skip
 
     def _ended(self, request: Request | None, outcome: Outcome) -> Outcome:
         if signals.task_postrun and request is not None:

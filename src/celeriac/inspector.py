@@ -16,7 +16,7 @@ import msgspec
 from celeriac import states
 from celeriac.brokers.base import Dead, QueueCounts, WorkerInfo
 from celeriac.control import Reply
-from celeriac.errors import UnknownQueue
+from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.message import Message, new_id
 from celeriac.outcome import Outcome
 from celeriac.serialization import loads
@@ -168,7 +168,7 @@ class Inspector:
         if not expected:
             return replies
         channel = f"reply.{new_id()}"
-        answers = cast(AsyncGenerator[bytes, None], self._app.broker.listen(channel))  # before the command
+        answers = cast(AsyncGenerator[bytes, None], await self._app.broker.listen(channel))  # before the command
         async with aclosing(answers):
             await self._app.control.send(name, arguments, destination=sorted(expected), reply_to=channel)
             try:
@@ -329,6 +329,8 @@ class Inspector:
 
     async def resend(self, ids: Sequence[str]) -> int:
         """Put dead letters back in their queues, as if new; return how many there were."""
+        if not self._app.broker.joins(self._app.backend):
+            await self._app.backend.aforget(ids)  # or how it ended then would stand against how it ends now
         return await self._app.broker.operations().resend(ids)
 
     async def drop(self, ids: Sequence[str]) -> int:
@@ -339,7 +341,10 @@ class Inspector:
 
     async def find(self, ids: Sequence[str]) -> dict[str, TaskView]:
         """Return what is known of tasks: one view for every id, in their order."""
-        places = await self._app.broker.operations().find(ids)
+        try:
+            places = await self._app.broker.operations().find(ids)
+        except NotSupported:
+            places = {}  # what the backend knows is still worth showing
         outcomes = await self._app.backend.afetch(ids)
         views: dict[str, TaskView] = {}
         for one in ids:

@@ -13,7 +13,21 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["COROUTINE", "HIGHEST_PRIORITY", "LANES", "PLAIN", "Link", "Message", "new_id"]
+from celeriac.failure import Failure
+
+__all__ = [
+    "COROUTINE",
+    "HIGHEST_PRIORITY",
+    "LANES",
+    "PLAIN",
+    "Failed",
+    "Link",
+    "Message",
+    "Place",
+    "decode",
+    "encode",
+    "new_id",
+]
 
 PLAIN: Final = "plain"
 COROUTINE: Final = "coroutine"
@@ -21,6 +35,27 @@ LANES: Final = (PLAIN, COROUTINE)
 """What kind of child runs a task: one that runs plain functions, or one that runs coroutines."""
 
 HIGHEST_PRIORITY: Final = 9
+
+
+class Place(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, gc=False):
+    """Where in which workflow a message stands: enough to settle a group's member and never load the tree."""
+
+    workflow: str
+    node: int
+    join: int = -1  # the join that counts its end
+    alone: bool = False  # nothing but that join follows
+
+
+class Failed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an error callback is told of the task that failed."""
+
+    id: str
+    task: str
+    failure: Failure
+    attempt: int = 1
+    group_id: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
@@ -46,9 +81,12 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     group_id: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    reply_to: str = ""  # where the caller wants its outcomes to be sent; empty: kept by the backend
     headers: dict[str, Any] = {}
     link: list[Link] = []  # to be sent, with the result, when this succeeds
     link_error: list[Link] = []  # to be sent, with this message's id, when it fails
+    failed: Failed | None = None  # of an error callback: what it is called for
+    place: Place | None = None  # in a workflow
     unknown_since: float | None = None  # when a worker first did not know the task
 
 
@@ -57,6 +95,15 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
 
     message: Message
     immutable: bool = False  # not to be given the result (or the failed id) as its first argument
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as one opaque value, for those that store bytes."""
+    return _encode(message)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode
 
 
 def new_id() -> str:

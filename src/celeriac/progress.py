@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from celeriac import states
-from celeriac.canvas.group import GroupResult
+from celeriac.canvas.group_result import GroupResult
 from celeriac.message import new_id
 from celeriac.result import AsyncResult
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from celeriac import states
 from celeriac.context import current
@@ -13,21 +14,39 @@ from celeriac.serialization import decode
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
+    from celeriac.canvas.tree import Tree
 
-__all__ = ["LONG", "AsyncResult", "EagerResult", "forbid_waiting"]
+__all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 
 R = TypeVar("R")
 
 LONG = 3600.0  # seconds; a wait without a time-out is many of these
 
 
+class Spot(Protocol):
+    """Where in a workflow a result stands: see `canvas/results.py`."""
+
+    app: Celeriac
+    tree: Tree
+    node: int
+
+    def parent(self) -> Any:
+        """Return the result of what was before it."""
+
+    def children(self) -> list[Any]:
+        """Return the results of what comes after it."""
+
+
 class AsyncResult(Generic[R]):
     """The state and the result of one task, by its id. `await result` is `await result.aget()`."""
 
-    __slots__ = ("app", "id", "ignored", "task_name")
+    __slots__ = ("_parent", "_spot", "app", "id", "ignored", "task_name")
 
-    def __init__(self, id: str, app: Celeriac, task_name: str = "", ignored: bool = False) -> None:
+    def __init__(self, id: str, app: Celeriac, task_name: str = "", ignored: bool = False, spot: Spot | None = None,
+                 parent: AsyncResult[Any] | None = None) -> None:  # fmt: skip
         self.id = id
+        self._spot = spot
+        self._parent = parent  # where it is known without a workflow
         self.ignored = ignored  # no return value is kept
         self.app = app
         self.task_name = task_name
@@ -134,6 +153,54 @@ class AsyncResult(Generic[R]):
             self.app.broker.operations().find([self.id])
         )
 
+    # --- In a workflow --------------------------------------------------------------------------------
+
+    @property
+    def spot(self) -> Spot | None:
+        """Where in a workflow it stands; of a task that has not ended, only where `delay` has returned this."""
+        if self._spot is None:
+            outcome = self.outcome
+            if outcome is not None and outcome.place is not None:
+                self._spot = self.app.workflows.spot(outcome.place)
+        return self._spot
+
+    @property
+    def workflow_id(self) -> str | None:
+        """The id of its workflow, if it is in one."""
+        return self.spot.tree.id if self.spot is not None else None
+
+    @property
+    def parent(self) -> Any:
+        """The result of what was before it in its workflow, an `AsyncResult` or a `GroupResult`; or None."""
+        if self._parent is not None:
+            return self._parent
+        return self.spot.parent() if self.spot is not None else None
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of what is called with its result."""
+        return self.spot.children() if self.spot is not None else []
+
+    @property
+    def root(self) -> Any:
+        """The result that its workflow began with; itself, if there is nothing before it."""
+        found: Any = self
+        while (before := found.parent) is not None:
+            found = before
+        return found
+
+    def collect(self, timeout: float | None = None, propagate: bool = True) -> Iterator[tuple[Any, Any]]:
+        """Yield this and all that comes after it, each with its value, waiting where need be."""
+        waiting: list[Any] = [self]
+        while waiting:
+            result = waiting.pop(0)
+            yield result, result.get(timeout=timeout, propagate=propagate)
+            waiting += result.children
+
+    def get_leaf(self, timeout: float | None = None, propagate: bool = True) -> Any:
+        """Return the value of what comes last after it."""
+        return deque(self.collect(timeout, propagate), maxlen=1).pop()[1]
+
     # --- Acting ---------------------------------------------------------------------------------------
 
     def forget(self) -> None:
@@ -151,6 +218,10 @@ class AsyncResult(Generic[R]):
             error = outcome.exception() or TaskRevoked()
             if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
                 error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
+            if outcome.cause is not None:
+                error.add_note(f"{outcome.task}[{outcome.id}] was not run, for {outcome.cause} before it has failed.")
+            elif outcome.place is not None:
+                error.add_note(f"In {outcome.task}[{outcome.id}].")
             if propagate:
                 raise error
             return error
@@ -178,8 +249,8 @@ class EagerResult(AsyncResult[R]):
 
     __slots__ = ("_outcome",)
 
-    def __init__(self, outcome: Outcome, app: Celeriac) -> None:
-        super().__init__(outcome.id, app, outcome.task)
+    def __init__(self, outcome: Outcome, app: Celeriac, spot: Spot | None = None) -> None:
+        super().__init__(outcome.id, app, outcome.task, spot=spot)
         self._outcome = outcome
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
-from celeriac.errors import NotRegistered
+from celeriac.errors import UnknownOption, nearest
 from celeriac.message import Message
 from celeriac.options import check_call
 from celeriac.result import AsyncResult
@@ -13,7 +14,7 @@ from celeriac.result import AsyncResult
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["Signature"]
+__all__ = ["Signature", "listed", "plain_options", "sendable"]
 
 R = TypeVar("R")
 
@@ -21,9 +22,14 @@ R = TypeVar("R")
 class Signature(Generic[R]):
     """One call, not made yet.
 
+    `a | b` calls `b` with the result of `a`; see `chain`, `group` and `chord`.
+
     A signature may be partial: arguments given later go before its own, `add.s(2).delay(1)` calls `add(1, 2)`; an
     immutable one (`si`) takes none. `to_dict` and `from_dict` carry it through JSON.
     """
+
+    KINDS: ClassVar[dict[str, Any]] = {}
+    """What else can be sent and tied together: `chain`, `group` and `chord` enter themselves here."""
 
     __slots__ = ("app", "args", "immutable", "kwargs", "options", "task")
 
@@ -45,30 +51,41 @@ class Signature(Generic[R]):
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Return a copy, with more arguments and other options."""
-        merged, named = self._merged(args, kwargs)
+        merged, named = self.merged(args, kwargs)
         return type(self)(self.app, self.task, merged, named, {**self.options, **options}, self.immutable)
 
-    def link(self, callback: Signature[Any]) -> Self:
+    def stamp(self, **stamps: Any) -> Self:
+        """Add headers, in place: `add.s(2, 2).stamp(customer=7)`."""
+        return self.set(headers={**self.options.get("headers", {}), **stamps})
+
+    def link(self, callback: Any) -> Self:
         """Send `callback`, with the result as its first argument, when this succeeds."""
         return self._linked("link", callback)
 
-    def link_error(self, callback: Signature[Any]) -> Self:
-        """Send `callback`, with the failed task's id as its first argument, when this fails."""
+    def link_error(self, callback: Any) -> Self:
+        """Send `callback` when this fails.
+
+        It is called with the failed task's id or, where it takes three more arguments than it has, with the request,
+        the exception and the traceback of what failed.
+        """
         return self._linked("link_error", callback)
 
     on_error = link_error
 
-    def _linked(self, name: str, callback: Signature[Any]) -> Self:
-        before = self.options.get(name) or []
-        self.options[name] = [*(before if isinstance(before, list | tuple) else [before]), callback]
+    def _linked(self, name: str, callback: Any) -> Self:
+        self.options[name] = [*listed(self.options.get(name)), callback]
         return self
+
+    def __or__(self, other: Any) -> Any:
+        """Return a chain: `other` is called with the result of this."""
+        return self.KINDS["chain"](self, other) if sendable(other) else NotImplemented
 
     # --- Making the call ------------------------------------------------------------------------------
 
     def message(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
                 group_id: str | None = None, **options: Any) -> Message:  # fmt: skip
         """Return the message that the call would send."""
-        merged, named = self._merged(args, kwargs)
+        merged, named = self.merged(args, kwargs)
         return self.app.draft(self.task).message(merged, named, {**self.options, **options}, group_id=group_id)
 
     def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
@@ -82,36 +99,44 @@ class Signature(Generic[R]):
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Make the call, with options of its own."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], self.KINDS["chain"](self).apply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
         return self.app.send_task(self.task, merged, named, **{**self.options, **options})
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Make the call, with options of its own, for coroutines."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], await self.KINDS["chain"](self).aapply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
         return await self.app.asend_task(self.task, merged, named, **{**self.options, **options})
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Run the task here and now."""
-        task = self.app.tasks.get(self.task)
-        if task is None:
-            raise NotRegistered(self.task, self.app.tasks)
+        task = self.app.known_task(self.task)
         merged, named = self._checked(args, kwargs)
         return task.apply(merged, named, **{**self.options, **options})
 
+    def leads_on(self, options: Mapping[str, Any] = MappingProxyType({})) -> bool:
+        """Say whether a workflow is linked to it, so that it is part of one itself."""
+        links = [*listed(self.options.get("link")), *listed(options.get("link"))]
+        return any(sendable(link) and not isinstance(link, Signature) for link in links)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task's function here, as any function."""
-        merged, named = self._merged(args, kwargs)
+        merged, named = self.merged(args, kwargs)
         return self.app.tasks[self.task](*merged, **named)
 
-    def _merged(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def merged(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of the call, with those that are given now in front."""
         if self.immutable:
             return self.args, self.kwargs
         return (*args, *self.args), {**self.kwargs, **(kwargs or {})}
 
     def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        merged, named = self._merged(args, kwargs)
+        merged, named = self.merged(args, kwargs)
         task = self.app.tasks.get(self.task)
         if task is not None and task.checks_arguments:
             task.arguments.check(merged, named)
@@ -121,17 +146,17 @@ class Signature(Generic[R]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the signature as plain data."""
-        options = dict(self.options)
-        for name in ("link", "link_error"):
-            if name in options:
-                links = options[name] if isinstance(options[name], list | tuple) else [options[name]]
-                options[name] = [link if isinstance(link, Mapping) else link.to_dict() for link in links]
-        return {"task": self.task, "args": list(self.args), "kwargs": self.kwargs, "options": options,
-                "immutable": self.immutable}  # fmt: skip
+        return {"task": self.task, "args": list(self.args), "kwargs": self.kwargs,
+                "options": plain_options(self.options), "immutable": self.immutable}  # fmt: skip
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], app: Celeriac) -> Signature[Any]:
-        """Return the signature that `to_dict` gave."""
+    def from_dict(cls, data: Mapping[str, Any], app: Celeriac) -> Any:
+        """Return the signature, chain, group or chord that `to_dict` gave."""
+        if "kind" in data:
+            if data["kind"] not in cls.KINDS:
+                known = nearest(data["kind"], cls.KINDS)
+                raise UnknownOption(f"There is no workflow of the kind {data['kind']!r}.{known}")
+            return cls.KINDS[data["kind"]].of_dict(data, app)
         return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), data.get("options"),
                    data.get("immutable", False))  # fmt: skip
 
@@ -143,3 +168,24 @@ class Signature(Generic[R]):
     def __repr__(self) -> str:
         named = [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"{self.task}({', '.join([*map(repr, self.args), *named])})"
+
+
+def listed(value: Any) -> list[Any]:
+    """Return links as a list: an option takes one, many or none."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def sendable(value: Any) -> bool:
+    """Say whether a value can stand in a workflow."""
+    return isinstance(value, (Signature, *Signature.KINDS.values()))
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the signatures in them as plain data."""
+    plain = dict(options)
+    for name in ("link", "link_error"):
+        if name in plain:
+            plain[name] = [link if isinstance(link, Mapping) else link.to_dict() for link in listed(plain[name])]
+    return plain

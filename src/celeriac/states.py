@@ -10,6 +10,7 @@ __all__ = [
     "PENDING",
     "PROGRESS",
     "READY_STATES",
+    "REPLACED",
     "RETRY",
     "REVOKED",
     "STARTED",
@@ -19,6 +20,7 @@ __all__ = [
 PENDING: Final = "PENDING"  # waiting, or unknown
 STARTED: Final = "STARTED"  # recorded only with `task_track_started`
 PROGRESS: Final = "PROGRESS"  # the task told how far it is
+REPLACED: Final = "REPLACED"  # the task was replaced by another, whose end will be its own; never stored
 RETRY: Final = "RETRY"  # an attempt failed, and the next one is scheduled
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"

@@ -12,11 +12,11 @@ import msgspec
 
 from celeriac import states
 from celeriac.arguments import Arguments
+from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
 from celeriac.context import Request, current
 from celeriac.draft import Draft
-from celeriac.errors import CeleriacError, MaxRetriesExceeded, Retry
-from celeriac.execution import Executor
+from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CallOptions, check_task, rate
 from celeriac.result import AsyncResult, EagerResult
@@ -25,12 +25,14 @@ from celeriac.signature import Signature
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
+    from celeriac.canvas.group import group
 
 __all__ = ["CoroutineTask", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_KWARGS: dict[str, Any] = {}  # never changed
 PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
 
 
@@ -79,15 +81,10 @@ class Task(Generic[P, R]):
         return self._run_eagerly(self._checked_message(tuple(args), dict(kwargs or {}), options))
 
     def _run_eagerly(self, message: Message) -> AsyncResult[R]:
-        executor = Executor(self.app, worker="eager", is_eager=True)
-        while True:
-            outcome = executor.run_any(message)
-            if outcome.state != states.RETRY:
-                result: EagerResult[R] = EagerResult(outcome, self.app)
-                if self.app.conf.task_eager_propagates:
-                    result.get()
-                return result
-            message = msgspec.structs.replace(message, attempt=message.attempt + 1)
+        result: EagerResult[R] = EagerResult(run_message(self.app, message), self.app)
+        if self.app.conf.task_eager_propagates:
+            result.get()
+        return result
 
     # --- Sending --------------------------------------------------------------------------------------
 
@@ -133,20 +130,23 @@ class Task(Generic[P, R]):
 
     def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                  options: Mapping[str, Any]) -> Iterable[list[Message]]:  # fmt: skip
-        batch: list[Message] = []
+        batch: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         for call in calls:
             if isinstance(call, tuple):
-                batch.append(self._checked_message(call, {}, options))
+                args, kwargs = call, NO_KWARGS
             elif isinstance(call, Mapping):
-                batch.append(self._checked_message((), dict(call), options))
+                args, kwargs = (), dict(call)
             else:
                 raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
                                 f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
+            if self.checks_arguments:
+                self.arguments.check(args, kwargs)
+            batch.append((args, kwargs))
             if len(batch) == PUBLISH_BATCH:
-                yield batch
+                yield self.draft().messages(batch, options)
                 batch = []
         if batch:
-            yield batch
+            yield self.draft().messages(batch, options)
 
     def _checked_message(self, args: tuple[Any, ...], kwargs: dict[str, Any],
                          options: Mapping[str, Any] | None = None) -> Message:  # fmt: skip
@@ -183,6 +183,21 @@ class Task(Generic[P, R]):
         return Signature(self.app, self.name, args, kwargs, options, immutable)
 
     subtask = signature
+
+    def map(self, items: Iterable[Any]) -> Signature[list[R]]:
+        """Return one call that runs this for each item, one after the other; its result is a list."""
+        made: Signature[list[R]] = self.app.canvas.xmap(self, items)
+        return made
+
+    def starmap(self, items: Iterable[Iterable[Any]]) -> Signature[list[R]]:
+        """Do as `map`; each item is the arguments of a call."""
+        made: Signature[list[R]] = self.app.canvas.xstarmap(self, items)
+        return made
+
+    def chunks(self, items: Iterable[Iterable[Any]], size: int) -> group[list[R]]:
+        """Return a group of calls, each of which runs this for up to `size` items, as `starmap` does."""
+        made: group[list[R]] = self.app.canvas.chunks(self, items, size)
+        return made
 
     def AsyncResult(self, id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call, by its id."""
@@ -222,6 +237,14 @@ class Task(Generic[P, R]):
         else:
             delay = policy.delay_after(request.attempt)
         raise Retry(str(exc) if exc is not None else f"{self.name} asked for a retry", exc=exc, delay=delay)
+
+    def replace(self, part: Any) -> NoReturn:
+        """End this attempt, and let a signature or a workflow take the task's place: its result will be the task's.
+
+        Raises, so that nothing after it is run. What waits for this task waits for the other; as for `retry`, the step
+        is atomic.
+        """
+        raise Replaced(self.app.workflows.replacement(self.request, part))
 
     def progress(self, done: float, total: float | None = None, **more: Any) -> None:
         """Tell how far the task is: `result.info` is then `{"done": …, "total": …, **more}`."""

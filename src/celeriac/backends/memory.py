@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from celeriac.backends.base import Backend
+from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
 from celeriac.clock import Clock
-from celeriac.drivers.memory import Store, store
+from celeriac.drivers.memory import Store, Workflow, store
 from celeriac.outcome import Outcome
 
 __all__ = ["MemoryBackend", "connect"]
@@ -64,6 +64,50 @@ class MemoryBackend(Backend):
             found = sorted(self.shared.outcomes.values(), key=lambda entry: entry[0])[::-1]
         outcomes = [outcome for _, outcome in found if state in (None, outcome.state)]
         return outcomes[offset : offset + limit]
+
+    # --- Workflows ------------------------------------------------------------------------------------
+
+    keeps_workflows = True
+
+    def plant(self, plan: Plan) -> None:
+        with self.shared.lock:
+            self.shared.workflows[plan.id] = Workflow(plan, self.clock.now())
+
+    async def aplant(self, plan: Plan) -> None:
+        self.plant(plan)
+
+    def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        with self.shared.lock:
+            return {id: self.shared.workflows[id].tree for id in ids if id in self.shared.workflows}
+
+    async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        return self.trees(ids)
+
+    def uproot(self, ids: Sequence[str]) -> None:
+        with self.shared.lock:
+            for id in ids:
+                self.shared.workflows.pop(id, None)
+
+    async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
+        now = self.clock.now()
+        with self.shared.lock:
+            done = [self.shared.conclude(end.outcome, end.due, now) for end in ends]
+        self.shared.ring()
+        return done
+
+    async def due(self, limit: int, seconds: float) -> list[Due]:
+        now = self.clock.now()
+        with self.shared.lock:
+            taken = [due for due, free_at in self.shared.dues.items() if free_at <= now][:limit]
+            self.shared.dues.update(dict.fromkeys(taken, now + seconds))
+        return taken
+
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        now = self.clock.now()
+        with self.shared.lock:
+            done = [self.shared.advance(advance, now) for advance in advances]
+        self.shared.ring()
+        return done
 
     def close(self) -> None:
         pass

@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from celeriac.errors import BrokerError
 from celeriac.message import Message
 from celeriac.outcome import Outcome
 
 if TYPE_CHECKING:
-    from celeriac.backends.base import Backend
+    from celeriac.backends.base import Advance, Backend
 
 __all__ = [
+    "Ability",
     "Action",
     "Broker",
     "Dead",
@@ -37,14 +39,20 @@ __all__ = [
     "Slots",
     "WorkerInfo",
     "anew",
-    "decode",
-    "encode",
 ]
 
 Result = TypeVar("Result")
 
 Slots = Mapping[str, int]
 """How many messages a worker can start now, by lane."""
+
+
+class Ability(StrEnum):
+    """What most brokers can, and some cannot (`Broker.lacks`)."""
+
+    KNOW_IDS = "know ids"  # publishing an id twice is publishing it once; a message is found by its id
+    SEE_SCHEDULED = "see scheduled"  # what waits for its time is listed, counted, purged; due at once when revoked
+    CLOCK_LEASES = "clock leases"  # a lease ends by the clock when it is not renewed; else with its connection
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +63,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     deliveries: int = 1  # how often it was handed out without coming back; this time included
     revoked: bool = False
     lost: bool = False  # taken over from a worker that died holding it, and not to be run again
+    again: bool = False  # it may have been run, or sent, before, and the broker cannot tell
 
 
 class Action(StrEnum):
@@ -75,6 +84,13 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: Message | None = None  # RETURN: the message as it goes back (its `due_at` counts)
     deliveries: int = 0  # RETURN: what its count goes back to
     reason: str = ""  # BURY
+    value: bytes | None = None  # what steps that come next in a workflow are given, whether it is kept or not
+    due: bool = False  # a workflow's node has ended, and more follows than the count of its join and `follow_ups`
+
+    @property
+    def ends_node(self) -> bool:
+        """Whether this is the end of a workflow's node: nothing follows from it, if that has ended before."""
+        return self.outcome is not None and self.outcome.place is not None and self.outcome.ready
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +122,10 @@ class Lease(ABC):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Settle each in one atomic step (where broker and backend are joined). False: its token was stale."""
 
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        """Do as `Backend.advance`, and publish the messages in the same step. Called where the two are joined alone."""
+        raise BrokerError(f"{type(self).__name__} stores no outcomes, so that it cannot advance workflows.")
+
     @abstractmethod
     async def renew(self) -> None:
         """Renew the claim on all deliveries. Raises `LeaseLost` if it had run out and was swept."""
@@ -115,7 +135,8 @@ class Lease(ABC):
         """Give back what dead workers held; take over what must not be run again, for this worker to settle.
 
         Taken over (`Delivery.lost`) are messages with `acks_late=False`, and those handed out `max_deliveries`
-        times. Also throws away what has expired. Safe to be called by every worker, at any time.
+        times. Also throws away what has expired. Safe to be called by every worker, at any time. Where leases end with
+        their connection, the broker itself gives back, and what is taken over has come in the way of `receive`.
         """
 
     @abstractmethod
@@ -129,16 +150,20 @@ class Lease(ABC):
 class Broker(ABC):
     """Holds messages."""
 
+    lacks: frozenset[Ability] = frozenset()
+    """What this broker cannot do. Operations that are lacking raise `NotSupported`."""
+
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker has all the messages; raise `BrokerUnavailable` within the publish time-out.
 
-        A message whose id it already holds is not stored again, so that publishing may be repeated.
+        A message whose id it already holds is not stored again, so that publishing may be repeated (but see
+        `Ability.KNOW_IDS`).
         """
 
     @abstractmethod
-    async def apublish(self, messages: Sequence[Message]) -> None:
-        """Do as `publish`, for coroutines."""
+    async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
+        """Do as `publish`, for coroutines. With `again`, they may have been published before."""
 
     @abstractmethod
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
@@ -160,8 +185,8 @@ class Broker(ABC):
         """Send to whoever listens on a channel now."""
 
     @abstractmethod
-    def listen(self, channel: str) -> AsyncIterator[bytes]:
-        """Yield what is sent on a channel from now on, until closed (`aclose`)."""
+    async def listen(self, channel: str) -> AsyncIterator[bytes]:
+        """Begin to listen; return what yields whatever is sent on a channel from then on, until closed (`aclose`)."""
 
     @abstractmethod
     def operations(self) -> Operations:
@@ -251,15 +276,7 @@ class Operations(ABC):
         """Return the workers whose leases stand."""
 
 
-def encode(message: Message) -> bytes:
-    """Return a message as one opaque value, for brokers that store bytes."""
-    return _encode(message)
-
-
 def anew(message: Message) -> Message:
     """Return a dead letter's message as it is sent again: as if it had never been tried."""
-    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None)
-
-
-_encode = msgspec.msgpack.Encoder().encode
-decode: Any = msgspec.msgpack.Decoder(Message).decode
+    # Its workflow has gone on without it, and could not count it twice.
+    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, place=None)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from msgspec.structs import replace as _replace
 
-from celeriac.backends.base import Backend
+from celeriac.backends.base import Advance, Backend
 from celeriac.brokers.base import (
     Action,
     Broker,
@@ -48,7 +48,7 @@ class MemoryBroker(Broker):
             _add(self.shared, messages)
         self.shared.ring()
 
-    async def apublish(self, messages: Sequence[Message]) -> None:
+    async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         self.publish(messages)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
@@ -72,7 +72,7 @@ class MemoryBroker(Broker):
             self.shared.broadcasts += [(self.shared.number(), now, channel, payload) for payload in payloads]
         self.shared.ring()
 
-    def listen(self, channel: str) -> AsyncIterator[bytes]:
+    async def listen(self, channel: str) -> AsyncIterator[bytes]:
         return self._listen(channel, self.shared.count)
 
     async def _listen(self, channel: str, seen: int) -> AsyncIterator[bytes]:
@@ -163,10 +163,24 @@ class MemoryLease(Lease):
             self._store.messages[id] = (held.age, message, settlement.deliveries)
         elif settlement.action is Action.BURY:
             self._store.dead[id] = Dead(message=settlement.delivery.message, reason=settlement.reason, at=now)
-        if settlement.outcome is not None:
-            self._store.keep(settlement.outcome, now)
+        outcome = settlement.outcome
+        if outcome is not None and settlement.ends_node:
+            if not self._store.conclude(outcome, settlement.due, now):
+                return True  # it has ended before, and all that follows has followed
+        elif outcome is not None and not self._store.keep(outcome, now):
+            return True  # likewise
         _add(self._store, settlement.follow_ups)
         return True
+
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        now = self._clock.now()
+        with self._store.lock:
+            done = [self._store.advance(advance, now) for advance in advances]
+            for advance, good in zip(advances, done, strict=True):
+                if good:
+                    _add(self._store, advance.messages)
+        self._store.ring()
+        return done
 
     async def renew(self) -> None:
         with self._store.lock:
@@ -184,10 +198,7 @@ class MemoryLease(Lease):
                     taken += self._inherit(lease)
             self._store.broadcasts = [entry for entry in self._store.broadcasts if entry[1] > now - BROADCAST_SECONDS]
             self._store.revoked = {id: until for id, until in self._store.revoked.items() if until > now}
-            if self._result_expires is not None:
-                horizon = now - self._result_expires
-                kept = {id: entry for id, entry in self._store.outcomes.items() if entry[0] >= horizon}
-                self._store.outcomes = kept
+            self._store.prune(now, self._result_expires)
         self._store.ring()
         return taken
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
+from celeriac.backends.base import UNFINISHED_SECONDS, Advance, Due, Plan
 from celeriac.brokers.base import Dead, Delivery, WorkerInfo
 from celeriac.message import Message
 from celeriac.outcome import Outcome
 
-__all__ = ["Held", "Store", "store"]
+__all__ = ["Held", "Store", "Workflow", "store"]
 
 
 class Held:
@@ -20,6 +22,16 @@ class Held:
         self.delivery = delivery
         self.lease = lease
         self.age = age  # its place in the queue, should it come back
+
+
+class Workflow:
+    """A workflow: its tree, and how much of it is missing."""
+
+    def __init__(self, plan: Plan, now: float) -> None:
+        self.tree = plan.tree
+        self.left = plan.left
+        self.missing = dict(plan.missing)
+        self.touched_at = now
 
 
 class Store:
@@ -34,6 +46,8 @@ class Store:
         self.paused: set[str] = set()
         self.leases: dict[int, WorkerInfo] = {}
         self.outcomes: dict[str, tuple[float, Outcome]] = {}  # id: when it was stored, outcome
+        self.workflows: dict[str, Workflow] = {}
+        self.dues: dict[Due, float] = {}  # when somebody may take it on
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # of everything that ever needed a number of its own
         self.generation = 0
@@ -52,6 +66,52 @@ class Store:
             return False
         self.outcomes[outcome.id] = (now, outcome)
         return True
+
+    # --- Workflows: all of these with the lock held ---------------------------------------------------
+
+    def conclude(self, outcome: Outcome, due: bool, now: float) -> bool:
+        """Keep the end of a workflow's node, and do what follows from it at once; unless it has ended before."""
+        if not self.keep(outcome, now):
+            return False
+        place = outcome.place
+        if place is not None and place.workflow in self.workflows:
+            self.workflows[place.workflow].left -= 1
+            self.count_down(place.workflow, [place.join] if place.join >= 0 else [], now)
+            if due:
+                self.dues[Due(place.workflow, place.node)] = 0.0
+        return True
+
+    def count_down(self, workflow: str, joins: Sequence[int], now: float) -> None:
+        """Count down joins; those that come to nothing are due."""
+        self.workflows[workflow].touched_at = now
+        missing = self.workflows[workflow].missing
+        for join in joins:
+            if missing.get(join, 0) > 0:
+                missing[join] -= 1
+                if missing[join] == 0:
+                    self.dues[Due(workflow, join)] = 0.0
+
+    def advance(self, advance: Advance, now: float) -> bool:
+        """Do what follows from a node's end, but for the messages; unless somebody has done it."""
+        if self.dues.pop(advance.due, None) is None:
+            return False
+        for outcome in advance.outcomes:
+            if outcome.place is not None and outcome.place.workflow != advance.due.workflow:
+                self.conclude(outcome, True, now)
+            elif self.keep(outcome, now) and advance.due.workflow in self.workflows:
+                self.workflows[advance.due.workflow].left -= 1
+        if advance.due.workflow in self.workflows:
+            self.count_down(advance.due.workflow, advance.joins, now)
+        return True
+
+    def prune(self, now: float, result_expires: float | None) -> None:
+        """Drop what nobody will ask for any more."""
+        if result_expires is None:
+            return
+        self.outcomes = {id: entry for id, entry in self.outcomes.items() if entry[0] >= now - result_expires}
+        for id, workflow in list(self.workflows.items()):
+            if workflow.touched_at < now - (result_expires if workflow.left <= 0 else UNFINISHED_SECONDS):
+                del self.workflows[id]
 
     def ring(self) -> None:
         """Wake everybody who waits. Call without the lock."""

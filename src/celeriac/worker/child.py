@@ -78,7 +78,8 @@ class PlainChild:
             data = self._link.recv(RECEIVE_BYTES)
             if not data:
                 return None
-            self._runs.extend(parse_to_child(data) for data in self._frames.feed(data))
+            for content in self._frames.feed(data):
+                self._runs.extend(parse_to_child(content).runs)
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         self._link.sendall(frame(Told(self._running, told(message, state, meta))))
@@ -88,7 +89,7 @@ def told(message: Message, state: str, meta: Any) -> Outcome:
     """Return what a task tells of itself in the form of an outcome that is not final."""
     return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt,
                    value=None if meta is None else dumps(meta), started_at=time.time(), group_id=message.group_id,
-                   parent_id=message.parent_id, root_id=message.root_id)  # fmt: skip
+                   parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to)  # fmt: skip
 
 
 def _soft_time_limit(signum: int, stack: FrameType | None) -> None:

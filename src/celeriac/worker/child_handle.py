@@ -11,10 +11,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+import msgspec
+
 from celeriac.brokers.base import Delivery
 from celeriac.message import PLAIN
 from celeriac.outcome import Outcome
-from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Run, frame
+from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Run, Runs, frame, permits
 
 __all__ = ["ChildHandle", "Sent"]
 
@@ -22,16 +24,13 @@ RECEIVE_BYTES = 262_144
 BLOCKED_SECONDS = 0.1  # a loop that has not come round for so long is blocked
 
 
-class Sent:
+class Sent(msgspec.Struct, gc=False):
     """A delivery that a child was sent."""
 
-    __slots__ = ("delivery", "index", "since", "warned")
-
-    def __init__(self, index: int, delivery: Delivery, since: float) -> None:
-        self.index = index
-        self.delivery = delivery
-        self.since = since  # monotonic; when it was started, as far as can be seen from here
-        self.warned = False  # its soft time limit was signalled
+    index: int
+    delivery: Delivery
+    since: float  # monotonic; when it was started, as far as can be seen from here
+    warned: bool = False  # its soft time limit was signalled
 
 
 class ChildHandle:
@@ -64,19 +63,20 @@ class ChildHandle:
     def run(self, deliveries: Sequence[Delivery]) -> None:
         """Send deliveries, and permit them."""
         now = time.monotonic()
-        data, permits = [], []
-        for delivery in deliveries:
-            self._next += 1
-            self.running[self._next] = Sent(self._next, delivery, now)
-            self._limited += _limited(delivery)
-            data.append(frame(Run(self._next, delivery.deliveries, delivery.message)))
-            permits.append(PERMIT.pack(self._next))
-        self._write(b"".join(data))
-        self._permit(b"".join(permits))
+        indices = range(self._next + 1, self._next + 1 + len(deliveries))
+        self._next = indices[-1]
+        runs, running = [], self.running
+        for index, delivery in zip(indices, deliveries, strict=True):
+            runs.append(Run(index, delivery.deliveries, delivery.message))
+            running[index] = Sent(index, delivery, now)
+            if _limited(delivery):
+                self._limited += 1
+        self._write(frame(Runs(runs)))
+        self._permit(indices)
 
-    def _permit(self, permits: bytes) -> None:
+    def _permit(self, indices: Sequence[int]) -> None:
         if self._permits_write is not None:
-            os.write(self._permits_write, permits)
+            os.write(self._permits_write, permits(indices))
             self._permitted_at = self._permitted_at or time.monotonic()
 
     def send(self, order: Interrupt) -> None:
@@ -130,7 +130,7 @@ class ChildHandle:
         """Take back what a blocked child has not started."""
         self.blocked = True
         called_back = self.call_back()
-        self._permit(PERMIT.pack(NOTHING))
+        self._permit((NOTHING,))
         return called_back
 
     def hang_up(self) -> None:
@@ -159,15 +159,19 @@ class ChildHandle:
         """Take note that a run has ended; return its delivery, or None if it is known no more."""
         if index not in self.running:
             return None
-        sent = self._forget(index)
         self.done += 1
-        if self.lane == PLAIN and self.running:
-            next(iter(self.running.values())).since = time.monotonic()
-        return sent.delivery
+        return self._forget(index).delivery
+
+    def went_on(self) -> None:
+        """Take note that a plain child has ended runs, and begun the next."""
+        head = self.head()
+        if head is not None:
+            head.since = time.monotonic()
 
     def _forget(self, index: int) -> Sent:
         sent = self.running.pop(index)
-        self._limited -= _limited(sent.delivery)
+        if self._limited and _limited(sent.delivery):
+            self._limited -= 1
         return sent
 
     def head(self) -> Sent | None:

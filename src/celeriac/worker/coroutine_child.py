@@ -145,7 +145,7 @@ class CoroutineChild(asyncio.Protocol):
             if isinstance(order, Interrupt):
                 self._interrupt(order.index)
             else:
-                self._sent[order.index] = order
+                self._sent.update((run.index, run) for run in order.runs)
         self._start()
 
     def connection_lost(self, error: Exception | None) -> None:

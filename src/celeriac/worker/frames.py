@@ -1,6 +1,6 @@
 """What supervisor and child say to each other, over one socket and one pipe for each child.
 
-    supervisor ── socket ──► child     frames: a length (4 bytes) and a `Run` or an `Interrupt`
+    supervisor ── socket ──► child     frames: a length (4 bytes) and `Runs` or an `Interrupt`
     supervisor ── pipe ────► child     permits: the index of a run, 8 bytes
     supervisor ◄── socket ── child     frames: a `Ran` or a `Told`
 
@@ -13,7 +13,7 @@ has started: nothing is held back behind a slow task, and a signal meant for one
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,10 +28,12 @@ __all__ = [
     "Interrupt",
     "Ran",
     "Run",
+    "Runs",
     "Told",
     "frame",
     "parse_from_child",
     "parse_to_child",
+    "permits",
 ]
 
 PERMIT: Final = struct.Struct("<Q")
@@ -39,12 +41,18 @@ NOTHING: Final = 0  # the index of no run: its permit only shows that the child 
 LENGTH: Final = struct.Struct("<I")
 
 
-class Run(msgspec.Struct, array_like=True, tag="run", gc=False):
-    """Run this message, when its permit comes."""
+class Run(msgspec.Struct, array_like=True, gc=False):
+    """A message to be run when its permit comes."""
 
     index: int
     deliveries: int
     message: Message
+
+
+class Runs(msgspec.Struct, array_like=True, tag="runs", gc=False):
+    """Run these messages, each when its permit comes."""
+
+    runs: Sequence[Run]
 
 
 class Interrupt(msgspec.Struct, array_like=True, tag="interrupt", gc=False):
@@ -69,31 +77,43 @@ class Told(msgspec.Struct, array_like=True, tag="told", gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-parse_to_child: Any = msgspec.msgpack.Decoder(Run | Interrupt).decode
+parse_to_child: Any = msgspec.msgpack.Decoder(Runs | Interrupt).decode
 parse_from_child: Any = msgspec.msgpack.Decoder(Ran | Told).decode
 
 
-def frame(content: Run | Interrupt | Ran | Told) -> bytes:
+def frame(content: Runs | Interrupt | Ran | Told) -> bytes:
     """Return a frame as bytes."""
     data = _encode(content)
     return LENGTH.pack(len(data)) + data
+
+
+def permits(indices: Sequence[int]) -> bytes:
+    """Return permits as bytes."""
+    return struct.pack(f"<{len(indices)}Q", *indices)
 
 
 class Frames:
     """Bytes in, frames out: keeps what is not whole yet."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = bytearray()
+        self._wanted = 0  # so long must the rest become, before it has a frame
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the frames that these bytes complete."""
-        buffer = self._buffer
-        buffer += data
-        start, end = 0, len(buffer)
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the frames that these bytes complete."""
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return []
+            data = bytes(self._rest)
+        found, start, end, length_at = [], 0, len(data), LENGTH.unpack_from
+        self._wanted = 4
         while end - start >= 4:
-            (length,) = LENGTH.unpack_from(buffer, start)
-            if end - start - 4 < length:
+            stop = start + 4 + length_at(data, start)[0]
+            if stop > end:
+                self._wanted = stop - start
                 break
-            yield bytes(buffer[start + 4 : start + 4 + length])
-            start += 4 + length
-        del buffer[:start]
+            found.append(data[start + 4 : stop])
+            start = stop
+        self._rest = bytearray(data[start:]) if start < end else bytearray()
+        return found

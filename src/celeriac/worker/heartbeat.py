@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 
 from celeriac import __about__
 from celeriac.app import Celeriac
@@ -36,6 +37,8 @@ class Heartbeat:
         self._options = options
         self._pool = pool
         self._is_lost = asyncio.Event()
+        self._renewed_at = 0.0  # monotonic, as the next
+        self._forbears_until = 0.0
 
     async def enter(self) -> None:
         """Take a lease; wait for the broker if it cannot be reached. Raises `BrokerMisconfigured`."""
@@ -49,6 +52,7 @@ class Heartbeat:
                 self.lease = await self._app.broker.lease(
                     info, self._options.lease_seconds, self._options.max_deliveries
                 )
+                self._renewed_at = time.monotonic()
                 return
             except BrokerMisconfigured:
                 raise
@@ -58,15 +62,36 @@ class Heartbeat:
                 pause = longer(pause)
 
     async def renew(self) -> None:
-        """Renew the lease, three times in its length, for ever."""
+        """Renew the lease, three times in its length, for ever; when that fails, try again soon."""
+        rest = self._options.lease_seconds / 3
+        wait, pause = rest, FIRST_PAUSE
         while True:
-            await asyncio.sleep(self._options.lease_seconds / 3)
+            await asyncio.sleep(wait)
+            lease = self.lease
             try:
-                await self.lease.renew()
+                await lease.renew()
+                self._renewed(time.monotonic())
+                wait, pause = rest, FIRST_PAUSE
             except LeaseLost:
-                self.lost(self.lease)
+                self.lost(lease)
+                wait, pause = rest, FIRST_PAUSE
             except BrokerError as error:
                 log.warning("Cannot renew the lease: %s", error)
+                wait, pause = min(pause, rest), longer(pause)
+
+    def _renewed(self, now: float) -> None:
+        if now - self._renewed_at > self._options.lease_seconds:
+            self._forbears_until = now + self._options.lease_seconds / 3 + LONGEST_PAUSE
+        self._renewed_at = now
+
+    def may_sweep(self) -> bool:
+        """Say whether other leases that have run out are to be believed dead.
+
+        A worker that could not renew its own in time knows nothing of others: they were cut off like itself, for the
+        broker was away, and are given the time to renew theirs.
+        """
+        now = time.monotonic()
+        return now - self._renewed_at <= self._options.lease_seconds and now >= self._forbears_until
 
     def lost(self, lease: Lease) -> None:
         """Take note that a lease was lost. Whoever meets `LeaseLost` calls this."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from celeriac.control import COMMANDS, Command, Reply
-from celeriac.errors import CeleriacError, NotRegistered, nearest
+from celeriac.errors import BrokerError, CeleriacError, NotRegistered, nearest
 from celeriac.options import rate as parse_rate
 from celeriac.serialization import dumps, loads
+from celeriac.worker.heartbeat import FIRST_PAUSE, longer
 
 if TYPE_CHECKING:
     from celeriac.worker.supervisor import Supervisor
@@ -30,8 +32,19 @@ ORDERS: dict[str, Order] = {}
 
 async def obey_orders(worker: Supervisor) -> None:
     """Listen on the control channel, for ever."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            await _listen(worker)
+        except BrokerError as error:
+            log.warning("Cannot listen to control commands, trying again in %.1f s: %s", pause, error)
+        await asyncio.sleep(pause)
+        pause = longer(pause)
+
+
+async def _listen(worker: Supervisor) -> None:
     broker = worker.app.broker
-    async with aclosing(broker.listen(COMMANDS)) as commands:  # type: ignore[type-var]
+    async with aclosing(await broker.listen(COMMANDS)) as commands:  # type: ignore[type-var]
         worker.listening.set()
         async for payload in commands:
             try:
@@ -43,7 +56,10 @@ async def obey_orders(worker: Supervisor) -> None:
                 continue
             reply = _obey(worker, command)
             if command.reply_to is not None:
-                await broker.broadcast(command.reply_to, [dumps(msgspec.to_builtins(reply))])
+                try:
+                    await broker.broadcast(command.reply_to, [dumps(msgspec.to_builtins(reply))])
+                except BrokerError as error:
+                    log.warning("The answer to the control command %s is lost: %s", command.name, error)
 
 
 def _obey(worker: Supervisor, command: Command) -> Reply:

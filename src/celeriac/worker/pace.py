@@ -7,13 +7,15 @@ a few milliseconds, found by doubling, and back to one as soon as a task takes l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["STALL_SECONDS", "Pace"]
 
-AHEAD_SECONDS: Final = 0.004  # so much work is sent ahead
+AHEAD_SECONDS: Final = 0.005  # so much work is sent ahead
 STALL_SECONDS: Final = 0.02  # what waits behind a task that takes longer is called back
-DEEPEST: Final = 256
+DEEPEST: Final = 512
+SHORT_SECONDS: Final = 0.0125  # behind a task that is shorter, one is sent ahead all the same: it starts soon enough
 WEIGHT: Final = 0.1  # of the newest runtime in the moving average
 
 
@@ -22,20 +24,22 @@ class Pace:
 
     def __init__(self) -> None:
         self.depth = 1
-        self._mean = 1.0  # seconds; an exponentially weighted moving average
+        self._mean: float | None = None  # seconds; an exponentially weighted moving average
 
-    def ran(self, runtime: float) -> None:
-        """Take note of a runtime (seconds)."""
-        if self._mean == 1.0:
-            self._mean = runtime
-        self._mean += WEIGHT * (runtime - self._mean)
-        if runtime > STALL_SECONDS:
-            self.stalled(runtime)
+    def ran(self, runtimes: Sequence[float]) -> None:
+        """Take note of runtimes (seconds), the oldest first."""
+        mean = runtimes[0] if self._mean is None else self._mean
+        for runtime in runtimes:
+            mean += WEIGHT * (runtime - mean)
+        self._mean = mean
+        longest = max(runtimes)
+        if longest > STALL_SECONDS:
+            self.stalled(longest)
             return
-        target = min(DEEPEST, int(AHEAD_SECONDS / max(self._mean, 1e-5)))
-        self.depth = max(1, min(target, self.depth * 2))
+        target = max(1 + (mean < SHORT_SECONDS), min(DEEPEST, int(AHEAD_SECONDS / max(mean, 1e-5))))
+        self.depth = min(target, self.depth << min(len(runtimes), 8))
 
     def stalled(self, runtime: float) -> None:
         """Take note of a task that takes this long already."""
-        self._mean = max(self._mean, runtime)
+        self._mean = runtime if self._mean is None else max(self._mean, runtime)
         self.depth = 1

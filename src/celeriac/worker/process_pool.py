@@ -25,23 +25,18 @@ from celeriac.outcome import Outcome
 from celeriac.worker import limits
 from celeriac.worker.child_handle import ChildHandle
 from celeriac.worker.frames import Interrupt, Ran, parse_from_child
+from celeriac.worker.hearing import Hearing
 from celeriac.worker.nursery import Exited, Spawn, Spawned
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pace import Pace
 from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
 from celeriac.worker.settle import Ending
+from celeriac.worker.spread import SUSPECT_SECONDS, Suspicion, spread
 
 __all__ = ["ProcessPool"]
 
 TICK_SECONDS = 0.02
 SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
-SUSPECT_SECONDS = 0.2
-"""Which of a hundred coroutines killed the child that they shared, nobody can tell; the hundred are run again together,
-for most deaths have nothing to do with them. Those at their last delivery are suspects: each child begins no two of
-them within this time (the rest come again after it), so that a death soon after convicts the newest alone.
-"""
-CONVICTED_SECONDS = 1.0
-"""A child that dies within this time after its newest suspect was begun, was killed by that; later, by any of them."""
 
 parse_from_nursery = msgspec.json.Decoder(Spawned | Exited).decode
 
@@ -58,6 +53,7 @@ class ProcessPool(Pool):
         self._wanted = {PLAIN: options.concurrency, COROUTINE: options.coroutine_children}
         self._children: dict[int, ChildHandle] = {}
         self._pace = Pace()
+        self._suspicion = Suspicion(options.max_deliveries)
         self._births: asyncio.Queue[int] = asyncio.Queue()
         self._growing: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -71,6 +67,7 @@ class ProcessPool(Pool):
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._nursery, self._hear_nursery)
+        self._hearing = Hearing(self._loop, self._hear)
         self._stopping = False
         self._replace()
         if self._growing is not None:
@@ -100,7 +97,7 @@ class ProcessPool(Pool):
         slots = self._options.coroutine_concurrency if lane == COROUTINE else None
         child = ChildHandle(self._loop, pid, lane, ours, permits_read, permits_write, slots)
         self._children[pid] = child
-        self._loop.add_reader(ours, self._readable, child)
+        self._hearing.begin(child)
         if pid in self._ended:
             self._exited(pid, self._ended.pop(pid))
         self._reports.freed()
@@ -119,8 +116,9 @@ class ProcessPool(Pool):
             rooms[child.lane].append(room)
             idle = idle or (child.lane == PLAIN and room > 0 and not child.running)
         plain = sum(rooms[PLAIN])
-        # A few free places among many sent ahead are left to become more: receiving is cheapest in batches.
-        if not idle and plain * 2 < self._pace.depth * len(rooms[PLAIN]):
+        # A few free places among many sent ahead are left to become more: receiving is cheapest in batches. But not so
+        # many that a child comes to the end of what it was sent while more is on its way.
+        if not idle and plain * 4 < self._pace.depth * len(rooms[PLAIN]):
             plain = 0
         return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE])}
 
@@ -133,39 +131,24 @@ class ProcessPool(Pool):
         return max(0, slots - len(child.running))
 
     def dispatch(self, deliveries: Sequence[Delivery]) -> None:
-        batches: dict[int, list[Delivery]] = {}
-        homeless: list[Ending] = []
-        suspected: set[int] = set()
-        rooms = {pid: self._room(child) for pid, child in self._children.items()}
-        lanes = {lane: [pid for pid, child in self._children.items() if child.lane == lane] for lane in LANES}
-        for delivery in deliveries:
-            pids = lanes[delivery.message.lane]
-            suspect = self._suspects(delivery)
-            if suspect:
-                pids = [pid for pid in pids if pid not in suspected and not self._tries_suspect(self._children[pid])]
-            pid = max(pids, key=rooms.__getitem__, default=0)
-            if rooms.get(pid, 0) <= 0:
-                due_at = self._app.clock.now() + SUSPECT_SECONDS if suspect else None
-                homeless.append(Ending(delivery=delivery, given_back=True, due_at=due_at))
-                continue
-            if suspect:
-                suspected.add(pid)
-            rooms[pid] -= 1
-            batches.setdefault(pid, []).append(delivery)
-        for pid, batch in batches.items():
-            self._children[pid].run(batch)
+        rooms = ((child, self._room(child)) for child in self._children.values())
+        batches, homeless = spread(deliveries, rooms, self._suspicion)
+        for child, batch in batches:
+            child.run(batch)
         if homeless:
-            self._reports.ended(homeless)
+            again = self._app.clock.now() + SUSPECT_SECONDS
+            self._reports.ended([
+                Ending(delivery=delivery, given_back=True, due_at=again if self._suspicion.falls_on(delivery) else None)
+                for delivery in homeless
+            ])  # fmt: skip
         self._keep_ticking()
 
-    def _readable(self, child: ChildHandle) -> None:
-        data = child.receive()
-        if data is None:
-            self._loop.remove_reader(child.link)  # it has ended; the nursery will tell how
-            return
-        endings = self._heard(child, data)
-        if child.retiring or child.done >= (self._options.max_tasks_per_child or child.done + 1):
-            self._retire(child)
+    def _hear(self, said: Sequence[tuple[ChildHandle, bytes]]) -> None:
+        endings: list[Ending] = []
+        for child, data in said:
+            endings += self._heard(child, data)
+            if child.retiring or child.done >= (self._options.max_tasks_per_child or child.done + 1):
+                self._retire(child)
         if endings:
             self._reports.ended(endings)
             self._reports.freed()
@@ -173,20 +156,23 @@ class ProcessPool(Pool):
     def _heard(self, child: ChildHandle, data: bytes) -> list[Ending]:
         """Return the endings in what a child said."""
         endings: list[Ending] = []
+        runtimes: list[float] = []
+        limit = self._options.max_memory_per_child
         for content in child.frames.feed(data):
             news = parse_from_child(content)
-            if isinstance(news, Ran):
+            if type(news) is Ran:
                 delivery = child.ended(news.index)
                 if delivery is None:
                     continue  # a verdict was faster
                 endings.append(Ending(delivery=delivery, outcome=news.outcome))
-                if child.lane == PLAIN:
-                    self._pace.ran(news.outcome.runtime)
-                limit = self._options.max_memory_per_child
+                runtimes.append(news.outcome.runtime)
                 if limit is not None and news.peak_memory > limit:
                     child.retiring = True
             elif news.index in child.running:
                 self._reports.told(news.outcome)
+        if child.lane == PLAIN and endings:
+            child.went_on()
+            self._pace.ran(runtimes)
         return endings
 
     def _retire(self, child: ChildHandle) -> None:
@@ -280,7 +266,7 @@ class ProcessPool(Pool):
             endings += self._heard(child, data)
         del self._children[pid]
         called_back = child.call_back()
-        self._loop.remove_reader(child.link)
+        self._hearing.end(child)
         endings += self._bury(child, status)
         child.close()
         if endings:
@@ -294,26 +280,9 @@ class ProcessPool(Pool):
         if not self._children:
             self._empty.set()
 
-    def _suspects(self, delivery: Delivery) -> bool:
-        """Say whether a delivery is its message's last, after others that shared their child."""
-        last = max(2, self._options.max_deliveries)
-        return delivery.message.lane == COROUTINE and delivery.deliveries >= last
-
-    def _tries_suspect(self, child: ChildHandle) -> bool:
-        """Say whether a child has begun a suspect just now."""
-        since = time.monotonic() - SUSPECT_SECONDS
-        return any(run.since > since and self._suspects(run.delivery) for run in child.running.values())
-
-    def _acquitted(self, child: ChildHandle) -> set[int]:
-        """Return which of a dead child's runs are suspects, and have not killed it: another was begun after them."""
-        suspects = [run for run in child.running.values() if self._suspects(run.delivery)]
-        if not suspects or time.monotonic() - suspects[-1].since > CONVICTED_SECONDS:
-            return set()
-        return {run.index for run in suspects[:-1]}
-
     def _bury(self, child: ChildHandle, status: int) -> Iterable[Ending]:
         """Yield how the attempts ended that a child took with it."""
-        acquitted = self._acquitted(child)
+        acquitted = self._suspicion.acquits(child)
         for index, run in child.running.items():
             delivery = run.delivery
             if index in child.verdicts:

@@ -11,7 +11,7 @@ from msgspec.structs import replace as _replace
 from celeriac import states
 from celeriac.app import Celeriac
 from celeriac.brokers.base import Delivery, Lease
-from celeriac.errors import BrokerError, LeaseLost, TaskExpired, TaskRevoked
+from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
 from celeriac.outcome import Outcome
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, longer
 from celeriac.worker.options import WorkerOptions
@@ -40,6 +40,7 @@ class Receiver:
         self._pool = pool
         self._report = report
         self._heartbeat = heartbeat
+        self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
 
     async def run(self) -> None:
@@ -60,7 +61,7 @@ class Receiver:
                 pause = longer(pause)
                 continue
             if deliveries:
-                self.take(deliveries)
+                await self.accept(deliveries)
 
     async def _receive(self, lease: Lease) -> list[Delivery]:
         """Receive what there is; else wait for a message, or for free slots in other lanes."""
@@ -95,21 +96,66 @@ class Receiver:
 
     # --- Looking deliveries through -------------------------------------------------------------------
 
+    async def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Do as `take`, but for what was handed out before and has ended: that is settled, and not run again.
+
+        So a worker that died between storing an outcome and acknowledging its message has done no harm, where broker
+        and backend are two servers that cannot do both at once.
+        """
+        doubtful = [] if self._joined else [one for one in deliveries if one.deliveries > 1 or one.again or one.lost]
+        if doubtful:
+            ended = await self._ended_before([one.message.id for one in doubtful])
+            self._report([Ending(delivery=one, outcome=ended[one.message.id]) for one in doubtful
+                          if one.message.id in ended])  # fmt: skip
+            deliveries = [one for one in deliveries if one.message.id not in ended]
+        self.take(deliveries)
+
+    async def _ended_before(self, ids: Sequence[str]) -> dict[str, Outcome]:
+        """Return the final outcomes of tasks, however long it takes: without the backend nothing can be settled."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                found = await self._app.backend.afetch(ids)
+                return {id: outcome for id, outcome in found.items() if outcome.ready}
+            except (BrokerError, BackendError) as error:
+                log.warning("Cannot ask the backend what has ended, trying again in %.1f s: %s", pause, error)
+                await asyncio.sleep(pause)
+                pause = longer(pause)
+
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Hand to the pool what can run; report the rest as ended."""
         now = self._app.clock.now()
         start: list[Delivery] = []
         endings: list[Ending] = []
+        free: dict[str, str | None] = {}  # by task: its lane, where the task itself lets every message start
         for delivery in deliveries:
+            message = delivery.message
+            if message.task not in free:
+                free[message.task] = self._free_lane(message.task)
+            if (
+                free[message.task] == message.lane
+                and message.expires_at is None
+                and not delivery.revoked
+                and not delivery.lost
+            ):
+                start.append(delivery)
+                continue
             ending = self._refuse(delivery, now)
             if ending is not None:
                 endings.append(ending)
             else:
-                start.append(self._limited(delivery) if self.limits else delivery)
+                start.append(self._limited(delivery))
         if start:
             self._pool.dispatch(start)
         if endings:
             self._report(endings)
+
+    def _free_lane(self, name: str) -> str | None:
+        """Return the lane of a task that is known here and has no limits to be looked at; else None."""
+        task = self._app.tasks.get(name)
+        if task is None or name in self.limits or self.rates.get(name, task.rate_limit) is not None:
+            return None
+        return task.lane
 
     def _refuse(self, delivery: Delivery, now: float) -> Ending | None:
         """Return how a delivery ends that is not to be run now; None where it is."""
@@ -120,7 +166,7 @@ class Receiver:
             return self._ended(delivery, TaskRevoked(), now)
         if message.expires_at is not None and message.expires_at <= now:
             return self._ended(delivery, TaskExpired(), now)
-        task = self._app.tasks.get(message.task)
+        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is None:
             log.warning("Nobody here knows the task %s[%s]; it goes back to its queue.", message.task, message.id)
             return Ending(delivery=delivery, unknown=True)

@@ -9,18 +9,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.backends.base import Backend
+from celeriac.backends.base import Backend, NodeEnd
 from celeriac.brokers.base import Action, Broker, Delivery, Lease, Settlement
+from celeriac.canvas.advance import End, follow
+from celeriac.canvas.links import linked
+from celeriac.canvas.tree import Tree
+from celeriac.canvas.workflows import Workflows
 from celeriac.errors import NotRegistered, WorkerLost
-from celeriac.message import Link, Message
+from celeriac.message import Message
 from celeriac.outcome import Outcome
-from celeriac.serialization import JSON, dumps, prepend
 
 __all__ = ["Ending", "Settler", "decide"]
 
@@ -66,9 +69,9 @@ def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds
         error = WorkerLost(f"The process that ran the task died: {reason}. The message is now a dead letter: "
                            "see `celeriac queues dead list`.")  # fmt: skip
         outcome = Outcome.failed(message, error, states.FAILURE, now)
-        return _with(delivery, outcome, message.link_error, now, Action.BURY, reason)
+        return _with(delivery, outcome, now, Action.BURY, reason)
     error = WorkerLost(f"The process that ran the task died: {how}. It is not run again, for it has acks_late=False.")
-    return _with(delivery, Outcome.failed(message, error, states.FAILURE, now), message.link_error, now)
+    return _with(delivery, Outcome.failed(message, error, states.FAILURE, now), now)
 
 
 def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
@@ -77,42 +80,33 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
         due_at = now + (outcome.retry_delay or 0.0)
         following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None)
         return Settlement(delivery=delivery, action=Action.RETURN, outcome=outcome, message=following, deliveries=0)
+    if outcome.state == states.REPLACED:
+        if [following.id for following in outcome.following] == [message.id]:
+            return Settlement(delivery=delivery, action=Action.RETURN, message=outcome.following[0])
+        return Settlement(delivery=delivery, follow_ups=outcome.following)
     if outcome.rejected:
         if outcome.requeue:
             again = replace(message, due_at=now + REQUEUE_SECONDS)
             return Settlement(delivery=delivery, action=Action.RETURN, message=again, deliveries=0)
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
-        return _with(delivery, outcome, message.link_error, now, Action.BURY, reason)
+        return _with(delivery, outcome, now, Action.BURY, reason)
     if outcome.state == states.SUCCESS:
         kept: Outcome | None = outcome
         if message.ignore_result:
             # The end of a group's member is of interest even where its value is not.
-            kept = replace(outcome, value=None) if message.group_id is not None else None
-        if not message.link:
-            return Settlement(delivery=delivery, outcome=kept)
-        return Settlement(delivery=delivery, outcome=kept, follow_ups=_follow_ups(message, message.link, outcome, now))
+            kept = replace(outcome, value=None) if message.group_id is not None or message.place is not None else None
+        value = outcome.value if message.place is not None and not message.place.alone else None
+        follow_ups = linked(message, outcome, now) if message.link else ()
+        return Settlement(delivery=delivery, outcome=kept, follow_ups=follow_ups, value=value)
     if outcome.state == states.IGNORED:
         return Settlement(delivery=delivery, outcome=outcome)
-    return _with(delivery, outcome, message.link_error, now)
+    return _with(delivery, outcome, now)
 
 
-def _with(delivery: Delivery, outcome: Outcome, links: Sequence[Link], now: float,
+def _with(delivery: Delivery, outcome: Outcome, now: float,
           action: Action = Action.ACKNOWLEDGE, reason: str = "") -> Settlement:  # fmt: skip
-    follow_ups = _follow_ups(delivery.message, links, outcome, now)
+    follow_ups = linked(delivery.message, outcome, now)
     return Settlement(delivery=delivery, action=action, outcome=outcome, follow_ups=follow_ups, reason=reason)
-
-
-def _follow_ups(message: Message, links: Sequence[Link], outcome: Outcome, now: float) -> list[Message]:
-    """Return the linked messages, given the result (or the id of what failed) unless they are immutable."""
-    sent = []
-    for link in links:
-        following = replace(link.message, sent_at=now, parent_id=message.id, root_id=message.root_id or message.id)
-        if not link.immutable and following.content_type == JSON.content_type:
-            succeeded = outcome.state == states.SUCCESS
-            value = (outcome.value or b"null") if succeeded else dumps(message.id)
-            following = replace(following, body=prepend(value, following.body))
-        sent.append(following)
-    return sent
 
 
 def _unknown(delivery: Delivery, now: float, seconds: float) -> Settlement:
@@ -122,7 +116,7 @@ def _unknown(delivery: Delivery, now: float, seconds: float) -> Settlement:
     if now - since >= seconds:
         error = NotRegistered(message.task)
         outcome = Outcome.failed(message, error, states.FAILURE, now)
-        return _with(delivery, outcome, message.link_error, now, Action.BURY, str(error))
+        return _with(delivery, outcome, now, Action.BURY, str(error))
     first, longest = UNKNOWN_TASK_DELAYS
     back = replace(message, due_at=now + min(longest, max(first, now - since)), unknown_since=since)
     return Settlement(delivery=delivery, action=Action.RETURN, message=back, deliveries=delivery.deliveries - 1)
@@ -134,19 +128,97 @@ class Settler:
     In two steps the order is store, follow up, act: a crash in between repeats work and never loses it.
     """
 
-    def __init__(self, broker: Broker, backend: Backend) -> None:
+    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows) -> None:
         self._broker = broker
         self._backend = backend
-        self._joined = broker.joins(backend)
+        self._workflows = workflows
+        self.joined = broker.joins(backend)
+        self.left_due = False  # whether the settlements of the last call may have left something due
+        self._unsure: set[str] = set()  # tokens of what was begun to be settled; a part of it may have been done
 
-    async def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Return, for each, whether its token was good."""
-        if self._joined:
+        if self.joined:
+            settlements = await self._led_on(settlements, now)
+            self.left_due = any(settlement.ends_node and _leaves_due(settlement) for settlement in settlements)
             return await lease.settle(settlements)
-        outcomes = [settlement.outcome for settlement in settlements if settlement.outcome is not None]
+        ends = [_node_end(settlement) for settlement in settlements if settlement.ends_node]
+        self.left_due = bool(ends)
+        if ends:
+            await self._backend.conclude(ends)
+        outcomes = [
+            settlement.outcome
+            for settlement in settlements
+            if settlement.outcome is not None and not settlement.ends_node
+        ]
         if outcomes:
             await self._backend.store(outcomes)
-        follow_ups = [message for settlement in settlements for message in settlement.follow_ups]
-        if follow_ups:
-            await self._broker.apublish(follow_ups)
-        return await lease.settle([replace(settlement, outcome=None, follow_ups=()) for settlement in settlements])
+        following = [settlement for settlement in settlements if settlement.follow_ups]
+        sent: dict[bool, list[Message]] = {False: [], True: []}
+        for settlement in following:
+            sent[self._may_have_been_sent(settlement.delivery)] += settlement.follow_ups
+        for again, messages in sent.items():
+            if messages:
+                await self._broker.apublish(messages, again)
+        done = await lease.settle([replace(settlement, outcome=None, follow_ups=()) for settlement in settlements])
+        self._unsure.difference_update(settlement.delivery.token for settlement in following)
+        return done
+
+    def _may_have_been_sent(self, delivery: Delivery) -> bool:
+        known = delivery.token in self._unsure or delivery.again or delivery.deliveries > 1
+        self._unsure.add(delivery.token)
+        return known
+
+    async def _led_on(self, settlements: Sequence[Settlement], now: float) -> list[Settlement]:
+        """Return the settlements with what follows from them in their workflows.
+
+        After a success, the messages that come next are sent in the step that settles. A failure reaches further, and
+        is left to `Advancing`. The end of a group's member, which is only counted, never needs the tree.
+        """
+        leading = [
+            settlement.outcome.place.workflow
+            for settlement in settlements
+            if settlement.outcome is not None
+            and settlement.outcome.place is not None
+            and not settlement.outcome.place.alone
+            and settlement.ends_node
+        ]
+        if not leading:
+            return list(settlements)
+        trees = await self._workflows.load(leading)
+        return [_led_on(settlement, trees, now) if settlement.ends_node else settlement for settlement in settlements]
+
+
+def _led_on(settlement: Settlement, trees: Mapping[str, Tree], now: float) -> Settlement:
+    outcome = settlement.outcome
+    if outcome is None or outcome.place is None or outcome.place.alone:
+        return settlement
+    place = outcome.place
+    if place.workflow not in trees:
+        log.error("The workflow %s of %s[%s] has expired; nothing follows", place.workflow, outcome.task, outcome.id)
+        return settlement
+    if outcome.state != states.SUCCESS:
+        return replace(settlement, due=True)
+    following = follow(trees[place.workflow], place.node, End(settlement.value or b"null"), now)
+    if following.joins:  # an empty group comes next, and ends at once
+        return replace(settlement, due=True, outcome=_valued(settlement))
+    return replace(settlement, follow_ups=[*settlement.follow_ups, *following.messages])
+
+
+def _leaves_due(settlement: Settlement) -> bool:
+    outcome = settlement.outcome
+    return settlement.due or (outcome is not None and outcome.place is not None and outcome.place.join >= 0)
+
+
+def _node_end(settlement: Settlement) -> NodeEnd:
+    """Return the end of a node as a backend of its own is told it: whatever follows is due."""
+    outcome = _valued(settlement)
+    return NodeEnd(outcome, outcome.place is not None and not outcome.place.alone)
+
+
+def _valued(settlement: Settlement) -> Outcome:
+    """Return the outcome with its value, though that is to be ignored: what follows will be given it from there."""
+    outcome = settlement.outcome
+    if outcome is None:
+        raise ValueError("a settlement without an outcome ends no node")
+    return outcome if settlement.value is None else replace(outcome, value=settlement.value)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from celeriac import states
 from celeriac.app import Celeriac
-from celeriac.brokers.base import Lease, Settlement
+from celeriac.brokers.base import Lease
 from celeriac.errors import BackendError, BrokerError
 from celeriac.outcome import Outcome
+from celeriac.worker.advancing import Advancing
 from celeriac.worker.heartbeat import FIRST_PAUSE, longer
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.settle import Ending, Settler, decide
@@ -33,7 +34,8 @@ class Settling:
         self._options = options
         self._lease = lease
         self._tell_settled = settled
-        self._settler = Settler(app.broker, app.backend)
+        self._settler = Settler(app.broker, app.backend, app.workflows)
+        self.advancing = Advancing(app, lease, self._settler.joined)
         self._endings: list[Ending] = []
         self._tidings: list[Outcome] = []
         self._something = asyncio.Event()
@@ -89,26 +91,23 @@ class Settling:
         settlements = [
             decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
         ]
-        done = await self._settler.settle(self._lease(), settlements)
+        done = await self._settler.settle(self._lease(), settlements, now)
+        if self._settler.left_due:
+            self.advancing.something.set()
         chatty = log.isEnabledFor(logging.INFO)
+        counted: list[Outcome] = []
         for ending, settlement, good in zip(endings, settlements, done, strict=True):
             outcome = ending.outcome or settlement.outcome
-            if good and outcome is not None and outcome.state != states.FAILURE and not chatty:
-                self.statistics.add(outcome)
-            else:
-                self._note(ending, settlement, good)
-
-    def _note(self, ending: Ending, settlement: Settlement, good: bool) -> None:
-        """Enter an ending into the books and the log."""
-        message = ending.delivery.message
-        outcome = ending.outcome or settlement.outcome
-        if not good:
-            log.warning("The ending of %s[%s] is refused: it is another worker's by now", message.task, message.id)
-        elif outcome is not None:
-            self.statistics.add(outcome)
-            _log_outcome(outcome)
-        elif ending.lost is not None:
-            log.error("%s[%s]: its process was lost (%s); it runs again", message.task, message.id, ending.lost)
+            message = ending.delivery.message
+            if not good:
+                log.warning("The ending of %s[%s] is refused: it is another worker's by now", message.task, message.id)
+            elif outcome is not None:
+                counted.append(outcome)
+                if chatty or outcome.state == states.FAILURE:
+                    _log_outcome(outcome)
+            elif ending.lost is not None:
+                log.error("%s[%s]: its process was lost (%s); it runs again", message.task, message.id, ending.lost)
+        self.statistics.add(counted)
 
 
 def _log_outcome(outcome: Outcome) -> None:

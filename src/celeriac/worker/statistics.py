@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from celeriac.outcome import Outcome
@@ -28,13 +29,14 @@ class Runtimes:
         self._buckets: Counter[int] = Counter()
         self._scale = 1 / math.log(self.GROWTH)
 
-    def add(self, runtime: float) -> None:
-        """Count a runtime (seconds)."""
-        self.count += 1
-        self.total += runtime
-        self.least = min(self.least, runtime)
-        self.most = max(self.most, runtime)
-        self._buckets[int(math.log(max(runtime, self.SMALLEST) / self.SMALLEST) * self._scale)] += 1
+    def add(self, runtimes: Sequence[float]) -> None:
+        """Count runtimes (seconds)."""
+        self.count += len(runtimes)
+        self.total += sum(runtimes)
+        self.least = min(self.least, *runtimes)
+        self.most = max(self.most, *runtimes)
+        log, scale, smallest = math.log, self._scale, self.SMALLEST
+        self._buckets.update([int(log(time / smallest) * scale) if time > smallest else 0 for time in runtimes])
 
     def percentile(self, share: float) -> float:
         """Return the runtime (seconds) that this share (0 to 1) of all did not pass."""
@@ -67,15 +69,19 @@ class Statistics:
         self._states: dict[str, Counter[str]] = {}
         self._runtimes: dict[str, Runtimes] = {}
 
-    def add(self, outcome: Outcome) -> None:
-        """Count an ending."""
-        states = self._states.get(outcome.task)
-        if states is None:
-            states = self._states[outcome.task] = Counter()
-            self._runtimes[outcome.task] = Runtimes()
-        states[outcome.state] += 1
-        if outcome.runtime:
-            self._runtimes[outcome.task].add(outcome.runtime)
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count endings."""
+        alike: dict[tuple[str, str], list[float]] = {}
+        for outcome in outcomes:
+            alike.setdefault((outcome.task, outcome.state), []).append(outcome.runtime)
+        for (task, state), runtimes in alike.items():
+            if task not in self._states:
+                self._states[task] = Counter()
+                self._runtimes[task] = Runtimes()
+            self._states[task][state] += len(runtimes)
+            ran = [runtime for runtime in runtimes if runtime]
+            if ran:
+                self._runtimes[task].add(ran)
 
     def summary(self) -> dict[str, Any]:
         """Return count, states and runtimes by task."""

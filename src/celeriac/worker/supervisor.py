@@ -3,6 +3,7 @@
     receive     what free slots can start (`receiver.py`)
     settle      what has ended, in batches (`settling.py`, by the rules of `settle.py`)
     renew       the lease, three times in its length (`heartbeat.py`)
+    advance     workflows, by what has ended (`advancing.py`)
     sweep       what dead workers left behind, every second
     obey        control commands (`orders.py`)
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -26,7 +28,7 @@ from typing import Any
 
 from celeriac import signals
 from celeriac.app import Celeriac
-from celeriac.errors import BrokerError, ImproperlyConfigured, LeaseLost
+from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.nursery import open_nursery
 from celeriac.worker.options import WorkerOptions
@@ -47,13 +49,18 @@ __all__ = ["Supervisor", "run_worker"]
 log = logging.getLogger("celeriac.worker")
 
 SWEEP_SECONDS = 1.0
-LEAVE_SECONDS = 0.2  # for the main thread of a solo worker, when all is over
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+ECHO_SECONDS = 0.1  # within which a second signal to stop is no second request
+GARBAGE = 50_000  # objects made and not dropped, after which to look for garbage: little here is ever in a cycle
+LEAVE_SECONDS = 0.2  # when all is over: for ending the lease, and for the main thread of a solo worker
 LAST_SECONDS = 1.0  # of the grace time, kept for giving back what still runs
-SETTLE_BATCH = 512
 
 
 def run_worker(app: Celeriac, options: WorkerOptions) -> int:
-    """Run a worker until it is told to stop; return its exit code. Call it in the main thread."""
+    """Run a worker until it is told to stop; return its exit code.
+
+    Call it in the main thread, as the last work of the process: it returns with signals to stop blocked.
+    """
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
@@ -67,7 +74,14 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
 
 def _run(app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop is not None else None) as runner:
-        return runner.run(Supervisor(app, options, nursery).run())
+        return runner.run(_supervise(Supervisor(app, options, nursery)))
+
+
+async def _supervise(supervisor: Supervisor) -> int:
+    try:
+        return await supervisor.run()
+    finally:  # the loop takes its handlers along: one signal more would change the exit code of what has ended
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
@@ -124,6 +138,7 @@ class Supervisor:
         self.heartbeat = Heartbeat(app, options, self.pool)
         self.receiver = Receiver(app, options, self.pool, self.settling.ended, self.heartbeat)
         self._stop_asked = asyncio.Event()
+        self._asked_at = 0.0  # monotonic
         self._cold = asyncio.Event()
         self._failure: str | None = None
         self._duties: list[asyncio.Task[None]] = []
@@ -133,6 +148,9 @@ class Supervisor:
     async def run(self) -> int:
         """Start, work, stop. Stopping gives running tasks the grace time, and the rest back to the broker at once."""
         self._loop = asyncio.get_running_loop()
+        if self.pool.kind == "processes":  # this process makes and drops much, and runs nobody else's code
+            gc.freeze()
+            gc.set_threshold(GARBAGE)
         self._catch_signals()
         stop = asyncio.ensure_future(self._stop_asked.wait())
         entering = asyncio.ensure_future(self.heartbeat.enter())
@@ -146,7 +164,7 @@ class Supervisor:
         others = [
             self._duty(work)
             for work in (self.settling.run(), self.heartbeat.renew(), self.heartbeat.recover(), self._sweep(),
-                         obey_orders(self))
+                         obey_orders(self), self.settling.advancing.run())
         ]  # fmt: skip
         await self.listening.wait()
         self.ready.set()
@@ -160,13 +178,16 @@ class Supervisor:
         self.pool.call_back()
         await self._drain(deadline)
         await self.pool.stop(abandon=False)
-        with contextlib.suppress(TimeoutError):
+        last = time.monotonic() + LAST_SECONDS
+        with contextlib.suppress(TimeoutError, BrokerError, BackendError):
             async with asyncio.timeout(LAST_SECONDS):
                 await self.settling.finished()
+                await self.settling.advancing.finish()
         for duty in others:
             await _cancel(duty)
-        with contextlib.suppress(BrokerError):
-            await self.heartbeat.lease.end()
+        with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended runs out
+            async with asyncio.timeout(max(LEAVE_SECONDS, last - time.monotonic())):
+                await self.heartbeat.lease.end()
         signals.worker_shutdown.send(self, worker=self.name)
         self.app.close()
         if self._failure is not None:
@@ -176,17 +197,24 @@ class Supervisor:
         return 0
 
     def ask_to_stop(self, why: str) -> None:
-        """Begin a graceful stop; asked again, a cold one: what runs is given back now."""
+        """Begin a graceful stop; asked again, a cold one: what runs is given back now.
+
+        Two signals at once are one request: some senders signal the process and then its whole group.
+        """
         if self._stop_asked.is_set():
+            if time.monotonic() - self._asked_at < ECHO_SECONDS:
+                return
             log.warning("Cold shutdown: running tasks go back to the broker.")
             self._cold.set()
         else:
             log.warning("Shutting down after %s: running tasks have %g s.", why, self.options.grace_seconds)
+            self._asked_at = time.monotonic()
             self._stop_asked.set()
 
     def stop_soon(self, why: str) -> None:
-        """Do as `ask_to_stop`, from any thread."""
-        self._loop.call_soon_threadsafe(self.ask_to_stop, why)
+        """Do as `ask_to_stop`, from any thread, and at any time."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped
+            self._loop.call_soon_threadsafe(self.ask_to_stop, why)
 
     def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -236,7 +264,8 @@ class Supervisor:
         while True:
             lease = self.heartbeat.lease
             try:
-                self.receiver.take(await lease.sweep())
+                if self.heartbeat.may_sweep():
+                    await self.receiver.accept(await lease.sweep())
             except LeaseLost:
                 self.heartbeat.lost(lease)
             except BrokerError as error:

@@ -1,0 +1,72 @@
+"""Reading what children say: at once while there is little, and by the millisecond while there is much.
+
+A child writes each ending at once, so that nothing that has ended is lost with it. A supervisor that woke up for each
+would do little else; so a child that has many runs before it is not listened to, but read from again after a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from celeriac.worker.child_handle import ChildHandle
+
+__all__ = ["Hearing"]
+
+MUCH: Final = 16  # runs that a child has before it, from which on it is read from by the millisecond
+PAUSE: Final = 0.001  # seconds
+
+
+class Hearing:
+    """Reads from the children that it was given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop,
+                 heard: Callable[[Sequence[tuple[ChildHandle, bytes]]], None]) -> None:  # fmt: skip
+        self._loop = loop
+        self._heard = heard
+        self._busy: dict[ChildHandle, None] = {}  # not listened to for now
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, child: ChildHandle) -> None:
+        """Read from a child from now on."""
+        self._loop.add_reader(child.link, self._readable, child)
+
+    def end(self, child: ChildHandle) -> None:
+        """Read from a child no more."""
+        self._busy.pop(child, None)
+        self._loop.remove_reader(child.link)
+
+    def _readable(self, child: ChildHandle) -> None:
+        data = child.receive()
+        if data is None:
+            self._loop.remove_reader(child.link)  # it has ended; the nursery will tell how
+            return
+        if len(child.running) >= MUCH:
+            self._loop.remove_reader(child.link)
+            self._busy[child] = None
+            self._collect_later()
+        if data:
+            self._heard([(child, data)])
+
+    def _collect_later(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(PAUSE, self._collect)
+
+    def _collect(self) -> None:
+        """Read from all that are busy; listen again to those that are not any more."""
+        self._timer = None
+        said = []
+        for child in list(self._busy):
+            data = child.receive()
+            if data:
+                said.append((child, data))
+            if data is None:
+                del self._busy[child]
+            elif len(child.running) < MUCH:
+                del self._busy[child]
+                self.begin(child)
+        if said:
+            self._heard(said)
+        if self._busy:
+            self._collect_later()
