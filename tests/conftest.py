@@ -12,7 +12,19 @@ import pytest
 from celeriac import Celeriac
 from celeriac.app import _apps, _shared
 from tests.clock import FakeClock
+from tests.promises.grounds import shared_servers
+from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer, running_redis
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos", action="store_true", help="test_chaos.py: 100,000 tasks over two minutes")
+    parser.addoption("--chaos-seed", type=int, help="test_chaos.py: kill as a run did that printed this seed")
+
+
+def pytest_sessionfinish() -> None:
+    """End the servers that the stages of the promises share. (Processes of pytest-xdist run no `atexit`.)"""
+    shared_servers.close()
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -46,6 +58,13 @@ def redis(shared_redis: RedisServer) -> RedisServer:
     """The same, empty."""
     shared_redis.ask("FLUSHALL")
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitServer]:
+    """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
+    with running_rabbit() as server:
+        yield server
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ START_SECONDS = 20.0
 class RedisServer:
     """`redis-server`, that can be stopped, killed, frozen and started again."""
 
-    def __init__(self, folder: Path, *arguments: str, settings: Path | None = None) -> None:
+    def __init__(self, folder: Path, *arguments: str, settings: Path | None = None, password: str = "",
+                 tls: bool = False) -> None:  # fmt: skip
         if shutil.which("redis-server") is None:
             if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
                 pytest.fail(MISSING)
@@ -34,10 +35,13 @@ class RedisServer:
         self.folder = folder
         self.arguments = arguments
         self.settings = settings  # of a Sentinel
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.password = password  # that it was told by its arguments to ask for
+        self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        if tls:
+            port = _free_port()
+            self.tls_url = f"rediss://127.0.0.1:{port}/0"
+            self.arguments = (*arguments, "--tls-port", str(port))
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -68,13 +72,15 @@ class RedisServer:
         import hiredis
 
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
-            connection.sendall(hiredis.pack_command(command))
-            reader = hiredis.Reader()
-            while (reply := reader.gets()) is False:
-                data = connection.recv(65536)
-                if not data:
-                    raise ConnectionResetError
-                reader.feed(data)
+            reply = None
+            for one in [("AUTH", self.password), command] if self.password else [command]:
+                connection.sendall(hiredis.pack_command(one))
+                reader = hiredis.Reader()
+                while (reply := reader.gets()) is False:
+                    data = connection.recv(65536)
+                    if not data:
+                        raise ConnectionResetError
+                    reader.feed(data)
             return reply
 
     def send(self, number: int) -> None:
@@ -94,10 +100,17 @@ class RedisServer:
             self.kill()
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
-def running_redis(folder: Path, *arguments: str, settings: Path | None = None) -> Iterator[RedisServer]:
+def running_redis(folder: Path, *arguments: str, settings: Path | None = None, password: str = "",
+                  tls: bool = False) -> Iterator[RedisServer]:  # fmt: skip
     """Run a server for as long as a block lasts."""
-    server = RedisServer(folder, *arguments, settings=settings)
+    server = RedisServer(folder, *arguments, settings=settings, password=password, tls=tls)
     try:
         yield server
     finally:
@@ -113,7 +126,8 @@ class RedisClock(FakeClock):
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        for key in self._server.ask("KEYS", "*:outcome:*") + self._server.ask("KEYS", "*:recent"):
+        kinds = ("outcome:*", "workflow:*", "recent")
+        for key in [key for kind in kinds for key in self._server.ask("KEYS", f"*:{kind}")]:
             left = self._server.ask("PTTL", key)
             if left >= 0:
                 self._server.ask("PEXPIRE", key, max(0, int(left - seconds * 1000)))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.redis_server import MISSING
 
 pytest.importorskip("huey", reason="the extra `bench` is not installed")
 pytest.importorskip("psutil", reason="the extra `bench` is not installed")
@@ -18,6 +22,14 @@ ROOT = Path(__file__).parent.parent
 def run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
+
+
+@pytest.fixture
+def redis_installed() -> None:
+    if shutil.which("redis-server") is None:
+        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +50,76 @@ def test_a_benchmark_prints_its_table_and_writes_its_figures(name: str, rows: li
     assert all(bar["value"] > 0 for bar in report["bars"])
 
 
+def test_contenders_on_redis_are_compared(redis_installed: None, tmp_path: Path) -> None:
+    pytest.importorskip("redis", reason="the extra `bench` is not installed")
+    found = tmp_path / "figures.json"
+    done = run("redis-delay-many", "redis-memory", "--quick", "--peers", "huey_redis", "--json", str(found))
+    assert (done.returncode, done.stderr) == (0, "")
+    run_told = json.loads(found.read_text())
+    many, memory = run_told["reports"]
+    for report in (many, memory):
+        assert [row[0] for row in report["rows"]] == ["Celeriac", "Huey"]
+        assert report["issue"] == 3
+    assert all(told["best"] > 0 for told in many["figures"].values())
+    assert all(told["bytes"] > 50 for told in memory["figures"].values())
+    assert "On Redis: all beside each other" in done.stdout
+    assert any(note.startswith("redis-server ") and "--appendonly no" in note for note in memory["notes"])
+
+
+def test_a_worker_on_redis_is_watched_from_outside(redis_installed: None, tmp_path: Path) -> None:
+    """The supervisor's memory, sleeping tasks, coroutines: ours alone, so short."""
+    found = tmp_path / "figures.json"
+    done = run("redis-growth", "redis-coroutines", "--quick", "--json", str(found), "--folder", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    growth, coroutines = json.loads(found.read_text())["reports"]
+    assert growth["figures"]["celeriac_redis"]["most_mb"] >= growth["figures"]["celeriac_redis"]["before_mb"] > 5
+    assert growth["figures"]["celeriac_redis"]["rate"] > 0
+    assert coroutines["figures"]["celeriac_coroutines"]["seconds"] >= 1.0
+    assert coroutines["figures"]["celeriac_coroutines"]["left"] == 0
+
+
+def test_a_runs_figures_go_into_the_page(tmp_path: Path) -> None:
+    from benchmarks.page import BEGIN, END
+
+    pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
+    rates = {"ours": {"title": "Celeriac", "best": 50_000.0}, "theirs": {"title": "Celery", "best": 900.0}}
+    bar = {"what": "ours ÷ Celery", "value": 55.6, "limit": 50.0, "unit": "×", "at_least": True, "met": True}
+    report = {"name": "redis-drain", "figures": rates, "bars": [bar], "notes": ["redis-server 7.0.15 --save, over TCP"],
+              "settings": {"Celery": "celery 5: prefork"}}  # fmt: skip
+    machine = {"at": "2026-11-23T20:00:00+00:00", "cores": 2, "cpu": "x", "system": "Linux", "python": "CPython"}
+    told = tmp_path / "figures.json"
+    told.write_text(json.dumps({"machine": machine, "quick": False, "reports": [report]}))
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    done = run(str(told), "--docs", str(tmp_path), module="benchmarks.page")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = page.read_text()
+    assert "| no-op tasks drained, no results, /s | 50,000 | 900 | 55.60 × (Celery) | ≥ 50 × | met |" in text
+    assert "old" not in text
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    plot = (tmp_path / "performance-redis.svg").read_text()
+    assert "50,000" in plot
+    assert len(plot) < 100_000
+
+
+def test_a_quick_runs_figures_are_refused(tmp_path: Path) -> None:
+    told = tmp_path / "figures.json"
+    told.write_text(json.dumps({"machine": {}, "quick": True, "reports": []}))
+    done = run(str(told), "--docs", str(tmp_path), module="benchmarks.page")
+    assert done.returncode == 2
+    assert "quick" in done.stderr
+
+
+def test_stacks_belong_to_legs() -> None:
+    from benchmarks.legs import REST, SUPERVISOR_LEGS, leg_of
+
+    outer = "run (celeriac/worker/settling.py)"
+    assert leg_of([outer, "decide (celeriac/worker/settle.py)"], SUPERVISOR_LEGS) == "decide"
+    assert leg_of([outer, "encode (somewhere.py)"], SUPERVISOR_LEGS) == "settle: books"
+    assert leg_of(["encode (somewhere.py)"], SUPERVISOR_LEGS) == REST
+
+
 def test_a_wrong_name_is_refused_with_the_right_ones() -> None:
     done = run("sqlite-dealy")
     assert done.returncode == 2
@@ -54,3 +136,14 @@ def test_stacks_are_counted_by_role() -> None:
     assert found["supervisor"].own == {"work (b.py)": 3}
     assert found["children"].total == 2
     assert found["children"].cumulative == {"main (a.py)": 2, "work (b.py)": 2}
+
+
+def test_workflows_on_redis_are_compared(redis_installed: None, tmp_path: Path) -> None:
+    """Without Celery's, which take long."""
+    found = tmp_path / "figures.json"
+    done = run("canvas-group", "canvas-width", "canvas-bytes", "--quick", "--peers", "none", "--json", str(found))
+    assert (done.returncode, done.stderr) == (0, "")
+    group, width, sent = json.loads(found.read_text())["reports"]
+    assert group["figures"]["celeriac_canvas"]["best"] > 0
+    assert width["figures"]["celeriac_canvas"]["group"] > 0
+    assert sent["figures"]["celeriac_canvas"]["a chain of 100"]["bytes"] < 30_000

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from celeriac.backends.amqp import RpcBackend
 from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
+from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.sqlite import SQLiteBroker
+from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.memory import Store
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from tests.clock import FakeClock
-from tests.conformance.backend import BackendConformance
+from tests.conformance.backend import BackendConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, Ports
+from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
 
 
@@ -48,13 +52,30 @@ def redis_(server: RedisServer) -> Iterator[Ports]:
     elsewhere.close()
 
 
+@contextmanager
+def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
+    vhost = rabbit.vhost()
+    here, elsewhere = (AmqpServer(rabbit.url(vhost), queue_type=queue_type) for _ in range(2))
+    clock = RabbitClock(here)
+    backend = RpcBackend(here, clock)
+    yield Ports(AmqpBroker(here, clock), backend, clock, lambda: AmqpBroker(elsewhere, clock), die)
+    backend.close()
+    here.close()
+    elsewhere.close()
+    rabbit.drop(vhost)
+
+
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(params=[*ADAPTERS, "redis"])
+@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
+            yield made
+        return
+    if request.param.startswith("amqp"):
+        with amqp(request.getfixturevalue("rabbit"), request.param.removeprefix("amqp-")) as made:
             yield made
         return
     with ADAPTERS[request.param](tmp_path, clock) as made:
@@ -66,4 +87,9 @@ class TestBroker(BrokerConformance):
 
 
 class TestBackend(BackendConformance):
+    pass
+
+
+@pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
+class TestWorkflows(WorkflowConformance):
     pass

@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from celeriac import Celeriac
+from celeriac import Celeriac, TaskRevoked
 from celeriac.app import _apps
 from celeriac.brokers.base import Action, Settlement, WorkerInfo
 from celeriac.cli import main
@@ -426,6 +426,31 @@ def test_a_call_that_fails_exits_with_1_and_its_traceback_can_be_read(live: Path
     assert "ValueError: bad luck" in result.stderr
     assert "bad luck" in shop("tasks", "--state", "failure").stdout
     assert "raise ValueError(why)" in shop("tasks", "show", document["id"]).stdout
+
+
+def test_a_workflow_is_shown_and_run_again_and_revoked(live: Path) -> None:
+    shop("queues")
+    app = sys.modules["shop"].app  # type: ignore[attr-defined]
+    add, fail = app.tasks["shop.add"], app.tasks["shop.fail"]
+    result = (add.s(1, 2) | fail.si("bad luck") | add.s(3)).delay()
+    with pytest.raises(ValueError, match="bad luck"):
+        result.get(timeout=20)
+    id = result.workflow_id
+    document = read("tasks", "--workflow", id)
+    assert [(task["task"], task["state"]) for task in document["tasks"]] == [
+        ("shop.add", "SUCCESS"), ("shop.fail", "FAILURE"), ("shop.add", "FAILURE"),
+    ]  # fmt: skip
+    assert (document["ended"], document["total"], document["tasks"][2]["cause"]) == (3, 3, document["tasks"][1]["id"])
+    shown = shop("tasks", "--workflow", id).stdout
+    assert "3 of 3 have ended." in shown
+    assert "bad luck" in shown
+    assert shop("tasks", "retry", id).stdout == "Sent 1 again.\n"
+    assert shop("tasks", "--workflow", "mistyped").exit_code == 1
+    waiting = (add.s(1, 2) | add.s(3)).apply_async(countdown=3600)
+    assert shop("tasks", "revoke").exit_code == 2
+    assert shop("tasks", "revoke", "--workflow", waiting.workflow_id).stdout == "Revoked 2.\n"
+    with pytest.raises(TaskRevoked):
+        waiting.get(timeout=20)
 
 
 def test_status_shows_the_worker(live: Path) -> None:

@@ -22,6 +22,11 @@ retries.wait_for_report SUCCESS at attempt 6: it was there after 5 looks
 retries.fetch FAILURE at attempt 4: no answer to attempt 4
 retries.charge FAILURE at attempt 3: the bank did not take 12 EUR""",
     "crawler": r"3 pages known, 2 to fetch(\n.+)+\nAll 40 pages were fetched\.",
+    "pipeline": r"""\(pipeline.crawl\(\) \| pipeline.fan_out\(\) \| pipeline.report\(\)\)
+52 words; the most frequent: the, and, a
+crawl: SUCCESS
+fan_out: SUCCESS
+report: SUCCESS""",
     "group_progress": r"60 of 60 have ended, 6 badly; one: picture \d+ is out of focus\npicture 0 … picture 59",
     "dead_letters": r"""WorkerLost: .*: killed by SIGSEGV, 3 times\. .*
 others go on: 4

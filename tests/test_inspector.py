@@ -37,7 +37,7 @@ async def fake_worker(app: Celeriac, name: str, answers: Mapping[str, Any]) -> A
     """Answer commands as a worker called `name`: with a value, with an error (an exception), or (no entry) not."""
     lease = await app.broker.lease(WorkerInfo(name=name, queues=("default", "own")), 30.0, 3)
     heard: list[Command] = []
-    commands = app.broker.listen(COMMANDS)
+    commands = await app.broker.listen(COMMANDS)
 
     async def serve() -> None:
         async with aclosing(commands):  # type: ignore[type-var]

@@ -11,7 +11,7 @@ import signal
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from celeriac.brokers.redis import RedisBroker
 from celeriac.clock import Clock
 from celeriac.connections import open_broker
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.connection import Connection
 from celeriac.drivers.redis.server import Server
+from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.message import PLAIN, Message
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
-from tests.promises.harness import Stage, set_stage, wait_for
+from tests.promises.harness import wait_for
 from tests.redis_server import RedisServer, running_redis
 
 TIMEOUT = 1.0
@@ -142,7 +144,7 @@ async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, br
 async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
     waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
     result = asyncio.ensure_future(backend_of(broker).afetch(["x"], wait=LONG))
-    news = broker.listen("news")
+    news = await broker.listen("news")
     await asyncio.sleep(0.1)
     redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -264,6 +266,91 @@ def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: Re
     assert redis.ask("HLEN", "celeriac:{default}:messages") == 301
 
 
+class Accident:
+    """Makes an answer to a script be lost, after something has happened on the server: the first, or a later one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any], after: int = 0) -> None:
+        exchange, aexchange = Connection.exchange, Wire.exchange
+        self.after = after
+
+        def lossy(connection: Connection, packed: bytes, count: int) -> list[Any]:
+            replies = exchange(connection, packed, count)
+            if self._strikes(packed):
+                happens()
+                raise ConnectionResetError("lost")
+            return replies
+
+        async def alossy(wire: Wire, packed: bytes, count: int) -> list[Any]:
+            replies = await aexchange(wire, packed, count)
+            if self._strikes(packed):
+                await asyncio.to_thread(happens)
+                wire.close()
+                raise ConnectionResetError("lost")
+            return replies
+
+        monkeypatch.setattr(Connection, "exchange", lossy)
+        monkeypatch.setattr(Wire, "exchange", alossy)
+
+    def _strikes(self, packed: bytes) -> bool:
+        if b"EVALSHA" not in packed:
+            return False
+        self.after -= 1
+        return self.after == -1
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["results kept", "results ignored"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("way", [lambda broker, messages: broker.publish(messages),
+                                 lambda broker, messages: asyncio.run(broker.apublish(messages))],
+                         ids=["publish", "apublish"])  # fmt: skip
+def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stored_again(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, kept: bool, count: int, way: Any
+) -> None:
+    other = broker_on(redis)
+
+    async def work() -> None:
+        lease = await lease_on(other)
+        for delivery in await receive(lease):
+            outcome = success(delivery.message) if kept else None
+            assert await lease.settle([Settlement(delivery=delivery, outcome=outcome)]) == [True]
+        await lease.end()
+
+    other.publish([message()])
+    asyncio.run(work())  # knows all scripts now
+    accident = Accident(monkeypatch, lambda: asyncio.run(work()))
+    sent = [message() for _ in range(count)]
+    way(broker, sent)
+    assert accident.after < 0
+    assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
+    if kept:
+        assert len(backend_of(broker).fetch([one.id for one in sent])) == count
+    other.close()
+
+
+def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.publish([message()])
+    accident = Accident(monkeypatch, lambda: redis.ask("FLUSHALL"))
+    broker.publish([message(id="x")])
+    assert accident.after < 0
+    assert redis.ask("HKEYS", "celeriac:{default}:messages") == [b"x"]
+
+
+async def test_many_settlements_of_which_one_answer_was_lost_are_good_when_repeated(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await lease_on(broker)
+    broker.publish([message() for _ in range(1200)])
+    settlements = [Settlement(delivery=delivery) for delivery in await receive(lease, 1200)]
+    accident = Accident(monkeypatch, lambda: None, after=1)  # the second script of three
+    with pytest.raises(BrokerUnavailable):
+        await lease.settle(settlements)
+    assert accident.after < 0
+    assert await lease.settle(settlements) == [True] * 1200
+    assert await lease.settle(settlements) == [False] * 1200
+
+
 # --- Servers that are away ----------------------------------------------------------------------------
 
 
@@ -328,38 +415,6 @@ async def test_a_lease_does_not_survive_the_loss_of_all_data(redis: RedisServer,
         await lease.renew()
     with pytest.raises(LeaseLost):
         await receive(lease)
-
-
-def test_a_failover_is_followed(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("master", "replica", "sentinel")]
-    for folder in folders:
-        folder.mkdir()
-    with running_redis(folders[0]) as master:
-        with running_redis(folders[1], "--replicaof", "127.0.0.1", str(master.port)) as replica:
-            settings = folders[2] / "sentinel.conf"
-            settings.write_text(
-                f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-                "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
-            )
-            with running_redis(folders[2], settings=settings) as sentinel:
-                url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
-                broker = RedisBroker(Server(url, timeout=2.0), Clock())
-                broker.publish([message()])
-                asyncio.run(broker.apublish([message()]))
-                wait_for(lambda: replica.ask("HLEN", "celeriac:{default}:messages") == 2, "the replica's copy")
-                wait_for(lambda: sentinel.ask("SENTINEL", "REPLICAS", "main"), "the Sentinel's knowledge of it")
-                master.kill()
-
-                def published() -> bool:
-                    with suppress(BrokerUnavailable):
-                        broker.publish([message(id="after")])
-                        asyncio.run(broker.apublish([message(id="later")]))
-                        return True
-                    return False
-
-                wait_for(published, "the failover")
-                assert replica.ask("HLEN", "celeriac:{default}:messages") == 4
-                broker.close()
 
 
 # --- Servers that are unfit, or full ------------------------------------------------------------------
@@ -454,59 +509,3 @@ def test_a_waiting_message_takes_less_than_400_bytes(redis: RedisServer, broker:
     each = (used() - before) / 10_000
     print(f"{each:.0f} bytes for each waiting message with a body of 100 bytes")
     assert each <= 400
-
-
-# --- A worker -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def redis_stage(own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory,
-                monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:  # fmt: skip
-    monkeypatch.setenv("CELERIAC_BROKER_URL", own_redis.url)
-    with set_stage(tmp_path_factory.mktemp("stage"), CELERIAC_BROKER_URL=own_redis.url) as found:
-        yield found
-
-
-def test_a_worker_runs_tasks_of_both_lanes(redis_stage: Stage) -> None:
-    redis_stage.worker()
-    results = [redis_stage.send(lane, "returns", number) for number in range(20) for lane in ("plain", "coroutine")]
-    assert [result.get(timeout=LONG) for result in results] == [number for number in range(20) for _ in range(2)]
-    answers = asyncio.run(redis_stage.inspector().ping())
-    assert list(answers.values.values()) == [{"ok": "pong"}]
-    assert redis_stage.workers[0].stop() == 0
-
-
-def test_a_worker_consumes_again_soon_after_the_servers_return(redis_stage: Stage, own_redis: RedisServer) -> None:
-    worker = redis_stage.worker(worker_lease_seconds=10)
-    assert redis_stage.send("plain", "returns", 1).get(timeout=LONG) == 1
-    own_redis.kill()
-    time.sleep(1.0)
-    own_redis.start()
-    returned = time.monotonic()
-    assert redis_stage.send("plain", "returns", 2).get(timeout=LONG) == 2
-    assert time.monotonic() - returned < 5.0 + PROMPTLY
-    own_redis.send(signal.SIGSTOP)
-    time.sleep(1.0)
-    own_redis.send(signal.SIGCONT)
-    assert redis_stage.send("coroutine", "returns", 3).get(timeout=LONG) == 3
-    assert worker.stop() == 0
-
-
-def test_no_task_is_lost_whatever_is_killed(redis_stage: Stage, own_redis: RedisServer) -> None:
-    workers = [redis_stage.worker(), redis_stage.worker()]
-    results = []
-    for number in range(300):
-        results.append(redis_stage.send(("plain", "coroutine")[number % 2], "returns", number))
-        if number % 50 == 10:
-            own_redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        if number % 50 == 30:
-            own_redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
-        if number == 100:
-            workers[0].kill()
-            redis_stage.worker()
-        if number == 200:
-            own_redis.kill()
-            own_redis.start()
-    assert [result.get(timeout=LONG) for result in results] == list(range(300))
-    redis_stage.wait(lambda: not asyncio.run(redis_stage.inspector().queues())[0].active, "an end to all work")
-    assert not own_redis.ask("KEYS", "*:held:*")

@@ -12,7 +12,8 @@ import pytest
 
 from celeriac import AsyncResult, Celeriac, Task, TaskRevoked, group, states
 from celeriac.errors import ArgumentsError, NotRegistered, ResultTimeout, UnknownOption, WaitInTask
-from celeriac.outcome import Failure, Outcome
+from celeriac.failure import Failure
+from celeriac.outcome import Outcome
 from celeriac.serialization import dumps
 from celeriac.signature import Signature
 from tests.clock import FakeClock

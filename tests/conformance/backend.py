@@ -5,60 +5,61 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+
+import pytest
 
 from celeriac import states
-from celeriac.message import new_id
-from celeriac.outcome import Failure, Outcome
+from celeriac.backends.base import UNFINISHED_SECONDS, Advance, Due, NodeEnd, Plan
+from celeriac.brokers.base import Settlement
+from celeriac.errors import BackendError
+from celeriac.failure import Failure
+from celeriac.message import Message, Place, new_id
+from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, Ports
-
-
-def outcome(state: str = states.SUCCESS, **fields: Any) -> Outcome:
-    return Outcome(id=fields.pop("id", None) or new_id(), task="t", state=state, **fields)
 
 
 class BackendConformance:
     """The promises of the port."""
 
     async def test_an_outcome_is_fetched_as_it_was_stored(self, ports: Ports) -> None:
-        sent = outcome(
+        sent = ports.outcome(
             states.FAILURE, attempt=3, failure=Failure.of(ValueError("no", 1)), worker="w", runtime=1.5, group_id="g",
             done_at=5.0,
         )  # fmt: skip
-        assert await ports.backend.store([sent]) == [True]
+        assert await ports.store(sent) == [True]
         assert await ports.backend.afetch([sent.id]) == {sent.id: sent}
         assert ports.backend.fetch([sent.id, "nobody"]) == {sent.id: sent}
 
     async def test_the_first_final_outcome_stays(self, ports: Ports) -> None:
-        first = outcome(value=b"1")
-        assert await ports.backend.store([first]) == [True]
-        late = outcome(states.FAILURE, id=first.id)
-        assert await ports.backend.store([late, outcome(), outcome(states.STARTED, id=first.id)]) == [
-            False, True, False,
-        ]  # fmt: skip
+        first = ports.outcome(value=b"1")
+        assert await ports.store(first) == [True]
+        late = ports.outcome(states.FAILURE, id=first.id)
+        assert await ports.store(late, ports.outcome(), ports.outcome(states.STARTED, id=first.id)) == (
+            [False, True, False] if ports.backend.keeps else [True, True, True]
+        )  # fmt: skip
         assert ports.backend.fetch([first.id]) == {first.id: first}
 
     async def test_the_first_final_outcome_stays_within_a_batch_too(self, ports: Ports) -> None:
-        first = outcome(value=b"1")
-        assert await ports.backend.store([first, outcome(id=first.id, value=b"2")]) == [True, False]
+        first = ports.outcome(value=b"1")
+        assert await ports.store(first, ports.outcome(id=first.id, value=b"2")) == [True, not ports.backend.keeps]
         assert ports.backend.fetch([first.id]) == {first.id: first}
 
     async def test_what_is_not_final_gives_way(self, ports: Ports) -> None:
-        started = outcome(states.STARTED)
-        final = outcome(id=started.id)
-        for item in (started, outcome(states.RETRY, id=started.id), final):
-            assert await ports.backend.store([item]) == [True]
+        started = ports.outcome(states.STARTED)
+        final = ports.outcome(id=started.id)
+        for item in (started, ports.outcome(states.RETRY, id=started.id), final):
+            assert await ports.store(item) == [True]
         assert ports.backend.fetch([started.id]) == {started.id: final}
 
     async def test_waiting_is_for_final_outcomes_only(self, ports: Ports) -> None:
-        started = outcome(states.STARTED)
-        await ports.backend.store([started])
+        started = ports.outcome(states.STARTED)
+        await ports.store(started)
         assert ports.backend.fetch([started.id]) == {started.id: started}
         assert ports.backend.fetch([started.id], wait=0.01) == {}
         assert await ports.backend.afetch([started.id], wait=0.01) == {}
 
     def test_a_store_from_another_thread_ends_a_wait(self, ports: Ports) -> None:
-        final = outcome()
+        final = ports.outcome()
         begun = threading.Event()
 
         def store() -> None:
@@ -74,7 +75,7 @@ class BackendConformance:
         thread.join()
 
     async def test_a_store_from_another_thread_ends_a_coroutines_wait(self, ports: Ports) -> None:
-        final = outcome()
+        final = ports.outcome()
         waiting = asyncio.create_task(ports.backend.afetch(["nobody", final.id], wait=LONG))
         await asyncio.sleep(0.02)
         async with asyncio.timeout(PROMPTLY):
@@ -90,44 +91,158 @@ class BackendConformance:
         assert waiting.cancelled()
 
     async def test_two_coroutines_wait_at_once(self, ports: Ports) -> None:
-        first, second = outcome(), outcome()
+        first, second = ports.outcome(), ports.outcome()
         waits = [asyncio.create_task(ports.backend.afetch([item.id], wait=LONG)) for item in (first, second)]
         await asyncio.sleep(0.02)
         async with asyncio.timeout(PROMPTLY):
-            await ports.backend.store([first])
+            await ports.store(first)
             assert await waits[0] == {first.id: first}
-            await ports.backend.store([second])
+            await ports.store(second)
             assert await waits[1] == {second.id: second}
 
     async def test_what_is_forgotten_is_gone(self, ports: Ports) -> None:
-        a, b, c = outcome(), outcome(), outcome()
-        await ports.backend.store([a, b, c])
+        a, b, c = ports.outcome(), ports.outcome(), ports.outcome()
+        await ports.store(a, b, c)
         ports.backend.forget([a.id, "nobody"])
         await ports.backend.aforget([b.id])
         assert ports.backend.fetch([a.id, b.id, c.id]) == {c.id: c}
 
     async def test_recent_outcomes_are_listed_newest_first(self, ports: Ports) -> None:
-        stored = [outcome(), outcome(states.FAILURE), outcome()]
+        stored = [ports.outcome(), ports.outcome(states.FAILURE), ports.outcome()]
         for item in stored:
             ports.clock.advance(1)
-            await ports.backend.store([item])
+            await ports.store(item)
         assert await ports.backend.recent(10) == stored[::-1]
         assert await ports.backend.recent(1, offset=1) == [stored[1]]
         assert await ports.backend.recent(10, state=states.FAILURE) == [stored[1]]
 
     async def test_nothing_is_known_of_no_tasks(self, ports: Ports) -> None:
         assert ports.backend.fetch([]) == {}
-        assert await ports.backend.store([]) == []
+        assert await ports.store() == []
 
     async def test_many_outcomes_are_fetched_at_once(self, ports: Ports) -> None:
-        stored = [outcome() for _ in range(1500)]
-        await ports.backend.store(stored)
+        stored = [ports.outcome() for _ in range(1500)]
+        await ports.store(*stored)
         assert len(ports.backend.fetch([item.id for item in stored])) == 1500
 
     async def test_outcomes_are_thrown_away_when_they_expire(self, ports: Ports) -> None:
-        old, new = outcome(), outcome()
-        await ports.backend.store([old])
+        old, new = ports.outcome(), ports.outcome()
+        await ports.store(old)
         ports.clock.advance(86400.0 + 1)
-        await ports.backend.store([new])
+        await ports.store(new)
         await (await ports.lease()).sweep()
         assert ports.backend.fetch([old.id, new.id]) == {new.id: new}
+
+    async def test_a_backend_that_keeps_no_workflows_says_which_do(self, ports: Ports) -> None:
+        if ports.backend.keeps_workflows:
+            ports.backend.plant(plan("a", tree=b"1"))
+            assert ports.backend.trees(["a"]) == {"a": b"1"}
+        else:
+            with pytest.raises(BackendError, match="Set `result_backend` to one that does"):
+                ports.backend.plant(plan("a", tree=b"1"))
+
+
+class WorkflowConformance:
+    """What a backend that keeps workflows does with them."""
+
+    async def test_a_tree_is_kept_until_it_is_uprooted(self, ports: Ports) -> None:
+        ports.backend.plant(plan("a", tree=b"1"))
+        await ports.backend.aplant(plan("b", tree=b"2"))
+        assert ports.backend.trees(["a", "b", "nobody"]) == {"a": b"1", "b": b"2"}
+        await ports.backend.aplant(plan("a", tree=b"3"))
+        ports.backend.uproot(["b"])
+        assert await ports.backend.atrees(["a", "b"]) == {"a": b"3"}
+        assert ports.backend.trees([]) == {}
+
+    async def test_the_last_member_makes_its_join_due_and_each_counts_once(self, ports: Ports) -> None:
+        ports.backend.plant(plan("w", left=2, missing={5: 2}))
+        first, second = node_end("w", 0, join=5), node_end("w", 1, join=5)
+        assert await ports.backend.conclude([first, first]) == [True, False]
+        assert await ports.backend.conclude([first]) == [False]
+        assert await ports.backend.due(10, 5.0) == []
+        assert await ports.backend.conclude([second]) == [True]
+        assert await ports.backend.due(10, 5.0) == [Due("w", 5)]
+        assert ports.backend.fetch([second.outcome.id]) == {second.outcome.id: second.outcome}
+
+    async def test_what_is_due_is_one_workers_for_a_while_and_then_anybodys(self, ports: Ports) -> None:
+        ports.backend.plant(plan("w", left=3))
+        await ports.backend.conclude([node_end("w", number, due=True) for number in range(3)])
+        taken = await ports.backend.due(2, 5.0)
+        assert len(taken) == 2
+        (third,) = await ports.backend.due(2, 60.0)
+        assert {*taken, third} == {Due("w", number) for number in range(3)}
+        assert await ports.backend.due(10, 5.0) == []
+        ports.clock.advance(6)
+        assert set(await ports.backend.due(10, 5.0)) == set(taken)
+
+    async def test_an_advance_is_done_once(self, ports: Ports) -> None:
+        ports.backend.plant(plan("w", left=2, missing={3: 1, 4: 2}))
+        await ports.backend.conclude([node_end("w", 0, due=True)])
+        ended = node_end("w", 1).outcome
+        advance = Advance(due=Due("w", 0), outcomes=[ended], joins=[3, 4])
+        assert await ports.backend.advance([advance, advance]) == [True, False]
+        assert await ports.backend.advance([Advance(due=Due("w", 9))]) == [False]
+        assert await ports.backend.due(10, 5.0) == [Due("w", 3)]
+        assert ports.backend.fetch([ended.id]) == {ended.id: ended}
+
+    async def test_a_node_of_another_workflow_ends_as_if_it_were_settled(self, ports: Ports) -> None:
+        ports.backend.plant(plan("inner", left=1))
+        ports.backend.plant(plan("outer", left=1, missing={2: 1}))
+        await ports.backend.conclude([node_end("inner", 0, due=True)])
+        stands_for = node_end("outer", 1, join=2).outcome
+        await ports.backend.advance([Advance(due=Due("inner", 0), outcomes=[stands_for])])
+        assert set(await ports.backend.due(10, 5.0)) == {Due("outer", 1), Due("outer", 2)}
+
+    async def test_nothing_follows_in_a_workflow_that_is_gone(self, ports: Ports) -> None:
+        assert await ports.backend.conclude([node_end("gone", 0, join=1, due=True)]) == [True]
+        assert await ports.backend.due(10, 5.0) == []
+        assert ports.backend.trees(["gone"]) == {}
+
+    async def test_a_finished_workflow_expires_as_outcomes_do_and_another_later(self, ports: Ports) -> None:
+        ports.backend.plant(plan("finished", left=1))
+        ports.backend.plant(plan("unfinished", left=2))
+        await ports.backend.conclude([node_end("finished", 0), node_end("unfinished", 0)])
+        for seconds, left in ((86400.0 + 1, {"unfinished"}), (UNFINISHED_SECONDS, set())):
+            ports.clock.advance(seconds)
+            await (await ports.lease()).sweep()
+            assert set(ports.backend.trees(["finished", "unfinished"])) == left
+
+    async def test_a_joined_broker_settles_the_ends_of_nodes(self, ports: Ports) -> None:
+        assert ports.broker.joins(ports.backend)
+        ports.backend.plant(plan("w", left=2, missing={5: 2}))
+        lease = await ports.lease()
+        ends = [node_end("w", number, join=5) for number in range(2)]
+        following = Message(id=new_id(), task="t")
+        for again in range(2):
+            ports.broker.publish([Message(id=end.outcome.id, task="t", place=end.outcome.place) for end in ends])
+            deliveries = {item.message.id: item for item in await lease.receive(["default"], {"plain": 9}, 0.0)}
+            settlements = [
+                Settlement(delivery=deliveries[end.outcome.id], outcome=end.outcome, follow_ups=[following])
+                for end in ends
+            ]
+            assert await lease.settle(settlements) == [True, True]
+            assert await lease.settle(settlements) == [False, False]
+            # What comes again is settled again, and nothing follows from it.
+            found = await lease.receive(["default"], {"plain": 9}, 0.0)
+            assert [item.message.id for item in found] == ([following.id] if not again else [])
+            await lease.settle([Settlement(delivery=item) for item in found])
+            assert await ports.backend.due(10, 5.0) == ([Due("w", 5)] if not again else [])
+
+    async def test_a_joined_broker_advances_with_the_messages(self, ports: Ports) -> None:
+        ports.backend.plant(plan("w", left=2))
+        await ports.backend.conclude([node_end("w", 0, due=True)])
+        lease = await ports.lease()
+        messages = [Message(id=new_id(), task="t"), Message(id=new_id(), task="t", due_at=ports.clock.now() + 60)]
+        advance = Advance(due=Due("w", 0), outcomes=[node_end("w", 1).outcome], messages=messages)
+        assert await lease.advance([advance, advance]) == [True, False]
+        assert await lease.advance([]) == []
+        found = await lease.receive(["default"], {"plain": 9}, 0.0)
+        assert [item.message.id for item in found] == [messages[0].id]
+
+
+def plan(id: str, tree: bytes = b"tree", left: int = 1, missing: dict[int, int] | None = None) -> Plan:
+    return Plan(id=id, tree=tree, left=left, missing=missing or {})
+
+
+def node_end(workflow: str, node: int, join: int = -1, due: bool = False) -> NodeEnd:
+    return NodeEnd(Outcome(id=new_id(), task="t", state=states.SUCCESS, place=Place(workflow, node, join)), due)

@@ -1,20 +1,21 @@
 """What the promises are tested with: a folder with a victim app, real workers in it, and ways to wait for what they do.
 
+A stage stands on a `Ground` (SQLite or Redis), and looks through the ports, so that each test runs on each of them.
 Nothing here sleeps for a guessed time: `wait_for` looks until a condition holds, and fails with the workers' logs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -23,27 +24,14 @@ import psutil
 import pytest
 
 from celeriac import Celeriac
+from celeriac.brokers.base import QueueCounts
 from celeriac.inspector import Inspector
+from tests.promises.grounds import GROUNDS, Ground
 
 __all__ = ["LEASE", "Run", "Stage", "Worker", "lives", "set_stage", "stage", "wait_for"]
 
-LEASE = 2.0  # seconds
+LEASE = 1.5  # seconds
 PATIENCE = 30.0  # seconds; the machine may be slow, and other work may run beside us
-
-LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-sys.stdin.read()
-connection.execute("COMMIT")
-"""
-
-RECORDS = """
-CREATE TABLE recorded (id TEXT);
-CREATE TRIGGER recorded_first AFTER INSERT ON outcomes WHEN NEW.final BEGIN INSERT INTO recorded VALUES (NEW.id); END;
-CREATE TRIGGER recorded_again AFTER UPDATE ON outcomes WHEN NEW.final BEGIN INSERT INTO recorded VALUES (NEW.id); END;
-"""
 
 
 class Run(NamedTuple):
@@ -159,15 +147,14 @@ class Worker:
 
 
 class Stage:
-    """A folder with a victim in it, the victim's app as a producer has it, and workers."""
+    """A folder with a victim in it, the victim's app as a producer has it, workers, and the ground it stands on."""
 
-    def __init__(self, folder: Path, victim: ModuleType, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, victim: ModuleType, ground: Ground) -> None:
         self.folder = folder
         self.victim = victim
         self.app: Celeriac = victim.app
-        self.database = folder / "celeriac.db"
+        self.ground = ground
         self.workers: list[Worker] = []
-        self._environment = environment
 
     # --- Workers --------------------------------------------------------------------------------------
 
@@ -177,7 +164,7 @@ class Stage:
         settings = {"worker_lease_seconds": LEASE, "worker_concurrency": 2, **settings}
         environment |= {f"CELERIAC_{setting.upper()}": str(value) for setting, value in settings.items()}
         name = name or f"worker{len(self.workers) + 1}"
-        worker = Worker(self.folder, name, arguments, environment | self._environment)
+        worker = Worker(self.folder, name, arguments, environment | self.ground.environment)
         self.workers.append(worker)
         return worker.wait_ready() if ready else worker
 
@@ -212,25 +199,31 @@ class Stage:
             self.wait(lambda result=result: len(self.runs(result)) >= times, f"run {times} of {result}")
         return self.runs(*results)[-1]
 
-    def rows(self, query: str, *parameters: Any) -> list[Any]:
-        """Ask the database itself."""
-        connection = sqlite3.connect(self.database, timeout=10)
-        try:
-            return connection.execute(query, parameters).fetchall()
-        finally:
-            connection.close()
+    def counts(self) -> QueueCounts:
+        """Count the messages of all queues."""
+        queues = asyncio.run(self.inspector().queues())
+        ready, scheduled, active, dead = (
+            sum(getattr(counts, what) for counts in queues) for what in ("ready", "scheduled", "active", "dead")
+        )
+        return QueueCounts(queue="all", ready=ready, scheduled=scheduled, active=active, dead=dead)
+
+    def is_empty(self) -> bool:
+        """Say whether the broker holds no message at all."""
+        return self.counts() == QueueCounts(queue="all")
+
+    def leases(self) -> list[str]:
+        """Return the names of the workers whose leases stand."""
+        return [worker.name for worker in asyncio.run(self.inspector().workers())]
 
     def record(self) -> None:
         """From now on note each time that a final outcome is written."""
-        self.app.broker.operations()
-        self.app.backend.fetch(["nobody"])  # creates the database
-        connection = sqlite3.connect(self.database, timeout=10)
-        connection.executescript(RECORDS)
-        connection.close()
+        self.is_empty()  # creates what is not there yet
+        self.app.backend.fetch(["nobody"])
+        self.ground.record()
 
     def recorded(self) -> dict[str, int]:
         """Return how often a final outcome was written, by id."""
-        return dict(self.rows("SELECT id, count(*) FROM recorded GROUP BY id"))
+        return self.ground.recorded()
 
     def wait(self, condition: Callable[[], Any], what: str = "the condition", seconds: float = PATIENCE) -> Any:
         """Do as `wait_for`; a failure shows what the workers wrote."""
@@ -250,19 +243,11 @@ class Stage:
         (self.folder / name).touch()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the database's write lock in another process."""
-        self.app.backend.fetch(["nobody"])  # creates the database
-        command = [sys.executable, "-c", LOCK, str(self.database)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            assert process.stdout.readline() == "locked\n"
-            try:
-                yield
-            finally:
-                process.stdin.close()
-                process.wait(10)
+    def away(self, how: str) -> Iterator[None]:
+        """Take the broker away; see `Ground.absences`."""
+        self.is_empty()  # creates what is not there yet
+        with self.ground.away(how):
+            yield
 
     def end(self) -> None:
         for worker in self.workers:
@@ -271,30 +256,36 @@ class Stage:
 
 
 @contextmanager
-def set_stage(folder: Path, **environment: str) -> Iterator[Stage]:
+def set_stage(folder: Path, ground: str = "sqlite") -> Iterator[Stage]:
     """Write a victim into a folder, import it here, and take all down afterwards."""
+    with ExitStack() as stack:
+        stands_on = GROUNDS[ground](folder)
+        stack.callback(stands_on.end)
+        for name, value in stands_on.environment.items():
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
+        victim = stack.enter_context(_victim(folder))
+        found = Stage(folder, victim, stands_on)
+        stack.callback(found.end)
+        yield found
+
+
+@contextmanager
+def _victim(folder: Path) -> Iterator[ModuleType]:
     path = folder / "victim.py"
     shutil.copy(Path(__file__).with_name("victim.py"), path)
     spec = importlib.util.spec_from_file_location("victim", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get("victim")
-    sys.modules["victim"] = module
-    spec.loader.exec_module(module)
-    found = Stage(folder, module, environment)
-    try:
-        yield found
-    finally:
-        found.end()
-        os.close(module.JOURNAL)
-        if before is not None:
-            sys.modules["victim"] = before
-        else:
-            del sys.modules["victim"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "victim", module)
+        spec.loader.exec_module(module)
+        yield module
+    os.close(module.JOURNAL)
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with set_stage(tmp_path) as found:
+@pytest.fixture(params=GROUNDS)
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    """A stage on each ground; tests of one alone have `@pytest.mark.parametrize("stage", ["redis"], indirect=True)`."""
+    with set_stage(tmp_path, request.param) as found:
         yield found

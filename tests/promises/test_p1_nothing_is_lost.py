@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from celeriac.errors import WorkerLost
+from tests.promises.grounds import RedisGround
 from tests.promises.harness import LEASE, Stage, lives
 
 LANES = pytest.mark.parametrize("lane", ["plain", "coroutine"])
@@ -95,3 +97,32 @@ def test_a_worker_without_its_nursery_gives_its_tasks_to_others_and_exits_with_a
     assert stage.started(result, times=2).worker == heir.name
     stage.release("go")
     assert result.get(timeout=30) == "released"
+
+
+@pytest.mark.parametrize("stage", ["redis"], indirect=True)
+def test_what_was_settled_before_the_server_went_back_to_older_data_is_run_again_or_recorded_as_lost(
+    stage: Stage,
+) -> None:
+    """As after a crash without `appendfsync always`, or after a failover to a replica that lagged."""
+    assert isinstance(stage.ground, RedisGround)
+    worker = stage.worker()
+    late = [stage.send(lane, "holds", stage.path("go")) for lane in ("plain", "coroutine")]
+    once = stage.send("coroutine", "holds", stage.path("go"), acks_late=False)
+    stays = stage.send("coroutine", "holds", stage.path("go on"))
+    stage.started(*late, once, stays)
+    older = stage.folder / "older"
+    shutil.copytree(stage.ground.server.folder / "appendonlydir", older)
+    stage.release("go")
+    assert [result.get(timeout=30) for result in [*late, once]] == ["released"] * 3
+    with stage.away("down"):
+        shutil.rmtree(stage.ground.server.folder / "appendonlydir")
+        shutil.move(older, stage.ground.server.folder / "appendonlydir")
+    assert [result.get(timeout=30) for result in late] == ["released"] * 2
+    with pytest.raises(WorkerLost):
+        once.get(timeout=30)
+    stage.release("go on")
+    assert stays.get(timeout=30) == "released"
+    assert [len(stage.runs(result)) for result in (*late, once, stays)] == [2, 2, 1, 1]
+    assert {run.deliveries for run in stage.journal()} == {1}
+    assert stage.is_empty()
+    assert worker.stop() == 0

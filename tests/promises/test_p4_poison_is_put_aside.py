@@ -23,7 +23,8 @@ def test_a_task_that_ends_its_child_is_put_aside_after_three_deliveries(stage: S
     assert result.state == states.FAILURE
     assert [run.deliveries for run in stage.runs(result)] == [1, 2, 3]
     assert [run.attempt for run in stage.runs(result)] == [1, 1, 1]
-    (dead,) = asyncio.run(stage.inspector().dead())
+    # Where broker and backend are two servers, the outcome is there a moment before the dead letter.
+    (dead,) = stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")
     assert dead.message.id == result.id
     assert "3 times" in dead.reason
 
@@ -35,6 +36,7 @@ def test_a_dead_letter_can_be_sent_again_as_if_new(stage: Stage, lane: str) -> N
     with pytest.raises(WorkerLost):
         result.get(timeout=30)
     stage.release("antidote")
+    stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")
     assert asyncio.run(stage.inspector().resend([result.id])) == 1
     assert result.get(timeout=30) == "spared"
     assert stage.runs(result)[-1].deliveries == 1
@@ -48,7 +50,7 @@ def test_a_dead_letter_can_be_dropped(stage: Stage) -> None:
         result.get(timeout=30)
     assert asyncio.run(stage.inspector().drop([result.id])) == 1
     assert asyncio.run(stage.inspector().dead()) == []
-    assert stage.rows("SELECT count(*) FROM messages") == [(0,)]
+    assert stage.is_empty()
 
 
 def test_a_task_that_kills_its_whole_worker_is_put_aside_too(stage: Stage) -> None:
@@ -61,6 +63,7 @@ def test_a_task_that_kills_its_whole_worker_is_put_aside_too(stage: Stage) -> No
     assert len(asyncio.run(stage.inspector().dead())) == 1
 
 
+@pytest.mark.parametrize("stage", ["sqlite"], indirect=True)  # takes its time, and is the pool's affair alone
 def test_what_shares_a_child_with_a_task_that_kills_it_survives(stage: Stage) -> None:
     stage.worker()
     innocents = [stage.send("coroutine", "holds", stage.path("go")) for _ in range(20)]

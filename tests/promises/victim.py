@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,35 @@ async def abrief(number: int) -> int:
 def limited(number: int) -> int:
     note("start")
     return number
+
+
+# --- Parts of random workflows: see `tests/canvas/oracle.py` ------------------------------------------
+
+CALLS = os.open(Path(__file__).with_name("calls"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+
+
+def tell(*words: Any) -> None:
+    note("start")
+    os.write(CALLS, f"{' '.join(map(str, words))}\n".encode())
+    time.sleep(random.uniform(0.0, 0.004))
+    note("end")
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0)
+def step(self: Any, value: Any, label: int, way: str) -> int:
+    if way == "retries" and self.request.retries == 0:
+        raise self.retry(exc=OSError("once"))
+    tell("task", label, None)
+    if way == "fails":
+        raise ValueError(label)
+    return zlib.crc32(repr(value).encode()) ^ label
+
+
+@app.task
+def callback(value: Any, label: int) -> None:
+    tell("callback", label, repr(value).replace(" ", ""))
+
+
+@app.task
+def errback(request: Any, error: BaseException, traceback: str, label: int) -> None:
+    tell("errback", label, error.args[0])

@@ -1,0 +1,219 @@
+"""A real RabbitMQ for the tests: on free ports, its data in a temporary folder, run by an unprivileged user."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from pamqp import commands
+
+from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.amqp.parcels import post, unpack
+from celeriac.brokers.base import Lease
+from celeriac.drivers.amqp.frames import Content, acknowledge
+from celeriac.drivers.amqp.server import Server
+from tests.clock import FakeClock
+
+__all__ = ["RabbitClock", "RabbitServer", "die", "running_rabbit"]
+
+MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
+PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+START_SECONDS = 60.0
+USER = "rabbitmq"
+
+
+def _free_ports(number: int) -> list[int]:
+    probes = [socket.socket() for _ in range(number)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports: list[int] = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class RabbitServer:
+    """`rabbitmq-server`, that can be stopped, killed, frozen and started again; with a vhost for each who asks."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        if not os.path.exists(PROGRAM):
+            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+                pytest.fail(MISSING)
+            pytest.skip(MISSING)
+        self.folder = folder
+        self.port, self.http, self.dist, self.epmd = _free_ports(4)
+        self._vhosts = count(1)
+        self._account: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        settings = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}", "management.tcp.ip": "127.0.0.1",
+            "management.tcp.port": str(self.http), "log.console": "false", "disk_free_limit.absolute": "50MB",
+            "vm_memory_high_watermark.absolute": "1GB", **settings,
+        }  # fmt: skip
+        (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        (folder / "plugins").write_text("[rabbitmq_management].")
+        (folder / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 500}]}].")  # looks for time-outs
+        self._environment = {
+            "HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": f"celeriac{self.port}@localhost", "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"), "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"), "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"), "RABBITMQ_DIST_PORT": str(self.dist),
+            "ERL_EPMD_PORT": str(self.epmd), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }  # fmt: skip
+        if self._account:
+            for path in (folder, *folder.iterdir()):
+                shutil.chown(path, USER, USER)
+        self._epmd = self._run("epmd", "-address", "127.0.0.1", "-port", str(self.epmd))
+        try:
+            self.start()
+        except BaseException:
+            self.end()
+            raise
+
+    def _run(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, **self._account,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        (self.folder / "pid").unlink(missing_ok=True)
+        self.process = self._run(PROGRAM)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with suppress(OSError, http.client.HTTPException):
+                if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
+                    return
+            assert self.process.poll() is None, "rabbitmq-server has ended"
+            assert time.monotonic() < deadline, "rabbitmq-server did not start"
+            time.sleep(0.1)
+
+    @property
+    def pid(self) -> int:
+        """The server's process; `process` is the shell script that waits for it."""
+        return int((self.folder / "pid").read_text())
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End it, and wait until it has ended."""
+        if number != signal.SIGKILL:
+            self.send(signal.SIGCONT)
+        self.send(number)
+        self.process.wait(30)
+
+    def end(self) -> None:
+        if self.process.poll() is None and (self.folder / "pid").exists():
+            self.kill()
+        self._epmd.kill()
+        self._epmd.wait()
+
+    # --- The management API ---------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=10)
+        try:
+            secret = base64.b64encode(b"guest:guest").decode()
+            headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/json"}
+            connection.request(method, path, json.dumps(body or {}) if method != "GET" else None, headers)
+            answer = connection.getresponse()
+            data = answer.read()
+            if answer.status >= 400:
+                return None
+            return json.loads(data) if data else {}
+        finally:
+            connection.close()
+
+    def vhost(self) -> str:
+        """Make a vhost; return its name."""
+        name = f"test {next(self._vhosts)}"
+        assert self.ask("PUT", f"/api/vhosts/{quote(name)}") is not None
+        return name
+
+    def drop(self, vhost: str) -> None:
+        self.ask("DELETE", f"/api/vhosts/{quote(vhost)}")
+
+    def cut_connections(self) -> None:
+        """Close every connection that the server knows of; it learns of new ones within a second or so."""
+        deadline = time.monotonic() + START_SECONDS
+        while not (known := self.ask("GET", "/api/connections?columns=name")):
+            assert time.monotonic() < deadline, "the server knows of no connection"
+            time.sleep(0.1)
+        for connection in known:
+            self.ask("DELETE", f"/api/connections/{quote(connection['name'])}")
+
+    def control(self, *command: str) -> None:
+        """Run `rabbitmqctl`."""
+        subprocess.run(["/usr/lib/rabbitmq/bin/rabbitmqctl", *command], cwd=self.folder, env=self._environment,
+                       check=True, capture_output=True, timeout=60, **self._account)  # fmt: skip
+
+    def url(self, vhost: str, credentials: str = "guest:guest") -> str:
+        return f"amqp://{credentials}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+
+
+@contextmanager
+def running_rabbit(**settings: str) -> Iterator[RabbitServer]:
+    """Run a server for as long as a block lasts; in a folder that another user may enter."""
+    with tempfile.TemporaryDirectory(prefix="celeriac-rabbitmq-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)
+        server = RabbitServer(Path(folder), **settings)
+        try:
+            yield server
+        finally:
+            server.end()
+
+
+class RabbitClock(FakeClock):
+    """Time that passes for what waits in the server's delays too."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        if getattr(self._server, "topology", None) is None or self._server.topology.due not in self._server.declared:
+            return
+        topology = self._server.topology
+        connection = self._server.connect(10)
+        deadline = time.monotonic() + 10
+        for name in topology.delay_queues():
+            while isinstance(got := connection.call(commands.Basic.Get(queue=name), deadline), Content):
+                parcel = unpack(got.body)
+                moved = post(parcel, topology, topology.line_of(parcel.message), self.now() + 1e-6)
+                assert connection.publish([moved], 10) == []
+                connection.send(acknowledge(1, got.tag, multiple=False))
+        connection.close()
+
+
+async def die(lease: Lease) -> None:
+    """Let a worker die: its connection ends without a word, and the server notices."""
+    assert isinstance(lease, AmqpLease)
+    server = lease._server
+    channel = await (await server.open(60.0, "test")).channel()
+    roll = commands.Queue.Declare(queue=server.topology.roll, passive=True)
+    before = (await channel.call(roll)).consumer_count
+    lease.connection.abandon()
+    while (await channel.call(roll)).consumer_count >= before:
+        await asyncio.sleep(0.01)
+    channel.connection.close()

@@ -1,0 +1,466 @@
+"""What goes wrong with a RabbitMQ, and what then happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.backends.amqp import RpcBackend
+from celeriac.brokers.amqp import AmqpBroker
+from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.base import Action, Broker, Settlement, WorkerInfo
+from celeriac.clock import Clock
+from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.server import Server
+from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
+from celeriac.errors import BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.message import COROUTINE, PLAIN
+from celeriac.outcome import Outcome
+from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
+from tests.rabbitmq_server import RabbitServer, running_rabbit
+
+BACK_SECONDS = 45.0  # for a killed server to start again, on a busy machine
+
+
+@dataclass
+class Place:
+    """A vhost."""
+
+    rabbit: RabbitServer
+    vhost: str
+    servers: list[Server]
+
+    @property
+    def url(self) -> str:
+        return self.rabbit.url(self.vhost)
+
+    def server(self, url: str = "", **options: Any) -> Server:
+        made = Server(url or self.url, **options)
+        self.servers.append(made)
+        return made
+
+    def broker(self, url: str = "", **options: Any) -> AmqpBroker:
+        return AmqpBroker(self.server(url, **options), Clock())
+
+
+def _place(rabbit: RabbitServer) -> Iterator[Place]:
+    made = Place(rabbit, rabbit.vhost(), [])
+    yield made
+    for server in made.servers:
+        server.close()
+    rabbit.drop(made.vhost)
+
+
+@pytest.fixture
+def place(rabbit: RabbitServer) -> Iterator[Place]:
+    yield from _place(rabbit)
+
+
+@pytest.fixture(scope="module")
+def frail_rabbit() -> Iterator[RabbitServer]:
+    """A server that tests may harm; one that has little patience with consumers."""
+    with running_rabbit(consumer_timeout="10000") as server:
+        yield server
+
+
+@pytest.fixture
+def frail(frail_rabbit: RabbitServer) -> Iterator[Place]:
+    yield from _place(frail_rabbit)
+
+
+async def lease_on(broker: Broker, seconds: float = 15.0) -> AmqpLease:
+    lease = await broker.lease(WorkerInfo(name="w"), seconds, 3)
+    assert isinstance(lease, AmqpLease)
+    return lease
+
+
+# --- At the door --------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_said_so(place: Place) -> None:
+    with pytest.raises(BrokerMisconfigured, match="refuses the user 'guest': wrong name or password"):
+        place.broker(place.rabbit.url(place.vhost, "guest:wrong")).publish([message()])
+
+
+def test_a_missing_vhost_is_said_so_with_what_makes_it(place: Place) -> None:
+    with pytest.raises(BrokerMisconfigured, match="rabbitmqctl add_vhost 'nowhere'"):
+        place.broker(place.rabbit.url("nowhere")).publish([message()])
+
+
+async def test_a_worker_does_not_wait_for_a_password_to_become_right(place: Place) -> None:
+    with pytest.raises(BrokerMisconfigured):
+        await lease_on(place.broker(place.rabbit.url(place.vhost, "guest:wrong")))
+
+
+def test_a_server_that_is_not_there_is_said_so_at_once(place: Place) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+        place.broker(f"amqp://127.0.0.1:{port}").publish([message()])
+    assert time.monotonic() - started < PROMPTLY
+
+
+def test_a_server_that_says_nothing_is_given_up_within_the_time_out(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        broker = place.broker(f"amqp://127.0.0.1:{mute.getsockname()[1]}", timeout=0.3)
+        started = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.3 s"):
+                broker.publish([message()])
+        assert time.monotonic() - started < PROMPTLY
+
+
+async def test_the_next_host_is_tried_when_one_does_not_answer(place: Place) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        dead = probe.getsockname()[1]
+    broker = place.broker(f"amqp://guest:guest@127.0.0.1:{dead},127.0.0.1:{place.rabbit.port}/{quote(place.vhost)}")
+    broker.publish([message()])
+    await broker.apublish([message()])
+    assert len(await receive(await lease_on(broker))) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "vhost", "username"),
+    [
+        ("amqp://", (("localhost", 5672),), "/", "guest"),
+        ("amqps://u:p%40@h/", (("h", 5671),), "/", "u"),
+        ("amqp://a,[::1]:5,b:6/x%2Fy", (("a", 5672), ("::1", 5), ("b", 6)), "x/y", "guest"),
+    ],
+)
+def test_urls_are_read(url: str, hosts: Any, vhost: str, username: str) -> None:
+    address = Address.of(url)
+    assert (address.hosts, address.vhost, address.username) == (hosts, vhost, username)
+
+
+@pytest.mark.parametrize("url", ["amqp://h:port", "amqp://h?speed=1"])
+def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="AMQP URL"):
+        Address.of(url)
+
+
+def test_certificates_that_cannot_be_read_are_an_error_that_names_them() -> None:
+    address = Address.of("amqps://localhost?ssl_ca_certs=/nowhere/ca.pem")
+    with pytest.raises(ImproperlyConfigured, match=r"the AMQP URL names .* ssl_ca_certs=/nowhere/ca.pem"):
+        address.tls_context()
+
+
+# --- Things deleted under us --------------------------------------------------------------------------
+
+
+async def test_a_queue_that_was_deleted_is_made_again_by_who_publishes(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message()])
+    assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
+    broker.publish([message(id="sync")])
+    await broker.apublish([message(id="async"), message("other")])
+    assert ids(await receive(await lease_on(broker))) == ["sync", "async"]
+
+
+async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = place.broker()
+    lease = await lease_on(broker)
+    waiting = asyncio.ensure_future(receive(lease, wait=LONG))
+    await asyncio.sleep(0.2)
+    assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
+    async with asyncio.timeout(PROMPTLY):
+        while "has cancelled the consumer default#1" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await place.broker().apublish([message(id="x")])
+        assert ids(await waiting) == ["x"]
+
+
+async def test_delays_that_were_deleted_are_made_again(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(due_at=time.time() + 0.3)])
+    assert place.rabbit.ask("DELETE", f"/api/exchanges/{quote(place.vhost)}/celeriac.delay.0") is not None
+    broker.publish([message(id="x", due_at=time.time() + 0.2)])
+    lease = await lease_on(broker)
+    async with asyncio.timeout(PROMPTLY):
+        found: list[str] = []
+        while "x" not in found:
+            found += ids(await receive(lease, wait=LONG))
+
+
+async def test_what_is_no_message_of_ours_is_put_aside_and_does_not_stop_a_worker(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message()])
+    body = {"properties": {}, "routing_key": "default", "payload": "hello", "payload_encoding": "string"}
+    assert place.rabbit.ask("POST", f"/api/exchanges/{quote(place.vhost)}/amq.default/publish", body) is not None
+    lease = await lease_on(broker)
+    assert len(await receive(lease)) == 1
+    async with asyncio.timeout(PROMPTLY):
+        while not (letters := await broker.operations().dead("default", 10)):
+            await receive(lease, wait=0.1)
+    assert (letters[0].message.task, letters[0].message.body) == ("(unreadable)", b"hello")
+
+
+# --- The server goes and comes ------------------------------------------------------------------------
+
+
+async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frail: Place) -> None:
+    broker = frail.broker()
+    backend = RpcBackend(frail.server(), Clock())
+    broker.publish([message(id="ready"), message(id="later", due_at=time.time() + 2.0)])
+    lease = await lease_on(broker)
+    news = await broker.listen("news")
+    heard = asyncio.ensure_future(anext(news))
+    outcome = Outcome(id="r", task="t", state="SUCCESS", value=b"1", reply_to=backend.reply_to)
+    assert ids([await one(lease)]) == ["ready"]
+    frail.rabbit.kill()
+    with pytest.raises(LeaseLost):
+        await receive(lease, wait=LONG)
+    with pytest.raises(BrokerUnavailable):
+        broker.publish([message()])
+    with pytest.raises(BrokerUnavailable):
+        await broker.apublish([message()])
+    await asyncio.to_thread(frail.rabbit.start)
+    got: set[str] = set()
+    async with asyncio.timeout(BACK_SECONDS):
+        while len(got) < 2:
+            with suppress(LeaseLost, BrokerUnavailable):
+                lease = await lease_on(broker)
+                while len(got) < 2:
+                    got.update(ids(await receive(lease, wait=LONG)))
+    assert got == {"later", "ready"}
+    await backend.store([outcome])
+    assert await backend.afetch(["r"], wait=LONG) == {"r": outcome}
+    async with asyncio.timeout(PROMPTLY):
+        while not heard.done():
+            await broker.broadcast("news", [b"1"])
+            await asyncio.wait([heard], timeout=0.1)
+    backend.close()
+
+
+async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) -> None:
+    broker = frail.broker(timeout=1.0)
+    broker.publish([message()])
+    lease = await lease_on(broker)
+    delivery = await one(lease)
+    frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="takes no messages for now"):
+                broker.publish([message()])
+        with pytest.raises(BrokerUnavailable, match="takes no messages for now"):
+            await broker.apublish([message()])
+        # A worker can still say what it has done.
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+    finally:
+        frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
+    broker.publish([message()])
+
+
+async def test_a_task_beyond_the_consumer_timeout_ends_the_lease_and_says_why(
+    frail: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = frail.broker()
+    broker.publish([message()])
+    lease = await lease_on(broker)
+    await one(lease)
+    async with asyncio.timeout(LONG):
+        with pytest.raises(LeaseLost):
+            assert await receive(lease, wait=LONG) == []
+    assert "Raise it in rabbitmq.conf: consumer_timeout" in caplog.text
+
+
+async def test_a_frozen_server_is_given_up_after_its_missed_heartbeats(frail: Place) -> None:
+    broker = frail.broker(timeout=2.0)
+    lease = await lease_on(broker, seconds=2.0)
+    assert await receive(lease) == []
+    frail.rabbit.send(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(PROMPTLY * 2):
+            with pytest.raises(LeaseLost):
+                await receive(lease, wait=LONG)
+    finally:
+        frail.rabbit.send(signal.SIGCONT)
+
+
+# --- Counting -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_looking_at_messages_is_no_delivery(place: Place, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(acks_late=False), message()])
+    for _ in range(4):
+        assert len(await broker.operations().peek("default", 10)) == 2
+    lease = await lease_on(broker)
+    got = await receive(lease)
+    assert [delivery.deliveries for delivery in got] == [1, 1]
+    assert await lease.sweep() == []
+
+
+async def test_what_a_worker_does_not_fetch_goes_back_to_others(place: Place) -> None:
+    broker = place.broker()
+    hoarder, other = await lease_on(broker), await lease_on(broker)
+    waiting = asyncio.ensure_future(receive(hoarder, 5, wait=LONG))
+    await asyncio.sleep(0.2)
+    broker.publish([message(id=name) for name in "abc"])
+    mine = await waiting  # and what else it was sent, it leaves
+    rest: list[str] = []
+    async with asyncio.timeout(PROMPTLY):
+        while len(mine) + len(rest) < 3:
+            found = await receive(other, wait=1.0)
+            assert all(delivery.deliveries == 1 for delivery in found)
+            rest += ids(found)
+    assert sorted([*ids(mine), *rest]) == ["a", "b", "c"]
+
+
+async def test_a_window_of_one_leaves_all_others_in_the_broker(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message() for _ in range(5)])
+    first, second = await lease_on(broker), await lease_on(broker)
+    [held] = await receive(first, 1, 0)
+    assert len(await receive(second)) == 4
+    assert await first.settle([Settlement(delivery=held)]) == [True]
+
+
+async def test_counts_of_another_worker_are_those_it_holds(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(), message("b"), message("b", lane=COROUTINE)])
+    lease = await lease_on(broker)
+    await receive(lease, queues=["b"])
+    found = {counts.queue: (counts.ready, counts.active) for counts in await place.broker().operations().queues()}
+    assert found == {"default": (1, 0), "b": (0, 2)}
+
+
+# --- Delays -------------------------------------------------------------------------------------------
+
+
+def test_a_delay_is_spelt_by_its_digits() -> None:
+    topology = Topology("p", quorum=True)
+    exchange, key = topology.delayed(1.5, Line("a.b*", PLAIN, 5))
+    assert exchange == "p.delay.1"
+    assert key.split(".") == [*"011", *"0" * (DIGITS - 3), "a%2Eb%2A"]
+    assert topology.delayed(1e12, Line("q", PLAIN, 5))[1].startswith("1." * DIGITS)
+
+
+def test_delays_need_as_many_queues_as_digits_however_many_there_are(place: Place) -> None:
+    broker = place.broker()
+    now = time.time()
+    broker.publish([message(due_at=now + 1000 + 7.77 * i) for i in range(2000)])
+    names = [queue["name"] for queue in place.rabbit.ask("GET", f"/api/queues/{quote(place.vhost)}?columns=name")]
+    assert len([name for name in names if name.startswith("celeriac.delay.")]) == DIGITS
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_delayed_messages_come_when_they_are_due_and_none_waits_behind_another(
+    place: Place, queue_type: str
+) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(due_at=time.time() + 0.1)])  # makes the cascade
+    now = time.time()
+    due = {f"{i}": now + 0.5 + (i * 37 % 400) / 100 for i in range(400)}
+    broker.publish([message(id=id, due_at=at) for id, at in due.items()])
+    lease = await lease_on(broker)
+    late: list[float] = []
+    async with asyncio.timeout(LONG):
+        while len(late) < len(due):
+            got = await receive(lease, 100, wait=LONG)
+            late += [time.time() - due[item.message.id] for item in got if item.message.id in due]
+            assert all(await lease.settle([Settlement(delivery=delivery) for delivery in got]))
+    late.sort()
+    print(f"late: median {late[200]:.3f}, p99 {late[396]:.3f}, at most {late[-1]:.3f}; at least {late[0]:.3f}")
+    assert late[0] > -0.5
+    assert late[396] < 1.0
+
+
+async def test_a_returned_message_waits_for_its_time(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message()])
+    lease = await lease_on(broker)
+    delivery = await one(lease)
+    again = message(id=delivery.message.id, due_at=time.time() + 0.5, attempt=2)
+    assert await lease.settle([Settlement(delivery=delivery, action=Action.RETURN, message=again)]) == [True]
+    assert await receive(lease) == []
+    assert [item.message.attempt for item in await receive(lease, wait=LONG)] == [2]
+
+
+# --- Replies ------------------------------------------------------------------------------------------
+
+
+def test_replies_are_heard_again_when_connections_were_cut(place: Place) -> None:
+    backend = RpcBackend(place.server(), Clock())
+    outcome = success(message())
+    outcome.reply_to = backend.reply_to
+    place.rabbit.cut_connections()
+    asyncio.run(backend.store([outcome]))
+    assert backend.fetch([outcome.id], wait=LONG) == {outcome.id: outcome}
+    backend.close()
+
+
+def test_what_comes_while_nobody_reads_is_heard_later(place: Place) -> None:
+    backend = RpcBackend(place.server(), Clock())
+    outcome = success(message())
+    outcome.reply_to = backend.reply_to
+    backend.close()
+    asyncio.run(backend.store([outcome]))
+    assert backend.fetch([outcome.id], wait=LONG) == {outcome.id: outcome}
+    backend.close()
+
+
+def test_an_outcome_for_a_caller_that_has_gone_is_dropped(place: Place) -> None:
+    backend = RpcBackend(place.server(), Clock())
+    outcome = success(message())
+    outcome.reply_to = "celeriac.reply.nobody"
+    assert asyncio.run(backend.store([outcome])) == [True]
+
+
+def test_a_forks_child_has_a_reply_queue_of_its_own(place: Place) -> None:
+    backend = RpcBackend(place.server(), Clock())
+    mine = backend.reply_to
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            outcome = success(message())
+            outcome.reply_to = theirs = backend.reply_to
+            asyncio.run(backend.store([outcome]))
+            heard = backend.fetch([outcome.id], wait=LONG) == {outcome.id: outcome}
+            os.write(writing, b"ok" if heard and theirs != mine else b"no")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 2) == b"ok"
+    os.close(reading)
+    os.close(writing)
+    backend.close()
+
+
+def test_rpc_wants_an_amqp_broker(make_app: Callable[..., Celeriac]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="rpc:// sends results through an AMQP broker"):
+        _ = make_app(result_backend="rpc://").backend
+
+
+def test_an_unknown_queue_type_is_refused(make_app: Callable[..., Celeriac]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="amqp_queue_type: one of auto, quorum, classic"):
+        make_app(amqp_queue_type="lazy")
+
+
+def test_a_missing_driver_says_which_extra_brings_it() -> None:
+    code = ("import sys; sys.modules['pamqp'] = None\nfrom celeriac import Celeriac\n"
+            "try: Celeriac('x', broker_url='amqp://h', environ={}).broker\n"
+            "except Exception as e: print(e)")  # fmt: skip
+    told = subprocess.run([sys.executable, "-c", code],
+                          capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert "pip install 'celeriac[amqp]'" in told
+
