@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME …] [--quick] [--json FILE]`.
+"""`python -m benchmarks [NAME …] [--quick] [--json FILE]`; a name is a benchmark's, or that of a group.
 
 Exit code 0 whatever the figures are: timing is not a test. 1 where something could not be measured.
 """
@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.catalogue import BENCHMARKS
+from benchmarks.catalogue import BENCHMARKS, GROUPS, named
+from benchmarks.environments import REQUIREMENTS
 from benchmarks.figures import Report
 from benchmarks.stage import BenchmarkError, Stage
+from benchmarks.summary import summarise
 
 __all__ = ["main"]
 
@@ -29,20 +35,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks that are named, or all; print and write what they found."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.names if name not in BENCHMARKS]:
-        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if unknown := [name for name in options.names if name not in BENCHMARKS and name not in GROUPS]:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join([*GROUPS, *BENCHMARKS])}")
     if options.folder is not None and not Path(options.folder).is_dir():
         parser.error(f"there is no folder {options.folder}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends what was started, too
     console = Console(width=None if sys.stdout.isatty() else 120)
     facts = machine.facts(options.folder)
     _print_facts(console, facts, options.quick)
-    stage = Stage(options.quick, options.folder)
+    stage = Stage(options.quick, options.folder, peers=[name for name in options.peers.split(",") if name])
     reports: list[Report] = []
     failed = False
-    for name in options.names or BENCHMARKS:
+    for name in named(options.names):
         try:
-            with console.status(name) as status:
-                stage.say = status.update
+            with _progress(console, stage, name):
                 report = BENCHMARKS[name](stage)
         except (BenchmarkError, psutil.Error, subprocess.TimeoutExpired) as error:
             console.print(f"[red]{name} could not be measured.[/] ", str(error), highlight=False)
@@ -51,8 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         _print_report(console, report)
         reports.append(report)
     for contender, module in stage.missing.items():
-        console.print(f"Left out: {contender}, as {module} is not installed (pip install 'celeriac[bench]').")
+        own = contender in REQUIREMENTS
+        how = "python -m benchmarks.environments" if own else "pip install 'celeriac[bench]'"
+        console.print(f"Left out: {contender}, as {module} is not installed ({how}).")
     _print_contenders(console, reports)
+    _print_summary(console, [asdict(report) for report in reports])
     if len(reports) > 1:
         _print_bars(console, reports)
     if options.json is not None:
@@ -62,11 +71,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Celeriac beside others.")
-    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(BENCHMARKS)} [default: all]")
+    names = ", ".join([*GROUPS, *BENCHMARKS])
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {names} [default: all]")
     parser.add_argument("--quick", action="store_true", help="little work, one round: to see that it runs")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there, too")
+    parser.add_argument("--peers", metavar="A,B", default="", help="beside these alone; files of benchmarks/peers/")
     parser.add_argument("--folder", metavar="DIR", help="measure on this folder's disk [default: the temporary one]")
     return parser
+
+
+@contextmanager
+def _progress(console: Console, stage: Stage, name: str) -> Iterator[None]:
+    """Show what the stage says it does, and, of what it can tell, how far it is."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        stage.say = lambda text: progress.update(task, description=text, total=None, completed=0)
+        stage.show = lambda share: progress.update(task, total=1.0, completed=share)
+        yield
 
 
 def _print_facts(console: Console, facts: dict[str, Any], quick: bool) -> None:
@@ -101,14 +123,27 @@ def _print_contenders(console: Console, reports: list[Report]) -> None:
     console.print(table)
 
 
+def _print_summary(console: Console, reports: list[dict[str, Any]]) -> None:
+    summary = summarise(reports)
+    if len(summary.rows) < 2:
+        return
+    table = Table(title="On Redis: all beside each other", title_style="bold", title_justify="left")
+    for place, column in enumerate(summary.columns):
+        table.add_column(column, justify="right" if place else "left")
+    for row in summary.rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+
+
 def _print_bars(console: Console, reports: list[Report]) -> None:
     table = Table(title="The bars", title_style="bold", title_justify="left")
     for column in ("benchmark", "figure", "value", "bar", "issue", ""):
         table.add_column(column, justify="right" if column in ("value", "bar") else "left")
     for report in reports:
         for bar in report.bars:
-            value, limit = f"{bar.value:.2f} {bar.unit}", f"{'≥' if bar.at_least else '<'} {bar.limit:g} {bar.unit}"
-            table.add_row(report.name, bar.what, value, limit, str(bar.issue), _verdict(bar.met))
+            value = f"{bar.value:.2f} {bar.unit}"
+            table.add_row(report.name, bar.what, value, bar.aim, str(report.issue), _verdict(bar.met))
     console.print()
     console.print(table)
 

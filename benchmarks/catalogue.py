@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from benchmarks import footprint, sqlite, startup
+from benchmarks import canvas, footprint, redis, sqlite, startup
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
-__all__ = ["BENCHMARKS"]
+__all__ = ["BENCHMARKS", "GROUPS", "named"]
 
-BENCHMARKS: dict[str, Callable[[Stage], Report]] = {
-    "sqlite-delay": sqlite.delay,
-    "sqlite-delay-many": sqlite.delay_many,
-    "sqlite-drain": sqlite.drain,
-    "roundtrip": sqlite.roundtrip,
-    "start-up": startup.start_up,
-    "idle": footprint.idle,
-    "eta": footprint.eta,
+GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
+    "sqlite": {
+        "sqlite-delay": sqlite.delay,
+        "sqlite-delay-many": sqlite.delay_many,
+        "sqlite-drain": sqlite.drain,
+        "roundtrip": sqlite.roundtrip,
+        "start-up": startup.start_up,
+        "idle": footprint.idle,
+        "eta": footprint.eta,
+    },
+    "redis": {
+        "redis-drain": redis.drain,
+        "redis-drain-results": redis.drain_kept,
+        "redis-delay": redis.delay,
+        "redis-delay-many": redis.delay_many,
+        "redis-roundtrip": redis.roundtrip,
+        "redis-sleep": redis.sleeping,
+        "redis-coroutines": redis.coroutines,
+        "redis-growth": redis.growth,
+        "redis-memory": redis.memory,
+    },
+    "canvas": {
+        "canvas-group": canvas.canvas_group,
+        "canvas-chord": canvas.canvas_chord,
+        "canvas-chain": canvas.canvas_chain,
+        "canvas-width": canvas.canvas_width,
+        "canvas-bytes": canvas.canvas_bytes,
+    },
 }
+BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark in group.items()}
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """Return the benchmarks of these names, with those of the groups among them; all, if there are none."""
+    return [one for name in names for one in GROUPS.get(name, {name: None})] or list(BENCHMARKS)

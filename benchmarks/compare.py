@@ -6,7 +6,7 @@ held against the fastest peer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -20,18 +20,27 @@ Measure = Callable[[Stage, Contender], dict[str, Any]]
 
 
 def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str], measure: Measure,
-                  bar: float, bounds: Sequence[str] = (), peers_measure: Measure | None = None) -> Report:  # fmt: skip
-    """Fill a report with rates per second; `bounds` are measured for orientation, and are no peers."""
+                  bar: float, bounds: Sequence[str] = (), peers_measure: Measure | None = None,
+                  over: Mapping[str, float] | None = None, rounds: int = 3) -> Report:  # fmt: skip
+    """Fill a report with rates per second; `bounds` are measured for orientation, and are no peers.
+
+    `bar` is held against the fastest peer, those in `over` against the peers that they name.
+    """
     contenders = stage.contenders([ours, *peers, *bounds])
-    rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds=3)
+    rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds)
     best = {name: max(told["rate"] for told in rounds) for name, rounds in rates.items()}
     report.columns = ("", "per second, best", "median", "rounds", "ours ÷ its")
     for one in contenders:
         each = [told["rate"] for told in rates[one.name]]
         ratio = "" if one.name == ours else f"{best[ours] / best[one.name]:.2f}×"
         report.rows.append((one.title, number(best[one.name]), number(median(each)), str(len(each)), ratio))
-        report.figures[one.name] = {"best": best[one.name], "rounds": rates[one.name]}
+        report.figures[one.name] = {"title": one.title, "best": best[one.name], "rounds": rates[one.name],
+                                    "bound": one.name in bounds}  # fmt: skip
     describe(report, contenders)
+    for one in contenders:
+        if over and one.name in over:
+            ratio = best[ours] / best[one.name]
+            report.bars.append(Bar(f"ours ÷ {one.title}", ratio, over[one.name], "×", at_least=True))
     beaten = [best[name] for name in peers if name in best]
     if beaten:
         report.bars.append(Bar("ours ÷ the fastest peer", best[ours] / max(beaten), bar, "×", at_least=True))
@@ -40,14 +49,18 @@ def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str],
 
 
 def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[str], count: int,
-                      bar_ms: float) -> Report:  # fmt: skip
-    """Fill a report with the milliseconds of round trips."""
+                      bar_ms: float | None = None, bar_ratio: float | None = None,
+                      seconds: float = SLOW_SECONDS) -> Report:  # fmt: skip
+    """Fill a report with the milliseconds of round trips.
+
+    The bar is a time, or how often ours fits into the fastest peer's.
+    """
     contenders = stage.contenders([ours, *peers])
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
         with stage.scratch() as folder, stage.worker(folder, one.name, 2):
             stage.ask(folder, one.name, "ping")
-            return stage.ask(folder, one.name, "roundtrips", count, SLOW_SECONDS)
+            return stage.ask(folder, one.name, "roundtrips", count, seconds)
 
     told = _measured(stage, report, contenders, {}, measure, rounds=2)
     times = {name: [second * 1e3 for one in rounds for second in one["seconds"]] for name, rounds in told.items()}
@@ -56,9 +69,15 @@ def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[s
         mine = times[one.name]
         ratio = "" if one.name == ours else f"{median(mine) / median(times[ours]):.2f}×"
         report.rows.append((one.title, number(median(mine)), number(percentile(mine, 0.99)), str(len(mine)), ratio))
-        report.figures[one.name] = {"median_ms": median(mine), "p99_ms": percentile(mine, 0.99), "count": len(mine)}
+        report.figures[one.name] = {"title": one.title, "median_ms": median(mine), "p99_ms": percentile(mine, 0.99),
+                                    "count": len(mine)}  # fmt: skip
     describe(report, contenders)
-    report.bars.append(Bar("median of delay().get()", median(times[ours]), bar_ms, "ms"))
+    if bar_ms is not None:
+        report.bars.append(Bar("median of delay().get()", median(times[ours]), bar_ms, "ms"))
+    beaten = [median(times[name]) for name in peers if name in times]
+    if bar_ratio is not None and beaten:
+        ratio = min(beaten) / median(times[ours])
+        report.bars.append(Bar("the fastest peer's median ÷ ours", ratio, bar_ratio, "×", at_least=True))
     report.notes.append("All rounds taken together; they alternate between the contenders. One caller, an idle worker.")
     return report
 
@@ -83,12 +102,12 @@ def describe(report: Report, contenders: Sequence[Contender]) -> None:
 # --- Measures of a rate -------------------------------------------------------------------------------
 
 
-def send_once(count: int) -> Measure:
+def send_once(count: int, seconds: float = SLOW_SECONDS) -> Measure:
     """Return the measure: one producer, one call per message."""
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
         with stage.scratch() as folder:
-            return stage.ask(folder, one.name, "send", count, SLOW_SECONDS)
+            return stage.ask(folder, one.name, "send", count, seconds)
 
     return measure
 
@@ -103,10 +122,12 @@ def send_many_once(count: int) -> Measure:
     return measure
 
 
-def drain_once(count: int, children: int) -> Measure:
+def drain_once(count: int | Callable[[Contender], int], children: int) -> Measure:
     """Return the measure: messages that wait when the worker starts, from the first completion to the last."""
+    count_of = count if callable(count) else lambda one: count
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
+        count = count_of(one)
         with stage.scratch() as folder:
             stage.ask(folder, one.name, "fill", count)
             watching = stage.watching(folder, one.name, count, SLOW_SECONDS)

@@ -21,12 +21,13 @@ __all__ = ["main"]
 WARM_UP = 200
 STEP = 100  # calls between two looks at the clock
 POLL_SECONDS = 0.02
+SHOW_SECONDS = 0.5  # between two words of how far a drain is
 START_SECONDS = 60.0  # for a worker to complete its first
 
 
 def facts(peer: Peer) -> dict[str, Any]:
     """Who it is."""
-    return {"title": peer.title, "module": peer.module, "settings": peer.settings,
+    return {"title": peer.title, "module": peer.module, "settings": peer.settings, "pace": peer.pace,
             "versions": {name: _version(name) for name in peer.packages}}  # fmt: skip
 
 
@@ -58,13 +59,16 @@ def drain(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
     """Watch the results come, from the first to the last; stop watching `seconds` after the first."""
     done = first = peer.completed()
     print(json.dumps({"ready": True}), flush=True)
-    start = now = time.perf_counter()
+    start = now = shown = time.perf_counter()
     while done < count and now - start < (seconds if first else START_SECONDS):
         time.sleep(POLL_SECONDS)
         done, now = peer.completed(), time.perf_counter()
         if done and not first:
             first, start = done, now
             print(json.dumps({"first": first}), flush=True)
+        if first and now - shown > SHOW_SECONDS:
+            shown = now
+            print(json.dumps({"share": done / count}), flush=True)
     return _rate(done - first, now - start)
 
 
@@ -80,13 +84,62 @@ def roundtrips(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
 
 def ping(peer: Peer) -> dict[str, Any]:
     """Wait until a worker has run a task."""
-    peer.roundtrip(60.0)
+    peer.ready()
     return {}
 
 
 def later(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
     """Send messages for later."""
     return {"held": peer.send_later(count, seconds)}
+
+
+def text(peer: Peer, count: int, length: int) -> dict[str, Any]:
+    """Send messages with a text of this length."""
+    peer.send_text(count, "x" * length)
+    return {"count": count}
+
+
+def naps(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
+    """Send tasks that sleep, and watch them end: in how long have all, from before they are sent?"""
+    peer.completed()
+    start = now = time.perf_counter()
+    peer.send_naps(count)
+    sent = time.perf_counter() - start
+    left = count
+    while left and now - start < seconds:
+        time.sleep(POLL_SECONDS / 10)
+        left, now = peer.waiting(), time.perf_counter()
+    return {"seconds": now - start, "sent": sent, "left": left}
+
+
+def workflow(peer: Any, kind: int, count: int) -> dict[str, Any]:
+    """Send a group (0), a chord (1) or a chain (2) of so many tasks, and wait for its end: in how long?"""
+    made = (peer.group, peer.chord, peer.chain)[kind](count)
+    peer.ready()
+    start = time.perf_counter()
+    value = made.apply_async().get(timeout=300)
+    seconds = time.perf_counter() - start
+    assert value == (list(range(count)) if kind == 0 else count)
+    return {"seconds": seconds, "count": count, "rate": count / seconds}
+
+
+def submit(peer: Any, kind: int, count: int, times: int) -> dict[str, Any]:
+    """Send so many workflows, with no worker: how many bytes does the server receive?"""
+    peer.group(1).apply_async()  # connects, and brings the server what it needs once
+    peer.chord(1).apply_async()
+    before = peer.sent_bytes()
+    try:
+        for _ in range(times):
+            (peer.group, peer.chord, peer.chain)[kind](count).apply_async()
+    except RecursionError as error:
+        return {"failed": type(error).__name__}
+    return {"bytes": peer.sent_bytes() - before}
+
+
+def hold(peer: Peer, held: int) -> dict[str, Any]:
+    """Let workers receive nothing; or again."""
+    peer.hold(bool(held))
+    return {}
 
 
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
@@ -97,7 +150,9 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 
 
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
-    verb.__name__: verb for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, worker)
+    verb.__name__: verb
+    for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
+                 worker)
 }
 
 

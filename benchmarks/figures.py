@@ -18,16 +18,19 @@ class Bar:
     limit: float
     unit: str
     at_least: bool = False  # else: below
-    issue: int = 2
 
     @property
     def met(self) -> bool:
         """Say whether it was reached."""
         return self.value >= self.limit if self.at_least else self.value < self.limit
 
+    @property
+    def aim(self) -> str:
+        """What it must reach, in words."""
+        return f"{'≥' if self.at_least else '<'} {self.limit:g} {self.unit}"
+
     def __str__(self) -> str:
-        sign = "≥" if self.at_least else "<"
-        return f"{self.what}: {number(self.value)} {self.unit} (bar {sign} {self.limit:g} {self.unit})"
+        return f"{self.what}: {number(self.value)} {self.unit} (bar {self.aim})"
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Report:
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)  # by contender, with its versions
+    issue: int = 2  # which says what its bars are
 
 
 def number(value: float) -> str:

@@ -1,10 +1,14 @@
-"""Where the time of a drain goes: `python -m benchmarks.profile [--seconds N] [--top N]`.
+"""Where the time goes: `python -m benchmarks.profile [--contender celeriac_redis] [--seconds N] [--top N]`.
 
-Two drains on the embedded file, each with a fresh worker of 2 children. The first is not looked at but for the CPU that
-its processes use: microseconds per task, for the supervisor and for the children. The second runs under py-spy (`pip
-install py-spy`; it may need root, or ptrace allowed): the functions in which the time is spent, by themselves and with
-what they call. py-spy stops a process for each of its looks, so only its shares mean something, not its speed; and it
-may take a process that waits in a system call (`read`, `poll`) for one that works: hold the shares against the CPU.
+Two drains, on the embedded file or on Redis, each with a fresh worker of 2 children. The first is not looked at but for
+the CPU that its processes use: microseconds per task, for the supervisor and for the children. The second runs under
+py-spy (`pip install py-spy`; it may need root, or ptrace allowed): the functions in which the time is spent, by
+themselves and with what they call. py-spy stops a process for each of its looks, so only its shares mean something, not
+its speed; and it may take a process that waits in a system call (`read`, `poll`) for one that works: hold the shares
+against the CPU.
+
+On Redis, the shares are summed by the legs of the road (`legs.py`) and turned into microseconds per task: of what the
+processes used when nobody looked. So is a producer that calls `delay()`; and Redis's own time is told by script.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ import argparse
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -24,17 +30,25 @@ from rich.table import Table
 
 from benchmarks.figures import number
 from benchmarks.footprint import Family
+from benchmarks.legs import CHILD_LEGS, PRODUCER_LEGS, SUPERVISOR_LEGS, WAITING, Legs, leg_of
+from benchmarks.peers.base import KEPT, NONE, RESULTS_VARIABLE
+from benchmarks.redis_cost import RedisCost, noting
+from benchmarks.redis_line import Line
+from benchmarks.redis_server import running
 from benchmarks.stage import BenchmarkError, Stage, Told
 
 T = TypeVar("T")
 
 __all__ = ["Samples", "main", "parse"]
 
+REDIS = ("celeriac_redis",)
 CHILDREN = 2
 SUPERVISOR, CHILD = "supervisor", "children"
+LEGS = {SUPERVISOR: SUPERVISOR_LEGS, CHILD: CHILD_LEGS}
 LOOKS_PER_SECOND = 250
-TASKS_PER_SECOND = 15_000  # how many to queue for each second under py-spy
+TASKS_PER_SECOND = {"celeriac_sqlite": 15_000, "celeriac_redis": 50_000}  # to queue for each under py-spy
 ATTACH_SECONDS = 3  # before py-spy looks
+SENDS = 10_000_000  # more than there is time for
 FRAME_SHARE = 0.97  # what is on the stack more often than this is `main` and its like, and not shown
 
 
@@ -45,6 +59,15 @@ class Samples:
     total: int = 0
     own: Counter[str] = field(default_factory=Counter)
     cumulative: Counter[str] = field(default_factory=Counter)
+    stacks: list[tuple[list[str], int]] = field(default_factory=list)
+
+    def by_leg(self, legs: Legs) -> Counter[str]:
+        """Return how often each leg of the road was at work."""
+        found: Counter[str] = Counter()
+        for frames, count in self.stacks:
+            found[leg_of(frames, legs)] += count
+        del found[WAITING]
+        return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,36 +79,115 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--top", metavar="N", type=int, default=20, help="functions to show [default: 20]")
     parser.add_argument("--native", action="store_true", help="show what C code does, too")
     parser.add_argument("--folder", metavar="DIR", help="drain on this folder's disk")
+    parser.add_argument("--results", action="store_true", help="on Redis: keep results")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     stage = Stage(folder=options.folder)
-    _print_cpu(console, *_cpu(stage, options.contender, options.tasks))
     spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
-    if not options.seconds:
-        return 0
-    if spy is None:
+    if options.seconds and spy is None:
         console.print("py-spy is not installed (pip install py-spy): no functions are shown.")
-        return 0
-    command = [spy, "record", "--subprocesses", "--function", "--format", "raw", "--rate", str(LOOKS_PER_SECOND),
+        options.seconds = 0
+    command = [str(spy), "record", "--subprocesses", "--function", "--format", "raw", "--rate", str(LOOKS_PER_SECOND),
                "--duration", str(options.seconds), *(["--native"] if options.native else [])]  # fmt: skip
-    count = TASKS_PER_SECOND * (options.seconds + ATTACH_SECONDS)
-    for role, samples in _spied(stage, options.contender, count, options.seconds, command).items():
-        _print_functions(console, role, samples, options.top)
+    if options.contender not in REDIS:
+        _profile_drain(console, stage, options, command)
+        return 0
+    stage.variables[RESULTS_VARIABLE] = KEPT if options.results else NONE
+    with running(stage) as line:
+        _profile_delay(console, stage, options, command, line)
+        _profile_drain(console, stage, options, command, line)
     return 0
+
+
+def _profile_drain(console: Console, stage: Stage, options: argparse.Namespace, command: list[str],
+                   line: Line | None = None) -> None:  # fmt: skip
+    told, used, cost = _cpu(stage, options.contender, options.tasks, line)
+    _print_cpu(console, told, used)
+    if line is not None:
+        _print_redis(console, "Redis: a task in a drain", cost, told["count"])
+    if not options.seconds:
+        return
+    count = TASKS_PER_SECOND[options.contender] * (options.seconds + ATTACH_SECONDS)
+    for role, samples in _spied(stage, options.contender, count, options.seconds, command).items():
+        if line is not None:
+            _print_legs(console, f"{role}: a task", samples.by_leg(LEGS[role]), used[role] / told["count"])
+        _print_functions(console, role, samples, options.top)
+
+
+def _profile_delay(console: Console, stage: Stage, options: argparse.Namespace, command: list[str],
+                   line: Line) -> None:  # fmt: skip
+    """Tell what a `delay()` takes: wall time, for its caller waits for Redis; py-spy looks at waiting, too."""
+    seconds = max(1, options.seconds)
+    with stage.scratch() as folder:
+        told = stage.ask(folder, options.contender, "send", SENDS, seconds)
+    wall = told["seconds"] / told["count"]
+    with stage.scratch() as folder, _noting(line, "publish_one") as cost:
+        noted = stage.ask(folder, options.contender, "send", SENDS, 1)
+    _print_redis(console, "Redis: a delay()", cost, noted["count"])
+    console.print(f"  {number(told['rate'])} calls of delay() per second", style="dim", highlight=False)
+    if not options.seconds:
+        return
+    with stage.scratch() as folder:
+        sending = stage.started(folder, options.contender, "send", SENDS, seconds + ATTACH_SECONDS)
+        with sending as process:
+            time.sleep(ATTACH_SECONDS / 2)  # it imports first
+            samples = _looked_at([*command, "--idle"], process.pid, folder, seconds)[SUPERVISOR]
+    _print_legs(console, "producer: a delay(), wall time", samples.by_leg(PRODUCER_LEGS), wall)
+    _print_functions(console, "producer", samples, options.top)
+
+
+@contextmanager
+def _noting(line: Line | None, script: str | None = None) -> Iterator[RedisCost]:
+    """Note what Redis spends, if it is Redis; on one script, or on each."""
+    if line is None:
+        yield RedisCost()
+        return
+    from celeriac.drivers.redis.scripts import SCRIPTS  # noqa: PLC0415 - wanted on Redis alone
+
+    with noting(line, script or {script.sha: name for name, script in SCRIPTS.items()}) as cost:
+        yield cost
+
+
+def _print_redis(console: Console, what: str, cost: RedisCost, count: int) -> None:
+    table = Table(title=f"{what}, microseconds", title_style="bold", title_justify="left")
+    for place, column in enumerate(("script", "µs", "calls", "tasks per call")):
+        table.add_column(column, justify="right" if place else "left")
+    told = sorted(cost.seconds.items(), key=lambda entry: -entry[1])
+    for name, seconds in told:
+        calls = cost.calls[name]
+        table.add_row(name, number(seconds / count * 1e6), f"{calls:,}", number(count / calls))
+    outside = cost.cpu - sum(cost.seconds.values())
+    table.add_row("requests, replies, and the rest", number(outside / count * 1e6), "", "")
+    table.add_row("all of the server's CPU", number(cost.cpu / count * 1e6), "", "")
+    console.print(table)
+
+
+def _print_legs(console: Console, what: str, legs: Counter[str], seconds: float) -> None:
+    """Print how the seconds of one task, or one call, are spread over the legs."""
+    table = Table(title=f"{what}, microseconds by leg", title_style="bold", title_justify="left")
+    table.add_column("leg")
+    table.add_column("µs", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(legs.values())
+    for leg, looks in legs.most_common():
+        table.add_row(leg, number(seconds * looks / total * 1e6), f"{looks / total:.0%}")
+    table.add_row("together", number(seconds * 1e6), "")
+    console.print(table)
 
 
 # --- CPU per task -------------------------------------------------------------------------------------
 
 
-def _cpu(stage: Stage, contender: str, count: int) -> tuple[Told, dict[str, float]]:
+def _cpu(stage: Stage, contender: str, count: int, line: Line | None) -> tuple[Told, dict[str, float], RedisCost]:
     """Return what a drain's watcher told, and the seconds of CPU by role from the first completion to the last."""
 
-    def measure(pid: int, wait: Callable[[], Told], folder: Path) -> tuple[Told, dict[str, float]]:
+    def measure(pid: int, wait: Callable[[], Told], folder: Path) -> tuple[Told, dict[str, float], RedisCost]:
         family = Family.of(pid)
         before = family.cpu()
-        told, after = wait(), family.cpu()
+        with _noting(line) as cost:
+            told, after = wait(), family.cpu()
         used = {process: after[process] - before[process] for process in before}
-        return told, {SUPERVISOR: used.pop(pid), CHILD: sum(used.values())}
+        return told, {SUPERVISOR: used.pop(pid), CHILD: sum(used.values())}, cost
 
     return _draining(stage, contender, count, 600.0, measure)
 
@@ -118,14 +220,18 @@ def _print_cpu(console: Console, told: Told, used: Mapping[str, float]) -> None:
 
 def _spied(stage: Stage, contender: str, count: int, seconds: int, command: list[str]) -> dict[str, Samples]:
     def measure(pid: int, wait: Callable[[], Told], folder: Path) -> dict[str, Samples]:
-        found = folder / "stacks"
-        done = subprocess.run([*command, "--pid", str(pid), "--output", str(found)], capture_output=True, text=True,
-                              timeout=seconds + 60, check=False)  # fmt: skip
-        if done.returncode or not found.exists():
-            raise BenchmarkError(f"py-spy has failed:\n{done.stderr}")
-        return parse(found.read_text(), pid)
+        return _looked_at(command, pid, folder, seconds)
 
     return _draining(stage, contender, count, seconds + 60.0, measure)
+
+
+def _looked_at(command: list[str], pid: int, folder: Path, seconds: float) -> dict[str, Samples]:
+    found = folder / "stacks"
+    done = subprocess.run([*command, "--pid", str(pid), "--output", str(found)], capture_output=True, text=True,
+                          timeout=seconds + 60, check=False)  # fmt: skip
+    if done.returncode or not found.exists():
+        raise BenchmarkError(f"py-spy has failed:\n{done.stderr}")
+    return parse(found.read_text(), pid)
 
 
 def parse(stacks: str, supervisor: int) -> dict[str, Samples]:
@@ -145,6 +251,7 @@ def parse(stacks: str, supervisor: int) -> dict[str, Samples]:
         innermost = processes[-1].removeprefix("process ").partition(":")[0] if processes else str(supervisor)
         samples = found[SUPERVISOR if innermost == str(supervisor) else CHILD]
         samples.total += int(count)
+        samples.stacks.append((frames, int(count)))
         samples.own[frames[-1]] += int(count)
         samples.cumulative.update(dict.fromkeys(frames, int(count)))
     return found

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environments import interpreter
 from benchmarks.peers.base import FOLDER_VARIABLE
 
 __all__ = ["BenchmarkError", "Contender", "Stage"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 300.0
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 1.0  # what a worker does once it was measured is of no interest
 TAIL = 2000  # characters of a failed process's words
 
 Told = dict[str, Any]  # what a process of the driver tells
@@ -42,6 +42,7 @@ class Contender:
     module: str
     settings: str
     versions: dict[str, str]
+    pace: int = 0
 
 
 @dataclass
@@ -51,6 +52,11 @@ class Stage:
     quick: bool = False
     folder: str | None = None
     say: Callable[[str], None] = lambda text: None
+    show: Callable[[float], None] = lambda share: None  # how much of what was said last is done
+    clear: Callable[[], object] = lambda: None  # empties the server that the contenders share, if they do
+    variables: dict[str, str] = field(default_factory=dict)  # in the environment of the measuring processes
+    peers: Sequence[str] = ()  # those to be measured, if not all
+    known: dict[str, Contender] = field(default_factory=dict)  # by name: those that have been asked who they are
     missing: dict[str, str] = field(default_factory=dict)  # by contender: the module that is not installed
 
     def rounds(self, full: int) -> int:
@@ -65,18 +71,24 @@ class Stage:
     def scratch(self) -> Iterator[Path]:
         """Yield a folder that lives as long as one measurement."""
         with tempfile.TemporaryDirectory(prefix="benchmark-", dir=self.folder, ignore_cleanup_errors=True) as folder:
+            self.clear()
             yield Path(folder)
 
     def contenders(self, names: Sequence[str]) -> list[Contender]:
-        """Return those that are installed; note the others in `missing`."""
+        """Return those that are installed; note the others in `missing`. The first, ours, is never left out."""
         found = []
         for name in names:
-            with self.scratch() as folder:
-                told = self.ask(folder, name, "facts")
-            if "missing" in told:
-                self.missing[name] = told["missing"]
-            else:
-                found.append(Contender(name, **told))
+            if self.peers and name != names[0] and name not in self.peers:
+                continue
+            if name not in self.known and name not in self.missing:
+                with self.scratch() as folder:
+                    told = self.ask(folder, name, "facts")
+                if "missing" in told:
+                    self.missing[name] = told["missing"]
+                else:
+                    self.known[name] = Contender(name, **told)
+            if name in self.known:
+                found.append(self.known[name])
         return found
 
     # --- Processes ------------------------------------------------------------------------------------
@@ -84,7 +96,7 @@ class Stage:
     def ask(self, folder: Path, contender: str, verb: str, *numbers: float) -> Told:
         """Let a fresh process do one of the driver's verbs; return what it tells."""
         done = subprocess.run(
-            _command(contender, verb, numbers), cwd=ROOT, env=environment(folder), text=True,
+            _command(contender, verb, numbers), cwd=ROOT, env=self._environment(folder), text=True,
             stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -97,14 +109,18 @@ class Stage:
 
         That is the count at the first completion, and then the count from there to the end, and the time.
         """
-        watcher = _start(_command(contender, "drain", (count, seconds)), folder, subprocess.PIPE)
+        watcher = self._start(_command(contender, "drain", (count, seconds)), folder, subprocess.PIPE)
         try:
 
             def wait() -> Told:
-                line = watcher.stdout.readline() if watcher.stdout is not None else ""
-                if not line:
-                    raise BenchmarkError(f"{contender} drain has failed:\n{_log(folder)}")
-                return _read(line)
+                while True:
+                    line = watcher.stdout.readline() if watcher.stdout is not None else ""
+                    if not line:
+                        raise BenchmarkError(f"{contender} drain has failed:\n{_log(folder)}")
+                    told = _read(line)
+                    if "share" not in told:
+                        return told
+                    self.show(told["share"])
 
             wait()
             yield wait
@@ -114,13 +130,32 @@ class Stage:
     @contextmanager
     def worker(self, folder: Path, contender: str, children: int, tuned: bool = True) -> Iterator[int]:
         """Run a worker for as long as a block lasts; yield the id of its first process, the supervisor."""
-        process = _start(_command(contender, "worker", (children, tuned)), folder, subprocess.DEVNULL)
+        process = self._start(_command(contender, "worker", (children, tuned)), folder, subprocess.DEVNULL)
         try:
             yield process.pid
             if process.poll() is not None:
                 raise BenchmarkError(f"The worker of {contender} has ended by itself:\n{_log(folder)}")
         finally:
             _end(process)
+
+    @contextmanager
+    def started(self, folder: Path, contender: str, verb: str, *numbers: float) -> Iterator[subprocess.Popen[str]]:
+        """Let a process do one of the driver's verbs for as long as a block lasts; what it tells is not heard."""
+        process = self._start(_command(contender, verb, numbers), folder, subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            _end(process)
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        return {**environment(folder), **self.variables}
+
+    def _start(self, command: list[str], folder: Path, stdout: int) -> subprocess.Popen[str]:
+        with (folder / "log").open("a") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=self._environment(folder), text=True, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=log,
+            )  # fmt: skip
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -131,15 +166,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _command(contender: str, verb: str, numbers: Sequence[float]) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.driver", contender, verb, *(str(int(number)) for number in numbers)]
-
-
-def _start(command: list[str], folder: Path, stdout: int) -> subprocess.Popen[str]:
-    with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment(folder), text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=stdout, stderr=log,
-        )  # fmt: skip
+    told = [str(int(number)) if number == int(number) else str(number) for number in numbers]
+    return [interpreter(contender), "-m", "benchmarks.driver", contender, verb, *told]
 
 
 def _end(process: subprocess.Popen[str]) -> None:

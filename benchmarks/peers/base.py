@@ -14,10 +14,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
-__all__ = ["FOLDER", "FOLDER_VARIABLE", "Peer"]
+__all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "KEPT", "NONE", "REDIS_VARIABLE", "RESULTS_VARIABLE", "Peer"]
 
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
 FOLDER = Path(os.environ.get(FOLDER_VARIABLE, "."))
+REDIS_VARIABLE = "BENCHMARK_REDIS"  # its URL
+RESULTS_VARIABLE = "BENCHMARK_RESULTS"  # what is to be done about results:
+NONE, KEPT, AWAITED = "none", "kept", "awaited"
 
 
 class Peer(ABC):
@@ -27,6 +30,7 @@ class Peer(ABC):
     module: ClassVar[str]  # what a user imports
     packages: ClassVar[Sequence[str]]  # whose versions are told
     settings: str  # how it was set up; what it promises
+    pace: ClassVar[int] = 0  # tasks per second that it drains, roughly: so many are queued for each second of a drain
 
     @abstractmethod
     def send(self, count: int) -> None:
@@ -36,6 +40,22 @@ class Peer(ABC):
         """Send `count` messages by the fastest way that it offers."""
         self.send(count)
 
+    def send_text(self, count: int, text: str) -> None:
+        """Send `count` messages with this text as their argument."""
+        raise NotImplementedError
+
+    def send_naps(self, count: int) -> None:
+        """Send `count` messages of a task that sleeps; which, and for how long, the contender's file says."""
+        raise NotImplementedError
+
+    def waiting(self) -> int:
+        """Return how many messages the broker holds whose tasks have not ended."""
+        raise NotImplementedError
+
+    def hold(self, held: bool) -> None:
+        """Let workers receive nothing; or again."""
+        raise NotImplementedError
+
     def send_later(self, count: int, seconds: float) -> int:
         """Send `count` messages that are due in so many seconds; return how many the broker holds for later."""
         raise NotImplementedError
@@ -43,6 +63,10 @@ class Peer(ABC):
     @abstractmethod
     def roundtrip(self, timeout: float) -> Any:
         """Send one message, wait for its result, and return that."""
+
+    def ready(self) -> None:
+        """Return when a worker has run a task."""
+        self.roundtrip(60.0)
 
     def roundtrips(self, count: int) -> list[float]:
         """Return the seconds that each of `count` round trips took. An asyncio library does this in one loop."""

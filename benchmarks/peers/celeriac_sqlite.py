@@ -11,7 +11,6 @@ from celeriac import Celeriac
 from celeriac.clock import Clock
 
 DATABASE = FOLDER / "celeriac.db"
-SCHEDULED = 1  # the state of messages that wait for their time, in the table `messages`
 
 app = Celeriac("benchmark", broker_url=f"sqlite:///{DATABASE}")
 
@@ -43,8 +42,8 @@ class CeleriacSQLite(Peer):
             calls = [(number,) for number in range(first, min(count, first + 1000))]
             noop.delay_many(calls, countdown=seconds + first / 1e6)
         with closing(connect(DATABASE)) as connection:
-            statement = "SELECT count(*) FROM messages WHERE state = ? AND due_at > ?"
-            held: int = connection.execute(statement, (SCHEDULED, Clock().now())).fetchone()[0]
+            statement = "SELECT count(*) FROM scheduled WHERE due_at > ?"
+            held: int = connection.execute(statement, (Clock().now(),)).fetchone()[0]
             return held
 
     def roundtrip(self, timeout: float) -> int:

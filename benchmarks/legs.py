@@ -1,0 +1,72 @@
+"""The legs of the road, and the functions that belong to each: how py-spy's stacks become microseconds per leg.
+
+A stack belongs to the leg of its innermost function that is named here. What is renamed in the package shows up as "the
+rest": a leg that is gone from the table is one to be named anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["CHILD_LEGS", "PRODUCER_LEGS", "REST", "SUPERVISOR_LEGS", "WAITING", "Legs", "leg_of"]
+
+Legs = Mapping[str, Sequence[str]]
+"""By leg: "function file", or "file" for all of a file's; a file by the end of its path."""
+
+REST = "the event loop, and the rest"
+WAITING = "waiting"  # no leg: py-spy takes it for work
+
+PRODUCER_LEGS: Legs = {
+    "check the arguments": ("arguments.py",),
+    "make the message: id, body, options": ("draft.py", "message.py", "clock.py", "serialization.py"),
+    "encode the message": ("brokers/redis/blobs.py",),
+    "write to the socket": ("exchange connection.py",),
+    "wait for Redis, read": ("_read connection.py",),
+    "pack the command, borrow a connection": ("server.py", "connection.py", "brokers/redis/broker.py"),
+    "make the result": ("_sent task.py", "result.py"),
+}
+
+SUPERVISOR_LEGS: Legs = {
+    "write to Redis's socket": ("send wire.py",),
+    "read Redis's replies": ("drivers/redis/wire.py",),
+    "receive: decode messages": ("_take lease.py", "receive lease.py", "decode blobs.py", "_turned lease.py"),
+    "check": ("worker/receiver.py", "rates.py"),
+    "to the children: choose, frame, write": (
+        "dispatch process_pool.py", "_suspects process_pool.py", "run child_handle.py", "frame frames.py",
+        "_write child_handle.py", "_permit child_handle.py", "_limited child_handle.py",
+    ),
+    "from the children: read, parse": (
+        "worker/process_pool.py", "worker/child_handle.py", "worker/frames.py", "worker/pace.py",
+    ),
+    "decide": ("worker/settle.py",),
+    "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/blobs.py"),
+    "settle: books": ("worker/settling.py", "worker/statistics.py"),
+}  # fmt: skip
+
+CHILD_LEGS: Legs = {
+    "take a permit": ("_take_permit child.py",),
+    "read runs, parse": ("_run_of child.py", "worker/frames.py"),
+    "decode, run, encode": ("execution.py", "task.py", "context.py", "serialization.py", "arguments.py", "outcome.py",
+                            "celeriac_redis.py", "signals.py"),
+    "frame and write the outcome": ("work child.py",),
+    WAITING: ("run nursery.py",),
+}  # fmt: skip
+
+
+def leg_of(frames: Sequence[str], legs: Legs) -> str:
+    """Return the leg of a stack, whose frames stand with the innermost last.
+
+    >>> leg_of(["ChildHandle.run (worker/child_handle.py:64)", "frame (worker/frames.py:76)"], SUPERVISOR_LEGS)
+    'to the children: choose, frame, write'
+    >>> leg_of(["main (x.py)"], SUPERVISOR_LEGS) == REST
+    True
+    """
+    for frame in reversed(frames):
+        name_of, _, place_of = frame.rstrip(")").partition(" (")
+        function, file = name_of.rpartition(".")[2], place_of.partition(":")[0]
+        for named in (True, False):  # a function's own entry goes before its file's
+            for leg, places in legs.items():
+                for name, _, end in (place.rpartition(" ") for place in places):
+                    if bool(name) is named and file.endswith(end) and name in ("", function):
+                        return leg
+    return REST

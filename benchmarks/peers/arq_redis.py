@@ -1,0 +1,70 @@
+"""arq: worker processes, coroutine tasks, uvloop's policy.
+
+Its queue is polled: every 10 ms, not every half second as shipped, up to 100 jobs at a time. Without results
+`keep_result` is 0. It has no bulk call; jobs are enqueued concurrently.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import uvloop
+from arq import create_pool  # type: ignore[import-not-found, unused-ignore]
+from arq.connections import ArqRedis, RedisSettings  # type: ignore[import-not-found, unused-ignore]
+
+from benchmarks.peers.base import NONE
+from benchmarks.peers.redis_peer import RESULTS, URL, AsyncRedisPeer
+
+POLL_SECONDS = 0.01
+RESULT_POLL_SECONDS = 0.001
+AT_ONCE = 100
+
+uvloop.install()
+
+
+async def noop(context: Any, argument: Any) -> Any:
+    return argument
+
+
+class WorkerSettings:
+    """What arq's command reads."""
+
+    functions = [noop]
+    redis_settings = RedisSettings.from_dsn(URL)
+    max_jobs = AT_ONCE
+    poll_delay = POLL_SECONDS if RESULTS == NONE else RESULT_POLL_SECONDS
+    keep_result = 0 if RESULTS == NONE else 86400
+    log_results = False
+
+
+class ArqOnRedis(AsyncRedisPeer):
+    """The fastest way to set it up."""
+
+    title = "arq"
+    module = "arq"
+    packages = ("arq", "redis", "hiredis", "uvloop")
+    settings = (f"coroutines, {AT_ONCE} at a time, uvloop, polls every {POLL_SECONDS * 1000:g} ms; at least once; "
+                "seen: jobs not ended; enqueued concurrently for want of a bulk call")  # fmt: skip
+    pace = 1_800
+    _pool: ArqRedis
+
+    async def open(self) -> None:
+        self._pool = await create_pool(WorkerSettings.redis_settings)
+
+    async def asend(self, argument: Any) -> None:
+        await self._pool.enqueue_job("noop", argument)
+
+    async def around(self) -> None:
+        job = await self._pool.enqueue_job("noop", 1)
+        await job.result(poll_delay=RESULT_POLL_SECONDS)
+
+    def waiting(self) -> int:
+        count: int = self.ask(("ZCARD", "arq:queue"))[0]
+        return count
+
+    def worker(self, children: int, tuned: bool) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.peers.several", str(children), "arq", f"{__name__}.WorkerSettings"]
+
+
+PEER = ArqOnRedis()

@@ -1,0 +1,119 @@
+"""What the contenders on Redis have in common.
+
+How far a worker is, is seen from outside, alike for all: by what the broker holds, in O(1) commands, at a low
+frequency. Some brokers forget a message when a worker takes it and not when its task ends, so that the few in workers'
+hands count as ended: in their favour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import abstractmethod
+from collections.abc import Coroutine, Iterable
+from time import perf_counter
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from benchmarks.peers.base import KEPT, REDIS_VARIABLE, RESULTS_VARIABLE, Peer
+from benchmarks.redis_line import Line
+
+__all__ = ["RESULTS", "URL", "AsyncRedisPeer", "RedisPeer"]
+
+URL = os.environ.get(REDIS_VARIABLE, "redis://127.0.0.1:6379/0")
+RESULTS = os.environ.get(RESULTS_VARIABLE, KEPT)
+
+T = TypeVar("T")
+
+
+class RedisPeer(Peer):
+    """A contender on Redis."""
+
+    _line: Line | None = None
+    _base: int | None = None
+
+    @abstractmethod
+    def one_by_one(self, arguments: Iterable[Any]) -> None:
+        """Send a message for each argument, one after the other, the way its users do."""
+
+    def in_bulk(self, arguments: Iterable[Any]) -> None:
+        """Send a message for each argument by the fastest way that it offers."""
+        self.one_by_one(arguments)
+
+    def send(self, count: int) -> None:
+        self.one_by_one(range(count))
+
+    def send_many(self, count: int) -> None:
+        self.in_bulk(range(count))
+
+    def send_text(self, count: int, text: str) -> None:
+        self.in_bulk([text] * count)
+
+    def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Return Redis's replies, over a connection of our own."""
+        if self._line is None:
+            self._line = Line(urlsplit(URL).port or 6379)
+        return self._line.ask_all(*commands)
+
+    def completed(self) -> int:
+        """Return how many have ended since this was first asked."""
+        waiting = self.waiting()
+        if self._base is None:
+            self._base = waiting
+        return self._base - waiting
+
+
+class AsyncRedisPeer(RedisPeer):
+    """A contender whose calls are coroutines. Its caller lives in one event loop, uvloop's where it is installed."""
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in this peer's loop."""
+        if self._runner is None:
+            import uvloop  # noqa: PLC0415 - in callers alone: the worker decides for itself
+
+            self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+            self._runner.run(self.open())
+        return self._runner.run(work)
+
+    async def open(self) -> None:
+        """Connect."""
+
+    @abstractmethod
+    async def asend(self, argument: Any) -> None:
+        """Send one message."""
+
+    @abstractmethod
+    async def around(self) -> None:
+        """Send one message, and wait for its result."""
+
+    async def _each(self, arguments: Iterable[Any]) -> None:
+        for argument in arguments:
+            await self.asend(argument)
+
+    def one_by_one(self, arguments: Iterable[Any]) -> None:
+        self.run(self._each(arguments))
+
+    def in_bulk(self, arguments: Iterable[Any]) -> None:
+        self.run(self._gathered(list(arguments), 100))
+
+    async def _gathered(self, arguments: list[Any], at_once: int) -> None:
+        """Send concurrently; that is what its users do, as it has no bulk call."""
+        for start in range(0, len(arguments), at_once):
+            await asyncio.gather(*map(self.asend, arguments[start : start + at_once]))
+
+    def roundtrip(self, timeout: float) -> None:
+        self.run(asyncio.wait_for(self.around(), timeout))
+
+    def roundtrips(self, count: int) -> list[float]:
+        return self.run(self._around(count))
+
+    async def _around(self, count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            start = perf_counter()
+            await self.around()
+            times.append(perf_counter() - start)
+        return times
