@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers check bench docs clean
+.PHONY: help demo test chaos servers check bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -18,11 +18,15 @@ demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one termi
 	$(BIN)/celeriac demo
 
 test: .venv/.installed servers ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3
+
+chaos: .venv/.installed servers ## 100,000 tasks on each broker, while everything is killed at random
+	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 
 servers:
-	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || command -v redis-server >/dev/null || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server; } || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server; } >/dev/null
 
 check: .venv/.installed ## lint, types, layers, public names
 	$(BIN)/ruff check
@@ -30,7 +34,8 @@ check: .venv/.installed ## lint, types, layers, public names
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -p no:randomly tests/test_public_names.py
 
-bench: .venv/.installed ## measure against Celery and others
+bench: .venv/.installed servers ## measure against Celery and others
+	$(BIN)/python -m benchmarks.environments
 	$(BIN)/python -m benchmarks
 
 docs: .venv/.installed ## run the examples of the pages and of the docstrings

@@ -38,7 +38,7 @@ def pages() -> dict[str, str]:
 # --- Settings -----------------------------------------------------------------------------------------
 
 SECTIONS = {
-    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_"),
+    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_"),
     "Tasks": ("task_", "accept_content"),
     "Results": ("result_",),
     "Workers": ("worker_", "imports"),
