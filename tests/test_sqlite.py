@@ -17,11 +17,12 @@ import pytest
 
 from celeriac.brokers.base import WorkerInfo
 from celeriac.brokers.sqlite import SQLiteBroker, connect
+from celeriac.brokers.sqlite.rows import seq_of, seqs_of
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database, database, path_of
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured
-from celeriac.message import PLAIN, Message, new_id
+from celeriac.message import PLAIN, Message, new_id, new_ids
 
 PUBLISH = """
 import sys
@@ -424,3 +425,25 @@ def test_messages_whose_ids_claim_one_place_are_all_kept_and_found(tmp_path: Pat
     found = asyncio.run(broker.operations().find(ids))
     assert {id: message.id for id, (_, message) in found.items()} == {id: id for id in ids}
     assert asyncio.run(broker.operations().purge("default")) == 9
+
+
+OURS = new_ids(3)
+STRANGE = (
+    "mine", "", "7" * 36, OURS[0].replace("-", "_"), OURS[0].replace("-7", "-4"), "x" + OURS[0][1:], " " + OURS[0][1:],
+    "f" * 8 + OURS[0][8:], "0" * 8 + OURS[0][8:], OURS[0] + "0", OURS[0][:-1], OURS[0][:-1] + "-",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ids", [OURS, [], *([one] for one in STRANGE), *([*OURS, one, *OURS] for one in STRANGE),
+                                 [OURS[0][:-1], OURS[1] + "0"]])  # fmt: skip
+def test_the_ages_of_many_ids_are_those_of_each(ids: list[str]) -> None:
+    assert seqs_of(ids) == [seq_of(id) for id in ids]
+
+
+def test_ages_are_in_the_order_of_ids_and_none_is_told_of_what_is_no_id_of_ours() -> None:
+    ids = new_ids(1000)
+    ages = seqs_of(ids)
+    assert ages == sorted(set(ages), key=ages.index)
+    assert None not in ages
+    assert [age for age in ages if age is not None] == sorted(age for age in ages if age is not None)
+    assert seqs_of(STRANGE) == [None] * len(STRANGE)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celeriac.clock import instant
 from celeriac.context import Request, current
 from celeriac.errors import MessageTooLarge, UnknownOption
-from celeriac.message import PLAIN, Link, Message, new_id
+from celeriac.message import PLAIN, Link, Message, new_id, new_ids
 from celeriac.options import check_call
 from celeriac.serialization import JSON, Serializer, dumps_call, serializer
 
@@ -73,7 +73,7 @@ class Draft:
         id = fields.pop("id", None) or new_id()
         return Message(id=id, task=self._task, body=body, sent_at=now, **fields)
 
-    def messages(self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+    def messages(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
                  options: Mapping[str, Any]) -> list[Message]:  # fmt: skip
         """Return the messages of many calls (arguments, named arguments), which have their options in common."""
         if "task_id" in options:
@@ -81,11 +81,11 @@ class Draft:
         now, task, limit = self._app.clock.now(), self._task, self._limit
         dumps, fields = self._particular(options, now, current.get())
         messages = []
-        for args, kwargs in calls:
+        for id, (args, kwargs) in zip(new_ids(len(calls)), calls, strict=True):
             body = dumps(args, kwargs)
             if len(body) > limit:
                 raise self._too_large(body)
-            messages.append(Message(id=new_id(), task=task, body=body, sent_at=now, **fields))
+            messages.append(Message(id=id, task=task, body=body, sent_at=now, **fields))
         return messages
 
     def _addressed(self) -> dict[str, Any]:

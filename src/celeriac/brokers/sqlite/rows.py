@@ -4,9 +4,12 @@ and its leases."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from typing import NamedTuple
+import struct
+from binascii import unhexlify
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from celeriac.drivers.sqlite.many import Insert
 from celeriac.drivers.sqlite.schema import KEPT, READY, SCHEDULED, STATES
 from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
@@ -30,8 +33,9 @@ NewRow = tuple[int, int, int, bytes]
 """Line, rank and seq (the place), and the encoded message."""
 
 _HERE = "line = ?1 AND rank = ?2 AND seq = ?3"
-INSERT = "INSERT INTO ready (line, rank, seq, message) VALUES (?, ?, ?, ?)"
-INSERT_SCHEDULED = f"INSERT INTO scheduled ({KEPT}, due_at) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+INSERT = Insert("INTO ready (line, rank, seq, message)", 4)
+INSERT_SCHEDULED = Insert(f"INTO scheduled ({KEPT}, due_at)", 7)
+INSERT_READY = Insert(f"INTO ready ({KEPT})", 6)
 INSERT_NEW = f"""
     INSERT INTO ready (line, rank, seq, message) SELECT ?1, ?2, ?3, ?4
     WHERE NOT EXISTS (SELECT 1 FROM active WHERE {_HERE}) AND NOT EXISTS (SELECT 1 FROM scheduled WHERE {_HERE})
@@ -88,16 +92,39 @@ class Lines:
 
 def seq_of(id: str) -> int | None:
     """Return the age of a message by its id: 41 bits of milliseconds, 22 of the counter. None: not an id of ours."""
-    if len(id) != 36 or id[14] != "7":
+    if len(id) != 36 or id[14] != "7" or id[8] + id[13] + id[18] + id[23] != "----":
         return None
     try:
-        bits = int(id[:8] + id[9:13] + id[15:18] + id[19:23], 16)  # 48 of milliseconds, 12 + 2 + 14
+        bits = int.from_bytes(unhexlify(id.replace("-", "")))
     except ValueError:
         return None
-    milliseconds = (bits >> 28) - EPOCH
-    if not 0 <= milliseconds < 1 << 41:
-        return None
-    return milliseconds << 22 | (bits >> 2 & 0x3F_C000 | bits & 0x3FFF)
+    seq = _seq(bits >> 64, bits & 0xFFFF_FFFF_FFFF_FFFF)
+    return seq if seq >> 63 == 0 else None
+
+
+def seqs_of(ids: Sequence[str]) -> list[int | None]:
+    """Return what `seq_of` says of each; of ids of ours, in half the time."""
+    text = "".join(ids)
+    if set(map(len, ids)) == {36} and text[14::36] == "7" * len(ids) and _dashed(text, len(ids)):
+        try:
+            seqs = [_seq(high, low) for high, low in _HALVES(unhexlify(text.replace("-", "")))]
+        except ValueError:
+            seqs = [-1]
+        if min(seqs) >= 0 and max(seqs) >> 63 == 0:
+            return list(seqs)
+    return [seq_of(id) for id in ids]
+
+
+_HALVES = struct.Struct(">QQ").iter_unpack  # of an id's 128 bits
+
+
+def _dashed(text: str, count: int) -> bool:
+    return all(text[start::36] == "-" * count for start in (8, 13, 18, 23)) and text.count("-") == 4 * count
+
+
+def _seq(high: int, low: int) -> int:
+    """Return the age: of 48 bits of milliseconds, 4, 12 of the counter; 2, 14 of it, 48 at random."""
+    return (high >> 16) - EPOCH << 22 | high << 14 & 0x3F_C000 | low >> 48 & 0x3FFF
 
 
 def new_row(message: Message, line: int, now: float) -> NewRow | None:
@@ -106,15 +133,19 @@ def new_row(message: Message, line: int, now: float) -> NewRow | None:
     return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
 
 
-def insert(connection: sqlite3.Connection, lines: Lines, messages: Iterable[Message], now: float) -> None:
+def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Message], now: float) -> None:
     """Write messages that are not there already, inside the caller's write transaction."""
     together: dict[tuple[str, int, int], dict[int, Message]] = {}
     apart: list[Message] = []
-    for message in messages:
-        line = lines.number(connection, message.queue, message.lane)
-        state = SCHEDULED if _waits(message, now) else READY
-        group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
-        seq = seq_of(message.id)
+    before: tuple[Any, ...] | None = None  # of the message before: most are alike
+    group: dict[int, Message] = {}
+    for message, seq in zip(messages, seqs_of([message.id for message in messages]), strict=True):
+        kind = (message.queue, message.lane, message.priority, message.due_at)
+        if kind != before:
+            before = kind
+            line = lines.number(connection, message.queue, message.lane)
+            state = SCHEDULED if _waits(message, now) else READY
+            group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
             apart.append(message)
     for (state, line, rank), group in together.items():
@@ -122,10 +153,10 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Iterable[Mess
         if group and connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
             apart += group.values()
         elif state == READY:
-            connection.executemany(INSERT, [(line, rank, seq, encode(message)) for seq, message in group.items()])
+            INSERT.write(connection, [(line, rank, seq, encode(message)) for seq, message in group.items()])
         else:
             rows = [(line, rank, seq, None, 0, encode(message), message.due_at) for seq, message in group.items()]
-            connection.executemany(INSERT_SCHEDULED, rows)
+            INSERT_SCHEDULED.write(connection, rows)
     for message in apart:
         if find(connection, message.id) is None:
             place(connection, lines, message, now)
@@ -141,9 +172,9 @@ def place(connection: sqlite3.Connection, lines: Lines, message: Message, now: f
         seq = seq_of(new_id())
     values = (line, rank, seq, None if seq == said else message.id, deliveries, encode(message))
     if _waits(message, now):
-        connection.execute(INSERT_SCHEDULED, (*values, message.due_at))
+        INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
     else:
-        connection.execute(f"INSERT INTO ready ({KEPT}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+        INSERT_READY.write(connection, [values])
 
 
 def _waits(message: Message, now: float) -> bool:

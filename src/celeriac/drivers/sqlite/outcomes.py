@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from celeriac.drivers.sqlite.many import Insert
 from celeriac.outcome import Outcome
 
 __all__ = ["decode", "store"]
@@ -14,19 +15,20 @@ __all__ = ["decode", "store"]
 _encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Outcome).decode
 
-STORE = """
-    INSERT INTO outcomes (id, state, final, stored_at, outcome) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET state = excluded.state, final = excluded.final, stored_at = excluded.stored_at,
-        outcome = excluded.outcome WHERE final = 0
-"""
+STORE = Insert(
+    "INTO outcomes (id, state, final, stored_at, outcome)",
+    5,
+    """ON CONFLICT (id) DO UPDATE SET state = excluded.state, final = excluded.final, stored_at = excluded.stored_at,
+        outcome = excluded.outcome WHERE final = 0""",
+)
 
 
 def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> list[bool]:
     """Store outcomes; say of each whether there was no final one."""
     rows = [(item.id, item.state, item.ready, now, _encode(item)) for item in outcomes]
     connection.execute("SAVEPOINT store")
-    if connection.executemany(STORE, rows).rowcount == len(rows):
+    if STORE.write(connection, rows) == len(rows):
         return [True] * len(rows)
     # For some there was, and what was stored does not tell which.
     connection.execute("ROLLBACK TO store")
-    return [connection.execute(STORE, row).rowcount == 1 for row in rows]
+    return [STORE.write(connection, [row]) == 1 for row in rows]
