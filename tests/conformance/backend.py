@@ -58,8 +58,9 @@ class BackendConformance:
         assert ports.backend.fetch([started.id], wait=0.01) == {}
         assert await ports.backend.afetch([started.id], wait=0.01) == {}
 
-    def test_a_store_from_another_thread_ends_a_wait(self, ports: Ports) -> None:
-        final = ports.outcome()
+    @pytest.mark.parametrize("size", [1, 100_000])
+    def test_a_store_from_another_thread_ends_a_wait(self, ports: Ports, size: int) -> None:
+        final = ports.outcome(value=b"1" * size)
         begun = threading.Event()
 
         def store() -> None:
@@ -74,8 +75,9 @@ class BackendConformance:
         assert time.monotonic() - started < PROMPTLY
         thread.join()
 
-    async def test_a_store_from_another_thread_ends_a_coroutines_wait(self, ports: Ports) -> None:
-        final = ports.outcome()
+    @pytest.mark.parametrize("size", [1, 100_000])
+    async def test_a_store_from_another_thread_ends_a_coroutines_wait(self, ports: Ports, size: int) -> None:
+        final = ports.outcome(value=b"1" * size)
         waiting = asyncio.create_task(ports.backend.afetch(["nobody", final.id], wait=LONG))
         await asyncio.sleep(0.02)
         async with asyncio.timeout(PROMPTLY):

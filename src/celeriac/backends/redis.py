@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -51,10 +52,11 @@ class RedisBackend(Backend):
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if not ids:
             return {}
-        found = self._found(ids, self.server.do(self._get(ids)), final=wait > 0)
-        if found or wait <= 0:
-            return found
         deadline = self.clock.monotonic() + wait
+        if wait > 0 and len(ids) == 1:  # is there nothing yet, it is listened for already
+            with contextlib.suppress(OSError):
+                return self._await(ids, deadline)
+        found = self._found(ids, self.server.do(self._get(ids)), final=wait > 0)
         failing: float | None = None
         while not found and self.clock.monotonic() < deadline:
             try:
@@ -68,27 +70,30 @@ class RedisBackend(Backend):
         return found
 
     def _await(self, ids: Sequence[str], deadline: float) -> dict[str, Outcome]:
-        """Listen, then look, then look at what was heard of; empty when the time is over. Raises `OSError`."""
-        wanted, heard = set(ids), set[str]()
-        channels = [self._channel(number) for number in {outcomes.channel_of(id) for id in ids}]
-        with self.server.pubsub(lambda channel, payload: heard.update(payload.decode().split("\0"))) as ear:
-            ear.subscribe(channels)
-            ear.confirm(self.server.timeout)
-            heard.update(wanted)
-            found: dict[str, Outcome] = {}
+        """Listen, look, and take what is told from then on; empty when the time is over. Raises `OSError`."""
+        found: dict[str, Outcome] = {}
+        ended: set[str] = set()  # of which the value was not told
+        wanted = set(ids)
+
+        def hear(channel: str, payload: bytes) -> None:
+            _take_told(payload, wanted, found, ended)
+
+        channels = self._channels(ids)
+        with self.server.pubsub(hear) as ear:
+            values = ear.ask(self._get(ids), self.server.timeout, channels)
+            found.update(self._found(ids, values, final=True))
             looked = self.clock.monotonic()
             while not found:
-                asked = list(heard & wanted)
-                heard.clear()
-                if asked:
-                    found = self._found(asked, self.server.do(self._get(asked)), final=True)
-                    continue
+                asked = list(ended)
+                ended.clear()
                 now = self.clock.monotonic()
-                if now >= deadline:
+                if not asked and now >= deadline:
                     break
-                if now - looked > LOOK_SECONDS:
-                    heard.update(wanted)
-                    looked = now
+                if not asked and now - looked > LOOK_SECONDS:
+                    asked, looked = list(ids), now
+                if asked:
+                    values = ear.ask(self._get(asked), self.server.timeout)
+                    found.update(self._found(asked, values, final=True))
                 else:
                     ear.pump(min(deadline - now, LOOK_SECONDS))
             ear.unsubscribe(channels)
@@ -101,27 +106,28 @@ class RedisBackend(Backend):
         if found or wait <= 0:
             return found
         deadline = self.clock.monotonic() + wait
-        wanted, heard, some = set(ids), set(ids), asyncio.Event()
+        wanted, ended, some = set(ids), set(ids), asyncio.Event()  # what may have ended, and was not told
 
         def hear(payload: bytes | None) -> None:
-            news = wanted if payload is None else wanted.intersection(payload.decode().split("\0"))
-            if news:
-                heard.update(news)
+            if payload is None:
+                ended.update(wanted)
+            else:
+                _take_told(payload, wanted, found, ended)
+            if found or ended:
                 some.set()
 
-        channels = [self._channel(number) for number in {outcomes.channel_of(id) for id in ids}]
         joined = []
         try:
-            for channel in channels:
+            for channel in self._channels(ids):
                 await self._patiently(partial(self.server.hear, channel, hear))
                 joined.append(channel)
             while not found:
-                asked = list(heard)
-                heard.clear()
+                asked = list(ended)
+                ended.clear()
                 some.clear()
                 if asked:
                     values = await self._patiently(partial(self.server.ado, self._get(asked)))
-                    found = self._found(asked, values, final=True)
+                    found.update(self._found(asked, values, final=True))
                     continue
                 left = deadline - self.clock.monotonic()
                 if left <= 0:
@@ -130,7 +136,7 @@ class RedisBackend(Backend):
                     async with asyncio.timeout(min(left, LOOK_SECONDS)):
                         await some.wait()
                 except TimeoutError:
-                    heard.update(wanted)
+                    ended.update(wanted)
         finally:
             for channel in joined:
                 self.server.unhear(channel, hear)
@@ -234,14 +240,23 @@ class RedisBackend(Backend):
     def _key(self, id: str) -> str:
         return f"{self.server.prefix}:outcome:{id}"
 
-    def _channel(self, number: int) -> str:
-        return f"{self.server.prefix}:done:{number}"
+    def _channels(self, ids: Sequence[str]) -> list[str]:
+        return [f"{self.server.prefix}:done:{number}" for number in {outcomes.channel_of(id) for id in ids}]
 
     def close(self) -> None:
         self.server.close()
 
     def __repr__(self) -> str:
         return f"<RedisBackend {self.server.address}>"
+
+
+def _take_told(payload: bytes, wanted: set[str], found: dict[str, Outcome], ended: set[str]) -> None:
+    for id, value in outcomes.told(payload):
+        if id in wanted:
+            if value is None:
+                ended.add(id)
+            else:
+                found[id] = outcomes.decode(value)
 
 
 def _found_trees(ids: Sequence[str], values: Sequence[bytes | None]) -> dict[str, bytes]:

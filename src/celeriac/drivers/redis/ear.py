@@ -2,7 +2,8 @@
 
 A callback joins a channel and is called with every payload from then on; with None after a connection was lost, for
 then it may have missed something and must look for itself. `Ear` is for coroutines; a thread that waits borrows a
-`PubSub` (see `server`) and pumps it.
+`PubSub` (see `server`) and pumps it. Their connections speak RESP3, in which who subscribes may ask for something too:
+to listen and to look is then one round trip.
 """
 
 from __future__ import annotations
@@ -26,27 +27,39 @@ OPEN_SECONDS = 3.0  # for one attempt, so that a stopping program does not wait 
 
 
 class PubSub:
-    """A connection that subscribes. Every command is confirmed, in order; `sent` and `confirmed` count them."""
+    """A connection that subscribes. Each channel is confirmed, in order; `sent` and `confirmed` count them."""
 
     def __init__(self, connection: Connection, hear: Callable[[str, bytes], None]) -> None:
         self.connection = connection
         self.sent = 0
         self.confirmed = 0
         self.hear = hear
+        self._replies: list[Any] = []
 
     def subscribe(self, channels: Iterable[str]) -> None:
         """Ask to hear these channels."""
-        self._command("SUBSCRIBE", channels)
+        self._send(self._packed("SUBSCRIBE", channels))
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
         """Ask to hear no more of them."""
-        self._command("UNSUBSCRIBE", channels)
+        self._send(self._packed("UNSUBSCRIBE", channels))
 
-    def _command(self, name: str, channels: Iterable[str]) -> None:
+    def ask(self, command: tuple[Any, ...], seconds: float, channels: Iterable[str] = ()) -> Any:
+        """Subscribe, and carry out a command after that; return its reply, blocking. Raises `TimeoutError`."""
+        self._send(self._packed("SUBSCRIBE", channels) + hiredis.pack_command(cast(Any, command)))
+        deadline = time.monotonic() + seconds
+        while not self._replies:
+            self._pump_until(deadline)
+        return self._replies.pop()
+
+    def _packed(self, name: str, channels: Iterable[str]) -> bytes:
         names = list(channels)
-        if names:
-            self.connection.socket.sendall(hiredis.pack_command(cast(Any, (name, *names))))
-            self.sent += len(names)
+        self.sent += len(names)
+        return hiredis.pack_command(cast(Any, (name, *names))) if names else b""
+
+    def _send(self, packed: bytes) -> None:
+        if packed:
+            self.connection.socket.sendall(packed)
 
     def pump(self, seconds: float) -> None:
         """Block until something is heard or confirmed, or until the time is over."""
@@ -58,10 +71,13 @@ class PubSub:
         """Block until all commands are confirmed. Raises `TimeoutError`."""
         deadline = time.monotonic() + seconds
         while self.confirmed < self.sent:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self.pump(left)
+            self._pump_until(deadline)
+
+    def _pump_until(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.pump(left)
 
     def readable(self) -> None:
         """Take what has come; the socket must not block."""
@@ -84,8 +100,10 @@ class PubSub:
                 raise ConnectionResetError(str(frame))
             self._take(frame)
 
-    def _take(self, frame: list[Any]) -> None:
-        if frame[0] == b"message":
+    def _take(self, frame: Any) -> None:
+        if not isinstance(frame, hiredis.PushNotification):
+            self._replies.append(frame)
+        elif frame[0] == b"message":
             self.hear(frame[1].decode(), frame[2])
         else:
             self.confirmed += 1

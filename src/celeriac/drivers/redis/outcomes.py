@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from celeriac.message import Place
 from celeriac.outcome import Outcome
 
 __all__ = ["CHANNELS", "addressed", "advance_parts", "channel_of", "decode", "encode", "end_parts", "milliseconds",
-           "place"]  # fmt: skip
+           "place", "told"]  # fmt: skip
 
 CHANNELS = 64
 """Over so many channels those who wait for outcomes are spread."""
@@ -34,6 +35,17 @@ def addressed(outcome: Outcome) -> bytes:
 def decode(value: bytes) -> Outcome:
     """Return the outcome of a value."""
     return _decode(memoryview(value)[1:])
+
+
+def told(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """Yield what a channel tells: ids of tasks that have ended, and their values; None for one that is too large."""
+    at = 0
+    while at < len(payload):
+        end = payload.index(0, at)
+        start = payload.index(0, end + 1) + 1
+        size = payload[end + 1 : start - 1]
+        id, at = payload[at:end].decode(), start + int(size or 0)
+        yield id, payload[start:at] if size else None
 
 
 def place(place: Place) -> str:

@@ -46,7 +46,7 @@ class _Session:
         self.wire: Wire | None = None
         self.connections = 0
         self.connecting = asyncio.Lock()
-        self.ear = Ear(server.connect, server.timeout)
+        self.ear = Ear(server.connect_ear, server.timeout)
         self.end = self._until_the_end()
 
     async def _until_the_end(self) -> AsyncGenerator[None, None]:
@@ -235,6 +235,16 @@ class Server:
             raise
         return connection
 
+    def connect_ear(self, within: float) -> Connection:
+        """Return a new connection for a `PubSub`."""
+        connection = self.connect(within)
+        try:
+            self._raise_for(connection.exchange(_pack(("HELLO", 3)), 1))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     async def _wire(self, session: _Session) -> Wire:
         async with session.connecting:
             if session.wire is None or not session.wire.open:
@@ -301,7 +311,7 @@ class Server:
             pubsub = self._idle_ears.pop()
             pubsub.hear = hear
         except IndexError:
-            pubsub = PubSub(self.connect(self.timeout), hear)
+            pubsub = PubSub(self.connect_ear(self.timeout), hear)
         try:
             yield pubsub
         except BaseException:

@@ -126,6 +126,7 @@ local function proof(text)
 end
 
 -- Store outcomes {id, value, channel}, flat; a value begins with 1 if it is final. Return 1 or 0 for each.
+local TOLD = 4096  -- bytes; a value that is larger is not told to all who listen, but that it is there
 local function keep(outcomes, ttl)
   local done, news, recent, n, r = {}, {}, {}, 0, 0
   for i = 1, #outcomes, 3 do
@@ -141,7 +142,8 @@ local function keep(outcomes, ttl)
       r = r + 1
       recent[r] = id
       if string.byte(value) == 49 then
-        if news[channel] then table.insert(news[channel], id) else news[channel] = {id} end
+        local told = #value <= TOLD and id .. '\0' .. #value .. '\0' .. value or id .. '\0\0'
+        if news[channel] then table.insert(news[channel], told) else news[channel] = {told} end
       end
     end
   end
@@ -150,6 +152,6 @@ local function keep(outcomes, ttl)
     call('LTRIM', P .. ':recent', 0, 9999)
     if ttl ~= '' then call('PEXPIRE', P .. ':recent', ttl) end
   end
-  for channel, ids in pairs(news) do call('PUBLISH', P .. ':done:' .. channel, table.concat(ids, '\0')) end
+  for channel, told in pairs(news) do call('PUBLISH', P .. ':done:' .. channel, table.concat(told)) end
   return done
 end
