@@ -40,6 +40,7 @@ class Receiver:
         self._pool = pool
         self._report = report
         self._heartbeat = heartbeat
+        self._hopes = True  # there may be more at once: the last receipt filled a lane
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
 
@@ -70,9 +71,11 @@ class Receiver:
         if not self.queues or not any(slots.values()):
             await self.freed.wait()
             return []
-        deliveries = await lease.receive(list(self.queues), slots, 0.0)
-        if deliveries:
-            return deliveries
+        if self._hopes:
+            deliveries = await lease.receive(list(self.queues), slots, 0.0)
+            self._hopes = bool(deliveries) and len(deliveries) in slots.values()
+            if deliveries:
+                return deliveries
         receiving = asyncio.ensure_future(lease.receive(list(self.queues), slots, WAIT_SECONDS))
         freed = asyncio.ensure_future(self._other_slots(slots))
         try:
@@ -83,7 +86,9 @@ class Receiver:
             if not receiving.done():
                 receiving.cancel()
         await asyncio.wait((receiving,))  # awaiting it would not tell its being cancelled from our own
-        return [] if receiving.cancelled() else receiving.result()
+        deliveries = [] if receiving.cancelled() else receiving.result()
+        self._hopes = bool(deliveries) and len(deliveries) in slots.values()
+        return deliveries
 
     async def _other_slots(self, slots: dict[str, int]) -> None:
         """Return when a lane that had no free slot has one, or when queues have changed."""

@@ -7,6 +7,9 @@ A request whose answer does not come (a lost connection, a cancelled wait) may h
 receipts are in doubt. `recover` gives back what was handed out for them, and puts up a fence that refuses such a
 request if it comes later; so a receive has either given its messages to its caller, or taken none.
 
+Who has taken all that there was, and has slots left, waits: Redis will ring for it. That is so from the moment of the
+receipt, so that the next `receive` need not ask again until it is rung for. If there is none, the lease leaves.
+
 A server that comes back may be some moments younger than it was: a replica that was promoted before it had everything,
 or one whose last writes were not on disk. What had been settled in those moments is held again, and nobody would ever
 settle it. So after each new connection the lease compares what it holds there with what it has handed out here.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +40,7 @@ LOOK_SECONDS = 5.0  # who waits looks again after this, whether he was rung for 
 SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
 RECOVER_PAUSE = 0.5  # seconds
+REST_SECONDS = 0.05  # within which the next receive begins, or the lease waits no more
 
 
 class RedisLease(Lease):
@@ -61,7 +66,10 @@ class RedisLease(Lease):
         self._recovering: asyncio.Task[None] | None = None
         self._rung = asyncio.Event()
         self._hears: asyncio.AbstractEventLoop | None = None
-        self._waits = False  # Redis may ring for us
+        self._waiting: tuple[set[str], set[str]] | None = None  # queues and lanes for which Redis may ring for us
+        self._looked = 0.0  # when we asked last; monotonic
+        self._due_at = 0.0  # when a message will be due that was there then
+        self._rest: asyncio.TimerHandle | None = None
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -73,24 +81,39 @@ class RedisLease(Lease):
             return []
         if self._doubts:
             await self._recover()
+        if self._rest is not None:
+            self._rest.cancel()
         if wait > 0:
             await self._listen()
-        while True:
-            self._rung.clear()
-            taken, due_in = await self._take(self._turned(queues), lanes, wait > 0)
-            left = deadline - self._clock.monotonic()
-            if taken or left <= 0:
-                if self._waits:
-                    self._leave(queues, lanes)
-                return taken
-            try:
-                async with asyncio.timeout(min(left, max(0.0, due_in), LOOK_SECONDS)):
-                    await self._rung.wait()
-            except TimeoutError:
-                pass
-            except BaseException:
-                self._leave(queues, lanes)
-                raise
+        if self._waiting is not None and self._waiting != (set(queues), set(lanes)):
+            self._leave()
+        try:
+            while True:
+                if wait <= 0 or self._may_be_more():
+                    self._rung.clear()
+                    taken = await self._take(self._turned(queues), lanes, wait > 0)
+                    if taken:
+                        self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._leave)
+                        return taken
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    self._leave()
+                    return []
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, max(0.0, self._due_at - self._clock.now()), LOOK_SECONDS)):
+                        await self._rung.wait()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _may_be_more(self) -> bool:
+        """Say whether there may be something to receive; else we wait, and will be rung for."""
+        return (
+            self._waiting is None
+            or self._rung.is_set()
+            or self._clock.now() >= self._due_at
+            or self._clock.monotonic() - self._looked >= LOOK_SECONDS
+        )
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -106,14 +129,15 @@ class RedisLease(Lease):
         self._turn = (self._turn + 1) % len(queues)
         return [*queues[self._turn :], *queues[: self._turn]]
 
-    async def _take(self, queues: Sequence[str], lanes: dict[str, int], waits: bool) -> tuple[list[Delivery], float]:
-        """Return what there is; and in how many seconds there may be more."""
+    async def _take(self, queues: Sequence[str], lanes: dict[str, int], waits: bool) -> list[Delivery]:
+        """Return what there is."""
         base = self._receipts
         last = self._receipts = base + sum(lanes.values())
         slots = [part for lane in lanes.items() for part in lane]
-        # Before it is known whether there was something, we may be rung for.
-        flags = int(self._waits) + (2 if waits else 0)
-        self._waits = self._waits or waits
+        flags = int(self._waiting is not None) + (2 if waits else 0)
+        self._looked = self._clock.monotonic()
+        if waits:  # before it is known what there was, we may be rung for
+            self._waiting = (set(queues), set(lanes))
         command = self._server.script("receive", self._server.moment(self._clock), self._name, base, flags, len(lanes),
                                       *slots, *queues)  # fmt: skip
         self._asking.add(base)
@@ -128,7 +152,7 @@ class RedisLease(Lease):
         if reply == 0:
             raise LeaseLost
         blobs, exceptions, due_in = reply
-        self._waits = waits and not blobs
+        self._due_at = self._clock.now() + float(due_in) if due_in else float("inf")
         taken = [
             Delivery(decode(value), f"{self._name}:{receipt}:1") for receipt, value in enumerate(blobs, start=base + 1)
         ]
@@ -137,12 +161,17 @@ class RedisLease(Lease):
             token = f"{self._name}:{base + 1 + index}:{deliveries}"
             taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
         self._in_hand.update([delivery.token for delivery in taken])
-        return taken, float(due_in) if due_in else float("inf")
+        filled = Counter([LANE_LETTERS[delivery.message.lane] for delivery in taken])
+        left = {lane for lane, free in lanes.items() if free > filled[lane]} if waits else set()
+        self._waiting = (set(queues), left) if left else None
+        return taken
 
-    def _leave(self, queues: Sequence[str], lanes: dict[str, int]) -> None:
+    def _leave(self) -> None:
         """Ask to be rung for no more; what we were rung for, another is. Sent in order with our other requests."""
-        self._waits = False
-        self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues))
+        if self._waiting is not None:
+            queues, lanes = self._waiting
+            self._waiting = None
+            self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues))
 
     # --- Doubts ---------------------------------------------------------------------------------------
 
@@ -327,6 +356,8 @@ class RedisLease(Lease):
     async def end(self) -> None:
         if self._recovering is not None:
             self._recovering.cancel()
+        if self._rest is not None:
+            self._rest.cancel()
         if self._hears is asyncio.get_running_loop():
             self._server.unhear(f"{self._server.prefix}:bell:{self._name}", self._ring)
             self._hears = None

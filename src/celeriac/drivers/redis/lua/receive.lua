@@ -1,5 +1,5 @@
--- now, lease, base receipt, waits (1: it waited, and may be rung; 2: it did not, but will wait if there is nothing;
--- 3: both; 0: neither), n, then n pairs lane, slots, then queues.
+-- now, lease, base receipt, waits (1: it waited, and may be rung; 2: it did not, but is to wait for what it has slots
+-- left for; 3: both; 0: neither), n, then n pairs lane, slots, then queues.
 -- Returns 0 where the lease is lost, else {blobs, exceptions, seconds to the next due time or ''}. The receipts
 -- are base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
 local lease, base, waits, n = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -54,14 +54,13 @@ for q = 7 + 2 * n, #ARGV do
     end
   end
 end
-local idle = #blobs == 0 and waits >= 2
-if idle then relieve() end
+if #blobs == 0 and waits >= 2 then relieve() end
 for q = 7 + 2 * n, #ARGV do
   local T = tag(ARGV[q])
   local first = not paused[q] and call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')[2]
   if first and (not soonest or tonumber(first) < soonest) then soonest = tonumber(first) end
   for _, lane in ipairs(lanes) do
-    if idle then
+    if waits >= 2 and free[lane] > 0 then
       call('SADD', T .. 'waiters:' .. lane, lease)
     else
       if waits % 2 == 1 then call('SREM', T .. 'waiters:' .. lane, lease) end
