@@ -26,7 +26,7 @@ from benchmarks.catalogue import BENCHMARKS, GROUPS, named
 from benchmarks.environments import REQUIREMENTS
 from benchmarks.figures import Report
 from benchmarks.stage import BenchmarkError, Stage
-from benchmarks.summary import summarise
+from benchmarks.summary import SERVERS, Server, summarise
 
 __all__ = ["main"]
 
@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         how = "python -m benchmarks.environments" if own else "pip install 'celeriac[bench]'"
         console.print(f"Left out: {contender}, as {module} is not installed ({how}).")
     _print_contenders(console, reports)
-    _print_summary(console, [asdict(report) for report in reports])
+    for server in SERVERS.values():
+        _print_summary(console, [asdict(report) for report in reports], server)
     if len(reports) > 1:
         _print_bars(console, reports)
     if options.json is not None:
@@ -123,11 +124,11 @@ def _print_contenders(console: Console, reports: list[Report]) -> None:
     console.print(table)
 
 
-def _print_summary(console: Console, reports: list[dict[str, Any]]) -> None:
-    summary = summarise(reports)
+def _print_summary(console: Console, reports: list[dict[str, Any]], server: Server) -> None:
+    summary = summarise(reports, server)
     if len(summary.rows) < 2:
         return
-    table = Table(title="On Redis: all beside each other", title_style="bold", title_justify="left")
+    table = Table(title=f"On {server.title}: all beside each other", title_style="bold", title_justify="left")
     for place, column in enumerate(summary.columns):
         table.add_column(column, justify="right" if place else "left")
     for row in summary.rows:

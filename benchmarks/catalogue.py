@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, redis, sqlite, startup
+from benchmarks import canvas, footprint, rabbitmq, redis, sqlite, startup
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -30,6 +30,12 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "redis-coroutines": redis.coroutines,
         "redis-growth": redis.growth,
         "redis-memory": redis.memory,
+    },
+    "rabbitmq": {
+        "rabbitmq-drain": rabbitmq.drain,
+        "rabbitmq-delay": rabbitmq.delay,
+        "rabbitmq-delay-many": rabbitmq.delay_many,
+        "rabbitmq-roundtrip": rabbitmq.roundtrip,
     },
     "canvas": {
         "canvas-group": canvas.canvas_group,

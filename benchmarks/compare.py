@@ -1,7 +1,7 @@
 """Comparing contenders: each round measures ours, then every peer, so that a slow minute hits all of them alike.
 
 A rate is the best of its rounds: noise can only make it slower. Latencies of all rounds are taken together. A bar is
-held against the fastest peer.
+held against the fastest peer, or against one that is named.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any
 from benchmarks.figures import Bar, Report, number, percentile
 from benchmarks.stage import BenchmarkError, Contender, Stage
 
-__all__ = ["compare_latencies", "compare_rates", "describe", "drain_once", "send_many_once", "send_once"]
+__all__ = ["compare_latencies", "compare_rates", "describe", "drain_for", "drain_once", "send_many_once", "send_once"]
 
+FEWEST = 1_000  # tasks of a drain
 SLOW_SECONDS = 8  # a contender that needs longer is measured by what it did in this time
 Measure = Callable[[Stage, Contender], dict[str, Any]]
 
 
 def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str], measure: Measure,
-                  bar: float, bounds: Sequence[str] = (), peers_measure: Measure | None = None,
+                  bar: float | None = None, bounds: Sequence[str] = (), peers_measure: Measure | None = None,
                   over: Mapping[str, float] | None = None, rounds: int = 3) -> Report:  # fmt: skip
     """Fill a report with rates per second; `bounds` are measured for orientation, and are no peers.
 
-    `bar` is held against the fastest peer, those in `over` against the peers that they name.
+    `bar` is held against the fastest peer, those in `over` against the contenders that they name.
     """
     contenders = stage.contenders([ours, *peers, *bounds])
     rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds)
@@ -35,14 +36,14 @@ def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str],
         ratio = "" if one.name == ours else f"{best[ours] / best[one.name]:.2f}×"
         report.rows.append((one.title, number(best[one.name]), number(median(each)), str(len(each)), ratio))
         report.figures[one.name] = {"title": one.title, "best": best[one.name], "rounds": rates[one.name],
-                                    "bound": one.name in bounds}  # fmt: skip
+                                    "bound": one.name in bounds and one.name not in (over or {})}  # fmt: skip
     describe(report, contenders)
     for one in contenders:
         if over and one.name in over:
             ratio = best[ours] / best[one.name]
             report.bars.append(Bar(f"ours ÷ {one.title}", ratio, over[one.name], "×", at_least=True))
     beaten = [best[name] for name in peers if name in best]
-    if beaten:
+    if bar is not None and beaten:
         report.bars.append(Bar("ours ÷ the fastest peer", best[ours] / max(beaten), bar, "×", at_least=True))
     report.notes.append("Best of the rounds, which alternate between the contenders.")
     return report
@@ -139,3 +140,10 @@ def drain_once(count: int | Callable[[Contender], int], children: int) -> Measur
         return told
 
     return measure
+
+
+def drain_for(stage: Stage, report: Report, seconds: float, children: int) -> Measure:
+    """Return the measure: as many messages as a contender drains in so many seconds; note it in the report."""
+    report.notes.append(f"As many tasks as a contender drains in {seconds:g} s or so, seen from outside every 20 ms.")
+    share = stage.amount(100, 10) / 100
+    return drain_once(lambda one: max(FEWEST, int(one.pace * share * seconds)), children)

@@ -56,14 +56,14 @@ def fill(peer: Peer, count: int) -> dict[str, Any]:
 
 
 def drain(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
-    """Watch the results come, from the first to the last; stop watching `seconds` after the first."""
+    """Watch the results come, from the first (after the peer's `lead`) to the last, or `seconds` after the first."""
     done = first = peer.completed()
     print(json.dumps({"ready": True}), flush=True)
     start = now = shown = time.perf_counter()
     while done < count and now - start < (seconds if first else START_SECONDS):
         time.sleep(POLL_SECONDS)
         done, now = peer.completed(), time.perf_counter()
-        if done and not first:
+        if done > peer.lead * count and not first:
             first, start = done, now
             print(json.dumps({"first": first}), flush=True)
         if first and now - shown > SHOW_SECONDS:

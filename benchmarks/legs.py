@@ -47,7 +47,7 @@ CHILD_LEGS: Legs = {
     "take a permit": ("_take_permit child.py",),
     "read runs, parse": ("_run_of child.py", "worker/frames.py"),
     "decode, run, encode": ("execution.py", "task.py", "context.py", "serialization.py", "arguments.py", "outcome.py",
-                            "celeriac_redis.py", "signals.py"),
+                            "celeriac_family.py", "signals.py"),
     "frame and write the outcome": ("work child.py",),
     WAITING: ("run nursery.py",),
 }  # fmt: skip

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.page FIGURES.json`: put a run's figures of Redis into `docs/performance.md`, and draw its plot.
+"""`python -m benchmarks.page FIGURES.json`: put a run's figures into `docs/performance.md`, and draw its plots.
 
-Goes in: what `python -m benchmarks redis --json FIGURES.json` has written. Comes out: the part of the page between the
-two marks, and `docs/performance-redis.svg`.
+Goes in: what `python -m benchmarks redis rabbitmq --json FIGURES.json` has written, or of one of the two. Comes out, for
+each server that is in it: the part of the page between its two marks, and `docs/performance-SERVER.svg`.
 """
 
 from __future__ import annotations
@@ -14,56 +14,65 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plot import draw
-from benchmarks.summary import MEASURES, summarise
+from benchmarks.summary import SERVERS, summarise
 
-__all__ = ["BEGIN", "END", "figures", "insert", "main"]
+__all__ = ["figures", "insert", "main", "marks"]
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN = "<!-- redis figures: made by python -m benchmarks.page -->"
-END = "<!-- end of redis figures -->"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page and the plot."""
+    """Write the page and the plots."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description="Put a run's figures into the docs.")
-    parser.add_argument("run", metavar="FIGURES.json", type=Path, help="of `python -m benchmarks redis --json`")
+    parser.add_argument("run", metavar="FIGURES.json", type=Path, help="of `python -m benchmarks --json`")
     parser.add_argument("--docs", metavar="DIR", type=Path, default=DOCS, help="with performance.md [default: docs]")
     options = parser.parse_args(arguments)
     run = json.loads(options.run.read_text(encoding="utf-8"))
     if run["quick"]:
         parser.error(f"{options.run} is of a quick run: its figures only show that it runs")
+    measured = [name for name, server in SERVERS.items() if server.reports(run["reports"])]
+    if not measured:
+        parser.error(f"{options.run} has no figures of {' or '.join(SERVERS)}")
     page = options.docs / "performance.md"
-    page.write_text(insert(page.read_text(encoding="utf-8"), figures(run)), encoding="utf-8")
-    draw(run["reports"], options.docs / "performance-redis.svg")
-    print(f"{page} and {options.docs / 'performance-redis.svg'} are of the run of {run['machine']['at']}.")
+    for name in measured:
+        plot = options.docs / f"performance-{name}.svg"
+        page.write_text(insert(page.read_text(encoding="utf-8"), name, figures(run, name)), encoding="utf-8")
+        draw(run["reports"], SERVERS[name], plot)
+        print(f"{page} and {plot} are of the run of {run['machine']['at']}.")
     return 0
 
 
-def insert(page: str, text: str) -> str:
-    """Return the page with this text between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def marks(name: str) -> tuple[str, str]:
+    """Return what stands before and after a server's figures."""
+    return f"<!-- {name} figures: made by python -m benchmarks.page -->", f"<!-- end of {name} figures -->"
+
+
+def insert(page: str, name: str, text: str) -> str:
+    """Return the page with this text between a server's marks."""
+    first, last = marks(name)
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"The page has not both marks, {BEGIN!r} and {END!r}.")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+        raise ValueError(f"The page has not both marks, {first!r} and {last!r}.")
+    return f"{before}{first}\n{text}\n{last}{after}"
 
 
-def figures(run: Mapping[str, Any]) -> str:
-    """Return what stands between the marks: the machine, the table, the plot, the versions."""
-    machine, reports = run["machine"], run["reports"]
-    summary = summarise(reports)
-    server = next((note.partition(",")[0] for report in reports for note in report["notes"]
-                   if note.startswith("redis-server")), "redis-server")  # fmt: skip
-    settings = {title: text for report in reports if report["name"] in MEASURES
-                for title, text in report["settings"].items()}  # fmt: skip
+def figures(run: Mapping[str, Any], name: str) -> str:
+    """Return what stands between a server's marks: the machine, the table, the plot, the versions."""
+    machine, server = run["machine"], SERVERS[name]
+    reports = server.reports(run["reports"])
+    summary = summarise(reports, server)
+    program = next((note.partition(",")[0] for report in reports for note in report["notes"]
+                    if note.startswith(server.program)), server.program)  # fmt: skip
+    settings = {title: text for report in reports for title, text in report["settings"].items()}
     python, cpu = machine["python"], machine["cpu"]
     return "\n".join([
-        f"One run of `python -m benchmarks redis` on {machine['at'][:10]}: {machine['cores']} cores ({cpu}), "
-        f"{machine['system']}, {python}, `{server}`. *Fastest*: the peer that is best in that row.",
+        f"One run of `python -m benchmarks {name}` on {machine['at'][:10]}: {machine['cores']} cores ({cpu}), "
+        f"{machine['system']}, {python}, `{program}`. *Fastest*: the peer that is best in that row.",
         "",
         _table(summary.columns, summary.rows),
         "",
-        "![The same rates and times as bars](performance-redis.svg)",
+        f"![The same rates and times as bars](performance-{name}.svg)",
         "",
         *(f"- **{title}**: {text}" for title, text in settings.items()),
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""The plot of a run on Redis: a panel for each measure in which there are peers, a bar for each contender."""
+"""The plot of a run on one server: a panel for each measure in which there are peers, a bar for each contender."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import number
-from benchmarks.summary import MEASURES
+from benchmarks.summary import Measure, Server
 
 __all__ = ["draw"]
 
@@ -15,12 +15,12 @@ OURS_COLOUR, PEER_COLOUR, INK = "#0b7285", "#adb5bd", "#343a40"
 WIDTH, ROW_HEIGHT = 8.0, 0.21  # inches
 
 
-def draw(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw(reports: Sequence[Mapping[str, Any]], server: Server, path: Path) -> None:
     """Write the plot as SVG, with its texts as texts; the same run gives the same file."""
     import matplotlib as mpl  # noqa: PLC0415 - slow to import, and wanted here alone
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    mine = [report for report in reports if report["name"] in MEASURES and len(report["figures"]) > 1]
+    mine = [report for report in server.reports(reports) if len(report["figures"]) > 1]
     settings = {"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.size": 8, "font.family": "sans-serif",
                 "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}  # fmt: skip
     with mpl.rc_context(settings):
@@ -29,14 +29,13 @@ def draw(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(WIDTH, rows * (most * ROW_HEIGHT + 0.6)), layout="constrained", facecolor="white")
         panels = figure.subplots(rows, 2, squeeze=False).flatten()
         for panel, report in zip(panels, mine, strict=False):
-            _panel(panel, report)
+            _panel(panel, server.measures[report["name"]], report)
         for panel in panels[len(mine) :]:
             panel.set_visible(False)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _panel(panel: Any, report: Mapping[str, Any]) -> None:
-    measure = MEASURES[report["name"]]
+def _panel(panel: Any, measure: Measure, report: Mapping[str, Any]) -> None:
     told = list(report["figures"].values())
     values = [measure.figure(one) for one in told]
     places = range(len(told))

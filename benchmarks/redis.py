@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.compare import compare_latencies, compare_rates, describe, drain_once, send_many_once, send_once
+from benchmarks.compare import compare_latencies, compare_rates, describe, drain_for, send_many_once, send_once
 from benchmarks.figures import Bar, Report, number
 from benchmarks.peers.base import AWAITED, KEPT, NONE, RESULTS_VARIABLE
 from benchmarks.redis_line import Line, info
 from benchmarks.redis_server import ARGUMENTS, running
-from benchmarks.stage import BenchmarkError, Contender, Stage
+from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["coroutines", "delay", "delay_many", "drain", "drain_kept", "growth", "memory", "redis_report", "roundtrip",
            "sleeping"]  # fmt: skip
@@ -28,7 +28,6 @@ ISSUE = 3
 CHILDREN = 2
 ROUNDS = 2
 DRAIN_SECONDS = 2.0  # of work is queued for a contender, by its pace
-FEWEST = 1_000
 SEND_ROUNDS, SEND_SECONDS = 4, 1.0  # short and many: where the scheduler puts two processes that wait for each other
 ROUNDTRIP_SECONDS = 2.0
 SLEEPERS, SLEEP_SECONDS = 8, 0.01
@@ -41,30 +40,21 @@ MB = 1e6
 def redis_report(stage: Stage, name: str, title: str, results: str = KEPT) -> Iterator[tuple[Report, Line]]:
     """Yield a report and a line to the server that it is measured on."""
     report = Report(name, f"Redis: {title}", issue=ISSUE)
-    stage.variables[RESULTS_VARIABLE] = results
-    try:
-        with running(stage) as line:
-            yield report, line
-            shown = " ".join(argument or '""' for argument in ARGUMENTS)
-            version = info(line, "server")["redis_version"]
-            report.notes.append(f"redis-server {version} {shown}, over TCP on this machine.")
-    finally:
-        del stage.variables[RESULTS_VARIABLE]
+    with stage.telling({RESULTS_VARIABLE: results}), running(stage) as line:
+        yield report, line
+        shown = " ".join(argument or '""' for argument in ARGUMENTS)
+        version = info(line, "server")["redis_version"]
+        report.notes.append(f"redis-server {version} {shown}, over TCP on this machine.")
 
 
 # --- Draining -----------------------------------------------------------------------------------------
 
 
-def _amount(stage: Stage) -> Callable[[Contender], int]:
-    return lambda one: max(FEWEST, int(one.pace * stage.amount(100, 10) / 100 * DRAIN_SECONDS))
-
-
 def _drain(stage: Stage, name: str, results: str, over_celery: float, bar: float) -> Report:
     title = f"waiting no-op tasks, {CHILDREN} children, {'results kept' if results == KEPT else 'no results'}"
     with redis_report(stage, name, title, results) as (report, _):
-        report.notes.append(f"As many tasks as a contender drains in {DRAIN_SECONDS:g} s or so; from the first that "
-                            "was seen to have ended to the last, seen from outside every 20 ms.")  # fmt: skip
-        measure = drain_once(_amount(stage), CHILDREN)
+        measure = drain_for(stage, report, DRAIN_SECONDS, CHILDREN)
+        report.notes.append("From the first that was seen to have ended to the last.")
         return compare_rates(stage, report, OURS, PEERS, measure, bar, over={CELERY: over_celery}, rounds=ROUNDS)
 
 

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager
 
 from benchmarks.peers.base import REDIS_VARIABLE
 from benchmarks.redis_line import Line
+from benchmarks.server import answer, free_ports, shared
 from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["ARGUMENTS", "running"]
@@ -28,34 +26,22 @@ def running(stage: Stage) -> Iterator[Line]:
     """Run a server for as long as a block lasts, for all that the stage measures in it; yield a line to it."""
     if shutil.which("redis-server") is None:
         raise BenchmarkError("redis-server is not installed: apt-get install redis-server")
-    with stage.scratch() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    with stage.scratch() as folder:
+        (port,) = free_ports(1)
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *ARGUMENTS]
         with (folder / "redis.log").open("w") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            line = _connected(process, port, folder / "redis.log")
-            stage.variables[REDIS_VARIABLE] = f"redis://127.0.0.1:{port}/0"
-            stage.clear = lambda: line.ask("FLUSHALL", "SYNC")
-            try:
+            line = answer(process, lambda: _connected(port), START_SECONDS, folder / "redis.log")
+            variables = {REDIS_VARIABLE: f"redis://127.0.0.1:{port}/0"}
+            with closing(line), shared(stage, variables, clear=lambda: line.ask("FLUSHALL", "SYNC")):
                 yield line
-            finally:
-                del stage.variables[REDIS_VARIABLE]
-                stage.clear = lambda: None
-                line.close()
         finally:
             process.kill()
             process.wait()
 
 
-def _connected(process: subprocess.Popen[bytes], port: int, log: Path) -> Line:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError):
-            line = Line(port)
-            line.ask("PING")
-            return line
-        time.sleep(0.02)
-    raise BenchmarkError(f"redis-server has not started:\n{log.read_text(errors='replace')}")
+def _connected(port: int) -> Line:
+    line = Line(port)
+    line.ask("PING")
+    return line

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,16 @@ class Stage:
     def amount(self, full: int, quick: int) -> int:
         """Return how much to do."""
         return quick if self.quick else full
+
+    @contextmanager
+    def telling(self, variables: Mapping[str, str]) -> Iterator[None]:
+        """Put these into the environment of the measuring processes for as long as a block lasts."""
+        self.variables.update(variables)
+        try:
+            yield
+        finally:
+            for name in variables:
+                del self.variables[name]
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

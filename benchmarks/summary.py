@@ -1,4 +1,4 @@
-"""The benchmarks on Redis in one table: a row for each measure, a column for each contender.
+"""The benchmarks on one server in one table: a row for each measure, a column for each contender.
 
 For the eye at the end of a run, and, from the JSON of a run, for the page (`page.py`).
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.figures import number
 
-__all__ = ["MEASURES", "Measure", "Summary", "summarise"]
+__all__ = ["SERVERS", "Measure", "Server", "Summary", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,48 @@ class Measure:
     unit: str = ""
 
 
-MEASURES: dict[str, Measure] = {
-    "redis-drain": Measure("no-op tasks drained, no results", lambda told: told["best"], "/s"),
-    "redis-drain-results": Measure("no-op tasks drained, results kept", lambda told: told["best"], "/s"),
-    "redis-delay": Measure("delay() one by one", lambda told: told["best"], "/s"),
-    "redis-delay-many": Measure("delay_many of 10,000", lambda told: told["best"], "/s"),
-    "redis-roundtrip": Measure("delay().get(), median", lambda told: told["median_ms"], "ms"),
-    "redis-sleep": Measure("10 ms tasks, 8 children: share of the ideal", lambda told: told["share"] * 100, "%"),
-    "redis-coroutines": Measure("1,000 coroutines of 1 s", lambda told: told["seconds"], "s"),
-    "redis-growth": Measure("1,000,000 tasks: the supervisor grows by",
-                            lambda told: told["most_mb"] - told["before_mb"], "MB"),
-    "redis-memory": Measure("a waiting message in Redis", lambda told: told["bytes"], "bytes"),
+@dataclass(frozen=True)
+class Server:
+    """What is measured on one server: its program, and its benchmarks in the order of their rows."""
+
+    title: str
+    program: str
+    measures: Mapping[str, Measure]
+
+    def reports(self, reports: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return those reports (as `--json` writes them) that are of this server."""
+        return [report for report in reports if report["name"] in self.measures]
+
+
+def _best(told: Mapping[str, Any]) -> float:
+    return float(told["best"])
+
+
+def _median(told: Mapping[str, Any]) -> float:
+    return float(told["median_ms"])
+
+
+SERVERS: dict[str, Server] = {
+    "redis": Server("Redis", "redis-server", {
+        "redis-drain": Measure("no-op tasks drained, no results", _best, "/s"),
+        "redis-drain-results": Measure("no-op tasks drained, results kept", _best, "/s"),
+        "redis-delay": Measure("delay() one by one", _best, "/s"),
+        "redis-delay-many": Measure("delay_many of 10,000", _best, "/s"),
+        "redis-roundtrip": Measure("delay().get(), median", _median, "ms"),
+        "redis-sleep": Measure("10 ms tasks, 8 children: share of the ideal", lambda told: told["share"] * 100, "%"),
+        "redis-coroutines": Measure("1,000 coroutines of 1 s", lambda told: told["seconds"], "s"),
+        "redis-growth": Measure("1,000,000 tasks: the supervisor grows by",
+                                lambda told: told["most_mb"] - told["before_mb"], "MB"),
+        "redis-memory": Measure("a waiting message in Redis", lambda told: told["bytes"], "bytes"),
+    }),
+    "rabbitmq": Server("RabbitMQ", "rabbitmq-server", {
+        "rabbitmq-drain": Measure("no-op tasks drained, no results", _best, "/s"),
+        "rabbitmq-delay": Measure("delay() one by one, confirmed", _best, "/s"),
+        "rabbitmq-delay-many": Measure("delay_many of 10,000, confirmed", _best, "/s"),
+        "rabbitmq-roundtrip": Measure("delay().get() over rpc://, median", _median, "ms"),
+    }),
 }  # fmt: skip
+"""By group of benchmarks."""
 
 
 @dataclass
@@ -45,14 +75,14 @@ class Summary:
     rows: list[Sequence[str]] = field(default_factory=list)
 
 
-def summarise(reports: Sequence[Mapping[str, Any]]) -> Summary:
-    """Return the table of those reports (as `--json` writes them) that are of Redis."""
-    mine = [report for report in reports if report["name"] in MEASURES]
+def summarise(reports: Sequence[Mapping[str, Any]], server: Server) -> Summary:
+    """Return the table of those reports (as `--json` writes them) that are of this server."""
+    mine = server.reports(reports)
     told_by_all = [told for report in mine for told in report["figures"].values() if not told.get("bound")]
     titles = list(dict.fromkeys(_title(told["title"]) for told in told_by_all))
     summary = Summary(("", *titles, "held", "against the bar", ""))
     for report in mine:
-        measure = MEASURES[report["name"]]
+        measure = server.measures[report["name"]]
         shown = {_title(told["title"]): number(measure.figure(told)) for told in report["figures"].values()}
         cells = (f"{measure.title}, {measure.unit}", *(shown.get(title, "") for title in titles))
         for place, bar in enumerate(report["bars"]):
@@ -71,4 +101,4 @@ def _title(title: str) -> str:
 
 
 def _against(what: str) -> str:
-    return "Celery" if "Celery" in what else "fastest"
+    return "fastest" if "fastest" in what else what.rpartition("÷ ")[2]

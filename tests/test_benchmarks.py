@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.redis_server import MISSING
+from tests import rabbitmq_server, redis_server
 
 pytest.importorskip("huey", reason="the extra `bench` is not installed")
 pytest.importorskip("psutil", reason="the extra `bench` is not installed")
@@ -28,8 +28,16 @@ def run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProc
 def redis_installed() -> None:
     if shutil.which("redis-server") is None:
         if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
+            pytest.fail(redis_server.MISSING)
+        pytest.skip(redis_server.MISSING)
+
+
+@pytest.fixture
+def rabbitmq_installed() -> None:
+    if not Path(rabbitmq_server.PROGRAM).exists():
+        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+            pytest.fail(rabbitmq_server.MISSING)
+        pytest.skip(rabbitmq_server.MISSING)
 
 
 @pytest.mark.parametrize(
@@ -78,29 +86,42 @@ def test_a_worker_on_redis_is_watched_from_outside(redis_installed: None, tmp_pa
     assert coroutines["figures"]["celeriac_coroutines"]["left"] == 0
 
 
-def test_a_runs_figures_go_into_the_page(tmp_path: Path) -> None:
-    from benchmarks.page import BEGIN, END
+@pytest.mark.parametrize(("server", "other"), [("redis", "rabbitmq"), ("rabbitmq", "redis")])
+def test_a_runs_figures_go_into_the_page(server: str, other: str, tmp_path: Path) -> None:
+    from benchmarks.page import marks
 
     pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
+    (begin, end), (other_begin, other_end) = marks(server), marks(other)
     rates = {"ours": {"title": "Celeriac", "best": 50_000.0}, "theirs": {"title": "Celery", "best": 900.0}}
     bar = {"what": "ours ÷ Celery", "value": 55.6, "limit": 50.0, "unit": "×", "at_least": True, "met": True}
-    report = {"name": "redis-drain", "figures": rates, "bars": [bar], "notes": ["redis-server 7.0.15 --save, over TCP"],
-              "settings": {"Celery": "celery 5: prefork"}}  # fmt: skip
+    report = {"name": f"{server}-drain", "figures": rates, "bars": [bar],
+              "notes": [f"{server}-server 7.0.15, over TCP"], "settings": {"Celery": "celery 5: prefork"}}  # fmt: skip
     machine = {"at": "2026-11-23T20:00:00+00:00", "cores": 2, "cpu": "x", "system": "Linux", "python": "CPython"}
     told = tmp_path / "figures.json"
     told.write_text(json.dumps({"machine": machine, "quick": False, "reports": [report]}))
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    kept = f"before\n{other_begin}\nothers\n{other_end}\n"
+    page.write_text(f"{kept}{begin}\nold\n{end}\nafter\n")
     done = run(str(told), "--docs", str(tmp_path), module="benchmarks.page")
     assert (done.returncode, done.stderr) == (0, "")
     text = page.read_text()
     assert "| no-op tasks drained, no results, /s | 50,000 | 900 | 55.60 × (Celery) | ≥ 50 × | met |" in text
+    assert f"`{server}-server 7.0.15`" in text
     assert "old" not in text
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
-    plot = (tmp_path / "performance-redis.svg").read_text()
+    assert text.startswith(f"{kept}{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
+    plot = (tmp_path / f"performance-{server}.svg").read_text()
     assert "50,000" in plot
     assert len(plot) < 100_000
+    assert not (tmp_path / f"performance-{other}.svg").exists()
+
+
+def test_a_run_without_a_servers_figures_is_refused(tmp_path: Path) -> None:
+    told = tmp_path / "figures.json"
+    told.write_text(json.dumps({"machine": {}, "quick": False, "reports": []}))
+    done = run(str(told), "--docs", str(tmp_path), module="benchmarks.page")
+    assert done.returncode == 2
+    assert "redis or rabbitmq" in done.stderr
 
 
 def test_a_quick_runs_figures_are_refused(tmp_path: Path) -> None:
@@ -147,3 +168,29 @@ def test_workflows_on_redis_are_compared(redis_installed: None, tmp_path: Path) 
     assert group["figures"]["celeriac_canvas"]["best"] > 0
     assert width["figures"]["celeriac_canvas"]["group"] > 0
     assert sent["figures"]["celeriac_canvas"]["a chain of 100"]["bytes"] < 30_000
+
+
+def test_contenders_on_rabbitmq_are_compared(rabbitmq_installed: None, tmp_path: Path) -> None:
+    pytest.importorskip("pika", reason="the extra `bench` is not installed")
+    found = tmp_path / "figures.json"
+    peers = "celery_rabbitmq,bare_rabbitmq"
+    done = run("rabbitmq-delay", "--quick", "--peers", peers, "--json", str(found))
+    assert (done.returncode, done.stderr) == (0, "")
+    (report,) = json.loads(found.read_text())["reports"]
+    assert [row[0] for row in report["rows"]] == ["Celeriac", "Celery", "bare pika"]
+    assert [bar["what"] for bar in report["bars"]] == ["ours ÷ Celery", "ours ÷ bare pika"]
+    assert report["issue"] == 4
+    assert all(told["best"] > 0 for told in report["figures"].values())
+    assert any(note.startswith("rabbitmq-server ") and "confirms" in note for note in report["notes"])
+    assert "On RabbitMQ: all beside each other" in done.stdout
+
+
+def test_a_worker_on_rabbitmq_is_watched_from_outside(rabbitmq_installed: None, tmp_path: Path) -> None:
+    """Ours alone, so short."""
+    pytest.importorskip("pika", reason="the extra `bench` is not installed")
+    found = tmp_path / "figures.json"
+    done = run("rabbitmq-drain", "rabbitmq-roundtrip", "--quick", "--peers", "none", "--json", str(found))
+    assert (done.returncode, done.stderr) == (0, "")
+    drain, roundtrip = json.loads(found.read_text())["reports"]
+    assert drain["figures"]["celeriac_rabbitmq"]["best"] > 0
+    assert roundtrip["figures"]["celeriac_rabbitmq"]["median_ms"] > 0

@@ -13,8 +13,8 @@ import uvloop
 from arq import create_pool  # type: ignore[import-not-found, unused-ignore]
 from arq.connections import ArqRedis, RedisSettings  # type: ignore[import-not-found, unused-ignore]
 
-from benchmarks.peers.base import NONE
-from benchmarks.peers.redis_peer import RESULTS, URL, AsyncRedisPeer
+from benchmarks.peers.base import NONE, RESULTS
+from benchmarks.peers.redis_peer import URL, AsyncRedisPeer
 
 POLL_SECONDS = 0.01
 RESULT_POLL_SECONDS = 0.001

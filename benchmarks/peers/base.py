@@ -14,13 +14,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
-__all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "KEPT", "NONE", "REDIS_VARIABLE", "RESULTS_VARIABLE", "Peer"]
+__all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "KEPT", "NONE", "RABBITMQ_VARIABLE", "REDIS_VARIABLE", "RESULTS",
+           "RESULTS_VARIABLE", "Peer"]  # fmt: skip
 
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
 FOLDER = Path(os.environ.get(FOLDER_VARIABLE, "."))
 REDIS_VARIABLE = "BENCHMARK_REDIS"  # its URL
+RABBITMQ_VARIABLE = "BENCHMARK_RABBITMQ"  # its URL, with the vhost of this one measurement
 RESULTS_VARIABLE = "BENCHMARK_RESULTS"  # what is to be done about results:
 NONE, KEPT, AWAITED = "none", "kept", "awaited"
+RESULTS = os.environ.get(RESULTS_VARIABLE, KEPT)
 
 
 class Peer(ABC):
@@ -31,6 +34,7 @@ class Peer(ABC):
     packages: ClassVar[Sequence[str]]  # whose versions are told
     settings: str  # how it was set up; what it promises
     pace: ClassVar[int] = 0  # tasks per second that it drains, roughly: so many are queued for each second of a drain
+    lead: ClassVar[float] = 0.0  # the share of a drain that has to be gone before it is timed
 
     @abstractmethod
     def send(self, count: int) -> None:

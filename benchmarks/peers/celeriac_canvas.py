@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.peers.celeriac_redis import CeleriacRedis, app
-from benchmarks.peers.workflow_peer import WorkflowPeer
+from benchmarks.peers.celeriac_redis import CeleriacRedis
+from benchmarks.peers.workflow_peer import WorkflowPeer, add_one, count
 from celeriac import chain, chord, group
-
-noop = app.tasks["noop"]
-
-
-@app.task(name="count")
-def count(values: list[Any]) -> int:
-    return len(values)
-
-
-@app.task(name="add_one")
-def add_one(number: int) -> int:
-    return number + 1
 
 
 class CeleriacCanvas(WorkflowPeer, CeleriacRedis):
     """As shipped."""
 
-    def group(self, count: int) -> Any:
-        return group(noop.s(number) for number in range(count))
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self._count = self.app.task(name="count")(count)
+        self._add_one = self.app.task(name="add_one")(add_one)
 
-    def chord(self, count_: int) -> Any:
-        return chord([noop.s(number) for number in range(count_)], count.s())
+    def group(self, count: int) -> Any:
+        return group(self.noop.s(number) for number in range(count))
+
+    def chord(self, count: int) -> Any:
+        return chord([self.noop.s(number) for number in range(count)], self._count.s())
 
     def chain(self, count: int) -> Any:
-        return chain(add_one.s(0), *[add_one.s() for _ in range(count - 1)])
-
-    def worker(self, children: int, tuned: bool) -> list[str]:
-        return [part.replace("celeriac_redis", "celeriac_canvas") for part in super().worker(children, tuned)]
+        return chain(self._add_one.s(0), *[self._add_one.s() for _ in range(count - 1)])
 
 
-PEER = CeleriacCanvas()
+PEER = CeleriacCanvas(__name__)
+app = PEER.app

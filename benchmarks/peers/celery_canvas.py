@@ -6,34 +6,27 @@ from typing import Any
 
 from celery import chain, chord, group  # type: ignore[import-untyped]
 
-from benchmarks.peers.celery_redis import CeleryRedis, app, noop
-from benchmarks.peers.workflow_peer import WorkflowPeer
-
-
-@app.task(name="count")
-def count(values: list[Any]) -> int:
-    return len(values)
-
-
-@app.task(name="add_one")
-def add_one(number: int) -> int:
-    return number + 1
+from benchmarks.peers.celery_redis import CeleryRedis
+from benchmarks.peers.workflow_peer import WorkflowPeer, add_one, count
 
 
 class CeleryCanvas(WorkflowPeer, CeleryRedis):
     """As the issue sets it."""
 
-    def group(self, count: int) -> Any:
-        return group([noop.s(number) for number in range(count)])
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self._count = self.app.task(name="count")(count)
+        self._add_one = self.app.task(name="add_one")(add_one)
 
-    def chord(self, count_: int) -> Any:
-        return chord([noop.s(number) for number in range(count_)], count.s())
+    def group(self, count: int) -> Any:
+        return group([self.noop.s(number) for number in range(count)])
+
+    def chord(self, count: int) -> Any:
+        return chord([self.noop.s(number) for number in range(count)], self._count.s())
 
     def chain(self, count: int) -> Any:
-        return chain(add_one.s(0), *[add_one.s() for _ in range(count - 1)])
-
-    def worker(self, children: int, tuned: bool) -> list[str]:
-        return [part.replace("celery_redis", "celery_canvas") for part in super().worker(children, tuned)]
+        return chain(self._add_one.s(0), *[self._add_one.s() for _ in range(count - 1)])
 
 
-PEER = CeleryCanvas()
+PEER = CeleryCanvas(__name__)
+app = PEER.app

@@ -12,8 +12,8 @@ from typing import Any
 
 from huey import RedisHuey  # type: ignore[import-untyped]
 
-from benchmarks.peers.base import AWAITED, NONE
-from benchmarks.peers.redis_peer import RESULTS, URL, RedisPeer
+from benchmarks.peers.base import AWAITED, NONE, RESULTS
+from benchmarks.peers.redis_peer import URL, RedisPeer
 
 huey = RedisHuey("benchmark", url=URL, results=RESULTS != NONE, notify_result=RESULTS == AWAITED)
 

@@ -1,8 +1,7 @@
 """What the contenders on Redis have in common.
 
-How far a worker is, is seen from outside, alike for all: by what the broker holds, in O(1) commands, at a low
-frequency. Some brokers forget a message when a worker takes it and not when its task ends, so that the few in workers'
-hands count as ended: in their favour.
+What the broker holds is asked for in O(1) commands. Some brokers forget a message when a worker takes it and not when
+its task ends, so that the few in workers' hands count as ended: in their favour.
 """
 
 from __future__ import annotations
@@ -15,52 +14,27 @@ from time import perf_counter
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from benchmarks.peers.base import KEPT, REDIS_VARIABLE, RESULTS_VARIABLE, Peer
+from benchmarks.peers.base import REDIS_VARIABLE
+from benchmarks.peers.server_peer import ServerPeer
 from benchmarks.redis_line import Line
 
-__all__ = ["RESULTS", "URL", "AsyncRedisPeer", "RedisPeer"]
+__all__ = ["URL", "AsyncRedisPeer", "RedisPeer"]
 
 URL = os.environ.get(REDIS_VARIABLE, "redis://127.0.0.1:6379/0")
-RESULTS = os.environ.get(RESULTS_VARIABLE, KEPT)
 
 T = TypeVar("T")
 
 
-class RedisPeer(Peer):
+class RedisPeer(ServerPeer):
     """A contender on Redis."""
 
     _line: Line | None = None
-    _base: int | None = None
-
-    @abstractmethod
-    def one_by_one(self, arguments: Iterable[Any]) -> None:
-        """Send a message for each argument, one after the other, the way its users do."""
-
-    def in_bulk(self, arguments: Iterable[Any]) -> None:
-        """Send a message for each argument by the fastest way that it offers."""
-        self.one_by_one(arguments)
-
-    def send(self, count: int) -> None:
-        self.one_by_one(range(count))
-
-    def send_many(self, count: int) -> None:
-        self.in_bulk(range(count))
-
-    def send_text(self, count: int, text: str) -> None:
-        self.in_bulk([text] * count)
 
     def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Return Redis's replies, over a connection of our own."""
         if self._line is None:
             self._line = Line(urlsplit(URL).port or 6379)
         return self._line.ask_all(*commands)
-
-    def completed(self) -> int:
-        """Return how many have ended since this was first asked."""
-        waiting = self.waiting()
-        if self._base is None:
-            self._base = waiting
-        return self._base - waiting
 
 
 class AsyncRedisPeer(RedisPeer):

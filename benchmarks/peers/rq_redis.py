@@ -12,8 +12,8 @@ from typing import Any
 from redis import Redis
 from rq import Queue
 
-from benchmarks.peers.base import NONE
-from benchmarks.peers.redis_peer import RESULTS, URL, RedisPeer
+from benchmarks.peers.base import NONE, RESULTS
+from benchmarks.peers.redis_peer import URL, RedisPeer
 
 RESULT_SECONDS = 0 if RESULTS == NONE else 86400
 NO_LIMIT = -1

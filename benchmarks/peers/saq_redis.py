@@ -14,8 +14,8 @@ import uvloop
 from saq import Queue  # type: ignore[import-not-found, unused-ignore]
 from saq.queue import JobError  # type: ignore[import-not-found, unused-ignore]
 
-from benchmarks.peers.base import NONE
-from benchmarks.peers.redis_peer import RESULTS, URL, AsyncRedisPeer
+from benchmarks.peers.base import NONE, RESULTS
+from benchmarks.peers.redis_peer import URL, AsyncRedisPeer
 
 CONCURRENCY = 10  # its default; a hundred were measured to be no faster
 POLL_SECONDS = 0.001  # of who waits for a result

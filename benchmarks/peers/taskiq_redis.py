@@ -12,8 +12,8 @@ from typing import Any
 
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
 
-from benchmarks.peers.base import NONE
-from benchmarks.peers.redis_peer import RESULTS, URL, AsyncRedisPeer
+from benchmarks.peers.base import NONE, RESULTS
+from benchmarks.peers.redis_peer import URL, AsyncRedisPeer
 
 POLL_SECONDS = 0.001  # of who waits for a result; it has no other way
 CONNECTIONS = 20

@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 from benchmarks.peers.redis_peer import URL
 from benchmarks.redis_line import Line, info
 
-__all__ = ["WorkflowPeer"]
+__all__ = ["WorkflowPeer", "add_one", "count"]
+
+
+def count(values: list[Any]) -> int:
+    return len(values)
+
+
+def add_one(number: int) -> int:
+    return number + 1
 
 
 class WorkflowPeer:

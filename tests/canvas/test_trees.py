@@ -1,22 +1,33 @@
-"""Random trees give what the oracle says, on every pair of broker and backend; and nothing is left pending."""
+"""Random trees give what the oracle says, on each broker and backend; nothing is left pending, and nothing is left over.
+
+Thousands in memory, hundreds on each of the others: `CELERIAC_TEST_TREES` is how many in memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import time
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pamqp import commands
 
 from celeriac import Celeriac, group
+from celeriac.brokers.amqp import AmqpBroker
 from tests.canvas.crew import Crew
-from tests.canvas.oracle import Bad, Journal, Node, interpret, register, signature, trees
+from tests.canvas.oracle import WAYS, Bad, Journal, Node, interpret, is_deaf, register, signature, trees
+from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
 
-CASES = int(os.environ.get("CELERIAC_TEST_TREES", "1000"))
+CASES = int(os.environ.get("CELERIAC_TEST_TREES", "2000"))
+ON_SERVERS = CASES // 8
 
 
 def outcome_of(result: Any) -> Any:
@@ -96,13 +107,13 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=CASES // 5, **SETTINGS)
+@settings(max_examples=ON_SERVERS, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_on_sqlite(on_sqlite: World, tree: Node, seed: int) -> None:
     on_sqlite.holds(tree, seed)
     database = on_sqlite.app.backend.database
-    for rows in ("dues", "joins WHERE missing", "workflows WHERE left"):
-        assert database.connection().execute(f"SELECT count(*) FROM {rows}").fetchone() == (0,)
+    for rows in ("messages", "leases", "dues", "joins WHERE missing", "workflows WHERE left"):
+        assert database.connection().execute(f"SELECT count(*) FROM {rows}").fetchone() == (0,), rows
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +123,7 @@ def on_redis(shared_redis: RedisServer) -> World:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=CASES // 5, **SETTINGS)
+@settings(max_examples=ON_SERVERS, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_on_redis(on_redis: World, shared_redis: RedisServer, tree: Node, seed: int) -> None:
     shared_redis.ask("FLUSHALL")
@@ -130,8 +141,47 @@ def nothing_is_left_on(server: RedisServer) -> None:
             assert {count for field, count in fields.items() if field != b"tree"} <= {b"0"}, fields
 
 
+class OnRabbitAndRedis(World):
+    """A vhost of a RabbitMQ, and a Redis for what comes of it."""
+
+    def __init__(self, rabbit: RabbitServer, redis: RedisServer) -> None:
+        self.rabbit = rabbit
+        self.vhost = rabbit.vhost()
+        super().__init__(rabbit.url(self.vhost), result_backend=redis.url)
+
+    def no_message_is_left(self) -> None:
+        """Assert that no AMQP queue holds anything, but for the journal, in which the lines stand."""
+        broker = self.app.broker
+        assert isinstance(broker, AmqpBroker)
+        connection = broker.server.connect(10)
+        queues = [queue["name"] for queue in self.rabbit.ask("GET", f"/api/queues/{quote(self.vhost)}?columns=name")]
+        assert "default" in queues
+        for name in sorted({*queues} - {broker.server.topology.journal}):
+            held = connection.call(commands.Queue.Declare(queue=name, passive=True), time.monotonic() + 10)
+            assert held.message_count == 0, name
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def on_both(rabbit: RabbitServer, shared_redis: RedisServer) -> Iterator[OnRabbitAndRedis]:
+    world = OnRabbitAndRedis(rabbit, shared_redis)
+    yield world
+    world.app.close()
+    rabbit.drop(world.vhost)
+
+
 @pytest.mark.timeout(300)
-@settings(max_examples=CASES, **SETTINGS)
+@settings(max_examples=ON_SERVERS, **SETTINGS)
+@given(tree=trees(), seed=st.integers(0, 1 << 30))
+def test_on_rabbitmq_and_redis(on_both: OnRabbitAndRedis, shared_redis: RedisServer, tree: Node, seed: int) -> None:
+    shared_redis.ask("FLUSHALL")
+    on_both.holds(tree, seed)
+    nothing_is_left_on(shared_redis)
+    on_both.no_message_is_left()
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=CASES // 2, **SETTINGS)
 @given(tree=trees())
 def test_run_at_once(tree: Node) -> None:
     world = World("memory://eager")
@@ -142,10 +192,35 @@ def test_run_at_once(tree: Node) -> None:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=CASES, **SETTINGS)
+@settings(max_examples=CASES // 2, **SETTINGS)
 @given(tree=trees())
 def test_a_tree_comes_back_from_plain_data(tree: Node) -> None:
     app = World("memory://data").app
     made = make(tree, app)
     assert app.signature(made.to_dict()) == made
     assert repr(app.signature(made.to_dict())) == repr(made)
+
+
+@pytest.mark.timeout(300)
+def test_the_trees_have_all_that_workflows_can_have() -> None:
+    made: list[Node] = []
+
+    @settings(max_examples=1000, database=None, **SETTINGS)
+    @given(tree=trees())
+    def make_many(tree: Node) -> None:
+        made.append(tree)
+
+    make_many()
+    depths = Counter(tree.depth() for tree in made)
+    nodes = [node for tree in made for node in tree.walk()]
+    ways = Counter(node.way for node in nodes if node.kind == "task")
+    widths = Counter(len(node.parts) for node in nodes if node.kind == "group")
+    linked = Counter(is_deaf(label) for node in nodes for label in (node.callback, node.errback) if label is not None)
+    print(f"\n{len(made)} trees, {len({*made})} of them different; nested {sorted(depths.items())}")
+    print(f"{ways.total()} tasks: {dict(ways)}; groups by their width {sorted(widths.items())}; links {dict(linked)}")
+    assert max(depths) == 5
+    assert depths[5] > len(made) / 10
+    assert ways.keys() == set(WAYS)
+    assert 0.04 < ways["fails"] / ways.total() < 0.2  # a tenth, as far as hypothesis lets chance have its way
+    assert {0, 1} < widths.keys()
+    assert linked.keys() == {False, True}

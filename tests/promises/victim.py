@@ -324,3 +324,8 @@ def callback(value: Any, label: int) -> None:
 @app.task
 def errback(request: Any, error: BaseException, traceback: str, label: int) -> None:
     tell("errback", label, error.args[0])
+
+
+@app.task
+def deaf_errback(value: Any, label: int) -> None:
+    tell("errback", label, value)

@@ -263,6 +263,8 @@ class RedisLease(Lease):
                 parts += (number, message.queue, message.id, blob(message), due(message))
         command = self._server.script("settle", self._server.moment(self._clock), self._name, self._kept,
                                       len(settlements), *parts)  # fmt: skip
+        if any(settlement.follow_ups for settlement in settlements):
+            self._rung.set()  # who waits asks right behind this request, and need not hear the bell first
         return [bool(good) for good in await self._server.ado(command, again=False)]
 
     async def _less_doubt(self, tokens: Sequence[str], done: list[bool]) -> list[bool]:
