@@ -13,7 +13,7 @@
 
 from celeriac import errors, signals, states
 from celeriac.__about__ import VERSION
-from celeriac.app import Celeriac, current_app, shared_task
+from celeriac.app import Celeriac
 from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
 from celeriac.canvas.group import group
@@ -35,6 +35,7 @@ from celeriac.errors import (
     WorkerLost,
 )
 from celeriac.result import AsyncResult
+from celeriac.shared import current_app, shared_task
 from celeriac.signature import Signature
 from celeriac.task import Task
 

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from celeriac import signals
+from celeriac import shared, signals
 from celeriac.canvas import words
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from celeriac.backends.base import Backend
     from celeriac.brokers.base import Broker
 
-__all__ = ["Celeriac", "current_app", "shared_task"]
+__all__ = ["BoundDecorator", "Celeriac", "Decorator"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,9 +63,7 @@ class Celeriac:
         self._routes: Routes | None = None
         self._queues: frozenset[str] | None = None
         self.conf.watch(self._configuration_changed)
-        _apps.append(self)
-        for build in _shared:
-            build(self)
+        shared.join(self)
 
     # --- Configuration --------------------------------------------------------------------------------
 
@@ -115,11 +113,11 @@ class Celeriac:
 
     @overload
     def task(self, /, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
-             **options: Unpack[TaskOptions]) -> _BoundDecorator: ...  # fmt: skip
+             **options: Unpack[TaskOptions]) -> BoundDecorator: ...  # fmt: skip
 
     @overload
     def task(self, /, *, name: str | None = None, bind: Literal[False] = False,
-             base: type[Task[Any, Any]] | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...  # fmt: skip
+             base: type[Task[Any, Any]] | None = None, **options: Unpack[TaskOptions]) -> Decorator: ...  # fmt: skip
 
     def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
              base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
@@ -133,12 +131,13 @@ class Celeriac:
         """
 
         def register(function: Callable[..., Any]) -> Task[Any, Any]:
-            return self._register(function, name, bind, base, options)
+            return self.register(function, name, bind, base, options)
 
         return register if function is None else register(function)
 
-    def _register(self, function: Callable[..., Any], name: str | None, bind: bool,
-                  base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
+    def register(self, function: Callable[..., Any], name: str | None, bind: bool,
+                 base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
+        """Do what `task` does, for those that have all of its arguments in hand."""
         name = name or self.name_of(function)
         if name in self.tasks:
             known = self.tasks[name]
@@ -304,7 +303,7 @@ class Celeriac:
         return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {self.broker_url}>"
 
 
-class _Decorator:
+class Decorator(Protocol):
     """What `@app.task(...)` is to a type checker."""
 
     @overload
@@ -313,11 +312,8 @@ class _Decorator:
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
-    def __call__(self, function: Any, /) -> Any:
-        raise NotImplementedError
 
-
-class _BoundDecorator:
+class BoundDecorator(Protocol):
     """What `@app.task(bind=True)` is to a type checker."""
 
     @overload
@@ -327,77 +323,6 @@ class _BoundDecorator:
 
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
-
-    def __call__(self, function: Any, /) -> Any:
-        raise NotImplementedError
-
-
-# --- Tasks for whichever app there is -----------------------------------------------------------------
-
-_apps: list[Celeriac] = []
-_shared: list[Callable[[Celeriac], Task[Any, Any]]] = []
-
-
-def current_app() -> Celeriac:
-    """Return the app that was made last."""
-    if not _apps:
-        raise ImproperlyConfigured("There is no app yet: make one with app = Celeriac('name').")
-    return _apps[-1]
-
-
-class _SharedTask:
-    """A task of whichever app is current when it is used."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._task()(*args, **kwargs)
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(self._task(), attribute)
-
-    def _task(self) -> Task[Any, Any]:
-        return current_app().tasks[self.name]
-
-    def __repr__(self) -> str:
-        return f"<shared task {self.name}>"
-
-
-@overload
-def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
-
-
-@overload
-def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
-
-
-@overload
-def shared_task(*, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
-                **options: Unpack[TaskOptions]) -> _BoundDecorator: ...  # fmt: skip
-
-
-@overload
-def shared_task(*, name: str | None = None, bind: Literal[False] = False, base: type[Task[Any, Any]] | None = None,
-                **options: Unpack[TaskOptions]) -> _Decorator: ...  # fmt: skip
-
-
-def shared_task(function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
-                base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
-    """Register a function with every app, made already or later; for libraries that have no app of their own."""
-
-    def register(function: Callable[..., Any]) -> Any:
-        task_name = name or f"{function.__module__}.{function.__name__}"
-
-        def build(app: Celeriac) -> Task[Any, Any]:
-            return app._register(function, task_name, bind, base, options)
-
-        _shared.append(build)
-        for app in _apps:
-            build(app)
-        return _SharedTask(task_name)
-
-    return register if function is None else register(function)
 
 
 def _caller(frame: FrameType) -> tuple[str, str | None]:

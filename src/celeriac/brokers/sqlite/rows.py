@@ -23,6 +23,7 @@ __all__ = [
     "place",
     "remove",
     "seq_of",
+    "seqs_of",
     "wake",
     "wake_due",
 ]

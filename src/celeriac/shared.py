@@ -1,0 +1,90 @@
+"""Tasks for whichever app there is: of libraries that have none of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
+
+from celeriac.errors import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from celeriac.app import BoundDecorator, Celeriac, Decorator
+    from celeriac.options import TaskOptions
+    from celeriac.task import CoroutineTask, Task
+
+__all__ = ["current_app", "join", "shared_task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_apps: list[Celeriac] = []
+_shared: list[Callable[[Celeriac], Task[Any, Any]]] = []
+
+
+def join(app: Celeriac) -> None:
+    """Make an app known here, and register with it what is shared. Called by the app as it is made."""
+    _apps.append(app)
+    for build in _shared:
+        build(app)
+
+
+def current_app() -> Celeriac:
+    """Return the app that was made last."""
+    if not _apps:
+        raise ImproperlyConfigured("There is no app yet: make one with app = Celeriac('name').")
+    return _apps[-1]
+
+
+class _SharedTask:
+    """A task of whichever app is current when it is used."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._task()(*args, **kwargs)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._task(), attribute)
+
+    def _task(self) -> Task[Any, Any]:
+        return current_app().tasks[self.name]
+
+    def __repr__(self) -> str:
+        return f"<shared task {self.name}>"
+
+
+@overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+
+
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def shared_task(*, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
+                **options: Unpack[TaskOptions]) -> BoundDecorator: ...  # fmt: skip
+
+
+@overload
+def shared_task(*, name: str | None = None, bind: Literal[False] = False, base: type[Task[Any, Any]] | None = None,
+                **options: Unpack[TaskOptions]) -> Decorator: ...  # fmt: skip
+
+
+def shared_task(function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
+                base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
+    """Register a function with every app, made already or later; for libraries that have no app of their own."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        task_name = name or f"{function.__module__}.{function.__name__}"
+
+        def build(app: Celeriac) -> Task[Any, Any]:
+            return app.register(function, task_name, bind, base, options)
+
+        _shared.append(build)
+        for app in _apps:
+            build(app)
+        return _SharedTask(task_name)
+
+    return register if function is None else register(function)
