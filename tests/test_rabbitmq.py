@@ -160,6 +160,22 @@ def test_certificates_that_cannot_be_read_are_an_error_that_names_them() -> None
         address.tls_context()
 
 
+async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(place: Place) -> None:
+    broker = place.broker()
+    await broker.apublish([message()])
+
+    def declaring(queue: str) -> Any:
+        line = broker.server.topology.usual(queue, PLAIN)
+        return broker.server.ado(lambda: broker.declare([line]))  # of a queue that is not there: refused, then made
+
+    for step in range(12):
+        cancelled = asyncio.ensure_future(declaring(f"queue{step}"))
+        await asyncio.sleep(step / 2000)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        await declaring(f"other{step}")
+
+
 # --- Things deleted under us --------------------------------------------------------------------------
 
 

@@ -20,9 +20,11 @@ import msgspec
 from msgspec.structs import replace
 from pamqp import commands
 
+from celeriac.brokers.amqp.hand import Hand, Held
 from celeriac.brokers.amqp.journal import Journal
 from celeriac.brokers.amqp.parcels import Parcel, bury, unpack, unreadable
-from celeriac.brokers.amqp.taps import Held, Tap
+from celeriac.brokers.amqp.roll import Presence, enrol
+from celeriac.brokers.amqp.taps import Tap
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
@@ -33,12 +35,9 @@ from celeriac.message import new_id
 if TYPE_CHECKING:
     from celeriac.brokers.amqp.broker import AmqpBroker
 
-__all__ = ["ROLL", "AmqpLease", "Presence"]
+__all__ = ["AmqpLease"]
 
 log = logging.getLogger("celeriac.amqp")
-
-ROLL = "roll"
-"""The channel on which workers are asked who they are."""
 
 LOOK_SECONDS = 5.0  # who waits looks again after this, whether anything came or not
 SURPLUS_SECONDS = 0.1  # what was pushed to us and is not received goes back after this
@@ -46,13 +45,6 @@ EARLY_SECONDS = 0.5  # what comes earlier than this before its time waits once m
 SYNC_TRIES = 40
 BATCH = 64  # messages; who receives does not wait for more to gather
 TAKE_SECONDS = 0.1  # for a message that is said to be there to come
-
-
-class Presence(msgspec.Struct):
-    """How a worker answers the roll."""
-
-    worker: WorkerInfo
-    held: dict[str, int]  # by queue
 
 
 class AmqpLease(Lease):
@@ -68,7 +60,7 @@ class AmqpLease(Lease):
         self._max_deliveries = max_deliveries
         self._lost: str | None = None
         self._taps: dict[Line, Tap] = {}
-        self._held: dict[int, Held] = {}
+        self._hand = Hand(self.name)
         self._inherited: list[Delivery] = []
         self._slots: Slots = {}  # of the receive that is under way
         self._stirred = asyncio.Event()
@@ -92,7 +84,7 @@ class AmqpLease(Lease):
                 self._sight = await self.connection.channel()
                 self.journal = Journal(self._server, self._clock, self._stirred.set)
                 await self.journal.follow(self.connection)
-                await self._enrol()
+                await enrol(self.connection, self._topology, self._presence, self._broker.broadcast, self._errand)
         except BaseException as error:
             self.connection.close()
             if isinstance(error, OSError):
@@ -102,24 +94,8 @@ class AmqpLease(Lease):
             raise
         self._stamp()
 
-    async def _enrol(self) -> None:
-        """Answer the roll, and be counted: the roll's queue has one consumer for each worker."""
-        channel = await self.connection.channel()
-        channel.on_content = self._asked
-        topology = self._topology
-        for method in (*topology.declare_channels(), *topology.declare_roll()):
-            await channel.call(method)
-        made = await channel.call(commands.Queue.Declare(exclusive=True))
-        await channel.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=ROLL))
-        await channel.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
-        await channel.call(commands.Basic.Consume(queue=topology.roll, no_ack=True))
-
-    def _asked(self, content: Content) -> None:
-        held: dict[str, int] = {}
-        for one in self._held.values():
-            held[one.line.queue] = held.get(one.line.queue, 0) + 1
-        presence = msgspec.msgpack.encode(Presence(self._worker, held))
-        self._errand(self._broker.broadcast(content.body.decode(), [presence]))
+    def _presence(self) -> Presence:
+        return Presence(self._worker, self._hand.by_queue())
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -250,11 +226,10 @@ class AmqpLease(Lease):
         lost = self._lost_before(content, message.id)
         count = parcel.deliveries + lost
         again = parcel.again or content.redelivered
-        token = f"{self.name}:{content.tag}"
-        delivery = Delivery(message, token, count + 1, again=again,
+        delivery = Delivery(message, self._hand.token(content.tag), count + 1, again=again,
                             revoked=self.journal.revoked.get(message.id, 0.0) > now)  # fmt: skip
         held = Held(content.tag, tap.line, content.consumer, delivery, count, again, time.monotonic())
-        self._held[content.tag] = held
+        self._hand.add(held)
         if lost and (not message.acks_late or count >= self._max_deliveries):
             held.delivery = replace(delivery, deliveries=count, lost=True)
             self._inherited.append(held.delivery)
@@ -340,7 +315,7 @@ class AmqpLease(Lease):
 
     def _connection_lost(self) -> None:
         self._lost = self._lost or str(self.connection.lost)
-        self._held.clear()
+        self._hand.clear()
         self._inherited.clear()
         self._taps.clear()
         self._stirred.set()
@@ -355,7 +330,7 @@ class AmqpLease(Lease):
         now = self._clock.now()
         for settlement in settlements:
             delivery = settlement.delivery
-            held = self._of(delivery.token)
+            held = self._hand.of(delivery.token)
             good = held is not None and delivery.token not in settled
             done.append(good)
             if not good or held is None:
@@ -373,26 +348,14 @@ class AmqpLease(Lease):
         self._acknowledge(list(settled.values()))
         return done
 
-    def _of(self, token: str) -> Held | None:
-        name, _, tag = token.partition(":")
-        if name != self.name or not tag.isdigit():
-            return None
-        return self._held.get(int(tag))
-
     def _acknowledge(self, settled: Sequence[Held]) -> None:
-        """Acknowledge, many at once where nothing older is held."""
         if self._lost is not None:
             return
-        for held in settled:
-            if self._held.pop(held.tag, None) is not None and held.line in self._taps:
+        dropped, acknowledgements = self._hand.drop(settled, self._work.number)
+        for held in dropped:
+            if held.line in self._taps:
                 self._taps[held.line].settled(held.consumer)
-        oldest = min(self._held, default=None)
-        tags = sorted(held.tag for held in settled)
-        upto = len(tags) if oldest is None else next((i for i, tag in enumerate(tags) if tag > oldest), len(tags))
-        number = self._work.number
-        parts = [acknowledge(number, tags[upto - 1], multiple=True)] if upto else []
-        parts += [acknowledge(number, tag, multiple=False) for tag in tags[upto:]]
-        self._work.tell(b"".join(parts))
+        self._work.tell(acknowledgements)
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
 
@@ -423,7 +386,7 @@ class AmqpLease(Lease):
                 for tap in self._taps.values():
                     await tap.begun()
                 await self._sync()  # nothing is pushed after this
-                kept = [held for held in self._held.values() if not held.delivery.lost]
+                kept = [held for held in self._hand.all() if not held.delivery.lost]
                 await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in kept])
                 self._lost = None
                 self._acknowledge(kept)

@@ -7,19 +7,15 @@ be seen.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from pamqp import commands
 
 from celeriac.brokers.amqp.journal import CHANNEL, Journal, Paused, Peeked, writing
-from celeriac.brokers.amqp.lease import ROLL, Presence
-from celeriac.brokers.amqp.listener import Listener
 from celeriac.brokers.amqp.parcels import Parcel, read_dead, unpack
+from celeriac.brokers.amqp.roll import Presence, call_roll
 from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.aio import AioConnection, Channel
@@ -27,14 +23,13 @@ from celeriac.drivers.amqp.frames import Content, acknowledge, method
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line, queues_of
 from celeriac.errors import NotSupported
-from celeriac.message import LANES, Message, new_id
+from celeriac.message import LANES, Message
 
 if TYPE_CHECKING:
     from celeriac.brokers.amqp.broker import AmqpBroker
 
 __all__ = ["AmqpOperations"]
 
-ROLL_SECONDS = 1.0  # for workers to answer the roll
 PEEKED_SECONDS = 30 * 86400.0  # for which it is remembered that somebody has looked at a message
 MOST = 10_000  # messages that are taken to be looked at
 
@@ -148,25 +143,9 @@ class AmqpOperations(Operations):
         return [presence.worker for presence in presences if presence.worker.expires_at > now]
 
     async def _roll(self, connection: AioConnection) -> list[Presence]:
-        """Ask all workers who they are. How many there are, the server knows: each consumes from the roll's queue."""
+        """Ask all workers who they are."""
         present = await self._consumers(connection, self._server.topology.roll)
-        if not present:
-            return []
-        listener = Listener(self._server, f"roll.{new_id()}")
-        await listener.open()
-        found: list[Presence] = []
-        answers = listener.listening()
-        try:
-            await self._broker.broadcast(ROLL, [listener.channel.encode()])
-            deadline = time.monotonic() + ROLL_SECONDS
-            while len(found) < present:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    found.append(msgspec.msgpack.decode(await anext(answers), type=Presence))
-        except TimeoutError:
-            pass  # suspended, or on its way out: its lease will end
-        finally:
-            await answers.aclose()
-        return found
+        return await call_roll(self._server, present, self._broker.broadcast)
 
     # --- On the wire ----------------------------------------------------------------------------------
 

@@ -15,30 +15,14 @@ from typing import Any
 
 from pamqp import commands
 
-from celeriac.brokers.base import Delivery
+from celeriac.brokers.amqp.hand import Held
 from celeriac.drivers.amqp.aio import Channel
 from celeriac.drivers.amqp.topology import Line
 
-__all__ = ["Held", "Tap"]
+__all__ = ["Tap"]
 
 STEADY_SECONDS = 0.05  # a window is not widened more often, for settlements on their way may make room
 EXACT = 16  # a smaller window is exact; a larger one may be up to twice as wide as needed
-
-
-class Held:
-    """A delivery that is not settled yet."""
-
-    __slots__ = ("again", "consumer", "count", "delivery", "heard", "line", "tag")
-
-    def __init__(self, tag: int, line: Line, consumer: str, delivery: Delivery, count: int, again: bool,
-                 heard: float) -> None:  # fmt: skip
-        self.tag = tag
-        self.line = line
-        self.consumer = consumer
-        self.delivery = delivery
-        self.count = count  # deliveries before this one
-        self.again = again
-        self.heard = heard  # by the monotonic clock
 
 
 class Tap:

@@ -50,6 +50,7 @@ class _Session:
         self.office: Channel | None = None  # for calls, which may fail, and close the channel
         self.opening = asyncio.Lock()
         self.calling = asyncio.Lock()
+        self.called: asyncio.Future[Any] | None = None  # what was asked last on the office channel
         self.others: weakref.WeakSet[AioConnection] = weakref.WeakSet()
         self.end = self._until_the_end()
 
@@ -190,12 +191,18 @@ class Server:
         return await channel.publish(items)
 
     async def _call(self, session: _Session, what: Any) -> Any:
-        """Call a method on a channel where nobody else's call is under way, for what fails, fails for the channel."""
+        """Call a method on a channel where nobody else's call is under way, for what fails, fails for the channel.
+
+        The call of somebody who was cancelled is still under way.
+        """
         async with session.calling:
+            if session.called is not None:
+                await asyncio.wait([session.called])
             if session.office is None or session.office.failed is not None:
                 assert session.connection is not None
                 session.office = await session.connection.channel()
-            return await session.office.call(what)
+            session.called = session.office.ask(what)
+            return await asyncio.shield(session.called)
 
     async def learn(self) -> Topology:
         """Return the topology; connects if nobody has yet."""
