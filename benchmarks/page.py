@@ -1,7 +1,7 @@
 """`python -m benchmarks.page FIGURES.json`: put a run's figures into `docs/performance.md`, and draw its plots.
 
-Goes in: what `python -m benchmarks redis rabbitmq --json FIGURES.json` has written, or of one of the two. Comes out, for
-each server that is in it: the part of the page between its two marks, and `docs/performance-SERVER.svg`.
+Goes in: what `python -m benchmarks redis rabbitmq --json FIGURES.json` has written, or with one of the two. Comes out,
+for each server that is in it: the part of the page between its two marks, and `docs/performance-SERVER.svg`.
 """
 
 from __future__ import annotations

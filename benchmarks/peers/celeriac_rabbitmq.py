@@ -1,0 +1,19 @@
+"""Ours, on RabbitMQ."""
+
+from __future__ import annotations
+
+from benchmarks.peers.celeriac_family import CeleriacPeer
+from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
+
+
+class CeleriacRabbitMQ(CeleriacPeer, RabbitMQPeer):
+    """As shipped."""
+
+    packages = ("celeriac", "uvloop", "pamqp")
+    settings = "as shipped: durable messages, confirmed; at least once, acknowledged late; seen: messages not pushed"
+    pace = 15_000
+    queue = "default"
+
+
+PEER = CeleriacRabbitMQ(__name__, URL)
+app = PEER.app

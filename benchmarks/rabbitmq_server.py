@@ -1,0 +1,142 @@
+"""A RabbitMQ for one benchmark: a node of its own, on free ports, with an empty vhost for each measurement.
+
+`running` puts its URL where the measuring processes find it. As root it is run by the user whom Debian's package made.
+The management plug-in is there to make vhosts, and collects nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.base import RABBITMQ_VARIABLE
+from benchmarks.server import answer, free_ports, shared
+from benchmarks.stage import BenchmarkError, Stage
+
+__all__ = ["Node", "running"]
+
+PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one in the path wants to become its user by itself
+MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
+USER = "rabbitmq"
+START_SECONDS = 60.0
+GRACE_SECONDS = 5.0  # to end
+VHOST_SECONDS = 60.0  # to drop one, with all that waits in it
+
+
+class Node:
+    """A server in this folder; `vhost` is that of the measurement under way."""
+
+    version = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self._http, dist, epmd = free_ports(4)
+        self.vhost = ""
+        self._numbers = count(1)
+        self._account: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        settings = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}", "management.tcp.ip": "127.0.0.1",
+            "management.tcp.port": str(self._http), "management_agent.disable_metrics_collector": "true",
+            "log.console": "false",
+        }  # fmt: skip
+        (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        (folder / "plugins").write_text("[rabbitmq_management].")
+        self._environment = {
+            "HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": f"benchmark{self.port}@localhost", "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"), "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"), "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"), "RABBITMQ_DIST_PORT": str(dist),
+            "ERL_EPMD_PORT": str(epmd), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }  # fmt: skip
+        if self._account:
+            folder.chmod(0o755)
+            for path in (folder, *folder.iterdir()):
+                shutil.chown(path, USER, USER)
+        self._processes = [self._run("epmd", "-address", "127.0.0.1", "-port", str(epmd))]
+        try:
+            self._processes.append(self._run(PROGRAM))
+            told = answer(self._processes[1], lambda: self._ask("GET", "overview"), START_SECONDS, folder / "output")
+            self.version = f"{told['rabbitmq_version']} on Erlang {told['erlang_version']}"
+        except BaseException:
+            self.end()
+            raise
+
+    def _run(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "output").open("a") as output:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self._environment, start_new_session=True, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, **self._account,
+            )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        """Where the measurement under way finds an empty server."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{self.vhost}"
+
+    def renew(self) -> None:
+        """Drop the vhost, and all that is in it; make another."""
+        try:
+            if self.vhost:
+                self._ask("DELETE", f"vhosts/{self.vhost}")
+            self.vhost = f"measurement-{next(self._numbers)}"
+            self._ask("PUT", f"vhosts/{self.vhost}")
+        except OSError as error:
+            raise BenchmarkError(f"RabbitMQ has made no vhost: {error}") from error
+
+    def _ask(self, method: str, path: str) -> dict[str, Any]:
+        """Ask the management API; raise `ConnectionError` if it does not do what it is asked for."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._http, timeout=VHOST_SECONDS)
+        secret = base64.b64encode(b"guest:guest").decode()
+        try:
+            connection.request(method, f"/api/{path}", headers={"Authorization": f"Basic {secret}"})
+            reply = connection.getresponse()
+            data = reply.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{method} {path}: {error!r}") from error
+        finally:
+            connection.close()
+        if reply.status >= 400:
+            raise ConnectionError(f"{method} {path}: {reply.status} {reply.reason}")
+        told: dict[str, Any] = json.loads(data) if data else {}
+        return told
+
+    def end(self) -> None:
+        """End the server, and what it has started; what it holds is thrown away anyway."""
+        with suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)  # the shell script before it waits for it
+            self._processes[-1].wait(GRACE_SECONDS)
+        for process in reversed(self._processes):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its own session: nobody else's processes are in that group
+            process.wait()
+
+
+@contextmanager
+def running(stage: Stage) -> Iterator[Node]:
+    """Run a node for as long as a block lasts, for all that the stage measures in it."""
+    if not Path(PROGRAM).exists():
+        raise BenchmarkError(MISSING)
+    with stage.scratch() as folder:
+        node = Node(folder)
+        try:
+
+            def clear() -> None:
+                node.renew()
+                stage.variables[RABBITMQ_VARIABLE] = node.url
+
+            with shared(stage, {RABBITMQ_VARIABLE: node.url}, clear):
+                yield node
+        finally:
+            node.end()
