@@ -18,7 +18,7 @@ from tests.redis_server import RedisServer, running_redis
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos", action="store_true", help="test_chaos.py: 100,000 tasks over two minutes")
+    parser.addoption("--chaos", action="store_true", help="test_chaos.py at length: 100,000 tasks over two minutes")
     parser.addoption("--chaos-seed", type=int, help="test_chaos.py: kill as a run did that printed this seed")
 
 

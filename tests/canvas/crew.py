@@ -38,15 +38,16 @@ class Crew:
         await self.advancing.finish()
 
     async def work(self) -> bool:
-        """Receive some messages, run them in any order, and settle them; say whether there were any."""
+        """Receive some messages, run them in any order, and settle them; say whether there were any, or are more."""
         deliveries = await self.lease.receive(["default"], SLOTS, 0.0)
+        found = bool(deliveries)
         self.chance.shuffle(deliveries)
         while deliveries:
             size = self.chance.randint(1, len(deliveries))
             batch, deliveries = deliveries[:size], deliveries[size:]
             await self.settle(batch)
         await self.advancing.finish()
-        return bool(await self._left())
+        return found or bool(await self._left())
 
     async def settle(self, batch: list[Delivery]) -> None:
         now = self.app.clock.now()
@@ -56,4 +57,5 @@ class Crew:
 
     async def _left(self) -> int:
         counts = await self.app.broker.operations().queues()
-        return sum(count.ready + count.scheduled for count in counts)
+        # Active is what RabbitMQ has pushed to the lease and nobody has received yet.
+        return sum(count.ready + count.scheduled + count.active for count in counts)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
-__all__ = ["GROUNDS", "Ground", "RabbitGround", "RedisGround", "SQLiteGround"]
+__all__ = ["ALL_GROUNDS", "GROUNDS", "Ground", "RabbitGround", "RabbitRedisGround", "RedisGround", "SQLiteGround"]
 
 
 class Ground(ABC):
@@ -232,6 +232,25 @@ class RabbitGround(SQLiteGround):
         self.server.drop(self.vhost)
 
 
+class RabbitRedisGround(RabbitGround):
+    """The same, with outcomes in a Redis of the stage's own: two servers, and connections to both."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.redis = RedisGround(folder)
+        self.environment["CELERIAC_RESULT_BACKEND"] = self.redis.server.url
+
+    def record(self) -> None:
+        self.redis.record()
+
+    def recorded(self) -> dict[str, int]:
+        return self.redis.recorded()
+
+    def end(self) -> None:
+        self.redis.end()
+        super().end()
+
+
 @cache
 def _rabbit() -> RabbitServer:
     return shared_servers.enter_context(running_rabbit())
@@ -242,3 +261,7 @@ shared_servers = ExitStack()
 
 
 GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround}
+"""Those that every promise is tested on."""
+
+ALL_GROUNDS: dict[str, type[Ground]] = {**GROUNDS, "rabbitmq+redis": RabbitRedisGround}
+"""Those that workflows are tested on."""

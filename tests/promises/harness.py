@@ -1,6 +1,6 @@
 """What the promises are tested with: a folder with a victim app, real workers in it, and ways to wait for what they do.
 
-A stage stands on a `Ground` (SQLite or Redis), and looks through the ports, so that each test runs on each of them.
+A stage stands on a `Ground` (SQLite, Redis, RabbitMQ), and looks through the ports, so that each test runs on each.
 Nothing here sleeps for a guessed time: `wait_for` looks until a condition holds, and fails with the workers' logs.
 """
 
@@ -26,7 +26,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.brokers.base import QueueCounts
 from celeriac.inspector import Inspector
-from tests.promises.grounds import GROUNDS, Ground
+from tests.promises.grounds import ALL_GROUNDS, GROUNDS, Ground
 
 __all__ = ["LEASE", "Run", "Stage", "Worker", "lives", "set_stage", "stage", "wait_for"]
 
@@ -259,7 +259,7 @@ class Stage:
 def set_stage(folder: Path, ground: str = "sqlite") -> Iterator[Stage]:
     """Write a victim into a folder, import it here, and take all down afterwards."""
     with ExitStack() as stack:
-        stands_on = GROUNDS[ground](folder)
+        stands_on = ALL_GROUNDS[ground](folder)
         stack.callback(stands_on.end)
         for name, value in stands_on.environment.items():
             stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)

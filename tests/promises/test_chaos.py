@@ -3,6 +3,8 @@
 None may be lost; one may be run twice only where a kill explains that; and each outcome is recorded once. `make chaos`
 runs it with 100,000 tasks over two minutes. A test that failed is made again with the seed that it printed, as far as
 the machine plays along: `--chaos-seed`.
+
+And tasks with an ETA, while their worker is restarted: `make chaos` has 10,000 over a minute, and minds when they run.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import psutil
 import pytest
 
 from celeriac.errors import BrokerUnavailable
-from tests.promises.grounds import RabbitGround, RedisGround
+from tests.promises.grounds import RabbitGround, RabbitRedisGround, RedisGround
 from tests.promises.harness import Run, Stage, Worker
 
 LEASE = 4.0  # seconds; longer than the server is ever away
@@ -27,6 +30,7 @@ RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers 
 PORTION = 50  # tasks sent at a time
 RABBIT_SECONDS = 10.0  # for which a RabbitMQ is left alone; it takes some five to start
 WAVE = 5.0  # seconds from one wave of tasks to the next
+EARLY = LATE = 1.0  # seconds around its time, in which a task with an ETA runs
 
 
 class Producer:
@@ -154,8 +158,10 @@ class Killer:
 
     @property
     def _redis(self) -> RedisGround:
-        assert isinstance(self.stage.ground, RedisGround)
-        return self.stage.ground
+        ground = self.stage.ground
+        found = ground.redis if isinstance(ground, RabbitRedisGround) else ground
+        assert isinstance(found, RedisGround)
+        return found
 
     def explains(self, run: Run, ended: float | None) -> bool:
         """Say whether a kill took the run, or its outcome before that was settled."""
@@ -244,3 +250,36 @@ def test_whatever_is_killed_every_task_is_run_and_none_twice_without_a_kill_that
     for id in random.sample(promised, 200):
         assert stage.app.AsyncResult(id).get(timeout=1) in {run.pid for run in runs[id]}
     stage.wait(stage.is_empty, "an empty broker", seconds=LEASE + 5)
+
+
+@pytest.mark.timeout(200)
+def test_tasks_run_at_their_time_though_the_worker_is_restarted_half_way(
+    stage: Stage, request: pytest.FixtureRequest
+) -> None:
+    full = request.config.getoption("--chaos")
+    count, seconds = (10_000, 60.0) if full else (2_000, 12.0)
+    worker = stage.worker()
+    begun = time.time() + 3.0 + count / 500  # they are all sent by then
+    due = {}
+    for start in range(0, count, 5):
+        eta = datetime.fromtimestamp(begun + seconds * start / count, UTC)
+        for result in stage.victim.quick.delay_many([(number,) for number in range(5)], eta=eta):
+            due[result.id] = eta.timestamp()
+    sent = time.time()
+    time.sleep(max(0.0, begun + seconds / 2 - time.time()))
+    stopping = time.time()
+    assert worker.stop() == 0
+    stage.worker()
+    away = time.time() - stopping
+    time.sleep(max(0.0, begun + seconds - time.time()))  # not to hinder the worker by looking
+    stage.wait(lambda: due.keys() <= {run.id for run in stage.journal()}, "all tasks", seconds=60)
+    stage.wait(stage.is_empty, "an empty broker")
+    late = sorted(run.at - due[run.id] for run in stage.journal() if run.id in due)
+    median, p99 = late[count // 2], late[int(count * 0.99)]
+    print(f"\neta: {count} tasks over {seconds:g} s, the worker restarted half-way, in {away:.2f} s: {len(late)} runs")
+    print(f"eta: late by {median:.3f} s (median), {p99:.3f} s (p99); from {late[0]:.3f} to {late[-1]:.3f} s")
+    assert len(late) == count
+    assert late[0] > -EARLY
+    if full:
+        assert sent < begun, "the machine is too slow to send them in time"
+        assert p99 < LATE

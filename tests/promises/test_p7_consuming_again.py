@@ -1,6 +1,7 @@
 """P7: a worker that lost its broker is consuming again within 5 s of its return.
 
-SQLite is lost while another process has locked the file; Redis is killed, frozen, or does what servers do on a bad day.
+SQLite is lost while another process has locked the file; RabbitMQ is killed or frozen; Redis is too, or does what
+servers do on a bad day.
 """
 
 from __future__ import annotations
@@ -121,6 +122,22 @@ def without_replicas(ground: RedisGround) -> None:
     ground.server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
     time.sleep(SPELL)
     ground.server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+
+
+@pytest.mark.parametrize("stage", ["rabbitmq"], indirect=True)
+@pytest.mark.parametrize("how", ["down", "frozen"])
+def test_a_worker_consumes_again_when_its_rabbitmq_is_back(stage: Stage, how: str) -> None:
+    """What it runs goes on or is run again: a lease is a connection. Each outcome is recorded once all the same."""
+    worker = stage.worker()
+    stage.record()
+    results = load(stage, each=1000)
+    with stage.away(how):
+        pass_time(stage, AWAY)
+    print(f"\nP7: consuming again {consuming_again(stage):.2f} s after a server that was {how} is back")
+    stage.wait(lambda: all(result.ready() for result in results), "the end of all tasks")
+    stage.wait(stage.is_empty, "an empty broker")
+    assert stage.recorded() == dict.fromkeys((result.id for result in results), 1)
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("stage", ["redis"], indirect=True)
