@@ -134,7 +134,7 @@ class Settler:
         self._workflows = workflows
         self.joined = broker.joins(backend)
         self.left_due = False  # whether the settlements of the last call may have left something due
-        self._unsure: set[str] = set()  # tokens of what was begun to be settled; a part of it may have been done
+        self._unsure: set[str] = set()  # tokens of what was begun to be settled, or had ended before: it may be done
 
     async def settle(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Return, for each, whether its token was good."""
@@ -142,17 +142,14 @@ class Settler:
             settlements = await self._led_on(settlements, now)
             self.left_due = any(settlement.ends_node and _leaves_due(settlement) for settlement in settlements)
             return await lease.settle(settlements)
-        ends = [_node_end(settlement) for settlement in settlements if settlement.ends_node]
+        ends = [settlement for settlement in settlements if settlement.ends_node]
         self.left_due = bool(ends)
-        if ends:
-            await self._backend.conclude(ends)
-        outcomes = [
-            settlement.outcome
-            for settlement in settlements
-            if settlement.outcome is not None and not settlement.ends_node
-        ]
-        if outcomes:
-            await self._backend.store(outcomes)
+        new = await self._backend.conclude([_node_end(settlement) for settlement in ends]) if ends else []
+        kept = [settlement for settlement in settlements if settlement.outcome is not None and not settlement.ends_node]
+        new += await self._backend.store([item.outcome for item in kept if item.outcome is not None]) if kept else []
+        for settlement, first in zip([*ends, *kept], new, strict=True):
+            if not first:  # it has ended before
+                self._unsure.add(settlement.delivery.token)
         following = [settlement for settlement in settlements if settlement.follow_ups]
         sent: dict[bool, list[Message]] = {False: [], True: []}
         for settlement in following:
@@ -161,7 +158,7 @@ class Settler:
             if messages:
                 await self._broker.apublish(messages, again)
         done = await lease.settle([replace(settlement, outcome=None, follow_ups=()) for settlement in settlements])
-        self._unsure.difference_update(settlement.delivery.token for settlement in following)
+        self._unsure.difference_update(settlement.delivery.token for settlement in settlements)
         return done
 
     def _may_have_been_sent(self, delivery: Delivery) -> bool:
