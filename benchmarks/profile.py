@@ -28,6 +28,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import rabbitmq_server
 from benchmarks.figures import number
 from benchmarks.footprint import Family
 from benchmarks.legs import CHILD_LEGS, PRODUCER_LEGS, SUPERVISOR_LEGS, WAITING, Legs, leg_of
@@ -41,12 +42,12 @@ T = TypeVar("T")
 
 __all__ = ["Samples", "main", "parse"]
 
-REDIS = ("celeriac_redis",)
+REDIS, RABBITMQ = "celeriac_redis", "celeriac_rabbitmq"
 CHILDREN = 2
 SUPERVISOR, CHILD = "supervisor", "children"
 LEGS = {SUPERVISOR: SUPERVISOR_LEGS, CHILD: CHILD_LEGS}
 LOOKS_PER_SECOND = 250
-TASKS_PER_SECOND = {"celeriac_sqlite": 15_000, "celeriac_redis": 50_000}  # to queue for each under py-spy
+TASKS_PER_SECOND = {"celeriac_sqlite": 40_000, REDIS: 50_000, RABBITMQ: 15_000}  # to queue for each under py-spy
 ATTACH_SECONDS = 3  # before py-spy looks
 SENDS = 10_000_000  # more than there is time for
 FRAME_SHARE = 0.97  # what is on the stack more often than this is `main` and its like, and not shown
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--top", metavar="N", type=int, default=20, help="functions to show [default: 20]")
     parser.add_argument("--native", action="store_true", help="show what C code does, too")
     parser.add_argument("--folder", metavar="DIR", help="drain on this folder's disk")
-    parser.add_argument("--results", action="store_true", help="on Redis: keep results")
+    parser.add_argument("--results", action="store_true", help="on a server: keep results")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     stage = Stage(folder=options.folder)
@@ -89,10 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
         options.seconds = 0
     command = [str(spy), "record", "--subprocesses", "--function", "--format", "raw", "--rate", str(LOOKS_PER_SECOND),
                "--duration", str(options.seconds), *(["--native"] if options.native else [])]  # fmt: skip
-    if options.contender not in REDIS:
+    stage.variables[RESULTS_VARIABLE] = KEPT if options.results else NONE
+    if options.contender == RABBITMQ:
+        with rabbitmq_server.running(stage):
+            _profile_drain(console, stage, options, command)
+        return 0
+    if options.contender != REDIS:
         _profile_drain(console, stage, options, command)
         return 0
-    stage.variables[RESULTS_VARIABLE] = KEPT if options.results else NONE
     with running(stage) as line:
         _profile_delay(console, stage, options, command, line)
         _profile_drain(console, stage, options, command, line)
