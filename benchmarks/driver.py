@@ -107,7 +107,7 @@ def naps(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
     sent = time.perf_counter() - start
     left = count
     while left and now - start < seconds:
-        time.sleep(POLL_SECONDS / 10)
+        time.sleep(POLL_SECONDS)
         left, now = peer.waiting(), time.perf_counter()
     return {"seconds": now - start, "sent": sent, "left": left}
 

@@ -102,7 +102,7 @@ def roundtrip(stage: Stage) -> Report:
 
 def sleeping(stage: Stage) -> Report:
     """Redis: tasks of 10 ms, 8 children: which share of the ideal throughput?"""
-    count = stage.amount(4_000, 200)
+    count = stage.amount(16_000, 200)  # so many that beginning and end weigh little
     what = f"{count:,} tasks of {SLEEP_SECONDS * 1000:g} ms, {SLEEPERS} children"
     with redis_report(stage, "redis-sleep", what) as (report, _):
         report.columns = ("", "per second", "ideal", "share")

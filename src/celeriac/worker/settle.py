@@ -142,6 +142,9 @@ class Settler:
             settlements = await self._led_on(settlements, now)
             self.left_due = any(settlement.ends_node and _leaves_due(settlement) for settlement in settlements)
             return await lease.settle(settlements)
+        if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
+            self.left_due = False
+            return await lease.settle(settlements)
         ends = [settlement for settlement in settlements if settlement.ends_node]
         self.left_due = bool(ends)
         new = await self._backend.conclude([_node_end(settlement) for settlement in ends]) if ends else []

@@ -60,6 +60,7 @@ class AmqpLease(Lease):
         self._max_deliveries = max_deliveries
         self._lost: str | None = None
         self._taps: dict[Line, Tap] = {}
+        self._source: dict[str, Tap] = {}  # by consumer
         self._hand = Hand(self.name)
         self._inherited: list[Delivery] = []
         self._slots: Slots = {}  # of the receive that is under way
@@ -211,8 +212,7 @@ class AmqpLease(Lease):
     # --- What the server pushes -----------------------------------------------------------------------
 
     def _take(self, content: Content) -> None:
-        name, _, _ = content.consumer.rpartition("#")
-        tap = next((tap for tap in self._taps.values() if tap.queue == name), None)
+        tap = self._source.get(content.consumer) or self._source_of(content.consumer)
         if tap is None:
             return
         try:
@@ -239,8 +239,17 @@ class AmqpLease(Lease):
             self._errand(self._give_back([held]))  # counted: the server would only say that it was lost, not how often
         else:
             tap.buffer.append(held)
-            self._watch_surplus()
+            if self._looking_for_surplus is None:
+                self._watch_surplus()
         self._stirred.set()
+
+    def _source_of(self, consumer: str) -> Tap | None:
+        name, _, _ = consumer.rpartition("#")
+        for tap in self._taps.values():
+            if tap.queue == name:
+                self._source[consumer] = tap
+                return tap
+        return None
 
     def _lost_before(self, content: Content, id: str) -> int:
         """Return how often the message was lost with its worker, as far as the server counts."""
@@ -318,6 +327,7 @@ class AmqpLease(Lease):
         self._hand.clear()
         self._inherited.clear()
         self._taps.clear()
+        self._source.clear()
         self._stirred.set()
 
     # --- Settle ---------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ DELIVER, RETURN, GET_OK, ACK, NACK = 0x003C003C, 0x003C0032, 0x003C0047, 0x003C0
 END: Final = b"\xce"
 HEARTBEAT: Final = b"\x08\0\0\0\0\0\0\xce"
 HEAD: Final = struct.Struct(">BHI")
+DELIVERY: Final = struct.Struct(">Q?")  # tag, and whether it was delivered before
+MANY_NAMES: Final = 1000
 PERSISTENT: Final = b"\x02"
 
 
@@ -93,6 +95,7 @@ class Parser:
     def __init__(self) -> None:
         self._rest = b""
         self._open: dict[int, tuple[Content, int, list[bytes]]] = {}  # by channel: what has not come whole
+        self._names: dict[bytes, tuple[str, str, str]] = {}  # consumer, exchange, key: the same again and again
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that are complete."""
@@ -135,11 +138,11 @@ class Parser:
         [index] = struct.unpack_from(">I", data, begin)
         at = begin + 4
         if index == DELIVER:
-            consumer, at = _short(data, at)
-            [tag] = struct.unpack_from(">Q", data, at)
-            exchange, after = _short(data, at + 9)
-            key, _ = _short(data, after)
-            content = Content(DELIVER, channel, key, exchange, consumer, tag, bool(data[at + 8]))
+            after = at + 1 + data[at]
+            tag, redelivered = DELIVERY.unpack_from(data, after)
+            names = data[at:after] + data[after + 9 : stop]
+            consumer, exchange, key = self._names.get(names) or self._read_names(names)
+            content = Content(DELIVER, channel, key, exchange, consumer, tag, redelivered)
         elif index in (ACK, NACK):
             tag, bits = struct.unpack_from(">QB", data, at)
             return Confirmed(channel, tag, bool(bits & 1), index == ACK)
@@ -157,6 +160,14 @@ class Parser:
             return Method(channel, frame.unmarshal(data[start : stop + 1])[2])
         self._open[channel] = content, 0, []
         return None
+
+    def _read_names(self, names: bytes) -> tuple[str, str, str]:
+        if len(self._names) >= MANY_NAMES:
+            self._names.clear()
+        consumer, at = _short(names, 0)
+        exchange, at = _short(names, at)
+        self._names[names] = found = consumer, exchange, _short(names, at)[0]
+        return found
 
 
 def _short(data: bytes, at: int) -> tuple[str, int]:

@@ -12,15 +12,22 @@ for i = 7, 6 + 2 * n, 2 do
   table.insert(lanes, ARGV[i])
   free[ARGV[i]] = tonumber(ARGV[i + 1])
 end
-local revocations = call('EXISTS', P .. ':revoked') == 1
-local pauses = call('EXISTS', P .. ':paused') == 1
-local blobs, total, exceptions, soonest, paused = {}, 0, {}, nil, {}
+local keys = {P .. ':revoked', P .. ':paused'}
+for q = 7 + 2 * n, #ARGV do table.insert(keys, tag(ARGV[q]) .. 'counts') end
+local rare = call('EXISTS', unpack(keys)) > 0  -- else none of them is there, and that takes one look for all
+local revocations = rare and call('EXISTS', P .. ':revoked') == 1
+local pauses = rare and call('EXISTS', P .. ':paused') == 1
+local blobs, total, exceptions, soonest, paused, first_due = {}, 0, {}, nil, {}, {}
 local ONCE = ':1' .. TAIL
 for q = 7 + 2 * n, #ARGV do
   local T = tag(ARGV[q])
   paused[q] = pauses and call('SISMEMBER', P .. ':paused', ARGV[q]) == 1
   if not paused[q] then
-    wake(T, time)
+    first_due[q] = call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')[2]
+    if first_due[q] and tonumber(first_due[q]) <= time then
+      wake(T, time)
+      first_due[q] = call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')[2]
+    end
     for _, lane in ipairs(lanes) do
       local r = T .. 'ready:' .. lane
       while free[lane] > 0 do
@@ -29,7 +36,7 @@ for q = 7 + 2 * n, #ARGV do
         if not popped then break end
         local ids, held = popped[2], {}
         local found = call('HMGET', T .. 'messages', unpack(ids))
-        local counts = call('EXISTS', T .. 'counts') == 1 and call('HMGET', T .. 'counts', unpack(ids))
+        local counts = rare and call('EXISTS', T .. 'counts') == 1 and call('HMGET', T .. 'counts', unpack(ids))
         local revoked = revocations and call('ZMSCORE', P .. ':revoked', unpack(ids))
         local h, first = 0, total
         for i, id in ipairs(ids) do
@@ -57,7 +64,7 @@ end
 if #blobs == 0 and waits >= 2 then relieve() end
 for q = 7 + 2 * n, #ARGV do
   local T = tag(ARGV[q])
-  local first = not paused[q] and call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')[2]
+  local first = first_due[q]
   if first and (not soonest or tonumber(first) < soonest) then soonest = tonumber(first) end
   for _, lane in ipairs(lanes) do
     if waits >= 2 and free[lane] > 0 then
