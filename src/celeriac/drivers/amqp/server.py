@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 import weakref
@@ -26,6 +25,7 @@ from celeriac.drivers.amqp.frames import Publication
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Topology
+from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
 
 __all__ = ["Procedure", "Server", "each", "server"]
@@ -81,7 +81,7 @@ class Server:
         self._queue_type = queue_type
         self._idle: list[Connection] = []
         self._local = threading.local()
-        _servers.add(self)
+        _registry.know(self)
 
     # --- Doing ----------------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class Server:
         for connection in self._idle:
             connection.abandon()  # this process's copy of the socket
         self._idle = []
-        _inherited.append(self._local)
+        _registry.inherited.append(self._local)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -309,26 +309,7 @@ def _nothing() -> Generator[Any, Any, None]:
 
 def server(url: str, prefix: str = "celeriac", queue_type: str = "auto", timeout: float = 10.0) -> Server:
     """Return the one `Server` of this process for a URL, so that broker and backend share it."""
-    key = (url, prefix, queue_type, timeout)
-    with _registry_lock:
-        if key not in _registry:
-            _registry[key] = Server(*key)
-        return _registry[key]
+    return _registry.of(url, prefix, queue_type, timeout)
 
 
-_registry: dict[tuple[str, str, str, float], Server] = {}
-_registry_lock = threading.Lock()
-_inherited: list[threading.local] = []
-"""What event loops had open when this process was forked; it is the parent's, and never touched again."""
-_servers: weakref.WeakSet[Server] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    global _registry_lock
-    _registry_lock = threading.Lock()
-    for known in list(_servers):
-        known.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_registry: Registry[Server] = Registry(Server)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
-import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +24,7 @@ from celeriac.drivers.redis.ear import Callback, Ear, PubSub
 from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, refused, silent, unsuitable
 from celeriac.drivers.redis.scripts import SCRIPTS
 from celeriac.drivers.redis.wire import Wire
+from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError
 
 __all__ = ["Command", "Server", "server"]
@@ -74,7 +73,7 @@ class Server:
         self._idle_ears: list[PubSub] = []
         self._local = threading.local()
         self._proved = False
-        _servers.add(self)
+        _registry.know(self)
 
     # --- Commands -------------------------------------------------------------------------------------
 
@@ -345,7 +344,7 @@ class Server:
     def forget(self) -> None:
         """In a fork's child: leave the parent's connections alone."""
         self._forget_idle()  # closes this process's copies of their sockets; the parent's stay open
-        _inherited.append(self._local)
+        _registry.inherited.append(self._local)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -354,27 +353,8 @@ class Server:
 
 def server(url: str, prefix: str = "celeriac", timeout: float = 10.0) -> Server:
     """Return the one `Server` of this process for a URL, so that broker and backend share it."""
-    key = (url, prefix, timeout)
-    with _registry_lock:
-        if key not in _registry:
-            _registry[key] = Server(url, prefix, timeout)
-        return _registry[key]
+    return _registry.of(url, prefix, timeout)
 
 
 _LOAD = b"".join(_pack(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
-_registry: dict[tuple[str, str, float], Server] = {}
-_registry_lock = threading.Lock()
-_inherited: list[threading.local] = []
-"""What event loops had open when this process was forked; it is the parent's, and never touched again."""
-_servers: weakref.WeakSet[Server] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    global _registry_lock
-    _registry_lock = threading.Lock()
-    for known in list(_servers):
-        known.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_registry: Registry[Server] = Registry(Server)
