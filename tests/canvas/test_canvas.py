@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -26,8 +26,10 @@ from celeriac import (
     xmap,
 )
 from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
+from celeriac.message import Message
 from celeriac.testing import running_worker
 from tests.canvas.crew import Crew
+from tests.clock import FakeClock
 
 TIMEOUT = 10.0
 
@@ -346,6 +348,36 @@ async def test_a_result_that_was_lost_fails_what_needs_it(app: Celeriac) -> None
     await crew.advancing.finish()
     with pytest.raises(ResultLost, match="Raise `result_expires`"):
         await result.aget(TIMEOUT)
+
+
+async def test_what_a_dead_worker_may_have_sent_already_is_sent_with_a_mark(
+    make_app: Callable[..., Celeriac], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(result_backend="memory://elsewhere", clock=clock)
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    marked: dict[str, bool] = {}
+    publish = app.broker.apublish
+
+    async def noted(messages: Sequence[Message], again: bool = False) -> None:
+        marked.update(dict.fromkeys([message.id for message in messages], again))
+        await publish(messages, again)
+
+    first, second = add.s(1) | add.s(2), add.s(1) | add.s(3)
+    crew = await Crew.of(app)
+    results = []
+    for taken_before, made in ((True, first), (False, second)):
+        results.append(await made.adelay())
+        await crew.settle(await crew.lease.receive(["default"], {"plain": 1}, 0.0))
+        if taken_before:
+            assert len(await app.backend.due(10, 5.0)) == 1  # by a worker that then dies
+            clock.advance(6)
+    monkeypatch.setattr(app.broker, "apublish", noted)
+    await crew.advancing.finish()
+    assert marked == {results[0].id: True, results[1].id: False}
 
 
 # --- A task that is replaced --------------------------------------------------------------------------

@@ -122,8 +122,11 @@ class Backend(ABC):
         """
         raise self._keeps_none()
 
-    async def due(self, limit: int, seconds: float) -> list[Due]:
-        """Take on what is due: nobody else is given it for so many seconds. It stays until it is advanced."""
+    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
+        """Take on what is due: nobody else is given it for so many seconds. It stays until it is advanced.
+
+        Returns, for each, whether it was taken on before: then what follows may have been done in part.
+        """
         raise self._keeps_none()
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:

@@ -95,10 +95,11 @@ class MemoryBackend(Backend):
         self.shared.ring()
         return done
 
-    async def due(self, limit: int, seconds: float) -> list[Due]:
+    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
         now = self.clock.now()
         with self.shared.lock:
-            taken = [due for due, free_at in self.shared.dues.items() if free_at <= now][:limit]
+            free = [(due, free_at > 0) for due, free_at in self.shared.dues.items() if free_at <= now]
+            taken = dict(free[:limit])
             self.shared.dues.update(dict.fromkeys(taken, now + seconds))
         return taken
 

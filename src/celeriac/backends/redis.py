@@ -218,10 +218,14 @@ class RedisBackend(Backend):
         replies = await self.server.ado_all(commands) if commands else []
         return [bool(stored) for reply in replies for stored in reply]
 
-    async def due(self, limit: int, seconds: float) -> list[Due]:
+    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
         command = self.server.script("due", self.server.moment(self.clock), limit, repr(seconds))
-        found = [entry.decode().rpartition(":") for entry in await self.server.ado(command)]
-        return [Due(workflow, int(node)) for workflow, _, node in found]
+        reply = await self.server.ado(command)
+        found: dict[Due, bool] = {}
+        for entry, free_at in zip(reply[::2], reply[1::2], strict=True):
+            workflow, _, node = entry.decode().rpartition(":")
+            found[Due(workflow, int(node))] = float(free_at) > 0
+        return found
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
         now = self.server.moment(self.clock)

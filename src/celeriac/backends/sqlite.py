@@ -130,10 +130,10 @@ class SQLiteBackend(Backend):
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         return await self.database.awrite(lambda connection: workflows.conclude(connection, ends, self.clock.now()))
 
-    async def due(self, limit: int, seconds: float) -> list[Due]:
+    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
         now = self.clock.now()
         if not self.database.read(lambda connection: workflows.due(connection, 1, now)):
-            return []
+            return {}
         return await self.database.awrite(
             lambda connection: workflows.take(connection, limit, now, now + seconds), quiet=True
         )

@@ -67,17 +67,25 @@ class Advancing:
         while dues := await self._app.backend.due(BATCH, TAKE_SECONDS):
             await self._advance(dues)
 
-    async def _advance(self, dues: Sequence[Due]) -> None:
+    async def _advance(self, dues: Mapping[Due, bool]) -> None:
+        """Advance what is due, and say of what was taken on before that its messages may have been sent."""
         trees = await self._app.workflows.load([due.workflow for due in dues])
-        outcomes = await self._outcomes(dues, trees)
+        outcomes = await self._outcomes(list(dues), trees)
         now = self._app.clock.now()
         advances = [self._follow(due, trees, outcomes, now) for due in dues]
         if self._joined:
             await self._lease().advance(advances)
             return
         # First to the broker: a crash in between sends again, and loses nothing.
-        if messages := [message for item in advances for message in item.messages]:
-            await self._app.broker.apublish(messages)
+        for again in (False, True):
+            messages = [
+                message
+                for item, taken_before in zip(advances, dues.values(), strict=True)
+                if taken_before is again
+                for message in item.messages
+            ]
+            if messages:
+                await self._app.broker.apublish(messages, again)
         await self._app.backend.advance(advances)
 
     def _follow(self, due: Due, trees: Mapping[str, Tree], outcomes: Mapping[str, Outcome], now: float) -> Advance:

@@ -104,13 +104,13 @@ def advance(connection: sqlite3.Connection, advance: Advance, now: float) -> boo
     return True
 
 
-def due(connection: sqlite3.Connection, limit: int, now: float) -> list[Due]:
-    """Return what is due and nobody's. Only reads."""
-    query = "SELECT workflow, node FROM dues WHERE free_at <= ? LIMIT ?"
-    return [Due(workflow, node) for workflow, node in connection.execute(query, (now, limit))]
+def due(connection: sqlite3.Connection, limit: int, now: float) -> dict[Due, bool]:
+    """Return what is due and nobody's, and whether it was somebody's. Only reads."""
+    query = "SELECT workflow, node, free_at FROM dues WHERE free_at <= ? LIMIT ?"
+    return {Due(workflow, node): free_at > 0 for workflow, node, free_at in connection.execute(query, (now, limit))}
 
 
-def take(connection: sqlite3.Connection, limit: int, now: float, until: float) -> list[Due]:
+def take(connection: sqlite3.Connection, limit: int, now: float, until: float) -> dict[Due, bool]:
     """Take on what is due."""
     taken = due(connection, limit, now)
     connection.executemany(
