@@ -93,7 +93,7 @@ class Lines:
 
 def seq_of(id: str) -> int | None:
     """Return the age of a message by its id: 41 bits of milliseconds, 22 of the counter. None: not an id of ours."""
-    if len(id) != 36 or id[14] != "7" or id[8] + id[13] + id[18] + id[23] != "----":
+    if len(id) != 36 or id[14] != "7" or id[8:24:5] != "----":
         return None
     try:
         bits = int.from_bytes(unhexlify(id.replace("-", "")))
