@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 
 import psutil
 import pytest
@@ -30,6 +31,7 @@ RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers 
 PORTION = 50  # tasks sent at a time
 RABBIT_SECONDS = 10.0  # for which a RabbitMQ is left alone; it takes some five to start
 WAVE = 5.0  # seconds from one wave of tasks to the next
+LOST = "The lease was lost"  # as a worker's log says
 EARLY = LATE = 1.0  # seconds around its time, in which a task with an ETA runs
 
 
@@ -174,7 +176,17 @@ class Killer:
         killed = [at for at in (self.children.get(run.pid), self.workers.get(run.worker)) if at is not None]
         if isinstance(self.stage.ground, RabbitGround):  # whose leases end with their connection
             killed += [begun for begun, _ in self.stage.ground.outages]
+            killed += self.leases_lost.get(run.worker, ())
         return any(at >= run.at - 0.1 and (ended is None or at <= self._settled(ended)) for at in killed)
+
+    @cached_property
+    def leases_lost(self) -> dict[str, list[float]]:
+        """When leases were lost, by worker: with the server, or for a heartbeat too late on a busy machine."""
+        lines = {worker.name: worker.text().splitlines() for worker in self.stage.workers}
+        return {
+            name: [datetime.fromisoformat(line[:23].replace(",", ".")).timestamp() for line in its if LOST in line]
+            for name, its in lines.items()
+        }
 
     def _settled(self, ended: float) -> float:
         """Return when an outcome is settled at the latest: later, if the broker was away then."""
@@ -244,6 +256,7 @@ def test_whatever_is_killed_every_task_is_run_and_none_twice_without_a_kill_that
     print(f"  killed: {dict(killer.counts)}")
     print(f"  calls refused while the broker was away {producer.refused}, of these run all the same {len(unpromised)}")
     print(f"  tasks run {len(runs)}, runs {sum(map(len, runs.values()))}, lost {len(lost)}")
+    print(f"  leases lost {sum(map(len, killer.leases_lost.values()))}")
     print(f"  run again {len(again)}: cut off {interrupted}, ended and not yet settled {len(again) - interrupted}; "
           f"unexplained {len(unexplained)}")  # fmt: skip
     print(f"  outcomes {dict(states)}, recorded twice {len(twice)}")

@@ -48,6 +48,7 @@ def test_a_dead_letter_can_be_dropped(stage: Stage) -> None:
     result = stage.send("plain", "kills_itself")
     with pytest.raises(WorkerLost):
         result.get(timeout=30)
+    stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")
     assert asyncio.run(stage.inspector().drop([result.id])) == 1
     assert asyncio.run(stage.inspector().dead()) == []
     assert stage.is_empty()
@@ -60,7 +61,7 @@ def test_a_task_that_kills_its_whole_worker_is_put_aside_too(stage: Stage) -> No
     with pytest.raises(WorkerLost, match="3 times"):
         result.get(timeout=30)
     assert len({run.worker for run in stage.runs(result)}) == 3
-    assert len(asyncio.run(stage.inspector().dead())) == 1
+    assert len(stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")) == 1
 
 
 @pytest.mark.parametrize("stage", ["sqlite"], indirect=True)  # takes its time, and is the pool's affair alone
