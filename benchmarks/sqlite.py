@@ -12,13 +12,13 @@ OURS = "celeriac_sqlite"
 PEERS = ("huey_sqlite", "huey_sqlite_unsynced")
 BOUND = "bare_sqlite"
 CHILDREN = 2
-SEND_ROUNDS = 6  # short and many: each waits for the disk, which is not steady
+SEND_ROUNDS = 5  # many: each commit waits for the disk, which is not steady
 
 
 def delay(stage: Stage) -> Report:
     """SQLite: one producer, one `delay()` per task."""
     report = Report("sqlite-delay", "SQLite: one producer, one delay() per task")
-    measure = send_once(stage.amount(10_000, 1_000))
+    measure = send_once(stage.amount(20_000, 1_000))
     return compare_rates(stage, report, OURS, PEERS, measure, bar=1.5, bounds=[BOUND], rounds=SEND_ROUNDS)
 
 
