@@ -132,6 +132,20 @@ def test_at_the_soft_time_limit_a_task_can_clean_up(shared: Stage, lane: str) ->
 
 
 @both_lanes
+def test_the_soft_time_limit_is_kept_by_a_child_that_begins_later_than_it_was_told_to(stage: Stage, lane: str) -> None:
+    worker = stage.worker("-c", "1", worker_lease_seconds=15)
+    get(stage.send(lane, "returns", 1))
+    for child in worker.children():
+        child.suspend()
+    result = stage.send(lane, "cleans_up", stage.path("never"), soft_time_limit=0.2)
+    stage.wait(lambda: asyncio.run(stage.inspector().active()).values["worker1"], "the run being sent to the child")
+    time.sleep(0.4)  # the limit passes, as the supervisor sees it
+    for child in worker.children():
+        child.resume()
+    assert get(result) == "cleaned up"
+
+
+@both_lanes
 def test_the_soft_time_limit_ends_a_task_that_does_not_catch_it(shared: Stage, lane: str) -> None:
     result = shared.send(lane, "holds", shared.path("never"), soft_time_limit=0.2)
     with pytest.raises(SoftTimeLimitExceeded, match=r"0\.2 s"):
@@ -293,6 +307,8 @@ def test_an_unknown_task_goes_back_to_its_queue_and_is_put_aside_in_the_end(stag
         assert dead.message.id == result.id
         return
     assert result.state == states.PENDING
+    # The word comes before the return is settled: until then the message is reserved, not scheduled.
+    stage.wait(lambda: asyncio.run(stage.inspector().scheduled()), "the message back in its queue")
     (waiting,) = asyncio.run(stage.inspector().scheduled())
     assert waiting.id == result.id
     with (stage.folder / "victim.py").open("a") as module:  # a new version is rolled out

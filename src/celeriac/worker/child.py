@@ -17,7 +17,7 @@ from typing import Any
 
 from celeriac import signals
 from celeriac.app import Celeriac
-from celeriac.context import current
+from celeriac.context import Request, current
 from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.execution import Executor
 from celeriac.message import PLAIN, Message
@@ -40,13 +40,14 @@ class PlainChild:
         self._frames = Frames()
         self._runs: deque[Run] = deque()
         self._running = 0
+        self._interrupted: Request | None = None  # by its soft time limit
         self._executor = Executor(app, worker, self._tell)
         self._poll = select.poll()
         self._poll.register(permits, select.POLLIN)
 
     def work(self) -> None:
         """Run what comes, until the supervisor hangs up."""
-        signal.signal(signal.SIGUSR1, _soft_time_limit)
+        signal.signal(signal.SIGUSR1, self._soft_time_limit)
         signals.worker_process_init.send(self, lane=PLAIN)
         while (index := self._take_permit()) is not None:
             run = self._run_of(index)
@@ -84,18 +85,18 @@ class PlainChild:
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         self._link.sendall(frame(Told(self._running, told(message, state, meta))))
 
+    def _soft_time_limit(self, signum: int, stack: FrameType | None) -> None:
+        """Raise in the task that is running, once; do nothing if its limit has not passed. The signal is repeated."""
+        request = current.get()
+        if request is not None and request is not self._interrupted:
+            limit = request.message.soft_time_limit
+            if limit is not None and time.time() - request.started >= 0.99 * limit:
+                self._interrupted = request
+                raise SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")
+
 
 def told(message: Message, state: str, meta: Any) -> Outcome:
     """Return what a task tells of itself in the form of an outcome that is not final."""
     return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt,
                    value=None if meta is None else dumps(meta), started_at=time.time(), group_id=message.group_id,
                    parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to)  # fmt: skip
-
-
-def _soft_time_limit(signum: int, stack: FrameType | None) -> None:
-    """Raise in the task that is running; do nothing if that is no longer the one whose limit has passed."""
-    request = current.get()
-    if request is not None:
-        limit = request.message.soft_time_limit
-        if limit is not None and time.time() - request.started >= 0.99 * limit:
-            raise SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")

@@ -30,7 +30,7 @@ class Sent(msgspec.Struct, gc=False):
     index: int
     delivery: Delivery
     since: float  # monotonic; when it was started, as far as can be seen from here
-    warned: bool = False  # its soft time limit was signalled
+    warnings: int = 0  # how often it was signalled that its soft time limit has passed
 
 
 class ChildHandle:

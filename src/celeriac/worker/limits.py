@@ -1,4 +1,4 @@
-"""What time has brought about in a child: pure, asked every few milliseconds while a run has a limit or waits.
+"""What time has brought about in a child: pure, asked every `TICK_SECONDS` while a run has a limit or waits.
 
 A plain child is watched from here alone. A coroutine child keeps its own limits, unless a coroutine blocks it.
 """
@@ -15,7 +15,9 @@ from celeriac.outcome import Outcome
 from celeriac.worker.child_handle import ChildHandle, Sent
 from celeriac.worker.pace import STALL_SECONDS
 
-__all__ = ["Due", "due", "verdict"]
+__all__ = ["TICK_SECONDS", "Due", "due", "verdict"]
+
+TICK_SECONDS = 0.02  # from one look to the next
 
 BLOCKED_SECONDS = 1.0  # a coroutine child that has not ended an attempt so long after its hard limit is blocked
 
@@ -42,8 +44,17 @@ def _plain(child: ChildHandle, now: float, worker: str) -> Due:
     if message.time_limit is not None and elapsed >= message.time_limit:
         error = TimeLimitExceeded(f"The hard time limit of {message.time_limit:g} s has passed.")
         return Due(stalled, None, {head.index: verdict(head, error, states.FAILURE, now, worker)})
-    soft = message.soft_time_limit
-    return Due(stalled, head if soft is not None and elapsed >= soft and not head.warned else None)
+    return Due(stalled, head if _needs_warning(head, elapsed) else None)
+
+
+def _needs_warning(run: Sent, elapsed: float) -> bool:
+    """Return whether a run is to be signalled that its soft time limit has passed.
+
+    A child may begin later than it was sent its run, and takes no notice of a signal that comes too early for it: so
+    the signal is repeated, after pauses each twice as long as the one before. The task is interrupted by one of them.
+    """
+    limit = run.delivery.message.soft_time_limit
+    return limit is not None and elapsed >= limit + TICK_SECONDS * (2**run.warnings - 1)
 
 
 def _coroutines(child: ChildHandle, now: float, worker: str) -> Due:

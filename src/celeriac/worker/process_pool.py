@@ -35,7 +35,6 @@ from celeriac.worker.spread import SUSPECT_SECONDS, Suspicion, spread
 
 __all__ = ["ProcessPool"]
 
-TICK_SECONDS = 0.02
 SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
 
 parse_from_nursery = msgspec.json.Decoder(Spawned | Exited).decode
@@ -188,7 +187,7 @@ class ProcessPool(Pool):
 
     def _keep_ticking(self) -> None:
         if self._ticking is None and any(child.needs_watch for child in self._children.values()):
-            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
+            self._ticking = self._loop.call_later(limits.TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         self._ticking = None
@@ -204,7 +203,7 @@ class ProcessPool(Pool):
             elif due.stalled is not None or due.warn is not None:
                 called_back = child.call_back()
                 if due.warn is not None:
-                    due.warn.warned = True
+                    due.warn.warnings += 1
                     child.signal(signal.SIGUSR1)
                 if called_back:
                     self.dispatch(called_back)
