@@ -273,6 +273,14 @@ def test_ignoring_a_result_does_not_keep_a_chord_from_its_body(app: Celeriac) ->
     assert (s(app, "add", 1).set(ignore_result=True) | s(app, "add", 5)).delay().get(TIMEOUT) == 7
 
 
+async def test_empty_groups_alone_are_no_workflow_though_they_have_an_error_callback(app: Celeriac) -> None:
+    empty = group(group(), group()).link_error(app.signature("about"))
+    sent, asent = empty.delay(), await empty.adelay()
+    for result in (sent, asent):
+        assert (result.workflow_id, result.get(TIMEOUT)) == (None, [[], []])
+    assert not await app.broker.operations().peek("default", 1)
+
+
 @pytest.mark.parametrize("settings", [{}, {"result_backend": "memory://elsewhere"}])
 async def test_what_follows_is_given_a_result_that_is_ignored(
     make_app: Callable[..., Celeriac], settings: dict[str, str]

@@ -139,7 +139,7 @@ class Composite(ABC):
         return self.app.workflows.run(self, args, kwargs, check_call(options))
 
     def nothing(self) -> Any:
-        """Return the result of what is made up of empty groups alone, and so has no app."""
+        """Return the result of what is made up of empty groups alone: nothing is sent for it."""
         if not self.tasks:
             raise WorkflowError(f"A {self.kind} without tasks has no result. Put one into it.")
         return self.tasks[-1].nothing()

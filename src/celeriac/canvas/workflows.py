@@ -57,14 +57,15 @@ class Workflows:
         planned = Planner(self._app).plan(part, args, kwargs, options)
         if self._app.conf.task_always_eager:
             return self._run(planned)
+        if not planned.has_steps:
+            return part.nothing()
         if not self._app.backend.keeps_workflows:
             message, result = self._continued(part, planned)
             self._app.publish([message])
             return result
-        if planned.has_steps:
-            self._app.backend.plant(planned.plan())
-            for start in range(0, len(planned.starts), PUBLISH_BATCH):
-                self._app.publish(planned.starts[start : start + PUBLISH_BATCH])
+        self._app.backend.plant(planned.plan())
+        for start in range(0, len(planned.starts), PUBLISH_BATCH):
+            self._app.publish(planned.starts[start : start + PUBLISH_BATCH])
         return result_of(self._app, planned.tree, planned.tree.end)
 
     async def asend(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None,
@@ -73,14 +74,15 @@ class Workflows:
         planned = Planner(self._app).plan(part, args, kwargs, options)
         if self._app.conf.task_always_eager:
             return self._run(planned)
+        if not planned.has_steps:
+            return part.nothing()
         if not self._app.backend.keeps_workflows:
             message, result = self._continued(part, planned)
             await self._app.apublish([message])
             return result
-        if planned.has_steps:
-            await self._app.backend.aplant(planned.plan())
-            for start in range(0, len(planned.starts), PUBLISH_BATCH):
-                await self._app.apublish(planned.starts[start : start + PUBLISH_BATCH])
+        await self._app.backend.aplant(planned.plan())
+        for start in range(0, len(planned.starts), PUBLISH_BATCH):
+            await self._app.apublish(planned.starts[start : start + PUBLISH_BATCH])
         return result_of(self._app, planned.tree, planned.tree.end)
 
     def run(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
