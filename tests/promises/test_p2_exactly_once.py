@@ -22,7 +22,8 @@ def test_among_many_workers_every_task_of_thousands_runs_once(stage: Stage) -> N
         stage.worker()
     stage.record()
     results = stage.victim.quick.delay_many([(number,) for number in range(3000)])
-    stage.wait(stage.is_empty, "the end of 3000 tasks")
+    stage.wait(lambda: len(stage.recorded()) == len(results), "the outcomes of 3000 tasks")
+    stage.wait(stage.is_empty, "empty queues")
     assert sorted(run.id for run in stage.journal()) == sorted(result.id for result in results)
     assert stage.recorded() == {result.id: 1 for result in results}
 

@@ -26,7 +26,7 @@ from celeriac.brokers.amqp.parcels import Parcel, bury, unpack, unreadable
 from celeriac.brokers.amqp.roll import Presence, enrol
 from celeriac.brokers.amqp.taps import Tap
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
-from celeriac.drivers.amqp.frames import Content, Publication, acknowledge
+from celeriac.drivers.amqp.frames import Content, Publication
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError, BrokerUnavailable, LeaseLost
@@ -59,6 +59,7 @@ class AmqpLease(Lease):
         self._seconds = seconds
         self._max_deliveries = max_deliveries
         self._lost: str | None = None
+        self._ended = False
         self._taps: dict[Line, Tap] = {}
         self._source: dict[str, Tap] = {}  # by consumer
         self._hand = Hand(self.name)
@@ -215,13 +216,13 @@ class AmqpLease(Lease):
         tap = self._source.get(content.consumer) or self._source_of(content.consumer)
         if tap is None:
             return
+        if content.consumer == tap.consumer:
+            tap.unsettled += 1
         try:
             parcel = unpack(content.body)
         except msgspec.MsgspecError as error:
-            self._errand(self._put_aside(content, tap.line.queue, f"it cannot be read: {error}"))
+            self._put_aside(content, tap.line, f"it cannot be read: {error}")
             return
-        if content.consumer == tap.consumer:
-            tap.unsettled += 1
         message, now = parcel.message, self._clock.now()
         lost = self._lost_before(content, message.id)
         count = parcel.deliveries + lost
@@ -260,10 +261,18 @@ class AmqpLease(Lease):
             return max(0, int(content.headers().get("x-delivery-count", 0)) - peeked)
         return 0 if peeked else 1
 
-    async def _put_aside(self, content: Content, queue: str, why: str) -> None:
-        letter = unreadable(content.body, queue, why, self._clock.now())
-        await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)])
-        self._work.tell(acknowledge(self._work.number, content.tag, multiple=False))
+    def _put_aside(self, content: Content, line: Line, why: str) -> None:
+        """Bury what cannot be read. It is held until that is confirmed, so that nothing acknowledges it sooner."""
+        letter = unreadable(content.body, line.queue, why, self._clock.now())
+        delivery = Delivery(letter.message, self._hand.token(content.tag), lost=True)
+        held = Held(content.tag, line, content.consumer, delivery, 0, False, time.monotonic())
+        self._hand.add(held)
+
+        async def bury_it() -> None:
+            await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)])
+            self._acknowledge([held])
+
+        self._errand(bury_it())
 
     def _watch_surplus(self) -> None:
         if self._looking_for_surplus is None and any(tap.buffer for tap in self._taps.values()):
@@ -273,7 +282,7 @@ class AmqpLease(Lease):
     def _look_for_surplus(self) -> None:
         """Give back what nobody has received; the tap it came through is closed first, or as much would follow."""
         self._looking_for_surplus = None
-        if self._lost is not None:
+        if self._lost is not None or self._ended:
             return
         surplus: list[Held] = []
         oldest = time.monotonic() - SURPLUS_SECONDS / 2
@@ -388,7 +397,7 @@ class AmqpLease(Lease):
     async def end(self) -> None:
         if self._lost is not None:
             return
-        self._lost = "it has ended"
+        self._ended = True
         for tap in self._taps.values():
             tap.set(0)
         try:
@@ -396,19 +405,20 @@ class AmqpLease(Lease):
                 for tap in self._taps.values():
                     await tap.begun()
                 await self._sync()  # nothing is pushed after this
+                if self._errands:
+                    await asyncio.wait(self._errands)  # what they give back, we must not
                 kept = [held for held in self._hand.all() if not held.delivery.lost]
                 await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in kept])
-                self._lost = None
                 self._acknowledge(kept)
-                self._lost = "it has ended"
                 await self._work.call(commands.Channel.Close(200, "", 0, 0))
         except OSError as error:
             raise silent(error, self._server.address, self._server.timeout) from error
         finally:
+            self._lost = self._lost or "it has ended"
             self.connection.close()
 
     def _prove(self) -> None:
-        if self._lost is not None:
+        if self._lost is not None or self._ended:
             raise LeaseLost(f"The worker's connection has ended ({self._lost}), and its messages were given to others.")
 
     async def _call(self, work: Any) -> Any:

@@ -25,7 +25,7 @@ from celeriac.message import new_id
 __all__ = ["Presence", "call_roll", "enrol"]
 
 CHANNEL = "roll"
-ANSWER_SECONDS = 1.0  # for workers to answer
+ANSWER_SECONDS = 3.0  # for workers to answer; who is busy answers late, and without it counts would be wrong
 
 Broadcast = Callable[[str, Sequence[bytes]], Awaitable[None]]
 
