@@ -17,7 +17,7 @@ import pytest
 
 from celeriac.brokers.base import WorkerInfo
 from celeriac.brokers.sqlite import SQLiteBroker, connect
-from celeriac.brokers.sqlite.rows import seq_of, seqs_of
+from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database, database, path_of
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
@@ -425,6 +425,69 @@ def test_messages_whose_ids_claim_one_place_are_all_kept_and_found(tmp_path: Pat
     found = asyncio.run(broker.operations().find(ids))
     assert {id: message.id for id, (_, message) in found.items()} == {id: id for id in ids}
     assert asyncio.run(broker.operations().purge("default")) == 9
+
+
+# --- Messages that are fresh --------------------------------------------------------------------------
+
+
+async def test_what_stands_behind_thousands_of_fresh_messages_of_others_is_received(open_broker: Open) -> None:
+    broker = open_broker()
+    for number in range(2 * LINE_UP + 5):
+        broker.publish([Message(id=new_id(), task="t", queue="other", body=b"%d" % number)])
+    urgent = [Message(id=new_id(), task="t", queue=queue, priority=9) for queue in ("other", "mine")]
+    late = Message(id=new_id(), task="t", queue="mine")
+    for one in (late, *urgent):
+        broker.publish([one])
+    lease = await broker.lease(WorkerInfo(name="a"), 30.0, 3)
+    mine = [*await lease.receive(["mine"], {PLAIN: 1}, 0.0), *await lease.receive(["mine"], {PLAIN: 9}, 5.0)]
+    assert [delivery.message.id for delivery in mine] == [urgent[1].id, late.id]
+    others = await lease.receive(["other"], {PLAIN: 3 * LINE_UP}, 0.0)
+    assert [delivery.message.body for delivery in others] == [b"", *(b"%d" % n for n in range(2 * LINE_UP + 5))]
+
+
+async def test_fresh_messages_are_seen_and_purged_before_anybody_has_put_them_in_line(open_broker: Open) -> None:
+    broker = open_broker()
+    messages = [message() for _ in range(3)]
+    for one in messages:
+        broker.publish([one])
+    look = broker.operations()
+    assert broker.database.read(_tables) == {"ready": 1, "fresh": 2}  # the first also told of the queue
+    assert [one.id for one in await look.peek("default", 9)] == [one.id for one in messages]
+    assert [(found.queue, found.ready) for found in await look.queues()] == [("default", 3)]
+    assert {state for state, _ in (await look.find([one.id for one in messages])).values()} == {"ready"}
+    assert await look.purge("default") == 3
+    assert broker.database.read(_tables) == {"ready": 0, "fresh": 0}
+
+
+async def test_a_fresh_message_is_published_once_wherever_it_has_got_to(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message()])
+    fresh = message()
+
+    def publish() -> dict[str, int]:
+        broker.publish([fresh])
+        broker.publish([message(), fresh, message()])
+        return broker.database.read(_tables)
+
+    assert publish() == {"ready": 3, "fresh": 1}
+    lease = await broker.lease(WorkerInfo(name="a"), 30.0, 3)
+    for _ in range(2):  # in line, and active
+        await lease.receive(["default"], {PLAIN: 1}, 0.0)
+        publish()
+    found = [one.id for one in await broker.operations().peek("default", 99)]
+    received = await lease.receive(["default"], {PLAIN: 99}, 0.0)
+    assert len(set(found)) == len(found)
+    assert [delivery.message.id for delivery in received] == found
+
+
+def _tables(connection: sqlite3.Connection) -> dict[str, int]:
+    return {
+        table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        for table in ("ready", "fresh")
+    }
+
+
+# --- Ages ---------------------------------------------------------------------------------------------
 
 
 OURS = new_ids(3)

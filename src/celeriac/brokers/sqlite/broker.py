@@ -14,7 +14,7 @@ from celeriac.backends.base import Backend
 from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
 from celeriac.brokers.sqlite.lease import SQLiteLease
 from celeriac.brokers.sqlite.operations import SQLiteOperations
-from celeriac.brokers.sqlite.rows import INSERT_NEW, Lines, find, insert, new_row, wake
+from celeriac.brokers.sqlite.rows import Lines, find, insert, insert_one, new_row, wake
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database, database, path_of
 from celeriac.drivers.sqlite.schema import SCHEDULED
@@ -41,7 +41,7 @@ class SQLiteBroker(Broker):
             line = self._lines.known(messages[0])
             if line is not None:
                 row = new_row(messages[0], line, now)
-                if row is not None and self.database.insert(INSERT_NEW, row):
+                if row is not None and self.database.insert(insert_one(row), row):
                     return
         self.database.write(lambda connection: insert(connection, self._lines, messages, now))
         self._meet(messages)

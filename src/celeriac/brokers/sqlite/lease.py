@@ -15,7 +15,7 @@ import msgspec
 
 from celeriac.backends.base import Advance, NodeEnd
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
-from celeriac.brokers.sqlite.rows import Lines, insert, place, wake_due
+from celeriac.brokers.sqlite.rows import Lines, insert, line_up, place, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
@@ -26,8 +26,10 @@ from celeriac.message import decode
 __all__ = ["SQLiteLease"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
+MANY_FRESH = 1_000  # messages that nobody has put in line yet
 PRUNE_ROWS = 5_000  # outcomes thrown away at a time, so that nobody waits long for the write lock
 
+SOME_FRESH = "SELECT line FROM fresh LIMIT ?"
 FIRST = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
 SELECT = "SELECT rank, seq, deliveries, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"
 _PLACE = "line = ? AND rank = ? AND seq = ?"
@@ -84,8 +86,12 @@ class SQLiteLease(Lease):
 
     def _due_in(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> float:
         """Return after how many seconds there may be something to take; 0 for now. Only reads."""
+        some = connection.execute(SOME_FRESH, (MANY_FRESH,)).fetchall()
+        if len(some) == MANY_FRESH:
+            return 0.0  # whosoever they are: one for us may stand behind them
+        fresh = {line for (line,) in some}
         for line, _ in self._open_lines(connection, queues, slots):
-            if connection.execute(FIRST, (line,)).fetchone() is not None:
+            if line in fresh or connection.execute(FIRST, (line,)).fetchone() is not None:
                 return 0.0
         (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
         return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
@@ -110,6 +116,7 @@ class SQLiteLease(Lease):
     def _take(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         self._prove(connection)
         wake_due(connection, self._clock.now())
+        line_up(connection)
         free = dict(slots)
         taken: list[Delivery] = []
         self._receipts += 1

@@ -13,16 +13,17 @@ from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, ane
 from celeriac.brokers.sqlite.rows import Found, Lines, find, insert, remove, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
-from celeriac.drivers.sqlite.schema import DEAD, READY, SCHEDULED, STATES
+from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.message import Message, decode
 
 __all__ = ["SQLiteOperations"]
 
 OF_QUEUE = "line IN (SELECT line FROM lines WHERE queue = ?)"
 COUNT = " UNION ALL ".join(
-    f"SELECT queue, '{state}', count(*) FROM {state} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
-    for state in STATES
+    f"SELECT queue, '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
+    for table in TABLES
 )
+IN_LINE = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
 
 
 class SQLiteOperations(Operations):
@@ -37,13 +38,15 @@ class SQLiteOperations(Operations):
         counted = self._rows(COUNT, ())
         paused = {queue for (queue,) in self._rows("SELECT queue FROM pauses", ())}
         counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
-        for queue, state, count in counted:
-            counts.setdefault(queue, {})[state] = count
+        for queue, table, count in counted:
+            found = counts.setdefault(queue, {})
+            state = READY if table == FRESH else table
+            found[state] = found.get(state, 0) + count
         return [QueueCounts(queue=queue, paused=queue in paused, **found) for queue, found in sorted(counts.items())]
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         await self._wake()
-        return self._messages(f"ready WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
+        return self._messages(f"{IN_LINE} WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._wake()
@@ -59,8 +62,8 @@ class SQLiteOperations(Operations):
     async def purge(self, queue: str) -> int:
         def work(connection: sqlite3.Connection) -> int:
             return sum(
-                connection.execute(f"DELETE FROM {state} WHERE {OF_QUEUE}", (queue,)).rowcount  # noqa: S608
-                for state in (READY, SCHEDULED)
+                connection.execute(f"DELETE FROM {table} WHERE {OF_QUEUE}", (queue,)).rowcount  # noqa: S608
+                for table in (READY, FRESH, SCHEDULED)
             )
 
         return await self._database.awrite(work)

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from celeriac.drivers.sqlite.many import Insert
-from celeriac.drivers.sqlite.schema import KEPT, READY, SCHEDULED, STATES
+from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
 from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
 __all__ = [
-    "INSERT_NEW",
+    "LINE_UP",
     "Found",
     "Lines",
     "find",
     "insert",
+    "insert_one",
+    "line_up",
     "new_row",
     "place",
     "remove",
@@ -37,20 +39,22 @@ _HERE = "line = ?1 AND rank = ?2 AND seq = ?3"
 INSERT = Insert("INTO ready (line, rank, seq, message)", 4)
 INSERT_SCHEDULED = Insert(f"INTO scheduled ({KEPT}, due_at)", 7)
 INSERT_READY = Insert(f"INTO ready ({KEPT})", 6)
-INSERT_NEW = f"""
-    INSERT INTO ready (line, rank, seq, message) SELECT ?1, ?2, ?3, ?4
-    WHERE NOT EXISTS (SELECT 1 FROM active WHERE {_HERE}) AND NOT EXISTS (SELECT 1 FROM scheduled WHERE {_HERE})
-        AND NOT EXISTS (SELECT 1 FROM dead WHERE {_HERE})
-"""  # noqa: S608 - constants
-"""Writes a `NewRow`, unless its place is taken (no row is written) or taken among those that are ready (an error)."""
+INSERT_ONE, INSERT_FRESH = (
+    f"INSERT INTO {table} (line, rank, seq, message) SELECT ?1, ?2, ?3, ?4 WHERE "  # noqa: S608 - constants
+    + " AND ".join(f"NOT EXISTS (SELECT 1 FROM {other} WHERE {_HERE})" for other in TABLES if other != table)  # noqa: S608
+    for table in (READY, FRESH)
+)
+USUAL_RANK = HIGHEST_PRIORITY - Message(id="", task="").priority
+LINE_UP = 10_000
+"""So many fresh messages are put in line at a time, for nobody shall wait long for the write lock."""
 
 _BETWEEN = "line = ?1 AND rank = ?2 AND seq BETWEEN ?3 AND ?4"
-ANY_BETWEEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_BETWEEN}" for state in STATES) + " LIMIT 1"  # noqa: S608
-TAKEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_HERE}" for state in STATES) + " LIMIT 1"  # noqa: S608
+ANY_BETWEEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_BETWEEN}" for state in TABLES) + " LIMIT 1"  # noqa: S608
+TAKEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_HERE}" for state in TABLES) + " LIMIT 1"  # noqa: S608
 
 RANKS = "ranks (rank) AS (VALUES " + ", ".join(f"({rank})" for rank in range(HIGHEST_PRIORITY + 1)) + ")"
-BY_SEQ = f"WITH {RANKS} " + " UNION ALL ".join(
-    f"SELECT '{state}', line, rank, seq, message "  # noqa: S608
+BY_SEQ = f"WITH {RANKS} SELECT '{FRESH}', line, rank, seq, message FROM {FRESH} WHERE seq = ?1" + "".join(  # noqa: S608
+    f" UNION ALL SELECT '{state}', line, rank, seq, message "  # noqa: S608
     f"FROM lines CROSS JOIN ranks CROSS JOIN {state} USING (line, rank) WHERE seq = ?1"
     for state in STATES
 )
@@ -134,6 +138,20 @@ def new_row(message: Message, line: int, now: float) -> NewRow | None:
     return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
 
 
+def insert_one(row: NewRow) -> str:
+    """Return the statement that writes a new row, unless its place is taken: then it writes none, or fails."""
+    return INSERT_FRESH if row[1] == USUAL_RANK else INSERT_ONE
+
+
+def line_up(connection: sqlite3.Connection) -> None:
+    """Put what is fresh in line, the oldest first, inside the caller's write transaction."""
+    bound = connection.execute("SELECT seq FROM fresh ORDER BY seq LIMIT 1 OFFSET ?", (LINE_UP,)).fetchone()
+    where, up_to = ("", ()) if bound is None else ("WHERE seq < ?", bound)
+    moved = f"INSERT INTO ready (line, rank, seq, message) SELECT line, rank, seq, message FROM fresh {where}"  # noqa: S608
+    if connection.execute(moved, up_to).rowcount:
+        connection.execute(f"DELETE FROM fresh {where}", up_to)  # noqa: S608 - constants
+
+
 def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Message], now: float) -> None:
     """Write messages that are not there already, inside the caller's write transaction."""
     together: dict[tuple[str, int, int], dict[int, Message]] = {}
@@ -185,26 +203,31 @@ def _waits(message: Message, now: float) -> bool:
 class Found(NamedTuple):
     """Where a message is."""
 
-    state: str
+    table: str
     line: int
     rank: int
     seq: int
     message: Message
 
+    @property
+    def state(self) -> str:
+        """The state of the message."""
+        return READY if self.table == FRESH else self.table
+
 
 def find(connection: sqlite3.Connection, id: str) -> Found | None:
     """Return where the message with this id is, in whatever state."""
     for query, value in ((BY_SEQ, seq_of(id)), (BY_NAME, id)):
-        for state, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
+        for table, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
             message = decode(raw)
             if message.id == id:  # another's id may say the same age
-                return Found(state, line, rank, seq, message)
+                return Found(table, line, rank, seq, message)
     return None
 
 
 def remove(connection: sqlite3.Connection, found: Found) -> None:
     """Delete the row of a message."""
-    connection.execute(f"DELETE FROM {found.state} WHERE {_HERE}", (found.line, found.rank, found.seq))  # noqa: S608
+    connection.execute(f"DELETE FROM {found.table} WHERE {_HERE}", (found.line, found.rank, found.seq))  # noqa: S608
 
 
 def wake(connection: sqlite3.Connection, found: Found) -> None:

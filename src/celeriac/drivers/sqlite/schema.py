@@ -5,20 +5,23 @@ that has been released is never edited: write the next one. Each of its statemen
 
 A message is one row from `publish` to its settlement, in the table of the state that it is in:
 
-    ready ⇄ active → (row deleted)      scheduled → ready when its time comes      active → dead → ready by hand
+    fresh → ready ⇄ active → (row deleted)      scheduled → ready when its time comes      active → dead → ready by hand
 
-Each of these tables is one tree without a rowid, in the order of receipt: by `line` (a queue and a lane), then `rank`
+Each table of a state is one tree without a rowid, in the order of receipt: by `line` (a queue and a lane), then `rank`
 (9 − priority), then `seq` (age). These three are a message's place, which it keeps from state to state; nobody else has
-it. So a publish touches the end of one tree and nothing besides, to receive is to read the beginning of a line, and to
-settle is to delete by key. A message's id has no column: an id of ours (UUID version 7) holds milliseconds and a
-counter, of which `seq` is made, and is found by that. Only ids that senders chose themselves stand in `name`.
+it. So to receive is to read the beginning of a line, and to settle is to delete by key. A message's id has no column:
+an id of ours (UUID version 7) holds milliseconds and a counter, of which `seq` is made, and is found by that. Only ids
+that senders chose themselves stand in `name`.
+
+`fresh` is no state but a short way into `ready`: what is published one by one, with the usual priority, is appended to
+it by `seq` alone, which costs SQLite one page; whoever receives next moves it into line.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "KEPT", "MIGRATIONS", "READY", "SCHEDULED", "STATES"]
+__all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "FRESH", "KEPT", "MIGRATIONS", "READY", "SCHEDULED", "STATES", "TABLES"]
 
 APPLICATION_ID: Final = 0x43454C52  # "CELR", in the file's header: this file is ours
 
@@ -28,6 +31,10 @@ ACTIVE: Final = "active"
 DEAD: Final = "dead"
 STATES: Final = (READY, SCHEDULED, ACTIVE, DEAD)
 """The states of a message, each with a table of its name."""
+
+FRESH: Final = "fresh"
+TABLES: Final = (*STATES, FRESH)
+"""Where messages are. What is fresh is ready."""
 
 KEPT: Final = "line, rank, seq, name, deliveries, message"
 """The columns that a message takes along from state to state."""
@@ -123,5 +130,23 @@ MIGRATIONS: Final = (
         free_at REAL NOT NULL,                  -- until then, a worker is at it
         PRIMARY KEY (workflow, node)
     ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE fresh (
+        seq INTEGER PRIMARY KEY,
+        line INTEGER NOT NULL,
+        rank INTEGER NOT NULL,
+        message BLOB NOT NULL
+    );
+    DROP VIEW messages;
+    CREATE VIEW messages AS     -- for people who look with a tool of SQLite's
+        WITH every AS (
+            SELECT 'ready' AS state, *, NULL AS due_at, NULL AS lease, NULL AS reason FROM ready
+            UNION ALL SELECT 'ready', line, rank, seq, NULL, 0, message, NULL, NULL, NULL FROM fresh
+            UNION ALL SELECT 'scheduled', *, NULL, NULL FROM scheduled
+            UNION ALL SELECT 'active', line, rank, seq, name, deliveries, message, NULL, lease, NULL FROM active
+            UNION ALL SELECT 'dead', line, rank, seq, name, deliveries, message, NULL, NULL, reason FROM dead
+        )
+        SELECT queue, lane, 9 - rank AS priority, * FROM lines JOIN every USING (line);
     """,
 )
