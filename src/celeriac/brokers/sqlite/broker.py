@@ -52,7 +52,7 @@ class SQLiteBroker(Broker):
         self._meet(messages)
 
     def _meet(self, messages: Sequence[Message]) -> None:
-        if any(self._lines.known(message) is None for message in messages):
+        if not self._lines.knows(messages):
             self.database.read(self._lines.refresh)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
