@@ -27,7 +27,7 @@ from tests.promises.harness import Run, Stage, Worker
 
 LEASE = 4.0  # seconds; longer than the server is ever away
 LAG = 2.0  # seconds; an outcome is settled so soon after its run has ended
-RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers try again every 2 s at the most
+RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers try again every second at the most
 PORTION = 50  # tasks sent at a time
 RABBIT_SECONDS = 10.0  # for which a RabbitMQ is left alone; it takes some five to start
 WAVE = 5.0  # seconds from one wave of tasks to the next

@@ -20,7 +20,7 @@ __all__ = ["FIRST_PAUSE", "Heartbeat", "longer"]
 log = logging.getLogger("celeriac.worker")
 
 FIRST_PAUSE = 0.1  # seconds before the broker is tried again; then twice as long each time
-LONGEST_PAUSE = 2.0
+LONGEST_PAUSE = 1.0
 
 
 def longer(pause: float) -> float:
