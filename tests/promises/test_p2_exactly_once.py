@@ -28,6 +28,20 @@ def test_among_many_workers_every_task_of_thousands_runs_once(stage: Stage) -> N
     assert stage.recorded() == {result.id: 1 for result in results}
 
 
+@pytest.mark.parametrize("stage", ["rabbitmq"], indirect=True)
+@pytest.mark.parametrize("lane", ["plain", "coroutine"])
+def test_what_runs_twice_at_once_ends_twice_and_is_recorded_once(stage: Stage, lane: str) -> None:
+    stage.worker()
+    stage.record()
+    message = stage.app.tasks[f"victim.{lane}"].s("tells_progress", stage.path("go")).message()
+    stage.app.broker.publish([message, message])
+    stage.wait(lambda: len(stage.journal()) == 2, "both runs")
+    stage.release("go")
+    stage.wait(lambda: len(stage.journal("end")) == 2, "the end of both")
+    stage.wait(stage.is_empty, "empty queues")
+    assert stage.recorded() == {message.id: 1}
+
+
 def freeze(stage: Stage, lane: str, number: str) -> tuple[Worker, Worker, object]:
     """Let a task start in one worker, stop that one past its lease, and wait until another runs the task."""
     frozen = stage.worker(name="frozen")

@@ -116,7 +116,7 @@ class CoroutineChild(asyncio.Protocol):
         self._sent: dict[int, Run] = {}  # runs whose permits were not taken yet
         self._claimed: list[int] = []  # permits whose runs did not come yet
         self._running: dict[int, tuple[asyncio.Task[None], Interruptible | None]] = {}
-        self._indices: dict[str, int] = {}  # of what is running, by task id
+        self._indices: dict[int, int] = {}  # of what runs, by the message object: a task may run twice at once
         self._interrupted: set[int] = set()
         self._out: list[bytes] = []
 
@@ -193,8 +193,8 @@ class CoroutineChild(asyncio.Protocol):
     # --- Running --------------------------------------------------------------------------------------
 
     async def _run(self, run: Run) -> None:
-        index, id = run.index, run.message.id
-        self._indices[id] = index
+        index, identity = run.index, id(run.message)
+        self._indices[identity] = index
 
         def begun(interruptible: Interruptible) -> None:
             self._running[index] = (self._running[index][0], interruptible)
@@ -204,13 +204,15 @@ class CoroutineChild(asyncio.Protocol):
         try:
             outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
         finally:
-            del self._running[index], self._indices[id]
+            del self._running[index], self._indices[identity]
             self._interrupted.discard(index)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
         self._send(frame(Ran(index, outcome, memory)))
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
-        self._send(frame(Told(self._indices[message.id], told(message, state, meta))))
+        index = self._indices.get(id(message))
+        if index is not None:  # None: a thread that the task has left behind
+            self._send(frame(Told(index, told(message, state, meta))))
 
     def _interrupt(self, index: int) -> None:
         interruptible = self._running.get(index, (None, None))[1]
