@@ -7,11 +7,10 @@ import sqlite3
 import struct
 from binascii import unhexlify
 from collections.abc import Sequence
-from operator import attrgetter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 from celeriac.drivers.sqlite.many import Insert
-from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, STATES, TABLES
+from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
 from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
 __all__ = [
@@ -31,14 +30,13 @@ __all__ = [
     "wake_due",
 ]
 
-KIND = tuple(map(attrgetter, ("queue", "lane", "priority", "due_at")))
 EPOCH = 1_735_689_600_000  # milliseconds; 2025 began
 
 NewRow = tuple[int, int, int, bytes]
 """Line, rank and seq (the place), and the encoded message."""
 
 _HERE = "line = ?1 AND rank = ?2 AND seq = ?3"
-INSERT = Insert("INTO ready (line, rank, seq, message)", 4, shared=2)
+INSERT = Insert("INTO ready (line, rank, seq, message)", 4)
 INSERT_SCHEDULED = Insert(f"INTO scheduled ({KEPT}, due_at)", 7)
 INSERT_READY = Insert(f"INTO ready ({KEPT})", 6)
 INSERT_ONE, INSERT_FRESH = (
@@ -118,9 +116,7 @@ def seqs_of(ids: Sequence[str]) -> list[int | None]:
     text = "".join(ids)
     if set(map(len, ids)) == {36} and text[14::36] == "7" * len(ids) and _dashed(text, len(ids)):
         try:
-            halves = _HALVES(unhexlify(text.replace("-", "")))
-            # As `_seq`, which it would take as long to call.
-            seqs = [(high >> 16) - EPOCH << 22 | high << 14 & 0x3F_C000 | low >> 48 & 0x3FFF for high, low in halves]
+            seqs = [_seq(high, low) for high, low in _HALVES(unhexlify(text.replace("-", "")))]
         except ValueError:
             seqs = [-1]
         if min(seqs) >= 0 and max(seqs) >> 63 == 0:
@@ -162,40 +158,31 @@ def line_up(connection: sqlite3.Connection) -> None:
 
 def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Message], now: float) -> None:
     """Write messages that are not there already, inside the caller's write transaction."""
-    groups, apart = _grouped(messages, now)
-    for group in groups:
-        first = next(iter(group.values()), None)
-        if first is None:
-            continue
-        line, rank = lines.number(connection, first.queue, first.lane), HIGHEST_PRIORITY - first.priority
+    together: dict[tuple[str, int, int], dict[int, Message]] = {}
+    apart: list[Message] = []
+    before: tuple[Any, ...] | None = None  # of the message before: most are alike
+    group: dict[int, Message] = {}
+    for message, seq in zip(messages, seqs_of([message.id for message in messages]), strict=True):
+        kind = (message.queue, message.lane, message.priority, message.due_at)
+        if kind != before:
+            before = kind
+            line = lines.number(connection, message.queue, message.lane)
+            state = SCHEDULED if _waits(message, now) else READY
+            group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
+        if seq is None or group.setdefault(seq, message) is not message:
+            apart.append(message)
+    for (state, line, rank), group in together.items():
         # Ids of now: nothing is likely to stand where they belong, so one look does for all of them.
-        if connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
+        if group and connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
             apart += group.values()
-        elif not _waits(first, now):
-            INSERT.write(connection, [(seq, encode(message)) for seq, message in group.items()], (line, rank))
+        elif state == READY:
+            INSERT.write(connection, [(line, rank, seq, encode(message)) for seq, message in group.items()])
         else:
             rows = [(line, rank, seq, None, 0, encode(message), message.due_at) for seq, message in group.items()]
             INSERT_SCHEDULED.write(connection, rows)
     for message in apart:
         if find(connection, message.id) is None:
             place(connection, lines, message, now)
-
-
-def _grouped(messages: Sequence[Message], now: float) -> tuple[list[dict[int, Message]], list[Message]]:
-    """Return messages that go to one end of one table, by their ages; and those whose age is no good key."""
-    seqs = seqs_of([message.id for message in messages])
-    if all(len(set(map(field, messages))) == 1 for field in KIND):  # most often they are all alike
-        group = dict(zip(seqs, messages, strict=True))
-        if None not in group and len(group) == len(messages):
-            return [cast(dict[int, Message], group)], []
-    groups: dict[tuple[str, str, int, bool], dict[int, Message]] = {}
-    apart: list[Message] = []
-    for message, seq in zip(messages, seqs, strict=True):
-        kind = (message.queue, message.lane, message.priority, _waits(message, now))
-        its = groups.setdefault(kind, {})
-        if seq is None or its.setdefault(seq, message) is not message:
-            apart.append(message)
-    return list(groups.values()), apart
 
 
 def place(connection: sqlite3.Connection, lines: Lines, message: Message, now: float, *, age: int | None = None,
