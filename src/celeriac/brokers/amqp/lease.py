@@ -44,6 +44,7 @@ SURPLUS_SECONDS = 0.1  # what was pushed to us and is not received goes back aft
 EARLY_SECONDS = 0.5  # what comes earlier than this before its time waits once more
 SYNC_TRIES = 40
 BATCH = 64  # messages; who receives does not wait for more to gather
+ENDED = "it has ended"
 TAKE_SECONDS = 0.1  # for a message that is said to be there to come
 
 
@@ -414,12 +415,13 @@ class AmqpLease(Lease):
         except OSError as error:
             raise silent(error, self._server.address, self._server.timeout) from error
         finally:
-            self._lost = self._lost or "it has ended"
+            self._lost = self._lost or ENDED
             self.connection.close()
 
     def _prove(self) -> None:
         if self._lost is not None or self._ended:
-            raise LeaseLost(f"The worker's connection has ended ({self._lost}), and its messages were given to others.")
+            why = self._lost or ENDED
+            raise LeaseLost(f"The worker's connection has ended ({why}), and its messages were given to others.")
 
     async def _call(self, work: Any) -> Any:
         """Await an answer on our connection; without the connection there is no lease."""
