@@ -186,11 +186,15 @@ class Killer:
     def _may_be_a_copy(self, run: Run) -> bool:
         """Say whether a run's message may have been stored twice, so that both copies ran at once.
 
-        A RabbitMQ that is cut off before it has confirmed a message has stored it, or not; so it is sent again. Both
-        are handed out when the connections are back.
+        A RabbitMQ that is cut off before it has confirmed a message has stored it, or not; so it is sent again. Both wait
+        in the queue then, for however long it is. And who goes back is sent anew before it is acknowledged; whoever is
+        killed in between has left both.
         """
-        outages = self.stage.ground.outages if isinstance(self.stage.ground, RabbitGround) else []
-        return any(begun <= run.at <= returned + RETRIED + LAG for begun, returned in outages)
+        if not isinstance(self.stage.ground, RabbitGround):
+            return False
+        made = int(run.id[:13].replace("-", ""), 16) / 1000  # an id begins with its milliseconds
+        cut_off = any(begun <= run.at and made <= returned + RETRIED for begun, returned in self.stage.ground.outages)
+        return cut_off or any(at <= run.at <= at + RETRIED + LAG for at in self.workers.values())
 
     @cached_property
     def leases_lost(self) -> dict[str, list[float]]:
