@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 
 from celeriac import serialization
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured
-from celeriac.serialization import decode, dumps, dumps_call, loads, prepend, register_serializer, serializer
+from celeriac.serialization import (
+    decode,
+    dumps,
+    dumps_call,
+    dumps_calls,
+    loads,
+    prepend,
+    register_serializer,
+    serializer,
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 zones = st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30)), None])
@@ -53,6 +62,22 @@ def test_what_is_dumped_is_loaded_as_it_was(value: Any) -> None:
 @given(st.lists(values, max_size=3), st.dictionaries(text, values, max_size=3))
 def test_a_calls_body_is_its_arguments(args: list[Any], kwargs: dict[str, Any]) -> None:
     assert loads(dumps_call(tuple(args), kwargs)) == [args, kwargs]
+
+
+plain = text | st.integers(-(2**63), 2**63) | st.booleans() | st.none()
+calls = st.tuples(st.lists(values, max_size=3).map(tuple), st.dictionaries(text, values, max_size=2))
+plain_calls = st.tuples(st.lists(plain, max_size=3).map(tuple), st.just({}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(plain_calls, max_size=5) | st.lists(calls | plain_calls, max_size=5))
+def test_many_calls_have_the_bodies_of_each(calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+    assert dumps_calls(calls) == [dumps_call(args, kwargs) for args, kwargs in calls]
+
+
+def test_of_many_calls_the_one_that_cannot_be_serialised_is_named() -> None:
+    with pytest.raises(EncodeError, match=r"udcff"):
+        dumps_calls([((1,), {}), (("a\nb",), {}), (("\udcff",), {})])
 
 
 @settings(max_examples=60, deadline=None)

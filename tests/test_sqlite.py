@@ -497,8 +497,10 @@ STRANGE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("ids", [OURS, [], *([one] for one in STRANGE), *([*OURS, one, *OURS] for one in STRANGE),
-                                 [OURS[0][:-1], OURS[1] + "0"]])  # fmt: skip
+@pytest.mark.parametrize("ids", [
+    OURS, [], [*new_ids(5), *OURS], new_ids(0x4001), *([one] for one in STRANGE),
+    *([*OURS, one, *OURS] for one in STRANGE), [OURS[0][:-1], OURS[1] + "0"],
+])  # fmt: skip
 def test_the_ages_of_many_ids_are_those_of_each(ids: list[str]) -> None:
     assert seqs_of(ids) == [seq_of(id) for id in ids]
 

@@ -33,7 +33,7 @@ from celeriac.errors import (
     UnknownOption,
     UnknownQueue,
 )
-from celeriac.message import COROUTINE, PLAIN
+from celeriac.message import COROUTINE, PLAIN, Message
 from tests.clock import FakeClock
 
 MakeApp = Callable[..., Celeriac]
@@ -167,11 +167,27 @@ def test_many_calls_are_sent_in_few_steps(app: Celeriac, monkeypatch: pytest.Mon
     results = task.delay_many([(i,) for i in range(2500)], priority=9)
     assert sizes == [1000, 1000, 500]
     assert len({result.id for result in results}) == 2500
-    task.delay_many([{"x": 1}])
+    assert [result.id for result in task.delay_many([{"x": 1}, (2,)])] != []
     with pytest.raises(TypeError, match=r"write \(3,\)"):
         task.delay_many([3])  # type: ignore[list-item]
     with pytest.raises(ArgumentsError):
         task.delay_many([(1, 2)])
+
+
+def test_the_results_of_many_calls_are_a_sequence(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = app.task(name="t")(lambda x: x)
+    sent: list[Message] = []
+    monkeypatch.setattr(app.broker, "publish", sent.extend)
+    results = task.delay_many(((i,) for i in range(5)), ignore_result=True)
+    ids = [message.id for message in sent]
+    assert ([result.id for result in results], len(results)) == (ids, 5)
+    assert [result.id for result in results[1:3]] == ids[1:3]
+    assert (results[-1].id, results[-1].task_name, results[-1].ignored) == (ids[-1], "t", True)
+    assert results[0] in results
+    assert repr(results) == "<Results t: 5>"
+    with pytest.raises(IndexError):
+        results[5]
+    assert list(task.delay_many([])) == []
 
 
 # --- Running here and now -----------------------------------------------------------------------------

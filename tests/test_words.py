@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -263,6 +264,15 @@ def test_ids_are_unique_and_sort_by_age() -> None:
     assert stamps == sorted(stamps)
     assert {id[14] for id in made} == {"7"}
     assert {len(id) for id in made} == {36}
+
+
+def test_the_counter_in_ids_runs_over_and_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for start in (0x3FFD, 0x3FFFFFD, 0x4000000 - 0x4000 - 3):  # the low bits run over; and all of them
+        monkeypatch.setattr("celeriac.message._counter", count(start))
+        made = new_ids(6)
+        counted = [int(id[15:18], 16) << 14 | int(id[19:23], 16) & 0x3FFF for id in made]
+        assert counted == [(start + number) % 0x4000000 for number in range(6)]
+        assert {id[19] for id in made} <= set("89ab")
 
 
 def test_forked_processes_make_other_ids() -> None:

@@ -1,7 +1,7 @@
 """What a type checker makes of tasks. Never run: `make check` reads it with mypy, to which a wrong type is an error,
 and so is a `type: ignore` that is not needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, assert_type
 
 from celeriac import AsyncResult, Celeriac, GroupResult, Signature, Task, group, shared_task
@@ -44,7 +44,7 @@ def calls() -> None:
     assert_type(add.delay(1, y=2).get(timeout=1.0), int)
     assert_type(add.apply_async((1, 2), queue="math", countdown=10), AsyncResult[int])
     assert_type(add.apply((1,)), AsyncResult[int])
-    assert_type(add.delay_many([(1,), {"x": 2}], priority=3), list[AsyncResult[int]])
+    assert_type(add.delay_many([(1,), {"x": 2}], priority=3), Sequence[AsyncResult[int]])
     assert_type(send.delay("me"), AsyncResult[None])
     assert_type(shared.delay(3), AsyncResult[float])
     assert_type(app.map(add, range(3)), Iterator[int])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -44,6 +44,10 @@ class Arguments:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise ArgumentsError(f"{self.name}{self.signature} cannot be called so: {error}.") from None
+
+    def fit(self, calls: Sequence[tuple[Any, ...]]) -> bool:
+        """Say whether the function can be called with each of these tuples of arguments; if not, `check` tells why."""
+        return self._least <= min(map(len, calls)) and max(map(len, calls)) <= self._most
 
     def takes(self, count: int) -> bool:
         """Say whether so many positional arguments are not too many."""

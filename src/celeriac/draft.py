@@ -11,7 +11,7 @@ from celeriac.context import Request, current
 from celeriac.errors import MessageTooLarge, UnknownOption
 from celeriac.message import PLAIN, Link, Message, new_id, new_ids
 from celeriac.options import check_call
-from celeriac.serialization import JSON, Serializer, dumps_call, serializer
+from celeriac.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -80,10 +80,10 @@ class Draft:
             raise UnknownOption("task_id is for one call; many calls have an id each.")
         now, task, limit = self._app.clock.now(), self._task, self._limit
         dumps, fields = self._particular(options, now, current.get())
-        bodies = [dumps(args, kwargs) for args, kwargs in calls]
-        for body in bodies:
-            if len(body) > limit:
-                raise self._too_large(body)
+        bodies = dumps_calls(calls) if dumps is dumps_call else [dumps(args, kwargs) for args, kwargs in calls]
+        longest = max(bodies, key=len)
+        if len(longest) > limit:
+            raise self._too_large(longest)
         ids = new_ids(len(bodies))
         if not fields:  # `**` would take longer than all the rest
             return [Message(id=id, task=task, body=body, sent_at=now) for id, body in zip(ids, bodies, strict=True)]

@@ -6,9 +6,12 @@ for its body. The body (`[args, kwargs]`, encoded) stays opaque bytes everywhere
 
 from __future__ import annotations
 
-import itertools
 import os
+import struct
 import time
+from collections.abc import Callable
+from itertools import count as counting
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -98,12 +101,9 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     immutable: bool = False  # not to be given the result (or the failed id) as its first argument
 
 
-def encode(message: Message) -> bytes:
-    """Return a message as one opaque value, for those that store bytes."""
-    return _encode(message)
+encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
+"""Return a message as one opaque value, for those that store bytes."""
 
-
-_encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode
 
 
@@ -122,8 +122,7 @@ def new_id() -> str:
 def new_ids(count: int) -> list[str]:
     """Return as many new ids at once, which is cheaper."""
     _tails.clear()  # what comes after these shall sort after them
-    head = _now()
-    return [head + tail for tail in _made_tails(count)]
+    return _made(count, _now())
 
 
 def _now() -> str:
@@ -137,31 +136,37 @@ def _now() -> str:
 
 
 _stamp, _head = 0, ""
-_counter = itertools.count(int.from_bytes(os.urandom(3)))
+_counter = counting(int.from_bytes(os.urandom(3)))
 _tails: list[str] = []  # the ends of ids to come, the next one last; made many at a time, which is cheaper
 
 
 def _more_tails() -> str:
-    tails = _made_tails(256)
+    tails = _made(256)
     tails.reverse()
     first = tails.pop()
     _tails[:0] = tails
     return first
 
 
-def _made_tails(count: int) -> list[str]:
-    """Return the ends of ids: the counter, and what is random."""
+def _made(count: int, head: str = "") -> list[str]:
+    """Return so many ids that begin so, or (without a head) the ends of ids: the counter, and what is random."""
+    numbers = list(islice(_counter, count))
+    lows = struct.pack(f">{count}H", *[0x8000 | number & 0x3FFF for number in numbers]).hex("-", 2).split("-")
     noise = os.urandom(6 * count).hex("-", 6).split("-")
+    highs = [number >> 14 & 0xFFF for number in (numbers[0], numbers[-1])]
+    if highs[0] == highs[1]:
+        head = f"{head}{highs[0]:03x}"
+        return [f"{head}-{low}-{end}" for low, end in zip(lows, noise, strict=True)]
     return [
-        f"{number >> 14 & 0xFFF:03x}-{0x8000 | number & 0x3FFF:04x}-{end}"
-        for end, number in zip(noise, _counter, strict=False)
+        f"{head}{number >> 14 & 0xFFF:03x}-{low}-{end}"
+        for number, low, end in zip(numbers, lows, noise, strict=True)
     ]
 
 
 def _begin_anew() -> None:
     """In a child after a fork: count from elsewhere than the parent and its other children."""
     global _counter
-    _counter = itertools.count(int.from_bytes(os.urandom(3)))
+    _counter = counting(int.from_bytes(os.urandom(3)))
     _tails.clear()
 
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from celeriac import states
 from celeriac.canvas.group_result import GroupResult
 from celeriac.message import new_id
-from celeriac.result import AsyncResult
+from celeriac.result import AsyncResult, Results
 
 __all__ = ["atrack", "track"]
 
@@ -94,7 +94,9 @@ def _set_of(results: Any, timeout: float | None) -> GroupResult[Any] | None:
     """Return the set of tasks whose ends are waited for here; None where somebody else waits."""
     if isinstance(results, GroupResult):
         return results
-    if isinstance(results, list | tuple) and all(isinstance(item, AsyncResult) for item in results):
+    if isinstance(results, Results) or (
+        isinstance(results, list | tuple) and all(isinstance(item, AsyncResult) for item in results)
+    ):
         return GroupResult(new_id(), list(results))
     if timeout is not None:
         raise TypeError("timeout goes with a GroupResult; a map waits by itself.")

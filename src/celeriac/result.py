@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from celeriac import states
 from celeriac.context import current
@@ -15,8 +15,9 @@ from celeriac.serialization import decode
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
     from celeriac.canvas.tree import Tree
+    from celeriac.message import Message
 
-__all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
+__all__ = ["LONG", "AsyncResult", "EagerResult", "Results", "Spot", "forbid_waiting"]
 
 R = TypeVar("R")
 
@@ -271,6 +272,49 @@ class EagerResult(AsyncResult[R]):
 
     def revoke(self, terminate: bool = False) -> None:
         """Do nothing: it has ended."""
+
+
+class Results(Sequence[AsyncResult[R]]):
+    """The results of many calls of one task, in the order of the calls. One is made when it is looked at.
+
+    Who sends many calls and minds none of them pays for their ids alone.
+    """
+
+    __slots__ = ("_app", "_ignored", "_task_name", "ids")
+
+    def __init__(self, app: Celeriac, task_name: str) -> None:
+        self.ids: list[str] = []
+        self._app = app
+        self._task_name = task_name
+        self._ignored = False
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Take note of messages that were sent, which have their options in common."""
+        self.ids += [message.id for message in messages]
+        self._ignored = messages[0].ignore_result
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[R]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AsyncResult[R]]: ...
+
+    def __getitem__(self, index: int | slice) -> AsyncResult[R] | list[AsyncResult[R]]:
+        if isinstance(index, slice):
+            return [self._made(id) for id in self.ids[index]]
+        return self._made(self.ids[index])
+
+    def __iter__(self) -> Iterator[AsyncResult[R]]:
+        return map(self._made, self.ids)
+
+    def _made(self, id: str) -> AsyncResult[R]:
+        return AsyncResult(id, self._app, self._task_name, self._ignored)
+
+    def __repr__(self) -> str:
+        return f"<Results {self._task_name}: {len(self.ids)}>"
 
 
 def forbid_waiting() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
 
 import msgspec
@@ -19,7 +20,7 @@ from celeriac.draft import Draft
 from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CallOptions, check_task, rate
-from celeriac.result import AsyncResult, EagerResult
+from celeriac.result import AsyncResult, EagerResult, Results
 from celeriac.retry import RetryPolicy
 from celeriac.signature import Signature
 
@@ -111,42 +112,54 @@ class Task(Generic[P, R]):
         return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
-                   **options: Unpack[CallOptions]) -> list[AsyncResult[R]]:  # fmt: skip
+                   **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones."""
-        results: list[AsyncResult[R]] = []
+        if self.app.conf.task_always_eager:
+            return self._run_all_eagerly(calls, options)
+        results: Results[R] = Results(self.app, self.name)
         for messages in self._batches(calls, options):
-            sent = self.app.publish(messages)
-            results += [self._sent(message) if sent else self._run_eagerly(message) for message in messages]
+            self.app.publish(messages)
+            results.add(messages)
         return results
 
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
-                          **options: Unpack[CallOptions]) -> list[AsyncResult[R]]:  # fmt: skip
+                          **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Do as `delay_many`, for coroutines."""
-        results: list[AsyncResult[R]] = []
+        if self.app.conf.task_always_eager:
+            return self._run_all_eagerly(calls, options)
+        results: Results[R] = Results(self.app, self.name)
         for messages in self._batches(calls, options):
-            sent = await self.app.apublish(messages)
-            results += [self._sent(message) if sent else self._run_eagerly(message) for message in messages]
+            await self.app.apublish(messages)
+            results.add(messages)
         return results
 
+    def _run_all_eagerly(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+                         options: Mapping[str, Any]) -> list[AsyncResult[R]]:  # fmt: skip
+        return [self._run_eagerly(message) for messages in self._batches(calls, options) for message in messages]
+
     def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
-                 options: Mapping[str, Any]) -> Iterable[list[Message]]:  # fmt: skip
-        batch: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        for call in calls:
-            if isinstance(call, tuple):
-                args, kwargs = call, NO_KWARGS
-            elif isinstance(call, Mapping):
-                args, kwargs = (), dict(call)
-            else:
-                raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
-                                f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
-            if self.checks_arguments:
-                self.arguments.check(args, kwargs)
-            batch.append((args, kwargs))
-            if len(batch) == PUBLISH_BATCH:
-                yield self.draft().messages(batch, options)
-                batch = []
-        if batch:
-            yield self.draft().messages(batch, options)
+                 options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
+        calls = iter(calls)
+        while some := list(islice(calls, PUBLISH_BATCH)):
+            if set(map(type, some)) == {tuple}:
+                plain = cast(list[tuple[Any, ...]], some)
+                if not self.checks_arguments or self.arguments.fit(plain):
+                    yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
+                    continue
+            yield self.draft().messages([self._checked_call(call) for call in some], options)
+
+    def _checked_call(self, call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments and named arguments of one of many calls."""
+        if isinstance(call, tuple):
+            args, kwargs = call, NO_KWARGS
+        elif isinstance(call, Mapping):
+            args, kwargs = (), dict(call)
+        else:
+            raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
+                            f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
+        if self.checks_arguments:
+            self.arguments.check(args, kwargs)
+        return args, kwargs
 
     def _checked_message(self, args: tuple[Any, ...], kwargs: dict[str, Any],
                          options: Mapping[str, Any] | None = None) -> Message:  # fmt: skip

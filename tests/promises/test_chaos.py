@@ -187,8 +187,8 @@ class Killer:
         """Say whether a run's message may have been stored twice, so that both copies ran at once.
 
         A RabbitMQ that is cut off before it has confirmed a message has stored it, or not; so it is sent again. Both
-        wait in the queue then, for however long it is. And what goes back is sent anew before it is acknowledged; who is
-        killed in between has left both.
+        wait in the queue then, for however long it is. And what goes back is sent anew before it is acknowledged; a
+        worker that is killed in between has left both.
         """
         if not isinstance(self.stage.ground, RabbitGround):
             return False

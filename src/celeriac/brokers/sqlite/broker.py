@@ -44,15 +44,15 @@ class SQLiteBroker(Broker):
                 if row is not None and self.database.insert(insert_one(row), row):
                     return
         self.database.write(lambda connection: insert(connection, self._lines, messages, now))
-        self._meet(messages)
+        self._meet()
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         now = self.clock.now()
         await self.database.awrite(lambda connection: insert(connection, self._lines, messages, now))
-        self._meet(messages)
+        self._meet()
 
-    def _meet(self, messages: Sequence[Message]) -> None:
-        if not self._lines.knows(messages):
+    def _meet(self) -> None:
+        if self._lines.news:
             self.database.read(self._lines.refresh)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:

@@ -7,6 +7,7 @@ import sqlite3
 import struct
 from binascii import unhexlify
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from celeriac.drivers.sqlite.many import Insert
@@ -69,14 +70,11 @@ class Lines:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, str], int] = {}
+        self.news = False  # a line was entered, or looked up, that is not remembered
 
     def known(self, message: Message) -> int | None:
         """Return the line of a message, if this process has met it before."""
         return self._numbers.get((message.queue, message.lane))
-
-    def knows(self, messages: Sequence[Message]) -> bool:
-        """Say whether this process has met the lines of all these messages before."""
-        return {(message.queue, message.lane) for message in messages} <= self._numbers.keys()
 
     def number(self, connection: sqlite3.Connection, queue: str, lane: str) -> int:
         """Return a line's number; a new line is entered (inside the caller's write transaction)."""
@@ -84,13 +82,14 @@ class Lines:
         if key not in self._numbers:
             connection.execute("INSERT OR IGNORE INTO lines (queue, lane) VALUES (?, ?)", key)
             found = connection.execute("SELECT line FROM lines WHERE queue = ? AND lane = ?", key).fetchone()
-            # Not remembered yet: the transaction may still be rolled back.
+            self.news = True  # and not remembered yet: the transaction may still be rolled back
             number: int = found[0]
             return number
         return self._numbers[key]
 
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Learn all lines that are committed."""
+        self.news = False
         for line, queue, lane in connection.execute("SELECT line, queue, lane FROM lines"):
             self._numbers[queue, lane] = line
 
@@ -112,19 +111,26 @@ def seq_of(id: str) -> int | None:
 
 
 def seqs_of(ids: Sequence[str]) -> list[int | None]:
-    """Return what `seq_of` says of each; of ids of ours, in half the time."""
-    text = "".join(ids)
-    if set(map(len, ids)) == {36} and text[14::36] == "7" * len(ids) and _dashed(text, len(ids)):
+    """Return what `seq_of` says of each; of ids of ours, in less than half the time."""
+    text, count = "".join(ids), len(ids)
+    if set(map(len, ids)) == {36} and text[14::36] == "7" * count and _dashed(text, count):
         try:
-            seqs = [_seq(high, low) for high, low in _HALVES(unhexlify(text.replace("-", "")))]
+            bits = unhexlify(text.replace("-", ""))
         except ValueError:
-            seqs = [-1]
+            bits = b""
+        if bits and all(bits[byte::16] == bits[byte : byte + 1] * count for byte in range(8)):
+            # Made at once: they have their milliseconds, and the high bits of the counter, in common.
+            base = _seq(int.from_bytes(bits[:8]), 0)
+            seqs = [base | low & 0x3FFF for (low,) in _LOWS(bits)]
+        else:
+            seqs = [_seq(high, low) for high, low in _HALVES(bits)] or [-1]
         if min(seqs) >= 0 and max(seqs) >> 63 == 0:
             return list(seqs)
     return [seq_of(id) for id in ids]
 
 
 _HALVES = struct.Struct(">QQ").iter_unpack  # of an id's 128 bits
+_LOWS = struct.Struct(">8xH6x").iter_unpack  # the low bits of the counter
 
 
 def _dashed(text: str, count: int) -> bool:
@@ -138,7 +144,7 @@ def _seq(high: int, low: int) -> int:
 
 def new_row(message: Message, line: int, now: float) -> NewRow | None:
     """Return the row of a message that is ready and whose id says its age; None for all others."""
-    seq = None if _waits(message, now) else seq_of(message.id)
+    seq = None if _state(message.due_at, now) == SCHEDULED else seq_of(message.id)
     return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
 
 
@@ -166,8 +172,7 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Mess
         kind = (message.queue, message.lane, message.priority, message.due_at)
         if kind != before:
             before = kind
-            line = lines.number(connection, message.queue, message.lane)
-            state = SCHEDULED if _waits(message, now) else READY
+            line, state = lines.number(connection, message.queue, message.lane), _state(message.due_at, now)
             group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
             apart.append(message)
@@ -176,7 +181,7 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Mess
         if group and connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
             apart += group.values()
         elif state == READY:
-            INSERT.write(connection, [(line, rank, seq, encode(message)) for seq, message in group.items()])
+            INSERT.write(connection, list(zip(repeat(line), repeat(rank), group, map(encode, group.values()))))
         else:
             rows = [(line, rank, seq, None, 0, encode(message), message.due_at) for seq, message in group.items()]
             INSERT_SCHEDULED.write(connection, rows)
@@ -194,14 +199,14 @@ def place(connection: sqlite3.Connection, lines: Lines, message: Message, now: f
     while seq is None or connection.execute(TAKEN, (line, rank, seq)).fetchone() is not None:
         seq = seq_of(new_id())
     values = (line, rank, seq, None if seq == said else message.id, deliveries, encode(message))
-    if _waits(message, now):
+    if _state(message.due_at, now) == SCHEDULED:
         INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
     else:
         INSERT_READY.write(connection, [values])
 
 
-def _waits(message: Message, now: float) -> bool:
-    return message.due_at is not None and message.due_at > now
+def _state(due_at: float | None, now: float) -> str:
+    return READY if due_at is None or due_at <= now else SCHEDULED
 
 
 class Found(NamedTuple):
