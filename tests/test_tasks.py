@@ -184,6 +184,8 @@ def test_the_results_of_many_calls_are_a_sequence(app: Celeriac, monkeypatch: py
     assert [result.id for result in results[1:3]] == ids[1:3]
     assert (results[-1].id, results[-1].task_name, results[-1].ignored) == (ids[-1], "t", True)
     assert results[0] in results
+    assert results[:2] + results == results[:2] + list(results)
+    assert results + results == list(results) * 2
     assert repr(results) == "<Results t: 5>"
     with pytest.raises(IndexError):
         results[5]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from celeriac import states
@@ -309,6 +309,12 @@ class Results(Sequence[AsyncResult[R]]):
 
     def __iter__(self) -> Iterator[AsyncResult[R]]:
         return map(self._made, self.ids)
+
+    def __add__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
+        return [*self, *others]
+
+    def __radd__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
+        return [*others, *self]
 
     def _made(self, id: str) -> AsyncResult[R]:
         return AsyncResult(id, self._app, self._task_name, self._ignored)

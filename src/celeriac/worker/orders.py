@@ -171,7 +171,7 @@ def _add_consumer(worker: Supervisor, queue: str) -> dict[str, str]:
     worker.app.check_queue(queue)
     if queue not in worker.receiver.queues:
         worker.receiver.queues.append(queue)
-        worker.receiver.freed.set()
+        worker.receiver.freed()
     return {"ok": f"receives from {', '.join(worker.receiver.queues)}"}
 
 
@@ -179,7 +179,7 @@ def _add_consumer(worker: Supervisor, queue: str) -> dict[str, str]:
 def _cancel_consumer(worker: Supervisor, queue: str) -> dict[str, str]:
     if queue in worker.receiver.queues:
         worker.receiver.queues.remove(queue)
-        worker.receiver.freed.set()
+        worker.receiver.freed()
     return {"ok": f"receives from {', '.join(worker.receiver.queues) or 'no queue'}"}
 
 

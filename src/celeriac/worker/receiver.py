@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec.structs import replace as _replace
 
 from celeriac import states
 from celeriac.app import Celeriac
-from celeriac.brokers.base import Delivery, Lease
+from celeriac.brokers.base import Delivery, Lease, Slots
 from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
 from celeriac.outcome import Outcome
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, longer
@@ -32,7 +33,6 @@ class Receiver:
     def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool, report: Callable[[Sequence[Ending]], None],
                  heartbeat: Heartbeat) -> None:  # fmt: skip
         self.queues = list(options.queues)
-        self.freed = asyncio.Event()
         self.rates: dict[str, float | None] = {}  # by task; set by control commands, over the tasks' own
         self.limits: dict[str, tuple[float | None, float | None]] = {}  # by task: soft and hard, likewise
         self._app = app
@@ -40,6 +40,9 @@ class Receiver:
         self._pool = pool
         self._report = report
         self._heartbeat = heartbeat
+        self._freed = asyncio.Event()
+        self._waits: tuple[asyncio.Task[Any], list[str], Slots] | None = None  # who, for which queues and slots
+        self._cut_short = False  # the wait, for there are slots in other lanes
         self._hopes = True  # there may be more at once: the last receipt filled a lane
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
@@ -64,40 +67,47 @@ class Receiver:
             if deliveries:
                 await self.accept(deliveries)
 
+    def freed(self) -> None:
+        """Take note that there may be free slots, or that the queues are others."""
+        self._freed.set()
+        if self._waits is not None and not self._cut_short:
+            task, queues, slots = self._waits
+            if self._could_receive_more(queues, slots):
+                self._cut_short = True
+                task.cancel()
+
+    def _could_receive_more(self, queues: Sequence[str], slots: Slots) -> bool:
+        """Say whether a lane that had no free slot has one, or the queues are others."""
+        return queues != self.queues or any(free and not slots[lane] for lane, free in self._pool.free().items())
+
     async def _receive(self, lease: Lease) -> list[Delivery]:
         """Receive what there is; else wait for a message, or for free slots in other lanes."""
-        self.freed.clear()
+        self._freed.clear()
         slots = self._pool.free()
         if not self.queues or not any(slots.values()):
-            await self.freed.wait()
+            await self._freed.wait()
             return []
-        if self._hopes:
-            deliveries = await lease.receive(list(self.queues), slots, 0.0)
-            self._hopes = bool(deliveries) and len(deliveries) in slots.values()
-            if deliveries:
-                return deliveries
-        receiving = asyncio.ensure_future(lease.receive(list(self.queues), slots, WAIT_SECONDS))
-        freed = asyncio.ensure_future(self._other_slots(slots))
-        try:
-            await asyncio.wait((receiving, freed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            freed.cancel()
-            # Cancelling is safe by the port's promise: it has taken its messages, or none.
-            if not receiving.done():
-                receiving.cancel()
-        await asyncio.wait((receiving,))  # awaiting it would not tell its being cancelled from our own
-        deliveries = [] if receiving.cancelled() else receiving.result()
+        deliveries = await lease.receive(list(self.queues), slots, 0.0) if self._hopes else []
+        if not deliveries:
+            deliveries = await self._wait(lease, slots)
         self._hopes = bool(deliveries) and len(deliveries) in slots.values()
         return deliveries
 
-    async def _other_slots(self, slots: dict[str, int]) -> None:
-        """Return when a lane that had no free slot has one, or when queues have changed."""
-        queues = list(self.queues)
-        while queues == self.queues:
-            self.freed.clear()
-            if any(free and not slots[lane] for lane, free in self._pool.free().items()):
-                return
-            await self.freed.wait()
+    async def _wait(self, lease: Lease, slots: Slots) -> list[Delivery]:
+        task, queues = asyncio.current_task(), list(self.queues)
+        assert task is not None
+        if self._could_receive_more(queues, slots):
+            return []
+        self._waits = (task, queues, slots)
+        try:
+            return await lease.receive(queues, slots, WAIT_SECONDS)
+        except asyncio.CancelledError:
+            # That is safe by the port's promise: it has taken its messages, or none.
+            if not self._cut_short or task.uncancel():
+                raise
+            return []
+        finally:
+            self._waits, self._cut_short = None, False
 
     # --- Looking deliveries through -------------------------------------------------------------------
 

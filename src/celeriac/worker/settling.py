@@ -39,7 +39,7 @@ class Settling:
         self._endings: list[Ending] = []
         self._tidings: list[Outcome] = []
         self._something = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._watchers: list[asyncio.Future[None]] = []
 
     def ended(self, endings: Sequence[Ending]) -> None:
         """Take note of endings."""
@@ -73,18 +73,22 @@ class Settling:
             pause = FIRST_PAUSE
             if not self._endings and not self._tidings:
                 self._something.clear()
-            self._settled.set()
+            watchers, self._watchers = self._watchers, []
+            for watcher in watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
             self._tell_settled()
 
-    async def progressed(self) -> None:
-        """Return when a batch has been settled."""
-        self._settled.clear()
-        await self._settled.wait()
+    def progress(self) -> asyncio.Future[None]:
+        """Return what is done when the next batch from now on has been settled."""
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
+        return watcher
 
     async def finished(self) -> None:
         """Return when all is settled."""
         while self._something.is_set():
-            await self.progressed()
+            await self.progress()
 
     async def _settle(self, endings: Sequence[Ending]) -> None:
         now = self._app.clock.now()

@@ -248,7 +248,7 @@ class Supervisor:
         """Wait until nothing runs, or until the time is over, or a cold stop is asked for."""
         cold = asyncio.ensure_future(self._cold.wait())
         while self.pool.active() and not cold.done():
-            settled = asyncio.ensure_future(self.settling.progressed())
+            settled = self.settling.progress()
             left = deadline - time.monotonic()
             await asyncio.wait((settled, cold), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             settled.cancel()
@@ -257,7 +257,7 @@ class Supervisor:
         cold.cancel()
 
     def _freed(self) -> None:
-        self.receiver.freed.set()
+        self.receiver.freed()
 
     async def _sweep(self) -> None:
         """Deal with what dead workers left behind, for ever."""

@@ -8,7 +8,9 @@ receipts are in doubt. `recover` gives back what was handed out for them, and pu
 request if it comes later; so a receive has either given its messages to its caller, or taken none.
 
 Who has taken all that there was, and has slots left, waits: Redis will ring for it. That is so from the moment of the
-receipt, so that the next `receive` need not ask again until it is rung for. If there is none, the lease leaves.
+receipt, so that the next `receive` need not ask again until it is rung for. If there is none, the lease leaves. While
+one waits, a settlement that sends messages takes its request along, and brings back what there is: a chain goes from
+step to step in one round trip.
 
 A server that comes back may be some moments younger than it was: a replica that was promoted before it had everything,
 or one whose last writes were not on disk. What had been settled in those moments is held again, and nobody would ever
@@ -27,8 +29,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from celeriac.backends.base import Advance
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots
+from celeriac.brokers.base import Delivery, Lease, Settlement, Slots
 from celeriac.brokers.redis.blobs import LANE_LETTERS, blob, decode, due
+from celeriac.brokers.redis.settlements import alike, each
 from celeriac.clock import Clock
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
@@ -41,6 +44,28 @@ SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
 RECOVER_PAUSE = 0.5  # seconds
 REST_SECONDS = 0.05  # within which the next receive begins, or the lease waits no more
+
+
+class Request:
+    """A request for messages. It is numbered, by its first receipt, when it is sent."""
+
+    def __init__(self, queues: Sequence[str], lanes: dict[str, int], waited: bool, waits: bool) -> None:
+        self.base = 0
+        self.queues = queues
+        self.lanes = lanes  # the slots of each
+        self.waited = waited  # Redis may have rung for us until now
+        self.waits = waits  # it is to ring for us, for what is left of the slots
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the scripts take; see `hand_out.lua`."""
+        slots = itertools.chain.from_iterable(self.lanes.items())
+        return (self.base, int(self.waited) + 2 * int(self.waits), len(self.lanes), *slots, *self.queues)
+
+    @property
+    def receipts(self) -> tuple[int, int]:
+        """Those of what is handed out for it: after the first, up to the second."""
+        return self.base, self.base + sum(self.lanes.values())
 
 
 class RedisLease(Lease):
@@ -64,8 +89,12 @@ class RedisLease(Lease):
         self._asking: set[int] = set()  # receipts after which requests that are on their way hand out more
         self._compared = server.connections()  # how many there had been when the two sides were compared
         self._recovering: asyncio.Task[None] | None = None
-        self._rung = asyncio.Event()
         self._hears: asyncio.AbstractEventLoop | None = None
+        self._called = False  # rung for since the last request
+        self._stirred = asyncio.Event()  # who waits in `receive` is to look what there is to do
+        self._idle: tuple[Sequence[str], dict[str, int]] | None = None  # queues and slots of who waits in `receive`
+        self._errand: Request | None = None  # the request that a settlement has taken along for him
+        self._brought: tuple[Request, list[Delivery]] | None = None  # and what it has brought
         self._waiting: tuple[set[str], set[str]] | None = None  # queues and lanes for which Redis may ring for us
         self._looked = 0.0  # when we asked last; monotonic
         self._due_at = 0.0  # when a message will be due that was there then
@@ -89,31 +118,53 @@ class RedisLease(Lease):
             self._leave()
         try:
             while True:
-                if wait <= 0 or self._may_be_more():
-                    self._rung.clear()
-                    taken = await self._take(self._turned(queues), lanes, wait > 0)
-                    if taken:
-                        self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._leave)
-                        return taken
+                taken: list[Delivery] = []
+                if self._brought is not None:
+                    (_, taken), self._brought = self._brought, None
+                elif self._errand is None and (wait <= 0 or self._may_be_more()):
+                    taken = await self._take(Request(self._turned(queues), lanes, self._waiting is not None, wait > 0))
+                if taken:
+                    self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._leave)
+                    return taken
                 left = deadline - self._clock.monotonic()
-                if left <= 0:
+                if left <= 0 and self._errand is None:
                     self._leave()
                     return []
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, max(0.0, self._due_at - self._clock.now()), LOOK_SECONDS)):
-                        await self._rung.wait()
+                await self._rest_until_stirred(queues, lanes, left)
         except BaseException:
-            self._leave()
+            self._give_up()
             raise
 
     def _may_be_more(self) -> bool:
         """Say whether there may be something to receive; else we wait, and will be rung for."""
         return (
             self._waiting is None
-            or self._rung.is_set()
+            or self._called
             or self._clock.now() >= self._due_at
             or self._clock.monotonic() - self._looked >= LOOK_SECONDS
         )
+
+    async def _rest_until_stirred(self, queues: Sequence[str], lanes: dict[str, int], left: float) -> None:
+        """Wait for the bell, for what an errand brings, or for the time to look again."""
+        self._stirred.clear()
+        if self._errand is not None:
+            await self._stirred.wait()
+        elif not self._called:
+            self._idle = (queues, lanes)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, max(0.0, self._due_at - self._clock.now()), LOOK_SECONDS)):
+                        await self._stirred.wait()
+            finally:
+                self._idle = None
+
+    def _give_up(self) -> None:
+        """Wait no more; what is brought now goes back."""
+        self._errand = None
+        if self._brought is not None:
+            (request, taken), self._brought = self._brought, None
+            self._give_back(request, taken)
+        self._leave()
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -122,49 +173,64 @@ class RedisLease(Lease):
             self._hears = loop
 
     def _ring(self, payload: bytes | None) -> None:
-        self._rung.set()
+        self._called = True
+        self._stirred.set()
 
     def _turned(self, queues: Sequence[str]) -> list[str]:
         """Return the queues, starting with another each time."""
         self._turn = (self._turn + 1) % len(queues)
         return [*queues[self._turn :], *queues[: self._turn]]
 
-    async def _take(self, queues: Sequence[str], lanes: dict[str, int], waits: bool) -> list[Delivery]:
+    async def _take(self, request: Request) -> list[Delivery]:
         """Return what there is."""
-        base = self._receipts
-        last = self._receipts = base + sum(lanes.values())
-        slots = [part for lane in lanes.items() for part in lane]
-        flags = int(self._waiting is not None) + (2 if waits else 0)
-        self._looked = self._clock.monotonic()
-        if waits:  # before it is known what there was, we may be rung for
-            self._waiting = (set(queues), set(lanes))
-        command = self._server.script("receive", self._server.moment(self._clock), self._name, base, flags, len(lanes),
-                                      *slots, *queues)  # fmt: skip
-        self._asking.add(base)
+        self._sent(request)
+        command = self._server.script("receive", self._server.moment(self._clock), self._name, *request.arguments)
         try:
             reply = await self._server.ado(command, again=False)
         except BaseException:
-            self._doubts.add((base, last))
-            self._recover_soon()
+            self._unanswered(request)
             raise
         finally:
-            self._asking.remove(base)
+            self._asking.remove(request.base)
         if reply == 0:
             raise LeaseLost
+        return self._answered(request, reply)
+
+    def _sent(self, request: Request) -> None:
+        """Note that a request is on its way."""
+        request.base, self._receipts = self._receipts, self._receipts + sum(request.lanes.values())
+        self._called = False
+        self._looked = self._clock.monotonic()
+        if request.waits:  # before it is known what there was, we may be rung for
+            self._waiting = (set(request.queues), set(request.lanes))
+        self._asking.add(request.base)
+
+    def _unanswered(self, request: Request) -> None:
+        """Note that nobody knows what was handed out for a request."""
+        self._doubts.add(request.receipts)
+        self._recover_soon()
+
+    def _answered(self, request: Request, reply: Any) -> list[Delivery]:
+        """Return what was handed out for a request."""
         blobs, exceptions, due_in = reply
         self._due_at = self._clock.now() + float(due_in) if due_in else float("inf")
-        taken = [
-            Delivery(decode(value), f"{self._name}:{receipt}:1") for receipt, value in enumerate(blobs, start=base + 1)
-        ]
+        first = request.base + 1
+        taken = [Delivery(decode(value), f"{self._name}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
         for i in range(0, len(exceptions), 3):
             index, deliveries, revoked = exceptions[i : i + 3]
-            token = f"{self._name}:{base + 1 + index}:{deliveries}"
+            token = f"{self._name}:{first + index}:{deliveries}"
             taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
         self._in_hand.update([delivery.token for delivery in taken])
         filled = Counter([LANE_LETTERS[delivery.message.lane] for delivery in taken])
-        left = {lane for lane, free in lanes.items() if free > filled[lane]} if waits else set()
-        self._waiting = (set(queues), left) if left else None
+        left = {lane for lane, free in request.lanes.items() if free > filled[lane]} if request.waits else set()
+        self._waiting = (set(request.queues), left) if left else None
         return taken
+
+    def _give_back(self, request: Request, taken: Sequence[Delivery]) -> None:
+        """Have what was handed out for a request, and nobody wants any more, given back."""
+        if taken:
+            self._in_hand.difference_update([delivery.token for delivery in taken])
+            self._unanswered(request)
 
     def _leave(self) -> None:
         """Ask to be rung for no more; what we were rung for, another is. Sent in order with our other requests."""
@@ -209,7 +275,11 @@ class RedisLease(Lease):
     async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         tokens = [settlement.delivery.token for settlement in settlements]
         try:
-            if await self._acknowledge(settlements):
+            shortest = alike(settlements, self._name)
+            if shortest is not None and await self._server.ado(
+                self._server.script("acknowledge", self._server.moment(self._clock), self._name, self._kept, *shortest),
+                again=False,
+            ):
                 done = [True] * len(tokens)
             else:
                 done = await self._settle_each(settlements)
@@ -221,51 +291,39 @@ class RedisLease(Lease):
         self._in_hand.difference_update(tokens)
         return done
 
-    async def _acknowledge(self, settlements: Sequence[Settlement]) -> bool:
-        """Settle in the shortest way, if they all allow it and their tokens are good; else do nothing."""
-        queue, mine = settlements[0].delivery.message.queue, len(self._name) + 1
-        ids, proofs, values, places = [], [], [], []
-        for settlement in settlements:
-            delivery, outcome = settlement.delivery, settlement.outcome
-            message = delivery.message
-            if settlement.action is not Action.ACKNOWLEDGE or settlement.follow_ups or message.queue != queue:
-                return False
-            if outcome is None:
-                values.append(b"")
-                places.append("")
-            elif outcome.place is None:
-                values.append(outcomes.addressed(outcome))
-                places.append("")
-            elif settlement.due:
-                return False
-            else:
-                values.append(outcomes.addressed(outcome))
-                places.append(outcomes.place(outcome.place))
-            ids.append(message.id)
-            proofs.append(delivery.token[mine:] if delivery.token.startswith(self._name) else "")
-        if len(set(ids)) < len(ids):
-            return False
-        command = self._server.script("acknowledge", self._server.moment(self._clock), self._name, self._kept, queue,
-                                      len(ids), *ids, *proofs, *values, *(places if any(places) else ()))  # fmt: skip
-        return bool(await self._server.ado(command, again=False))
-
     async def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
-        parts: list[Any] = []
-        for settlement in settlements:
-            parts += self._item(settlement)
-        ending = [(number, item) for number, item in enumerate(settlements, start=1) if item.ends_node]
-        parts.append(len(ending))
-        for number, item in ending:
-            if item.outcome is not None:
-                parts += (number, *outcomes.end_parts(item.outcome, item.due)[3:])
-        for number, settlement in enumerate(settlements, start=1):
-            for message in settlement.follow_ups:
-                parts += (number, message.queue, message.id, blob(message), due(message))
+        errand: Request | None = None
+        if self._idle is not None and any(settlement.follow_ups for settlement in settlements):
+            queues, lanes = self._idle
+            errand = self._errand = Request(self._turned(queues), lanes, self._waiting is not None, waits=True)
+            self._idle = None
+            self._sent(errand)
+        asked = errand.arguments if errand is not None else ()
         command = self._server.script("settle", self._server.moment(self._clock), self._name, self._kept,
-                                      len(settlements), *parts)  # fmt: skip
-        if any(settlement.follow_ups for settlement in settlements):
-            self._rung.set()  # who waits asks right behind this request, and need not hear the bell first
-        return [bool(good) for good in await self._server.ado(command, again=False)]
+                                      len(asked), *asked, *each(settlements, self._name))  # fmt: skip
+        try:
+            done, *handed_out = await self._server.ado(command, again=False)
+        except BaseException:
+            if errand is not None:
+                self._came_back(errand, None)
+                self._unanswered(errand)
+            raise
+        if errand is not None:
+            self._came_back(errand, handed_out[0] if handed_out else None)
+        return [bool(good) for good in done]
+
+    def _came_back(self, errand: Request, reply: Any) -> None:
+        """Take what a request was answered that a settlement took along, to who waits for it; None: it was not."""
+        self._asking.remove(errand.base)
+        if self._errand is errand:
+            self._errand = None
+            if reply is None:
+                self._called = True  # let him ask himself
+            else:
+                self._brought = (errand, self._answered(errand, reply))
+            self._stirred.set()
+        elif reply is not None and reply[0]:  # he waits no more, and has no slots for them
+            self._unanswered(errand)
 
     async def _less_doubt(self, tokens: Sequence[str], done: list[bool]) -> list[bool]:
         """Return what was settled, some of it by requests of ours whose answer was lost."""
@@ -277,24 +335,6 @@ class RedisLease(Lease):
                 done = [was_sent or good for was_sent, good in zip(mine, done, strict=True)]
         self._unsure.difference_update(tokens)
         return done
-
-    def _item(self, settlement: Settlement) -> tuple[Any, ...]:
-        delivery, outcome, action = settlement.delivery, settlement.outcome, settlement.action
-        message = delivery.message
-        lease, _, proof = delivery.token.partition(":")
-        if lease != self._name:
-            proof = ""
-        if outcome is None:
-            value, channel = b"", 0
-        else:
-            value, channel = outcomes.encode(outcome), outcomes.channel_of(outcome.id)
-        item = (message.queue, message.id, proof, action.value, value, channel)
-        if action is Action.ACKNOWLEDGE:
-            return item
-        if action is Action.BURY:
-            return (*item, settlement.reason)
-        back = settlement.message or message
-        return (*item, back.queue, blob(back), due(back), settlement.deliveries)
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
         now, commands = self._server.moment(self._clock), []

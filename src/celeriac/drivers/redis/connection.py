@@ -15,6 +15,8 @@ from celeriac.drivers.redis.address import Address
 __all__ = ["CHUNK", "Connection", "resolve"]
 
 CHUNK = 65536
+SPIN_SECONDS = 100e-6  # an answer is looked for so long before the kernel is asked to wake us for it
+MOST_VAIN = 1023  # after looking in vain, so many answers at most are waited for without
 SENTINEL_SECONDS = 1.0  # for one Sentinel to answer, while there are others
 
 
@@ -29,6 +31,9 @@ class Connection:
         started = time.monotonic()
         self.reader = hiredis.Reader()
         self.socket = address.connect(within)
+        self._plain = not isinstance(self.socket, ssl.SSLSocket)
+        self._patience = 0  # how many answers to wait for without looking first; doubles each time that looking is vain
+        self._waits = 0  # … of these are left
         try:
             self.greetings = self._greet(address, within - (time.monotonic() - started))
             self._limit(timeout)
@@ -44,7 +49,7 @@ class Connection:
         return self.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands))
 
     def _limit(self, timeout: float) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):
+        if not self._plain:
             self.socket.settimeout(timeout)
             return
         # The kernel keeps the time: Python's own time-out would cost another system call for each read and write.
@@ -70,10 +75,30 @@ class Connection:
             raise TimeoutError from error
 
     def _read(self) -> bytes:
-        data = self.socket.recv(CHUNK)
+        data = self._spin() if self._plain and not self._waits else None
+        if data is None:
+            self._waits = max(0, self._waits - 1)
+            data = self.socket.recv(CHUNK)
         if not data:
             raise ConnectionResetError("it closed the connection")
         return data
+
+    def _spin(self) -> bytes | None:
+        """Look for an answer without sleeping; return None if there is none in time.
+
+        A Redis nearby answers in less time than it takes to fall asleep and be woken, which costs as much CPU besides
+        (docs/decisions/0018-spinning.md).
+        """
+        deadline = time.perf_counter() + SPIN_SECONDS
+        while time.perf_counter() < deadline:
+            try:
+                data = self.socket.recv(CHUNK, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            self._patience = 0
+            return data
+        self._waits = self._patience = min(2 * self._patience + 1, MOST_VAIN)
+        return None
 
     def close(self) -> None:
         """Close the socket."""

@@ -6,7 +6,8 @@ skewed clocks of workers' machines do not matter. What workers need to empty a f
 refuses a script that wants more memory only until it has written, and so their first write is one that frees some, or
 would (`relieve`).
 
-`common.lua` and `workflows.lua` hold what scripts share: functions, in paragraphs, each of which uses those above it.
+`common.lua`, `hand_out.lua` and `workflows.lua` hold what scripts share: functions, in paragraphs, each of which uses
+those above it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 __all__ = ["SCRIPTS", "Script"]
 
-SHARED: Final = ("common.lua", "workflows.lua")
+SHARED: Final = ("common.lua", "hand_out.lua", "workflows.lua")
 
 
 class Script:

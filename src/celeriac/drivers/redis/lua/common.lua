@@ -16,9 +16,12 @@ local function many(command, key, items)
   for i = 1, #items, 1000 do call(command, key, unpack(items, i, math.min(i + 999, #items))) end
 end
 
+-- Lines that the script itself looks at before it ends, so that nobody need be woken for them until then.
+local hushed = {}
+
 -- Wake one worker that waits for a lane of a queue, if there is any that lives.
 local function ring(T, lane)
-  while true do
+  while not hushed[T .. lane] do
     local lease = call('SPOP', T .. 'waiters:' .. lane)
     if not lease or call('PUBLISH', P .. ':bell:' .. lease, '') > 0 then return end
   end

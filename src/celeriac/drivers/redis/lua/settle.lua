@@ -1,13 +1,16 @@
--- now, lease, milliseconds that outcomes are kept ('' for ever), n, then n settlements, flat:
+-- now, lease, milliseconds that outcomes are kept ('' for ever), k, then k arguments that are a request for messages (see
+-- hand_out.lua; k = 0: none), to be carried out when all is settled; n, then n settlements, flat:
 -- queue, id, "receipt:deliveries", action, value of the outcome or '', its channel,
 -- and where the action is `return`: queue, blob, due, deliveries; where it is `bury`: reason;
 -- then the number of ends of workflows' nodes, and these, flat: number of its settlement, workflow, node, its join
 -- or '', 1 if more is due; then the follow-ups, flat: number of its settlement, queue, id, blob, due.
--- Returns for each 1, or 0 where the token was stale.
-local time, lease, ttl = instant(ARGV[2]), ARGV[3], ARGV[4]
-local size, at, arg = {acknowledge = 6, bury = 7, ['return'] = 10}, {}, 6
+-- Returns {for each 1, or 0 where the token was stale; what is handed out, if there was a request and it may be}.
+local time, lease, ttl, k = instant(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+local asked = k > 0 and may_hand_out(lease, ARGV[6])
+if asked then hush(6, 5 + k) end
+local size, at, arg = {acknowledge = 6, bury = 7, ['return'] = 10}, {}, 7 + k
 local groups, done, outcomes, o, keeping = {}, {}, {}, 0, {}
-for i = 1, tonumber(ARGV[5]) do
+for i = 1, tonumber(ARGV[6 + k]) do
   at[i] = arg
   local group = groups[ARGV[arg]]
   if group then
@@ -99,4 +102,4 @@ for i = arg, #ARGV, 5 do
   local number = tonumber(ARGV[i])
   if done[number] == 1 and not again[number] then publish(ARGV[i + 1], ARGV, i + 2, i + 4, time) end
 end
-return done
+return {done, asked and hand_out(lease, time, 6, 5 + k) or nil}

@@ -1,0 +1,74 @@
+"""Settlements as the scripts `acknowledge` and `settle` take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celeriac.brokers.base import Action, Settlement
+from celeriac.brokers.redis.blobs import blob, due
+from celeriac.drivers.redis import outcomes
+
+__all__ = ["alike", "each"]
+
+
+def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
+    """Return the arguments of `acknowledge`, the shortest way; None if they do not all allow it."""
+    queue, mine = settlements[0].delivery.message.queue, len(lease) + 1
+    ids, proofs, values, places = [], [], [], []
+    for settlement in settlements:
+        delivery, outcome = settlement.delivery, settlement.outcome
+        message = delivery.message
+        if settlement.action is not Action.ACKNOWLEDGE or settlement.follow_ups or message.queue != queue:
+            return None
+        if outcome is None:
+            values.append(b"")
+            places.append("")
+        elif outcome.place is None:
+            values.append(outcomes.addressed(outcome))
+            places.append("")
+        elif settlement.due:
+            return None
+        else:
+            values.append(outcomes.addressed(outcome))
+            places.append(outcomes.place(outcome.place))
+        ids.append(message.id)
+        proofs.append(delivery.token[mine:] if delivery.token.startswith(lease) else "")
+    if len(set(ids)) < len(ids):
+        return None
+    return [queue, len(ids), *ids, *proofs, *values, *(places if any(places) else ())]
+
+
+def each(settlements: Sequence[Settlement], lease: str) -> list[Any]:
+    """Return the arguments of `settle`: how many there are, and each with what follows."""
+    parts: list[Any] = [len(settlements)]
+    for settlement in settlements:
+        parts += _item(settlement, lease)
+    ending = [(number, item) for number, item in enumerate(settlements, start=1) if item.ends_node]
+    parts.append(len(ending))
+    for number, item in ending:
+        if item.outcome is not None:
+            parts += (number, *outcomes.end_parts(item.outcome, item.due)[3:])
+    for number, settlement in enumerate(settlements, start=1):
+        for message in settlement.follow_ups:
+            parts += (number, message.queue, message.id, blob(message), due(message))
+    return parts
+
+
+def _item(settlement: Settlement, lease: str) -> tuple[Any, ...]:
+    delivery, outcome, action = settlement.delivery, settlement.outcome, settlement.action
+    message = delivery.message
+    holder, _, proof = delivery.token.partition(":")
+    if holder != lease:
+        proof = ""
+    if outcome is None:
+        value, channel = b"", 0
+    else:
+        value, channel = outcomes.encode(outcome), outcomes.channel_of(outcome.id)
+    item = (message.queue, message.id, proof, action.value, value, channel)
+    if action is Action.ACKNOWLEDGE:
+        return item
+    if action is Action.BURY:
+        return (*item, settlement.reason)
+    back = settlement.message or message
+    return (*item, back.queue, blob(back), due(back), settlement.deliveries)
