@@ -247,6 +247,119 @@ async def test_workers_that_wait_are_woken_one_for_a_message(redis: RedisServer,
     assert redis.ask("EXISTS", wait_for_waiters) == 0
 
 
+# --- What a settlement takes along for who waits --------------------------------------------------------
+
+
+async def waiting(
+    redis: RedisServer, lease: Lease, limit: int = 10, queue: str = "default"
+) -> asyncio.Task[list[Delivery]]:
+    """Begin to receive; return when Redis knows of it."""
+    waiters = f"celeriac:{{{queue}}}:waiters:p"
+    before = redis.ask("SCARD", waiters)
+    receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
+    async with asyncio.timeout(PROMPTLY):
+        while redis.ask("SCARD", waiters) == before:
+            await asyncio.sleep(0.01)
+    return receiving
+
+
+async def promptly(receiving: asyncio.Task[list[Delivery]]) -> list[Delivery]:
+    async with asyncio.timeout(PROMPTLY):
+        return await receiving
+
+
+async def held_by(lease: Lease, broker: RedisBroker) -> Delivery:
+    broker.publish([message()])
+    (delivery,) = await receive(lease, 1)
+    return delivery
+
+
+async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_else(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    held, follow_up = await held_by(lease, broker), message()
+    theirs, mine = await waiting(redis, other), await waiting(redis, lease)
+    redis.ask("CONFIG", "RESETSTAT")
+    assert await lease.settle([Settlement(delivery=held, follow_ups=[follow_up])]) == [True]
+    (got,) = await promptly(mine)
+    assert (got.message, got.deliveries) == (follow_up, 1)
+    told = redis.ask("INFO", "commandstats")
+    assert b"cmdstat_evalsha:calls=1," in told
+    assert b"cmdstat_publish" not in told  # the bell
+    theirs.cancel()
+
+
+async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_others(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    held, follow_ups = await held_by(lease, broker), [message() for _ in range(5)]
+    theirs, mine = await waiting(redis, other), await waiting(redis, lease, 2)
+    await lease.settle([Settlement(delivery=held, follow_ups=follow_ups)])
+    assert ids(await promptly(mine) + await promptly(theirs)) == ids(follow_ups)
+
+
+async def test_what_a_settlement_sends_to_another_queue_wakes_who_waits_there(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    held, follow_up = await held_by(lease, broker), message("mail")
+    theirs, mine = await waiting(redis, other, queue="mail"), await waiting(redis, lease)
+    await lease.settle([Settlement(delivery=held, follow_ups=[follow_up])])
+    assert ids(await promptly(theirs)) == [follow_up.id]
+    assert not mine.done()
+    mine.cancel()
+
+
+async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer, broker: RedisBroker) -> None:
+    lease = await lease_on(broker)
+    held, follow_up = await held_by(lease, broker), message()
+    mine = await waiting(redis, lease)
+    await broker.operations().pause("default")
+    await lease.settle([Settlement(delivery=held, follow_ups=[follow_up])])
+    assert not mine.done()
+    await broker.operations().resume("default")
+    assert ids(await promptly(mine)) == [follow_up.id]
+
+
+@pytest.mark.parametrize("sooner", [0, 1, 2, 3], ids="{} steps later".format)
+async def test_what_a_settlement_brings_to_who_waits_no_more_goes_to_others(
+    redis: RedisServer, broker: RedisBroker, sooner: int
+) -> None:
+    lease, other = await lease_on(broker), await lease_on(broker)
+    held, follow_up = await held_by(lease, broker), message()
+    mine = await waiting(redis, lease)
+    settling = asyncio.ensure_future(lease.settle([Settlement(delivery=held, follow_ups=[follow_up])]))
+    for _ in range(sooner):
+        await asyncio.sleep(0)
+    mine.cancel()
+    assert await settling == [True]
+    await asyncio.wait([mine])
+    got = [] if mine.cancelled() else mine.result()
+    (found,) = got or await promptly(asyncio.ensure_future(receive(other, wait=LONG)))
+    assert (found.message.id, found.deliveries) == (follow_up.id, 1)
+    assert await (lease if got else other).settle([Settlement(delivery=found)]) == [True]
+    assert redis.ask("KEYS", "*:held:*") == []
+
+
+async def test_what_a_settlement_brings_in_an_answer_that_is_lost_is_received_all_the_same(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await lease_on(broker)
+    held, follow_up = await held_by(lease, broker), message()
+    mine = await waiting(redis, lease)
+    Accident(monkeypatch, lambda: None)
+    settlement = Settlement(delivery=held, follow_ups=[follow_up])
+    with pytest.raises(BrokerError):
+        await lease.settle([settlement])
+    assert await lease.settle([settlement]) == [True]
+    (got,) = await promptly(mine)
+    assert (got.message.id, got.deliveries) == (follow_up.id, 1)
+    assert await lease.settle([Settlement(delivery=got)]) == [True]
+    assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
+
+
 def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: RedisBroker) -> None:
     broker.publish([message()])
     children = []
