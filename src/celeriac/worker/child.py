@@ -27,7 +27,7 @@ from celeriac.worker.frames import PERMIT, Frames, Ran, Run, Told, frame, parse_
 
 __all__ = ["PlainChild", "told"]
 
-RECEIVE_BYTES = 262_144
+RECEIVE_BYTES = 65_536
 
 
 class PlainChild:

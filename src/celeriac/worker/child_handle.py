@@ -20,7 +20,7 @@ from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Run, Runs
 
 __all__ = ["ChildHandle", "Sent"]
 
-RECEIVE_BYTES = 262_144
+RECEIVE_BYTES = 65_536
 BLOCKED_SECONDS = 0.1  # a loop that has not come round for so long is blocked
 
 

@@ -78,7 +78,9 @@ class Receiver:
 
     def _could_receive_more(self, queues: Sequence[str], slots: Slots) -> bool:
         """Say whether a lane that had no free slot has one, or the queues are others."""
-        return queues != self.queues or any(free and not slots[lane] for lane, free in self._pool.free().items())
+        if queues != self.queues:
+            return True
+        return not all(slots.values()) and any(free and not slots[lane] for lane, free in self._pool.free().items())
 
     async def _receive(self, lease: Lease) -> list[Delivery]:
         """Receive what there is; else wait for a message, or for free slots in other lanes."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,12 +149,13 @@ class RedisLease(Lease):
         if self._errand is not None:
             await self._stirred.wait()
         elif not self._called:
+            left = max(0.0, min(left, self._due_at - self._clock.now(), LOOK_SECONDS))
+            timer = asyncio.get_running_loop().call_later(left, self._stirred.set)
             self._idle = (queues, lanes)
             try:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, max(0.0, self._due_at - self._clock.now()), LOOK_SECONDS)):
-                        await self._stirred.wait()
+                await self._stirred.wait()
             finally:
+                timer.cancel()
                 self._idle = None
 
     def _give_up(self) -> None:
@@ -221,8 +221,8 @@ class RedisLease(Lease):
             token = f"{self._name}:{first + index}:{deliveries}"
             taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
         self._in_hand.update([delivery.token for delivery in taken])
-        filled = Counter([LANE_LETTERS[delivery.message.lane] for delivery in taken])
-        left = {lane for lane, free in request.lanes.items() if free > filled[lane]} if request.waits else set()
+        filled = [LANE_LETTERS[delivery.message.lane] for delivery in taken]
+        left = {lane for lane, free in request.lanes.items() if free > filled.count(lane)} if request.waits else set()
         self._waiting = (set(request.queues), left) if left else None
         return taken
 
