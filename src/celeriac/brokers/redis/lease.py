@@ -1,70 +1,34 @@
-"""A worker's lease on a Redis broker: receive, settle, renew, sweep.
-
-A token is `lease:receipt:deliveries`; Redis holds `receipt:deliveries` under the lease and the message's id, and what
-differs is stale. Neither leases nor the receipts of one are used twice. A receipt below 0 marks what was taken over.
-
-A request whose answer does not come (a lost connection, a cancelled wait) may have been carried out, or may be yet: its
-receipts are in doubt. `recover` gives back what was handed out for them, and puts up a fence that refuses such a
-request if it comes later; so a receive has either given its messages to its caller, or taken none.
+"""A worker's lease on a Redis broker: receive, settle, renew, sweep. `books.py` says what becomes of lost answers.
 
 Who has taken all that there was, and has slots left, waits: Redis will ring for it. That is so from the moment of the
 receipt, so that the next `receive` need not ask again until it is rung for. If there is none, the lease leaves. While
-one waits, a settlement that sends messages takes its request along, and brings back what there is: a chain goes from
+one waits, a settlement that sends messages takes its request along, and brings back what there is: so a chain goes from
 step to step in one round trip.
-
-A server that comes back may be some moments younger than it was: a replica that was promoted before it had everything,
-or one whose last writes were not on disk. What had been settled in those moments is held again, and nobody would ever
-settle it. So after each new connection the lease compares what it holds there with what it has handed out here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import Sequence
 from typing import Any
-
-from msgspec.structs import replace
 
 from celeriac.backends.base import Advance
 from celeriac.brokers.base import Delivery, Lease, Settlement, Slots
 from celeriac.brokers.redis.blobs import LANE_LETTERS, blob, decode, due
+from celeriac.brokers.redis.books import Books, Request
 from celeriac.brokers.redis.settlements import alike, each
 from celeriac.clock import Clock
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
-from celeriac.errors import BrokerError, LeaseLost
+from celeriac.errors import LeaseLost
 
 __all__ = ["RedisLease"]
 
 LOOK_SECONDS = 5.0  # who waits looks again after this, whether he was rung for or not
 SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
-RECOVER_PAUSE = 0.5  # seconds
 REST_SECONDS = 0.05  # within which the next receive begins, or the lease waits no more
-
-
-class Request:
-    """A request for messages. It is numbered, by its first receipt, when it is sent."""
-
-    def __init__(self, queues: Sequence[str], lanes: dict[str, int], waited: bool, waits: bool) -> None:
-        self.base = 0
-        self.queues = queues
-        self.lanes = lanes  # the slots of each
-        self.waited = waited  # Redis may have rung for us until now
-        self.waits = waits  # it is to ring for us, for what is left of the slots
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the scripts take; see `hand_out.lua`."""
-        slots = itertools.chain.from_iterable(self.lanes.items())
-        return (self.base, int(self.waited) + 2 * int(self.waits), len(self.lanes), *slots, *self.queues)
-
-    @property
-    def receipts(self) -> tuple[int, int]:
-        """Those of what is handed out for it: after the first, up to the second."""
-        return self.base, self.base + sum(self.lanes.values())
 
 
 class RedisLease(Lease):
@@ -79,15 +43,10 @@ class RedisLease(Lease):
         self._expires = expires  # by the server's clock, as it said last
         self._max_deliveries = max_deliveries
         self._kept = outcomes.milliseconds(result_expires)
-        self._receipts = 0
+        self._books = Books(server, name)
         self._turn = 0
-        self._doubts: set[tuple[int, int]] = set()  # receipts after the first, up to the second
         self._sweep_doubts: list[int] = []
         self._unsure: set[str] = set()  # tokens of settlements whose answer was lost
-        self._in_hand: set[str] = set()  # tokens of what was handed out and is not settled
-        self._asking: set[int] = set()  # receipts after which requests that are on their way hand out more
-        self._compared = server.connections()  # how many there had been when the two sides were compared
-        self._recovering: asyncio.Task[None] | None = None
         self._hears: asyncio.AbstractEventLoop | None = None
         self._called = False  # rung for since the last request
         self._stirred = asyncio.Event()  # who waits in `receive` is to look what there is to do
@@ -107,8 +66,7 @@ class RedisLease(Lease):
         if not lanes or not queues:
             await asyncio.sleep(wait)
             return []
-        if self._doubts:
-            await self._recover()
+        await self._books.recover()
         if self._rest is not None:
             self._rest.cancel()
         if wait > 0:
@@ -163,7 +121,9 @@ class RedisLease(Lease):
         self._errand = None
         if self._brought is not None:
             (request, taken), self._brought = self._brought, None
-            self._give_back(request, taken)
+            if taken:
+                self._books.in_hand.difference_update([delivery.token for delivery in taken])
+                self._books.doubt(request)
         self._leave()
 
     async def _listen(self) -> None:
@@ -188,49 +148,31 @@ class RedisLease(Lease):
         try:
             reply = await self._server.ado(command, again=False)
         except BaseException:
-            self._unanswered(request)
+            self._books.doubt(request)
             raise
         finally:
-            self._asking.remove(request.base)
+            self._books.came(request.base)
         if reply == 0:
             raise LeaseLost
         return self._answered(request, reply)
 
     def _sent(self, request: Request) -> None:
         """Note that a request is on its way."""
-        request.base, self._receipts = self._receipts, self._receipts + sum(request.lanes.values())
+        request.base = self._books.draw(sum(request.lanes.values()))
         self._called = False
         self._looked = self._clock.monotonic()
         if request.waits:  # before it is known what there was, we may be rung for
             self._waiting = (set(request.queues), set(request.lanes))
-        self._asking.add(request.base)
-
-    def _unanswered(self, request: Request) -> None:
-        """Note that nobody knows what was handed out for a request."""
-        self._doubts.add(request.receipts)
-        self._recover_soon()
 
     def _answered(self, request: Request, reply: Any) -> list[Delivery]:
         """Return what was handed out for a request."""
         blobs, exceptions, due_in = reply
         self._due_at = self._clock.now() + float(due_in) if due_in else float("inf")
-        first = request.base + 1
-        taken = [Delivery(decode(value), f"{self._name}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
-        for i in range(0, len(exceptions), 3):
-            index, deliveries, revoked = exceptions[i : i + 3]
-            token = f"{self._name}:{first + index}:{deliveries}"
-            taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
-        self._in_hand.update([delivery.token for delivery in taken])
+        taken = self._books.handed_out(request, blobs, exceptions)
         filled = [LANE_LETTERS[delivery.message.lane] for delivery in taken]
         left = {lane for lane, free in request.lanes.items() if free > filled.count(lane)} if request.waits else set()
         self._waiting = (set(request.queues), left) if left else None
         return taken
-
-    def _give_back(self, request: Request, taken: Sequence[Delivery]) -> None:
-        """Have what was handed out for a request, and nobody wants any more, given back."""
-        if taken:
-            self._in_hand.difference_update([delivery.token for delivery in taken])
-            self._unanswered(request)
 
     def _leave(self) -> None:
         """Ask to be rung for no more; what we were rung for, another is. Sent in order with our other requests."""
@@ -238,27 +180,6 @@ class RedisLease(Lease):
             queues, lanes = self._waiting
             self._waiting = None
             self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues))
-
-    # --- Doubts ---------------------------------------------------------------------------------------
-
-    async def _recover(self) -> None:
-        doubts = set(self._doubts)
-        if doubts:
-            ranges = itertools.chain.from_iterable(doubts)
-            await self._server.ado(self._server.script("recover", self._name, self._receipts, *ranges))
-            self._doubts -= doubts
-
-    def _recover_soon(self) -> None:
-        if self._recovering is None or self._recovering.done():
-            with contextlib.suppress(RuntimeError):  # the loop is closing
-                self._recovering = asyncio.ensure_future(self._keep_recovering())
-
-    async def _keep_recovering(self) -> None:
-        while self._doubts:
-            try:
-                await self._recover()
-            except BrokerError:
-                await asyncio.sleep(RECOVER_PAUSE)
 
     # --- Settle ---------------------------------------------------------------------------------------
 
@@ -288,7 +209,7 @@ class RedisLease(Lease):
             raise
         if self._unsure:
             done = await self._less_doubt(tokens, done)
-        self._in_hand.difference_update(tokens)
+        self._books.in_hand.difference_update(tokens)
         return done
 
     async def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -306,7 +227,7 @@ class RedisLease(Lease):
         except BaseException:
             if errand is not None:
                 self._came_back(errand, None)
-                self._unanswered(errand)
+                self._books.doubt(errand)
             raise
         if errand is not None:
             self._came_back(errand, handed_out[0] if handed_out else None)
@@ -314,7 +235,7 @@ class RedisLease(Lease):
 
     def _came_back(self, errand: Request, reply: Any) -> None:
         """Take what a request was answered that a settlement took along, to who waits for it; None: it was not."""
-        self._asking.remove(errand.base)
+        self._books.came(errand.base)
         if self._errand is errand:
             self._errand = None
             if reply is None:
@@ -323,7 +244,7 @@ class RedisLease(Lease):
                 self._brought = (errand, self._answered(errand, reply))
             self._stirred.set()
         elif reply is not None and reply[0]:  # he waits no more, and has no slots for them
-            self._unanswered(errand)
+            self._books.doubt(errand)
 
     async def _less_doubt(self, tokens: Sequence[str], done: list[bool]) -> list[bool]:
         """Return what was settled, some of it by requests of ours whose answer was lost."""
@@ -353,28 +274,14 @@ class RedisLease(Lease):
         if expires == 0:
             raise LeaseLost
         self._expires = expires
-        if self._compared != self._server.connections():
-            await self._compare()
-
-    async def _compare(self) -> None:
-        """Have what the server says we hold, and we do not, run by somebody; see the top of this file."""
-        connections = self._server.connections()
-        last = min(self._asking, default=self._receipts)
-        proofs = [token.partition(":")[2] for token in self._in_hand]
-        taken = await self._server.ado(self._server.script("compare", self._name, last, *proofs))
-        if taken == 0:
-            raise LeaseLost
-        for receipt in taken:
+        for receipt in await self._books.compare():
             self._sweep_doubts += (receipt - 1, receipt)
-        self._compared = connections
 
     async def sweep(self) -> list[Delivery]:
         taken: list[Delivery] = []
         more = True
         while more:
-            base, doubts = self._receipts, list(self._sweep_doubts)
-            self._receipts += SWEEP_BATCH
-            self._asking.add(base)
+            base, doubts = self._books.draw(SWEEP_BATCH), list(self._sweep_doubts)
             command = self._server.script("sweep", self._server.moment(self._clock), self._name, base,
                                           self._max_deliveries, SWEEP_BATCH, self._expires, *doubts)  # fmt: skip
             try:
@@ -383,7 +290,7 @@ class RedisLease(Lease):
                 self._sweep_doubts += (base, base + SWEEP_BATCH)
                 raise
             finally:
-                self._asking.remove(base)
+                self._books.came(base)
             if reply == 0:
                 raise LeaseLost
             del self._sweep_doubts[: len(doubts)]
@@ -392,12 +299,11 @@ class RedisLease(Lease):
                 value, receipt, deliveries = reply[i : i + 3]
                 token = f"{self._name}:-{receipt}:{deliveries}"
                 taken.append(Delivery(decode(value), token, deliveries, lost=True))
-                self._in_hand.add(token)
+                self._books.in_hand.add(token)
         return taken
 
     async def end(self) -> None:
-        if self._recovering is not None:
-            self._recovering.cancel()
+        self._books.close()
         if self._rest is not None:
             self._rest.cancel()
         if self._hears is asyncio.get_running_loop():

@@ -87,7 +87,7 @@ class Connection:
         """Look for an answer without sleeping; return None if there is none in time.
 
         A Redis nearby answers in less time than it takes to fall asleep and be woken, which costs as much CPU besides
-        (docs/decisions/0018-spinning.md).
+        (docs/decisions/0018-looking-before-sleeping.md).
         """
         deadline = time.perf_counter() + SPIN_SECONDS
         while time.perf_counter() < deadline:

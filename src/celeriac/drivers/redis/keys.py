@@ -49,8 +49,8 @@ Channels (`PUBLISH`):
 Scripts stand in `scripts`, each under the list of its arguments and its answer. KEYS[1] is always `P:queues`, and
 ARGV[1] the prefix. Those that change messages of one queue alone (`publish`, `publish_one`, `purge`, `bring_out`,
 `peek`) touch keys of that queue's tag, and P:queues; `receive` and `sweep` go over many queues; `settle` touches the
-queues of a batch and of its follow-ups, P:outcome and P:workflow, as does `advance`; `publish_again` looks at P:outcome
-too. On Redis Cluster all of them must therefore be in one slot: give the prefix a hash tag (`redis_prefix =
-"{celeriac}"`), and name the node that has the slot; more is not done yet. The tags of the queues are there so that a
-client for Cluster can spread them later, without a change of the keys.
+queues of a batch, of its follow-ups and of a request for messages that it takes along, P:outcome and P:workflow, as
+does `advance`; `publish_again` looks at P:outcome too. On Redis Cluster all of them must therefore be in one slot:
+give the prefix a hash tag (`redis_prefix = "{celeriac}"`), and name the node that has the slot; more is not done yet.
+The tags of the queues are there so that a client for Cluster can spread them later, without a change of the keys.
 """
