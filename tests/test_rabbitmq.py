@@ -90,9 +90,9 @@ async def lease_on(broker: Broker, seconds: float = 15.0) -> AmqpLease:
 async def consuming(lease: AmqpLease) -> None:
     """Wait until the server has heard that the lease consumes."""
     async with asyncio.timeout(PROMPTLY):
-        while not any(tap.consumer for tap in lease._taps.values()):
+        while not any(tap.consumer for tap in lease._taps):
             await asyncio.sleep(0.01)
-        for tap in lease._taps.values():
+        for tap in lease._taps:
             await tap.begun()
 
 

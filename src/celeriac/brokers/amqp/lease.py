@@ -24,7 +24,7 @@ from celeriac.brokers.amqp.hand import Hand, Held
 from celeriac.brokers.amqp.journal import Journal
 from celeriac.brokers.amqp.parcels import Parcel, bury, unpack, unreadable
 from celeriac.brokers.amqp.roll import Presence, enrol
-from celeriac.brokers.amqp.taps import Tap
+from celeriac.brokers.amqp.taps import Taps
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
 from celeriac.drivers.amqp.frames import Content, Publication
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
@@ -43,7 +43,6 @@ LOOK_SECONDS = 5.0  # who waits looks again after this, whether anything came or
 SURPLUS_SECONDS = 0.1  # what was pushed to us and is not received goes back after this
 EARLY_SECONDS = 0.5  # what comes earlier than this before its time waits once more
 SYNC_TRIES = 40
-BATCH = 64  # messages; who receives does not wait for more to gather
 ENDED = "it has ended"
 TAKE_SECONDS = 0.1  # for a message that is said to be there to come
 
@@ -61,8 +60,6 @@ class AmqpLease(Lease):
         self._max_deliveries = max_deliveries
         self._lost: str | None = None
         self._ended = False
-        self._taps: dict[Line, Tap] = {}
-        self._source: dict[str, Tap] = {}  # by consumer
         self._hand = Hand(self.name)
         self._inherited: list[Delivery] = []
         self._slots: Slots = {}  # of the receive that is under way
@@ -79,13 +76,15 @@ class AmqpLease(Lease):
         self.connection = await self._server.open(max(1.0, self._seconds / 2), name)
         try:
             async with asyncio.timeout(self._server.timeout):
-                self.connection.on_lost = self._connection_lost
                 self._work = await self.connection.channel()
                 self._work.on_content = self._take
                 self._work.on_cancel = self._cancelled
                 self._work.on_failure = self._failed
-                self._sight = await self.connection.channel()
+                sight = await self.connection.channel()
                 self.journal = Journal(self._server, self._clock, self._stirred.set)
+                self._taps = Taps(self._broker, self._topology, self.journal, self._work, sight,
+                                  self.connection.channel, self._call)  # fmt: skip
+                self.connection.on_lost = self._connection_lost
                 await self.journal.follow(self.connection)
                 await enrol(self.connection, self._topology, self._presence, self._broker.broadcast, self._errand)
         except BaseException as error:
@@ -113,7 +112,7 @@ class AmqpLease(Lease):
                 if taken:
                     return taken
                 self._stirred.clear()
-                expected, pause = await self._tap(queues, slots, counting=wait <= 0)
+                expected, pause = await self._taps.fit(queues, slots, counting=wait <= 0)
                 left = deadline - time.monotonic()
                 if self._stirred.is_set() and not expected:
                     continue
@@ -136,7 +135,7 @@ class AmqpLease(Lease):
         """Take from what was pushed."""
         free = dict(slots)
         taken: list[Delivery] = []
-        for tap in sorted(self._taps.values(), key=lambda tap: -(tap.line.priority or 0)):
+        for tap in sorted(self._taps, key=lambda tap: -(tap.line.priority or 0)):
             lane = tap.line.lane
             if tap.line.queue not in queues or tap.line.queue in self.journal.paused:
                 continue
@@ -146,7 +145,7 @@ class AmqpLease(Lease):
         return taken
 
     def _buffered(self) -> int:
-        return sum(len(tap.buffer) for tap in self._taps.values())
+        return sum(len(tap.buffer) for tap in self._taps)
 
     async def _stirring(self, seconds: float) -> bool:
         """Wait until something happens; say whether it did."""
@@ -164,57 +163,10 @@ class AmqpLease(Lease):
     async def _sync(self) -> Any:
         return await self._work.call(commands.Basic.Qos(prefetch_count=1))
 
-    async def _tap(self, queues: Sequence[str], slots: Slots, counting: bool) -> tuple[int, float]:
-        """Open and close taps, so that the server pushes what fits into the slots.
-
-        Returns how many are on their way to us (where that was counted), and in how many seconds to come again.
-        """
-        wanted = [queue for queue in queues if queue not in self.journal.paused]
-        lines = {lane: self._lines(wanted, lane) for lane, free in slots.items() if free > 0}
-        fresh = [line for lane in lines.values() for line in lane if line not in self._server.declared]
-        if fresh:
-            await self._server.ado(lambda: self._broker.declare(fresh))
-        for line, tap in self._taps.items():
-            if tap.consumer and (line.queue not in wanted):
-                tap.set(0)
-        expected, pause = 0, 0.0
-        for lane, its in lines.items():
-            counts = await self._count(its) if counting or len(its) > 1 else []
-            for number, (line, free) in enumerate(zip(its, _shares(its, counts, slots[lane]), strict=True)):
-                tap = self._at(line)
-                pause = max(pause, tap.fit(free, waiting=bool(counts) and counts[number] > 0))
-                if counting:
-                    expected += min(counts[number], tap.room) + len(tap.buffer)
-        return min(expected, BATCH), pause
-
-    def _lines(self, queues: Sequence[str], lane: str) -> list[Line]:
-        """Return the lines of a lane, in the order in which they are served."""
-        known = {self._topology.usual(queue, lane) for queue in queues}
-        known |= {line for line in self.journal.lines if line.lane == lane and line.queue in queues
-                  and (line.priority is not None) == self._topology.quorum}  # fmt: skip
-        return sorted(known, key=lambda line: -(line.priority or 0))
-
-    def _at(self, line: Line) -> Tap:
-        if line not in self._taps:
-            self._taps[line] = Tap(self._work, line, self._topology.name(line))
-        return self._taps[line]
-
-    async def _count(self, lines: Sequence[Line]) -> list[int]:
-        asked = [
-            self._sight.ask(commands.Queue.Declare(queue=self._topology.name(line), passive=True)) for line in lines
-        ]
-        try:
-            return [(await self._call(one)).message_count for one in asked]
-        except ChannelClosed as error:  # a queue was deleted
-            log.warning("%s", error)
-            self._server.declared.clear()
-            self._sight = await self._call(self.connection.channel())
-            return [0] * len(lines)
-
     # --- What the server pushes -----------------------------------------------------------------------
 
     def _take(self, content: Content) -> None:
-        tap = self._source.get(content.consumer) or self._source_of(content.consumer)
+        tap = self._taps.source(content.consumer)
         if tap is None:
             return
         if content.consumer == tap.consumer:
@@ -245,14 +197,6 @@ class AmqpLease(Lease):
                 self._watch_surplus()
         self._stirred.set()
 
-    def _source_of(self, consumer: str) -> Tap | None:
-        name, _, _ = consumer.rpartition("#")
-        for tap in self._taps.values():
-            if tap.queue == name:
-                self._source[consumer] = tap
-                return tap
-        return None
-
     def _lost_before(self, content: Content, id: str) -> int:
         """Return how often the message was lost with its worker, as far as the server counts."""
         if not content.redelivered:
@@ -276,7 +220,7 @@ class AmqpLease(Lease):
         self._errand(bury_it())
 
     def _watch_surplus(self) -> None:
-        if self._looking_for_surplus is None and any(tap.buffer for tap in self._taps.values()):
+        if self._looking_for_surplus is None and any(tap.buffer for tap in self._taps):
             loop = asyncio.get_running_loop()
             self._looking_for_surplus = loop.call_later(SURPLUS_SECONDS, self._look_for_surplus)
 
@@ -287,7 +231,7 @@ class AmqpLease(Lease):
             return
         surplus: list[Held] = []
         oldest = time.monotonic() - SURPLUS_SECONDS / 2
-        for tap in self._taps.values():
+        for tap in self._taps:
             paused = tap.line.queue in self.journal.paused
             if tap.buffer and tap.buffer[0].heard < oldest and (paused or not self._slots.get(tap.line.lane)):
                 tap.set(0)
@@ -321,7 +265,7 @@ class AmqpLease(Lease):
         """The server has ended a consumer: its queue was deleted, or its node is gone."""
         log.warning("RabbitMQ has cancelled the consumer %s: its queue was deleted, or its node failed", consumer)
         self._server.declared.clear()
-        for tap in self._taps.values():
+        for tap in self._taps:
             if tap.consumer == consumer:
                 tap.cancelled()
         self._stirred.set()
@@ -337,7 +281,6 @@ class AmqpLease(Lease):
         self._hand.clear()
         self._inherited.clear()
         self._taps.clear()
-        self._source.clear()
         self._stirred.set()
 
     # --- Settle ---------------------------------------------------------------------------------------
@@ -373,8 +316,9 @@ class AmqpLease(Lease):
             return
         dropped, acknowledgements = self._hand.drop(settled, self._work.number)
         for held in dropped:
-            if held.line in self._taps:
-                self._taps[held.line].settled(held.consumer)
+            tap = self._taps.of(held.line)
+            if tap is not None:
+                tap.settled(held.consumer)
         self._work.tell(acknowledgements)
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
@@ -399,11 +343,11 @@ class AmqpLease(Lease):
         if self._lost is not None:
             return
         self._ended = True
-        for tap in self._taps.values():
+        for tap in self._taps:
             tap.set(0)
         try:
             async with asyncio.timeout(self._server.timeout):
-                for tap in self._taps.values():
+                for tap in self._taps:
                     await tap.begun()
                 await self._sync()  # nothing is pushed after this
                 if self._errands:
@@ -433,15 +377,3 @@ class AmqpLease(Lease):
         except OSError as error:
             self.connection.abandon()
             raise LeaseLost(f"The worker's connection has ended ({error}).") from error
-
-
-def _shares(lines: Sequence[Line], counts: Sequence[int], free: int) -> list[int]:
-    """Divide free slots among lines: who is served first takes what it has; what is left over, waits at each line."""
-    if len(lines) == 1 or not counts:
-        return [free] * len(lines)
-    shares = []
-    for count in counts:
-        shares.append(min(count, free))
-        free -= shares[-1]
-    return [share or min(1, free) for share in shares]
-

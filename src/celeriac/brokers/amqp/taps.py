@@ -1,4 +1,4 @@
-"""A tap: our consumer on one line, and how much the server may push through it.
+"""A tap is our consumer on one line; a lease's taps let the server push what fits its free slots.
 
 The server pushes as long as fewer messages than the tap's window are unsettled. So a window of as many as can run
 leaves every other message in the broker, for others to start (P9). Quorum queues take a window when the consumer
@@ -8,20 +8,31 @@ begins and never later: to change it, the tap ends the consumer and begins anoth
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
 from celeriac.brokers.amqp.hand import Held
+from celeriac.brokers.amqp.journal import Journal
+from celeriac.brokers.base import Slots
 from celeriac.drivers.amqp.aio import Channel
-from celeriac.drivers.amqp.topology import Line
+from celeriac.drivers.amqp.refusals import ChannelClosed
+from celeriac.drivers.amqp.topology import Line, Topology
 
-__all__ = ["Tap"]
+if TYPE_CHECKING:
+    from celeriac.brokers.amqp.broker import AmqpBroker
+
+__all__ = ["Tap", "Taps"]
+
+log = logging.getLogger("celeriac.amqp")
 
 STEADY_SECONDS = 0.05  # a window is not widened more often, for settlements on their way may make room
+MOST_EXPECTED = 64  # messages; who receives does not wait for more to gather
 EXACT = 16  # a smaller window is exact; a larger one may be up to twice as wide as needed
 
 
@@ -95,6 +106,102 @@ class Tap:
         """Take note that something was settled."""
         if consumer == self.consumer:
             self.unsettled -= 1
+
+
+class Taps:
+    """All taps of a lease, by line; those whose queues are not wanted for now are closed."""
+
+    def __init__(self, broker: AmqpBroker, topology: Topology, journal: Journal, work: Channel, sight: Channel,
+                 open_channel: Callable[[], Awaitable[Channel]],
+                 call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:  # fmt: skip
+        self._broker = broker
+        self._topology = topology
+        self._journal = journal
+        self._work = work  # what consumes
+        self._sight = sight  # what counts, and may fail
+        self._open_channel = open_channel
+        self._call = call  # awaits an answer; a lost connection ends the lease
+        self._taps: dict[Line, Tap] = {}
+        self._source: dict[str, Tap] = {}  # by consumer
+
+    def __iter__(self) -> Iterator[Tap]:
+        return iter(self._taps.values())
+
+    def clear(self) -> None:
+        """Forget all: the connection is gone."""
+        self._taps.clear()
+        self._source.clear()
+
+    def of(self, line: Line) -> Tap | None:
+        """Return the tap of a line, if there is one."""
+        return self._taps.get(line)
+
+    def source(self, consumer: str) -> Tap | None:
+        """Return the tap that a consumer is, or was."""
+        if consumer not in self._source:
+            queue, _, _ = consumer.rpartition("#")
+            for tap in self._taps.values():
+                if tap.queue == queue:
+                    self._source[consumer] = tap
+        return self._source.get(consumer)
+
+    async def fit(self, queues: Sequence[str], slots: Slots, counting: bool) -> tuple[int, float]:
+        """Open and close taps, so that the server pushes what fits into the slots.
+
+        Returns how many are on their way to us (where that was counted), and in how many seconds to come again.
+        """
+        wanted = [queue for queue in queues if queue not in self._journal.paused]
+        lines = {lane: self._lines(wanted, lane) for lane, free in slots.items() if free > 0}
+        fresh = [line for lane in lines.values() for line in lane if line not in self._broker.server.declared]
+        if fresh:
+            await self._broker.server.ado(lambda: self._broker.declare(fresh))
+        for line, tap in self._taps.items():
+            if tap.consumer and (line.queue not in wanted):
+                tap.set(0)
+        expected, pause = 0, 0.0
+        for lane, its in lines.items():
+            counts = await self._count(its) if counting or len(its) > 1 else []
+            for number, (line, free) in enumerate(zip(its, _shares(its, counts, slots[lane]), strict=True)):
+                tap = self._at(line)
+                pause = max(pause, tap.fit(free, waiting=bool(counts) and counts[number] > 0))
+                if counting:
+                    expected += min(counts[number], tap.room) + len(tap.buffer)
+        return min(expected, MOST_EXPECTED), pause
+
+    def _lines(self, queues: Sequence[str], lane: str) -> list[Line]:
+        """Return the lines of a lane, in the order in which they are served."""
+        known = {self._topology.usual(queue, lane) for queue in queues}
+        known |= {line for line in self._journal.lines if line.lane == lane and line.queue in queues
+                  and (line.priority is not None) == self._topology.quorum}  # fmt: skip
+        return sorted(known, key=lambda line: -(line.priority or 0))
+
+    def _at(self, line: Line) -> Tap:
+        if line not in self._taps:
+            self._taps[line] = Tap(self._work, line, self._topology.name(line))
+        return self._taps[line]
+
+    async def _count(self, lines: Sequence[Line]) -> list[int]:
+        asked = [
+            self._sight.ask(commands.Queue.Declare(queue=self._topology.name(line), passive=True)) for line in lines
+        ]
+        try:
+            return [(await self._call(one)).message_count for one in asked]
+        except ChannelClosed as error:  # a queue was deleted
+            log.warning("%s", error)
+            self._broker.server.declared.clear()
+            self._sight = await self._call(self._open_channel())
+            return [0] * len(lines)
+
+
+def _shares(lines: Sequence[Line], counts: Sequence[int], free: int) -> list[int]:
+    """Divide free slots among lines: who is served first takes what it has; what is left over, waits at each line."""
+    if len(lines) == 1 or not counts:
+        return [free] * len(lines)
+    shares = []
+    for count in counts:
+        shares.append(min(count, free))
+        free -= shares[-1]
+    return [share or min(1, free) for share in shares]
 
 
 def _seen(answer: asyncio.Future[Any]) -> None:
