@@ -94,9 +94,7 @@ def _set_of(results: Any, timeout: float | None) -> GroupResult[Any] | None:
     """Return the set of tasks whose ends are waited for here; None where somebody else waits."""
     if isinstance(results, GroupResult):
         return results
-    if isinstance(results, Results) or (
-        isinstance(results, list | tuple) and all(isinstance(item, AsyncResult) for item in results)
-    ):
+    if isinstance(results, list | tuple | Results) and all(isinstance(item, AsyncResult) for item in results):
         return GroupResult(new_id(), list(results))
     if timeout is not None:
         raise TypeError("timeout goes with a GroupResult; a map waits by itself.")

@@ -23,11 +23,9 @@ from celeriac.execution import Executor
 from celeriac.message import PLAIN, Message
 from celeriac.outcome import Outcome
 from celeriac.serialization import dumps
-from celeriac.worker.frames import PERMIT, Frames, Ran, Run, Told, frame, parse_to_child
+from celeriac.worker.frames import PERMIT, RECEIVE_BYTES, Frames, Ran, Run, Told, frame, parse_to_child
 
 __all__ = ["PlainChild", "told"]
-
-RECEIVE_BYTES = 65_536
 
 
 class PlainChild:

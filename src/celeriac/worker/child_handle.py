@@ -16,11 +16,10 @@ import msgspec
 from celeriac.brokers.base import Delivery
 from celeriac.message import PLAIN
 from celeriac.outcome import Outcome
-from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Run, Runs, frame, permits
+from celeriac.worker.frames import NOTHING, PERMIT, RECEIVE_BYTES, Frames, Interrupt, Run, Runs, frame, permits
 
 __all__ = ["ChildHandle", "Sent"]
 
-RECEIVE_BYTES = 65_536
 BLOCKED_SECONDS = 0.1  # a loop that has not come round for so long is blocked
 
 

@@ -24,6 +24,7 @@ from celeriac.outcome import Outcome
 __all__ = [
     "NOTHING",
     "PERMIT",
+    "RECEIVE_BYTES",
     "Frames",
     "Interrupt",
     "Ran",
@@ -38,6 +39,7 @@ __all__ = [
 
 PERMIT: Final = struct.Struct("<Q")
 NOTHING: Final = 0  # the index of no run: its permit only shows that the child takes permits
+RECEIVE_BYTES: Final = 65_536  # at a time; a buffer above 128 KiB would be mapped, and unmapped, for each read
 LENGTH: Final = struct.Struct("<I")
 
 

@@ -144,7 +144,7 @@ def _seq(high: int, low: int) -> int:
 
 def new_row(message: Message, line: int, now: float) -> NewRow | None:
     """Return the row of a message that is ready and whose id says its age; None for all others."""
-    seq = None if _state(message.due_at, now) == SCHEDULED else seq_of(message.id)
+    seq = None if _waits(message, now) else seq_of(message.id)
     return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
 
 
@@ -172,7 +172,8 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Mess
         kind = (message.queue, message.lane, message.priority, message.due_at)
         if kind != before:
             before = kind
-            line, state = lines.number(connection, message.queue, message.lane), _state(message.due_at, now)
+            line = lines.number(connection, message.queue, message.lane)
+            state = SCHEDULED if _waits(message, now) else READY
             group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
             apart.append(message)
@@ -199,14 +200,14 @@ def place(connection: sqlite3.Connection, lines: Lines, message: Message, now: f
     while seq is None or connection.execute(TAKEN, (line, rank, seq)).fetchone() is not None:
         seq = seq_of(new_id())
     values = (line, rank, seq, None if seq == said else message.id, deliveries, encode(message))
-    if _state(message.due_at, now) == SCHEDULED:
+    if _waits(message, now):
         INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
     else:
         INSERT_READY.write(connection, [values])
 
 
-def _state(due_at: float | None, now: float) -> str:
-    return READY if due_at is None or due_at <= now else SCHEDULED
+def _waits(message: Message, now: float) -> bool:
+    return message.due_at is not None and message.due_at > now
 
 
 class Found(NamedTuple):
