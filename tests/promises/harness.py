@@ -182,7 +182,8 @@ class Stage:
     def journal(self, what: str = "start") -> list[Run]:
         """Return the runs that were started (or ended), in order."""
         runs = []
-        for line in (self.folder / "journal").read_text().splitlines():
+        whole, _, _ = (self.folder / "journal").read_text().rpartition("\n")  # the last line may be half written
+        for line in whole.splitlines():
             kind, id, attempt, deliveries, pid, at, worker = line.split(" ")
             if kind == what:
                 runs.append(Run(kind, id, int(attempt), int(deliveries), int(pid), float(at), worker))
