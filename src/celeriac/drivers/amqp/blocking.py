@@ -27,12 +27,13 @@ from celeriac.drivers.amqp.frames import (
 )
 from celeriac.drivers.amqp.opening import opening
 from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, Refused, ended
+from celeriac.drivers.sockets import WaitLimit
 from celeriac.errors import BrokerUnavailable
 
 __all__ = ["Connection"]
 
 CHANNEL = 1
-CHUNK = 1 << 18
+CHUNK = 65536
 WINDOW = 500  # publications that are sent before their confirms are read
 
 
@@ -62,6 +63,7 @@ class Connection:
                 trouble = error
         else:
             raise trouble or ConnectionError("no host is named")
+        self._limit = WaitLimit(self._socket)
         try:
             self._greet(heartbeat, name)
         except BaseException:
@@ -165,8 +167,11 @@ class Connection:
 
     def _write(self, data: bytes) -> None:
         self._said = time.monotonic()
-        self._socket.settimeout(max(0.01, self._deadline - self._said))
-        self._socket.sendall(data)
+        self._limit.fit(max(0.01, self._deadline - self._said))
+        try:
+            self._socket.sendall(data)
+        except BlockingIOError as error:
+            raise TimeoutError from error
 
     def _read(self) -> Event:
         """Return the next event that is not dealt with here."""
@@ -175,14 +180,16 @@ class Connection:
         return self._events.popleft()
 
     def _receive(self) -> bytes:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
-        data = self._socket.recv(CHUNK)
-        if not data:
-            raise ConnectionLost("it closed the connection")
-        return data
+        while (left := self._deadline - time.monotonic()) > 0:
+            self._limit.fit(left)
+            try:
+                data = self._socket.recv(CHUNK)
+            except (BlockingIOError, TimeoutError):
+                continue  # the limit is shorter than what was left
+            if not data:
+                raise ConnectionLost("it closed the connection")
+            return data
+        raise TimeoutError
 
     def _take(self, data: bytes) -> None:
         for event in self._parser.feed(data):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import time
 from typing import Any, cast
 
 import hiredis
 
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.sockets import WaitLimit
 
 __all__ = ["CHUNK", "Connection", "resolve"]
 
@@ -36,7 +36,7 @@ class Connection:
         self._waits = 0  # … of these are left
         try:
             self.greetings = self._greet(address, within - (time.monotonic() - started))
-            self._limit(timeout)
+            WaitLimit(self.socket).set(timeout)
         except BaseException:
             self.close()
             raise
@@ -47,16 +47,6 @@ class Connection:
         if not commands:
             return []
         return self.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands))
-
-    def _limit(self, timeout: float) -> None:
-        if not self._plain:
-            self.socket.settimeout(timeout)
-            return
-        # The kernel keeps the time: Python's own time-out would cost another system call for each read and write.
-        self.socket.settimeout(None)
-        limit = struct.pack("@ll", int(timeout), max(1, int(timeout % 1 * 1e6)))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands, and return as many replies."""

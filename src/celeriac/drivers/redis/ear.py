@@ -17,6 +17,7 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.connection import CHUNK, Connection
+from celeriac.drivers.sockets import WaitLimit
 from celeriac.errors import CeleriacError
 
 __all__ = ["Callback", "Ear", "PubSub"]
@@ -31,6 +32,7 @@ class PubSub:
 
     def __init__(self, connection: Connection, hear: Callable[[str, bytes], None]) -> None:
         self.connection = connection
+        self._limit = WaitLimit(connection.socket)
         self.sent = 0
         self.confirmed = 0
         self.hear = hear
@@ -62,9 +64,9 @@ class PubSub:
             self.connection.socket.sendall(packed)
 
     def pump(self, seconds: float) -> None:
-        """Block until something is heard or confirmed, or until the time is over."""
-        self.connection.socket.settimeout(max(0.001, seconds))
-        with contextlib.suppress(TimeoutError):
+        """Block until something is heard or confirmed, or for this time at most."""
+        self._limit.fit(max(0.001, seconds))
+        with contextlib.suppress(TimeoutError, BlockingIOError):
             self._feed()
 
     def confirm(self, seconds: float) -> None:
