@@ -50,13 +50,13 @@ def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str],
 
 
 def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[str], count: int,
-                      bar_ms: float | None = None, bar_ratio: float | None = None,
+                      bar_ms: float | None = None, bar_ratio: float | None = None, bounds: Sequence[str] = (),
                       seconds: float = SLOW_SECONDS) -> Report:  # fmt: skip
-    """Fill a report with the milliseconds of round trips.
+    """Fill a report with the milliseconds of round trips; `bounds` are measured for orientation, and are no peers.
 
     The bar is a time, or how often ours fits into the fastest peer's.
     """
-    contenders = stage.contenders([ours, *peers])
+    contenders = stage.contenders([ours, *peers, *bounds])
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
         with stage.scratch() as folder, stage.worker(folder, one.name, 2):
@@ -71,7 +71,7 @@ def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[s
         ratio = "" if one.name == ours else f"{median(mine) / median(times[ours]):.2f}×"
         report.rows.append((one.title, number(median(mine)), number(percentile(mine, 0.99)), str(len(mine)), ratio))
         report.figures[one.name] = {"title": one.title, "median_ms": median(mine), "p99_ms": percentile(mine, 0.99),
-                                    "count": len(mine)}  # fmt: skip
+                                    "count": len(mine), "bound": one.name in bounds}  # fmt: skip
     describe(report, contenders)
     if bar_ms is not None:
         report.bars.append(Bar("median of delay().get()", median(times[ours]), bar_ms, "ms"))

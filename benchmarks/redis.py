@@ -94,7 +94,8 @@ def roundtrip(stage: Stage) -> Report:
     """Redis: `delay().get()`, median and p99."""
     with redis_report(stage, "redis-roundtrip", "delay().get() against a worker that waits", AWAITED) as (report, _):
         count = stage.amount(300, 20)
-        return compare_latencies(stage, report, OURS, PEERS, count, bar_ratio=3.0, seconds=ROUNDTRIP_SECONDS)
+        return compare_latencies(stage, report, OURS, PEERS, count, bar_ratio=3.0, bounds=[BOUND],
+                                 seconds=ROUNDTRIP_SECONDS)  # fmt: skip
 
 
 # --- Sleeping -----------------------------------------------------------------------------------------

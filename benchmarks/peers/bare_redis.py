@@ -1,8 +1,14 @@
-"""No task queue: how often a bare LPUSH can be sent and answered. It bounds all that wait for Redis once per call."""
+"""No task queue: what Redis, the kernel and four processes take for themselves.
+
+A bare LPUSH bounds all that wait for Redis once per call. The bare road bounds all round trips with a supervisor
+between Redis and the child: two lists, and the same bytes there and back.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,36 +18,80 @@ import hiredis
 from benchmarks.peers.redis_peer import URL, RedisPeer
 
 BODY = b"x" * 200  # about a message's length
+CALLS, ANSWERS = "calls", "answers"
 
 
-class BareRedis(RedisPeer):
-    """One list, one blocking socket."""
-
-    title = "bare LPUSH"
-    module = "hiredis"
-    packages = ("hiredis",)
-    settings = f"{len(BODY)} bytes, a socket and hiredis: the bound of one round trip per call; far from steady"
+class Line:
+    """A blocking socket to Redis."""
 
     def __init__(self) -> None:
         self._socket = socket.create_connection(("127.0.0.1", urlsplit(URL).port or 6379))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = hiredis.Reader()
+
+    def say(self, *commands: tuple[Any, ...]) -> None:
+        """Send commands at once."""
+        self._socket.sendall(b"".join(map(hiredis.pack_command, commands)))
+
+    def hear(self) -> Any:
+        """Return the next reply."""
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._socket.recv(4096))
+        return reply
+
+
+class BareRedis(RedisPeer):
+    """One list, one blocking socket; for round trips a second list, and a worker of two processes."""
+
+    title = "bare Redis"
+    module = "hiredis"
+    packages = ("hiredis",)
+    settings = (
+        f"no task queue: {len(BODY)} bytes by LPUSH, a socket and hiredis; round trips by BRPOP, with a supervisor and "
+        "a child that send back what they get: the bound of what is built so; far from steady"
+    )
+
+    def __init__(self) -> None:
+        self._line = Line()
 
     def one_by_one(self, arguments: Iterable[Any]) -> None:
-        command: Any = ("LPUSH", "list", BODY)
-        reader = hiredis.Reader()
         for _ in arguments:
-            self._socket.sendall(hiredis.pack_command(command))
-            while reader.gets() is False:
-                reader.feed(self._socket.recv(4096))
+            self._line.say(("LPUSH", "list", BODY))
+            self._line.hear()
 
     def roundtrip(self, timeout: float) -> Any:
-        raise NotImplementedError
+        self._line.say(("LPUSH", CALLS, BODY))
+        self._line.hear()
+        self._line.say(("BRPOP", ANSWERS, timeout))
+        answer = self._line.hear()
+        assert answer is not None, "no answer came"
+        return answer[1]
 
     def waiting(self) -> int:
         raise NotImplementedError
 
     def worker(self, children: int, tuned: bool) -> list[str]:
-        raise NotImplementedError
+        return [sys.executable, "-m", "benchmarks.peers.bare_redis"]
+
+
+def work() -> None:
+    """Be the supervisor: bring each call to the child, push what comes back, and ask for the next in the same breath."""
+    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        while call := childs.recv(4096):
+            childs.send(call)
+        os._exit(0)
+    childs.close()
+    line = Line()
+    line.say(("BRPOP", CALLS, 0))
+    while True:
+        ours.send(line.hear()[1])
+        line.say(("LPUSH", ANSWERS, ours.recv(4096)), ("BRPOP", CALLS, 0))
+        line.hear()
 
 
 PEER = BareRedis()
+
+if __name__ == "__main__":
+    work()

@@ -1,0 +1,106 @@
+"""No task queue: what RabbitMQ, the kernel and our driver take for themselves.
+
+A bare publish and its confirm bound all `delay()`s of ours. The bare road bounds all round trips with a supervisor
+between RabbitMQ and the child: two durable queues, and the same bytes there and back.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+from pamqp import commands
+
+from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
+from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
+
+BODY = b"x" * 200  # about a message's length
+CALLS, ANSWERS = "calls", "answers"
+CHANNEL = 1
+SECONDS = 60.0
+
+
+class Line:
+    """A blocking connection, and a durable queue to which it publishes or from which it consumes."""
+
+    def __init__(self, queue: str, consumes: bool = False) -> None:
+        self._queue = queue
+        self._connection = Connection(Address.of(URL), SECONDS)
+        self._connection.call(commands.Queue.Declare(queue=queue, durable=True), monotonic() + SECONDS)
+        if consumes:
+            self._connection.call(commands.Basic.Consume(queue=queue), monotonic() + SECONDS)
+
+    def say(self, body: bytes) -> None:
+        """Publish, and wait for the confirm."""
+        self._connection.publish([Publication("", self._queue, properties(), body)], SECONDS)
+
+    def hear(self) -> Content:
+        """Return the next delivery."""
+        while not isinstance(event := self._connection.wait(SECONDS), Content):
+            assert event is not None, "nothing came"
+        return event
+
+    def acknowledge(self, content: Content) -> None:
+        """Acknowledge a delivery."""
+        self._connection.send(acknowledge(CHANNEL, content.tag, multiple=False))
+
+
+class BareDriver(RabbitMQPeer):
+    """Two queues, a connection for each; for round trips a worker of two processes."""
+
+    title = "bare driver"
+    module = "pamqp"
+    packages = ("pamqp",)
+    settings = (
+        f"no task queue: {len(BODY)} bytes, durable, by the driver that Celeriac uses, each confirmed; round trips with "
+        "a supervisor and a child that send back what they get: the bound of what is built so"
+    )
+    queue = CALLS
+
+    def __init__(self) -> None:
+        self._calls = Line(CALLS)
+        self._answers: Line | None = None
+
+    def one_by_one(self, arguments: Iterable[Any]) -> None:
+        for _ in arguments:
+            self._calls.say(BODY)
+
+    def roundtrip(self, timeout: float) -> Any:
+        if self._answers is None:
+            self._answers = Line(ANSWERS, consumes=True)
+        self._calls.say(BODY)
+        answer = self._answers.hear()
+        self._answers.acknowledge(answer)
+        return answer.body
+
+    def worker(self, children: int, tuned: bool) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.peers.bare_driver_rabbitmq"]
+
+
+def work() -> None:
+    """Be the supervisor: bring each call to the child, publish what comes back, and then acknowledge the call."""
+    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        while call := childs.recv(4096):
+            childs.send(call)
+        os._exit(0)
+    childs.close()
+    calls, answers = Line(CALLS, consumes=True), Line(ANSWERS)
+    while True:
+        call = calls.hear()
+        ours.send(call.body)
+        answers.say(ours.recv(4096))
+        calls.acknowledge(call)
+
+
+PEER = BareDriver()
+
+if __name__ == "__main__":
+    work()
