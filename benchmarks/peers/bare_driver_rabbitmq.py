@@ -58,8 +58,8 @@ class BareDriver(RabbitMQPeer):
     module = "pamqp"
     packages = ("pamqp",)
     settings = (
-        f"no task queue: {len(BODY)} bytes, durable, by the driver that Celeriac uses, each confirmed; round trips with "
-        "a supervisor and a child that send back what they get: the bound of what is built so"
+        f"no task queue: {len(BODY)} bytes, durable, by the driver that Celeriac uses, each confirmed; round trips "
+        "with a supervisor and a child that send back what they get: the bound of what is built so"
     )
     queue = CALLS
 

@@ -75,7 +75,7 @@ class BareRedis(RedisPeer):
 
 
 def work() -> None:
-    """Be the supervisor: bring each call to the child, push what comes back, and ask for the next in the same breath."""
+    """Be the supervisor: bring each call to the child, push what comes back, and ask for the next at once."""
     ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         ours.close()
