@@ -143,12 +143,14 @@ class Executor:
         """Return the retry that an exception asks for: its own, or by `autoretry_for`; None for no more."""
         if isinstance(error, Retry):
             return error
+        if isinstance(error, Ignore | Reject | Replaced | TaskRevoked):
+            return None
         if not isinstance(error, task.autoretry_for) or isinstance(error, task.dont_autoretry_for):
             return None
         policy = task.retry_policy(message)
         if not policy.allows(message.attempt):
             return None
-        return Retry(str(error), exc=error, delay=policy.delay_after(message.attempt))
+        return Retry(exc=error, delay=policy.delay_after(message.attempt))
 
     def _outcome(self, message: Message, state: str, started: float, runtime: float) -> Outcome:
         return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=self._worker,

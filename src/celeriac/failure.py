@@ -41,7 +41,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
             message = "(the exception's __str__ failed)"
         args: bytes | None
         try:
-            args = dumps(list(error.args))
+            args = dumps(list(error.__reduce__()[1] if isinstance(error, OSError) else error.args))
         except Exception:  # noqa: BLE001 - the user's own objects
             args = None
         if args is not None and len(args) > TRACEBACK_LIMIT:

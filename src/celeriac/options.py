@@ -76,6 +76,8 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = _exception_types(name, checked[name])
     if checked.get("rate_limit") is not None:
         rate(checked["rate_limit"])
+    if not isinstance(checked.get("retry_backoff", True), bool):
+        checked["retry_backoff"] = seconds(checked["retry_backoff"], "retry_backoff")
     if "expires" in checked:
         checked["expires"] = seconds(checked["expires"], "expires")
     return checked
@@ -140,6 +142,9 @@ def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
     retries = checked.get("max_retries")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
         raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
+    for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
+        if name in checked and not isinstance(checked[name], bool):
+            raise TypeError(f"{name} takes True or False, not {checked[name]!r}")
     if "headers" in checked and not isinstance(checked["headers"], Mapping):
         raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
     if "headers" in checked:

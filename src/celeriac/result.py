@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
@@ -326,5 +327,12 @@ class Results(Sequence[AsyncResult[R]]):
 def forbid_waiting() -> None:
     """Raise `WaitInTask` inside a plain task."""
     request = current.get()
-    if request is not None and request.blocks_child:
+    if request is None or request.is_eager:
+        return
+    if request.blocks_child:
         raise WaitInTask
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # a thread of the task's own: it may wait
+        return
+    raise WaitInTask("get() blocks the loop on which this coroutine runs, and all the others: write await result.")

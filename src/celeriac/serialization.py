@@ -13,6 +13,7 @@ a `"$` in them are not looked through after decoding.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import pickle
 from base64 import b64decode, b64encode
@@ -139,7 +140,7 @@ def _lower_key(value: Any) -> Any:
 
 
 def _lower_float(value: float) -> Any:
-    return value if math.isfinite(value) else {"$float": repr(value)}
+    return float(value) if math.isfinite(value) else {"$float": repr(value)}
 
 
 _LOWERINGS: dict[type, Callable[[Any], Any]] = {
@@ -185,7 +186,8 @@ def fields_of(value: Any) -> dict[str, Any] | None:
     """Return the fields of a dataclass, Struct, attrs or pydantic instance, or None for anything else."""
     kind = type(value)
     if hasattr(kind, "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in kind.__dataclass_fields__ if hasattr(value, name)}
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
     if isinstance(value, msgspec.Struct):
         fields = {name: getattr(value, name) for name in kind.__struct_fields__}
         config = kind.__struct_config__

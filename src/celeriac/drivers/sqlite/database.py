@@ -302,7 +302,7 @@ class Database:
 
 def database(path: str, synchronous: str = "normal", timeout: float = 10.0) -> Database:
     """Return the one `Database` of this process for a path, so that broker and backend share it."""
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
     with _registry_lock:
         if path not in _registry:
             _registry[path] = Database(path, synchronous, timeout)
