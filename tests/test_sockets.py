@@ -1,72 +1,118 @@
-"""The limit of a blocking socket's waits (`drivers/sockets.py`), on real sockets."""
+"""Reads and writes that end at a deadline (`drivers/sockets.py`), on real sockets."""
 
 from __future__ import annotations
 
+import signal
 import socket
-import struct
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from celeriac.drivers.sockets import WaitLimit
+from celeriac.drivers.sockets import TimedSocket
 
 
 @pytest.fixture
-def quiet() -> Iterator[socket.socket]:
-    """A socket on which nothing comes."""
+def ends() -> Iterator[tuple[TimedSocket, socket.socket]]:
+    """Two ends of a connection: ours, and the other's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield ours
+        yield TimedSocket(ours), theirs
 
 
-def kernels(it: socket.socket) -> float:
-    """Return the limit that the kernel keeps, in seconds."""
-    seconds, microseconds = struct.unpack("@ll", it.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
-    return float(seconds + microseconds / 1e6)
+def test_a_read_returns_what_has_come(ends: tuple[TimedSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    assert ours.look(10) is None
+    assert not ours.stirs()
+    theirs.sendall(b"hello")
+    assert ours.stirs()
+    assert ours.read(10, time.monotonic() + 10) == b"hello"
+    theirs.sendall(b"again")
+    assert ours.look(10) == b"again"
 
 
-def waited(it: socket.socket) -> float:
+def test_a_read_waits_for_what_comes(ends: tuple[TimedSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    late = threading.Timer(0.05, theirs.sendall, [b"late"])
+    late.start()
+    assert ours.read(10, time.monotonic() + 10) == b"late"
+    late.join()
+
+
+def test_a_read_sees_the_end(ends: tuple[TimedSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.close()
+    assert ours.stirs()
+    assert ours.read(10, time.monotonic() + 10) == b""
+    assert ours.look(10) == b""
+
+
+def test_a_read_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:
     start = time.monotonic()
-    with pytest.raises(BlockingIOError):
-        it.recv(1)
-    return time.monotonic() - start
+    with pytest.raises(TimeoutError):
+        ends[0].read(10, start + 0.2)
+    assert time.monotonic() - start >= 0.2
 
 
-def test_a_read_waits_as_long_as_it_is_set_to(quiet: socket.socket) -> None:
-    WaitLimit(quiet).set(0.3)
-    assert waited(quiet) >= 0.29
+def test_signals_do_not_prolong_a_read(ends: tuple[TimedSocket, socket.socket]) -> None:
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ends[0].read(10, start + 0.4)
+        assert 0.4 <= time.monotonic() - start < 10
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def test_a_write_that_nobody_reads_waits_no_longer(quiet: socket.socket) -> None:
-    WaitLimit(quiet).set(0.05)
-    with pytest.raises(BlockingIOError):
-        quiet.sendall(bytes(64_000_000))
+def test_a_write_that_is_read_late_is_complete(ends: tuple[TimedSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    sent = bytes(range(256)) * 20_000
+    got = bytearray()
+
+    def read() -> None:
+        while len(got) < len(sent):
+            got.extend(theirs.recv(100_000))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ours.write(sent, time.monotonic() + 30)
+    reader.join()
+    assert got == sent
 
 
-@pytest.mark.parametrize("before", [0.01, 0.5, 0.9, 1.0, 5.0, 1000.0])
-@pytest.mark.parametrize("left", [0.001, 0.4, 1.0, 1.1, 6.0, 900.0])
-def test_a_limit_that_fits_is_never_longer_than_what_is_left_nor_much_shorter(
-    quiet: socket.socket, before: float, left: float
-) -> None:
-    limit = WaitLimit(quiet)
-    limit.set(before)
-    limit.fit(left)
-    assert min(0.8 * left, 1.0) - 0.004 <= kernels(quiet) <= left + 0.004  # the kernel counts in ticks
+def test_a_write_that_nobody_reads_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        ends[0].write(bytes(64_000_000), start + 0.2)
+    assert time.monotonic() - start >= 0.2
 
 
-def test_a_limit_that_will_do_is_left_as_it_is(quiet: socket.socket) -> None:
-    limit = WaitLimit(quiet)
-    limit.set(5.0)
-    before = kernels(quiet)
-    for left in (10.0, 100.0, 5.5):
-        limit.fit(left)
-        assert kernels(quiet) == before
+def test_a_write_that_is_read_slowly_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    ended = threading.Event()
+
+    def sip() -> None:
+        while not ended.is_set() and theirs.recv(4096):
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=sip)
+    reader.start()
+    try:
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ours.write(bytes(64_000_000), start + 0.5)
+        assert time.monotonic() - start < 10
+    finally:
+        ended.set()
+        ours.close()
+        reader.join()
 
 
-def test_a_socket_that_somebody_else_has_used_without_blocking_blocks_again(quiet: socket.socket) -> None:
-    limit = WaitLimit(quiet)
-    limit.set(0.3)
-    quiet.setblocking(False)
-    limit.fit(0.31)
-    assert waited(quiet) >= 0.25
+def test_a_late_write_is_tried_once(ends: tuple[TimedSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    ours.write(b"still", time.monotonic() - 1)
+    assert theirs.recv(10) == b"still"

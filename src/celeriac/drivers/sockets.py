@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import ssl
-import struct
+import time
 from collections.abc import Mapping
 
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["TLS_OPTIONS", "WaitLimit", "prepare", "tls_context"]
+__all__ = ["TLS_OPTIONS", "TimedSocket", "prepare", "tls_context"]
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
 """The options of a URL that say how TLS is spoken; they are redis-py's."""
 
 OFF = frozenset({"0", "false", "no", "none", "off"})
-SHARE = 0.9  # of what is left is the limit that is set …
-LEAST_SHARE, ENOUGH_SECONDS = 0.8, 1.0  # … and it stays while it is so much of it, or so long
 
 
 def tls_context(options: Mapping[str, str], server: str) -> ssl.SSLContext:
@@ -50,31 +50,65 @@ def prepare(plain: socket.socket) -> None:
                 plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-class WaitLimit:
-    """How long the reads and writes of a blocking socket may wait.
+class TimedSocket:
+    """A connected socket whose reads and writes block until a deadline (of `time.monotonic`), and no longer.
 
-    The kernel keeps the time: Python's own time-out would cost another system call for each of them. What has waited so
-    long raises `BlockingIOError`, or, with TLS, `TimeoutError`. To set a limit costs system calls too: `fit` leaves one
-    that will do, and whoever meets it looks at the clock.
+    Python's own time-out costs one system call more for each of them, and one to set it; the kernel's begins anew after
+    every signal. So the socket itself never blocks, and `poll` waits for it.
     """
 
     def __init__(self, it: socket.socket) -> None:
-        self._socket = it
-        self._seconds = 0.0
+        it.setblocking(False)
+        self.socket = it
+        self.plain = not isinstance(it, ssl.SSLSocket)
+        self._readable = select.poll()
+        self._readable.register(it, select.POLLIN)
 
-    def set(self, seconds: float) -> None:
-        """Let a wait last so long, and no longer."""
-        self._seconds = seconds
-        if isinstance(self._socket, ssl.SSLSocket):
-            self._socket.settimeout(seconds)
-            return
-        self._socket.settimeout(None)
-        limit = struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    def look(self, size: int) -> bytes | None:
+        """Return what has come, at most so many bytes, and nothing (b"") at the end; None if nothing has yet."""
+        try:
+            return self.socket.recv(size)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except ssl.SSLWantWriteError:  # a renewal of keys, the next look goes on with
+            return None
 
-    def fit(self, left: float) -> None:
-        """Let no wait be longer than what is left (seconds), but perhaps shorter."""
-        shortest = min(LEAST_SHARE * left, ENOUGH_SECONDS)
-        if not shortest <= self._seconds <= left or self._socket.gettimeout() == 0.0:
-            self.set(SHARE * left)
+    def read(self, size: int, deadline: float) -> bytes:
+        """Do as `look`, but wait for it. Raises `TimeoutError`."""
+        while True:
+            if self.plain:  # else TLS may have read it already
+                _wait(self._readable, deadline)
+            found = self.look(size)
+            if found is not None:
+                return found
+            if not self.plain:
+                _wait(self._readable, deadline)
+
+    def write(self, data: bytes, deadline: float) -> None:
+        """Send all. Raises `TimeoutError`; how much was sent is not known then."""
+        sent = self._send(data)
+        while sent < len(data):
+            writable = select.poll()
+            writable.register(self.socket, select.POLLOUT)
+            _wait(writable, deadline)
+            sent += self._send(memoryview(data)[sent:])
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.socket.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
+
+    def stirs(self) -> bool:
+        """Say whether something has come that was not read, be it the end."""
+        return bool(self._readable.poll(0)) or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+
+def _wait(poll: select.poll, deadline: float) -> None:
+    left = deadline - time.monotonic()
+    if left <= 0 or not poll.poll(math.ceil(left * 1000)):
+        raise TimeoutError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
 from collections import deque
@@ -27,13 +26,14 @@ from celeriac.drivers.amqp.frames import (
 )
 from celeriac.drivers.amqp.opening import opening
 from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, Refused, ended
-from celeriac.drivers.sockets import WaitLimit
+from celeriac.drivers.sockets import TimedSocket
 from celeriac.errors import BrokerUnavailable
 
 __all__ = ["Connection"]
 
 CHANNEL = 1
 CHUNK = 65536
+LEAST_SECONDS = 0.01  # to write in, however late it is
 WINDOW = 500  # publications that are sent before their confirms are read
 
 
@@ -57,13 +57,12 @@ class Connection:
         for number, (host, port) in enumerate(address.hosts):
             left = (self._deadline - time.monotonic()) / (len(address.hosts) - number)
             try:
-                self._socket = address.connect(host, port, max(0.01, left))
+                self._socket = TimedSocket(address.connect(host, port, max(0.01, left)))
                 break
             except OSError as error:
                 trouble = error
         else:
             raise trouble or ConnectionError("no host is named")
-        self._limit = WaitLimit(self._socket)
         try:
             self._greet(heartbeat, name)
         except BaseException:
@@ -157,7 +156,7 @@ class Connection:
         if not self.open:
             return True
         try:
-            while select.select((self._socket,), (), (), 0)[0]:
+            while self._socket.stirs():
                 self._deadline = time.monotonic() + 1.0
                 self._take(self._receive())
         except (OSError, BrokerUnavailable, ChannelClosed):
@@ -167,11 +166,7 @@ class Connection:
 
     def _write(self, data: bytes) -> None:
         self._said = time.monotonic()
-        self._limit.fit(max(0.01, self._deadline - self._said))
-        try:
-            self._socket.sendall(data)
-        except BlockingIOError as error:
-            raise TimeoutError from error
+        self._socket.write(data, max(self._deadline, self._said + LEAST_SECONDS))
 
     def _read(self) -> Event:
         """Return the next event that is not dealt with here."""
@@ -180,16 +175,10 @@ class Connection:
         return self._events.popleft()
 
     def _receive(self) -> bytes:
-        while (left := self._deadline - time.monotonic()) > 0:
-            self._limit.fit(left)
-            try:
-                data = self._socket.recv(CHUNK)
-            except (BlockingIOError, TimeoutError):
-                continue  # the limit is shorter than what was left
-            if not data:
-                raise ConnectionLost("it closed the connection")
-            return data
-        raise TimeoutError
+        data = self._socket.read(CHUNK, self._deadline)
+        if not data:
+            raise ConnectionLost("it closed the connection")
+        return data
 
     def _take(self, data: bytes) -> None:
         for event in self._parser.feed(data):
@@ -229,14 +218,13 @@ class Connection:
         """Say good-bye, and close."""
         if self.open:
             with contextlib.suppress(OSError):
-                self._socket.settimeout(1.0)
-                self._socket.sendall(method(0, commands.Connection.Close(200, "", 0, 0)))
+                self._socket.write(method(0, commands.Connection.Close(200, "", 0, 0)), time.monotonic() + 1.0)
         self.abandon()
 
     def wake(self) -> None:
         """End a wait in another thread; the connection is of no use then."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.socket.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
         """Close the socket without a word."""
@@ -244,6 +232,6 @@ class Connection:
         self._socket.close()
 
     def __del__(self) -> None:
-        found: socket.socket | None = getattr(self, "_socket", None)
+        found: TimedSocket | None = getattr(self, "_socket", None)
         if found is not None:
             found.close()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 import time
 from typing import Any, cast
 
 import hiredis
 
 from celeriac.drivers.redis.address import Address
-from celeriac.drivers.sockets import WaitLimit
+from celeriac.drivers.sockets import TimedSocket
 
 __all__ = ["CHUNK", "Connection", "resolve"]
 
@@ -27,22 +25,21 @@ class Connection:
     """
 
     def __init__(self, address: Address, timeout: float, within: float) -> None:
-        """Connect within `within` seconds; later, no wait for the server is longer than `timeout`."""
-        started = time.monotonic()
+        """Connect within `within` seconds; later, no exchange takes longer than `timeout`."""
+        deadline = time.monotonic() + within
         self.reader = hiredis.Reader()
-        self.socket = address.connect(within)
-        self._plain = not isinstance(self.socket, ssl.SSLSocket)
+        self.socket = TimedSocket(address.connect(within))
+        self._timeout = max(0.01, deadline - time.monotonic())
         self._patience = 0  # how many answers to wait for without looking first; doubles each time that looking is vain
         self._waits = 0  # … of these are left
         try:
-            self.greetings = self._greet(address, within - (time.monotonic() - started))
-            WaitLimit(self.socket).set(timeout)
+            self.greetings = self._greet(address)
+            self._timeout = timeout
         except BaseException:
             self.close()
             raise
 
-    def _greet(self, address: Address, within: float) -> list[Any]:
-        self.socket.settimeout(max(0.01, within))
+    def _greet(self, address: Address) -> list[Any]:
         commands = address.greeting()
         if not commands:
             return []
@@ -50,25 +47,23 @@ class Connection:
 
     def exchange(self, packed: bytes, count: int) -> list[Any]:
         """Send commands, and return as many replies."""
-        try:
-            self.socket.sendall(packed)
-            reader, replies = self.reader, []
-            while True:
-                reply = reader.gets()
-                if reply is False:
-                    reader.feed(self._read())
-                    continue
-                replies.append(reply)
-                if len(replies) == count:
-                    return replies
-        except BlockingIOError as error:
-            raise TimeoutError from error
+        deadline = time.monotonic() + self._timeout
+        self.socket.write(packed, deadline)
+        reader, replies = self.reader, []
+        while True:
+            reply = reader.gets()
+            if reply is False:
+                reader.feed(self._read(deadline))
+                continue
+            replies.append(reply)
+            if len(replies) == count:
+                return replies
 
-    def _read(self) -> bytes:
-        data = self._spin() if self._plain and not self._waits else None
+    def _read(self, deadline: float) -> bytes:
+        data = self._spin() if self.socket.plain and not self._waits else None
         if data is None:
             self._waits = max(0, self._waits - 1)
-            data = self.socket.recv(CHUNK)
+            data = self.socket.read(CHUNK, deadline)
         if not data:
             raise ConnectionResetError("it closed the connection")
         return data
@@ -81,12 +76,10 @@ class Connection:
         """
         deadline = time.perf_counter() + SPIN_SECONDS
         while time.perf_counter() < deadline:
-            try:
-                data = self.socket.recv(CHUNK, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                continue
-            self._patience = 0
-            return data
+            data = self.socket.look(CHUNK)
+            if data is not None:
+                self._patience = 0
+                return data
         self._waits = self._patience = min(2 * self._patience + 1, MOST_VAIN)
         return None
 

@@ -17,13 +17,13 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.connection import CHUNK, Connection
-from celeriac.drivers.sockets import WaitLimit
 from celeriac.errors import CeleriacError
 
 __all__ = ["Callback", "Ear", "PubSub"]
 
 Callback = Callable[[bytes | None], None]
 PAUSES = (0.05, 1.0)  # seconds between attempts to connect again: the first, and the longest
+AT_ONCE = 0.0  # the deadline of what must not wait: a connection that takes no more is lost
 OPEN_SECONDS = 3.0  # for one attempt, so that a stopping program does not wait for long
 
 
@@ -32,7 +32,6 @@ class PubSub:
 
     def __init__(self, connection: Connection, hear: Callable[[str, bytes], None]) -> None:
         self.connection = connection
-        self._limit = WaitLimit(connection.socket)
         self.sent = 0
         self.confirmed = 0
         self.hear = hear
@@ -40,16 +39,16 @@ class PubSub:
 
     def subscribe(self, channels: Iterable[str]) -> None:
         """Ask to hear these channels."""
-        self._send(self._packed("SUBSCRIBE", channels))
+        self._send(self._packed("SUBSCRIBE", channels), AT_ONCE)
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
         """Ask to hear no more of them."""
-        self._send(self._packed("UNSUBSCRIBE", channels))
+        self._send(self._packed("UNSUBSCRIBE", channels), AT_ONCE)
 
     def ask(self, command: tuple[Any, ...], seconds: float, channels: Iterable[str] = ()) -> Any:
         """Subscribe, and carry out a command after that; return its reply, blocking. Raises `TimeoutError`."""
-        self._send(self._packed("SUBSCRIBE", channels) + hiredis.pack_command(cast(Any, command)))
         deadline = time.monotonic() + seconds
+        self._send(self._packed("SUBSCRIBE", channels) + hiredis.pack_command(cast(Any, command)), deadline)
         while not self._replies:
             self._pump_until(deadline)
         return self._replies.pop()
@@ -59,15 +58,14 @@ class PubSub:
         self.sent += len(names)
         return hiredis.pack_command(cast(Any, (name, *names))) if names else b""
 
-    def _send(self, packed: bytes) -> None:
+    def _send(self, packed: bytes, deadline: float) -> None:
         if packed:
-            self.connection.socket.sendall(packed)
+            self.connection.socket.write(packed, deadline)
 
     def pump(self, seconds: float) -> None:
-        """Block until something is heard or confirmed, or for this time at most."""
-        self._limit.fit(max(0.001, seconds))
-        with contextlib.suppress(TimeoutError, BlockingIOError):
-            self._feed()
+        """Block until something is heard or confirmed, or until the time is over."""
+        with contextlib.suppress(TimeoutError):
+            self._feed(self.connection.socket.read(CHUNK, time.monotonic() + seconds))
 
     def confirm(self, seconds: float) -> None:
         """Block until all commands are confirmed. Raises `TimeoutError`."""
@@ -82,18 +80,11 @@ class PubSub:
         self.pump(left)
 
     def readable(self) -> None:
-        """Take what has come; the socket must not block."""
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            while True:
-                self._feed()
+        """Take what has come, without blocking."""
+        while (data := self.connection.socket.look(CHUNK)) is not None:
+            self._feed(data)
 
-    def _feed(self) -> None:
-        try:
-            data = self.connection.socket.recv(CHUNK)
-        except OSError as error:
-            if type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError"):
-                raise BlockingIOError from error
-            raise
+    def _feed(self, data: bytes) -> None:
         if not data:
             raise ConnectionResetError("it closed the connection")
         self.connection.reader.feed(data)
@@ -155,7 +146,6 @@ class Ear:
             if fresh:
                 pubsub.subscribe([channel])
             pubsub.confirm(self._timeout)
-            pubsub.connection.socket.setblocking(False)
         except BaseException:
             self._lost(pubsub)
             self.leave(channel, callback)
@@ -179,7 +169,7 @@ class Ear:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             with contextlib.suppress(RuntimeError, ValueError):
-                asyncio.get_running_loop().remove_reader(pubsub.connection.socket.fileno())
+                asyncio.get_running_loop().remove_reader(pubsub.connection.socket.socket.fileno())
             pubsub.connection.close()
 
     # --- Inside ---------------------------------------------------------------------------------------
@@ -194,9 +184,8 @@ class Ear:
 
     def _adopt(self, connection: Connection) -> None:
         pubsub = self._pubsub = PubSub(connection, self._hear)
-        connection.socket.setblocking(False)
         self._tell(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
-        asyncio.get_running_loop().add_reader(connection.socket.fileno(), self._readable, pubsub)
+        asyncio.get_running_loop().add_reader(connection.socket.socket.fileno(), self._readable, pubsub)
 
     def _readable(self, pubsub: PubSub) -> None:
         try:
