@@ -243,6 +243,8 @@ def test_headers_are_told_apart_from_arguments_they_travel_as_plain_data() -> No
     assert check_call({"headers": {"a": (1, 2)}})["headers"] == {"a": [1, 2]}
     with pytest.raises(EncodeError, match="headers"):
         check_call({"headers": {"a": object()}})
+    with pytest.raises(EncodeError, match="headers takes integers of up to 64 bits"):
+        check_call({"headers": {"a": [2**70]}})
 
 
 # --- Times, ids, names --------------------------------------------------------------------------------

@@ -156,8 +156,11 @@ def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
     """Return headers as they will arrive, or raise `EncodeError`: they travel outside the body, without its types."""
     try:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(headers)), type=dict[str, Any])
+        msgspec.msgpack.encode(plain)  # as the message will be
     except (TypeError, ValueError) as error:
         raise EncodeError(f"headers takes plain data (strings, numbers, lists, dicts): {error}.") from None
+    except OverflowError:
+        raise EncodeError("headers takes integers of up to 64 bits; pass a longer one as a string.") from None
     return plain
 
 
