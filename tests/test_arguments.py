@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import InitVar, dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -15,6 +18,11 @@ import pytest
 
 from celeriac import Celeriac, Task
 from celeriac.errors import ArgumentsError, DecodeError
+
+if TYPE_CHECKING:
+    from elsewhere import Session  # type: ignore[import-not-found]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,6 +51,93 @@ class Person(pydantic.BaseModel):
     born: datetime | None = None
 
 
+@dataclass
+class Scaled:
+    value: int
+    scale: InitVar[int] = 1
+    note: str = ""
+    made: list[Line] = field(init=False, default_factory=list)
+
+    def __post_init__(self, scale: int) -> None:
+        self.value *= scale
+
+
+@dataclass
+class Box(Generic[T]):
+    item: T
+
+
+@dataclass
+class Attachment:
+    path: Path
+    sender: Person
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    first_name: str
+    point: Point | msgspec.UnsetType = msgspec.UNSET
+
+
+class Row(msgspec.Struct, array_like=True):
+    id: int
+    of: Renamed
+
+
+class TaggedRow(msgspec.Struct, array_like=True, tag=True):
+    id: int
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Aliased(pydantic.BaseModel):
+    id: int = pydantic.Field(alias="theId")
+
+
+class Guarded(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    id: int
+    secret: str = pydantic.Field(default="", exclude=True)
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return self.id * 2
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+    colour: Colour
+    pair: tuple[int, int]
+    many: set[int]
+    at: datetime
+
+
+class Site(pydantic.BaseModel):
+    url: pydantic.HttpUrl
+    path: Path
+
+
+class Hidden(pydantic.BaseModel):
+    secret: str = pydantic.Field(exclude=True)
+
+
+class Numbers(pydantic.RootModel[list[int]]):
+    pass
+
+
+class Names(pydantic.RootModel[dict[str, Person]]):
+    pass
+
+
+@pydantic.dataclasses.dataclass
+class Dated:
+    id: int
+    on: date
+
+
+STRICT = Strict(colour=Colour.RED, pair=(1, 2), many={3}, at=datetime(2026, 1, 1, tzinfo=UTC))
 ORDER = Order(UUID(int=5), [Line("a", Decimal("1.10"))], datetime(2026, 1, 1, tzinfo=UTC), {"x"}, timedelta(1))
 
 
@@ -109,6 +204,17 @@ def test_a_bound_task_is_called_without_its_self(app: Celeriac) -> None:
         (Order, ORDER), (Point, Point(1, 2)), (Person, Person(name="a", age=3)), (list[Order], [ORDER]),
         (dict[str, Person], {"k": Person(name="b", age=1)}), (Point | None, Point(3, 4)), (Point | None, None),
         (tuple[Line, ...], (Line("a", Decimal(1)),)), (list[Person], [Person(name="c", age=2)]),
+        (Iterable[Line], [Line("a", Decimal(1))]), (Iterable[Person], [Person(name="c", age=2)]),
+        (Scaled, Scaled(2, 3)), (list[Scaled], [Scaled(2)]), (Box[int], Box(1)), (Box[Line], Box(ORDER.lines[0])),
+        (Renamed, Renamed("a")), (Renamed, Renamed("a", Point(1, 2))), (Row, Row(1, Renamed("a"))),
+        (TaggedRow, TaggedRow(1)), (Path, Path("/x")), (dict[str, Path], {"a": Path("/x")}),
+        (Attachment, Attachment(Path("/x"), Person(name="c", age=2))),
+        (Person | str, Person(name="c", age=2)), (Person | str, "c"), (Person | Line, Line("a", Decimal(1))),
+        (Person | Guarded, Guarded(id=1)), (Person | list[Person], [Person(name="c", age=2)]),
+        (Aliased, Aliased(theId=3)), (Guarded, Guarded(id=1)), (Strict, STRICT), (list[Strict], [STRICT]),
+        (Site, Site(url="https://x.y/", path=Path("/x"))), (Numbers, Numbers([1])),  # type: ignore[arg-type]
+        (Names, Names({"c": Person(name="c", age=2)})), (Dated, Dated(1, date(2026, 1, 1))),
+        (list[Dated], [Dated(1, date(2026, 1, 1))]), (pydantic.HttpUrl, pydantic.HttpUrl("https://x.y/")),
     ],
     ids=str,
 )  # fmt: skip
@@ -138,6 +244,108 @@ def test_an_argument_that_cannot_be_rebuilt_fails_the_task_with_its_name(app: Ce
     take.__annotations__ = {"person": hint}
     with pytest.raises(DecodeError, match=re.escape("The argument 'person' of t cannot be rebuilt")):
         task_of(app, take).apply((value,)).get()
+
+
+def test_an_argument_that_could_never_be_rebuilt_is_refused_at_the_first_call(app: Celeriac) -> None:
+    def either(x: Line | Order) -> None: ...
+    def deep(x: list[Box[Line | Order]]) -> None: ...
+    def hidden(x: Hidden) -> None: ...
+
+    for function, reason in ((either, "more than one dataclass"), (deep, "more than one"), (hidden, "a default")):
+        with pytest.raises(ArgumentsError, match=rf"The argument 'x' of .* could not be rebuilt .*{reason}"):
+            app.task(function).delay(1)
+
+
+def test_an_argument_that_could_never_be_rebuilt_may_be_left_out(app: Celeriac) -> None:
+    def take(x: Line | Order | None = None, make: Callable[[], Line] | None = None) -> bool:
+        return x is None and make is None
+
+    task = task_of(app, take)
+    assert task.apply().get() is True
+    with pytest.raises(DecodeError, match=r"The argument 'x' of t cannot be rebuilt: .*more than one dataclass"):
+        task.apply(({},)).get()
+
+
+def test_none_is_taken_where_it_is_the_default(app: Celeriac) -> None:
+    def take(x: Line = None) -> bool:  # type: ignore[assignment]
+        return x is None
+
+    assert task_of(app, take).apply((None,)).get() is True
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "found"),
+    [
+        (Line | Order, Line("a", Decimal(1)), {"name": "a", "price": Decimal(1)}), (Order, None, None),
+        (Person, None, None), (Order, {"id": 3}, {"id": 3}), (Person, [1], [1]), (Hidden, {}, {}),
+        (Iterator[Line], [Line("a", Decimal(1))], [{"name": "a", "price": Decimal(1)}]), (Point | Person, 3, 3),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_result_that_does_not_fit_its_annotation_is_plain_data(
+    app: Celeriac, hint: Any, value: Any, found: Any
+) -> None:
+    def give() -> Any:
+        return value
+
+    give.__annotations__ = {"return": hint}
+    assert task_of(app, give).apply().get() == found
+
+
+def test_what_a_model_excludes_does_not_travel(app: Celeriac) -> None:
+    def take(x: Guarded) -> str:
+        return x.secret
+
+    assert task_of(app, take).apply((Guarded(id=1, secret="s"),)).get() == ""
+
+
+def test_a_model_is_taken_by_its_aliases_too(app: Celeriac) -> None:
+    def take(x: Aliased) -> int:
+        return x.id
+
+    assert task_of(app, take).apply(({"theId": 3},)).get() == 3
+
+
+def test_what_a_strict_model_refuses_is_refused(app: Celeriac) -> None:
+    def take(x: Strict) -> None: ...
+
+    with pytest.raises(DecodeError, match="valid integer"):
+        task_of(app, take).apply(({"colour": "red", "pair": ["1", 2], "many": [], "at": STRICT.at},)).get()
+
+
+def test_a_path_that_may_be_text_is_text(app: Celeriac) -> None:
+    def take(path: str | Path) -> str | Path:
+        return path
+
+    assert task_of(app, take).apply((Path("/x"),)).get() == "/x"
+
+
+def test_variable_arguments_are_rebuilt_each(app: Celeriac) -> None:
+    def take(*lines: Line, **more: Line) -> list[bool]:
+        return [isinstance(line, Line) for line in (*lines, *more.values())]
+
+    a = Line("a", Decimal(1))
+    assert task_of(app, take).apply((a, a), {"k": a}).get() == [True] * 3
+
+
+def test_an_object_that_can_be_called_has_no_annotations(app: Celeriac) -> None:
+    class Take:
+        __name__ = __qualname__ = "take"
+
+        def __call__(self, x: Line) -> Line:
+            return x
+
+    assert task_of(app, Take()).apply((1,)).get() == 1
+
+
+def test_one_name_for_a_type_checker_alone_leaves_the_others_to_be_rebuilt(app: Celeriac) -> None:
+    def take(line: Line, session: Session | None = None, *more: Line) -> Line:
+        assert isinstance(line, Line)
+        assert isinstance(more[0], Line)
+        return line
+
+    a = Line("a", Decimal(1))
+    assert task_of(app, take).apply((a, None, a)).get() == a
 
 
 def test_annotations_that_exist_for_a_type_checker_alone_do_no_harm(app: Celeriac) -> None:

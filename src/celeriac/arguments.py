@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
-
-import msgspec
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any, Optional, get_type_hints
 
 from celeriac.errors import ArgumentsError, DecodeError
+from celeriac.records import Rebuilder, rebuilder
 
 __all__ = ["Arguments"]
+
+UNRESOLVED = (NameError, TypeError, AttributeError)  # an annotation that cannot be evaluated
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Arguments:
@@ -33,8 +36,8 @@ class Arguments:
         self._most = float("inf") if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
         if needs_keywords:
             self._most = -1  # no call of positional arguments alone can be right
-        self._rebuilders: dict[str, Callable[[Any], Any]] | None = None
-        self._rebuild_result: Callable[[Any], Any] | None = None
+        self._rebuilders: dict[str, Rebuilder] | None = None
+        self._rebuild_result: Rebuilder | None = None
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise `ArgumentsError` where the function could not be called so."""
@@ -53,68 +56,96 @@ class Arguments:
         """Say whether so many positional arguments are not too many."""
         return count <= self._most
 
+    def prepare(self) -> None:
+        """Raise `ArgumentsError` where an argument that each call must have could never be rebuilt.
+
+        Called once, before the first message is made: annotations may name what is defined after the task.
+        """
+        if self._rebuilders is None:
+            self._rebuilders = self._prepared()
+
     def rebuild(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Turn plain data into the dataclasses, Structs and models that the annotations name."""
-        rebuilders = self._rebuilders if self._rebuilders is not None else self._prepare()
-        if not rebuilders:
+        """Turn plain data into the records that the annotations name."""
+        if self._rebuilders is None:
+            self.prepare()
+        if not self._rebuilders:
             return args, kwargs
         bound = self.signature.bind(*args, **kwargs)
-        for name, rebuild in rebuilders.items():
+        for name, rebuild in self._rebuilders.items():
             if name in bound.arguments:
                 try:
                     bound.arguments[name] = rebuild(bound.arguments[name])
-                except (msgspec.ValidationError, ValueError, TypeError) as error:
+                except (ValueError, TypeError) as error:
                     raise DecodeError(f"The argument {name!r} of {self.name} cannot be rebuilt: {error}") from error
         return list(bound.args), dict(bound.kwargs)
 
     def rebuild_result(self, value: Any) -> Any:
-        """Turn a decoded return value into what the return annotation names."""
-        if self._rebuilders is None:
-            self._prepare()
-        return self._rebuild_result(value) if self._rebuild_result is not None else value
+        """Turn a decoded return value into what the return annotation names.
 
-    def _prepare(self) -> dict[str, Callable[[Any], Any]]:
+        It stays plain data where it does not fit (an `Order` was promised, None returned), or where nothing tells what
+        to build (`A | B`): the task has succeeded, and what it returned is to be had.
+        """
+        if self._rebuild_result is None:
+            self._rebuild_result = self._result_prepared()
         try:
-            hints = get_type_hints(self.function)
-        except (NameError, TypeError, AttributeError):  # annotations that exist for a type checker alone
-            hints = {}
-        self._rebuild_result = _rebuilder(hints.pop("return", None))
-        kinds = {p.name: p.kind for p in self.signature.parameters.values()}
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        self._rebuilders = {
-            name: rebuild
-            for name, hint in hints.items()
-            if kinds.get(name, inspect.Parameter.VAR_KEYWORD) not in variadic
-            and (rebuild := _rebuilder(hint)) is not None
-        }
-        return self._rebuilders
+            return self._rebuild_result(value)
+        except (ValueError, TypeError):
+            return value
+
+    def _prepared(self) -> dict[str, Rebuilder]:
+        hints, rebuilders = _hints(self.function), {}
+        for name, parameter in self.signature.parameters.items():
+            if name not in hints:
+                continue
+            try:
+                rebuild = rebuilder(_whole(hints[name], parameter))
+            except TypeError as error:
+                if parameter.default is parameter.empty and parameter.kind not in VARIADIC:
+                    raise ArgumentsError(
+                        f"The argument {name!r} of {self.name} could not be rebuilt from JSON: {error}. "
+                        "Annotate it with one record (Structs with tag=True can be told apart), or Any for plain data."
+                    ) from error
+                rebuild = _refusal(error)
+            if rebuild is not None:
+                rebuilders[name] = rebuild
+        return rebuilders
+
+    def _result_prepared(self) -> Rebuilder:
+        try:
+            return rebuilder(_hints(self.function).get("return")) or _as_it_is
+        except TypeError:
+            return _as_it_is
 
 
-def _rebuilder(hint: Any) -> Callable[[Any], Any] | None:
-    """Return what turns plain data into `hint`, or None where plain data is what it asks for."""
-    if not _mentions_record(hint):
-        return None
-    if hasattr(hint, "__pydantic_fields__"):
-        validate: Callable[[Any], Any] = hint.model_validate
-        return validate
-
-    def hook(kind: type, value: Any) -> Any:
-        if hasattr(kind, "__pydantic_fields__"):
-            return kind.model_validate(value)  # type: ignore[attr-defined]
-        raise TypeError(f"cannot rebuild {kind!r}")
-
-    def rebuild(value: Any) -> Any:
-        return msgspec.convert(value, hint, dec_hook=hook)
-
-    return rebuild
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return those annotations of a function that can be had: some names exist for a type checker alone."""
+    try:
+        return get_type_hints(function)
+    except UNRESOLVED:
+        pass
+    found: dict[str, Any] = {}
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        with suppress(*UNRESOLVED):
+            found |= get_type_hints(SimpleNamespace(__annotations__={name: annotation}), names)
+    return found
 
 
-def _mentions_record(hint: Any) -> bool:
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
-        return (
-            hasattr(hint, "__dataclass_fields__")
-            or hasattr(hint, "__pydantic_fields__")
-            or hasattr(hint, "__attrs_attrs__")
-            or issubclass(hint, msgspec.Struct)
-        )
-    return get_origin(hint) is not None and any(_mentions_record(part) for part in get_args(hint))
+def _whole(hint: Any, parameter: inspect.Parameter) -> Any:
+    """Return the annotation of all that a parameter holds: of `*orders: Order`, a tuple."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return tuple[hint, ...]
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return dict[str, hint]
+    return Optional[hint] if parameter.default is None else hint  # noqa: UP045 - not all hints have an `|`
+
+
+def _refusal(reason: TypeError) -> Rebuilder:
+    def refuse(value: Any) -> Any:
+        raise reason
+
+    return refuse
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

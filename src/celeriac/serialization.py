@@ -3,8 +3,8 @@
 JSON carries more here than JSON has: datetime, date, time, timedelta, UUID, Decimal, bytes, set, frozenset, non-finite
 floats and dicts whose keys are not strings travel as an object of one key, `{"$uuid": "…"}`, and come back as what
 they were. A dict of the user's own that looks like such a tag is escaped. Dataclasses, msgspec Structs, attrs classes
-and pydantic models travel as plain objects, and are rebuilt where an annotation names them (`arguments.py`).
-Tuples come back as lists (as tuples where they are keys, or in sets), enums as their values.
+and pydantic models travel as plain objects, and are rebuilt where an annotation names them (`records.py`).
+Tuples come back as lists (as tuples where they are keys, or in sets), enums as their values, paths as text.
 
 The common case pays for none of this: scalars and flat containers go to msgspec untouched, and bytes without
 a `"$` in them are not looked through after decoding.
@@ -13,7 +13,6 @@ a `"$` in them are not looked through after decoding.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import pickle
 from base64 import b64decode, b64encode
@@ -23,12 +22,14 @@ from decimal import Decimal
 from enum import Enum
 from itertools import chain
 from operator import itemgetter
+from pathlib import PurePath
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured, nearest
+from celeriac.records import fields, is_url, opener
 
 __all__ = [
     "JSON",
@@ -38,7 +39,6 @@ __all__ = [
     "dumps",
     "dumps_call",
     "dumps_calls",
-    "fields_of",
     "loads",
     "prepend",
     "register_serializer",
@@ -134,7 +134,7 @@ def _lower_key(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_lower_key(item) for item in value]
     lowered = _lower(value)
-    if type(lowered) is dict and fields_of(value) is not None:
+    if type(lowered) in (dict, list) and opener(type(value)) is not None:
         raise TypeError(f"cannot serialise {type(value).__qualname__} as a key, or in a set")
     return lowered
 
@@ -172,32 +172,16 @@ def _lower_other(value: Any) -> Any:
         return _lower(value.value)
     if isinstance(value, type):
         raise TypeError(f"cannot serialise the class {value.__qualname__} itself")
-    record = fields_of(value)
-    if record is not None:
-        return _lower_dict(record)
+    opens = opener(type(value))
+    if opens is not None:
+        return _lower(opens(value))
     for base in _BASES:
         if isinstance(value, base):
             lowering = _LOWERINGS.get(base)
             return lowering(value) if lowering is not None else base(value)
+    if isinstance(value, PurePath) or is_url(type(value)):
+        return str(value)
     raise TypeError(f"cannot serialise {type(value).__module__}.{type(value).__qualname__}")
-
-
-def fields_of(value: Any) -> dict[str, Any] | None:
-    """Return the fields of a dataclass, Struct, attrs or pydantic instance, or None for anything else."""
-    kind = type(value)
-    if hasattr(kind, "__dataclass_fields__"):
-        names = [field.name for field in dataclasses.fields(value)]
-        return {name: getattr(value, name) for name in names if hasattr(value, name)}
-    if isinstance(value, msgspec.Struct):
-        fields = {name: getattr(value, name) for name in kind.__struct_fields__}
-        config = kind.__struct_config__
-        return fields if config.tag is None else {str(config.tag_field): config.tag, **fields}
-    if hasattr(kind, "__pydantic_fields__"):
-        dumped: dict[str, Any] = value.model_dump()
-        return dumped
-    if hasattr(kind, "__attrs_attrs__"):
-        return {field.name: getattr(value, field.name) for field in kind.__attrs_attrs__}
-    return None
 
 
 # --- Raising: back to Python values -------------------------------------------------------------------
@@ -255,8 +239,8 @@ def _locate(value: Any, path: str) -> tuple[str, Any]:
         parts = ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
         parts = ((f"[{index}]", item) for index, item in enumerate(value))
-    elif not isinstance(value, type) and (record := fields_of(value)) is not None:
-        parts = ((f".{name}", item) for name, item in record.items())
+    elif not isinstance(value, type) and (opened := fields(value)) is not None:
+        parts = ((f".{name}", item) for name, item in opened.items()) if isinstance(opened, dict) else [("", opened)]
     for step, part in parts:
         try:
             _encode(_lower(part))

@@ -173,6 +173,7 @@ class Task(Generic[P, R]):
     def draft(self) -> Draft:
         """Return what the messages of this task have in common."""
         if self._draft is None:
+            self.arguments.prepare()
             self._draft = Draft(self.app, self.name, self.options, self.lane)
         return self._draft
 

@@ -14,7 +14,8 @@ from celeriac.clock import aware
 from celeriac.errors import DecodeError
 from celeriac.message import Message
 from celeriac.outcome import Outcome
-from celeriac.serialization import decode, fields_of
+from celeriac.records import fields
+from celeriac.serialization import decode
 
 __all__ = ["as_json", "call_of", "dead_document", "emit", "instant", "message_document", "outcome_document", "value_of"]
 
@@ -33,7 +34,7 @@ def emit(document: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    record = fields_of(value)
+    record = fields(value)
     return record if record is not None else repr(value)
 
 

@@ -1,0 +1,242 @@
+"""Records: what is one, what of it travels, and how it is built again.
+
+A record is an instance of a dataclass, a msgspec Struct, an attrs class, or a model or dataclass of pydantic's.
+`serialization.py` asks for the `opener` of a value's class, `arguments.py` for the `rebuilder` of an annotation. Both
+are made once for each class or annotation, and what is wrong with it is raised then.
+
+pydantic is optional: it is not imported here, but found where the user's own class has brought it.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from inspect import signature
+from pathlib import PurePath
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+__all__ = ["Opener", "Rebuilder", "fields", "is_url", "opener", "rebuilder"]
+
+Opener = Callable[[Any], Any]
+Rebuilder = Callable[[Any], Any]
+
+
+# --- Opening: what travels ----------------------------------------------------------------------------
+
+
+def fields(value: Any) -> Any:
+    """Return what of a record travels, or None for anything else.
+
+    It is a dict of its fields, by the names that it is built from; a list, where a Struct is written as one; whatever
+    a root model holds.
+    """
+    opens = opener(type(value))
+    return opens(value) if opens is not None else None
+
+
+def _opener(kind: type) -> Opener | None:
+    if _is_model(kind):
+        return _model_opener(kind)
+    if hasattr(kind, "__dataclass_fields__"):
+        return _attributes([field.name for field in dataclasses.fields(kind)])
+    if issubclass(kind, msgspec.Struct):
+        return _struct_opener(kind)
+    if hasattr(kind, "__attrs_attrs__"):
+        return _attributes([field.name for field in kind.__attrs_attrs__])
+    return None
+
+
+opener: Callable[[type], Opener | None] = lru_cache(maxsize=1024)(_opener)
+"""Return what `fields` does for instances of a class, or None where they are no records."""
+
+
+def is_url(kind: type) -> bool:
+    """Say whether a class is one of pydantic's URLs, which travel as text."""
+    return hasattr(kind, "unicode_string")
+
+
+def _attributes(names: list[str]) -> Opener:
+    return lambda value: {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def _struct_opener(kind: type[msgspec.Struct]) -> Opener:
+    config, names = kind.__struct_config__, kind.__struct_fields__
+    if config.array_like:
+        head = [] if config.tag is None else [config.tag]
+        return lambda value: [*head, *(getattr(value, name) for name in names)]
+    pairs = list(zip(names, kind.__struct_encode_fields__, strict=True))
+    tag = {} if config.tag is None else {str(config.tag_field): config.tag}
+
+    def opens(value: Any) -> dict[str, Any]:
+        found = {encoded: item for name, encoded in pairs if (item := getattr(value, name)) is not msgspec.UNSET}
+        return {**tag, **found}
+
+    return opens
+
+
+def _model_opener(kind: type) -> Opener:
+    if hasattr(kind, "model_dump"):
+        return lambda value: value.model_dump(round_trip=True)
+    adapter = _pydantic().TypeAdapter(kind)
+    return lambda value: adapter.dump_python(value, round_trip=True)
+
+
+# --- Rebuilding: from plain data ----------------------------------------------------------------------
+
+
+def rebuilder(hint: Any) -> Rebuilder | None:
+    """Return what turns plain data into what an annotation names, or None where that is plain data.
+
+    Raises `TypeError` where it cannot be done, as for `A | B` of two dataclasses: nothing in JSON tells which it was.
+    What is returned raises `ValueError` or `TypeError` for data that does not fit.
+    """
+    classes = list(_classes(hint))
+    has_record = any(_is_record(kind) for kind in classes)
+    if not has_record and not any(issubclass(kind, PurePath) for kind in classes):
+        return None
+    try:
+        if any(_is_validated(kind) for kind in classes) and not any(_is_foreign(kind) for kind in classes):
+            return _validator(_mapped(hint, lambda kind: kind))
+        buildable = _mapped(hint, _buildable)
+        msgspec.msgpack.Decoder(buildable)  # looks through all of it
+    except (TypeError, NameError, RuntimeError) as error:  # pydantic's own are RuntimeErrors
+        if not has_record:
+            return None  # `str | Path`: text is one of them
+        raise TypeError(str(error).partition("\n")[0]) from error
+    return lambda value: msgspec.convert(value, buildable, dec_hook=_hook)
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """Yield the classes that values of an annotation can consist of."""
+    origin = get_origin(hint)
+    if origin is type or origin is collections.abc.Callable:
+        return
+    if isinstance(origin or hint, type):
+        yield origin or hint
+    for part in get_args(hint):
+        yield from _classes(part)
+
+
+def _is_record(kind: type) -> bool:
+    return _is_validated(kind) or hasattr(kind, "__dataclass_fields__") or _is_foreign(kind)
+
+
+def _is_validated(kind: type) -> bool:
+    return _is_model(kind) or is_url(kind)
+
+
+def _is_foreign(kind: type) -> bool:
+    """Say whether pydantic knows nothing of a class of records."""
+    return issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__")
+
+
+def _is_model(kind: type) -> bool:
+    return hasattr(kind, "__pydantic_fields__")
+
+
+def _mapped(hint: Any, change: Callable[[Any], Any]) -> Any:
+    """Return an annotation with each of its classes changed, and with a Sequence for each Iterable."""
+    origin, parts = get_origin(hint), get_args(hint)
+    changed = tuple(_mapped(part, change) for part in parts)
+    if not parts:
+        return change(hint) if isinstance(hint, type) else hint
+    if origin is collections.abc.Iterable:
+        origin = collections.abc.Sequence
+    elif changed == parts:
+        return hint
+    return Union[changed] if origin in (Union, UnionType) else origin[changed]  # noqa: UP007
+
+
+def _hook(kind: Any, value: Any) -> Any:
+    """Build what msgspec knows nothing of, within what it does."""
+    if isinstance(kind, type):
+        if _is_validated(kind):
+            return _validator(kind)(value)
+        if issubclass(kind, PurePath):
+            return kind(value)
+        if isinstance(kind, _WithoutInit):
+            return kind.build(value)
+    raise TypeError(f"nothing is known of how to build {kind!r}")
+
+
+# --- Models -------------------------------------------------------------------------------------------
+
+
+def _pydantic() -> Any:
+    return sys.modules["pydantic"]
+
+
+@cache
+def _validator(hint: Any) -> Rebuilder:
+    """Return what lets pydantic build an annotation."""
+    for kind in _classes(hint):
+        for name, field in getattr(kind, "__pydantic_fields__", {}).items():
+            if field.exclude and field.is_required():
+                raise TypeError(f"{kind.__name__}.{name} does not travel, for it is excluded: give it a default")
+    adapter, to_json = _pydantic().TypeAdapter(hint), sys.modules["pydantic_core"].to_json
+    names: dict[str, Any] = {}
+    if "by_name" in signature(adapter.validate_python).parameters:  # since pydantic 2.11
+        names = {"by_alias": True, "by_name": True}  # fields travel by name; others may send aliases
+
+    def rebuild(value: Any) -> Any:
+        try:
+            return adapter.validate_python(value, **names)
+        except ValueError as error:
+            refused = error
+        try:  # as the JSON that it was: there a strict model takes a list for a tuple, a value for an enum
+            text = to_json(value)
+        except ValueError:  # bytes that are no text
+            raise refused from None
+        return adapter.validate_json(text, **names)
+
+    return rebuild
+
+
+# --- Dataclasses with InitVar -------------------------------------------------------------------------
+
+
+class _WithoutInit(type):
+    """Stands for a dataclass that can only be built without its `__init__`: what that was given is gone."""
+
+    kind: type
+    mirror: type[msgspec.Struct]  # its fields, their types and defaults
+
+    def build(cls, value: Any) -> Any:
+        found = msgspec.convert(value, cls.mirror, dec_hook=_hook)
+        made: Any = object.__new__(cls.kind)
+        for name in cls.mirror.__struct_fields__:
+            if (item := getattr(found, name)) is not msgspec.UNSET:
+                object.__setattr__(made, name, item)
+        return made
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, cls.kind)
+
+
+@cache
+def _buildable(hint: Any) -> Any:
+    """Return what stands for a class that msgspec does not build, or the class itself."""
+    declared = getattr(hint, "__dataclass_fields__", {}).values()
+    if not any(field._field_type is dataclasses._FIELD_INITVAR for field in declared):  # type: ignore[attr-defined]
+        return hint
+    types = get_type_hints(hint)
+    mirror = msgspec.defstruct(
+        hint.__name__,
+        [(field.name, _mapped(types[field.name], _buildable), _default(field)) for field in dataclasses.fields(hint)],
+        kw_only=True,
+    )
+    return _WithoutInit(hint.__name__, (), {"kind": hint, "mirror": mirror})
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return msgspec.field(default_factory=field.default_factory)
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return msgspec.NODEFAULT if field.init else msgspec.UNSET
