@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -95,6 +96,23 @@ def test_bytes_that_are_not_ours_are_a_decode_error_or_a_value(data: bytes) -> N
         loads(data)
 
 
+@pytest.mark.parametrize("value", [2**63, 2**64, -(2**64), 10**100])
+def test_integers_have_no_limit(value: int) -> None:
+    assert loads(dumps([value, {"a": value}, {value}, {value: 1}])) == [value, {"a": value}, {value}, {value: 1}]
+    assert loads(dumps_call((value,), {"a": value})) == [[value], {"a": value}]
+    assert list(map(loads, dumps_calls([((value,), {}), ((1,), {})]))) == [[[value], {}], [[1], {}]]
+
+
+def test_subclasses_of_float_are_numbers() -> None:
+    class Metres(float):
+        def __repr__(self) -> str:
+            return f"{float(self)} m"
+
+    assert loads(dumps([Metres(1.5), {"a": Metres(2)}, {Metres(3)}])) == [1.5, {"a": 2.0}, {3.0}]
+    assert loads(dumps([Metres("inf"), -Metres("inf")])) == [math.inf, -math.inf]
+    assert math.isnan(loads(dumps(Metres("nan"))))
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_infinity_is_a_number(value: float) -> None:
     assert loads(dumps([value, {"a": value}])) == [value, {"a": value}]
@@ -126,6 +144,33 @@ def test_records_travel_as_plain_objects() -> None:
 
     found = loads(dumps([Data(date(2026, 1, 1)), Struct({1}), Model(price=Decimal("1.10"))]))
     assert found == [{"when": date(2026, 1, 1)}, {"ids": {1}}, {"price": Decimal("1.10")}]
+
+
+def test_paths_and_urls_travel_as_text() -> None:
+    assert loads(dumps([Path("/x"), {"a": pydantic.HttpUrl("https://x.y/")}])) == ["/x", {"a": "https://x.y/"}]
+
+
+def test_records_travel_as_they_are_written() -> None:
+    class Struct(msgspec.Struct, rename="camel", tag="s"):
+        first_name: str
+        unset: int | msgspec.UnsetType = msgspec.UNSET
+
+    class Row(msgspec.Struct, array_like=True, tag="r"):
+        ids: set[int]
+
+    assert loads(dumps([Struct("a"), Row({1}), pydantic.RootModel[list[int]]([1])])) == [
+        {"type": "s", "firstName": "a"}, ["r", {1}], [1],
+    ]  # fmt: skip
+
+
+def test_the_error_names_the_part_of_a_row() -> None:
+    class Row(msgspec.Struct, array_like=True, frozen=True):
+        part: Any
+
+    with pytest.raises(EncodeError, match=r"builtins\.object at \['a'\]\[0\]"):
+        dumps({"a": Row(object())})
+    with pytest.raises(EncodeError, match="as a key, or in a set"):
+        dumps({Row(1)})
 
 
 def test_subclasses_of_plain_types_come_back_plain() -> None:

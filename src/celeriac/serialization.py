@@ -140,7 +140,7 @@ def _lower_key(value: Any) -> Any:
 
 
 def _lower_float(value: float) -> Any:
-    return float(value) if math.isfinite(value) else {"$float": repr(value)}
+    return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
 
 
 _LOWERINGS: dict[type, Callable[[Any], Any]] = {
