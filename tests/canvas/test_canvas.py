@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -32,6 +33,11 @@ from tests.canvas.crew import Crew
 from tests.clock import FakeClock
 
 TIMEOUT = 10.0
+
+
+@dataclass
+class Line:
+    name: str
 
 
 @pytest.fixture
@@ -138,6 +144,16 @@ def test_map_starmap_and_chunks(app: Celeriac) -> None:
     assert (chunks(add, [(n, n) for n in range(5)], 2) | s(app, "total")).delay().get(TIMEOUT) == 20
     with pytest.raises(ValueError, match="size from 1 up"):
         add.chunks([], 0)
+
+
+def test_map_starmap_and_chunks_rebuild_records_as_a_call_does(app: Celeriac, worker: None) -> None:
+    @app.task
+    def name(line: Line, *more: Line) -> list[str]:
+        return [one.name for one in (line, *more)]
+
+    assert name.map([Line("a"), Line("b")]).delay().get(TIMEOUT) == [["a"], ["b"]]
+    assert name.starmap([(Line("a"), Line("b"))]).delay().get(TIMEOUT) == [["a", "b"]]
+    assert name.chunks([(Line("a"),), (Line("b"),)], 1).delay().get(TIMEOUT) == [[["a"]], [["b"]]]
 
 
 def test_drawings(app: Celeriac) -> None:

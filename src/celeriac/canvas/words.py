@@ -60,18 +60,23 @@ def builtin_tasks(app: Celeriac) -> dict[str, Task[Any, Any]]:
         return value
 
     def map_(task: str, items: list[Any]) -> list[Any]:
-        call = _function(app, task)
-        return [call(item) for item in items]
+        found = _plain_task(app, task)
+        return [_call(found, [item]) for item in items]
 
     def starmap(task: str, items: list[list[Any]]) -> list[Any]:
-        call = _function(app, task)
-        return [call(*item) for item in items]
+        found = _plain_task(app, task)
+        return [_call(found, item) for item in items]
 
     made: dict[str, Callable[..., Any]] = {GATHER: gather, MAP: map_, STARMAP: starmap}
     return {name: Task(app, function, name, {"max_retries": 0}) for name, function in made.items()}
 
 
-def _function(app: Celeriac, name: str) -> Task[Any, Any]:
+def _call(task: Task[Any, Any], items: list[Any]) -> Any:
+    args, kwargs = task.arguments.rebuild(items, {})
+    return task(*args, **kwargs)
+
+
+def _plain_task(app: Celeriac, name: str) -> Task[Any, Any]:
     if name not in app.tasks:
         raise NotRegistered(name, app.tasks)
     task = app.tasks[name]
