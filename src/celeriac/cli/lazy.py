@@ -9,19 +9,22 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from celeriac.errors import CeleriacError, nearest
+from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
 __all__ = ["APP", "LazyGroup"]
 
 APP = "celeriac.app"
 """The key of what -A names, in the context's `meta`."""
 
+WRONG = (ImproperlyConfigured, UnknownQueue)
+"""Errors of the app or the command line: to try again will not help."""
+
 
 class LazyGroup(click.Group):
     """A group made from a table: name of the command, its one-line help.
 
     The command `name` is the attribute `command` of the module `celeriac.cli.name`. Celeriac's errors end any of them
-    as `Error: …`, with exit code 1.
+    as `Error: …`, with exit code 2 where the app or the command line is wrong, else 1.
     """
 
     def __init__(self, *args: Any, table: Mapping[str, str], **attributes: Any) -> None:
@@ -62,4 +65,6 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            raise click.ClickException(str(error)) from error
+            shown = click.ClickException(str(error))
+            shown.exit_code = 2 if isinstance(error, WRONG) else 1
+            raise shown from error
