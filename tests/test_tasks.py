@@ -118,6 +118,20 @@ def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None
         app.task(retry_backof=True)(print)  # type: ignore[call-overload]
 
 
+def test_what_is_no_boolean_is_refused_where_one_is_wanted(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda: None)
+    data = {**task.s().to_dict(), "immutable": 1}
+    for attempt in (
+        lambda: task.signature(immutable=1),  # type: ignore[arg-type]
+        lambda: task.s().set(immutable="no"),  # type: ignore[arg-type]
+        lambda: app.signature("t", immutable=1),  # type: ignore[arg-type]
+        lambda: app.signature(data),
+    ):
+        with pytest.raises(TypeError, match="immutable takes True or False"):
+            attempt()
+    assert task.s().set(immutable=True).immutable is True
+
+
 def test_the_lane_is_that_of_the_function(app: Celeriac) -> None:
     async def wait() -> None: ...
 

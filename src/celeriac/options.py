@@ -16,7 +16,7 @@ import msgspec
 from celeriac.clock import Duration, instant, seconds
 from celeriac.errors import EncodeError, UnknownOption, nearest
 
-__all__ = ["CALL_OPTIONS", "TASK_OPTIONS", "CallOptions", "TaskOptions", "check_call", "check_task", "rate"]
+__all__ = ["CALL_OPTIONS", "TASK_OPTIONS", "CallOptions", "TaskOptions", "boolean", "check_call", "check_task", "rate"]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -118,6 +118,13 @@ def rate(limit: str | float) -> float:
     return float(match[1]) / _PERIODS[match[2]]
 
 
+def boolean(value: Any, name: str) -> bool:
+    """Return a boolean; refuse what is none, which would be read otherwise at the other end."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} takes True or False, not {value!r}")
+    return value
+
+
 def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], what: str) -> None:
     for name in options:
         if name not in known:
@@ -143,8 +150,8 @@ def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
         raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
     for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
-        if name in checked and not isinstance(checked[name], bool):
-            raise TypeError(f"{name} takes True or False, not {checked[name]!r}")
+        if name in checked:
+            boolean(checked[name], name)
     if "headers" in checked and not isinstance(checked["headers"], Mapping):
         raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
     if "headers" in checked:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from celeriac.errors import UnknownOption, nearest
 from celeriac.message import Message
-from celeriac.options import check_call
+from celeriac.options import boolean, check_call
 from celeriac.result import AsyncResult
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class Signature(Generic[R]):
         self.args = tuple(args)
         self.kwargs = dict(kwargs or {})
         self.options = check_call(options or {})
-        self.immutable = immutable
+        self.immutable = boolean(immutable, "immutable")
 
     def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Change options in place, and return the signature: `add.s(2, 2).set(queue="math", countdown=10)`."""
-        self.options = check_call({**self.options, **options})
         if immutable is not None:
-            self.immutable = immutable
+            self.immutable = boolean(immutable, "immutable")
+        self.options = check_call({**self.options, **options})
         return self
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
