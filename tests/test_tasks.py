@@ -432,9 +432,30 @@ def test_the_states_that_are_celeriacs_own_cannot_be_set_by_a_task(app: Celeriac
         self.update_state(state, {"x": 1})
 
     assert tell.apply(("SPINNING",)).state == states.SUCCESS
-    for state in (*states.READY_STATES, states.RETRY):
+    for state in (*states.READY_STATES, states.RETRY, states.REPLACED):
         with pytest.raises(ValueError, match="for Celeriac to set"):
             tell.apply((state,)).get()
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "match"),
+    [
+        (lambda task: task.update_state(None), TypeError, "state takes a non-empty string, not None"),
+        (lambda task: task.update_state(123), TypeError, "state takes a non-empty string, not 123"),
+        (lambda task: task.update_state("\ud800"), ValueError, "state takes text that can be written as UTF-8"),
+        (lambda task: task.update_state("SPINNING", {"x": object()}), EncodeError, r"builtins\.object at \['x'\]"),
+    ],
+    ids=["none", "number", "surrogate", "meta"],
+)
+def test_a_state_or_a_meta_that_cannot_be_recorded_fails_the_task(
+    app: Celeriac, told: Callable[[Any], None], error: type[Exception], match: str
+) -> None:
+    @app.task(bind=True)
+    def tell(self: Task[..., Any]) -> None:
+        told(self)
+
+    with pytest.raises(error, match=match):
+        tell.apply().get()
 
 
 def test_signals_tell_of_a_task(app: Celeriac) -> None:

@@ -16,7 +16,17 @@ import msgspec
 from celeriac.clock import Duration, instant, seconds
 from celeriac.errors import EncodeError, UnknownOption, nearest
 
-__all__ = ["CALL_OPTIONS", "TASK_OPTIONS", "CallOptions", "TaskOptions", "boolean", "check_call", "check_task", "rate"]
+__all__ = [
+    "CALL_OPTIONS",
+    "TASK_OPTIONS",
+    "CallOptions",
+    "TaskOptions",
+    "boolean",
+    "check_call",
+    "check_task",
+    "rate",
+    "word",
+]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -125,6 +135,17 @@ def boolean(value: Any, name: str) -> bool:
     return value
 
 
+def word(value: Any, name: str) -> str:
+    """Return a name or an id; refuse what is no text, is empty, or cannot be written as UTF-8 (a lone surrogate)."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} takes a non-empty string, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} takes text that can be written as UTF-8, not {value!r}: {error.reason}.") from None
+    return value
+
+
 def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], what: str) -> None:
     for name in options:
         if name not in known:
@@ -144,8 +165,8 @@ def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
             raise ValueError(f"priority takes a whole number from 0 to 9 (higher is sooner), not {priority!r}")
     for name in ("queue", "serializer", "task_id"):
-        if name in checked and (not isinstance(checked[name], str) or not checked[name]):
-            raise TypeError(f"{name} takes a non-empty string, not {checked[name]!r}")
+        if name in checked:
+            word(checked[name], name)
     retries = checked.get("max_retries")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
         raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")

@@ -19,9 +19,10 @@ from celeriac.context import Request, current
 from celeriac.draft import Draft
 from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
-from celeriac.options import CallOptions, check_task, rate
+from celeriac.options import CallOptions, check_task, rate, word
 from celeriac.result import AsyncResult, EagerResult, Results
 from celeriac.retry import RetryPolicy
+from celeriac.serialization import dumps
 from celeriac.signature import Signature
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_KWARGS: dict[str, Any] = {}  # never changed
+OWN_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # Celeriac's own
 PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
 
 
@@ -265,12 +267,14 @@ class Task(Generic[P, R]):
         self.update_state(states.PROGRESS, {"done": done, "total": total, **more})
 
     def update_state(self, state: str, meta: Any = None) -> None:
-        """Record a state of one's own, with `meta` as the result's `info`."""
-        if state in states.READY_STATES or state == states.RETRY:
+        """Record a state of one's own, with `meta`, which can be serialised, as the result's `info`."""
+        if word(state, "state") in OWN_STATES:
             raise ValueError(f"The state {state!r} is for Celeriac to set; return, raise, or name another.")
         request = self.request
         if request.report is not None:
             request.report(request.message, state, meta)
+        else:
+            dumps(meta)  # so that what a worker would refuse is refused here too
 
     def retry_policy(self, message: Message) -> RetryPolicy:
         """Return when attempts of a message are followed by others."""
