@@ -118,6 +118,11 @@ def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None
         app.task(retry_backof=True)(print)  # type: ignore[call-overload]
 
 
+def test_a_task_with_an_unknown_serializer_is_refused(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"'jason'. Did you mean 'json'"):
+        app.task(name="t", serializer="jason")(lambda: None)
+
+
 def test_what_is_no_boolean_is_refused_where_one_is_wanted(app: Celeriac) -> None:
     task = app.task(name="t")(lambda: None)
     data = {**task.s().to_dict(), "immutable": 1}

@@ -15,6 +15,7 @@ import msgspec
 
 from celeriac.clock import Duration, instant, seconds
 from celeriac.errors import EncodeError, UnknownOption, nearest
+from celeriac.serialization import serializer
 
 __all__ = [
     "CALL_OPTIONS",
@@ -84,6 +85,8 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("autoretry_for", "dont_autoretry_for"):
         if name in checked:
             checked[name] = _exception_types(name, checked[name])
+    if "serializer" in checked:
+        serializer(checked["serializer"])
     if checked.get("rate_limit") is not None:
         rate(checked["rate_limit"])
     if not isinstance(checked.get("retry_backoff", True), bool):
