@@ -76,6 +76,34 @@ def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) ->
     assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"countdown": 1e300}, {"countdown": 10**400}, {"countdown": timedelta.max}, {"expires": 1e12},
+        {"eta": datetime.max.replace(tzinfo=UTC)}, {"expires": datetime.max.replace(tzinfo=UTC)}, {"expires": -1},
+    ],
+)  # fmt: skip
+def test_a_time_of_a_call_that_no_calendar_has_is_refused(app: Celeriac, options: Any) -> None:
+    task = app.task(name="t")(lambda: None)
+    [name] = options
+    for attempt in (task.apply_async, task.s().set):
+        with pytest.raises(ValueError, match=f"{name} takes"):
+            attempt(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"expires": -5}, {"retry_backoff": None}, {"retry_backoff": -1}, {"retry_backoff_max": None},
+        {"retry_backoff_max": -1}, {"default_retry_delay": 1e300}, {"time_limit": -1},
+    ],
+)  # fmt: skip
+def test_a_duration_of_a_task_that_makes_no_sense_is_refused(app: Celeriac, options: Any) -> None:
+    [name] = options
+    with pytest.raises((TypeError, ValueError), match=f"{name} takes"):
+        app.task(name="t", **options)(lambda: None)
+
+
 def test_headers_of_a_call_add_to_the_tasks(app: Celeriac) -> None:
     task = app.task(name="t", headers={"a": 1, "b": 1})(lambda: None)
     assert task.s().set(headers={"b": 2}).message().headers == {"a": 1, "b": 2}

@@ -90,9 +90,10 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     if checked.get("rate_limit") is not None:
         rate(checked["rate_limit"])
     if not isinstance(checked.get("retry_backoff", True), bool):
-        checked["retry_backoff"] = seconds(checked["retry_backoff"], "retry_backoff")
-    if "expires" in checked:
-        checked["expires"] = seconds(checked["expires"], "expires")
+        checked["retry_backoff"] = _length(checked["retry_backoff"], "retry_backoff")
+    for name in ("retry_backoff_max", "expires"):
+        if name in checked:
+            checked[name] = _length(checked[name], name)
     return checked
 
 
@@ -109,9 +110,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(checked.get("expires"), datetime):
         instant(checked["expires"], "expires")
     elif "expires" in checked:
-        checked["expires"] = seconds(checked["expires"], "expires")
-        if checked["expires"] < 0:
-            raise ValueError(f"expires takes seconds from 0 up, or an aware datetime, not {checked['expires']!r}")
+        checked["expires"] = _length(checked["expires"], "expires")
     return checked
 
 
@@ -129,6 +128,14 @@ def rate(limit: str | float) -> float:
     if match is None or not float(match[1]):
         raise ValueError(f"rate_limit takes '10/s', '100/m', '5/h' or a number of tasks per second, not {limit!r}")
     return float(match[1]) / _PERIODS[match[2]]
+
+
+def _length(value: Any, name: str) -> float:
+    """Return a duration that is not negative, in seconds."""
+    length = seconds(value, name)
+    if length < 0:
+        raise ValueError(f"{name} takes seconds from 0 up, not {value!r}")
+    return length
 
 
 def boolean(value: Any, name: str) -> bool:
@@ -158,11 +165,9 @@ def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], 
 
 def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
     checked = dict(options)
-    for name in ("soft_time_limit", "time_limit", "default_retry_delay", "retry_backoff_max"):
+    for name in ("soft_time_limit", "time_limit", "default_retry_delay"):
         if checked.get(name) is not None:
-            checked[name] = seconds(checked[name], name)
-            if checked[name] < 0:
-                raise ValueError(f"{name} takes seconds from 0 up, not {checked[name]!r}")
+            checked[name] = _length(checked[name], name)
     if "priority" in checked:
         priority = checked["priority"]
         if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
