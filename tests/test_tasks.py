@@ -572,3 +572,50 @@ def test_a_tasks_class_may_be_ones_own(app: Celeriac) -> None:
             return f"{super().call(request)}!"
 
     assert app.task(base=Loud, name="t")(lambda: "hey").apply().get() == "hey!"
+
+
+def test_options_may_be_attributes_of_a_tasks_class_and_the_decorators_come_first(app: Celeriac) -> None:
+    class Stubborn(Task[..., Any]):
+        autoretry_for = (ValueError,)
+        max_retries = 5
+        queue = "slow"
+        rate_limit = "30/m"
+
+    class Calm(Stubborn):
+        max_retries = 2
+
+    attempts: list[str] = []
+
+    def fail() -> None:
+        attempts.append("")
+        raise ValueError
+
+    for count, options in ((6, {"base": Stubborn}), (3, {"base": Calm}), (2, {"base": Calm, "max_retries": 1})):
+        task = app.task(name=f"t{count}", **options)(fail)
+        attempts.clear()
+        task.apply()
+        assert len(attempts) == count
+        assert (task.s().message().queue, task.rate) == ("slow", 0.5)
+
+
+def test_an_attribute_of_a_tasks_class_is_checked_as_an_option(app: Celeriac) -> None:
+    class Wrong(Task[..., Any]):
+        max_retries = "5"
+
+    with pytest.raises(ValueError, match="max_retries takes a whole number from 0 up, not '5'"):
+        app.task(base=Wrong)(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("hook", "instead"),
+    [
+        ("on_failure", "signals.task_failure"), ("on_success", "signals.task_success"),
+        ("on_retry", "signals.task_retry"), ("after_return", "signals.task_postrun"),
+        ("before_start", "signals.task_prerun"), ("__call__", r"override call\(self, request\)"),
+        ("retry_kwargs", "max_retries"),
+    ],
+)  # fmt: skip
+def test_what_a_tasks_class_has_in_celery_and_would_do_nothing_here_is_refused(app: Celeriac, hook: str, instead: str) -> None:
+    hooked = type("Hooked", (Task,), {hook: lambda self, *args, **kwargs: None})
+    with pytest.raises(UnknownOption, match=rf"Hooked\.{hook} would do nothing here: .*{instead}"):
+        app.task(base=hooked)(lambda: None)

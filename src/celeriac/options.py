@@ -25,6 +25,7 @@ __all__ = [
     "boolean",
     "check_call",
     "check_task",
+    "declared",
     "rate",
     "word",
 ]
@@ -95,6 +96,32 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in checked:
             checked[name] = _length(checked[name], name)
     return checked
+
+
+NOT_HERE = {
+    "__call__": "override call(self, request), which workers call",
+    "acks_on_failure_or_timeout": "failures and time-outs are settled like every ending; remove it",
+    "after_return": "connect to signals.task_postrun, or override call(self, request)",
+    "before_start": "connect to signals.task_prerun, or override call(self, request)",
+    "on_failure": "connect to signals.task_failure",
+    "on_retry": "connect to signals.task_retry",
+    "on_success": "connect to signals.task_success",
+    "reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
+    "retry_kwargs": "write `max_retries` and `default_retry_delay` as attributes of their own",
+    "throws": "failures are not told apart in the log; remove it",
+}
+"""What a class of tasks may have in Celery, and what stands in its place."""
+
+
+def declared(kind: type, root: type) -> dict[str, Any]:
+    """Return the options that a class of tasks has as attributes, beyond those of `root`: `max_retries = 5`.
+
+    Raises `UnknownOption` for hooks and options of Celery's that would do nothing.
+    """
+    for name, instead in NOT_HERE.items():
+        if getattr(kind, name, None) is not getattr(root, name, None):
+            raise UnknownOption(f"{kind.__qualname__}.{name} would do nothing here: {instead}.")
+    return {name: getattr(kind, name) for name in TaskOptions.__annotations__ if hasattr(kind, name)}
 
 
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:

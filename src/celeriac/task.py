@@ -19,7 +19,7 @@ from celeriac.context import Request, current
 from celeriac.draft import Draft
 from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
-from celeriac.options import CallOptions, check_task, rate, word
+from celeriac.options import CallOptions, check_task, declared, rate, word
 from celeriac.result import AsyncResult, EagerResult, Results
 from celeriac.retry import RetryPolicy
 from celeriac.serialization import dumps
@@ -40,7 +40,10 @@ PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
 
 
 class Task(Generic[P, R]):
-    """A function that workers can run. Made by `@app.task`."""
+    """A function that workers can run. Made by `@app.task`.
+
+    A class of one's own (`@app.task(base=…)`) may have options as attributes, which those of the decorator override.
+    """
 
     def __init__(self, app: Celeriac, function: Callable[..., Any], name: str, options: Mapping[str, Any],
                  bind: bool = False) -> None:  # fmt: skip
@@ -48,7 +51,7 @@ class Task(Generic[P, R]):
         self.name = name
         self.function = function
         self.bind = bind
-        self.options = check_task(options)
+        self.options = check_task({**declared(type(self), Task), **options})
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.lane = COROUTINE if self.is_coroutine else PLAIN
         self.arguments = Arguments(function, name, bind)
@@ -285,7 +288,7 @@ class Task(Generic[P, R]):
         return self._retry_policy
 
     @property
-    def rate_limit(self) -> float | None:
+    def rate(self) -> float | None:
         """How many attempts a worker may start in a second; None: as many as it can."""
         limit = self.options.get("rate_limit", self.app.conf.task_default_rate_limit)
         return rate(limit) if limit else None
@@ -297,9 +300,10 @@ class Task(Generic[P, R]):
 class CoroutineTask(Task[P, R]):
     """A task whose function is a coroutine. Calling it here returns the coroutine."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
-        """Call the function, here; the answer is to be awaited."""
-        return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            """Call the function, here; the answer is to be awaited."""
 
 
 def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryPolicy:
@@ -315,5 +319,3 @@ def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryP
         backoff_max=options.get("retry_backoff_max", 600.0),
         jitter=options.get("retry_jitter", True),
     )
-
-
