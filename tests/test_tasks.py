@@ -16,8 +16,10 @@ from celeriac import (
     RemoteError,
     Retry,
     Task,
+    chain,
     current_app,
     current_request,
+    group,
     shared_task,
     signals,
     states,
@@ -163,6 +165,45 @@ def test_what_is_no_boolean_is_refused_where_one_is_wanted(app: Celeriac) -> Non
         with pytest.raises(TypeError, match="immutable takes True or False"):
             attempt()
     assert task.s().set(immutable=True).immutable is True
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ("bob", r"write args=\('bob',\)"), (3, r"write args=\(3,\)"), ({"x": 1}, r"write kwargs=\{'x': 1\}"),
+        ({1, 2}, ""), (range(2), ""),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_no_list_are_refused_and_not_taken_apart(app: Celeriac, args: Any, told: str) -> None:
+    task = app.task(name="t")(lambda *args, **kwargs: None)
+    for attempt in (
+        lambda: task.apply_async(args),
+        lambda: asyncio.run(task.aapply_async(args)),
+        lambda: task.apply(args),
+        lambda: task.signature(args),
+        lambda: task.s().apply_async(args),
+        lambda: chain(task.s(), task.s()).apply_async(args),
+        lambda: group(task.s()).apply_async(args),
+        lambda: app.send_task("t", args),
+        lambda: app.send_task("elsewhere", args),
+    ):
+        with pytest.raises(ArgumentsError, match=f"args takes a list or tuple.*{told}"):
+            attempt()
+
+
+def test_named_arguments_that_are_no_dict_of_names_are_refused(app: Celeriac) -> None:
+    task = app.task(name="t", typing=False)(lambda **kwargs: None)
+    for kwargs in ({1: 2}, [("x", 1)], "x"):
+        for attempt in (task.apply_async, task.signature, task.s().apply_async, group(task.s()).apply_async):
+            with pytest.raises(ArgumentsError, match="kwargs takes a dict of named arguments"):
+                attempt((), kwargs)
+    with pytest.raises(ArgumentsError, match="kwargs takes a dict"):
+        task.delay_many([{1: 2}])
+
+
+def test_arguments_that_are_none_are_none(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda *args, **kwargs: [list(args), kwargs])
+    assert task.apply(None, None).get() == [[], {}]  # type: ignore[arg-type]
 
 
 def test_the_lane_is_that_of_the_function(app: Celeriac) -> None:
@@ -615,7 +656,7 @@ def test_an_attribute_of_a_tasks_class_is_checked_as_an_option(app: Celeriac) ->
         ("retry_kwargs", "max_retries"),
     ],
 )  # fmt: skip
-def test_what_a_tasks_class_has_in_celery_and_would_do_nothing_here_is_refused(app: Celeriac, hook: str, instead: str) -> None:
+def test_what_would_do_nothing_in_a_tasks_class_is_refused(app: Celeriac, hook: str, instead: str) -> None:
     hooked = type("Hooked", (Task,), {hook: lambda self, *args, **kwargs: None})
     with pytest.raises(UnknownOption, match=rf"Hooked\.{hook} would do nothing here: .*{instead}"):
         app.task(base=hooked)(lambda: None)

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from celeriac import shared, signals
+from celeriac.arguments import args_of, kwargs_of
 from celeriac.canvas import words
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
@@ -209,7 +210,7 @@ class Celeriac:
         """Send a message for a task by its name, which need not be registered here."""
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
-        message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
+        message = self.draft(name).message(args_of(args), kwargs_of(kwargs), options)
         if not self.publish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)
@@ -219,7 +220,7 @@ class Celeriac:
         """Do as `send_task`, for coroutines."""
         if name in self.tasks:
             return await self.tasks[name].aapply_async(args, kwargs, **options)
-        message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
+        message = self.draft(name).message(args_of(args), kwargs_of(kwargs), options)
         if not await self.apublish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
+from celeriac.arguments import args_of, kwargs_of
 from celeriac.errors import UnknownOption, nearest
 from celeriac.message import Message
 from celeriac.options import boolean, check_call
@@ -37,8 +38,8 @@ class Signature(Generic[R]):
                  options: Mapping[str, Any] | None = None, immutable: bool = False) -> None:  # fmt: skip
         self.app = app
         self.task = task
-        self.args = tuple(args)
-        self.kwargs = dict(kwargs or {})
+        self.args = args_of(args)
+        self.kwargs = kwargs_of(kwargs)
         self.options = check_call(options or {})
         self.immutable = boolean(immutable, "immutable")
 
@@ -133,7 +134,7 @@ class Signature(Generic[R]):
         """Return the arguments of the call, with those that are given now in front."""
         if self.immutable:
             return self.args, self.kwargs
-        return (*args, *self.args), {**self.kwargs, **(kwargs or {})}
+        return (*args_of(args), *self.args), {**self.kwargs, **kwargs_of(kwargs)}
 
     def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         merged, named = self.merged(args, kwargs)

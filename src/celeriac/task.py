@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Un
 import msgspec
 
 from celeriac import states
-from celeriac.arguments import Arguments
+from celeriac.arguments import Arguments, args_of, kwargs_of
 from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
 from celeriac.context import Request, current
@@ -84,7 +84,7 @@ class Task(Generic[P, R]):
 
         Arguments and result are encoded and decoded as on the real road.
         """
-        return self._run_eagerly(self._checked_message(tuple(args), dict(kwargs or {}), options))
+        return self._run_eagerly(self._checked_message(args_of(args), kwargs_of(kwargs), options))
 
     def _run_eagerly(self, message: Message) -> AsyncResult[R]:
         result: EagerResult[R] = EagerResult(run_message(self.app, message), self.app)
@@ -107,13 +107,13 @@ class Task(Generic[P, R]):
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
-        message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         return self._sent(message) if self.app.publish([message]) else self._run_eagerly(message)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Do as `apply_async`, for coroutines."""
-        message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -158,7 +158,7 @@ class Task(Generic[P, R]):
         if isinstance(call, tuple):
             args, kwargs = call, NO_KWARGS
         elif isinstance(call, Mapping):
-            args, kwargs = (), dict(call)
+            args, kwargs = (), kwargs_of(call)
         else:
             raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
                             f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
