@@ -36,6 +36,7 @@ from celeriac.errors import (
     UnknownQueue,
 )
 from celeriac.message import COROUTINE, PLAIN, Message
+from celeriac.options import CALL_OPTIONS
 from tests.clock import FakeClock
 
 MakeApp = Callable[..., Celeriac]
@@ -165,6 +166,21 @@ def test_what_is_no_boolean_is_refused_where_one_is_wanted(app: Celeriac) -> Non
         with pytest.raises(TypeError, match="immutable takes True or False"):
             attempt()
     assert task.s().set(immutable=True).immutable is True
+
+
+def test_none_says_that_an_option_of_a_call_is_not_given(app: Celeriac, clock: FakeClock) -> None:
+    none: dict[str, Any] = dict.fromkeys(CALL_OPTIONS - {"soft_time_limit", "time_limit"})
+    task = app.task(name="t", queue="slow", priority=7, expires=60, headers={"a": 1}, max_retries=9)(lambda x: x)
+    sent = []
+    for message in (task.s(1).message(), task.s(1).message(**none), task.signature((1,), **none).message()):
+        fields = (message.queue, message.priority, message.headers, message.due_at, message.max_retries)
+        sent.append((*fields, round(message.expires_at - message.sent_at, 3) if message.expires_at else None))
+    assert sent == [("slow", 7, {"a": 1}, None, None, 60.0)] * 3
+    assert task.s(1).set(queue="slow", countdown=5).set(queue=None, countdown=None).options == {}
+    assert task.apply((1,), **none).get() == 1
+    assert len(task.delay_many([(1,), (2,)], task_id=None, serializer=None)) == 2
+    assert group(task.s(1), **none).apply_async(**none).results
+    assert task.s(1).set(time_limit=None).options == {"time_limit": None}
 
 
 @pytest.mark.parametrize(

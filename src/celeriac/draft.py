@@ -76,7 +76,7 @@ class Draft:
     def messages(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
                  options: Mapping[str, Any]) -> list[Message]:  # fmt: skip
         """Return the messages of many calls (arguments, named arguments), which have their options in common."""
-        if "task_id" in options:
+        if options.get("task_id") is not None:
             raise UnknownOption("task_id is for one call; many calls have an id each.")
         now, task, limit = self._app.clock.now(), self._task, self._limit
         dumps, fields = self._particular(options, now, current.get())
@@ -105,7 +105,7 @@ class Draft:
                     request: Request | None) -> tuple[Dumps, dict[str, Any]]:  # fmt: skip
         """Return what a call with options, or inside a task, differs in: how its body is written, and its fields."""
         dumps, fields = self._dumps, {**self._addressed(), **self._more(options, now)}
-        if "serializer" in options:
+        if options.get("serializer") is not None:
             chosen = serializer(options["serializer"])
             dumps, fields["content_type"] = _dumps(chosen), chosen.content_type
         if request is not None:

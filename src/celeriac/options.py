@@ -56,33 +56,36 @@ class TaskOptions(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `apply_async(...)` takes besides the arguments of the task."""
+    """What `apply_async(...)` takes besides the arguments of the task. None: not given, but for the time limits."""
 
-    task_id: str
-    queue: str
-    priority: int
-    countdown: Duration
-    eta: datetime
-    expires: Duration | datetime
-    headers: dict[str, Any]
-    serializer: str
-    acks_late: bool
-    ignore_result: bool
+    task_id: str | None
+    queue: str | None
+    priority: int | None
+    countdown: Duration | None
+    eta: datetime | None
+    expires: Duration | datetime | None
+    headers: dict[str, Any] | None
+    serializer: str | None
+    acks_late: bool | None
+    ignore_result: bool | None
     soft_time_limit: Duration | None
     time_limit: Duration | None
-    max_retries: int
+    max_retries: int | None
     link: Any
     link_error: Any
 
 
 TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS = frozenset(CallOptions.__annotations__)
+NONE_SAYS_NO = frozenset({"soft_time_limit", "time_limit"})
+"""Options of a call to which None says that there is none; to the others, that they are not given."""
 
 
 def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's options in their plain form (durations in seconds), or raise `UnknownOption`/`TypeError`."""
     _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task")
-    checked = _check_values(options)
+    checked = dict(options)
+    _check_values(checked)
     for name in ("autoretry_for", "dont_autoretry_for"):
         if name in checked:
             checked[name] = _exception_types(name, checked[name])
@@ -127,7 +130,8 @@ def declared(kind: type, root: type) -> dict[str, Any]:
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's options, durations in seconds and instants as aware datetimes, or raise."""
     _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call")
-    checked = _check_values(options)
+    checked = {name: value for name, value in options.items() if value is not None or name in NONE_SAYS_NO}
+    _check_values(checked)
     if "countdown" in checked and "eta" in checked:
         raise UnknownOption("A call takes `countdown` or `eta`, not both.")
     if "countdown" in checked:
@@ -190,8 +194,7 @@ def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], 
                                 f"Known: {', '.join(sorted(known))}.")  # fmt: skip
 
 
-def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    checked = dict(options)
+def _check_values(checked: dict[str, Any]) -> None:
     for name in ("soft_time_limit", "time_limit", "default_retry_delay"):
         if checked.get(name) is not None:
             checked[name] = _length(checked[name], name)
@@ -212,7 +215,6 @@ def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
     if "headers" in checked:
         checked["headers"] = _plain_headers(checked["headers"])
-    return checked
 
 
 def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
