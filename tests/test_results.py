@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from celeriac import AsyncResult, Celeriac, Task, TaskRevoked, group, states
 from celeriac.errors import ArgumentsError, NotRegistered, ResultTimeout, UnknownOption, WaitInTask
 from celeriac.failure import Failure
 from celeriac.outcome import Outcome
+from celeriac.progress import track
 from celeriac.serialization import dumps
 from celeriac.signature import Signature
 from tests.clock import FakeClock
@@ -268,6 +270,23 @@ def test_a_result_that_does_not_come_times_out_with_the_state_and_the_next_step(
         result.get(timeout=0)
     with pytest.raises(TimeoutError):
         asyncio.run(result.aget(timeout=0.01))
+
+
+def test_a_timeout_is_seconds_or_a_timedelta(add: Task[..., int]) -> None:
+    soon, one, many = timedelta(seconds=0.01), add.delay(1), group(add.s(1), add.s(2)).delay()
+    for wait in (
+        lambda timeout: one.get(timeout=timeout),
+        lambda timeout: asyncio.run(one.aget(timeout=timeout)),
+        lambda timeout: many.get(timeout=timeout),
+        lambda timeout: asyncio.run(many.aget(timeout=timeout)),
+        lambda timeout: list(many.as_completed(timeout)),
+        lambda timeout: list(one.collect(timeout)),
+        lambda timeout: list(track(many, timeout=timeout)),
+    ):
+        with pytest.raises(ResultTimeout, match=r"no result after 0.01 s"):
+            wait(soon)
+        with pytest.raises(TypeError, match=r"timeout takes seconds \(a number\) or a timedelta, not '5'"):
+            wait("5")
 
 
 def store(result: AsyncResult[Any], state: str, **fields: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["Clock", "Duration", "aware", "instant", "seconds"]
+__all__ = ["Clock", "Duration", "aware", "instant", "limit", "seconds"]
 
 
 Duration = float | timedelta
@@ -41,6 +41,11 @@ def seconds(value: Duration, name: str = "the duration") -> float:
     if not -LONGEST <= found <= LONGEST:
         raise ValueError(f"{name} takes a number of seconds, of a thousand years at most, not {value!r}")
     return float(found)
+
+
+def limit(value: Duration | None, name: str = "timeout") -> float | None:
+    """Return a limit in seconds; None is no limit."""
+    return None if value is None else seconds(value, name)
 
 
 def instant(value: datetime | float, name: str = "the instant") -> float:

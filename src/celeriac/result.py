@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from celeriac import states
+from celeriac.clock import Duration, limit
 from celeriac.context import current
 from celeriac.errors import RemoteError, ResultTimeout, TaskRevoked, WaitInTask
 from celeriac.outcome import Outcome
@@ -55,17 +56,17 @@ class AsyncResult(Generic[R]):
 
     # --- Waiting for the result -----------------------------------------------------------------------
 
-    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+    def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Wait for the return value, and return it; raise what the task raised.
 
-        With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout`
-        seconds, `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task. Where the
-        call had `ignore_result`, there is nothing to wait for: returns None at once.
+        With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout` (seconds,
+        or a timedelta), `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task.
+        Where the call had `ignore_result`, there is nothing to wait for: returns None at once.
         """
         if self.ignored:
             return cast(R, None)
         forbid_waiting()
-        monotonic = self.app.clock.monotonic
+        timeout, monotonic = limit(timeout), self.app.clock.monotonic
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             left = LONG if deadline is None else max(0.0, deadline - monotonic())
@@ -75,11 +76,11 @@ class AsyncResult(Generic[R]):
             if deadline is not None and monotonic() >= deadline:
                 raise self._late(timeout)
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Do as `get`, for coroutines; fine inside a coroutine task."""
         if self.ignored:
             return cast(R, None)
-        monotonic = self.app.clock.monotonic
+        timeout, monotonic = limit(timeout), self.app.clock.monotonic
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             left = LONG if deadline is None else max(0.0, deadline - monotonic())
@@ -191,7 +192,7 @@ class AsyncResult(Generic[R]):
             found = before
         return found
 
-    def collect(self, timeout: float | None = None, propagate: bool = True) -> Iterator[tuple[Any, Any]]:
+    def collect(self, timeout: Duration | None = None, propagate: bool = True) -> Iterator[tuple[Any, Any]]:
         """Yield this and all that comes after it, each with its value, waiting where need be."""
         waiting: list[Any] = [self]
         while waiting:
@@ -199,7 +200,7 @@ class AsyncResult(Generic[R]):
             yield result, result.get(timeout=timeout, propagate=propagate)
             waiting += result.children
 
-    def get_leaf(self, timeout: float | None = None, propagate: bool = True) -> Any:
+    def get_leaf(self, timeout: Duration | None = None, propagate: bool = True) -> Any:
         """Return the value of what comes last after it."""
         return deque(self.collect(timeout, propagate), maxlen=1).pop()[1]
 
@@ -260,11 +261,11 @@ class EagerResult(AsyncResult[R]):
         """How it ended."""
         return self._outcome
 
-    def get(self, timeout: float | None = None, propagate: bool = True) -> R:
+    def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Return the return value; raise what the task raised."""
         return cast(R, self._unwrap(self._outcome, propagate))
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> R:
+    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Do as `get`."""
         return self.get(timeout, propagate)
 

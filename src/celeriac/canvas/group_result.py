@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac import states
+from celeriac.clock import Duration, limit
 from celeriac.errors import ResultTimeout
 from celeriac.outcome import Outcome
 from celeriac.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
@@ -56,7 +57,7 @@ class GroupResult(Generic[R]):
 
     # --- Waiting --------------------------------------------------------------------------------------
 
-    def get(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
+    def get(self, timeout: Duration | None = None, propagate: bool = True) -> list[R]:
         """Wait for all, and return their values in order.
 
         With `propagate`, raises the first exception in the group's order, when all have ended, so that one error
@@ -66,7 +67,7 @@ class GroupResult(Generic[R]):
 
     join = get
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
+    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> list[R]:
         """Do as `get`, for coroutines."""
         return self._values({id: outcome async for id, outcome in self._await(timeout)}, propagate)
 
@@ -83,7 +84,7 @@ class GroupResult(Generic[R]):
             for result in self.results
         ]
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[AsyncResult[R]]:
+    def as_completed(self, timeout: Duration | None = None) -> Iterator[AsyncResult[R]]:
         """Yield the results in the order in which they arrive, each ready to be `get`."""
         results = {result.id: result for result in self.leaves}
         for id, outcome in self._wait(timeout):
@@ -91,19 +92,19 @@ class GroupResult(Generic[R]):
 
     __iter__ = as_completed
 
-    async def aas_completed(self, timeout: float | None = None) -> AsyncIterator[AsyncResult[R]]:
+    async def aas_completed(self, timeout: Duration | None = None) -> AsyncIterator[AsyncResult[R]]:
         """Do as `as_completed`, for coroutines."""
         results = {result.id: result for result in self.leaves}
         async for id, outcome in self._await(timeout):
             yield _settled(results[id], outcome)
 
-    def _wait(self, timeout: float | None) -> Iterator[tuple[str, Outcome]]:
+    def _wait(self, timeout: Duration | None) -> Iterator[tuple[str, Outcome]]:
         forbid_waiting()
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
             yield from pending.take(pending.app.backend.fetch(list(pending.ids), wait=pending.left()))
 
-    async def _await(self, timeout: float | None) -> AsyncIterator[tuple[str, Outcome]]:
+    async def _await(self, timeout: Duration | None) -> AsyncIterator[tuple[str, Outcome]]:
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
             for entry in pending.take(await pending.app.backend.afetch(list(pending.ids), wait=pending.left())):
@@ -184,15 +185,15 @@ class GroupResult(Generic[R]):
 class _Pending:
     """Those of a group that have not been seen to end, and the time that is left for them."""
 
-    def __init__(self, results: list[AsyncResult[Any]], timeout: float | None) -> None:
+    def __init__(self, results: list[AsyncResult[Any]], timeout: Duration | None) -> None:
         self._eager = {r.id: r.outcome for r in results if isinstance(r, EagerResult)}
         self.ids = dict.fromkeys(result.id for result in results)
         self._total = len(self.ids)
-        self._timeout = timeout
+        self._timeout = limit(timeout)
         self._deadline: float | None = None
         if results:
             self.app: Celeriac = results[0].app
-            self._deadline = None if timeout is None else self.app.clock.monotonic() + timeout
+            self._deadline = None if self._timeout is None else self.app.clock.monotonic() + self._timeout
 
     def left(self) -> float:
         if self._eager:
