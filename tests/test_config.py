@@ -52,6 +52,12 @@ def test_a_value_of_the_wrong_kind_is_refused_and_its_setting_named(name: str, v
     assert settings.changed() == {}
 
 
+def test_results_that_expire_after_no_time_are_kept_for_ever_as_in_celery() -> None:
+    for nothing in (0, 0.0, timedelta()):
+        assert Settings({"result_expires": nothing}).result_expires is None
+    assert Settings(environ={"CELERIAC_RESULT_EXPIRES": "0"}).result_expires is None
+
+
 def test_a_serializer_that_is_unknown_is_refused_with_the_nearest_and_the_known() -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^accept_content: .*'jason'. Did you mean 'json'\? Known: js"):
         Settings({"accept_content": ["json", "jason"]})

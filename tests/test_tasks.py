@@ -615,6 +615,23 @@ def test_a_shared_task_is_a_task_of_every_app_made_before_or_after(make_app: Mak
     assert "shared.add" in repr(add)
 
 
+async def test_inside_a_task_the_current_app_is_that_of_the_task(make_app: MakeApp) -> None:
+    first = make_app("first")
+
+    @shared_task(name="shared.child")
+    def child() -> None: ...
+
+    async def parent() -> list[str]:
+        return [current_app().main, child.s().app.main]
+
+    named = first.task(name="parent")(parent)
+    plain = first.task(name="plain")(lambda: [current_app().main, child.s().app.main])
+    last = make_app("last")
+    assert await named.apply() == ["first", "first"]
+    assert plain.apply().get() == ["first", "first"]
+    assert current_app() is last
+
+
 def test_a_task_by_name_needs_no_registration_here(app: Celeriac) -> None:
     result = app.send_task("elsewhere.add", (1, 2), priority=9)
     [message] = app.broker.complete(app.broker.operations().peek("default", 10))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
+from celeriac.context import current
 from celeriac.errors import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def join(app: Celeriac) -> None:
 
 
 def current_app() -> Celeriac:
-    """Return the app that was made last."""
+    """Return the app of the task that is running here; outside a task, the app that was made last."""
+    request = current.get()
+    if request is not None:
+        return request.task.app
     if not _apps:
         raise ImproperlyConfigured("There is no app yet: make one with app = Celeriac('name').")
     return _apps[-1]
