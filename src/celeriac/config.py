@@ -66,7 +66,7 @@ class Settings:
     accept_content: Annotated[list[str], "serialisers that are decoded here"] = ["json"]
 
     # Results
-    result_expires: Annotated[Seconds | None, "outcomes are kept so long; None: for ever"] = 86400.0
+    result_expires: Annotated[Seconds | None, "outcomes are kept so long; None or 0: for ever"] = 86400.0
     result_serializer: Annotated[str, "how return values are encoded"] = "json"
     result_max_bytes: Annotated[int, "a larger return value fails its task"] = 16_777_216
 
@@ -208,6 +208,8 @@ def _check(name: str, value: Any) -> Any:
         raise ImproperlyConfigured(f"{name}: more than 0, not {value!r}.")
     if isinstance(value, int | float) and value < 0:
         raise ImproperlyConfigured(f"{name}: 0 or more, not {value!r}.")
+    if name == "result_expires" and value == 0:
+        return None  # as in Celery
     if name in CHECKS:
         try:
             CHECKS[name](value)
