@@ -501,10 +501,14 @@ def test_a_request_tells_what_the_call_said(app: Celeriac) -> None:
         assert not request.blocks_child
         assert request.eta is None
         return [request.id, request.queue, request.priority, request.headers, request.args, request.kwargs,
-                list(request.timelimit), request.root_id, request.parent_id, request.group_id]  # fmt: skip
+                list(request.timelimit), request.delivery_info,
+                request.root_id, request.parent_id, request.group_id]  # fmt: skip
 
-    assert tell.apply((1,), {"y": 2}, task_id="i", headers={"h": 1}).get() == [
-        "i", "default", 7, {"h": 1}, [1], {"y": 2}, [5.0, 4.0], "i", None, None,
+    result = tell.apply((1,), {"y": 2}, task_id="i", headers={"h": 1})
+    assert result.task_id == result.id == "i"
+    assert result.get() == [
+        "i", "default", 7, {"h": 1}, [1], {"y": 2}, [5.0, 4.0],
+        {"exchange": "", "routing_key": "default", "priority": 7, "redelivered": False}, "i", None, None,
     ]  # fmt: skip
 
 
@@ -563,6 +567,35 @@ def test_signals_tell_of_a_task(app: Celeriac) -> None:
     assert heard == [
         "task_prerun", "task_success", "task_postrun",
         "task_prerun", "task_retry", "task_postrun", "task_prerun", "task_failure", "task_postrun",
+    ]  # fmt: skip
+
+
+def test_a_signal_is_heard_of_one_sender_where_one_is_named(app: Celeriac) -> None:
+    mine = app.task(name="mine")(lambda: None)
+    other = app.task(name="other")(lambda: None)
+    shared = shared_task(name="shared")(lambda: None)
+    heard: list[tuple[str, str]] = []
+
+    @signals.task_success.connect(sender=mine)
+    def of_mine(sender: Any, **more: Any) -> None:
+        heard.append(("mine", sender.name))
+
+    @signals.task_success.connect(sender=shared)
+    def of_shared(sender: Any, **more: Any) -> None:
+        heard.append(("shared", sender.name))
+
+    @signals.task_success.connect()
+    def of_all(sender: Any, **more: Any) -> None:
+        heard.append(("all", sender.name))
+
+    try:
+        for task in (mine, other, shared):
+            task.apply()
+    finally:
+        for receiver in (of_mine, of_shared, of_all):
+            signals.task_success.disconnect(receiver)
+    assert heard == [
+        ("mine", "mine"), ("all", "mine"), ("all", "other"), ("shared", "shared"), ("all", "shared"),
     ]  # fmt: skip
 
 

@@ -60,6 +60,12 @@ class Request:
         return self.message.priority
 
     @property
+    def delivery_info(self) -> dict[str, Any]:
+        """The queue, the priority and whether it was delivered before, by their names in Celery."""
+        return {"exchange": "", "routing_key": self.queue, "priority": self.priority,
+                "redelivered": self.deliveries > 1}  # fmt: skip
+
+    @property
     def headers(self) -> dict[str, Any]:
         """The headers that the call carried."""
         return self.message.headers

@@ -99,6 +99,11 @@ class AsyncResult(Generic[R]):
             "Is a worker running that receives from its queue? `celeriac status` tells."
         )
 
+    @property
+    def task_id(self) -> str:
+        """The id, by the name that it has in calls."""
+        return self.id
+
     # --- Looking --------------------------------------------------------------------------------------
 
     @property

@@ -51,6 +51,13 @@ class _SharedTask:
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._task(), attribute)
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether the other is this task in one of the apps: so that a signal may name it as its sender."""
+        return bool(getattr(other, "name", None) == self.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def _task(self) -> Task[Any, Any]:
         return current_app().tasks[self.name]
 
