@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from itertools import count
 from typing import Any
 
@@ -241,10 +242,37 @@ def test_a_rate_that_is_none_is_refused(limit: Any) -> None:
 
 def test_headers_are_told_apart_from_arguments_they_travel_as_plain_data() -> None:
     assert check_call({"headers": {"a": (1, 2)}})["headers"] == {"a": [1, 2]}
+    plain = {"a": [1, 2.5, None, True, {"b": "ü"}], "c": 2**63}
+    assert check_call({"headers": plain})["headers"] == plain
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(), math.nan, math.inf, datetime(2026, 1, 1, tzinfo=UTC), date(2026, 1, 1), b"x", {1}, {3: 4},
+        Decimal(1), 2**70, "\ud800",
+    ],
+)  # fmt: skip
+def test_headers_that_would_arrive_as_something_else_are_refused_with_their_place(value: Any) -> None:
     with pytest.raises(EncodeError, match="headers"):
-        check_call({"headers": {"a": object()}})
+        check_call({"headers": {"a": value}})
+    with pytest.raises(EncodeError, match="headers takes|'b'"):
+        check_call({"headers": {"a": [{"b": value}]}})
+
+
+@pytest.mark.parametrize("name", ["task_id", "queue"])
+def test_a_name_that_cannot_be_written_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} takes text that can be written as UTF-8, not '\\ud800'"):
+        check_call({name: "\ud800"})
+
+
+def test_headers_that_contain_themselves_or_too_long_an_integer_are_refused() -> None:
     with pytest.raises(EncodeError, match="headers takes integers of up to 64 bits"):
         check_call({"headers": {"a": [2**70]}})
+    headers: dict[str, Any] = {}
+    headers["a"] = headers
+    with pytest.raises(EncodeError, match="headers takes plain data"):
+        check_call({"headers": headers})
 
 
 # --- Times, ids, names --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ __all__ = ["Arguments", "args_of", "kwargs_of"]
 UNRESOLVED = (NameError, TypeError, AttributeError)  # an annotation that cannot be evaluated
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
+
 def args_of(args: Any) -> tuple[Any, ...]:
     """Return the positional arguments of a call; refuse what would be taken apart by mistake. None is none.
 

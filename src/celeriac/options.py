@@ -6,6 +6,7 @@ They are merged in one place, `Draft.message`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -220,13 +221,24 @@ def _check_values(checked: dict[str, Any]) -> None:
 def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
     """Return headers as they will arrive, or raise `EncodeError`: they travel outside the body, without its types."""
     try:
-        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(headers)), type=dict[str, Any])
-        msgspec.msgpack.encode(plain)  # as the message will be
-    except (TypeError, ValueError) as error:
+        plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
+    except (RecursionError, UnicodeEncodeError) as error:
         raise EncodeError(f"headers takes plain data (strings, numbers, lists, dicts): {error}.") from None
     except OverflowError:
         raise EncodeError("headers takes integers of up to 64 bits; pass a longer one as a string.") from None
     return plain
+
+
+def _plain(value: Any, place: str) -> Any:
+    """Return what is plain data, tuples as lists; refuse what would arrive as something else."""
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    raise EncodeError(f"{place} takes plain data (strings, finite numbers, lists, dicts with strings as keys), not "
+                      f"{value!r}. Write it as text, or pass it as an argument.")  # fmt: skip
 
 
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
