@@ -34,7 +34,7 @@ def args_of(args: Any) -> tuple[Any, ...]:
 
 def kwargs_of(kwargs: Any) -> dict[str, Any]:
     """Return the named arguments of a call. None is none."""
-    if kwargs is None:
+    if kwargs is None or kwargs == {}:
         return {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise ArgumentsError(f"kwargs takes a dict of named arguments, {{'x': 2}}, not {kwargs!r}.")

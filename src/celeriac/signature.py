@@ -40,7 +40,7 @@ class Signature(Generic[R]):
         self.task = task
         self.args = args_of(args)
         self.kwargs = kwargs_of(kwargs)
-        self.options = check_call(options or {})
+        self.options = check_call(options) if options else {}
         self.immutable = boolean(immutable, "immutable")
 
     def set(self, immutable: bool | None = None, **options: Any) -> Self:
