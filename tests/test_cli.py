@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -516,6 +517,35 @@ def test_a_worker_says_what_it_is_grows_shrinks_and_shuts_down_when_told(folder:
     finally:
         worker.end()
     assert read("status")["workers"] == []
+
+
+def test_status_follows_what_workers_were_told(folder: Path) -> None:
+    worker = RunningWorker(folder, "-c", "1", "-n", "w2", "--grace", "5")
+    try:
+        assert shop("control", "cancel-consumer", "mail").exit_code == 0
+        assert "to 3 for plain functions" in shop("control", "pool-grow", "2").stdout
+        [told] = read("status")["workers"]
+        assert (told["queues"], told["concurrency"]["plain"]) == (["default"], 3)
+        shown = shop("status").stdout
+        assert "0 of 103" in shown
+        assert re.search(r"^mail .* no worker$", shown, re.MULTILINE)
+        assert "at a time: 3 plain" in shop("inspect", "stats").stdout
+        assert "shrinks by 2, to 1 for plain functions; one child stays" in shop("control", "pool-shrink", "9").stdout
+        result = shop("control", "pool-shrink")
+        assert (result.exit_code, "The pool cannot shrink: one child stays." in result.stderr) == (1, True)
+        assert shop("control", "add-consumer", "mail").exit_code == 0
+        assert read("status")["workers"][0]["queues"] == ["default", "mail"]
+    finally:
+        worker.end()
+
+
+def test_a_solo_worker_cannot_grow_and_says_so(folder: Path) -> None:
+    worker = RunningWorker(folder, "-P", "solo", "--grace", "5")
+    try:
+        result = shop("control", "pool-grow", "3")
+        assert (result.exit_code, "a solo worker runs one plain function at a time" in result.stderr) == (1, True)
+    finally:
+        worker.end()
 
 
 def test_a_worker_whose_last_queue_was_cancelled_lives_on_and_takes_another(folder: Path) -> None:

@@ -108,6 +108,7 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int = 0
     uptime: float = 0.0  # seconds
+    queues: tuple[str, ...] | None = None  # that it receives from now; None: it does not say
     pool: Pool = Pool()
     capacity: dict[str, int] = {}  # by lane
     rusage: dict[str, Any] = {}

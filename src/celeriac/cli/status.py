@@ -35,6 +35,7 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
       1  none does
     """
     workers, answers, queues = session.run(_look(session.inspector(timeout=timeout)))
+    workers = [_as_it_says(worker, answers.values.get(worker.name)) for worker in workers]
     if as_json:
         emit({"workers": [_document(worker, answers) for worker in workers],
               "queues": [msgspec.to_builtins(queue) for queue in queues]})  # fmt: skip
@@ -56,6 +57,14 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
 
 async def _look(inspector: Inspector) -> tuple[list[WorkerInfo], Answers[WorkerStats], list[QueueCounts]]:
     return await inspector.workers(), await inspector.stats(), await inspector.queues()
+
+
+def _as_it_says(worker: WorkerInfo, stats: WorkerStats | None) -> WorkerInfo:
+    """Return a worker as it is now: its lease tells how it was when it took it."""
+    if stats is None:
+        return worker
+    queues = worker.queues if stats.queues is None else stats.queues
+    return msgspec.structs.replace(worker, queues=queues, concurrency=stats.capacity)
 
 
 def _running(stats: WorkerStats | None) -> int | None:

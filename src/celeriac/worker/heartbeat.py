@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 
 from celeriac import __about__
 from celeriac.app import Celeriac
@@ -31,11 +32,12 @@ def longer(pause: float) -> float:
 class Heartbeat:
     """Keeps the lease alive."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool) -> None:
+    def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool, queues: Callable[[], Sequence[str]]) -> None:
         self.lease: Lease
         self._app = app
         self._options = options
         self._pool = pool
+        self._queues = queues  # what it receives from, now
         self._is_lost = asyncio.Event()
         self._renewed_at = 0.0  # monotonic, as the next
         self._forbears_until = 0.0
@@ -44,7 +46,7 @@ class Heartbeat:
         """Take a lease; wait for the broker if it cannot be reached. Raises `BrokerMisconfigured`."""
         info = WorkerInfo(
             name=self._options.name, host=socket.gethostname(), pid=os.getpid(), started_at=self._app.clock.now(),
-            queues=self._options.queues, concurrency=self._options.capacity, version=__about__.VERSION,
+            queues=tuple(self._queues()), concurrency=self._pool.capacity(), version=__about__.VERSION,
         )  # fmt: skip
         pause = FIRST_PAUSE
         while True:

@@ -15,6 +15,7 @@ import msgspec
 
 from celeriac.control import COMMANDS, Command, Reply
 from celeriac.errors import BrokerError, CeleriacError, NotRegistered, nearest
+from celeriac.message import PLAIN
 from celeriac.options import rate as parse_rate
 from celeriac.serialization import dumps, loads
 from celeriac.worker.heartbeat import FIRST_PAUSE, longer
@@ -92,7 +93,7 @@ def _stats(worker: Supervisor) -> dict[str, Any]:
         "pid": os.getpid(),
         "uptime": time.monotonic() - worker.started,
         "queues": worker.receiver.queues,
-        "capacity": worker.options.capacity,
+        "capacity": worker.pool.capacity(),
         "pool": worker.pool.describe(),
         "rusage": {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_kib": usage.ru_maxrss},
         "tasks": worker.settling.statistics.summary(),
@@ -156,14 +157,12 @@ def _time_limit(worker: Supervisor, task: str, soft: float | None = None, hard: 
 
 @_order
 def _pool_grow(worker: Supervisor, n: int = 1) -> dict[str, str]:
-    worker.pool.resize(n)
-    return {"ok": f"grows by {n}"}
+    return _resize(worker, n)
 
 
 @_order
 def _pool_shrink(worker: Supervisor, n: int = 1) -> dict[str, str]:
-    worker.pool.resize(-n)
-    return {"ok": f"shrinks by {n}"}
+    return _resize(worker, -n)
 
 
 @_order
@@ -193,6 +192,17 @@ def _shutdown(worker: Supervisor) -> dict[str, str]:
 def _log_level(worker: Supervisor, level: str) -> dict[str, str]:
     logging.getLogger("celeriac").setLevel(level.upper())
     return {"ok": f"log level {level.upper()}"}
+
+
+def _resize(worker: Supervisor, change: int) -> dict[str, str]:
+    """Add or remove plain children, and say what comes of it. Raises `ValueError` where nothing does."""
+    before = worker.pool.capacity()[PLAIN]
+    now = worker.pool.resize(change)
+    if now == before:
+        why = "a solo worker runs one plain function at a time" if worker.options.pool == "solo" else "one child stays"
+        raise ValueError(f"The pool cannot {'grow' if change > 0 else 'shrink'}: {why}.")
+    rest = "" if now - before == change else "; one child stays"
+    return {"ok": f"{'grows' if change > 0 else 'shrinks'} by {abs(now - before)}, to {now} for plain functions{rest}"}
 
 
 def _known(worker: Supervisor, task: str) -> None:

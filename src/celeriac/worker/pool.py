@@ -78,8 +78,12 @@ class Pool(ABC):
         """End the attempts of these tasks that are running, and no others."""
 
     @abstractmethod
-    def resize(self, change: int) -> None:
-        """Add or remove plain children."""
+    def capacity(self) -> dict[str, int]:
+        """Return how many attempts can run at a time, by lane."""
+
+    @abstractmethod
+    def resize(self, change: int) -> int:
+        """Add or remove plain children, down to one; return how many there are to be."""
 
     @abstractmethod
     def call_back(self) -> None:

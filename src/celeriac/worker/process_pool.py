@@ -321,12 +321,17 @@ class ProcessPool(Pool):
             self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])
             self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
 
-    def resize(self, change: int) -> None:
+    def capacity(self) -> dict[str, int]:
+        coroutines = self._wanted[COROUTINE] * self._options.coroutine_concurrency
+        return {PLAIN: self._wanted[PLAIN], COROUTINE: coroutines}
+
+    def resize(self, change: int) -> int:
         self._wanted[PLAIN] = max(1, self._wanted[PLAIN] + change)
         for child in list(self._children.values()):
             if self._missing(PLAIN) < 0 and child.lane == PLAIN and not child.retiring:
                 self._retire(child)
         self._replace()
+        return self._wanted[PLAIN]
 
     # --- Stop -----------------------------------------------------------------------------------------
 

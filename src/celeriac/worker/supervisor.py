@@ -135,7 +135,7 @@ class Supervisor:
             if nursery is not None
             else ThreadPool(app, options, reports, seat)
         )
-        self.heartbeat = Heartbeat(app, options, self.pool)
+        self.heartbeat = Heartbeat(app, options, self.pool, lambda: self.receiver.queues)
         self.receiver = Receiver(app, options, self.pool, self.settling.ended, self.heartbeat)
         self._stop_asked = asyncio.Event()
         self._asked_at = 0.0  # monotonic

@@ -260,9 +260,12 @@ class ThreadPool(Pool):
             if delivery.message.id in ids and interruptible is not None and self._coroutine_loop is not None:
                 self._coroutine_loop.call_soon_threadsafe(interruptible.interrupt, error)
 
-    def resize(self, change: int) -> None:
+    def capacity(self) -> dict[str, int]:
+        return {PLAIN: self._wanted, COROUTINE: self._coroutine_slots}
+
+    def resize(self, change: int) -> int:
         if self._own_seat is not None:
-            return
+            return self._wanted  # there is but one main thread
         self._wanted = max(1, self._wanted + change)
         while len(self._seats) < self._wanted:
             self._add_seat()
@@ -270,6 +273,7 @@ class ThreadPool(Pool):
             seat.leave()
             self._seats.remove(seat)
         self._reports.freed()
+        return self._wanted
 
     # --- Stop -----------------------------------------------------------------------------------------
 
