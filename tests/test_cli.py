@@ -42,6 +42,10 @@ def add(x: int, y: int) -> int:
 async def fail(why: str) -> None:
     raise ValueError(why)
 
+@app.task(ignore_result=True)
+def forget() -> None:
+    pass
+
 @app.task
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
@@ -265,6 +269,47 @@ def test_a_result_that_is_not_there_has_an_exit_code_of_its_own(folder: Path) ->
     assert shop("tasks", "show", "mistyped").exit_code == 1
 
 
+@pytest.mark.parametrize("arguments", [("tasks",), ("result", "x"), ("result", "x", "--wait"), ("tasks", "show", "x")])
+def test_over_rpc_nobody_but_the_caller_can_look_at_results(folder: Path, arguments: tuple[str, ...]) -> None:
+    result = shop(*arguments, env={"CELERIAC_BROKER_URL": "amqp://127.0.0.1:1/", "CELERIAC_RESULT_BACKEND": "rpc://"})
+    assert (result.exit_code, "result_backend='redis://…'" in result.stderr) == (1, True), result.output
+
+
+def test_with_always_eager_a_call_runs_here_and_prints_its_result(folder: Path) -> None:
+    eager = {"CELERIAC_TASK_ALWAYS_EAGER": "1"}
+    for more in ((), ("--wait",)):
+        result = shop("call", "shop.add", "-a", "[2, 2]", *more, env=eager)
+        assert (result.exit_code, result.stdout) == (0, "4\n")
+    result = shop("call", "shop.fail", "-a", '["no"]', env=eager)
+    assert (result.exit_code, "ValueError: no" in result.stderr) == (1, True)
+
+
+def test_ctrl_c_ends_the_wait_and_not_the_task(folder: Path) -> None:
+    command = [CELERIAC, "-A", "shop", "call", "shop.add", "-a", "[2, 2]", "--wait"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as caller:
+        while not (messages := read("queues", "peek", "default")):
+            time.sleep(0.02)
+        time.sleep(0.2)  # from having sent to waiting
+        caller.send_signal(signal.SIGINT)
+        _, told = caller.communicate(timeout=20)
+    [message] = messages
+    assert (caller.returncode, told) == (
+        130,
+        f"Stopped waiting; the task goes on: celeriac -A shop result {message['id']}\n",
+    )
+
+
+def test_a_task_that_no_worker_knows_is_told_from_one_whose_time_has_not_come(folder: Path) -> None:
+    (folder / "other.py").write_text("from celeriac import Celeriac\napp = Celeriac('other')\n")
+    worker = RunningWorker(folder, "-c", "1", "--grace", "2", spec="other")
+    try:
+        result = shop("call", "shop.add", "-a", "[2, 2]", "--wait", "--timeout", "0.8")
+        assert (result.exit_code, "no worker that received it knows this task" in result.stderr) == (3, True)
+        assert "Is another app using this broker_url?" in worker.said()
+    finally:
+        worker.end()
+
+
 def test_purging_asks_first(folder: Path) -> None:
     shop("call", "shop.add", "-a", "[2, 2]")
     result = shop("purge", "default", input="n\n")
@@ -372,9 +417,9 @@ def test_logging_is_configured_only_where_nobody_has(monkeypatch: pytest.MonkeyP
 class RunningWorker:
     """`celeriac -A shop worker` in a process of its own."""
 
-    def __init__(self, path: Path, *arguments: str) -> None:
+    def __init__(self, path: Path, *arguments: str, spec: str = "shop") -> None:
         self.log = (path / "worker.log").open("w+")
-        command = [CELERIAC, "-A", "shop", "worker", *arguments]
+        command = [CELERIAC, "-A", spec, "worker", *arguments]
         self.process = subprocess.Popen(command, cwd=path, stderr=self.log, stdout=self.log)
         deadline = time.monotonic() + 30
         while "is ready" not in self.said():
@@ -454,6 +499,28 @@ def test_a_workflow_is_shown_and_run_again_and_revoked(live: Path) -> None:
         waiting.get(timeout=20)
 
 
+def test_a_task_that_was_not_run_is_shown_as_such(live: Path) -> None:
+    shop("queues")
+    app = sys.modules["shop"].app  # type: ignore[attr-defined]
+    failing, last = app.tasks["shop.fail"].s("bad luck"), app.tasks["shop.add"].si(1, 2)
+    result = (failing | last).delay()
+    with pytest.raises(ValueError, match="bad luck"):
+        result.get(timeout=20)
+    cause = result.parent.id
+    told = shop("result", result.id)
+    assert told.exit_code == 1
+    assert f"was not run, because shop.fail[{cause}] failed: ValueError: bad luck" in told.stderr
+    shown = shop("tasks", "show", result.id).stdout
+    assert f"not run  {cause} before it" in shown
+    assert not any(word in shown for word in ("attempt", "started", "took", "µs"))
+    assert f"not run: {cause} before it" in shop("tasks").stdout
+
+
+def test_a_call_whose_task_keeps_no_result_is_sent_and_says_so(live: Path) -> None:
+    result = shop("call", "shop.forget", "--wait")
+    assert (result.exit_code, len(result.stdout.strip()), "keeps no result" in result.stderr) == (0, 36, True)
+
+
 def test_status_shows_the_worker(live: Path) -> None:
     result = shop("status")
     assert (result.exit_code, "w1" in result.stdout, "ready" in result.stdout) == (0, True, True)
@@ -463,7 +530,7 @@ def test_status_shows_the_worker(live: Path) -> None:
 
 def test_workers_can_be_asked(live: Path) -> None:
     assert shop("inspect", "ping").exit_code == 0
-    assert read("inspect", "registered")["workers"]["w1"] == ["shop.add", "shop.fail", "shop.sleep"]
+    assert read("inspect", "registered")["workers"]["w1"] == ["shop.add", "shop.fail", "shop.forget", "shop.sleep"]
     shop("call", "shop.add", "-a", "[2, 3]", "--wait")
     assert read("inspect", "stats")["workers"]["w1"]["tasks"]["shop.add"]["count"] >= 1
     assert "shop.add" in shop("inspect", "stats").stdout

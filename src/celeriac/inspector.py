@@ -343,7 +343,8 @@ class Inspector:
     # --- Tasks ----------------------------------------------------------------------------------------
 
     async def find(self, ids: Sequence[str]) -> dict[str, TaskView]:
-        """Return what is known of tasks: one view for every id, in their order."""
+        """Return what is known of tasks: one view for every id, in their order. Raises `NotSupported` over `rpc://`."""
+        self._must_be_kept()
         try:
             places = await self._app.broker.operations().find(ids)
         except NotSupported:
@@ -360,5 +361,12 @@ class Inspector:
         return (await self.find([id]))[id].state
 
     async def recent(self, limit: int = 20, offset: int = 0, state: str | None = None) -> list[Outcome]:
-        """Return the outcomes that were stored last, newest first."""
+        """Return the outcomes that were stored last, newest first. Raises `NotSupported` over `rpc://`."""
+        self._must_be_kept()
         return await self._app.backend.recent(limit, offset, state)
+
+    def _must_be_kept(self) -> None:
+        """Raise `NotSupported` where outcomes cannot be looked at from here: an empty answer would be wrong."""
+        if self._app.sends_outcomes:
+            raise NotSupported("Over rpc:// results go to the caller alone; set result_backend='redis://…' "
+                               "to look at them from elsewhere.")  # fmt: skip

@@ -13,6 +13,7 @@ from celeriac.cli import endings
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.session import Session, with_session
 from celeriac.errors import NotRegistered
+from celeriac.inspector import TaskView
 
 __all__ = ["command"]
 
@@ -56,7 +57,7 @@ def _eta(context: click.Context, parameter: click.Parameter, value: str | None) 
 @with_session
 def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str, Any], wait: bool,
             timeout: float | None, unregistered: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
-    """Send TASK, and print its id (or with --wait its result).
+    """Send TASK, and print its id (or with --wait its result). With task_always_eager, run it here.
 
     \b
     Examples:
@@ -66,10 +67,11 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
 
     \b
     Exit codes:
-      0  it was sent (with --wait: the task has succeeded)
+      0  it was sent (with --wait: the task has succeeded, or keeps no result)
       1  it could not be sent (with --wait: the task has failed, or was revoked)
       2  the command line, or the app that it names, is wrong
       3  with --wait: there is no result after the time-out
+      130  with --wait: stopped by Ctrl-C; the task goes on
     """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"countdown", "eta"}) == 2:
@@ -78,17 +80,21 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
         raise click.UsageError("--timeout goes with --wait.")
     if task not in session.app.tasks and not unregistered:
         raise _unknown(task, session.app)
-    if session.app.broker_url.startswith("memory:"):
+    eager = session.app.conf.task_always_eager
+    if session.app.broker_url.startswith("memory:") and not eager:
         raise click.ClickException("memory:// lives in one process: what is sent from here, nobody could receive. "
                                    "Name another broker: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
     sent = session.app.send_task(task, args, kwargs, **given)
-    if wait:
-        view = session.run(endings.wait(session, sent.id, timeout))
-        endings.conclude(session, view, as_json=as_json)
+    if eager:  # it has run, here: nobody else could tell its result
+        endings.conclude(session, TaskView(sent.id, outcome=sent.outcome), as_json=as_json)
+    elif wait and not sent.ignored:
+        endings.conclude(session, endings.wait(session, sent.id, timeout), as_json=as_json)
     elif as_json:
         emit({"id": sent.id, "task": task})
     else:
         click.echo(sent.id)
+    if wait and sent.ignored and not eager:
+        click.echo(f"{task} keeps no result (ignore_result), so that there is none to wait for.", err=True)
 
 
 def _unknown(task: str, app: Celeriac) -> click.ClickException:

@@ -101,6 +101,7 @@ def outcome_document(outcome: Outcome, app: Celeriac) -> dict[str, Any]:
         "task": outcome.task,
         "state": outcome.state,
         "attempt": outcome.attempt,
+        "cause": outcome.cause,
         "result": value_of(outcome, app),
         "error": None
         if failure is None

@@ -14,25 +14,37 @@ from celeriac.outcome import Outcome
 
 __all__ = ["conclude", "document", "find", "wait"]
 
-NOT_READY: Final = 3  # exit code
+NOT_READY: Final = 3  # exit codes
+INTERRUPTED: Final = 130  # as of a command that SIGINT has ended
 
 
 async def find(session: Session, id: str) -> TaskView:
-    """Return what is known of a task."""
+    """Return what is known of a task. Raises `NotSupported` over `rpc://`."""
     return (await session.inspector().find([id]))[id]
 
 
-async def wait(session: Session, id: str, timeout: float | None) -> TaskView:
-    """Wait for the end of a task, at most `timeout` seconds (None: for ever), and return what is known then."""
+def wait(session: Session, id: str, timeout: float | None) -> TaskView:
+    """Wait for the end of a task, at most `timeout` seconds (None: for ever), and return what is known then.
+
+    Ctrl-C ends the command, not the task, and says so.
+    """
+    try:
+        return session.run(_wait(session, id, timeout))
+    except KeyboardInterrupt:
+        later = "" if session.app.sends_outcomes else f": {session.celeriac(f'result {id}')}"
+        click.echo(f"Stopped waiting; the task goes on{later}", err=True)
+        return click.get_current_context().exit(INTERRUPTED)
+
+
+async def _wait(session: Session, id: str, timeout: float | None) -> TaskView:
     clock = session.app.clock
     deadline = None if timeout is None else clock.monotonic() + timeout
     while True:
         left = 3600.0 if deadline is None else max(1e-9, deadline - clock.monotonic())
-        if await session.app.backend.afetch([id], wait=left):
+        outcome = (await session.app.backend.afetch([id], wait=left)).get(id)
+        if outcome is not None or (deadline is not None and clock.monotonic() >= deadline):
             break
-        if deadline is not None and clock.monotonic() >= deadline:
-            break
-    return await find(session, id)
+    return TaskView(id, outcome=outcome) if session.app.sends_outcomes else await find(session, id)
 
 
 def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool = False) -> None:
@@ -67,15 +79,29 @@ def _print(session: Session, outcome: Outcome, traceback: bool) -> None:
         return
     if traceback and failure.traceback:
         click.echo(failure.traceback.rstrip())
-    verb = "was revoked" if outcome.state == states.REVOKED else "failed"
-    click.echo(f"Error: {outcome.task}[{outcome.id}] {verb}: {failure.type}: {failure.message}", err=True)
+    what = f"was not run, because {_cause(session, outcome.cause)}" if outcome.cause else _verb(outcome)
+    click.echo(f"Error: {outcome.task}[{outcome.id}] {what}: {failure.type}: {failure.message}", err=True)
+
+
+def _cause(session: Session, id: str) -> str:
+    """Say which task of the workflow has ended badly, so that others were not run."""
+    outcome = session.run(find(session, id)).outcome
+    return f"the task {id} failed" if outcome is None else f"{outcome.task}[{id}] {_verb(outcome)}"
+
+
+def _verb(outcome: Outcome) -> str:
+    return "was revoked" if outcome.state == states.REVOKED else "failed"
 
 
 def _pending(session: Session, view: TaskView) -> str:
+    if not view.known and session.app.sends_outcomes:  # we have sent it, and wait for it ourselves
+        return f"No result yet: {view.id}. `{session.celeriac('status')}` shows workers and queues."
     if not view.known:
         return (f"Error: Nothing is known of the task {view.id}: the id is mistyped, or its result has expired "
                 "or was forgotten.")  # fmt: skip
     place = {"active": "a worker has it", "dead": "it is a dead letter", "ready": "it waits for a worker",
              "scheduled": "its time has not come"}.get(view.place or "", "no message is on its way")  # fmt: skip
+    if view.message is not None and view.message.unknown_since is not None and view.place in ("ready", "scheduled"):
+        place = "no worker that received it knows this task"
     return (f"No result yet: {view.task}[{view.id}] is {view.state}; {place}. "
             f"`{session.celeriac('status')}` shows workers and queues.")  # fmt: skip

@@ -65,6 +65,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            shown = click.ClickException(str(error))
-            shown.exit_code = 2 if isinstance(error, WRONG) else 1
-            raise shown from error
+            raise (_Wrong if isinstance(error, WRONG) else click.ClickException)(str(error)) from error
+
+
+class _Wrong(click.ClickException):
+    exit_code = 2

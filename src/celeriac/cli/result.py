@@ -37,6 +37,7 @@ def command(session: Session, *, id: str, traceback: bool, wait: bool, timeout: 
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
-    look = endings.wait(session, id, timeout) if wait else endings.find(session, id)
-    view = session.run(look)
+    view = session.run(endings.find(session, id))
+    if wait and (view.outcome is None or not view.outcome.ready):
+        view = endings.wait(session, id, timeout)
     endings.conclude(session, view, as_json=as_json, traceback=traceback)

@@ -53,13 +53,20 @@ def command(session: Session, *, state: str | None, limit: int, offset: int, wor
         emit([outcome_document(outcome, session.app) for outcome in outcomes])
         return
     show(["id", "task", "state", "attempt", "took", "ended", "result"],
-         [(outcome.id, outcome.task, outcome.state, outcome.attempt, duration(outcome.runtime), when(outcome.done_at),
-           _short(outcome, session)) for outcome in outcomes],
+         [(outcome.id, outcome.task, outcome.state, *_tried(outcome), when(outcome.done_at), _short(outcome, session))
+          for outcome in outcomes],
          empty="Nothing has ended yet.", numbers=["attempt", "took"])  # fmt: skip
 
 
+def _tried(outcome: Outcome) -> tuple[int | str, str]:
+    """Return attempt and runtime; nothing where there was no attempt."""
+    return ("", "") if outcome.cause is not None else (outcome.attempt, duration(outcome.runtime))
+
+
 def _short(outcome: Outcome, session: Session) -> str:
-    if outcome.failure is not None:
+    if outcome.cause is not None:
+        text = f"not run: {outcome.cause} before it"
+    elif outcome.failure is not None:
         text = f"{outcome.failure.type}: {outcome.failure.message}"
     else:
         text = "" if outcome.value is None else repr(value_of(outcome, session.app))
@@ -98,7 +105,9 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
             ("parent", message.parent_id),
             ("group", message.group_id),
         ]
-    if outcome is not None:
+    if outcome is not None and outcome.cause is not None:
+        facts += [("not run", f"{outcome.cause} before it"), ("ended", when(outcome.done_at))]
+    elif outcome is not None:
         facts += [
             ("outcome of attempt", outcome.attempt),
             ("worker", outcome.worker),
@@ -106,6 +115,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
             ("ended", when(outcome.done_at)),
             ("took", duration(outcome.runtime) if outcome.ready else ""),
         ]
+    if outcome is not None:
         if outcome.failure is not None:
             facts.append(("error", f"{outcome.failure.type}: {outcome.failure.message}"))
         else:

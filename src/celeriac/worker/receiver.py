@@ -185,7 +185,8 @@ class Receiver:
             return self._ended(delivery, TaskExpired(), now)
         task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is None:
-            log.warning("Nobody here knows the task %s[%s]; it goes back to its queue.", message.task, message.id)
+            log.warning("Nobody here knows the task %s[%s]; it goes back to its queue. Is another app using this "
+                        "broker_url?", message.task, message.id)  # fmt: skip
             return Ending(delivery=delivery, unknown=True)
         if task.lane != message.lane:
             # Sent by somebody who did not know the function.
