@@ -342,6 +342,7 @@ def test_dead_letters_are_listed_resent_and_dropped(folder: Path) -> None:
     assert shop("queues", "dead", "resend").exit_code == 2
     result = shop("queues", "dead", "resend", ids[0], "nobody")
     assert (result.exit_code, result.stdout) == (1, "Resent 1.\n")
+    assert result.stderr == "Error: nobody is not a dead letter.\n"
     assert read("queues", "dead", "drop", "--all", "--queue", "default") == {"dropped": 2}
     assert read("queues")[0] == {
         "queue": "default",
@@ -358,6 +359,7 @@ def test_status_without_a_worker_fails_and_says_how_to_start_one(folder: Path) -
     assert (result.exit_code, "celeriac -A shop worker" in result.stderr) == (1, True)
     assert read("status")["workers"] == []
     assert shop("inspect", "ping").exit_code == shop("control", "shutdown").exit_code == 1
+    assert shop("inspect", "ping").stdout == ""
 
 
 def test_a_silent_worker_is_told_from_one_that_answers(folder: Path) -> None:
@@ -366,7 +368,7 @@ def test_a_silent_worker_is_told_from_one_that_answers(folder: Path) -> None:
     result = shop("status", "--timeout", "0.1")
     assert (result.exit_code, "silent" in result.stdout) == (1, True)
     result = shop("inspect", "active", "--timeout", "0.1", "-d", "mute", "-d", "gone")
-    assert "mute did not answer in time" in result.stderr
+    assert "mute did not answer in time; it may be suspended, or it died within the last 15 s." in result.stderr
     assert "No worker named 'gone'" in result.stderr
 
 
@@ -393,6 +395,21 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
     result = shop("worker", "-Q", "mial")
     assert (result.exit_code, "Did you mean 'mail'?" in result.stderr) == (2, True)
     assert shop("worker", "-Q", ",").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("worker", "-P", "prefork"), "Celery's prefork is processes here"),
+        (("worker", "-P", "gevent"), "take processes"),
+        (("worker", "-B"), "Schedules are not part of this version"),
+        (("beat",), "Schedules are not part of this version"),
+        (("multi", "start"), "docs/howto/deploy.md"),
+    ],
+)
+def test_what_celery_has_and_this_has_not_is_told(folder: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = shop(*arguments)
+    assert (result.exit_code, words in result.stderr) == (2, True), result.output
 
 
 def test_logging_is_configured_only_where_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,19 +568,25 @@ def test_a_running_task_is_seen_and_terminated(live: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ("rate-limit", "shop.add", "100/s"),
-        ("rate-limit", "shop.add", "none"),
-        ("time-limit", "shop.fail", "--soft", "5", "--hard", "6"),
-        ("add-consumer", "mail"),
-        ("log-level", "warning"),
-        ("revoke", "some-id"),
+        (("rate-limit", "shop.add", "100/m"), "shop.add may start 100/m"),
+        (("rate-limit", "shop.add", "100"), "shop.add may start 100/s"),
+        (("rate-limit", "shop.add", "none"), "as often as it can"),
+        (("time-limit", "shop.fail", "--soft", "5"), "soft limit 5 s, hard limit none"),
+        (("add-consumer", "mail"), "receives from default, mail"),
+        (("log-level", "warning"), "log level WARNING"),
+        (("revoke", "some-id"), "Revoked 1.\nNothing is known here of some-id"),
     ],
 )
-def test_workers_obey(live: Path, arguments: tuple[str, ...]) -> None:
+def test_workers_obey(live: Path, arguments: tuple[str, ...], words: str) -> None:
     result = shop("control", *arguments)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr, words in result.stdout) == (0, "", True), result.stdout
+
+
+def test_a_task_that_is_known_is_revoked_without_a_word_more(folder: Path) -> None:
+    id = shop("call", "shop.add", "-a", "[2, 2]").stdout.strip()
+    assert shop("control", "revoke", id).stdout == shop("tasks", "revoke", id).stdout == "Revoked 1.\n"
 
 
 def test_what_a_worker_cannot_do_is_an_error(live: Path) -> None:

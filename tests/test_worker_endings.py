@@ -476,7 +476,7 @@ def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> No
     other: Worker = stage.worker("-c", "1", name="other")
     assert stage.started(*results, times=2).worker == "other"
     frozen.signal_all(signal.SIGCONT)
-    stage.wait(lambda: "The lease was lost" in frozen.text(), "the discovery that the lease was lost")
+    stage.wait(lambda: "The lease is gone" in frozen.text(), "the discovery that the lease was lost")
     stage.release("go")
     assert [get(result) for result in results] == ["released"] * 2
     assert {result.outcome.worker for result in results} == {"other"}

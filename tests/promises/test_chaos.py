@@ -32,7 +32,7 @@ RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers 
 PORTION = 50  # tasks sent at a time
 RABBIT_SECONDS = 10.0  # for which a RabbitMQ is left alone; it takes some five to start
 WAVE = 5.0  # seconds from one wave of tasks to the next
-LOST = "The lease was lost"  # as a worker's log says
+LOST = "The lease is gone"  # as a worker's log says
 EARLY = LATE = 1.0  # seconds around its time, in which a task with an ETA runs
 
 

@@ -74,7 +74,7 @@ def test_the_late_outcome_of_a_worker_believed_dead_is_refused_and_it_goes_on(
         stage.wait(lambda: sum(run.id == result.id for run in stage.journal("end")) == 2, "the end of both runs")
 
     frozen.signal_all(signal.SIGCONT)
-    stage.wait(lambda: "The lease was lost" in frozen.text(), "the discovery that the lease was lost")
+    stage.wait(lambda: "The lease is gone" in frozen.text(), "the discovery that the lease was lost")
     assert other.stop() == 0
     later = [stage.send(lane, "returns", number) for number in range(20) for lane in ("plain", "coroutine")]
     assert [one.get(timeout=30) for one in later] == [number for number in range(20) for _ in range(2)]

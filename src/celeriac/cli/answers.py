@@ -40,9 +40,9 @@ def conclude(session: Session, answers: Answers[Any]) -> None:
     for worker, error in answers.errors.items():
         click.echo(f"Error: {worker}: {error}", err=True)
     for worker in answers.silent:
-        click.echo(
-            f"Error: {worker} did not answer in time; it may be suspended, or dead since less than its lease.", err=True
-        )
+        lease = session.app.conf.worker_lease_seconds
+        click.echo(f"Error: {worker} did not answer in time; it may be suspended, or it died within the last "
+                   f"{lease:g} s.", err=True)  # fmt: skip
     for worker in answers.unknown:
         click.echo(
             f"Error: No worker named {worker!r} is running. `{session.celeriac('status')}` lists them.", err=True

@@ -9,6 +9,7 @@ import msgspec
 
 from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.endings import tell_revoked
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Answers
 from celeriac.options import rate as check_rate
@@ -77,7 +78,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         emit({"revoked": ids})
     else:
-        click.echo(f"Revoked {len(ids)}.")
+        tell_revoked(session, len(ids), ids)
 
 
 @command.command("rate-limit")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from celeriac import states
+from celeriac.brokers.base import Ability
 from celeriac.cli.documents import emit, outcome_document, value_of
 from celeriac.cli.session import Session
+from celeriac.errors import NotSupported
 from celeriac.inspector import TaskView
 from celeriac.outcome import Outcome
 
-__all__ = ["conclude", "document", "find", "wait"]
+__all__ = ["conclude", "document", "find", "tell_revoked", "wait"]
 
 NOT_READY: Final = 3  # exit codes
 INTERRUPTED: Final = 130  # as of a command that SIGINT has ended
@@ -21,6 +24,24 @@ INTERRUPTED: Final = 130  # as of a command that SIGINT has ended
 async def find(session: Session, id: str) -> TaskView:
     """Return what is known of a task. Raises `NotSupported` over `rpc://`."""
     return (await session.inspector().find([id]))[id]
+
+
+async def _unknown(session: Session, ids: Sequence[str]) -> list[str]:
+    """Return those ids of which nothing is known; none where that cannot be told (`Ability.KNOW_IDS`, `rpc://`)."""
+    if Ability.KNOW_IDS in session.app.broker.lacks:
+        return []
+    try:
+        views = await session.inspector().find(ids)
+    except NotSupported:
+        return []
+    return [id for id, view in views.items() if not view.known]
+
+
+def tell_revoked(session: Session, count: int, named: Sequence[str]) -> None:
+    """Say how many tasks were revoked, and which of those that were named nobody knows."""
+    click.echo(f"Revoked {count:,}.")
+    for id in session.run(_unknown(session, named)):
+        click.echo(f"Nothing is known here of {id}: it is mistyped, or was forgotten, or is yet to be sent.")
 
 
 def wait(session: Session, id: str, timeout: float | None) -> TaskView:

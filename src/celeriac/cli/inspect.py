@@ -45,8 +45,8 @@ def ping(session: Session, *, destination: tuple[str, ...], timeout: float, as_j
     answers = session.run(session.inspector(destination, timeout).ping())
     if as_json:
         emit_answers(answers)
-    else:
-        show(["worker", "answer"], [(worker, "pong") for worker in answers.values], empty="No answer.")
+    elif answers.values:
+        show(["worker", "answer"], [(worker, "pong") for worker in answers.values])
     conclude(session, answers)
 
 

@@ -20,6 +20,13 @@ WRONG = (ImproperlyConfigured, UnknownQueue)
 """Errors of the app or the command line: to try again will not help."""
 
 
+NOT_HERE = {
+    "beat": "Schedules are not part of this version.",
+    "multi": "Let systemd, or what runs your containers, start several workers: docs/howto/deploy.md.",
+}
+"""Commands of Celery's, and what is to be said of them."""
+
+
 class LazyGroup(click.Group):
     """A group made from a table: name of the command, its one-line help.
 
@@ -46,7 +53,7 @@ class LazyGroup(click.Group):
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
         """Find the command that is called; of a wrong name, say which was meant."""
         if not ctx.resilient_parsing and args[0] not in self.table and not args[0].startswith("-"):
-            hint = nearest(args[0], self.table)
+            hint = f" {NOT_HERE[args[0]]}" if args[0] in NOT_HERE else nearest(args[0], self.table)
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 

@@ -160,7 +160,7 @@ def resend(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | 
       celeriac -A shop queues dead resend 0197a1b2-…
       celeriac -A shop queues dead resend --all --queue mail
     """
-    _say("resent", session.run(_each(session, "resend", ids, every, queue)), ids, as_json)
+    _say("resent", *session.run(_each(session, "resend", ids, every, queue)), as_json)
 
 
 @dead.command("drop")
@@ -176,10 +176,12 @@ def drop(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | No
     Examples:
       celeriac -A shop queues dead drop 0197a1b2-…
     """
-    _say("dropped", session.run(_each(session, "drop", ids, every, queue)), ids, as_json)
+    _say("dropped", *session.run(_each(session, "drop", ids, every, queue)), as_json)
 
 
-async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool, queue: str | None) -> int:
+async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool,
+                queue: str | None) -> tuple[int, list[str]]:  # fmt: skip
+    """Return with how many it was done, and the ids that are no dead letters'."""
     if bool(ids) == every:
         raise click.UsageError("Name the dead letters by their ids, or give --all.")
     if queue is not None and not every:
@@ -187,21 +189,24 @@ async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool, 
     inspector = session.inspector()
     act = inspector.resend if what == "resend" else inspector.drop
     if ids:
-        return await act(ids)
+        ids = tuple(dict.fromkeys(ids))
+        missing = [id for id in ids if not await act([id])]
+        return len(ids) - len(missing), missing
     done = 0
     while letters := await inspector.dead(queue, EVERY):
         count = await act([letter.message.id for letter in letters])
         done += count
         if not count:  # another has taken them
             break
-    return done
+    return done, []
 
 
-def _say(what: str, count: int, ids: tuple[str, ...], as_json: bool) -> None:
+def _say(what: str, count: int, missing: list[str], as_json: bool) -> None:
     if as_json:
         emit({what: count})
     else:
         click.echo(f"{what.capitalize()} {count:,}.")
-    if count < len(set(ids)):
-        click.echo(f"Error: {len(set(ids)) - count} of the ids are not dead letters.", err=True)
+    for id in missing:
+        click.echo(f"Error: {id} is not a dead letter.", err=True)
+    if missing:
         click.get_current_context().exit(1)

@@ -6,7 +6,7 @@ import click
 
 from celeriac import states
 from celeriac.cli.documents import as_json, call_of, emit, message_document, outcome_document, value_of
-from celeriac.cli.endings import document, find
+from celeriac.cli.endings import document, find, tell_revoked
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.cli.workflows import find_workflow, show_workflow
@@ -145,6 +145,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
     """
     if not ids and workflow is None:
         raise click.UsageError("Name the tasks, or a workflow: celeriac tasks revoke [ID...] [--workflow ID].")
+    named = ids
     if workflow is not None:
         ids = (*ids, *find_workflow(session, workflow).waiting())
     if ids:
@@ -152,7 +153,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
     if as_json:
         emit({"revoked": ids})
     else:
-        click.echo(f"Revoked {len(ids)}.")
+        tell_revoked(session, len(ids), named)
 
 
 @command.command("retry")

@@ -28,12 +28,34 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
     return words
 
 
+POOLS = {
+    "prefork": "Celery's prefork is processes here",
+    "eventlet": "async def tasks need no pool of their own here: take processes",
+    "gevent": "async def tasks need no pool of their own here: take processes",
+}
+"""Celery's pools, and what is to be said of them."""
+
+
+class _Pool(click.Choice[str]):
+    """A pool's name; of one of Celery's, what it is here."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in POOLS:
+            self.fail(f"{POOLS[value]}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        raise click.UsageError("Schedules are not part of this version: there is no -B.")
+
+
 @click.command("worker")
 @click.option("-Q", "--queues", metavar="A,B", callback=_words,
               help="Receive from these queues.  [default: every queue that the app declares]")  # fmt: skip
 @click.option("-c", "--concurrency", metavar="N", type=click.IntRange(min=1),
               help="Children for plain functions.  [default: one per core]")  # fmt: skip
-@click.option("-P", "--pool", type=click.Choice(["processes", "threads", "solo"]),
+@click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="What the children are.  [default: processes]")  # fmt: skip
 @click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
 @click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), help="[default: warning]")
@@ -43,6 +65,7 @@ def _words(context: click.Context, parameter: click.Parameter, value: str | None
               help="Replace a child whose memory passes this.")  # fmt: skip
 @click.option("--grace", metavar="SECONDS", type=click.FloatRange(min=0),
               help="How long running tasks may take to end when the worker stops.  [default: 25]")  # fmt: skip
+@click.option("-B", "--beat", is_flag=True, hidden=True, expose_value=False, callback=_no_beat)
 @with_session
 def command(session: Session, *, queues: list[str] | None, concurrency: int | None, pool: str | None,
             name: str | None, loglevel: str | None, max_tasks_per_child: int | None,

@@ -104,7 +104,8 @@ class Heartbeat:
         """When the lease was lost, its messages run elsewhere: throw away what runs here, and begin anew; for ever."""
         while True:
             await self._is_lost.wait()
-            log.error("The lease was lost (was this machine suspended?). What ran here was given to others.")
+            log.error("The lease is gone (the machine was suspended, cut off, or the broker restarted). "
+                      "Running tasks were abandoned; the broker delivers again those that it still has.")  # fmt: skip
             await self._pool.restart()
             await self.enter()
             self._is_lost.clear()

@@ -145,14 +145,16 @@ def _terminate(worker: Supervisor, ids: list[str]) -> dict[str, str]:
 def _rate_limit(worker: Supervisor, task: str, rate: str | None) -> dict[str, str]:
     _known(worker, task)
     worker.receiver.rates[task] = parse_rate(rate) if rate else None
-    return {"ok": f"{task} may start {rate or 'as often as it can'}"}
+    told = "as often as it can" if not rate else rate if "/" in str(rate) else f"{rate}/s"
+    return {"ok": f"{task} may start {told}"}
 
 
 @_order
 def _time_limit(worker: Supervisor, task: str, soft: float | None = None, hard: float | None = None) -> dict[str, str]:
     _known(worker, task)
     worker.receiver.limits[task] = (soft, hard)
-    return {"ok": f"{task} has a soft limit of {soft} s and a hard limit of {hard} s"}
+    told = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
+    return {"ok": f"{task} has from now on: soft limit {told[0]}, hard limit {told[1]}"}
 
 
 @_order

@@ -64,7 +64,8 @@ class Settling:
                 if endings:
                     await self._settle(endings)
             except (BrokerError, BackendError) as error:
-                log.warning("Cannot settle %d endings, trying again in %.1f s: %s", len(endings), pause, error)
+                what = f"settle {len(endings)} endings" if endings else f"record {len(tidings)} states"
+                log.warning("Cannot %s, trying again in %.1f s: %s", what, pause, error)
                 self._endings[:0] = endings
                 self._tidings[:0] = tidings
                 await asyncio.sleep(pause)
