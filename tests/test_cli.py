@@ -238,7 +238,7 @@ def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
     [
         (("shop.ad",), 1, "Did you mean 'shop.add'?"),
         (("add",), 1, "Did you mean 'shop.add'?"),
-        (("shop.add", "-a", "[1]"), 1, "missing a required argument"),
+        (("shop.add", "-a", "[1]"), 1, "do not fit shop.add(x: int, y: int) -> int: 'y' is missing."),
         (("shop.add", "-a", "[1, 2]", "-q", "mial"), 2, "Did you mean 'mail'?"),
         (("shop.add", "-a", "{}"), 2, "takes JSON, as in '[2, 2]'"),
         (("shop.add", "-k", "nope"), 2, "takes JSON, as in"),

@@ -192,7 +192,7 @@ def test_the_error_names_the_part_that_cannot_be_serialised() -> None:
     class Order:
         lines: list[Any]
 
-    with pytest.raises(EncodeError, match=r"Cannot serialise builtins\.object at \['a'\]\[1\]\.lines\[0\]"):
+    with pytest.raises(EncodeError, match=r"^The value cannot .* \(builtins\.object at \['a'\]\[1\]\.lines\[0\]\)\. P"):
         dumps({"a": [0, Order([object()])]})
 
 

@@ -128,11 +128,17 @@ def test_a_message_that_is_too_large_is_refused_with_its_size(make_app: MakeApp)
 
 
 def test_an_argument_that_cannot_be_serialised_is_refused_with_its_place(app: Celeriac) -> None:
-    task = app.task(name="t")(lambda x: x)
-    with pytest.raises(EncodeError, match=r"builtins\.object at \[0\]"):
-        task.delay(object())
-    with pytest.raises(EncodeError, match=r"\[1\]\['x'\]"):
-        task.delay(x={object()})
+    task = app.task(name="t")(lambda x, *more: x)
+    other = app.task(name="other")(lambda x, y: x)
+    for call, words in (
+        (lambda: task.delay(object()), r"^Argument 'x' of t cannot be serialised \(builtins\.object\)\. Pass"),
+        (lambda: task.delay(x={object()}), r"Argument 'x' of t .*\(builtins\.object at \[0\]\)"),
+        (lambda: task.delay(1, 2, [object()]), r"Argument 'more' of t .*\(builtins\.object at \[0\]\)"),
+        (lambda: task.delay("\ud800"), r"Argument 'x' of t .*\(builtins\.str: .*surrogates"),
+        (lambda: task.apply_async([1], link=other.s([object()])), r"builtins\.object at \[0\]\[0\]\[0\]"),
+    ):
+        with pytest.raises(EncodeError, match=words):
+            call()
 
 
 def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None:
@@ -365,6 +371,9 @@ class Nasty:
 def test_a_return_value_that_cannot_be_serialised_fails_the_task(app: Celeriac, value: Any) -> None:
     result = app.task(name="t")(lambda: value).apply()
     assert result.state == states.FAILURE
+    if not isinstance(value, Nasty):
+        with pytest.raises(EncodeError, match=r"^The return value of t cannot be serialised"):
+            result.get()
 
 
 def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> None:

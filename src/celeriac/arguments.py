@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Optional, get_type_hints
 
-from celeriac.errors import ArgumentsError, DecodeError
+from celeriac.errors import ArgumentsError, DecodeError, EncodeError
 from celeriac.records import Rebuilder, rebuilder
 
 __all__ = ["Arguments", "args_of", "kwargs_of"]
 
 UNRESOLVED = (NameError, TypeError, AttributeError)  # an annotation that cannot be evaluated
+MISSING = re.compile(r"missing a required (?:keyword-only )?argument: (.*)")  # as `inspect` says it
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -70,7 +72,20 @@ class Arguments:
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise ArgumentsError(f"{self.name}{self.signature} cannot be called so: {error}.") from None
+            why = MISSING.sub(r"\1 is missing", str(error))
+            raise ArgumentsError(f"These arguments do not fit {self.name}{self.signature}: {why}.") from None
+
+    def blame(self, error: EncodeError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EncodeError:
+        """Return the error of a body that cannot be serialised, with the argument named."""
+        if len(error.path) < 2:
+            return error
+        where, step = error.path[:2]  # "[0]" or "[1]" for args or kwargs, and the place in those
+        if where == "[0]":
+            names = list(self.signature.bind_partial(*args).arguments)
+            name = names[min(int(step.strip("[]")), len(names) - 1)]
+        else:
+            name = next(name for name in kwargs if f"[{name!r}]" == step)
+        return error.within(f"Argument {name!r} of {self.name}", 2)
 
     def fit(self, calls: Sequence[tuple[Any, ...]]) -> bool:
         """Say whether the function can be called with each of these tuples of arguments; if not, `check` tells why."""

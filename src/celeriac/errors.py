@@ -70,7 +70,7 @@ class ImproperlyConfigured(CeleriacError):
     """The configuration has mistakes."""
 
 
-class NotRegistered(CeleriacError):
+class NotRegistered(CeleriacError, KeyError):
     """No task of this name is registered."""
 
     def __init__(self, task: str, known: Iterable[str] = ()) -> None:
@@ -110,6 +110,24 @@ class ArgumentsError(CeleriacError, TypeError):
 
 class EncodeError(CeleriacError, TypeError):
     """A value cannot be serialised."""
+
+    culprit: str = ""  # the class of the part that cannot, where that is known
+    path: tuple[str, ...] = ()  # where in the value that part is: ("[0]", ".lines")
+    reason: str = ""
+
+    @classmethod
+    def of(cls, holder: str, culprit: str, path: tuple[str, ...], reason: str) -> EncodeError:
+        """Make the error for a part of `holder`, which begins the sentence: "Argument 'x' of shop.add"."""
+        where = f" at {''.join(path)}" if path else ""
+        why = f": {reason}" if reason else ""
+        error = cls(f"{holder} cannot be serialised ({culprit}{where}{why}). Pass plain data (numbers, strings, lists, "
+                    "dicts, dates, dataclasses), or an id that the task looks up.")  # fmt: skip
+        error.culprit, error.path, error.reason = culprit, path, reason
+        return error
+
+    def within(self, holder: str, steps: int) -> EncodeError:
+        """Return the error as one of the part that is so many steps down the path."""
+        return EncodeError.of(holder, self.culprit, self.path[steps:], self.reason) if self.culprit else self
 
 
 class DecodeError(CeleriacError, ValueError):

@@ -107,6 +107,8 @@ class Executor:
                         f"({self._result_max_bytes:,}). Store the data, and return its path or key."
                     )
             except BaseException as error:  # noqa: BLE001 - a time limit, or a property of the user's own
+                if isinstance(error, EncodeError):
+                    error = error.within(f"The return value of {message.task}", 0)
                 return self._raised(message, request, error, started, runtime)
         if signals.task_success:
             signals.task_success.send(request.task, task_id=message.id, result=value)

@@ -59,7 +59,7 @@ def dumps(value: Any) -> bytes:
     try:
         return _encode(_lower(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise EncodeError(_explain(value, error)) from error
+        raise _refusal(value, error) from error
 
 
 def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -68,7 +68,7 @@ def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         try:
             return _encode((args, kwargs))
         except ValueError as error:  # a lone surrogate
-            raise EncodeError(_explain(args, error)) from error
+            raise _refusal((args, kwargs), error) from error
     return dumps((args, kwargs))
 
 
@@ -221,18 +221,16 @@ def _raise_key(value: Any) -> Any:
 # --- Saying which part was wrong ----------------------------------------------------------------------
 
 
-def _explain(value: Any, error: Exception) -> str:
+def _refusal(value: Any, error: Exception) -> EncodeError:
     if isinstance(error, RecursionError):
-        return "The value contains itself, or is nested too deeply to serialise."
-    path, culprit = _locate(value, "")
-    where = f" at {path}" if path else ""
-    return (
-        f"Cannot serialise {type(culprit).__module__}.{type(culprit).__qualname__}{where}: {error}. "
-        "Pass plain data (numbers, strings, lists, dicts, dates, dataclasses), or an id that the task looks up."
-    )
+        return EncodeError("The value contains itself, or is nested too deeply to serialise.")
+    path, culprit = _locate(value, ())
+    kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}"
+    reason = "" if str(error) == f"cannot serialise {kind}" else str(error)
+    return EncodeError.of("The value", kind, path, reason)
 
 
-def _locate(value: Any, path: str) -> tuple[str, Any]:
+def _locate(value: Any, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
     """Return the path to the innermost part that cannot be serialised, and that part."""
     parts: Iterable[tuple[str, Any]] = ()
     if isinstance(value, Mapping):
@@ -245,7 +243,7 @@ def _locate(value: Any, path: str) -> tuple[str, Any]:
         try:
             _encode(_lower(part))
         except (TypeError, ValueError):
-            return _locate(part, path + step)
+            return _locate(part, (*path, step) if step else path)
     return path, value
 
 

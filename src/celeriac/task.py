@@ -17,7 +17,7 @@ from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
 from celeriac.context import Request, current
 from celeriac.draft import Draft
-from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
+from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CallOptions, check_task, declared, rate, word
 from celeriac.result import AsyncResult, EagerResult, Results
@@ -36,6 +36,7 @@ R = TypeVar("R")
 
 NO_KWARGS: dict[str, Any] = {}  # never changed
 OWN_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # Celeriac's own
+LINKS = frozenset({"link", "link_error"})  # options that hold calls of other tasks
 PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
 
 
@@ -170,7 +171,12 @@ class Task(Generic[P, R]):
                          options: Mapping[str, Any] | None = None) -> Message:  # fmt: skip
         if self.checks_arguments:
             self.arguments.check(args, kwargs)
-        return self.draft().message(args, kwargs, options)
+        try:
+            return self.draft().message(args, kwargs, options)
+        except EncodeError as error:
+            if options and not LINKS.isdisjoint(options):
+                raise  # it may be an argument of another task's
+            raise self.arguments.blame(error, args, kwargs) from error.__cause__
 
     def _sent(self, message: Message) -> AsyncResult[R]:
         return AsyncResult(message.id, self.app, self.name, message.ignore_result)

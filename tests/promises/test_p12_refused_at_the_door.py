@@ -31,7 +31,7 @@ Door = Callable[[Stage], Any]
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 
 CALLS: dict[str, tuple[Door, type[Exception], str]] = {
-    "too few arguments": (lambda s: s.victim.quick.delay(), ArgumentsError, "missing a required argument: 'number'"),
+    "too few arguments": (lambda s: s.victim.quick.delay(), ArgumentsError, "'number' is missing"),
     "too many arguments": (lambda s: s.victim.quick.delay(1, 2), ArgumentsError, "too many positional"),
     "a wrong name": (lambda s: s.victim.quick.delay(1, nummer=1), ArgumentsError, "nummer"),
     "one bad call of many": (lambda s: s.victim.quick.delay_many([(1,), (1, 2)]), ArgumentsError, "too many"),
