@@ -75,6 +75,27 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
         _ = settings.brokr_url
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("include", "imports"), ("CELERY_BROKER_URL", "broker_url"), ("CELERIAC_BROKER_URL", "broker_url"),
+     ("BROKER_URL", "broker_url"), ("CELERY_INCLUDE", "imports"), ("CELERY_TASK_ACK_LATE", "task_acks_late")],
+)  # fmt: skip
+def test_a_setting_by_celerys_name_or_in_capitals_is_told_by_its_own(name: str, meant: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"no setting '{name}'. Did you mean '{meant}'"):
+        Settings({name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("worker_concurrency", "4", "takes a whole number or None, not '4'."),
+     ("task_acks_late", "yes", "takes True or False, not 'yes'."),
+     ("broker_url", 3, "takes text or None, not 3."), ("imports", "shop", "takes a list of names, not 'shop'.")],
+)  # fmt: skip
+def test_a_value_of_another_type_is_told_what_is_wanted(name: str, value: Any, words: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(f"{name} {words}")):
+        Settings({name: value})
+
+
 @pytest.mark.parametrize("name", NOT_NEEDED)
 def test_a_setting_of_celerys_that_is_not_needed_says_why(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=re.escape(NOT_NEEDED[name])):
@@ -199,6 +220,12 @@ def test_a_change_reaches_tasks_that_were_made_before(app: Celeriac) -> None:
 def test_a_url_that_nothing_serves_is_refused_with_what_is_known(url: str, app: Celeriac) -> None:
     app.conf.broker_url = url or "://"
     with pytest.raises(ImproperlyConfigured, match=r"Known: .*sqlite://"):
+        _ = app.broker
+
+
+def test_a_scheme_that_is_mistyped_is_told_which_was_meant(app: Celeriac) -> None:
+    app.conf.broker_url = "redsi://x"
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'redis://'"):
         _ = app.broker
 
 

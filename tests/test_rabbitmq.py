@@ -24,6 +24,7 @@ from celeriac.brokers.amqp.lease import AmqpLease
 from celeriac.brokers.base import Action, Broker, Settlement, WorkerInfo
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.refusals import silent
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
@@ -161,6 +162,17 @@ def test_urls_are_read(url: str, hosts: Any, vhost: str, username: str) -> None:
 def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="AMQP URL"):
         Address.of(url)
+
+
+@pytest.mark.parametrize("url", ["amqp://db:abc/x", "amqp://[::1]:abc/x"])
+def test_a_port_that_is_no_number_is_named(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="port 'abc' is no number"):
+        Address.of(url)
+
+
+def test_the_server_that_the_url_names_is_to_be_pinged() -> None:
+    told = str(silent(OSError("refused"), Address.of("amqp://db:7,other/x"), 1.0))
+    assert "On db: `rabbitmq-diagnostics ping`" in told
 
 
 def test_certificates_that_cannot_be_read_are_an_error_that_names_them() -> None:

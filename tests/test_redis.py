@@ -26,6 +26,7 @@ from celeriac.clock import Clock
 from celeriac.connections import open_broker
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection
+from celeriac.drivers.redis.refusals import silent
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
@@ -95,6 +96,26 @@ def test_urls_are_read(url: str, expected: dict[str, Any]) -> None:
 def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured):
         Address.of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("redis://db/abc", "database 'abc' is no number"), ("redis+sentinel://a:x/main", "port 'x' is no number"),
+     ("redis+sentinel://a/main/x", "database 'x' is no number")],
+)  # fmt: skip
+def test_a_part_of_a_url_that_should_be_a_number_is_named(url: str, words: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=words):
+        Address.of(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [("redis://db:7/2", "redis-cli -h db -p 7 ping"), ("rediss://db", "redis-cli -h db -p 6379 --tls ping"),
+     ("unix:///run/r.sock", "redis-cli -s /run/r.sock ping"),
+     ("redis+sentinel://a,b:7/main", "redis-cli -h a -p 26379 ping")],
+)  # fmt: skip
+def test_the_server_that_the_url_names_is_to_be_pinged(url: str, command: str) -> None:
+    assert f"`{command}`" in str(silent(OSError("refused"), Address.of(url), 1.0))
 
 
 def test_tls_proves_the_servers_certificate_unless_told_otherwise() -> None:

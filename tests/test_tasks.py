@@ -630,6 +630,32 @@ def test_with_task_eager_propagates_what_a_task_raises_is_raised_at_the_call(mak
         task.delay()
 
 
+def test_a_task_that_is_not_there_is_told_with_the_nearest(app: Celeriac) -> None:
+    app.task(name="shop.add")(lambda x: x)
+    with pytest.raises(NotRegistered, match=r"Did you mean 'shop\.add'"):
+        _ = app.tasks["shop.ad"]
+    with pytest.raises(KeyError):
+        _ = app.tasks["shop.ad"]
+    assert "shop.ad" not in app.tasks
+    assert app.tasks.get("shop.ad") is None
+
+
+@pytest.mark.parametrize("decorate", [lambda app: app.task("shop.add"), lambda app: shared_task("shop.add")])  # type: ignore[call-overload]
+def test_a_name_that_is_given_as_the_function_is_told_its_keyword(app: Celeriac, decorate: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"not 'shop\.add'\. .*\(name=…\)"):
+        decorate(app)
+
+
+async def test_a_task_is_sent_by_its_name_and_by_nothing_else(app: Celeriac) -> None:
+    add: Any = app.task(name="shop.add")(lambda x: x)
+    with pytest.raises(ArgumentsError, match=r"name of a task, 'shop\.add', not 3"):
+        app.send_task(3)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentsError, match=r"name of a task, 'shop\.add', not <"):
+        app.send_task(add, [1])
+    with pytest.raises(ArgumentsError, match="takes the name of a task"):
+        await app.asend_task(add, [1])
+
+
 def test_with_task_always_eager_a_task_that_is_not_registered_is_refused(make_app: MakeApp) -> None:
     app = make_app(task_always_eager=True)
     with pytest.raises(NotRegistered):

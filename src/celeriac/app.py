@@ -21,13 +21,13 @@ from celeriac.config import Settings, from_object, from_toml
 from celeriac.connections import REPLYING, open_backend, open_broker
 from celeriac.control import Control
 from celeriac.draft import Draft
-from celeriac.errors import ImproperlyConfigured, NotRegistered, UnknownQueue
+from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.message import Message
 from celeriac.options import CallOptions, TaskOptions
 from celeriac.result import AsyncResult
 from celeriac.routing import Routes
 from celeriac.signature import Signature
-from celeriac.task import CoroutineTask, Task
+from celeriac.task import CoroutineTask, Task, Tasks
 
 if TYPE_CHECKING:
     from celeriac.backends.base import Backend
@@ -53,7 +53,7 @@ class Celeriac:
         self.main = main or module
         self.clock = clock or Clock()
         self.conf = Settings(settings, os.environ if environ is None else environ)
-        self.tasks: dict[str, Task[Any, Any]] = {}
+        self.tasks = Tasks()
         self.control = Control(self)
         self.canvas = words
         self.workflows = Workflows(self)
@@ -139,6 +139,9 @@ class Celeriac:
     def register(self, function: Callable[..., Any], name: str | None, bind: bool,
                  base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
         """Do what `task` does, for those that have all of its arguments in hand."""
+        if not callable(function):
+            raise ImproperlyConfigured(f"@app.task is given the function, not {function!r}. "
+                                       "A name goes by its keyword: @app.task(name=…).")  # fmt: skip
         name = name or self.name_of(function)
         if name in self.tasks:
             known = self.tasks[name]
@@ -178,6 +181,9 @@ class Celeriac:
         if task in self.tasks or task in self.builtin_tasks:
             return self.known_task(task).draft()
         if task not in self._drafts:
+            if not isinstance(task, str):
+                name = getattr(task, "name", "shop.add")
+                raise ArgumentsError(f"send_task takes the name of a task, {name!r}, not {task!r}.")
             self._drafts[task] = Draft(self, task, {})
         return self._drafts[task]
 

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import msgspec
@@ -168,6 +168,16 @@ POSITIVE = frozenset(
         "worker_max_tasks_per_child",
     }
 )
+WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    list[str]: "a list of names",
+    str: "text",
+    type(None): "None",
+}
+RENAMED = {"include": "imports"}
+"""Celery's settings that have another name here."""
+
 NOT_NEEDED = {
     "worker_prefetch_multiplier": "a worker receives only what its free slots can start; remove it",
     "broker_transport_options": "liveness is by heartbeat, so there is no visibility time-out; remove it",
@@ -185,7 +195,7 @@ def _check(name: str, value: Any) -> Any:
     if name not in DEFAULTS:
         if name in NOT_NEEDED:
             raise ImproperlyConfigured(f"{name} is not needed: {NOT_NEEDED[name]}.")
-        raise ImproperlyConfigured(f"There is no setting {name!r}.{nearest(name, DEFAULTS)}")
+        raise ImproperlyConfigured(f"There is no setting {name!r}.{_meant(name)}")
     kind = TYPES[name]
     if value is None and type(None) in get_args(kind):
         return None
@@ -199,7 +209,9 @@ def _check(name: str, value: Any) -> Any:
     try:
         value = msgspec.convert(value, kind) if kind is not Any else value
     except msgspec.ValidationError as error:
-        raise ImproperlyConfigured(f"{name}: {error}, got {value!r}.") from None
+        if (wanted := _words(kind)) is None:
+            raise ImproperlyConfigured(f"{name}: {error}, got {value!r}.") from None
+        raise ImproperlyConfigured(f"{name} takes {wanted}, not {value!r}.") from None
     if name == "task_routes":
         Routes(value)
     if name in CHOICES and value not in CHOICES[name]:
@@ -218,6 +230,23 @@ def _check(name: str, value: Any) -> Any:
     if name == "task_default_priority" and not 0 <= value <= 9:
         raise ImproperlyConfigured(f"{name}: from 0 to 9, not {value!r}.")
     return value
+
+
+def _meant(name: str) -> str:
+    """Say which setting was probably meant by a name that is none: Celery's own, or one in capitals."""
+    if name in RENAMED:
+        return f" Did you mean {RENAMED[name]!r}?"
+    if name.isupper():
+        name = name.removeprefix("CELERY_").removeprefix(ENVIRONMENT_PREFIX).lower()
+        return f" Did you mean {name!r}?" if name in DEFAULTS else _meant(name)
+    return nearest(name, DEFAULTS)
+
+
+def _words(kind: Any) -> str | None:
+    """Say what values a type takes, where it is made of plain ones."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    words = [WORDS.get(one) for one in kinds]
+    return None if None in words else " or ".join(filter(None, words))
 
 
 def _report(problems: list[str]) -> str:

@@ -45,7 +45,8 @@ def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) ->
 def _open(kind: str, adapters: dict[str, str], url: str, settings: Settings, clock: Clock) -> Any:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in adapters:
-        raise ImproperlyConfigured(f"No {kind} for {url!r}.{nearest(scheme, adapters)} "
+        hint = nearest(scheme, adapters).replace("'?", "://'?")
+        raise ImproperlyConfigured(f"No {kind} for {url!r}.{hint} "
                                    f"Known: {', '.join(f'{name}://' for name in sorted(adapters))}.")  # fmt: skip
     try:
         adapter = importlib.import_module(adapters[scheme])

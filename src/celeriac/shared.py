@@ -88,6 +88,9 @@ def shared_task(function: Callable[..., Any] | None = None, /, *, name: str | No
     """Register a function with every app, made already or later; for libraries that have no app of their own."""
 
     def register(function: Callable[..., Any]) -> Any:
+        if not callable(function):
+            raise ImproperlyConfigured(f"@shared_task is given the function, not {function!r}. "
+                                       "A name goes by its keyword: @shared_task(name=…).")  # fmt: skip
         task_name = name or f"{function.__module__}.{function.__name__}"
 
         def build(app: Celeriac) -> Task[Any, Any]:

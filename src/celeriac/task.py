@@ -17,7 +17,7 @@ from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
 from celeriac.context import Request, current
 from celeriac.draft import Draft
-from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, Replaced, Retry
+from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, NotRegistered, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CallOptions, check_task, declared, rate, word
 from celeriac.result import AsyncResult, EagerResult, Results
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from celeriac.app import Celeriac
     from celeriac.canvas.group import group
 
-__all__ = ["CoroutineTask", "Task"]
+__all__ = ["CoroutineTask", "Task", "Tasks"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +38,13 @@ NO_KWARGS: dict[str, Any] = {}  # never changed
 OWN_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # Celeriac's own
 LINKS = frozenset({"link", "link_error"})  # options that hold calls of other tasks
 PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
+
+
+class Tasks(dict[str, "Task[Any, Any]"]):
+    """`app.tasks`: tasks by name. To ask for one that is not there raises `NotRegistered`, a `KeyError`."""
+
+    def __missing__(self, name: str) -> Task[Any, Any]:
+        raise NotRegistered(name, self)
 
 
 class Task(Generic[P, R]):

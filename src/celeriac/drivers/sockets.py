@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["TLS_OPTIONS", "TimedSocket", "prepare", "tls_context"]
+__all__ = ["TLS_OPTIONS", "TimedSocket", "number", "prepare", "tls_context"]
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
@@ -38,6 +38,13 @@ def tls_context(options: Mapping[str, str], server: str) -> ssl.SSLContext:
             "file in PEM format."
         ) from error
     return context
+
+
+def number(text: str, what: str) -> int:
+    """Return the number that a part of a URL is. Raises `ValueError`, which says what it should be."""
+    if not text.isdecimal():
+        raise ValueError(f"the {what} {text!r} is no number")
+    return int(text)
 
 
 def prepare(plain: socket.socket) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, prepare, tls_context
+from celeriac.drivers.sockets import TLS_OPTIONS, number, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -83,6 +83,6 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def _host(text: str, port: int) -> tuple[str, int]:
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
-        return host, int(rest[1:] or port)
-    host, _, number = text.partition(":")
-    return host or "localhost", int(number or port)
+        return host, number(rest[1:], "port") if rest[1:] else port
+    host, _, digits = text.partition(":")
+    return host or "localhost", number(digits, "port") if digits else port

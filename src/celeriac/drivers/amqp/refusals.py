@@ -81,4 +81,4 @@ def silent(error: BaseException, address: Address, timeout: float, blocked: str 
         return BrokerUnavailable(f"RabbitMQ at {address} did not answer within {timeout:g} s "
                                  "(`broker_publish_timeout`).")  # fmt: skip
     return BrokerUnavailable(f"RabbitMQ at {address} cannot be reached: {error}. Is it running? "
-                             "rabbitmq-diagnostics ping")  # fmt: skip
+                             f"On {address.hosts[0][0]}: `rabbitmq-diagnostics ping`")  # fmt: skip

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, prepare, tls_context
+from celeriac.drivers.sockets import TLS_OPTIONS, number, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -55,7 +55,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
                 return cls._of_sentinels(parts.netloc, path)
             db = options.get("db") or ("" if parts.scheme == "unix" else path.strip("/")) or "0"
             found = cls(
-                host=parts.hostname or "localhost", port=parts.port or PORT, db=int(db), tls=parts.scheme == "rediss",
+                host=parts.hostname or "localhost", port=parts.port or PORT, db=number(db, "database"),
+                tls=parts.scheme == "rediss",
                 path=path if parts.scheme == "unix" else "", username=unquote(parts.username or ""),
                 password=unquote(parts.password or ""), options=options,
             )  # fmt: skip
@@ -78,8 +79,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("no service: write redis+sentinel://host:26379/service/0")
         pairs = [host.partition(":") for host in hosts.split(",")]
         return cls(
-            sentinels=tuple((host, int(port or SENTINEL_PORT)) for host, _, port in pairs), service=service,
-            db=int(db or "0"), username=unquote(username), password=unquote(password),
+            sentinels=tuple((host, number(port or str(SENTINEL_PORT), "port")) for host, _, port in pairs),
+            service=service,
+            db=number(db or "0", "database"), username=unquote(username), password=unquote(password),
         )  # fmt: skip
 
     def at(self, host: str, port: int) -> Address:
@@ -90,6 +92,13 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         if self.sentinels:
             return f"{self.service} of {', '.join(f'{host}:{port}' for host, port in self.sentinels)}"
         return self.path or f"{self.host}:{self.port}"
+
+    @property
+    def ping(self) -> str:
+        """The command line that asks whether the server is there."""
+        host, port = self.sentinels[0] if self.sentinels else (self.host, self.port)
+        where = f"-s {self.path}" if self.path else f"-h {host} -p {port}"
+        return f"redis-cli {where}{' --tls' if self.tls else ''} ping"
 
     def greeting(self) -> list[tuple[Any, ...]]:
         """Return the commands that open a connection; each must be answered without an error."""

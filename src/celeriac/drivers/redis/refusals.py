@@ -59,7 +59,7 @@ def silent(error: BaseException, address: Address, timeout: float) -> BrokerUnav
                                    "rediss://…?ssl_ca_certs=/path/to/ca.crt")  # fmt: skip
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"Redis at {address} did not answer within {timeout:g} s (`broker_publish_timeout`).")
-    return BrokerUnavailable(f"Redis at {address} cannot be reached: {error}. Is it running? `redis-cli ping`")
+    return BrokerUnavailable(f"Redis at {address} cannot be reached: {error}. Is it running? `{address.ping}`")
 
 
 def unsuitable(info: bytes, address: Address) -> ImproperlyConfigured | None:
