@@ -207,7 +207,7 @@ def _check_values(checked: dict[str, Any]) -> None:
         if name in checked:
             word(checked[name], name)
     retries = checked.get("max_retries")
-    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
         raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
     for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
         if name in checked:
