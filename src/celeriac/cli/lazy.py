@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
-__all__ = ["APP", "LazyGroup"]
+__all__ = ["APP", "LazyGroup", "Misuse"]
 
 APP = "celeriac.app"
 """The key of what -A names, in the context's `meta`."""
 
 WRONG = (ImproperlyConfigured, UnknownQueue)
 """Errors of the app or the command line: to try again will not help."""
+
+
+class Misuse(click.ClickException):
+    """The app or the command line is wrong."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class LazyGroup(click.Group):
@@ -65,6 +71,4 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            shown = click.ClickException(str(error))
-            shown.exit_code = 2 if isinstance(error, WRONG) else 1
-            raise shown from error
+            raise (Misuse if isinstance(error, WRONG) else click.ClickException)(str(error)) from error
