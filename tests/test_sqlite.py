@@ -427,6 +427,16 @@ def test_messages_whose_ids_claim_one_place_are_all_kept_and_found(tmp_path: Pat
     assert asyncio.run(broker.operations().purge("default")) == 9
 
 
+async def test_text_in_place_of_a_message_is_put_aside(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message(), message()])
+    broker.database.connection().execute("UPDATE ready SET message = 'text' WHERE seq = (SELECT min(seq) FROM ready)")
+    lease = await broker.lease(WorkerInfo(name="w"), 15.0, 3)
+    assert len(await lease.receive(["default"], {PLAIN: 5}, 0.0)) == 1
+    [letter] = await broker.operations().dead("default", 5)
+    assert letter.message.body == b"text"
+
+
 # --- Messages that are fresh --------------------------------------------------------------------------
 
 

@@ -105,6 +105,7 @@ encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 """Return a message as one opaque value, for those that store bytes."""
 
 decode = msgspec.msgpack.Decoder(Message).decode
+"""Return the message of such a value. Raises `ValueError`: msgspec's errors are one, and `UnicodeDecodeError` is."""
 
 
 def new_id() -> str:

@@ -26,6 +26,7 @@ from celeriac import (
     states,
     xmap,
 )
+from celeriac.backends.memory import MemoryBackend
 from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
 from celeriac.message import Message
 from celeriac.testing import running_worker
@@ -328,6 +329,19 @@ def test_a_failure_reaches_the_end_of_a_chain_at_once(app: Celeriac) -> None:
         with pytest.raises(ValueError, match="no"):
             (s(app, "fail") | s(app, "add")).delay().get(TIMEOUT)
     assert time.monotonic() - begun < 2.5  # without being told, the worker looks once a second
+
+
+def test_a_workflow_that_cannot_be_read_does_not_stop_a_worker(app: Celeriac) -> None:
+    pair = (s(app, "add", 1) | s(app, "add", 2)).delay()
+    joined = chord([s(app, "add", 1), s(app, "fail")], s(app, "total")).delay()
+    assert isinstance(app.backend, MemoryBackend)
+    for workflow in app.backend.shared.workflows.values():
+        workflow.tree = b"junk"
+    with running_worker(app):
+        assert pair.parent.get(TIMEOUT) == 2
+        with pytest.raises(ValueError, match="no"):
+            joined.parent[1].get(TIMEOUT)
+        assert (s(app, "add", 1) | s(app, "add", 2)).delay().get(TIMEOUT) == 4
 
 
 @pytest.mark.parametrize("way", ["revoked", "expired"])

@@ -6,6 +6,7 @@ what the caller gets is the result of the whole.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from celeriac.context import Request
 
 __all__ = ["GATHER", "Workflows"]
+
+log = logging.getLogger("celeriac.workflows")
 
 GATHER = "celeriac.gather"  # the built-in task that returns what it is given
 PUBLISH_BATCH = 1000  # messages sent in one step
@@ -183,8 +186,16 @@ class Workflows:
         return found
 
     def learn(self, trees: Mapping[str, bytes]) -> dict[str, Tree]:
-        """Return trees, decoded; and keep them in memory for a while: they never change."""
-        found = {id: decode_tree(data) for id, data in trees.items()}
+        """Return trees, decoded; and keep them in memory for a while: they never change.
+
+        One that cannot be read is left out, as if it had expired: it must not stop a worker.
+        """
+        found = {}
+        for id, data in trees.items():
+            try:
+                found[id] = decode_tree(data)
+            except ValueError as error:
+                log.error("The workflow %s cannot be read: %s", id, error)
         with self._lock:
             for id, tree in found.items():
                 if id not in self._trees:

@@ -16,16 +16,15 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac.brokers.amqp.hand import Hand, Held
 from celeriac.brokers.amqp.journal import Journal
-from celeriac.brokers.amqp.parcels import Parcel, bury, unpack, unreadable
+from celeriac.brokers.amqp.parcels import Parcel, bury, unpack
 from celeriac.brokers.amqp.roll import Presence, enrol
 from celeriac.brokers.amqp.taps import Taps
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
+from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo, unreadable
 from celeriac.drivers.amqp.frames import Content, Publication
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line
@@ -173,7 +172,7 @@ class AmqpLease(Lease):
             tap.unsettled += 1
         try:
             parcel = unpack(content.body)
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             self._put_aside(content, tap.line, f"it cannot be read: {error}")
             return
         message, now = parcel.message, self._clock.now()

@@ -15,6 +15,7 @@ import msgspec
 
 from celeriac.backends.base import Advance, NodeEnd
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
+from celeriac.brokers.sqlite.aside import UNREADABLE, understood
 from celeriac.brokers.sqlite.rows import Lines, insert, line_up, place, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes, workflows
@@ -129,10 +130,17 @@ class SQLiteLease(Lease):
             connection.execute(TAKE, (self._number, self._receipts, *up_to))
             connection.execute(TAKE_AWAY, up_to)
             token = f"{self._number}:{self._receipts}:{line}"
-            taken += [
-                Delivery(decode(message), f"{token}:{rank}:{seq}", deliveries + 1)
-                for rank, seq, deliveries, message in rows
-            ]
+            try:
+                taken += [
+                    Delivery(decode(message), f"{token}:{rank}:{seq}", deliveries + 1)
+                    for rank, seq, deliveries, message in rows
+                ]
+            except UNREADABLE:
+                now = self._clock.now()
+                for rank, seq, deliveries, raw in rows:
+                    message = understood(connection, raw, (line, rank, seq), now)
+                    if message is not None:
+                        taken.append(Delivery(message, f"{token}:{rank}:{seq}", deliveries + 1))
         return self._marked(connection, taken)
 
     def _marked(self, connection: sqlite3.Connection, taken: list[Delivery]) -> list[Delivery]:
@@ -244,7 +252,7 @@ class SQLiteLease(Lease):
         taken: list[Delivery] = []
         for (lease,) in connection.execute("SELECT lease FROM leases WHERE expires_at < ?", (now,)).fetchall():
             if lease != self._number:
-                taken += self._inherit(connection, lease)
+                taken += self._inherit(connection, lease, now)
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
         connection.execute("DELETE FROM broadcasts WHERE sent_at < ?", (now - BROADCAST_SECONDS,))
         connection.execute("DELETE FROM revoked WHERE until < ?", (now,))
@@ -257,15 +265,17 @@ class SQLiteLease(Lease):
             workflows.prune(connection, now, self._result_expires)
         return taken
 
-    def _inherit(self, connection: sqlite3.Connection, lease: int) -> list[Delivery]:
+    def _inherit(self, connection: sqlite3.Connection, lease: int, now: float) -> list[Delivery]:
         """Deal with what a dead worker held; return what this worker takes over to settle."""
         taken: list[Delivery] = []
         rows = connection.execute(
             "SELECT line, rank, seq, deliveries, message FROM active WHERE lease = ?", (lease,)
         ).fetchall()
         for line, rank, seq, deliveries, raw in rows:
-            message = decode(raw)
             here = (line, rank, seq)
+            message = understood(connection, raw, here, now)
+            if message is None:
+                continue
             if message.acks_late and deliveries < self._max_deliveries:
                 connection.execute(f"{RELEASE} WHERE {_PLACE}", (0, *here))
                 connection.execute(f"DELETE FROM active WHERE {_PLACE}", here)  # noqa: S608

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from celeriac.brokers.sqlite.aside import UNREADABLE
 from celeriac.drivers.sqlite.many import Insert
 from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
 from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
@@ -229,7 +230,10 @@ def find(connection: sqlite3.Connection, id: str) -> Found | None:
     """Return where the message with this id is, in whatever state."""
     for query, value in ((BY_SEQ, seq_of(id)), (BY_NAME, id)):
         for table, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
-            message = decode(raw)
+            try:
+                message = decode(raw)
+            except UNREADABLE:
+                continue  # whoever receives it puts it aside
             if message.id == id:  # another's id may say the same age
                 return Found(table, line, rank, seq, message)
     return None
