@@ -16,10 +16,11 @@ import msgspec
 from celeriac.backends.base import Advance, NodeEnd
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
 from celeriac.brokers.sqlite.aside import UNREADABLE, understood
-from celeriac.brokers.sqlite.rows import Lines, insert, line_up, place, wake_due
+from celeriac.brokers.sqlite.rows import insert, learn, line_up, place, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import KEPT
 from celeriac.errors import LeaseLost
 from celeriac.message import decode
@@ -54,11 +55,10 @@ Held = tuple[int, int, int, int, int]
 class SQLiteLease(Lease):
     """A lease, by its number in the table `leases`."""
 
-    def __init__(self, database: Database, clock: Clock, lines: Lines, number: int, worker: WorkerInfo, seconds: float,
+    def __init__(self, database: Database, clock: Clock, number: int, worker: WorkerInfo, seconds: float,
                  max_deliveries: int, result_expires: float | None) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
-        self._lines = lines
         self._number = number
         self._worker = worker
         self._seconds = seconds
@@ -85,7 +85,7 @@ class SQLiteLease(Lease):
                 return []
             await watch.changed(generation, min(left, due_in))
 
-    def _due_in(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> float:
+    def _due_in(self, connection: Connection, queues: Sequence[str], slots: Slots) -> float:
         """Return after how many seconds there may be something to take; 0 for now. Only reads."""
         some = connection.execute(SOME_FRESH, (MANY_FRESH,)).fetchall()
         if len(some) == MANY_FRESH:
@@ -97,7 +97,7 @@ class SQLiteLease(Lease):
         (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
         return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
 
-    def _open_lines(self, connection: sqlite3.Connection, queues: Sequence[str],
+    def _open_lines(self, connection: Connection, queues: Sequence[str],
                     slots: Slots) -> Iterator[tuple[int, str]]:  # fmt: skip
         """Yield lines of queues that are not paused, and their lanes, starting with another queue each time."""
         paused = {queue for (queue,) in connection.execute("SELECT queue FROM pauses")}
@@ -107,14 +107,13 @@ class SQLiteLease(Lease):
             for lane, free in slots.items():
                 if not free or queue in paused:
                     continue
-                line = self._lines.of(queue, lane)
-                if line is None:
-                    self._lines.refresh(connection)
-                    line = self._lines.of(queue, lane)
+                if (queue, lane) not in connection.lines:
+                    learn(connection)
+                line = connection.lines.get((queue, lane))
                 if line is not None:
                     yield line, lane
 
-    def _take(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
+    def _take(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         self._prove(connection)
         wake_due(connection, self._clock.now())
         line_up(connection)
@@ -165,14 +164,14 @@ class SQLiteLease(Lease):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         return await self._database.awrite(lambda connection: self._settle(connection, settlements))
 
-    def _settle(self, connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    def _settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[bool]:
         now = self._clock.now()
         held = [_held(settlement.delivery.token) for settlement in settlements]
         done = self._release(connection, settlements, held, now)
         for settlement, row, ok in zip(settlements, held, done, strict=True):
             if ok and settlement.action is Action.RETURN:
                 message = settlement.message or settlement.delivery.message
-                place(connection, self._lines, message, now, age=row[2], deliveries=settlement.deliveries)
+                place(connection, message, now, age=row[2], deliveries=settlement.deliveries)
         good = [settlement for settlement, ok in zip(settlements, done, strict=True) if ok]
         kept = [item for item in good if item.outcome is not None and not item.ends_node]
         again: set[int] = set()  # what has ended before: all that follows from it has followed
@@ -185,7 +184,7 @@ class SQLiteLease(Lease):
         leading = [item for item in good if item.follow_ups and id(item) not in again]
         follow_ups = [message for item in leading for message in item.follow_ups]
         if follow_ups:
-            insert(connection, self._lines, follow_ups, now)
+            insert(connection, follow_ups, now)
         return done
 
     def _release(self, connection: sqlite3.Connection, settlements: Sequence[Settlement], held: Sequence[Held],
@@ -202,13 +201,13 @@ class SQLiteLease(Lease):
         return [connection.execute(SETTLE, row).rowcount == 1 for row in held]
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        def work(connection: sqlite3.Connection) -> list[bool]:
+        def work(connection: Connection) -> list[bool]:
             now = self._clock.now()
             done = [workflows.advance(connection, advance, now) for advance in advances]
             messages = [
                 message for advance, new in zip(advances, done, strict=True) if new for message in advance.messages
             ]
-            insert(connection, self._lines, messages, now)
+            insert(connection, messages, now)
             return done
 
         return await self._database.awrite(work)

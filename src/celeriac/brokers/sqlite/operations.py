@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
-from celeriac.brokers.sqlite.rows import Found, Lines, find, insert, remove, wake_due
+from celeriac.brokers.sqlite.rows import Found, find, insert, remove, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.message import Message, decode
 
@@ -84,13 +85,13 @@ class SQLiteOperations(Operations):
         return [Dead(message=self._shown(raw, line), reason=reason, at=at) for raw, line, reason, at in rows]
 
     async def resend(self, ids: Sequence[str]) -> int:
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: Connection) -> int:
             letters = _letters(connection, ids)
             for letter in letters:
                 remove(connection, letter)
                 # Its failure was recorded as final; sent again, it is pending again.
                 connection.execute("DELETE FROM outcomes WHERE id = ?", (letter.message.id,))
-            insert(connection, Lines(), [anew(letter.message) for letter in letters], self._clock.now())
+            insert(connection, [anew(letter.message) for letter in letters], self._clock.now())
             return len(letters)
 
         return await self._database.awrite(work)
