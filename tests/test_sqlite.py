@@ -22,6 +22,7 @@ from celeriac.brokers.base import WorkerInfo
 from celeriac.brokers.sqlite import SQLiteBroker, connect
 from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
 from celeriac.clock import Clock
+from celeriac.connections import file_url
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
@@ -147,6 +148,32 @@ def test_a_url_that_names_no_file_is_refused(url: str) -> None:
 def test_a_url_names_a_relative_or_an_absolute_path() -> None:
     assert path_of("sqlite:///a/b.db") == "a/b.db"
     assert path_of("sqlite:////a/b.db") == "/a/b.db"
+
+
+def test_percent_signs_in_a_url_are_read_as_in_all_urls() -> None:
+    assert path_of("sqlite:///what%3F/100%25/a%20b ü#.db") == "what?/100%/a b ü#.db"
+    assert path_of("sqlite:///100%.db") == "100%.db"
+
+
+@pytest.mark.parametrize("name", ["celeriac.db", "what?.db", "100%.db", "%3F.db", "a b?x=1#ü.db"])
+def test_the_url_of_a_path_names_that_path(name: str) -> None:
+    assert path_of(file_url(f"/a/{name}")) == f"/a/{name}"
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db?timeout=5", "sqlite:///what?.db", "sqlite:////a.db?"])
+def test_options_in_a_url_are_refused_and_the_settings_named(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"`broker_publish_timeout`.*%3F"):
+        path_of(url)
+
+
+def test_an_app_in_a_folder_with_a_question_mark_has_its_database_there(tmp_path: Path) -> None:
+    folder = tmp_path / "what?100%"
+    folder.mkdir()
+    (folder / "odd.py").write_text("from celeriac import Celeriac\napp = Celeriac('odd', environ={})\n"
+                                   "@app.task\ndef add(x, y): ...\nadd.delay(1, 2)\n")  # fmt: skip
+    subprocess.run([sys.executable, folder / "odd.py"], check=True, cwd=tmp_path)
+    assert count(folder / "celeriac.db") == 1
+    assert os.listdir(tmp_path) == [folder.name]
 
 
 def test_broker_and_backend_of_one_file_share_a_database(path: Path) -> None:

@@ -18,7 +18,7 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
 from celeriac.clock import Clock
 from celeriac.config import Settings, from_object, from_toml
-from celeriac.connections import REPLYING, open_backend, open_broker
+from celeriac.connections import REPLYING, file_url, open_backend, open_broker
 from celeriac.control import Control
 from celeriac.draft import Draft
 from celeriac.errors import ImproperlyConfigured, NotRegistered, UnknownQueue
@@ -265,7 +265,7 @@ class Celeriac:
     def broker_url(self) -> str:
         """Where messages go: the setting, or the file beside the app."""
         url: str | None = self.conf.broker_url
-        return url or f"sqlite:///{os.path.join(self._folder, DATABASE_NAME)}"
+        return url or file_url(os.path.join(self._folder, DATABASE_NAME))
 
     @property
     def broker(self) -> Broker:
