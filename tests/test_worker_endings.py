@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -499,3 +500,28 @@ def test_a_worker_whose_database_can_never_be_opened_says_so_and_ends(stage: Sta
     worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
     assert worker.wait() == 1
     assert "folder exists" in worker.text()
+
+
+# --- When the database is not what it was ---------------------------------------------------------------
+
+
+def test_a_worker_and_its_callers_go_on_when_the_database_is_deleted(stage: Stage) -> None:
+    worker = stage.worker()
+    assert get(stage.send("plain", "returns", 1)) == 1
+    for file in stage.folder.glob("celeriac.db*"):
+        file.unlink()
+    assert [get(stage.send(lane, "returns", 2)) for lane in LANES] == [2, 2]
+    assert "was replaced while it was in use" in worker.text() or "was deleted while it was in use" in worker.text()
+    assert worker.stop() == 0
+
+
+def test_a_message_that_cannot_be_read_stops_no_worker(stage: Stage) -> None:
+    stage.send("plain", "returns", 1)
+    connection = sqlite3.connect(stage.folder / "celeriac.db")
+    assert connection.execute("UPDATE ready SET message = x'ff'").rowcount == 1
+    connection.commit()
+    connection.close()
+    worker = stage.worker()
+    assert get(stage.send("plain", "returns", 2)) == 2
+    assert stage.counts().dead == 1
+    assert worker.stop() == 0
