@@ -249,6 +249,21 @@ def test_every_way_to_raise_is_an_outcome(app: Celeriac, error: BaseException) -
         result.get()
 
 
+def test_what_goes_wrong_between_a_task_and_its_outcome_is_a_failure_and_is_logged(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(bind=True)
+    def fail(self: Task[..., Any]) -> None:
+        raise Retry("again", delay="soon")  # type: ignore[arg-type]
+
+    result = fail.apply()
+    assert result.state == states.FAILURE
+    with pytest.raises(TypeError, match="takes seconds"):
+        result.get()
+    assert 'raise Retry("again"' in str(result.traceback)
+    assert f"{fail.name}[{result.id}] has failed" in caplog.text
+
+
 class Nasty:
     __dataclass_fields__ = {"x": None}
 
@@ -374,6 +389,21 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
         signals.task_retry.disconnect(told)
     assert delays[:3] == [60.0, 7.0, 4.0]
     assert 90 < delays[3] <= 100
+
+
+@pytest.mark.parametrize(("error", "state"), [(Ignore(), states.IGNORED), (Reject("bad"), states.FAILURE)])
+def test_what_a_task_asks_for_is_not_retried_whatever_it_is_retried_for(
+    app: Celeriac, error: Exception, state: str
+) -> None:
+    attempts = []
+
+    @app.task(bind=True, autoretry_for=(Exception,))
+    def end(self: Task[..., Any]) -> None:
+        attempts.append(self.request.attempt)
+        raise error
+
+    assert end.apply().state == state
+    assert attempts == [1]
 
 
 def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -60,6 +61,11 @@ class OwnArguments(Exception):
         super().__init__(f"{code}: {reason}")
 
 
+class FatalText(Exception):
+    def __str__(self) -> str:
+        sys.exit(4)
+
+
 class BrokenRecord:
     __dataclass_fields__ = {"x": None}
 
@@ -81,11 +87,13 @@ def test_an_exception_comes_back_as_its_own_class_with_its_arguments() -> None:
     ("error", "text"),
     [
         (BrokenText("x"), "BrokenText: (the exception's __str__ failed)"),
+        (FatalText("x"), "FatalText: (the exception's __str__ failed)"),
         (OwnArguments(3, reason="no"), "OwnArguments: 3: no"),
         (ValueError(object), "ValueError: <class 'object'>"),
         (ValueError("name \udcff"), "ValueError: name \\udcff"),
         (ValueError(BrokenRecord()), "ValueError: "),
         (BrokenArguments("x"), "BrokenArguments: "),
+        (type("Odd", (Exception,), {"__module__": "\udcff"})("x"), "\\udcff.Odd: x"),
         (type("Local", (Exception,), {"__module__": None})("x"), "None.Local: x"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
@@ -105,8 +113,6 @@ def test_what_would_end_the_reader_comes_back_as_a_remote_error(error: BaseExcep
 
 
 def test_a_class_that_is_not_imported_here_is_not_imported_for_an_exception() -> None:
-    import sys
-
     failure = Failure("antigravity", "Fall", "down", b"[]")
     assert str(failure.exception()) == "antigravity.Fall: down"
     assert "antigravity" not in sys.modules
@@ -309,6 +315,19 @@ def test_a_signal_is_sent_to_those_who_connected_for_its_sender() -> None:
     signal.send(me, x=3)
     assert heard == [("all", 1), ("all", 2), ("only", 2), ("all", 3)]
     assert "1 receivers" in repr(signal)
+
+
+def test_a_receiver_cannot_end_the_process_that_sends_but_whoever_is_at_the_keyboard_can() -> None:
+    signal = Signal("s", "x")
+    signal.connect(lambda sender, **more: sys.exit(more["x"]))
+    signal.send(None, x=3)
+
+    def interrupted(sender: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.connect(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        signal.send(None, x=3)
 
 
 def test_a_receiver_that_raises_is_logged_and_keeps_nobody_from_hearing(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,6 +81,8 @@ def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None
         ("returns_much", 17_000_000, EncodeError, "result_max_bytes"),
         ("rejects", None, Reject, "not for me"),
         ("raises_unspeakable", None, RemoteError, "Unspeakable"),
+        ("raises_fatal", None, RemoteError, "Fatal"),
+        ("retries_nowhen", None, TypeError, "the delay of a Retry takes seconds"),
         ("raises_unpicklable", None, RemoteError, "locked"),
         ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),
         ("exits", 3, RemoteError, "SystemExit"),
@@ -107,7 +109,12 @@ def test_an_exception_that_cannot_be_rebuilt_keeps_its_name_words_and_traceback(
 @both_lanes
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("kills_itself", "SIGKILL"), ("exits_at_once", "exited with status 7"), ("crashes", "SIGSEGV")],
+    [
+        ("kills_itself", "SIGKILL"),
+        ("exits_at_once", "exited with status 7"),
+        ("crashes", "SIGSEGV"),
+        ("ends_untold", "exited with status 1"),
+    ],
 )
 def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: str, how: str, words: str) -> None:
     result = shared.send(lane, how, 7, acks_late=False)
@@ -437,7 +444,13 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
         assert get(stage.send(lane, "returns", 1)) == 1
         assert get(stage.send(lane, "retries_at_once", 2)) == 2
         assert get(stage.send(lane, "cleans_up", stage.path("never"), soft_time_limit=0.2)) == "cleaned up"
-        for how, kind in (("raises", ValueError), ("exits", RemoteError), ("runs_out_of_memory", MemoryError)):
+        for how, kind in (
+            ("raises", ValueError),
+            ("exits", RemoteError),
+            ("runs_out_of_memory", MemoryError),
+            ("raises_fatal", RemoteError),
+            ("retries_nowhen", TypeError),
+        ):
             with pytest.raises(kind):
                 get(stage.send(lane, how, "no"))
         with pytest.raises(TimeLimitExceeded):

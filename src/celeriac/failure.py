@@ -37,16 +37,16 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         kind = type(error)
         try:
             message = _message_of(error)
-        except Exception:  # noqa: BLE001 - the user's own __str__
+        except BaseException:  # noqa: BLE001 - the user's own __str__
             message = "(the exception's __str__ failed)"
         args: bytes | None
         try:
             args = dumps(list(error.__reduce__()[1] if isinstance(error, OSError) else error.args))
-        except Exception:  # noqa: BLE001 - the user's own objects
+        except BaseException:  # noqa: BLE001 - the user's own objects
             args = None
         if args is not None and len(args) > TRACEBACK_LIMIT:
             args = None
-        return cls(str(kind.__module__), kind.__qualname__, message, args, _traceback_of(error))
+        return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error))
 
     def exception(self) -> BaseException:
         """Return the exception as its own class where that can be rebuilt, else a `RemoteError`.
@@ -60,7 +60,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
                 rebuilt = kind(*loads(self.args))
                 if _message_of(rebuilt) == self.message:
                     return rebuilt
-            except Exception:  # noqa: BLE001 - a constructor of the user's own that wants other arguments
+            except (Exception, SystemExit):  # noqa: BLE001 - a constructor of the user's own that wants other arguments
                 pass
         name = self.type if self.module == "builtins" else f"{self.module}.{self.type}"
         return RemoteError(name, self.message, self.traceback)
@@ -86,7 +86,7 @@ def _printable(text: str) -> str:
 def _traceback_of(error: BaseException) -> str:
     try:
         text = _printable("".join(traceback.format_exception(error)))
-    except Exception:  # noqa: BLE001 - an exception whose parts cannot be printed
+    except BaseException:  # noqa: BLE001 - an exception whose parts cannot be printed
         return ""
     if len(text) <= TRACEBACK_LIMIT:
         return text

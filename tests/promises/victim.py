@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import Celeriac, current_request
-from celeriac.errors import Ignore, Reject, SoftTimeLimitExceeded, TimeLimitExceeded
+from celeriac.errors import Ignore, Reject, Replaced, Retry, SoftTimeLimitExceeded, TimeLimitExceeded
 
 app = Celeriac("victim", task_queues=["default", "other"])
 
@@ -48,6 +48,13 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
+class Fatal(Exception):
+    """Ends whoever puts it in words."""
+
+    def __str__(self) -> str:
+        sys.exit(4)
+
+
 class Temporary(Exception):
     """Passes."""
 
@@ -69,6 +76,10 @@ def raises_odd(task: Any, value: Any) -> Any:
 
 def raises_unspeakable(task: Any, value: Any) -> Any:
     raise Unspeakable
+
+
+def raises_fatal(task: Any, value: Any) -> Any:
+    raise Fatal
 
 
 def raises_unpicklable(task: Any, value: Any) -> Any:
@@ -115,6 +126,11 @@ def crashes(task: Any, value: Any) -> Any:
     ctypes.string_at(0)
 
 
+def ends_untold(task: Any, value: Any) -> Any:
+    """End in a way that no frame can hold."""
+    raise Replaced([object()])
+
+
 def returns_object(task: Any, value: Any) -> Any:
     return object()
 
@@ -136,6 +152,10 @@ def retries_at_once(task: Any, value: Any) -> Any:
     if task.request.attempt < value:
         task.retry(exc=Temporary(f"attempt {task.request.attempt}"), countdown=0.05)
     return task.request.attempt
+
+
+def retries_nowhen(task: Any, value: Any) -> Any:
+    raise Retry("again", delay="soon")
 
 
 def retries_later(task: Any, value: Any) -> Any:

@@ -7,12 +7,14 @@ Time limits are kept here: at the soft one `SoftTimeLimitExceeded` is raised whe
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 from celeriac import signals, states
 from celeriac.app import Celeriac
@@ -24,6 +26,8 @@ from celeriac.worker.child import told
 from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
 
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
+
+log = logging.getLogger("celeriac.worker")
 
 TERMINATED = "The task was terminated."
 
@@ -203,11 +207,20 @@ class CoroutineChild(asyncio.Protocol):
 
         try:
             outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
-        finally:
-            del self._running[index], self._indices[identity]
-            self._interrupted.discard(index)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
-        self._send(frame(Ran(index, outcome, memory)))
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
+            self._send(frame(Ran(index, outcome, memory)))
+        except BaseException:  # noqa: BLE001 - nobody looks at what this asyncio task raises: an ending would be lost
+            self._die(run.message)
+        del self._running[index], self._indices[identity]
+        self._interrupted.discard(index)
+
+    def _die(self, message: Message) -> NoReturn:
+        """End the child, as a plain one ends that cannot say how an attempt has ended: what runs here is lost."""
+        log.critical("The ending of %s[%s] cannot be told", message.task, message.id, exc_info=True)
+        self._flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         index = self._indices.get(id(message))
