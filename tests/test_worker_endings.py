@@ -124,6 +124,15 @@ def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: 
 
 
 @both_lanes
+@pytest.mark.parametrize("what", ["text", "frame"])
+def test_a_child_that_cannot_be_understood_is_killed_and_its_task_lost(shared: Stage, lane: str, what: str) -> None:
+    result = shared.send(lane, "garbles", what, acks_late=False)
+    with pytest.raises(WorkerLost, match="said what no frame is"):
+        get(result)
+    assert get(shared.send(lane, "returns", 1)) == 1
+
+
+@both_lanes
 def test_a_task_that_ignores_its_message_ends_as_ignored(shared: Stage, lane: str) -> None:
     result = shared.send(lane, "ignores")
     shared.wait(result.ready)

@@ -7,11 +7,13 @@ the file `journal` beside this one: `start|end id attempt deliveries pid time wo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import inspect
 import os
 import random
 import signal
+import stat
 import sys
 import threading
 import time
@@ -124,6 +126,14 @@ def kills_its_worker(task: Any, value: Any) -> Any:
 
 def crashes(task: Any, value: Any) -> Any:
     ctypes.string_at(0)
+
+
+def garbles(task: Any, value: Any) -> Any:
+    """Write into every socket what is no frame."""
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, {"text": b"to whom it may concern", "frame": b"\3\0\0\0\xc1\xc1\xc1"}[value])
 
 
 def ends_untold(task: Any, value: Any) -> Any:
