@@ -367,10 +367,14 @@ def test_progress_can_be_seen_while_the_task_runs(shared: Stage, lane: str) -> N
     assert get(result) == "released"
 
 
-def test_waiting_for_a_result_inside_a_plain_task_raises(shared: Stage) -> None:
-    other = shared.send("plain", "returns", 1)
+@both_lanes
+def test_blocking_for_a_result_inside_a_task_raises_at_once_and_the_lane_goes_on(shared: Stage, lane: str) -> None:
+    held = shared.send("plain", "holds", shared.path(f"{lane} go"))
     with pytest.raises(WaitInTask):
-        get(shared.send("plain", "waits_for_another", other.id))
+        get(shared.send(lane, "waits_for_another", held.id))
+    assert get(shared.send(lane, "returns", 1)) == 1
+    shared.release(f"{lane} go")
+    assert get(held) == "released"
 
 
 def test_waiting_for_results_inside_coroutine_tasks_works_though_all_wait(shared: Stage) -> None:

@@ -94,7 +94,8 @@ class Executor:
             args = [*told(message.failed, task, args), *args]
         args, kwargs = task.arguments.rebuild(args, kwargs)
         request = Request(message, task, args, kwargs, deliveries=deliveries, worker=self._worker,
-                          is_eager=self._is_eager, started=started, report=self._report)  # fmt: skip
+                          is_eager=self._is_eager, started=started, report=self._report,
+                          outer=current.get() if self._is_eager else None)  # fmt: skip
         if message.track_started and self._report is not None:
             self._report(message, states.STARTED, None)
         if signals.task_prerun:

@@ -59,8 +59,8 @@ class AsyncResult(Generic[R]):
         """Wait for the return value, and return it; raise what the task raised.
 
         With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout`
-        seconds, `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task. Where the
-        call had `ignore_result`, there is nothing to wait for: returns None at once.
+        seconds, `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a task. Where the call had
+        `ignore_result`, there is nothing to wait for: returns None at once.
         """
         if self.ignored:
             return cast(R, None)
@@ -325,9 +325,11 @@ class Results(Sequence[AsyncResult[R]]):
 
 
 def forbid_waiting() -> None:
-    """Raise `WaitInTask` inside a plain task."""
+    """Raise `WaitInTask` inside a task that a worker runs, and in what such a task applies."""
     request = current.get()
-    if request is None or request.is_eager:
+    while request is not None and request.is_eager:
+        request = request.outer
+    if request is None:
         return
     if request.blocks_child:
         raise WaitInTask
@@ -335,4 +337,4 @@ def forbid_waiting() -> None:
         asyncio.get_running_loop()
     except RuntimeError:  # a thread of the task's own: it may wait
         return
-    raise WaitInTask("get() blocks the loop on which this coroutine runs, and all the others: write await result.")
+    raise WaitInTask("Waiting here blocks the loop of this coroutine, and of all the others: write await result.")
