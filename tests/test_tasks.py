@@ -30,6 +30,7 @@ from celeriac.errors import (
     MaxRetriesExceeded,
     MessageTooLarge,
     NotRegistered,
+    TaskRevoked,
     UnknownOption,
     UnknownQueue,
 )
@@ -389,6 +390,69 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
         signals.task_retry.disconnect(told)
     assert delays[:3] == [60.0, 7.0, 4.0]
     assert 90 < delays[3] <= 100
+
+
+@pytest.mark.parametrize(
+    "error", [Reject("bad"), Reject("bad", requeue=True), TaskRevoked("by hand"), Retry("again")], ids=repr
+)
+@pytest.mark.parametrize("propagate", [True, False])
+def test_how_another_task_has_ended_is_a_failure_of_the_one_that_asks(
+    app: Celeriac, error: Exception, propagate: bool
+) -> None:
+    @app.task(bind=True)
+    def other(self: Task[..., Any]) -> None:
+        if isinstance(error, Retry) and self.request.retries:
+            raise Reject("bad") from error
+        raise error
+
+    @app.task
+    async def asks() -> None:
+        result = other.apply()
+        found = await result.aget(propagate=propagate)
+        if isinstance(found, BaseException):
+            raise found
+
+    result = asks.apply()
+    assert (result.state, result.outcome.rejected, result.outcome.requeue) == (states.FAILURE, False, False)
+    with pytest.raises((Reject, TaskRevoked)):
+        result.get()
+    assert f"In {other.name}[" in str(result.traceback)
+
+
+def test_an_error_callback_that_raises_what_it_was_told_fails(app: Celeriac) -> None:
+    ends = []
+
+    @app.task
+    def told(request: Any, error: BaseException, traceback: str) -> None:
+        raise error
+
+    def note(sender: Any, outcome: Any, **more: Any) -> None:
+        ends.append((sender.name, outcome.state))
+
+    @app.task
+    def gives_up() -> None:
+        raise TaskRevoked
+
+    signals.task_postrun.connect(note)
+    try:
+        gives_up.apply(link_error=told.s())
+    finally:
+        signals.task_postrun.disconnect(note)
+    assert ends == [(gives_up.name, states.REVOKED), (told.name, states.FAILURE)]
+
+
+def test_how_another_task_has_ended_can_be_retried_for(app: Celeriac) -> None:
+    @app.task
+    def other() -> None:
+        raise Reject("bad")
+
+    @app.task(bind=True, autoretry_for=(Reject,), max_retries=1)
+    def asks(self: Task[..., Any]) -> int:
+        if self.request.retries == 0:
+            other.apply().get()
+        return self.request.attempt
+
+    assert asks.apply().get() == 2
 
 
 @pytest.mark.parametrize(("error", "state"), [(Ignore(), states.IGNORED), (Reject("bad"), states.FAILURE)])

@@ -377,6 +377,17 @@ def test_blocking_for_a_result_inside_a_task_raises_at_once_and_the_lane_goes_on
     assert get(held) == "released"
 
 
+def test_a_task_that_awaits_one_that_was_rejected_or_revoked_fails_and_is_not_itself(shared: Stage) -> None:
+    rejected, revoked = shared.send("plain", "rejects"), shared.send("plain", "returns", countdown=3600)
+    revoked.revoke()
+    for other, kind in ((rejected, Reject), (revoked, TaskRevoked)):
+        result = shared.send("coroutine", "awaits_another", other.id)
+        with pytest.raises(kind):
+            get(result)
+        assert result.state == states.FAILURE
+        assert result.id not in {dead.message.id for dead in asyncio.run(shared.inspector().dead())}
+
+
 def test_waiting_for_results_inside_coroutine_tasks_works_though_all_wait(shared: Stage) -> None:
     name = f"go{time.time()}"
     last = shared.send("coroutine", "holds", shared.path(name))

@@ -135,7 +135,8 @@ class Executor:
 
     def _judge(self, outcome: Outcome, message: Message, request: Request | None, error: BaseException) -> None:
         """Say in an outcome what an exception makes of the attempt: what it asks for, another attempt, or a failure."""
-        asked = error if isinstance(error, CONTROL_FLOW) else self._autoretry(message, request, error)
+        steers = isinstance(error, CONTROL_FLOW) and not error.of_another
+        asked = error if steers else self._autoretry(message, request, error)
         task = request.task if request is not None else None
         match asked:
             case None:

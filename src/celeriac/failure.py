@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from celeriac.errors import RemoteError
+from celeriac.errors import CeleriacError, RemoteError
 from celeriac.serialization import dumps, loads
 
 __all__ = ["Failure"]
@@ -59,6 +59,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
             try:
                 rebuilt = kind(*loads(self.args))
                 if _message_of(rebuilt) == self.message:
+                    if isinstance(rebuilt, CeleriacError):
+                        rebuilt.of_another = True
                     return rebuilt
             except (Exception, SystemExit):  # noqa: BLE001 - a constructor of the user's own that wants other arguments
                 pass

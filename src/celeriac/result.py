@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overloa
 
 from celeriac import states
 from celeriac.context import current
-from celeriac.errors import RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.failure import Failure
 from celeriac.outcome import Outcome
 from celeriac.serialization import decode
 
@@ -217,12 +218,12 @@ class AsyncResult(Generic[R]):
 
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
-            error = outcome.exception() or TaskRevoked()
+            error = outcome.exception() or Failure.of(TaskRevoked()).exception()
             if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
                 error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
                 error.add_note(f"{outcome.task}[{outcome.id}] was not run, for {outcome.cause} before it has failed.")
-            elif outcome.place is not None:
+            elif outcome.place is not None or isinstance(error, CeleriacError):
                 error.add_note(f"In {outcome.task}[{outcome.id}].")
             if propagate:
                 raise error
