@@ -34,6 +34,7 @@ from celeriac.errors import (
     UnknownOption,
     UnknownQueue,
 )
+from celeriac.execution import Executor
 from celeriac.message import COROUTINE, PLAIN, Message
 from tests.clock import FakeClock
 
@@ -288,6 +289,15 @@ def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> N
 def test_a_result_that_is_ignored_is_not_kept_but_its_end_is(app: Celeriac) -> None:
     result = app.task(name="t", ignore_result=True)(lambda: 5).apply()
     assert (result.get(), result.state) == (None, states.SUCCESS)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_start_of_a_task_is_told_unless_its_result_is_ignored(app: Celeriac, ignored: bool) -> None:
+    told = []
+    app.task(name="t")(lambda: 5)
+    executor = Executor(app, "worker", lambda message, state, meta: told.append(state))
+    executor.run(Message(id="i", task="t", body=b"[[],{}]", ignore_result=ignored, track_started=True))
+    assert told == ([] if ignored else [states.STARTED])
 
 
 def test_a_task_may_ask_to_be_ignored_or_rejected(app: Celeriac) -> None:

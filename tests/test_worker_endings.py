@@ -358,6 +358,17 @@ def test_a_link_is_sent_the_result_and_a_link_error_the_id_of_what_failed(shared
 
 
 @both_lanes
+@pytest.mark.parametrize("how", ["retries_at_once", "tells_progress"])
+def test_where_a_success_is_not_kept_nothing_is_that_came_before_it(shared: Stage, lane: str, how: str) -> None:
+    shared.release("gone")
+    value = 2 if how == "retries_at_once" else shared.path("gone")
+    result = shared.send(lane, how, value, ignore_result=True)
+    shared.wait(lambda: not result.exists(), "the end of the task, of which nothing is known any more")
+    assert len(shared.runs(result)) == (2 if how == "retries_at_once" else 1)
+    assert result.state == states.PENDING
+
+
+@both_lanes
 def test_progress_can_be_seen_while_the_task_runs(shared: Stage, lane: str) -> None:
     name = f"go{time.time()}"
     result = shared.send(lane, "tells_progress", shared.path(name))

@@ -93,11 +93,12 @@ class Executor:
         if message.failed is not None:
             args = [*told(message.failed, task, args), *args]
         args, kwargs = task.arguments.rebuild(args, kwargs)
+        report = None if message.ignore_result else self._report  # a success will not be kept, and could not follow
         request = Request(message, task, args, kwargs, deliveries=deliveries, worker=self._worker,
-                          is_eager=self._is_eager, started=started, report=self._report,
+                          is_eager=self._is_eager, started=started, report=report,
                           outer=current.get() if self._is_eager else None)  # fmt: skip
-        if message.track_started and self._report is not None:
-            self._report(message, states.STARTED, None)
+        if message.track_started and report is not None:
+            report(message, states.STARTED, None)
         if signals.task_prerun:
             signals.task_prerun.send(task, task_id=message.id, args=args, kwargs=kwargs)
         return request
