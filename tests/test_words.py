@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
 import sys
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -18,6 +20,8 @@ from celeriac import errors
 from celeriac.clock import aware, instant, seconds
 from celeriac.errors import (
     EncodeError,
+    NotRegistered,
+    Reject,
     RemoteError,
     TaskExpired,
     TaskRevoked,
@@ -51,6 +55,9 @@ class BrokenText(Exception):
 
 
 class BrokenArguments(Exception):
+    def __reduce__(self) -> Any:
+        raise RuntimeError
+
     @property
     def args(self) -> Any:  # type: ignore[override]
         raise RuntimeError("no arguments for you")
@@ -64,6 +71,30 @@ class OwnArguments(Exception):
 class FatalText(Exception):
     def __str__(self) -> str:
         sys.exit(4)
+
+
+class Coded(Exception):
+    def __init__(self, message: str, *, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Holding(Exception):
+    """Has what cannot be serialised, in an attribute of the name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.code = 5
+        setattr(self, name, object())
+
+
+class Answered(Exception):
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{number}")
+        self.status = HTTPStatus(number)
+
+    def __reduce__(self) -> Any:
+        return type(self), (int(self.status),), vars(self)
 
 
 class BrokenRecord:
@@ -81,6 +112,47 @@ def test_an_exception_comes_back_as_its_own_class_with_its_arguments() -> None:
     back = travelled(raised(KeyError("a", 3))).exception()
     assert type(back) is KeyError
     assert back.args == ("a", 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (FileNotFoundError(2, "No such file", "x"), ["errno", "strerror", "filename", "filename2"]),
+        (OSError(18, "Crosses devices", "from", None, "to"), ["errno", "filename", "filename2"]),
+        (FileNotFoundError("x"), ["errno", "filename"]),
+        (KeyError((1, 2)), []),
+        (ValueError("x", (1, [(2, {"a": (3,)})], {}, ())), []),
+        (SyntaxError("no", ("file", 3, 4, "text")), ["filename", "lineno"]),
+        (json.JSONDecodeError("no", "{", 1), ["doc", "pos", "lineno"]),
+        (ImportError("no", name="x", path="y"), ["name", "path"]),
+        (Coded("boom", code=5), ["code"]),
+        (Holding("_private"), ["code"]),
+        (Answered(404), ["status"]),
+        (RemoteError("shop.Error", "no", "long ago\n" * 1700), ["type", "message", "traceback"]),
+        (Reject("no", requeue=True), ["reason", "requeue"]),
+        (NotRegistered("a", ["b"]), ["task", "known"]),
+    ],
+    ids=repr,
+)
+def test_an_exception_comes_back_with_all_it_is_made_of(error: Exception, attributes: list[str]) -> None:
+    back = travelled(raised(error)).exception()
+    assert (type(back), back.args, str(back)) == (type(error), error.args, str(error))
+    for name in attributes:
+        found = getattr(back, name)
+        assert (type(found), found) == (type(getattr(error, name)), getattr(error, name))
+    again = travelled(raised(back)).exception()
+    assert (type(again), again.args, str(again)) == (type(error), error.args, str(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Holding("public"), Coded("x", code=HTTPStatus), ValueError("y" * 70_000), ValueError({"$tuple": 1})],
+    ids=lambda error: repr(error)[:40],
+)
+def test_what_would_come_back_as_half_of_itself_comes_as_a_remote_error(error: Exception) -> None:
+    back = travelled(raised(error)).exception()
+    assert isinstance(back, RemoteError)
+    assert back.type.endswith(type(error).__name__)
 
 
 @pytest.mark.parametrize(
