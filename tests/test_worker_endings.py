@@ -192,6 +192,18 @@ def test_a_coroutine_that_blocks_past_its_limit_does_not_take_the_others_with_it
     assert get(other) == "released"
 
 
+def test_what_shares_a_loop_with_an_exit_that_no_task_catches_is_run_again(shared: Stage) -> None:
+    name = f"go{time.time()}"
+    other = shared.send("coroutine", "holds", shared.path(name))
+    shared.started(other)
+    result = shared.send("coroutine", "exits_behind", acks_late=False)
+    with pytest.raises(WorkerLost, match="exited with status"):
+        get(result)
+    shared.started(other, times=2)
+    shared.release(name)
+    assert get(other) == "released"
+
+
 # --- Retries ------------------------------------------------------------------------------------------
 
 

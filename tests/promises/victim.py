@@ -198,6 +198,12 @@ def sleeps(task: Any, value: Any) -> Any:
     return value
 
 
+async def exits_behind(task: Any, value: Any) -> Any:
+    """Exit in a callback of the loop, where no task is."""
+    asyncio.get_running_loop().call_soon(sys.exit, 5)
+    await asyncio.sleep(10)
+
+
 async def asleeps(task: Any, value: Any) -> Any:
     await asyncio.sleep(value)
     return value

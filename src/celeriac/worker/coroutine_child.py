@@ -126,7 +126,11 @@ class CoroutineChild(asyncio.Protocol):
 
     def work(self) -> None:
         """Run what comes, until the supervisor hangs up."""
-        asyncio.run(self._work())
+        with asyncio.Runner() as runner:
+            try:
+                runner.run(self._work())
+            except BaseException:  # noqa: BLE001 - to go on would cancel what runs, which then had ended by its own fault
+                self._die("The loop has broken: what runs on it is lost")
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -210,13 +214,13 @@ class CoroutineChild(asyncio.Protocol):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(frame(Ran(index, outcome, memory)))
         except BaseException:  # noqa: BLE001 - nobody looks at what this asyncio task raises: an ending would be lost
-            self._die(run.message)
+            self._die("The ending of %s[%s] cannot be told", run.message.task, run.message.id)
         del self._running[index], self._indices[identity]
         self._interrupted.discard(index)
 
-    def _die(self, message: Message) -> NoReturn:
-        """End the child, as a plain one ends that cannot say how an attempt has ended: what runs here is lost."""
-        log.critical("The ending of %s[%s] cannot be told", message.task, message.id, exc_info=True)
+    def _die(self, why: str, *names: str) -> NoReturn:
+        """End the child by the exception that is being handled, as a plain one ends by it: what runs here is lost."""
+        log.critical(why, *names, exc_info=True)
         self._flush()
         sys.stdout.flush()
         sys.stderr.flush()
