@@ -508,6 +508,9 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
         with pytest.raises(TaskRevoked):
             get(running)
         assert get(stage.send(lane, "returns", 2)) == 2
+    with pytest.raises(WorkerLost, match="its loop has broken"):
+        get(stage.send("coroutine", "exits_behind", acks_late=False))
+    assert get(stage.send("coroutine", "returns", 3)) == 3
     assert {run.pid for run in stage.journal()} == {worker.pid}
     assert worker.stop() == 0
 
