@@ -82,6 +82,7 @@ def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None
         ("rejects", None, Reject, "not for me"),
         ("raises_unspeakable", None, RemoteError, "Unspeakable"),
         ("raises_fatal", None, RemoteError, "Fatal"),
+        ("tells_no_state", 123, TypeError, "A state is a string"),
         ("retries_nowhen", None, TypeError, "the delay of a Retry takes seconds"),
         ("raises_unpicklable", None, RemoteError, "locked"),
         ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),

@@ -227,6 +227,10 @@ def tells_progress(task: Any, value: Any) -> Any:
     return holds(task, value)
 
 
+def tells_no_state(task: Any, value: Any) -> Any:
+    task.update_state(value)
+
+
 async def atells_progress(task: Any, value: Any) -> Any:
     task.progress(1, 2, phase="half")
     return await aholds(task, value)

@@ -95,6 +95,8 @@ class PlainChild:
 
 def told(message: Message, state: str, meta: Any) -> Outcome:
     """Return what a task tells of itself in the form of an outcome that is not final."""
+    if not isinstance(state, str):
+        raise TypeError(f"A state is a string, such as 'COUNTING', not {state!r}.")
     return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt,
                    value=None if meta is None else dumps(meta), started_at=time.time(), group_id=message.group_id,
                    parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to)  # fmt: skip
