@@ -342,6 +342,51 @@ def test_waiting_inside_a_plain_task_is_refused_and_awaiting_in_a_coroutine_task
         assert coroutine.delay().get(TIMEOUT) == 1
 
 
+WAITS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda task: task.delay(1).get(),
+    "get of a group": lambda task: group(task.s(1)).delay().get(),
+    "join": lambda task: group(task.s(1)).delay().join(),
+    "as completed": lambda task: next(group(task.s(1)).delay().as_completed()),
+    "iterated": lambda task: list(group(task.s(1)).delay()),
+    "map": lambda task: list(task.app.map(task, [1])),
+    "collect": lambda task: list(task.delay(1).collect()),
+}
+
+
+@pytest.mark.parametrize("way", WAITS)
+def test_no_task_may_block_while_it_waits_nor_what_it_applies(app: Celeriac, add: Task[..., int], way: str) -> None:
+    @app.task
+    def plain() -> None:
+        WAITS[way](add)
+
+    @app.task
+    async def coroutine() -> None:
+        WAITS[way](add)
+
+    @app.task
+    def applies() -> None:
+        plain.apply().get()
+
+    @app.task
+    async def coroutine_applies() -> None:
+        plain.apply().get()
+
+    with working(app):
+        for task in (plain, coroutine, applies, coroutine_applies):
+            with pytest.raises(WaitInTask):
+                task.delay().get(TIMEOUT)
+
+
+@pytest.mark.parametrize("way", WAITS)
+def test_a_task_that_is_applied_outside_of_a_worker_may_wait(app: Celeriac, add: Task[..., int], way: str) -> None:
+    @app.task
+    def plain() -> None:
+        WAITS[way](add)
+
+    with working(app):
+        assert plain.apply().get() is None
+
+
 def test_a_result_says_what_it_is(make_app: Callable[..., Celeriac], clock: FakeClock) -> None:
     app = make_app(clock=clock)
     result = app.task(name="t")(lambda: 1).apply_async(task_id="abc")

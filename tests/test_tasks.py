@@ -32,9 +32,11 @@ from celeriac.errors import (
     MaxRetriesExceeded,
     MessageTooLarge,
     NotRegistered,
+    TaskRevoked,
     UnknownOption,
     UnknownQueue,
 )
+from celeriac.execution import Executor
 from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CALL_OPTIONS
 from tests.clock import FakeClock
@@ -353,6 +355,21 @@ def test_every_way_to_raise_is_an_outcome(app: Celeriac, error: BaseException) -
         result.get()
 
 
+def test_what_goes_wrong_between_a_task_and_its_outcome_is_a_failure_and_is_logged(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(bind=True)
+    def fail(self: Task[..., Any]) -> None:
+        raise Retry("again", delay="soon")  # type: ignore[arg-type]
+
+    result = fail.apply()
+    assert result.state == states.FAILURE
+    with pytest.raises(TypeError, match="takes seconds"):
+        result.get()
+    assert 'raise Retry("again"' in str(result.traceback)
+    assert f"{fail.name}[{result.id}] has failed" in caplog.text
+
+
 class Nasty:
     __dataclass_fields__ = {"x": None}
 
@@ -376,6 +393,15 @@ def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> N
 def test_a_result_that_is_ignored_is_not_kept_but_its_end_is(app: Celeriac) -> None:
     result = app.task(name="t", ignore_result=True)(lambda: 5).apply()
     assert (result.get(), result.state) == (None, states.SUCCESS)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_start_of_a_task_is_told_unless_its_result_is_ignored(app: Celeriac, ignored: bool) -> None:
+    told = []
+    app.task(name="t")(lambda: 5)
+    executor = Executor(app, "worker", lambda message, state, meta: told.append(state))
+    executor.run(Message(id="i", task="t", body=b"[[],{}]", ignore_result=ignored, track_started=True))
+    assert told == ([] if ignored else [states.STARTED])
 
 
 def test_a_task_may_ask_to_be_ignored_or_rejected(app: Celeriac) -> None:
@@ -478,6 +504,84 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
         signals.task_retry.disconnect(told)
     assert delays[:3] == [60.0, 7.0, 4.0]
     assert 90 < delays[3] <= 100
+
+
+@pytest.mark.parametrize(
+    "error", [Reject("bad"), Reject("bad", requeue=True), TaskRevoked("by hand"), Retry("again")], ids=repr
+)
+@pytest.mark.parametrize("propagate", [True, False])
+def test_how_another_task_has_ended_is_a_failure_of_the_one_that_asks(
+    app: Celeriac, error: Exception, propagate: bool
+) -> None:
+    @app.task(bind=True)
+    def other(self: Task[..., Any]) -> None:
+        if isinstance(error, Retry) and self.request.retries:
+            raise Reject("bad") from error
+        raise error
+
+    @app.task
+    async def asks() -> None:
+        result = other.apply()
+        found = await result.aget(propagate=propagate)
+        if isinstance(found, BaseException):
+            raise found
+
+    result = asks.apply()
+    assert (result.state, result.outcome.rejected, result.outcome.requeue) == (states.FAILURE, False, False)
+    with pytest.raises((Reject, TaskRevoked)):
+        result.get()
+    assert f"In {other.name}[" in str(result.traceback)
+
+
+def test_an_error_callback_that_raises_what_it_was_told_fails(app: Celeriac) -> None:
+    ends = []
+
+    @app.task
+    def told(request: Any, error: BaseException, traceback: str) -> None:
+        raise error
+
+    def note(sender: Any, outcome: Any, **more: Any) -> None:
+        ends.append((sender.name, outcome.state))
+
+    @app.task
+    def gives_up() -> None:
+        raise TaskRevoked
+
+    signals.task_postrun.connect(note)
+    try:
+        gives_up.apply(link_error=told.s())
+    finally:
+        signals.task_postrun.disconnect(note)
+    assert ends == [(gives_up.name, states.REVOKED), (told.name, states.FAILURE)]
+
+
+def test_how_another_task_has_ended_can_be_retried_for(app: Celeriac) -> None:
+    @app.task
+    def other() -> None:
+        raise Reject("bad")
+
+    @app.task(bind=True, autoretry_for=(Reject,), max_retries=1)
+    def asks(self: Task[..., Any]) -> int:
+        if self.request.retries == 0:
+            other.apply().get()
+        return self.request.attempt
+
+    assert asks.apply().get() == 2
+
+
+@pytest.mark.parametrize(("error", "state"), [(Ignore(), states.IGNORED), (Reject("bad"), states.FAILURE)])
+def test_what_a_task_asks_for_is_not_retried_whatever_it_is_retried_for(
+    app: Celeriac, error: Exception, state: str
+) -> None:
+    attempts = []
+
+    @app.task(bind=True, autoretry_for=(Exception,))
+    def end(self: Task[..., Any]) -> None:
+        attempts.append(self.request.attempt)
+        raise error
+
+    assert end.apply().state == state
+    assert attempts == [1]
 
 
 def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:

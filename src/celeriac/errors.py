@@ -59,6 +59,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class CeleriacError(Exception):
     """Something went wrong in Celeriac."""
 
+    of_another = False  # it came with the outcome of another task: it says how that ended, and is a failure here
+
     def __init__(self, message: str | None = None, *rest: Any) -> None:
         super().__init__(message if message is not None else (type(self).__doc__ or "").split("\n")[0], *rest)
 
