@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from celeriac import AsyncResult, Celeriac, Task, TaskRevoked, group, states
-from celeriac.errors import ArgumentsError, NotRegistered, ResultTimeout, UnknownOption, WaitInTask
+from celeriac import AsyncResult, Celeriac, GroupResult, Task, TaskRevoked, group, states
+from celeriac.errors import ArgumentsError, NotRegistered, ResultIgnored, ResultTimeout, UnknownOption, WaitInTask
 from celeriac.failure import Failure
 from celeriac.outcome import Outcome
 from celeriac.serialization import dumps
@@ -337,6 +337,38 @@ def test_a_result_that_is_not_kept_is_not_waited_for(app: Celeriac) -> None:
 
     assert quiet.delay().get() is None
     assert asyncio.run(quiet.delay().aget()) is None
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_map_over_a_task_that_keeps_no_results_yields_them(app: Celeriac) -> None:
+    @app.task(name="quiet", ignore_result=True)
+    def quiet(x: int) -> int:
+        return x + 1
+
+    assert list(app.map(quiet, range(5))) == [1, 2, 3, 4, 5]
+    assert [value async for value in app.amap(quiet, range(5))] == [1, 2, 3, 4, 5]
+    assert app.broker.complete(app.backend.recent(100)) == []
+
+
+async def test_the_ends_of_calls_that_are_not_kept_cannot_be_waited_for(app: Celeriac) -> None:
+    @app.task(name="quiet", ignore_result=True)
+    def quiet(x: int) -> int:
+        return x + 1
+
+    whole = GroupResult("whole", quiet.delay_many([(1,), (2,)]))
+    with pytest.raises(ResultIgnored, match=r"quiet\[.*ignore_result=False"):
+        whole.get(TIMEOUT)
+    with pytest.raises(ResultIgnored):
+        await whole.aget(TIMEOUT)
+    with pytest.raises(ResultIgnored):
+        next(whole.as_completed(TIMEOUT))
+    assert not whole.ready()
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_group_of_tasks_that_keep_no_results_ends(app: Celeriac) -> None:
+    quiet = app.task(name="quiet", ignore_result=True)(lambda x: x)
+    assert group(quiet.s(1), quiet.s(2)).delay().get(TIMEOUT) == [None, None]
 
 
 def test_a_group_can_be_called(add: Task[..., int], worker: None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac import states
-from celeriac.errors import ResultTimeout
+from celeriac.errors import ResultIgnored, ResultTimeout
 from celeriac.outcome import Outcome
 from celeriac.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
 
@@ -60,7 +60,8 @@ class GroupResult(Generic[R]):
         """Wait for all, and return their values in order.
 
         With `propagate`, raises the first exception in the group's order, when all have ended, so that one error
-        does not hide the rest; without, exceptions stand among the values.
+        does not hide the rest; without, exceptions stand among the values. Raises `ResultIgnored` at once where one was
+        sent with `ignore_result`, and in no group: its end is not kept.
         """
         return self._values(dict(self._wait(timeout)), propagate)
 
@@ -185,6 +186,9 @@ class _Pending:
     """Those of a group that have not been seen to end, and the time that is left for them."""
 
     def __init__(self, results: list[AsyncResult[Any]], timeout: float | None) -> None:
+        if ignored := [result for result in results if result.ignored]:
+            raise ResultIgnored(f"Nothing would tell that {ignored[0]!r} has ended, for its call had `ignore_result`. "
+                                "Send it with ignore_result=False, or in a group(...).")  # fmt: skip
         self._eager = {r.id: r.outcome for r in results if isinstance(r, EagerResult)}
         self.ids = dict.fromkeys(result.id for result in results)
         self._total = len(self.ids)
