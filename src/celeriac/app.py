@@ -24,6 +24,7 @@ from celeriac.errors import ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.message import Message
 from celeriac.options import CallOptions, TaskOptions
 from celeriac.result import AsyncResult
+from celeriac.reuse import afree_ids, free_ids
 from celeriac.routing import Routes
 from celeriac.signature import Signature
 from celeriac.task import CoroutineTask, Task
@@ -210,6 +211,8 @@ class Celeriac:
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
         message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
+        if "task_id" in options and not self.conf.task_always_eager:
+            free_ids(self, [message.id])
         if not self.publish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)
@@ -220,6 +223,8 @@ class Celeriac:
         if name in self.tasks:
             return await self.tasks[name].aapply_async(args, kwargs, **options)
         message = self.draft(name).message(tuple(args), dict(kwargs or {}), options)
+        if "task_id" in options and not self.conf.task_always_eager:
+            await afree_ids(self, [message.id])
         if not await self.apublish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)

@@ -22,6 +22,7 @@ from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CallOptions, check_task, rate
 from celeriac.result import AsyncResult, EagerResult, Results
 from celeriac.retry import RetryPolicy
+from celeriac.reuse import afree_ids, free_ids
 from celeriac.signature import Signature
 
 if TYPE_CHECKING:
@@ -103,12 +104,16 @@ class Task(Generic[P, R]):
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
         message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        if "task_id" in options and not self.app.conf.task_always_eager:
+            free_ids(self.app, [message.id])
         return self._sent(message) if self.app.publish([message]) else self._run_eagerly(message)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Do as `apply_async`, for coroutines."""
         message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        if "task_id" in options and not self.app.conf.task_always_eager:
+            await afree_ids(self.app, [message.id])
         return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,16 @@ def test_nothing_of_a_workflow_is_sent_when_one_call_is_wrong(app: Celeriac) -> 
     store = app.broker.shared  # type: ignore[attr-defined]
     assert not store.messages
     assert not store.workflows
+
+
+def test_two_tasks_of_one_id_are_refused(app: Celeriac) -> None:
+    one, same = (s(app, "add", number).set(task_id="mine") for number in (1, 2))
+    for wrong in (group(one, same), group(one, same) | s(app, "total"), one | same, one | group(s(app, "add"), same)):
+        with pytest.raises(WorkflowError, match=r"2 tasks of the workflow have the id 'mine'.*a `task_id` of its own"):
+            wrong.delay()
+    with pytest.raises(WorkflowError, match="'mine'"):
+        (one | s(app, "add")).apply_async(task_id="mine")
+    assert not app.broker.shared.messages  # type: ignore[attr-defined]
 
 
 def test_a_workflow_travels_as_plain_data(app: Celeriac) -> None:
@@ -264,6 +275,49 @@ def test_error_callbacks_have_two_forms(app: Celeriac) -> None:
     assert both.acquire(timeout=TIMEOUT)
     in_full_told = (failed.id, "in_full", ValueError, "no", True, "noted")
     assert sorted(told, key=str) == sorted([failed.id, in_full_told], key=str)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+def test_an_id_is_used_again(make_app: Callable[..., Celeriac], request: pytest.FixtureRequest, tmp_path: Path,
+                             kind: str) -> None:  # fmt: skip
+    app = make_app(**{
+        "memory": {},
+        "sqlite": {"broker_url": f"sqlite:///{tmp_path}/celeriac.db"},
+        "redis": {"broker_url": request.getfixturevalue("redis").url if kind == "redis" else ""},
+    }[kind])  # fmt: skip
+    linked = threading.Event()
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    @app.task(name="tell")
+    def tell(x: int) -> None:
+        if x == 11:
+            linked.set()
+
+    with running_worker(app):
+        assert add.apply_async((1,), task_id="mine").get(TIMEOUT) == 2
+        assert add.apply_async((10,), task_id="mine", link=tell.s()).get(TIMEOUT) == 11
+        assert linked.wait(TIMEOUT)
+        assert asyncio.run(_sent_again(app)) == 21
+        assert app.send_task("add", (30,), task_id="mine").get(TIMEOUT) == 31
+        assert (add.s(40).set(task_id="mine") | add.s()).delay().get(TIMEOUT) == 42
+        assert group(add.s(50).set(task_id="mine"), add.s(60)).delay().get(TIMEOUT) == [51, 61]
+        assert (group(add.s(70).set(task_id="mine"), add.s(80)) | add.s([])).delay().get(TIMEOUT) == [71, 81]
+
+
+async def _sent_again(app: Celeriac) -> Any:
+    return await (await app.tasks["add"].aapply_async((20,), task_id="mine")).aget(TIMEOUT)
+
+
+def test_an_id_that_is_still_on_its_way_is_not_sent_again_and_ties_no_workflow(app: Celeriac) -> None:
+    later = s(app, "add", 1).set(task_id="mine", countdown=0.2)
+    first, second = later.delay(), s(app, "add", 50).apply_async(task_id="mine")
+    with pytest.raises(WorkflowError, match=r"'mine' is still in use: add is scheduled in the queue 'default'"):
+        (s(app, "add", 50).set(task_id="mine") | s(app, "add")).delay()
+    with running_worker(app):
+        assert (first.get(TIMEOUT), second.get(TIMEOUT)) == (2, 2)
 
 
 @pytest.mark.usefixtures("worker")

@@ -6,6 +6,7 @@ the tree, and the messages of the steps that start at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +26,7 @@ from celeriac.signature import Signature, listed
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "standing"]
+__all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "refuse_twice", "standing"]
 
 FIRST_ALONE = ("countdown", "eta")
 """Options of a call that concern only the tasks that start at once."""
@@ -37,6 +38,7 @@ class Planned(NamedTuple):
     tree: Tree
     starts: list[Message]
     missing: dict[int, int]  # by join: how many of its members have not ended
+    chosen: list[str]  # the ids that the caller chose
 
     @property
     def has_steps(self) -> bool:
@@ -75,6 +77,7 @@ class Planner:
         self._messages: dict[int, Message] = {}
         self._steps: dict[int, dict[str, Any]] = {}  # the rest of a step's fields
         self._joins: dict[int, list[Link]] = {}  # error callbacks of groups
+        self._chosen: dict[int, str] = {}  # ids that the caller chose
         request = current.get()
         self._headers = request.headers if request is not None else {}
         self._root = request.root_id if request is not None else None
@@ -135,6 +138,8 @@ class Planner:
         self._nodes.append(None)
         self._messages[number] = message
         self._steps[number] = fields
+        if "task_id" in options:
+            self._chosen[number] = message.id
         for link in links:
             self.add(self._sendable(link), Given(source=number, group=given.group, options=_flowing(given.options)))
         return number
@@ -190,10 +195,14 @@ class Planner:
     def _stand(self, end: int, message: Message) -> None:
         """Let the last step end as another message would have ended."""
         self._messages[end] = standing(self._messages[end], message)
+        self._chosen.pop(end, None)
         if message.place is not None:
             self._steps[end]["foreign"] = message.place
 
     def _finished(self, end: int) -> Planned:
+        chosen = list(self._chosen.values())
+        if chosen:
+            refuse_twice([message.id for message in self._messages.values()])
         id = new_id()
         starting = [number for number, fields in self._steps.items() if fields["source"] < 0]
         root = self._root or (self._messages[starting[0]].id if len(starting) == 1 else id)
@@ -213,7 +222,15 @@ class Planner:
         ]
         missing = {number: len(node.members) for number, node in enumerate(nodes) if isinstance(node, Join)}
         starts += _end_empty(tree, missing)
-        return Planned(tree, starts, missing)
+        return Planned(tree, starts, missing, chosen)
+
+
+def refuse_twice(ids: Sequence[str]) -> None:
+    """Raise `WorkflowError` where an id stands twice."""
+    for id, count in Counter(ids).items():
+        if count > 1:
+            raise WorkflowError(f"{count} tasks of the workflow have the id {id!r}, and only one of them would be run. "
+                                "Give each a `task_id` of its own, or none.")  # fmt: skip
 
 
 def standing(message: Message, old: Message) -> Message:
