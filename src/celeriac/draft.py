@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac.clock import instant
 from celeriac.context import Request, current
-from celeriac.errors import MessageTooLarge, UnknownOption
+from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
 from celeriac.message import PLAIN, Link, Message, new_id, new_ids
 from celeriac.options import check_call
 from celeriac.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
@@ -16,7 +16,7 @@ from celeriac.serialization import JSON, Serializer, dumps_call, dumps_calls, se
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "check_takes_result"]
 
 Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
 """What writes a body from arguments and named arguments."""
@@ -141,9 +141,20 @@ class Draft:
     def _link(self, name: str, entry: Any) -> Link:
         signature = self._app.signature(entry) if isinstance(entry, Mapping) else entry
         try:
-            return Link(signature.message(), signature.immutable)
+            link = Link(signature.message(), signature.immutable)
         except AttributeError:
             raise UnknownOption(f"{name} takes signatures (task.s(...)), not {entry!r}.") from None
+        if name == "link" and not link.immutable:
+            check_takes_result(link.message)
+        return link
+
+
+def check_takes_result(message: Message) -> None:
+    """Raise `WorkflowError` for a message that cannot be given a result."""
+    if message.content_type != JSON.content_type:
+        raise WorkflowError(f"{message.task} is to be given a result, which travels as JSON, but its arguments are "
+                            f"{message.content_type}. Set its serializer to 'json', or make it immutable with .si()."
+                            )  # fmt: skip
 
 
 DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}

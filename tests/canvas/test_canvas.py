@@ -320,6 +320,43 @@ def test_an_id_that_is_still_on_its_way_is_not_sent_again_and_ties_no_workflow(a
         assert (first.get(TIMEOUT), second.get(TIMEOUT)) == (2, 2)
 
 
+def test_a_result_that_others_are_given_travels_as_json(make_app: Callable[..., Celeriac]) -> None:
+    app = make_app(result_serializer="pickle", accept_content=["json", "pickle"])
+    told: list[Any] = []
+    heard = threading.Event()
+
+    @app.task(name="pair")
+    def pair(x: Any, y: Any = None) -> Any:
+        return (x, y)
+
+    @app.task(name="tell")
+    def tell(x: Any) -> None:
+        told.append(x)
+        heard.set()
+
+    with running_worker(app):
+        assert pair.delay(1).get(TIMEOUT) == (1, None)
+        assert (pair.s(1) | pair.s()).delay().get(TIMEOUT) == ([1, None], None)
+        assert (group(pair.s(1), pair.s(2)) | pair.s()).delay().get(TIMEOUT) == ([[1, None], [2, None]], None)
+        assert pair.apply_async((1,), link=tell.s()).get(TIMEOUT) == [1, None]
+        assert heard.wait(TIMEOUT)
+    assert told == [[1, None]]
+    assert (pair.s(1) | pair.s()).apply().get() == ([1, None], None)
+
+
+def test_a_callback_whose_arguments_are_pickled_is_refused(app: Celeriac) -> None:
+    pickled = s(app, "add").set(serializer="pickle")
+    for wrong in (
+        lambda: app.tasks["add"].apply_async((1,), link=pickled),
+        lambda: s(app, "add", 1).link(pickled).delay(),
+        lambda: (s(app, "add", 1) | s(app, "add")).link(pickled).delay(),
+        lambda: (s(app, "add", 1) | pickled).delay(),
+    ):
+        with pytest.raises(WorkflowError, match=r"add is to be given a result, which travels as JSON.*\.si\(\)"):
+            wrong()
+    app.tasks["add"].apply_async((1,), link=s(app, "add").set(serializer="pickle", immutable=True))
+
+
 @pytest.mark.usefixtures("worker")
 def test_ignoring_a_result_does_not_keep_a_chord_from_its_body(app: Celeriac) -> None:
     made = group(s(app, "add", 1).set(ignore_result=True), s(app, "add", 2)) | s(app, "about")

@@ -18,9 +18,9 @@ from celeriac.backends.base import Plan
 from celeriac.canvas.advance import advance
 from celeriac.canvas.tree import Join, Node, Step, Tree
 from celeriac.context import current
+from celeriac.draft import check_takes_result
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.message import Link, Message, encode, new_id
-from celeriac.serialization import JSON
 from celeriac.signature import Signature, listed
 
 if TYPE_CHECKING:
@@ -124,10 +124,8 @@ class Planner:
         )
         fields: dict[str, Any] = {"source": given.source, "group": given.group, "immutable": signature.immutable}
         if not starts:
-            if not signature.immutable and message.content_type != JSON.content_type:
-                raise WorkflowError(f"{signature.task} is to be given a result, which travels as JSON, but its "
-                                    f"arguments are {message.content_type}. Set its serializer to 'json', or make it "
-                                    "immutable with .si().")  # fmt: skip
+            if not signature.immutable:
+                check_takes_result(message)
             if message.due_at is not None and "eta" not in options:
                 fields["countdown"] = message.due_at - message.sent_at
                 message = replace(message, due_at=None)
