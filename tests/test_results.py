@@ -132,7 +132,19 @@ def test_an_empty_group_is_an_empty_list() -> None:
 async def test_a_group_can_be_awaited(add: Task[..., int]) -> None:
     result = await group(add.s(i) for i in range(5)).adelay()
     assert await result.aget(TIMEOUT) == [0, 1, 2, 3, 4]
+    assert await result == [0, 1, 2, 3, 4]
     assert sorted([await item async for item in result.aas_completed(TIMEOUT)]) == [0, 1, 2, 3, 4]
+
+
+def test_a_groups_results_are_gone_through_in_its_order_whichever_comes_first(add: Task[..., int]) -> None:
+    result = group(add.s(i) for i in range(3)).delay()
+    for number in (2, 0, 1):
+        store(result[number], states.SUCCESS, value=dumps(number))
+    assert [(number, item.get(TIMEOUT)) for number, item in zip(range(3), result, strict=True)] == [
+        (0, 0), (1, 1), (2, 2)
+    ]  # fmt: skip
+    assert list(result) == [result[0], result[1], result[2]] == result.results
+    assert sorted(item.get() for item in result.as_completed(TIMEOUT)) == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("worker")

@@ -210,7 +210,8 @@ def test_a_group_can_be_saved_and_restored(app: Celeriac) -> None:
     assert found is not None
     assert found.get(TIMEOUT) == [2, [3, 4]]
     assert found.completed_count() == 3
-    assert {leaf.get() for leaf in found} == {2, 3, 4}
+    assert [member.get() for member in found] == [2, [3, 4]]
+    assert {leaf.get() for leaf in found.as_completed(TIMEOUT)} == {2, 3, 4}
     plain = group(s(app, "add", n) for n in range(3)).delay().save()
     assert GroupResult.restore(plain.id, app).join(TIMEOUT) == [1, 2, 3]  # type: ignore[union-attr]
     plain.delete()

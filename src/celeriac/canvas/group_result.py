@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac import states
@@ -19,7 +19,11 @@ R = TypeVar("R")
 
 
 class GroupResult(Generic[R]):
-    """The results of a group, in its order."""
+    """The results of a group, in its order. `await result` is `await result.aget()`.
+
+    Going through it waits for nothing, and gives the results in the group's order, so that `zip(items, result)` pairs
+    what belongs together; `as_completed` gives them in the order of their arrival.
+    """
 
     def __init__(self, id: str, results: Sequence[Any], spot: Spot | None = None, parent: Any = None) -> None:
         self.id = id
@@ -73,6 +77,9 @@ class GroupResult(Generic[R]):
 
     ajoin = aget
 
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self.aget().__await__()
+
     def _values(self, outcomes: dict[str, Outcome], propagate: bool) -> list[Any]:
         if not self.results:
             for leaf in self.leaves:
@@ -89,8 +96,6 @@ class GroupResult(Generic[R]):
         results = {result.id: result for result in self.leaves}
         for id, outcome in self._wait(timeout):
             yield _settled(results[id], outcome)
-
-    __iter__ = as_completed
 
     async def aas_completed(self, timeout: float | None = None) -> AsyncIterator[AsyncResult[R]]:
         """Do as `as_completed`, for coroutines."""
@@ -171,6 +176,9 @@ class GroupResult(Generic[R]):
 
     def __getitem__(self, index: int) -> Any:
         return self.results[index]
+
+    def __iter__(self) -> Iterator[AsyncResult[R]]:
+        return iter(self.results)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GroupResult) and (other.id, other.results) == (self.id, self.results)
