@@ -185,6 +185,21 @@ def test_a_group_is_applied_here_and_now(add: Task[..., int]) -> None:
     assert (result.get(), result.completed_count()) == ([0, 1, 2], 3)
 
 
+def test_a_group_that_is_run_here_keeps_its_options_and_its_id(make_app: Callable[..., Celeriac]) -> None:
+    for eager in (True, False):
+        app = make_app(task_always_eager=eager, task_queues=["other"])
+
+        @app.task(name="about", bind=True)
+        def about(self: Task[..., Any]) -> Any:
+            return [self.request.id, self.request.group_id, self.request.priority, self.request.queue]
+
+        whole = group(about.s().set(task_id="one", priority=1), about.s().set(priority=2), queue="other")
+        send = whole.apply_async if eager else whole.apply
+        result = send(task_id="the-group")
+        assert result.get() == [["one", "the-group", 1, "other"], [result[1].id, "the-group", 2, "other"]]
+        assert result.id == "the-group"
+
+
 @pytest.mark.usefixtures("worker")
 def test_revoked_members_of_a_group_are_revoked_while_they_wait(add: Task[..., int]) -> None:
     result = group(add.s(i) for i in range(3)).apply_async(countdown=3600)

@@ -15,8 +15,9 @@ from celeriac.serialization import JSON, Serializer, dumps_call, dumps_calls, se
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
+    from celeriac.signature import Signature
 
-__all__ = ["Draft", "check_takes_result"]
+__all__ = ["Draft", "check_same_app", "check_takes_result"]
 
 Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
 """What writes a body from arguments and named arguments."""
@@ -144,9 +145,20 @@ class Draft:
             link = Link(signature.message(), signature.immutable)
         except AttributeError:
             raise UnknownOption(f"{name} takes signatures (task.s(...)), not {entry!r}.") from None
+        check_same_app(self._app, signature)
         if name == "link" and not link.immutable:
             check_takes_result(link.message)
         return link
+
+
+def check_same_app(app: Celeriac, signature: Signature[Any]) -> None:
+    """Raise `WorkflowError` for a task of another app, which would be sent to where that one's workers do not look."""
+    if signature.app is not app and signature.task not in app.tasks:
+        raise WorkflowError(
+            f"{signature!r} is a task of another app than the rest, which go to {app!r}. A task of another app is sent "
+            f"with that one, after this; or, where both have the same broker, by its name: "
+            f"app.signature({signature.task!r}, …)."
+        )
 
 
 def check_takes_result(message: Message) -> None:

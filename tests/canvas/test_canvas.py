@@ -22,6 +22,7 @@ from celeriac import (
     chunks,
     current_request,
     group,
+    shared_task,
     signature,
     states,
     xmap,
@@ -122,6 +123,35 @@ def test_two_tasks_of_one_id_are_refused(app: Celeriac) -> None:
     with pytest.raises(WorkflowError, match="'mine'"):
         (one | s(app, "add")).apply_async(task_id="mine")
     assert not app.broker.shared.messages  # type: ignore[attr-defined]
+
+
+def test_tasks_of_two_apps_are_refused(app: Celeriac, make_app: Callable[..., Celeriac]) -> None:
+    other = make_app(broker_url="memory://another")
+    stranger = other.task(name="stranger")(lambda *args: 1).s(1)
+    add = s(app, "add", 1)
+    for wrong in (
+        group(add, stranger),
+        add | stranger,
+        group(add, group(add, stranger)),
+        chord([add, add], stranger),
+        add.clone().link(stranger),
+        (add | add).link_error(stranger),
+    ):
+        for send in (wrong.delay, wrong.apply):
+            with pytest.raises(WorkflowError, match=r"stranger\(1\) is a task of another app.*signature\('stranger'"):
+                send()
+    assert not app.broker.shared.messages  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_shared_task_goes_with_those_of_any_app(app: Celeriac, make_app: Callable[..., Celeriac]) -> None:
+    @shared_task(name="shared")
+    def shared(x: int) -> int:
+        return x + 100
+
+    make_app(broker_url="memory://another")  # shared.s() is of this one
+    assert group(s(app, "add", 1), shared.s(1)).delay().get(TIMEOUT) == [2, 101]
+    assert (s(app, "add", 1) | shared.s()).delay().get(TIMEOUT) == 102
 
 
 def test_a_workflow_travels_as_plain_data(app: Celeriac) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.planner import Given, Planner, refuse_twice
+from celeriac.draft import check_same_app
 from celeriac.message import Message, new_id
 from celeriac.options import check_call
 from celeriac.result import AsyncResult
@@ -62,7 +63,7 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
             if self.tasks[0].app.publish(batch):
                 results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
             else:
-                results += [task.apply(args, kwargs) for task in self.tasks[start : start + PUBLISH_BATCH]]
+                results += self._run(batch)
         return GroupResult(id, results)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
@@ -79,14 +80,15 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
             if await self.tasks[0].app.apublish(batch):
                 results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
             else:
-                results += [task.apply(args, kwargs) for task in self.tasks[start : start + PUBLISH_BATCH]]
+                results += self._run(batch)
         return GroupResult(id, results)
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> GroupResult[R]:  # fmt: skip
         """Run all here and now, one after the other."""
         if self._plain(options):
-            return GroupResult(new_id(), [task.apply(args, kwargs, **options) for task in self.tasks])
+            id, messages = self._messages(args, kwargs, options)
+            return GroupResult(id, self._run(messages))
         return super().apply(args, kwargs, **options)  # type: ignore[no-any-return]
 
     def nothing(self) -> GroupResult[R]:
@@ -104,8 +106,12 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         id = options.pop("task_id", None) or new_id()  # the group's own; each task has another
         refuse_twice(self._chosen())
         for task in self.tasks:
+            check_same_app(self.tasks[0].app, task)
             task._checked(args, kwargs)
         return id, [task.message(args, kwargs, group_id=id, **options) for task in self.tasks]
+
+    def _run(self, messages: Sequence[Message]) -> list[AsyncResult[R]]:
+        return [self.app.known_task(message.task)._run_eagerly(message) for message in messages]
 
     def _chosen(self) -> list[str]:
         """Return the ids that the caller chose for its tasks."""

@@ -18,7 +18,7 @@ from celeriac.backends.base import Plan
 from celeriac.canvas.advance import advance
 from celeriac.canvas.tree import Join, Node, Step, Tree
 from celeriac.context import current
-from celeriac.draft import check_takes_result
+from celeriac.draft import check_same_app, check_takes_result
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.message import Link, Message, encode, new_id
 from celeriac.signature import Signature, listed
@@ -104,6 +104,7 @@ class Planner:
         return end
 
     def _signature(self, signature: Signature[Any], given: Given) -> int:
+        check_same_app(self._app, signature)
         starts = given.source < 0
         args, kwargs = signature.merged(given.args, given.kwargs) if starts else (signature.args, signature.kwargs)
         options = {**signature.options, **given.options}
@@ -187,6 +188,7 @@ class Planner:
 
     def _link(self, entry: Any) -> Link:
         signature = self._sendable(entry)
+        check_same_app(self._app, signature)
         options = {"headers": self._headers, **signature.options} if self._headers else {}
         return Link(signature.message(**options), signature.immutable)
 
