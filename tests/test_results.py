@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -82,6 +83,16 @@ def test_a_signature_is_carried_through_json(app: Celeriac, add: Task[..., int])
     assert [link.immutable for link in message.link] == [False, True]
     assert [link.message.task for link in message.link_error] == ["add"]
     assert message.link[0].message.id != message.link[1].message.id
+
+
+def test_a_signature_with_instants_is_carried_through_json(app: Celeriac, add: Task[..., int]) -> None:
+    soon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    linked = add.s(1).link(add.s().set(eta=soon))
+    for original in (add.s(1).set(eta=soon, expires=soon), group(linked).set(expires=soon)):
+        carried = app.signature(json.loads(json.dumps(original.to_dict())))
+        assert carried == original
+    assert carried.options == {"expires": soon}
+    assert carried.tasks[0].message().link[0].message.due_at == soon.timestamp()
 
 
 def test_a_link_that_is_no_signature_is_refused(add: Task[..., int]) -> None:

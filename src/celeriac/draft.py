@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celeriac.canvas.callback import told_count
 from celeriac.clock import instant
 from celeriac.context import Request, current
 from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from celeriac.app import Celeriac
     from celeriac.signature import Signature
 
-__all__ = ["Draft", "check_same_app", "check_takes_result"]
+__all__ = ["Draft", "check_callback", "check_same_app", "check_takes_result"]
 
 Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
 """What writes a body from arguments and named arguments."""
@@ -145,7 +146,7 @@ class Draft:
             link = Link(signature.message(), signature.immutable)
         except AttributeError:
             raise UnknownOption(f"{name} takes signatures (task.s(...)), not {entry!r}.") from None
-        check_same_app(self._app, signature)
+        check_callback(self._app, name, signature)
         if name == "link" and not link.immutable:
             check_takes_result(link.message)
         return link
@@ -159,6 +160,18 @@ def check_same_app(app: Celeriac, signature: Signature[Any]) -> None:
             f"with that one, after this; or, where both have the same broker, by its name: "
             f"app.signature({signature.task!r}, …)."
         )
+
+
+def check_callback(app: Celeriac, name: str, signature: Signature[Any]) -> None:
+    """Raise what is wrong with what is linked: another app's task, or arguments that will not fit."""
+    check_same_app(app, signature)
+    task = app.tasks.get(signature.task)
+    if task is None or not task.checks_arguments:
+        return
+    args = signature.args
+    if not signature.immutable:
+        args = (*(None for _ in range(told_count(task, len(args)) if name == "link_error" else 1)), *args)
+    task.arguments.check(args, signature.kwargs)
 
 
 def check_takes_result(message: Message) -> None:

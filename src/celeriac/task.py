@@ -80,6 +80,8 @@ class Task(Generic[P, R]):
 
         Arguments and result are encoded and decoded as on the real road.
         """
+        if "link" in options and self.s().leads_on(options):
+            return self.s().apply(args, kwargs, **options)
         return self._run_eagerly(self._checked_message(tuple(args), dict(kwargs or {}), options))
 
     def _run_eagerly(self, message: Message) -> AsyncResult[R]:
@@ -103,6 +105,8 @@ class Task(Generic[P, R]):
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
+        if "link" in options and self.s().leads_on(options):
+            return self.s().apply_async(args, kwargs, **options)
         message = self._checked_message(tuple(args), dict(kwargs or {}), options)
         if "task_id" in options and not self.app.conf.task_always_eager:
             free_ids(self.app, [message.id])
@@ -111,6 +115,8 @@ class Task(Generic[P, R]):
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Do as `apply_async`, for coroutines."""
+        if "link" in options and self.s().leads_on(options):
+            return await self.s().aapply_async(args, kwargs, **options)
         message = self._checked_message(tuple(args), dict(kwargs or {}), options)
         if "task_id" in options and not self.app.conf.task_always_eager:
             await afree_ids(self.app, [message.id])

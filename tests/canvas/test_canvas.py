@@ -246,6 +246,12 @@ def test_a_group_can_be_saved_and_restored(app: Celeriac) -> None:
     assert GroupResult.restore(plain.id, app).join(TIMEOUT) == [1, 2, 3]  # type: ignore[union-attr]
     plain.delete()
     assert GroupResult.restore(plain.id, app) is None
+    empty = group([]).delay().save()
+    found = app.GroupResult(empty.id)
+    assert found is not None
+    assert (found.get(TIMEOUT), len(found)) == ([], 0)
+    empty.delete()
+    assert app.GroupResult(empty.id) is None
 
 
 @pytest.mark.usefixtures("worker")
@@ -375,6 +381,41 @@ def test_a_result_that_others_are_given_travels_as_json(make_app: Callable[..., 
     assert (pair.s(1) | pair.s()).apply().get() == ([1, None], None)
 
 
+def test_a_callback_that_could_not_be_called_is_refused(app: Celeriac) -> None:
+    add, many = app.tasks["add"], s(app, "add", 2, 3)
+    for wrong in (
+        lambda: add.apply_async((1,), link=many),
+        lambda: add.apply_async((1,), link=s(app, "add").set(immutable=True)),
+        lambda: add.apply_async((1,), link_error=many),
+        lambda: s(app, "add", 1).link(many).delay(),
+        lambda: (s(app, "add", 1) | s(app, "add")).on_error(many).delay(),
+        lambda: group(s(app, "add", 1)).link(many).delay(),
+    ):
+        with pytest.raises(ArgumentsError, match="add"):
+            wrong()
+    add.apply_async((1,), link=s(app, "add", 2), link_error=[s(app, "add", 2), s(app, "fail", 2, 3), add.si(1, 2)])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_workflow_can_be_linked_to_any_call(app: Celeriac) -> None:
+    add, heard = app.tasks["add"], threading.Event()
+    app.task(name="hear")(lambda x: heard.set() if x == 5 else None)
+    following = s(app, "add", 2) | s(app, "hear")
+    for call in (
+        lambda: add.apply_async((1, 2), link=following),
+        lambda: add.apply((1, 2), link=following),
+        lambda: s(app, "add", 1, 2).apply_async(link=following),
+        lambda: s(app, "add", 1, 2).apply(link=following),
+        lambda: app.send_task("add", (1, 2), link=[following]),
+    ):
+        heard.clear()
+        assert await asyncio.to_thread(call().get, TIMEOUT) == 3
+        assert await asyncio.to_thread(heard.wait, TIMEOUT)
+    heard.clear()
+    assert await (await add.aapply_async((1, 2), link=following)).aget(TIMEOUT) == 3
+    assert await asyncio.to_thread(heard.wait, TIMEOUT)
+
+
 def test_a_callback_whose_arguments_are_pickled_is_refused(app: Celeriac) -> None:
     pickled = s(app, "add").set(serializer="pickle")
     for wrong in (
@@ -385,7 +426,7 @@ def test_a_callback_whose_arguments_are_pickled_is_refused(app: Celeriac) -> Non
     ):
         with pytest.raises(WorkflowError, match=r"add is to be given a result, which travels as JSON.*\.si\(\)"):
             wrong()
-    app.tasks["add"].apply_async((1,), link=s(app, "add").set(serializer="pickle", immutable=True))
+    app.tasks["add"].apply_async((1,), link=s(app, "add", 1).set(serializer="pickle", immutable=True))
 
 
 @pytest.mark.usefixtures("worker")

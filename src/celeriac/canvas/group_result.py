@@ -9,6 +9,7 @@ from celeriac import states
 from celeriac.errors import ResultIgnored, ResultTimeout
 from celeriac.outcome import Outcome
 from celeriac.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
+from celeriac.shared import current_app
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -36,10 +37,10 @@ class GroupResult(Generic[R]):
 
     @property
     def app(self) -> Celeriac:
-        """The app of the results."""
+        """The app of the results; of an empty group, the current one."""
         if self.spot is not None:
             return self.spot.app
-        return self.leaves[0].app
+        return self.leaves[0].app if self.leaves else current_app()
 
     @property
     def parent(self) -> Any:

@@ -18,7 +18,7 @@ from celeriac.backends.base import Plan
 from celeriac.canvas.advance import advance
 from celeriac.canvas.tree import Join, Node, Step, Tree
 from celeriac.context import current
-from celeriac.draft import check_same_app, check_takes_result
+from celeriac.draft import check_callback, check_same_app, check_takes_result
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.message import Link, Message, encode, new_id
 from celeriac.signature import Signature, listed
@@ -188,7 +188,7 @@ class Planner:
 
     def _link(self, entry: Any) -> Link:
         signature = self._sendable(entry)
-        check_same_app(self._app, signature)
+        check_callback(self._app, "link_error", signature)
         options = {"headers": self._headers, **signature.options} if self._headers else {}
         return Link(signature.message(**options), signature.immutable)
 
