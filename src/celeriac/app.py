@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from celeriac import shared, signals
+from celeriac.addresses import address_of, app_at
 from celeriac.canvas import words
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
@@ -39,6 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DATABASE_NAME = "celeriac.db"
+MAIN = ("__main__", "__mp_main__")  # the running script; the same, in a process that multiprocessing has spawned
 
 
 class Celeriac:
@@ -50,6 +52,7 @@ class Celeriac:
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
                  **settings: Any) -> None:  # fmt: skip
         self._folder, module = _caller(sys._getframe(1))
+        self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
         self.main = main or module
         self.clock = clock or Clock()
         self.conf = Settings(settings, os.environ if environ is None else environ)
@@ -157,7 +160,7 @@ class Celeriac:
     def name_of(self, function: Callable[..., Any]) -> str:
         """Return the name that a function's task gets: its module and its own name."""
         module = function.__module__
-        if module == "__main__":
+        if module in MAIN:
             module = self.main or _main_name()
         return f"{module}.{function.__name__}"
 
@@ -304,6 +307,12 @@ class Celeriac:
             self._backend.close()
         self._broker = self._backend = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return app_at, address_of(self, self._made_in)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
     def __repr__(self) -> str:
         return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {self.broker_url}>"
 
@@ -334,7 +343,7 @@ def _caller(frame: FrameType) -> tuple[str, str | None]:
     """Return the folder of the file that makes the app, and its module's name where that says anything."""
     file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
     folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
-    return folder, module if module != "__main__" else None
+    return folder, module if module not in MAIN else None
 
 
 def _main_name() -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Un
 import msgspec
 
 from celeriac import states
+from celeriac.addresses import task_at
 from celeriac.arguments import Arguments
 from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
@@ -295,6 +296,9 @@ class Task(Generic[P, R]):
         """How many attempts a worker may start in a second; None: as many as it can."""
         limit = self.options.get("rate_limit", self.app.conf.task_default_rate_limit)
         return rate(limit) if limit else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return task_at, (self.app, self.name, self.__module__)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
