@@ -125,13 +125,21 @@ class Task(Generic[P, R]):
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
-        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones."""
+        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones.
+
+        The arguments of a list of calls are checked before the first is sent; an iterator's, and whether they can be
+        encoded, a thousand at a time. What raises when some were sent has their results as its `sent`.
+        """
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
-        for messages in self._batches(calls, options):
-            self.app.publish(messages)
-            results.add(messages)
+        try:
+            for messages in self._batches(calls, options):
+                self.app.publish(messages)
+                results.add(messages)
+        except Exception as error:
+            _tell_sent(error, results)
+            raise
         return results
 
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -140,9 +148,13 @@ class Task(Generic[P, R]):
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
-        for messages in self._batches(calls, options):
-            await self.app.apublish(messages)
-            results.add(messages)
+        try:
+            for messages in self._batches(calls, options):
+                await self.app.apublish(messages)
+                results.add(messages)
+        except Exception as error:
+            _tell_sent(error, results)
+            raise
         return results
 
     def _run_all_eagerly(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -151,14 +163,23 @@ class Task(Generic[P, R]):
 
     def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                  options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
+        whole = isinstance(calls, list | tuple)
+        if whole and not self._fit(cast(Sequence[Any], calls)):
+            checked = [self._checked_call(call) for call in calls]
+            for start in range(0, len(checked), PUBLISH_BATCH):
+                yield self.draft().messages(checked[start : start + PUBLISH_BATCH], options)
+            return
         calls = iter(calls)
         while some := list(islice(calls, PUBLISH_BATCH)):
-            if set(map(type, some)) == {tuple}:
+            if whole or self._fit(some):
                 plain = cast(list[tuple[Any, ...]], some)
-                if not self.checks_arguments or self.arguments.fit(plain):
-                    yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
-                    continue
-            yield self.draft().messages([self._checked_call(call) for call in some], options)
+                yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
+            else:
+                yield self.draft().messages([self._checked_call(call) for call in some], options)
+
+    def _fit(self, calls: Sequence[Any]) -> bool:
+        """Say whether these are calls of positional arguments alone, and all right."""
+        return set(map(type, calls)) == {tuple} and (not self.checks_arguments or self.arguments.fit(calls))
 
     def _checked_call(self, call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments and named arguments of one of many calls."""
@@ -310,6 +331,13 @@ class CoroutineTask(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
         """Call the function, here; the answer is to be awaited."""
         return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+
+
+def _tell_sent(error: Exception, results: Results[Any]) -> None:
+    """Let an error carry the results of what was sent before it."""
+    if results.ids:
+        error.sent = results  # type: ignore[attr-defined]
+        error.add_note(f"{len(results):,} calls were sent before; their results are this error's `sent`.")
 
 
 def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryPolicy:
