@@ -296,6 +296,44 @@ def test_the_results_of_many_calls_are_a_sequence(app: Celeriac, monkeypatch: py
     with pytest.raises(IndexError):
         results[5]
     assert list(task.delay_many([])) == []
+    assert results == list(results)
+    assert list(results) == results
+    assert results != list(results)[1:]
+    assert results != [*list(results)[1:], results[0]]
+    assert results not in (tuple(results), 3)
+
+
+def test_nothing_of_a_list_of_calls_is_sent_when_one_is_wrong(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda x: x)
+    right: list[Any] = [(i,) for i in range(1500)]
+    for wrong in ((1, 2), {"y": 1}, 3):
+        with pytest.raises(TypeError) as caught:
+            task.delay_many([*right, wrong])
+        assert not hasattr(caught.value, "sent")
+    assert app.broker.complete(app.broker.operations().queues()) == []
+
+
+@pytest.mark.parametrize("kind", ["an iterator's argument", "a list's encoding"])
+async def test_an_error_among_many_calls_tells_which_were_sent(app: Celeriac, kind: str) -> None:
+    task = app.task(name="t")(lambda x: x)
+    right: list[Any] = [(i,) for i in range(1500)]
+
+    def calls() -> Any:
+        return [*right, (object(),)] if kind == "a list's encoding" else iter([*right, (1, 2)])
+
+    with pytest.raises((ArgumentsError, EncodeError)) as caught:
+        task.delay_many(calls())
+    await hold_sent(app, caught.value)
+    with pytest.raises((ArgumentsError, EncodeError)) as caught:
+        await task.adelay_many(calls())
+    await hold_sent(app, caught.value)
+
+
+async def hold_sent(app: Celeriac, error: Any) -> None:
+    messages = await app.broker.operations().peek("default", 2000)
+    assert [result.id for result in error.sent] == [message.id for message in messages]
+    assert error.__notes__[0].startswith("1,000 calls were sent before")
+    assert await app.broker.operations().purge("default") == 1000
 
 
 # --- Running here and now -----------------------------------------------------------------------------

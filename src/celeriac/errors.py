@@ -30,6 +30,7 @@ __all__ = [
     "Reject",
     "RemoteError",
     "Replaced",
+    "ResultIgnored",
     "ResultLost",
     "ResultTimeout",
     "Retry",
@@ -162,6 +163,10 @@ class LeaseLost(BrokerError):
 
 class ResultTimeout(CeleriacError, TimeoutError):
     """The result did not arrive in time."""
+
+
+class ResultIgnored(CeleriacError):
+    """The call had `ignore_result`, so that its end is not kept, and cannot be waited for."""
 
 
 class ResultLost(CeleriacError):

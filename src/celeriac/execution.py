@@ -22,7 +22,7 @@ from celeriac.errors import EncodeError, Ignore, Reject, Replaced, Retry, TaskRe
 from celeriac.failure import Failure
 from celeriac.message import Message
 from celeriac.outcome import Outcome
-from celeriac.serialization import decode, serializer
+from celeriac.serialization import JSON, decode, serializer
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -107,8 +107,11 @@ class Executor:
         outcome = self._outcome(message, states.SUCCESS, started, runtime)
         try:
             if not message.ignore_result or message.link or (message.place is not None and not message.place.alone):
-                outcome.value = self._serializer.dumps(value)
-                outcome.content_type = self._serializer.content_type
+                chosen = self._serializer
+                if chosen is not JSON and message.gives_result:
+                    chosen = JSON
+                outcome.value = chosen.dumps(value)
+                outcome.content_type = chosen.content_type
                 if len(outcome.value) > self._result_max_bytes:
                     raise EncodeError(
                         f"{message.task} returned {len(outcome.value):,} bytes, more than `result_max_bytes` allows "

@@ -324,6 +324,11 @@ class Results(Sequence[AsyncResult[R]]):
     def __radd__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
         return [*others, *self]
 
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Results | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     def _made(self, id: str) -> AsyncResult[R]:
         return AsyncResult(id, self._app, self._task_name, self._ignored)
 

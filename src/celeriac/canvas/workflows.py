@@ -27,6 +27,7 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.errors import MessageTooLarge, WorkflowError
 from celeriac.message import Link, Message, Place, encode
 from celeriac.result import AsyncResult
+from celeriac.reuse import aclaim_ids, claim_ids
 from celeriac.signature import Signature
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Workflows:
             return self._run(planned)
         if not planned.has_steps:
             return part.nothing()
+        if planned.chosen:
+            claim_ids(self._app, planned.chosen)
         if not self._app.backend.keeps_workflows:
             message, result = self._continued(part, planned)
             self._app.publish([message])
@@ -79,6 +82,8 @@ class Workflows:
             return self._run(planned)
         if not planned.has_steps:
             return part.nothing()
+        if planned.chosen:
+            await aclaim_ids(self._app, planned.chosen)
         if not self._app.backend.keeps_workflows:
             message, result = self._continued(part, planned)
             await self._app.apublish([message])
@@ -144,6 +149,8 @@ class Workflows:
             raise WorkflowError("To replace a task by a workflow, a result backend is needed that keeps it: set "
                                 "`result_backend`.")  # fmt: skip
         else:
+            if planned.chosen:
+                claim_ids(self._app, planned.chosen)
             self._app.backend.plant(planned.plan())
         return planned.starts
 
