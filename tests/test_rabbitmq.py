@@ -21,16 +21,18 @@ from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.amqp.operations import AmqpOperations
 from celeriac.brokers.base import Action, Broker, Settlement, WorkerInfo
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.message import COROUTINE, PLAIN
 from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
-from tests.rabbitmq_server import RabbitServer, running_rabbit
+from tests.rabbitmq_server import RabbitServer, die, running_rabbit
 
 BACK_SECONDS = 45.0  # for a killed server to start again, on a busy machine
 
@@ -320,6 +322,33 @@ async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) 
     broker.publish([message()])
 
 
+async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_messages(frail: Place) -> None:
+    broker = frail.broker(timeout=1.0)
+    broker.publish([message(id=name) for name in ("a", "b", "c")])
+    first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=1.0))
+    assert ids(await receive(first, 1, 0)) == ["a"]
+    running = await one(standing)
+    frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        with pytest.raises(BrokerUnavailable, match="takes no messages for now"):
+            standing._broker.publish([message()])
+        await die(first)  # what it held is counted, and so sent anew
+        waiting = asyncio.ensure_future(receive(standing, wait=LONG))
+        late = await lease_on(frail.broker(timeout=1.0))
+        assert await frail.broker(timeout=1.0).operations().purge("other") == 0
+        await asyncio.sleep(2.5)  # longer than the time-out
+        await standing.renew()
+    finally:
+        frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
+    async with asyncio.timeout(LONG):
+        got = await waiting
+        while "a" not in ids(got):
+            got += await receive(standing, wait=1.0)
+    assert [delivery.deliveries for delivery in got if delivery.message.id == "a"] == [2]
+    assert await standing.settle([Settlement(delivery=running)]) == [True]
+    await late.end()
+
+
 async def test_a_task_beyond_the_consumer_timeout_ends_the_lease_and_says_why(
     frail: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -359,6 +388,93 @@ async def test_looking_at_messages_is_no_delivery(place: Place, queue_type: str)
     got = await receive(lease)
     assert [delivery.deliveries for delivery in got] == [1, 1]
     assert await lease.sweep() == []
+
+
+async def test_looking_drops_nothing_where_the_server_limits_deliveries(place: Place) -> None:
+    limit = {"pattern": ".*", "definition": {"delivery-limit": 20}, "apply-to": "queues"}
+    assert place.rabbit.ask("PUT", f"/api/policies/{quote(place.vhost)}/limit", limit) is not None
+    broker = place.broker(queue_type="quorum")
+    broker.publish([message(id="dead")])
+    lease = await lease_on(broker)
+    [delivery] = await receive(lease)
+    await lease.settle([Settlement(delivery=delivery, action=Action.BURY, reason="r")])
+    await lease.end()
+    broker.publish([message(id="a", acks_late=False), message(id="b")])
+    operations = broker.operations()
+    for _ in range(25):
+        assert ids(await operations.peek("default", 10)) == ["a", "b"]
+        assert ids(await operations.dead("default", 10)) == ["dead"]
+    lease = await lease_on(broker)
+    assert [delivery.deliveries for delivery in await receive(lease)] == [1, 1]
+    assert await lease.sweep() == []
+
+
+@pytest.mark.parametrize(("version", "limit"), [("3.13.7", None), ("4.0.2", -1)])
+def test_our_quorum_queues_have_no_limit_of_deliveries_where_the_server_has_one_by_default(
+    version: str, limit: int | None
+) -> None:
+    server = Server("amqp://", queue_type="quorum")
+    server._know(Facts("RabbitMQ", version))
+    line = server.topology.declare(Line("q", PLAIN, 5))[1]
+    assert line.arguments.get("x-delivery-limit") == limit
+    assert server.topology.declare_dead("q").arguments == line.arguments
+
+
+async def test_losses_are_counted_by_what_the_queue_is_and_not_by_what_it_should_be(place: Place) -> None:
+    place.broker(queue_type="classic").publish([message(id="once", acks_late=False), message(id="poison")])
+    broker = place.broker(queue_type="quorum")
+    lost: list[str] = []
+    for deliveries in (1, 2, 3, 4):
+        lease = await lease_on(broker)
+        got = await receive(lease)
+        lost += ids(inherited := await lease.sweep())
+        poison = [item.deliveries for item in got if item.message.id == "poison"]
+        assert poison == ([deliveries] if deliveries < 4 else [])
+        await lease.settle([Settlement(delivery=delivery) for delivery in inherited])
+        await lease._sync()  # what it has acknowledged has been heard
+        await die(lease)
+    assert lost == ["once", "poison"]
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_what_was_looked_at_is_lost_with_its_worker_like_any_other(place: Place, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(id="once", acks_late=False)])
+    for _ in range(2):
+        assert len(await broker.operations().peek("default", 10)) == 1
+    lease = await lease_on(broker)
+    assert ids(await receive(lease)) == ["once"]
+    await lease._errands.finished()
+    assert len(await broker.operations().peek("default", 10)) == 0
+    await die(lease)
+    lease = await lease_on(broker)
+    assert ids(await receive(lease)) == []
+    assert ids(await lease.sweep()) == ["once"]
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_the_journal_does_not_grow_by_looking_and_forgets_what_is_gone(place: Place, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    lease = await lease_on(broker)
+    assert await receive(lease) == []  # its lines are made
+    await lease.end()
+    broker.publish([message() for _ in range(5)])
+
+    async def looked() -> tuple[int, int]:
+        """Return how many entries the journal has, and of how many messages it remembers looks."""
+        operations = AmqpOperations(broker, Clock())
+        async with operations._looking() as (connection, journal):
+            size = await operations._size(connection, broker.server.topology.journal)
+            return size, sum(1 for looks in journal.looks.values() if looks)
+
+    before = await looked()
+    for _ in range(8):
+        await broker.operations().peek("default", 10)
+    assert await looked() == (before[0] + 1, 5)
+    lease = await lease_on(broker)
+    assert all(await lease.settle([Settlement(delivery=delivery) for delivery in await receive(lease)]))
+    await lease._errands.finished()
+    assert await looked() == before
 
 
 async def test_what_a_worker_does_not_fetch_goes_back_to_others(place: Place) -> None:

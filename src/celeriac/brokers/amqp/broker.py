@@ -46,9 +46,10 @@ class AmqpBroker(Broker):
         for start in range(0, len(messages), MANY):
             await self.send([Parcel(message, again=again) for message in messages[start : start + MANY]])
 
-    async def send(self, parcels: Sequence[Parcel], others: Sequence[Publication] = ()) -> None:
-        """Publish parcels, and whatever else is addressed already."""
-        await self.server.ado(_Sending(self, parcels, others))
+    async def send(self, parcels: Sequence[Parcel], others: Sequence[Publication] = (),
+                   within: float | None = None) -> None:  # fmt: skip
+        """Publish parcels, and whatever else is addressed already; within the time-out, or so many seconds."""
+        await self.server.ado(_Sending(self, parcels, others), within)
 
     def declare(self, lines: Iterable[Line]) -> Generator[Any, Any, None]:
         """Make sure that lines are there, and that everybody knows: a procedure."""
@@ -59,11 +60,7 @@ class AmqpBroker(Broker):
                 continue
             exchange, queue, bind = topology.declare(line)
             yield exchange
-            try:
-                yield commands.Queue.Declare(queue=queue.queue, passive=True)
-            except ChannelClosed as error:
-                if error.code != MISSING:
-                    raise
+            if not (yield from _there(queue.queue)):
                 yield queue
                 made.append(LineMade((line.queue, line.lane, line.priority)))
             yield bind
@@ -75,7 +72,8 @@ class AmqpBroker(Broker):
         """Make sure that a queue of dead letters is there: a procedure."""
         name = self.server.topology.dead(queue)
         if name not in self.server.declared:
-            yield from each(self.server.topology.declare_dead(queue))
+            if not (yield from _there(name)):
+                yield self.server.topology.declare_dead(queue)
             self.server.declared.add(name)
 
     # --- The rest of the port -------------------------------------------------------------------------
@@ -172,6 +170,17 @@ class _Sending:
         for item in self._others:
             if item.routing_key.endswith("/dead"):
                 yield from broker.declare_dead(item.routing_key.removesuffix("/dead"))
+
+
+def _there(queue: str) -> Generator[Any, Any, bool]:
+    """Say whether an AMQP queue exists, however it was declared: a procedure."""
+    try:
+        yield commands.Queue.Declare(queue=queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != MISSING:
+            raise
+        return False
+    return True
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",

@@ -31,6 +31,7 @@ UNIT = 0.25  # seconds
 DIGITS = 26  # the longest stay is 194 days; who has to wait longer is sent around again
 USUAL = 5  # the priority whose line has the queue's own name
 HIGHEST = 9
+NO_LIMIT = -1  # of deliveries: whoever was delivered too often is buried by a worker, which says why
 
 
 Table = dict[str, Any]
@@ -45,15 +46,18 @@ class Line(NamedTuple):
 
 
 class Topology:
-    """The names on one server."""
+    """The names on one server; `limits`: whether its quorum queues drop what was delivered often, unless told."""
 
-    def __init__(self, prefix: str, quorum: bool) -> None:
+    def __init__(self, prefix: str, quorum: bool, limits: bool = False) -> None:
         self.quorum = quorum
         self.journal = f"{prefix}.journal"
         self.roll = f"{prefix}.workers"
         self.channels = f"{prefix}.channels"
         self.due = f"{prefix}.due"
         self._delay = f"{prefix}.delay."
+        self._kept: Table = {"x-queue-type": "quorum"} if quorum else {}
+        if quorum and limits:
+            self._kept["x-delivery-limit"] = NO_LIMIT
 
     # --- Lines ----------------------------------------------------------------------------------------
 
@@ -77,17 +81,16 @@ class Topology:
     def declare(self, line: Line) -> list[Any]:
         """Return what makes a line, and lets delayed messages reach it."""
         name = self.name(line)
-        arguments: Table = {"x-queue-type": "quorum"} if self.quorum else {"x-max-priority": HIGHEST}
+        arguments: Table = self._kept if self.quorum else {"x-max-priority": HIGHEST}
         return [
             commands.Exchange.Declare(exchange=self.due, exchange_type="topic", durable=True),
             commands.Queue.Declare(queue=name, durable=True, arguments=arguments),
             commands.Queue.Bind(queue=name, exchange=self.due, routing_key="*." * DIGITS + _word(name)),
         ]
 
-    def declare_dead(self, queue: str) -> list[Any]:
+    def declare_dead(self, queue: str) -> Any:
         """Return what makes the queue of a queue's dead letters."""
-        arguments: Table = {"x-queue-type": "quorum"} if self.quorum else {}
-        return [commands.Queue.Declare(queue=self.dead(queue), durable=True, arguments=arguments)]
+        return commands.Queue.Declare(queue=self.dead(queue), durable=True, arguments=self._kept)
 
     # --- What is the same for all ---------------------------------------------------------------------
 
