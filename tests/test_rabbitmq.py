@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from pamqp import commands
 
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
@@ -26,6 +27,7 @@ from celeriac.brokers.base import Action, Broker, Settlement, WorkerInfo
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.opening import Facts
+from celeriac.drivers.amqp.refusals import ChannelClosed
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
@@ -226,6 +228,26 @@ async def test_delays_that_were_deleted_are_made_again(place: Place) -> None:
             found += ids(await receive(lease, wait=LONG))
 
 
+async def test_what_is_sent_again_for_an_exchange_was_deleted_is_marked(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(id="before", due_at=time.time() + 0.2)])
+    assert place.rabbit.ask("DELETE", f"/api/exchanges/{quote(place.vhost)}/celeriac.delay.0") is not None
+    broker.publish([message(id="ready"), message(due_at=time.time() + 0.2)])
+    lease = await lease_on(broker)
+    got = [delivery for delivery in await receive(lease) if delivery.message.id == "ready"]
+    assert [delivery.again for delivery in got] in ([True], [False, True])  # it had passed, or not
+
+
+async def test_revoking_bears_that_the_exchange_of_broadcasts_was_deleted(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(id="a")])
+    await broker.revoke(["b"], time.time() + 100)
+    assert place.rabbit.ask("DELETE", f"/api/exchanges/{quote(place.vhost)}/celeriac.channels") is not None
+    await broker.revoke(["a"], time.time() + 100)
+    broker.publish([message("new")])
+    assert [delivery.revoked for delivery in await receive(await lease_on(broker))] == [True]
+
+
 async def test_what_is_no_message_of_ours_is_put_aside_and_does_not_stop_a_worker(place: Place) -> None:
     broker = place.broker()
     broker.publish([message()])
@@ -264,6 +286,35 @@ async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
     await ending
     (counts,) = await broker.operations().queues()
     assert (counts.ready, counts.active) == (2, 0)
+
+
+# --- Lines --------------------------------------------------------------------------------------------
+
+
+def test_the_journal_is_told_of_a_line_before_it_is_made(place: Place) -> None:
+    broker = place.broker(queue_type="quorum")
+    broker.publish([message()])
+    declaring = broker.declare([Line("default", PLAIN, 9)])
+    steps: list[Any] = [next(declaring)]
+    steps.append(declaring.throw(ChannelClosed(404, "no queue")))
+    with suppress(StopIteration):
+        while True:
+            steps.append(declaring.send(None))
+    written = next(number for number, step in enumerate(steps) if isinstance(step, list))
+    made = [step.queue for step in steps[:written] if isinstance(step, commands.Queue.Declare) and not step.passive]
+    assert "default/p9" not in made
+
+
+async def test_a_line_whose_maker_died_before_he_could_say_so_is_served(place: Place) -> None:
+    place.broker(queue_type="quorum").publish([message(id="usual")])
+    orphan = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+    assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/default%2Fp9", orphan) is not None
+    lease = await lease_on(place.broker(queue_type="quorum"))
+    assert ids(await receive(lease)) == ["usual"]
+    place.broker(queue_type="quorum").publish([message(id="urgent", priority=9)])
+    async with asyncio.timeout(PROMPTLY):
+        assert ids(await receive(lease, wait=LONG)) == ["urgent"]
+    assert ids(await receive(await lease_on(place.broker(queue_type="quorum")))) == []  # it can begin with it, too
 
 
 # --- The server goes and comes ------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from celeriac.errors import BrokerError
 __all__ = ["CHANNEL", "LOOKED_SECONDS", "Journal", "LineMade", "Looked", "Paused", "Revoked", "writing"]
 
 CHANNEL = "journal"
+MISSING = 404
 IN_USE = 403  # how a server says that a queue has an exclusive consumer
 PAUSE = (0.005, 0.03)  # seconds before it is tried again
 MOMENT = 0.001  # seconds, in which the server pushes some more
@@ -74,9 +75,13 @@ def writing(server: Server, entries: Sequence[Entry]) -> Generator[Any, Any, Non
         if topology.journal not in server.declared:
             yield from each(topology.declare_journal(CHANNEL))
             server.declared.add(topology.journal)
-        if not (yield items):
-            return
-        server.declared.clear()  # it was deleted
+        try:
+            if not (yield items):
+                return
+        except ChannelClosed as error:
+            if error.code != MISSING:
+                raise
+        server.declared.clear()  # it was deleted, or its exchange was
     raise BrokerError(f"The queue {topology.journal!r} cannot be made on RabbitMQ at {server.address}.")
 
 

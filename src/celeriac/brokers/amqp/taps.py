@@ -154,7 +154,7 @@ class Taps:
         lines = {lane: self._lines(wanted, lane) for lane, free in slots.items() if free > 0}
         fresh = [line for lane in lines.values() for line in lane if line not in self._broker.server.declared]
         if fresh:
-            await self._broker.server.ado(lambda: self._broker.declare(fresh))
+            await self._broker.server.ado(lambda: self._broker.declare(fresh, self._journal.lines))
         for line, tap in self._taps.items():
             if tap.consumer and (line.queue not in wanted):
                 tap.set(0)
