@@ -216,6 +216,20 @@ async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
         assert ids(await waiting) == ["x"]
 
 
+@pytest.mark.parametrize("wait", [0.0, 0.5])
+async def test_a_queue_that_was_deleted_while_we_did_not_consume_ends_no_lease(place: Place, wait: float) -> None:
+    broker = place.broker()
+    broker.publish([message("work"), message("mail")])
+    lease = await lease_on(broker)
+    assert len(await receive(lease, queues=["mail", "work"])) == 2
+    assert await receive(lease, queues=["work"]) == []  # as after `pause`, or `cancel_consumer`
+    assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/mail") is not None
+    assert await receive(lease, plain=1, coroutine=0, queues=["mail"], wait=wait) == []
+    await lease.renew()
+    broker.publish([message("mail")])
+    assert len(await receive(lease, queues=["mail"], wait=LONG)) == 1
+
+
 async def test_delays_that_were_deleted_are_made_again(place: Place) -> None:
     broker = place.broker()
     broker.publish([message(due_at=time.time() + 0.3)])
@@ -315,6 +329,35 @@ async def test_a_line_whose_maker_died_before_he_could_say_so_is_served(place: P
     async with asyncio.timeout(PROMPTLY):
         assert ids(await receive(lease, wait=LONG)) == ["urgent"]
     assert ids(await receive(await lease_on(place.broker(queue_type="quorum")))) == []  # it can begin with it, too
+
+
+async def test_what_is_given_back_at_the_end_may_have_been_settled_and_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = place.broker()
+    broker.publish([message(id="m")])
+    lease = await lease_on(broker)
+    delivery = await one(lease)
+    with monkeypatch.context() as patched:
+        patched.setattr(broker, "send", lambda *_: asyncio.sleep(LONG))  # a slow server, after the outcome was stored
+        again = Settlement(delivery=delivery, action=Action.RETURN, message=message(id="m", attempt=2))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await lease.settle([again])
+    await lease.end()
+    assert (await one(await lease_on(broker))).again
+
+
+async def test_a_lease_whose_connection_is_lost_while_it_ends_says_so(place: Place) -> None:
+    lease = await lease_on(place.broker())
+    waiting = asyncio.ensure_future(receive(lease, wait=LONG, queues=["c", "d"]))
+    await consuming(lease)
+    waiting.cancel()
+    ending = asyncio.ensure_future(lease.end())
+    await asyncio.sleep(0)
+    lease.connection.abandon()
+    with pytest.raises(BrokerUnavailable):
+        await ending
 
 
 # --- The server goes and comes ------------------------------------------------------------------------
@@ -424,6 +467,35 @@ async def test_a_frozen_server_is_given_up_after_its_missed_heartbeats(frail: Pl
                 await receive(lease, wait=LONG)
     finally:
         frail.rabbit.send(signal.SIGCONT)
+
+
+async def test_who_begins_to_listen_and_to_look_gives_up_a_server_that_goes_away_or_freezes(
+    frail: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = frail.broker(timeout=0.5)
+    await broker.server.learn()
+    opened = broker.server.open
+
+    async def lost(heartbeat: float, name: str) -> Any:
+        connection = await opened(heartbeat, name)
+        asyncio.get_running_loop().call_soon(connection.abandon)
+        return connection
+
+    async def frozen(heartbeat: float, name: str) -> Any:
+        connection = await opened(heartbeat, name)
+        frail.rabbit.send(signal.SIGSTOP)
+        return connection
+
+    for what, why in ((lost, "cannot be reached"), (frozen, r"did not answer within 0\.5 s")):
+        monkeypatch.setattr(broker.server, "open", what)
+        for work in (broker.listen("news"), broker.operations().purge("default")):
+            started = time.monotonic()
+            try:
+                with pytest.raises(BrokerUnavailable, match=why):
+                    await asyncio.wait_for(work, LONG)
+            finally:
+                frail.rabbit.send(signal.SIGCONT)
+            assert time.monotonic() - started < PROMPTLY
 
 
 # --- Counting -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import states
+from celeriac import Celeriac, states
 from celeriac.errors import (
     EncodeError,
     Reject,
@@ -29,6 +29,8 @@ from celeriac.errors import (
     WorkerLost,
 )
 from celeriac.inspector import WorkerStats
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.supervisor import Supervisor
 from tests.promises.harness import Stage, Worker, set_stage
 
 LANES = ["plain", "coroutine"]
@@ -499,3 +501,23 @@ def test_a_worker_whose_database_can_never_be_opened_says_so_and_ends(stage: Sta
     worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
     assert worker.wait() == 1
     assert "folder exists" in worker.text()
+
+
+async def test_a_worker_that_cannot_listen_yet_stops_when_it_is_told_to(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    supervisor = Supervisor(app, WorkerOptions.of(app, pool="threads"))
+    trying = asyncio.Event()
+
+    async def unanswered(channel: str) -> AsyncIterator[bytes]:
+        trying.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(app.broker, "listen", unanswered)
+    running = asyncio.ensure_future(supervisor.run())
+    async with asyncio.timeout(5):
+        await trying.wait()
+        supervisor.ask_to_stop("a test")
+        assert await running == 0

@@ -333,16 +333,18 @@ class AmqpLease(Lease):
         if self._lost is not None:
             return
         self._ended = True
-        for tap in self._taps:
+        taps = list(self._taps)  # a lost connection clears them
+        for tap in taps:
             tap.set(0)
         try:
             async with asyncio.timeout(self._server.timeout):
-                for tap in self._taps:
+                for tap in taps:
                     await tap.begun()
                 await self._sync()  # nothing is pushed after this
                 await self._errands.finished()  # what they give back, we must not
                 kept = [held for held in self._hand.all() if not held.delivery.lost]
-                await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in kept])
+                # Perhaps one of them was just being settled: its outcome may be stored.
+                await self._broker.send([Parcel(held.delivery.message, held.count, again=True) for held in kept])
                 self._acknowledge(kept)
                 await self._work.call(commands.Channel.Close(200, "", 0, 0))
         except OSError as error:

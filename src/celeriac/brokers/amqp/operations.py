@@ -8,6 +8,7 @@ line. What waits for its time cannot be seen.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from pamqp import commands
 
 from celeriac.brokers.amqp.journal import CHANNEL, LOOKED_SECONDS, Journal, Looked, Paused, writing
 from celeriac.brokers.amqp.parcels import Parcel, losses, read_dead, unpack, unreadable
-from celeriac.brokers.amqp.roll import Presence, call_roll
+from celeriac.brokers.amqp.roll import ANSWER_SECONDS, Presence, call_roll
 from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.aio import AioConnection, Channel
@@ -194,7 +195,8 @@ class AmqpOperations(Operations):
         await self._server.learn()
         connection = await self._server.open(60.0, "celeriac looks")
         try:
-            yield connection
+            async with asyncio.timeout(self._server.timeout + ANSWER_SECONDS):
+                yield connection
         except OSError as error:
             raise silent(error, self._server.address, self._server.timeout) from error
         finally:

@@ -24,7 +24,7 @@ from celeriac.drivers.amqp.topology import Topology
 from celeriac.errors import BrokerError
 from celeriac.message import new_id
 
-__all__ = ["Presence", "call_roll", "enrol"]
+__all__ = ["ANSWER_SECONDS", "Presence", "call_roll", "enrol"]
 
 log = logging.getLogger("celeriac.amqp")
 
