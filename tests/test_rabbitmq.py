@@ -30,7 +30,7 @@ from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.refusals import ChannelClosed
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
-from celeriac.errors import BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.message import COROUTINE, PLAIN
 from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
@@ -187,6 +187,51 @@ async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(pla
         cancelled.cancel()
         await asyncio.wait([cancelled])
         await declaring(f"other{step}")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ä", "letters and digits of ASCII"),
+        ("a\nb", "letters and digits of ASCII"),
+        ("a*", "letters and digits of ASCII"),
+        ("", "letters and digits of ASCII"),
+        ("x" * 200, "too long by 14 characters"),
+        ("." * 70, "too long by 24 characters"),
+        ("amq.mine", "RabbitMQ's own"),
+        ("celeriac.journal", "our own"),
+        ("mail/dead", "dead letters of the queue 'mail'"),
+    ],
+)
+async def test_what_cannot_be_the_name_of_a_queue_is_said_so_at_the_door(place: Place, name: str, why: str) -> None:
+    broker = place.broker()
+    refused = pytest.raises(BrokerError, match=why)
+    with refused:
+        broker.publish([message(name)])
+    lease = await lease_on(broker)
+    with refused:
+        await receive(lease, queues=[name])
+    for look in (broker.operations().purge(name), broker.operations().dead(name, 1)):
+        with refused:
+            await look
+    assert await receive(lease) == []  # it stands
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize("name", ["x" * 186, "a.b#c,d/e:f@g h+i", "q#1"])
+async def test_other_names_work_in_every_way(place: Place, name: str, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(name, lane=lane, priority=9) for lane in (PLAIN, COROUTINE)])
+    broker.publish([message(name, due_at=time.time() + 0.2)])
+    lease = await lease_on(broker)
+    assert len(await broker.operations().peek(name, 10)) >= 2
+    got = 0
+    async with asyncio.timeout(PROMPTLY):
+        while got < 3:
+            for delivery in await receive(lease, wait=1.0, queues=[name]):
+                got += 1
+                await lease.settle([Settlement(delivery=delivery, action=Action.BURY, reason="r")])
+    assert len(await broker.operations().dead(name, 10)) == 3
 
 
 # --- Things deleted under us --------------------------------------------------------------------------

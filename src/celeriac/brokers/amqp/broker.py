@@ -61,6 +61,7 @@ class AmqpBroker(Broker):
         fresh = [line for line in lines if line not in declared]
         missing = set()
         for line in fresh:
+            topology.check(line.queue)
             if not (yield from _there(topology.name(line))):
                 missing.add(line)
         news = [LineMade((line.queue, line.lane, line.priority)) for line in fresh if line not in known

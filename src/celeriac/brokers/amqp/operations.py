@@ -144,6 +144,8 @@ class AmqpOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         async with self._looking() as (connection, journal):
             found: list[Dead] = []
+            if queue is not None:
+                self._server.topology.check(queue)
             for name in [queue] if queue is not None else queues_of(journal.lines):
                 async with self._taken(connection, self._server.topology.dead(name), MOST) as taken:
                     found += [read_dead(content.body, name) for content in taken.contents]
@@ -215,6 +217,7 @@ class AmqpOperations(Operations):
     def _names(self, journal: Journal, queue: str) -> list[str]:
         """Return the AMQP queues of a queue, in the order in which they are served."""
         topology = self._server.topology
+        topology.check(queue)
         lines = {topology.usual(queue, lane) for lane in LANES} | {one for one in journal.lines if one.queue == queue}
         ordered: list[Line] = sorted(lines, key=lambda line: (-(line.priority or 0), LANES.index(line.lane)))
         return [topology.name(line) for line in ordered]

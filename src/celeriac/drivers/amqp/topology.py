@@ -17,13 +17,15 @@ behind another. The routing key spells the digits, lowest first, and then the li
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pamqp import commands
 
-from celeriac.message import PLAIN, Message
+from celeriac.errors import BrokerError
+from celeriac.message import LANES, PLAIN, Message
 
 __all__ = ["DIGITS", "UNIT", "Line", "Topology", "queues_of"]
 
@@ -32,7 +34,9 @@ DIGITS = 26  # the longest stay is 194 days; who has to wait longer is sent arou
 USUAL = 5  # the priority whose line has the queue's own name
 HIGHEST = 9
 NO_LIMIT = -1  # of deliveries: whoever was delivered too often is buried by a worker, which says why
-
+NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]+")
+LONGEST = f"/{max(LANES, key=len)}/p{HIGHEST}"  # what is added to a queue's name, at most
+KEY_BYTES = 255  # in a routing key
 
 Table = dict[str, Any]
 
@@ -50,6 +54,7 @@ class Topology:
 
     def __init__(self, prefix: str, quorum: bool, limits: bool = False) -> None:
         self.quorum = quorum
+        self._own = f"{prefix}."
         self.journal = f"{prefix}.journal"
         self.roll = f"{prefix}.workers"
         self.channels = f"{prefix}.channels"
@@ -78,6 +83,20 @@ class Topology:
         """Return the AMQP queue of a queue's dead letters."""
         return f"{queue}/dead"
 
+    def check(self, queue: str) -> None:
+        """Refuse what cannot be a queue's name, with all that is made of it. Raises `BrokerError`."""
+        why = ""
+        if not NAME.fullmatch(queue):
+            why = "letters and digits of ASCII, spaces, and - _ . : @ # , / + alone can be in it"
+        elif queue.startswith(("amq.", self._own)):
+            why = f"what begins with 'amq.' is RabbitMQ's own, with {self._own!r} our own (`amqp_prefix`)"
+        elif queue.endswith("/dead"):
+            why = f"dead letters of the queue {queue.removesuffix('/dead')!r} are there"
+        elif (over := len(self._key(f"{queue}{LONGEST}")) - KEY_BYTES) > 0:
+            why = f"it is too long by {over} characters (others than letters, digits and - _ count as three)"
+        if why:
+            raise BrokerError(f"A queue cannot be named {queue!r} on AMQP: {why}. Choose another name.")
+
     def declare(self, line: Line) -> list[Any]:
         """Return what makes a line, and lets delayed messages reach it."""
         name = self.name(line)
@@ -85,8 +104,12 @@ class Topology:
         return [
             commands.Exchange.Declare(exchange=self.due, exchange_type="topic", durable=True),
             commands.Queue.Declare(queue=name, durable=True, arguments=arguments),
-            commands.Queue.Bind(queue=name, exchange=self.due, routing_key="*." * DIGITS + _word(name)),
+            commands.Queue.Bind(queue=name, exchange=self.due, routing_key=self._key(name)),
         ]
+
+    def _key(self, name: str) -> str:
+        """Return by what a queue is bound to the end of the delays."""
+        return "*." * DIGITS + _word(name)
 
     def declare_dead(self, queue: str) -> Any:
         """Return what makes the queue of a queue's dead letters."""
