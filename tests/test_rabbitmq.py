@@ -96,7 +96,7 @@ async def consuming(lease: AmqpLease) -> None:
     async with asyncio.timeout(PROMPTLY):
         while not any(tap.consumer for tap in lease._taps):
             await asyncio.sleep(0.01)
-        for tap in lease._taps:
+        for tap in list(lease._taps):
             await tap.begun()
 
 

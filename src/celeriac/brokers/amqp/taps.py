@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
@@ -206,13 +207,19 @@ class Taps:
 
 
 def _shares(lines: Sequence[Line], counts: Sequence[int], free: int) -> list[int]:
-    """Divide free slots among lines: who is served first takes what it has; what is left over, waits at each line."""
+    """Divide free slots among lines: of one priority evenly, then the next; what is left over, waits at each line."""
     if len(lines) == 1 or not counts:
         return [free] * len(lines)
-    shares = []
-    for count in counts:
-        shares.append(min(count, free))
-        free -= shares[-1]
+    shares = [0] * len(lines)
+    for _, group in groupby(range(len(lines)), key=lambda number: lines[number].priority):
+        busy = [number for number in group if counts[number]]
+        while busy and free:
+            part = max(1, free // len(busy))
+            for number in busy:
+                more = min(part, counts[number] - shares[number], free)
+                shares[number] += more
+                free -= more
+            busy = [number for number in busy if shares[number] < counts[number]]
     return [share or min(1, free) for share in shares]
 
 
