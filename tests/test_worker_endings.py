@@ -9,7 +9,7 @@ import asyncio
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import states
+from celeriac import Celeriac, states
 from celeriac.errors import (
     EncodeError,
     Reject,
@@ -30,6 +30,8 @@ from celeriac.errors import (
     WorkerLost,
 )
 from celeriac.inspector import WorkerStats
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.supervisor import Supervisor
 from tests.promises.harness import Stage, Worker, set_stage
 
 LANES = ["plain", "coroutine"]
@@ -589,3 +591,23 @@ def test_a_message_that_cannot_be_read_stops_no_worker(stage: Stage) -> None:
     assert get(stage.send("plain", "returns", 2)) == 2
     assert stage.counts().dead == 1
     assert worker.stop() == 0
+
+
+async def test_a_worker_that_cannot_listen_yet_stops_when_it_is_told_to(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    supervisor = Supervisor(app, WorkerOptions.of(app, pool="threads"))
+    trying = asyncio.Event()
+
+    async def unanswered(channel: str) -> AsyncIterator[bytes]:
+        trying.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(app.broker, "listen", unanswered)
+    running = asyncio.ensure_future(supervisor.run())
+    async with asyncio.timeout(5):
+        await trying.wait()
+        supervisor.ask_to_stop("a test")
+        assert await running == 0

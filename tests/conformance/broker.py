@@ -266,6 +266,17 @@ class BrokerConformance:
         got = await receive(await ports.lease(), queues=["a", "c"])
         assert {delivery.message.queue for delivery in got} == {"a", "c"}
 
+    async def test_no_queue_starves_when_there_are_more_messages_than_slots(self, ports: Ports) -> None:
+        ports.broker.publish([message(queue) for _ in range(10) for queue in "ab"])
+        lease = await ports.lease()
+        order = ""
+        async with asyncio.timeout(LONG):
+            while len(order) < 12:
+                got = await receive(lease, 1, 0, queues=["a", "b"], wait=1.0)
+                order += "".join(delivery.message.queue for delivery in got)
+                await lease.settle([Settlement(delivery=delivery) for delivery in got])
+        assert min(order.count("a"), order.count("b")) >= 3, order
+
     async def test_a_message_is_held_by_one_worker_alone(self, ports: Ports) -> None:
         ports.broker.publish([message()])
         assert len(await receive(await ports.lease("a"))) == 1

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from celeriac.brokers.base import Dead, unreadable
-from celeriac.drivers.amqp.frames import Publication, properties
+from celeriac.drivers.amqp.frames import Content, Publication, properties
 from celeriac.drivers.amqp.topology import Line, Topology
 from celeriac.message import Message, decode, encode
 
-__all__ = ["Parcel", "bury", "post", "read_dead", "unpack"]
+__all__ = ["Parcel", "bury", "losses", "post", "read_dead", "unpack"]
 
 AGAIN = 0x80
 MOST = 0x7F
@@ -38,6 +38,17 @@ def unpack(body: bytes) -> Parcel:
     if not body:
         raise msgspec.DecodeError("it is empty")
     return Parcel(decode(memoryview(body)[1:]), body[0] & MOST, bool(body[0] & AGAIN))
+
+
+def losses(content: Content) -> int | None:
+    """Return how often the server has taken a message back, as it counts; None if it only says that it has.
+
+    Quorum queues count; how a queue was declared, by us or others, need not be known.
+    """
+    if not content.redelivered:
+        return 0
+    counted: int | None = content.headers().get("x-delivery-count")
+    return counted
 
 
 def post(parcel: Parcel, topology: Topology, line: Line, now: float) -> Publication:

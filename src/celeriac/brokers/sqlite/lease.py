@@ -64,7 +64,6 @@ class SQLiteLease(Lease):
         self._seconds = seconds
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
-        self._turn = 0
         self._receipts = 0
 
     # --- Receive --------------------------------------------------------------------------------------
@@ -101,8 +100,7 @@ class SQLiteLease(Lease):
                     slots: Slots) -> Iterator[tuple[int, str]]:  # fmt: skip
         """Yield lines of queues that are not paused, and their lanes, starting with another queue each time."""
         paused = {queue for (queue,) in connection.execute("SELECT queue FROM pauses")}
-        self._turn += 1
-        turn = self._turn % len(queues)
+        turn = self._receipts % len(queues)  # looking takes no turn: it would give every second one away
         for queue in chain(queues[turn:], queues[:turn]):
             for lane, free in slots.items():
                 if not free or queue in paused:
