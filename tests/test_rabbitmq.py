@@ -312,6 +312,8 @@ async def test_what_is_no_message_of_ours_is_put_aside_and_does_not_stop_a_worke
     broker.publish([message()])
     body = {"properties": {}, "routing_key": "default", "payload": "hello", "payload_encoding": "string"}
     assert place.rabbit.ask("POST", f"/api/exchanges/{quote(place.vhost)}/amq.default/publish", body) is not None
+    looked = await broker.operations().peek("default", 10)
+    assert sorted(one.task for one in looked) == ["(unreadable)", "t"]
     lease = await lease_on(broker)
     assert len(await receive(lease)) == 1
     async with asyncio.timeout(PROMPTLY):

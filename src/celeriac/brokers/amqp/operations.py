@@ -13,13 +13,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from pamqp import commands
 
 from celeriac.brokers.amqp.journal import CHANNEL, LOOKED_SECONDS, Journal, Looked, Paused, writing
 from celeriac.brokers.amqp.parcels import Parcel, losses, read_dead, unpack
 from celeriac.brokers.amqp.roll import ANSWER_SECONDS, Presence, call_roll
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, method, properties
@@ -96,7 +95,7 @@ class AmqpOperations(Operations):
         for content in taken.contents:
             try:
                 parcel = unpack(content.body)
-            except msgspec.MsgspecError:
+            except ValueError:
                 found.append(unreadable(content.body, taken.name).message)  # a worker puts it aside
                 continue
             message = parcel.message
