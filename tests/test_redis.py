@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
+from celeriac.backends.base import Advance, Due, NodeEnd, Plan
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, WorkerInfo
 from celeriac.brokers.redis import RedisBroker
@@ -29,7 +30,8 @@ from celeriac.drivers.redis.connection import Connection
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
-from celeriac.message import PLAIN, Message
+from celeriac.message import PLAIN, Message, Place
+from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
 from tests.promises.harness import wait_for
 from tests.redis_server import RedisServer, running_redis
@@ -574,6 +576,25 @@ async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redi
     assert len(await receive(await lease_on(broker), wait=0.01)) == 10
     assert await receive(lease, wait=0.01) == []
     await lease.end()
+    broker.close()
+
+
+async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_go_on(own_redis: RedisServer) -> None:
+    broker = broker_on(own_redis)
+    backend, lease = backend_of(broker), await lease_on(broker)
+    await backend.aplant(Plan(id="w", tree=b"", left=3, missing={2: 1}))
+    member = message(place=Place("w", 0, 2, True))
+    broker.publish([member, message()])
+    [held, _] = await receive(lease)
+    own_redis.ask("CONFIG", "SET", "maxmemory", "1mb")
+    assert await backend.store([Outcome(id="x", task="t", state="STARTED")]) == [True]
+    await lease.settle([Settlement(delivery=held, outcome=Outcome(id=member.id, task="t", state="SUCCESS",
+                                                                  place=member.place))])  # fmt: skip
+    assert list(await backend.due(10, 5.0)) == [Due("w", 2)]
+    assert await lease.advance([Advance(due=Due("w", 2))]) == [True]
+    end = NodeEnd(Outcome(id="y", task="t", state="SUCCESS", place=Place("w", 1, -1)))
+    assert await backend.conclude([end]) == [True]
+    await broker.revoke(["x"], time.time() + 60.0)
     broker.close()
 
 
