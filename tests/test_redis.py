@@ -442,6 +442,20 @@ def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stor
     other.close()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_follows_is_not_stored_again_when_it_has_ended_and_whoever_sent_it_died(
+    redis: RedisServer, broker: RedisBroker, count: int
+) -> None:
+    lease, follow_ups = await lease_on(broker), [message() for _ in range(count)]
+    await broker.apublish(follow_ups)
+    held = await receive(lease)
+    await lease.settle([Settlement(delivery=delivery) for delivery in held])  # the outcomes are on another server
+    await broker.apublish(follow_ups, again=True)
+    assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
+    await broker.apublish([fresh := message()], again=True)
+    assert ids(await receive(lease)) == [fresh.id]
+
+
 def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
