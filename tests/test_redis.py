@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -573,6 +573,43 @@ def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> No
     wrong = RedisBroker(Server(url.replace("secret", "guess")), Clock())
     with pytest.raises(BrokerError, match="user or the password is wrong"):
         wrong.publish([message()])
+
+
+RIGHTS = ("on", ">secret", "~celeriac:*", "+@all", "-@dangerous", "+info")
+
+
+@contextmanager
+def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
+    """A broker for a user with certain rights."""
+    redis.ask("ACL", "SETUSER", "limited", "reset", *rights)
+    broker = RedisBroker(Server(redis.url.replace("//", "//limited:secret@")), Clock())
+    try:
+        yield broker
+    finally:
+        broker.close()
+        redis.ask("ACL", "DELUSER", "limited")
+
+
+def test_a_user_who_may_not_use_our_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
+    with user_on(redis, *RIGHTS) as broker:
+        for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
+                    lambda: asyncio.run(lease_on(broker))):  # fmt: skip
+            with pytest.raises(BrokerError, match=r"may not do that.*&celeriac:\*") as caught:
+                way()
+            assert not isinstance(caught.value, BrokerUnavailable)  # waiting will not help
+    assert keys(redis) == []
+
+
+async def test_who_loses_the_right_to_our_channels_is_told_so(redis: RedisServer) -> None:
+    with user_on(redis, *RIGHTS, "&celeriac:*") as broker:
+        lease, backend = await lease_on(broker), backend_of(broker)
+        redis.ask("ACL", "SETUSER", "limited", "resetchannels")
+        for way in (lambda: broker.listen("news"), lambda: receive(lease, wait=0.1),
+                    lambda: backend.afetch(["x"], wait=0.1), lambda: backend.store([success(message())]),
+                    lambda: asyncio.to_thread(backend.fetch, ["x"], 0.1)):  # fmt: skip
+            with pytest.raises(BrokerError, match=r"may not do that.*&celeriac:\*") as caught:
+                await way()
+            assert not isinstance(caught.value, BrokerUnavailable)
 
 
 async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redis: RedisServer) -> None:

@@ -29,6 +29,7 @@ class Connection:
     def __init__(self, address: Address, timeout: float, within: float) -> None:
         """Connect within `within` seconds; later, no wait for the server is longer than `timeout`."""
         started = time.monotonic()
+        self.address = address
         self.reader = hiredis.Reader()
         self.socket = address.connect(within)
         self._plain = not isinstance(self.socket, ssl.SSLSocket)

@@ -17,8 +17,9 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.connection import CHUNK, Connection
+from celeriac.drivers.redis.refusals import refused
 from celeriac.drivers.sockets import WaitLimit
-from celeriac.errors import CeleriacError
+from celeriac.errors import BrokerError, CeleriacError
 
 __all__ = ["Callback", "Ear", "PubSub"]
 
@@ -36,6 +37,7 @@ class PubSub:
         self.sent = 0
         self.confirmed = 0
         self.hear = hear
+        self.trouble: Exception = ConnectionResetError("it closed the connection")  # why it is of no use any more
         self._replies: list[Any] = []
 
     def subscribe(self, channels: Iterable[str]) -> None:
@@ -99,7 +101,7 @@ class PubSub:
         self.connection.reader.feed(data)
         while (frame := self.connection.reader.gets()) is not False:
             if isinstance(frame, hiredis.ReplyError):
-                raise ConnectionResetError(str(frame))
+                raise refused(frame, self.connection.address)
             self._take(frame)
 
     def _take(self, frame: Any) -> None:
@@ -124,7 +126,7 @@ class Ear:
         self._again: asyncio.Task[None] | None = None
 
     async def join(self, channel: str, callback: Callback) -> None:
-        """Call back with what is sent on a channel from when this returns. Raises `OSError`."""
+        """Call back with what is sent on a channel from when this returns. Raises `OSError`, `BrokerError`."""
         self._callbacks.setdefault(channel, []).append(callback)
         try:
             async with asyncio.timeout(self._timeout):
@@ -201,19 +203,20 @@ class Ear:
     def _readable(self, pubsub: PubSub) -> None:
         try:
             pubsub.readable()
-        except OSError:
+        except (OSError, BrokerError) as error:
+            pubsub.trouble = error
             self._lost(pubsub)
         self._confirmed.set()
 
     async def _settled(self) -> None:
-        """Wait until what was sent is confirmed; a lost connection is an `OSError`."""
+        """Wait until what was sent is confirmed; raises what became of the connection, if it is lost."""
         pubsub = self._pubsub
         if pubsub is None:
             raise ConnectionResetError("it closed the connection")
         wanted = pubsub.sent
         while pubsub.confirmed < wanted:
             if self._pubsub is not pubsub:
-                raise ConnectionResetError("it closed the connection")
+                raise pubsub.trouble
             self._confirmed.clear()
             await self._confirmed.wait()
 

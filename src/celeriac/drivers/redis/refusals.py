@@ -31,6 +31,9 @@ STEPS: Final = {
     "MOVED": "it is a node of a Redis Cluster. Give `redis_prefix` a hash tag, as in '{celeriac}', and name the node "
     "that has it",
 }
+WORDINGS: Final = {"user executing the script can't": "NOPERM"}
+"""What some error replies say, instead of their code."""
+
 FOR_NOW: Final = frozenset({*BUSY, "OOM", "READONLY", "MISCONF", "NOREPLICAS"})
 
 NO_EVICTION: Final = "noeviction"
@@ -39,7 +42,11 @@ OLDEST: Final = (7, 0)
 
 def code_of(reply: hiredis.ReplyError) -> str:
     """Return the first word of an error reply, which says its kind; that of the inner error, for a script's."""
-    return str(reply).partition(" ")[0]
+    text = str(reply)
+    for wording, code in WORDINGS.items():
+        if wording in text:
+            return code
+    return text.partition(" ")[0]
 
 
 def refused(reply: hiredis.ReplyError, address: Address) -> BrokerError:

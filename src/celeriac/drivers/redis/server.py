@@ -73,6 +73,7 @@ class Server:
         self._idle_ears: list[PubSub] = []
         self._local = threading.local()
         self._proved = False
+        self._trial = _pack(("PUBLISH", f"{prefix}:bell:", b""))  # nobody hears that; a script would fail half done
         _registry.know(self)
 
     # --- Commands -------------------------------------------------------------------------------------
@@ -227,8 +228,9 @@ class Server:
         connection = Connection(resolve(self.address, within), self.timeout, within)
         try:
             self._raise_for(connection.greetings)
-            if not self._proved:
-                self._prove(connection.exchange(_pack(("INFO",)), 1)[0])
+            if not self._proved and self._says_it_is_fit(connection.exchange(_INFO, 1)[0]):
+                self._raise_for(connection.exchange(self._trial, 1))
+                self._proved = True
         except BaseException:
             connection.close()
             raise
@@ -253,8 +255,9 @@ class Server:
                 wire, greetings = await Wire.connect(address, self.timeout)
                 try:
                     self._raise_for(greetings)
-                    if not self._proved:
-                        self._prove((await wire.exchange(_pack(("INFO",)), 1))[0])
+                    if not self._proved and self._says_it_is_fit((await wire.exchange(_INFO, 1))[0]):
+                        self._raise_for(await wire.exchange(self._trial, 1))
+                        self._proved = True
                 except BaseException:
                     wire.close()
                     raise
@@ -262,14 +265,17 @@ class Server:
                 session.connections += 1
             return session.wire
 
-    def _prove(self, info: Any) -> None:
-        if isinstance(info, bytes):  # else this user may not ask; go on
+    def _says_it_is_fit(self, info: Any) -> bool:
+        """Raise if the server is not fit; return False if it does not say for now."""
+        if isinstance(info, bytes):
             unfit = unsuitable(info, self.address)
             if unfit is not None:
                 raise unfit
-        elif code_of(info) in ("NOAUTH", "LOADING"):
-            self._raise_for([info])
-        self._proved = True
+        elif code_of(info) in BUSY:
+            return False
+        elif code_of(info) != "NOPERM":  # else this user may not ask; go on
+            raise refused(info, self.address)
+        return True
 
     def session(self) -> _Session:
         """Return what the running event loop has open here."""
@@ -356,5 +362,6 @@ def server(url: str, prefix: str = "celeriac", timeout: float = 10.0) -> Server:
     return _registry.of(url, prefix, timeout)
 
 
+_INFO = _pack(("INFO",))
 _LOAD = b"".join(_pack(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
 _registry: Registry[Server] = Registry(Server)
