@@ -518,6 +518,24 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
     broker.close()
 
 
+@pytest.mark.parametrize("db", [0, 1], ids="database {}".format)
+def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_once(redis: RedisServer, db: int) -> None:
+    broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
+
+    async def many() -> list[Any]:
+        return await asyncio.gather(*[broker.apublish([message()]) for _ in range(10)], return_exceptions=True)
+
+    redis.send(signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        errors = asyncio.run(many())
+    finally:
+        redis.send(signal.SIGCONT)
+    assert time.monotonic() - started < TIMEOUT + PROMPTLY
+    assert {type(error) for error in errors} == {BrokerUnavailable}
+    broker.close()
+
+
 async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     lease = await lease_on(broker)

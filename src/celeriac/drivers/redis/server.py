@@ -168,8 +168,11 @@ class Server:
             try:
                 if wire is None:
                     tries = 1
-                    wire = await self._wire(session)
-                replies = await wire.exchange(packed, len(commands))
+                    async with asyncio.timeout(self.timeout):
+                        wire = await self._wire(session)
+                        replies = await wire.exchange(packed, len(commands))
+                else:
+                    replies = await wire.exchange(packed, len(commands))
             except OSError as error:
                 if isinstance(error, BrokerError):
                     raise
