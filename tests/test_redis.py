@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -27,6 +28,7 @@ from celeriac.clock import Clock
 from celeriac.connections import open_broker
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection
+from celeriac.drivers.redis.ear import Ear
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
@@ -173,6 +175,40 @@ def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: Re
     asyncio.run(backend.store([success(message(id="x"))]))
     thread.join(PROMPTLY * 2)
     assert [list(item) for item in found] == [["x"]]
+
+
+async def test_who_listens_while_another_is_connecting_hears_all_once(redis: RedisServer, broker: RedisBroker) -> None:
+    heard: list[bytes | None] = []
+    connecting = asyncio.ensure_future(broker.server.hear("a", heard.append))
+    await asyncio.sleep(0)
+    broker.server.hear_now("b", heard.append)
+    await connecting
+    assert redis.ask("PUBSUB", "NUMSUB", "a", "b") == [b"a", 1, b"b", 1]
+    for channel in ("a", "b"):
+        redis.ask("PUBLISH", channel, channel)
+    async with asyncio.timeout(PROMPTLY):
+        while len(heard) < 2:
+            await asyncio.sleep(0.01)
+    assert heard == [b"a", b"b"]
+
+
+async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broker: RedisBroker) -> None:
+    cut, callback = [True, True], [].append
+
+    def connect(within: float) -> Connection:
+        connection = broker.server.connect_ear(within)
+        if cut and cut.pop():
+            connection.socket.shutdown(socket.SHUT_RDWR)
+        return connection
+
+    ear = Ear(connect, TIMEOUT)
+    with pytest.raises(OSError):
+        await ear.join("a", callback)
+    with pytest.raises(OSError):
+        ear.join_now("a", callback)
+    await ear.join("a", callback)
+    ear.join_now("b", callback)
+    ear.close()
 
 
 async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: RedisServer, broker: RedisBroker) -> None:

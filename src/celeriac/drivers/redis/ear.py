@@ -139,8 +139,7 @@ class Ear:
         if self._pubsub is None:
             async with self._connecting:
                 if self._pubsub is None:  # connecting subscribes to all channels
-                    connection = await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS))
-                    self._adopt(connection)
+                    self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
         elif len(self._callbacks[channel]) == 1:
             self._tell(PubSub.subscribe, channel)
         await self._settled()
@@ -195,9 +194,15 @@ class Ear:
                 self._lost(pubsub)
 
     def _adopt(self, connection: Connection) -> None:
+        """Listen on a new connection. Raises `OSError` if it is lost already."""
+        if self._pubsub is not None:  # `join_now` was faster
+            connection.close()
+            return
         pubsub = self._pubsub = PubSub(connection, self._hear)
         connection.socket.setblocking(False)
         self._tell(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
+        if self._pubsub is not pubsub:
+            raise pubsub.trouble
         asyncio.get_running_loop().add_reader(connection.socket.fileno(), self._readable, pubsub)
 
     def _readable(self, pubsub: PubSub) -> None:
