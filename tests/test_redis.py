@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import ssl
@@ -569,6 +570,30 @@ def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_o
         redis.send(signal.SIGCONT)
     assert time.monotonic() - started < TIMEOUT + PROMPTLY
     assert {type(error) for error in errors} == {BrokerUnavailable}
+    broker.close()
+
+
+def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connection:
+    """A connection that the kernel has given up, as it does where keep-alive finds nobody; nobody has seen it yet."""
+    connection = broker.server.connect(TIMEOUT)
+    peer = connection.socket
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
+    redis.send(signal.SIGSTOP)
+    with suppress(BlockingIOError):
+        while True:
+            peer.send(b"PING\r\n" * 10_000, socket.MSG_DONTWAIT)
+    gone = select.poll()
+    gone.register(peer, select.POLLERR)
+    assert gone.poll(PROMPTLY * 1000)
+    redis.send(signal.SIGCONT)
+    return connection
+
+
+def test_connections_that_the_network_has_lost_while_nobody_used_them_are_made_anew(redis: RedisServer) -> None:
+    broker = broker_on(redis, TIMEOUT)
+    for connection in [timed_out_by_the_kernel(redis, broker) for _ in range(2)]:
+        broker.server._give(connection)
+    broker.publish([message()])
     broker.close()
 
 

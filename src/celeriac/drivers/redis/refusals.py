@@ -10,7 +10,7 @@ import hiredis
 from celeriac.drivers.redis.address import Address
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
 
-__all__ = ["BUSY", "InDoubt", "code_of", "refused", "silent", "unsuitable"]
+__all__ = ["BUSY", "InDoubt", "code_of", "is_our_limit", "refused", "silent", "unsuitable"]
 
 
 class InDoubt(BrokerUnavailable):
@@ -56,6 +56,11 @@ def refused(reply: hiredis.ReplyError, address: Address) -> BrokerError:
     if code in STEPS:
         return kind(f"Redis at {address} refuses: {STEPS[code]} ({reply}).")
     return kind(f"Redis at {address}: {reply}")
+
+
+def is_our_limit(error: OSError) -> bool:
+    """Say whether we have waited for as long as we may; else the kernel has given the connection up (ETIMEDOUT)."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def silent(error: BaseException, address: Address, timeout: float) -> BrokerUnavailable:

@@ -21,7 +21,7 @@ from celeriac.clock import Clock
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection, resolve
 from celeriac.drivers.redis.ear import Callback, Ear, PubSub
-from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, refused, silent, unsuitable
+from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, is_our_limit, refused, silent, unsuitable
 from celeriac.drivers.redis.scripts import SCRIPTS
 from celeriac.drivers.redis.wire import Wire
 from celeriac.drivers.registry import Registry
@@ -114,7 +114,7 @@ class Server:
                     connection.close()
                 if isinstance(error, BrokerError):
                     raise
-                if connection is None or isinstance(error, TimeoutError):
+                if connection is None or is_our_limit(error):
                     raise self.silent(error) from error
                 self._forget_idle()
                 tries -= 1
@@ -176,7 +176,7 @@ class Server:
             except OSError as error:
                 if isinstance(error, BrokerError):
                     raise
-                if wire is None or isinstance(error, TimeoutError):
+                if wire is None or is_our_limit(error):
                     raise self.silent(error) from error
                 tries -= 1
                 if not again or tries <= 0:
