@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from celeriac.drivers.redis.ear import Ear
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
-from celeriac.message import PLAIN, Message, Place
+from celeriac.message import PLAIN, Message, Place, new_ids
 from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
 from tests.promises.harness import wait_for
@@ -210,6 +210,58 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     await ear.join("a", callback)
     ear.join_now("b", callback)
     ear.close()
+
+
+def gathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
+    """Wait for all of these tasks, as a group does, in a thread."""
+    left = dict.fromkeys(waits_for)
+    while left:
+        for id in backend.fetch(list(left), wait=LONG):
+            del left[id]
+
+
+async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
+    """Do as `gathered`, as a coroutine."""
+    left = dict.fromkeys(waits_for)
+    while left:
+        for id in await backend.afetch(list(left), wait=LONG):
+            del left[id]
+
+
+@pytest.mark.parametrize("way", [gathered, lambda backend, these: asyncio.run(agathered(backend, these))],
+                         ids=["get", "aget"])  # fmt: skip
+def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end(
+    redis: RedisServer, broker: RedisBroker, way: Callable[[RedisBackend, Sequence[str]], None]
+) -> None:
+    backend, many = backend_of(broker), new_ids(1000)
+    thread = threading.Thread(target=way, args=(backend, many))
+    redis.ask("CONFIG", "RESETSTAT")
+    thread.start()
+    for id in many:
+        asyncio.run(backend.store([Outcome(id=id, task="t", state="SUCCESS")]))
+    thread.join(LONG)
+    assert not thread.is_alive()
+    stats = dict(line.split(":") for line in redis.ask("INFO", "stats").decode().splitlines() if ":" in line)
+    asked = int(stats["keyspace_misses"]) / len(many)
+    print(f"each key was asked for {asked:.0f} times before it was there")
+    assert asked < 25
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
+def test_who_asks_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
+    broker = broker_on(redis, timeout=2.0)
+    backend = backend_of(broker)
+    if begun:
+        assert backend.fetch(["x"], wait=0.01) == {}
+    redis.send(signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
+            backend.fetch(["x"], wait=0.2)
+    finally:
+        redis.send(signal.SIGCONT)
+    assert time.monotonic() - started < 3.5
+    broker.close()
 
 
 async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: RedisServer, broker: RedisBroker) -> None:
@@ -556,7 +608,9 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
 
 
 @pytest.mark.parametrize("db", [0, 1], ids="database {}".format)
-def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_once(redis: RedisServer, db: int) -> None:
+def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_once(
+    redis: RedisServer, db: int
+) -> None:
     broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
 
     async def many() -> list[Any]:

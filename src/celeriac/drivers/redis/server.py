@@ -314,16 +314,24 @@ class Server:
 
     @contextmanager
     def pubsub(self, hear: Any) -> Iterator[PubSub]:
-        """Lend a blocking pub/sub connection, for a thread that waits; `hear` is called with channel and payload."""
+        """Lend a blocking pub/sub connection, for a thread that waits; `hear` is called with channel and payload.
+
+        Raises `BrokerUnavailable` if none can be made.
+        """
         try:
             pubsub = self._idle_ears.pop()
             pubsub.hear = hear
         except IndexError:
-            pubsub = PubSub(self.connect_ear(self.timeout), hear)
+            try:
+                pubsub = PubSub(self.connect_ear(self.timeout), hear)
+            except OSError as error:
+                raise self.silent(error) from error
         try:
             yield pubsub
-        except BaseException:
+        except BaseException as error:
             pubsub.connection.close()
+            if isinstance(error, OSError):
+                self._forget_idle()
             raise
         self._idle_ears.append(pubsub)
 
