@@ -708,6 +708,31 @@ def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> No
         wrong.publish([message()])
 
 
+def test_a_server_without_a_free_connection_is_waited_for_and_then_looked_at(tmp_path: Path) -> None:
+    with running_redis(tmp_path, "--maxclients", "10") as redis:
+        broker = broker_on(redis, TIMEOUT)
+        guests = [socket.create_connection(("127.0.0.1", redis.port)) for _ in range(12)]
+        for guest in guests[-2:]:
+            assert guest.recv(100).startswith(b"-ERR max number of clients")
+        for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
+                    lambda: asyncio.run(lease_on(broker))) * 10:  # fmt: skip
+            with pytest.raises(BrokerUnavailable):
+                way()
+        for guest in guests:
+            guest.close()
+        wait_for(lambda: answers(redis), "a free connection")
+        redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ImproperlyConfigured):
+            broker.publish([message()])
+        broker.close()
+
+
+def answers(redis: RedisServer) -> bool:
+    with suppress(OSError):
+        return bool(redis.ask("PING") == b"PONG")
+    return False
+
+
 RIGHTS = ("on", ">secret", "~celeriac:*", "+@all", "-@dangerous", "+info")
 
 

@@ -22,6 +22,7 @@ BUSY: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDO
 
 STEPS: Final = {
     "OOM": "it has reached `maxmemory`. Nothing was stored; give it more memory, or let workers catch up",
+    "FULL": "it has as many connections as its `maxclients` allows. Raise that, or let others close theirs",
     "READONLY": "it is a replica. Name the master in the URL",
     "MISCONF": "it cannot write its data to disk. Make room there, or see its log",
     "NOREPLICAS": "too few of its replicas can be reached",
@@ -31,10 +32,10 @@ STEPS: Final = {
     "MOVED": "it is a node of a Redis Cluster. Give `redis_prefix` a hash tag, as in '{celeriac}', and name the node "
     "that has it",
 }
-WORDINGS: Final = {"user executing the script can't": "NOPERM"}
+WORDINGS: Final = {"user executing the script can't": "NOPERM", "max number of clients": "FULL"}
 """What some error replies say, instead of their code."""
 
-FOR_NOW: Final = frozenset({*BUSY, "OOM", "READONLY", "MISCONF", "NOREPLICAS"})
+FOR_NOW: Final = frozenset({*BUSY, "FULL", "OOM", "READONLY", "MISCONF", "NOREPLICAS"})
 
 NO_EVICTION: Final = "noeviction"
 OLDEST: Final = (7, 0)

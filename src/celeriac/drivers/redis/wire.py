@@ -102,6 +102,9 @@ class Wire(asyncio.Protocol):
         reader, requests = self._reader, self._requests
         reader.feed(data)
         while (reply := reader.gets()) is not False:
+            if not requests:  # it says why it closes the connection
+                self.close(ConnectionResetError(str(reply)))
+                return
             request = requests[0]
             request.replies.append(reply)
             if len(request.replies) == request.count:
