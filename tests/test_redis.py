@@ -30,6 +30,7 @@ from celeriac.connections import open_broker
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection
 from celeriac.drivers.redis.ear import Ear
+from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
@@ -210,6 +211,22 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     await ear.join("a", callback)
     ear.join_now("b", callback)
     ear.close()
+
+
+async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: RedisBroker) -> None:
+    backend = backend_of(broker)
+    strange = ["a\0b", "1\0" * 9, "\0", "ü🐇"]
+    channels = {channel_of(id) for id in strange}
+    usual = next(id for id in new_ids(10_000) if channel_of(id) == channel_of(strange[0]))
+    thread = asyncio.to_thread(backend.fetch, [usual], LONG)
+    waits = [asyncio.ensure_future(wait) for wait in (thread, backend.afetch([usual], wait=LONG))]
+    waits += [asyncio.ensure_future(backend.afetch([id], wait=LONG)) for id in strange]
+    heard = broker.server.do
+    async with asyncio.timeout(PROMPTLY):
+        while sum(heard(("PUBSUB", "NUMSUB", *[f"celeriac:done:{channel}" for channel in channels]))[1::2]) <= len(channels):
+            await asyncio.sleep(0.01)
+        await backend.store([Outcome(id=id, task="t", state="SUCCESS") for id in [*strange, usual]])
+        assert [list(await wait) for wait in waits] == [[usual], [usual], *([id] for id in strange)]
 
 
 def gathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
