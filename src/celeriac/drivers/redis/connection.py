@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -18,6 +19,9 @@ CHUNK = 65536
 SPIN_SECONDS = 100e-6  # an answer is looked for so long before the kernel is asked to wake us for it
 MOST_VAIN = 1023  # after looking in vain, so many answers at most are waited for without
 SENTINEL_SECONDS = 1.0  # for one Sentinel to answer, while there are others
+
+_waiting: list[None] = []  # as many as there are threads of this process that wait for an answer
+os.register_at_fork(after_in_child=_waiting.clear)
 
 
 class Connection:
@@ -66,10 +70,14 @@ class Connection:
             raise TimeoutError from error
 
     def _read(self) -> bytes:
-        data = self._spin() if self._plain and not self._waits else None
-        if data is None:
-            self._waits = max(0, self._waits - 1)
-            data = self.socket.recv(CHUNK)
+        _waiting.append(None)
+        try:
+            data = self._spin() if self._plain and not self._waits and len(_waiting) == 1 else None
+            if data is None:
+                self._waits = max(0, self._waits - 1)
+                data = self.socket.recv(CHUNK)
+        finally:
+            _waiting.pop()
         if not data:
             raise ConnectionResetError("it closed the connection")
         return data
@@ -78,13 +86,16 @@ class Connection:
         """Look for an answer without sleeping; return None if there is none in time.
 
         A Redis nearby answers in less time than it takes to fall asleep and be woken, which costs as much CPU besides
-        (docs/decisions/0018-looking-before-sleeping.md).
+        (docs/decisions/0018-looking-before-sleeping.md). Only who waits alone looks: each look would take the GIL from
+        the others.
         """
         deadline = time.perf_counter() + SPIN_SECONDS
         while time.perf_counter() < deadline:
             try:
                 data = self.socket.recv(CHUNK, socket.MSG_DONTWAIT)
             except BlockingIOError:
+                if len(_waiting) > 1:  # another thread had its turn meanwhile: leave it the next ones too
+                    return None
                 continue
             self._patience = 0
             return data
