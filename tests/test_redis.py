@@ -33,7 +33,7 @@ from celeriac.drivers.redis.ear import Ear
 from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
-from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.message import PLAIN, Message, Place, new_ids
 from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
@@ -221,9 +221,9 @@ async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: 
     thread = asyncio.to_thread(backend.fetch, [usual], LONG)
     waits = [asyncio.ensure_future(wait) for wait in (thread, backend.afetch([usual], wait=LONG))]
     waits += [asyncio.ensure_future(backend.afetch([id], wait=LONG)) for id in strange]
-    heard = broker.server.do
+    question = ("PUBSUB", "NUMSUB", *[f"celeriac:done:{channel}" for channel in channels])
     async with asyncio.timeout(PROMPTLY):
-        while sum(heard(("PUBSUB", "NUMSUB", *[f"celeriac:done:{channel}" for channel in channels]))[1::2]) <= len(channels):
+        while sum(broker.server.do(question)[1::2]) <= len(channels):
             await asyncio.sleep(0.01)
         await backend.store([Outcome(id=id, task="t", state="SUCCESS") for id in [*strange, usual]])
         assert [list(await wait) for wait in waits] == [[usual], [usual], *([id] for id in strange)]
@@ -712,6 +712,44 @@ def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, 
         redis.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     broker.publish([message()])
     broker.close()
+
+
+@contextmanager
+def something_that_says(answer: bytes) -> Iterator[str]:
+    """The URL of a port where something that is no Redis answers so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    guest, _ = listener.accept()
+                    guest.recv(1000)
+                    guest.sendall(answer)
+                    guests.append(guest)
+
+        guests: list[socket.socket] = []
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for guest in guests:
+                guest.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x16"],
+                         ids=["a web server", "a server that wants TLS"])  # fmt: skip
+def test_what_is_no_redis_is_told_as_that(answer: bytes) -> None:
+    with something_that_says(answer) as url:
+        broker = RedisBroker(Server(url, timeout=TIMEOUT), Clock())
+        for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
+                    lambda: asyncio.run(lease_on(broker)), lambda: backend_of(broker).fetch(["x"], wait=0.1),
+                    lambda: asyncio.run(broker.listen("news"))):  # fmt: skip
+            with pytest.raises(BrokerMisconfigured, match=r"does not answer as Redis does.*rediss://"):
+                way()
+        broker.close()
 
 
 def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.refusals import NotRedis
 from celeriac.drivers.sockets import WaitLimit
 
 __all__ = ["CHUNK", "Connection", "resolve"]
@@ -68,6 +69,8 @@ class Connection:
                     return replies
         except BlockingIOError as error:
             raise TimeoutError from error
+        except hiredis.ProtocolError as error:
+            raise NotRedis(str(error)) from error
 
     def _read(self) -> bytes:
         _waiting.append(None)

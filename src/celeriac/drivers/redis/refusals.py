@@ -10,11 +10,15 @@ import hiredis
 from celeriac.drivers.redis.address import Address
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
 
-__all__ = ["BUSY", "InDoubt", "code_of", "is_our_limit", "refused", "silent", "unsuitable"]
+__all__ = ["BUSY", "InDoubt", "NotRedis", "code_of", "is_our_limit", "refused", "silent", "unsuitable"]
 
 
 class InDoubt(BrokerUnavailable):
     """The connection was lost after the request was sent: it may have been carried out, or a part of it."""
+
+
+class NotRedis(ConnectionError):
+    """What came is no answer of a Redis."""
 
 
 BUSY: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
@@ -70,6 +74,9 @@ def silent(error: BaseException, address: Address, timeout: float) -> BrokerUnav
         return BrokerMisconfigured(f"Redis at {address} shows a certificate that cannot be trusted: "
                                    f"{error.verify_message}. Name the authority that signed it: "
                                    "rediss://…?ssl_ca_certs=/path/to/ca.crt")  # fmt: skip
+    if isinstance(error, NotRedis):
+        return BrokerMisconfigured(f"What is at {address} does not answer as Redis does ({error}). Name the port of a "
+                                   "Redis; if it wants TLS, write rediss://.")  # fmt: skip
     if isinstance(error, TimeoutError):
         return BrokerUnavailable(f"Redis at {address} did not answer within {timeout:g} s (`broker_publish_timeout`).")
     return BrokerUnavailable(f"Redis at {address} cannot be reached: {error}. Is it running? `redis-cli ping`")
