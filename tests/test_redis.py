@@ -200,7 +200,7 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     def connect(within: float) -> Connection:
         connection = broker.server.connect_ear(within)
         if cut and cut.pop():
-            connection.socket.shutdown(socket.SHUT_RDWR)
+            connection.socket.socket.shutdown(socket.SHUT_RDWR)
         return connection
 
     ear = Ear(connect, TIMEOUT)
@@ -647,7 +647,7 @@ def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_o
 def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connection:
     """A connection that the kernel has given up, as it does where keep-alive finds nobody; nobody has seen it yet."""
     connection = broker.server.connect(TIMEOUT)
-    peer = connection.socket
+    peer = connection.socket.socket
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
     redis.send(signal.SIGSTOP)
     with suppress(BlockingIOError):
