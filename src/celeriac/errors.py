@@ -163,7 +163,7 @@ class ResultTimeout(CeleriacError, TimeoutError):
 
 
 class ResultLost(CeleriacError):
-    """A result that a workflow needs has expired or was forgotten."""
+    """A result that is asked for, or that a workflow needs, was forgotten or has expired."""
 
 
 class WaitInTask(CeleriacError, RuntimeError):
