@@ -170,10 +170,11 @@ def tell(sender, task_id, exception, **more):
     print(f"{sender.name}[{task_id}] failed: {exception}")
 ```
 
-`connect(receiver, sender=task)` hears one sender alone. Task signals are sent in the process that runs the task, worker
-signals in the worker's supervisor (`worker_process_…` in its children), publish signals in the caller. A receiver that
-raises is logged to `celeriac.signals`, and does no harm. An attempt that could not tell its own end (a killed child, a
-hard time limit on a plain function, a task revoked before it started) sends no task signal.
+`connect(receiver, sender=task)`, or `@signal.connect(sender=task)`, hears one sender alone. Task signals are sent in
+the process that runs the task, worker signals in the worker's supervisor (`worker_process_…` in its children),
+publish signals in the caller. A receiver that raises is logged to `celeriac.signals`, and does no harm. An attempt
+that could not tell its own end (a killed child, a hard time limit on a plain function, a task revoked before it
+started) sends no task signal.
 
 | signal | arguments |
 |---|---|

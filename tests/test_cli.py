@@ -234,7 +234,7 @@ def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
         (("shop.ad",), 1, "Did you mean 'shop.add'?"),
         (("add",), 1, "Did you mean 'shop.add'?"),
         (("shop.add", "-a", "[1]"), 1, "missing a required argument"),
-        (("shop.add", "-a", "[1, 2]", "-q", "mial"), 1, "Did you mean 'mail'?"),
+        (("shop.add", "-a", "[1, 2]", "-q", "mial"), 2, "Did you mean 'mail'?"),
         (("shop.add", "-a", "{}"), 2, "takes JSON, as in '[2, 2]'"),
         (("shop.add", "-k", "nope"), 2, "takes JSON, as in"),
         (("shop.add", "--eta", "2030-01-01T00:00"), 2, "with its zone"),
@@ -271,14 +271,14 @@ def test_purging_asks_first(folder: Path) -> None:
     assert read("queues")[0]["ready"] == 1
     assert shop("purge", "default", input="y\n").stdout == "Dropped 1 from default.\n"
     assert read("purge", "default", "mail", "--yes") == {"dropped": {"default": 0, "mail": 0}}
-    assert shop("purge", "defualt", "--yes").exit_code == 1
+    assert shop("purge", "defualt", "--yes").exit_code == 2
 
 
 def test_queues_are_paused_and_resumed(folder: Path) -> None:
     assert shop("queues", "pause", "mail").exit_code == 0
     assert {queue["queue"]: queue["paused"] for queue in read("queues")} == {"default": False, "mail": True}
     assert shop("queues", "resume", "mail").exit_code == 0
-    assert shop("queues", "pause", "mial").exit_code == 1
+    assert shop("queues", "pause", "mial").exit_code == 2
 
 
 def test_dead_letters_are_listed_resent_and_dropped(folder: Path) -> None:
@@ -345,7 +345,7 @@ def test_a_broker_that_cannot_be_read_is_a_clear_error(folder: Path) -> None:
 
 def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
     result = shop("worker", "-Q", "mial")
-    assert (result.exit_code, "Did you mean 'mail'?" in result.stderr) == (1, True)
+    assert (result.exit_code, "Did you mean 'mail'?" in result.stderr) == (2, True)
     assert shop("worker", "-Q", ",").exit_code == 2
 
 

@@ -38,6 +38,9 @@ def test_values_are_checked_and_brought_into_their_plain_form() -> None:
         ("worker_pool", "gevent"), ("task_queues", "mail"), ("worker_lease_seconds", 0), ("result_expires", "1d"),
         ("message_max_bytes", -1), ("task_routes", "mail"), ("task_routes", {"a": {"nope": 1}}), ("broker_url", 3),
         ("sqlite_synchronous", "off"), ("task_time_limit", float("nan")), ("broker_url", b"x"),
+        ("task_serializer", "yaml"), ("result_serializer", "yaml"), ("accept_content", ["jason"]),
+        ("task_default_rate_limit", "x"), ("task_default_rate_limit", "0/s"), ("result_expires", -1),
+        ("task_time_limit", -1), ("task_max_retries", -1), ("worker_grace_seconds", timedelta(seconds=-1)),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_kind_is_refused_and_its_setting_named(name: str, value: Any) -> None:
@@ -47,6 +50,19 @@ def test_a_value_of_the_wrong_kind_is_refused_and_its_setting_named(name: str, v
     with pytest.raises(ImproperlyConfigured, match=name):
         setattr(settings, name, value)
     assert settings.changed() == {}
+
+
+def test_results_that_expire_after_no_time_are_kept_for_ever_as_in_celery() -> None:
+    for nothing in (0, 0.0, timedelta()):
+        assert Settings({"result_expires": nothing}).result_expires is None
+    assert Settings(environ={"CELERIAC_RESULT_EXPIRES": "0"}).result_expires is None
+
+
+def test_a_serializer_that_is_unknown_is_refused_with_the_nearest_and_the_known() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^accept_content: .*'jason'. Did you mean 'json'\? Known: js"):
+        Settings({"accept_content": ["json", "jason"]})
+    with pytest.raises(ImproperlyConfigured, match=r"CELERIAC_RESULT_SERIALIZER in the environment.*register_serial"):
+        Settings(environ={"CELERIAC_RESULT_SERIALIZER": "yaml"})
 
 
 def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:

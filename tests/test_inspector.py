@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ async def test_answers_are_typed_and_those_of_later_versions_understood(app: Cel
 async def test_orders_carry_their_arguments(app: Celeriac) -> None:
     names = ["rate_limit", "time_limit", "pool_grow", "pool_shrink", "add_consumer", "cancel_consumer", "shutdown"]
     async with fake_worker(app, "a", {name: {"ok": ""} for name in [*names, "log_level", "terminate"]}) as heard:
-        inspector = Inspector(app)
+        inspector = Inspector(app, timeout=timedelta(seconds=2))
         await inspector.rate_limit("t", "10/s")
-        await inspector.time_limit("t", 1.0, None)
+        await inspector.time_limit("t", timedelta(seconds=1), None)
         await inspector.pool_grow(2)
         await inspector.pool_shrink()
         await inspector.add_consumer("mail")

@@ -16,8 +16,10 @@ from celeriac import (
     RemoteError,
     Retry,
     Task,
+    chain,
     current_app,
     current_request,
+    group,
     shared_task,
     signals,
     states,
@@ -30,10 +32,13 @@ from celeriac.errors import (
     MaxRetriesExceeded,
     MessageTooLarge,
     NotRegistered,
+    TaskRevoked,
     UnknownOption,
     UnknownQueue,
 )
+from celeriac.execution import Executor
 from celeriac.message import COROUTINE, PLAIN, Message
+from celeriac.options import CALL_OPTIONS
 from tests.clock import FakeClock
 
 MakeApp = Callable[..., Celeriac]
@@ -76,6 +81,34 @@ def test_times_of_a_call_become_instants(make_app: MakeApp, clock: FakeClock) ->
     assert (message.due_at, message.expires_at) == (when.timestamp(), when.timestamp())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"countdown": 1e300}, {"countdown": 10**400}, {"countdown": timedelta.max}, {"expires": 1e12},
+        {"eta": datetime.max.replace(tzinfo=UTC)}, {"expires": datetime.max.replace(tzinfo=UTC)}, {"expires": -1},
+    ],
+)  # fmt: skip
+def test_a_time_of_a_call_that_no_calendar_has_is_refused(app: Celeriac, options: Any) -> None:
+    task = app.task(name="t")(lambda: None)
+    [name] = options
+    for attempt in (task.apply_async, task.s().set):
+        with pytest.raises(ValueError, match=f"{name} takes"):
+            attempt(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"expires": -5}, {"retry_backoff": None}, {"retry_backoff": -1}, {"retry_backoff_max": None},
+        {"retry_backoff_max": -1}, {"default_retry_delay": 1e300}, {"time_limit": -1},
+    ],
+)  # fmt: skip
+def test_a_duration_of_a_task_that_makes_no_sense_is_refused(app: Celeriac, options: Any) -> None:
+    [name] = options
+    with pytest.raises((TypeError, ValueError), match=f"{name} takes"):
+        app.task(name="t", **options)(lambda: None)
+
+
 def test_headers_of_a_call_add_to_the_tasks(app: Celeriac) -> None:
     task = app.task(name="t", headers={"a": 1, "b": 1})(lambda: None)
     assert task.s().set(headers={"b": 2}).message().headers == {"a": 1, "b": 2}
@@ -116,6 +149,79 @@ def test_an_unknown_option_of_a_call_or_a_task_is_refused(app: Celeriac) -> None
             attempt()
     with pytest.raises(UnknownOption, match="Did you mean 'retry_backoff'"):
         app.task(retry_backof=True)(print)  # type: ignore[call-overload]
+
+
+def test_a_task_with_an_unknown_serializer_is_refused(app: Celeriac) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"'jason'. Did you mean 'json'"):
+        app.task(name="t", serializer="jason")(lambda: None)
+
+
+def test_what_is_no_boolean_is_refused_where_one_is_wanted(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda: None)
+    data = {**task.s().to_dict(), "immutable": 1}
+    for attempt in (
+        lambda: task.signature(immutable=1),  # type: ignore[arg-type]
+        lambda: task.s().set(immutable="no"),  # type: ignore[arg-type]
+        lambda: app.signature("t", immutable=1),  # type: ignore[arg-type]
+        lambda: app.signature(data),
+    ):
+        with pytest.raises(TypeError, match="immutable takes True or False"):
+            attempt()
+    assert task.s().set(immutable=True).immutable is True
+
+
+def test_none_says_that_an_option_of_a_call_is_not_given(app: Celeriac, clock: FakeClock) -> None:
+    none: dict[str, Any] = dict.fromkeys(CALL_OPTIONS - {"soft_time_limit", "time_limit"})
+    task = app.task(name="t", queue="slow", priority=7, expires=60, headers={"a": 1}, max_retries=9)(lambda x: x)
+    sent = []
+    for message in (task.s(1).message(), task.s(1).message(**none), task.signature((1,), **none).message()):
+        fields = (message.queue, message.priority, message.headers, message.due_at, message.max_retries)
+        sent.append((*fields, round(message.expires_at - message.sent_at, 3) if message.expires_at else None))
+    assert sent == [("slow", 7, {"a": 1}, None, None, 60.0)] * 3
+    assert task.s(1).set(queue="slow", countdown=5).set(queue=None, countdown=None).options == {}
+    assert task.apply((1,), **none).get() == 1
+    assert len(task.delay_many([(1,), (2,)], task_id=None, serializer=None)) == 2
+    assert group(task.s(1), **none).apply_async(**none).results
+    assert task.s(1).set(time_limit=None).options == {"time_limit": None}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ("bob", r"write args=\('bob',\)"), (3, r"write args=\(3,\)"), ({"x": 1}, r"write kwargs=\{'x': 1\}"),
+        ({1, 2}, ""), (range(2), ""),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_no_list_are_refused_and_not_taken_apart(app: Celeriac, args: Any, told: str) -> None:
+    task = app.task(name="t")(lambda *args, **kwargs: None)
+    for attempt in (
+        lambda: task.apply_async(args),
+        lambda: asyncio.run(task.aapply_async(args)),
+        lambda: task.apply(args),
+        lambda: task.signature(args),
+        lambda: task.s().apply_async(args),
+        lambda: chain(task.s(), task.s()).apply_async(args),
+        lambda: group(task.s()).apply_async(args),
+        lambda: app.send_task("t", args),
+        lambda: app.send_task("elsewhere", args),
+    ):
+        with pytest.raises(ArgumentsError, match=f"args takes a list or tuple.*{told}"):
+            attempt()
+
+
+def test_named_arguments_that_are_no_dict_of_names_are_refused(app: Celeriac) -> None:
+    task = app.task(name="t", typing=False)(lambda **kwargs: None)
+    for kwargs in ({1: 2}, [("x", 1)], "x"):
+        for attempt in (task.apply_async, task.signature, task.s().apply_async, group(task.s()).apply_async):
+            with pytest.raises(ArgumentsError, match="kwargs takes a dict of named arguments"):
+                attempt((), kwargs)
+    with pytest.raises(ArgumentsError, match="kwargs takes a dict"):
+        task.delay_many([{1: 2}])
+
+
+def test_arguments_that_are_none_are_none(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda *args, **kwargs: [list(args), kwargs])
+    assert task.apply(None, None).get() == [[], {}]  # type: ignore[arg-type]
 
 
 def test_the_lane_is_that_of_the_function(app: Celeriac) -> None:
@@ -190,6 +296,44 @@ def test_the_results_of_many_calls_are_a_sequence(app: Celeriac, monkeypatch: py
     with pytest.raises(IndexError):
         results[5]
     assert list(task.delay_many([])) == []
+    assert results == list(results)
+    assert list(results) == results
+    assert results != list(results)[1:]
+    assert results != [*list(results)[1:], results[0]]
+    assert results not in (tuple(results), 3)
+
+
+def test_nothing_of_a_list_of_calls_is_sent_when_one_is_wrong(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda x: x)
+    right: list[Any] = [(i,) for i in range(1500)]
+    for wrong in ((1, 2), {"y": 1}, 3):
+        with pytest.raises(TypeError) as caught:
+            task.delay_many([*right, wrong])
+        assert not hasattr(caught.value, "sent")
+    assert app.broker.complete(app.broker.operations().queues()) == []
+
+
+@pytest.mark.parametrize("kind", ["an iterator's argument", "a list's encoding"])
+async def test_an_error_among_many_calls_tells_which_were_sent(app: Celeriac, kind: str) -> None:
+    task = app.task(name="t")(lambda x: x)
+    right: list[Any] = [(i,) for i in range(1500)]
+
+    def calls() -> Any:
+        return [*right, (object(),)] if kind == "a list's encoding" else iter([*right, (1, 2)])
+
+    with pytest.raises((ArgumentsError, EncodeError)) as caught:
+        task.delay_many(calls())
+    await hold_sent(app, caught.value)
+    with pytest.raises((ArgumentsError, EncodeError)) as caught:
+        await task.adelay_many(calls())
+    await hold_sent(app, caught.value)
+
+
+async def hold_sent(app: Celeriac, error: Any) -> None:
+    messages = await app.broker.operations().peek("default", 2000)
+    assert [result.id for result in error.sent] == [message.id for message in messages]
+    assert error.__notes__[0].startswith("1,000 calls were sent before")
+    assert await app.broker.operations().purge("default") == 1000
 
 
 # --- Running here and now -----------------------------------------------------------------------------
@@ -249,6 +393,21 @@ def test_every_way_to_raise_is_an_outcome(app: Celeriac, error: BaseException) -
         result.get()
 
 
+def test_what_goes_wrong_between_a_task_and_its_outcome_is_a_failure_and_is_logged(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(bind=True)
+    def fail(self: Task[..., Any]) -> None:
+        raise Retry("again", delay="soon")  # type: ignore[arg-type]
+
+    result = fail.apply()
+    assert result.state == states.FAILURE
+    with pytest.raises(TypeError, match="takes seconds"):
+        result.get()
+    assert 'raise Retry("again"' in str(result.traceback)
+    assert f"{fail.name}[{result.id}] has failed" in caplog.text
+
+
 class Nasty:
     __dataclass_fields__ = {"x": None}
 
@@ -272,6 +431,15 @@ def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> N
 def test_a_result_that_is_ignored_is_not_kept_but_its_end_is(app: Celeriac) -> None:
     result = app.task(name="t", ignore_result=True)(lambda: 5).apply()
     assert (result.get(), result.state) == (None, states.SUCCESS)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_start_of_a_task_is_told_unless_its_result_is_ignored(app: Celeriac, ignored: bool) -> None:
+    told = []
+    app.task(name="t")(lambda: 5)
+    executor = Executor(app, "worker", lambda message, state, meta: told.append(state))
+    executor.run(Message(id="i", task="t", body=b"[[],{}]", ignore_result=ignored, track_started=True))
+    assert told == ([] if ignored else [states.STARTED])
 
 
 def test_a_task_may_ask_to_be_ignored_or_rejected(app: Celeriac) -> None:
@@ -376,6 +544,84 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
     assert 90 < delays[3] <= 100
 
 
+@pytest.mark.parametrize(
+    "error", [Reject("bad"), Reject("bad", requeue=True), TaskRevoked("by hand"), Retry("again")], ids=repr
+)
+@pytest.mark.parametrize("propagate", [True, False])
+def test_how_another_task_has_ended_is_a_failure_of_the_one_that_asks(
+    app: Celeriac, error: Exception, propagate: bool
+) -> None:
+    @app.task(bind=True)
+    def other(self: Task[..., Any]) -> None:
+        if isinstance(error, Retry) and self.request.retries:
+            raise Reject("bad") from error
+        raise error
+
+    @app.task
+    async def asks() -> None:
+        result = other.apply()
+        found = await result.aget(propagate=propagate)
+        if isinstance(found, BaseException):
+            raise found
+
+    result = asks.apply()
+    assert (result.state, result.outcome.rejected, result.outcome.requeue) == (states.FAILURE, False, False)
+    with pytest.raises((Reject, TaskRevoked)):
+        result.get()
+    assert f"In {other.name}[" in str(result.traceback)
+
+
+def test_an_error_callback_that_raises_what_it_was_told_fails(app: Celeriac) -> None:
+    ends = []
+
+    @app.task
+    def told(request: Any, error: BaseException, traceback: str) -> None:
+        raise error
+
+    def note(sender: Any, outcome: Any, **more: Any) -> None:
+        ends.append((sender.name, outcome.state))
+
+    @app.task
+    def gives_up() -> None:
+        raise TaskRevoked
+
+    signals.task_postrun.connect(note)
+    try:
+        gives_up.apply(link_error=told.s())
+    finally:
+        signals.task_postrun.disconnect(note)
+    assert ends == [(gives_up.name, states.REVOKED), (told.name, states.FAILURE)]
+
+
+def test_how_another_task_has_ended_can_be_retried_for(app: Celeriac) -> None:
+    @app.task
+    def other() -> None:
+        raise Reject("bad")
+
+    @app.task(bind=True, autoretry_for=(Reject,), max_retries=1)
+    def asks(self: Task[..., Any]) -> int:
+        if self.request.retries == 0:
+            other.apply().get()
+        return self.request.attempt
+
+    assert asks.apply().get() == 2
+
+
+@pytest.mark.parametrize(("error", "state"), [(Ignore(), states.IGNORED), (Reject("bad"), states.FAILURE)])
+def test_what_a_task_asks_for_is_not_retried_whatever_it_is_retried_for(
+    app: Celeriac, error: Exception, state: str
+) -> None:
+    attempts = []
+
+    @app.task(bind=True, autoretry_for=(Exception,))
+    def end(self: Task[..., Any]) -> None:
+        attempts.append(self.request.attempt)
+        raise error
+
+    assert end.apply().state == state
+    assert attempts == [1]
+
+
 def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:
     @app.task(bind=True)
     def once(self: Task[..., Any]) -> str:
@@ -397,10 +643,14 @@ def test_a_request_tells_what_the_call_said(app: Celeriac) -> None:
         assert not request.blocks_child
         assert request.eta is None
         return [request.id, request.queue, request.priority, request.headers, request.args, request.kwargs,
-                list(request.timelimit), request.root_id, request.parent_id, request.group_id]  # fmt: skip
+                list(request.timelimit), request.delivery_info,
+                request.root_id, request.parent_id, request.group_id]  # fmt: skip
 
-    assert tell.apply((1,), {"y": 2}, task_id="i", headers={"h": 1}).get() == [
-        "i", "default", 7, {"h": 1}, [1], {"y": 2}, [5.0, 4.0], "i", None, None,
+    result = tell.apply((1,), {"y": 2}, task_id="i", headers={"h": 1})
+    assert result.task_id == result.id == "i"
+    assert result.get() == [
+        "i", "default", 7, {"h": 1}, [1], {"y": 2}, [5.0, 4.0],
+        {"exchange": "", "routing_key": "default", "priority": 7, "redelivered": False}, "i", None, None,
     ]  # fmt: skip
 
 
@@ -418,9 +668,30 @@ def test_the_states_that_are_celeriacs_own_cannot_be_set_by_a_task(app: Celeriac
         self.update_state(state, {"x": 1})
 
     assert tell.apply(("SPINNING",)).state == states.SUCCESS
-    for state in (*states.READY_STATES, states.RETRY):
+    for state in (*states.READY_STATES, states.RETRY, states.REPLACED):
         with pytest.raises(ValueError, match="for Celeriac to set"):
             tell.apply((state,)).get()
+
+
+@pytest.mark.parametrize(
+    ("told", "error", "match"),
+    [
+        (lambda task: task.update_state(None), TypeError, "state takes a non-empty string, not None"),
+        (lambda task: task.update_state(123), TypeError, "state takes a non-empty string, not 123"),
+        (lambda task: task.update_state("\ud800"), ValueError, "state takes text that can be written as UTF-8"),
+        (lambda task: task.update_state("SPINNING", {"x": object()}), EncodeError, r"builtins\.object at \['x'\]"),
+    ],
+    ids=["none", "number", "surrogate", "meta"],
+)
+def test_a_state_or_a_meta_that_cannot_be_recorded_fails_the_task(
+    app: Celeriac, told: Callable[[Any], None], error: type[Exception], match: str
+) -> None:
+    @app.task(bind=True)
+    def tell(self: Task[..., Any]) -> None:
+        told(self)
+
+    with pytest.raises(error, match=match):
+        tell.apply().get()
 
 
 def test_signals_tell_of_a_task(app: Celeriac) -> None:
@@ -438,6 +709,35 @@ def test_signals_tell_of_a_task(app: Celeriac) -> None:
     assert heard == [
         "task_prerun", "task_success", "task_postrun",
         "task_prerun", "task_retry", "task_postrun", "task_prerun", "task_failure", "task_postrun",
+    ]  # fmt: skip
+
+
+def test_a_signal_is_heard_of_one_sender_where_one_is_named(app: Celeriac) -> None:
+    mine = app.task(name="mine")(lambda: None)
+    other = app.task(name="other")(lambda: None)
+    shared = shared_task(name="shared")(lambda: None)
+    heard: list[tuple[str, str]] = []
+
+    @signals.task_success.connect(sender=mine)
+    def of_mine(sender: Any, **more: Any) -> None:
+        heard.append(("mine", sender.name))
+
+    @signals.task_success.connect(sender=shared)
+    def of_shared(sender: Any, **more: Any) -> None:
+        heard.append(("shared", sender.name))
+
+    @signals.task_success.connect()
+    def of_all(sender: Any, **more: Any) -> None:
+        heard.append(("all", sender.name))
+
+    try:
+        for task in (mine, other, shared):
+            task.apply()
+    finally:
+        for receiver in (of_mine, of_shared, of_all):
+            signals.task_success.disconnect(receiver)
+    assert heard == [
+        ("mine", "mine"), ("all", "mine"), ("all", "other"), ("shared", "shared"), ("all", "shared"),
     ]  # fmt: skip
 
 
@@ -490,6 +790,23 @@ def test_a_shared_task_is_a_task_of_every_app_made_before_or_after(make_app: Mak
     assert "shared.add" in repr(add)
 
 
+async def test_inside_a_task_the_current_app_is_that_of_the_task(make_app: MakeApp) -> None:
+    first = make_app("first")
+
+    @shared_task(name="shared.child")
+    def child() -> None: ...
+
+    async def parent() -> list[str]:
+        return [current_app().main, child.s().app.main]
+
+    named = first.task(name="parent")(parent)
+    plain = first.task(name="plain")(lambda: [current_app().main, child.s().app.main])
+    last = make_app("last")
+    assert await named.apply() == ["first", "first"]
+    assert plain.apply().get() == ["first", "first"]
+    assert current_app() is last
+
+
 def test_a_task_by_name_needs_no_registration_here(app: Celeriac) -> None:
     result = app.send_task("elsewhere.add", (1, 2), priority=9)
     [message] = app.broker.complete(app.broker.operations().peek("default", 10))
@@ -504,3 +821,50 @@ def test_a_tasks_class_may_be_ones_own(app: Celeriac) -> None:
             return f"{super().call(request)}!"
 
     assert app.task(base=Loud, name="t")(lambda: "hey").apply().get() == "hey!"
+
+
+def test_options_may_be_attributes_of_a_tasks_class_and_the_decorators_come_first(app: Celeriac) -> None:
+    class Stubborn(Task[..., Any]):
+        autoretry_for = (ValueError,)
+        max_retries = 5
+        queue = "slow"
+        rate_limit = "30/m"
+
+    class Calm(Stubborn):
+        max_retries = 2
+
+    attempts: list[str] = []
+
+    def fail() -> None:
+        attempts.append("")
+        raise ValueError
+
+    for count, options in ((6, {"base": Stubborn}), (3, {"base": Calm}), (2, {"base": Calm, "max_retries": 1})):
+        task = app.task(name=f"t{count}", **options)(fail)
+        attempts.clear()
+        task.apply()
+        assert len(attempts) == count
+        assert (task.s().message().queue, task.rate) == ("slow", 0.5)
+
+
+def test_an_attribute_of_a_tasks_class_is_checked_as_an_option(app: Celeriac) -> None:
+    class Wrong(Task[..., Any]):
+        max_retries = "5"
+
+    with pytest.raises(ValueError, match="max_retries takes a whole number from 0 up, not '5'"):
+        app.task(base=Wrong)(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("hook", "instead"),
+    [
+        ("on_failure", "signals.task_failure"), ("on_success", "signals.task_success"),
+        ("on_retry", "signals.task_retry"), ("after_return", "signals.task_postrun"),
+        ("before_start", "signals.task_prerun"), ("__call__", r"override call\(self, request\)"),
+        ("retry_kwargs", "max_retries"),
+    ],
+)  # fmt: skip
+def test_what_would_do_nothing_in_a_tasks_class_is_refused(app: Celeriac, hook: str, instead: str) -> None:
+    hooked = type("Hooked", (Task,), {hook: lambda self, *args, **kwargs: None})
+    with pytest.raises(UnknownOption, match=rf"Hooked\.{hook} would do nothing here: .*{instead}"):
+        app.task(base=hooked)(lambda: None)

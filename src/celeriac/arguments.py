@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Optional, get_type_hints
@@ -11,10 +11,34 @@ from typing import Any, Optional, get_type_hints
 from celeriac.errors import ArgumentsError, DecodeError
 from celeriac.records import Rebuilder, rebuilder
 
-__all__ = ["Arguments"]
+__all__ = ["Arguments", "args_of", "kwargs_of"]
 
 UNRESOLVED = (NameError, TypeError, AttributeError)  # an annotation that cannot be evaluated
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def args_of(args: Any) -> tuple[Any, ...]:
+    """Return the positional arguments of a call; refuse what would be taken apart by mistake. None is none.
+
+    >>> args_of([2, 2])
+    (2, 2)
+    """
+    if isinstance(args, list | tuple):
+        return tuple(args)
+    if args is None:
+        return ()
+    if isinstance(args, Mapping):
+        raise ArgumentsError(f"args takes a list or tuple, not {args!r}: for named arguments write kwargs={args!r}.")
+    raise ArgumentsError(f"args takes a list or tuple, not {args!r}: for one argument write args=({args!r},).")
+
+
+def kwargs_of(kwargs: Any) -> dict[str, Any]:
+    """Return the named arguments of a call. None is none."""
+    if kwargs is None or kwargs == {}:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise ArgumentsError(f"kwargs takes a dict of named arguments, {{'x': 2}}, not {kwargs!r}.")
+    return dict(kwargs)
 
 
 class Arguments:

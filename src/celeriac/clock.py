@@ -5,14 +5,16 @@ Instants are seconds since the epoch (float, UTC) on every wire and in every sto
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["Clock", "Duration", "aware", "instant", "seconds"]
+__all__ = ["Clock", "Duration", "aware", "instant", "limit", "seconds"]
 
 
 Duration = float | timedelta
+
+LONGEST = timedelta(days=365_250).total_seconds()  # a thousand years: what comes within it can be written as a datetime
+FIRST, LAST = (moment.replace(tzinfo=UTC, microsecond=0).timestamp() for moment in (datetime.min, datetime.max))
 
 
 class Clock:
@@ -33,13 +35,17 @@ def seconds(value: Duration, name: str = "the duration") -> float:
     >>> seconds(timedelta(minutes=2))
     120.0
     """
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    found = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(found, bool) or not isinstance(found, int | float):
         raise TypeError(f"{name} takes seconds (a number) or a timedelta, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} takes a number of seconds, not {value!r}")
-    return float(value)
+    if not -LONGEST <= found <= LONGEST:
+        raise ValueError(f"{name} takes a number of seconds, of a thousand years at most, not {value!r}")
+    return float(found)
+
+
+def limit(value: Duration | None, name: str = "timeout") -> float | None:
+    """Return a limit in seconds; None is no limit."""
+    return None if value is None else seconds(value, name)
 
 
 def instant(value: datetime | float, name: str = "the instant") -> float:
@@ -53,9 +59,11 @@ def instant(value: datetime | float, name: str = "the instant") -> float:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise TypeError(f"{name} takes an aware datetime, not {value!r}: write datetime.now(UTC) + …")
-        return value.timestamp()
+        value = value.timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} takes an aware datetime, not {value!r}")
+    if not FIRST <= value <= LAST:
+        raise ValueError(f"{name} takes an instant of the years 1 to 9999 in UTC, not {value!r}")
     return float(value)
 
 

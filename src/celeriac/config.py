@@ -17,7 +17,9 @@ import msgspec
 
 from celeriac.clock import Duration, seconds
 from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.options import rate
 from celeriac.routing import Routes
+from celeriac.serialization import serializer
 
 __all__ = ["DEFAULTS", "HELP", "Settings", "from_object", "from_toml"]
 
@@ -64,7 +66,7 @@ class Settings:
     accept_content: Annotated[list[str], "serialisers that are decoded here"] = ["json"]
 
     # Results
-    result_expires: Annotated[Seconds | None, "outcomes are kept so long; None: for ever"] = 86400.0
+    result_expires: Annotated[Seconds | None, "outcomes are kept so long; None or 0: for ever"] = 86400.0
     result_serializer: Annotated[str, "how return values are encoded"] = "json"
     result_max_bytes: Annotated[int, "a larger return value fails its task"] = 16_777_216
 
@@ -144,6 +146,14 @@ CHOICES = {
     "sqlite_synchronous": ("normal", "full"),
     "amqp_queue_type": ("auto", "quorum", "classic"),
 }
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "accept_content": lambda names: list(map(serializer, names)),
+    "result_serializer": serializer,
+    "task_default_rate_limit": rate,
+    "task_serializer": serializer,
+}
+"""What raises where a value of the right type makes no sense."""
+
 POSITIVE = frozenset(
     {
         "broker_publish_timeout",
@@ -196,6 +206,15 @@ def _check(name: str, value: Any) -> Any:
         raise ImproperlyConfigured(f"{name}: one of {', '.join(CHOICES[name])}, not {value!r}.")
     if name in POSITIVE and value <= 0:
         raise ImproperlyConfigured(f"{name}: more than 0, not {value!r}.")
+    if isinstance(value, int | float) and value < 0:
+        raise ImproperlyConfigured(f"{name}: 0 or more, not {value!r}.")
+    if name == "result_expires" and value == 0:
+        return None  # as in Celery
+    if name in CHECKS:
+        try:
+            CHECKS[name](value)
+        except (ValueError, ImproperlyConfigured) as error:
+            raise ImproperlyConfigured(f"{name}: {error}") from None
     if name == "task_default_priority" and not 0 <= value <= 9:
         raise ImproperlyConfigured(f"{name}: from 0 to 9, not {value!r}.")
     return value

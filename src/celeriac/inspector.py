@@ -15,6 +15,7 @@ import msgspec
 
 from celeriac import states
 from celeriac.brokers.base import Dead, QueueCounts, WorkerInfo
+from celeriac.clock import Duration, limit, seconds
 from celeriac.control import Reply
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.message import Message, new_id
@@ -147,15 +148,15 @@ class Inspector:
     Workers are asked by name (`destination`; None: all), and given `timeout` seconds to answer.
     """
 
-    def __init__(self, app: Celeriac, destination: Sequence[str] | None = None, timeout: float = 2.0) -> None:
+    def __init__(self, app: Celeriac, destination: Sequence[str] | None = None, timeout: Duration = 2.0) -> None:
         self._app = app
         self.destination = destination
-        self.timeout = timeout
+        self.timeout = seconds(timeout, "timeout")
 
     # --- Workers: questions ---------------------------------------------------------------------------
 
     async def ask(self, name: str, arguments: Mapping[str, Any] | None = None,
-                  destination: Sequence[str] | None = None, timeout: float | None = None,
+                  destination: Sequence[str] | None = None, timeout: Duration | None = None,
                   ) -> dict[str, Reply]:  # fmt: skip
         """Send a command, and return the replies by worker.
 
@@ -172,7 +173,7 @@ class Inspector:
         async with aclosing(answers):
             await self._app.control.send(name, arguments, destination=sorted(expected), reply_to=channel)
             try:
-                async with asyncio.timeout(self.timeout if timeout is None else timeout):
+                async with asyncio.timeout(self.timeout if timeout is None else seconds(timeout, "timeout")):
                     async for payload in answers:
                         reply = msgspec.convert(loads(payload), Reply)
                         replies[reply.worker] = reply
@@ -230,9 +231,10 @@ class Inspector:
         """Let each worker start so many attempts at a task in a time: `"10/s"`; None: as many as it can."""
         return await self.order("rate_limit", {"task": task, "rate": rate})
 
-    async def time_limit(self, task: str, soft: float | None, hard: float | None) -> Answers[Any]:
-        """Set a task's time limits (seconds; None: no limit) for attempts that start from now on."""
-        return await self.order("time_limit", {"task": task, "soft": soft, "hard": hard})
+    async def time_limit(self, task: str, soft: Duration | None, hard: Duration | None) -> Answers[Any]:
+        """Set a task's time limits (None: no limit) for attempts that start from now on."""
+        limits = {"soft": limit(soft, "soft"), "hard": limit(hard, "hard")}
+        return await self.order("time_limit", {"task": task, **limits})
 
     async def pool_grow(self, n: int = 1) -> Answers[Any]:
         """Add children for plain functions."""

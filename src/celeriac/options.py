@@ -6,6 +6,7 @@ They are merged in one place, `Draft.message`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,8 +16,20 @@ import msgspec
 
 from celeriac.clock import Duration, instant, seconds
 from celeriac.errors import EncodeError, UnknownOption, nearest
+from celeriac.serialization import serializer
 
-__all__ = ["CALL_OPTIONS", "TASK_OPTIONS", "CallOptions", "TaskOptions", "check_call", "check_task", "rate"]
+__all__ = [
+    "CALL_OPTIONS",
+    "TASK_OPTIONS",
+    "CallOptions",
+    "TaskOptions",
+    "boolean",
+    "check_call",
+    "check_task",
+    "declared",
+    "rate",
+    "word",
+]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -44,49 +57,82 @@ class TaskOptions(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `apply_async(...)` takes besides the arguments of the task."""
+    """What `apply_async(...)` takes besides the arguments of the task. None: not given, but for the time limits."""
 
-    task_id: str
-    queue: str
-    priority: int
-    countdown: Duration
-    eta: datetime
-    expires: Duration | datetime
-    headers: dict[str, Any]
-    serializer: str
-    acks_late: bool
-    ignore_result: bool
+    task_id: str | None
+    queue: str | None
+    priority: int | None
+    countdown: Duration | None
+    eta: datetime | None
+    expires: Duration | datetime | None
+    headers: dict[str, Any] | None
+    serializer: str | None
+    acks_late: bool | None
+    ignore_result: bool | None
     soft_time_limit: Duration | None
     time_limit: Duration | None
-    max_retries: int
+    max_retries: int | None
     link: Any
     link_error: Any
 
 
 TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS = frozenset(CallOptions.__annotations__)
+NONE_SAYS_NO = frozenset({"soft_time_limit", "time_limit"})
+"""Options of a call to which None says that there is none; to the others, that they are not given."""
 
 
 def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's options in their plain form (durations in seconds), or raise `UnknownOption`/`TypeError`."""
     _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task")
-    checked = _check_values(options)
+    checked = dict(options)
+    _check_values(checked)
     for name in ("autoretry_for", "dont_autoretry_for"):
         if name in checked:
             checked[name] = _exception_types(name, checked[name])
+    if "serializer" in checked:
+        serializer(checked["serializer"])
     if checked.get("rate_limit") is not None:
         rate(checked["rate_limit"])
     if not isinstance(checked.get("retry_backoff", True), bool):
-        checked["retry_backoff"] = seconds(checked["retry_backoff"], "retry_backoff")
-    if "expires" in checked:
-        checked["expires"] = seconds(checked["expires"], "expires")
+        checked["retry_backoff"] = _length(checked["retry_backoff"], "retry_backoff")
+    for name in ("retry_backoff_max", "expires"):
+        if name in checked:
+            checked[name] = _length(checked[name], name)
     return checked
+
+
+NOT_HERE = {
+    "__call__": "override call(self, request), which workers call",
+    "acks_on_failure_or_timeout": "failures and time-outs are settled like every ending; remove it",
+    "after_return": "connect to signals.task_postrun, or override call(self, request)",
+    "before_start": "connect to signals.task_prerun, or override call(self, request)",
+    "on_failure": "connect to signals.task_failure",
+    "on_retry": "connect to signals.task_retry",
+    "on_success": "connect to signals.task_success",
+    "reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
+    "retry_kwargs": "write `max_retries` and `default_retry_delay` as attributes of their own",
+    "throws": "failures are not told apart in the log; remove it",
+}
+"""What a class of tasks may have in Celery, and what stands in its place."""
+
+
+def declared(kind: type, root: type) -> dict[str, Any]:
+    """Return the options that a class of tasks has as attributes, beyond those of `root`: `max_retries = 5`.
+
+    Raises `UnknownOption` for hooks and options of Celery's that would do nothing.
+    """
+    for name, instead in NOT_HERE.items():
+        if getattr(kind, name, None) is not getattr(root, name, None):
+            raise UnknownOption(f"{kind.__qualname__}.{name} would do nothing here: {instead}.")
+    return {name: getattr(kind, name) for name in TaskOptions.__annotations__ if hasattr(kind, name)}
 
 
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a call's options, durations in seconds and instants as aware datetimes, or raise."""
     _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call")
-    checked = _check_values(options)
+    checked = {name: value for name, value in options.items() if value is not None or name in NONE_SAYS_NO}
+    _check_values(checked)
     if "countdown" in checked and "eta" in checked:
         raise UnknownOption("A call takes `countdown` or `eta`, not both.")
     if "countdown" in checked:
@@ -96,9 +142,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(checked.get("expires"), datetime):
         instant(checked["expires"], "expires")
     elif "expires" in checked:
-        checked["expires"] = seconds(checked["expires"], "expires")
-        if checked["expires"] < 0:
-            raise ValueError(f"expires takes seconds from 0 up, or an aware datetime, not {checked['expires']!r}")
+        checked["expires"] = _length(checked["expires"], "expires")
     return checked
 
 
@@ -118,6 +162,32 @@ def rate(limit: str | float) -> float:
     return float(match[1]) / _PERIODS[match[2]]
 
 
+def _length(value: Any, name: str) -> float:
+    """Return a duration that is not negative, in seconds."""
+    length = seconds(value, name)
+    if length < 0:
+        raise ValueError(f"{name} takes seconds from 0 up, not {value!r}")
+    return length
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Return a boolean; refuse what is none, which would be read otherwise at the other end."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} takes True or False, not {value!r}")
+    return value
+
+
+def word(value: Any, name: str) -> str:
+    """Return a name or an id; refuse what is no text, is empty, or cannot be written as UTF-8 (a lone surrogate)."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} takes a non-empty string, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} takes text that can be written as UTF-8, not {value!r}: {error.reason}.") from None
+    return value
+
+
 def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], what: str) -> None:
     for name in options:
         if name not in known:
@@ -125,43 +195,50 @@ def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], 
                                 f"Known: {', '.join(sorted(known))}.")  # fmt: skip
 
 
-def _check_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    checked = dict(options)
-    for name in ("soft_time_limit", "time_limit", "default_retry_delay", "retry_backoff_max"):
+def _check_values(checked: dict[str, Any]) -> None:
+    for name in ("soft_time_limit", "time_limit", "default_retry_delay"):
         if checked.get(name) is not None:
-            checked[name] = seconds(checked[name], name)
-            if checked[name] < 0:
-                raise ValueError(f"{name} takes seconds from 0 up, not {checked[name]!r}")
+            checked[name] = _length(checked[name], name)
     if "priority" in checked:
         priority = checked["priority"]
         if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
             raise ValueError(f"priority takes a whole number from 0 to 9 (higher is sooner), not {priority!r}")
     for name in ("queue", "serializer", "task_id"):
-        if name in checked and (not isinstance(checked[name], str) or not checked[name]):
-            raise TypeError(f"{name} takes a non-empty string, not {checked[name]!r}")
+        if name in checked:
+            word(checked[name], name)
     retries = checked.get("max_retries")
-    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
         raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
     for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
-        if name in checked and not isinstance(checked[name], bool):
-            raise TypeError(f"{name} takes True or False, not {checked[name]!r}")
+        if name in checked:
+            boolean(checked[name], name)
     if "headers" in checked and not isinstance(checked["headers"], Mapping):
         raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
     if "headers" in checked:
         checked["headers"] = _plain_headers(checked["headers"])
-    return checked
 
 
 def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
     """Return headers as they will arrive, or raise `EncodeError`: they travel outside the body, without its types."""
     try:
-        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(headers)), type=dict[str, Any])
-        msgspec.msgpack.encode(plain)  # as the message will be
-    except (TypeError, ValueError) as error:
+        plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
+    except (RecursionError, UnicodeEncodeError) as error:
         raise EncodeError(f"headers takes plain data (strings, numbers, lists, dicts): {error}.") from None
     except OverflowError:
         raise EncodeError("headers takes integers of up to 64 bits; pass a longer one as a string.") from None
     return plain
+
+
+def _plain(value: Any, place: str) -> Any:
+    """Return what is plain data, tuples as lists; refuse what would arrive as something else."""
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    raise EncodeError(f"{place} takes plain data (strings, finite numbers, lists, dicts with strings as keys), not "
+                      f"{value!r}. Write it as text, or pass it as an argument.")  # fmt: skip
 
 
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from celeriac import states
 from celeriac.canvas.group_result import GroupResult
+from celeriac.clock import Duration
 from celeriac.message import new_id
 from celeriac.result import AsyncResult, Results
 
@@ -36,7 +37,7 @@ LINE_SECONDS: Final = 5.0  # between two lines, where there is no terminal
 
 @overload
 def track(results: GroupResult[R] | Sequence[AsyncResult[R]], description: str = ..., *, total: int | None = ...,
-          timeout: float | None = ..., console: Console | None = ...) -> Iterator[AsyncResult[R]]: ...  # fmt: skip
+          timeout: Duration | None = ..., console: Console | None = ...) -> Iterator[AsyncResult[R]]: ...  # fmt: skip
 
 
 @overload
@@ -44,7 +45,7 @@ def track(results: Iterable[T], description: str = ..., *, total: int | None = .
           console: Console | None = ...) -> Iterator[T]: ...  # fmt: skip
 
 
-def track(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: float | None = None,
+def track(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: Duration | None = None,
           console: Console | None = None) -> Iterator[Any]:  # fmt: skip
     """Yield what arrives, and draw how far it is.
 
@@ -66,7 +67,7 @@ def _track(results: Iterable[T], bar: _Bar) -> Iterator[T]:
 
 @overload
 def atrack(results: GroupResult[R] | Sequence[AsyncResult[R]], description: str = ..., *, total: int | None = ...,
-           timeout: float | None = ...,
+           timeout: Duration | None = ...,
            console: Console | None = ...) -> AsyncIterator[AsyncResult[R]]: ...  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def atrack(results: AsyncIterable[T], description: str = ..., *, total: int | No
            console: Console | None = ...) -> AsyncIterator[T]: ...  # fmt: skip
 
 
-def atrack(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: float | None = None,
+def atrack(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: Duration | None = None,
            console: Console | None = None) -> AsyncIterator[Any]:  # fmt: skip
     """Do as `track`, for coroutines: of a `GroupResult`, or of `app.amap(...)`."""
     whole = _set_of(results, timeout)
@@ -90,7 +91,7 @@ async def _atrack(results: AsyncIterable[T], bar: _Bar) -> AsyncIterator[T]:
             yield result
 
 
-def _set_of(results: Any, timeout: float | None) -> GroupResult[Any] | None:
+def _set_of(results: Any, timeout: Duration | None) -> GroupResult[Any] | None:
     """Return the set of tasks whose ends are waited for here; None where somebody else waits."""
     if isinstance(results, GroupResult):
         return results

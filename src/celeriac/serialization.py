@@ -284,7 +284,10 @@ _by_content_type: dict[str, Serializer] = {JSON.content_type: JSON, PICKLE.conte
 
 def register_serializer(name: str, content_type: str, dumps: Callable[[Any], bytes],
                         loads: Callable[[bytes], Any]) -> None:  # fmt: skip
-    """Add a serialiser of your own; name it in `task_serializer` at one end and in `accept_content` at both."""
+    """Add a serialiser of your own, before a setting or a task names it.
+
+    It is named in `task_serializer` at one end, and in `accept_content` at both.
+    """
     _by_name[name] = _by_content_type[content_type] = Serializer(name, content_type, dumps, loads)
 
 
@@ -294,7 +297,8 @@ def serializer(name: str) -> Serializer:
         return _by_name[name]
     except KeyError:
         raise ImproperlyConfigured(f"No serializer named {name!r}.{nearest(name, _by_name)} "
-                                   f"Known: {', '.join(sorted(_by_name))}.") from None  # fmt: skip
+                                   f"Known: {', '.join(sorted(_by_name))}. Make your own known, before you name it, "
+                                   "with celeriac.serialization.register_serializer.") from None  # fmt: skip
 
 
 def decode(content_type: str, data: bytes, accept: Iterable[str]) -> Any:

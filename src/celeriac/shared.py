@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
+from celeriac.context import current
 from celeriac.errors import ImproperlyConfigured
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def join(app: Celeriac) -> None:
 
 
 def current_app() -> Celeriac:
-    """Return the app that was made last."""
+    """Return the app of the task that is running here; outside a task, the app that was made last."""
+    request = current.get()
+    if request is not None:
+        return request.task.app
     if not _apps:
         raise ImproperlyConfigured("There is no app yet: make one with app = Celeriac('name').")
     return _apps[-1]
@@ -47,8 +51,18 @@ class _SharedTask:
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._task(), attribute)
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether the other is this task in one of the apps: so that a signal may name it as its sender."""
+        return bool(getattr(other, "name", None) == self.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def _task(self) -> Task[Any, Any]:
         return current_app().tasks[self.name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SharedTask, (self.name,)
 
     def __repr__(self) -> str:
         return f"<shared task {self.name}>"

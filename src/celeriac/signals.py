@@ -4,14 +4,16 @@
     def tell(sender, task_id, exception, **more): ...
 
 Task signals are sent in the process that runs the task, worker signals in the worker's supervisor, publish
-signals in the caller. A receiver that raises is logged and does no harm.
+signals in the caller. A receiver that raises is logged and does no harm, `SystemExit` included; `KeyboardInterrupt` is
+somebody at the keyboard, and passes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, overload
 
 __all__ = [
     "Signal",
@@ -41,8 +43,19 @@ class Signal:
         self.__doc__ = f"Sent with: sender, {arguments}."
         self._receivers: list[tuple[Any, Callable[..., Any]]] = []
 
-    def connect(self, receiver: Receiver, *, sender: Any = None) -> Receiver:
-        """Call `receiver(sender=…, …)` whenever this is sent (by `sender`, if named). Usable as a decorator."""
+    @overload
+    def connect(self, receiver: Receiver, *, sender: Any = None) -> Receiver: ...
+
+    @overload
+    def connect(self, *, sender: Any = None) -> Callable[[Receiver], Receiver]: ...
+
+    def connect(self, receiver: Receiver | None = None, *, sender: Any = None) -> Any:
+        """Call `receiver(sender=…, …)` whenever this is sent, by `sender` if that is named.
+
+        A decorator: `@signal.connect`, `@signal.connect(sender=task)`.
+        """
+        if receiver is None:
+            return partial(self.connect, sender=sender)
         if not callable(receiver):
             raise TypeError(f"{self.name}.connect takes a function, not {receiver!r}")
         self._receivers.append((sender, receiver))
@@ -55,10 +68,12 @@ class Signal:
     def send(self, sender: Any, **arguments: Any) -> None:
         """Call the receivers, in the order in which they were connected."""
         for wanted, receiver in self._receivers:
-            if wanted is None or wanted is sender:
+            if wanted is None or wanted == sender:
                 try:
                     receiver(sender=sender, **arguments)
-                except Exception:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:
                     log.exception("A receiver of %s failed: %r", self.name, receiver)
 
     def __bool__(self) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
+from celeriac.arguments import args_of, kwargs_of
 from celeriac.errors import UnknownOption, nearest
 from celeriac.message import Message
-from celeriac.options import check_call
+from celeriac.options import boolean, check_call
 from celeriac.result import AsyncResult
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["Signature", "listed", "plain_options", "sendable"]
+__all__ = ["Signature", "listed", "plain_options", "read_options", "sendable"]
 
 R = TypeVar("R")
+
+INSTANTS = ("eta", "expires")  # options that may be datetimes
 
 
 class Signature(Generic[R]):
@@ -37,16 +41,16 @@ class Signature(Generic[R]):
                  options: Mapping[str, Any] | None = None, immutable: bool = False) -> None:  # fmt: skip
         self.app = app
         self.task = task
-        self.args = tuple(args)
-        self.kwargs = dict(kwargs or {})
-        self.options = check_call(options or {})
-        self.immutable = immutable
+        self.args = args_of(args)
+        self.kwargs = kwargs_of(kwargs)
+        self.options = check_call(options) if options else {}
+        self.immutable = boolean(immutable, "immutable")
 
     def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Change options in place, and return the signature: `add.s(2, 2).set(queue="math", countdown=10)`."""
-        self.options = check_call({**self.options, **options})
         if immutable is not None:
-            self.immutable = immutable
+            self.immutable = boolean(immutable, "immutable")
+        self.options = check_call({**self.options, **options})
         return self
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
@@ -115,6 +119,8 @@ class Signature(Generic[R]):
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Run the task here and now."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], self.KINDS["chain"](self).apply(args, kwargs, **options))
         task = self.app.known_task(self.task)
         merged, named = self._checked(args, kwargs)
         return task.apply(merged, named, **{**self.options, **options})
@@ -133,7 +139,7 @@ class Signature(Generic[R]):
         """Return the arguments of the call, with those that are given now in front."""
         if self.immutable:
             return self.args, self.kwargs
-        return (*args, *self.args), {**self.kwargs, **(kwargs or {})}
+        return (*args_of(args), *self.args), {**self.kwargs, **kwargs_of(kwargs)}
 
     def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         merged, named = self.merged(args, kwargs)
@@ -157,7 +163,7 @@ class Signature(Generic[R]):
                 known = nearest(data["kind"], cls.KINDS)
                 raise UnknownOption(f"There is no workflow of the kind {data['kind']!r}.{known}")
             return cls.KINDS[data["kind"]].of_dict(data, app)
-        return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), data.get("options"),
+        return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), read_options(data.get("options") or {}),
                    data.get("immutable", False))  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -183,9 +189,21 @@ def sendable(value: Any) -> bool:
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the signatures in them as plain data."""
+    """Return options as plain data: the signatures in them, and the instants."""
     plain = dict(options)
     for name in ("link", "link_error"):
         if name in plain:
             plain[name] = [link if isinstance(link, Mapping) else link.to_dict() for link in listed(plain[name])]
+    for name in INSTANTS:
+        if isinstance(plain.get(name), datetime):
+            plain[name] = plain[name].isoformat()
     return plain
+
+
+def read_options(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options from what `plain_options` gave; signatures stay as they are."""
+    options = dict(plain)
+    for name in INSTANTS:
+        if isinstance(options.get(name), str):
+            options[name] = datetime.fromisoformat(options[name])
+    return options

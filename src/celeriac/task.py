@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Un
 import msgspec
 
 from celeriac import states
-from celeriac.arguments import Arguments
+from celeriac.addresses import task_at
+from celeriac.arguments import Arguments, args_of, kwargs_of
 from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
 from celeriac.context import Request, current
 from celeriac.draft import Draft
 from celeriac.errors import CeleriacError, MaxRetriesExceeded, Replaced, Retry
 from celeriac.message import COROUTINE, PLAIN, Message
-from celeriac.options import CallOptions, check_task, rate
+from celeriac.options import CallOptions, check_task, declared, rate, word
 from celeriac.result import AsyncResult, EagerResult, Results
 from celeriac.retry import RetryPolicy
+from celeriac.reuse import afree_ids, free_ids
+from celeriac.serialization import dumps
 from celeriac.signature import Signature
 
 if TYPE_CHECKING:
@@ -34,11 +37,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_KWARGS: dict[str, Any] = {}  # never changed
+OWN_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # Celeriac's own
 PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
 
 
 class Task(Generic[P, R]):
-    """A function that workers can run. Made by `@app.task`."""
+    """A function that workers can run. Made by `@app.task`.
+
+    A class of one's own (`@app.task(base=…)`) may have options as attributes, which those of the decorator override.
+    """
 
     def __init__(self, app: Celeriac, function: Callable[..., Any], name: str, options: Mapping[str, Any],
                  bind: bool = False) -> None:  # fmt: skip
@@ -46,7 +53,7 @@ class Task(Generic[P, R]):
         self.name = name
         self.function = function
         self.bind = bind
-        self.options = check_task(options)
+        self.options = check_task({**declared(type(self), Task), **options})
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.lane = COROUTINE if self.is_coroutine else PLAIN
         self.arguments = Arguments(function, name, bind)
@@ -79,7 +86,9 @@ class Task(Generic[P, R]):
 
         Arguments and result are encoded and decoded as on the real road.
         """
-        return self._run_eagerly(self._checked_message(tuple(args), dict(kwargs or {}), options))
+        if options.get("link") is not None and self.s().leads_on(options):
+            return self.s().apply(args, kwargs, **options)
+        return self._run_eagerly(self._checked_message(args_of(args), kwargs_of(kwargs), options))
 
     def _run_eagerly(self, message: Message) -> AsyncResult[R]:
         result: EagerResult[R] = EagerResult(run_message(self.app, message), self.app)
@@ -102,24 +111,40 @@ class Task(Generic[P, R]):
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
-        message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        if options.get("link") is not None and self.s().leads_on(options):
+            return self.s().apply_async(args, kwargs, **options)
+        message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.app.conf.task_always_eager:
+            free_ids(self.app, [message.id])
         return self._sent(message) if self.app.publish([message]) else self._run_eagerly(message)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Do as `apply_async`, for coroutines."""
-        message = self._checked_message(tuple(args), dict(kwargs or {}), options)
+        if options.get("link") is not None and self.s().leads_on(options):
+            return await self.s().aapply_async(args, kwargs, **options)
+        message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.app.conf.task_always_eager:
+            await afree_ids(self.app, [message.id])
         return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
-        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones."""
+        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones.
+
+        The arguments of a list of calls are checked before the first is sent; an iterator's, and whether they can be
+        encoded, a thousand at a time. What raises when some were sent has their results as its `sent`.
+        """
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
-        for messages in self._batches(calls, options):
-            self.app.publish(messages)
-            results.add(messages)
+        try:
+            for messages in self._batches(calls, options):
+                self.app.publish(messages)
+                results.add(messages)
+        except Exception as error:
+            _tell_sent(error, results)
+            raise
         return results
 
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -128,9 +153,13 @@ class Task(Generic[P, R]):
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
-        for messages in self._batches(calls, options):
-            await self.app.apublish(messages)
-            results.add(messages)
+        try:
+            for messages in self._batches(calls, options):
+                await self.app.apublish(messages)
+                results.add(messages)
+        except Exception as error:
+            _tell_sent(error, results)
+            raise
         return results
 
     def _run_all_eagerly(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -139,21 +168,30 @@ class Task(Generic[P, R]):
 
     def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                  options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
+        whole = isinstance(calls, list | tuple)
+        if whole and not self._fit(cast(Sequence[Any], calls)):
+            checked = [self._checked_call(call) for call in calls]
+            for start in range(0, len(checked), PUBLISH_BATCH):
+                yield self.draft().messages(checked[start : start + PUBLISH_BATCH], options)
+            return
         calls = iter(calls)
         while some := list(islice(calls, PUBLISH_BATCH)):
-            if set(map(type, some)) == {tuple}:
+            if whole or self._fit(some):
                 plain = cast(list[tuple[Any, ...]], some)
-                if not self.checks_arguments or self.arguments.fit(plain):
-                    yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
-                    continue
-            yield self.draft().messages([self._checked_call(call) for call in some], options)
+                yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
+            else:
+                yield self.draft().messages([self._checked_call(call) for call in some], options)
+
+    def _fit(self, calls: Sequence[Any]) -> bool:
+        """Say whether these are calls of positional arguments alone, and all right."""
+        return set(map(type, calls)) == {tuple} and (not self.checks_arguments or self.arguments.fit(calls))
 
     def _checked_call(self, call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments and named arguments of one of many calls."""
         if isinstance(call, tuple):
             args, kwargs = call, NO_KWARGS
         elif isinstance(call, Mapping):
-            args, kwargs = (), dict(call)
+            args, kwargs = (), kwargs_of(call)
         else:
             raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
                             f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
@@ -265,12 +303,14 @@ class Task(Generic[P, R]):
         self.update_state(states.PROGRESS, {"done": done, "total": total, **more})
 
     def update_state(self, state: str, meta: Any = None) -> None:
-        """Record a state of one's own, with `meta` as the result's `info`."""
-        if state in states.READY_STATES or state == states.RETRY:
+        """Record a state of one's own, with `meta`, which can be serialised, as the result's `info`."""
+        if word(state, "state") in OWN_STATES:
             raise ValueError(f"The state {state!r} is for Celeriac to set; return, raise, or name another.")
         request = self.request
         if request.report is not None:
             request.report(request.message, state, meta)
+        else:
+            dumps(meta)  # so that what a worker would refuse is refused here too
 
     def retry_policy(self, message: Message) -> RetryPolicy:
         """Return when attempts of a message are followed by others."""
@@ -281,10 +321,13 @@ class Task(Generic[P, R]):
         return self._retry_policy
 
     @property
-    def rate_limit(self) -> float | None:
+    def rate(self) -> float | None:
         """How many attempts a worker may start in a second; None: as many as it can."""
         limit = self.options.get("rate_limit", self.app.conf.task_default_rate_limit)
         return rate(limit) if limit else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return task_at, (self.app, self.name, self.__module__)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -293,9 +336,17 @@ class Task(Generic[P, R]):
 class CoroutineTask(Task[P, R]):
     """A task whose function is a coroutine. Calling it here returns the coroutine."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
-        """Call the function, here; the answer is to be awaited."""
-        return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            """Call the function, here; the answer is to be awaited."""
+
+
+def _tell_sent(error: Exception, results: Results[Any]) -> None:
+    """Let an error carry the results of what was sent before it."""
+    if results.ids:
+        error.sent = results  # type: ignore[attr-defined]
+        error.add_note(f"{len(results):,} calls were sent before; their results are this error's `sent`.")
 
 
 def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryPolicy:
@@ -311,5 +362,3 @@ def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryP
         backoff_max=options.get("retry_backoff_max", 600.0),
         jitter=options.get("retry_jitter", True),
     )
-
-

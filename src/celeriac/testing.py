@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from celeriac.app import Celeriac
+from celeriac.clock import Duration, seconds
 from celeriac.errors import CeleriacError
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.supervisor import Supervisor
@@ -17,7 +18,7 @@ __all__ = ["running_worker"]
 
 @contextmanager
 def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concurrency: int = 2,
-                   grace_seconds: float = 5.0) -> Iterator[Supervisor]:  # fmt: skip
+                   grace_seconds: Duration = 5.0) -> Iterator[Supervisor]:  # fmt: skip
     """Run a real worker in threads of this process, ready when the block begins and stopped when it ends.
 
         app = Celeriac("shop", broker_url="memory://")
@@ -28,7 +29,8 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
 
     Arguments, results and errors take the same road as in production; only the children are threads.
     """
-    options = WorkerOptions.of(app, queues=queues, concurrency=concurrency, pool="threads", grace_seconds=grace_seconds)
+    options = WorkerOptions.of(app, queues=queues, concurrency=concurrency, pool="threads",
+                               grace_seconds=seconds(grace_seconds, "grace_seconds"))  # fmt: skip
     ready = threading.Event()
     supervisors: list[Supervisor] = []
     failures: list[BaseException] = []

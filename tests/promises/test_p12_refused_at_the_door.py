@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,6 +28,8 @@ from tests.promises.harness import Stage
 
 Door = Callable[[Stage], Any]
 
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
+
 CALLS: dict[str, tuple[Door, type[Exception], str]] = {
     "too few arguments": (lambda s: s.victim.quick.delay(), ArgumentsError, "missing a required argument: 'number'"),
     "too many arguments": (lambda s: s.victim.quick.delay(1, 2), ArgumentsError, "too many positional"),
@@ -39,8 +41,11 @@ CALLS: dict[str, tuple[Door, type[Exception], str]] = {
     "a megabyte": (lambda s: s.send("plain", "returns", "x" * 1_100_000), MessageTooLarge, "message_max_bytes"),
     "an unknown queue": (lambda s: s.send("plain", "returns", queue="defualt"), UnknownQueue, "'default'"),
     "an unknown option": (lambda s: s.send("plain", "returns", count_down=3), UnknownOption, "'countdown'"),
-    "countdown and eta": (lambda s: s.send("plain", "returns", countdown=1, eta=None), UnknownOption, "not both"),
+    "countdown and eta": (lambda s: s.send("plain", "returns", countdown=1, eta=LATER), UnknownOption, "not both"),
     "a naive eta": (lambda s: s.send("plain", "returns", eta=datetime(2030, 1, 1)), TypeError, "aware"),
+    "a year that no calendar has": (lambda s: s.send("plain", "returns", countdown=1e300), ValueError, "countdown"),
+    "arguments that are a text": (lambda s: s.victim.quick.apply_async("7"), ArgumentsError, "list or tuple"),
+    "a header that is lost": (lambda s: s.send("plain", "returns", headers={"a": float("nan")}), EncodeError, "'a'"),
     "priority 10": (lambda s: s.send("plain", "returns", priority=10), ValueError, "0 to 9"),
     "a negative limit": (lambda s: s.send("plain", "returns", time_limit=-1), ValueError, "time_limit"),
     "an unknown serializer": (lambda s: s.send("plain", "returns", serializer="jsn"), Exception, "json"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac import states
-from celeriac.errors import ResultTimeout
+from celeriac.clock import Duration, limit
+from celeriac.errors import ResultIgnored, ResultTimeout
 from celeriac.outcome import Outcome
 from celeriac.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
+from celeriac.shared import current_app
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -19,7 +21,11 @@ R = TypeVar("R")
 
 
 class GroupResult(Generic[R]):
-    """The results of a group, in its order."""
+    """The results of a group, in its order. `await result` is `await result.aget()`.
+
+    Going through it waits for nothing, and gives the results in the group's order, so that `zip(items, result)` pairs
+    what belongs together; `as_completed` gives them in the order of their arrival.
+    """
 
     def __init__(self, id: str, results: Sequence[Any], spot: Spot | None = None, parent: Any = None) -> None:
         self.id = id
@@ -32,10 +38,10 @@ class GroupResult(Generic[R]):
 
     @property
     def app(self) -> Celeriac:
-        """The app of the results."""
+        """The app of the results; of an empty group, the current one."""
         if self.spot is not None:
             return self.spot.app
-        return self.leaves[0].app
+        return self.leaves[0].app if self.leaves else current_app()
 
     @property
     def parent(self) -> Any:
@@ -56,21 +62,25 @@ class GroupResult(Generic[R]):
 
     # --- Waiting --------------------------------------------------------------------------------------
 
-    def get(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
+    def get(self, timeout: Duration | None = None, propagate: bool = True) -> list[R]:
         """Wait for all, and return their values in order.
 
         With `propagate`, raises the first exception in the group's order, when all have ended, so that one error
-        does not hide the rest; without, exceptions stand among the values.
+        does not hide the rest; without, exceptions stand among the values. Raises `ResultIgnored` at once where one was
+        sent with `ignore_result`, and in no group: its end is not kept.
         """
         return self._values(dict(self._wait(timeout)), propagate)
 
     join = get
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True) -> list[R]:
+    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> list[R]:
         """Do as `get`, for coroutines."""
         return self._values({id: outcome async for id, outcome in self._await(timeout)}, propagate)
 
     ajoin = aget
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self.aget().__await__()
 
     def _values(self, outcomes: dict[str, Outcome], propagate: bool) -> list[Any]:
         if not self.results:
@@ -83,27 +93,25 @@ class GroupResult(Generic[R]):
             for result in self.results
         ]
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[AsyncResult[R]]:
+    def as_completed(self, timeout: Duration | None = None) -> Iterator[AsyncResult[R]]:
         """Yield the results in the order in which they arrive, each ready to be `get`."""
         results = {result.id: result for result in self.leaves}
         for id, outcome in self._wait(timeout):
             yield _settled(results[id], outcome)
 
-    __iter__ = as_completed
-
-    async def aas_completed(self, timeout: float | None = None) -> AsyncIterator[AsyncResult[R]]:
+    async def aas_completed(self, timeout: Duration | None = None) -> AsyncIterator[AsyncResult[R]]:
         """Do as `as_completed`, for coroutines."""
         results = {result.id: result for result in self.leaves}
         async for id, outcome in self._await(timeout):
             yield _settled(results[id], outcome)
 
-    def _wait(self, timeout: float | None) -> Iterator[tuple[str, Outcome]]:
+    def _wait(self, timeout: Duration | None) -> Iterator[tuple[str, Outcome]]:
         forbid_waiting()
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
             yield from pending.take(pending.app.backend.fetch(list(pending.ids), wait=pending.left()))
 
-    async def _await(self, timeout: float | None) -> AsyncIterator[tuple[str, Outcome]]:
+    async def _await(self, timeout: Duration | None) -> AsyncIterator[tuple[str, Outcome]]:
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
             for entry in pending.take(await pending.app.backend.afetch(list(pending.ids), wait=pending.left())):
@@ -171,6 +179,9 @@ class GroupResult(Generic[R]):
     def __getitem__(self, index: int) -> Any:
         return self.results[index]
 
+    def __iter__(self) -> Iterator[AsyncResult[R]]:
+        return iter(self.results)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GroupResult) and (other.id, other.results) == (self.id, self.results)
 
@@ -184,15 +195,18 @@ class GroupResult(Generic[R]):
 class _Pending:
     """Those of a group that have not been seen to end, and the time that is left for them."""
 
-    def __init__(self, results: list[AsyncResult[Any]], timeout: float | None) -> None:
+    def __init__(self, results: list[AsyncResult[Any]], timeout: Duration | None) -> None:
+        if ignored := [result for result in results if result.ignored]:
+            raise ResultIgnored(f"Nothing would tell that {ignored[0]!r} has ended, for its call had `ignore_result`. "
+                                "Send it with ignore_result=False, or in a group(...).")  # fmt: skip
         self._eager = {r.id: r.outcome for r in results if isinstance(r, EagerResult)}
         self.ids = dict.fromkeys(result.id for result in results)
         self._total = len(self.ids)
-        self._timeout = timeout
+        self._timeout = limit(timeout)
         self._deadline: float | None = None
         if results:
             self.app: Celeriac = results[0].app
-            self._deadline = None if timeout is None else self.app.clock.monotonic() + timeout
+            self._deadline = None if self._timeout is None else self.app.clock.monotonic() + self._timeout
 
     def left(self) -> float:
         if self._eager:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from celeriac.errors import CeleriacError, nearest
+from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
-__all__ = ["APP", "LazyGroup"]
+__all__ = ["APP", "LazyGroup", "Misuse"]
 
 APP = "celeriac.app"
 """The key of what -A names, in the context's `meta`."""
+
+WRONG = (ImproperlyConfigured, UnknownQueue)
+"""Errors of the app or the command line: to try again will not help."""
+
+
+class Misuse(click.ClickException):
+    """The app or the command line is wrong."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class LazyGroup(click.Group):
     """A group made from a table: name of the command, its one-line help.
 
     The command `name` is the attribute `command` of the module `celeriac.cli.name`. Celeriac's errors end any of them
-    as `Error: …`, with exit code 1.
+    as `Error: …`, with exit code 2 where the app or the command line is wrong, else 1.
     """
 
     def __init__(self, *args: Any, table: Mapping[str, str], **attributes: Any) -> None:
@@ -62,4 +71,4 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            raise click.ClickException(str(error)) from error
+            raise (Misuse if isinstance(error, WRONG) else click.ClickException)(str(error)) from error

@@ -28,7 +28,7 @@ Next, your own:
              def add(x, y): return x + y
 
   $ celeriac -A tasks worker          a worker; celeriac.db beside tasks.py is made on first use
-  $ celeriac -A tasks call tasks.add 2 2
+  $ celeriac -A tasks call tasks.add --args '[2, 2]' --wait
 Settings are keywords of Celeriac(...), or variables like CELERIAC_TASK_TIME_LIMIT. Read on in docs/tutorial.md."""
 
 

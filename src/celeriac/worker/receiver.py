@@ -170,7 +170,7 @@ class Receiver:
     def _free_lane(self, name: str) -> str | None:
         """Return the lane of a task that is known here and has no limits to be looked at; else None."""
         task = self._app.tasks.get(name)
-        if task is None or name in self.limits or self.rates.get(name, task.rate_limit) is not None:
+        if task is None or name in self.limits or self.rates.get(name, task.rate) is not None:
             return None
         return task.lane
 
@@ -190,7 +190,7 @@ class Receiver:
         if task.lane != message.lane:
             # Sent by somebody who did not know the function.
             return Ending(delivery=delivery, given_back=True, lane=task.lane)
-        rate = self.rates.get(message.task, task.rate_limit)
+        rate = self.rates.get(message.task, task.rate)
         if rate is not None:
             due_at = self._rate_limits.admit(message.id, message.task, rate, now)
             if due_at is not None:

@@ -152,10 +152,10 @@ class Server:
             result: Result = end.value
             return result
 
-    async def ado(self, procedure: Procedure[Result]) -> Result:
-        """Do as `do`, for coroutines. Cancelled, it may have been carried out, or not."""
+    async def ado(self, procedure: Procedure[Result], within: float | None = None) -> Result:
+        """Do as `do`, for coroutines; within another time-out, if need be. Cancelled, it may have been carried out."""
         started = time.monotonic()
-        deadline = started + self.timeout
+        deadline = started + (self.timeout if within is None else within)
         tries = TRIES
         alone = False
         while True:
@@ -285,7 +285,7 @@ class Server:
                 raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} is too old for "
                                            "`amqp_queue_type = 'quorum'`: RabbitMQ 3.10 or later.")  # fmt: skip
             quorum = self._queue_type == "quorum" or (self._queue_type == "auto" and facts.prefers_quorum)
-            self.topology = Topology(self.prefix, quorum)
+            self.topology = Topology(self.prefix, quorum, limits=facts.prefers_quorum)
 
     def session(self) -> _Session:
         """Return what the running event loop has open here."""
