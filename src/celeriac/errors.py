@@ -170,7 +170,7 @@ class ResultIgnored(CeleriacError):
 
 
 class ResultLost(CeleriacError):
-    """A result that a workflow needs has expired or was forgotten."""
+    """A result that is asked for, or that a workflow needs, was forgotten or has expired."""
 
 
 class WaitInTask(CeleriacError, RuntimeError):

@@ -65,6 +65,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
+        _ = app.broker, app.backend  # imports what they need once, and not in every child
         app.close()  # so that the nursery inherits no connection
         return _run(app, options, open_nursery(app))
     if options.pool == "solo":

@@ -15,7 +15,7 @@ from celeriac.brokers.amqp.parcels import Parcel, post
 from celeriac.brokers.base import Ability, Broker, Lease, Operations, WorkerInfo
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.frames import Publication, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed
+from celeriac.drivers.amqp.refusals import ChannelClosed, Refused
 from celeriac.drivers.amqp.server import Server, each, server
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError
@@ -152,6 +152,11 @@ class _Sending:
         self._sent = True
         try:
             returned: list[Publication] = yield items
+        except Refused as error:  # the others are there
+            left = set(map(id, error.left))
+            self._others = [item for item in items[len(self._parcels) :] if id(item) in left]
+            self._parcels = [parcel for parcel, item in zip(self._parcels, items, strict=False) if id(item) in left]
+            raise
         except ChannelClosed as error:
             if error.code != MISSING:
                 raise
