@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,11 +16,14 @@ from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
+from celeriac.brokers.redis.blobs import blob
 from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.memory import Store
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
+from celeriac.drivers.sqlite.schema import TABLES
+from celeriac.message import Message
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, Ports
@@ -37,8 +41,18 @@ def memory(folder: Path, clock: FakeClock) -> Iterator[Ports]:
 def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
     path = str(folder / "celeriac.db")
     database, other = Database(path), Database(path)
+
+    def spoil(message: Message, junk: bytes) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for table in TABLES:
+                connection.execute(
+                    f"UPDATE {table} SET message = ? WHERE instr(message, CAST(? AS BLOB))", (junk, message.id)
+                )
+
+        other.write(work)
+
     yield Ports(SQLiteBroker(database, clock), SQLiteBackend(database, clock), clock,
-                lambda: SQLiteBroker(other, clock))  # fmt: skip
+                lambda: SQLiteBroker(other, clock), spoil=spoil)  # fmt: skip
     database.close()
     other.close()
 
@@ -47,7 +61,13 @@ def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
 def redis_(server: RedisServer) -> Iterator[Ports]:
     clock = RedisClock(server)
     here, elsewhere = Server(server.url), Server(server.url)
-    yield Ports(RedisBroker(here, clock), RedisBackend(here, clock), clock, lambda: RedisBroker(elsewhere, clock))
+
+    def spoil(message: Message, junk: bytes) -> None:
+        key = f"{here.prefix}:{{{message.queue}}}:messages"
+        server.ask("HSET", key, message.id, blob(message)[:3] + junk)  # the scripts' letters stay
+
+    yield Ports(RedisBroker(here, clock), RedisBackend(here, clock), clock, lambda: RedisBroker(elsewhere, clock),
+                spoil=spoil)  # fmt: skip
     here.close()
     elsewhere.close()
 

@@ -16,22 +16,25 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from pamqp import commands
 
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.amqp.operations import AmqpOperations
 from celeriac.brokers.base import Action, Broker, Settlement, WorkerInfo
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.address import Address
-from celeriac.drivers.amqp.refusals import silent
+from celeriac.drivers.amqp.opening import Facts
+from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
-from celeriac.errors import BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.message import COROUTINE, PLAIN
 from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
-from tests.rabbitmq_server import RabbitServer, running_rabbit
+from tests.rabbitmq_server import RabbitServer, die, running_rabbit
 
 BACK_SECONDS = 45.0  # for a killed server to start again, on a busy machine
 
@@ -93,7 +96,7 @@ async def consuming(lease: AmqpLease) -> None:
     async with asyncio.timeout(PROMPTLY):
         while not any(tap.consumer for tap in lease._taps):
             await asyncio.sleep(0.01)
-        for tap in lease._taps:
+        for tap in list(lease._taps):
             await tap.begun()
 
 
@@ -197,6 +200,51 @@ async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(pla
         await declaring(f"other{step}")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ä", "letters and digits of ASCII"),
+        ("a\nb", "letters and digits of ASCII"),
+        ("a*", "letters and digits of ASCII"),
+        ("", "letters and digits of ASCII"),
+        ("x" * 200, "too long by 14 characters"),
+        ("." * 70, "too long by 24 characters"),
+        ("amq.mine", "RabbitMQ's own"),
+        ("celeriac.journal", "our own"),
+        ("mail/dead", "dead letters of the queue 'mail'"),
+    ],
+)
+async def test_what_cannot_be_the_name_of_a_queue_is_said_so_at_the_door(place: Place, name: str, why: str) -> None:
+    broker = place.broker()
+    refused = pytest.raises(BrokerError, match=why)
+    with refused:
+        broker.publish([message(name)])
+    lease = await lease_on(broker)
+    with refused:
+        await receive(lease, queues=[name])
+    for look in (broker.operations().purge(name), broker.operations().dead(name, 1)):
+        with refused:
+            await look
+    assert await receive(lease) == []  # it stands
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize("name", ["x" * 186, "a.b#c,d/e:f@g h+i", "q#1"])
+async def test_other_names_work_in_every_way(place: Place, name: str, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(name, lane=lane, priority=9) for lane in (PLAIN, COROUTINE)])
+    broker.publish([message(name, due_at=time.time() + 0.2)])
+    lease = await lease_on(broker)
+    assert len(await broker.operations().peek(name, 10)) >= 2
+    got = 0
+    async with asyncio.timeout(PROMPTLY):
+        while got < 3:
+            for delivery in await receive(lease, wait=1.0, queues=[name]):
+                got += 1
+                await lease.settle([Settlement(delivery=delivery, action=Action.BURY, reason="r")])
+    assert len(await broker.operations().dead(name, 10)) == 3
+
+
 # --- Things deleted under us --------------------------------------------------------------------------
 
 
@@ -224,6 +272,20 @@ async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
         assert ids(await waiting) == ["x"]
 
 
+@pytest.mark.parametrize("wait", [0.0, 0.5])
+async def test_a_queue_that_was_deleted_while_we_did_not_consume_ends_no_lease(place: Place, wait: float) -> None:
+    broker = place.broker()
+    broker.publish([message("work"), message("mail")])
+    lease = await lease_on(broker)
+    assert len(await receive(lease, queues=["mail", "work"])) == 2
+    assert await receive(lease, queues=["work"]) == []  # as after `pause`, or `cancel_consumer`
+    assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/mail") is not None
+    assert await receive(lease, plain=1, coroutine=0, queues=["mail"], wait=wait) == []
+    await lease.renew()
+    broker.publish([message("mail")])
+    assert len(await receive(lease, queues=["mail"], wait=LONG)) == 1
+
+
 async def test_delays_that_were_deleted_are_made_again(place: Place) -> None:
     broker = place.broker()
     broker.publish([message(due_at=time.time() + 0.3)])
@@ -236,11 +298,33 @@ async def test_delays_that_were_deleted_are_made_again(place: Place) -> None:
             found += ids(await receive(lease, wait=LONG))
 
 
+async def test_what_is_sent_again_for_an_exchange_was_deleted_is_marked(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(id="before", due_at=time.time() + 0.2)])
+    assert place.rabbit.ask("DELETE", f"/api/exchanges/{quote(place.vhost)}/celeriac.delay.0") is not None
+    broker.publish([message(id="ready"), message(due_at=time.time() + 0.2)])
+    lease = await lease_on(broker)
+    got = [delivery for delivery in await receive(lease) if delivery.message.id == "ready"]
+    assert [delivery.again for delivery in got] in ([True], [False, True])  # it had passed, or not
+
+
+async def test_revoking_bears_that_the_exchange_of_broadcasts_was_deleted(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(id="a")])
+    await broker.revoke(["b"], time.time() + 100)
+    assert place.rabbit.ask("DELETE", f"/api/exchanges/{quote(place.vhost)}/celeriac.channels") is not None
+    await broker.revoke(["a"], time.time() + 100)
+    broker.publish([message("new")])
+    assert [delivery.revoked for delivery in await receive(await lease_on(broker))] == [True]
+
+
 async def test_what_is_no_message_of_ours_is_put_aside_and_does_not_stop_a_worker(place: Place) -> None:
     broker = place.broker()
     broker.publish([message()])
     body = {"properties": {}, "routing_key": "default", "payload": "hello", "payload_encoding": "string"}
     assert place.rabbit.ask("POST", f"/api/exchanges/{quote(place.vhost)}/amq.default/publish", body) is not None
+    looked = await broker.operations().peek("default", 10)
+    assert sorted(one.task for one in looked) == ["(unreadable)", "t"]
     lease = await lease_on(broker)
     assert len(await receive(lease)) == 1
     async with asyncio.timeout(PROMPTLY):
@@ -274,6 +358,64 @@ async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
     await ending
     (counts,) = await broker.operations().queues()
     assert (counts.ready, counts.active) == (2, 0)
+
+
+# --- Lines --------------------------------------------------------------------------------------------
+
+
+def test_the_journal_is_told_of_a_line_before_it_is_made(place: Place) -> None:
+    broker = place.broker(queue_type="quorum")
+    broker.publish([message()])
+    declaring = broker.declare([Line("default", PLAIN, 9)])
+    steps: list[Any] = [next(declaring)]
+    steps.append(declaring.throw(ChannelClosed(404, "no queue")))
+    with suppress(StopIteration):
+        while True:
+            steps.append(declaring.send(None))
+    written = next(number for number, step in enumerate(steps) if isinstance(step, list))
+    made = [step.queue for step in steps[:written] if isinstance(step, commands.Queue.Declare) and not step.passive]
+    assert "default/p9" not in made
+
+
+async def test_a_line_whose_maker_died_before_he_could_say_so_is_served(place: Place) -> None:
+    place.broker(queue_type="quorum").publish([message(id="usual")])
+    orphan = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+    assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/default%2Fp9", orphan) is not None
+    lease = await lease_on(place.broker(queue_type="quorum"))
+    assert ids(await receive(lease)) == ["usual"]
+    place.broker(queue_type="quorum").publish([message(id="urgent", priority=9)])
+    async with asyncio.timeout(PROMPTLY):
+        assert ids(await receive(lease, wait=LONG)) == ["urgent"]
+    assert ids(await receive(await lease_on(place.broker(queue_type="quorum")))) == []  # it can begin with it, too
+
+
+async def test_what_is_given_back_at_the_end_may_have_been_settled_and_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = place.broker()
+    broker.publish([message(id="m")])
+    lease = await lease_on(broker)
+    delivery = await one(lease)
+    with monkeypatch.context() as patched:
+        patched.setattr(broker, "send", lambda *_: asyncio.sleep(LONG))  # a slow server, after the outcome was stored
+        again = Settlement(delivery=delivery, action=Action.RETURN, message=message(id="m", attempt=2))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await lease.settle([again])
+    await lease.end()
+    assert (await one(await lease_on(broker))).again
+
+
+async def test_a_lease_whose_connection_is_lost_while_it_ends_says_so(place: Place) -> None:
+    lease = await lease_on(place.broker())
+    waiting = asyncio.ensure_future(receive(lease, wait=LONG, queues=["c", "d"]))
+    await consuming(lease)
+    waiting.cancel()
+    ending = asyncio.ensure_future(lease.end())
+    await asyncio.sleep(0)
+    lease.connection.abandon()
+    with pytest.raises(BrokerUnavailable):
+        await ending
 
 
 # --- The server goes and comes ------------------------------------------------------------------------
@@ -332,6 +474,33 @@ async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) 
     broker.publish([message()])
 
 
+async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_messages(frail: Place) -> None:
+    broker = frail.broker(timeout=1.0)
+    broker.publish([message(id=name) for name in ("a", "b", "c")])
+    first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=1.0))
+    assert ids(await receive(first, 1, 0)) == ["a"]
+    running = await one(standing)
+    frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
+    try:
+        with pytest.raises(BrokerUnavailable, match="takes no messages for now"):
+            standing._broker.publish([message()])
+        await die(first)  # what it held is counted, and so sent anew
+        waiting = asyncio.ensure_future(receive(standing, wait=LONG))
+        late = await lease_on(frail.broker(timeout=1.0))
+        assert await frail.broker(timeout=1.0).operations().purge("other") == 0
+        await asyncio.sleep(2.5)  # longer than the time-out
+        await standing.renew()
+    finally:
+        frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
+    async with asyncio.timeout(LONG):
+        got = await waiting
+        while "a" not in ids(got):
+            got += await receive(standing, wait=1.0)
+    assert [delivery.deliveries for delivery in got if delivery.message.id == "a"] == [2]
+    assert await standing.settle([Settlement(delivery=running)]) == [True]
+    await late.end()
+
+
 async def test_a_task_beyond_the_consumer_timeout_ends_the_lease_and_says_why(
     frail: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -358,6 +527,35 @@ async def test_a_frozen_server_is_given_up_after_its_missed_heartbeats(frail: Pl
         frail.rabbit.send(signal.SIGCONT)
 
 
+async def test_who_begins_to_listen_and_to_look_gives_up_a_server_that_goes_away_or_freezes(
+    frail: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = frail.broker(timeout=0.5)
+    await broker.server.learn()
+    opened = broker.server.open
+
+    async def lost(heartbeat: float, name: str) -> Any:
+        connection = await opened(heartbeat, name)
+        asyncio.get_running_loop().call_soon(connection.abandon)
+        return connection
+
+    async def frozen(heartbeat: float, name: str) -> Any:
+        connection = await opened(heartbeat, name)
+        frail.rabbit.send(signal.SIGSTOP)
+        return connection
+
+    for what, why in ((lost, "cannot be reached"), (frozen, r"did not answer within 0\.5 s")):
+        monkeypatch.setattr(broker.server, "open", what)
+        for work in (broker.listen("news"), broker.operations().purge("default")):
+            started = time.monotonic()
+            try:
+                with pytest.raises(BrokerUnavailable, match=why):
+                    await asyncio.wait_for(work, LONG)
+            finally:
+                frail.rabbit.send(signal.SIGCONT)
+            assert time.monotonic() - started < PROMPTLY
+
+
 # --- Counting -----------------------------------------------------------------------------------------
 
 
@@ -371,6 +569,93 @@ async def test_looking_at_messages_is_no_delivery(place: Place, queue_type: str)
     got = await receive(lease)
     assert [delivery.deliveries for delivery in got] == [1, 1]
     assert await lease.sweep() == []
+
+
+async def test_looking_drops_nothing_where_the_server_limits_deliveries(place: Place) -> None:
+    limit = {"pattern": ".*", "definition": {"delivery-limit": 20}, "apply-to": "queues"}
+    assert place.rabbit.ask("PUT", f"/api/policies/{quote(place.vhost)}/limit", limit) is not None
+    broker = place.broker(queue_type="quorum")
+    broker.publish([message(id="dead")])
+    lease = await lease_on(broker)
+    [delivery] = await receive(lease)
+    await lease.settle([Settlement(delivery=delivery, action=Action.BURY, reason="r")])
+    await lease.end()
+    broker.publish([message(id="a", acks_late=False), message(id="b")])
+    operations = broker.operations()
+    for _ in range(25):
+        assert ids(await operations.peek("default", 10)) == ["a", "b"]
+        assert ids(await operations.dead("default", 10)) == ["dead"]
+    lease = await lease_on(broker)
+    assert [delivery.deliveries for delivery in await receive(lease)] == [1, 1]
+    assert await lease.sweep() == []
+
+
+@pytest.mark.parametrize(("version", "limit"), [("3.13.7", None), ("4.0.2", -1)])
+def test_our_quorum_queues_have_no_limit_of_deliveries_where_the_server_has_one_by_default(
+    version: str, limit: int | None
+) -> None:
+    server = Server("amqp://", queue_type="quorum")
+    server._know(Facts("RabbitMQ", version))
+    line = server.topology.declare(Line("q", PLAIN, 5))[1]
+    assert line.arguments.get("x-delivery-limit") == limit
+    assert server.topology.declare_dead("q").arguments == line.arguments
+
+
+async def test_losses_are_counted_by_what_the_queue_is_and_not_by_what_it_should_be(place: Place) -> None:
+    place.broker(queue_type="classic").publish([message(id="once", acks_late=False), message(id="poison")])
+    broker = place.broker(queue_type="quorum")
+    lost: list[str] = []
+    for deliveries in (1, 2, 3, 4):
+        lease = await lease_on(broker)
+        got = await receive(lease)
+        lost += ids(inherited := await lease.sweep())
+        poison = [item.deliveries for item in got if item.message.id == "poison"]
+        assert poison == ([deliveries] if deliveries < 4 else [])
+        await lease.settle([Settlement(delivery=delivery) for delivery in inherited])
+        await lease._sync()  # what it has acknowledged has been heard
+        await die(lease)
+    assert lost == ["once", "poison"]
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_what_was_looked_at_is_lost_with_its_worker_like_any_other(place: Place, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(id="once", acks_late=False)])
+    for _ in range(2):
+        assert len(await broker.operations().peek("default", 10)) == 1
+    lease = await lease_on(broker)
+    assert ids(await receive(lease)) == ["once"]
+    await lease._errands.finished()
+    assert len(await broker.operations().peek("default", 10)) == 0
+    await die(lease)
+    lease = await lease_on(broker)
+    assert ids(await receive(lease)) == []
+    assert ids(await lease.sweep()) == ["once"]
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_the_journal_does_not_grow_by_looking_and_forgets_what_is_gone(place: Place, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    lease = await lease_on(broker)
+    assert await receive(lease) == []  # its lines are made
+    await lease.end()
+    broker.publish([message() for _ in range(5)])
+
+    async def looked() -> tuple[int, int]:
+        """Return how many entries the journal has, and of how many messages it remembers looks."""
+        operations = AmqpOperations(broker, Clock())
+        async with operations._looking() as (connection, journal):
+            size = await operations._size(connection, broker.server.topology.journal)
+            return size, sum(1 for looks in journal.looks.values() if looks)
+
+    before = await looked()
+    for _ in range(8):
+        await broker.operations().peek("default", 10)
+    assert await looked() == (before[0] + 1, 5)
+    lease = await lease_on(broker)
+    assert all(await lease.settle([Settlement(delivery=delivery) for delivery in await receive(lease)]))
+    await lease._errands.finished()
+    assert await looked() == before
 
 
 async def test_what_a_worker_does_not_fetch_goes_back_to_others(place: Place) -> None:

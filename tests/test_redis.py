@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celeriac import Celeriac
+from celeriac.backends.base import Advance, Due, NodeEnd, Plan
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, WorkerInfo
 from celeriac.brokers.redis import RedisBroker
@@ -26,11 +29,14 @@ from celeriac.clock import Clock
 from celeriac.connections import open_broker
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection
+from celeriac.drivers.redis.ear import Ear
+from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.refusals import silent
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
-from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured, LeaseLost
-from celeriac.message import PLAIN, Message
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.message import PLAIN, Message, Place, new_ids
+from celeriac.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
 from tests.promises.harness import wait_for
 from tests.redis_server import RedisServer, running_redis
@@ -192,6 +198,108 @@ def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: Re
     asyncio.run(backend.store([success(message(id="x"))]))
     thread.join(PROMPTLY * 2)
     assert [list(item) for item in found] == [["x"]]
+
+
+async def test_who_listens_while_another_is_connecting_hears_all_once(redis: RedisServer, broker: RedisBroker) -> None:
+    heard: list[bytes | None] = []
+    connecting = asyncio.ensure_future(broker.server.hear("a", heard.append))
+    await asyncio.sleep(0)
+    broker.server.hear_now("b", heard.append)
+    await connecting
+    assert redis.ask("PUBSUB", "NUMSUB", "a", "b") == [b"a", 1, b"b", 1]
+    for channel in ("a", "b"):
+        redis.ask("PUBLISH", channel, channel)
+    async with asyncio.timeout(PROMPTLY):
+        while len(heard) < 2:
+            await asyncio.sleep(0.01)
+    assert heard == [b"a", b"b"]
+
+
+async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broker: RedisBroker) -> None:
+    cut, callback = [True, True], [].append
+
+    def connect(within: float) -> Connection:
+        connection = broker.server.connect_ear(within)
+        if cut and cut.pop():
+            connection.socket.socket.shutdown(socket.SHUT_RDWR)
+        return connection
+
+    ear = Ear(connect, TIMEOUT)
+    with pytest.raises(OSError):
+        await ear.join("a", callback)
+    with pytest.raises(OSError):
+        ear.join_now("a", callback)
+    await ear.join("a", callback)
+    ear.join_now("b", callback)
+    ear.close()
+
+
+async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: RedisBroker) -> None:
+    backend = backend_of(broker)
+    strange = ["a\0b", "1\0" * 9, "\0", "ü🐇"]
+    channels = {channel_of(id) for id in strange}
+    usual = next(id for id in new_ids(10_000) if channel_of(id) == channel_of(strange[0]))
+    thread = asyncio.to_thread(backend.fetch, [usual], LONG)
+    waits = [asyncio.ensure_future(wait) for wait in (thread, backend.afetch([usual], wait=LONG))]
+    waits += [asyncio.ensure_future(backend.afetch([id], wait=LONG)) for id in strange]
+    question = ("PUBSUB", "NUMSUB", *[f"celeriac:done:{channel}" for channel in channels])
+    async with asyncio.timeout(PROMPTLY):
+        while sum(broker.server.do(question)[1::2]) <= len(channels):
+            await asyncio.sleep(0.01)
+        await backend.store([Outcome(id=id, task="t", state="SUCCESS") for id in [*strange, usual]])
+        assert [list(await wait) for wait in waits] == [[usual], [usual], *([id] for id in strange)]
+
+
+def gathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
+    """Wait for all of these tasks, as a group does, in a thread."""
+    left = dict.fromkeys(waits_for)
+    while left:
+        for id in backend.fetch(list(left), wait=LONG):
+            del left[id]
+
+
+async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
+    """Do as `gathered`, as a coroutine."""
+    left = dict.fromkeys(waits_for)
+    while left:
+        for id in await backend.afetch(list(left), wait=LONG):
+            del left[id]
+
+
+@pytest.mark.parametrize("way", [gathered, lambda backend, these: asyncio.run(agathered(backend, these))],
+                         ids=["get", "aget"])  # fmt: skip
+def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end(
+    redis: RedisServer, broker: RedisBroker, way: Callable[[RedisBackend, Sequence[str]], None]
+) -> None:
+    backend, many = backend_of(broker), new_ids(1000)
+    thread = threading.Thread(target=way, args=(backend, many))
+    redis.ask("CONFIG", "RESETSTAT")
+    thread.start()
+    for id in many:
+        asyncio.run(backend.store([Outcome(id=id, task="t", state="SUCCESS")]))
+    thread.join(LONG)
+    assert not thread.is_alive()
+    stats = dict(line.split(":") for line in redis.ask("INFO", "stats").decode().splitlines() if ":" in line)
+    asked = int(stats["keyspace_misses"]) / len(many)
+    print(f"each key was asked for {asked:.0f} times before it was there")
+    assert asked < 25
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
+def test_who_asks_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
+    broker = broker_on(redis, timeout=2.0)
+    backend = backend_of(broker)
+    if begun:
+        assert backend.fetch(["x"], wait=0.01) == {}
+    redis.send(signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
+            backend.fetch(["x"], wait=0.2)
+    finally:
+        redis.send(signal.SIGCONT)
+    assert time.monotonic() - started < 3.5
+    broker.close()
 
 
 async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: RedisServer, broker: RedisBroker) -> None:
@@ -461,6 +569,20 @@ def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stor
     other.close()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_follows_is_not_stored_again_when_it_has_ended_and_whoever_sent_it_died(
+    redis: RedisServer, broker: RedisBroker, count: int
+) -> None:
+    lease, follow_ups = await lease_on(broker), [message() for _ in range(count)]
+    await broker.apublish(follow_ups)
+    held = await receive(lease)
+    await lease.settle([Settlement(delivery=delivery) for delivery in held])  # the outcomes are on another server
+    await broker.apublish(follow_ups, again=True)
+    assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
+    await broker.apublish([fresh := message()], again=True)
+    assert ids(await receive(lease)) == [fresh.id]
+
+
 def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +645,50 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
     broker.close()
 
 
+@pytest.mark.parametrize("db", [0, 1], ids="database {}".format)
+def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_once(
+    redis: RedisServer, db: int
+) -> None:
+    broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
+
+    async def many() -> list[Any]:
+        return await asyncio.gather(*[broker.apublish([message()]) for _ in range(10)], return_exceptions=True)
+
+    redis.send(signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        errors = asyncio.run(many())
+    finally:
+        redis.send(signal.SIGCONT)
+    assert time.monotonic() - started < TIMEOUT + PROMPTLY
+    assert {type(error) for error in errors} == {BrokerUnavailable}
+    broker.close()
+
+
+def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connection:
+    """A connection that the kernel has given up, as it does where keep-alive finds nobody; nobody has seen it yet."""
+    connection = broker.server.connect(TIMEOUT)
+    peer = connection.socket.socket
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
+    redis.send(signal.SIGSTOP)
+    with suppress(BlockingIOError):
+        while True:
+            peer.send(b"PING\r\n" * 10_000, socket.MSG_DONTWAIT)
+    gone = select.poll()
+    gone.register(peer, select.POLLERR)
+    assert gone.poll(PROMPTLY * 1000)
+    redis.send(signal.SIGCONT)
+    return connection
+
+
+def test_connections_that_the_network_has_lost_while_nobody_used_them_are_made_anew(redis: RedisServer) -> None:
+    broker = broker_on(redis, TIMEOUT)
+    for connection in [timed_out_by_the_kernel(redis, broker) for _ in range(2)]:
+        broker.server._give(connection)
+    broker.publish([message()])
+    broker.close()
+
+
 async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     lease = await lease_on(broker)
@@ -569,6 +735,44 @@ def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, 
     broker.close()
 
 
+@contextmanager
+def something_that_says(answer: bytes) -> Iterator[str]:
+    """The URL of a port where something that is no Redis answers so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    guest, _ = listener.accept()
+                    guest.recv(1000)
+                    guest.sendall(answer)
+                    guests.append(guest)
+
+        guests: list[socket.socket] = []
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for guest in guests:
+                guest.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x16"],
+                         ids=["a web server", "a server that wants TLS"])  # fmt: skip
+def test_what_is_no_redis_is_told_as_that(answer: bytes) -> None:
+    with something_that_says(answer) as url:
+        broker = RedisBroker(Server(url, timeout=TIMEOUT), Clock())
+        for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
+                    lambda: asyncio.run(lease_on(broker)), lambda: backend_of(broker).fetch(["x"], wait=0.1),
+                    lambda: asyncio.run(broker.listen("news"))):  # fmt: skip
+            with pytest.raises(BrokerMisconfigured, match=r"does not answer as Redis does.*rediss://"):
+                way()
+        broker.close()
+
+
 def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> None:
     redis.ask("ACL", "SETUSER", "app", "on", ">secret", "~celeriac:*", "&celeriac:*", "+@all", "-@dangerous")
     url = redis.url.replace("//", "//app:secret@")
@@ -578,6 +782,68 @@ def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> No
     wrong = RedisBroker(Server(url.replace("secret", "guess")), Clock())
     with pytest.raises(BrokerError, match="user or the password is wrong"):
         wrong.publish([message()])
+
+
+def test_a_server_without_a_free_connection_is_waited_for_and_then_looked_at(tmp_path: Path) -> None:
+    with running_redis(tmp_path, "--maxclients", "10") as redis:
+        broker = broker_on(redis, TIMEOUT)
+        guests = [socket.create_connection(("127.0.0.1", redis.port)) for _ in range(12)]
+        for guest in guests[-2:]:
+            assert guest.recv(100).startswith(b"-ERR max number of clients")
+        for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
+                    lambda: asyncio.run(lease_on(broker))) * 10:  # fmt: skip
+            with pytest.raises(BrokerUnavailable):
+                way()
+        for guest in guests:
+            guest.close()
+        wait_for(lambda: answers(redis), "a free connection")
+        redis.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ImproperlyConfigured):
+            broker.publish([message()])
+        broker.close()
+
+
+def answers(redis: RedisServer) -> bool:
+    with suppress(OSError):
+        return bool(redis.ask("PING") == b"PONG")
+    return False
+
+
+RIGHTS = ("on", ">secret", "~celeriac:*", "+@all", "-@dangerous", "+info")
+
+
+@contextmanager
+def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
+    """A broker for a user with certain rights."""
+    redis.ask("ACL", "SETUSER", "limited", "reset", *rights)
+    broker = RedisBroker(Server(redis.url.replace("//", "//limited:secret@")), Clock())
+    try:
+        yield broker
+    finally:
+        broker.close()
+        redis.ask("ACL", "DELUSER", "limited")
+
+
+def test_a_user_who_may_not_use_our_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
+    with user_on(redis, *RIGHTS) as broker:
+        for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
+                    lambda: asyncio.run(lease_on(broker))):  # fmt: skip
+            with pytest.raises(BrokerError, match=r"may not do that.*&celeriac:\*") as caught:
+                way()
+            assert not isinstance(caught.value, BrokerUnavailable)  # waiting will not help
+    assert keys(redis) == []
+
+
+async def test_who_loses_the_right_to_our_channels_is_told_so(redis: RedisServer) -> None:
+    with user_on(redis, *RIGHTS, "&celeriac:*") as broker:
+        lease, backend = await lease_on(broker), backend_of(broker)
+        redis.ask("ACL", "SETUSER", "limited", "resetchannels")
+        for way in (lambda: broker.listen("news"), lambda: receive(lease, wait=0.1),
+                    lambda: backend.afetch(["x"], wait=0.1), lambda: backend.store([success(message())]),
+                    lambda: asyncio.to_thread(backend.fetch, ["x"], 0.1)):  # fmt: skip
+            with pytest.raises(BrokerError, match=r"may not do that.*&celeriac:\*") as caught:
+                await way()
+            assert not isinstance(caught.value, BrokerUnavailable)
 
 
 async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redis: RedisServer) -> None:
@@ -595,6 +861,25 @@ async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redi
     assert len(await receive(await lease_on(broker), wait=0.01)) == 10
     assert await receive(lease, wait=0.01) == []
     await lease.end()
+    broker.close()
+
+
+async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_go_on(own_redis: RedisServer) -> None:
+    broker = broker_on(own_redis)
+    backend, lease = backend_of(broker), await lease_on(broker)
+    await backend.aplant(Plan(id="w", tree=b"", left=3, missing={2: 1}))
+    member = message(place=Place("w", 0, 2, True))
+    broker.publish([member, message()])
+    [held, _] = await receive(lease)
+    own_redis.ask("CONFIG", "SET", "maxmemory", "1mb")
+    assert await backend.store([Outcome(id="x", task="t", state="STARTED")]) == [True]
+    await lease.settle([Settlement(delivery=held, outcome=Outcome(id=member.id, task="t", state="SUCCESS",
+                                                                  place=member.place))])  # fmt: skip
+    assert list(await backend.due(10, 5.0)) == [Due("w", 2)]
+    assert await lease.advance([Advance(due=Due("w", 2))]) == [True]
+    end = NodeEnd(Outcome(id="y", task="t", state="SUCCESS", place=Place("w", 1, -1)))
+    assert await backend.conclude([end]) == [True]
+    await broker.revoke(["x"], time.time() + 60.0)
     broker.close()
 
 

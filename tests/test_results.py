@@ -6,13 +6,13 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from celeriac import AsyncResult, Celeriac, Task, TaskRevoked, group, states
-from celeriac.errors import ArgumentsError, NotRegistered, ResultTimeout, UnknownOption, WaitInTask
+from celeriac import AsyncResult, Celeriac, GroupResult, Task, TaskRevoked, group, states
+from celeriac.errors import ArgumentsError, NotRegistered, ResultIgnored, ResultTimeout, UnknownOption, WaitInTask
 from celeriac.failure import Failure
 from celeriac.outcome import Outcome
 from celeriac.progress import track
@@ -86,6 +86,16 @@ def test_a_signature_is_carried_through_json(app: Celeriac, add: Task[..., int])
     assert message.link[0].message.id != message.link[1].message.id
 
 
+def test_a_signature_with_instants_is_carried_through_json(app: Celeriac, add: Task[..., int]) -> None:
+    soon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    linked = add.s(1).link(add.s().set(eta=soon))
+    for original in (add.s(1).set(eta=soon, expires=soon), group(linked).set(expires=soon)):
+        carried = app.signature(json.loads(json.dumps(original.to_dict())))
+        assert carried == original
+    assert carried.options == {"expires": soon}
+    assert carried.tasks[0].message().link[0].message.due_at == soon.timestamp()
+
+
 def test_a_link_that_is_no_signature_is_refused(add: Task[..., int]) -> None:
     with pytest.raises(UnknownOption, match="link takes signatures"):
         add.apply_async((1,), link=[3])
@@ -134,7 +144,19 @@ def test_an_empty_group_is_an_empty_list() -> None:
 async def test_a_group_can_be_awaited(add: Task[..., int]) -> None:
     result = await group(add.s(i) for i in range(5)).adelay()
     assert await result.aget(TIMEOUT) == [0, 1, 2, 3, 4]
+    assert await result == [0, 1, 2, 3, 4]
     assert sorted([await item async for item in result.aas_completed(TIMEOUT)]) == [0, 1, 2, 3, 4]
+
+
+def test_a_groups_results_are_gone_through_in_its_order_whichever_comes_first(add: Task[..., int]) -> None:
+    result = group(add.s(i) for i in range(3)).delay()
+    for number in (2, 0, 1):
+        store(result[number], states.SUCCESS, value=dumps(number))
+    assert [(number, item.get(TIMEOUT)) for number, item in zip(range(3), result, strict=True)] == [
+        (0, 0), (1, 1), (2, 2)
+    ]  # fmt: skip
+    assert list(result) == [result[0], result[1], result[2]] == result.results
+    assert sorted(item.get() for item in result.as_completed(TIMEOUT)) == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("worker")
@@ -173,6 +195,21 @@ def test_a_group_without_a_worker_times_out_and_says_how_many_are_missing(add: T
 def test_a_group_is_applied_here_and_now(add: Task[..., int]) -> None:
     result = group(add.s(i) for i in range(3)).apply()
     assert (result.get(), result.completed_count()) == ([0, 1, 2], 3)
+
+
+def test_a_group_that_is_run_here_keeps_its_options_and_its_id(make_app: Callable[..., Celeriac]) -> None:
+    for eager in (True, False):
+        app = make_app(task_always_eager=eager, task_queues=["other"])
+
+        @app.task(name="about", bind=True)
+        def about(self: Task[..., Any]) -> Any:
+            return [self.request.id, self.request.group_id, self.request.priority, self.request.queue]
+
+        whole = group(about.s().set(task_id="one", priority=1), about.s().set(priority=2), queue="other")
+        send = whole.apply_async if eager else whole.apply
+        result = send(task_id="the-group")
+        assert result.get() == [["one", "the-group", 1, "other"], [result[1].id, "the-group", 2, "other"]]
+        assert result.id == "the-group"
 
 
 @pytest.mark.usefixtures("worker")
@@ -342,6 +379,50 @@ def test_waiting_inside_a_plain_task_is_refused_and_awaiting_in_a_coroutine_task
         assert coroutine.delay().get(TIMEOUT) == 1
 
 
+WAITS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda task: task.delay(1).get(),
+    "get of a group": lambda task: group(task.s(1)).delay().get(),
+    "join": lambda task: group(task.s(1)).delay().join(),
+    "as completed": lambda task: next(group(task.s(1)).delay().as_completed()),
+    "map": lambda task: list(task.app.map(task, [1])),
+    "collect": lambda task: list(task.delay(1).collect()),
+}
+
+
+@pytest.mark.parametrize("way", WAITS)
+def test_no_task_may_block_while_it_waits_nor_what_it_applies(app: Celeriac, add: Task[..., int], way: str) -> None:
+    @app.task
+    def plain() -> None:
+        WAITS[way](add)
+
+    @app.task
+    async def coroutine() -> None:
+        WAITS[way](add)
+
+    @app.task
+    def applies() -> None:
+        plain.apply().get()
+
+    @app.task
+    async def coroutine_applies() -> None:
+        plain.apply().get()
+
+    with working(app):
+        for task in (plain, coroutine, applies, coroutine_applies):
+            with pytest.raises(WaitInTask):
+                task.delay().get(TIMEOUT)
+
+
+@pytest.mark.parametrize("way", WAITS)
+def test_a_task_that_is_applied_outside_of_a_worker_may_wait(app: Celeriac, add: Task[..., int], way: str) -> None:
+    @app.task
+    def plain() -> None:
+        WAITS[way](add)
+
+    with working(app):
+        assert plain.apply().get() is None
+
+
 def test_a_result_says_what_it_is(make_app: Callable[..., Celeriac], clock: FakeClock) -> None:
     app = make_app(clock=clock)
     result = app.task(name="t")(lambda: 1).apply_async(task_id="abc")
@@ -356,6 +437,38 @@ def test_a_result_that_is_not_kept_is_not_waited_for(app: Celeriac) -> None:
 
     assert quiet.delay().get() is None
     assert asyncio.run(quiet.delay().aget()) is None
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_map_over_a_task_that_keeps_no_results_yields_them(app: Celeriac) -> None:
+    @app.task(name="quiet", ignore_result=True)
+    def quiet(x: int) -> int:
+        return x + 1
+
+    assert list(app.map(quiet, range(5))) == [1, 2, 3, 4, 5]
+    assert [value async for value in app.amap(quiet, range(5))] == [1, 2, 3, 4, 5]
+    assert app.broker.complete(app.backend.recent(100)) == []
+
+
+async def test_the_ends_of_calls_that_are_not_kept_cannot_be_waited_for(app: Celeriac) -> None:
+    @app.task(name="quiet", ignore_result=True)
+    def quiet(x: int) -> int:
+        return x + 1
+
+    whole = GroupResult("whole", quiet.delay_many([(1,), (2,)]))
+    with pytest.raises(ResultIgnored, match=r"quiet\[.*ignore_result=False"):
+        whole.get(TIMEOUT)
+    with pytest.raises(ResultIgnored):
+        await whole.aget(TIMEOUT)
+    with pytest.raises(ResultIgnored):
+        next(whole.as_completed(TIMEOUT))
+    assert not whole.ready()
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_group_of_tasks_that_keep_no_results_ends(app: Celeriac) -> None:
+    quiet = app.task(name="quiet", ignore_result=True)(lambda x: x)
+    assert group(quiet.s(1), quiet.s(2)).delay().get(TIMEOUT) == [None, None]
 
 
 def test_a_group_can_be_called(add: Task[..., int], worker: None) -> None:

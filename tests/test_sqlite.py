@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,14 +16,20 @@ from pathlib import Path
 
 import pytest
 
+from celeriac import Celeriac
+from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.brokers.base import WorkerInfo
 from celeriac.brokers.sqlite import SQLiteBroker, connect
 from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
 from celeriac.clock import Clock
-from celeriac.drivers.sqlite.database import Database, database, path_of
+from celeriac.connections import file_url
+from celeriac.drivers.sqlite.address import path_of
+from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
-from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured
+from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured, LeaseLost
 from celeriac.message import PLAIN, Message, new_id, new_ids
+from celeriac.outcome import Outcome
+from celeriac.states import SUCCESS
 
 PUBLISH = """
 import sys
@@ -143,8 +150,164 @@ def test_a_url_names_a_relative_or_an_absolute_path() -> None:
     assert path_of("sqlite:////a/b.db") == "/a/b.db"
 
 
+def test_percent_signs_in_a_url_are_read_as_in_all_urls() -> None:
+    assert path_of("sqlite:///what%3F/100%25/a%20b ü#.db") == "what?/100%/a b ü#.db"
+    assert path_of("sqlite:///100%.db") == "100%.db"
+
+
+@pytest.mark.parametrize("name", ["celeriac.db", "what?.db", "100%.db", "%3F.db", "a b?x=1#ü.db"])
+def test_the_url_of_a_path_names_that_path(name: str) -> None:
+    assert path_of(file_url(f"/a/{name}")) == f"/a/{name}"
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db?timeout=5", "sqlite:///what?.db", "sqlite:////a.db?"])
+def test_options_in_a_url_are_refused_and_the_settings_named(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"`broker_publish_timeout`.*%3F"):
+        path_of(url)
+
+
+def test_an_app_in_a_folder_with_a_question_mark_has_its_database_there(tmp_path: Path) -> None:
+    folder = tmp_path / "what?100%"
+    folder.mkdir()
+    (folder / "odd.py").write_text("from celeriac import Celeriac\napp = Celeriac('odd', environ={})\n"
+                                   "@app.task\ndef add(x, y): ...\nadd.delay(1, 2)\n")  # fmt: skip
+    subprocess.run([sys.executable, folder / "odd.py"], check=True, cwd=tmp_path)
+    assert count(folder / "celeriac.db") == 1
+    assert os.listdir(tmp_path) == [folder.name]
+
+
 def test_broker_and_backend_of_one_file_share_a_database(path: Path) -> None:
     assert database(str(path)) is database(f"{path.parent}/./{path.name}")
+
+
+def test_apps_on_one_file_have_each_their_own_settings(path: Path) -> None:
+    url = f"sqlite:///{path}"
+    first = Celeriac("first", environ={}, broker_url=url)
+    second = Celeriac("second", environ={}, broker_url=url, broker_publish_timeout=0.5, sqlite_synchronous="full")
+    brokers = [first.broker, second.broker]
+    assert isinstance(brokers[0], SQLiteBroker)
+    assert isinstance(brokers[1], SQLiteBroker)
+    databases = [brokers[0].database, brokers[1].database]
+    assert [found.timeout for found in databases] == [10.0, 0.5]
+    synchronous = [found.connection().execute("PRAGMA synchronous").fetchone()[0] for found in databases]
+    assert synchronous == [1, 2]
+    assert all(app.broker.joins(app.backend) for app in (first, second))
+
+
+def test_who_waits_through_a_symbolic_link_is_woken_by_who_writes_to_the_file(tmp_path: Path) -> None:
+    path, link = tmp_path / "real.db", tmp_path / "link.db"
+    database(str(path)).connection()
+    link.symlink_to(path)
+    through = database(str(link))
+    assert through.watch().path == database(str(path)).watch().path
+    seen = through.watch().generation
+    database(str(path)).write(lambda connection: connection.execute("DELETE FROM pauses"))
+    through.watch().wait(seen, 60.0)
+    assert through.watch().generation > seen
+
+
+# --- Files that are deleted or replaced under those who have them open ----------------------------------
+
+
+def delete_all(path: Path) -> None:
+    for file in path.parent.iterdir():
+        file.unlink()
+
+
+def delete_the_file_alone(path: Path) -> None:
+    path.unlink()
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+
+
+@pytest.mark.parametrize("remove", [delete_all, delete_the_file_alone, rename])
+async def test_what_is_sent_after_the_file_was_deleted_is_in_the_file_that_all_have_then(
+    path: Path, open_broker: Open, caplog: pytest.LogCaptureFixture, remove: Callable[[Path], None]
+) -> None:
+    brokers = [open_broker() for _ in range(3)]
+    for broker in brokers:
+        broker.publish([message() for _ in range(2)])
+    lease = await brokers[0].lease(WorkerInfo(name="w"), 15.0, 3)
+    remove(path)
+    sent = [message() for _ in range(10)]
+    brokers[1].publish(sent[:1])
+    brokers[2].publish(sent[1:2])
+    await brokers[0].apublish(sent[2:7])
+    for one in sent[7:]:
+        brokers[1].publish([one])
+    subprocess.run([sys.executable, "-c", PUBLISH, str(path), "1"], check=True)
+    assert count(path) == 11
+    assert caplog.text.count("while it was in use") == 3
+    with pytest.raises(LeaseLost):
+        await lease.receive(["default"], {PLAIN: 99}, 30.0)
+    again = await brokers[0].lease(WorkerInfo(name="w"), 15.0, 3)
+    received = await again.receive(["default"], {PLAIN: 99}, 0.0)
+    assert {one.id for one in sent} < {delivery.message.id for delivery in received}
+
+
+async def test_a_lease_does_not_outlive_its_file(path: Path, open_broker: Open) -> None:
+    lease = await open_broker().lease(WorkerInfo(name="w"), 15.0, 3)
+    delete_all(path)
+    assert await lease.sweep() == []
+    with pytest.raises(LeaseLost):
+        await lease.renew()
+
+
+async def test_who_waits_for_a_result_finds_it_in_the_file_that_took_the_place(path: Path, open_broker: Open) -> None:
+    here, there = open_broker(), open_broker()
+    here.publish([message()])
+    backend = SQLiteBackend(here.database, here.clock)
+    waiting = asyncio.create_task(backend.afetch(["x"], wait=30.0))
+    while not here.database.watch().busy:
+        await asyncio.sleep(0)
+    delete_all(path)
+    outcome = Outcome(id="x", task="t", state=SUCCESS)
+    await SQLiteBackend(there.database, there.clock).store([outcome])
+    assert await waiting == {"x": outcome}
+
+
+async def test_who_listens_hears_what_is_sent_in_the_file_that_took_the_place(path: Path, open_broker: Open) -> None:
+    here, there = open_broker(), open_broker()
+    await here.broadcast("c", [b"1", b"2", b"3"])
+    heard = await here.listen("c")
+    delete_all(path)
+    await there.broadcast("c", [b"4"])
+    async with asyncio.timeout(30):
+        assert await anext(heard) == b"4"
+
+
+def test_a_foreign_database_that_takes_the_place_of_ours_in_use_is_refused(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message()])
+    delete_all(path)
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(ForeignDatabase):
+            broker.publish([message()])
+    assert path.read_bytes() == before
+    path.unlink()
+    broker.publish([message()])
+    assert count(path) == 1
+
+
+def test_a_folder_that_was_deleted_under_a_producer_is_named(tmp_path: Path, open_broker: Open) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    broker = open_broker(at=folder / "celeriac.db")
+    broker.publish([message()])
+    shutil.rmtree(folder)
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable, match="folder exists"):
+            broker.publish([message()])
+    folder.mkdir()
+    broker.publish([message()])
+    assert count(folder / "celeriac.db") == 1
 
 
 # --- Versions -----------------------------------------------------------------------------------------
@@ -254,6 +417,29 @@ def test_a_forks_child_has_locks_of_its_own(path: Path, open_broker: Open) -> No
     os.close(read)
     os.close(write)
     assert any(int(file.split(":")[2]) == path.stat().st_ino for file in held)
+
+
+def test_a_loop_that_was_closed_under_its_waiter_hides_no_bell_from_the_next(open_broker: Open) -> None:
+    here, there = open_broker(), open_broker()
+    watch = here.database.watch()
+    loop = asyncio.new_event_loop()
+    abandoned = loop.create_task(watch.changed(watch.generation, 60.0))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert watch.busy
+    loop.close()
+    assert not watch.busy
+
+    async def wait() -> None:
+        seen = watch.generation
+        waiting = asyncio.create_task(watch.changed(seen, 60.0))
+        await asyncio.sleep(0)
+        there.publish([message()])
+        await waiting
+        assert watch.generation > seen
+
+    asyncio.run(wait())
+    abandoned.get_coro().close()  # type: ignore[union-attr]
+    abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 async def test_a_worker_sees_what_another_process_publishes(path: Path, open_broker: Open) -> None:
@@ -425,6 +611,16 @@ def test_messages_whose_ids_claim_one_place_are_all_kept_and_found(tmp_path: Pat
     found = asyncio.run(broker.operations().find(ids))
     assert {id: message.id for id, (_, message) in found.items()} == {id: id for id in ids}
     assert asyncio.run(broker.operations().purge("default")) == 9
+
+
+async def test_text_in_place_of_a_message_is_put_aside(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([message(), message()])
+    broker.database.connection().execute("UPDATE ready SET message = 'text' WHERE seq = (SELECT min(seq) FROM ready)")
+    lease = await broker.lease(WorkerInfo(name="w"), 15.0, 3)
+    assert len(await lease.receive(["default"], {PLAIN: 5}, 0.0)) == 1
+    [letter] = await broker.operations().dead("default", 5)
+    assert letter.message.body == b"text"
 
 
 # --- Messages that are fresh --------------------------------------------------------------------------

@@ -32,9 +32,11 @@ from celeriac.errors import (
     MaxRetriesExceeded,
     MessageTooLarge,
     NotRegistered,
+    TaskRevoked,
     UnknownOption,
     UnknownQueue,
 )
+from celeriac.execution import Executor
 from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CALL_OPTIONS
 from tests.clock import FakeClock
@@ -300,6 +302,44 @@ def test_the_results_of_many_calls_are_a_sequence(app: Celeriac, monkeypatch: py
     with pytest.raises(IndexError):
         results[5]
     assert list(task.delay_many([])) == []
+    assert results == list(results)
+    assert list(results) == results
+    assert results != list(results)[1:]
+    assert results != [*list(results)[1:], results[0]]
+    assert results not in (tuple(results), 3)
+
+
+def test_nothing_of_a_list_of_calls_is_sent_when_one_is_wrong(app: Celeriac) -> None:
+    task = app.task(name="t")(lambda x: x)
+    right: list[Any] = [(i,) for i in range(1500)]
+    for wrong in ((1, 2), {"y": 1}, 3):
+        with pytest.raises(TypeError) as caught:
+            task.delay_many([*right, wrong])
+        assert not hasattr(caught.value, "sent")
+    assert app.broker.complete(app.broker.operations().queues()) == []
+
+
+@pytest.mark.parametrize("kind", ["an iterator's argument", "a list's encoding"])
+async def test_an_error_among_many_calls_tells_which_were_sent(app: Celeriac, kind: str) -> None:
+    task = app.task(name="t")(lambda x: x)
+    right: list[Any] = [(i,) for i in range(1500)]
+
+    def calls() -> Any:
+        return [*right, (object(),)] if kind == "a list's encoding" else iter([*right, (1, 2)])
+
+    with pytest.raises((ArgumentsError, EncodeError)) as caught:
+        task.delay_many(calls())
+    await hold_sent(app, caught.value)
+    with pytest.raises((ArgumentsError, EncodeError)) as caught:
+        await task.adelay_many(calls())
+    await hold_sent(app, caught.value)
+
+
+async def hold_sent(app: Celeriac, error: Any) -> None:
+    messages = await app.broker.operations().peek("default", 2000)
+    assert [result.id for result in error.sent] == [message.id for message in messages]
+    assert error.__notes__[0].startswith("1,000 calls were sent before")
+    assert await app.broker.operations().purge("default") == 1000
 
 
 # --- Running here and now -----------------------------------------------------------------------------
@@ -359,6 +399,21 @@ def test_every_way_to_raise_is_an_outcome(app: Celeriac, error: BaseException) -
         result.get()
 
 
+def test_what_goes_wrong_between_a_task_and_its_outcome_is_a_failure_and_is_logged(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.task(bind=True)
+    def fail(self: Task[..., Any]) -> None:
+        raise Retry("again", delay="soon")  # type: ignore[arg-type]
+
+    result = fail.apply()
+    assert result.state == states.FAILURE
+    with pytest.raises(TypeError, match="takes seconds"):
+        result.get()
+    assert 'raise Retry("again"' in str(result.traceback)
+    assert f"{fail.name}[{result.id}] has failed" in caplog.text
+
+
 class Nasty:
     __dataclass_fields__ = {"x": None}
 
@@ -385,6 +440,15 @@ def test_a_return_value_that_is_too_large_fails_the_task(make_app: MakeApp) -> N
 def test_a_result_that_is_ignored_is_not_kept_but_its_end_is(app: Celeriac) -> None:
     result = app.task(name="t", ignore_result=True)(lambda: 5).apply()
     assert (result.get(), result.state) == (None, states.SUCCESS)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_start_of_a_task_is_told_unless_its_result_is_ignored(app: Celeriac, ignored: bool) -> None:
+    told = []
+    app.task(name="t")(lambda: 5)
+    executor = Executor(app, "worker", lambda message, state, meta: told.append(state))
+    executor.run(Message(id="i", task="t", body=b"[[],{}]", ignore_result=ignored, track_started=True))
+    assert told == ([] if ignored else [states.STARTED])
 
 
 def test_a_task_may_ask_to_be_ignored_or_rejected(app: Celeriac) -> None:
@@ -487,6 +551,84 @@ def test_the_delay_before_a_retry_is_the_calls_or_the_tasks(app: Celeriac, clock
         signals.task_retry.disconnect(told)
     assert delays[:3] == [60.0, 7.0, 4.0]
     assert 90 < delays[3] <= 100
+
+
+@pytest.mark.parametrize(
+    "error", [Reject("bad"), Reject("bad", requeue=True), TaskRevoked("by hand"), Retry("again")], ids=repr
+)
+@pytest.mark.parametrize("propagate", [True, False])
+def test_how_another_task_has_ended_is_a_failure_of_the_one_that_asks(
+    app: Celeriac, error: Exception, propagate: bool
+) -> None:
+    @app.task(bind=True)
+    def other(self: Task[..., Any]) -> None:
+        if isinstance(error, Retry) and self.request.retries:
+            raise Reject("bad") from error
+        raise error
+
+    @app.task
+    async def asks() -> None:
+        result = other.apply()
+        found = await result.aget(propagate=propagate)
+        if isinstance(found, BaseException):
+            raise found
+
+    result = asks.apply()
+    assert (result.state, result.outcome.rejected, result.outcome.requeue) == (states.FAILURE, False, False)
+    with pytest.raises((Reject, TaskRevoked)):
+        result.get()
+    assert f"In {other.name}[" in str(result.traceback)
+
+
+def test_an_error_callback_that_raises_what_it_was_told_fails(app: Celeriac) -> None:
+    ends = []
+
+    @app.task
+    def told(request: Any, error: BaseException, traceback: str) -> None:
+        raise error
+
+    def note(sender: Any, outcome: Any, **more: Any) -> None:
+        ends.append((sender.name, outcome.state))
+
+    @app.task
+    def gives_up() -> None:
+        raise TaskRevoked
+
+    signals.task_postrun.connect(note)
+    try:
+        gives_up.apply(link_error=told.s())
+    finally:
+        signals.task_postrun.disconnect(note)
+    assert ends == [(gives_up.name, states.REVOKED), (told.name, states.FAILURE)]
+
+
+def test_how_another_task_has_ended_can_be_retried_for(app: Celeriac) -> None:
+    @app.task
+    def other() -> None:
+        raise Reject("bad")
+
+    @app.task(bind=True, autoretry_for=(Reject,), max_retries=1)
+    def asks(self: Task[..., Any]) -> int:
+        if self.request.retries == 0:
+            other.apply().get()
+        return self.request.attempt
+
+    assert asks.apply().get() == 2
+
+
+@pytest.mark.parametrize(("error", "state"), [(Ignore(), states.IGNORED), (Reject("bad"), states.FAILURE)])
+def test_what_a_task_asks_for_is_not_retried_whatever_it_is_retried_for(
+    app: Celeriac, error: Exception, state: str
+) -> None:
+    attempts = []
+
+    @app.task(bind=True, autoretry_for=(Exception,))
+    def end(self: Task[..., Any]) -> None:
+        attempts.append(self.request.attempt)
+        raise error
+
+    assert end.apply().state == state
+    assert attempts == [1]
 
 
 def test_a_retry_that_is_raised_by_hand_is_one(app: Celeriac) -> None:

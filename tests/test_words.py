@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
+import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -18,6 +21,8 @@ from celeriac import errors
 from celeriac.clock import aware, instant, seconds
 from celeriac.errors import (
     EncodeError,
+    NotRegistered,
+    Reject,
     RemoteError,
     TaskExpired,
     TaskRevoked,
@@ -51,6 +56,9 @@ class BrokenText(Exception):
 
 
 class BrokenArguments(Exception):
+    def __reduce__(self) -> Any:
+        raise RuntimeError
+
     @property
     def args(self) -> Any:  # type: ignore[override]
         raise RuntimeError("no arguments for you")
@@ -59,6 +67,35 @@ class BrokenArguments(Exception):
 class OwnArguments(Exception):
     def __init__(self, code: int, *, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
+
+
+class FatalText(Exception):
+    def __str__(self) -> str:
+        sys.exit(4)
+
+
+class Coded(Exception):
+    def __init__(self, message: str, *, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Holding(Exception):
+    """Has what cannot be serialised, in an attribute of the name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.code = 5
+        setattr(self, name, object())
+
+
+class Answered(Exception):
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{number}")
+        self.status = HTTPStatus(number)
+
+    def __reduce__(self) -> Any:
+        return type(self), (int(self.status),), vars(self)
 
 
 class BrokenRecord:
@@ -79,14 +116,63 @@ def test_an_exception_comes_back_as_its_own_class_with_its_arguments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (FileNotFoundError(2, "No such file", "x"), ["errno", "strerror", "filename", "filename2"]),
+        (OSError(18, "Crosses devices", "from", None, "to"), ["errno", "filename", "filename2"]),
+        (FileNotFoundError("x"), ["errno", "filename"]),
+        (KeyError((1, 2)), []),
+        (ValueError("x", (1, [(2, {"a": (3,)})], {}, ())), []),
+        (SyntaxError("no", ("file", 3, 4, "text")), ["filename", "lineno"]),
+        (json.JSONDecodeError("no", "{", 1), ["doc", "pos", "lineno"]),
+        (ImportError("no", name="x", path="y"), ["name", "path"]),
+        (Coded("boom", code=5), ["code"]),
+        (Holding("_private"), ["code"]),
+        (Answered(404), ["status"]),
+        (RemoteError("shop.Error", "no", "long ago\n" * 1700), ["type", "message", "traceback"]),
+        (Reject("no", requeue=True), ["reason", "requeue"]),
+        (NotRegistered("a", ["b"]), ["task", "known"]),
+    ],
+    ids=repr,
+)
+def test_an_exception_comes_back_with_all_it_is_made_of(error: Exception, attributes: list[str]) -> None:
+    back = travelled(raised(error)).exception()
+    assert (type(back), back.args, str(back)) == (type(error), error.args, str(error))
+    for name in attributes:
+        found = getattr(back, name)
+        assert (type(found), found) == (type(getattr(error, name)), getattr(error, name))
+    again = travelled(raised(back)).exception()
+    assert (type(again), again.args, str(again)) == (type(error), error.args, str(error))
+
+
+def test_an_exception_comes_back_without_the_attributes_that_cannot_travel() -> None:
+    back = travelled(raised(Holding("response"))).exception()
+    assert (type(back), str(back), getattr(back, "code", None)) == (Holding, "response", 5)
+    assert not isinstance(getattr(back, "response", None), dict)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("y" * 70_000), ValueError({"$tuple": 1}), ValueError(object)],
+    ids=lambda error: repr(error)[:40],
+)
+def test_what_would_come_back_as_half_of_itself_comes_as_a_remote_error(error: Exception) -> None:
+    back = travelled(raised(error)).exception()
+    assert isinstance(back, RemoteError)
+    assert back.type.endswith(type(error).__name__)
+
+
+@pytest.mark.parametrize(
     ("error", "text"),
     [
         (BrokenText("x"), "BrokenText: (the exception's __str__ failed)"),
+        (FatalText("x"), "FatalText: (the exception's __str__ failed)"),
         (OwnArguments(3, reason="no"), "OwnArguments: 3: no"),
         (ValueError(object), "ValueError: <class 'object'>"),
         (ValueError("name \udcff"), "ValueError: name \\udcff"),
         (ValueError(BrokenRecord()), "ValueError: "),
         (BrokenArguments("x"), "BrokenArguments: "),
+        (type("Odd", (Exception,), {"__module__": "\udcff"})("x"), "\\udcff.Odd: x"),
         (type("Local", (Exception,), {"__module__": None})("x"), "None.Local: x"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
@@ -106,8 +192,6 @@ def test_what_would_end_the_reader_comes_back_as_a_remote_error(error: BaseExcep
 
 
 def test_a_class_that_is_not_imported_here_is_not_imported_for_an_exception() -> None:
-    import sys
-
     failure = Failure("antigravity", "Fall", "down", b"[]")
     assert str(failure.exception()) == "antigravity.Fall: down"
     assert "antigravity" not in sys.modules
@@ -339,6 +423,19 @@ def test_a_signal_is_sent_to_those_who_connected_for_its_sender() -> None:
     signal.send(me, x=3)
     assert heard == [("all", 1), ("all", 2), ("only", 2), ("all", 3)]
     assert "1 receivers" in repr(signal)
+
+
+def test_a_receiver_cannot_end_the_process_that_sends_but_whoever_is_at_the_keyboard_can() -> None:
+    signal = Signal("s", "x")
+    signal.connect(lambda sender, **more: sys.exit(more["x"]))
+    signal.send(None, x=3)
+
+    def interrupted(sender: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.connect(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        signal.send(None, x=3)
 
 
 def test_a_receiver_that_raises_is_logged_and_keeps_nobody_from_hearing(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import states
+from celeriac import Celeriac, states
 from celeriac.errors import (
     EncodeError,
     Reject,
@@ -29,6 +30,8 @@ from celeriac.errors import (
     WorkerLost,
 )
 from celeriac.inspector import WorkerStats
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.supervisor import Supervisor
 from tests.promises.harness import Stage, Worker, set_stage
 
 LANES = ["plain", "coroutine"]
@@ -81,6 +84,9 @@ def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None
         ("returns_much", 17_000_000, EncodeError, "result_max_bytes"),
         ("rejects", None, Reject, "not for me"),
         ("raises_unspeakable", None, RemoteError, "Unspeakable"),
+        ("raises_fatal", None, RemoteError, "Fatal"),
+        ("tells_no_state", 123, TypeError, "state"),
+        ("retries_nowhen", None, TypeError, "the delay of a Retry takes seconds"),
         ("raises_unpicklable", None, RemoteError, "locked"),
         ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),
         ("exits", 3, RemoteError, "SystemExit"),
@@ -107,13 +113,27 @@ def test_an_exception_that_cannot_be_rebuilt_keeps_its_name_words_and_traceback(
 @both_lanes
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("kills_itself", "SIGKILL"), ("exits_at_once", "exited with status 7"), ("crashes", "SIGSEGV")],
+    [
+        ("kills_itself", "SIGKILL"),
+        ("exits_at_once", "exited with status 7"),
+        ("crashes", "SIGSEGV"),
+        ("ends_untold", "exited with status 1"),
+    ],
 )
 def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: str, how: str, words: str) -> None:
     result = shared.send(lane, how, 7, acks_late=False)
     with pytest.raises(WorkerLost, match=words):
         get(result)
     assert len(shared.runs(result)) == 1
+
+
+@both_lanes
+@pytest.mark.parametrize("what", ["text", "frame"])
+def test_a_child_that_cannot_be_understood_is_killed_and_its_task_lost(shared: Stage, lane: str, what: str) -> None:
+    result = shared.send(lane, "garbles", what, acks_late=False)
+    with pytest.raises(WorkerLost, match="said what no frame is"):
+        get(result)
+    assert get(shared.send(lane, "returns", 1)) == 1
 
 
 @both_lanes
@@ -172,6 +192,18 @@ def test_a_coroutine_that_blocks_past_its_limit_does_not_take_the_others_with_it
     with pytest.raises(TimeLimitExceeded):
         get(result)
     assert shared.started(other, times=2).deliveries == 1  # it was not at fault
+    shared.release(name)
+    assert get(other) == "released"
+
+
+def test_what_shares_a_loop_with_an_exit_that_no_task_catches_is_run_again(shared: Stage) -> None:
+    name = f"go{time.time()}"
+    other = shared.send("coroutine", "holds", shared.path(name))
+    shared.started(other)
+    result = shared.send("coroutine", "exits_behind", acks_late=False)
+    with pytest.raises(WorkerLost, match="exited with status"):
+        get(result)
+    shared.started(other, times=2)
     shared.release(name)
     assert get(other) == "released"
 
@@ -342,6 +374,17 @@ def test_a_link_is_sent_the_result_and_a_link_error_the_id_of_what_failed(shared
 
 
 @both_lanes
+@pytest.mark.parametrize("how", ["retries_at_once", "tells_progress"])
+def test_where_a_success_is_not_kept_nothing_is_that_came_before_it(shared: Stage, lane: str, how: str) -> None:
+    shared.release("gone")
+    value = 2 if how == "retries_at_once" else shared.path("gone")
+    result = shared.send(lane, how, value, ignore_result=True)
+    shared.wait(lambda: not result.exists(), "the end of the task, of which nothing is known any more")
+    assert len(shared.runs(result)) == (2 if how == "retries_at_once" else 1)
+    assert result.state == states.PENDING
+
+
+@both_lanes
 def test_progress_can_be_seen_while_the_task_runs(shared: Stage, lane: str) -> None:
     name = f"go{time.time()}"
     result = shared.send(lane, "tells_progress", shared.path(name))
@@ -351,10 +394,25 @@ def test_progress_can_be_seen_while_the_task_runs(shared: Stage, lane: str) -> N
     assert get(result) == "released"
 
 
-def test_waiting_for_a_result_inside_a_plain_task_raises(shared: Stage) -> None:
-    other = shared.send("plain", "returns", 1)
+@both_lanes
+def test_blocking_for_a_result_inside_a_task_raises_at_once_and_the_lane_goes_on(shared: Stage, lane: str) -> None:
+    held = shared.send("plain", "holds", shared.path(f"{lane} go"))
     with pytest.raises(WaitInTask):
-        get(shared.send("plain", "waits_for_another", other.id))
+        get(shared.send(lane, "waits_for_another", held.id))
+    assert get(shared.send(lane, "returns", 1)) == 1
+    shared.release(f"{lane} go")
+    assert get(held) == "released"
+
+
+def test_a_task_that_awaits_one_that_was_rejected_or_revoked_fails_and_is_not_itself(shared: Stage) -> None:
+    rejected, revoked = shared.send("plain", "rejects"), shared.send("plain", "returns", countdown=3600)
+    revoked.revoke()
+    for other, kind in ((rejected, Reject), (revoked, TaskRevoked)):
+        result = shared.send("coroutine", "awaits_another", other.id)
+        with pytest.raises(kind):
+            get(result)
+        assert result.state == states.FAILURE
+        assert result.id not in {dead.message.id for dead in asyncio.run(shared.inspector().dead())}
 
 
 def test_waiting_for_results_inside_coroutine_tasks_works_though_all_wait(shared: Stage) -> None:
@@ -437,7 +495,13 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
         assert get(stage.send(lane, "returns", 1)) == 1
         assert get(stage.send(lane, "retries_at_once", 2)) == 2
         assert get(stage.send(lane, "cleans_up", stage.path("never"), soft_time_limit=0.2)) == "cleaned up"
-        for how, kind in (("raises", ValueError), ("exits", RemoteError), ("runs_out_of_memory", MemoryError)):
+        for how, kind in (
+            ("raises", ValueError),
+            ("exits", RemoteError),
+            ("runs_out_of_memory", MemoryError),
+            ("raises_fatal", RemoteError),
+            ("retries_nowhen", TypeError),
+        ):
             with pytest.raises(kind):
                 get(stage.send(lane, how, "no"))
         with pytest.raises(TimeLimitExceeded):
@@ -448,6 +512,9 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
         with pytest.raises(TaskRevoked):
             get(running)
         assert get(stage.send(lane, "returns", 2)) == 2
+    with pytest.raises(WorkerLost, match="its loop has broken"):
+        get(stage.send("coroutine", "exits_behind", acks_late=False))
+    assert get(stage.send("coroutine", "returns", 3)) == 3
     assert {run.pid for run in stage.journal()} == {worker.pid}
     assert worker.stop() == 0
 
@@ -499,3 +566,48 @@ def test_a_worker_whose_database_can_never_be_opened_says_so_and_ends(stage: Sta
     worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
     assert worker.wait() == 1
     assert "folder exists" in worker.text()
+
+
+# --- When the database is not what it was ---------------------------------------------------------------
+
+
+def test_a_worker_and_its_callers_go_on_when_the_database_is_deleted(stage: Stage) -> None:
+    worker = stage.worker()
+    assert get(stage.send("plain", "returns", 1)) == 1
+    for file in stage.folder.glob("celeriac.db*"):
+        file.unlink()
+    assert [get(stage.send(lane, "returns", 2)) for lane in LANES] == [2, 2]
+    assert "was replaced while it was in use" in worker.text() or "was deleted while it was in use" in worker.text()
+    assert worker.stop() == 0
+
+
+def test_a_message_that_cannot_be_read_stops_no_worker(stage: Stage) -> None:
+    stage.send("plain", "returns", 1)
+    connection = sqlite3.connect(stage.folder / "celeriac.db")
+    assert connection.execute("UPDATE ready SET message = x'ff'").rowcount == 1
+    connection.commit()
+    connection.close()
+    worker = stage.worker()
+    assert get(stage.send("plain", "returns", 2)) == 2
+    assert stage.counts().dead == 1
+    assert worker.stop() == 0
+
+
+async def test_a_worker_that_cannot_listen_yet_stops_when_it_is_told_to(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app()
+    supervisor = Supervisor(app, WorkerOptions.of(app, pool="threads"))
+    trying = asyncio.Event()
+
+    async def unanswered(channel: str) -> AsyncIterator[bytes]:
+        trying.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(app.broker, "listen", unanswered)
+    running = asyncio.ensure_future(supervisor.run())
+    async with asyncio.timeout(5):
+        await trying.wait()
+        supervisor.ask_to_stop("a test")
+        assert await running == 0

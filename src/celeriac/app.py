@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from celeriac import shared, signals
+from celeriac.addresses import address_of, app_at
 from celeriac.arguments import args_of, kwargs_of
 from celeriac.canvas import words
 from celeriac.canvas.group_result import GroupResult
@@ -18,13 +19,14 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
 from celeriac.clock import Clock
 from celeriac.config import Settings, from_object, from_toml
-from celeriac.connections import REPLYING, open_backend, open_broker
+from celeriac.connections import REPLYING, file_url, open_backend, open_broker
 from celeriac.control import Control
 from celeriac.draft import Draft
 from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.message import Message
 from celeriac.options import CallOptions, TaskOptions
 from celeriac.result import AsyncResult
+from celeriac.reuse import afree_ids, free_ids
 from celeriac.routing import Routes
 from celeriac.signature import Signature
 from celeriac.task import CoroutineTask, Task, Tasks
@@ -39,6 +41,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DATABASE_NAME = "celeriac.db"
+MAIN = ("__main__", "__mp_main__")  # the running script; the same, in a process that multiprocessing has spawned
 
 
 class Celeriac:
@@ -50,6 +53,7 @@ class Celeriac:
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
                  **settings: Any) -> None:  # fmt: skip
         self._folder, module = _caller(sys._getframe(1))
+        self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
         self.main = main or module
         self.clock = clock or Clock()
         self.conf = Settings(settings, os.environ if environ is None else environ)
@@ -160,7 +164,7 @@ class Celeriac:
     def name_of(self, function: Callable[..., Any]) -> str:
         """Return the name that a function's task gets: its module and its own name."""
         module = function.__module__
-        if module == "__main__":
+        if module in MAIN:
             module = self.main or _main_name()
         return f"{module}.{function.__name__}"
 
@@ -217,6 +221,8 @@ class Celeriac:
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
         message = self.draft(name).message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.conf.task_always_eager:
+            free_ids(self, [message.id])
         if not self.publish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)
@@ -227,6 +233,8 @@ class Celeriac:
         if name in self.tasks:
             return await self.tasks[name].aapply_async(args, kwargs, **options)
         message = self.draft(name).message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.conf.task_always_eager:
+            await afree_ids(self, [message.id])
         if not await self.apublish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)
@@ -271,7 +279,7 @@ class Celeriac:
     def broker_url(self) -> str:
         """Where messages go: the setting, or the file beside the app."""
         url: str | None = self.conf.broker_url
-        return url or f"sqlite:///{os.path.join(self._folder, DATABASE_NAME)}"
+        return url or file_url(os.path.join(self._folder, DATABASE_NAME))
 
     @property
     def broker(self) -> Broker:
@@ -306,6 +314,12 @@ class Celeriac:
             self._backend.close()
         self._broker = self._backend = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return app_at, address_of(self, self._made_in)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
     def __repr__(self) -> str:
         return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {self.broker_url}>"
 
@@ -336,7 +350,7 @@ def _caller(frame: FrameType) -> tuple[str, str | None]:
     """Return the folder of the file that makes the app, and its module's name where that says anything."""
     file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
     folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
-    return folder, module if module != "__main__" else None
+    return folder, module if module not in MAIN else None
 
 
 def _main_name() -> str:

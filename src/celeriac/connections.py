@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celeriac.clock import Clock
     from celeriac.config import Settings
 
-__all__ = ["REPLYING", "open_backend", "open_broker"]
+__all__ = ["REPLYING", "file_url", "open_backend", "open_broker"]
 
 DRIVERS = {"sqlite": "sqlite", "memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis",
            "redis+sentinel": "redis", "amqp": "amqp", "amqps": "amqp"}  # fmt: skip
@@ -23,6 +23,11 @@ REPLYING = frozenset({"rpc", "amqp", "amqps"})
 """Backends that send each outcome to its caller."""
 EXTRAS: dict[str, str] = {scheme: driver for scheme, driver in DRIVERS.items() if driver in ("redis", "amqp")}
 """Which extra brings the driver of a scheme: `pip install celeriac[redis]`."""
+
+
+def file_url(path: str) -> str:
+    """Return the URL of the embedded database at a path."""
+    return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
 
 
 def open_broker(url: str, settings: Settings, clock: Clock) -> Broker:

@@ -19,11 +19,12 @@ __all__ = ["Request", "current", "current_request"]
 class Request:
     """One attempt, as its task sees it."""
 
-    __slots__ = ("args", "deliveries", "is_eager", "kwargs", "message", "report", "started", "task", "worker")
+    __slots__ = ("args", "deliveries", "is_eager", "kwargs", "message", "outer", "report", "started", "task", "worker")
 
     def __init__(self, message: Message, task: Task[Any, Any], args: list[Any], kwargs: dict[str, Any], *,
                  deliveries: int = 1, worker: str = "", is_eager: bool = False, started: float = 0.0,
-                 report: Callable[[Message, str, Any], None] | None = None) -> None:  # fmt: skip
+                 report: Callable[[Message, str, Any], None] | None = None,
+                 outer: Request | None = None) -> None:  # fmt: skip
         self.message = message
         self.task = task
         self.args = args
@@ -33,6 +34,7 @@ class Request:
         self.is_eager = is_eager
         self.started = started
         self.report = report
+        self.outer = outer  # the attempt inside which this one is applied
 
     @property
     def id(self) -> str:

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celeriac.canvas.callback import told_count
 from celeriac.clock import instant
 from celeriac.context import Request, current
-from celeriac.errors import MessageTooLarge, UnknownOption
+from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
 from celeriac.message import PLAIN, Link, Message, new_id, new_ids
 from celeriac.options import check_call
 from celeriac.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
+    from celeriac.signature import Signature
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "check_callback", "check_same_app", "check_takes_result"]
 
 Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
 """What writes a body from arguments and named arguments."""
@@ -141,9 +143,43 @@ class Draft:
     def _link(self, name: str, entry: Any) -> Link:
         signature = self._app.signature(entry) if isinstance(entry, Mapping) else entry
         try:
-            return Link(signature.message(), signature.immutable)
+            link = Link(signature.message(), signature.immutable)
         except AttributeError:
             raise UnknownOption(f"{name} takes signatures (task.s(...)), not {entry!r}.") from None
+        check_callback(self._app, name, signature)
+        if name == "link" and not link.immutable:
+            check_takes_result(link.message)
+        return link
+
+
+def check_same_app(app: Celeriac, signature: Signature[Any]) -> None:
+    """Raise `WorkflowError` for a task of another app, which would be sent to where that one's workers do not look."""
+    if signature.app is not app and signature.task not in app.tasks:
+        raise WorkflowError(
+            f"{signature!r} is a task of another app than the rest, which go to {app!r}. A task of another app is sent "
+            f"with that one, after this; or, where both have the same broker, by its name: "
+            f"app.signature({signature.task!r}, …)."
+        )
+
+
+def check_callback(app: Celeriac, name: str, signature: Signature[Any]) -> None:
+    """Raise what is wrong with what is linked: another app's task, or arguments that will not fit."""
+    check_same_app(app, signature)
+    task = app.tasks.get(signature.task)
+    if task is None or not task.checks_arguments:
+        return
+    args = signature.args
+    if not signature.immutable:
+        args = (*(None for _ in range(told_count(task, len(args)) if name == "link_error" else 1)), *args)
+    task.arguments.check(args, signature.kwargs)
+
+
+def check_takes_result(message: Message) -> None:
+    """Raise `WorkflowError` for a message that cannot be given a result."""
+    if message.content_type != JSON.content_type:
+        raise WorkflowError(f"{message.task} is to be given a result, which travels as JSON, but its arguments are "
+                            f"{message.content_type}. Set its serializer to 'json', or make it immutable with .si()."
+                            )  # fmt: skip
 
 
 DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}

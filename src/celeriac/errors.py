@@ -30,6 +30,7 @@ __all__ = [
     "Reject",
     "RemoteError",
     "Replaced",
+    "ResultIgnored",
     "ResultLost",
     "ResultTimeout",
     "Retry",
@@ -58,6 +59,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 class CeleriacError(Exception):
     """Something went wrong in Celeriac."""
+
+    of_another = False  # it came with the outcome of another task: it says how that ended, and is a failure here
 
     def __init__(self, message: str | None = None, *rest: Any) -> None:
         super().__init__(message if message is not None else (type(self).__doc__ or "").split("\n")[0], *rest)
@@ -180,8 +183,12 @@ class ResultTimeout(CeleriacError, TimeoutError):
     """The result did not arrive in time."""
 
 
+class ResultIgnored(CeleriacError):
+    """The call had `ignore_result`, so that its end is not kept, and cannot be waited for."""
+
+
 class ResultLost(CeleriacError):
-    """A result that a workflow needs has expired or was forgotten."""
+    """A result that is asked for, or that a workflow needs, was forgotten or has expired."""
 
 
 class WaitInTask(CeleriacError, RuntimeError):

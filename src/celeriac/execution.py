@@ -9,24 +9,30 @@ by the worker's children, and by `Task.apply`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celeriac import signals, states
 from celeriac.canvas.callback import told
+from celeriac.clock import seconds
 from celeriac.context import Request, current
 from celeriac.errors import EncodeError, Ignore, Reject, Replaced, Retry, TaskRevoked
 from celeriac.failure import Failure
 from celeriac.message import Message
 from celeriac.outcome import Outcome
-from celeriac.serialization import decode, serializer
+from celeriac.serialization import JSON, decode, serializer
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
-    from celeriac.task import Task
 
 __all__ = ["Executor"]
+
+log = logging.getLogger("celeriac.execution")
+
+CONTROL_FLOW = (Retry, Replaced, TaskRevoked, Ignore, Reject)
+"""What is raised to say how the attempt is to end, and is no failure."""
 
 Report = Callable[[Message, str, Any], None]
 
@@ -87,66 +93,81 @@ class Executor:
         if message.failed is not None:
             args = [*told(message.failed, task, args), *args]
         args, kwargs = task.arguments.rebuild(args, kwargs)
+        report = None if message.ignore_result else self._report  # a success will not be kept, and could not follow
         request = Request(message, task, args, kwargs, deliveries=deliveries, worker=self._worker,
-                          is_eager=self._is_eager, started=started, report=self._report)  # fmt: skip
-        if message.track_started and self._report is not None:
-            self._report(message, states.STARTED, None)
+                          is_eager=self._is_eager, started=started, report=report,
+                          outer=current.get() if self._is_eager else None)  # fmt: skip
+        if message.track_started and report is not None:
+            report(message, states.STARTED, None)
         if signals.task_prerun:
             signals.task_prerun.send(task, task_id=message.id, args=args, kwargs=kwargs)
         return request
 
     def _returned(self, message: Message, request: Request, value: Any, started: float, runtime: float) -> Outcome:
         outcome = self._outcome(message, states.SUCCESS, started, runtime)
-        if not message.ignore_result or message.link or (message.place is not None and not message.place.alone):
-            try:
-                outcome.value = self._serializer.dumps(value)
-                outcome.content_type = self._serializer.content_type
+        try:
+            if not message.ignore_result or message.link or (message.place is not None and not message.place.alone):
+                chosen = self._serializer
+                if chosen is not JSON and message.gives_result:
+                    chosen = JSON
+                outcome.value = chosen.dumps(value)
+                outcome.content_type = chosen.content_type
                 if len(outcome.value) > self._result_max_bytes:
                     raise EncodeError(
                         f"{message.task} returned {len(outcome.value):,} bytes, more than `result_max_bytes` allows "
                         f"({self._result_max_bytes:,}). Store the data, and return its path or key."
                     )
-            except BaseException as error:  # noqa: BLE001 - a time limit, or a property of the user's own
-                if isinstance(error, EncodeError):
-                    error = error.within(f"The return value of {message.task}", 0)
-                return self._raised(message, request, error, started, runtime)
-        if signals.task_success:
-            signals.task_success.send(request.task, task_id=message.id, result=value)
-        return self._ended(request, outcome)
+            if signals.task_success:
+                signals.task_success.send(request.task, task_id=message.id, result=value)
+            return self._ended(request, outcome)
+        except BaseException as error:  # noqa: BLE001 - a time limit, or a property of the user's own
+            if isinstance(error, EncodeError):
+                error = error.within(f"The return value of {message.task}", 0)
+            return self._raised(message, request, error, started, runtime)
 
     def _raised(self, message: Message, request: Request | None, error: BaseException, started: float,
                 runtime: float) -> Outcome:  # fmt: skip
-        task = request.task if request is not None else None
         outcome = self._outcome(message, states.FAILURE, started, runtime)
-        retry = self._retry_of(task, message, error) if task is not None else None
-        if isinstance(error, Replaced):
-            outcome.state, outcome.following = states.REPLACED, error.following
-        elif retry is not None:
-            outcome.state = states.RETRY
-            outcome.retry_delay = retry.delay
-            outcome.failure = Failure.of(retry.exc or retry)
-            signals.task_retry.send(task, task_id=message.id, exception=retry.exc, delay=retry.delay)
-        elif isinstance(error, TaskRevoked):
-            outcome.state = states.REVOKED
-            outcome.failure = Failure.of(error)
-        elif isinstance(error, Ignore):
-            outcome.state = states.IGNORED
-        elif isinstance(error, Reject):
-            outcome.rejected, outcome.requeue = True, error.requeue
-            outcome.failure = Failure.of(error)
-        else:
-            outcome.failure = Failure.of(error)
-            if signals.task_failure and request is not None:
-                signals.task_failure.send(task, task_id=message.id, exception=error, args=request.args,
-                                          kwargs=request.kwargs)  # fmt: skip
-        return self._ended(request, outcome)
+        try:
+            self._judge(outcome, message, request, error)
+            return self._ended(request, outcome)
+        except BaseException as escaped:
+            log.exception("%s[%s] has failed: what it raised could not be dealt with", message.task, message.id)
+            outcome = self._outcome(message, states.FAILURE, started, runtime)
+            if isinstance(escaped, TaskRevoked):  # terminated, in a thread, at this very moment
+                outcome.state = states.REVOKED
+            outcome.failure = Failure.of(escaped)
+            return outcome
 
-    def _retry_of(self, task: Task[Any, Any], message: Message, error: BaseException) -> Retry | None:
-        """Return the retry that an exception asks for: its own, or by `autoretry_for`; None for no more."""
-        if isinstance(error, Retry):
-            return error
-        if isinstance(error, Ignore | Reject | Replaced | TaskRevoked):
+    def _judge(self, outcome: Outcome, message: Message, request: Request | None, error: BaseException) -> None:
+        """Say in an outcome what an exception makes of the attempt: what it asks for, another attempt, or a failure."""
+        steers = isinstance(error, CONTROL_FLOW) and not error.of_another
+        asked = error if steers else self._autoretry(message, request, error)
+        task = request.task if request is not None else None
+        match asked:
+            case None:
+                outcome.failure = Failure.of(error)
+                if signals.task_failure and request is not None:
+                    signals.task_failure.send(task, task_id=message.id, exception=error, args=request.args,
+                                              kwargs=request.kwargs)  # fmt: skip
+            case Retry():
+                outcome.state, outcome.retry_delay = states.RETRY, seconds(asked.delay, "the delay of a Retry")
+                outcome.failure = Failure.of(asked.exc or asked)
+                signals.task_retry.send(task, task_id=message.id, exception=asked.exc, delay=asked.delay)
+            case Replaced():
+                outcome.state, outcome.following = states.REPLACED, asked.following
+            case TaskRevoked():
+                outcome.state, outcome.failure = states.REVOKED, Failure.of(asked)
+            case Ignore():
+                outcome.state = states.IGNORED
+            case Reject():
+                outcome.rejected, outcome.requeue, outcome.failure = True, bool(asked.requeue), Failure.of(asked)
+
+    def _autoretry(self, message: Message, request: Request | None, error: BaseException) -> Retry | None:
+        """Return the retry that `autoretry_for` makes of an exception; None for no more."""
+        if request is None:
             return None
+        task = request.task
         if not isinstance(error, task.autoretry_for) or isinstance(error, task.dont_autoretry_for):
             return None
         policy = task.retry_policy(message)

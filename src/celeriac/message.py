@@ -93,6 +93,12 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     place: Place | None = None  # in a workflow
     unknown_since: float | None = None  # when a worker first did not know the task
 
+    @property
+    def gives_result(self) -> bool:
+        """Whether other messages may be given its result: that is put into their bodies, as JSON."""
+        place = self.place
+        return bool(self.link) or (place is not None and (place.join >= 0 or not place.alone))
+
 
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message to be sent when another has ended. It has its id from the start, so that it is sent once only."""
@@ -105,6 +111,7 @@ encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 """Return a message as one opaque value, for those that store bytes."""
 
 decode = msgspec.msgpack.Decoder(Message).decode
+"""Return the message of such a value. Raises `ValueError`: msgspec's errors are one, and `UnicodeDecodeError` is."""
 
 
 def new_id() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overloa
 from celeriac import states
 from celeriac.clock import Duration, limit
 from celeriac.context import current
-from celeriac.errors import RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.failure import Failure
 from celeriac.outcome import Outcome
 from celeriac.serialization import decode
 
@@ -60,7 +61,7 @@ class AsyncResult(Generic[R]):
         """Wait for the return value, and return it; raise what the task raised.
 
         With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout` (seconds,
-        or a timedelta), `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a plain task.
+        or a timedelta), `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a task.
         Where the call had `ignore_result`, there is nothing to wait for: returns None at once.
         """
         if self.ignored:
@@ -223,12 +224,12 @@ class AsyncResult(Generic[R]):
 
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
-            error = outcome.exception() or TaskRevoked()
+            error = outcome.exception() or Failure.of(TaskRevoked()).exception()
             if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
                 error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
                 error.add_note(f"{outcome.task}[{outcome.id}] was not run, for {outcome.cause} before it has failed.")
-            elif outcome.place is not None:
+            elif outcome.place is not None or isinstance(error, CeleriacError):
                 error.add_note(f"In {outcome.task}[{outcome.id}].")
             if propagate:
                 raise error
@@ -323,6 +324,11 @@ class Results(Sequence[AsyncResult[R]]):
     def __radd__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
         return [*others, *self]
 
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Results | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     def _made(self, id: str) -> AsyncResult[R]:
         return AsyncResult(id, self._app, self._task_name, self._ignored)
 
@@ -331,14 +337,18 @@ class Results(Sequence[AsyncResult[R]]):
 
 
 def forbid_waiting() -> None:
-    """Raise `WaitInTask` inside a plain task."""
+    """Raise `WaitInTask` inside a task that a worker runs, and in what such a task applies."""
     request = current.get()
-    if request is None or request.is_eager:
+    while request is not None and request.is_eager:
+        request = request.outer
+    if request is None:
         return
     if request.blocks_child:
         raise WaitInTask
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:  # a thread of the task's own: it may wait
-        return
-    raise WaitInTask("get() blocks the loop on which this coroutine runs, and all the others: write await result.")
+    if _in_a_loop():  # else a thread of the task's own: it may wait
+        raise WaitInTask("Waiting here blocks the loop of this coroutine, and of all the others: write await result.")
+
+
+def _in_a_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, no loop runs
+    return asyncio is not None and asyncio._get_running_loop() is not None

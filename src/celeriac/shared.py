@@ -61,6 +61,9 @@ class _SharedTask:
     def _task(self) -> Task[Any, Any]:
         return current_app().tasks[self.name]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SharedTask, (self.name,)
+
     def __repr__(self) -> str:
         return f"<shared task {self.name}>"
 

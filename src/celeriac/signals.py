@@ -4,7 +4,8 @@
     def tell(sender, task_id, exception, **more): ...
 
 Task signals are sent in the process that runs the task, worker signals in the worker's supervisor, publish
-signals in the caller. A receiver that raises is logged and does no harm.
+signals in the caller. A receiver that raises is logged and does no harm, `SystemExit` included; `KeyboardInterrupt` is
+somebody at the keyboard, and passes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Signal:
             if wanted is None or wanted == sender:
                 try:
                     receiver(sender=sender, **arguments)
-                except Exception:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:
                     log.exception("A receiver of %s failed: %r", self.name, receiver)
 
     def __bool__(self) -> bool:

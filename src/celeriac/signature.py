@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -15,9 +16,11 @@ from celeriac.result import AsyncResult
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["Signature", "listed", "plain_options", "sendable"]
+__all__ = ["Signature", "listed", "plain_options", "read_options", "sendable"]
 
 R = TypeVar("R")
+
+INSTANTS = ("eta", "expires")  # options that may be datetimes
 
 
 class Signature(Generic[R]):
@@ -116,6 +119,8 @@ class Signature(Generic[R]):
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Run the task here and now."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], self.KINDS["chain"](self).apply(args, kwargs, **options))
         task = self.app.known_task(self.task)
         merged, named = self._checked(args, kwargs)
         return task.apply(merged, named, **{**self.options, **options})
@@ -158,7 +163,7 @@ class Signature(Generic[R]):
                 known = nearest(data["kind"], cls.KINDS)
                 raise UnknownOption(f"There is no workflow of the kind {data['kind']!r}.{known}")
             return cls.KINDS[data["kind"]].of_dict(data, app)
-        return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), data.get("options"),
+        return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), read_options(data.get("options") or {}),
                    data.get("immutable", False))  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -184,9 +189,21 @@ def sendable(value: Any) -> bool:
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the signatures in them as plain data."""
+    """Return options as plain data: the signatures in them, and the instants."""
     plain = dict(options)
     for name in ("link", "link_error"):
         if name in plain:
             plain[name] = [link if isinstance(link, Mapping) else link.to_dict() for link in listed(plain[name])]
+    for name in INSTANTS:
+        if isinstance(plain.get(name), datetime):
+            plain[name] = plain[name].isoformat()
     return plain
+
+
+def read_options(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options from what `plain_options` gave; signatures stay as they are."""
+    options = dict(plain)
+    for name in INSTANTS:
+        if isinstance(options.get(name), str):
+            options[name] = datetime.fromisoformat(options[name])
+    return options

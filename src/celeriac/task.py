@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Un
 import msgspec
 
 from celeriac import states
+from celeriac.addresses import task_at
 from celeriac.arguments import Arguments, args_of, kwargs_of
 from celeriac.canvas.eager import run_message
 from celeriac.clock import Duration, instant, seconds
@@ -22,6 +23,7 @@ from celeriac.message import COROUTINE, PLAIN, Message
 from celeriac.options import CallOptions, check_task, declared, rate, word
 from celeriac.result import AsyncResult, EagerResult, Results
 from celeriac.retry import RetryPolicy
+from celeriac.reuse import afree_ids, free_ids
 from celeriac.serialization import dumps
 from celeriac.signature import Signature
 
@@ -92,6 +94,8 @@ class Task(Generic[P, R]):
 
         Arguments and result are encoded and decoded as on the real road.
         """
+        if options.get("link") is not None and self.s().leads_on(options):
+            return self.s().apply(args, kwargs, **options)
         return self._run_eagerly(self._checked_message(args_of(args), kwargs_of(kwargs), options))
 
     def _run_eagerly(self, message: Message) -> AsyncResult[R]:
@@ -115,24 +119,40 @@ class Task(Generic[P, R]):
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
+        if options.get("link") is not None and self.s().leads_on(options):
+            return self.s().apply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.app.conf.task_always_eager:
+            free_ids(self.app, [message.id])
         return self._sent(message) if self.app.publish([message]) else self._run_eagerly(message)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Do as `apply_async`, for coroutines."""
+        if options.get("link") is not None and self.s().leads_on(options):
+            return await self.s().aapply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.app.conf.task_always_eager:
+            await afree_ids(self.app, [message.id])
         return self._sent(message) if await self.app.apublish([message]) else self._run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
-        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones."""
+        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones.
+
+        The arguments of a list of calls are checked before the first is sent; an iterator's, and whether they can be
+        encoded, a thousand at a time. What raises when some were sent has their results as its `sent`.
+        """
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
-        for messages in self._batches(calls, options):
-            self.app.publish(messages)
-            results.add(messages)
+        try:
+            for messages in self._batches(calls, options):
+                self.app.publish(messages)
+                results.add(messages)
+        except Exception as error:
+            _tell_sent(error, results)
+            raise
         return results
 
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -141,9 +161,13 @@ class Task(Generic[P, R]):
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
-        for messages in self._batches(calls, options):
-            await self.app.apublish(messages)
-            results.add(messages)
+        try:
+            for messages in self._batches(calls, options):
+                await self.app.apublish(messages)
+                results.add(messages)
+        except Exception as error:
+            _tell_sent(error, results)
+            raise
         return results
 
     def _run_all_eagerly(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
@@ -152,14 +176,23 @@ class Task(Generic[P, R]):
 
     def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                  options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
+        whole = isinstance(calls, list | tuple)
+        if whole and not self._fit(cast(Sequence[Any], calls)):
+            checked = [self._checked_call(call) for call in calls]
+            for start in range(0, len(checked), PUBLISH_BATCH):
+                yield self.draft().messages(checked[start : start + PUBLISH_BATCH], options)
+            return
         calls = iter(calls)
         while some := list(islice(calls, PUBLISH_BATCH)):
-            if set(map(type, some)) == {tuple}:
+            if whole or self._fit(some):
                 plain = cast(list[tuple[Any, ...]], some)
-                if not self.checks_arguments or self.arguments.fit(plain):
-                    yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
-                    continue
-            yield self.draft().messages([self._checked_call(call) for call in some], options)
+                yield self.draft().messages([(args, NO_KWARGS) for args in plain], options)
+            else:
+                yield self.draft().messages([self._checked_call(call) for call in some], options)
+
+    def _fit(self, calls: Sequence[Any]) -> bool:
+        """Say whether these are calls of positional arguments alone, and all right."""
+        return set(map(type, calls)) == {tuple} and (not self.checks_arguments or self.arguments.fit(calls))
 
     def _checked_call(self, call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments and named arguments of one of many calls."""
@@ -306,6 +339,9 @@ class Task(Generic[P, R]):
         limit = self.options.get("rate_limit", self.app.conf.task_default_rate_limit)
         return rate(limit) if limit else None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return task_at, (self.app, self.name, self.__module__)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
@@ -317,6 +353,13 @@ class CoroutineTask(Task[P, R]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
             """Call the function, here; the answer is to be awaited."""
+
+
+def _tell_sent(error: Exception, results: Results[Any]) -> None:
+    """Let an error carry the results of what was sent before it."""
+    if results.ids:
+        error.sent = results  # type: ignore[attr-defined]
+        error.add_note(f"{len(results):,} calls were sent before; their results are this error's `sent`.")
 
 
 def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryPolicy:

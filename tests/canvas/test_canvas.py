@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +23,12 @@ from celeriac import (
     chunks,
     current_request,
     group,
+    shared_task,
     signature,
     states,
     xmap,
 )
+from celeriac.backends.memory import MemoryBackend
 from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
 from celeriac.message import Message
 from celeriac.testing import running_worker
@@ -117,6 +120,45 @@ def test_nothing_of_a_workflow_is_sent_when_one_call_is_wrong(app: Celeriac) -> 
     store = app.broker.shared  # type: ignore[attr-defined]
     assert not store.messages
     assert not store.workflows
+
+
+def test_two_tasks_of_one_id_are_refused(app: Celeriac) -> None:
+    one, same = (s(app, "add", number).set(task_id="mine") for number in (1, 2))
+    for wrong in (group(one, same), group(one, same) | s(app, "total"), one | same, one | group(s(app, "add"), same)):
+        with pytest.raises(WorkflowError, match=r"2 tasks of the workflow have the id 'mine'.*a `task_id` of its own"):
+            wrong.delay()
+    with pytest.raises(WorkflowError, match="'mine'"):
+        (one | s(app, "add")).apply_async(task_id="mine")
+    assert not app.broker.shared.messages  # type: ignore[attr-defined]
+
+
+def test_tasks_of_two_apps_are_refused(app: Celeriac, make_app: Callable[..., Celeriac]) -> None:
+    other = make_app(broker_url="memory://another")
+    stranger = other.task(name="stranger")(lambda *args: 1).s(1)
+    add = s(app, "add", 1)
+    for wrong in (
+        group(add, stranger),
+        add | stranger,
+        group(add, group(add, stranger)),
+        chord([add, add], stranger),
+        add.clone().link(stranger),
+        (add | add).link_error(stranger),
+    ):
+        for send in (wrong.delay, wrong.apply):
+            with pytest.raises(WorkflowError, match=r"stranger\(1\) is a task of another app.*signature\('stranger'"):
+                send()
+    assert not app.broker.shared.messages  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_shared_task_goes_with_those_of_any_app(app: Celeriac, make_app: Callable[..., Celeriac]) -> None:
+    @shared_task(name="shared")
+    def shared(x: int) -> int:
+        return x + 100
+
+    make_app(broker_url="memory://another")  # shared.s() is of this one
+    assert group(s(app, "add", 1), shared.s(1)).delay().get(TIMEOUT) == [2, 101]
+    assert (s(app, "add", 1) | shared.s()).delay().get(TIMEOUT) == 102
 
 
 def test_a_workflow_travels_as_plain_data(app: Celeriac) -> None:
@@ -215,11 +257,18 @@ def test_a_group_can_be_saved_and_restored(app: Celeriac) -> None:
     assert found is not None
     assert found.get(TIMEOUT) == [2, [3, 4]]
     assert found.completed_count() == 3
-    assert {leaf.get() for leaf in found} == {2, 3, 4}
+    assert [member.get() for member in found] == [2, [3, 4]]
+    assert {leaf.get() for leaf in found.as_completed(TIMEOUT)} == {2, 3, 4}
     plain = group(s(app, "add", n) for n in range(3)).delay().save()
     assert GroupResult.restore(plain.id, app).join(TIMEOUT) == [1, 2, 3]  # type: ignore[union-attr]
     plain.delete()
     assert GroupResult.restore(plain.id, app) is None
+    empty = group([]).delay().save()
+    found = app.GroupResult(empty.id)
+    assert found is not None
+    assert (found.get(TIMEOUT), len(found)) == ([], 0)
+    empty.delete()
+    assert app.GroupResult(empty.id) is None
 
 
 @pytest.mark.usefixtures("worker")
@@ -282,6 +331,121 @@ def test_error_callbacks_have_two_forms(app: Celeriac) -> None:
     assert sorted(told, key=str) == sorted([failed.id, in_full_told], key=str)
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "redis"])
+def test_an_id_is_used_again(make_app: Callable[..., Celeriac], request: pytest.FixtureRequest, tmp_path: Path,
+                             kind: str) -> None:  # fmt: skip
+    app = make_app(**{
+        "memory": {},
+        "sqlite": {"broker_url": f"sqlite:///{tmp_path}/celeriac.db"},
+        "redis": {"broker_url": request.getfixturevalue("redis").url if kind == "redis" else ""},
+    }[kind])  # fmt: skip
+    linked = threading.Event()
+
+    @app.task(name="add")
+    def add(x: int, y: int = 1) -> int:
+        return x + y
+
+    @app.task(name="tell")
+    def tell(x: int) -> None:
+        if x == 11:
+            linked.set()
+
+    with running_worker(app):
+        assert add.apply_async((1,), task_id="mine").get(TIMEOUT) == 2
+        assert add.apply_async((10,), task_id="mine", link=tell.s()).get(TIMEOUT) == 11
+        assert linked.wait(TIMEOUT)
+        assert asyncio.run(_sent_again(app)) == 21
+        assert app.send_task("add", (30,), task_id="mine").get(TIMEOUT) == 31
+        assert (add.s(40).set(task_id="mine") | add.s()).delay().get(TIMEOUT) == 42
+        assert group(add.s(50).set(task_id="mine"), add.s(60)).delay().get(TIMEOUT) == [51, 61]
+        assert (group(add.s(70).set(task_id="mine"), add.s(80)) | add.s([])).delay().get(TIMEOUT) == [71, 81]
+
+
+async def _sent_again(app: Celeriac) -> Any:
+    return await (await app.tasks["add"].aapply_async((20,), task_id="mine")).aget(TIMEOUT)
+
+
+def test_an_id_that_is_still_on_its_way_is_not_sent_again_and_ties_no_workflow(app: Celeriac) -> None:
+    later = s(app, "add", 1).set(task_id="mine", countdown=0.2)
+    first, second = later.delay(), s(app, "add", 50).apply_async(task_id="mine")
+    with pytest.raises(WorkflowError, match=r"'mine' is still in use: add is scheduled in the queue 'default'"):
+        (s(app, "add", 50).set(task_id="mine") | s(app, "add")).delay()
+    with running_worker(app):
+        assert (first.get(TIMEOUT), second.get(TIMEOUT)) == (2, 2)
+
+
+def test_a_result_that_others_are_given_travels_as_json(make_app: Callable[..., Celeriac]) -> None:
+    app = make_app(result_serializer="pickle", accept_content=["json", "pickle"])
+    told: list[Any] = []
+    heard = threading.Event()
+
+    @app.task(name="pair")
+    def pair(x: Any, y: Any = None) -> Any:
+        return (x, y)
+
+    @app.task(name="tell")
+    def tell(x: Any) -> None:
+        told.append(x)
+        heard.set()
+
+    with running_worker(app):
+        assert pair.delay(1).get(TIMEOUT) == (1, None)
+        assert (pair.s(1) | pair.s()).delay().get(TIMEOUT) == ([1, None], None)
+        assert (group(pair.s(1), pair.s(2)) | pair.s()).delay().get(TIMEOUT) == ([[1, None], [2, None]], None)
+        assert pair.apply_async((1,), link=tell.s()).get(TIMEOUT) == [1, None]
+        assert heard.wait(TIMEOUT)
+    assert told == [[1, None]]
+    assert (pair.s(1) | pair.s()).apply().get() == ([1, None], None)
+
+
+def test_a_callback_that_could_not_be_called_is_refused(app: Celeriac) -> None:
+    add, many = app.tasks["add"], s(app, "add", 2, 3)
+    for wrong in (
+        lambda: add.apply_async((1,), link=many),
+        lambda: add.apply_async((1,), link=s(app, "add").set(immutable=True)),
+        lambda: add.apply_async((1,), link_error=many),
+        lambda: s(app, "add", 1).link(many).delay(),
+        lambda: (s(app, "add", 1) | s(app, "add")).on_error(many).delay(),
+        lambda: group(s(app, "add", 1)).link(many).delay(),
+    ):
+        with pytest.raises(ArgumentsError, match="add"):
+            wrong()
+    add.apply_async((1,), link=s(app, "add", 2), link_error=[s(app, "add", 2), s(app, "fail", 2, 3), add.si(1, 2)])
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_workflow_can_be_linked_to_any_call(app: Celeriac) -> None:
+    add, heard = app.tasks["add"], threading.Event()
+    app.task(name="hear")(lambda x: heard.set() if x == 5 else None)
+    following = s(app, "add", 2) | s(app, "hear")
+    for call in (
+        lambda: add.apply_async((1, 2), link=following),
+        lambda: add.apply((1, 2), link=following),
+        lambda: s(app, "add", 1, 2).apply_async(link=following),
+        lambda: s(app, "add", 1, 2).apply(link=following),
+        lambda: app.send_task("add", (1, 2), link=[following]),
+    ):
+        heard.clear()
+        assert await asyncio.to_thread(call().get, TIMEOUT) == 3
+        assert await asyncio.to_thread(heard.wait, TIMEOUT)
+    heard.clear()
+    assert await (await add.aapply_async((1, 2), link=following)).aget(TIMEOUT) == 3
+    assert await asyncio.to_thread(heard.wait, TIMEOUT)
+
+
+def test_a_callback_whose_arguments_are_pickled_is_refused(app: Celeriac) -> None:
+    pickled = s(app, "add").set(serializer="pickle")
+    for wrong in (
+        lambda: app.tasks["add"].apply_async((1,), link=pickled),
+        lambda: s(app, "add", 1).link(pickled).delay(),
+        lambda: (s(app, "add", 1) | s(app, "add")).link(pickled).delay(),
+        lambda: (s(app, "add", 1) | pickled).delay(),
+    ):
+        with pytest.raises(WorkflowError, match=r"add is to be given a result, which travels as JSON.*\.si\(\)"):
+            wrong()
+    app.tasks["add"].apply_async((1,), link=s(app, "add", 1).set(serializer="pickle", immutable=True))
+
+
 @pytest.mark.usefixtures("worker")
 def test_ignoring_a_result_does_not_keep_a_chord_from_its_body(app: Celeriac) -> None:
     made = group(s(app, "add", 1).set(ignore_result=True), s(app, "add", 2)) | s(app, "about")
@@ -328,6 +492,19 @@ def test_a_failure_reaches_the_end_of_a_chain_at_once(app: Celeriac) -> None:
         with pytest.raises(ValueError, match="no"):
             (s(app, "fail") | s(app, "add")).delay().get(TIMEOUT)
     assert time.monotonic() - begun < 2.5  # without being told, the worker looks once a second
+
+
+def test_a_workflow_that_cannot_be_read_does_not_stop_a_worker(app: Celeriac) -> None:
+    pair = (s(app, "add", 1) | s(app, "add", 2)).delay()
+    joined = chord([s(app, "add", 1), s(app, "fail")], s(app, "total")).delay()
+    assert isinstance(app.backend, MemoryBackend)
+    for workflow in app.backend.shared.workflows.values():
+        workflow.tree = b"junk"
+    with running_worker(app):
+        assert pair.parent.get(TIMEOUT) == 2
+        with pytest.raises(ValueError, match="no"):
+            joined.parent[1].get(TIMEOUT)
+        assert (s(app, "add", 1) | s(app, "add", 2)).delay().get(TIMEOUT) == 4
 
 
 @pytest.mark.parametrize("way", ["revoked", "expired"])

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.backends.base import Backend
-from celeriac.brokers.base import Ability, Action, Broker, Delivery, Lease, Settlement, WorkerInfo
+from celeriac.brokers.base import Ability, Action, Broker, Dead, Delivery, Lease, Settlement, WorkerInfo
 from celeriac.errors import LeaseLost, NotSupported
 from celeriac.message import COROUTINE, PLAIN, Message, new_id
 from celeriac.outcome import Outcome
@@ -38,6 +38,7 @@ class Ports:
     clock: FakeClock
     again: Callable[[], Broker]  # the same broker, as another process would open it
     lost: Callable[[Lease], Awaitable[None]] | None = None  # how a worker dies; None: its lease runs out by the clock
+    spoil: Callable[[Message, bytes], None] | None = None  # puts bytes in a message's place that cannot be read
     leases: list[Lease] = field(default_factory=list)
 
     async def lease(self, name: str = "worker", max_deliveries: int = MAX_DELIVERIES) -> Lease:
@@ -86,6 +87,23 @@ async def one(lease: Lease) -> Delivery:
     return delivery
 
 
+JUNK = b"junk"
+
+
+def spoil(ports: Ports, item: Message, junk: bytes = JUNK) -> None:
+    if ports.spoil is None:
+        pytest.skip("nothing can be put in a message's place here")
+    ports.spoil(item, junk)
+
+
+async def put_aside(ports: Ports, lease: Lease) -> list[Dead]:
+    """Return the dead letters as soon as there are any; a worker that receives does not stop."""
+    async with asyncio.timeout(PROMPTLY):
+        while not (letters := await ports.broker.operations().dead("default", 10)):
+            assert await receive(lease) == []
+    return letters
+
+
 async def taken_over(lease: Lease) -> list[Delivery]:
     """Return what a sweep takes over; receiving gives nothing of it."""
     assert await receive(lease) == []
@@ -106,6 +124,61 @@ def success(of: Message) -> Outcome:
 
 class BrokerConformance:
     """The promises of the port."""
+
+    # --- What cannot be read ----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("junk", [b"", b"\xff", b"junk", b"\x81\xa2id\x07", b"\x81\xa2id\xa1\xff"])
+    async def test_what_cannot_be_read_is_put_aside_and_the_others_go_on(self, ports: Ports, junk: bytes) -> None:
+        lease, operations = await ports.lease(), ports.broker.operations()
+        messages = [message(), message(), message()]
+        ports.broker.publish(messages)
+        spoil(ports, messages[1], junk)
+        taken = await receive(lease)
+        assert ids(taken) == ids([messages[0], messages[2]])
+        [letter] = await put_aside(ports, lease)
+        assert (letter.message.task, letter.message.body, letter.message.queue) == ("(unreadable)", junk, "default")
+        assert letter.reason.startswith("it cannot be read: ")
+        assert await lease.settle([Settlement(delivery=delivery) for delivery in taken]) == [True, True]
+        [counts] = await operations.queues()
+        assert (counts.ready, counts.active, counts.dead) == (0, 0, 1)
+        assert await operations.find([letter.message.id]) == {letter.message.id: ("dead", letter.message)}
+        assert await operations.drop([letter.message.id]) == 1
+        assert await operations.queues() == []
+
+    async def test_what_cannot_be_read_does_not_hold_up_who_waits(self, ports: Ports) -> None:
+        lease = await ports.lease()
+        bad, good = message(), message()
+        ports.broker.publish([bad, good])
+        spoil(ports, bad)
+        async with asyncio.timeout(PROMPTLY):
+            assert ids(await receive(lease, 1, 1, wait=LONG)) == [good.id]
+
+    async def test_what_cannot_be_read_of_what_a_dead_worker_held_is_put_aside(self, ports: Ports) -> None:
+        dead = await ports.lease("dead")
+        messages = [message(acks_late=False) for _ in range(3)]
+        ports.broker.publish(messages)
+        await receive(dead)
+        spoil(ports, messages[1])
+        await ports.lose(dead)
+        heir = await ports.lease("heir")
+        taken = await taken_over(heir)
+        assert sorted(ids(taken)) == sorted(ids([messages[0], messages[2]]))
+        assert len(await put_aside(ports, heir)) == 1
+        assert await heir.settle([Settlement(delivery=delivery) for delivery in taken]) == [True, True]
+
+    async def test_what_cannot_be_read_is_shown_and_a_dead_letter_of_it_is_sent_again(self, ports: Ports) -> None:
+        operations = ports.broker.operations()
+        messages = [message(), message(), message(due_at=ports.clock.now() + 60)]
+        ports.broker.publish(messages)
+        spoil(ports, messages[1])
+        spoil(ports, messages[2])
+        assert [found.task for found in await operations.peek("default", 10)] == ["t", "(unreadable)"]
+        assert [found.task for found in await operations.scheduled(None, 10)] == ["(unreadable)"]
+        lease = await ports.lease()
+        assert ids(await receive(lease)) == [messages[0].id]
+        letters = await put_aside(ports, lease)
+        assert await operations.resend(ids(letters)) == 1
+        assert [(found.message.task, found.message.body) for found in await receive(lease)] == [("(unreadable)", JUNK)]
 
     # --- Publish --------------------------------------------------------------------------------------
 
@@ -192,6 +265,17 @@ class BrokerConformance:
         ports.broker.publish([message("a"), message("b"), message("c")])
         got = await receive(await ports.lease(), queues=["a", "c"])
         assert {delivery.message.queue for delivery in got} == {"a", "c"}
+
+    async def test_no_queue_starves_when_there_are_more_messages_than_slots(self, ports: Ports) -> None:
+        ports.broker.publish([message(queue) for _ in range(10) for queue in "ab"])
+        lease = await ports.lease()
+        order = ""
+        async with asyncio.timeout(LONG):
+            while len(order) < 12:
+                got = await receive(lease, 1, 0, queues=["a", "b"], wait=1.0)
+                order += "".join(delivery.message.queue for delivery in got)
+                await lease.settle([Settlement(delivery=delivery) for delivery in got])
+        assert min(order.count("a"), order.count("b")) >= 3, order
 
     async def test_a_message_is_held_by_one_worker_alone(self, ports: Ports) -> None:
         ports.broker.publish([message()])

@@ -7,11 +7,13 @@ the file `journal` beside this one: `start|end id attempt deliveries pid time wo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import inspect
 import os
 import random
 import signal
+import stat
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from celeriac import Celeriac, current_request
-from celeriac.errors import Ignore, Reject, SoftTimeLimitExceeded, TimeLimitExceeded
+from celeriac.errors import Ignore, Reject, Replaced, Retry, SoftTimeLimitExceeded, TimeLimitExceeded
 
 app = Celeriac("victim", task_queues=["default", "other"])
 
@@ -48,6 +50,13 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
+class Fatal(Exception):
+    """Ends whoever puts it in words."""
+
+    def __str__(self) -> str:
+        sys.exit(4)
+
+
 class Temporary(Exception):
     """Passes."""
 
@@ -69,6 +78,10 @@ def raises_odd(task: Any, value: Any) -> Any:
 
 def raises_unspeakable(task: Any, value: Any) -> Any:
     raise Unspeakable
+
+
+def raises_fatal(task: Any, value: Any) -> Any:
+    raise Fatal
 
 
 def raises_unpicklable(task: Any, value: Any) -> Any:
@@ -115,6 +128,19 @@ def crashes(task: Any, value: Any) -> Any:
     ctypes.string_at(0)
 
 
+def garbles(task: Any, value: Any) -> Any:
+    """Write into every socket what is no frame."""
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, {"text": b"to whom it may concern", "frame": b"\3\0\0\0\xc1\xc1\xc1"}[value])
+
+
+def ends_untold(task: Any, value: Any) -> Any:
+    """End in a way that no frame can hold."""
+    raise Replaced([object()])
+
+
 def returns_object(task: Any, value: Any) -> Any:
     return object()
 
@@ -136,6 +162,10 @@ def retries_at_once(task: Any, value: Any) -> Any:
     if task.request.attempt < value:
         task.retry(exc=Temporary(f"attempt {task.request.attempt}"), countdown=0.05)
     return task.request.attempt
+
+
+def retries_nowhen(task: Any, value: Any) -> Any:
+    raise Retry("again", delay="soon")
 
 
 def retries_later(task: Any, value: Any) -> Any:
@@ -168,6 +198,12 @@ def sleeps(task: Any, value: Any) -> Any:
     return value
 
 
+async def exits_behind(task: Any, value: Any) -> Any:
+    """Exit in a callback of the loop, where no task is."""
+    asyncio.get_running_loop().call_soon(sys.exit, 5)
+    await asyncio.sleep(10)
+
+
 async def asleeps(task: Any, value: Any) -> Any:
     await asyncio.sleep(value)
     return value
@@ -189,6 +225,10 @@ async def aholds(task: Any, value: Any) -> Any:
 def tells_progress(task: Any, value: Any) -> Any:
     task.progress(1, 2, phase="half")
     return holds(task, value)
+
+
+def tells_no_state(task: Any, value: Any) -> Any:
+    task.update_state(value)
 
 
 async def atells_progress(task: Any, value: Any) -> Any:

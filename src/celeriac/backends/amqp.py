@@ -2,7 +2,8 @@
 
 Nothing is kept on the server but what its caller has not heard yet, and nobody else can ask for it. A process that
 calls has one reply queue, named in its messages, and one thread that reads it; the queue outlives lost connections
-and restarts of the server, and goes when nobody has read it for `UNREAD_SECONDS`.
+and restarts of the server. It goes when its process ends; where that was killed, when nobody has read it for
+`UNREAD_SECONDS`.
 """
 
 from __future__ import annotations
@@ -10,32 +11,44 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from pamqp import commands
 
+from celeriac import signals, states
 from celeriac.backends.base import Backend
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed
-from celeriac.drivers.amqp.server import Server, server
-from celeriac.errors import BrokerError
+from celeriac.drivers.amqp.frames import Content, Event, Publication, acknowledge, properties
+from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost
+from celeriac.drivers.amqp.server import Server, each, server
+from celeriac.errors import BackendError, BrokerError, ResultLost
+from celeriac.failure import Failure
 from celeriac.message import new_id
 from celeriac.outcome import Outcome
 
 __all__ = ["RpcBackend", "connect"]
 
+log = logging.getLogger("celeriac.backends")
+
 UNREAD_SECONDS = 3600.0
+CHILD_UNREAD_SECONDS = 60.0  # … of a worker's child, which is killed when its worker stops
 HEARTBEAT = 30  # seconds
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds, between tries to come back
 FETCHED = 1000  # outcomes that were fetched are kept for another look, so many of them
+DROPPED = 100_000  # … and of so many that were not kept, it is known
+LEAVING_SECONDS = 2.0  # for a server to delete the reply queues of a process that ends
+STOPPING_SECONDS = 1.0  # for a reader, who may be connecting to a server that says nothing
 CHANNEL = 1
 
 
@@ -48,12 +61,14 @@ class RpcBackend(Backend):
         self.server = server
         self.clock = clock
         self._expires = result_expires
-        self._begin()
+        self.begin()
+        _backends.add(self)
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+    def begin(self) -> None:
+        """Know nothing, and have a reply queue of our own; in a fork's child, once more."""
         self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was heard, by task id
         self._fetched: OrderedDict[str, None] = OrderedDict()
+        self._dropped: OrderedDict[str, None] = OrderedDict()
         self._news = threading.Condition()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._queue = f"{self.server.prefix}.reply.{new_id()}"
@@ -64,13 +79,11 @@ class RpcBackend(Backend):
     @property
     def reply_to(self) -> str:
         """The reply queue of this process; made when it is first asked for. Raises `BrokerUnavailable`."""
-        if self._reader is None or self._pid != os.getpid():
+        if self._reader is None:
             self._listen()
         return self._queue
 
     def _listen(self) -> None:
-        if self._pid != os.getpid():
-            self._begin()  # a fork's child needs a queue of its own
         with self._news:
             if self._reader is None:
                 self._reader = _Reader(self, self._queue)
@@ -95,14 +108,36 @@ class RpcBackend(Backend):
     # --- The port -------------------------------------------------------------------------------------
 
     async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        items = [Publication("", outcome.reply_to, properties(), _encode(outcome)) for outcome in outcomes
-                 if outcome.reply_to]  # fmt: skip
-        if items:
-            await self.server.ado(lambda: _sending(items))
+        replies = [outcome for outcome in outcomes if outcome.reply_to]
+        try:
+            await self._send(replies)
+        except ChannelClosed as error:
+            if not error.too_large:
+                raise
+            for outcome in replies:
+                await self._send_alone(outcome)
         return [True] * len(outcomes)
 
+    async def _send(self, outcomes: Sequence[Outcome]) -> None:
+        items = [Publication("", outcome.reply_to, properties(), _encode(outcome)) for outcome in outcomes]
+        if items:
+            await self.server.ado(lambda: _sending(items))
+
+    async def _send_alone(self, outcome: Outcome) -> None:
+        """Send an outcome; in the place of one that is too large for the server, that it is."""
+        try:
+            await self._send([outcome])
+        except ChannelClosed as error:
+            if not error.too_large:
+                raise
+            too_large = BackendError(f"The result of {outcome.task}[{outcome.id}] cannot be sent: {error}")
+            log.warning("%s", too_large)
+            state = states.FAILURE if outcome.ready else outcome.state  # what a task tells of its progress goes missing
+            failure = Failure.of(too_large) if outcome.ready else None
+            await self._send([replace(outcome, state=state, value=None, failure=failure)])
+
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        if ids and wait > 0 and (self._reader is None or self._pid != os.getpid()):
+        if ids and wait > 0 and self._reader is None:
             self._listen()
         deadline = self.clock.monotonic() + wait
         with self._news:
@@ -114,7 +149,7 @@ class RpcBackend(Backend):
                 self._news.wait(min(left, threading.TIMEOUT_MAX))
 
     async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        if ids and wait > 0 and (self._reader is None or self._pid != os.getpid()):
+        if ids and wait > 0 and self._reader is None:
             await asyncio.to_thread(self._listen)
         deadline = self.clock.monotonic() + wait
         event = asyncio.Event()
@@ -142,7 +177,15 @@ class RpcBackend(Backend):
             if outcome.ready:
                 self._fetched[id] = None
         while len(self._fetched) > max(FETCHED, len(ids)):
-            self._known.pop(self._fetched.popitem(last=False)[0], None)
+            id, _ = self._fetched.popitem(last=False)
+            self._known.pop(id, None)
+            self._dropped[id] = None
+        while len(self._dropped) > DROPPED:
+            self._dropped.popitem(last=False)
+        if len(known) < len(ids) and (lost := [id for id in ids if id not in known and id in self._dropped]):
+            raise ResultLost(f"The result of the task [{lost[0]}] was fetched before, and is not kept any more: "
+                             f"rpc:// keeps the last {FETCHED} that were fetched. Keep what `get` returns, or set "
+                             "`result_backend` to one that keeps results: redis://, sqlite://.")  # fmt: skip
         return found
 
     def forget(self, ids: Sequence[str]) -> None:
@@ -160,10 +203,14 @@ class RpcBackend(Backend):
         return found[offset : offset + limit]
 
     def close(self) -> None:
-        if self._reader is not None and self._pid == os.getpid():
-            self._reader.stop()
-        self._reader = None
+        self.rest()
         self.server.close()
+
+    def rest(self) -> None:
+        """Stop reading; what comes from now on waits until it is asked for."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.stop()
 
     def __repr__(self) -> str:
         return f"<RpcBackend {self.server.address}>"
@@ -174,7 +221,6 @@ class _Reader:
 
     def __init__(self, backend: RpcBackend, queue: str) -> None:
         self.queue = queue
-        self._pid = os.getpid()
         self._backend = backend
         self._server = backend.server
         self._stopped = threading.Event()
@@ -182,11 +228,11 @@ class _Reader:
         self._server.do(self._declaring)  # so that no answer can come before there is a place for it
         self._thread = threading.Thread(target=self._run, name="celeriac-replies", daemon=True)
         self._thread.start()
-        atexit.register(self._at_exit)
 
     def _declaring(self) -> Generator[Any, Any, None]:
+        _queues[self.queue] = self._server
         yield commands.Queue.Declare(queue=self.queue, durable=True,
-                                     arguments={"x-expires": int(UNREAD_SECONDS * 1000)})  # fmt: skip
+                                     arguments={"x-expires": int(_unread * 1000)})  # fmt: skip
 
     def _run(self) -> None:
         tries = 0
@@ -204,37 +250,35 @@ class _Reader:
         connection = self._server.connect(self._server.timeout, HEARTBEAT, "celeriac replies")
         self._connection = connection
         try:
+            if self._stopped.is_set():
+                return
             deadline = time.monotonic() + self._server.timeout
             for what in self._declaring():
                 connection.call(what, deadline)
             connection.call(commands.Basic.Consume(queue=self.queue), deadline)
             while not self._stopped.is_set():
                 event = connection.wait(HEARTBEAT / 3)
-                if isinstance(event, Content):
-                    batch = [event, *(more for more in connection.rest() if isinstance(more, Content))]
-                    self._backend.hear(filter(None, map(_decoded, batch)))
-                    connection.send(acknowledge(CHANNEL, batch[-1].tag, multiple=True))
+                if event is not None:
+                    self._take(connection, [event, *connection.rest()])
                 connection.beat()
         finally:
             connection.close()
 
-    def _at_exit(self) -> None:
-        if self._pid == os.getpid():
-            self.stop()
-            with contextlib.suppress(BrokerError):
-                self._server.do(self._deleting)
-
-    def _deleting(self) -> Generator[Any, Any, None]:
-        yield commands.Queue.Delete(queue=self.queue)
+    def _take(self, connection: Connection, events: Sequence[Event]) -> None:
+        contents = [event for event in events if isinstance(event, Content)]
+        if contents:
+            self._backend.hear(filter(None, map(_decoded, contents)))
+            connection.send(acknowledge(CHANNEL, contents[-1].tag, multiple=True))
+        if len(contents) < len(events):  # a `basic.cancel`: nothing else is sent unasked
+            raise ConnectionLost("the reply queue was deleted, or its node has failed")
 
     def stop(self) -> None:
-        """Stop reading; what comes from now on waits for the next reader."""
-        atexit.unregister(self._at_exit)
+        """End the thread."""
         self._stopped.set()
         if self._connection is not None:
             self._connection.wake()
         if self._thread is not threading.current_thread():
-            self._thread.join(5.0)
+            self._thread.join(STOPPING_SECONDS)
 
 
 def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
@@ -247,6 +291,40 @@ def _decoded(content: Content) -> Outcome | None:
     except msgspec.MsgspecError:
         return None  # not ours
 
+
+_backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
+_queues: dict[str, Server] = {}  # what this process has declared, and deletes when it ends
+_unread = UNREAD_SECONDS
+
+
+def _after_fork() -> None:
+    """In a fork's child: the reply queues are the parent's."""
+    _queues.clear()
+    for backend in list(_backends):
+        backend.begin()
+
+
+def _begin_child(**_: Any) -> None:
+    global _unread
+    _unread = CHILD_UNREAD_SECONDS
+
+
+def _leave(**_: Any) -> None:
+    """Delete the reply queues of a process that ends. A server that does not answer lets them go by themselves."""
+    for backend in list(_backends):
+        backend.rest()
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while _queues and time.monotonic() < deadline:
+        queue, server = _queues.popitem()
+        with contextlib.suppress(BrokerError):
+            server.do(partial(each, [commands.Queue.Delete(queue=queue)]), deadline - time.monotonic())
+
+
+atexit.register(_leave)
+signals.worker_process_init.connect(_begin_child)
+signals.worker_process_shutdown.connect(_leave)  # which ends without `atexit`
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Outcome).decode

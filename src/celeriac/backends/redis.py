@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
 from celeriac.clock import Clock
 from celeriac.drivers.redis import outcomes
+from celeriac.drivers.redis.refusals import is_our_limit
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
 from celeriac.outcome import Outcome
@@ -24,6 +24,7 @@ BATCH = 500
 PAGE = 500
 LOOK_SECONDS = 5.0  # who waits looks again after this, whether he heard anything or not
 PAUSE = 0.1  # seconds, while the server cannot be reached
+GATHER_SECONDS = (100e-6, 0.5)  # who waits for many, and has something, hears on so long for each of them; at most
 
 
 class RedisBackend(Backend):
@@ -52,25 +53,28 @@ class RedisBackend(Backend):
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if not ids:
             return {}
+        if wait <= 0:
+            return self._found(ids, self.server.do(self._get(ids)), final=False)
         deadline = self.clock.monotonic() + wait
-        if wait > 0 and len(ids) == 1:  # is there nothing yet, it is listened for already
-            with contextlib.suppress(OSError):
-                return self._await(ids, deadline)
-        found = self._found(ids, self.server.do(self._get(ids)), final=wait > 0)
-        failing: float | None = None
-        while not found and self.clock.monotonic() < deadline:
+        lost_at: float | None = None
+        while lost_at is None or self.clock.monotonic() < deadline:
             try:
-                found = self._await(ids, deadline)
-                failing = None
+                return self._await(ids, deadline)
+            except BrokerUnavailable:
+                if lost_at is None or time.monotonic() - lost_at > self.server.timeout:
+                    raise
             except OSError as error:
-                failing = failing or time.monotonic()
-                if time.monotonic() - failing > self.server.timeout:
+                if is_our_limit(error):
                     raise self.server.silent(error) from error
-                time.sleep(max(0.0, min(PAUSE, deadline - self.clock.monotonic())))
-        return found
+                lost_at = time.monotonic()
+            time.sleep(max(0.0, min(PAUSE, deadline - self.clock.monotonic())))
+        return {}
 
     def _await(self, ids: Sequence[str], deadline: float) -> dict[str, Outcome]:
-        """Listen, look, and take what is told from then on; empty when the time is over. Raises `OSError`."""
+        """Listen, look, and take what is told from then on; empty when the time is over.
+
+        Raises `BrokerUnavailable` if it cannot connect, another `OSError` if the connection is lost.
+        """
         found: dict[str, Outcome] = {}
         ended: set[str] = set()  # of which the value was not told
         wanted = set(ids)
@@ -79,14 +83,17 @@ class RedisBackend(Backend):
             _take_told(payload, wanted, found, ended)
 
         channels = self._channels(ids)
+        gives_up = time.monotonic() + self.server.timeout
         with self.server.pubsub(hear) as ear:
-            values = ear.ask(self._get(ids), self.server.timeout, channels)
+            values = ear.ask(self._get(ids), gives_up - time.monotonic(), channels)
             found.update(self._found(ids, values, final=True))
             looked = self.clock.monotonic()
-            while not found:
+            while len(found) < len(wanted):
                 asked = list(ended)
                 ended.clear()
                 now = self.clock.monotonic()
+                if found:
+                    deadline = min(deadline, now + _gathering(wanted))
                 if not asked and now >= deadline:
                     break
                 if not asked and now - looked > LOOK_SECONDS:
@@ -103,10 +110,11 @@ class RedisBackend(Backend):
         if not ids:
             return {}
         found = self._found(ids, await self.server.ado(self._get(ids)), final=wait > 0)
-        if found or wait <= 0:
+        wanted = set(ids)
+        if len(found) == len(wanted) or wait <= 0:
             return found
         deadline = self.clock.monotonic() + wait
-        wanted, ended, some = set(ids), set(ids), asyncio.Event()  # what may have ended, and was not told
+        ended, some = wanted - set(found), asyncio.Event()  # what may have ended, and was not told
 
         def hear(payload: bytes | None) -> None:
             if payload is None:
@@ -121,22 +129,25 @@ class RedisBackend(Backend):
             for channel in self._channels(ids):
                 await self._patiently(partial(self.server.hear, channel, hear))
                 joined.append(channel)
-            while not found:
-                asked = list(ended)
+            while len(found) < len(wanted):
+                asked = list(ended - set(found))
                 ended.clear()
                 some.clear()
                 if asked:
                     values = await self._patiently(partial(self.server.ado, self._get(asked)))
                     found.update(self._found(asked, values, final=True))
                     continue
-                left = deadline - self.clock.monotonic()
-                if left <= 0:
+                now = self.clock.monotonic()
+                if found:
+                    deadline = min(deadline, now + _gathering(wanted))
+                if now >= deadline:
                     break
                 try:
-                    async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                    async with asyncio.timeout(min(deadline - now, LOOK_SECONDS)):
                         await some.wait()
                 except TimeoutError:
-                    ended.update(wanted)
+                    if not found:
+                        ended.update(wanted)
         finally:
             for channel in joined:
                 self.server.unhear(channel, hear)
@@ -261,6 +272,12 @@ def _take_told(payload: bytes, wanted: set[str], found: dict[str, Outcome], ende
                 ended.add(id)
             else:
                 found[id] = outcomes.decode(value)
+
+
+def _gathering(wanted: set[str]) -> float:
+    """Return for how long to hear on (seconds): to begin again is to ask for all that are left."""
+    each, most = GATHER_SECONDS
+    return min(each * len(wanted), most)
 
 
 def _found_trees(ids: Sequence[str], values: Sequence[bytes | None]) -> dict[str, bytes]:

@@ -13,7 +13,8 @@ import msgspec
 from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes, workflows
-from celeriac.drivers.sqlite.database import Database, database, path_of
+from celeriac.drivers.sqlite.address import path_of
+from celeriac.drivers.sqlite.database import Database, database
 from celeriac.outcome import Outcome
 
 __all__ = ["SQLiteBackend", "connect"]

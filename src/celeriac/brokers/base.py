@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from celeriac.errors import BrokerError
-from celeriac.message import Message
+from celeriac.message import Message, new_id
 from celeriac.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = [
     "Slots",
     "WorkerInfo",
     "anew",
+    "unreadable",
 ]
 
 Result = TypeVar("Result")
@@ -280,3 +281,10 @@ def anew(message: Message) -> Message:
     """Return a dead letter's message as it is sent again: as if it had never been tried."""
     # Its workflow has gone on without it, and could not count it twice.
     return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, place=None)
+
+
+def unreadable(body: bytes, queue: str, why: str = "it is no message of Celeriac's", at: float = 0.0, *,
+               id: str | None = None) -> Dead:  # fmt: skip
+    """Return as a dead letter what cannot be read: its bytes are the body of a message that stands for it."""
+    message = Message(id=id or new_id(), task="(unreadable)", body=body, queue=queue)
+    return Dead(message=message, reason=why, at=at)

@@ -14,12 +14,17 @@ from celeriac.message import Failed, Message
 if TYPE_CHECKING:
     from celeriac.task import Task
 
-__all__ = ["told"]
+__all__ = ["told", "told_count"]
+
+
+def told_count(task: Task[Any, Any], count: int) -> int:
+    """Return how much is put before an error callback's own arguments: three things where it takes so many more."""
+    return 3 if task.arguments.takes(count + 3) else 1
 
 
 def told(failed: Failed, task: Task[Any, Any], args: list[Any]) -> list[Any]:
-    """Return what stands before the arguments of an error callback: three things where it takes so many more."""
-    if not task.arguments.takes(len(args) + 3):
+    """Return what stands before the arguments of an error callback."""
+    if told_count(task, len(args)) == 1:
         return [failed.id]
     message = Message(id=failed.id, task=failed.task, attempt=failed.attempt, group_id=failed.group_id,
                       parent_id=failed.parent_id, root_id=failed.root_id)  # fmt: skip

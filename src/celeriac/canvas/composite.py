@@ -10,7 +10,7 @@ from celeriac.canvas import graph
 from celeriac.canvas.planner import Given, Planner
 from celeriac.errors import WorkflowError
 from celeriac.options import check_call
-from celeriac.signature import Signature, listed, plain_options, sendable
+from celeriac.signature import Signature, listed, plain_options, read_options, sendable
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -167,7 +167,7 @@ class Composite(ABC):
         """Return what `to_dict` gave."""
         parts = [Signature.from_dict(task, app) for task in data["tasks"]]
         made = cls._of(parts)
-        made.options = check_call(data.get("options") or {})
+        made.options = check_call(read_options(data.get("options") or {}))
         return made
 
     @classmethod

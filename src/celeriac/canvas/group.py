@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.planner import Given, Planner
+from celeriac.canvas.planner import Given, Planner, refuse_twice
+from celeriac.draft import check_same_app
 from celeriac.message import Message, new_id
 from celeriac.options import check_call
 from celeriac.result import AsyncResult
+from celeriac.reuse import afree_ids, free_ids
 from celeriac.signature import Signature
 
 __all__ = ["group"]
@@ -54,12 +56,14 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
             return super().apply_async(args, kwargs, **options)  # type: ignore[no-any-return]
         id, messages = self._messages(args, kwargs, options)
         results: list[AsyncResult[R]] = []
+        if (chosen := self._chosen()) and not self.app.conf.task_always_eager:
+            free_ids(self.app, chosen)
         for start in range(0, len(messages), PUBLISH_BATCH):
             batch = messages[start : start + PUBLISH_BATCH]
             if self.tasks[0].app.publish(batch):
                 results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
             else:
-                results += [task.apply(args, kwargs) for task in self.tasks[start : start + PUBLISH_BATCH]]
+                results += self._run(batch)
         return GroupResult(id, results)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
@@ -69,19 +73,22 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
             return await super().aapply_async(args, kwargs, **options)  # type: ignore[no-any-return]
         id, messages = self._messages(args, kwargs, options)
         results: list[AsyncResult[R]] = []
+        if (chosen := self._chosen()) and not self.app.conf.task_always_eager:
+            await afree_ids(self.app, chosen)
         for start in range(0, len(messages), PUBLISH_BATCH):
             batch = messages[start : start + PUBLISH_BATCH]
             if await self.tasks[0].app.apublish(batch):
                 results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
             else:
-                results += [task.apply(args, kwargs) for task in self.tasks[start : start + PUBLISH_BATCH]]
+                results += self._run(batch)
         return GroupResult(id, results)
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> GroupResult[R]:  # fmt: skip
         """Run all here and now, one after the other."""
         if self._plain(options):
-            return GroupResult(new_id(), [task.apply(args, kwargs, **options) for task in self.tasks])
+            id, messages = self._messages(args, kwargs, options)
+            return GroupResult(id, self._run(messages))
         return super().apply(args, kwargs, **options)  # type: ignore[no-any-return]
 
     def nothing(self) -> GroupResult[R]:
@@ -97,9 +104,18 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
                   options: Mapping[str, Any]) -> tuple[str, list[Message]]:  # fmt: skip
         options = {**self.options, **check_call(options)}
         id = options.pop("task_id", None) or new_id()  # the group's own; each task has another
+        refuse_twice(self._chosen())
         for task in self.tasks:
+            check_same_app(self.tasks[0].app, task)
             task._checked(args, kwargs)
         return id, [task.message(args, kwargs, group_id=id, **options) for task in self.tasks]
+
+    def _run(self, messages: Sequence[Message]) -> list[AsyncResult[R]]:
+        return [self.app.known_task(message.task)._run_eagerly(message) for message in messages]
+
+    def _chosen(self) -> list[str]:
+        """Return the ids that the caller chose for its tasks."""
+        return [task.options["task_id"] for task in self.tasks if "task_id" in task.options]
 
     def ends_in_task(self) -> bool:
         return False

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac import states
 from celeriac.clock import Duration, limit
-from celeriac.errors import ResultTimeout
+from celeriac.errors import ResultIgnored, ResultTimeout
 from celeriac.outcome import Outcome
 from celeriac.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
+from celeriac.shared import current_app
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -20,7 +21,11 @@ R = TypeVar("R")
 
 
 class GroupResult(Generic[R]):
-    """The results of a group, in its order."""
+    """The results of a group, in its order. `await result` is `await result.aget()`.
+
+    Going through it waits for nothing, and gives the results in the group's order, so that `zip(items, result)` pairs
+    what belongs together; `as_completed` gives them in the order of their arrival.
+    """
 
     def __init__(self, id: str, results: Sequence[Any], spot: Spot | None = None, parent: Any = None) -> None:
         self.id = id
@@ -33,10 +38,10 @@ class GroupResult(Generic[R]):
 
     @property
     def app(self) -> Celeriac:
-        """The app of the results."""
+        """The app of the results; of an empty group, the current one."""
         if self.spot is not None:
             return self.spot.app
-        return self.leaves[0].app
+        return self.leaves[0].app if self.leaves else current_app()
 
     @property
     def parent(self) -> Any:
@@ -61,7 +66,8 @@ class GroupResult(Generic[R]):
         """Wait for all, and return their values in order.
 
         With `propagate`, raises the first exception in the group's order, when all have ended, so that one error
-        does not hide the rest; without, exceptions stand among the values.
+        does not hide the rest; without, exceptions stand among the values. Raises `ResultIgnored` at once where one was
+        sent with `ignore_result`, and in no group: its end is not kept.
         """
         return self._values(dict(self._wait(timeout)), propagate)
 
@@ -72,6 +78,9 @@ class GroupResult(Generic[R]):
         return self._values({id: outcome async for id, outcome in self._await(timeout)}, propagate)
 
     ajoin = aget
+
+    def __await__(self) -> Generator[Any, None, list[R]]:
+        return self.aget().__await__()
 
     def _values(self, outcomes: dict[str, Outcome], propagate: bool) -> list[Any]:
         if not self.results:
@@ -89,8 +98,6 @@ class GroupResult(Generic[R]):
         results = {result.id: result for result in self.leaves}
         for id, outcome in self._wait(timeout):
             yield _settled(results[id], outcome)
-
-    __iter__ = as_completed
 
     async def aas_completed(self, timeout: Duration | None = None) -> AsyncIterator[AsyncResult[R]]:
         """Do as `as_completed`, for coroutines."""
@@ -172,6 +179,9 @@ class GroupResult(Generic[R]):
     def __getitem__(self, index: int) -> Any:
         return self.results[index]
 
+    def __iter__(self) -> Iterator[AsyncResult[R]]:
+        return iter(self.results)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GroupResult) and (other.id, other.results) == (self.id, self.results)
 
@@ -186,6 +196,9 @@ class _Pending:
     """Those of a group that have not been seen to end, and the time that is left for them."""
 
     def __init__(self, results: list[AsyncResult[Any]], timeout: Duration | None) -> None:
+        if ignored := [result for result in results if result.ignored]:
+            raise ResultIgnored(f"Nothing would tell that {ignored[0]!r} has ended, for its call had `ignore_result`. "
+                                "Send it with ignore_result=False, or in a group(...).")  # fmt: skip
         self._eager = {r.id: r.outcome for r in results if isinstance(r, EagerResult)}
         self.ids = dict.fromkeys(result.id for result in results)
         self._total = len(self.ids)

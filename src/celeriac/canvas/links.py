@@ -13,7 +13,7 @@ from celeriac import states
 from celeriac.failure import Failure
 from celeriac.message import Failed, Link, Message
 from celeriac.outcome import Outcome
-from celeriac.serialization import JSON, prepend
+from celeriac.serialization import prepend
 
 __all__ = ["callbacks", "linked"]
 
@@ -25,7 +25,7 @@ def linked(message: Message, outcome: Outcome, now: float) -> list[Message]:
     sent = []
     for link in message.link:
         following = replace(link.message, sent_at=now, parent_id=message.id, root_id=message.root_id or message.id)
-        if not link.immutable and following.content_type == JSON.content_type:
+        if not link.immutable:
             following = replace(following, body=prepend(outcome.value or b"null", following.body))
         sent.append(following)
     return sent

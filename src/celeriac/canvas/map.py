@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from celeriac.options import CallOptions
 from celeriac.outcome import Outcome
 from celeriac.result import LONG, AsyncResult, EagerResult, forbid_waiting
 from celeriac.task import Task
@@ -29,7 +30,7 @@ def map_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
     forbid_waiting()
     work: _Window[R] = _Window(task, items, window)
     while True:
-        work.add(task.delay_many(work.next_calls()))
+        work.add(task.delay_many(work.next_calls(), **work.options))
         if not work.waiting:
             return
         if wanted := work.wanted():
@@ -46,7 +47,7 @@ async def amap_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 
     """Do as `map_tasks`, for coroutines."""
     work: _Window[R] = _Window(task, items, window)
     while True:
-        work.add(await task.adelay_many(work.next_calls()))
+        work.add(await task.adelay_many(work.next_calls(), **work.options))
         if not work.waiting:
             return
         if wanted := work.wanted():
@@ -65,6 +66,9 @@ class _Window(Generic[R]):
         if size < 1:
             raise ValueError(f"window takes a whole number from 1 up, not {size!r}")
         self.waiting: deque[AsyncResult[R]] = deque()
+        self.options: CallOptions = {}
+        if task.options.get("ignore_result", task.app.conf.task_ignore_result):
+            self.options = {"ignore_result": False}  # what a map yields has to be kept until then
         self._task = task
         self._items = iter(items)
         self._size = size

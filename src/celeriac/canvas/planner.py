@@ -6,6 +6,7 @@ the tree, and the messages of the steps that start at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,15 +18,15 @@ from celeriac.backends.base import Plan
 from celeriac.canvas.advance import advance
 from celeriac.canvas.tree import Join, Node, Step, Tree
 from celeriac.context import current
+from celeriac.draft import check_callback, check_same_app, check_takes_result
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.message import Link, Message, encode, new_id
-from celeriac.serialization import JSON
 from celeriac.signature import Signature, listed
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "standing"]
+__all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "refuse_twice", "standing"]
 
 FIRST_ALONE = ("countdown", "eta")
 """Options of a call that concern only the tasks that start at once."""
@@ -37,6 +38,7 @@ class Planned(NamedTuple):
     tree: Tree
     starts: list[Message]
     missing: dict[int, int]  # by join: how many of its members have not ended
+    chosen: list[str]  # the ids that the caller chose
 
     @property
     def has_steps(self) -> bool:
@@ -75,6 +77,7 @@ class Planner:
         self._messages: dict[int, Message] = {}
         self._steps: dict[int, dict[str, Any]] = {}  # the rest of a step's fields
         self._joins: dict[int, list[Link]] = {}  # error callbacks of groups
+        self._chosen: dict[int, str] = {}  # ids that the caller chose
         request = current.get()
         self._headers = request.headers if request is not None else {}
         self._root = request.root_id if request is not None else None
@@ -101,6 +104,7 @@ class Planner:
         return end
 
     def _signature(self, signature: Signature[Any], given: Given) -> int:
+        check_same_app(self._app, signature)
         starts = given.source < 0
         args, kwargs = signature.merged(given.args, given.kwargs) if starts else (signature.args, signature.kwargs)
         options = {**signature.options, **given.options}
@@ -121,10 +125,8 @@ class Planner:
         )
         fields: dict[str, Any] = {"source": given.source, "group": given.group, "immutable": signature.immutable}
         if not starts:
-            if not signature.immutable and message.content_type != JSON.content_type:
-                raise WorkflowError(f"{signature.task} is to be given a result, which travels as JSON, but its "
-                                    f"arguments are {message.content_type}. Set its serializer to 'json', or make it "
-                                    "immutable with .si().")  # fmt: skip
+            if not signature.immutable:
+                check_takes_result(message)
             if message.due_at is not None and "eta" not in options:
                 fields["countdown"] = message.due_at - message.sent_at
                 message = replace(message, due_at=None)
@@ -135,6 +137,8 @@ class Planner:
         self._nodes.append(None)
         self._messages[number] = message
         self._steps[number] = fields
+        if "task_id" in options:
+            self._chosen[number] = message.id
         for link in links:
             self.add(self._sendable(link), Given(source=number, group=given.group, options=_flowing(given.options)))
         return number
@@ -184,16 +188,21 @@ class Planner:
 
     def _link(self, entry: Any) -> Link:
         signature = self._sendable(entry)
+        check_callback(self._app, "link_error", signature)
         options = {"headers": self._headers, **signature.options} if self._headers else {}
         return Link(signature.message(**options), signature.immutable)
 
     def _stand(self, end: int, message: Message) -> None:
         """Let the last step end as another message would have ended."""
         self._messages[end] = standing(self._messages[end], message)
+        self._chosen.pop(end, None)
         if message.place is not None:
             self._steps[end]["foreign"] = message.place
 
     def _finished(self, end: int) -> Planned:
+        chosen = list(self._chosen.values())
+        if chosen:
+            refuse_twice([message.id for message in self._messages.values()])
         id = new_id()
         starting = [number for number, fields in self._steps.items() if fields["source"] < 0]
         root = self._root or (self._messages[starting[0]].id if len(starting) == 1 else id)
@@ -213,7 +222,15 @@ class Planner:
         ]
         missing = {number: len(node.members) for number, node in enumerate(nodes) if isinstance(node, Join)}
         starts += _end_empty(tree, missing)
-        return Planned(tree, starts, missing)
+        return Planned(tree, starts, missing, chosen)
+
+
+def refuse_twice(ids: Sequence[str]) -> None:
+    """Raise `WorkflowError` where an id stands twice."""
+    for id, count in Counter(ids).items():
+        if count > 1:
+            raise WorkflowError(f"{count} tasks of the workflow have the id {id!r}, and only one of them would be run. "
+                                "Give each a `task_id` of its own, or none.")  # fmt: skip
 
 
 def standing(message: Message, old: Message) -> Message:

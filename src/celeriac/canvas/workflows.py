@@ -6,6 +6,7 @@ what the caller gets is the result of the whole.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.errors import MessageTooLarge, WorkflowError
 from celeriac.message import Link, Message, Place, encode
 from celeriac.result import AsyncResult
+from celeriac.reuse import aclaim_ids, claim_ids
 from celeriac.signature import Signature
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from celeriac.context import Request
 
 __all__ = ["GATHER", "Workflows"]
+
+log = logging.getLogger("celeriac.workflows")
 
 GATHER = "celeriac.gather"  # the built-in task that returns what it is given
 PUBLISH_BATCH = 1000  # messages sent in one step
@@ -59,6 +63,8 @@ class Workflows:
             return self._run(planned)
         if not planned.has_steps:
             return part.nothing()
+        if planned.chosen:
+            claim_ids(self._app, planned.chosen)
         if not self._app.backend.keeps_workflows:
             message, result = self._continued(part, planned)
             self._app.publish([message])
@@ -76,6 +82,8 @@ class Workflows:
             return self._run(planned)
         if not planned.has_steps:
             return part.nothing()
+        if planned.chosen:
+            await aclaim_ids(self._app, planned.chosen)
         if not self._app.backend.keeps_workflows:
             message, result = self._continued(part, planned)
             await self._app.apublish([message])
@@ -141,6 +149,8 @@ class Workflows:
             raise WorkflowError("To replace a task by a workflow, a result backend is needed that keeps it: set "
                                 "`result_backend`.")  # fmt: skip
         else:
+            if planned.chosen:
+                claim_ids(self._app, planned.chosen)
             self._app.backend.plant(planned.plan())
         return planned.starts
 
@@ -183,8 +193,16 @@ class Workflows:
         return found
 
     def learn(self, trees: Mapping[str, bytes]) -> dict[str, Tree]:
-        """Return trees, decoded; and keep them in memory for a while: they never change."""
-        found = {id: decode_tree(data) for id, data in trees.items()}
+        """Return trees, decoded; and keep them in memory for a while: they never change.
+
+        One that cannot be read is left out, as if it had expired: it must not stop a worker.
+        """
+        found = {}
+        for id, data in trees.items():
+            try:
+                found[id] = decode_tree(data)
+            except ValueError as error:
+                log.error("The workflow %s cannot be read: %s", id, error)
         with self._lock:
             for id, tree in found.items():
                 if id not in self._trees:

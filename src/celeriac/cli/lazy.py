@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
-__all__ = ["APP", "LazyGroup"]
+__all__ = ["APP", "LazyGroup", "Misuse"]
 
 APP = "celeriac.app"
 """The key of what -A names, in the context's `meta`."""
@@ -25,6 +25,12 @@ NOT_HERE = {
     "multi": "Let systemd, or what runs your containers, start several workers: docs/howto/deploy.md.",
 }
 """Commands of Celery's, and what is to be said of them."""
+
+
+class Misuse(click.ClickException):
+    """The app or the command line is wrong."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class LazyGroup(click.Group):
@@ -72,8 +78,4 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            raise (_Wrong if isinstance(error, WRONG) else click.ClickException)(str(error)) from error
-
-
-class _Wrong(click.ClickException):
-    exit_code = 2
+            raise (Misuse if isinstance(error, WRONG) else click.ClickException)(str(error)) from error

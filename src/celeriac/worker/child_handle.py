@@ -48,6 +48,7 @@ class ChildHandle:
         self.born = time.monotonic()
         self.retiring = False
         self.killed_by_us = False
+        self.garbled = False  # it said what cannot be understood
         self._loop = loop
         self._permits_read = permits_read
         self._permits_write: int | None = permits_write

@@ -7,12 +7,14 @@ Time limits are kept here: at the soft one `SoftTimeLimitExceeded` is raised whe
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 from celeriac import signals, states
 from celeriac.app import Celeriac
@@ -24,6 +26,8 @@ from celeriac.worker.child import told
 from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
 
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
+
+log = logging.getLogger("celeriac.worker")
 
 TERMINATED = "The task was terminated."
 
@@ -122,7 +126,11 @@ class CoroutineChild(asyncio.Protocol):
 
     def work(self) -> None:
         """Run what comes, until the supervisor hangs up."""
-        asyncio.run(self._work())
+        with asyncio.Runner() as runner:
+            try:
+                runner.run(self._work())
+            except BaseException:  # noqa: BLE001 - to go on would cancel what runs, which then had ended by its own fault
+                self._die("The loop has broken: what runs on it is lost")
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -203,11 +211,20 @@ class CoroutineChild(asyncio.Protocol):
 
         try:
             outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
-        finally:
-            del self._running[index], self._indices[identity]
-            self._interrupted.discard(index)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
-        self._send(frame(Ran(index, outcome, memory)))
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
+            self._send(frame(Ran(index, outcome, memory)))
+        except BaseException:  # noqa: BLE001 - nobody looks at what this asyncio task raises: an ending would be lost
+            self._die("The ending of %s[%s] cannot be told", run.message.task, run.message.id)
+        del self._running[index], self._indices[identity]
+        self._interrupted.discard(index)
+
+    def _die(self, why: str, *names: str) -> NoReturn:
+        """End the child by the exception that is being handled, as a plain one ends by it: what runs here is lost."""
+        log.critical(why, *names, exc_info=True)
+        self._flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         index = self._indices.get(id(message))

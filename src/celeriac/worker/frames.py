@@ -22,6 +22,7 @@ from celeriac.message import Message
 from celeriac.outcome import Outcome
 
 __all__ = [
+    "LONGEST",
     "NOTHING",
     "PERMIT",
     "RECEIVE_BYTES",
@@ -41,6 +42,7 @@ PERMIT: Final = struct.Struct("<Q")
 NOTHING: Final = 0  # the index of no run: its permit only shows that the child takes permits
 RECEIVE_BYTES: Final = 65_536  # at a time; a buffer above 128 KiB would be mapped, and unmapped, for each read
 LENGTH: Final = struct.Struct("<I")
+LONGEST: Final = 1 << 29  # bytes; no frame is as long. What is none, such as text, mostly seems to begin a longer one
 
 
 class Run(msgspec.Struct, array_like=True, gc=False):
@@ -99,21 +101,21 @@ class Frames:
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._wanted = 0  # so long must the rest become, before it has a frame
+        self.wanted = 0  # so long must the rest become, before it has a frame
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that these bytes complete."""
         if self._rest:
             self._rest += data
-            if len(self._rest) < self._wanted:
+            if len(self._rest) < self.wanted:
                 return []
             data = bytes(self._rest)
         found, start, end, length_at = [], 0, len(data), LENGTH.unpack_from
-        self._wanted = 4
+        self.wanted = 4
         while end - start >= 4:
             stop = start + 4 + length_at(data, start)[0]
             if stop > end:
-                self._wanted = stop - start
+                self.wanted = stop - start
                 break
             found.append(data[start + 4 : stop])
             start = stop

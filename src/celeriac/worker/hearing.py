@@ -2,6 +2,9 @@
 
 A child writes each ending at once, so that nothing that has ended is lost with it. A supervisor that woke up for each
 would do little else; so a child that has many runs before it is not listened to, but read from again after a pause.
+
+A child that says what cannot be understood is heard no more: an ending may have been in it, so that what runs there
+must be taken for lost.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from celeriac.worker.child_handle import ChildHandle
+from celeriac.worker.frames import LONGEST, Ran, Told, parse_from_child
 
 __all__ = ["Hearing"]
 
@@ -19,12 +25,14 @@ PAUSE: Final = 0.001  # seconds
 
 
 class Hearing:
-    """Reads from the children that it was given."""
+    """Reads from the children that it was given; `heard` is told what they say, `garbled` who cannot be understood."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop,
-                 heard: Callable[[Sequence[tuple[ChildHandle, bytes]]], None]) -> None:  # fmt: skip
+                 heard: Callable[[Sequence[tuple[ChildHandle, list[Ran | Told]]]], None],
+                 garbled: Callable[[ChildHandle], None]) -> None:  # fmt: skip
         self._loop = loop
         self._heard = heard
+        self._garbled = garbled
         self._busy: dict[ChildHandle, None] = {}  # not listened to for now
         self._timer: asyncio.TimerHandle | None = None
 
@@ -37,6 +45,32 @@ class Hearing:
         self._busy.pop(child, None)
         self._loop.remove_reader(child.link)
 
+    def last_words(self, child: ChildHandle) -> list[Ran | Told]:
+        """Return what a child that has ended managed to say, and read from it no more."""
+        self.end(child)
+        said: list[Ran | Told] = []
+        while not child.garbled and (data := child.receive()):
+            said += self._understood(child, data)
+        return said
+
+    def _understood(self, child: ChildHandle, data: bytes) -> list[Ran | Told]:
+        """Return what a child said, up to where it cannot be understood."""
+        said: list[Ran | Told] = []
+        try:
+            for content in child.frames.feed(data):
+                said.append(parse_from_child(content))  # noqa: PERF401 - what came before a broken frame is kept
+        except msgspec.DecodeError:
+            child.garbled = True
+        child.garbled = child.garbled or child.frames.wanted > LONGEST
+        return said
+
+    def _said(self, child: ChildHandle, data: bytes) -> tuple[ChildHandle, list[Ran | Told]]:
+        said = self._understood(child, data)
+        if child.garbled:
+            self.end(child)
+            self._garbled(child)
+        return child, said
+
     def _readable(self, child: ChildHandle) -> None:
         data = child.receive()
         if data is None:
@@ -47,7 +81,7 @@ class Hearing:
             self._busy[child] = None
             self._collect_later()
         if data:
-            self._heard([(child, data)])
+            self._heard([self._said(child, data)])
 
     def _collect_later(self) -> None:
         if self._timer is None:
@@ -60,9 +94,11 @@ class Hearing:
         for child in list(self._busy):
             data = child.receive()
             if data:
-                said.append((child, data))
+                said.append(self._said(child, data))
             if data is None:
                 del self._busy[child]
+            elif child.garbled:
+                continue
             elif len(child.running) < MUCH:
                 del self._busy[child]
                 self.begin(child)

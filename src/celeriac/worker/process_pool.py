@@ -8,6 +8,7 @@ started, and so knows which attempt the signal will hit (see `frames`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ from celeriac.message import COROUTINE, LANES, PLAIN
 from celeriac.outcome import Outcome
 from celeriac.worker import limits
 from celeriac.worker.child_handle import ChildHandle
-from celeriac.worker.frames import Interrupt, Ran, parse_from_child
+from celeriac.worker.frames import Interrupt, Ran, Told
 from celeriac.worker.hearing import Hearing
 from celeriac.worker.nursery import Exited, Spawn, Spawned
 from celeriac.worker.options import WorkerOptions
@@ -34,6 +35,8 @@ from celeriac.worker.settle import Ending
 from celeriac.worker.spread import SUSPECT_SECONDS, Suspicion, spread
 
 __all__ = ["ProcessPool"]
+
+log = logging.getLogger("celeriac.worker")
 
 SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
 
@@ -66,7 +69,7 @@ class ProcessPool(Pool):
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._nursery, self._hear_nursery)
-        self._hearing = Hearing(self._loop, self._hear)
+        self._hearing = Hearing(self._loop, self._hear, self._garbled)
         self._stopping = False
         self._replace()
         if self._growing is not None:
@@ -142,23 +145,22 @@ class ProcessPool(Pool):
             ])  # fmt: skip
         self._keep_ticking()
 
-    def _hear(self, said: Sequence[tuple[ChildHandle, bytes]]) -> None:
+    def _hear(self, said: Sequence[tuple[ChildHandle, list[Ran | Told]]]) -> None:
         endings: list[Ending] = []
-        for child, data in said:
-            endings += self._heard(child, data)
+        for child, news in said:
+            endings += self._heard(child, news)
             if child.retiring or child.done >= (self._options.max_tasks_per_child or child.done + 1):
                 self._retire(child)
         if endings:
             self._reports.ended(endings)
             self._reports.freed()
 
-    def _heard(self, child: ChildHandle, data: bytes) -> list[Ending]:
+    def _heard(self, child: ChildHandle, said: list[Ran | Told]) -> list[Ending]:
         """Return the endings in what a child said."""
         endings: list[Ending] = []
         runtimes: list[float] = []
         limit = self._options.max_memory_per_child
-        for content in child.frames.feed(data):
-            news = parse_from_child(content)
+        for news in said:
             if type(news) is Ran:
                 delivery = child.ended(news.index)
                 if delivery is None:
@@ -229,6 +231,15 @@ class ProcessPool(Pool):
         if called_back:
             self.dispatch(called_back)
 
+    def _garbled(self, child: ChildHandle) -> None:
+        """Kill a child that cannot be understood: whatever it was at is lost."""
+        log.error("The child %d said what cannot be understood (does a task write to its sockets?)", child.pid)
+        called_back = child.call_back()
+        child.retiring = True
+        child.signal(signal.SIGKILL)
+        if called_back:
+            self.dispatch(called_back)
+
     # --- Children that end ----------------------------------------------------------------------------
 
     def _hear_nursery(self) -> None:
@@ -260,12 +271,9 @@ class ProcessPool(Pool):
 
     def _exited(self, pid: int, status: int) -> None:
         child = self._children[pid]
-        endings: list[Ending] = []
-        while data := child.receive():  # what it managed to say
-            endings += self._heard(child, data)
+        endings = self._heard(child, self._hearing.last_words(child))
         del self._children[pid]
         called_back = child.call_back()
-        self._hearing.end(child)
         endings += self._bury(child, status)
         child.close()
         if endings:
@@ -289,7 +297,7 @@ class ProcessPool(Pool):
             elif (child.killed_by_us or index in acquitted) and delivery.message.acks_late:
                 yield Ending(delivery=delivery, given_back=True)
             else:
-                yield Ending(delivery=delivery, lost=_how(status))
+                yield Ending(delivery=delivery, lost="said what no frame is" if child.garbled else _how(status))
 
     # --- Look and operate -----------------------------------------------------------------------------
 

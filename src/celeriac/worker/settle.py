@@ -79,7 +79,8 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     if outcome.state == states.RETRY:
         due_at = now + (outcome.retry_delay or 0.0)
         following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None)
-        return Settlement(delivery=delivery, action=Action.RETURN, outcome=outcome, message=following, deliveries=0)
+        kept = None if message.ignore_result else outcome  # a success will not be kept, and could not take its place
+        return Settlement(delivery=delivery, action=Action.RETURN, outcome=kept, message=following, deliveries=0)
     if outcome.state == states.REPLACED:
         if [following.id for following in outcome.following] == [message.id]:
             return Settlement(delivery=delivery, action=Action.RETURN, message=outcome.following[0])
@@ -91,7 +92,7 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
         return _with(delivery, outcome, now, Action.BURY, reason)
     if outcome.state == states.SUCCESS:
-        kept: Outcome | None = outcome
+        kept = outcome
         if message.ignore_result:
             # The end of a group's member is of interest even where its value is not.
             kept = replace(outcome, value=None) if message.group_id is not None or message.place is not None else None

@@ -65,6 +65,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
+        _ = app.broker, app.backend  # imports what they need once, and not in every child
         app.close()  # so that the nursery inherits no connection
         return _run(app, options, open_nursery(app))
     if options.pool == "solo":
@@ -166,11 +167,14 @@ class Supervisor:
             for work in (self.settling.run(), self.heartbeat.renew(), self.heartbeat.recover(), self._sweep(),
                          obey_orders(self), self.settling.advancing.run())
         ]  # fmt: skip
-        await self.listening.wait()
-        self.ready.set()
-        log.info("%s is ready: %s", self.name, ", ".join(self.receiver.queues))
-        signals.worker_ready.send(self, worker=self.name)
-        await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        listening = asyncio.ensure_future(self.listening.wait())
+        await asyncio.wait([stop, listening, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        if listening.done():
+            self.ready.set()
+            log.info("%s is ready: %s", self.name, ", ".join(self.receiver.queues))
+            signals.worker_ready.send(self, worker=self.name)
+            await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
         stop.cancel()
 
         deadline = time.monotonic() + max(0.0, self.options.grace_seconds - LAST_SECONDS)

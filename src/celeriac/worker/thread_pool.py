@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import queue
 import threading
@@ -31,6 +32,8 @@ from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
 from celeriac.worker.settle import Ending
 
 __all__ = ["Seat", "ThreadPool"]
+
+log = logging.getLogger("celeriac.worker")
 
 TICK_SECONDS = 0.02
 INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
@@ -103,8 +106,7 @@ class ThreadPool(Pool):
         while len(self._seats) < self._wanted:
             self._add_seat()
         if self._coroutine_slots and self._coroutine_loop is None:
-            self._coroutine_loop = loop = asyncio.new_event_loop()
-            threading.Thread(target=_run_loop, args=(loop,), name="celeriac-coroutines", daemon=True).start()
+            self._add_loop()
 
     def _add_seat(self) -> None:
         seat = self._own_seat
@@ -112,6 +114,31 @@ class ThreadPool(Pool):
             seat = Seat()
             threading.Thread(target=seat.occupy, name="celeriac-plain", daemon=True).start()
         self._seats.append(seat)
+
+    def _add_loop(self) -> None:
+        self._coroutine_loop = loop = asyncio.new_event_loop()
+        threading.Thread(target=self._run_loop, args=(loop,), name="celeriac-coroutines", daemon=True).start()
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run a loop until it is stopped, then end what is left in it, and close it."""
+        try:
+            loop.run_forever()
+        except BaseException:
+            log.critical("The loop has broken: what runs on it is lost", exc_info=True)
+            self._loop.call_soon_threadsafe(self._loop_broke, loop)
+            return
+        loop.run_until_complete(_end_all(asyncio.all_tasks(loop)))
+        loop.close()
+
+    def _loop_broke(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Replace a loop, as a child that has died is replaced."""
+        if loop is not self._coroutine_loop:
+            return  # it was to be stopped
+        lost = [Ending(delivery=delivery, lost="its loop has broken") for delivery, _, _ in self._coroutines.values()]
+        self._coroutines.clear()
+        self._add_loop()
+        self._reports.ended(lost)
+        self._reports.freed()
 
     # --- Work -----------------------------------------------------------------------------------------
 
@@ -302,13 +329,6 @@ class ThreadPool(Pool):
             self._coroutine_loop = None
         if endings and not abandon:
             self._reports.ended(endings)
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Run a loop until it is stopped, then end what is left in it, and close it."""
-    loop.run_forever()
-    loop.run_until_complete(_end_all(asyncio.all_tasks(loop)))
-    loop.close()
 
 
 async def _end_all(tasks: set[asyncio.Task[Any]]) -> None:

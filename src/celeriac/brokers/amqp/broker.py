@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Container, Generator, Iterable, Sequence
 from typing import Any
 
 from pamqp import commands
@@ -15,7 +15,7 @@ from celeriac.brokers.amqp.parcels import Parcel, post
 from celeriac.brokers.base import Ability, Broker, Lease, Operations, WorkerInfo
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.frames import Publication, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed
+from celeriac.drivers.amqp.refusals import ChannelClosed, Refused
 from celeriac.drivers.amqp.server import Server, each, server
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError
@@ -46,36 +46,42 @@ class AmqpBroker(Broker):
         for start in range(0, len(messages), MANY):
             await self.send([Parcel(message, again=again) for message in messages[start : start + MANY]])
 
-    async def send(self, parcels: Sequence[Parcel], others: Sequence[Publication] = ()) -> None:
-        """Publish parcels, and whatever else is addressed already."""
-        await self.server.ado(_Sending(self, parcels, others))
+    async def send(self, parcels: Sequence[Parcel], others: Sequence[Publication] = (),
+                   within: float | None = None) -> None:  # fmt: skip
+        """Publish parcels, and whatever else is addressed already; within the time-out, or so many seconds."""
+        await self.server.ado(_Sending(self, parcels, others), within)
 
-    def declare(self, lines: Iterable[Line]) -> Generator[Any, Any, None]:
-        """Make sure that lines are there, and that everybody knows: a procedure."""
+    def declare(self, lines: Iterable[Line], known: Container[Line] = ()) -> Generator[Any, Any, None]:
+        """Make sure that lines are there, and that everybody knows (of all that is not known): a procedure.
+
+        The journal is told first: a line that nobody knows of is served by nobody. Who finds one that somebody else
+        has made cannot tell whether he came to say so, and says it again, once.
+        """
         topology, declared = self.server.topology, self.server.declared
-        made = []
-        for line in lines:
-            if line in declared:
-                continue
+        fresh = [line for line in lines if line not in declared]
+        missing = set()
+        for line in fresh:
+            topology.check(line.queue)
+            if not (yield from _there(topology.name(line))):
+                missing.add(line)
+        news = [LineMade((line.queue, line.lane, line.priority)) for line in fresh if line not in known
+                and (line in missing or line != topology.usual(line.queue, line.lane))]  # fmt: skip
+        if news:
+            yield from writing(self.server, news)
+        for line in fresh:
             exchange, queue, bind = topology.declare(line)
             yield exchange
-            try:
-                yield commands.Queue.Declare(queue=queue.queue, passive=True)
-            except ChannelClosed as error:
-                if error.code != MISSING:
-                    raise
+            if line in missing:
                 yield queue
-                made.append(LineMade((line.queue, line.lane, line.priority)))
             yield bind
             declared.add(line)
-        if made:
-            yield from writing(self.server, made)
 
     def declare_dead(self, queue: str) -> Generator[Any, Any, None]:
         """Make sure that a queue of dead letters is there: a procedure."""
         name = self.server.topology.dead(queue)
         if name not in self.server.declared:
-            yield from each(self.server.topology.declare_dead(queue))
+            if not (yield from _there(name)):
+                yield self.server.topology.declare_dead(queue)
             self.server.declared.add(name)
 
     # --- The rest of the port -------------------------------------------------------------------------
@@ -132,28 +138,41 @@ class _Sending:
 
     def __call__(self) -> Generator[Any, Any, None]:
         server = self._broker.server
-        for _ in range(2):
-            if self._sent:
-                self._parcels = [parcel._replace(again=True) for parcel in self._parcels]
-            items = self._items()
-            yield from self._prepare()
-            self._sent = True
-            try:
-                returned = yield items
-            except ChannelClosed as error:
-                if error.code != MISSING:
-                    raise
-                returned = items  # an exchange was deleted
-            if not returned:
-                return
-            # A queue was deleted: make it again, and send what came back.
+        back = yield from self._first()
+        if back and (back := (yield from self._what_came_back())):
+            raise BrokerError(f"{len(back)} messages cannot be routed: RabbitMQ at {server.address} has no queue "
+                              f"{back[0].routing_key!r}, and it cannot be made.")  # fmt: skip
+
+    def _first(self) -> Generator[Any, Any, list[Publication]]:
+        """Send all; return what came back, for its queue was deleted, and leave only that to be sent."""
+        if self._sent:
+            self._parcels = [parcel._replace(again=True) for parcel in self._parcels]
+        items = self._items()
+        yield from self._prepare()
+        self._sent = True
+        try:
+            returned: list[Publication] = yield items
+        except Refused as error:  # the others are there
+            left = set(map(id, error.left))
+            self._others = [item for item in items[len(self._parcels) :] if id(item) in left]
+            self._parcels = [parcel for parcel, item in zip(self._parcels, items, strict=False) if id(item) in left]
+            raise
+        except ChannelClosed as error:
+            if error.code != MISSING:
+                raise
+            return items  # an exchange was deleted; which of them had passed by then, nobody knows
+        if returned:
             gone = {item.routing_key for item in returned}
-            server.declared.clear()
-            lost = [parcel for parcel, item in zip(self._parcels, items, strict=False) if item.routing_key in gone]
+            self._parcels = [parcel for parcel, item in zip(self._parcels, items, strict=False)
+                             if item.routing_key in gone]  # fmt: skip
             self._others = [item for item in self._others if item.routing_key in gone]
-            self._parcels, self._sent = lost, False
-        raise BrokerError(f"{len(returned)} messages cannot be routed: RabbitMQ at {server.address} has no queue "
-                          f"{returned[0].routing_key!r}, and it cannot be made.")  # fmt: skip
+            self._sent = False
+        return returned
+
+    def _what_came_back(self) -> Generator[Any, Any, list[Publication]]:
+        """Make what was deleted, and send what came back; return what comes back again."""
+        self._broker.server.declared.clear()
+        return (yield from self._first())  # what is left
 
     def _items(self) -> list[Publication]:
         topology, now = self._broker.server.topology, self._broker.clock.now()
@@ -172,6 +191,17 @@ class _Sending:
         for item in self._others:
             if item.routing_key.endswith("/dead"):
                 yield from broker.declare_dead(item.routing_key.removesuffix("/dead"))
+
+
+def _there(queue: str) -> Generator[Any, Any, bool]:
+    """Say whether an AMQP queue exists, however it was declared: a procedure."""
+    try:
+        yield commands.Queue.Declare(queue=queue, passive=True)
+    except ChannelClosed as error:
+        if error.code != MISSING:
+            raise
+        return False
+    return True
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",

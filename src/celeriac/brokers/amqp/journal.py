@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
 from pamqp import commands
 
+from celeriac.brokers.amqp.errands import PATIENCE
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
@@ -23,13 +23,15 @@ from celeriac.drivers.amqp.refusals import ChannelClosed
 from celeriac.drivers.amqp.server import Server, each
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError
-from celeriac.message import new_id
 
-__all__ = ["CHANNEL", "Journal", "LineMade", "Mark", "Paused", "Peeked", "Revoked", "writing"]
+__all__ = ["CHANNEL", "LOOKED_SECONDS", "Journal", "LineMade", "Looked", "Paused", "Revoked", "writing"]
 
 CHANNEL = "journal"
+MISSING = 404
 IN_USE = 403  # how a server says that a queue has an exclusive consumer
 PAUSE = (0.005, 0.03)  # seconds before it is tried again
+MOMENT = 0.001  # seconds, in which the server pushes some more
+LOOKED_SECONDS = 7 * 86400.0  # for which it is remembered that somebody has looked at a message
 
 
 class LineMade(msgspec.Struct, tag="line", frozen=True):
@@ -52,20 +54,15 @@ class Revoked(msgspec.Struct, tag="revoke", frozen=True):
     until: float
 
 
-class Peeked(msgspec.Struct, tag="peek", frozen=True):
-    """Messages were looked at, which the server counts as a delivery."""
+class Looked(msgspec.Struct, tag="look", frozen=True):
+    """Messages were looked at, which the server takes for deliveries: so many of each, or no more."""
 
-    ids: list[str]
+    counts: dict[str, int]  # by id
     until: float
 
 
-class Mark(msgspec.Struct, tag="mark", frozen=True):
-    """Whoever wrote it waits for it: then it has read what was before."""
-
-    id: str
-
-
-Entry = LineMade | Paused | Revoked | Peeked | Mark
+Entry = LineMade | Paused | Revoked | Looked
+Errand = Callable[[Callable[[], Awaitable[None]]], None]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
 
@@ -78,23 +75,30 @@ def writing(server: Server, entries: Sequence[Entry]) -> Generator[Any, Any, Non
         if topology.journal not in server.declared:
             yield from each(topology.declare_journal(CHANNEL))
             server.declared.add(topology.journal)
-        if not (yield items):
-            return
-        server.declared.clear()  # it was deleted
+        try:
+            if not (yield items):
+                return
+        except ChannelClosed as error:
+            if error.code != MISSING:
+                raise
+        server.declared.clear()  # it was deleted, or its exchange was
     raise BrokerError(f"The queue {topology.journal!r} cannot be made on RabbitMQ at {server.address}.")
 
 
 class Journal:
     """What the journal says, kept up to date for as long as its connection stands."""
 
-    def __init__(self, server: Server, clock: Clock, changed: Callable[[], None] | None = None) -> None:
+    def __init__(self, server: Server, clock: Clock, changed: Callable[[], None] | None = None,
+                 errand: Errand | None = None) -> None:  # fmt: skip
         self.lines: set[Line] = set()
         self.paused: set[str] = set()
         self.revoked: dict[str, float] = {}
-        self.peeked: Counter[str] = Counter()
+        self.looks: dict[str, int] = {}  # by id: how many of what the server takes for deliveries were none
+        self._used: list[str] = []  # whose looks are to be forgotten by everybody
         self._server = server
         self._clock = clock
         self._changed = changed
+        self._errand = errand
 
     async def follow(self, connection: AioConnection) -> None:
         """Begin to follow; return when what was there has been read."""
@@ -122,47 +126,35 @@ class Journal:
                 await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - somebody else is reading
 
     async def _read(self, channel: Channel) -> None:
-        """Take everything, up to a mark of our own; drop what no longer holds, give back the rest."""
+        """Take everything, publishing nothing; drop what no longer holds, give back the rest."""
         found: list[tuple[int, Entry | None]] = []
-        mark, marked = Mark(new_id()), asyncio.Event()
-
-        def take(content: Content) -> None:
-            found.append((content.tag, _read(content)))
-            if found[-1][1] == mark:
-                marked.set()
-
-        def failed(error: Exception) -> None:
-            marked.set()
-
-        channel.on_content, channel.on_failure = take, failed
-        topology = self._server.topology
-        await channel.call(commands.Basic.Consume(queue=topology.journal, exclusive=True))
-        await channel.publish([Publication("", topology.journal, properties(), _encode(mark))])
-        await marked.wait()
-        if channel.failed is not None:
-            raise channel.failed
-        latest = {entry.queue: entry.paused for _, entry in found if isinstance(entry, Paused)}
-        seen: set[Entry | str] = set()
-        for tag, entry in found:
-            if self._holds(entry, latest, seen):
+        channel.on_content = lambda content: found.append((content.tag, _read(content)))
+        journal = self._server.topology.journal
+        await channel.call(commands.Basic.Consume(queue=journal, exclusive=True))
+        while (await channel.call(commands.Queue.Declare(queue=journal, passive=True))).message_count:
+            await asyncio.sleep(MOMENT)
+        await channel.call(commands.Basic.Qos(prefetch_count=0))  # answered after all that has been pushed
+        kept = _kept([entry for _, entry in found], self._clock.now())
+        for (tag, entry), holds in zip(found, kept, strict=True):
+            if holds:
                 self._apply(entry)
             else:
                 channel.tell(acknowledge(channel.number, tag, multiple=False))
         await channel.call(commands.Channel.Close(200, "", 0, 0))
 
-    def _holds(self, entry: Entry | None, latest: dict[str, bool], seen: set[Entry | str]) -> bool:
-        """Say whether an entry says anything that later ones do not take back."""
-        if isinstance(entry, Revoked | Peeked):
-            return entry.until > self._clock.now()
-        if isinstance(entry, Paused):
-            again = f"paused {entry.queue}" in seen
-            seen.add(f"paused {entry.queue}")
-            return latest[entry.queue] and entry.paused and not again
-        if isinstance(entry, LineMade):
-            again = entry in seen
-            seen.add(entry)
-            return not again
-        return entry is None  # of a later version; a mark is no longer waited for
+    def forget_looks(self, id: str) -> None:
+        """Let everybody know that looks at a message count no more: it was taken, or is gone."""
+        if self.looks.pop(id, 0) and self._errand is not None:
+            if not self._used:
+                self._errand(self._tell_used)
+            self._used.append(id)
+
+    async def _tell_used(self) -> None:
+        used = Looked(dict.fromkeys(self._used, 0), self._clock.now() + LOOKED_SECONDS)
+        await self._server.ado(lambda: writing(self._server, [used]), PATIENCE)
+        self._used = [id for id in self._used if id not in used.counts]
+        if self._used and self._errand is not None:
+            self._errand(self._tell_used)
 
     def _apply(self, entry: Entry | None) -> None:
         if isinstance(entry, LineMade):
@@ -171,8 +163,8 @@ class Journal:
             (self.paused.add if entry.paused else self.paused.discard)(entry.queue)
         elif isinstance(entry, Revoked):
             self.revoked.update(dict.fromkeys(entry.ids, entry.until))
-        elif isinstance(entry, Peeked):
-            self.peeked.update(entry.ids)
+        elif isinstance(entry, Looked):
+            self.looks.update(entry.counts)
         if self._changed is not None:
             self._changed()
 
@@ -183,3 +175,31 @@ def _read(content: Content) -> Entry | None:
     except msgspec.MsgspecError:
         return None
     return entry
+
+
+def _kept(entries: Sequence[Entry | None], now: float) -> list[bool]:
+    """Say of each entry whether it says anything that others do not say, or later ones take back."""
+    last: dict[Any, int] = {}  # who speaks last of a queue, or a message
+    for number, entry in enumerate(entries):
+        if isinstance(entry, Paused):
+            last["paused", entry.queue] = number
+        elif isinstance(entry, Looked):
+            last.update(dict.fromkeys(entry.counts, number))
+    said: set[Any] = set()
+    kept: list[bool] = []
+    for number, entry in enumerate(entries):
+        if isinstance(entry, Revoked):
+            holds = entry.until > now
+        elif isinstance(entry, Paused):
+            holds = entry.paused and last["paused", entry.queue] == number
+        elif isinstance(entry, LineMade):
+            holds = entry not in said
+            said.add(entry)
+        elif isinstance(entry, Looked):
+            own = [id for id in entry.counts if last[id] == number]
+            holds = entry.until > now and any(entry.counts[id] or id in said for id in own)
+            said.update(entry.counts if holds else ())
+        else:
+            holds = True  # of a later version
+        kept.append(holds)
+    return kept

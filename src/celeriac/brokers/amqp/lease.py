@@ -13,23 +13,24 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 from pamqp import commands
 
+from celeriac.brokers.amqp.errands import PATIENCE, Errands
 from celeriac.brokers.amqp.hand import Hand, Held
 from celeriac.brokers.amqp.journal import Journal
-from celeriac.brokers.amqp.parcels import Parcel, bury, unpack, unreadable
+from celeriac.brokers.amqp.parcels import Parcel, bury, losses, unpack
 from celeriac.brokers.amqp.roll import Presence, enrol
 from celeriac.brokers.amqp.taps import Taps
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
+from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo, unreadable
 from celeriac.drivers.amqp.frames import Content, Publication
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line
-from celeriac.errors import BrokerError, BrokerUnavailable, LeaseLost
+from celeriac.errors import BrokerUnavailable, LeaseLost
 from celeriac.message import new_id
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class AmqpLease(Lease):
         self._slots: Slots = {}  # of the receive that is under way
         self._stirred = asyncio.Event()
         self._looking_for_surplus: asyncio.TimerHandle | None = None
-        self._errands: set[asyncio.Task[None]] = set()
+        self._errands = Errands(lambda: self._lost is None, lambda: self.connection.abandon(), self._stirred.set)
 
     # --- The beginning --------------------------------------------------------------------------------
 
@@ -81,12 +82,13 @@ class AmqpLease(Lease):
                 self._work.on_cancel = self._cancelled
                 self._work.on_failure = self._failed
                 sight = await self.connection.channel()
-                self.journal = Journal(self._server, self._clock, self._stirred.set)
+                self.journal = Journal(self._server, self._clock, self._stirred.set, self._errands.begin)
                 self._taps = Taps(self._broker, self._topology, self.journal, self._work, sight,
                                   self.connection.channel, self._call)  # fmt: skip
                 self.connection.on_lost = self._connection_lost
                 await self.journal.follow(self.connection)
-                await enrol(self.connection, self._topology, self._presence, self._broker.broadcast, self._errand)
+                await enrol(self.connection, self._topology, self._presence, self._broker.broadcast,
+                            self._errands.begin)  # fmt: skip
         except BaseException as error:
             self.connection.close()
             if isinstance(error, OSError):
@@ -156,8 +158,7 @@ class AmqpLease(Lease):
 
     async def _settle_down(self) -> None:
         """Wait until what the server has pushed has come, and errands are done."""
-        if self._errands:
-            await asyncio.wait(self._errands, timeout=self._server.timeout)
+        await self._errands.finished(self._server.timeout)
         await self._call(self._sync())
 
     async def _sync(self) -> Any:
@@ -173,7 +174,7 @@ class AmqpLease(Lease):
             tap.unsettled += 1
         try:
             parcel = unpack(content.body)
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             self._put_aside(content, tap.line, f"it cannot be read: {error}")
             return
         message, now = parcel.message, self._clock.now()
@@ -188,9 +189,9 @@ class AmqpLease(Lease):
             held.delivery = replace(delivery, deliveries=count, lost=True)
             self._inherited.append(held.delivery)
         elif message.due_at is not None and message.due_at > now + EARLY_SECONDS:
-            self._errand(self._give_back([held]))  # there is no delay as long as its
-        elif lost and not self._topology.quorum:
-            self._errand(self._give_back([held]))  # counted: the server would only say that it was lost, not how often
+            self._errands.begin(partial(self._give_back, [held]))  # there is no delay as long as its
+        elif lost and losses(content) is None:  # the server would only say that it was lost, not how often
+            self._errands.begin(partial(self._give_back, [held]))
         else:
             tap.buffer.append(held)
             if self._looking_for_surplus is None:
@@ -199,12 +200,11 @@ class AmqpLease(Lease):
 
     def _lost_before(self, content: Content, id: str) -> int:
         """Return how often the message was lost with its worker, as far as the server counts."""
-        if not content.redelivered:
-            return 0
-        peeked = self.journal.peeked.get(id, 0)
-        if self._topology.quorum:
-            return max(0, int(content.headers().get("x-delivery-count", 0)) - peeked)
-        return 0 if peeked else 1
+        looks = self.journal.looks.get(id, 0)
+        counted = losses(content)
+        if looks and not counted:
+            self.journal.forget_looks(id)  # from now on, that it comes again means that it was lost
+        return (0 if looks else 1) if counted is None else max(0, counted - looks)
 
     def _put_aside(self, content: Content, line: Line, why: str) -> None:
         """Bury what cannot be read. It is held until that is confirmed, so that nothing acknowledges it sooner."""
@@ -214,10 +214,10 @@ class AmqpLease(Lease):
         self._hand.add(held)
 
         async def bury_it() -> None:
-            await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)])
+            await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)], PATIENCE)
             self._acknowledge([held])
 
-        self._errand(bury_it())
+        self._errands.begin(bury_it)
 
     def _watch_surplus(self) -> None:
         if self._looking_for_surplus is None and any(tap.buffer for tap in self._taps):
@@ -238,28 +238,16 @@ class AmqpLease(Lease):
                 surplus += tap.buffer
                 tap.buffer.clear()
         if surplus:
-            self._errand(self._give_back(surplus))
+            self._errands.begin(partial(self._give_back, surplus))
         self._watch_surplus()
 
     async def _give_back(self, surplus: Sequence[Held]) -> None:
-        """Send deliveries back to their lines as they were, and acknowledge them."""
-        await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in surplus])
+        """Send deliveries back to their lines as they were, and acknowledge them. Done again, it says so."""
+        parcels = [Parcel(held.delivery.message, held.count, held.again) for held in surplus]
+        for held in surplus:
+            held.again = True
+        await self._broker.send(parcels, (), PATIENCE)
         self._acknowledge(surplus)
-
-    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside, which must not fail unseen; what fails is taken back by the server in the end."""
-
-        async def run() -> None:
-            try:
-                await work
-            except BrokerError as error:
-                log.warning("Cannot give back: %s. The lease ends, and its messages go back by that.", error)
-                self.connection.abandon()
-
-        task = asyncio.ensure_future(run())
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
-        task.add_done_callback(lambda _: self._stirred.set())
 
     def _cancelled(self, consumer: str) -> None:
         """The server has ended a consumer: its queue was deleted, or its node is gone."""
@@ -319,6 +307,7 @@ class AmqpLease(Lease):
             tap = self._taps.of(held.line)
             if tap is not None:
                 tap.settled(held.consumer)
+            self.journal.forget_looks(held.delivery.message.id)
         self._work.tell(acknowledgements)
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
@@ -343,17 +332,18 @@ class AmqpLease(Lease):
         if self._lost is not None:
             return
         self._ended = True
-        for tap in self._taps:
+        taps = list(self._taps)  # a lost connection clears them
+        for tap in taps:
             tap.set(0)
         try:
             async with asyncio.timeout(self._server.timeout):
-                for tap in self._taps:
+                for tap in taps:
                     await tap.begun()
                 await self._sync()  # nothing is pushed after this
-                if self._errands:
-                    await asyncio.wait(self._errands)  # what they give back, we must not
+                await self._errands.finished()  # what they give back, we must not
                 kept = [held for held in self._hand.all() if not held.delivery.lost]
-                await self._broker.send([Parcel(held.delivery.message, held.count, held.again) for held in kept])
+                # Perhaps one of them was just being settled: its outcome may be stored.
+                await self._broker.send([Parcel(held.delivery.message, held.count, again=True) for held in kept])
                 self._acknowledge(kept)
                 await self._work.call(commands.Channel.Close(200, "", 0, 0))
         except OSError as error:

@@ -11,7 +11,7 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.frames import Content
-from celeriac.drivers.amqp.refusals import ChannelClosed
+from celeriac.drivers.amqp.refusals import silent
 from celeriac.drivers.amqp.server import Server
 from celeriac.errors import BrokerError
 
@@ -35,16 +35,19 @@ class Listener:
         topology = await self._server.learn()
         connection = await self._server.open(60.0, f"celeriac listens to {self.channel}")
         try:
-            opened = await connection.channel()
-            opened.on_content = self._take
-            for method in topology.declare_channels():
-                await opened.call(method)
-            made = await opened.call(commands.Queue.Declare(exclusive=True))
-            await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels,
-                                                   routing_key=self.channel))  # fmt: skip
-            await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
-        except BaseException:
+            async with asyncio.timeout(self._server.timeout):
+                opened = await connection.channel()
+                opened.on_content = self._take
+                for method in topology.declare_channels():
+                    await opened.call(method)
+                made = await opened.call(commands.Queue.Declare(exclusive=True))
+                await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels,
+                                                       routing_key=self.channel))  # fmt: skip
+                await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
+        except BaseException as error:
             connection.close()
+            if isinstance(error, OSError):
+                raise silent(error, self._server.address, self._server.timeout) from error
             raise
         connection.on_lost = self._some.set
         self._connection = connection
@@ -71,7 +74,7 @@ class Listener:
     async def _come_back(self) -> None:
         tries = 0
         while True:
-            with contextlib.suppress(OSError, BrokerError, ChannelClosed):
+            with contextlib.suppress(BrokerError):
                 await self.open()
                 return
             await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])

@@ -1,25 +1,27 @@
 """Looking into an AMQP broker, and operating it, as far as AMQP lets one.
 
 Messages can be counted, dropped and taken; they can be looked at only by taking them and giving them back, which the
-server counts as a delivery: so `peek` writes into the journal what it has looked at. What waits for its time cannot
-be seen.
+server counts as a delivery: so `peek` writes into the journal what it has looked at. A quorum queue drops what was
+delivered too often (20 times, or as a policy says): what has come half the way is sent anew instead, to the end of its
+line. What waits for its time cannot be seen.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
-from celeriac.brokers.amqp.journal import CHANNEL, Journal, Paused, Peeked, writing
-from celeriac.brokers.amqp.parcels import Parcel, read_dead, unpack
-from celeriac.brokers.amqp.roll import Presence, call_roll
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.brokers.amqp.journal import CHANNEL, LOOKED_SECONDS, Journal, Looked, Paused, writing
+from celeriac.brokers.amqp.parcels import Parcel, losses, read_dead, unpack
+from celeriac.brokers.amqp.roll import ANSWER_SECONDS, Presence, call_roll
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
 from celeriac.clock import Clock
 from celeriac.drivers.amqp.aio import AioConnection, Channel
-from celeriac.drivers.amqp.frames import Content, acknowledge, method
+from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, method, properties
 from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line, queues_of
 from celeriac.errors import NotSupported
@@ -30,8 +32,24 @@ if TYPE_CHECKING:
 
 __all__ = ["AmqpOperations"]
 
-PEEKED_SECONDS = 30 * 86400.0  # for which it is remembered that somebody has looked at a message
 MOST = 10_000  # messages that are taken to be looked at
+WORN = 10  # deliveries after which a quorum queue is near its limit, 20 by default, and drops a message
+
+
+class _Taken:
+    """Messages that were taken from an AMQP queue, to be given back."""
+
+    def __init__(self, name: str, channel: Channel, contents: list[Content]) -> None:
+        self.name = name
+        self.contents = contents
+        self.worn = {content.tag: content.body for content in contents if (losses(content) or 0) >= WORN}
+        self._channel = channel
+
+    def acknowledge(self, tags: Sequence[int]) -> None:
+        """Let messages be gone."""
+        for tag in tags:
+            self._channel.tell(acknowledge(self._channel.number, tag, multiple=False))
+            self.worn.pop(tag, None)
 
 
 class AmqpOperations(Operations):
@@ -66,13 +84,35 @@ class AmqpOperations(Operations):
             for name in self._names(journal, queue):
                 if len(found) >= offset + limit:
                     break
-                async with self._taken(connection, name, offset + limit - len(found)) as (_, contents):
-                    found += [unpack(content.body).message for content in contents]
-                    if contents:
-                        seen = [message.id for message in found[-len(contents) :]]
-                        entry = Peeked(seen, self._clock.now() + PEEKED_SECONDS)
-                        await self._server.ado(lambda it=entry: writing(self._server, [it]))  # type: ignore[misc]
+                async with self._taken(connection, name, offset + limit - len(found)) as taken:
+                    found += await self._look(journal, taken)
             return found[offset : offset + limit]
+
+    async def _look(self, journal: Journal, taken: _Taken) -> list[Message]:
+        """Read what was taken, and see to it that looking is not counted as a delivery."""
+        found: list[Message] = []
+        looks: dict[str, int] = {}
+        for content in taken.contents:
+            try:
+                parcel = unpack(content.body)
+            except ValueError:
+                found.append(unreadable(content.body, taken.name).message)  # a worker puts it aside
+                continue
+            message = parcel.message
+            found.append(message)
+            counted, looked = losses(content), journal.looks.get(message.id, 0)
+            if content.tag in taken.worn:
+                lost = max(0, (counted or 0) - looked)
+                taken.worn[content.tag] = Parcel(message, parcel.deliveries + lost, again=True).pack()
+                looks[message.id] = 0
+            elif not content.redelivered:
+                looks[message.id] = 1
+            elif counted is not None:
+                looks[message.id] = looked + 1
+        if looks:
+            entry = Looked(looks, self._clock.now() + LOOKED_SECONDS)
+            await self._server.ado(lambda: writing(self._server, [entry]))
+        return found
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         raise NotSupported("RabbitMQ cannot list what waits for its time. SQLite and Redis can: see docs/brokers.md.")
@@ -103,9 +143,11 @@ class AmqpOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         async with self._looking() as (connection, journal):
             found: list[Dead] = []
+            if queue is not None:
+                self._server.topology.check(queue)
             for name in [queue] if queue is not None else queues_of(journal.lines):
-                async with self._taken(connection, self._server.topology.dead(name), MOST) as (_, contents):
-                    found += [read_dead(content.body, name) for content in contents]
+                async with self._taken(connection, self._server.topology.dead(name), MOST) as taken:
+                    found += [read_dead(content.body, name) for content in taken.contents]
         return sorted(found, key=lambda letter: letter.at)[::-1][offset : offset + limit]
 
     async def resend(self, ids: Sequence[str]) -> int:
@@ -124,13 +166,12 @@ class AmqpOperations(Operations):
         wanted, total = set(ids), 0
         async with self._looking() as (connection, journal):
             for queue in queues_of(journal.lines):
-                async with self._taken(connection, self._server.topology.dead(queue), MOST) as (channel, contents):
-                    letters = [(content.tag, read_dead(content.body, queue)) for content in contents]
+                async with self._taken(connection, self._server.topology.dead(queue), MOST) as taken:
+                    letters = [(content.tag, read_dead(content.body, queue)) for content in taken.contents]
                     meant = [(tag, letter) for tag, letter in letters if letter.message.id in wanted]
                     if meant:
                         await what([letter for _, letter in meant])
-                        for tag, _ in meant:
-                            channel.tell(acknowledge(channel.number, tag, multiple=False))
+                        taken.acknowledge([tag for tag, _ in meant])
                         total += len(meant)
         return total
 
@@ -155,7 +196,8 @@ class AmqpOperations(Operations):
         await self._server.learn()
         connection = await self._server.open(60.0, "celeriac looks")
         try:
-            yield connection
+            async with asyncio.timeout(self._server.timeout + ANSWER_SECONDS):
+                yield connection
         except OSError as error:
             raise silent(error, self._server.address, self._server.timeout) from error
         finally:
@@ -174,6 +216,7 @@ class AmqpOperations(Operations):
     def _names(self, journal: Journal, queue: str) -> list[str]:
         """Return the AMQP queues of a queue, in the order in which they are served."""
         topology = self._server.topology
+        topology.check(queue)
         lines = {topology.usual(queue, lane) for lane in LANES} | {one for one in journal.lines if one.queue == queue}
         ordered: list[Line] = sorted(lines, key=lambda line: (-(line.priority or 0), LANES.index(line.lane)))
         return [topology.name(line) for line in ordered]
@@ -196,14 +239,22 @@ class AmqpOperations(Operations):
 
     @asynccontextmanager
     async def _taken(self, connection: AioConnection, name: str,
-                     limit: int) -> AsyncGenerator[tuple[Channel, list[Content]], None]:  # fmt: skip
-        """Take up to so many messages from a queue, and give back, at the end, what was not acknowledged."""
+                     limit: int) -> AsyncGenerator[_Taken, None]:  # fmt: skip
+        """Take up to so many messages from a queue, and give back, at the end, what was not acknowledged.
+
+        Given back too often, it would be dropped: what is worn is sent anew, and then acknowledged.
+        """
         size = min(limit, await self._size(connection, name))
         channel = await connection.channel()
         try:
             asked = [channel.ask(commands.Basic.Get(queue=name)) for _ in range(size)]
             contents = [answer for one in asked if isinstance(answer := await one, Content)]
-            yield channel, contents
+            taken = _Taken(name, channel, contents)
+            yield taken
+            if taken.worn:
+                fresh = [Publication("", name, properties(), body) for body in taken.worn.values()]
+                await self._broker.send((), fresh)
+                taken.acknowledge(list(taken.worn))
             if contents:
                 channel.tell(method(channel.number, commands.Basic.Nack(0, multiple=True, requeue=True)))
                 await channel.call(commands.Basic.Qos(prefetch_count=0))  # all before it has been done

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from celeriac.brokers.base import Dead
-from celeriac.drivers.amqp.frames import Publication, properties
+from celeriac.brokers.base import Dead, unreadable
+from celeriac.drivers.amqp.frames import Content, Publication, properties
 from celeriac.drivers.amqp.topology import Line, Topology
-from celeriac.message import Message, decode, encode, new_id
+from celeriac.message import Message, decode, encode
 
-__all__ = ["Parcel", "bury", "post", "read_dead", "unpack", "unreadable"]
+__all__ = ["Parcel", "bury", "losses", "post", "read_dead", "unpack"]
 
 AGAIN = 0x80
 MOST = 0x7F
@@ -34,10 +34,21 @@ class Parcel(NamedTuple):
 
 
 def unpack(body: bytes) -> Parcel:
-    """Read a parcel. Raises `msgspec.DecodeError`."""
+    """Read a parcel. Raises `ValueError`, as `msgspec.DecodeError` is one."""
     if not body:
         raise msgspec.DecodeError("it is empty")
     return Parcel(decode(memoryview(body)[1:]), body[0] & MOST, bool(body[0] & AGAIN))
+
+
+def losses(content: Content) -> int | None:
+    """Return how often the server has taken a message back, as it counts; None if it only says that it has.
+
+    Quorum queues count; how a queue was declared, by us or others, need not be known.
+    """
+    if not content.redelivered:
+        return 0
+    counted: int | None = content.headers().get("x-delivery-count")
+    return counted
 
 
 def post(parcel: Parcel, topology: Topology, line: Line, now: float) -> Publication:
@@ -65,13 +76,8 @@ def read_dead(body: bytes, queue: str) -> Dead:
     """Read a dead letter; one that is not ours is shown as what it is."""
     try:
         return _decode_dead(body)
-    except msgspec.MsgspecError:
+    except ValueError:
         return unreadable(body, queue)
-
-
-def unreadable(body: bytes, queue: str, why: str = "it is no message of Celeriac's", at: float = 0.0) -> Dead:
-    """Return as a dead letter what cannot be read."""
-    return Dead(message=Message(id=new_id(), task="(unreadable)", body=body, queue=queue), reason=why, at=at)
 
 
 _decode_dead = msgspec.msgpack.Decoder(Dead).decode

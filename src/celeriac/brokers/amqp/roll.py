@@ -7,9 +7,10 @@ wants to know more asks on a channel that all of them hear, and waits for as man
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 from pamqp import commands
@@ -20,9 +21,12 @@ from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.frames import Content
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import Topology
+from celeriac.errors import BrokerError
 from celeriac.message import new_id
 
-__all__ = ["Presence", "call_roll", "enrol"]
+__all__ = ["ANSWER_SECONDS", "Presence", "call_roll", "enrol"]
+
+log = logging.getLogger("celeriac.amqp")
 
 CHANNEL = "roll"
 ANSWER_SECONDS = 3.0  # for workers to answer; who is busy answers late, and without it counts would be wrong
@@ -38,14 +42,17 @@ class Presence(msgspec.Struct):
 
 
 async def enrol(connection: AioConnection, topology: Topology, presence: Callable[[], Presence], broadcast: Broadcast,
-                errand: Callable[[Coroutine[Any, Any, None]], None]) -> None:  # fmt: skip
-    """Be counted, and answer for as long as the connection stands; each answer is an errand."""
+                errand: Callable[[Callable[[], Awaitable[None]]], None]) -> None:  # fmt: skip
+    """Be counted, and answer for as long as the connection stands; each answer is an errand, and tried once."""
 
     async def answer(channel: str) -> None:
-        await broadcast(channel, [msgspec.msgpack.encode(presence())])
+        try:
+            await broadcast(channel, [msgspec.msgpack.encode(presence())])
+        except BrokerError as error:
+            log.warning("Cannot say what this worker does: %s", error)
 
     def asked(content: Content) -> None:
-        errand(answer(content.body.decode()))
+        errand(partial(answer, content.body.decode()))
 
     channel = await connection.channel()
     channel.on_content = asked

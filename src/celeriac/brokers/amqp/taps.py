@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
@@ -123,6 +124,7 @@ class Taps:
         self._call = call  # awaits an answer; a lost connection ends the lease
         self._taps: dict[Line, Tap] = {}
         self._source: dict[str, Tap] = {}  # by consumer
+        self._turn = 0  # which queue is served first
 
     def __iter__(self) -> Iterator[Tap]:
         return iter(self._taps.values())
@@ -150,17 +152,17 @@ class Taps:
 
         Returns how many are on their way to us (where that was counted), and in how many seconds to come again.
         """
-        wanted = [queue for queue in queues if queue not in self._journal.paused]
+        wanted = self._turned([queue for queue in queues if queue not in self._journal.paused])
         lines = {lane: self._lines(wanted, lane) for lane, free in slots.items() if free > 0}
         fresh = [line for lane in lines.values() for line in lane if line not in self._broker.server.declared]
         if fresh:
-            await self._broker.server.ado(lambda: self._broker.declare(fresh))
+            await self._broker.server.ado(lambda: self._broker.declare(fresh, self._journal.lines))
         for line, tap in self._taps.items():
             if tap.consumer and (line.queue not in wanted):
                 tap.set(0)
         expected, pause = 0, 0.0
         for lane, its in lines.items():
-            counts = await self._count(its) if counting or len(its) > 1 else []
+            counts = await self._count(its) if counting or len(its) > 1 or not self._consumed(its) else []
             for number, (line, free) in enumerate(zip(its, _shares(its, counts, slots[lane]), strict=True)):
                 tap = self._at(line)
                 pause = max(pause, tap.fit(free, waiting=bool(counts) and counts[number] > 0))
@@ -168,19 +170,29 @@ class Taps:
                     expected += min(counts[number], tap.room) + len(tap.buffer)
         return min(expected, MOST_EXPECTED), pause
 
+    def _turned(self, queues: list[str]) -> list[str]:
+        """Let another queue be the first each time, as the port says."""
+        self._turn = (self._turn + 1) % max(1, len(queues))
+        return queues[self._turn :] + queues[: self._turn]
+
     def _lines(self, queues: Sequence[str], lane: str) -> list[Line]:
         """Return the lines of a lane, in the order in which they are served."""
         known = {self._topology.usual(queue, lane) for queue in queues}
         known |= {line for line in self._journal.lines if line.lane == lane and line.queue in queues
                   and (line.priority is not None) == self._topology.quorum}  # fmt: skip
-        return sorted(known, key=lambda line: -(line.priority or 0))
+        return sorted(known, key=lambda line: (-(line.priority or 0), queues.index(line.queue)))
 
     def _at(self, line: Line) -> Tap:
         if line not in self._taps:
             self._taps[line] = Tap(self._work, line, self._topology.name(line))
         return self._taps[line]
 
+    def _consumed(self, lines: Sequence[Line]) -> bool:
+        """Say whether we consume from all; of those alone the server says so when they are deleted."""
+        return all((tap := self._taps.get(line)) is not None and tap.consumer for line in lines)
+
     async def _count(self, lines: Sequence[Line]) -> list[int]:
+        """Return how many messages wait in each line; those that were deleted are made again."""
         asked = [
             self._sight.ask(commands.Queue.Declare(queue=self._topology.name(line), passive=True)) for line in lines
         ]
@@ -190,17 +202,24 @@ class Taps:
             log.warning("%s", error)
             self._broker.server.declared.clear()
             self._sight = await self._call(self._open_channel())
+            await self._broker.server.ado(lambda: self._broker.declare(lines, self._journal.lines))
             return [0] * len(lines)
 
 
 def _shares(lines: Sequence[Line], counts: Sequence[int], free: int) -> list[int]:
-    """Divide free slots among lines: who is served first takes what it has; what is left over, waits at each line."""
+    """Divide free slots among lines: of one priority evenly, then the next; what is left over, waits at each line."""
     if len(lines) == 1 or not counts:
         return [free] * len(lines)
-    shares = []
-    for count in counts:
-        shares.append(min(count, free))
-        free -= shares[-1]
+    shares = [0] * len(lines)
+    for _, group in groupby(range(len(lines)), key=lambda number: lines[number].priority):
+        busy = [number for number in group if counts[number]]
+        while busy and free:
+            part = max(1, free // len(busy))
+            for number in busy:
+                more = min(part, counts[number] - shares[number], free)
+                shares[number] += more
+                free -= more
+            busy = [number for number in busy if shares[number] < counts[number]]
     return [share or min(1, free) for share in shares]
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from celeriac.brokers.base import unreadable
 from celeriac.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
 from celeriac.message import decode as _decode
 from celeriac.message import encode as _encode
 
-__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications"]
+__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages in one script, so that nobody waits long for it
@@ -31,9 +32,17 @@ def blob(message: Message) -> bytes:
 
 
 def decode(blob: bytes) -> Message:
-    """Return the message of a value."""
+    """Return the message of a value. Raises `ValueError`."""
     message: Message = _decode(memoryview(blob)[3:])
     return message
+
+
+def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
+    """Return the message of a value; of one that cannot be read, what stands for it."""
+    try:
+        return decode(blob)
+    except ValueError:
+        return unreadable(blob[3:], queue, id=id).message
 
 
 def due(message: Message) -> str:

@@ -17,17 +17,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from celeriac.brokers.base import Delivery
 from celeriac.brokers.redis.blobs import decode
+from celeriac.clock import Clock
 from celeriac.drivers.redis.server import Server
 from celeriac.errors import BrokerError, LeaseLost
+from celeriac.message import Message
 
 __all__ = ["Books", "Request"]
+
+log = logging.getLogger("celeriac.redis")
 
 RECOVER_PAUSE = 0.5  # seconds
 
@@ -57,13 +62,15 @@ class Request:
 class Books:
     """What a lease has asked for, is in doubt of, and has in hand."""
 
-    def __init__(self, server: Server, lease: str) -> None:
+    def __init__(self, server: Server, clock: Clock, lease: str) -> None:
         self.in_hand: set[str] = set()  # tokens of what was handed out and is not settled
         self._server = server
+        self._clock = clock
         self._lease = lease
         self._receipts = 0
         self._asking: set[int] = set()  # receipts after which requests that are on their way hand out more
         self._doubts: set[tuple[int, int]] = set()  # receipts after the first, up to the second
+        self._unreadable: dict[int, str] = {}  # by receipt, below 0 where it was taken over: why
         self._recovering: asyncio.Task[None] | None = None
         self._compared = server.connections()  # how many there had been when the two sides were compared
 
@@ -82,33 +89,69 @@ class Books:
     def handed_out(self, request: Request, blobs: Sequence[bytes], exceptions: Sequence[int]) -> list[Delivery]:
         """Return what was handed out for a request, in the order of its receipts."""
         lease, first = self._lease, request.base + 1
-        taken = [Delivery(decode(value), f"{lease}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
+        unreadable: dict[int, str] = {}
+        try:
+            taken = [Delivery(decode(value), f"{lease}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
+        except ValueError:
+            taken, unreadable = self._looked_through(blobs, first)
         for i in range(0, len(exceptions), 3):
             index, deliveries, revoked = exceptions[i : i + 3]
             token = f"{lease}:{first + index}:{deliveries}"
             taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
+        if unreadable:
+            taken = [delivery for receipt, delivery in enumerate(taken, first) if receipt not in unreadable]
+            self.put_aside(unreadable)
         self.in_hand.update([delivery.token for delivery in taken])
         return taken
+
+    def _looked_through(self, blobs: Sequence[bytes], first: int) -> tuple[list[Delivery], dict[int, str]]:
+        """Return a delivery for each, something in place of what cannot be read, and why, by receipt."""
+        taken: list[Delivery] = []
+        unreadable: dict[int, str] = {}
+        for receipt, value in enumerate(blobs, first):
+            try:
+                message = decode(value)
+            except ValueError as error:
+                message = Message(id="", task="")
+                unreadable[receipt] = str(error)
+            taken.append(Delivery(message, f"{self._lease}:{receipt}:1"))
+        return taken, unreadable
 
     # --- Doubts ---------------------------------------------------------------------------------------
 
     def doubt(self, request: Request) -> None:
         """Note that nobody has what was handed out for a request. It is given back soon, or before the next request."""
         self._doubts.add(request.receipts)
+        self._recover_soon()
+
+    def put_aside(self, unreadable: Mapping[int, str]) -> None:
+        """Note what cannot be read, and why, by receipt. It becomes a dead letter soon, or before the next request."""
+        self._unreadable.update(unreadable)
+        self._recover_soon()
+
+    def _recover_soon(self) -> None:
         if self._recovering is None or self._recovering.done():
             with contextlib.suppress(RuntimeError):  # the loop is closing
                 self._recovering = asyncio.ensure_future(self._keep_recovering())
 
     async def recover(self) -> None:
-        """Give back what is in doubt."""
+        """Give back what is in doubt, and bury what cannot be read."""
         doubts = set(self._doubts)
         if doubts:
             ranges = itertools.chain.from_iterable(doubts)
             await self._server.ado(self._server.script("recover", self._lease, self._receipts, *ranges))
             self._doubts -= doubts
+        if self._unreadable:
+            whys = {receipt: f"it cannot be read: {error}" for receipt, error in self._unreadable.items()}
+            pairs = itertools.chain.from_iterable(whys.items())
+            moment = self._server.moment(self._clock)
+            await self._server.ado(self._server.script("put_aside", moment, self._lease, *pairs))
+            for receipt, why in whys.items():
+                if self._unreadable.pop(receipt, None) is not None:
+                    log.error("A message was put aside as a dead letter: %s", why)
 
     async def _keep_recovering(self) -> None:
-        while self._doubts:
+        while self._doubts or self._unreadable:
             try:
                 await self.recover()
             except BrokerError:

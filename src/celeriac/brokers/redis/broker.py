@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -45,17 +46,18 @@ class RedisBroker(Broker):
                 self.server.do_all(commands)
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
-        try:
-            if len(messages) == 1 and messages[0].due_at is None:
-                message = messages[0]
-                command = self.server.script("publish_one", message.queue, message.id, blob(message))
-                await self.server.ado(command, again=False)
+        if not again:
+            with contextlib.suppress(InDoubt):
+                if len(messages) == 1 and messages[0].due_at is None:
+                    message = messages[0]
+                    command = self.server.script("publish_one", message.queue, message.id, blob(message))
+                    await self.server.ado(command, again=False)
+                    return
+                for commands in self._publications(messages, "publish"):
+                    await self.server.ado_all(commands, again=False)
                 return
-            for commands in self._publications(messages, "publish"):
-                await self.server.ado_all(commands, again=False)
-        except InDoubt:
-            for commands in self._publications(messages, "publish_again"):
-                await self.server.ado_all(commands)
+        for commands in self._publications(messages, "publish_again"):
+            await self.server.ado_all(commands)
 
     def _publications(self, messages: Sequence[Message], script: str) -> list[list[tuple[object, ...]]]:
         moment = self.server.moment(self.clock)

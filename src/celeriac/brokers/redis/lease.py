@@ -43,7 +43,7 @@ class RedisLease(Lease):
         self._expires = expires  # by the server's clock, as it said last
         self._max_deliveries = max_deliveries
         self._kept = outcomes.milliseconds(result_expires)
-        self._books = Books(server, name)
+        self._books = Books(server, clock, name)
         self._turn = 0
         self._sweep_doubts: list[int] = []
         self._unsure: set[str] = set()  # tokens of settlements whose answer was lost
@@ -169,6 +169,7 @@ class RedisLease(Lease):
         blobs, exceptions, due_in = reply
         self._due_at = self._clock.now() + float(due_in) if due_in else float("inf")
         taken = self._books.handed_out(request, blobs, exceptions)
+        self._called = self._called or len(taken) < len(blobs)  # it took slots, which are free again
         filled = [LANE_LETTERS[delivery.message.lane] for delivery in taken]
         left = {lane for lane, free in request.lanes.items() if free > filled.count(lane)} if request.waits else set()
         self._waiting = (set(request.queues), left) if left else None
@@ -298,7 +299,11 @@ class RedisLease(Lease):
             for i in range(1, len(reply), 3):
                 value, receipt, deliveries = reply[i : i + 3]
                 token = f"{self._name}:-{receipt}:{deliveries}"
-                taken.append(Delivery(decode(value), token, deliveries, lost=True))
+                try:
+                    taken.append(Delivery(decode(value), token, deliveries, lost=True))
+                except ValueError as error:
+                    self._books.put_aside({-receipt: str(error)})
+                    continue
                 self._books.in_hand.add(token)
         return taken
 

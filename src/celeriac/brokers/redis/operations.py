@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
-from celeriac.brokers.redis.blobs import blob, decode
+from celeriac.brokers.redis.blobs import blob, shown
 from celeriac.clock import Clock
 from celeriac.drivers.redis.server import Server
 from celeriac.message import Message
@@ -35,19 +35,22 @@ class RedisOperations(Operations):
         return sorted(some, key=lambda item: item.queue)
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
-        return [decode(value) for value in await self._run("peek", queue, self._moment(), offset, limit) if value]
+        values = await self._run("peek", queue, self._moment(), offset, limit)
+        return [shown(value, queue) for value in values if value]
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._run("queues", self._moment())  # makes ready what is due
         found = await self._ranked("due", queue, "ZRANGE", limit, offset)
-        return [decode(value) for _, _, value, _ in found]
+        return [shown(value, its_queue, id) for _, id, its_queue, value, _ in found]
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         if not ids:
             return {}
         reply = await self._run("find", self._moment(), *ids)
-        found = [(reply[i].decode(), decode(reply[i + 1])) for i in range(0, len(reply), 2)]
-        return {message.id: (place, message) for place, message in found}
+        return {
+            id.decode(): (place.decode(), shown(value, queue.decode(), id.decode()))
+            for place, value, queue, id in zip(*(reply[i::4] for i in range(4)), strict=True)
+        }
 
     async def purge(self, queue: str) -> int:
         total = 0
@@ -63,7 +66,10 @@ class RedisOperations(Operations):
 
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         found = await self._ranked("dead", queue, "ZREVRANGE", limit, offset)
-        return [Dead(message=decode(value), reason=(reason or b"").decode(), at=at) for at, _, value, reason in found]
+        return [
+            Dead(message=shown(value, its_queue, id), reason=(reason or b"").decode(), at=at)
+            for at, id, its_queue, value, reason in found
+        ]
 
     async def resend(self, ids: Sequence[str]) -> int:
         return await self._bring_out(ids, again=True)
@@ -75,8 +81,9 @@ class RedisOperations(Operations):
         if not ids:
             return 0
         by_queue: dict[str, list[Message]] = {}
-        for value in await self._run("letters", *ids):
-            message = decode(value)
+        reply = await self._run("letters", *ids)
+        for value, queue, id in zip(*(reply[i::3] for i in range(3)), strict=True):
+            message = shown(value, queue.decode(), id.decode())
             by_queue.setdefault(message.queue, []).append(message)
         total = 0
         for queue, messages in by_queue.items():
@@ -102,8 +109,8 @@ class RedisOperations(Operations):
         return found
 
     async def _ranked(self, name: str, queue: str | None, command: str, limit: int,
-                      offset: int) -> list[tuple[float, str, bytes, bytes | None]]:  # fmt: skip
-        """Return score, id, blob and reason of a page of what stands in a sorted set, over one queue or all."""
+                      offset: int) -> list[tuple[float, str, str, bytes, bytes | None]]:  # fmt: skip
+        """Return score, id, queue, blob and reason of a page of what stands in a sorted set, over one queue or all."""
         if queue is None:
             queues = sorted(name.decode() for name in await self._server.ado(("SMEMBERS", self._key("queues"))))
         else:
@@ -126,8 +133,8 @@ class RedisOperations(Operations):
             [("HGET", self._of(queue, key), id) for _, id, queue in page for key in ("messages", "reasons")]
         )
         return [
-            (score, id, replies[2 * i], replies[2 * i + 1])
-            for i, (score, id, _) in enumerate(page)
+            (score, id, its_queue, replies[2 * i], replies[2 * i + 1])
+            for i, (score, id, its_queue) in enumerate(page)
             if replies[2 * i] is not None
         ]
 

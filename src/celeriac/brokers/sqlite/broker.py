@@ -14,9 +14,10 @@ from celeriac.backends.base import Backend
 from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
 from celeriac.brokers.sqlite.lease import SQLiteLease
 from celeriac.brokers.sqlite.operations import SQLiteOperations
-from celeriac.brokers.sqlite.rows import Lines, find, insert, insert_one, new_row, wake
+from celeriac.brokers.sqlite.rows import find, insert, insert_one, learn, new_row, wake
 from celeriac.clock import Clock
-from celeriac.drivers.sqlite.database import Database, database, path_of
+from celeriac.drivers.sqlite.address import path_of
+from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import SCHEDULED
 from celeriac.message import Message
 
@@ -33,27 +34,27 @@ class SQLiteBroker(Broker):
         self.database = database
         self.clock = clock
         self.result_expires = result_expires
-        self._lines = Lines()
 
     def publish(self, messages: Sequence[Message]) -> None:
         now = self.clock.now()
         if len(messages) == 1:
-            line = self._lines.known(messages[0])
+            session = self.database.session()
+            line = session.connection.lines.get((messages[0].queue, messages[0].lane))
             if line is not None:
                 row = new_row(messages[0], line, now)
-                if row is not None and self.database.insert(insert_one(row), row):
+                if row is not None and session.insert(insert_one(row), row):
                     return
-        self.database.write(lambda connection: insert(connection, self._lines, messages, now))
+        self.database.write(lambda connection: insert(connection, messages, now))
         self._meet()
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         now = self.clock.now()
-        await self.database.awrite(lambda connection: insert(connection, self._lines, messages, now))
+        await self.database.awrite(lambda connection: insert(connection, messages, now))
         self._meet()
 
     def _meet(self) -> None:
-        if self._lines.news:
-            self.database.read(self._lines.refresh)
+        if self.database.connection().news:
+            self.database.read(learn)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         now = self.clock.now()
@@ -66,8 +67,7 @@ class SQLiteBroker(Broker):
             return int(cursor.lastrowid or 0)
 
         number = await self.database.awrite(enter)
-        return SQLiteLease(self.database, self.clock, self._lines, number, worker, seconds, max_deliveries,
-                           self.result_expires)  # fmt: skip
+        return SQLiteLease(self.database, self.clock, number, worker, seconds, max_deliveries, self.result_expires)
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "database", None) is self.database
@@ -104,9 +104,13 @@ class SQLiteBroker(Broker):
 
     async def _listen(self, channel: str, seen: int) -> AsyncIterator[bytes]:
         watch = self.database.watch()
+        moves = watch.moves
         while True:
             generation = watch.generation
             rows = self.database.read(partial(_sent_after, seen, channel))
+            if watch.moves != moves:
+                moves, seen = watch.moves, 0  # another file, in which they are counted from the start
+                continue
             for seq, payload in rows:
                 seen = seq
                 yield payload

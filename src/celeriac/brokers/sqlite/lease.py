@@ -15,10 +15,12 @@ import msgspec
 
 from celeriac.backends.base import Advance, NodeEnd
 from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
-from celeriac.brokers.sqlite.rows import Lines, insert, line_up, place, wake_due
+from celeriac.brokers.sqlite.aside import UNREADABLE, understood
+from celeriac.brokers.sqlite.rows import insert, learn, line_up, place, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import KEPT
 from celeriac.errors import LeaseLost
 from celeriac.message import decode
@@ -53,17 +55,15 @@ Held = tuple[int, int, int, int, int]
 class SQLiteLease(Lease):
     """A lease, by its number in the table `leases`."""
 
-    def __init__(self, database: Database, clock: Clock, lines: Lines, number: int, worker: WorkerInfo, seconds: float,
+    def __init__(self, database: Database, clock: Clock, number: int, worker: WorkerInfo, seconds: float,
                  max_deliveries: int, result_expires: float | None) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
-        self._lines = lines
         self._number = number
         self._worker = worker
         self._seconds = seconds
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
-        self._turn = 0
         self._receipts = 0
 
     # --- Receive --------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class SQLiteLease(Lease):
                 return []
             await watch.changed(generation, min(left, due_in))
 
-    def _due_in(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> float:
+    def _due_in(self, connection: Connection, queues: Sequence[str], slots: Slots) -> float:
         """Return after how many seconds there may be something to take; 0 for now. Only reads."""
         some = connection.execute(SOME_FRESH, (MANY_FRESH,)).fetchall()
         if len(some) == MANY_FRESH:
@@ -96,24 +96,22 @@ class SQLiteLease(Lease):
         (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
         return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
 
-    def _open_lines(self, connection: sqlite3.Connection, queues: Sequence[str],
+    def _open_lines(self, connection: Connection, queues: Sequence[str],
                     slots: Slots) -> Iterator[tuple[int, str]]:  # fmt: skip
         """Yield lines of queues that are not paused, and their lanes, starting with another queue each time."""
         paused = {queue for (queue,) in connection.execute("SELECT queue FROM pauses")}
-        self._turn += 1
-        turn = self._turn % len(queues)
+        turn = self._receipts % len(queues)  # looking takes no turn: it would give every second one away
         for queue in chain(queues[turn:], queues[:turn]):
             for lane, free in slots.items():
                 if not free or queue in paused:
                     continue
-                line = self._lines.of(queue, lane)
-                if line is None:
-                    self._lines.refresh(connection)
-                    line = self._lines.of(queue, lane)
+                if (queue, lane) not in connection.lines:
+                    learn(connection)
+                line = connection.lines.get((queue, lane))
                 if line is not None:
                     yield line, lane
 
-    def _take(self, connection: sqlite3.Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
+    def _take(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         self._prove(connection)
         wake_due(connection, self._clock.now())
         line_up(connection)
@@ -129,10 +127,17 @@ class SQLiteLease(Lease):
             connection.execute(TAKE, (self._number, self._receipts, *up_to))
             connection.execute(TAKE_AWAY, up_to)
             token = f"{self._number}:{self._receipts}:{line}"
-            taken += [
-                Delivery(decode(message), f"{token}:{rank}:{seq}", deliveries + 1)
-                for rank, seq, deliveries, message in rows
-            ]
+            try:
+                taken += [
+                    Delivery(decode(message), f"{token}:{rank}:{seq}", deliveries + 1)
+                    for rank, seq, deliveries, message in rows
+                ]
+            except UNREADABLE:
+                now = self._clock.now()
+                for rank, seq, deliveries, raw in rows:
+                    message = understood(connection, raw, (line, rank, seq), now)
+                    if message is not None:
+                        taken.append(Delivery(message, f"{token}:{rank}:{seq}", deliveries + 1))
         return self._marked(connection, taken)
 
     def _marked(self, connection: sqlite3.Connection, taken: list[Delivery]) -> list[Delivery]:
@@ -157,14 +162,14 @@ class SQLiteLease(Lease):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         return await self._database.awrite(lambda connection: self._settle(connection, settlements))
 
-    def _settle(self, connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[bool]:
+    def _settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[bool]:
         now = self._clock.now()
         held = [_held(settlement.delivery.token) for settlement in settlements]
         done = self._release(connection, settlements, held, now)
         for settlement, row, ok in zip(settlements, held, done, strict=True):
             if ok and settlement.action is Action.RETURN:
                 message = settlement.message or settlement.delivery.message
-                place(connection, self._lines, message, now, age=row[2], deliveries=settlement.deliveries)
+                place(connection, message, now, age=row[2], deliveries=settlement.deliveries)
         good = [settlement for settlement, ok in zip(settlements, done, strict=True) if ok]
         kept = [item for item in good if item.outcome is not None and not item.ends_node]
         again: set[int] = set()  # what has ended before: all that follows from it has followed
@@ -177,7 +182,7 @@ class SQLiteLease(Lease):
         leading = [item for item in good if item.follow_ups and id(item) not in again]
         follow_ups = [message for item in leading for message in item.follow_ups]
         if follow_ups:
-            insert(connection, self._lines, follow_ups, now)
+            insert(connection, follow_ups, now)
         return done
 
     def _release(self, connection: sqlite3.Connection, settlements: Sequence[Settlement], held: Sequence[Held],
@@ -194,13 +199,13 @@ class SQLiteLease(Lease):
         return [connection.execute(SETTLE, row).rowcount == 1 for row in held]
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        def work(connection: sqlite3.Connection) -> list[bool]:
+        def work(connection: Connection) -> list[bool]:
             now = self._clock.now()
             done = [workflows.advance(connection, advance, now) for advance in advances]
             messages = [
                 message for advance, new in zip(advances, done, strict=True) if new for message in advance.messages
             ]
-            insert(connection, self._lines, messages, now)
+            insert(connection, messages, now)
             return done
 
         return await self._database.awrite(work)
@@ -244,7 +249,7 @@ class SQLiteLease(Lease):
         taken: list[Delivery] = []
         for (lease,) in connection.execute("SELECT lease FROM leases WHERE expires_at < ?", (now,)).fetchall():
             if lease != self._number:
-                taken += self._inherit(connection, lease)
+                taken += self._inherit(connection, lease, now)
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
         connection.execute("DELETE FROM broadcasts WHERE sent_at < ?", (now - BROADCAST_SECONDS,))
         connection.execute("DELETE FROM revoked WHERE until < ?", (now,))
@@ -257,15 +262,17 @@ class SQLiteLease(Lease):
             workflows.prune(connection, now, self._result_expires)
         return taken
 
-    def _inherit(self, connection: sqlite3.Connection, lease: int) -> list[Delivery]:
+    def _inherit(self, connection: sqlite3.Connection, lease: int, now: float) -> list[Delivery]:
         """Deal with what a dead worker held; return what this worker takes over to settle."""
         taken: list[Delivery] = []
         rows = connection.execute(
             "SELECT line, rank, seq, deliveries, message FROM active WHERE lease = ?", (lease,)
         ).fetchall()
         for line, rank, seq, deliveries, raw in rows:
-            message = decode(raw)
             here = (line, rank, seq)
+            message = understood(connection, raw, here, now)
+            if message is None:
+                continue
             if message.acks_late and deliveries < self._max_deliveries:
                 connection.execute(f"{RELEASE} WHERE {_PLACE}", (0, *here))
                 connection.execute(f"DELETE FROM active WHERE {_PLACE}", here)  # noqa: S608

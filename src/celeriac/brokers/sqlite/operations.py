@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
-from celeriac.brokers.sqlite.rows import Found, Lines, find, insert, remove, wake_due
+from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
+from celeriac.brokers.sqlite.rows import Found, find, insert, remove, wake_due
 from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.message import Message, decode
 
@@ -77,20 +78,20 @@ class SQLiteOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         condition, parameters = (f"WHERE {OF_QUEUE}", (queue,)) if queue is not None else ("", ())
         rows = self._rows(
-            f"SELECT message, reason, died_at FROM dead {condition} "  # noqa: S608
+            f"SELECT CAST(message AS BLOB), line, reason, died_at FROM dead {condition} "  # noqa: S608
             "ORDER BY died_at DESC, seq DESC LIMIT ? OFFSET ?",
             (*parameters, limit, offset),
         )
-        return [Dead(message=decode(message), reason=reason, at=at) for message, reason, at in rows]
+        return [Dead(message=self._shown(raw, line), reason=reason, at=at) for raw, line, reason, at in rows]
 
     async def resend(self, ids: Sequence[str]) -> int:
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: Connection) -> int:
             letters = _letters(connection, ids)
             for letter in letters:
                 remove(connection, letter)
                 # Its failure was recorded as final; sent again, it is pending again.
                 connection.execute("DELETE FROM outcomes WHERE id = ?", (letter.message.id,))
-            insert(connection, Lines(), [anew(letter.message) for letter in letters], self._clock.now())
+            insert(connection, [anew(letter.message) for letter in letters], self._clock.now())
             return len(letters)
 
         return await self._database.awrite(work)
@@ -118,8 +119,16 @@ class SQLiteOperations(Operations):
             await self._database.awrite(lambda connection: wake_due(connection, now))
 
     def _messages(self, source: str, parameters: Sequence[Any], limit: int, offset: int) -> list[Message]:
-        rows = self._rows(f"SELECT message FROM {source} LIMIT ? OFFSET ?", (*parameters, limit, offset))  # noqa: S608
-        return [decode(message) for (message,) in rows]
+        query = f"SELECT CAST(message AS BLOB), line FROM {source} LIMIT ? OFFSET ?"  # noqa: S608
+        return [self._shown(raw, line) for raw, line in self._rows(query, (*parameters, limit, offset))]
+
+    def _shown(self, raw: bytes, line: int) -> Message:
+        """Return the message of a row; of one that cannot be read, what stands for it."""
+        try:
+            return decode(raw)
+        except ValueError:
+            ((queue,),) = self._rows("SELECT queue FROM lines WHERE line = ?", (line,))
+            return unreadable(raw, queue).message
 
     def _rows(self, query: str, parameters: Sequence[Any]) -> list[Any]:
         return self._database.read(lambda connection: connection.execute(query, parameters).fetchall())

@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from celeriac.brokers.sqlite.aside import UNREADABLE
 from celeriac.drivers.sqlite.many import Insert
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
 from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
 __all__ = [
     "LINE_UP",
     "Found",
-    "Lines",
     "find",
     "insert",
     "insert_one",
+    "learn",
     "line_up",
     "new_row",
     "place",
@@ -65,37 +67,22 @@ BY_NAME = " UNION ALL ".join(
 )
 
 
-class Lines:
-    """The numbers of lines: each queue has one for each lane. Numbers never change, so they are remembered."""
+def _number(connection: Connection, queue: str, lane: str) -> int:
+    """Return the number of a line; a new line is entered (inside the caller's write transaction)."""
+    key = (queue, lane)
+    if key not in connection.lines:
+        connection.execute("INSERT OR IGNORE INTO lines (queue, lane) VALUES (?, ?)", key)
+        found = connection.execute("SELECT line FROM lines WHERE queue = ? AND lane = ?", key).fetchone()
+        connection.news = True  # and not remembered yet: the transaction may still be rolled back
+        return int(found[0])
+    return connection.lines[key]
 
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[str, str], int] = {}
-        self.news = False  # a line was entered, or looked up, that is not remembered
 
-    def known(self, message: Message) -> int | None:
-        """Return the line of a message, if this process has met it before."""
-        return self._numbers.get((message.queue, message.lane))
-
-    def number(self, connection: sqlite3.Connection, queue: str, lane: str) -> int:
-        """Return a line's number; a new line is entered (inside the caller's write transaction)."""
-        key = (queue, lane)
-        if key not in self._numbers:
-            connection.execute("INSERT OR IGNORE INTO lines (queue, lane) VALUES (?, ?)", key)
-            found = connection.execute("SELECT line FROM lines WHERE queue = ? AND lane = ?", key).fetchone()
-            self.news = True  # and not remembered yet: the transaction may still be rolled back
-            number: int = found[0]
-            return number
-        return self._numbers[key]
-
-    def refresh(self, connection: sqlite3.Connection) -> None:
-        """Learn all lines that are committed."""
-        self.news = False
-        for line, queue, lane in connection.execute("SELECT line, queue, lane FROM lines"):
-            self._numbers[queue, lane] = line
-
-    def of(self, queue: str, lane: str) -> int | None:
-        """Return a line's number, if this process has met it before."""
-        return self._numbers.get((queue, lane))
+def learn(connection: Connection) -> None:
+    """Remember all lines that are committed."""
+    connection.news = False
+    for line, queue, lane in connection.execute("SELECT line, queue, lane FROM lines"):
+        connection.lines[queue, lane] = line
 
 
 def seq_of(id: str) -> int | None:
@@ -162,7 +149,7 @@ def line_up(connection: sqlite3.Connection) -> None:
         connection.execute(f"DELETE FROM fresh {where}", up_to)  # noqa: S608 - constants
 
 
-def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Message], now: float) -> None:
+def insert(connection: Connection, messages: Sequence[Message], now: float) -> None:
     """Write messages that are not there already, inside the caller's write transaction."""
     together: dict[tuple[str, int, int], dict[int, Message]] = {}
     apart: list[Message] = []
@@ -172,7 +159,7 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Mess
         kind = (message.queue, message.lane, message.priority, message.due_at)
         if kind != before:
             before = kind
-            line = lines.number(connection, message.queue, message.lane)
+            line = _number(connection, message.queue, message.lane)
             state = SCHEDULED if _waits(message, now) else READY
             group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
@@ -188,13 +175,12 @@ def insert(connection: sqlite3.Connection, lines: Lines, messages: Sequence[Mess
             INSERT_SCHEDULED.write(connection, rows)
     for message in apart:
         if find(connection, message.id) is None:
-            place(connection, lines, message, now)
+            place(connection, message, now)
 
 
-def place(connection: sqlite3.Connection, lines: Lines, message: Message, now: float, *, age: int | None = None,
-          deliveries: int = 0) -> None:  # fmt: skip
+def place(connection: Connection, message: Message, now: float, *, age: int | None = None, deliveries: int = 0) -> None:
     """Write a message that is not there, as old as `age` or its id says. Is that place taken, it gets a new one."""
-    line, rank = lines.number(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
+    line, rank = _number(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
     said = seq_of(message.id)
     seq = said if age is None else age
     while seq is None or connection.execute(TAKEN, (line, rank, seq)).fetchone() is not None:
@@ -229,7 +215,10 @@ def find(connection: sqlite3.Connection, id: str) -> Found | None:
     """Return where the message with this id is, in whatever state."""
     for query, value in ((BY_SEQ, seq_of(id)), (BY_NAME, id)):
         for table, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
-            message = decode(raw)
+            try:
+                message = decode(raw)
+            except UNREADABLE:
+                continue  # whoever receives it puts it aside
             if message.id == id:  # another's id may say the same age
                 return Found(table, line, rank, seq, message)
     return None

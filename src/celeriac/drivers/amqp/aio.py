@@ -24,8 +24,9 @@ from celeriac.drivers.amqp.frames import (
     publish,
 )
 from celeriac.drivers.amqp.opening import opening
-from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, Refused, ended
+from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, NoConfirms, Refused, ended
 from celeriac.drivers.sockets import prepare
+from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
 
 __all__ = ["AioConnection", "Channel"]
 
@@ -46,9 +47,10 @@ class AioConnection(asyncio.Protocol):
         self._first: asyncio.Queue[Event | None] | None = asyncio.Queue()  # while it is being opened
         self._channels: dict[int, Channel] = {}
         self._numbers = 0
+        self._free: list[int] = []  # numbers of channels that were closed
         self._writable = asyncio.Event()
         self._writable.set()
-        self._heard = self._said = time.monotonic()
+        self.heard = self._said = time.monotonic()
         self._beat: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -56,26 +58,34 @@ class AioConnection(asyncio.Protocol):
                       name: str = "celeriac") -> AioConnection:  # fmt: skip
         """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
         trouble: Exception | None = None
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout):
-            for number, (host, port) in enumerate(address.hosts):
-                try:
-                    async with asyncio.timeout(timeout / (len(address.hosts) - number)):
-                        _, made = await loop.create_connection(lambda: cls(address), host, port,
-                                                               ssl=address.tls_context())  # fmt: skip
-                except OSError as error:
-                    trouble = error
-                    continue
-                try:
-                    await made._greet(max(1, int(heartbeat)), name)
-                except BaseException:
-                    made.abandon()
-                    raise
-                return made
+        deadline = time.monotonic() + timeout
+        for number, (host, port) in enumerate(address.hosts):
+            try:
+                async with asyncio.timeout((deadline - time.monotonic()) / (len(address.hosts) - number)):
+                    try:
+                        return await cls._open(address, host, port, heartbeat, name)
+                    except NoConfirms:
+                        return await cls._open(address, host, port, heartbeat, name, ask=False)
+            except BrokerMisconfigured:
+                raise  # the next host would say the same
+            except OSError as error:
+                trouble = error
         raise trouble or ConnectionError("no host is named")
 
-    async def _greet(self, heartbeat: int, name: str) -> None:
-        steps = opening(self.address, heartbeat, name)
+    @classmethod
+    async def _open(cls, address: Address, host: str, port: int, heartbeat: float, name: str,
+                    ask: bool = True) -> AioConnection:  # fmt: skip
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_connection(lambda: cls(address), host, port, ssl=address.tls_context())
+        try:
+            await made._greet(max(1, int(heartbeat)), name, ask)
+        except BaseException:
+            made.abandon()
+            raise
+        return made
+
+    async def _greet(self, heartbeat: int, name: str, ask: bool) -> None:
+        steps = opening(self.address, heartbeat, name, ask)
         data = next(steps)
         assert self._first is not None
         while True:
@@ -93,9 +103,16 @@ class AioConnection(asyncio.Protocol):
             self._beat = self._loop.call_later(self.facts.heartbeat / 2, self._heart)
 
     async def channel(self, confirms: bool = False) -> Channel:
-        """Open a channel."""
-        self._numbers += 1
-        channel = self._channels[self._numbers] = Channel(self, self._numbers)
+        """Open a channel. Raises `BrokerUnavailable` where the server allows no more of them."""
+        if self._free:
+            number = self._free.pop()
+        elif self._numbers < self.facts.channel_max:
+            number = self._numbers = self._numbers + 1
+        else:
+            raise BrokerUnavailable(f"RabbitMQ at {self.address} allows {self.facts.channel_max} channels on a "
+                                    "connection, and all are in use. Raise `channel_max` in rabbitmq.conf, or consume "
+                                    "from fewer queues.")  # fmt: skip
+        channel = self._channels[number] = Channel(self, number)
         await channel.call(commands.Channel.Open())
         if confirms and self.facts.confirms:
             await channel.call(commands.Confirm.Select())
@@ -103,8 +120,10 @@ class AioConnection(asyncio.Protocol):
         return channel
 
     def forget(self, channel: Channel) -> None:
-        """Take a channel out of the books; it was closed."""
-        self._channels.pop(channel.number, None)
+        """Take a channel out of the books; it is closed, and its number free."""
+        if self._channels.get(channel.number) is channel:
+            del self._channels[channel.number]
+            self._free.append(channel.number)
 
     # --- The protocol's own ---------------------------------------------------------------------------
 
@@ -117,7 +136,7 @@ class AioConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each event to whom it concerns."""
-        self._heard = time.monotonic()
+        self.heard = time.monotonic()
         for event in self._parser.feed(data):
             channel = self._channels.get(event.channel)
             if self._first is not None:
@@ -173,8 +192,8 @@ class AioConnection(asyncio.Protocol):
 
     def _heart(self) -> None:
         now, interval = time.monotonic(), self.facts.heartbeat
-        if now - self._heard > 2 * interval:
-            self._lose(ConnectionLost(f"no word from it for {now - self._heard:.0f} s"))
+        if now - self.heard > 2 * interval:
+            self._lose(ConnectionLost(f"no word from it for {now - self.heard:.0f} s"))
             return
         if now - self._said > interval / 2 - 0.1:
             self.write(HEARTBEAT)
@@ -220,6 +239,7 @@ class Channel:
         self.on_failure: Callable[[Exception], None] | None = None
         self._calls: deque[asyncio.Future[Any]] = deque()
         self._batches: set[asyncio.Future[None]] = set()
+        self._closing = False  # by us: the number is free when the server has said so
 
     async def call(self, what: Any) -> Any:
         """Call a method, and return its answer."""
@@ -231,6 +251,7 @@ class Channel:
         if self.failed is not None or self.connection.lost is not None:
             future.set_exception(self.failed or self.connection.lost or ConnectionLost())
             return future
+        self._closing = self._closing or isinstance(what, commands.Channel.Close)
         self._calls.append(future)
         self.connection.write(method(self.number, what))
         return future
@@ -248,20 +269,23 @@ class Channel:
             part = items[start : start + WINDOW]
             await self.connection.writable()
             if self.failed is not None or self.connection.lost is not None:
-                raise self.failed or self.connection.lost or ConnectionLost()
+                raise self.connection.lost or ConnectionLost("the channel was closed over somebody else's message")
+            data = b"".join([publish(self.number, item, frame_max) for item in part])
+            if not self.confirming:
+                self.connection.write(data)
+                continue
             confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             batch = self.confirms.sent(part, lambda it=confirmed: None if it.done() else it.set_result(None))  # type: ignore[misc]
-            self.connection.write(b"".join([publish(self.number, item, frame_max) for item in part]))
-            if not self.confirming:
-                continue
+            self.connection.write(data)
             self._batches.add(confirmed)
             try:
                 await confirmed
             finally:
                 self._batches.discard(confirmed)
-            if batch.refused:
-                raise Refused(batch.refused, len(batch.items))
             returned += batch.returned
+            if batch.refused:
+                left = [*returned, *batch.refused, *items[start + len(part) :]]
+                raise Refused(len(batch.refused), len(part), left)
         return returned
 
     # --- From the connection --------------------------------------------------------------------------
@@ -279,12 +303,17 @@ class Channel:
         """Take an answer, or what the server says unasked."""
         if isinstance(frame, commands.Channel.Close):
             self.connection.write(method(self.number, commands.Channel.CloseOk()))
-            self.connection.forget(self)
-            self.fail(ChannelClosed(frame.reply_code or 0, frame.reply_text))
+            if not self._closing:
+                self.connection.forget(self)
+            error = ChannelClosed(frame.reply_code or 0, frame.reply_text)
+            error.shared = len(self._batches) > 1
+            self.fail(error)
         elif isinstance(frame, commands.Basic.Cancel):
             if self.on_cancel is not None:
                 self.on_cancel(frame.consumer_tag or "")
         else:
+            if isinstance(frame, commands.Channel.CloseOk):
+                self.connection.forget(self)
             self._answer(frame)
 
     def _answer(self, answer: Any) -> None:
@@ -307,6 +336,6 @@ class Channel:
     def close(self) -> None:
         """Close; what was not acknowledged goes back to its queue."""
         if self.failed is None and self.connection.lost is None:
+            self._closing = True
             self.connection.write(method(self.number, commands.Channel.Close(200, "", 0, 0)))
             self.failed = ConnectionLost("the channel was closed here")
-

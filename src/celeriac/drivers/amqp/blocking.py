@@ -12,7 +12,7 @@ from typing import Any
 from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
-from celeriac.drivers.amqp.confirms import Batch, Confirms
+from celeriac.drivers.amqp.confirms import Confirms
 from celeriac.drivers.amqp.frames import (
     HEARTBEAT,
     Confirmed,
@@ -25,9 +25,9 @@ from celeriac.drivers.amqp.frames import (
     publish,
 )
 from celeriac.drivers.amqp.opening import opening
-from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, Refused, ended
+from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, NoConfirms, Refused, ended
 from celeriac.drivers.sockets import TimedSocket
-from celeriac.errors import BrokerUnavailable
+from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
 
 __all__ = ["Connection"]
 
@@ -47,30 +47,39 @@ class Connection:
         """Connect to the first host that answers, within so many seconds."""
         self.address = address
         self.blocked = ""  # why the server takes nothing from us for now
-        self.open = True
-        self._deadline = time.monotonic() + within
+        self.open = False
+        deadline = time.monotonic() + within
+        trouble: Exception | None = None
+        for number, (host, port) in enumerate(address.hosts):
+            left = max(0.01, (deadline - time.monotonic()) / (len(address.hosts) - number))
+            try:
+                self._open(host, port, left, heartbeat, name)
+                return
+            except BrokerMisconfigured:
+                raise  # the next host would say the same
+            except OSError as error:
+                trouble = error
+        raise trouble or ConnectionError("no host is named")
+
+    def _open(self, host: str, port: int, within: float, heartbeat: int, name: str, ask: bool = True) -> None:
         self._parser = Parser()
         self._events: deque[Event] = deque()
         self._confirms = Confirms()
-        self._said = time.monotonic()
-        trouble: Exception | None = None
-        for number, (host, port) in enumerate(address.hosts):
-            left = (self._deadline - time.monotonic()) / (len(address.hosts) - number)
-            try:
-                self._socket = TimedSocket(address.connect(host, port, max(0.01, left)))
-                break
-            except OSError as error:
-                trouble = error
-        else:
-            raise trouble or ConnectionError("no host is named")
+        self._deadline = time.monotonic() + within
+        self._heard = self._said = time.monotonic()
+        self._greeted = False
+        self._socket = TimedSocket(self.address.connect(host, port, within))
         try:
-            self._greet(heartbeat, name)
-        except BaseException:
-            self.abandon()
-            raise
+            self._greet(heartbeat, name, ask)
+        except BaseException as error:
+            self._socket.close()
+            if not isinstance(error, NoConfirms):
+                raise
+            self._open(host, port, max(0.01, self._deadline - time.monotonic()), heartbeat, name, ask=False)
+        self.open = True
 
-    def _greet(self, heartbeat: int, name: str) -> None:
-        steps = opening(self.address, heartbeat, name)
+    def _greet(self, heartbeat: int, name: str, ask: bool) -> None:
+        steps = opening(self.address, heartbeat, name, ask)
         data = next(steps)
         while True:
             self._write(data)
@@ -78,6 +87,7 @@ class Connection:
                 data = steps.send(self._read())
             except StopIteration as end:
                 self.facts = end.value
+                self._greeted = True
                 break
         self.call(commands.Channel.Open(), self._deadline)
         if self.facts.confirms:
@@ -93,7 +103,7 @@ class Connection:
         try:
             while True:
                 event = self._read()
-                if isinstance(event, Method):
+                if isinstance(event, Method) and not isinstance(event.frame, commands.Basic.Cancel):
                     return event.frame
                 if isinstance(event, Content) and event.fetched:
                     return event
@@ -107,30 +117,32 @@ class Connection:
         for start in range(0, len(items), WINDOW):
             self._deadline = time.monotonic() + within
             part = items[start : start + WINDOW]
+            data = b"".join([publish(CHANNEL, item, self.facts.frame_max) for item in part])
+            if not self.facts.confirms:
+                self._write(data)
+                continue
             batch = self._confirms.sent(part)
-            self._write(b"".join([publish(CHANNEL, item, self.facts.frame_max) for item in part]))
-            self._confirmed(batch)
+            self._write(data)
+            while batch.left:
+                self._take(self._receive())
             returned += batch.returned
+            if batch.refused:
+                left = [*returned, *batch.refused, *items[start + len(part) :]]
+                raise Refused(len(batch.refused), len(part), left)
         return returned
 
-    def _confirmed(self, batch: Batch) -> None:
-        if not self.facts.confirms:
-            return
-        kept: list[Event] = []
-        while batch.left:
-            event = self._read()
-            if isinstance(event, Content) and not event.returned:
-                kept.append(event)
-        self._events.extendleft(reversed(kept))
-        if batch.refused:
-            raise Refused(batch.refused, len(batch.items))
-
     def wait(self, seconds: float) -> Event | None:
-        """Return what the server sends next, or None when nothing came in time."""
+        """Return what the server sends next, or None when nothing came in time.
+
+        Raises `ConnectionLost` when nothing, not even a heartbeat, has come for two heartbeats.
+        """
         self._deadline = time.monotonic() + seconds
         try:
             return self._read()
         except TimeoutError:
+            silence = time.monotonic() - self._heard
+            if self.facts.heartbeat and silence > 2 * self.facts.heartbeat:
+                raise ConnectionLost(f"no word from it for {silence:.0f} s") from None
             return None
 
     def rest(self) -> list[Event]:
@@ -178,13 +190,14 @@ class Connection:
         data = self._socket.read(CHUNK, self._deadline)
         if not data:
             raise ConnectionLost("it closed the connection")
+        self._heard = time.monotonic()
         return data
 
     def _take(self, data: bytes) -> None:
+        closed: Any = None
         for event in self._parser.feed(data):
             if isinstance(event, Confirmed):
                 self._confirms.heard(event)
-                self._events.append(event)  # wakes who waits for it
             elif isinstance(event, Content):
                 if event.returned:
                     self._confirms.returned(event)
@@ -194,17 +207,19 @@ class Connection:
                 self.blocked = event.frame.reason
             elif isinstance(event.frame, commands.Connection.Unblocked):
                 self.blocked = ""
-            elif isinstance(event.frame, commands.Connection.Close) and hasattr(self, "facts"):
+            elif isinstance(event.frame, commands.Connection.Close) and self._greeted:
                 self._write(method(0, commands.Connection.CloseOk()))
                 raise ended(event.frame)
-            elif isinstance(event.frame, commands.Channel.Close):
-                self._reopen(event.frame)
+            elif isinstance(event.frame, commands.Channel.Close) and self._greeted:
+                closed = event.frame
             else:
                 self._events.append(event)
+        if closed is not None:
+            self._reopen(closed)
 
     def _reopen(self, close: Any) -> None:
         self._write(method(CHANNEL, commands.Channel.CloseOk()) + method(CHANNEL, commands.Channel.Open()))
-        self._parser, self._confirms = Parser(), Confirms()
+        self._confirms = Confirms()
         self._events.clear()
         self._read()  # Channel.OpenOk
         if self.facts.confirms:

@@ -12,14 +12,23 @@ __all__ = ["Batch", "Confirms"]
 class Batch:
     """Publications that were sent together."""
 
-    __slots__ = ("done", "items", "left", "refused", "returned")
+    __slots__ = ("_first", "done", "items", "left", "refused", "returned")
 
-    def __init__(self, items: Sequence[Publication], done: Callable[[], object] | None) -> None:
+    def __init__(self, items: Sequence[Publication], first: int, done: Callable[[], object] | None) -> None:
         self.items = items
         self.left = len(items)
-        self.refused = 0
+        self.refused: list[Publication] = []
         self.returned: list[Publication] = []
         self.done = done
+        self._first = first  # tag
+
+    def heard(self, tag: int, good: bool) -> None:
+        """Take note of a confirm of one of them."""
+        self.left -= 1
+        if not good:
+            self.refused.append(self.items[tag - self._first])
+        if not self.left and self.done is not None:
+            self.done()
 
 
 class Confirms:
@@ -32,7 +41,7 @@ class Confirms:
 
     def sent(self, items: Sequence[Publication], done: Callable[[], object] | None = None) -> Batch:
         """Take note of what is sent now; `done` is called when all of it is confirmed."""
-        batch = Batch(items, done)
+        batch = Batch(items, self._tag + 1, done)
         for _ in items:
             self._tag += 1
             self._waiting[self._tag] = batch
@@ -43,12 +52,12 @@ class Confirms:
         if not event.multiple:
             batch = self._waiting.pop(event.tag, None)
             if batch is not None:
-                self._count(batch, event.good)
+                batch.heard(event.tag, event.good)
             return
         for tag in range(self._first, event.tag + 1):
             batch = self._waiting.pop(tag, None)
             if batch is not None:
-                self._count(batch, event.good)
+                batch.heard(tag, event.good)
         self._first = event.tag + 1
 
     def returned(self, content: Content) -> None:
@@ -58,9 +67,3 @@ class Confirms:
                 if item.body == content.body and item.routing_key == content.routing_key:
                     batch.returned.append(item)
                     return
-
-    def _count(self, batch: Batch, good: bool) -> None:
-        batch.left -= 1
-        batch.refused += not good
-        if not batch.left and batch.done is not None:
-            batch.done()

@@ -10,7 +10,7 @@ from pamqp import commands, header
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.frames import Event, Method, method
-from celeriac.drivers.amqp.refusals import closed
+from celeriac.drivers.amqp.refusals import NoConfirms, closed
 from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["PROTOCOL", "Facts", "opening"]
@@ -19,6 +19,7 @@ PROTOCOL: bytes = header.ProtocolHeader(0, 9, 1).marshal()
 CAPABILITIES = {"publisher_confirms": True, "consumer_cancel_notify": True, "connection.blocked": True,
                 "basic.nack": True, "authentication_failure_close": True}  # fmt: skip
 FRAME_MAX = 131072
+CHANNEL_MAX = 65535
 ENOUGH = (3, 10)  # RabbitMQ from which quorum queues have time limits, and dead-letter safely
 STURDY = (4, 0)  # … and are our choice: those of 3.10, on one node, do not all come back when the server was killed
 
@@ -30,6 +31,7 @@ class Facts(msgspec.Struct, frozen=True):
     version: str = ""
     confirms: bool = True
     frame_max: int = FRAME_MAX
+    channel_max: int = CHANNEL_MAX
     heartbeat: float = 0.0  # seconds
 
     @property
@@ -46,8 +48,12 @@ class Facts(msgspec.Struct, frozen=True):
         return tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
 
 
-def opening(address: Address, heartbeat: int, name: str) -> Generator[bytes, Event, Facts]:
-    """Yield what is to be sent, take the answers, and return what is known of the server."""
+def opening(address: Address, heartbeat: int, name: str, ask: bool = True) -> Generator[bytes, Event, Facts]:
+    """Yield what is to be sent, take the answers, and return what is known of the server.
+
+    One that does not say whether it has confirms is asked for them. It may end the connection over that: raises
+    `NoConfirms`, and the next one is to be opened without asking.
+    """
     start = _expect((yield PROTOCOL), commands.Connection.Start, address)
     if "PLAIN" not in start.mechanisms.split():
         raise BrokerMisconfigured(f"The AMQP server at {address} does not take PLAIN: it offers {start.mechanisms}.")
@@ -57,12 +63,29 @@ def opening(address: Address, heartbeat: int, name: str) -> Generator[bytes, Eve
                    address)  # fmt: skip
     frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
     beat = min(heartbeat, tune.heartbeat or heartbeat)
-    tuned = method(0, commands.Connection.TuneOk(tune.channel_max, frame_max, beat))
+    channel_max = tune.channel_max or CHANNEL_MAX
+    tuned = method(0, commands.Connection.TuneOk(channel_max, frame_max, beat))
     _expect((yield tuned + method(0, commands.Connection.Open(address.vhost))), commands.Connection.OpenOk, address)
     theirs: dict[str, Any] = start.server_properties or {}
-    capabilities = theirs.get("capabilities") or {}
+    confirms: Any = (theirs.get("capabilities") or {}).get("publisher_confirms")
+    if confirms is None:
+        confirms = ask and (yield from _confirming(address))
     return Facts(product=str(theirs.get("product", "")), version=str(theirs.get("version", "")), frame_max=frame_max,
-                 confirms=bool(capabilities.get("publisher_confirms", True)), heartbeat=float(beat))  # fmt: skip
+                 channel_max=channel_max, confirms=bool(confirms), heartbeat=float(beat))  # fmt: skip
+
+
+def _confirming(address: Address) -> Generator[bytes, Event, bool]:
+    """Ask on a channel whether confirms can be had; close it."""
+    _expect((yield method(1, commands.Channel.Open())), commands.Channel.OpenOk, address)
+    event = yield method(1, commands.Confirm.Select())
+    found = event.frame if isinstance(event, Method) else None
+    if isinstance(found, commands.Connection.Close):
+        raise NoConfirms(found.reply_text)
+    if isinstance(found, commands.Channel.Close):
+        again = method(1, commands.Channel.CloseOk()) + method(1, commands.Channel.Open())
+        _expect((yield again), commands.Channel.OpenOk, address)
+    _expect((yield method(1, commands.Channel.Close(200, "", 0, 0))), commands.Channel.CloseOk, address)
+    return isinstance(found, commands.Confirm.SelectOk)
 
 
 def _expect(event: Event, kind: type[Any], address: Address) -> Any:

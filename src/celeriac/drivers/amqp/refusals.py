@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.frames import Publication
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["ChannelClosed", "ConnectionLost", "Refused", "closed", "ended", "silent"]
+__all__ = ["ChannelClosed", "ConnectionLost", "NoConfirms", "Refused", "closed", "ended", "silent"]
 
 
 class ConnectionLost(ConnectionError):
     """The connection ended; what was on its way may have arrived, or not."""
+
+
+class NoConfirms(ConnectionLost):
+    """The server has ended a connection because it was asked whether it confirms what is published."""
 
 
 class ChannelClosed(BrokerError):
@@ -21,18 +27,25 @@ class ChannelClosed(BrokerError):
         super().__init__(f"RabbitMQ refuses: {text} ({code}).{_step(code, text)}")
         self.code = code
         self.text = text
+        self.shared = False  # publications of several callers were on their way: it need not be about ours
 
     @property
     def passes(self) -> bool:
         """Whether it passes by itself: a node that has just started does not have all its queues yet."""
         return "inaccessible" in self.text or self.code in (506, 541)
 
+    @property
+    def too_large(self) -> bool:
+        """Whether a message is larger than the server takes."""
+        return self.code == 406 and "larger than" in self.text
+
 
 class Refused(ChannelClosed):
     """The server has not taken messages: their queue is just being made, or full, or its node has failed."""
 
-    def __init__(self, refused: int, total: int) -> None:
+    def __init__(self, refused: int, total: int, left: Sequence[Publication]) -> None:
         super().__init__(0, f"it has not taken {refused} of {total} messages. Is a queue full, or has its node failed?")
+        self.left = left  # what is still to be sent: the others are there
 
     @property
     def passes(self) -> bool:
@@ -47,6 +60,9 @@ def _step(code: int, text: str) -> str:
     if code == 406 and "inequivalent" in text:
         return (" The queue was declared by somebody else, or with another `amqp_queue_type`. Empty and delete it, or "
                 "choose another name or `amqp_prefix`.")  # fmt: skip
+    if code == 406 and "larger than" in text:
+        return (" Send less, or where it lies (a file, a row), or raise it in rabbitmq.conf: "
+                "max_message_size = 134217728")  # fmt: skip
     if code == 403:
         return " Give the user the permissions: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'"
     return ""

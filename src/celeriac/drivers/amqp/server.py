@@ -50,6 +50,8 @@ class _Session:
         self.office: Channel | None = None  # for calls, which may fail, and close the channel
         self.opening = asyncio.Lock()
         self.calling = asyncio.Lock()
+        self.aside: Channel | None = None  # for publishing once more, one caller after the other
+        self.stepping_aside = asyncio.Lock()
         self.called: asyncio.Future[Any] | None = None  # what was asked last on the office channel
         self.others: weakref.WeakSet[AioConnection] = weakref.WeakSet()
         self.end = self._until_the_end()
@@ -63,7 +65,15 @@ class _Session:
     def close(self) -> None:
         for connection in [*self.others, *([self.connection] if self.connection is not None else [])]:
             connection.close()
-        self.connection = self.channel = self.office = None
+        self.leave()
+
+    def give_up(self, started: float) -> None:
+        """Let go of a connection on which nothing was heard since a call began that was not answered."""
+        if self.connection is not None and self.connection.heard < started:
+            self.connection.abandon()
+
+    def leave(self) -> None:
+        self.connection = self.channel = self.office = self.aside = None
 
 
 class Server:
@@ -85,12 +95,13 @@ class Server:
 
     # --- Doing ----------------------------------------------------------------------------------------
 
-    def do(self, procedure: Procedure[Result]) -> Result:
+    def do(self, procedure: Procedure[Result], within: float | None = None) -> Result:
         """Carry out a procedure, blocking. It must bear being repeated: a lost connection is tried again.
 
-        Raises `BrokerUnavailable` within the time-out, or `BrokerError`.
+        Raises `BrokerUnavailable` within so many seconds (the time-out), or `BrokerError`.
         """
-        deadline = time.monotonic() + self.timeout
+        timeout = self.timeout if within is None else within
+        deadline = time.monotonic() + timeout
         tries = TRIES
         while True:
             tries -= 1
@@ -101,9 +112,10 @@ class Server:
             except OSError as error:
                 if connection is not None:
                     connection.abandon()
+                    if not connection.blocked:
+                        self._forget_idle()  # they may be silent too
                 if connection is None or not tries or isinstance(error, TimeoutError | BrokerError):
-                    raise silent(error, self.address, self.timeout, connection.blocked if connection else "") from error
-                self._forget_idle()
+                    raise silent(error, self.address, timeout, connection.blocked if connection else "") from error
                 time.sleep(PAUSE)
                 continue
             except ChannelClosed as error:
@@ -140,10 +152,12 @@ class Server:
             result: Result = end.value
             return result
 
-    async def ado(self, procedure: Procedure[Result]) -> Result:
-        """Do as `do`, for coroutines. Cancelled, it may have been carried out, or not."""
-        deadline = time.monotonic() + self.timeout
+    async def ado(self, procedure: Procedure[Result], within: float | None = None) -> Result:
+        """Do as `do`, for coroutines; within another time-out, if need be. Cancelled, it may have been carried out."""
+        started = time.monotonic()
+        deadline = started + (self.timeout if within is None else within)
         tries = TRIES
+        alone = False
         while True:
             tries -= 1
             blocked = ""
@@ -152,13 +166,18 @@ class Server:
                     session = await self._opened()
                     assert session.connection is not None
                     try:
-                        return await self._adrive(session, procedure())
+                        return await self._adrive(session, procedure(), alone)
                     finally:
                         blocked = session.connection.blocked if session.connection is not None else ""
             except OSError as error:
+                if isinstance(error, TimeoutError) and not blocked:
+                    self.session().give_up(started)
                 if not tries or isinstance(error, TimeoutError | BrokerError):
                     raise silent(error, self.address, self.timeout, blocked) from error
             except ChannelClosed as error:
+                if error.shared and not alone:
+                    alone = True
+                    continue
                 if not error.passes:
                     raise
                 if time.monotonic() + LONG_PAUSE > deadline:
@@ -167,14 +186,20 @@ class Server:
                 await asyncio.sleep(LONG_PAUSE)
             await asyncio.sleep(PAUSE)
 
-    async def _adrive(self, session: _Session, work: Generator[Any, Any, Result]) -> Result:
+    async def _adrive(self, session: _Session, work: Generator[Any, Any, Result], alone: bool) -> Result:
         try:
             ask = next(work)
             while True:
                 try:
-                    answer: Any = await (self._publish(session, ask) if isinstance(ask, list) else
-                                         self._call(session, ask))  # fmt: skip
+                    if not isinstance(ask, list):
+                        answer: Any = await self._call(session, ask)
+                    elif alone:
+                        answer = await self._publish_alone(session, ask)
+                    else:
+                        answer = await self._publish(session, ask)
                 except ChannelClosed as error:
+                    if error.shared:
+                        raise  # it may be somebody else's: all is to be done again, alone
                     ask = work.throw(error)
                     continue
                 ask = work.send(answer)
@@ -189,6 +214,13 @@ class Server:
                 session.channel = await session.connection.channel(confirms=True)
             channel = session.channel
         return await channel.publish(items)
+
+    async def _publish_alone(self, session: _Session, items: Sequence[Publication]) -> list[Publication]:
+        async with session.stepping_aside:
+            if session.aside is None or session.aside.failed is not None:
+                assert session.connection is not None
+                session.aside = await session.connection.channel(confirms=True)
+            return await session.aside.publish(items)
 
     async def _call(self, session: _Session, what: Any) -> Any:
         """Call a method on a channel where nobody else's call is under way, for what fails, fails for the channel.
@@ -242,7 +274,7 @@ class Server:
         session = self.session()
         async with session.opening:
             if session.connection is None or session.connection.lost is not None:
-                session.channel = session.office = None
+                session.leave()
                 session.connection = await AioConnection.connect(self.address, self.timeout)
                 self._know(session.connection.facts)
         return session
@@ -253,7 +285,7 @@ class Server:
                 raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} is too old for "
                                            "`amqp_queue_type = 'quorum'`: RabbitMQ 3.10 or later.")  # fmt: skip
             quorum = self._queue_type == "quorum" or (self._queue_type == "auto" and facts.prefers_quorum)
-            self.topology = Topology(self.prefix, quorum)
+            self.topology = Topology(self.prefix, quorum, limits=facts.prefers_quorum)
 
     def session(self) -> _Session:
         """Return what the running event loop has open here."""

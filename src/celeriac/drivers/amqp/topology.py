@@ -17,13 +17,15 @@ behind another. The routing key spells the digits, lowest first, and then the li
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pamqp import commands
 
-from celeriac.message import PLAIN, Message
+from celeriac.errors import BrokerError
+from celeriac.message import LANES, PLAIN, Message
 
 __all__ = ["DIGITS", "UNIT", "Line", "Topology", "queues_of"]
 
@@ -31,7 +33,10 @@ UNIT = 0.25  # seconds
 DIGITS = 26  # the longest stay is 194 days; who has to wait longer is sent around again
 USUAL = 5  # the priority whose line has the queue's own name
 HIGHEST = 9
-
+NO_LIMIT = -1  # of deliveries: whoever was delivered too often is buried by a worker, which says why
+NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]+")
+LONGEST = f"/{max(LANES, key=len)}/p{HIGHEST}"  # what is added to a queue's name, at most
+KEY_BYTES = 255  # in a routing key
 
 Table = dict[str, Any]
 
@@ -45,15 +50,19 @@ class Line(NamedTuple):
 
 
 class Topology:
-    """The names on one server."""
+    """The names on one server; `limits`: whether its quorum queues drop what was delivered often, unless told."""
 
-    def __init__(self, prefix: str, quorum: bool) -> None:
+    def __init__(self, prefix: str, quorum: bool, limits: bool = False) -> None:
         self.quorum = quorum
+        self._own = f"{prefix}."
         self.journal = f"{prefix}.journal"
         self.roll = f"{prefix}.workers"
         self.channels = f"{prefix}.channels"
         self.due = f"{prefix}.due"
         self._delay = f"{prefix}.delay."
+        self._kept: Table = {"x-queue-type": "quorum"} if quorum else {}
+        if quorum and limits:
+            self._kept["x-delivery-limit"] = NO_LIMIT
 
     # --- Lines ----------------------------------------------------------------------------------------
 
@@ -74,20 +83,37 @@ class Topology:
         """Return the AMQP queue of a queue's dead letters."""
         return f"{queue}/dead"
 
+    def check(self, queue: str) -> None:
+        """Refuse what cannot be a queue's name, with all that is made of it. Raises `BrokerError`."""
+        why = ""
+        if not NAME.fullmatch(queue):
+            why = "letters and digits of ASCII, spaces, and - _ . : @ # , / + alone can be in it"
+        elif queue.startswith(("amq.", self._own)):
+            why = f"what begins with 'amq.' is RabbitMQ's own, with {self._own!r} our own (`amqp_prefix`)"
+        elif queue.endswith("/dead"):
+            why = f"dead letters of the queue {queue.removesuffix('/dead')!r} are there"
+        elif (over := len(self._key(f"{queue}{LONGEST}")) - KEY_BYTES) > 0:
+            why = f"it is too long by {over} characters (others than letters, digits and - _ count as three)"
+        if why:
+            raise BrokerError(f"A queue cannot be named {queue!r} on AMQP: {why}. Choose another name.")
+
     def declare(self, line: Line) -> list[Any]:
         """Return what makes a line, and lets delayed messages reach it."""
         name = self.name(line)
-        arguments: Table = {"x-queue-type": "quorum"} if self.quorum else {"x-max-priority": HIGHEST}
+        arguments: Table = self._kept if self.quorum else {"x-max-priority": HIGHEST}
         return [
             commands.Exchange.Declare(exchange=self.due, exchange_type="topic", durable=True),
             commands.Queue.Declare(queue=name, durable=True, arguments=arguments),
-            commands.Queue.Bind(queue=name, exchange=self.due, routing_key="*." * DIGITS + _word(name)),
+            commands.Queue.Bind(queue=name, exchange=self.due, routing_key=self._key(name)),
         ]
 
-    def declare_dead(self, queue: str) -> list[Any]:
+    def _key(self, name: str) -> str:
+        """Return by what a queue is bound to the end of the delays."""
+        return "*." * DIGITS + _word(name)
+
+    def declare_dead(self, queue: str) -> Any:
         """Return what makes the queue of a queue's dead letters."""
-        arguments: Table = {"x-queue-type": "quorum"} if self.quorum else {}
-        return [commands.Queue.Declare(queue=self.dead(queue), durable=True, arguments=arguments)]
+        return commands.Queue.Declare(queue=self.dead(queue), durable=True, arguments=self._kept)
 
     # --- What is the same for all ---------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, cast
 
 import hiredis
 
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.refusals import NotRedis
 from celeriac.drivers.sockets import TimedSocket
 
 __all__ = ["CHUNK", "Connection", "resolve"]
@@ -16,6 +18,9 @@ CHUNK = 65536
 SPIN_SECONDS = 100e-6  # an answer is looked for so long before the kernel is asked to wake us for it
 MOST_VAIN = 1023  # after looking in vain, so many answers at most are waited for without
 SENTINEL_SECONDS = 1.0  # for one Sentinel to answer, while there are others
+
+_waiting: list[None] = []  # as many as there are threads of this process that wait for an answer
+os.register_at_fork(after_in_child=_waiting.clear)
 
 
 class Connection:
@@ -27,6 +32,7 @@ class Connection:
     def __init__(self, address: Address, timeout: float, within: float) -> None:
         """Connect within `within` seconds; later, no exchange takes longer than `timeout`."""
         deadline = time.monotonic() + within
+        self.address = address
         self.reader = hiredis.Reader()
         self.socket = TimedSocket(address.connect(within))
         self._timeout = max(0.01, deadline - time.monotonic())
@@ -50,20 +56,27 @@ class Connection:
         deadline = time.monotonic() + self._timeout
         self.socket.write(packed, deadline)
         reader, replies = self.reader, []
-        while True:
-            reply = reader.gets()
-            if reply is False:
-                reader.feed(self._read(deadline))
-                continue
-            replies.append(reply)
-            if len(replies) == count:
-                return replies
+        try:
+            while True:
+                reply = reader.gets()
+                if reply is False:
+                    reader.feed(self._read(deadline))
+                    continue
+                replies.append(reply)
+                if len(replies) == count:
+                    return replies
+        except hiredis.ProtocolError as error:
+            raise NotRedis(str(error)) from error
 
     def _read(self, deadline: float) -> bytes:
-        data = self._spin() if self.socket.plain and not self._waits else None
-        if data is None:
-            self._waits = max(0, self._waits - 1)
-            data = self.socket.read(CHUNK, deadline)
+        _waiting.append(None)
+        try:
+            data = self._spin() if self.socket.plain and not self._waits and len(_waiting) == 1 else None
+            if data is None:
+                self._waits = max(0, self._waits - 1)
+                data = self.socket.read(CHUNK, deadline)
+        finally:
+            _waiting.pop()
         if not data:
             raise ConnectionResetError("it closed the connection")
         return data
@@ -72,7 +85,8 @@ class Connection:
         """Look for an answer without sleeping; return None if there is none in time.
 
         A Redis nearby answers in less time than it takes to fall asleep and be woken, which costs as much CPU besides
-        (docs/decisions/0018-looking-before-sleeping.md).
+        (docs/decisions/0018-looking-before-sleeping.md). Only who waits alone looks: each look would take the GIL from
+        the others.
         """
         deadline = time.perf_counter() + SPIN_SECONDS
         while time.perf_counter() < deadline:
@@ -80,6 +94,8 @@ class Connection:
             if data is not None:
                 self._patience = 0
                 return data
+            if len(_waiting) > 1:  # another thread had its turn meanwhile: leave it the next ones too
+                return None
         self._waits = self._patience = min(2 * self._patience + 1, MOST_VAIN)
         return None
 

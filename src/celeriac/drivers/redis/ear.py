@@ -17,7 +17,8 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.connection import CHUNK, Connection
-from celeriac.errors import CeleriacError
+from celeriac.drivers.redis.refusals import refused
+from celeriac.errors import BrokerError, CeleriacError
 
 __all__ = ["Callback", "Ear", "PubSub"]
 
@@ -35,6 +36,7 @@ class PubSub:
         self.sent = 0
         self.confirmed = 0
         self.hear = hear
+        self.trouble: Exception = ConnectionResetError("it closed the connection")  # why it is of no use any more
         self._replies: list[Any] = []
 
     def subscribe(self, channels: Iterable[str]) -> None:
@@ -90,7 +92,7 @@ class PubSub:
         self.connection.reader.feed(data)
         while (frame := self.connection.reader.gets()) is not False:
             if isinstance(frame, hiredis.ReplyError):
-                raise ConnectionResetError(str(frame))
+                raise refused(frame, self.connection.address)
             self._take(frame)
 
     def _take(self, frame: Any) -> None:
@@ -115,7 +117,7 @@ class Ear:
         self._again: asyncio.Task[None] | None = None
 
     async def join(self, channel: str, callback: Callback) -> None:
-        """Call back with what is sent on a channel from when this returns. Raises `OSError`."""
+        """Call back with what is sent on a channel from when this returns. Raises `OSError`, `BrokerError`."""
         self._callbacks.setdefault(channel, []).append(callback)
         try:
             async with asyncio.timeout(self._timeout):
@@ -128,8 +130,7 @@ class Ear:
         if self._pubsub is None:
             async with self._connecting:
                 if self._pubsub is None:  # connecting subscribes to all channels
-                    connection = await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS))
-                    self._adopt(connection)
+                    self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
         elif len(self._callbacks[channel]) == 1:
             self._tell(PubSub.subscribe, channel)
         await self._settled()
@@ -183,26 +184,33 @@ class Ear:
                 self._lost(pubsub)
 
     def _adopt(self, connection: Connection) -> None:
+        """Listen on a new connection. Raises `OSError` if it is lost already."""
+        if self._pubsub is not None:  # `join_now` was faster
+            connection.close()
+            return
         pubsub = self._pubsub = PubSub(connection, self._hear)
         self._tell(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
+        if self._pubsub is not pubsub:
+            raise pubsub.trouble
         asyncio.get_running_loop().add_reader(connection.socket.socket.fileno(), self._readable, pubsub)
 
     def _readable(self, pubsub: PubSub) -> None:
         try:
             pubsub.readable()
-        except OSError:
+        except (OSError, BrokerError) as error:
+            pubsub.trouble = error
             self._lost(pubsub)
         self._confirmed.set()
 
     async def _settled(self) -> None:
-        """Wait until what was sent is confirmed; a lost connection is an `OSError`."""
+        """Wait until what was sent is confirmed; raises what became of the connection, if it is lost."""
         pubsub = self._pubsub
         if pubsub is None:
             raise ConnectionResetError("it closed the connection")
         wanted = pubsub.sent
         while pubsub.confirmed < wanted:
             if self._pubsub is not pubsub:
-                raise ConnectionResetError("it closed the connection")
+                raise pubsub.trouble
             self._confirmed.clear()
             await self._confirmed.wait()
 

@@ -42,8 +42,9 @@ Of workflows:
 Channels (`PUBLISH`):
 
     P:bell:LEASE              empty: there may be something to receive
-    P:done:0 … P:done:63      what has ended: for each its id, NUL, the length of its value, NUL, the value as in
-                              P:outcome; above 4 KiB no length and no value. The number is crc32(id) mod 64
+    P:done:0 … P:done:63      what has ended: for each the length of its id, NUL, the id, the length of its value,
+                              NUL, the value as in P:outcome; above 4 KiB no length and no value. The number is
+                              crc32(id) mod 64
     P:broadcast:NAME          control commands, their answers, events
 
 Scripts stand in `scripts`, each under the list of its arguments and its answer. KEYS[1] is always `P:queues`, and

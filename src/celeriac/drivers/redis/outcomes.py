@@ -41,10 +41,12 @@ def told(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
     """Yield what a channel tells: ids of tasks that have ended, and their values; None for one that is too large."""
     at = 0
     while at < len(payload):
-        end = payload.index(0, at)
-        start = payload.index(0, end + 1) + 1
-        size = payload[end + 1 : start - 1]
-        id, at = payload[at:end].decode(), start + int(size or 0)
+        start = payload.index(0, at) + 1
+        end = start + int(payload[at : start - 1])
+        id = payload[start:end].decode()
+        start = payload.index(0, end) + 1
+        size = payload[end : start - 1]
+        at = start + int(size or 0)
         yield id, payload[start:at] if size else None
 
 

@@ -21,7 +21,7 @@ from celeriac.clock import Clock
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection, resolve
 from celeriac.drivers.redis.ear import Callback, Ear, PubSub
-from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, refused, silent, unsuitable
+from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, is_our_limit, refused, silent, unsuitable
 from celeriac.drivers.redis.scripts import SCRIPTS
 from celeriac.drivers.redis.wire import Wire
 from celeriac.drivers.registry import Registry
@@ -73,6 +73,7 @@ class Server:
         self._idle_ears: list[PubSub] = []
         self._local = threading.local()
         self._proved = False
+        self._trial = _pack(("PUBLISH", f"{prefix}:bell:", b""))  # nobody hears that; a script would fail half done
         _registry.know(self)
 
     # --- Commands -------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ class Server:
                     connection.close()
                 if isinstance(error, BrokerError):
                     raise
-                if connection is None or isinstance(error, TimeoutError):
+                if connection is None or is_our_limit(error):
                     raise self.silent(error) from error
                 self._forget_idle()
                 tries -= 1
@@ -167,12 +168,15 @@ class Server:
             try:
                 if wire is None:
                     tries = 1
-                    wire = await self._wire(session)
-                replies = await wire.exchange(packed, len(commands))
+                    async with asyncio.timeout(self.timeout):
+                        wire = await self._wire(session)
+                        replies = await wire.exchange(packed, len(commands))
+                else:
+                    replies = await wire.exchange(packed, len(commands))
             except OSError as error:
                 if isinstance(error, BrokerError):
                     raise
-                if wire is None or isinstance(error, TimeoutError):
+                if wire is None or is_our_limit(error):
                     raise self.silent(error) from error
                 tries -= 1
                 if not again or tries <= 0:
@@ -227,8 +231,9 @@ class Server:
         connection = Connection(resolve(self.address, within), self.timeout, within)
         try:
             self._raise_for(connection.greetings)
-            if not self._proved:
-                self._prove(connection.exchange(_pack(("INFO",)), 1)[0])
+            if not self._proved and self._says_it_is_fit(connection.exchange(_INFO, 1)[0]):
+                self._raise_for(connection.exchange(self._trial, 1))
+                self._proved = True
         except BaseException:
             connection.close()
             raise
@@ -253,8 +258,9 @@ class Server:
                 wire, greetings = await Wire.connect(address, self.timeout)
                 try:
                     self._raise_for(greetings)
-                    if not self._proved:
-                        self._prove((await wire.exchange(_pack(("INFO",)), 1))[0])
+                    if not self._proved and self._says_it_is_fit((await wire.exchange(_INFO, 1))[0]):
+                        self._raise_for(await wire.exchange(self._trial, 1))
+                        self._proved = True
                 except BaseException:
                     wire.close()
                     raise
@@ -262,14 +268,17 @@ class Server:
                 session.connections += 1
             return session.wire
 
-    def _prove(self, info: Any) -> None:
-        if isinstance(info, bytes):  # else this user may not ask; go on
+    def _says_it_is_fit(self, info: Any) -> bool:
+        """Raise if the server is not fit; return False if it does not say for now."""
+        if isinstance(info, bytes):
             unfit = unsuitable(info, self.address)
             if unfit is not None:
                 raise unfit
-        elif code_of(info) in ("NOAUTH", "LOADING"):
-            self._raise_for([info])
-        self._proved = True
+        elif code_of(info) in BUSY:
+            return False
+        elif code_of(info) != "NOPERM":  # else this user may not ask; go on
+            raise refused(info, self.address)
+        return True
 
     def session(self) -> _Session:
         """Return what the running event loop has open here."""
@@ -305,16 +314,24 @@ class Server:
 
     @contextmanager
     def pubsub(self, hear: Any) -> Iterator[PubSub]:
-        """Lend a blocking pub/sub connection, for a thread that waits; `hear` is called with channel and payload."""
+        """Lend a blocking pub/sub connection, for a thread that waits; `hear` is called with channel and payload.
+
+        Raises `BrokerUnavailable` if none can be made.
+        """
         try:
             pubsub = self._idle_ears.pop()
             pubsub.hear = hear
         except IndexError:
-            pubsub = PubSub(self.connect_ear(self.timeout), hear)
+            try:
+                pubsub = PubSub(self.connect_ear(self.timeout), hear)
+            except OSError as error:
+                raise self.silent(error) from error
         try:
             yield pubsub
-        except BaseException:
+        except BaseException as error:
             pubsub.connection.close()
+            if isinstance(error, OSError):
+                self._forget_idle()
             raise
         self._idle_ears.append(pubsub)
 
@@ -356,5 +373,6 @@ def server(url: str, prefix: str = "celeriac", timeout: float = 10.0) -> Server:
     return _registry.of(url, prefix, timeout)
 
 
+_INFO = _pack(("INFO",))
 _LOAD = b"".join(_pack(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
 _registry: Registry[Server] = Registry(Server)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.refusals import NotRedis
 from celeriac.drivers.sockets import prepare
 
 __all__ = ["Wire"]
@@ -99,9 +100,18 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Give replies to whoever waits for them."""
+        try:
+            self._take(data)
+        except hiredis.ProtocolError as error:
+            self.close(NotRedis(str(error)))
+
+    def _take(self, data: bytes) -> None:
         reader, requests = self._reader, self._requests
         reader.feed(data)
         while (reply := reader.gets()) is not False:
+            if not requests:  # it says why it closes the connection
+                self.close(ConnectionResetError(str(reply)))
+                return
             request = requests[0]
             request.replies.append(reply)
             if len(request.replies) == request.count:

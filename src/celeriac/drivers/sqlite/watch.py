@@ -55,12 +55,17 @@ class Bell:
 
 
 class Watch:
-    """Tells when a file is written to. Belongs to one thread (and its event loop, if it has one)."""
+    """Tells when a file is written to. Belongs to one thread (and its event loops, if it has any)."""
 
     def __init__(self, path: str) -> None:
         self.generation = 0
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._fd = _inotify(path)
+        self.moves = 0  # how often the file was found to be another, and what was known of it is void
+        self._waiters: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+        self.path = path
+        self._fd = _inotify()
+        if self._fd is not None and not _watch(self._fd, path):
+            os.close(self._fd)
+            self._fd = None
         self._poll = select.poll() if self._fd is not None else None
         if self._fd is not None and self._poll is not None:
             self._poll.register(self._fd, select.POLLIN)
@@ -81,22 +86,41 @@ class Watch:
             return
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        if not self._waiters:
-            loop.add_reader(self._fd, self._readable)
-        self._waiters.add(waiter)
+        waiters = self._of(loop)
+        waiters.add(waiter)
         timer = loop.call_later(min(max(0.0, timeout), LONGEST_SECONDS), _finish, waiter)
         try:
             await waiter
         finally:
             timer.cancel()
-            self._waiters.discard(waiter)
-            if not self._waiters and self._fd is not None:
+            waiters.discard(waiter)
+            if not waiters and self._waiters.pop(loop, None) is not None and self._fd is not None:
                 loop.remove_reader(self._fd)
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[None]]:
+        """Return those who wait in a loop. Of loops that were closed under their waiters nothing comes any more."""
+        if loop not in self._waiters and self._fd is not None:
+            self._forget_closed_loops()
+            self._waiters[loop] = set()
+            loop.add_reader(self._fd, self._readable)
+        return self._waiters[loop]
+
+    def _forget_closed_loops(self) -> None:
+        for loop in [loop for loop in self._waiters if loop.is_closed()]:
+            del self._waiters[loop]
+
+    def move(self, path: str) -> None:
+        """Watch the file that is at this path now, and wake everybody: what they have seen is void."""
+        if self._fd is not None:
+            _watch(self._fd, path)  # without it, waiters look every `LONGEST_SECONDS`
+        self.path = path
+        self.moves += 1
+        self._readable()
 
     @property
     def busy(self) -> bool:
         """Whether a coroutine waits."""
-        return bool(self._waiters)
+        return not all(loop.is_closed() for loop in self._waiters)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -109,8 +133,10 @@ class Watch:
 
     def _readable(self) -> None:
         self._drain()
-        for waiter in self._waiters:
-            _finish(waiter)
+        self._forget_closed_loops()
+        for waiters in self._waiters.values():  # who wakes first has read the bell for all
+            for waiter in waiters:
+                _finish(waiter)
 
     def _drain(self) -> None:
         self.generation += 1
@@ -124,15 +150,13 @@ def _finish(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-def _inotify(path: str) -> int | None:
-    """Return a file descriptor that becomes readable when the file is written to, or None."""
+def _inotify() -> int | None:
+    """Return a file descriptor that becomes readable when a watched file is written to, or None."""
     if not sys.platform.startswith("linux"):
         return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-    if fd < 0:  # no more instances for this user: polling will do
-        return None
-    if libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
-        os.close(fd)
-        return None
-    return fd
+    fd = int(ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    return fd if fd >= 0 else None  # no more instances for this user: polling will do
+
+
+def _watch(fd: int, path: str) -> bool:
+    return int(ctypes.CDLL(None, use_errno=True).inotify_add_watch(fd, os.fsencode(path), IN_MODIFY)) >= 0

@@ -145,7 +145,7 @@ local function keep(outcomes, ttl)
       r = r + 1
       recent[r] = id
       if string.byte(value) == 49 then
-        local told = #value <= TOLD and id .. '\0' .. #value .. '\0' .. value or id .. '\0\0'
+        local told = #id .. '\0' .. id .. (#value <= TOLD and #value .. '\0' .. value or '\0')
         if news[channel] then table.insert(news[channel], told) else news[channel] = {told} end
       end
     end

@@ -1,4 +1,4 @@
--- now, ids. Returns flat: place, blob.
+-- now, ids. Returns flat: place, blob, queue, id.
 local time, found, leases = instant(ARGV[2]), {}, call('ZRANGE', P .. ':leases', 0, -1)
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
@@ -16,8 +16,7 @@ for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
           if call('HEXISTS', T .. 'held:' .. lease, id) == 1 then where = 'active' end
         end
       end
-      table.insert(found, where)
-      table.insert(found, blob)
+      for _, part in ipairs({where, blob, queue, id}) do table.insert(found, part) end
     end
   end
 end

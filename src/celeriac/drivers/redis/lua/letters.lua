@@ -1,9 +1,12 @@
--- ids. Returns the blobs of those that are dead letters.
-local blobs = {}
+-- ids. Returns those that are dead letters, flat: blob, queue, id.
+local letters = {}
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
   for i = 2, #ARGV do
-    if call('ZSCORE', T .. 'dead', ARGV[i]) then table.insert(blobs, call('HGET', T .. 'messages', ARGV[i])) end
+    if call('ZSCORE', T .. 'dead', ARGV[i]) then
+      local blob = call('HGET', T .. 'messages', ARGV[i])
+      for _, part in ipairs({blob, queue, ARGV[i]}) do table.insert(letters, part) end
+    end
   end
 end
-return blobs
+return letters

@@ -1,0 +1,217 @@
+"""Opening a SQLite file: one that is not ours is refused, a new one is made, an older one is upgraded."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from celeriac.drivers.sqlite.refusals import busy, foreign
+from celeriac.drivers.sqlite.schema import APPLICATION_ID
+from celeriac.errors import BrokerError, BrokerMisconfigured
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Connection", "Opener", "pause"]
+
+HEADER: Final = b"SQLite format 3\x00"
+CREATION_SECONDS: Final = 0.5  # how long another process may need to create the file
+PAGE_BYTES: Final = 2048  # a commit writes every page that it touched: small ones make small commits faster
+CHECKPOINT_PAGES: Final = 16_000  # the log is copied into the file every 32 MB
+
+LOGS: Final = ("-wal", "-shm", "-journal")  # SQLite's, beside the file
+
+File = tuple[int, int]
+"""Device and inode: no other file has both while somebody has this one open."""
+
+
+class Connection(sqlite3.Connection):
+    """A connection, and what is remembered of the file that it has open."""
+
+    path = ""
+    device, inode = -1, -1
+    lines: dict[tuple[str, str], int]
+    """The number of the line, by queue and lane; of those that are committed. It never changes."""
+    news = False  # a line was entered, or looked up, that is not remembered
+
+    def in_place(self) -> bool:
+        """Say whether the file is still the one at its path. It is not, if it was deleted or replaced."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError:  # nobody can tell
+            return True
+        return found.st_ino == self.inode and found.st_dev == self.device
+
+
+class Opener:
+    """Opens the file at a path."""
+
+    def __init__(self, path: str, synchronous: str, timeout: float, migrations: Sequence[str]) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._timeout = timeout
+        self._migrations = migrations
+
+    def open(self) -> Connection:
+        """Return a connection of this thread's own."""
+        self._prove()
+        connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False,
+                                     factory=Connection)  # fmt: skip
+        try:
+            deadline = time.monotonic() + self._timeout
+            while not self._prepare(connection, deadline):
+                time.sleep(pause())
+        except BaseException:
+            connection.close()
+            raise
+        connection.path, connection.lines = self._path, {}
+        file = _file(self._path)
+        if file is not None:
+            connection.device, connection.inode = file
+            with _proved_lock:
+                _proved[self._path] = file
+        return connection
+
+    # --- Whose it is ----------------------------------------------------------------------------------
+
+    def _prove(self) -> None:
+        """Refuse a file that is not ours, before SQLite could change any of its bytes."""
+        with _proved_lock:
+            file = _file(self._path)
+            if self._path in _proved and (file is None or _proved[self._path] in (None, file)):
+                if file is None:
+                    _proved[self._path] = None
+                    self._create()
+                return
+            self._refuse_foreign_file()
+            _proved[self._path] = file
+            if file is None:
+                self._create()
+
+    def _refuse_foreign_file(self) -> None:
+        """Look at the file's own bytes.
+
+        Only ever before this process has its first connection: closing a file drops the POSIX locks that the process
+        has on it, SQLite's too, and another process would then delete the log under its open connections.
+        """
+        deadline = time.monotonic() + CREATION_SECONDS
+        while True:
+            try:
+                with Path(self._path).open("rb") as file:
+                    header = file.read(72)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise BrokerMisconfigured(f"The database {self._path} cannot be read: {error}. "
+                                          "Check the path and its permissions.") from error  # fmt: skip
+            if not header or header[68:72] == APPLICATION_ID.to_bytes(4, "big"):
+                return
+            if not header.startswith(HEADER) or time.monotonic() > deadline:
+                raise foreign(self._path)
+            time.sleep(pause())  # another process may be creating it just now
+
+    def _create(self) -> None:
+        """Make an empty file where there is none, and remove what one that was deleted has left: its logs.
+
+        Processes that still have that one open share its logs by their names, and so they would with us. One process
+        at a time does this, lest it removes the logs of a file that another has just made.
+        """
+        if sys.platform == "win32":  # where nothing can be deleted that is open
+            return
+        with suppress(OSError):  # SQLite will say what is wrong with the folder
+            folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                if not os.path.exists(self._path):
+                    for log in LOGS:
+                        Path(self._path + log).unlink(missing_ok=True)
+                    os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            finally:
+                os.close(folder)
+
+    # --- The schema -----------------------------------------------------------------------------------
+
+    def _prepare(self, connection: Connection, deadline: float) -> bool:
+        """Create or upgrade the schema, and set the connection up. False: busy, to be tried again."""
+        try:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file that is not there yet
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            if _version(connection) < len(self._migrations):
+                self._migrate(connection)
+            if _version(connection) > len(self._migrations):
+                raise BrokerError(f"The database {self._path} was made by a newer Celeriac. "
+                                  "Upgrade this one: pip install -U celeriac.")  # fmt: skip
+            connection.execute("PRAGMA journal_mode = wal")
+            connection.execute("SELECT count(*) FROM leases").fetchone()  # makes the log file exist
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            # Busy in disguise: SQLite looks whether its idea of the schema is old, cannot for another's lock on a file
+            # that is just being created, and believes the old idea.
+            half_way = "no such table" in str(error)
+            if (busy(error) or half_way) and time.monotonic() < deadline:
+                return False
+            raise
+        return True
+
+    def _migrate(self, connection: Connection) -> None:
+        connection.execute("BEGIN EXCLUSIVE")
+        version = _version(connection)
+        if version >= len(self._migrations):  # another process was faster
+            connection.execute("ROLLBACK")
+            return
+        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+            raise foreign(self._path)
+        if version == 0:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for migration in self._migrations[version:]:
+            for statement in _statements(migration):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+        connection.execute("COMMIT")
+
+
+def pause() -> float:
+    """Return how long to leave a busy database alone: short and uneven, so that waiting processes take turns."""
+    return random.uniform(0.0003, 0.003)  # noqa: S311 - not a secret
+
+
+_proved: dict[str, File | None] = {}
+"""By path: the file that is ours; None while this process makes it. A fork's child knows them too."""
+_proved_lock = threading.Lock()
+
+
+def _file(path: str) -> File | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script into its statements. `executescript` would commit first, and lose the transaction."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement

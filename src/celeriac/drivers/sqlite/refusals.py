@@ -1,0 +1,52 @@
+"""What SQLite refuses, in our words. Its errors become ours here, and nowhere else."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ForeignDatabase
+
+__all__ = ["busy", "foreign", "translated"]
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Translate the errors of a block that works with this file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(error, path) from error
+
+
+def busy(error: sqlite3.Error) -> bool:
+    """Say whether an error passes, once others have done what they are at."""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def foreign(path: str) -> ForeignDatabase:
+    """Return the error for a file that is somebody else's."""
+    return ForeignDatabase(f"{path} is not a Celeriac database; it was left untouched. "
+                           "Name another file: broker_url='sqlite:///path/to/new.db'.")  # fmt: skip
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _translate(error: sqlite3.Error, path: str) -> Exception:
+    code = _primary_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return BrokerUnavailable(f"No room for the database {path}: the disk is full. Nothing was stored; "
+                                 "make room and call again.")  # fmt: skip
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return ForeignDatabase(f"The database {path} is damaged ({error}). It was left as it is; restore "
+                               "a copy, or recover what can be with `sqlite3 FILE .recover`.")  # fmt: skip
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+        kind = BrokerUnavailable if code == sqlite3.SQLITE_IOERR else BrokerMisconfigured
+        return kind(f"The database {path} cannot be opened or written: {error}. Check that its "
+                                 "folder exists and may be written by this user.")  # fmt: skip
+    if code == sqlite3.SQLITE_BUSY:
+        return BrokerUnavailable(f"The database {path} is locked by another process.")
+    return BrokerError(f"SQLite: {error} ({path})")

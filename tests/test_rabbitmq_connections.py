@@ -1,0 +1,440 @@
+"""Connections to a RabbitMQ that go wrong, and what the driver and `rpc://` make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from msgspec.structs import replace
+from pamqp import commands
+
+from celeriac import states
+from celeriac.backends import amqp
+from celeriac.backends.amqp import RpcBackend
+from celeriac.clock import Clock
+from celeriac.drivers.amqp import opening
+from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.aio import AioConnection
+from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.frames import Method, Parser, Publication, method, properties
+from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost
+from celeriac.errors import BackendError, BrokerUnavailable, ResultLost
+from celeriac.outcome import Outcome
+from tests.conformance.broker import LONG, PROMPTLY, ids, message, receive, success
+from tests.rabbitmq_server import RabbitServer, running_rabbit
+from tests.test_rabbitmq import Place, _place, lease_on
+
+TOO_LARGE = b"x" * 1_200_000  # for the server that takes 1 MB
+
+
+@pytest.fixture
+def place(rabbit: RabbitServer) -> Iterator[Place]:
+    yield from _place(rabbit)
+
+
+@pytest.fixture(scope="module")
+def narrow_rabbit() -> Iterator[RabbitServer]:
+    """A server that takes no large messages; one that tests may freeze."""
+    with running_rabbit(max_message_size="1000000") as server:
+        yield server
+
+
+@pytest.fixture
+def narrow(narrow_rabbit: RabbitServer) -> Iterator[Place]:
+    yield from _place(narrow_rabbit)
+
+
+class Proxy:
+    """A way to a server. What goes over connections that stand can be swallowed, while new ones work."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._era = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def swallow(self) -> None:
+        """Let nothing pass on what is open now."""
+        self._era += 1
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                ours, _ = self._server.accept()
+            except OSError:
+                return
+            theirs = socket.create_connection(("127.0.0.1", self._to))
+            for source, sink in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._pump, args=(source, sink, self._era), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, era: int) -> None:
+        try:
+            while data := source.recv(65536):
+                if era == self._era:
+                    sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+
+@pytest.fixture
+def proxy(place: Place) -> Iterator[Proxy]:
+    made = Proxy(place.rabbit.port)
+    yield made
+    made.close()
+
+
+def through(proxy: Proxy, place: Place) -> str:
+    return f"amqp://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}"
+
+
+def reply(backend: RpcBackend, **fields: Any) -> Outcome:
+    return replace(success(message()), reply_to=backend.reply_to, **fields)
+
+
+def reply_queues(place: Place) -> list[dict[str, Any]]:
+    found = place.rabbit.ask("GET", f"/api/queues/{quote(place.vhost)}?columns=name,arguments")
+    return [queue for queue in found if queue["name"].startswith("celeriac.reply.")]
+
+
+# --- Replies ------------------------------------------------------------------------------------------
+
+
+def test_a_reply_queue_that_was_deleted_is_made_again(place: Place) -> None:
+    backend = RpcBackend(place.server(), Clock())
+    first = reply(backend)
+    asyncio.run(backend.store([first]))
+    assert backend.fetch([first.id], wait=LONG)
+    assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/{backend.reply_to}") is not None
+    deadline = time.monotonic() + PROMPTLY
+    while not reply_queues(place):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = reply(backend)
+    asyncio.run(backend.store([second]))
+    assert backend.fetch([second.id], wait=LONG) == {second.id: second}
+    backend.close()
+
+
+def test_a_reader_that_hears_nothing_comes_back(place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amqp, "HEARTBEAT", 1)
+    backend, other = RpcBackend(place.server(through(proxy, place)), Clock()), RpcBackend(place.server(), Clock())
+    first, second = reply(backend), reply(backend)
+    asyncio.run(other.store([first]))
+    assert backend.fetch([first.id], wait=LONG)
+    proxy.swallow()
+    asyncio.run(other.store([second]))
+    assert backend.fetch([second.id], wait=LONG) == {second.id: second}
+    backend.close()
+
+
+def test_a_result_that_is_too_large_is_a_failure_that_says_so_and_the_others_pass(narrow: Place) -> None:
+    backend = RpcBackend(narrow.server(), Clock())
+    small, large, told = (reply(backend), reply(backend, value=TOO_LARGE),
+                          reply(backend, value=TOO_LARGE, state=states.PROGRESS))  # fmt: skip
+    assert asyncio.run(backend.store([large, told, small])) == [True, True, True]
+    assert backend.fetch([small.id], wait=LONG) == {small.id: small}
+    found = backend.fetch([large.id], wait=LONG)[large.id]
+    assert found.state == states.FAILURE
+    assert isinstance(error := found.exception(), BackendError)
+    assert "max_message_size" in str(error)
+    assert backend.fetch([told.id])[told.id].value is None
+    backend.close()
+
+
+def test_a_result_that_was_fetched_and_dropped_is_known_to_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amqp, "FETCHED", 2)
+    backend = RpcBackend(place.server(), Clock())
+    outcomes = [reply(backend) for _ in range(3)]
+    asyncio.run(backend.store(outcomes))
+    for outcome in outcomes:
+        assert backend.fetch([outcome.id], wait=LONG) == {outcome.id: outcome}
+    assert backend.fetch([outcomes[1].id]) == {outcomes[1].id: outcomes[1]}
+    with pytest.raises(ResultLost, match="rpc:// keeps the last 2"):
+        backend.fetch([outcomes[0].id], wait=LONG)
+    with pytest.raises(ResultLost):
+        asyncio.run(backend.afetch([outcomes[0].id]))
+    backend.close()
+
+
+def test_a_fork_while_outcomes_are_heard_leaves_the_child_free(place: Place) -> None:
+    backend = RpcBackend(place.server(), Clock())
+    with backend._news:  # as the reader holds it
+        pid = os.fork()
+        if not pid:
+            signal.alarm(int(PROMPTLY))
+            os._exit(0 if backend.fetch(["x"]) == {} else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+# --- The end of a process -----------------------------------------------------------------------------
+
+CALLING = """
+import sys
+from celeriac import Celeriac
+app = Celeriac("x", broker_url=sys.argv[1], result_backend="rpc://", environ={})
+@app.task
+def add(x, y): return x + y
+@app.task
+def fan(): add.delay(1, 2)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "; app.close()"])
+def test_a_process_takes_its_reply_queue_with_it(place: Place, end: str) -> None:
+    subprocess.run([sys.executable, "-c", f"{CALLING}\nadd.delay(1, 2){end}", place.url], check=True, timeout=LONG)
+    assert reply_queues(place) == []
+
+
+def test_a_process_ends_though_the_server_says_nothing(narrow: Place) -> None:
+    code = f"{CALLING}\nadd.delay(1, 2); print(flush=True); sys.stdin.readline()"
+    process = subprocess.Popen([sys.executable, "-c", code, narrow.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    narrow.rabbit.send(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        process.communicate(b"\n", timeout=LONG)
+        assert time.monotonic() - started < PROMPTLY
+    finally:
+        narrow.rabbit.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(("tasks", "left"), [("1", []), ("100", [{"x-expires": 60_000}])])
+def test_a_workers_child_takes_its_reply_queue_with_it_and_that_of_a_killed_one_goes_soon(
+    place: Place, tmp_path: Path, tasks: str, left: list[dict[str, int]]
+) -> None:
+    (tmp_path / "fans.py").write_text(CALLING.replace("sys.argv[1]", repr(place.url)))
+    worker = subprocess.Popen([sys.executable, "-m", "celeriac", "-A", "fans", "worker", "--concurrency", "1",
+                               "--max-tasks-per-child", tasks], cwd=tmp_path, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        code = "import fans\nfor _ in range(3): fans.fan.delay().get(timeout=20)"
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=LONG * 2)
+        deadline = time.monotonic() + PROMPTLY
+        while [queue["arguments"] for queue in reply_queues(place)] != left:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(LONG * 2)
+
+
+# --- Silence ------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_went_silent_is_given_up_with_the_call_that_it_did_not_answer(
+    place: Place, proxy: Proxy
+) -> None:
+    broker = place.broker(through(proxy, place), timeout=1.0)
+    await broker.apublish([message()])
+    proxy.swallow()
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
+        await broker.apublish([message()])
+    await broker.apublish([message()])
+
+
+def test_idle_connections_that_went_silent_are_given_up_together(place: Place, proxy: Proxy) -> None:
+    broker = place.broker(through(proxy, place), timeout=1.0)
+    several = [broker.server.connect(LONG) for _ in range(3)]
+    for connection in several:
+        broker.server._give(connection)
+    proxy.swallow()
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
+        broker.publish([message()])
+    broker.publish([message()])
+
+
+def test_two_heartbeats_without_a_word_are_the_end_of_a_connection(place: Place, proxy: Proxy) -> None:
+    connection = Connection(Address.of(through(proxy, place)), LONG, heartbeat=1)
+    for _ in range(3):
+        assert connection.wait(1.0) is None  # its heartbeats are heard
+        connection.beat()
+    proxy.swallow()
+    with pytest.raises(ConnectionLost, match="no word from it"):
+        connection.wait(4.0)
+    connection.abandon()
+
+
+@pytest.mark.parametrize("mute", [True, False])
+async def test_the_next_host_is_tried_when_one_takes_the_connection_and_no_more(place: Place, mute: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                first.accept()[0].close()
+
+        if not mute:
+            threading.Thread(target=hang_up, daemon=True).start()
+        port = first.getsockname()[1]
+        url = f"amqp://guest:guest@127.0.0.1:{port},127.0.0.1:{place.rabbit.port}/{quote(place.vhost)}"
+        broker = place.broker(url, timeout=4.0)
+        await broker.apublish([message()])
+        await asyncio.to_thread(broker.publish, [message()])
+
+
+# --- Refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["publish", "apublish"])
+async def test_only_what_was_refused_is_sent_again(place: Place, way: str) -> None:
+    broker = place.broker(timeout=2.0)
+    full = {"durable": True, "arguments": {"x-max-length": 1, "x-overflow": "reject-publish"}}
+    assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/full", full) is not None
+    broker.publish([message("full")])
+    some = [message("ok", id="a"), message("full", id="refused"), message("ok", id="b")]
+    sending = broker.apublish(some) if way == "apublish" else asyncio.to_thread(broker.publish, some)
+    with pytest.raises(BrokerUnavailable, match="has not taken 1 of 1"):
+        await sending
+    assert ids(await receive(await lease_on(broker), queues=["ok"])) == ["a", "b"]
+
+
+async def test_a_message_that_is_too_large_is_refused_to_its_caller_alone(narrow: Place) -> None:
+    broker = narrow.broker()
+    await broker.apublish([message(id="first")])
+    told = await asyncio.gather(*(broker.apublish([message(id=f"{i}", body=TOO_LARGE if i == 5 else b"")])
+                                  for i in range(10)), return_exceptions=True)  # fmt: skip
+    assert [str(i) for i, error in enumerate(told) if error is not None] == ["5"]
+    assert isinstance(told[5], ChannelClosed)
+    assert told[5].too_large
+    got = await receive(await lease_on(broker), 100)
+    assert set(ids(got)) == {"first", *(str(i) for i in range(10) if i != 5)}
+    twice = {id for id in ids(got) if ids(got).count(id) > 1}
+    assert twice <= {delivery.message.id for delivery in got if delivery.again}
+
+
+# --- Confirms -----------------------------------------------------------------------------------------
+
+
+async def test_a_server_without_confirms_leaves_nothing_in_memory(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(**facts: Any) -> opening.Facts:
+        return known(**{**facts, "confirms": False})
+
+    known = opening.Facts
+    monkeypatch.setattr(opening, "Facts", without)
+    items = [Publication("", "nowhere", properties(), b"", False)] * 10
+    connection = Connection(Address.of(place.url), LONG)
+    assert connection.publish(items, LONG) == []
+    assert connection._confirms._waiting == {}
+    connection.close()
+    channel = await (await AioConnection.connect(Address.of(place.url), LONG)).channel(confirms=True)
+    assert await channel.publish(items) == []
+    assert channel.confirms._waiting == {}
+    channel.connection.close()
+
+
+class Plain:
+    """An AMQP server that does not say what it can do, and refuses confirms in its way (or has them)."""
+
+    def __init__(self, refusal: Any) -> None:
+        self._refusal = refusal
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"amqp://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                one, _ = self._server.accept()
+            except OSError:
+                return
+            with one:
+                self._serve(one)
+
+    def _serve(self, one: socket.socket) -> None:
+        answers = {
+            commands.Connection.StartOk: commands.Connection.Tune(0, 0, 0),
+            commands.Connection.Open: commands.Connection.OpenOk(),
+            commands.Channel.Open: commands.Channel.OpenOk(),
+            commands.Channel.Close: commands.Channel.CloseOk(),
+            commands.Confirm.Select: self._refusal,
+        }
+        parser = Parser()
+        one.recv(8)
+        one.sendall(method(0, commands.Connection.Start(server_properties={}, mechanisms="PLAIN")))
+        while data := one.recv(65536):
+            for event in parser.feed(data):
+                if isinstance(event, Method) and type(event.frame) in answers:
+                    answer = answers[type(event.frame)]
+                    one.sendall(method(0 if answer.name.startswith("Connection") else event.channel, answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "confirms"),
+    [
+        (commands.Confirm.SelectOk(), True),
+        (commands.Channel.Close(540, "NOT_IMPLEMENTED", 85, 10), False),
+        (commands.Connection.Close(540, "NOT_IMPLEMENTED", 85, 10), False),
+    ],
+)
+async def test_a_server_that_does_not_say_whether_it_has_confirms_is_asked(answer: Any, confirms: bool) -> None:
+    server = Plain(answer)
+    connection = await asyncio.to_thread(Connection, Address.of(server.url), LONG)
+    assert connection.facts.confirms is confirms
+    connection.close()
+    other = await AioConnection.connect(Address.of(server.url), LONG)
+    assert other.facts.confirms is confirms
+    assert (await other.channel(confirms=True)).confirming is confirms
+    other.close()
+    server.close()
+
+
+# --- Channels -----------------------------------------------------------------------------------------
+
+
+async def test_numbers_of_channels_are_used_again(place: Place) -> None:
+    connection = await AioConnection.connect(Address.of(place.url), LONG)
+    for _ in range(5):
+        channel = await connection.channel()
+        with pytest.raises(ChannelClosed):
+            await channel.call(commands.Queue.Declare(queue="nowhere", passive=True))
+        channel = await connection.channel()
+        await channel.call(commands.Channel.Close(200, "", 0, 0))
+        kept = await connection.channel()
+        kept.close()
+        await (await connection.channel()).call(commands.Basic.Qos(prefetch_count=1))
+    assert connection._numbers < 10
+    connection.close()
+
+
+async def test_a_connection_without_a_channel_left_says_so(place: Place) -> None:
+    connection = await AioConnection.connect(Address.of(place.url), LONG)
+    connection._numbers = connection.facts.channel_max
+    with pytest.raises(BrokerUnavailable, match=r"Raise `channel_max` in rabbitmq.conf"):
+        await connection.channel()
+    connection.close()
+
+
+def test_a_channel_that_was_closed_leaves_the_frame_that_has_come_in_part(place: Place) -> None:
+    connection = Connection(Address.of(place.url), LONG)
+    delivery = method(0, commands.Connection.Blocked("memory"))
+    data = method(1, commands.Channel.Close(404, "NOT_FOUND", 50, 10)) + delivery[:9]
+    connection._deadline = time.monotonic() + LONG
+    connection._reopen = lambda close: None  # type: ignore[method-assign]  # the server knows of no closing
+    connection._take(data)
+    connection._take(delivery[9:])
+    assert connection.blocked == "memory"
+    connection.close()
