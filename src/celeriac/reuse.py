@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from celeriac.brokers.base import Ability
 from celeriac.errors import WorkflowError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ __all__ = ["aclaim_ids", "afree_ids", "claim_ids", "free_ids"]
 def free_ids(app: Celeriac, ids: Sequence[str]) -> None:
     """Forget how calls with these ids have ended, so that they can be used again."""
     ended = _ended(app.backend.fetch(ids))
-    if ended and Ability.KNOW_IDS not in app.broker.lacks:
+    if ended and app.broker.knows_ids:
         ended = _not_among(ended, app.broker.complete(app.broker.operations().find(ended)))
     if ended:
         app.backend.forget(ended)
@@ -33,7 +32,7 @@ def free_ids(app: Celeriac, ids: Sequence[str]) -> None:
 async def afree_ids(app: Celeriac, ids: Sequence[str]) -> None:
     """Do as `free_ids`, for coroutines."""
     ended = _ended(await app.backend.afetch(ids))
-    if ended and Ability.KNOW_IDS not in app.broker.lacks:
+    if ended and app.broker.knows_ids:
         ended = _not_among(ended, await app.broker.operations().find(ended))
     if ended:
         await app.backend.aforget(ended)
@@ -41,14 +40,14 @@ async def afree_ids(app: Celeriac, ids: Sequence[str]) -> None:
 
 def claim_ids(app: Celeriac, ids: Sequence[str]) -> None:
     """Do as `free_ids`, for tasks of a workflow; raise where the broker would not take one: it would never end."""
-    if Ability.KNOW_IDS not in app.broker.lacks:
+    if app.broker.knows_ids:
         _refuse_held(app.broker.complete(app.broker.operations().find(ids)))
     app.backend.forget(ids)
 
 
 async def aclaim_ids(app: Celeriac, ids: Sequence[str]) -> None:
     """Do as `claim_ids`, for coroutines."""
-    if Ability.KNOW_IDS not in app.broker.lacks:
+    if app.broker.knows_ids:
         _refuse_held(await app.broker.operations().find(ids))
     await app.backend.aforget(ids)
 

@@ -154,6 +154,11 @@ class Broker(ABC):
     lacks: frozenset[Ability] = frozenset()
     """What this broker cannot do. Operations that are lacking raise `NotSupported`."""
 
+    @property
+    def knows_ids(self) -> bool:
+        """Whether it can say which messages it holds, by their ids."""
+        return Ability.KNOW_IDS not in self.lacks
+
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker has all the messages; raise `BrokerUnavailable` within the publish time-out.
