@@ -26,7 +26,7 @@ from celeriac.drivers.sqlite.schema import TABLES
 from celeriac.message import Message
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance
-from tests.conformance.broker import BrokerConformance, Ports
+from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
 from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
 
@@ -103,6 +103,11 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
 
 
 class TestBroker(BrokerConformance):
+    pass
+
+
+@pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
+class TestJunk(JunkConformance):
     pass
 
 
