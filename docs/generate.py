@@ -1,5 +1,6 @@
 """Write the pages of the reference that say what the code says: `python docs/generate.py`.
 
+    celeriac               api.md
     celeriac.config        settings.md
     celeriac.cli           cli.md
     celeriac.errors        errors.md
@@ -13,13 +14,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import click
 
-from celeriac import config, errors, signals
+import celeriac
+from celeriac import config, control, errors, inspector, progress, signals, testing
 from celeriac.cli import main
 
 __all__ = ["pages"]
@@ -31,8 +34,75 @@ NOTE = "<!-- Written by docs/generate.py from the code. Change the code, and run
 
 def pages() -> dict[str, str]:
     """Return every page that is generated, by its file name."""
-    made = {"settings.md": _settings(), "cli.md": _cli(), "errors.md": _errors(), "signals.md": _signals()}
+    made = {"api.md": _api(), "settings.md": _settings(), "cli.md": _cli(), "errors.md": _errors(),
+            "signals.md": _signals()}  # fmt: skip
     return {name: f"{NOTE}\n{text.strip()}\n" for name, text in made.items()}
+
+
+# --- The API ------------------------------------------------------------------------------------------
+
+CLASSES = [
+    celeriac.Celeriac, celeriac.Task, celeriac.AsyncResult, celeriac.GroupResult, celeriac.Signature, celeriac.Workflow,
+    celeriac.Request, control.Control, inspector.Inspector,
+]  # fmt: skip
+FUNCTIONS = [
+    celeriac.shared_task, celeriac.current_app, celeriac.current_request, celeriac.signature, celeriac.chain,
+    celeriac.group, celeriac.chord, celeriac.chunks, celeriac.xmap, celeriac.xstarmap, progress.track, progress.atrack,
+    testing.running_worker,
+]  # fmt: skip
+
+
+def _api() -> str:
+    text = """\
+# The API
+
+What programs import, in the words of its docstrings. An `a` before a name is its twin for coroutines: `adelay`, `aget`.
+Errors, signals and settings have pages of their own.
+
+## Functions
+"""
+    for function in FUNCTIONS:
+        text += f"\n### `{_path(function)}{_signature(function)}`\n\n{_told(function)}\n"
+    for kind in CLASSES:
+        text += f"\n## `{_path(kind)}`\n\n{_told(kind)}\n\n"
+        for name, member in _members(kind):
+            is_property = isinstance(member, property | cached_property)
+            signature = "" if is_property else _signature(member)
+            text += f"- **`{name}{signature}`**: {_told(member, whole=False)}\n"
+    return text
+
+
+def _path(found: Any) -> str:
+    module = "celeriac" if getattr(celeriac, found.__name__, None) is found else found.__module__
+    return f"{module}.{found.__name__}"
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield what is public and said something about, in the order of the code; what it inherits comes first."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        if base.__module__.startswith("celeriac"):
+            found |= {name: member for name, member in vars(base).items() if not name.startswith("_")}
+    for name, member in found.items():
+        plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        if inspect.getdoc(plain) and (inspect.isfunction(plain) or isinstance(plain, property | cached_property)):
+            yield name, plain
+
+
+def _signature(function: Any) -> str:
+    """Return parameters without their types, which the editor shows and a line has no room for."""
+    parameters = [
+        parameter.replace(annotation=parameter.empty)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("self", "cls")
+    ]
+    return str(inspect.Signature(parameters))
+
+
+def _told(found: Any, whole: bool = True) -> str:
+    """Return a docstring, or its first paragraph."""
+    text = inspect.getdoc(found) or ""
+    return text if whole else " ".join(text.partition("\n\n")[0].split())
 
 
 # --- Settings -----------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Control:
         self._app = app
 
     def revoke(self, ids: str | Sequence[str], terminate: bool = False) -> None:
-        """See to it that tasks are not started by any worker, running now or started later.
+        """Prevent tasks from being started by any worker, running now or started later.
 
         With `terminate`, also end their attempts that are running.
         """

@@ -264,7 +264,7 @@ class Inspector:
         return await self.order("shutdown")
 
     async def revoke(self, ids: Sequence[str]) -> None:
-        """See to it that tasks are not started by any worker, running now or started later."""
+        """Prevent tasks from being started by any worker, running now or started later."""
         await self._app.control.arevoke(ids)
 
     async def terminate(self, ids: Sequence[str]) -> Answers[Any]:

@@ -66,7 +66,7 @@ def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str,
 @as_json
 @with_session
 def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
-    """See to it that tasks are not started, by workers of today or tomorrow.
+    """Prevent tasks from starting, on workers that run now and on those started later.
 
     The broker remembers it for a week; no worker need be running.
 

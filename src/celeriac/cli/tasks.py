@@ -135,7 +135,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
 @as_json
 @with_session
 def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, terminate: bool, as_json: bool) -> None:
-    """See to it that tasks are not started, by workers of today or tomorrow.
+    """Prevent tasks from starting, on workers that run now and on those started later.
 
     \b
     Examples:
