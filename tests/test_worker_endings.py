@@ -6,8 +6,11 @@ One worker serves all tests that need no other; its children are killed by some 
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,8 +34,9 @@ from celeriac.errors import (
 )
 from celeriac.inspector import WorkerStats
 from celeriac.worker.options import WorkerOptions
+from celeriac.worker.seat import Seat
 from celeriac.worker.supervisor import Supervisor
-from tests.promises.harness import Stage, Worker, set_stage
+from tests.promises.harness import Stage, Worker, set_stage, wait_for
 
 LANES = ["plain", "coroutine"]
 both_lanes = pytest.mark.parametrize("lane", LANES)
@@ -517,6 +521,26 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
     assert get(stage.send("coroutine", "returns", 3)) == 3
     assert {run.pid for run in stage.journal()} == {worker.pid}
     assert worker.stop() == 0
+
+
+def test_what_is_raised_too_late_in_a_seat_costs_it_no_job() -> None:
+    seat = Seat()
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def job() -> None:
+        if seat.take():
+            done.put(1)
+
+    thread = threading.Thread(target=seat.occupy, daemon=True)
+    thread.start()
+    for _ in range(20):
+        seat.put(job)
+        assert done.get(timeout=5) == 1
+        wait_for(lambda: sys._current_frames()[seat.thread_id].f_code.co_name == "_do_jobs")
+        seat.raise_inside(SoftTimeLimitExceeded)  # it waits: this comes with its next job
+    seat.leave()
+    thread.join(5)
+    assert seat.left.is_set()
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])

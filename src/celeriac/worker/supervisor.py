@@ -36,8 +36,9 @@ from celeriac.worker.orders import obey_orders
 from celeriac.worker.pool import Pool, Reports
 from celeriac.worker.process_pool import ProcessPool
 from celeriac.worker.receiver import Receiver
+from celeriac.worker.seat import Seat
 from celeriac.worker.settling import Settling
-from celeriac.worker.thread_pool import Seat, ThreadPool
+from celeriac.worker.thread_pool import ThreadPool
 
 try:
     import uvloop

@@ -9,13 +9,11 @@ worker.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from celeriac import states
@@ -29,57 +27,14 @@ from celeriac.worker.child import told
 from celeriac.worker.coroutine_child import Interruptible, run_limited
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
+from celeriac.worker.seat import INTERRUPTS, Seat
 from celeriac.worker.settle import Ending
 
-__all__ = ["Seat", "ThreadPool"]
+__all__ = ["ThreadPool"]
 
 log = logging.getLogger("celeriac.worker")
 
 TICK_SECONDS = 0.02
-INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
-"""What `Seat.raise_inside` raises."""
-
-Job = Callable[[], None]
-
-
-class Seat:
-    """A place where one plain task at a time is run: a thread that waits for jobs."""
-
-    def __init__(self) -> None:
-        self.thread_id = 0
-        self.done = 0
-        self.running: Delivery | None = None
-        self.since = 0.0
-        self.warned = False
-        self.given_up = False
-        self.disowned = False  # what it runs belongs to another worker: how that ends is of no interest
-        self.left = threading.Event()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-
-    def occupy(self) -> None:
-        """Do jobs in this thread, until `leave`."""
-        self.thread_id = threading.get_ident()
-        while True:
-            try:
-                job = self._jobs.get()
-                if job is None:
-                    self.left.set()
-                    return
-                job()
-            except INTERRUPTS:
-                pass  # meant for a job that had just ended
-
-    def put(self, job: Job) -> None:
-        """Give the seat a job."""
-        self._jobs.put(job)
-
-    def leave(self) -> None:
-        """Let the seat's thread go, when it has done its job."""
-        self._jobs.put(None)
-
-    def raise_inside(self, kind: type[BaseException]) -> None:
-        """Raise an exception in the thread, as soon as it runs Python code."""
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), ctypes.py_object(kind))
 
 
 class ThreadPool(Pool):
@@ -166,19 +121,20 @@ class ThreadPool(Pool):
         seat.running, seat.since, seat.warned = delivery, time.monotonic(), False
 
         def job() -> None:
-            outcome = None
-            try:
-                outcome = self._executor.run(delivery.message, delivery.deliveries)
-            except INTERRUPTS as error:
-                # Raised from outside, at the very moment when the task had ended.
-                state = states.REVOKED if isinstance(error, TaskRevoked) else states.FAILURE
-                outcome = outcome or self._verdict(delivery, error, state, time.monotonic() - seat.since)
+            """Run the task, and say how it ended, whatever is raised from outside, and when."""
+            outcome: Outcome | None = None
+            raised: CeleriacError = TaskRevoked()
             while True:
                 try:
+                    if seat.take():
+                        outcome = self._executor.run(delivery.message, delivery.deliveries)
+                    if outcome is None:
+                        state = states.REVOKED if isinstance(raised, TaskRevoked) else states.FAILURE
+                        outcome = self._verdict(delivery, raised, state, time.monotonic() - seat.since)
                     self._loop.call_soon_threadsafe(self._plain_ended, seat, delivery, outcome)
                     return
-                except INTERRUPTS:
-                    pass  # raised from outside, too late; to say it twice does no harm
+                except INTERRUPTS as error:  # before it had begun, or as it had ended; telling twice does no harm
+                    raised = error
 
         seat.put(job)
         return True
