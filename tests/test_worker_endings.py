@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import signal
 import sqlite3
 import sys
@@ -556,6 +557,61 @@ def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stag
     stage.worker("-c", "1")
     assert [get(result) for result in results] == ["released"] * 2
     assert {run.deliveries for run in stage.runs(*results)} == {1}
+
+
+@pytest.mark.parametrize("how", ["never_ends", "computes"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_solo_worker_stops_whatever_its_main_thread_does(stage: Stage, how: str, number: int) -> None:
+    worker = stage.worker("--pool", "solo", "--grace", "1.5")
+    result = stage.send("plain", how, stage.path("never"), time_limit=0.2)
+    stage.started(result)
+    stage.wait(result.ready)
+    with pytest.raises(TimeLimitExceeded):
+        get(result)
+    running = stage.send("plain", "returns", 1)
+    worker.signal(number)
+    assert worker.wait(5) == 0
+    assert stage.counts().active == 0
+    stage.worker("-c", "1")
+    assert get(running) == 1
+
+
+def test_a_solo_worker_stops_at_a_signal_in_its_first_moments(stage: Stage) -> None:
+    for _ in range(5):
+        worker = stage.worker("--pool", "solo", ready=False)
+        while not _catches(worker.pid, signal.SIGTERM):
+            assert worker.process.poll() is None
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_sighup_stops_a_worker_as_sigterm_does(stage: Stage, pool: str) -> None:
+    worker = stage.worker("--pool", pool, "--grace", "1.2")
+    result = stage.send("plain", "holds", stage.path("never"))
+    stage.started(result)
+    worker.signal(signal.SIGHUP)
+    assert worker.wait(10) == 0
+    assert "Shutting down after SIGHUP" in worker.text()
+    assert stage.counts().active == 0
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_a_worker_under_nohup_does_not_stop_at_sighup(stage: Stage, pool: str) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the worker inherits that
+    try:
+        worker = stage.worker("--pool", pool)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    worker.signal(signal.SIGHUP)
+    assert get(stage.send("plain", "returns", 1)) == 1
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])

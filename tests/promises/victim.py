@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import inspect
 import os
 import random
@@ -276,6 +277,26 @@ async def aswallows_limits(task: Any, value: Any) -> Any:
 
 
 swallows_limits = is_stubborn
+
+
+def never_ends(task: Any, value: Any) -> Any:
+    """Take no notice of any exception."""
+    while True:
+        with contextlib.suppress(Exception):
+            holds(task, value)
+            return
+
+
+async def anever_ends(task: Any, value: Any) -> Any:
+    while True:
+        with contextlib.suppress(Exception):
+            await aholds(task, value)
+            return
+
+
+def computes(task: Any, value: Any) -> Any:
+    """Be busy in C for a minute or more."""
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 100_000_000)
 
 
 def blocks(task: Any, value: Any) -> Any:

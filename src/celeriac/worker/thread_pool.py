@@ -180,6 +180,7 @@ class ThreadPool(Pool):
     def _keep_ticking(self) -> None:
         limited = any(
             seat.running is not None
+            and not seat.disowned
             and (seat.running.message.time_limit is not None or seat.running.message.soft_time_limit is not None)
             for seat in self._seats
         )
@@ -190,7 +191,7 @@ class ThreadPool(Pool):
         self._ticking = None
         now = time.monotonic()
         for seat in list(self._seats):
-            if seat.running is None:
+            if seat.running is None or seat.disowned:
                 continue
             message, elapsed = seat.running.message, now - seat.since
             if message.time_limit is not None and elapsed >= message.time_limit:
@@ -208,11 +209,13 @@ class ThreadPool(Pool):
             return
         seat.raise_inside(TimeLimitExceeded if outcome.state == states.FAILURE else TaskRevoked)
         if seat is self._own_seat:
-            return  # there is but one main thread: it ends when the exception does its work
-        seat.given_up = True
-        seat.leave()
-        self._seats.remove(seat)
-        self._add_seat()
+            seat.disowned = True  # there is but one main thread: it is free when the exception has done its work
+        else:
+            seat.given_up = True
+            seat.leave()
+            self._seats.remove(seat)
+            if len(self._seats) < self._wanted:
+                self._add_seat()
         self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
         self._reports.freed()
 
@@ -223,7 +226,7 @@ class ThreadPool(Pool):
 
     def active(self) -> list[Active]:
         wall = time.time() - time.monotonic()
-        plain = [(seat.running, seat.since) for seat in self._seats if seat.running is not None]
+        plain = [(seat.running, seat.since) for seat in self._seats if seat.running is not None and not seat.disowned]
         coroutines = [(delivery, since) for delivery, since, _ in self._coroutines.values()]
         return [Active(delivery, os.getpid(), wall + since) for delivery, since in plain + coroutines]
 
@@ -236,7 +239,7 @@ class ThreadPool(Pool):
     def terminate(self, ids: Collection[str]) -> None:
         error = TaskRevoked("The task was terminated.")
         for seat in list(self._seats):
-            if seat.running is not None and seat.running.message.id in ids:
+            if seat.running is not None and not seat.disowned and seat.running.message.id in ids:
                 elapsed = time.monotonic() - seat.since
                 self._give_up(seat, self._verdict(seat.running, error, states.REVOKED, elapsed))
         for delivery, _, interruptible in list(self._coroutines.values()):
