@@ -10,6 +10,7 @@ import queue
 import re
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -557,6 +558,71 @@ def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stag
     stage.worker("-c", "1")
     assert [get(result) for result in results] == ["released"] * 2
     assert {run.deliveries for run in stage.runs(*results)} == {1}
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("how", ["never_ends", "blocks"])
+def test_the_other_pools_give_up_a_coroutine_that_goes_on_past_its_hard_limit(
+    stage: Stage, how: str, pool: str
+) -> None:
+    worker = stage.worker("--pool", pool)
+    other = stage.send("coroutine", "holds", stage.path("go"))
+    stage.started(other)
+    result = stage.send("coroutine", how, stage.path("never"), time_limit=0.2)
+    with pytest.raises(TimeLimitExceeded):
+        get(result)
+    assert stage.started(other, times=2 if how == "blocks" else 1).deliveries == 1  # it was not at fault
+    stage.release("go")
+    assert get(other) == "released"
+    assert get(stage.send("coroutine", "returns", 1)) == 1
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("lane", LANES)
+def test_the_other_pools_leave_though_tasks_have_left_threads(stage: Stage, pool: str, lane: str) -> None:
+    worker = stage.worker("--pool", pool)
+    get(stage.send(lane, "leaves_threads"))
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert "has failed" not in worker.text()
+
+
+def test_a_pool_of_threads_whose_seats_are_all_busy_shrinks_as_they_become_free(stage: Stage) -> None:
+    stage.worker("-c", "3", "--pool", "threads")
+    results = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
+    stage.started(*results)
+    asyncio.run(stage.inspector().pool_shrink(2))
+    stage.release("go")
+    assert [get(result) for result in results] == ["released"] * 3
+    stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one seat")
+
+
+def test_a_worker_whose_nursery_has_stopped_stops_nevertheless(stage: Stage) -> None:
+    worker = stage.worker("-c", "1", "--grace", "1")
+    result = stage.send("plain", "holds", stage.path("go"))
+    stage.started(result)
+    nursery = worker.nursery()
+    nursery.suspend()
+    try:
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+    finally:
+        nursery.kill()
+    assert stage.counts().active == 0
+    stage.release("go")
+    stage.worker("-c", "1")
+    assert get(result) == "released"
+
+
+def test_a_worker_without_stdout_and_stderr_works(stage: Stage) -> None:
+    command = f"exec {sys.executable} -m celeriac -A victim worker -c 1 >&- 2>&- <&-"
+    process = subprocess.Popen(["/bin/sh", "-c", command], cwd=stage.folder)
+    try:
+        assert get(stage.send("plain", "returns", 1)) == 1
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("how", ["never_ends", "computes"])

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from celeriac.errors import Ignore, Reject, Replaced, Retry, SoftTimeLimitExceed
 app = Celeriac("victim", task_queues=["default", "other"])
 
 JOURNAL = os.open(Path(__file__).with_name("journal"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+
+
+EXECUTOR = ThreadPoolExecutor(1)
 
 
 def note(what: str) -> None:
@@ -292,6 +296,16 @@ async def anever_ends(task: Any, value: Any) -> Any:
         with contextlib.suppress(Exception):
             await aholds(task, value)
             return
+
+
+def prints(task: Any, value: Any) -> None:
+    print("x" * value, flush=True)
+
+
+def leaves_threads(task: Any, value: Any) -> None:
+    """Leave threads behind that end much later."""
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    EXECUTOR.submit(time.sleep, 60)
 
 
 def computes(task: Any, value: Any) -> Any:

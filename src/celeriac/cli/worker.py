@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 from functools import partial
 from typing import Any
 
@@ -16,6 +19,7 @@ from celeriac.worker import WorkerOptions, run_worker
 
 __all__ = ["command"]
 
+LEAVE_SECONDS = 1.0  # for what is to be done at the interpreter's end, if threads go on that nobody ends
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -64,6 +68,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
       1  it could not start, or not go on
       2  the command line, or the app that it names, is wrong
     """
+    _open_outputs()
     _configure_logging(loglevel)
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
@@ -74,6 +79,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
         code = run_worker(session.app, options)
     finally:
         signals.worker_ready.disconnect(banner)
+    _leave_soon(code)
     click.get_current_context().exit(code)
 
 
@@ -93,6 +99,20 @@ def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
     click.echo(f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it.", err=True)
     for name, fact in facts.items():
         click.echo(f"  {name:<10} {fact}", err=True)
+
+
+def _open_outputs() -> None:
+    """Where stdout or stderr is closed, write to nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - they stay open
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _leave_soon(code: int) -> None:
+    """Let the process end though threads go on that tasks have left: the interpreter waits for many of them."""
+    if threading.active_count() > 1:
+        timer = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
 
 
 def _configure_logging(level: str | None) -> None:

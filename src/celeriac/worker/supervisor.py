@@ -33,7 +33,7 @@ from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.nursery import open_nursery
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.orders import obey_orders
-from celeriac.worker.pool import Pool, Reports
+from celeriac.worker.pool import Pool, Reports, given_back
 from celeriac.worker.process_pool import ProcessPool
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.seat import Seat
@@ -192,7 +192,7 @@ class Supervisor:
         await _cancel(receiving)
         self.pool.call_back()
         await self._drain(deadline)
-        await self.pool.stop(abandon=False)
+        await self._stop_pool()
         last = time.monotonic() + LAST_SECONDS
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
             async with asyncio.timeout(LAST_SECONDS):
@@ -281,6 +281,19 @@ class Supervisor:
             if left <= 0:
                 break
         cold.cancel()
+
+    async def _stop_pool(self) -> None:
+        """End the children. Some may not end: SIGKILL waits for the kernel, and who tells of their end may be stuck."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                await self.pool.stop(abandon=False)
+        except TimeoutError:
+            children = [child.pid for child in self.pool.children()]
+            log.error("Not waiting for children that SIGKILL has not ended: %s", ", ".join(map(str, children)))
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.settling.ended([given_back(run.delivery, run.started_at is not None) for run in self.pool.active()])
 
     def _freed(self) -> None:
         self.receiver.freed()

@@ -16,6 +16,8 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import msgspec
+
 from celeriac import states
 from celeriac.app import Celeriac
 from celeriac.brokers.base import Delivery
@@ -26,7 +28,7 @@ from celeriac.outcome import Outcome
 from celeriac.worker.child import told
 from celeriac.worker.coroutine_child import Interruptible, run_limited
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
+from celeriac.worker.pool import Active, ChildInfo, Pool, Reports, given_back
 from celeriac.worker.seat import INTERRUPTS, Seat
 from celeriac.worker.settle import Ending
 
@@ -35,6 +37,20 @@ __all__ = ["ThreadPool"]
 log = logging.getLogger("celeriac.worker")
 
 TICK_SECONDS = 0.02
+BLOCKED_SECONDS = 1.0  # a coroutine that has not ended so long after its hard limit never may
+
+
+class _Coroutine(msgspec.Struct):
+    """An attempt of a coroutine task, on the loop."""
+
+    delivery: Delivery
+    since: float  # monotonic; when it was sent to the loop, then when it began
+    begun: Interruptible | None = None
+
+    def is_overdue(self, now: float) -> bool:
+        """Say whether it goes on so long after its hard limit that it takes no notice of it, or blocks the loop."""
+        limit = self.delivery.message.time_limit
+        return self.begun is not None and limit is not None and now - self.since >= limit + BLOCKED_SECONDS
 
 
 class ThreadPool(Pool):
@@ -48,7 +64,7 @@ class ThreadPool(Pool):
         self._wanted = 1 if seat is not None else options.concurrency
         self._coroutine_slots = options.capacity[COROUTINE]
         self._seats: list[Seat] = []
-        self._coroutines: dict[str, tuple[Delivery, float, Interruptible | None]] = {}  # by token
+        self._coroutines: dict[str, _Coroutine] = {}  # by token
         self._coroutine_loop: asyncio.AbstractEventLoop | None = None
         self._coroutines_done = 0
         self._executor = Executor(app, options.name, self._tell)
@@ -89,11 +105,17 @@ class ThreadPool(Pool):
         """Replace a loop, as a child that has died is replaced."""
         if loop is not self._coroutine_loop:
             return  # it was to be stopped
-        lost = [Ending(delivery=delivery, lost="its loop has broken") for delivery, _, _ in self._coroutines.values()]
+        lost = [Ending(delivery=run.delivery, lost="its loop has broken") for run in self._coroutines.values()]
         self._coroutines.clear()
         self._add_loop()
         self._reports.ended(lost)
         self._reports.freed()
+
+    def _leave_loop(self) -> None:
+        """Stop the loop, as soon as nothing blocks it."""
+        if self._coroutine_loop is not None:
+            self._coroutine_loop.call_soon_threadsafe(self._coroutine_loop.stop)
+            self._coroutine_loop = None
 
     # --- Work -----------------------------------------------------------------------------------------
 
@@ -144,6 +166,7 @@ class ThreadPool(Pool):
             return
         seat.running = None
         seat.done += 1
+        self._dismiss()
         if seat.disowned:
             seat.disowned = False
         else:
@@ -153,18 +176,18 @@ class ThreadPool(Pool):
     def _dispatch_coroutine(self, delivery: Delivery) -> bool:
         if self._coroutine_loop is None or len(self._coroutines) >= self._coroutine_slots:
             return False
-        self._coroutines[delivery.token] = (delivery, time.monotonic(), None)
-        asyncio.run_coroutine_threadsafe(self._run_coroutine(delivery), self._coroutine_loop)
+        run = self._coroutines[delivery.token] = _Coroutine(delivery, time.monotonic())
+        asyncio.run_coroutine_threadsafe(self._run_coroutine(run), self._coroutine_loop)
         return True
 
-    async def _run_coroutine(self, delivery: Delivery) -> None:
+    async def _run_coroutine(self, run: _Coroutine) -> None:
         def begun(interruptible: Interruptible) -> None:
-            entry = self._coroutines.get(delivery.token)
-            if entry is not None:
-                self._coroutines[delivery.token] = (*entry[:2], interruptible)
+            run.begun, run.since = interruptible, time.monotonic()
 
-        outcome = await run_limited(self._executor, delivery.message, delivery.deliveries, begun)
-        self._loop.call_soon_threadsafe(self._coroutine_ended, delivery, outcome)
+        if self._coroutines.get(run.delivery.token) is not run:
+            return  # the loop was blocked, and it was given back
+        outcome = await run_limited(self._executor, run.delivery.message, run.delivery.deliveries, begun)
+        self._loop.call_soon_threadsafe(self._coroutine_ended, run.delivery, outcome)
 
     def _coroutine_ended(self, delivery: Delivery, outcome: Outcome) -> None:
         if self._coroutines.pop(delivery.token, None) is not None:
@@ -178,12 +201,9 @@ class ThreadPool(Pool):
     # --- Watch ----------------------------------------------------------------------------------------
 
     def _keep_ticking(self) -> None:
-        limited = any(
-            seat.running is not None
-            and not seat.disowned
-            and (seat.running.message.time_limit is not None or seat.running.message.soft_time_limit is not None)
-            for seat in self._seats
-        )
+        running = [seat.running.message for seat in self._seats if seat.running is not None and not seat.disowned]
+        limited = any(message.time_limit is not None or message.soft_time_limit is not None for message in running)
+        limited = limited or any(run.delivery.message.time_limit is not None for run in self._coroutines.values())
         if limited and self._ticking is None:
             self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
@@ -200,6 +220,9 @@ class ThreadPool(Pool):
             elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not seat.warned:
                 seat.warned = True
                 seat.raise_inside(SoftTimeLimitExceeded)
+        overdue = [run for run in self._coroutines.values() if run.is_overdue(now)]
+        if overdue:
+            self._give_up_coroutines(overdue, now)
         self._keep_ticking()
 
     def _give_up(self, seat: Seat, outcome: Outcome) -> None:
@@ -219,6 +242,23 @@ class ThreadPool(Pool):
         self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
         self._reports.freed()
 
+    def _give_up_coroutines(self, overdue: list[_Coroutine], now: float) -> None:
+        """Record how attempts ended that go on; if one blocks the loop, those that share it begin again on another."""
+        endings = []
+        for run in overdue:
+            limit = run.delivery.message.time_limit
+            error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed; the coroutine went on.")
+            outcome = self._verdict(run.delivery, error, states.FAILURE, now - run.since)
+            endings.append(Ending(delivery=run.delivery, outcome=outcome))
+            del self._coroutines[run.delivery.token]
+        if any(run.begun is not None and run.begun.verdict is None for run in overdue):  # the loop's timers are late
+            endings += [given_back(run.delivery, run.begun is not None) for run in self._coroutines.values()]
+            self._coroutines.clear()
+            self._leave_loop()
+            self._add_loop()
+        self._reports.ended(endings)
+        self._reports.freed()
+
     def _verdict(self, delivery: Delivery, error: CeleriacError, state: str, elapsed: float) -> Outcome:
         return Outcome.failed(delivery.message, error, state, time.time(), self._options.name, elapsed)
 
@@ -227,7 +267,7 @@ class ThreadPool(Pool):
     def active(self) -> list[Active]:
         wall = time.time() - time.monotonic()
         plain = [(seat.running, seat.since) for seat in self._seats if seat.running is not None and not seat.disowned]
-        coroutines = [(delivery, since) for delivery, since, _ in self._coroutines.values()]
+        coroutines = [(run.delivery, run.since) for run in self._coroutines.values()]
         return [Active(delivery, os.getpid(), wall + since) for delivery, since in plain + coroutines]
 
     def children(self) -> list[ChildInfo]:
@@ -242,9 +282,9 @@ class ThreadPool(Pool):
             if seat.running is not None and not seat.disowned and seat.running.message.id in ids:
                 elapsed = time.monotonic() - seat.since
                 self._give_up(seat, self._verdict(seat.running, error, states.REVOKED, elapsed))
-        for delivery, _, interruptible in list(self._coroutines.values()):
-            if delivery.message.id in ids and interruptible is not None and self._coroutine_loop is not None:
-                self._coroutine_loop.call_soon_threadsafe(interruptible.interrupt, error)
+        for run in self._coroutines.values():
+            if run.delivery.message.id in ids and run.begun is not None and self._coroutine_loop is not None:
+                self._coroutine_loop.call_soon_threadsafe(run.begun.interrupt, error)
 
     def resize(self, change: int) -> None:
         if self._own_seat is not None:
@@ -252,10 +292,14 @@ class ThreadPool(Pool):
         self._wanted = max(1, self._wanted + change)
         while len(self._seats) < self._wanted:
             self._add_seat()
-        for seat in [seat for seat in self._seats if seat.running is None][: len(self._seats) - self._wanted]:
+        self._dismiss()
+        self._reports.freed()
+
+    def _dismiss(self) -> None:
+        """Let go of seats that are too many, as soon as they are free."""
+        for seat in [seat for seat in self._seats if seat.running is None][: max(0, len(self._seats) - self._wanted)]:
             seat.leave()
             self._seats.remove(seat)
-        self._reports.freed()
 
     # --- Stop -----------------------------------------------------------------------------------------
 
@@ -263,12 +307,7 @@ class ThreadPool(Pool):
         """Do nothing: nothing is sent ahead."""
 
     async def stop(self, abandon: bool) -> None:
-        endings = []
-        for active in self.active():
-            if active.delivery.message.acks_late:
-                endings.append(Ending(delivery=active.delivery, given_back=True))
-            else:
-                endings.append(Ending(delivery=active.delivery, lost="stopped with its worker"))
+        endings = [given_back(active.delivery) for active in self.active()]
         for seat in self._seats:
             if abandon and seat.running is not None:
                 seat.raise_inside(TaskRevoked)
@@ -279,9 +318,7 @@ class ThreadPool(Pool):
             seat.leave()
         self._seats.clear()
         self._coroutines.clear()
-        if self._coroutine_loop is not None:
-            self._coroutine_loop.call_soon_threadsafe(self._coroutine_loop.stop)
-            self._coroutine_loop = None
+        self._leave_loop()
         if endings and not abandon:
             self._reports.ended(endings)
 
