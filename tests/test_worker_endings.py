@@ -6,9 +6,11 @@ One worker serves all tests that need no other; its children are killed by some 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -613,6 +615,34 @@ def test_a_worker_whose_nursery_has_stopped_stops_nevertheless(stage: Stage) -> 
     stage.release("go")
     stage.worker("-c", "1")
     assert get(result) == "released"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_worker_whose_output_nobody_reads_goes_on(stage: Stage, kind: str) -> None:
+    ours, theirs = map(socket.socket.detach, socket.socketpair()) if kind == "socket" else os.pipe()
+    command = [sys.executable, "-m", "celeriac", "-A", "victim", "worker", "-c", "2", "--grace", "1"]
+    process = subprocess.Popen(command, cwd=stage.folder, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        printing = stage.send("plain", "prints", 2_000_000)
+        stage.started(printing)
+        for _ in range(2):  # the second begins when the first was logged, or would have been
+            with pytest.raises(ValueError, match="no"):
+                get(stage.send("plain", "raises", "no"))
+            with pytest.raises(TimeLimitExceeded):
+                get(stage.send("plain", "holds", stage.path("never"), time_limit=0.1))
+        read = os.read(ours, 1 << 16)
+        while "lines of the log were dropped" not in read.decode(errors="replace"):
+            if len(read) > 1_000_000 and printing.ready():
+                with pytest.raises(ValueError, match="no"):
+                    get(stage.send("plain", "raises", "no"))
+            read += os.read(ours, 1 << 16)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_a_worker_without_stdout_and_stderr_works(stage: Stage) -> None:

@@ -13,6 +13,7 @@ import click
 
 from celeriac import __version__, signals
 from celeriac.app import Celeriac
+from celeriac.cli.log import stderr_handler
 from celeriac.cli.masks import masked
 from celeriac.cli.session import Session, with_session
 from celeriac.worker import WorkerOptions, run_worker
@@ -96,9 +97,9 @@ def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
         "queues": ", ".join(options.queues),
         options.pool: "; ".join(children),
     }
-    click.echo(f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it.", err=True)
-    for name, fact in facts.items():
-        click.echo(f"  {name:<10} {fact}", err=True)
+    lines = [f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it."]
+    lines += [f"  {name:<10} {fact}" for name, fact in facts.items()]
+    stderr_handler().emit(logging.makeLogRecord({"msg": "\n".join(lines)}))  # tasks may have filled the pipe already
 
 
 def _open_outputs() -> None:
@@ -122,7 +123,7 @@ def _configure_logging(level: str | None) -> None:
         if level is not None:
             logger.setLevel(level.upper())
         return
-    handler = logging.StreamHandler()
+    handler = stderr_handler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel((level or "warning").upper())
