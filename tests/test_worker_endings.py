@@ -6,8 +6,15 @@ One worker serves all tests that need no other; its children are killed by some 
 from __future__ import annotations
 
 import asyncio
+import os
+import queue
+import re
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,8 +38,9 @@ from celeriac.errors import (
 )
 from celeriac.inspector import WorkerStats
 from celeriac.worker.options import WorkerOptions
+from celeriac.worker.seat import Seat
 from celeriac.worker.supervisor import Supervisor
-from tests.promises.harness import Stage, Worker, set_stage
+from tests.promises.harness import Stage, Worker, set_stage, wait_for
 
 LANES = ["plain", "coroutine"]
 both_lanes = pytest.mark.parametrize("lane", LANES)
@@ -519,6 +527,26 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
     assert worker.stop() == 0
 
 
+def test_what_is_raised_too_late_in_a_seat_costs_it_no_job() -> None:
+    seat = Seat()
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def job() -> None:
+        if seat.take():
+            done.put(1)
+
+    thread = threading.Thread(target=seat.occupy, daemon=True)
+    thread.start()
+    for _ in range(20):
+        seat.put(job)
+        assert done.get(timeout=5) == 1
+        wait_for(lambda: sys._current_frames()[seat.thread_id].f_code.co_name == "_do_jobs")
+        seat.raise_inside(SoftTimeLimitExceeded)  # it waits: this comes with its next job
+    seat.leave()
+    thread.join(5)
+    assert seat.left.is_set()
+
+
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stage: Stage, pool: str) -> None:
     worker = stage.worker("--pool", pool, "--grace", "2")
@@ -532,6 +560,154 @@ def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stag
     stage.worker("-c", "1")
     assert [get(result) for result in results] == ["released"] * 2
     assert {run.deliveries for run in stage.runs(*results)} == {1}
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("how", ["never_ends", "blocks"])
+def test_the_other_pools_give_up_a_coroutine_that_goes_on_past_its_hard_limit(
+    stage: Stage, how: str, pool: str
+) -> None:
+    worker = stage.worker("--pool", pool)
+    other = stage.send("coroutine", "holds", stage.path("go"))
+    stage.started(other)
+    result = stage.send("coroutine", how, stage.path("never"), time_limit=0.2)
+    with pytest.raises(TimeLimitExceeded):
+        get(result)
+    assert stage.started(other, times=2 if how == "blocks" else 1).deliveries == 1  # it was not at fault
+    stage.release("go")
+    assert get(other) == "released"
+    assert get(stage.send("coroutine", "returns", 1)) == 1
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("lane", LANES)
+def test_the_other_pools_leave_though_tasks_have_left_threads(stage: Stage, pool: str, lane: str) -> None:
+    worker = stage.worker("--pool", pool)
+    get(stage.send(lane, "leaves_threads"))
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert "has failed" not in worker.text()
+
+
+def test_a_pool_of_threads_whose_seats_are_all_busy_shrinks_as_they_become_free(stage: Stage) -> None:
+    stage.worker("-c", "3", "--pool", "threads")
+    results = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
+    stage.started(*results)
+    asyncio.run(stage.inspector().pool_shrink(2))
+    stage.release("go")
+    assert [get(result) for result in results] == ["released"] * 3
+    stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one seat")
+
+
+def test_a_worker_whose_nursery_has_stopped_stops_nevertheless(stage: Stage) -> None:
+    worker = stage.worker("-c", "1", "--grace", "1")
+    result = stage.send("plain", "holds", stage.path("go"))
+    stage.started(result)
+    nursery = worker.nursery()
+    nursery.suspend()
+    try:
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+    finally:
+        nursery.kill()
+    assert stage.counts().active == 0
+    stage.release("go")
+    stage.worker("-c", "1")
+    assert get(result) == "released"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_worker_whose_output_nobody_reads_goes_on(stage: Stage, kind: str) -> None:
+    ours, theirs = map(socket.socket.detach, socket.socketpair()) if kind == "socket" else os.pipe()
+    command = [sys.executable, "-m", "celeriac", "-A", "victim", "worker", "-c", "2", "--grace", "1"]
+    process = subprocess.Popen(command, cwd=stage.folder, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        printing = stage.send("plain", "prints", 2_000_000)
+        stage.started(printing)
+        for _ in range(2):  # the second begins when the first was logged, or would have been
+            with pytest.raises(ValueError, match="no"):
+                get(stage.send("plain", "raises", "no"))
+            with pytest.raises(TimeLimitExceeded):
+                get(stage.send("plain", "holds", stage.path("never"), time_limit=0.1))
+        read = os.read(ours, 1 << 16)
+        while "lines of the log were dropped" not in read.decode(errors="replace"):
+            if len(read) > 1_000_000 and printing.ready():
+                with pytest.raises(ValueError, match="no"):
+                    get(stage.send("plain", "raises", "no"))
+            read += os.read(ours, 1 << 16)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_a_worker_without_stdout_and_stderr_works(stage: Stage) -> None:
+    command = f"exec {sys.executable} -m celeriac -A victim worker -c 1 >&- 2>&- <&-"
+    process = subprocess.Popen(["/bin/sh", "-c", command], cwd=stage.folder)
+    try:
+        assert get(stage.send("plain", "returns", 1)) == 1
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("how", ["never_ends", "computes"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_solo_worker_stops_whatever_its_main_thread_does(stage: Stage, how: str, number: int) -> None:
+    worker = stage.worker("--pool", "solo", "--grace", "1.5")
+    result = stage.send("plain", how, stage.path("never"), time_limit=0.2)
+    stage.started(result)
+    stage.wait(result.ready)
+    with pytest.raises(TimeLimitExceeded):
+        get(result)
+    running = stage.send("plain", "returns", 1)
+    worker.signal(number)
+    assert worker.wait(5) == 0
+    assert stage.counts().active == 0
+    stage.worker("-c", "1")
+    assert get(running) == 1
+
+
+def test_a_solo_worker_stops_at_a_signal_in_its_first_moments(stage: Stage) -> None:
+    for _ in range(5):
+        worker = stage.worker("--pool", "solo", ready=False)
+        while not _catches(worker.pid, signal.SIGTERM):
+            assert worker.process.poll() is None
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_sighup_stops_a_worker_as_sigterm_does(stage: Stage, pool: str) -> None:
+    worker = stage.worker("--pool", pool, "--grace", "1.2")
+    result = stage.send("plain", "holds", stage.path("never"))
+    stage.started(result)
+    worker.signal(signal.SIGHUP)
+    assert worker.wait(10) == 0
+    assert "Shutting down after SIGHUP" in worker.text()
+    assert stage.counts().active == 0
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_a_worker_under_nohup_does_not_stop_at_sighup(stage: Stage, pool: str) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the worker inherits that
+    try:
+        worker = stage.worker("--pool", pool)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    worker.signal(signal.SIGHUP)
+    assert get(stage.send("plain", "returns", 1)) == 1
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import hashlib
 import inspect
 import os
 import random
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from celeriac.errors import Ignore, Reject, Replaced, Retry, SoftTimeLimitExceed
 app = Celeriac("victim", task_queues=["default", "other"])
 
 JOURNAL = os.open(Path(__file__).with_name("journal"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+
+
+EXECUTOR = ThreadPoolExecutor(1)
 
 
 def note(what: str) -> None:
@@ -276,6 +281,36 @@ async def aswallows_limits(task: Any, value: Any) -> Any:
 
 
 swallows_limits = is_stubborn
+
+
+def never_ends(task: Any, value: Any) -> Any:
+    """Take no notice of any exception."""
+    while True:
+        with contextlib.suppress(Exception):
+            holds(task, value)
+            return
+
+
+async def anever_ends(task: Any, value: Any) -> Any:
+    while True:
+        with contextlib.suppress(Exception):
+            await aholds(task, value)
+            return
+
+
+def prints(task: Any, value: Any) -> None:
+    print("x" * value, flush=True)
+
+
+def leaves_threads(task: Any, value: Any) -> None:
+    """Leave threads behind that end much later."""
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    EXECUTOR.submit(time.sleep, 60)
+
+
+def computes(task: Any, value: Any) -> Any:
+    """Be busy in C for a minute or more."""
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 100_000_000)
 
 
 def blocks(task: Any, value: Any) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 from functools import partial
 from typing import Any
 
@@ -10,12 +13,14 @@ import click
 
 from celeriac import __version__, signals
 from celeriac.app import Celeriac
+from celeriac.cli.log import stderr_handler
 from celeriac.cli.masks import masked
 from celeriac.cli.session import Session, with_session
 from celeriac.worker import WorkerOptions, run_worker
 
 __all__ = ["command"]
 
+LEAVE_SECONDS = 1.0  # for what is to be done at the interpreter's end, if threads go on that nobody ends
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -87,6 +92,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
       1  it could not start, or not go on
       2  the command line, or the app that it names, is wrong
     """
+    _open_outputs()
     _configure_logging(loglevel)
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
@@ -97,6 +103,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
         code = run_worker(session.app, options)
     finally:
         signals.worker_ready.disconnect(banner)
+    _leave_soon(code)
     click.get_current_context().exit(code)
 
 
@@ -113,9 +120,23 @@ def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
         "queues": ", ".join(options.queues),
         options.pool: "; ".join(children),
     }
-    click.echo(f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it.", err=True)
-    for name, fact in facts.items():
-        click.echo(f"  {name:<10} {fact}", err=True)
+    lines = [f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it."]
+    lines += [f"  {name:<10} {fact}" for name, fact in facts.items()]
+    stderr_handler().emit(logging.makeLogRecord({"msg": "\n".join(lines)}))  # tasks may have filled the pipe already
+
+
+def _open_outputs() -> None:
+    """Where stdout or stderr is closed, write to nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - they stay open
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _leave_soon(code: int) -> None:
+    """Let the process end though threads go on that tasks have left: the interpreter waits for many of them."""
+    if threading.active_count() > 1:
+        timer = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
 
 
 def _configure_logging(level: str | None) -> None:
@@ -125,7 +146,7 @@ def _configure_logging(level: str | None) -> None:
         if level is not None:
             logger.setLevel(level.upper())
         return
-    handler = logging.StreamHandler()
+    handler = stderr_handler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel((level or "warning").upper())

@@ -14,7 +14,7 @@ from celeriac.outcome import Outcome
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.settle import Ending
 
-__all__ = ["Active", "ChildInfo", "Pool", "Reports"]
+__all__ = ["Active", "ChildInfo", "Pool", "Reports", "given_back"]
 
 
 class Reports(msgspec.Struct, frozen=True):
@@ -41,6 +41,13 @@ class ChildInfo(msgspec.Struct, frozen=True):
     lane: str
     done: int
     running: int
+
+
+def given_back(delivery: Delivery, begun: bool = True) -> Ending:
+    """Return the ending of an attempt that is stopped with what ran it, and not by a fault of its own."""
+    if begun and not delivery.message.acks_late:
+        return Ending(delivery=delivery, lost="stopped with its worker")
+    return Ending(delivery=delivery, given_back=True)
 
 
 class Pool(ABC):

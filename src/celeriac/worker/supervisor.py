@@ -33,11 +33,12 @@ from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.nursery import open_nursery
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.orders import obey_orders
-from celeriac.worker.pool import Pool, Reports
+from celeriac.worker.pool import Pool, Reports, given_back
 from celeriac.worker.process_pool import ProcessPool
 from celeriac.worker.receiver import Receiver
+from celeriac.worker.seat import Seat
 from celeriac.worker.settling import Settling
-from celeriac.worker.thread_pool import Seat, ThreadPool
+from celeriac.worker.thread_pool import ThreadPool
 
 try:
     import uvloop
@@ -49,7 +50,7 @@ __all__ = ["Supervisor", "run_worker"]
 log = logging.getLogger("celeriac.worker")
 
 SWEEP_SECONDS = 1.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ECHO_SECONDS = 0.1  # within which a second signal to stop is no second request
 GARBAGE = 50_000  # objects made and not dropped, after which to look for garbage: little here is ever in a cycle
 LEAVE_SECONDS = 0.2  # when all is over: for ending the lease, and for the main thread of a solo worker
@@ -88,12 +89,18 @@ async def _supervise(supervisor: Supervisor) -> int:
 def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
     """Run plain tasks in this thread, where a debugger can be at home, and the supervisor in another."""
     seat = Seat()
-    supervisors: list[Supervisor] = []
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_read, False)
+    os.set_blocking(wake_write, False)
+    # Signals go past the main thread, where a task may be busy in C, or catch whatever is raised: each is a byte in
+    # this pipe, and what comes before the supervisor is there waits in it.
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    for number in _stop_signals():
+        signal.signal(number, _nothing)
     codes: list[int] = []
 
     async def supervise() -> int:
-        supervisors.append(Supervisor(app, options, seat=seat))
-        return await supervisors[0].run()
+        return await Supervisor(app, options, seat=seat, wake=wake_read).run()
 
     def run() -> None:
         try:
@@ -103,12 +110,6 @@ def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
             if not seat.left.wait(LEAVE_SECONDS):
                 os._exit(codes[0] if codes else 1)  # a task runs in the main thread still; it was given back
 
-    def stop(number: int, stack: FrameType | None) -> None:
-        for supervisor in supervisors:
-            supervisor.stop_soon(signal.Signals(number).name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
     thread = threading.Thread(target=run, name="celeriac-supervisor")
     thread.start()
     seat.occupy()
@@ -116,11 +117,21 @@ def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
     return codes[0] if codes else 1
 
 
+def _nothing(number: int, stack: FrameType | None) -> None:
+    pass
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop a worker: not SIGHUP where it is ignored, as `nohup` has it."""
+    return [number for number in STOP_SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]  # fmt: skip
+
+
 class Supervisor:
     """A worker."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None,
-                 seat: Seat | None = None) -> None:  # fmt: skip
+                 seat: Seat | None = None, wake: int | None = None) -> None:  # fmt: skip
         self.app = app
         self.options = options
         self.name = options.name
@@ -138,6 +149,7 @@ class Supervisor:
         )
         self.heartbeat = Heartbeat(app, options, self.pool, lambda: self.receiver.queues)
         self.receiver = Receiver(app, options, self.pool, self.settling.ended, self.heartbeat)
+        self._wake = wake  # where the numbers of signals are read, if this is not the main thread
         self._stop_asked = asyncio.Event()
         self._asked_at = 0.0  # monotonic
         self._cold = asyncio.Event()
@@ -181,7 +193,7 @@ class Supervisor:
         await _cancel(receiving)
         self.pool.call_back()
         await self._drain(deadline)
-        await self.pool.stop(abandon=False)
+        await self._stop_pool()
         last = time.monotonic() + LAST_SECONDS
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
             async with asyncio.timeout(LAST_SECONDS):
@@ -221,11 +233,22 @@ class Supervisor:
             self._loop.call_soon_threadsafe(self.ask_to_stop, why)
 
     def _catch_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # whoever started this thread stops it, by `stop_soon`
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
-        self._loop.add_signal_handler(signal.SIGQUIT, self._stop_cold)
+        if self._wake is not None:
+            self._loop.add_reader(self._wake, self._read_signals, self._wake)
+        elif threading.current_thread() is threading.main_thread():
+            for number in _stop_signals():
+                self._loop.add_signal_handler(number, self._signalled, number)
+
+    def _read_signals(self, wake: int) -> None:
+        for number in os.read(wake, 4096):
+            if number in STOP_SIGNALS:
+                self._signalled(number)
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGQUIT:
+            self._stop_cold()
+        else:
+            self.ask_to_stop(signal.Signals(number).name)
 
     def _stop_cold(self) -> None:
         self._stop_asked.set()
@@ -259,6 +282,19 @@ class Supervisor:
             if left <= 0:
                 break
         cold.cancel()
+
+    async def _stop_pool(self) -> None:
+        """End the children. Some may not end: SIGKILL waits for the kernel, and who tells of their end may be stuck."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                await self.pool.stop(abandon=False)
+        except TimeoutError:
+            children = [child.pid for child in self.pool.children()]
+            log.error("Not waiting for children that SIGKILL has not ended: %s", ", ".join(map(str, children)))
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.settling.ended([given_back(run.delivery, run.started_at is not None) for run in self.pool.active()])
 
     def _freed(self) -> None:
         self.receiver.freed()

@@ -9,14 +9,14 @@ worker.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
+
+import msgspec
 
 from celeriac import states
 from celeriac.app import Celeriac
@@ -28,58 +28,29 @@ from celeriac.outcome import Outcome
 from celeriac.worker.child import told
 from celeriac.worker.coroutine_child import Interruptible, run_limited
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
+from celeriac.worker.pool import Active, ChildInfo, Pool, Reports, given_back
+from celeriac.worker.seat import INTERRUPTS, Seat
 from celeriac.worker.settle import Ending
 
-__all__ = ["Seat", "ThreadPool"]
+__all__ = ["ThreadPool"]
 
 log = logging.getLogger("celeriac.worker")
 
 TICK_SECONDS = 0.02
-INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
-"""What `Seat.raise_inside` raises."""
-
-Job = Callable[[], None]
+BLOCKED_SECONDS = 1.0  # a coroutine that has not ended so long after its hard limit never may
 
 
-class Seat:
-    """A place where one plain task at a time is run: a thread that waits for jobs."""
+class _Coroutine(msgspec.Struct):
+    """An attempt of a coroutine task, on the loop."""
 
-    def __init__(self) -> None:
-        self.thread_id = 0
-        self.done = 0
-        self.running: Delivery | None = None
-        self.since = 0.0
-        self.warned = False
-        self.given_up = False
-        self.disowned = False  # what it runs belongs to another worker: how that ends is of no interest
-        self.left = threading.Event()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    delivery: Delivery
+    since: float  # monotonic; when it was sent to the loop, then when it began
+    begun: Interruptible | None = None
 
-    def occupy(self) -> None:
-        """Do jobs in this thread, until `leave`."""
-        self.thread_id = threading.get_ident()
-        while True:
-            try:
-                job = self._jobs.get()
-                if job is None:
-                    self.left.set()
-                    return
-                job()
-            except INTERRUPTS:
-                pass  # meant for a job that had just ended
-
-    def put(self, job: Job) -> None:
-        """Give the seat a job."""
-        self._jobs.put(job)
-
-    def leave(self) -> None:
-        """Let the seat's thread go, when it has done its job."""
-        self._jobs.put(None)
-
-    def raise_inside(self, kind: type[BaseException]) -> None:
-        """Raise an exception in the thread, as soon as it runs Python code."""
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), ctypes.py_object(kind))
+    def is_overdue(self, now: float) -> bool:
+        """Say whether it goes on so long after its hard limit that it takes no notice of it, or blocks the loop."""
+        limit = self.delivery.message.time_limit
+        return self.begun is not None and limit is not None and now - self.since >= limit + BLOCKED_SECONDS
 
 
 class ThreadPool(Pool):
@@ -93,7 +64,7 @@ class ThreadPool(Pool):
         self._wanted = 1 if seat is not None else options.concurrency
         self._coroutine_slots = options.capacity[COROUTINE]
         self._seats: list[Seat] = []
-        self._coroutines: dict[str, tuple[Delivery, float, Interruptible | None]] = {}  # by token
+        self._coroutines: dict[str, _Coroutine] = {}  # by token
         self._coroutine_loop: asyncio.AbstractEventLoop | None = None
         self._coroutines_done = 0
         self._executor = Executor(app, options.name, self._tell)
@@ -134,11 +105,17 @@ class ThreadPool(Pool):
         """Replace a loop, as a child that has died is replaced."""
         if loop is not self._coroutine_loop:
             return  # it was to be stopped
-        lost = [Ending(delivery=delivery, lost="its loop has broken") for delivery, _, _ in self._coroutines.values()]
+        lost = [Ending(delivery=run.delivery, lost="its loop has broken") for run in self._coroutines.values()]
         self._coroutines.clear()
         self._add_loop()
         self._reports.ended(lost)
         self._reports.freed()
+
+    def _leave_loop(self) -> None:
+        """Stop the loop, as soon as nothing blocks it."""
+        if self._coroutine_loop is not None:
+            self._coroutine_loop.call_soon_threadsafe(self._coroutine_loop.stop)
+            self._coroutine_loop = None
 
     # --- Work -----------------------------------------------------------------------------------------
 
@@ -166,19 +143,20 @@ class ThreadPool(Pool):
         seat.running, seat.since, seat.warned = delivery, time.monotonic(), False
 
         def job() -> None:
-            outcome = None
-            try:
-                outcome = self._executor.run(delivery.message, delivery.deliveries)
-            except INTERRUPTS as error:
-                # Raised from outside, at the very moment when the task had ended.
-                state = states.REVOKED if isinstance(error, TaskRevoked) else states.FAILURE
-                outcome = outcome or self._verdict(delivery, error, state, time.monotonic() - seat.since)
+            """Run the task, and say how it ended, whatever is raised from outside, and when."""
+            outcome: Outcome | None = None
+            raised: CeleriacError = TaskRevoked()
             while True:
                 try:
+                    if seat.take():
+                        outcome = self._executor.run(delivery.message, delivery.deliveries)
+                    if outcome is None:
+                        state = states.REVOKED if isinstance(raised, TaskRevoked) else states.FAILURE
+                        outcome = self._verdict(delivery, raised, state, time.monotonic() - seat.since)
                     self._loop.call_soon_threadsafe(self._plain_ended, seat, delivery, outcome)
                     return
-                except INTERRUPTS:
-                    pass  # raised from outside, too late; to say it twice does no harm
+                except INTERRUPTS as error:  # before it had begun, or as it had ended; telling twice does no harm
+                    raised = error
 
         seat.put(job)
         return True
@@ -188,6 +166,7 @@ class ThreadPool(Pool):
             return
         seat.running = None
         seat.done += 1
+        self._dismiss()
         if seat.disowned:
             seat.disowned = False
         else:
@@ -197,18 +176,18 @@ class ThreadPool(Pool):
     def _dispatch_coroutine(self, delivery: Delivery) -> bool:
         if self._coroutine_loop is None or len(self._coroutines) >= self._coroutine_slots:
             return False
-        self._coroutines[delivery.token] = (delivery, time.monotonic(), None)
-        asyncio.run_coroutine_threadsafe(self._run_coroutine(delivery), self._coroutine_loop)
+        run = self._coroutines[delivery.token] = _Coroutine(delivery, time.monotonic())
+        asyncio.run_coroutine_threadsafe(self._run_coroutine(run), self._coroutine_loop)
         return True
 
-    async def _run_coroutine(self, delivery: Delivery) -> None:
+    async def _run_coroutine(self, run: _Coroutine) -> None:
         def begun(interruptible: Interruptible) -> None:
-            entry = self._coroutines.get(delivery.token)
-            if entry is not None:
-                self._coroutines[delivery.token] = (*entry[:2], interruptible)
+            run.begun, run.since = interruptible, time.monotonic()
 
-        outcome = await run_limited(self._executor, delivery.message, delivery.deliveries, begun)
-        self._loop.call_soon_threadsafe(self._coroutine_ended, delivery, outcome)
+        if self._coroutines.get(run.delivery.token) is not run:
+            return  # the loop was blocked, and it was given back
+        outcome = await run_limited(self._executor, run.delivery.message, run.delivery.deliveries, begun)
+        self._loop.call_soon_threadsafe(self._coroutine_ended, run.delivery, outcome)
 
     def _coroutine_ended(self, delivery: Delivery, outcome: Outcome) -> None:
         if self._coroutines.pop(delivery.token, None) is not None:
@@ -222,11 +201,9 @@ class ThreadPool(Pool):
     # --- Watch ----------------------------------------------------------------------------------------
 
     def _keep_ticking(self) -> None:
-        limited = any(
-            seat.running is not None
-            and (seat.running.message.time_limit is not None or seat.running.message.soft_time_limit is not None)
-            for seat in self._seats
-        )
+        running = [seat.running.message for seat in self._seats if seat.running is not None and not seat.disowned]
+        limited = any(message.time_limit is not None or message.soft_time_limit is not None for message in running)
+        limited = limited or any(run.delivery.message.time_limit is not None for run in self._coroutines.values())
         if limited and self._ticking is None:
             self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
@@ -234,7 +211,7 @@ class ThreadPool(Pool):
         self._ticking = None
         now = time.monotonic()
         for seat in list(self._seats):
-            if seat.running is None:
+            if seat.running is None or seat.disowned:
                 continue
             message, elapsed = seat.running.message, now - seat.since
             if message.time_limit is not None and elapsed >= message.time_limit:
@@ -243,6 +220,9 @@ class ThreadPool(Pool):
             elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not seat.warned:
                 seat.warned = True
                 seat.raise_inside(SoftTimeLimitExceeded)
+        overdue = [run for run in self._coroutines.values() if run.is_overdue(now)]
+        if overdue:
+            self._give_up_coroutines(overdue, now)
         self._keep_ticking()
 
     def _give_up(self, seat: Seat, outcome: Outcome) -> None:
@@ -252,12 +232,31 @@ class ThreadPool(Pool):
             return
         seat.raise_inside(TimeLimitExceeded if outcome.state == states.FAILURE else TaskRevoked)
         if seat is self._own_seat:
-            return  # there is but one main thread: it ends when the exception does its work
-        seat.given_up = True
-        seat.leave()
-        self._seats.remove(seat)
-        self._add_seat()
+            seat.disowned = True  # there is but one main thread: it is free when the exception has done its work
+        else:
+            seat.given_up = True
+            seat.leave()
+            self._seats.remove(seat)
+            if len(self._seats) < self._wanted:
+                self._add_seat()
         self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
+        self._reports.freed()
+
+    def _give_up_coroutines(self, overdue: list[_Coroutine], now: float) -> None:
+        """Record how attempts ended that go on; if one blocks the loop, those that share it begin again on another."""
+        endings = []
+        for run in overdue:
+            limit = run.delivery.message.time_limit
+            error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed; the coroutine went on.")
+            outcome = self._verdict(run.delivery, error, states.FAILURE, now - run.since)
+            endings.append(Ending(delivery=run.delivery, outcome=outcome))
+            del self._coroutines[run.delivery.token]
+        if any(run.begun is not None and run.begun.verdict is None for run in overdue):  # the loop's timers are late
+            endings += [given_back(run.delivery, run.begun is not None) for run in self._coroutines.values()]
+            self._coroutines.clear()
+            self._leave_loop()
+            self._add_loop()
+        self._reports.ended(endings)
         self._reports.freed()
 
     def _verdict(self, delivery: Delivery, error: CeleriacError, state: str, elapsed: float) -> Outcome:
@@ -267,8 +266,8 @@ class ThreadPool(Pool):
 
     def active(self) -> list[Active]:
         wall = time.time() - time.monotonic()
-        plain = [(seat.running, seat.since) for seat in self._seats if seat.running is not None]
-        coroutines = [(delivery, since) for delivery, since, _ in self._coroutines.values()]
+        plain = [(seat.running, seat.since) for seat in self._seats if seat.running is not None and not seat.disowned]
+        coroutines = [(run.delivery, run.since) for run in self._coroutines.values()]
         return [Active(delivery, os.getpid(), wall + since) for delivery, since in plain + coroutines]
 
     def children(self) -> list[ChildInfo]:
@@ -280,12 +279,12 @@ class ThreadPool(Pool):
     def terminate(self, ids: Collection[str]) -> None:
         error = TaskRevoked("The task was terminated.")
         for seat in list(self._seats):
-            if seat.running is not None and seat.running.message.id in ids:
+            if seat.running is not None and not seat.disowned and seat.running.message.id in ids:
                 elapsed = time.monotonic() - seat.since
                 self._give_up(seat, self._verdict(seat.running, error, states.REVOKED, elapsed))
-        for delivery, _, interruptible in list(self._coroutines.values()):
-            if delivery.message.id in ids and interruptible is not None and self._coroutine_loop is not None:
-                self._coroutine_loop.call_soon_threadsafe(interruptible.interrupt, error)
+        for run in self._coroutines.values():
+            if run.delivery.message.id in ids and run.begun is not None and self._coroutine_loop is not None:
+                self._coroutine_loop.call_soon_threadsafe(run.begun.interrupt, error)
 
     def capacity(self) -> dict[str, int]:
         return {PLAIN: self._wanted, COROUTINE: self._coroutine_slots}
@@ -296,11 +295,15 @@ class ThreadPool(Pool):
         self._wanted = max(1, self._wanted + change)
         while len(self._seats) < self._wanted:
             self._add_seat()
-        for seat in [seat for seat in self._seats if seat.running is None][: len(self._seats) - self._wanted]:
-            seat.leave()
-            self._seats.remove(seat)
+        self._dismiss()
         self._reports.freed()
         return self._wanted
+
+    def _dismiss(self) -> None:
+        """Let go of seats that are too many, as soon as they are free."""
+        for seat in [seat for seat in self._seats if seat.running is None][: max(0, len(self._seats) - self._wanted)]:
+            seat.leave()
+            self._seats.remove(seat)
 
     # --- Stop -----------------------------------------------------------------------------------------
 
@@ -308,12 +311,7 @@ class ThreadPool(Pool):
         """Do nothing: nothing is sent ahead."""
 
     async def stop(self, abandon: bool) -> None:
-        endings = []
-        for active in self.active():
-            if active.delivery.message.acks_late:
-                endings.append(Ending(delivery=active.delivery, given_back=True))
-            else:
-                endings.append(Ending(delivery=active.delivery, lost="stopped with its worker"))
+        endings = [given_back(active.delivery) for active in self.active()]
         for seat in self._seats:
             if abandon and seat.running is not None:
                 seat.raise_inside(TaskRevoked)
@@ -324,9 +322,7 @@ class ThreadPool(Pool):
             seat.leave()
         self._seats.clear()
         self._coroutines.clear()
-        if self._coroutine_loop is not None:
-            self._coroutine_loop.call_soon_threadsafe(self._coroutine_loop.stop)
-            self._coroutine_loop = None
+        self._leave_loop()
         if endings and not abandon:
             self._reports.ended(endings)
 
