@@ -29,7 +29,7 @@ from celeriac.message import COROUTINE
 from celeriac.worker.child import PlainChild
 from celeriac.worker.coroutine_child import CoroutineChild
 
-__all__ = ["Exited", "Spawn", "Spawned", "open_nursery"]
+__all__ = ["Exited", "Spawn", "Spawned", "Unborn", "open_nursery"]
 
 PR_SET_PDEATHSIG: Final = 1
 MESSAGE_BYTES: Final = 4096
@@ -47,6 +47,12 @@ class Spawned(msgspec.Struct, tag=True):
     """A child was forked."""
 
     pid: int
+
+
+class Unborn(msgspec.Struct, tag=True):
+    """No child could be forked, for a reason that may pass: too many processes, no memory."""
+
+    why: str
 
 
 class Exited(msgspec.Struct, tag=True):
@@ -112,13 +118,19 @@ class _Nursery:
         if not data:
             return False
         order = msgspec.json.decode(data, type=Spawn)
-        pid = os.fork()
-        if not pid:
-            self._become(order, fds)
+        try:
+            if len(fds) < 2:
+                raise OSError("too many open files")
+            pid = os.fork()
+        except OSError as error:
+            self._say(Unborn(str(error)))
+        else:
+            if not pid:
+                self._become(order, fds)
+            self._children.add(pid)
+            self._say(Spawned(pid))
         for fd in fds:
             os.close(fd)
-        self._children.add(pid)
-        self._say(Spawned(pid))
         return True
 
     def _become(self, order: Spawn, fds: list[int]) -> None:
@@ -153,7 +165,7 @@ class _Nursery:
             self._children.discard(pid)
             self._say(Exited(pid, os.waitstatus_to_exitcode(status)))
 
-    def _say(self, report: Spawned | Exited) -> None:
+    def _say(self, report: Spawned | Unborn | Exited) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor is gone; reading its orders will tell
             self._orders.send(msgspec.json.encode(report))
 
