@@ -89,3 +89,52 @@ def test_a_worker_without_a_file_descriptor_for_a_child_tries_again_and_can_be_s
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (1024, most))
     assert get(stage.send("plain", "returns", 2)) == 2
     assert worker.stop() == 0
+
+
+# --- What children say --------------------------------------------------------------------------------
+
+
+def test_a_soft_time_limit_that_passes_while_the_task_tells_its_state_breaks_no_frame(shared: Stage) -> None:
+    result = shared.send("plain", "tells_without_end", soft_time_limit=0.5)
+    assert get(result) == "cleaned up"
+    assert len(shared.runs(result)) == 1
+
+
+def test_threads_may_tell_the_state_of_their_task_all_at_once(shared: Stage) -> None:
+    result = shared.send("plain", "tells_from_threads")
+    assert get(result) == "told"
+    assert len(shared.runs(result)) == 1
+
+
+def test_a_default_timeout_of_sockets_does_not_apply_to_what_a_child_says(stage: Stage) -> None:
+    append(stage, "socket.setdefaulttimeout(0.5)")
+    stage.worker("-c", "1")
+    assert set(get(stage.send("plain", "tells_link_timeouts"))) == {None}
+
+
+def test_a_soft_time_limit_holds_after_a_task_that_ignored_the_signal_of_it(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    get(stage.send("plain", "ignores_sigusr1"))
+    assert get(stage.send("plain", "cleans_up", stage.path("never"), soft_time_limit=0.2, time_limit=5)) == "cleaned up"
+
+
+# --- What children start ------------------------------------------------------------------------------
+
+
+@both_lanes
+@pytest.mark.parametrize("how", ["exits", "returns"])
+def test_a_process_that_a_task_forks_and_lets_run_on_ends_with_the_task(stage: Stage, lane: str, how: str) -> None:
+    worker = stage.worker("-c", "1")
+    assert get(stage.send(lane, "forks", how)) == "from the child"
+    results = [stage.send(lane, "returns", number) for number in range(20)]
+    assert [get(result) for result in results] == list(range(20))
+    assert {run.pid for run in stage.runs(*results)} <= {child.pid for child in worker.children()}
+
+
+def test_a_process_that_a_task_starts_ends_when_it_is_terminated(shared: Stage) -> None:
+    assert get(shared.send("plain", "terminates_a_process")) == -signal.SIGTERM
+
+
+@both_lanes
+def test_programs_that_a_task_starts_have_no_part_in_what_its_child_says(shared: Stage, lane: str) -> None:
+    assert get(shared.send(lane, "lists_inheritable")) == []

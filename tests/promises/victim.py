@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import ctypes
+import gc
 import inspect
+import multiprocessing
 import os
 import random
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -234,6 +238,69 @@ def tells_no_state(task: Any, value: Any) -> Any:
 async def atells_progress(task: Any, value: Any) -> Any:
     task.progress(1, 2, phase="half")
     return await aholds(task, value)
+
+
+def tells_without_end(task: Any, value: Any) -> Any:
+    """Tell large states until the soft time limit passes."""
+    try:
+        while True:
+            task.update_state("BUSY", "x" * 4_000_000)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+
+
+def tells_from_threads(task: Any, value: Any) -> Any:
+    def tell() -> None:
+        for _ in range(20):
+            task.update_state("BUSY", "x" * 1_000_000)
+
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=(tell,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return "told"
+
+
+def forks(task: Any, value: Any) -> Any:
+    """Fork, and let the fork end as `value` says: by `sys.exit`, or by going on."""
+    pid = os.fork()
+    if not pid:
+        if value == "exits":
+            sys.exit(0)
+        return "from the fork"
+    os.waitpid(pid, 0)
+    return "from the child"
+
+
+def terminates_a_process(task: Any, value: Any) -> Any:
+    """Return the exit code of a process that was told to end."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(5)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
+def ignores_sigusr1(task: Any, value: Any) -> Any:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def lists_inheritable(task: Any, value: Any) -> Any:
+    """Return the sockets and pipes that programs started here would have too."""
+    found = []
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            mode = os.fstat(fd).st_mode
+            if os.get_inheritable(fd) and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)):
+                found.append(fd)
+    return found
+
+
+def tells_link_timeouts(task: Any, value: Any) -> Any:
+    return [each.gettimeout() for each in gc.get_objects() if isinstance(each, socket.socket)]
 
 
 def cleans_up(task: Any, value: Any) -> Any:

@@ -22,7 +22,7 @@ from celeriac.errors import CeleriacError, SoftTimeLimitExceeded, TaskRevoked, T
 from celeriac.execution import Executor
 from celeriac.message import COROUTINE, Message
 from celeriac.outcome import Outcome
-from celeriac.worker.child import told
+from celeriac.worker.child import leave, told
 from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
 
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
@@ -123,6 +123,7 @@ class CoroutineChild(asyncio.Protocol):
         self._indices: dict[int, int] = {}  # of what runs, by the message object: a task may run twice at once
         self._interrupted: set[int] = set()
         self._out: list[bytes] = []
+        self._pid = os.getpid()
 
     def work(self) -> None:
         """Run what comes, until the supervisor hangs up."""
@@ -211,6 +212,8 @@ class CoroutineChild(asyncio.Protocol):
 
         try:
             outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
+            if os.getpid() != self._pid:
+                leave(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(frame(Ran(index, outcome, memory)))
         except BaseException:  # noqa: BLE001 - nobody looks at what this asyncio task raises: an ending would be lost

@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from types import FrameType
@@ -139,9 +140,13 @@ class _Nursery:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _heed_sigterm_in_forks()
             _die_with_parent()
             self._orders.close()
+            for fd in fds:
+                os.set_inheritable(fd, False)  # by programs that tasks start
             link, permits = socket.socket(fileno=fds[0]), fds[1]
+            link.settimeout(None)  # whatever the app has made the default
             kind: Any = CoroutineChild if order.lane == COROUTINE else PlainChild
             kind(self._app, order.worker, link, permits, order.reports_memory).work()
             status = 0
@@ -172,6 +177,24 @@ class _Nursery:
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
     pass
+
+
+def _heed_sigterm_in_forks() -> None:
+    """Let what tasks fork end at SIGTERM, as `multiprocessing` takes for granted, from its first moment on."""
+    before = threading.local()  # the mask of signals in the thread that forks
+
+    def hold() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def heed() -> None:
+        if signal.getsignal(signal.SIGTERM) is _nothing:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=heed)
 
 
 def _die_with_parent() -> None:
