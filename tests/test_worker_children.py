@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from celeriac.errors import WorkerLost
+from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded, WorkerLost
 from tests.promises.harness import Stage, set_stage
 
 LANES = ["plain", "coroutine"]
@@ -138,3 +139,50 @@ def test_a_process_that_a_task_starts_ends_when_it_is_terminated(shared: Stage) 
 @both_lanes
 def test_programs_that_a_task_starts_have_no_part_in_what_its_child_says(shared: Stage, lane: str) -> None:
     assert get(shared.send(lane, "lists_inheritable")) == []
+
+
+# --- Coroutines ---------------------------------------------------------------------------------------
+
+
+def test_the_last_outcome_of_a_coroutine_child_that_is_recycled_arrives_whole(stage: Stage) -> None:
+    stage.worker("-c", "1", "--max-memory-per-child", "1000")
+    for _ in range(3):
+        large = stage.send("coroutine", "slowly_returns_much", 12_000_000)
+        small = stage.send("coroutine", "returns", 1)
+        assert get(small) == 1
+        assert len(get(large)) == 12_000_000
+        assert len(stage.runs(large)) == 1
+
+
+def test_a_coroutine_child_that_is_recycled_waits_for_what_it_was_permitted_to_run(stage: Stage) -> None:
+    stage.worker("-c", "1", "--max-memory-per-child", "1000", message_max_bytes=20_000_000)
+    stage.app.conf.message_max_bytes = 20_000_000
+    results = []
+    for pause in range(0, 40, 2):
+        short = stage.send("coroutine", "sleeps", 0.1)
+        stage.started(short)
+        time.sleep(pause / 1000)
+        results += [short, stage.send("coroutine", "counts", "x" * 12_000_000)]
+        get(results[-1])
+    assert {run.deliveries for run in stage.runs(*results)} == {1}
+    assert len(stage.runs(*results)) == len(results)
+
+
+def test_a_coroutine_child_that_is_recycled_waits_for_no_thread(stage: Stage) -> None:
+    worker = stage.worker("-c", "1", "--max-tasks-per-child", "1")
+    results = [stage.send("coroutine", "leaves_a_thread", stage.path("never")) for _ in range(5)]
+    for result in results:
+        get(result)
+    stage.wait(lambda: len(worker.children()) == 2, "the end of the children that were replaced")
+
+
+@pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit", None])
+def test_a_task_that_is_ended_takes_the_subtasks_of_its_task_groups_with_it(shared: Stage, limit: str | None) -> None:
+    name = f"cancelled{time.time()}"
+    result = shared.send("coroutine", "holds_a_group", shared.path(name), **({limit: 0.2} if limit else {}))
+    shared.started(result)
+    if limit is None:
+        result.revoke(terminate=True)
+    with pytest.raises((SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)):
+        get(result)
+    shared.wait(Path(shared.path(name)).exists, "the end of the subtask")

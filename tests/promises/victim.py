@@ -153,6 +153,15 @@ def returns_much(task: Any, value: Any) -> Any:
     return "x" * value
 
 
+async def slowly_returns_much(task: Any, value: Any) -> Any:
+    await asyncio.sleep(0.2)
+    return "x" * value
+
+
+def counts(task: Any, value: Any) -> Any:
+    return len(value)
+
+
 def ignores(task: Any, value: Any) -> Any:
     raise Ignore
 
@@ -301,6 +310,31 @@ def lists_inheritable(task: Any, value: Any) -> Any:
 
 def tells_link_timeouts(task: Any, value: Any) -> Any:
     return [each.gettimeout() for each in gc.get_objects() if isinstance(each, socket.socket)]
+
+
+async def leaves_a_thread(task: Any, value: Any) -> Any:
+    """Wait no longer for a thread that runs until the file `value` is there."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(holds, task, value), 0.05)
+
+
+async def holds_a_group(task: Any, value: Any) -> Any:
+    """Wait for a subtask that makes the file `value` when it is cancelled."""
+
+    async def subtask() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            Path(value).touch()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(subtask())
+
+
+async def swallows_termination(task: Any, value: Any) -> Any:
+    while True:
+        with contextlib.suppress(Exception):
+            await asyncio.sleep(60)
 
 
 def cleans_up(task: Any, value: Any) -> Any:
