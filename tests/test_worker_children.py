@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from celeriac.brokers.base import Delivery
 from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded, WorkerLost
+from celeriac.message import COROUTINE, Message
+from celeriac.worker.child_handle import ChildHandle
+from celeriac.worker.frames import PERMIT
 from tests.promises.harness import Stage, set_stage
 
 LANES = ["plain", "coroutine"]
@@ -186,3 +192,61 @@ def test_a_task_that_is_ended_takes_the_subtasks_of_its_task_groups_with_it(shar
     with pytest.raises((SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)):
         get(result)
     shared.wait(Path(shared.path(name)).exists, "the end of the subtask")
+
+
+@pytest.mark.parametrize("how", ["swallows_termination", "blocks"])
+def test_terminate_ends_a_coroutine_that_will_not_end_and_no_other(stage: Stage, how: str) -> None:
+    stage.worker("-c", "1")
+    other = stage.send("coroutine", "holds", stage.path("go"))
+    stage.started(other)
+    result = stage.send("coroutine", how, stage.path("never"))
+    stage.started(result)
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevoked):
+        get(result)
+    stage.release("go")
+    assert get(other) == "released"
+    assert len(stage.runs(result)) == 1
+
+
+def test_more_coroutines_may_run_at_a_time_than_a_pipe_holds_permits(stage: Stage) -> None:
+    stage.app.tasks["victim.coroutine"].delay_many([("sleeps", 0.5)] * 9000)
+    stage.worker("-c", "1", worker_coroutine_concurrency=10_000, worker_lease_seconds=15)
+    stage.wait(stage.is_empty, "the end of all")
+
+
+async def test_a_coroutine_child_that_takes_its_permits_slowly_is_not_believed_blocked() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    permits_read, permits_write = os.pipe()
+    child = ChildHandle(asyncio.get_running_loop(), 0, COROUTINE, ours, permits_read, permits_write, 100)
+    message = Message(id="1", task="task", lane=COROUTINE)
+    child.run([Delivery(message, "token", 1) for _ in range(3)])
+    now = time.monotonic()
+    for later in range(2):
+        os.read(permits_read, PERMIT.size)
+        assert not child.watch_claims(now + later)
+    assert child.watch_claims(now + 2)
+    child.close()
+    theirs.close()
+
+
+# --- Starts -------------------------------------------------------------------------------------------
+
+
+@both_lanes
+def test_the_time_limit_of_a_task_does_not_count_how_long_its_child_takes_to_start(stage: Stage, lane: str) -> None:
+    append(
+        stage,
+        """
+from celeriac import signals
+
+@signals.worker_process_init.connect
+def starts_slowly(**_):
+    time.sleep(3)
+""",
+    )
+    stage.worker("-c", "1")
+    result = stage.send(lane, "returns", 1, time_limit=1)
+    assert get(result) == 1
+    assert [run.deliveries for run in stage.runs(result)] == [1]

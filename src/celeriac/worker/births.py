@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
+import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import Final
 
 import msgspec
 
 from celeriac.message import COROUTINE
 from celeriac.worker.child_handle import ChildHandle
+from celeriac.worker.frames import PERMIT
 from celeriac.worker.nursery import Exited, Spawn, Spawned, Unborn
 from celeriac.worker.options import WorkerOptions
 
 __all__ = ["Births"]
+
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+PIPE_BYTES: Final = 16_384  # what a pipe holds at the least, where it cannot be asked
 
 parse_from_nursery = msgspec.json.Decoder(Spawned | Unborn | Exited).decode
 
@@ -58,11 +65,11 @@ class Births:
                 unborn.callback(os.close, permits_write)
                 os.set_blocking(permits_read, False)
                 os.set_blocking(permits_write, False)
+                slots = _room(permits_write, self._options.coroutine_concurrency) if lane == COROUTINE else None
                 socket.send_fds(self._nursery, [msgspec.json.encode(order)], [theirs.fileno(), permits_read])
 
             def handle(pid: int) -> ChildHandle:
                 unborn.pop_all()
-                slots = self._options.coroutine_concurrency if lane == COROUTINE else None
                 return ChildHandle(self._loop, pid, lane, ours, permits_read, permits_write, slots)
 
             birth = self._loop.create_future()
@@ -99,3 +106,14 @@ class Births:
             self._awaited[0].set_exception(BrokenPipeError("the nursery has died"))
         self._awaited = None
         self._orphaned()
+
+
+def _room(pipe: int, wanted: int) -> int:
+    """Return for how many permits there is always room in a pipe, having it made larger for as many as are wanted."""
+    if not sys.platform.startswith("linux"):
+        return min(wanted, PIPE_BYTES // PERMIT.size)
+    needed = wanted * PERMIT.size + 2 * PAGE_BYTES  # the first page and the last may be used in part
+    if needed > fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ):
+        with suppress(OSError):  # more than the system allows (see `/proc/sys/fs/pipe-max-size`)
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, needed)
+    return min(wanted, (fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) - 2 * PAGE_BYTES) // PERMIT.size)

@@ -25,7 +25,7 @@ from celeriac.execution import Executor
 from celeriac.message import PLAIN, Message
 from celeriac.outcome import Outcome
 from celeriac.serialization import dumps
-from celeriac.worker.frames import PERMIT, RECEIVE_BYTES, Frames, Ran, Run, Told, frame, parse_to_child
+from celeriac.worker.frames import PERMIT, RECEIVE_BYTES, Frames, Ran, Ready, Run, Told, frame, parse_to_child
 
 __all__ = ["PlainChild", "leave", "told"]
 
@@ -53,6 +53,7 @@ class PlainChild:
         """Run what comes, until the supervisor hangs up."""
         signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a signal may come late, for a task that has ended
         signals.worker_process_init.send(self, lane=PLAIN)
+        self._say(Ready())
         while (index := self._take_permit()) is not None:
             run = self._run_of(index)
             if run is None:
@@ -94,7 +95,7 @@ class PlainChild:
         if os.getpid() == self._pid:  # what a task has forked has no say here: its frames would mix with ours
             self._say(Told(self._running, told(message, state, meta)))
 
-    def _say(self, content: Ran | Told) -> None:
+    def _say(self, content: Ready | Ran | Told) -> None:
         """Write a frame whole: a soft time limit that passes meanwhile is raised after it."""
         data = frame(content)
         if threading.current_thread() is not threading.main_thread():

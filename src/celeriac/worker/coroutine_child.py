@@ -23,7 +23,7 @@ from celeriac.execution import Executor
 from celeriac.message import COROUTINE, Message
 from celeriac.outcome import Outcome
 from celeriac.worker.child import leave, told
-from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
+from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Ready, Run, Told, frame, parse_to_child
 
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
 
@@ -64,7 +64,8 @@ class Interruptible:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         self._task = asyncio.current_task()
-        step, argument = self._coroutine.send, None
+        step: Callable[[Any], Any] = self._coroutine.send
+        argument: Any = None
         if self._reason is not None:
             step, argument, self._reason = self._coroutine.throw, self._reason, None
         while True:
@@ -79,7 +80,8 @@ class Interruptible:
                 reason, self._reason = self._reason, None
                 if reason is not None and self._task is not None:
                     self._task.uncancel()
-                step, argument = self._coroutine.throw, cancelled if reason is None else CANCELLING[type(reason)](*reason.args)
+                step = self._coroutine.throw
+                argument = cancelled if reason is None else CANCELLING[type(reason)](*reason.args)
             except BaseException as error:  # noqa: BLE001 - what it waited for failed: that is the coroutine's to handle
                 step, argument = self._coroutine.throw, error
 
@@ -149,6 +151,7 @@ class CoroutineChild(asyncio.Protocol):
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=self._socket)
         self._loop.add_reader(self._permits, self._permits_came)
         signals.worker_process_init.send(self, lane=COROUTINE)
+        self._send(frame(Ready()))
         await self._done.wait()
         self._flush()
         self._transport.close()  # after what is still to be written

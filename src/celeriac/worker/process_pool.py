@@ -23,7 +23,7 @@ from celeriac.outcome import Outcome
 from celeriac.worker import limits
 from celeriac.worker.births import Births
 from celeriac.worker.child_handle import ChildHandle
-from celeriac.worker.frames import Interrupt, Ran, Told
+from celeriac.worker.frames import Ran, Ready, Told
 from celeriac.worker.hearing import Hearing
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pace import Pace
@@ -91,7 +91,6 @@ class ProcessPool(Pool):
     def _born(self, child: ChildHandle) -> None:
         self._children[child.pid] = child
         self._hearing.begin(child)
-        self._reports.freed()
 
     def _replace(self) -> None:
         if not self._stopping and (self._growing is None or self._growing.done()):
@@ -114,7 +113,7 @@ class ProcessPool(Pool):
         return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE])}
 
     def _room(self, child: ChildHandle) -> int:
-        if child.retiring or child.blocked:
+        if child.retiring or child.blocked or not child.is_ready:
             return 0
         slots = child.slots if child.slots is not None else self._pace.depth
         if self._options.max_tasks_per_child is not None:
@@ -134,7 +133,7 @@ class ProcessPool(Pool):
             ])  # fmt: skip
         self._keep_ticking()
 
-    def _hear(self, said: Sequence[tuple[ChildHandle, list[Ran | Told]]]) -> None:
+    def _hear(self, said: Sequence[tuple[ChildHandle, list[Ready | Ran | Told]]]) -> None:
         endings: list[Ending] = []
         for child, news in said:
             endings += self._heard(child, news)
@@ -144,7 +143,7 @@ class ProcessPool(Pool):
             self._reports.ended(endings)
             self._reports.freed()
 
-    def _heard(self, child: ChildHandle, said: list[Ran | Told]) -> list[Ending]:
+    def _heard(self, child: ChildHandle, said: list[Ready | Ran | Told]) -> list[Ending]:
         """Return the endings in what a child said."""
         endings: list[Ending] = []
         runtimes: list[float] = []
@@ -158,6 +157,9 @@ class ProcessPool(Pool):
                 runtimes.append(news.outcome.runtime)
                 if limit is not None and news.peak_memory > limit:
                     child.retiring = True
+            elif isinstance(news, Ready):
+                child.is_ready = True
+                self._reports.freed()
             elif news.index in child.running:
                 self._reports.told(news.outcome)
         if child.lane == PLAIN and endings:
@@ -213,10 +215,12 @@ class ProcessPool(Pool):
     def _kill(self, child: ChildHandle, verdicts: dict[int, Outcome]) -> None:
         """Kill a child for what some of its attempts did; the others in it are not at fault."""
         called_back = child.call_back()
-        child.retiring = True
-        child.killed_by_us = True
-        child.verdicts.update(verdicts)
-        child.signal(signal.SIGKILL)
+        verdicts = {index: outcome for index, outcome in verdicts.items() if index in child.running}
+        if verdicts:  # else it has not begun what was to end
+            child.retiring = True
+            child.killed_by_us = True
+            child.verdicts.update(verdicts)
+            child.signal(signal.SIGKILL)
         if called_back:
             self.dispatch(called_back)
 
@@ -294,11 +298,11 @@ class ProcessPool(Pool):
                 if run.delivery.message.id not in ids:
                     continue
                 if child.lane == COROUTINE:
-                    child.send(Interrupt(index))
+                    child.interrupt(index)
                 else:
                     error, now = TaskRevoked("The task was terminated."), time.monotonic()
                     self._kill(child, {index: limits.verdict(run, error, states.REVOKED, now, self._options.name)})
-            self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])
+            self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])  # and keeps ticking
             self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
 
     def resize(self, change: int) -> None:
