@@ -250,3 +250,22 @@ def starts_slowly(**_):
     result = stage.send(lane, "returns", 1, time_limit=1)
     assert get(result) == 1
     assert [run.deliveries for run in stage.runs(result)] == [1]
+
+
+# --- New releases -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_what_was_sent_to_a_coroutine_task_is_run_by_the_plain_one_that_it_has_become(stage: Stage, pool: str) -> None:
+    result = stage.send("coroutine", "returns", 1)
+    (stage.folder / "victim.py").write_text("""
+from celeriac import Celeriac
+
+app = Celeriac("victim", task_queues=["default", "other"])
+
+@app.task(name="victim.coroutine")
+def coroutine(how, value):
+    return "plain"
+""")
+    stage.worker("-c", "1", "--pool", pool)
+    assert get(result) == "plain"

@@ -110,7 +110,9 @@ class ProcessPool(Pool):
         # many that a child comes to the end of what it was sent while more is on its way.
         if not idle and plain * 4 < self._pace.depth * len(rooms[PLAIN]):
             plain = 0
-        return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE])}
+        # Without coroutine tasks, what is in their lane was sent before its function became a plain one: the receiver
+        # gives it its lane.
+        return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE]) if self._wanted[COROUTINE] else plain}
 
     def _room(self, child: ChildHandle) -> int:
         if child.retiring or child.blocked or not child.is_ready:
