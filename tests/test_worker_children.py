@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from celeriac import states
 from celeriac.brokers.base import Delivery
 from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded, WorkerLost
 from celeriac.message import COROUTINE, Message
@@ -180,6 +181,14 @@ def test_a_coroutine_child_that_is_recycled_waits_for_no_thread(stage: Stage) ->
     for result in results:
         get(result)
     stage.wait(lambda: len(worker.children()) == 2, "the end of the children that were replaced")
+
+
+def test_what_a_thread_of_a_coroutine_tells_is_seen_at_once(shared: Stage) -> None:
+    name = f"go{time.time()}"
+    result = shared.send("coroutine", "tells_from_a_thread", shared.path(name))
+    shared.wait(lambda: result.state == states.PROGRESS, "the state that the thread told")
+    shared.release(name)
+    assert get(result) == "released"
 
 
 @pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit", None])

@@ -318,6 +318,14 @@ async def leaves_a_thread(task: Any, value: Any) -> Any:
         await asyncio.wait_for(asyncio.to_thread(holds, task, value), 0.05)
 
 
+async def tells_from_a_thread(task: Any, value: Any) -> Any:
+    def tell() -> Any:
+        time.sleep(0.2)  # until the loop has nothing to do
+        return tells_progress(task, value)
+
+    return await asyncio.to_thread(tell)
+
+
 async def holds_a_group(task: Any, value: Any) -> Any:
     """Wait for a subtask that makes the file `value` when it is cancelled."""
 

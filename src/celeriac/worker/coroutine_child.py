@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, NoReturn
@@ -258,8 +259,13 @@ class CoroutineChild(asyncio.Protocol):
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         index = self._indices.get(id(message))
-        if index is not None:  # None: a thread that the task has left behind
-            self._send(frame(Told(index, told(message, state, meta))))
+        if index is None:
+            return  # a thread that the task has left behind
+        data = frame(Told(index, told(message, state, meta)))
+        if threading.current_thread() is threading.main_thread():
+            self._send(data)
+        else:
+            self._loop.call_soon_threadsafe(self._send, data)
 
     def _interrupt(self, index: int) -> None:
         interruptible = self._running.get(index, (None, None))[1]
