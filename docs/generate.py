@@ -217,7 +217,7 @@ How an exception of *yours* comes back from a worker is told in [states](states.
 def _tree(kind: type[BaseException], depth: int) -> Iterator[tuple[int, type[BaseException]]]:
     yield depth, kind
     order = list(vars(errors))  # the order in which they stand in the file
-    children = [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
+    children = [child for child in kind.__subclasses__() if vars(errors).get(child.__name__) is child]
     for child in sorted(children, key=lambda child: order.index(child.__name__)):
         yield from _tree(child, depth + 1)
 

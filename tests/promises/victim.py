@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import ctypes
+import gc
 import hashlib
 import inspect
+import multiprocessing
 import os
 import random
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -154,6 +158,15 @@ def returns_much(task: Any, value: Any) -> Any:
     return "x" * value
 
 
+async def slowly_returns_much(task: Any, value: Any) -> Any:
+    await asyncio.sleep(0.2)
+    return "x" * value
+
+
+def counts(task: Any, value: Any) -> Any:
+    return len(value)
+
+
 def ignores(task: Any, value: Any) -> Any:
     raise Ignore
 
@@ -239,6 +252,102 @@ def tells_no_state(task: Any, value: Any) -> Any:
 async def atells_progress(task: Any, value: Any) -> Any:
     task.progress(1, 2, phase="half")
     return await aholds(task, value)
+
+
+def tells_without_end(task: Any, value: Any) -> Any:
+    """Tell large states until the soft time limit passes."""
+    try:
+        while True:
+            task.update_state("BUSY", "x" * 4_000_000)
+    except SoftTimeLimitExceeded:
+        return "cleaned up"
+
+
+def tells_from_threads(task: Any, value: Any) -> Any:
+    def tell() -> None:
+        for _ in range(20):
+            task.update_state("BUSY", "x" * 1_000_000)
+
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=(tell,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return "told"
+
+
+def forks(task: Any, value: Any) -> Any:
+    """Fork, and let the fork end as `value` says: by `sys.exit`, or by going on."""
+    pid = os.fork()
+    if not pid:
+        if value == "exits":
+            sys.exit(0)
+        return "from the fork"
+    os.waitpid(pid, 0)
+    return "from the child"
+
+
+def terminates_a_process(task: Any, value: Any) -> Any:
+    """Return the exit code of a process that was told to end."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(5)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
+def ignores_sigusr1(task: Any, value: Any) -> Any:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def lists_inheritable(task: Any, value: Any) -> Any:
+    """Return the sockets and pipes that programs started here would have too."""
+    found = []
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            mode = os.fstat(fd).st_mode
+            if os.get_inheritable(fd) and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)):
+                found.append(fd)
+    return found
+
+
+def tells_link_timeouts(task: Any, value: Any) -> Any:
+    return [each.gettimeout() for each in gc.get_objects() if isinstance(each, socket.socket)]
+
+
+async def leaves_a_thread(task: Any, value: Any) -> Any:
+    """Wait no longer for a thread that runs until the file `value` is there."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(holds, task, value), 0.05)
+
+
+async def tells_from_a_thread(task: Any, value: Any) -> Any:
+    def tell() -> Any:
+        time.sleep(0.2)  # until the loop has nothing to do
+        return tells_progress(task, value)
+
+    return await asyncio.to_thread(tell)
+
+
+async def holds_a_group(task: Any, value: Any) -> Any:
+    """Wait for a subtask that makes the file `value` when it is cancelled."""
+
+    async def subtask() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            Path(value).touch()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(subtask())
+
+
+async def swallows_termination(task: Any, value: Any) -> Any:
+    while True:
+        with contextlib.suppress(Exception):
+            await asyncio.sleep(60)
 
 
 def cleans_up(task: Any, value: Any) -> Any:

@@ -10,12 +10,14 @@ import resource
 import select
 import signal
 import socket
+import sys
+import threading
 import time
 from collections import deque
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from celeriac import signals
+from celeriac import signals, states
 from celeriac.app import Celeriac
 from celeriac.context import Request, current
 from celeriac.errors import SoftTimeLimitExceeded
@@ -23,9 +25,9 @@ from celeriac.execution import Executor
 from celeriac.message import PLAIN, Message
 from celeriac.outcome import Outcome
 from celeriac.serialization import dumps
-from celeriac.worker.frames import PERMIT, RECEIVE_BYTES, Frames, Ran, Run, Told, frame, parse_to_child
+from celeriac.worker.frames import PERMIT, RECEIVE_BYTES, Frames, Ran, Ready, Run, Told, frame, parse_to_child
 
-__all__ = ["PlainChild", "told"]
+__all__ = ["PlainChild", "leave", "told"]
 
 
 class PlainChild:
@@ -39,22 +41,31 @@ class PlainChild:
         self._runs: deque[Run] = deque()
         self._running = 0
         self._interrupted: Request | None = None  # by its soft time limit
+        self._pid = os.getpid()
+        self._speaking = threading.Lock()  # frames are written whole, whichever thread tells
+        self._in_frame = False  # the main thread writes one, or waits to
+        self._overdue: SoftTimeLimitExceeded | None = None  # to be raised when it has
         self._executor = Executor(app, worker, self._tell)
         self._poll = select.poll()
         self._poll.register(permits, select.POLLIN)
 
     def work(self) -> None:
         """Run what comes, until the supervisor hangs up."""
-        signal.signal(signal.SIGUSR1, self._soft_time_limit)
+        signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a signal may come late, for a task that has ended
         signals.worker_process_init.send(self, lane=PLAIN)
+        self._say(Ready())
         while (index := self._take_permit()) is not None:
             run = self._run_of(index)
             if run is None:
                 break
             self._running = index
+            if run.message.soft_time_limit is not None:
+                signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a task before may have set it
             outcome = self._executor.run(run.message, run.deliveries)
+            if os.getpid() != self._pid:
+                leave(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
-            self._link.sendall(frame(Ran(index, outcome, memory)))
+            self._say(Ran(index, outcome, memory))
         signals.worker_process_shutdown.send(self, lane=PLAIN)
 
     def _take_permit(self) -> int | None:
@@ -81,7 +92,25 @@ class PlainChild:
                 self._runs.extend(parse_to_child(content).runs)
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
-        self._link.sendall(frame(Told(self._running, told(message, state, meta))))
+        if os.getpid() == self._pid:  # what a task has forked has no say here: its frames would mix with ours
+            self._say(Told(self._running, told(message, state, meta)))
+
+    def _say(self, content: Ready | Ran | Told) -> None:
+        """Write a frame whole: a soft time limit that passes meanwhile is raised after it."""
+        data = frame(content)
+        if threading.current_thread() is not threading.main_thread():
+            with self._speaking:
+                self._link.sendall(data)
+            return
+        self._in_frame = True
+        try:
+            with self._speaking:
+                self._link.sendall(data)
+        finally:
+            self._in_frame = False
+        overdue, self._overdue = self._overdue, None
+        if overdue is not None and current.get() is self._interrupted:
+            raise overdue
 
     def _soft_time_limit(self, signum: int, stack: FrameType | None) -> None:
         """Raise in the task that is running, once; do nothing if its limit has not passed. The signal is repeated."""
@@ -90,7 +119,17 @@ class PlainChild:
             limit = request.message.soft_time_limit
             if limit is not None and time.time() - request.started >= 0.99 * limit:
                 self._interrupted = request
-                raise SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")
+                error = SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")
+                if not self._in_frame:
+                    raise error
+                self._overdue = error
+
+
+def leave(outcome: Outcome) -> NoReturn:
+    """End a process that a task has forked and let run on (by `sys.exit`, say): it is no child of the worker's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if outcome.state == states.SUCCESS else 1)
 
 
 def told(message: Message, state: str, meta: Any) -> Outcome:

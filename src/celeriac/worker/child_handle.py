@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import socket
+import struct
 import termios
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from celeriac.worker.frames import NOTHING, PERMIT, RECEIVE_BYTES, Frames, Inter
 
 __all__ = ["ChildHandle", "Sent"]
 
+INT = struct.Struct("i")
 BLOCKED_SECONDS = 0.1  # a loop that has not come round for so long is blocked
 
 
@@ -44,8 +46,10 @@ class ChildHandle:
         self.frames = Frames()
         self.running: dict[int, Sent] = {}  # by index, in the order in which they were sent
         self.verdicts: dict[int, Outcome] = {}  # how attempts ended for which the pool killed the child
+        self.interrupted: dict[int, float] = {}  # monotonic, by index; when a coroutine was told to end as terminated
         self.done = 0
         self.born = time.monotonic()
+        self.is_ready = False
         self.retiring = False
         self.killed_by_us = False
         self.garbled = False  # it said what cannot be understood
@@ -56,6 +60,8 @@ class ChildHandle:
         self._next = 0
         self.blocked = False  # its loop does not run; coroutine children alone
         self._permitted_at: float | None = None  # monotonic; when it got the oldest permit that it may not have taken
+        self._permitted = 0  # bytes; permits that it was given, less those that were taken back
+        self._taken = 0  # bytes; of these, what it had taken at the last look
         self._limited = 0  # of those running, how many have a time limit
 
     # --- To the child ---------------------------------------------------------------------------------
@@ -76,12 +82,13 @@ class ChildHandle:
 
     def _permit(self, indices: Sequence[int]) -> None:
         if self._permits_write is not None:
-            os.write(self._permits_write, permits(indices))
+            self._permitted += os.write(self._permits_write, permits(indices))  # whole: see `Births`
             self._permitted_at = self._permitted_at or time.monotonic()
 
-    def send(self, order: Interrupt) -> None:
-        """Send an order."""
-        self._write(frame(order))
+    def interrupt(self, index: int) -> None:
+        """Tell the child to end a coroutine as terminated."""
+        self.interrupted.setdefault(index, time.monotonic())
+        self._write(frame(Interrupt(index)))
 
     def _write(self, data: bytes) -> None:
         if not self._outbox:
@@ -112,6 +119,7 @@ class ChildHandle:
             data = os.read(self._permits_read, 1 << 20)
         except (BlockingIOError, OSError):
             return []
+        self._permitted -= len(data)
         return [self._forget(index).delivery for (index,) in PERMIT.iter_unpack(data) if index in self.running]
 
     def watch_claims(self, now: float) -> bool:
@@ -121,9 +129,12 @@ class ChildHandle:
         """
         if self._permitted_at is None:
             return False
-        if not fcntl.ioctl(self._permits_read, termios.FIONREAD, b"\0\0\0\0").strip(b"\0"):
+        (left,) = INT.unpack(fcntl.ioctl(self._permits_read, termios.FIONREAD, bytes(INT.size)))
+        if not left:
             self._permitted_at, self.blocked = None, False
             return False
+        if self._permitted - left != self._taken:  # it takes them, one after the other
+            self._taken, self._permitted_at = self._permitted - left, now
         return not self.blocked and now - self._permitted_at > BLOCKED_SECONDS
 
     def block(self) -> list[Delivery]:
@@ -170,6 +181,7 @@ class ChildHandle:
 
     def _forget(self, index: int) -> Sent:
         sent = self.running.pop(index)
+        self.interrupted.pop(index, None)
         if self._limited and _limited(sent.delivery):
             self._limited -= 1
         return sent
@@ -181,7 +193,9 @@ class ChildHandle:
     @property
     def needs_watch(self) -> bool:
         """Whether time can bring something about: a limit, or a run that waits behind another."""
-        return bool(self._limited) or (len(self.running) > 1 if self.lane == PLAIN else self._permitted_at is not None)
+        if self._limited or self.interrupted:
+            return True
+        return len(self.running) > 1 if self.lane == PLAIN else self._permitted_at is not None
 
     def close(self) -> None:
         """Let go of the socket and the pipe."""

@@ -12,9 +12,10 @@ import os
 import resource
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from celeriac import signals, states
 from celeriac.app import Celeriac
@@ -22,14 +23,22 @@ from celeriac.errors import CeleriacError, SoftTimeLimitExceeded, TaskRevoked, T
 from celeriac.execution import Executor
 from celeriac.message import COROUTINE, Message
 from celeriac.outcome import Outcome
-from celeriac.worker.child import told
-from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Run, Told, frame, parse_to_child
+from celeriac.worker.child import leave, told
+from celeriac.worker.frames import NOTHING, PERMIT, Frames, Interrupt, Ran, Ready, Run, Told, frame, parse_to_child
 
 __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
 
 log = logging.getLogger("celeriac.worker")
 
 TERMINATED = "The task was terminated."
+LINGER_SECONDS = 5.0  # so long may what tasks have left behind on the loop take to end, when the child is to end
+
+CANCELLING: Final[dict[type[CeleriacError], type[BaseException]]] = {
+    kind: type(kind.__name__, (kind, asyncio.CancelledError),
+               {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+    for kind in (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
+}  # fmt: skip
+"""Interruptions that `asyncio` takes for cancellations too: a `TaskGroup` ends its tasks at no other exception."""
 
 
 class Interruptible:
@@ -41,7 +50,7 @@ class Interruptible:
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
         self.verdict: CeleriacError | None = None  # how it has ended, whatever it makes of the interruption
-        self._reason: BaseException | None = None
+        self._reason: CeleriacError | None = None
         self._task: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: CeleriacError) -> None:
@@ -56,7 +65,8 @@ class Interruptible:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         self._task = asyncio.current_task()
-        step, argument = self._coroutine.send, None
+        step: Callable[[Any], Any] = self._coroutine.send
+        argument: Any = None
         if self._reason is not None:
             step, argument, self._reason = self._coroutine.throw, self._reason, None
         while True:
@@ -71,7 +81,8 @@ class Interruptible:
                 reason, self._reason = self._reason, None
                 if reason is not None and self._task is not None:
                     self._task.uncancel()
-                step, argument = self._coroutine.throw, reason or cancelled
+                step = self._coroutine.throw
+                argument = cancelled if reason is None else CANCELLING[type(reason)](*reason.args)
             except BaseException as error:  # noqa: BLE001 - what it waited for failed: that is the coroutine's to handle
                 step, argument = self._coroutine.throw, error
 
@@ -123,26 +134,40 @@ class CoroutineChild(asyncio.Protocol):
         self._indices: dict[int, int] = {}  # of what runs, by the message object: a task may run twice at once
         self._interrupted: set[int] = set()
         self._out: list[bytes] = []
+        self._pid = os.getpid()
+        self._hung_up = False  # there will be no more permits
 
     def work(self) -> None:
         """Run what comes, until the supervisor hangs up."""
-        with asyncio.Runner() as runner:
-            try:
-                runner.run(self._work())
-            except BaseException:  # noqa: BLE001 - to go on would cancel what runs, which then had ended by its own fault
-                self._die("The loop has broken: what runs on it is lost")
+        runner = asyncio.Runner()  # never closed: that would wait for threads which tasks have left behind
+        try:
+            runner.run(self._work())
+        except BaseException:  # noqa: BLE001 - to go on would cancel what runs, which then had ended by its own fault
+            self._die("The loop has broken: what runs on it is lost")
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._closed = asyncio.Event()
+        self._done = asyncio.Event()
+        self._disconnected = asyncio.Event()
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=self._socket)
         self._loop.add_reader(self._permits, self._permits_came)
         signals.worker_process_init.send(self, lane=COROUTINE)
-        await self._closed.wait()
-        while self._running:
-            await asyncio.wait([task for task, _ in self._running.values()])
+        self._send(frame(Ready()))
+        await self._done.wait()
         self._flush()
+        self._transport.close()  # after what is still to be written
+        await self._disconnected.wait()
         signals.worker_process_shutdown.send(self, lane=COROUTINE)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=LINGER_SECONDS)
+
+    def _end_if_done(self) -> None:
+        """End when there will be no more permits, and all that was claimed has come and ended."""
+        if self._hung_up and not self._running and not self._claimed:
+            self._done.set()
 
     # --- In -------------------------------------------------------------------------------------------
 
@@ -157,8 +182,10 @@ class CoroutineChild(asyncio.Protocol):
         self._start()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End at once: the supervisor is gone, and what runs here belongs to others."""
-        os._exit(1)
+        """End at once where the supervisor is gone: what runs here belongs to others."""
+        if error is not None or not self._done.is_set():
+            os._exit(1)
+        self._disconnected.set()
 
     def _permits_came(self) -> None:
         self._loop.remove_reader(self._permits)
@@ -175,7 +202,8 @@ class CoroutineChild(asyncio.Protocol):
             self._loop.add_reader(self._permits, self._permits_came)
             return
         if not data:
-            self._closed.set()
+            self._hung_up = True
+            self._end_if_done()
             return
         (index,) = PERMIT.unpack(data)
         if index != NOTHING:
@@ -211,12 +239,15 @@ class CoroutineChild(asyncio.Protocol):
 
         try:
             outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
+            if os.getpid() != self._pid:
+                leave(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(frame(Ran(index, outcome, memory)))
         except BaseException:  # noqa: BLE001 - nobody looks at what this asyncio task raises: an ending would be lost
             self._die("The ending of %s[%s] cannot be told", run.message.task, run.message.id)
         del self._running[index], self._indices[identity]
         self._interrupted.discard(index)
+        self._end_if_done()
 
     def _die(self, why: str, *names: str) -> NoReturn:
         """End the child by the exception that is being handled, as a plain one ends by it: what runs here is lost."""
@@ -228,8 +259,13 @@ class CoroutineChild(asyncio.Protocol):
 
     def _tell(self, message: Message, state: str, meta: Any) -> None:
         index = self._indices.get(id(message))
-        if index is not None:  # None: a thread that the task has left behind
-            self._send(frame(Told(index, told(message, state, meta))))
+        if index is None:
+            return  # a thread that the task has left behind
+        data = frame(Told(index, told(message, state, meta)))
+        if threading.current_thread() is threading.main_thread():
+            self._send(data)
+        else:
+            self._loop.call_soon_threadsafe(self._send, data)
 
     def _interrupt(self, index: int) -> None:
         interruptible = self._running.get(index, (None, None))[1]

@@ -2,7 +2,7 @@
 
     supervisor ── socket ──► child     frames: a length (4 bytes) and `Runs` or an `Interrupt`
     supervisor ── pipe ────► child     permits: the index of a run, 8 bytes
-    supervisor ◄── socket ── child     frames: a `Ran` or a `Told`
+    supervisor ◄── socket ── child     frames: `Ready`, then a `Ran` or a `Told`
 
 **A run is started only by whoever takes its permit from the pipe.** Runs may be sent ahead, so that a child with
 short tasks never waits; both ends can read the pipe, and a read of 8 bytes takes one permit whole. So the supervisor
@@ -29,6 +29,7 @@ __all__ = [
     "Frames",
     "Interrupt",
     "Ran",
+    "Ready",
     "Run",
     "Runs",
     "Told",
@@ -65,6 +66,10 @@ class Interrupt(msgspec.Struct, array_like=True, tag="interrupt", gc=False):
     index: int
 
 
+class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
+    """The child has started, whatever the app does then, and can take runs: from now on they have limits."""
+
+
 class Ran(msgspec.Struct, array_like=True, tag="ran", gc=False):
     """An attempt has ended."""
 
@@ -82,10 +87,10 @@ class Told(msgspec.Struct, array_like=True, tag="told", gc=False):
 
 _encode = msgspec.msgpack.Encoder().encode
 parse_to_child: Any = msgspec.msgpack.Decoder(Runs | Interrupt).decode
-parse_from_child: Any = msgspec.msgpack.Decoder(Ran | Told).decode
+parse_from_child: Any = msgspec.msgpack.Decoder(Ready | Ran | Told).decode
 
 
-def frame(content: Runs | Interrupt | Ran | Told) -> bytes:
+def frame(content: Runs | Interrupt | Ready | Ran | Told) -> bytes:
     """Return a frame as bytes."""
     data = _encode(content)
     return LENGTH.pack(len(data)) + data

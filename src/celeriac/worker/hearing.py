@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from celeriac.worker.child_handle import ChildHandle
-from celeriac.worker.frames import LONGEST, Ran, Told, parse_from_child
+from celeriac.worker.frames import LONGEST, Ran, Ready, Told, parse_from_child
 
 __all__ = ["Hearing"]
 
@@ -28,7 +28,7 @@ class Hearing:
     """Reads from the children that it was given; `heard` is told what they say, `garbled` who cannot be understood."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop,
-                 heard: Callable[[Sequence[tuple[ChildHandle, list[Ran | Told]]]], None],
+                 heard: Callable[[Sequence[tuple[ChildHandle, list[Ready | Ran | Told]]]], None],
                  garbled: Callable[[ChildHandle], None]) -> None:  # fmt: skip
         self._loop = loop
         self._heard = heard
@@ -45,17 +45,17 @@ class Hearing:
         self._busy.pop(child, None)
         self._loop.remove_reader(child.link)
 
-    def last_words(self, child: ChildHandle) -> list[Ran | Told]:
+    def last_words(self, child: ChildHandle) -> list[Ready | Ran | Told]:
         """Return what a child that has ended managed to say, and read from it no more."""
         self.end(child)
-        said: list[Ran | Told] = []
+        said: list[Ready | Ran | Told] = []
         while not child.garbled and (data := child.receive()):
             said += self._understood(child, data)
         return said
 
-    def _understood(self, child: ChildHandle, data: bytes) -> list[Ran | Told]:
+    def _understood(self, child: ChildHandle, data: bytes) -> list[Ready | Ran | Told]:
         """Return what a child said, up to where it cannot be understood."""
-        said: list[Ran | Told] = []
+        said: list[Ready | Ran | Told] = []
         try:
             for content in child.frames.feed(data):
                 said.append(parse_from_child(content))  # noqa: PERF401 - what came before a broken frame is kept
@@ -64,7 +64,7 @@ class Hearing:
         child.garbled = child.garbled or child.frames.wanted > LONGEST
         return said
 
-    def _said(self, child: ChildHandle, data: bytes) -> tuple[ChildHandle, list[Ran | Told]]:
+    def _said(self, child: ChildHandle, data: bytes) -> tuple[ChildHandle, list[Ready | Ran | Told]]:
         said = self._understood(child, data)
         if child.garbled:
             self.end(child)

@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 from celeriac import states
-from celeriac.errors import CeleriacError, TimeLimitExceeded
+from celeriac.errors import CeleriacError, TaskRevoked, TimeLimitExceeded
 from celeriac.message import PLAIN
 from celeriac.outcome import Outcome
 from celeriac.worker.child_handle import ChildHandle, Sent
@@ -19,7 +19,7 @@ __all__ = ["TICK_SECONDS", "Due", "due", "verdict"]
 
 TICK_SECONDS = 0.02  # from one look to the next
 
-BLOCKED_SECONDS = 1.0  # a coroutine child that has not ended an attempt so long after its hard limit is blocked
+BLOCKED_SECONDS = 1.0  # a child that has not ended a coroutine so long after its hard limit or termination is killed
 
 
 class Due(NamedTuple):
@@ -64,6 +64,10 @@ def _coroutines(child: ChildHandle, now: float, worker: str) -> Due:
         if limit is not None and now - run.since >= limit + BLOCKED_SECONDS:
             error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed; the coroutine blocks.")
             verdicts[index] = verdict(run, error, states.FAILURE, now, worker)
+    for index, at in child.interrupted.items():
+        if now - at >= BLOCKED_SECONDS:
+            terminated = TaskRevoked("The task was terminated.")
+            verdicts.setdefault(index, verdict(child.running[index], terminated, states.REVOKED, now, worker))
     return Due(verdicts=verdicts)
 
 

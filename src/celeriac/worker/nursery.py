@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from types import FrameType
@@ -29,7 +30,7 @@ from celeriac.message import COROUTINE
 from celeriac.worker.child import PlainChild
 from celeriac.worker.coroutine_child import CoroutineChild
 
-__all__ = ["Exited", "Spawn", "Spawned", "open_nursery"]
+__all__ = ["Exited", "Spawn", "Spawned", "Unborn", "open_nursery"]
 
 PR_SET_PDEATHSIG: Final = 1
 MESSAGE_BYTES: Final = 4096
@@ -47,6 +48,12 @@ class Spawned(msgspec.Struct, tag=True):
     """A child was forked."""
 
     pid: int
+
+
+class Unborn(msgspec.Struct, tag=True):
+    """No child could be forked, for a reason that may pass: too many processes, no memory."""
+
+    why: str
 
 
 class Exited(msgspec.Struct, tag=True):
@@ -112,13 +119,19 @@ class _Nursery:
         if not data:
             return False
         order = msgspec.json.decode(data, type=Spawn)
-        pid = os.fork()
-        if not pid:
-            self._become(order, fds)
+        try:
+            if len(fds) < 2:
+                raise OSError("too many open files")
+            pid = os.fork()
+        except OSError as error:
+            self._say(Unborn(str(error)))
+        else:
+            if not pid:
+                self._become(order, fds)
+            self._children.add(pid)
+            self._say(Spawned(pid))
         for fd in fds:
             os.close(fd)
-        self._children.add(pid)
-        self._say(Spawned(pid))
         return True
 
     def _become(self, order: Spawn, fds: list[int]) -> None:
@@ -127,9 +140,13 @@ class _Nursery:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _heed_sigterm_in_forks()
             _die_with_parent()
             self._orders.close()
+            for fd in fds:
+                os.set_inheritable(fd, False)  # by programs that tasks start
             link, permits = socket.socket(fileno=fds[0]), fds[1]
+            link.settimeout(None)  # whatever the app has made the default
             kind: Any = CoroutineChild if order.lane == COROUTINE else PlainChild
             kind(self._app, order.worker, link, permits, order.reports_memory).work()
             status = 0
@@ -153,13 +170,31 @@ class _Nursery:
             self._children.discard(pid)
             self._say(Exited(pid, os.waitstatus_to_exitcode(status)))
 
-    def _say(self, report: Spawned | Exited) -> None:
+    def _say(self, report: Spawned | Unborn | Exited) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor is gone; reading its orders will tell
             self._orders.send(msgspec.json.encode(report))
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
     pass
+
+
+def _heed_sigterm_in_forks() -> None:
+    """Let what tasks fork end at SIGTERM, as `multiprocessing` takes for granted, from its first moment on."""
+    before = threading.local()  # the mask of signals in the thread that forks
+
+    def hold() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def heed() -> None:
+        if signal.getsignal(signal.SIGTERM) is _nothing:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=heed)
 
 
 def _die_with_parent() -> None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
-
-import msgspec
 
 from celeriac import states
 from celeriac.app import Celeriac
@@ -24,10 +21,10 @@ from celeriac.errors import TaskRevoked
 from celeriac.message import COROUTINE, LANES, PLAIN
 from celeriac.outcome import Outcome
 from celeriac.worker import limits
+from celeriac.worker.births import Births
 from celeriac.worker.child_handle import ChildHandle
-from celeriac.worker.frames import Interrupt, Ran, Told
+from celeriac.worker.frames import Ran, Ready, Told
 from celeriac.worker.hearing import Hearing
-from celeriac.worker.nursery import Exited, Spawn, Spawned
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pace import Pace
 from celeriac.worker.pool import Active, ChildInfo, Pool, Reports
@@ -40,8 +37,6 @@ log = logging.getLogger("celeriac.worker")
 
 SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
 
-parse_from_nursery = msgspec.json.Decoder(Spawned | Exited).decode
-
 
 class ProcessPool(Pool):
     """A pool of processes, forked by the nursery."""
@@ -50,16 +45,14 @@ class ProcessPool(Pool):
 
     def __init__(self, app: Celeriac, options: WorkerOptions, reports: Reports, nursery: socket.socket) -> None:
         super().__init__(app, options, reports)
-        self._nursery = nursery
-        nursery.setblocking(False)
+        self._births = Births(nursery, options, self._born, self._exited, self._orphaned)
         self._wanted = {PLAIN: options.concurrency, COROUTINE: options.coroutine_children}
         self._children: dict[int, ChildHandle] = {}
         self._pace = Pace()
         self._suspicion = Suspicion(options.max_deliveries)
-        self._births: asyncio.Queue[int] = asyncio.Queue()
         self._growing: asyncio.Task[None] | None = None
+        self._growing_later: asyncio.TimerHandle | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._ended: dict[int, int] = {}  # statuses of children that ended before their birth was told
         self._stillborn_at = float("-inf")  # monotonic; when a child last ended at once
         self._stopping = False
         self._empty = asyncio.Event()
@@ -68,7 +61,7 @@ class ProcessPool(Pool):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._nursery, self._hear_nursery)
+        self._births.begin()
         self._hearing = Hearing(self._loop, self._hear, self._garbled)
         self._stopping = False
         self._replace()
@@ -76,33 +69,28 @@ class ProcessPool(Pool):
             await self._growing
 
     async def _grow(self) -> None:
-        """Spawn the children that are missing, one after the other."""
+        """Spawn the children that are missing, one after the other; go on later where that cannot be now."""
         for lane in LANES:
             while not self._stopping and self._missing(lane) > 0:
-                if time.monotonic() - self._stillborn_at < SHORT_LIFE:
-                    await asyncio.sleep(SHORT_LIFE)
-                await self._spawn(lane)
+                pause = self._stillborn_at + SHORT_LIFE - time.monotonic()
+                if pause <= 0:
+                    try:
+                        await self._births.spawn(lane)
+                        continue
+                    except OSError as error:
+                        pause = SHORT_LIFE
+                        log.error("No child can be started, trying again in %g s: %s", pause, error)
+                if self._growing_later is not None:
+                    self._growing_later.cancel()
+                self._growing_later = self._loop.call_later(pause, self._replace)
+                return
 
     def _missing(self, lane: str) -> int:
         return self._wanted[lane] - sum(c.lane == lane and not c.retiring for c in self._children.values())
 
-    async def _spawn(self, lane: str) -> None:
-        ours, theirs = socket.socketpair()
-        permits_read, permits_write = os.pipe()
-        os.set_blocking(permits_read, False)
-        os.set_blocking(permits_write, False)
-        ours.setblocking(False)
-        order = Spawn(lane, self._options.name, self._options.max_memory_per_child is not None)
-        socket.send_fds(self._nursery, [msgspec.json.encode(order)], [theirs.fileno(), permits_read])
-        theirs.close()
-        pid = await self._births.get()
-        slots = self._options.coroutine_concurrency if lane == COROUTINE else None
-        child = ChildHandle(self._loop, pid, lane, ours, permits_read, permits_write, slots)
-        self._children[pid] = child
+    def _born(self, child: ChildHandle) -> None:
+        self._children[child.pid] = child
         self._hearing.begin(child)
-        if pid in self._ended:
-            self._exited(pid, self._ended.pop(pid))
-        self._reports.freed()
 
     def _replace(self) -> None:
         if not self._stopping and (self._growing is None or self._growing.done()):
@@ -122,10 +110,12 @@ class ProcessPool(Pool):
         # many that a child comes to the end of what it was sent while more is on its way.
         if not idle and plain * 4 < self._pace.depth * len(rooms[PLAIN]):
             plain = 0
-        return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE])}
+        # Without coroutine tasks, what is in their lane was sent before its function became a plain one: the receiver
+        # gives it its lane.
+        return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE]) if self._wanted[COROUTINE] else plain}
 
     def _room(self, child: ChildHandle) -> int:
-        if child.retiring or child.blocked:
+        if child.retiring or child.blocked or not child.is_ready:
             return 0
         slots = child.slots if child.slots is not None else self._pace.depth
         if self._options.max_tasks_per_child is not None:
@@ -145,7 +135,7 @@ class ProcessPool(Pool):
             ])  # fmt: skip
         self._keep_ticking()
 
-    def _hear(self, said: Sequence[tuple[ChildHandle, list[Ran | Told]]]) -> None:
+    def _hear(self, said: Sequence[tuple[ChildHandle, list[Ready | Ran | Told]]]) -> None:
         endings: list[Ending] = []
         for child, news in said:
             endings += self._heard(child, news)
@@ -155,7 +145,7 @@ class ProcessPool(Pool):
             self._reports.ended(endings)
             self._reports.freed()
 
-    def _heard(self, child: ChildHandle, said: list[Ran | Told]) -> list[Ending]:
+    def _heard(self, child: ChildHandle, said: list[Ready | Ran | Told]) -> list[Ending]:
         """Return the endings in what a child said."""
         endings: list[Ending] = []
         runtimes: list[float] = []
@@ -169,6 +159,9 @@ class ProcessPool(Pool):
                 runtimes.append(news.outcome.runtime)
                 if limit is not None and news.peak_memory > limit:
                     child.retiring = True
+            elif isinstance(news, Ready):
+                child.is_ready = True
+                self._reports.freed()
             elif news.index in child.running:
                 self._reports.told(news.outcome)
         if child.lane == PLAIN and endings:
@@ -224,10 +217,12 @@ class ProcessPool(Pool):
     def _kill(self, child: ChildHandle, verdicts: dict[int, Outcome]) -> None:
         """Kill a child for what some of its attempts did; the others in it are not at fault."""
         called_back = child.call_back()
-        child.retiring = True
-        child.killed_by_us = True
-        child.verdicts.update(verdicts)
-        child.signal(signal.SIGKILL)
+        verdicts = {index: outcome for index, outcome in verdicts.items() if index in child.running}
+        if verdicts:  # else it has not begun what was to end
+            child.retiring = True
+            child.killed_by_us = True
+            child.verdicts.update(verdicts)
+            child.signal(signal.SIGKILL)
         if called_back:
             self.dispatch(called_back)
 
@@ -242,27 +237,8 @@ class ProcessPool(Pool):
 
     # --- Children that end ----------------------------------------------------------------------------
 
-    def _hear_nursery(self) -> None:
-        try:
-            data = self._nursery.recv(4096)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            self._orphaned()
-            return
-        news = parse_from_nursery(data)
-        if isinstance(news, Spawned):
-            self._births.put_nowait(news.pid)
-        elif news.pid in self._children:
-            self._exited(news.pid, news.status)
-        else:
-            self._ended[news.pid] = news.status
-
     def _orphaned(self) -> None:
         """The nursery is gone, and with it the children: give up, having settled what they did."""
-        self._loop.remove_reader(self._nursery)
         self._stopping = True
         for pid, child in list(self._children.items()):
             child.signal(signal.SIGKILL)
@@ -270,7 +246,9 @@ class ProcessPool(Pool):
         self._reports.broken("The nursery, from which children are forked, has died.")
 
     def _exited(self, pid: int, status: int) -> None:
-        child = self._children[pid]
+        child = self._children.get(pid)
+        if child is None:
+            return  # born when nobody waited for it any more
         endings = self._heard(child, self._hearing.last_words(child))
         del self._children[pid]
         called_back = child.call_back()
@@ -322,11 +300,11 @@ class ProcessPool(Pool):
                 if run.delivery.message.id not in ids:
                     continue
                 if child.lane == COROUTINE:
-                    child.send(Interrupt(index))
+                    child.interrupt(index)
                 else:
                     error, now = TaskRevoked("The task was terminated."), time.monotonic()
                     self._kill(child, {index: limits.verdict(run, error, states.REVOKED, now, self._options.name)})
-            self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])
+            self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])  # and keeps ticking
             self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
 
     def capacity(self) -> dict[str, int]:
@@ -352,7 +330,7 @@ class ProcessPool(Pool):
     async def stop(self, abandon: bool) -> None:
         self._stopping = True
         if self._growing is not None:
-            await self._growing
+            await asyncio.wait([self._growing])
         if not abandon:
             self.call_back()
         for child in self._children.values():
@@ -364,7 +342,7 @@ class ProcessPool(Pool):
         if self._children:
             self._empty.clear()
             await self._empty.wait()
-        self._loop.remove_reader(self._nursery)
+        self._births.end()
 
 
 def _how(status: int) -> str:

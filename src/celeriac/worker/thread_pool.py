@@ -121,6 +121,8 @@ class ThreadPool(Pool):
 
     def free(self) -> dict[str, int]:
         plain = sum(seat.running is None for seat in self._seats)
+        if not self._coroutine_slots:  # what is in that lane has another now, which the receiver gives it
+            return {PLAIN: plain, COROUTINE: plain}
         return {PLAIN: plain, COROUTINE: self._coroutine_slots - len(self._coroutines)}
 
     def dispatch(self, deliveries: Sequence[Delivery]) -> None:

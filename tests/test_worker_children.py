@@ -1,0 +1,280 @@
+"""What befalls a worker's children: failed births, forks of their own, broken frames, slow starts, stubborn tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac import states
+from celeriac.brokers.base import Delivery
+from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded, WorkerLost
+from celeriac.message import COROUTINE, Message
+from celeriac.worker.child_handle import ChildHandle
+from celeriac.worker.frames import PERMIT
+from tests.promises.harness import Stage, set_stage
+
+LANES = ["plain", "coroutine"]
+both_lanes = pytest.mark.parametrize("lane", LANES)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with set_stage(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A stage with a worker, for all tests of the module."""
+    with set_stage(tmp_path_factory.mktemp("shared")) as found:
+        found.worker("-c", "2", worker_lease_seconds=15)
+        yield found
+
+
+def get(result: Any) -> Any:
+    return result.get(timeout=30)
+
+
+def append(stage: Stage, code: str) -> None:
+    """Add code to the victim, before its workers start."""
+    with (stage.folder / "victim.py").open("a") as module:
+        module.write(f"\n\n{code}\n")
+
+
+# --- Births -------------------------------------------------------------------------------------------
+
+
+def test_a_worker_whose_nursery_dies_over_a_birth_ends(stage: Stage) -> None:
+    worker = stage.worker("-c", "1")
+    nursery = worker.nursery()
+    nursery.suspend()
+    asyncio.run(stage.inspector().pool_grow(1))
+    nursery.kill()
+    assert worker.wait() == 1
+    assert stage.leases() == []
+
+
+def test_a_child_that_cannot_be_forked_is_forked_later(stage: Stage) -> None:
+    append(
+        stage,
+        """
+def fork(fork=os.fork):
+    if Path("full").exists():
+        raise BlockingIOError(11, "no process to be had")
+    return fork()
+
+os.fork = fork
+""",
+    )
+    worker = stage.worker("-c", "1")
+    assert get(stage.send("plain", "returns", 1)) == 1
+    stage.release("full")
+    with pytest.raises(WorkerLost):
+        get(stage.send("plain", "kills_itself", acks_late=False))
+    stage.wait(lambda: "no process to be had" in worker.text(), "the word that no child can be forked")
+    Path(stage.path("full")).unlink()
+    assert get(stage.send("plain", "returns", 2)) == 2
+    assert worker.stop() == 0
+
+
+def test_a_worker_without_a_file_descriptor_for_a_child_tries_again_and_can_be_stopped(stage: Stage) -> None:
+    worker = stage.worker("-c", "1")
+    assert get(stage.send("plain", "returns", 1)) == 1
+    _, most = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+    victim, *_ = (child for child in worker.children() if child.pid == stage.journal()[0].pid)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, most))
+    victim.send_signal(signal.SIGKILL)
+    stage.wait(lambda: "No child can be started" in worker.text(), "the word that no child can be started")
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (1024, most))
+    assert get(stage.send("plain", "returns", 2)) == 2
+    assert worker.stop() == 0
+
+
+# --- What children say --------------------------------------------------------------------------------
+
+
+def test_a_soft_time_limit_that_passes_while_the_task_tells_its_state_breaks_no_frame(shared: Stage) -> None:
+    result = shared.send("plain", "tells_without_end", soft_time_limit=0.5)
+    assert get(result) == "cleaned up"
+    assert len(shared.runs(result)) == 1
+
+
+def test_threads_may_tell_the_state_of_their_task_all_at_once(shared: Stage) -> None:
+    result = shared.send("plain", "tells_from_threads")
+    assert get(result) == "told"
+    assert len(shared.runs(result)) == 1
+
+
+def test_a_default_timeout_of_sockets_does_not_apply_to_what_a_child_says(stage: Stage) -> None:
+    append(stage, "socket.setdefaulttimeout(0.5)")
+    stage.worker("-c", "1")
+    assert set(get(stage.send("plain", "tells_link_timeouts"))) == {None}
+
+
+def test_a_soft_time_limit_holds_after_a_task_that_ignored_the_signal_of_it(stage: Stage) -> None:
+    stage.worker("-c", "1")
+    get(stage.send("plain", "ignores_sigusr1"))
+    assert get(stage.send("plain", "cleans_up", stage.path("never"), soft_time_limit=0.2, time_limit=5)) == "cleaned up"
+
+
+# --- What children start ------------------------------------------------------------------------------
+
+
+@both_lanes
+@pytest.mark.parametrize("how", ["exits", "returns"])
+def test_a_process_that_a_task_forks_and_lets_run_on_ends_with_the_task(stage: Stage, lane: str, how: str) -> None:
+    worker = stage.worker("-c", "1")
+    assert get(stage.send(lane, "forks", how)) == "from the child"
+    results = [stage.send(lane, "returns", number) for number in range(20)]
+    assert [get(result) for result in results] == list(range(20))
+    assert {run.pid for run in stage.runs(*results)} <= {child.pid for child in worker.children()}
+
+
+def test_a_process_that_a_task_starts_ends_when_it_is_terminated(shared: Stage) -> None:
+    assert get(shared.send("plain", "terminates_a_process")) == -signal.SIGTERM
+
+
+@both_lanes
+def test_programs_that_a_task_starts_have_no_part_in_what_its_child_says(shared: Stage, lane: str) -> None:
+    assert get(shared.send(lane, "lists_inheritable")) == []
+
+
+# --- Coroutines ---------------------------------------------------------------------------------------
+
+
+def test_the_last_outcome_of_a_coroutine_child_that_is_recycled_arrives_whole(stage: Stage) -> None:
+    stage.worker("-c", "1", "--max-memory-per-child", "1000")
+    for _ in range(3):
+        large = stage.send("coroutine", "slowly_returns_much", 12_000_000)
+        small = stage.send("coroutine", "returns", 1)
+        assert get(small) == 1
+        assert len(get(large)) == 12_000_000
+        assert len(stage.runs(large)) == 1
+
+
+def test_a_coroutine_child_that_is_recycled_waits_for_what_it_was_permitted_to_run(stage: Stage) -> None:
+    stage.worker("-c", "1", "--max-memory-per-child", "1000", message_max_bytes=20_000_000)
+    stage.app.conf.message_max_bytes = 20_000_000
+    results = []
+    for pause in range(0, 40, 2):
+        short = stage.send("coroutine", "sleeps", 0.1)
+        stage.started(short)
+        time.sleep(pause / 1000)
+        results += [short, stage.send("coroutine", "counts", "x" * 12_000_000)]
+        get(results[-1])
+    assert {run.deliveries for run in stage.runs(*results)} == {1}
+    assert len(stage.runs(*results)) == len(results)
+
+
+def test_a_coroutine_child_that_is_recycled_waits_for_no_thread(stage: Stage) -> None:
+    worker = stage.worker("-c", "1", "--max-tasks-per-child", "1")
+    results = [stage.send("coroutine", "leaves_a_thread", stage.path("never")) for _ in range(5)]
+    for result in results:
+        get(result)
+    stage.wait(lambda: len(worker.children()) == 2, "the end of the children that were replaced")
+
+
+def test_what_a_thread_of_a_coroutine_tells_is_seen_at_once(shared: Stage) -> None:
+    name = f"go{time.time()}"
+    result = shared.send("coroutine", "tells_from_a_thread", shared.path(name))
+    shared.wait(lambda: result.state == states.PROGRESS, "the state that the thread told")
+    shared.release(name)
+    assert get(result) == "released"
+
+
+@pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit", None])
+def test_a_task_that_is_ended_takes_the_subtasks_of_its_task_groups_with_it(shared: Stage, limit: str | None) -> None:
+    name = f"cancelled{time.time()}"
+    result = shared.send("coroutine", "holds_a_group", shared.path(name), **({limit: 0.2} if limit else {}))
+    shared.started(result)
+    if limit is None:
+        result.revoke(terminate=True)
+    with pytest.raises((SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)):
+        get(result)
+    shared.wait(Path(shared.path(name)).exists, "the end of the subtask")
+
+
+@pytest.mark.parametrize("how", ["swallows_termination", "blocks"])
+def test_terminate_ends_a_coroutine_that_will_not_end_and_no_other(stage: Stage, how: str) -> None:
+    stage.worker("-c", "1")
+    other = stage.send("coroutine", "holds", stage.path("go"))
+    stage.started(other)
+    result = stage.send("coroutine", how, stage.path("never"))
+    stage.started(result)
+    result.revoke(terminate=True)
+    with pytest.raises(TaskRevoked):
+        get(result)
+    stage.release("go")
+    assert get(other) == "released"
+    assert len(stage.runs(result)) == 1
+
+
+def test_more_coroutines_may_run_at_a_time_than_a_pipe_holds_permits(stage: Stage) -> None:
+    stage.app.tasks["victim.coroutine"].delay_many([("sleeps", 0.5)] * 9000)
+    stage.worker("-c", "1", worker_coroutine_concurrency=10_000, worker_lease_seconds=15)
+    stage.wait(stage.is_empty, "the end of all")
+
+
+async def test_a_coroutine_child_that_takes_its_permits_slowly_is_not_believed_blocked() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    permits_read, permits_write = os.pipe()
+    child = ChildHandle(asyncio.get_running_loop(), 0, COROUTINE, ours, permits_read, permits_write, 100)
+    message = Message(id="1", task="task", lane=COROUTINE)
+    child.run([Delivery(message, "token", 1) for _ in range(3)])
+    now = time.monotonic()
+    for later in range(2):
+        os.read(permits_read, PERMIT.size)
+        assert not child.watch_claims(now + later)
+    assert child.watch_claims(now + 2)
+    child.close()
+    theirs.close()
+
+
+# --- Starts -------------------------------------------------------------------------------------------
+
+
+@both_lanes
+def test_the_time_limit_of_a_task_does_not_count_how_long_its_child_takes_to_start(stage: Stage, lane: str) -> None:
+    append(
+        stage,
+        """
+from celeriac import signals
+
+@signals.worker_process_init.connect
+def starts_slowly(**_):
+    time.sleep(3)
+""",
+    )
+    stage.worker("-c", "1")
+    result = stage.send(lane, "returns", 1, time_limit=1)
+    assert get(result) == 1
+    assert [run.deliveries for run in stage.runs(result)] == [1]
+
+
+# --- New releases -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
+def test_what_was_sent_to_a_coroutine_task_is_run_by_the_plain_one_that_it_has_become(stage: Stage, pool: str) -> None:
+    result = stage.send("coroutine", "returns", 1)
+    (stage.folder / "victim.py").write_text("""
+from celeriac import Celeriac
+
+app = Celeriac("victim", task_queues=["default", "other"])
+
+@app.task(name="victim.coroutine")
+def coroutine(how, value):
+    return "plain"
+""")
+    stage.worker("-c", "1", "--pool", pool)
+    assert get(result) == "plain"
