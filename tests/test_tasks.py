@@ -724,7 +724,7 @@ def test_signals_tell_of_a_task(app: Celeriac) -> None:
 def test_a_signal_is_heard_of_one_sender_where_one_is_named(app: Celeriac) -> None:
     mine = app.task(name="mine")(lambda: None)
     other = app.task(name="other")(lambda: None)
-    shared = shared_task(name="shared")(lambda: None)
+    shared = shared_task(name="shared.heard")(lambda: None)
     heard: list[tuple[str, str]] = []
 
     @signals.task_success.connect(sender=mine)
@@ -746,7 +746,7 @@ def test_a_signal_is_heard_of_one_sender_where_one_is_named(app: Celeriac) -> No
         for receiver in (of_mine, of_shared, of_all):
             signals.task_success.disconnect(receiver)
     assert heard == [
-        ("mine", "mine"), ("all", "mine"), ("all", "other"), ("shared", "shared"), ("all", "shared"),
+        ("mine", "mine"), ("all", "mine"), ("all", "other"), ("shared", "shared.heard"), ("all", "shared.heard"),
     ]  # fmt: skip
 
 
