@@ -52,7 +52,7 @@ def test_what_belongs_to_an_app_is_carried(carry: Callable[[Any], Any]) -> None:
 
 
 def test_shared_tasks_are_carried() -> None:
-    @shared_task(name="shared")
+    @shared_task(name="shared.carried")
     def shared(x: int) -> int:
         return x
 

@@ -152,7 +152,7 @@ def test_tasks_of_two_apps_are_refused(app: Celeriac, make_app: Callable[..., Ce
 
 @pytest.mark.usefixtures("worker")
 def test_a_shared_task_goes_with_those_of_any_app(app: Celeriac, make_app: Callable[..., Celeriac]) -> None:
-    @shared_task(name="shared")
+    @shared_task(name="shared.canvas")
     def shared(x: int) -> int:
         return x + 100
 
