@@ -72,7 +72,7 @@ def test_a_worker_that_is_full_leaves_the_rest_to_others(stage: Stage) -> None:
     holding = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
     holding += [stage.send("coroutine", "holds", stage.path("go")) for _ in range(5)]
     stage.started(holding[0], *holding[3:5])
-    assert stage.counts().active == 3
+    stage.wait(lambda: stage.counts().active == 3, "what RabbitMQ has pushed beyond that to go back")
     stage.worker(name="helper", worker_concurrency=2, worker_coroutine_concurrency=3)
     stage.started(*holding)
     stage.release("go")
