@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+import time
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
@@ -369,6 +370,16 @@ def test_instants_are_aware() -> None:
         instant(datetime(2026, 1, 1))
     with pytest.raises(TypeError, match="seconds"):
         seconds(True)
+
+
+def test_ids_sort_in_their_order_though_the_clock_is_set_back_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns()
+    made = []
+    for second in (0, 1, -8, 0.5, -1, 2):
+        monkeypatch.setattr("celeriac.message.time.time_ns", lambda at=second: now + int(at * 1e9))
+        made += [new_id() for _ in range(100)]
+    assert made == sorted(made)
+
 
 
 def test_ids_are_unique_and_sort_by_age() -> None:

@@ -107,6 +107,8 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     immutable: bool = False  # not to be given the result (or the failed id) as its first argument
 
 
+SETBACK = 10_000  # milliseconds by which the clock may be set back without ids that sort before earlier ones
+
 encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 """Return a message as one opaque value, for those that store bytes."""
 
@@ -133,10 +135,10 @@ def new_ids(count: int) -> list[str]:
 
 
 def _now() -> str:
-    """Return the beginning of ids of this millisecond."""
+    """Return the beginning of ids of this millisecond; of the last one, while the clock was set back a little."""
     global _stamp, _head
     stamp = time.time_ns() // 1_000_000
-    if stamp != _stamp:
+    if stamp > _stamp or stamp < _stamp - SETBACK:
         # Two threads may do this at once: each leaves a head and a stamp, and at worst they are a millisecond apart.
         _stamp, _head = stamp, f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
     return _head
