@@ -55,19 +55,16 @@ def narrow(narrow_rabbit: RabbitServer) -> Iterator[Place]:
     yield from _place(narrow_rabbit)
 
 
-class Proxy:
-    """A way to a server. What goes over connections that stand can be swallowed, while new ones work."""
+class Listening:
+    """A server of the test's own: `take` is given each connection that is made to it, in a thread."""
 
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self._era = 0
+    def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._run, daemon=True).start()
 
-    def swallow(self) -> None:
-        """Let nothing pass on what is open now."""
-        self._era += 1
+    def take(self, one: socket.socket) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
@@ -76,12 +73,28 @@ class Proxy:
     def _run(self) -> None:
         while True:
             try:
-                ours, _ = self._server.accept()
+                one, _ = self._server.accept()
             except OSError:
                 return
-            theirs = socket.create_connection(("127.0.0.1", self._to))
-            for source, sink in ((ours, theirs), (theirs, ours)):
-                threading.Thread(target=self._pump, args=(source, sink, self._era), daemon=True).start()
+            self.take(one)
+
+
+class Proxy(Listening):
+    """A way to a server. What goes over connections that stand can be swallowed, while new ones work."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._era = 0
+        super().__init__()
+
+    def swallow(self) -> None:
+        """Let nothing pass on what is open now."""
+        self._era += 1
+
+    def take(self, one: socket.socket) -> None:
+        theirs = socket.create_connection(("127.0.0.1", self._to))
+        for source, sink in ((one, theirs), (theirs, one)):
+            threading.Thread(target=self._pump, args=(source, sink, self._era), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, era: int) -> None:
         try:
@@ -342,27 +355,17 @@ async def test_a_server_without_confirms_leaves_nothing_in_memory(
     channel.connection.close()
 
 
-class Plain:
+class Plain(Listening):
     """An AMQP server that does not say what it can do, and refuses confirms in its way (or has them)."""
 
     def __init__(self, refusal: Any) -> None:
         self._refusal = refusal
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"amqp://127.0.0.1:{self._server.getsockname()[1]}"
-        threading.Thread(target=self._run, daemon=True).start()
+        super().__init__()
+        self.url = f"amqp://127.0.0.1:{self.port}"
 
-    def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                one, _ = self._server.accept()
-            except OSError:
-                return
-            with one:
-                self._serve(one)
+    def take(self, one: socket.socket) -> None:
+        with one:
+            self._serve(one)
 
     def _serve(self, one: socket.socket) -> None:
         answers = {

@@ -6,8 +6,6 @@ between RabbitMQ and the child: two durable queues, and the same bytes there and
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from collections.abc import Iterable
 from time import monotonic
@@ -15,6 +13,7 @@ from typing import Any
 
 from pamqp import commands
 
+from benchmarks.peers.echo import MOST, echoing_child
 from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.blocking import Connection
@@ -85,18 +84,12 @@ class BareDriver(RabbitMQPeer):
 
 def work() -> None:
     """Be the supervisor: bring each call to the child, publish what comes back, and then acknowledge the call."""
-    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
-        ours.close()
-        while call := childs.recv(4096):
-            childs.send(call)
-        os._exit(0)
-    childs.close()
+    child = echoing_child()
     calls, answers = Line(CALLS, consumes=True), Line(ANSWERS)
     while True:
         call = calls.hear()
-        ours.send(call.body)
-        answers.say(ours.recv(4096))
+        child.send(call.body)
+        answers.say(child.recv(MOST))
         calls.acknowledge(call)
 
 

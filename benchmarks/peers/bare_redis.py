@@ -6,7 +6,6 @@ between Redis and the child: two lists, and the same bytes there and back.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import hiredis
 
+from benchmarks.peers.echo import MOST, echoing_child
 from benchmarks.peers.redis_peer import URL, RedisPeer
 
 BODY = b"x" * 200  # about a message's length
@@ -76,18 +76,12 @@ class BareRedis(RedisPeer):
 
 def work() -> None:
     """Be the supervisor: bring each call to the child, push what comes back, and ask for the next at once."""
-    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
-        ours.close()
-        while call := childs.recv(4096):
-            childs.send(call)
-        os._exit(0)
-    childs.close()
+    child = echoing_child()
     line = Line()
     line.say(("BRPOP", CALLS, 0))
     while True:
-        ours.send(line.hear()[1])
-        line.say(("LPUSH", ANSWERS, ours.recv(4096)), ("BRPOP", CALLS, 0))
+        child.send(line.hear()[1])
+        line.say(("LPUSH", ANSWERS, child.recv(MOST)), ("BRPOP", CALLS, 0))
         line.hear()
 
 
