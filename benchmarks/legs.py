@@ -19,7 +19,7 @@ WAITING = "waiting"  # no leg: py-spy takes it for work
 PRODUCER_LEGS: Legs = {
     "check the arguments": ("arguments.py",),
     "make the message: id, body, options": ("draft.py", "message.py", "clock.py", "serialization.py"),
-    "encode the message": ("brokers/redis/blobs.py",),
+    "encode the message": ("brokers/redis/envelope.py",),
     "write to the socket": ("exchange connection.py",),
     "wait for Redis, read": ("_read connection.py",),
     "pack the command, borrow a connection": ("server.py", "connection.py", "brokers/redis/broker.py"),
@@ -29,34 +29,36 @@ PRODUCER_LEGS: Legs = {
 SUPERVISOR_LEGS: Legs = {
     "write to Redis's socket": ("send wire.py",),
     "read Redis's replies": ("drivers/redis/wire.py",),
-    "receive: decode messages": ("_take lease.py", "receive lease.py", "decode blobs.py", "_turned lease.py"),
+    "receive: decode messages": ("_take lease.py", "receive lease.py", "decode envelope.py", "_turned lease.py"),
     "check": ("worker/receiver.py", "rates.py"),
     "to the children: choose, frame, write": (
         "dispatch process_pool.py", "_suspects process_pool.py", "run child_handle.py", "frame frames.py",
         "_write child_handle.py", "_permit child_handle.py", "_limited child_handle.py",
     ),
     "from the children: read, parse": (
-        "worker/process_pool.py", "worker/child_handle.py", "worker/frames.py", "worker/pace.py",
+        "worker/pools/process_pool.py", "worker/pools/child_handle.py", "worker/pools/frames.py",
+        "worker/pools/pace.py",
     ),
-    "decide": ("worker/settle.py",),
-    "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/blobs.py"),
-    "settle: books": ("worker/settling.py", "worker/statistics.py"),
+    "decide": ("worker/decide.py",),
+    "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/envelope.py"),
+    "settle: books": ("worker/settler.py", "worker/statistics.py"),
 }  # fmt: skip
 
 CHILD_LEGS: Legs = {
     "take a permit": ("_take_permit child.py",),
-    "read runs, parse": ("_run_of child.py", "worker/frames.py"),
+    "read runs, parse": ("_run_of child.py", "worker/pools/frames.py"),
     "decode, run, encode": ("execution.py", "task.py", "context.py", "serialization.py", "arguments.py", "outcome.py",
                             "celeriac_family.py", "signals.py"),
     "frame and write the outcome": ("work child.py",),
-    WAITING: ("run nursery.py",),
+    WAITING: ("run forkserver.py",),
 }  # fmt: skip
 
 
 def leg_of(frames: Sequence[str], legs: Legs) -> str:
     """Return the leg of a stack, whose frames stand with the innermost last.
 
-    >>> leg_of(["ChildHandle.run (worker/child_handle.py:64)", "frame (worker/frames.py:76)"], SUPERVISOR_LEGS)
+    >>> leg_of(["ChildHandle.run (worker/pools/child_handle.py:64)", "frame (worker/pools/frames.py:76)"],
+    ...        SUPERVISOR_LEGS)
     'to the children: choose, frame, write'
     >>> leg_of(["main (x.py)"], SUPERVISOR_LEGS) == REST
     True

@@ -1,7 +1,7 @@
 """Write the pages of the reference that say what the code says: `python docs/generate.py`.
 
     celeriac               api.md
-    celeriac.config        settings.md
+    celeriac.config.settings        settings.md
     celeriac.cli           cli.md
     celeriac.errors        errors.md
     celeriac.signals       signals.md
@@ -22,8 +22,10 @@ from typing import Any, get_args, get_origin
 import click
 
 import celeriac
-from celeriac import config, control, errors, inspector, progress, signals, testing
+from celeriac import errors, inspector, progress, signals, testing
+from celeriac.app import control
 from celeriac.cli import main
+from celeriac.config import settings as config
 
 __all__ = ["pages"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from celeriac.clock import Clock
+from celeriac.model.clock import Clock
 
 
 class FakeClock(Clock):

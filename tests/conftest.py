@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.shared import _apps, _shared
+from celeriac.tasks.shared import _apps, _shared
 from tests.clock import FakeClock
 from tests.promises.grounds import shared_servers
 from tests.rabbitmq_server import RabbitServer, running_rabbit

@@ -23,11 +23,11 @@ from urllib.parse import quote
 import pytest
 from pamqp import commands
 
+from celeriac.brokers.amqp.envelope import post, unpack
 from celeriac.brokers.amqp.lease import AmqpLease
-from celeriac.brokers.amqp.parcels import post, unpack
-from celeriac.brokers.base import Lease
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
+from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 
 __all__ = ["RabbitClock", "RabbitServer", "die", "running_rabbit"]

@@ -135,8 +135,8 @@ def test_a_quick_runs_figures_are_refused(tmp_path: Path) -> None:
 def test_stacks_belong_to_legs() -> None:
     from benchmarks.legs import REST, SUPERVISOR_LEGS, leg_of
 
-    outer = "run (celeriac/worker/settling.py)"
-    assert leg_of([outer, "decide (celeriac/worker/settle.py)"], SUPERVISOR_LEGS) == "decide"
+    outer = "run (celeriac/worker/settler.py)"
+    assert leg_of([outer, "decide (celeriac/worker/decide.py)"], SUPERVISOR_LEGS) == "decide"
     assert leg_of([outer, "encode (somewhere.py)"], SUPERVISOR_LEGS) == "settle: books"
     assert leg_of(["encode (somewhere.py)"], SUPERVISOR_LEGS) == REST
 

@@ -16,14 +16,14 @@ from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
-from celeriac.brokers.redis.blobs import blob
+from celeriac.brokers.redis.envelope import blob
 from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.memory import Store
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
-from celeriac.message import Message
+from celeriac.model.message import Message
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports

@@ -19,12 +19,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from celeriac import Celeriac, TaskRevoked
-from celeriac.brokers.base import Action, Settlement, WorkerInfo
 from celeriac.cli import main
 from celeriac.cli.masks import masked
 from celeriac.cli.worker import _configure_logging
-from celeriac.message import COROUTINE, PLAIN
-from celeriac.shared import _apps
+from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.ports.broker import Action, Settlement
+from celeriac.ports.operations import WorkerInfo
+from celeriac.tasks.shared import _apps
 
 CELERIAC = str(Path(sys.executable).with_name("celeriac"))
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.config import DEFAULTS, HELP, NOT_NEEDED, TYPES, Settings
+from celeriac.config.settings import DEFAULTS, HELP, NOT_NEEDED, TYPES, Settings
 from celeriac.errors import ImproperlyConfigured
-from celeriac.routing import Routes
+from celeriac.model.routing import Routes
 
 
 def test_every_setting_has_a_type_a_default_and_a_meaning() -> None:

@@ -26,8 +26,9 @@ from typing import NamedTuple
 
 import pytest
 
-from celeriac import config, signals, states
-from celeriac.options import CALL_OPTIONS, TASK_OPTIONS
+from celeriac import signals, states
+from celeriac.config import settings as config
+from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -13,13 +13,14 @@ import msgspec
 import pytest
 
 from celeriac import Celeriac
-from celeriac.brokers.base import Action, Settlement, WorkerInfo
-from celeriac.control import COMMANDS, Command, Reply
+from celeriac.app.control import COMMANDS, Command, Reply
 from celeriac.errors import UnknownQueue
 from celeriac.inspector import ActiveTask, Inspector, TaskStats, WorkerStats
-from celeriac.message import COROUTINE, PLAIN
-from celeriac.outcome import Outcome
-from celeriac.serialization import dumps, loads
+from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import dumps, loads
+from celeriac.ports.broker import Action, Settlement
+from celeriac.ports.operations import WorkerInfo
 
 SLOTS = {PLAIN: 10, COROUTINE: 10}
 STATS = {

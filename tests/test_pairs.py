@@ -51,6 +51,7 @@ def total(numbers):
 CALLER = """
 import asyncio, sys, time
 from celeriac import Celeriac, group, chord
+from celeriac.ports.workflows import WorkflowStore
 from pairs import aadd, add, app, fail, third_time, total
 
 assert add.delay(2, 2).get(timeout=20) == 4
@@ -74,7 +75,7 @@ revoked = add.apply_async((1, 1), countdown=1)
 revoked.revoke()
 error = revoked.get(timeout=20, propagate=False)
 assert type(error).__name__ == "TaskRevoked", error
-if app.backend.keeps_workflows:
+if isinstance(app.backend, WorkflowStore):
     assert chord([add.s(i, i) for i in range(5)], total.s()).delay().get(timeout=20) == 20
 print("all is well")
 """

@@ -23,16 +23,17 @@ from celeriac.backends.amqp import RpcBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.lease import AmqpLease
 from celeriac.brokers.amqp.operations import AmqpOperations
-from celeriac.brokers.base import Action, Broker, Settlement, WorkerInfo
-from celeriac.clock import Clock
 from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
 from celeriac.drivers.amqp.opening import Facts
-from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.server import Server
 from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
-from celeriac.message import COROUTINE, PLAIN
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Action, Broker, Settlement
+from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.rabbitmq_server import RabbitServer, die, running_rabbit
 
@@ -94,10 +95,10 @@ async def lease_on(broker: Broker, seconds: float = 15.0) -> AmqpLease:
 async def consuming(lease: AmqpLease) -> None:
     """Wait until the server has heard that the lease consumes."""
     async with asyncio.timeout(PROMPTLY):
-        while not any(tap.consumer for tap in lease._taps):
+        while not any(consumer.consumer_tag for consumer in lease._consumers):
             await asyncio.sleep(0.01)
-        for tap in list(lease._taps):
-            await tap.begun()
+        for consumer in list(lease._consumers):
+            await consumer.begun()
 
 
 # --- At the door --------------------------------------------------------------------------------------

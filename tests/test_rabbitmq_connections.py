@@ -22,15 +22,15 @@ from pamqp import commands
 from celeriac import states
 from celeriac.backends import amqp
 from celeriac.backends.amqp import RpcBackend
-from celeriac.clock import Clock
 from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Method, Parser, Publication, method, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost
 from celeriac.errors import BackendError, BrokerUnavailable, ResultLost
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, receive, success
 from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.test_rabbitmq import Place, _place, lease_on

@@ -21,22 +21,23 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.backends.base import Advance, Due, NodeEnd, Plan
+from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, WorkerInfo
 from celeriac.brokers.redis import RedisBroker
-from celeriac.clock import Clock
-from celeriac.connections import open_broker
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection
-from celeriac.drivers.redis.ear import Ear
+from celeriac.drivers.redis.error_translation import silent
 from celeriac.drivers.redis.outcomes import channel_of
-from celeriac.drivers.redis.refusals import silent
+from celeriac.drivers.redis.pubsub import Subscriber
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
-from celeriac.message import PLAIN, Message, Place, new_ids
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.message import PLAIN, Message, Place, new_ids
+from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Action, Delivery, Lease, Settlement
+from celeriac.ports.operations import WorkerInfo
+from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
 from tests.promises.harness import wait_for
 from tests.redis_server import RedisServer, running_redis
@@ -224,14 +225,14 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
             connection.socket.socket.shutdown(socket.SHUT_RDWR)
         return connection
 
-    ear = Ear(connect, TIMEOUT)
+    subscriber = Subscriber(connect, TIMEOUT)
     with pytest.raises(OSError):
-        await ear.join("a", callback)
+        await subscriber.join("a", callback)
     with pytest.raises(OSError):
-        ear.join_now("a", callback)
-    await ear.join("a", callback)
-    ear.join_now("b", callback)
-    ear.close()
+        subscriber.join_now("a", callback)
+    await subscriber.join("a", callback)
+    subscriber.join_now("b", callback)
+    subscriber.close()
 
 
 async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: RedisBroker) -> None:

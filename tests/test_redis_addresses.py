@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from celeriac.backends.redis import RedisBackend
-from celeriac.brokers.base import Settlement, WorkerInfo
 from celeriac.brokers.redis import RedisBroker
-from celeriac.clock import Clock
 from celeriac.drivers.redis.server import Server
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
-from celeriac.message import PLAIN
+from celeriac.model.clock import Clock
+from celeriac.model.message import PLAIN
+from celeriac.ports.broker import Settlement
+from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import message, success
 from tests.promises.harness import set_stage
 from tests.redis_server import RedisServer, running_redis

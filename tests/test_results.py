@@ -13,11 +13,11 @@ import pytest
 
 from celeriac import AsyncResult, Celeriac, GroupResult, Task, TaskRevoked, group, states
 from celeriac.errors import ArgumentsError, NotRegistered, ResultIgnored, ResultTimeout, UnknownOption, WaitInTask
-from celeriac.failure import Failure
-from celeriac.outcome import Outcome
+from celeriac.model.failure import Failure
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import dumps
 from celeriac.progress import track
-from celeriac.serialization import dumps
-from celeriac.signature import Signature
+from celeriac.tasks.signature import Signature
 from tests.clock import FakeClock
 from tests.worker_loop import working
 

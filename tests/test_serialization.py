@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celeriac import serialization
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured
-from celeriac.serialization import (
+from celeriac.model import serialization
+from celeriac.model.serialization import (
     decode,
     dumps,
     dumps_call,

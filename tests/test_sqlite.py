@@ -17,25 +17,25 @@ from pathlib import Path
 import pytest
 
 from celeriac import Celeriac
+from celeriac.app.connections import file_url
 from celeriac.backends.sqlite import SQLiteBackend
-from celeriac.brokers.base import WorkerInfo
 from celeriac.brokers.sqlite import SQLiteBroker, connect
 from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
-from celeriac.clock import Clock
-from celeriac.connections import file_url
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured, LeaseLost
-from celeriac.message import PLAIN, Message, new_id, new_ids
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.message import PLAIN, Message, new_id, new_ids
+from celeriac.model.outcome import Outcome
+from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
 
 PUBLISH = """
 import sys
 from celeriac.brokers.sqlite import connect
-from celeriac.clock import Clock
-from celeriac.message import Message, new_id
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message, new_id
 broker = connect("sqlite:///" + sys.argv[1], clock=Clock(), timeout=20.0, result_expires=None)
 for _ in range(int(sys.argv[2])):
     broker.publish([Message(id=new_id(), task="t")])
@@ -525,9 +525,9 @@ def test_a_folder_that_may_not_be_written_is_an_unavailable_broker() -> None:
     script = """
 import os, sys
 from celeriac.brokers.sqlite import connect
-from celeriac.clock import Clock
+from celeriac.model.clock import Clock
 from celeriac.errors import BrokerUnavailable
-from celeriac.message import Message
+from celeriac.model.message import Message
 if os.getuid() == 0:  # whom no permission stops
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
@@ -564,9 +564,9 @@ def test_a_file_that_may_not_grow_is_reported_and_nothing_is_half_written(path: 
     script = f"""
 import resource, signal
 from celeriac.brokers.sqlite import connect
-from celeriac.clock import Clock
+from celeriac.model.clock import Clock
 from celeriac.errors import BrokerUnavailable
-from celeriac.message import Message
+from celeriac.model.message import Message
 broker = connect("sqlite:///{path}", clock=Clock(), timeout=1.0, result_expires=None)
 broker.publish([Message(id="1", task="t")])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

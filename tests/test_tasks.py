@@ -36,9 +36,9 @@ from celeriac.errors import (
     UnknownOption,
     UnknownQueue,
 )
-from celeriac.execution import Executor
-from celeriac.message import COROUTINE, PLAIN, Message
-from celeriac.options import CALL_OPTIONS
+from celeriac.model.message import COROUTINE, PLAIN, Message
+from celeriac.model.options import CALL_OPTIONS
+from celeriac.tasks.execution import Executor
 from tests.clock import FakeClock
 
 MakeApp = Callable[..., Celeriac]

@@ -19,7 +19,6 @@ import msgspec
 import pytest
 
 from celeriac import errors
-from celeriac.clock import aware, instant, seconds
 from celeriac.errors import (
     EncodeError,
     NotRegistered,
@@ -32,11 +31,12 @@ from celeriac.errors import (
     WorkerLost,
     nearest,
 )
-from celeriac.failure import TRACEBACK_LIMIT, Failure
-from celeriac.message import Message, new_id, new_ids
-from celeriac.options import check_call, check_task, rate
-from celeriac.outcome import Outcome
-from celeriac.retry import RetryPolicy
+from celeriac.model.clock import aware, instant, seconds
+from celeriac.model.failure import TRACEBACK_LIMIT, Failure
+from celeriac.model.message import Message, new_id, new_ids
+from celeriac.model.options import check_call, check_task, rate
+from celeriac.model.outcome import Outcome
+from celeriac.model.retry import RetryPolicy
 from celeriac.signals import Signal
 
 
@@ -376,7 +376,7 @@ def test_ids_sort_in_their_order_though_the_clock_is_set_back_a_little(monkeypat
     now = time.time_ns()
     made = []
     for second in (0, 1, -8, 0.5, -1, 2):
-        monkeypatch.setattr("celeriac.message.time.time_ns", lambda at=second: now + int(at * 1e9))
+        monkeypatch.setattr("celeriac.model.message.time.time_ns", lambda at=second: now + int(at * 1e9))
         made += [new_id() for _ in range(100)]
     assert made == sorted(made)
 
@@ -393,7 +393,7 @@ def test_ids_are_unique_and_sort_by_age() -> None:
 
 def test_the_counter_in_ids_runs_over_and_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for start in (0x3FFD, 0x3FFFFFD, 0x4000000 - 0x4000 - 3):  # the low bits run over; and all of them
-        monkeypatch.setattr("celeriac.message._counter", count(start))
+        monkeypatch.setattr("celeriac.model.message._counter", count(start))
         made = new_ids(6)
         counted = [int(id[15:18], 16) << 14 | int(id[19:23], 16) & 0x3FFF for id in made]
         assert counted == [(start + number) % 0x4000000 for number in range(6)]

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from celeriac import states
-from celeriac.brokers.base import Delivery
 from celeriac.errors import SoftTimeLimitExceeded, TaskRevoked, TimeLimitExceeded, WorkerLost
-from celeriac.message import COROUTINE, Message
-from celeriac.worker.child_handle import ChildHandle
-from celeriac.worker.frames import PERMIT
+from celeriac.model.message import COROUTINE, Message
+from celeriac.ports.broker import Delivery
+from celeriac.worker.pools.child_handle import ChildHandle
+from celeriac.worker.pools.frames import PERMIT
 from tests.promises.harness import Stage, set_stage
 
 LANES = ["plain", "coroutine"]
@@ -50,7 +50,7 @@ def append(stage: Stage, code: str) -> None:
         module.write(f"\n\n{code}\n")
 
 
-# --- Births -------------------------------------------------------------------------------------------
+# --- Spawner -------------------------------------------------------------------------------------------
 
 
 def test_a_worker_whose_nursery_dies_over_a_birth_ends(stage: Stage) -> None:

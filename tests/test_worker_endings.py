@@ -38,7 +38,7 @@ from celeriac.errors import (
 )
 from celeriac.inspector import WorkerStats
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.seat import Seat
+from celeriac.worker.pools.worker_thread import WorkerThread
 from celeriac.worker.supervisor import Supervisor
 from tests.promises.harness import Stage, Worker, set_stage, wait_for
 
@@ -528,7 +528,7 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
 
 
 def test_what_is_raised_too_late_in_a_seat_costs_it_no_job() -> None:
-    seat = Seat()
+    seat = WorkerThread()
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def job() -> None:

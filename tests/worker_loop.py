@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from msgspec.structs import replace
 
 from celeriac import Celeriac, states
-from celeriac.brokers.base import Action, Delivery, Settlement, WorkerInfo
 from celeriac.errors import TaskRevoked
-from celeriac.execution import Executor
-from celeriac.message import COROUTINE, PLAIN
-from celeriac.outcome import Outcome
+from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Action, Delivery, Settlement
+from celeriac.ports.operations import WorkerInfo
+from celeriac.tasks.execution import Executor
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sqlite3 import Connection, connect
 
 from benchmarks.peers.base import FOLDER, Peer
 from celeriac import Celeriac
-from celeriac.clock import Clock
+from celeriac.model.clock import Clock
 
 DATABASE = FOLDER / "celeriac.db"
 

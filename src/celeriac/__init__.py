@@ -13,15 +13,14 @@
 
 from celeriac import errors, signals, states
 from celeriac.__about__ import VERSION
-from celeriac.app import Celeriac
+from celeriac.app.app import Celeriac
 from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
 from celeriac.canvas.group import group
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.words import chunks, signature, xmap, xstarmap
 from celeriac.canvas.workflow import Workflow
-from celeriac.config import Settings
-from celeriac.context import Request, current_request
+from celeriac.config.settings import Settings
 from celeriac.errors import (
     CeleriacError,
     Ignore,
@@ -34,10 +33,11 @@ from celeriac.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from celeriac.result import AsyncResult
-from celeriac.shared import current_app, shared_task
-from celeriac.signature import Signature
-from celeriac.task import Task
+from celeriac.tasks.context import Request, current_request
+from celeriac.tasks.result import AsyncResult
+from celeriac.tasks.shared import current_app, shared_task
+from celeriac.tasks.signature import Signature
+from celeriac.tasks.task import Task
 
 __version__ = VERSION
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from celeriac import states
-from celeriac.brokers.base import Dead, QueueCounts, WorkerInfo
-from celeriac.clock import Duration, limit, seconds
-from celeriac.control import Reply
+from celeriac.app.control import Reply
 from celeriac.errors import NotSupported, UnknownQueue
-from celeriac.message import Message, new_id
-from celeriac.outcome import Outcome
-from celeriac.serialization import loads
+from celeriac.model.clock import Duration, limit, seconds
+from celeriac.model.message import Message, new_id
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import loads
+from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo
 
 if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+    from celeriac.app.app import Celeriac
 
 __all__ = [
     "ActiveTask",

@@ -23,9 +23,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from celeriac import states
 from celeriac.canvas.group_result import GroupResult
-from celeriac.clock import Duration
-from celeriac.message import new_id
-from celeriac.result import AsyncResult, Results
+from celeriac.model.clock import Duration
+from celeriac.model.message import new_id
+from celeriac.tasks.result import AsyncResult, Results
 
 __all__ = ["atrack", "track"]
 

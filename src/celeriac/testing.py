@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from celeriac.app import Celeriac
-from celeriac.clock import Duration, seconds
+from celeriac.app.app import Celeriac
 from celeriac.errors import CeleriacError
+from celeriac.model.clock import Duration, seconds
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.supervisor import Supervisor
 

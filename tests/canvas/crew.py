@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 
 from celeriac import Celeriac
-from celeriac.brokers.base import Delivery, Lease, WorkerInfo
-from celeriac.execution import Executor
-from celeriac.message import COROUTINE, PLAIN
-from celeriac.worker.advancing import Advancing
-from celeriac.worker.settle import Ending, Settler, decide
+from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.ports.broker import Delivery, Lease
+from celeriac.ports.operations import WorkerInfo
+from celeriac.tasks.execution import Executor
+from celeriac.worker.advancer import Advancer
+from celeriac.worker.decide import Ending, SettlementWriter, decide
 
 SLOTS = {PLAIN: 100, COROUTINE: 100}
 
@@ -23,8 +24,8 @@ class Crew:
         self.lease = lease
         self.chance = chance or random.Random(1)
         self.executor = Executor(app, "crew")
-        self.settler = Settler(app.broker, app.backend, app.workflows)
-        self.advancing = Advancing(app, lambda: self.lease, self.settler.joined)
+        self.settler = SettlementWriter(app.broker, app.backend, app.workflows)
+        self.advancing = Advancer(app, lambda: self.lease, self.settler.joined)
         self.before_settling: Callable[[list[Delivery]], None] = lambda deliveries: None
 
     @classmethod

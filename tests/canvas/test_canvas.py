@@ -30,7 +30,9 @@ from celeriac import (
 )
 from celeriac.backends.memory import MemoryBackend
 from celeriac.errors import ArgumentsError, MessageTooLarge, ResultLost, UnknownOption, WorkflowError
-from celeriac.message import Message
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
 from celeriac.testing import running_worker
 from tests.canvas.crew import Crew
 from tests.clock import FakeClock
@@ -41,6 +43,34 @@ TIMEOUT = 10.0
 @dataclass
 class Line:
     name: str
+
+
+class OutcomesOnly(Backend):
+    """A backend that keeps the outcomes of another, and no workflows."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+
+    async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        return await self.inner.store(outcomes)
+
+    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        return self.inner.fetch(ids, wait)
+
+    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        return await self.inner.afetch(ids, wait)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self.inner.forget(ids)
+
+    async def aforget(self, ids: Sequence[str]) -> None:
+        await self.inner.aforget(ids)
+
+    async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
+        return await self.inner.recent(limit, offset, state)
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 @pytest.fixture
@@ -677,7 +707,7 @@ def test_a_workflow_is_run_again_from_what_failed(app: Celeriac) -> None:
 
 
 def test_a_plain_chain_needs_no_backend(app: Celeriac) -> None:
-    app.backend.keeps_workflows = False
+    app._backend = OutcomesOnly(app.backend)
     result = chain(s(app, "add", 1), *[s(app, "add") for _ in range(9)]).delay()
     (message,) = [message for _, message, _ in app.broker.shared.messages.values()]  # type: ignore[attr-defined]
     assert message.place is None
@@ -687,7 +717,7 @@ def test_a_plain_chain_needs_no_backend(app: Celeriac) -> None:
 
 
 def test_what_needs_a_backend_is_refused_without_one(app: Celeriac) -> None:
-    app.backend.keeps_workflows = False
+    app._backend = OutcomesOnly(app.backend)
     for made in (chord([s(app, "add", 1)], s(app, "total")), s(app, "add", 1) | group(s(app, "add"))):
         with pytest.raises(WorkflowError, match="set `result_backend`"):
             made.delay()

@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celeriac import Celeriac
-from celeriac.brokers.base import Delivery, WorkerInfo
 from celeriac.errors import BackendError, BrokerUnavailable
-from celeriac.message import Message
+from celeriac.model.message import Message
+from celeriac.ports.broker import Delivery
+from celeriac.ports.operations import WorkerInfo
 from tests.canvas.crew import SLOTS, Crew
 from tests.canvas.oracle import Journal, Node, register, trees
 from tests.canvas.test_trees import expected, make, outcome_of

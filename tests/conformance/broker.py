@@ -16,11 +16,12 @@ import pytest
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.backends.base import Backend
-from celeriac.brokers.base import Ability, Action, Broker, Dead, Delivery, Lease, Settlement, WorkerInfo
 from celeriac.errors import LeaseLost, NotSupported
-from celeriac.message import COROUTINE, PLAIN, Message, new_id
-from celeriac.outcome import Outcome
+from celeriac.model.message import COROUTINE, PLAIN, Message, new_id
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
+from celeriac.ports.broker import Ability, Action, Broker, Delivery, Lease, Settlement
+from celeriac.ports.operations import Dead, WorkerInfo
 from tests.clock import FakeClock
 
 LEASE_SECONDS = 15.0

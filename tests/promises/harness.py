@@ -24,8 +24,8 @@ import psutil
 import pytest
 
 from celeriac import Celeriac
-from celeriac.brokers.base import QueueCounts
 from celeriac.inspector import Inspector
+from celeriac.ports.operations import QueueCounts
 from tests.promises.grounds import ALL_GROUNDS, GROUNDS, Ground
 
 __all__ = ["LEASE", "Run", "Stage", "Worker", "lives", "set_stage", "stage", "wait_for"]

@@ -20,7 +20,7 @@ import pytest
 
 from celeriac import Workflow
 from celeriac.errors import BrokerUnavailable
-from celeriac.message import Message
+from celeriac.model.message import Message
 from tests.canvas.oracle import Bad, Node, interpret, random_tree, signature
 from tests.promises.grounds import ALL_GROUNDS, RabbitGround, RabbitRedisGround, RedisGround, SQLiteGround
 from tests.promises.harness import Run, Stage

@@ -108,7 +108,7 @@ def test_a_worker_does_not_unpickle_what_it_was_not_told_to_trust(stage: Stage) 
             return os.mkdir, (stage.path("exploded"),)
 
     worker = stage.worker()
-    message = stage.app.draft("victim.quick").message((1,), {})
+    message = stage.app.message_template("victim.quick").message((1,), {})
     body = pickle.dumps(((Bomb(),), {}))
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
     stage.app.publish([type(message)(**{**fields, "content_type": "application/x-python-pickle", "body": body})])
@@ -121,7 +121,7 @@ def test_a_worker_does_not_unpickle_what_it_was_not_told_to_trust(stage: Stage) 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", json.dumps([[1, 2], {}]).encode(), b"\xff\xfe"])
 def test_a_message_that_cannot_be_read_fails_alone(stage: Stage, body: bytes) -> None:
     worker = stage.worker("--pool", "threads")
-    message = stage.app.draft("victim.quick").message((1,), {})
+    message = stage.app.message_template("victim.quick").message((1,), {})
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
     stage.app.publish([type(message)(**{**fields, "body": body})])
     with pytest.raises((Exception, RemoteError)):

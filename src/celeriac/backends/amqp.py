@@ -26,16 +26,16 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac import signals, states
-from celeriac.backends.base import Backend
-from celeriac.clock import Clock
 from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Event, Publication, acknowledge, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.server import Server, each, server
 from celeriac.errors import BackendError, BrokerError, ResultLost
-from celeriac.failure import Failure
-from celeriac.message import new_id
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.failure import Failure
+from celeriac.model.message import new_id
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
 
 __all__ = ["RpcBackend", "connect"]
 

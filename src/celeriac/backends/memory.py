@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
-from celeriac.clock import Clock
 from celeriac.drivers.memory import Store, Workflow, store
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
+from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan, WorkflowStore
 
 __all__ = ["MemoryBackend", "connect"]
 
 
-class MemoryBackend(Backend):
+class MemoryBackend(Backend, WorkflowStore):
     """Outcomes in a dict."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -66,8 +67,6 @@ class MemoryBackend(Backend):
         return outcomes[offset : offset + limit]
 
     # --- Workflows ------------------------------------------------------------------------------------
-
-    keeps_workflows = True
 
     def plant(self, plan: Plan) -> None:
         with self.shared.lock:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
-from celeriac.clock import Clock
 from celeriac.drivers.redis import outcomes
-from celeriac.drivers.redis.refusals import is_our_limit
+from celeriac.drivers.redis.error_translation import is_our_limit
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
+from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan, WorkflowStore
 
 __all__ = ["RedisBackend", "connect"]
 
@@ -27,7 +28,7 @@ PAUSE = 0.1  # seconds, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # who waits for many, and has something, hears on so long for each of them; at most
 
 
-class RedisBackend(Backend):
+class RedisBackend(Backend, WorkflowStore):
     """Outcomes by task id, each a value that expires; those who wait listen on one of 64 channels."""
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
@@ -84,8 +85,8 @@ class RedisBackend(Backend):
 
         channels = self._channels(ids)
         gives_up = time.monotonic() + self.server.timeout
-        with self.server.pubsub(hear) as ear:
-            values = ear.ask(self._get(ids), gives_up - time.monotonic(), channels)
+        with self.server.pubsub(hear) as subscriber:
+            values = subscriber.ask(self._get(ids), gives_up - time.monotonic(), channels)
             found.update(self._found(ids, values, final=True))
             looked = self.clock.monotonic()
             while len(found) < len(wanted):
@@ -99,11 +100,11 @@ class RedisBackend(Backend):
                 if not asked and now - looked > LOOK_SECONDS:
                     asked, looked = list(ids), now
                 if asked:
-                    values = ear.ask(self._get(asked), self.server.timeout)
+                    values = subscriber.ask(self._get(asked), self.server.timeout)
                     found.update(self._found(asked, values, final=True))
                 else:
-                    ear.pump(min(deadline - now, LOOK_SECONDS))
-            ear.unsubscribe(channels)
+                    subscriber.pump(min(deadline - now, LOOK_SECONDS))
+            subscriber.unsubscribe(channels)
         return found
 
     async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
@@ -191,8 +192,6 @@ class RedisBackend(Backend):
             await self.server.ado(("UNLINK", *map(self._key, ids)))
 
     # --- Workflows ------------------------------------------------------------------------------------
-
-    keeps_workflows = True
 
     def plant(self, plan: Plan) -> None:
         self.server.do(self._plant(plan))

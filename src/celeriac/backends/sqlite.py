@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from celeriac.backends.base import Advance, Backend, Due, NodeEnd, Plan
-from celeriac.clock import Clock
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
-from celeriac.outcome import Outcome
+from celeriac.model.clock import Clock
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
+from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
 
@@ -35,7 +36,7 @@ def _rest(ids: Sequence[str]) -> float:
     return min(0.1, len(ids) * 1e-5)
 
 
-class SQLiteBackend(Backend):
+class SQLiteBackend(Backend, WorkflowStore):
     """Outcomes by task id."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -110,8 +111,6 @@ class SQLiteBackend(Backend):
         return [outcomes.decode(outcome) for (outcome,) in rows]
 
     # --- Workflows ------------------------------------------------------------------------------------
-
-    keeps_workflows = True
 
     def plant(self, plan: Plan) -> None:
         self.database.write(lambda connection: workflows.plant(connection, plan, self.clock.now()), quiet=True)

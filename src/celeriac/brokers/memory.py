@@ -11,24 +11,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from msgspec.structs import replace as _replace
 
-from celeriac.backends.base import Advance, Backend
-from celeriac.brokers.base import (
-    Action,
-    Broker,
-    Dead,
-    Delivery,
-    Lease,
-    Operations,
-    QueueCounts,
-    Settlement,
-    Slots,
-    WorkerInfo,
-    anew,
-)
-from celeriac.clock import Clock
 from celeriac.drivers.memory import Held, Store, store
 from celeriac.errors import LeaseLost
-from celeriac.message import Message
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message
+from celeriac.ports.backend import Backend
+from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.workflows import Advance
 
 __all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "connect"]
 

@@ -2,8 +2,8 @@
 
     follow(tree, node, end) -> messages to publish, outcomes of what ends with it, joins to count down, error callbacks
 
-The worker calls it when a task of a workflow has ended (`worker/settle.py`, where what follows is done in the step
-that settles) and when a join, or what follows from a failure, is due (`worker/advancing.py`); `eager.py` calls it where
+The worker calls it when a task of a workflow has ended (`worker/decide.py`, where what follows is done in the step
+that settles) and when a join, or what follows from a failure, is due (`worker/advancer.py`); `eager.py` calls it where
 there is no worker. Nothing here looks at a clock, a broker or a backend.
 
 A node ends in one of three ways, and each reaches all that comes after it:
@@ -22,14 +22,14 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.backends.base import Advance, Due
 from celeriac.canvas.links import callbacks
 from celeriac.canvas.tree import Join, Step, Tree
 from celeriac.errors import ResultLost
-from celeriac.failure import Failure
-from celeriac.message import Message
-from celeriac.outcome import Outcome
-from celeriac.serialization import dumps, prepend
+from celeriac.model.failure import Failure
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import dumps, prepend
+from celeriac.ports.workflows import Advance, Due
 
 __all__ = ["End", "advance", "end_of", "follow", "send", "wanted"]
 

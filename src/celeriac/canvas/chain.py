@@ -10,7 +10,7 @@ from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group import group
 from celeriac.canvas.planner import Given, Planner
 from celeriac.errors import WorkflowError
-from celeriac.signature import Signature
+from celeriac.tasks.signature import Signature
 
 __all__ = ["chain"]
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group import group
 from celeriac.canvas.planner import Given, Planner
-from celeriac.signature import Signature
+from celeriac.tasks.signature import Signature
 
 __all__ = ["chord"]
 

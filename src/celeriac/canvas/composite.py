@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from celeriac.canvas import graph
 from celeriac.canvas.planner import Given, Planner
 from celeriac.errors import WorkflowError
-from celeriac.options import check_call
-from celeriac.signature import Signature, listed, plain_options, read_options, sendable
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.model.options import check_call
+from celeriac.tasks.protocols import App
+from celeriac.tasks.signature import Signature, listed, plain_options, read_options, sendable
 
 __all__ = ["Composite", "parts_of"]
 
@@ -49,14 +47,14 @@ class Composite(ABC):
         return isinstance(last, Signature) or (last is not None and bool(last.ends_in_task()))
 
     @property
-    def app(self) -> Celeriac:
+    def app(self) -> App:
         """The app of the first task. Raises `WorkflowError` where there is none."""
         found = self.find_app()
         if found is None:
             raise WorkflowError(f"There is no task in {self!r}, so that it has no app.")
         return found
 
-    def find_app(self) -> Celeriac | None:
+    def find_app(self) -> App | None:
         """Return the app of the first task, if there is one."""
         links = [*listed(self.options.get("link")), *listed(self.options.get("link_error"))]
         for part in (*self.tasks, *links):
@@ -163,7 +161,7 @@ class Composite(ABC):
                 "options": plain_options(self.options)}  # fmt: skip
 
     @classmethod
-    def of_dict(cls, data: Mapping[str, Any], app: Celeriac) -> Any:
+    def of_dict(cls, data: Mapping[str, Any], app: App) -> Any:
         """Return what `to_dict` gave."""
         parts = [Signature.from_dict(task, app) for task in data["tasks"]]
         made = cls._of(parts)
@@ -177,7 +175,8 @@ class Composite(ABC):
 
     def graph(self, format: str = "mermaid") -> str:
         """Return a drawing: "mermaid", "dot", or "text" for a terminal."""
-        return graph.draw(self, format)
+        tree = Planner(self.app, check=False).plan(self).tree
+        return graph.draw(tree, format, {})
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from celeriac import states
-from celeriac.backends.base import Due
 from celeriac.canvas.advance import advance
 from celeriac.canvas.links import linked
 from celeriac.canvas.planner import Planned
 from celeriac.canvas.tree import Tree
-from celeriac.execution import Executor
-from celeriac.message import Message
-from celeriac.outcome import Outcome
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import Due
+from celeriac.tasks.execution import Executor
+from celeriac.tasks.protocols import App
 
 __all__ = ["run", "run_message"]
 
 
-def run(app: Celeriac, planned: Planned) -> dict[str, Outcome]:
+def run(app: App, planned: Planned) -> dict[str, Outcome]:
     """Run the tasks of a workflow, one after the other, with their retries but without delays; return all outcomes."""
     return _Run(app, {planned.tree.id: planned.tree}, {planned.tree.id: dict(planned.missing)}).run(planned.starts)
 
 
-def run_message(app: Celeriac, message: Message) -> Outcome:
+def run_message(app: App, message: Message) -> Outcome:
     """Run one task, with its retries and what is linked to it, and whatever takes its place; return its outcome."""
     return _Run(app, {}, {}).run([message])[message.id]
 
@@ -36,7 +33,7 @@ def run_message(app: Celeriac, message: Message) -> Outcome:
 class _Run:
     """A workflow that is being run. A task that is replaced brings another one in."""
 
-    def __init__(self, app: Celeriac, trees: dict[str, Tree], missing: dict[str, dict[int, int]]) -> None:
+    def __init__(self, app: App, trees: dict[str, Tree], missing: dict[str, dict[int, int]]) -> None:
         self._app = app
         self._executor = Executor(app, worker="eager", is_eager=True)
         self._trees = trees

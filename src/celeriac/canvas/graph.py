@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celeriac.canvas.planner import Planner
 from celeriac.canvas.tree import Step, Tree
 from celeriac.errors import nearest
 
-if TYPE_CHECKING:
-    from celeriac.canvas.composite import Composite
-
-__all__ = ["draw", "draw_tree"]
+__all__ = ["draw"]
 
 States = Mapping[int, str]
 
 
-def draw(part: Composite, format: str) -> str:
-    """Return a drawing of what has not been sent yet."""
-    return draw_tree(Planner(part.app, check=False).plan(part).tree, format, {})
-
-
-def draw_tree(tree: Tree, format: str, states: States) -> str:
-    """Return a drawing, with the states of its tasks where they are known."""
+def draw(tree: Tree, format: str, states: States) -> str:
+    """Return a drawing of a workflow, with the states of its tasks as far as they are known."""
     if format not in FORMATS:
         raise ValueError(f"There is no drawing as {format!r}.{nearest(format, FORMATS)} Known: {', '.join(FORMATS)}.")
     return FORMATS[format](tree, states)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.planner import Given, Planner, refuse_twice
-from celeriac.draft import check_same_app
-from celeriac.message import Message, new_id
-from celeriac.options import check_call
-from celeriac.result import AsyncResult
-from celeriac.reuse import afree_ids, free_ids
-from celeriac.signature import Signature
+from celeriac.model.message import Message, new_id
+from celeriac.model.options import check_call
+from celeriac.tasks.custom_ids import afree_ids, free_ids
+from celeriac.tasks.message_template import check_same_app
+from celeriac.tasks.result import AsyncResult
+from celeriac.tasks.signature import Signature
 
 __all__ = ["group"]
 
@@ -111,7 +111,7 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         return id, [task.message(args, kwargs, group_id=id, **options) for task in self.tasks]
 
     def _run(self, messages: Sequence[Message]) -> list[AsyncResult[R]]:
-        return [self.app.known_task(message.task)._run_eagerly(message) for message in messages]
+        return [self.app.known_task(message.task).run_eagerly(message) for message in messages]
 
     def _chosen(self) -> list[str]:
         """Return the ids that the caller chose for its tasks."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from celeriac import states
-from celeriac.clock import Duration, limit
 from celeriac.errors import ResultIgnored, ResultTimeout
-from celeriac.outcome import Outcome
-from celeriac.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
-from celeriac.shared import current_app
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.model.clock import Duration, limit
+from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import workflow_store
+from celeriac.tasks.protocols import App
+from celeriac.tasks.result import LONG, AsyncResult, EagerResult, Spot, forbid_waiting
+from celeriac.tasks.shared import current_app
 
 __all__ = ["GroupResult"]
 
@@ -37,7 +36,7 @@ class GroupResult(Generic[R]):
         self.leaves: list[AsyncResult[R]] = [leaf for result in made_of for leaf in _leaves(result)]
 
     @property
-    def app(self) -> Celeriac:
+    def app(self) -> App:
         """The app of the results; of an empty group, the current one."""
         if self.spot is not None:
             return self.spot.app
@@ -58,7 +57,7 @@ class GroupResult(Generic[R]):
     @property
     def workflow_id(self) -> str | None:
         """The id of its workflow, if it is in one."""
-        return self.spot.tree.id if self.spot is not None else None
+        return self.spot.workflow_id if self.spot is not None else None
 
     # --- Waiting --------------------------------------------------------------------------------------
 
@@ -160,13 +159,14 @@ class GroupResult(Generic[R]):
         return self
 
     @classmethod
-    def restore(cls, id: str, app: Celeriac) -> GroupResult[Any] | None:
+    def restore(cls, id: str, app: App) -> GroupResult[Any] | None:
         """Return the group that was saved under this id, or None."""
-        return app.workflows.restore(id)
+        found: GroupResult[Any] | None = app.workflows.restore(id)
+        return found
 
     def delete(self) -> None:
         """Undo `save`."""
-        self.app.backend.uproot([self.id])
+        workflow_store(self.app.backend).uproot([self.id])
 
     def forget(self) -> None:
         """Drop all outcomes from the backend."""
@@ -205,7 +205,7 @@ class _Pending:
         self._timeout = limit(timeout)
         self._deadline: float | None = None
         if results:
-            self.app: Celeriac = results[0].app
+            self.app: App = results[0].app
             self._deadline = None if self._timeout is None else self.app.clock.monotonic() + self._timeout
 
     def left(self) -> float:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.failure import Failure
-from celeriac.message import Failed, Link, Message
-from celeriac.outcome import Outcome
-from celeriac.serialization import prepend
+from celeriac.model.failure import Failure
+from celeriac.model.message import Failed, Link, Message
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import prepend
 
 __all__ = ["callbacks", "linked"]
 

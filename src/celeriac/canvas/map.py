@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from celeriac.options import CallOptions
-from celeriac.outcome import Outcome
-from celeriac.result import LONG, AsyncResult, EagerResult, forbid_waiting
-from celeriac.task import Task
+from celeriac.model.options import CallOptions
+from celeriac.model.outcome import Outcome
+from celeriac.tasks.result import LONG, AsyncResult, EagerResult, forbid_waiting
+from celeriac.tasks.task import Task
 
 __all__ = ["amap_tasks", "map_tasks"]
 

@@ -9,22 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from celeriac.backends.base import Plan
 from celeriac.canvas.advance import advance
 from celeriac.canvas.tree import Join, Node, Step, Tree
-from celeriac.context import current
-from celeriac.draft import check_callback, check_same_app, check_takes_result
 from celeriac.errors import UnknownOption, WorkflowError
-from celeriac.message import Link, Message, encode, new_id
-from celeriac.signature import Signature, listed
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.model.message import Link, Message, encode, new_id
+from celeriac.ports.workflows import Plan
+from celeriac.tasks.context import current
+from celeriac.tasks.message_template import check_callback, check_same_app, check_takes_result
+from celeriac.tasks.protocols import App
+from celeriac.tasks.signature import Signature, listed
 
 __all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "refuse_twice", "standing"]
 
@@ -70,7 +68,7 @@ class Given(NamedTuple):
 class Planner:
     """Lays out one workflow."""
 
-    def __init__(self, app: Celeriac, check: bool = True) -> None:
+    def __init__(self, app: App, check: bool = True) -> None:
         self._app = app
         self._checks = check  # whether arguments must fit
         self._nodes: list[Node | None] = []
@@ -120,7 +118,7 @@ class Planner:
         _refuse_composites("link_error", errors)
         self._check(signature, args, kwargs, starts)
         group = self._nodes[given.group] if given.group >= 0 else None
-        message = self._app.draft(signature.task).message(
+        message = self._app.message_template(signature.task).message(
             args, kwargs, options, group_id=group.id if group is not None else None
         )
         fields: dict[str, Any] = {"source": given.source, "group": given.group, "immutable": signature.immutable}

@@ -6,15 +6,13 @@ Made by `workflows.py` when a workflow is sent, run or looked up; from there `pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.tree import Step, Tree
-from celeriac.outcome import Outcome
-from celeriac.result import AsyncResult, EagerResult
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.model.outcome import Outcome
+from celeriac.tasks.protocols import App
+from celeriac.tasks.result import AsyncResult, EagerResult
 
 __all__ = ["TreeSpot", "result_of"]
 
@@ -24,11 +22,16 @@ class TreeSpot:
 
     __slots__ = ("_outcomes", "app", "node", "tree")
 
-    def __init__(self, app: Celeriac, tree: Tree, node: int, outcomes: Mapping[str, Outcome] | None = None) -> None:
+    def __init__(self, app: App, tree: Tree, node: int, outcomes: Mapping[str, Outcome] | None = None) -> None:
         self.app = app
         self.tree = tree
         self.node = node
         self._outcomes = outcomes  # where it was run at once
+
+    @property
+    def workflow_id(self) -> str:
+        """The id of the workflow."""
+        return self.tree.id
 
     def result(self) -> Any:
         """Return the result that stands here."""
@@ -57,6 +60,6 @@ class TreeSpot:
         return TreeSpot(self.app, self.tree, node, self._outcomes)
 
 
-def result_of(app: Celeriac, tree: Tree, node: int, outcomes: Mapping[str, Outcome] | None = None) -> Any:
+def result_of(app: App, tree: Tree, node: int, outcomes: Mapping[str, Outcome] | None = None) -> Any:
     """Return the result of a node."""
     return TreeSpot(app, tree, node, outcomes).result()

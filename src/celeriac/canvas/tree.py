@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from celeriac.message import Link, Message, Place
+from celeriac.model.message import Link, Message, Place
 
 __all__ = ["Join", "Node", "Step", "Tree", "decode_tree"]
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celeriac.canvas.group import group
 from celeriac.canvas.workflows import GATHER
 from celeriac.errors import NotRegistered
-from celeriac.signature import Signature
-from celeriac.task import Task
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.tasks.protocols import AnyTask, App
+from celeriac.tasks.signature import Signature
+from celeriac.tasks.task import Task
 
 __all__ = ["builtin_tasks", "chunks", "signature", "xmap", "xstarmap"]
 
@@ -53,7 +51,7 @@ def chunks(task: Task[Any, Any], items: Iterable[Iterable[Any]], size: int) -> g
     return group([xstarmap(task, part) for part in iter(lambda: list(islice(left, size)), [])])
 
 
-def builtin_tasks(app: Celeriac) -> dict[str, Task[Any, Any]]:
+def builtin_tasks(app: App) -> dict[str, Task[Any, Any]]:
     """Return the tasks that every worker of an app knows."""
 
     def gather(value: Any) -> Any:
@@ -71,12 +69,12 @@ def builtin_tasks(app: Celeriac) -> dict[str, Task[Any, Any]]:
     return {name: Task(app, function, name, {"max_retries": 0}) for name, function in made.items()}
 
 
-def _call(task: Task[Any, Any], items: list[Any]) -> Any:
+def _call(task: AnyTask, items: list[Any]) -> Any:
     args, kwargs = task.arguments.rebuild(items, {})
     return task(*args, **kwargs)
 
 
-def _plain_task(app: Celeriac, name: str) -> Task[Any, Any]:
+def _plain_task(app: App, name: str) -> AnyTask:
     if name not in app.tasks:
         raise NotRegistered(name, app.tasks)
     task = app.tasks[name]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from celeriac import states
-from celeriac.backends.base import Plan
 from celeriac.canvas import graph
 from celeriac.canvas.advance import end_of, send
 from celeriac.canvas.results import result_of
 from celeriac.canvas.tree import Join, Step, Tree
 from celeriac.errors import WorkflowError
-from celeriac.message import Message
-from celeriac.outcome import Outcome
-
-if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import Plan, workflow_store
+from celeriac.tasks.protocols import App
 
 __all__ = ["StepView", "Workflow"]
 
@@ -40,7 +38,7 @@ class StepView(NamedTuple):
 class Workflow:
     """A workflow that was sent: `app.workflow(result.workflow_id)`."""
 
-    def __init__(self, app: Celeriac, tree: Tree) -> None:
+    def __init__(self, app: App, tree: Tree) -> None:
         self.app = app
         self.tree = tree
 
@@ -82,7 +80,7 @@ class Workflow:
 
     def graph(self, format: str = "mermaid") -> str:
         """Return a drawing of it, with the states of its tasks: "mermaid", "dot" or "text"."""
-        return graph.draw_tree(self.tree, format, {view.node: view.state for view in self.steps()})
+        return graph.draw(self.tree, format, {view.node: view.state for view in self.steps()})
 
     # --- Acting ---------------------------------------------------------------------------------------
 
@@ -112,7 +110,8 @@ class Workflow:
         self.app.backend.forget([*ids, *callbacks])
         self.app.broker.complete(self.app.broker.revoke(ids, 0.0))  # no longer
         missing = self._missing(unfit)
-        self.app.backend.plant(Plan(id=self.id, tree=self.tree.encode(), left=len(unfit), missing=missing))
+        plan = Plan(id=self.id, tree=self.tree.encode(), left=len(unfit), missing=missing)
+        workflow_store(self.app.backend).plant(plan)
         self.app.publish(messages)
         return len(messages)
 
@@ -151,7 +150,7 @@ class Workflow:
     def forget(self) -> None:
         """Drop the workflow and its outcomes from the backend."""
         self.app.backend.forget([step.id for _, step in self.tree.steps()])
-        self.app.backend.uproot([self.id])
+        workflow_store(self.app.backend).uproot([self.id])
 
     def __repr__(self) -> str:
         return f"<Workflow {self.id}: {sum(1 for _ in self.tree.steps())} tasks>"

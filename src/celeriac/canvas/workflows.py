@@ -15,24 +15,25 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from celeriac.backends.base import Plan
 from celeriac.canvas.chain import chain
 from celeriac.canvas.composite import Composite
-from celeriac.canvas.eager import run
+from celeriac.canvas.eager import run, run_message
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.planner import Planned, Planner, standing
 from celeriac.canvas.results import TreeSpot, result_of
 from celeriac.canvas.tree import Join, Node, Step, Tree, decode_tree
 from celeriac.canvas.workflow import Workflow
 from celeriac.errors import MessageTooLarge, WorkflowError
-from celeriac.message import Link, Message, Place, encode
-from celeriac.result import AsyncResult
-from celeriac.reuse import aclaim_ids, claim_ids
-from celeriac.signature import Signature
+from celeriac.model.message import Link, Message, Place, encode
+from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import Plan, WorkflowStore, workflow_store
+from celeriac.tasks.custom_ids import aclaim_ids, claim_ids
+from celeriac.tasks.protocols import App
+from celeriac.tasks.result import AsyncResult
+from celeriac.tasks.signature import Signature
 
 if TYPE_CHECKING:
-    from celeriac.app import Celeriac
-    from celeriac.context import Request
+    from celeriac.tasks.context import Request
 
 __all__ = ["GATHER", "Workflows"]
 
@@ -47,7 +48,7 @@ TREE_BYTES = 32_000_000  # and so large together
 class Workflows:
     """The workflows of an app."""
 
-    def __init__(self, app: Celeriac) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
         self._trees: OrderedDict[str, tuple[int, Tree]] = OrderedDict()
         self._bytes = 0
@@ -65,7 +66,7 @@ class Workflows:
             return part.nothing()
         if planned.chosen:
             claim_ids(self._app, planned.chosen)
-        if not self._app.backend.keeps_workflows:
+        if not isinstance(self._app.backend, WorkflowStore):
             message, result = self._continued(part, planned)
             self._app.publish([message])
             return result
@@ -84,7 +85,7 @@ class Workflows:
             return part.nothing()
         if planned.chosen:
             await aclaim_ids(self._app, planned.chosen)
-        if not self._app.backend.keeps_workflows:
+        if not isinstance(self._app.backend, WorkflowStore):
             message, result = self._continued(part, planned)
             await self._app.apublish([message])
             return result
@@ -96,6 +97,10 @@ class Workflows:
     def run(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
         """Run a workflow here and now."""
         return self._run(Planner(self._app).plan(part, args, kwargs, options))
+
+    def run_message(self, message: Message) -> Outcome:
+        """Run one message here and now, with its retries, its links and whatever replaces it; return its outcome."""
+        return run_message(self._app, message)
 
     def _run(self, planned: Planned) -> Any:
         outcomes = run(self._app, planned)
@@ -145,7 +150,7 @@ class Workflows:
         planned = Planner(self._app).plan(part, stands_for=old)
         if request.is_eager:
             self.replacements[planned.tree.id] = planned
-        elif not self._app.backend.keeps_workflows:
+        elif not isinstance(self._app.backend, WorkflowStore):
             raise WorkflowError("To replace a task by a workflow, a result backend is needed that keeps it: set "
                                 "`result_backend`.")  # fmt: skip
         else:
@@ -170,7 +175,7 @@ class Workflows:
     def _tree(self, id: str) -> Tree:
         known = self.known([id])
         if id not in known:
-            known = self.learn(self._app.backend.trees([id]))
+            known = self.learn(workflow_store(self._app.backend).trees([id]))
         if id not in known:
             raise WorkflowError(f"Nothing is known of the workflow {id}: the id is mistyped, or it has expired.")
         return known[id]
@@ -179,7 +184,7 @@ class Workflows:
         """Return the trees of workflows, by id; those that are not in memory from the backend."""
         found = self.known(ids)
         if missing := list({id for id in ids if id not in found}):
-            found |= self.learn(await self._app.backend.atrees(missing))
+            found |= self.learn(await workflow_store(self._app.backend).atrees(missing))
         return found
 
     def known(self, ids: Sequence[str]) -> dict[str, Tree]:
@@ -220,11 +225,11 @@ class Workflows:
         nodes: list[Node] = []
         end = _noted(group, nodes)
         tree = Tree(group.id, group.id, nodes, end)
-        self._app.backend.plant(Plan(id=group.id, tree=tree.encode(), left=0))
+        workflow_store(self._app.backend).plant(Plan(id=group.id, tree=tree.encode(), left=0))
 
     def restore(self, id: str) -> GroupResult[Any] | None:
         """Return a group that was kept."""
-        found = self._app.backend.trees([id])
+        found = workflow_store(self._app.backend).trees([id])
         if id not in found:
             return None
         tree = decode_tree(found[id])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from celeriac.app import Celeriac
+from celeriac.app.app import Celeriac
 from celeriac.cli import endings
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.session import Session, with_session

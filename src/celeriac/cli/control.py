@@ -12,7 +12,7 @@ from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import tell_revoked
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Answers
-from celeriac.options import rate as check_rate
+from celeriac.model.options import rate as check_rate
 
 __all__ = ["command"]
 

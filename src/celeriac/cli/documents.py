@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from celeriac.app import Celeriac
-from celeriac.brokers.base import Dead
-from celeriac.clock import aware
+from celeriac.app.app import Celeriac
 from celeriac.errors import DecodeError
-from celeriac.message import Message
-from celeriac.outcome import Outcome
-from celeriac.records import fields
-from celeriac.serialization import decode
+from celeriac.model.clock import aware
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.model.records import fields
+from celeriac.model.serialization import decode
+from celeriac.ports.operations import Dead
 
 __all__ = ["as_json", "call_of", "dead_document", "emit", "instant", "message_document", "outcome_document", "value_of"]
 

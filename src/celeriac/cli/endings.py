@@ -8,12 +8,12 @@ from typing import Any, Final
 import click
 
 from celeriac import states
-from celeriac.brokers.base import Ability
 from celeriac.cli.documents import emit, outcome_document, value_of
 from celeriac.cli.session import Session
 from celeriac.errors import NotSupported
 from celeriac.inspector import TaskView
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Ability
 
 __all__ = ["conclude", "document", "find", "tell_revoked", "wait"]
 

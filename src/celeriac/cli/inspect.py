@@ -8,7 +8,7 @@ from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.documents import as_json, call_of, emit, message_document
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
-from celeriac.clock import Clock
+from celeriac.model.clock import Clock
 
 __all__ = ["command"]
 

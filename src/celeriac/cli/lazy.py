@@ -13,7 +13,7 @@ from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, n
 
 __all__ = ["APP", "LazyGroup", "Misuse"]
 
-APP = "celeriac.app"
+APP = "celeriac.app.app"
 """The key of what -A names, in the context's `meta`."""
 
 WRONG = (ImproperlyConfigured, UnknownQueue)

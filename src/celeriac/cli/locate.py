@@ -16,7 +16,7 @@ from typing import ClassVar
 import click
 
 import celeriac
-from celeriac.app import Celeriac
+from celeriac.app.app import Celeriac
 from celeriac.errors import nearest
 
 __all__ = ["AppError", "find_app", "importing"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from celeriac.brokers.base import QueueCounts
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Inspector
+from celeriac.ports.operations import QueueCounts
 
 __all__ = ["command"]
 

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import click
 
-from celeriac.app import Celeriac
+from celeriac.app.app import Celeriac
 from celeriac.cli.lazy import APP
 from celeriac.cli.locate import AppError, find_app, importing
 from celeriac.inspector import Inspector

@@ -11,7 +11,7 @@ from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.cli.workflows import find_workflow, show_workflow
 from celeriac.errors import WorkflowError
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
 
 __all__ = ["command"]
 

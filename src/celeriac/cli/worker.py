@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from celeriac import __version__, signals
-from celeriac.app import Celeriac
+from celeriac.app.app import Celeriac
 from celeriac.cli.log import stderr_handler
 from celeriac.cli.masks import masked
 from celeriac.cli.session import Session, with_session

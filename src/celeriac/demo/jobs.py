@@ -20,7 +20,7 @@ from celeriac.demo.processes import DemoError
 from celeriac.demo.show import Bar
 from celeriac.demo.site import START
 from celeriac.demo.tasks import FileIndex, Page, Pairs, app, fetch_page, index_file, pair_words
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
 
 __all__ = ["Crawl", "Index", "Job", "Kill"]
 

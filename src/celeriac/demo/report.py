@@ -13,7 +13,7 @@ from celeriac.demo.jobs import Crawl, Index, Job, Kill
 from celeriac.demo.site import SitePage, reachable
 from celeriac.demo.tasks import PageMissingError, app
 from celeriac.demo.truth import LibraryTruth
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
 
 __all__ = ["Check", "checks_of", "percentile", "show_checks", "show_tables"]
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from celeriac.backends.base import UNFINISHED_SECONDS, Advance, Due, Plan
-from celeriac.brokers.base import Dead, Delivery, WorkerInfo
-from celeriac.message import Message
-from celeriac.outcome import Outcome
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Delivery
+from celeriac.ports.operations import Dead, WorkerInfo
+from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Due, Plan
 
 __all__ = ["Held", "Store", "Workflow", "store"]
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from celeriac import __about__
-from celeriac.app import Celeriac
-from celeriac.brokers.base import Lease, WorkerInfo
+from celeriac.app.app import Celeriac
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, LeaseLost
+from celeriac.ports.broker import Lease
+from celeriac.ports.operations import WorkerInfo
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pool import Pool
+from celeriac.worker.pools.pool import Pool
 
 __all__ = ["FIRST_PAUSE", "Heartbeat", "longer"]
 

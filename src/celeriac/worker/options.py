@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from celeriac.message import COROUTINE, PLAIN
+from celeriac.model.message import COROUTINE, PLAIN
 
 if TYPE_CHECKING:
-    from celeriac.app import Celeriac
+    from celeriac.app.app import Celeriac
 
 __all__ = ["WorkerOptions"]
 

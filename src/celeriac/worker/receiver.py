@@ -10,15 +10,15 @@ from typing import Any
 from msgspec.structs import replace as _replace
 
 from celeriac import states
-from celeriac.app import Celeriac
-from celeriac.brokers.base import Delivery, Lease, Slots
+from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Delivery, Lease, Slots
+from celeriac.worker.decide import Ending
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, longer
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pool import Pool
+from celeriac.worker.pools.pool import Pool
 from celeriac.worker.rates import RateLimits
-from celeriac.worker.settle import Ending
 
 __all__ = ["Receiver"]
 

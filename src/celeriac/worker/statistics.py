@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
 
 __all__ = ["Runtimes", "Statistics"]
 

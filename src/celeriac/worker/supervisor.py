@@ -27,18 +27,18 @@ from types import FrameType
 from typing import Any
 
 from celeriac import signals
-from celeriac.app import Celeriac
+from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.worker.heartbeat import Heartbeat
-from celeriac.worker.nursery import open_nursery
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.orders import obey_orders
-from celeriac.worker.pool import Pool, Reports, given_back
-from celeriac.worker.process_pool import ProcessPool
+from celeriac.worker.pools.forkserver import open_nursery
+from celeriac.worker.pools.pool import Pool, Reports, given_back
+from celeriac.worker.pools.process_pool import ProcessPool
+from celeriac.worker.pools.thread_pool import ThreadPool
+from celeriac.worker.pools.worker_thread import WorkerThread
 from celeriac.worker.receiver import Receiver
-from celeriac.worker.seat import Seat
-from celeriac.worker.settling import Settling
-from celeriac.worker.thread_pool import ThreadPool
+from celeriac.worker.remote_control import serve_commands
+from celeriac.worker.settler import Settler
 
 try:
     import uvloop
@@ -88,7 +88,7 @@ async def _supervise(supervisor: Supervisor) -> int:
 
 def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
     """Run plain tasks in this thread, where a debugger can be at home, and the supervisor in another."""
-    seat = Seat()
+    seat = WorkerThread()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
@@ -131,14 +131,14 @@ class Supervisor:
     """A worker."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None,
-                 seat: Seat | None = None, wake: int | None = None) -> None:  # fmt: skip
+                 seat: WorkerThread | None = None, wake: int | None = None) -> None:  # fmt: skip
         self.app = app
         self.options = options
         self.name = options.name
         self.started = time.monotonic()
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
-        self.settling = Settling(app, options, lambda: self.heartbeat.lease, self._freed)
+        self.settling = Settler(app, options, lambda: self.heartbeat.lease, self._freed)
         reports = Reports(
             ended=self.settling.ended, told=self.settling.told, freed=self._freed, broken=self._broken
         )
@@ -177,7 +177,7 @@ class Supervisor:
         others = [
             self._duty(work)
             for work in (self.settling.run(), self.heartbeat.renew(), self.heartbeat.recover(), self._sweep(),
-                         obey_orders(self), self.settling.advancing.run())
+                         serve_commands(self), self.settling.advancing.run())
         ]  # fmt: skip
         listening = asyncio.ensure_future(self.listening.wait())
         await asyncio.wait([stop, listening, *self._duties], return_when=asyncio.FIRST_COMPLETED)

@@ -7,19 +7,20 @@ from typing import Any
 
 from pamqp import commands
 
+from celeriac.brokers.amqp.envelope import Envelope, post
 from celeriac.brokers.amqp.journal import LineMade, Revoked, writing
 from celeriac.brokers.amqp.lease import AmqpLease
 from celeriac.brokers.amqp.listener import Listener
 from celeriac.brokers.amqp.operations import AmqpOperations
-from celeriac.brokers.amqp.parcels import Parcel, post
-from celeriac.brokers.base import Ability, Broker, Lease, Operations, WorkerInfo
-from celeriac.clock import Clock
+from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused
 from celeriac.drivers.amqp.frames import Publication, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed, Refused
 from celeriac.drivers.amqp.server import Server, each, server
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError
-from celeriac.message import Message
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message
+from celeriac.ports.broker import Ability, Broker, Lease
+from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["AmqpBroker", "connect"]
 
@@ -40,13 +41,13 @@ class AmqpBroker(Broker):
 
     def publish(self, messages: Sequence[Message]) -> None:
         if messages:
-            self.server.do(_Sending(self, [Parcel(message) for message in messages]))
+            self.server.do(_Sending(self, [Envelope(message) for message in messages]))
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         for start in range(0, len(messages), MANY):
-            await self.send([Parcel(message, again=again) for message in messages[start : start + MANY]])
+            await self.send([Envelope(message, again=again) for message in messages[start : start + MANY]])
 
-    async def send(self, parcels: Sequence[Parcel], others: Sequence[Publication] = (),
+    async def send(self, parcels: Sequence[Envelope], others: Sequence[Publication] = (),
                    within: float | None = None) -> None:  # fmt: skip
         """Publish parcels, and whatever else is addressed already; within the time-out, or so many seconds."""
         await self.server.ado(_Sending(self, parcels, others), within)
@@ -130,7 +131,7 @@ class AmqpBroker(Broker):
 class _Sending:
     """The procedure of sending parcels. Begun again after a lost connection, they may have been sent before."""
 
-    def __init__(self, broker: AmqpBroker, parcels: Sequence[Parcel], others: Sequence[Publication] = ()) -> None:
+    def __init__(self, broker: AmqpBroker, parcels: Sequence[Envelope], others: Sequence[Publication] = ()) -> None:
         self._broker = broker
         self._parcels = parcels
         self._others = others

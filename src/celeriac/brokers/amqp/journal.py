@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 from pamqp import commands
 
-from celeriac.brokers.amqp.errands import PATIENCE
-from celeriac.clock import Clock
+from celeriac.brokers.amqp.background_jobs import PATIENCE
 from celeriac.drivers.amqp.aio import AioConnection, Channel
+from celeriac.drivers.amqp.error_translation import ChannelClosed
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed
 from celeriac.drivers.amqp.server import Server, each
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError
+from celeriac.model.clock import Clock
 
 __all__ = ["CHANNEL", "LOOKED_SECONDS", "Journal", "LineMade", "Looked", "Paused", "Revoked", "writing"]
 

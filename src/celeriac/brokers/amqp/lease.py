@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 from pamqp import commands
 
-from celeriac.brokers.amqp.errands import PATIENCE, Errands
-from celeriac.brokers.amqp.hand import Hand, Held
+from celeriac.brokers.amqp.background_jobs import PATIENCE, BackgroundJobs
+from celeriac.brokers.amqp.consumers import Consumers
+from celeriac.brokers.amqp.envelope import Envelope, bury, losses, unpack
 from celeriac.brokers.amqp.journal import Journal
-from celeriac.brokers.amqp.parcels import Parcel, bury, losses, unpack
-from celeriac.brokers.amqp.roll import Presence, enrol
-from celeriac.brokers.amqp.taps import Taps
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo, unreadable
+from celeriac.brokers.amqp.presence import Presence, enrol
+from celeriac.brokers.amqp.unacked import Held, Unacked
+from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
 from celeriac.drivers.amqp.frames import Content, Publication
-from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerUnavailable, LeaseLost
-from celeriac.message import new_id
+from celeriac.model.message import new_id
+from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
+from celeriac.ports.operations import WorkerInfo, unreadable
 
 if TYPE_CHECKING:
     from celeriac.brokers.amqp.broker import AmqpBroker
@@ -61,12 +62,12 @@ class AmqpLease(Lease):
         self._max_deliveries = max_deliveries
         self._lost: str | None = None
         self._ended = False
-        self._hand = Hand(self.name)
+        self._unacked = Unacked(self.name)
         self._inherited: list[Delivery] = []
         self._slots: Slots = {}  # of the receive that is under way
         self._stirred = asyncio.Event()
         self._looking_for_surplus: asyncio.TimerHandle | None = None
-        self._errands = Errands(lambda: self._lost is None, lambda: self.connection.abandon(), self._stirred.set)
+        self._errands = BackgroundJobs(lambda: self._lost is None, lambda: self.connection.abandon(), self._stirred.set)
 
     # --- The beginning --------------------------------------------------------------------------------
 
@@ -83,7 +84,7 @@ class AmqpLease(Lease):
                 self._work.on_failure = self._failed
                 sight = await self.connection.channel()
                 self.journal = Journal(self._server, self._clock, self._stirred.set, self._errands.begin)
-                self._taps = Taps(self._broker, self._topology, self.journal, self._work, sight,
+                self._consumers = Consumers(self._broker, self._topology, self.journal, self._work, sight,
                                   self.connection.channel, self._call)  # fmt: skip
                 self.connection.on_lost = self._connection_lost
                 await self.journal.follow(self.connection)
@@ -99,7 +100,7 @@ class AmqpLease(Lease):
         self._stamp()
 
     def _presence(self) -> Presence:
-        return Presence(self._worker, self._hand.by_queue())
+        return Presence(self._worker, self._unacked.by_queue())
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class AmqpLease(Lease):
                 if taken:
                     return taken
                 self._stirred.clear()
-                expected, pause = await self._taps.fit(queues, slots, counting=wait <= 0)
+                expected, pause = await self._consumers.fit(queues, slots, counting=wait <= 0)
                 left = deadline - time.monotonic()
                 if self._stirred.is_set() and not expected:
                     continue
@@ -137,17 +138,17 @@ class AmqpLease(Lease):
         """Take from what was pushed."""
         free = dict(slots)
         taken: list[Delivery] = []
-        for tap in sorted(self._taps, key=lambda tap: -(tap.line.priority or 0)):
-            lane = tap.line.lane
-            if tap.line.queue not in queues or tap.line.queue in self.journal.paused:
+        for consumer in sorted(self._consumers, key=lambda consumer: -(consumer.line.priority or 0)):
+            lane = consumer.line.lane
+            if consumer.line.queue not in queues or consumer.line.queue in self.journal.paused:
                 continue
-            while tap.buffer and free.get(lane, 0) > 0:
+            while consumer.buffer and free.get(lane, 0) > 0:
                 free[lane] -= 1
-                taken.append(tap.buffer.popleft().delivery)
+                taken.append(consumer.buffer.popleft().delivery)
         return taken
 
     def _buffered(self) -> int:
-        return sum(len(tap.buffer) for tap in self._taps)
+        return sum(len(consumer.buffer) for consumer in self._consumers)
 
     async def _stirring(self, seconds: float) -> bool:
         """Wait until something happens; say whether it did."""
@@ -157,7 +158,7 @@ class AmqpLease(Lease):
         return self._stirred.is_set()
 
     async def _settle_down(self) -> None:
-        """Wait until what the server has pushed has come, and errands are done."""
+        """Wait until what the server has pushed has come, and jobs are done."""
         await self._errands.finished(self._server.timeout)
         await self._call(self._sync())
 
@@ -167,24 +168,24 @@ class AmqpLease(Lease):
     # --- What the server pushes -----------------------------------------------------------------------
 
     def _take(self, content: Content) -> None:
-        tap = self._taps.source(content.consumer)
-        if tap is None:
+        consumer = self._consumers.source(content.consumer_tag)
+        if consumer is None:
             return
-        if content.consumer == tap.consumer:
-            tap.unsettled += 1
+        if content.consumer_tag == consumer.consumer_tag:
+            consumer.unsettled += 1
         try:
             parcel = unpack(content.body)
         except ValueError as error:
-            self._put_aside(content, tap.line, f"it cannot be read: {error}")
+            self._put_aside(content, consumer.line, f"it cannot be read: {error}")
             return
         message, now = parcel.message, self._clock.now()
         lost = self._lost_before(content, message.id)
         count = parcel.deliveries + lost
         again = parcel.again or content.redelivered
-        delivery = Delivery(message, self._hand.token(content.tag), count + 1, again=again,
+        delivery = Delivery(message, self._unacked.token(content.tag), count + 1, again=again,
                             revoked=self.journal.revoked.get(message.id, 0.0) > now)  # fmt: skip
-        held = Held(content.tag, tap.line, content.consumer, delivery, count, again, time.monotonic())
-        self._hand.add(held)
+        held = Held(content.tag, consumer.line, content.consumer_tag, delivery, count, again, time.monotonic())
+        self._unacked.add(held)
         if lost and (not message.acks_late or count >= self._max_deliveries):
             held.delivery = replace(delivery, deliveries=count, lost=True)
             self._inherited.append(held.delivery)
@@ -193,7 +194,7 @@ class AmqpLease(Lease):
         elif lost and losses(content) is None:  # the server would only say that it was lost, not how often
             self._errands.begin(partial(self._give_back, [held]))
         else:
-            tap.buffer.append(held)
+            consumer.buffer.append(held)
             if self._looking_for_surplus is None:
                 self._watch_surplus()
         self._stirred.set()
@@ -209,9 +210,9 @@ class AmqpLease(Lease):
     def _put_aside(self, content: Content, line: Line, why: str) -> None:
         """Bury what cannot be read. It is held until that is confirmed, so that nothing acknowledges it sooner."""
         letter = unreadable(content.body, line.queue, why, self._clock.now())
-        delivery = Delivery(letter.message, self._hand.token(content.tag), lost=True)
-        held = Held(content.tag, line, content.consumer, delivery, 0, False, time.monotonic())
-        self._hand.add(held)
+        delivery = Delivery(letter.message, self._unacked.token(content.tag), lost=True)
+        held = Held(content.tag, line, content.consumer_tag, delivery, 0, False, time.monotonic())
+        self._unacked.add(held)
 
         async def bury_it() -> None:
             await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)], PATIENCE)
@@ -220,42 +221,42 @@ class AmqpLease(Lease):
         self._errands.begin(bury_it)
 
     def _watch_surplus(self) -> None:
-        if self._looking_for_surplus is None and any(tap.buffer for tap in self._taps):
+        if self._looking_for_surplus is None and any(consumer.buffer for consumer in self._consumers):
             loop = asyncio.get_running_loop()
             self._looking_for_surplus = loop.call_later(SURPLUS_SECONDS, self._look_for_surplus)
 
     def _look_for_surplus(self) -> None:
-        """Give back what nobody has received; the tap it came through is closed first, or as much would follow."""
+        """Give back what nobody has received; the consumer it came through is closed first, or as much would follow."""
         self._looking_for_surplus = None
         if self._lost is not None or self._ended:
             return
         surplus: list[Held] = []
         oldest = time.monotonic() - SURPLUS_SECONDS / 2
-        for tap in self._taps:
-            paused = tap.line.queue in self.journal.paused
-            if tap.buffer and tap.buffer[0].heard < oldest and (paused or not self._slots.get(tap.line.lane)):
-                tap.set(0)
-                surplus += tap.buffer
-                tap.buffer.clear()
+        for consumer in self._consumers:
+            closed = consumer.line.queue in self.journal.paused or not self._slots.get(consumer.line.lane)
+            if consumer.buffer and consumer.buffer[0].heard < oldest and closed:
+                consumer.set(0)
+                surplus += consumer.buffer
+                consumer.buffer.clear()
         if surplus:
             self._errands.begin(partial(self._give_back, surplus))
         self._watch_surplus()
 
     async def _give_back(self, surplus: Sequence[Held]) -> None:
         """Send deliveries back to their lines as they were, and acknowledge them. Done again, it says so."""
-        parcels = [Parcel(held.delivery.message, held.count, held.again) for held in surplus]
+        parcels = [Envelope(held.delivery.message, held.count, held.again) for held in surplus]
         for held in surplus:
             held.again = True
         await self._broker.send(parcels, (), PATIENCE)
         self._acknowledge(surplus)
 
-    def _cancelled(self, consumer: str) -> None:
+    def _cancelled(self, consumer_tag: str) -> None:
         """The server has ended a consumer: its queue was deleted, or its node is gone."""
-        log.warning("RabbitMQ has cancelled the consumer %s: its queue was deleted, or its node failed", consumer)
+        log.warning("RabbitMQ has cancelled the consumer %s: its queue was deleted, or its node failed", consumer_tag)
         self._server.declared.clear()
-        for tap in self._taps:
-            if tap.consumer == consumer:
-                tap.cancelled()
+        for consumer in self._consumers:
+            if consumer.consumer_tag == consumer_tag:
+                consumer.cancelled()
         self._stirred.set()
 
     def _failed(self, error: Exception) -> None:
@@ -266,30 +267,30 @@ class AmqpLease(Lease):
 
     def _connection_lost(self) -> None:
         self._lost = self._lost or str(self.connection.lost)
-        self._hand.clear()
+        self._unacked.clear()
         self._inherited.clear()
-        self._taps.clear()
+        self._consumers.clear()
         self._stirred.set()
 
     # --- Settle ---------------------------------------------------------------------------------------
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        parcels: list[Parcel] = []
+        parcels: list[Envelope] = []
         letters: list[Publication] = []
         settled: dict[str, Held] = {}
         done: list[bool] = []
         now = self._clock.now()
         for settlement in settlements:
             delivery = settlement.delivery
-            held = self._hand.of(delivery.token)
+            held = self._unacked.of(delivery.token)
             good = held is not None and delivery.token not in settled
             done.append(good)
             if not good or held is None:
                 continue
             settled[delivery.token] = held
-            parcels += [Parcel(follow, again=held.again) for follow in settlement.follow_ups]
+            parcels += [Envelope(follow, again=held.again) for follow in settlement.follow_ups]
             if settlement.action is Action.RETURN:
-                parcels.append(Parcel(settlement.message or delivery.message, settlement.deliveries, held.again))
+                parcels.append(Envelope(settlement.message or delivery.message, settlement.deliveries, held.again))
             elif settlement.action is Action.BURY:
                 letters.append(bury(delivery.message, settlement.reason, now, self._topology))
         if parcels or letters:
@@ -302,11 +303,11 @@ class AmqpLease(Lease):
     def _acknowledge(self, settled: Sequence[Held]) -> None:
         if self._lost is not None:
             return
-        dropped, acknowledgements = self._hand.drop(settled, self._work.number)
+        dropped, acknowledgements = self._unacked.drop(settled, self._work.number)
         for held in dropped:
-            tap = self._taps.of(held.line)
-            if tap is not None:
-                tap.settled(held.consumer)
+            consumer = self._consumers.of(held.line)
+            if consumer is not None:
+                consumer.settled(held.consumer_tag)
             self.journal.forget_looks(held.delivery.message.id)
         self._work.tell(acknowledgements)
 
@@ -321,7 +322,7 @@ class AmqpLease(Lease):
         self._worker = replace(self._worker, renewed_at=now, expires_at=now + self._seconds)
 
     async def sweep(self) -> list[Delivery]:
-        """Hand out what came back from dead workers and must not be run; the server has swept the rest."""
+        """Unacked out what came back from dead workers and must not be run; the server has swept the rest."""
         self._prove()
         now = self._clock.now()
         self.journal.revoked = {id: until for id, until in self.journal.revoked.items() if until > now}
@@ -332,18 +333,18 @@ class AmqpLease(Lease):
         if self._lost is not None:
             return
         self._ended = True
-        taps = list(self._taps)  # a lost connection clears them
-        for tap in taps:
-            tap.set(0)
+        consumers = list(self._consumers)  # a lost connection clears them
+        for consumer in consumers:
+            consumer.set(0)
         try:
             async with asyncio.timeout(self._server.timeout):
-                for tap in taps:
-                    await tap.begun()
+                for consumer in consumers:
+                    await consumer.begun()
                 await self._sync()  # nothing is pushed after this
                 await self._errands.finished()  # what they give back, we must not
-                kept = [held for held in self._hand.all() if not held.delivery.lost]
+                kept = [held for held in self._unacked.all() if not held.delivery.lost]
                 # Perhaps one of them was just being settled: its outcome may be stored.
-                await self._broker.send([Parcel(held.delivery.message, held.count, again=True) for held in kept])
+                await self._broker.send([Envelope(held.delivery.message, held.count, again=True) for held in kept])
                 self._acknowledge(kept)
                 await self._work.call(commands.Channel.Close(200, "", 0, 0))
         except OSError as error:

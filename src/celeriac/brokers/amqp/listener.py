@@ -1,4 +1,4 @@
-"""Hearing broadcasts: an exclusive queue, bound to a channel's name; made anew when the connection was lost."""
+"""ChildReader broadcasts: an exclusive queue, bound to a channel's name; made anew when the connection was lost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from pamqp import commands
 
 from celeriac.drivers.amqp.aio import AioConnection
+from celeriac.drivers.amqp.error_translation import silent
 from celeriac.drivers.amqp.frames import Content
-from celeriac.drivers.amqp.refusals import silent
 from celeriac.drivers.amqp.server import Server
 from celeriac.errors import BrokerError
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp import commands
 
+from celeriac.brokers.amqp.envelope import Envelope, losses, read_dead, unpack
 from celeriac.brokers.amqp.journal import CHANNEL, LOOKED_SECONDS, Journal, Looked, Paused, writing
-from celeriac.brokers.amqp.parcels import Parcel, losses, read_dead, unpack
-from celeriac.brokers.amqp.roll import ANSWER_SECONDS, Presence, call_roll
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
-from celeriac.clock import Clock
+from celeriac.brokers.amqp.presence import ANSWER_SECONDS, Presence, call_roll
 from celeriac.drivers.amqp.aio import AioConnection, Channel
+from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, method, properties
-from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Line, queues_of
 from celeriac.errors import NotSupported
-from celeriac.message import LANES, Message
+from celeriac.model.clock import Clock
+from celeriac.model.message import LANES, Message
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
 
 if TYPE_CHECKING:
     from celeriac.brokers.amqp.broker import AmqpBroker
@@ -103,7 +103,7 @@ class AmqpOperations(Operations):
             counted, looked = losses(content), journal.looks.get(message.id, 0)
             if content.tag in taken.worn:
                 lost = max(0, (counted or 0) - looked)
-                taken.worn[content.tag] = Parcel(message, parcel.deliveries + lost, again=True).pack()
+                taken.worn[content.tag] = Envelope(message, parcel.deliveries + lost, again=True).pack()
                 looks[message.id] = 0
             elif not content.redelivered:
                 looks[message.id] = 1
@@ -152,7 +152,7 @@ class AmqpOperations(Operations):
 
     async def resend(self, ids: Sequence[str]) -> int:
         async def again(letters: Sequence[Dead]) -> None:
-            await self._broker.send([Parcel(anew(letter.message)) for letter in letters])
+            await self._broker.send([Envelope(anew(letter.message)) for letter in letters])
 
         return await self._bring_out(ids, again)
 

@@ -10,15 +10,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 
-from celeriac.backends.base import Backend
-from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
-from celeriac.brokers.redis.blobs import blob, publications
+from celeriac.brokers.redis.envelope import blob, publications
 from celeriac.brokers.redis.lease import RedisLease
 from celeriac.brokers.redis.operations import RedisOperations
-from celeriac.clock import Clock
-from celeriac.drivers.redis.refusals import InDoubt
+from celeriac.drivers.redis.error_translation import InDoubt
 from celeriac.drivers.redis.server import Server, server
-from celeriac.message import Message
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message
+from celeriac.ports.backend import Backend
+from celeriac.ports.broker import Broker, Lease
+from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["RedisBroker", "connect"]
 

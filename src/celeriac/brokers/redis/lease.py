@@ -13,15 +13,15 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac.backends.base import Advance
-from celeriac.brokers.base import Delivery, Lease, Settlement, Slots
-from celeriac.brokers.redis.blobs import LANE_LETTERS, blob, decode, due
-from celeriac.brokers.redis.books import Books, Request
+from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, decode, due
+from celeriac.brokers.redis.receipts import Receipts, Request
 from celeriac.brokers.redis.settlements import alike, each
-from celeriac.clock import Clock
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
 from celeriac.errors import LeaseLost
+from celeriac.model.clock import Clock
+from celeriac.ports.broker import Delivery, Lease, Settlement, Slots
+from celeriac.ports.workflows import Advance
 
 __all__ = ["RedisLease"]
 
@@ -43,7 +43,7 @@ class RedisLease(Lease):
         self._expires = expires  # by the server's clock, as it said last
         self._max_deliveries = max_deliveries
         self._kept = outcomes.milliseconds(result_expires)
-        self._books = Books(server, clock, name)
+        self._books = Receipts(server, clock, name)
         self._turn = 0
         self._sweep_doubts: list[int] = []
         self._unsure: set[str] = set()  # tokens of settlements whose answer was lost

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew
-from celeriac.brokers.redis.blobs import blob, shown
-from celeriac.clock import Clock
+from celeriac.brokers.redis.envelope import blob, shown
 from celeriac.drivers.redis.server import Server
-from celeriac.message import Message
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
 
 __all__ = ["RedisOperations"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac.brokers.base import Action, Settlement
-from celeriac.brokers.redis.blobs import blob, due
+from celeriac.brokers.redis.envelope import blob, due
 from celeriac.drivers.redis import outcomes
+from celeriac.ports.broker import Action, Settlement
 
 __all__ = ["alike", "each"]
 

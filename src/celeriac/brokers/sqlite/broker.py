@@ -10,16 +10,17 @@ from functools import partial
 
 import msgspec
 
-from celeriac.backends.base import Backend
-from celeriac.brokers.base import Broker, Lease, Operations, WorkerInfo
 from celeriac.brokers.sqlite.lease import SQLiteLease
 from celeriac.brokers.sqlite.operations import SQLiteOperations
 from celeriac.brokers.sqlite.rows import find, insert, insert_one, learn, new_row, wake
-from celeriac.clock import Clock
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import SCHEDULED
-from celeriac.message import Message
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message
+from celeriac.ports.backend import Backend
+from celeriac.ports.broker import Broker, Lease
+from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["SQLiteBroker", "connect"]
 

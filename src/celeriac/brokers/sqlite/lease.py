@@ -13,17 +13,18 @@ from itertools import chain
 
 import msgspec
 
-from celeriac.backends.base import Advance, NodeEnd
-from celeriac.brokers.base import Action, Delivery, Lease, Settlement, Slots, WorkerInfo
-from celeriac.brokers.sqlite.aside import UNREADABLE, understood
 from celeriac.brokers.sqlite.rows import insert, learn, line_up, place, wake_due
-from celeriac.clock import Clock
+from celeriac.brokers.sqlite.unreadable import UNREADABLE, understood
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import KEPT
 from celeriac.errors import LeaseLost
-from celeriac.message import decode
+from celeriac.model.clock import Clock
+from celeriac.model.message import decode
+from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
+from celeriac.ports.operations import WorkerInfo
+from celeriac.ports.workflows import Advance, NodeEnd
 
 __all__ = ["SQLiteLease"]
 

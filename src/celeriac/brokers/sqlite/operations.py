@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.base import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
 from celeriac.brokers.sqlite.rows import Found, find, insert, remove, wake_due
-from celeriac.clock import Clock
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
-from celeriac.message import Message, decode
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message, decode
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
 
 __all__ = ["SQLiteOperations"]
 

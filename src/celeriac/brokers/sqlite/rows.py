@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from celeriac.brokers.sqlite.aside import UNREADABLE
-from celeriac.drivers.sqlite.many import Insert
+from celeriac.brokers.sqlite.unreadable import UNREADABLE
+from celeriac.drivers.sqlite.bulk_insert import Insert
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
-from celeriac.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
+from celeriac.model.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
 __all__ = [
     "LINE_UP",

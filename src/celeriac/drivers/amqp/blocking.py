@@ -13,6 +13,7 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
+from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost, NoConfirms, Refused, ended
 from celeriac.drivers.amqp.frames import (
     HEARTBEAT,
     Confirmed,
@@ -25,7 +26,6 @@ from celeriac.drivers.amqp.frames import (
     publish,
 )
 from celeriac.drivers.amqp.opening import opening
-from celeriac.drivers.amqp.refusals import ChannelClosed, ConnectionLost, NoConfirms, Refused, ended
 from celeriac.drivers.sockets import TimedSocket
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
 

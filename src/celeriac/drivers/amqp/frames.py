@@ -42,7 +42,7 @@ class Content(msgspec.Struct, gc=False):
     channel: int
     routing_key: str = ""
     exchange: str = ""
-    consumer: str = ""
+    consumer_tag: str = ""
     tag: int = 0
     redelivered: bool = False
     properties: bytes = b""

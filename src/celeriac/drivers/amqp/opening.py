@@ -9,8 +9,8 @@ import msgspec
 from pamqp import commands, header
 
 from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.error_translation import NoConfirms, closed
 from celeriac.drivers.amqp.frames import Event, Method, method
-from celeriac.drivers.amqp.refusals import NoConfirms, closed
 from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["PROTOCOL", "Facts", "opening"]

@@ -21,9 +21,9 @@ from pamqp import commands
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
 from celeriac.drivers.amqp.frames import Publication
 from celeriac.drivers.amqp.opening import Facts
-from celeriac.drivers.amqp.refusals import ChannelClosed, silent
 from celeriac.drivers.amqp.topology import Topology
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from pamqp import commands
 
 from celeriac.errors import BrokerError
-from celeriac.message import LANES, PLAIN, Message
+from celeriac.model.message import LANES, PLAIN, Message
 
 __all__ = ["DIGITS", "UNIT", "Line", "Topology", "queues_of"]
 

@@ -8,9 +8,9 @@ from zlib import crc32
 
 import msgspec
 
-from celeriac.backends.base import Advance
-from celeriac.message import Place
-from celeriac.outcome import Outcome
+from celeriac.model.message import Place
+from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import Advance
 
 __all__ = ["CHANNELS", "addressed", "advance_parts", "channel_of", "decode", "encode", "end_parts", "milliseconds",
            "place", "told"]  # fmt: skip

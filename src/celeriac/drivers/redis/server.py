@@ -1,8 +1,8 @@
 """One Redis server, for every thread, event loop and process that uses it.
 
-Threads borrow blocking connections from a pool; each event loop has one connection for all its commands, and one `Ear`.
-All are opened on first use, by the process that uses them (a fork's child begins anew), and closed with their loop. The
-first connection looks whether the server is fit. Waiting is bounded by the time-out, errors are ours.
+Threads borrow blocking connections from a pool; each event loop has one connection for all its commands, and one
+`Subscriber`. All are opened on first use, by the process that uses them (a forked child opens its own), and closed with
+their loop. The first connection checks whether the server is fit. Waiting is bounded by the time-out, errors are ours.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 import hiredis
 
-from celeriac.clock import Clock
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection, resolve
-from celeriac.drivers.redis.ear import Callback, Ear, PubSub
-from celeriac.drivers.redis.refusals import BUSY, InDoubt, code_of, is_our_limit, refused, silent, unsuitable
+from celeriac.drivers.redis.error_translation import BUSY, InDoubt, code_of, is_our_limit, refused, silent, unsuitable
+from celeriac.drivers.redis.pubsub import Callback, PubSub, Subscriber
 from celeriac.drivers.redis.scripts import SCRIPTS
 from celeriac.drivers.redis.wire import Wire
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError
+from celeriac.model.clock import Clock
 
 __all__ = ["Command", "Server", "server"]
 
@@ -45,7 +45,7 @@ class _Session:
         self.wire: Wire | None = None
         self.connections = 0
         self.connecting = asyncio.Lock()
-        self.ear = Ear(server.connect_ear, server.timeout)
+        self.subscriber = Subscriber(server.connect_ear, server.timeout)
         self.end = self._until_the_end()
 
     async def _until_the_end(self) -> AsyncGenerator[None, None]:
@@ -55,7 +55,7 @@ class _Session:
             self.close()
 
     def close(self) -> None:
-        self.ear.close()
+        self.subscriber.close()
         if self.wire is not None:
             self.wire.close()
             self.wire = None
@@ -295,22 +295,22 @@ class Server:
         return self.session().connections
 
     async def hear(self, channel: str, callback: Callback) -> None:
-        """Call back with what is sent on a channel from when this returns; see `Ear`."""
+        """Call back with what is sent on a channel from when this returns; see `Subscriber`."""
         try:
-            await self.session().ear.join(channel, callback)
+            await self.session().subscriber.join(channel, callback)
         except OSError as error:
             raise self.silent(error) from error
 
     def hear_now(self, channel: str, callback: Callback) -> None:
         """Do as `hear`, blocking the running event loop for a moment."""
         try:
-            self.session().ear.join_now(channel, callback)
+            self.session().subscriber.join_now(channel, callback)
         except OSError as error:
             raise self.silent(error) from error
 
     def unhear(self, channel: str, callback: Callback) -> None:
         """Undo a `hear`."""
-        self.session().ear.leave(channel, callback)
+        self.session().subscriber.leave(channel, callback)
 
     @contextmanager
     def pubsub(self, hear: Any) -> Iterator[PubSub]:
@@ -345,8 +345,8 @@ class Server:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-        ears, self._idle_ears = self._idle_ears, []
-        for pubsub in ears:
+        subscribers, self._idle_ears = self._idle_ears, []
+        for pubsub in subscribers:
             pubsub.connection.close()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import hiredis
 
 from celeriac.drivers.redis.address import Address
-from celeriac.drivers.redis.refusals import NotRedis
+from celeriac.drivers.redis.error_translation import NotRedis
 from celeriac.drivers.sockets import prepare
 
 __all__ = ["Wire"]

@@ -18,10 +18,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from celeriac.drivers.sqlite.error_translation import busy, translated
+from celeriac.drivers.sqlite.notify import Bell, Watch
 from celeriac.drivers.sqlite.opening import Connection, Opener, pause
-from celeriac.drivers.sqlite.refusals import busy, translated
 from celeriac.drivers.sqlite.schema import MIGRATIONS
-from celeriac.drivers.sqlite.watch import Bell, Watch
 from celeriac.errors import BrokerUnavailable
 
 __all__ = ["Database", "Session", "database"]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from celeriac.drivers.sqlite.refusals import busy, foreign
+from celeriac.drivers.sqlite.error_translation import busy, foreign
 from celeriac.drivers.sqlite.schema import APPLICATION_ID
 from celeriac.errors import BrokerError, BrokerMisconfigured
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.drivers.sqlite.many import Insert
-from celeriac.outcome import Outcome
+from celeriac.drivers.sqlite.bulk_insert import Insert
+from celeriac.model.outcome import Outcome
 
 __all__ = ["decode", "store"]
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from celeriac.backends.base import UNFINISHED_SECONDS, Advance, Due, NodeEnd, Plan
 from celeriac.drivers.sqlite import outcomes
-from celeriac.outcome import Outcome
+from celeriac.model.outcome import Outcome
+from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Due, NodeEnd, Plan
 
 __all__ = ["advance", "conclude", "due", "overdue", "plant", "prune", "take", "trees", "uproot"]
 

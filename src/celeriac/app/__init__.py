@@ -1,0 +1,1 @@
+"""The app: wires configuration, tasks, broker, backend and workflows together."""

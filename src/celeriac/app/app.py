@@ -1,0 +1,339 @@
+"""The app: configuration, the task registry, and the wiring of broker and backend."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+
+from celeriac import signals
+from celeriac.app.connections import REPLYING, file_url, open_backend, open_broker
+from celeriac.app.control import Control
+from celeriac.canvas import words
+from celeriac.canvas.group_result import GroupResult
+from celeriac.canvas.map import amap_tasks, map_tasks
+from celeriac.canvas.workflow import Workflow
+from celeriac.canvas.workflows import Workflows
+from celeriac.config.settings import Settings, from_object, from_toml
+from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
+from celeriac.model.arguments import args_of, kwargs_of
+from celeriac.model.clock import Clock
+from celeriac.model.message import Message
+from celeriac.model.options import CallOptions, TaskOptions
+from celeriac.model.routing import Routes
+from celeriac.tasks import shared
+from celeriac.tasks.custom_ids import afree_ids, free_ids
+from celeriac.tasks.decorators import BoundDecorator, Decorator
+from celeriac.tasks.message_template import MessageTemplate
+from celeriac.tasks.pickling import address_of, app_at
+from celeriac.tasks.result import AsyncResult
+from celeriac.tasks.signature import Signature
+from celeriac.tasks.task import CoroutineTask, Task, Tasks
+
+if TYPE_CHECKING:
+    from celeriac.ports.backend import Backend
+    from celeriac.ports.broker import Broker
+
+__all__ = ["Celeriac"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DATABASE_NAME = "celeriac.db"
+MAIN = ("__main__", "__mp_main__")  # the running script; the same, in a process that multiprocessing has spawned
+
+
+class Celeriac:
+    """An app. `app = Celeriac("shop")` is all it needs: messages and results are then kept in `celeriac.db` beside it.
+
+    Settings are keywords (`task_acks_late=False`); `app.conf` has them all.
+    """
+
+    def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
+                 **settings: Any) -> None:  # fmt: skip
+        self._folder, module = _caller(sys._getframe(1))
+        self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
+        self.main = main or module
+        self.clock = clock or Clock()
+        self.conf = Settings(settings, os.environ if environ is None else environ)
+        self.tasks = Tasks()
+        self.control = Control(self)
+        self.canvas = words
+        self.workflows = Workflows(self)
+        self.builtin_tasks = words.builtin_tasks(self)
+        self._broker: Broker | None = None
+        self._backend: Backend | None = None
+        self._templates: dict[str, MessageTemplate] = {}
+        self._routes: Routes | None = None
+        self._queues: frozenset[str] | None = None
+        self.conf.watch(self._configuration_changed)
+        shared.join(self)
+
+    # --- Configuration --------------------------------------------------------------------------------
+
+    def config_from_object(self, source: Any, namespace: str = "") -> None:
+        """Read settings from a module, its dotted name, an object or a mapping; see `config.from_object`."""
+        self.conf.update(from_object(source, namespace))
+
+    def config_from_file(self, path: str | os.PathLike[str]) -> None:
+        """Read settings from a TOML file; of a pyproject.toml, the table `[tool.celeriac]`."""
+        self.conf.update(from_toml(path))
+
+    def _configuration_changed(self) -> None:
+        self._templates.clear()
+        self._routes = self._queues = None
+        for task in (*self.tasks.values(), *self.builtin_tasks.values()):
+            task.configuration_changed()
+
+    @property
+    def routes(self) -> Routes:
+        """The routing table."""
+        if self._routes is None:
+            self._routes = Routes(self.conf.task_routes)
+        return self._routes
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """Every queue that is declared: by the settings, the routes and the tasks."""
+        if self._queues is None:
+            named = (task.options["queue"] for task in self.tasks.values() if "queue" in task.options)
+            self._queues = frozenset(
+                {self.conf.task_default_queue, *self.conf.task_queues, *self.routes.queues(), *named}
+            )
+        return self._queues
+
+    def check_queue(self, queue: str) -> None:
+        """Raise `UnknownQueue` for a queue that nothing declares."""
+        if queue not in self.queues and not self.conf.task_create_missing_queues:
+            raise UnknownQueue(queue, self.queues)
+
+    # --- Tasks ----------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(self, /, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
+             **options: Unpack[TaskOptions]) -> BoundDecorator: ...  # fmt: skip
+
+    @overload
+    def task(self, /, *, name: str | None = None, bind: Literal[False] = False,
+             base: type[Task[Any, Any]] | None = None, **options: Unpack[TaskOptions]) -> Decorator: ...  # fmt: skip
+
+    def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
+             base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
+        """Register a function, plain or `async def`, as a task. With or without options:
+
+            @app.task
+            def add(x, y): ...
+
+            @app.task(bind=True, queue="mail", autoretry_for=(OSError,), time_limit=60)
+            def send(self, to): ...
+        """
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+            return self.register(function, name, bind, base, options)
+
+        return register if function is None else register(function)
+
+    def register(self, function: Callable[..., Any], name: str | None, bind: bool,
+                 base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
+        """Do what `task` does, for those that have all of its arguments in hand."""
+        if not callable(function):
+            raise ImproperlyConfigured(f"@app.task is given the function, not {function!r}. "
+                                       "A name goes by its keyword: @app.task(name=…).")  # fmt: skip
+        name = name or self.name_of(function)
+        if name in self.tasks:
+            known = self.tasks[name]
+            if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+                raise ImproperlyConfigured(
+                    f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
+                    f"{function.__module__}.{function.__qualname__}. Give one of them another name: @app.task(name=…)."
+                )
+        task = (base or Task)(self, function, name, options, bind)
+        if base is None and task.is_coroutine:
+            task = CoroutineTask(self, function, name, options, bind)
+        self.tasks[name] = task
+        self._queues = None
+        return task
+
+    def name_of(self, function: Callable[..., Any]) -> str:
+        """Return the name that a function's task gets: its module and its own name."""
+        module = function.__module__
+        if module in MAIN:
+            module = self.main or _main_name()
+        return f"{module}.{function.__name__}"
+
+    def import_tasks(self) -> None:
+        """Import the modules that the setting `imports` names."""
+        for module in self.conf.imports:
+            importlib.import_module(module)
+
+    def known_task(self, name: str) -> Task[Any, Any]:
+        """Return a task by its name, one of the app's or a built-in one. Raises `NotRegistered`."""
+        task = self.tasks.get(name) or self.builtin_tasks.get(name)
+        if task is None:
+            raise NotRegistered(name, self.tasks)
+        return task
+
+    def message_template(self, task: str) -> MessageTemplate:
+        """Return what the messages of a task have in common, be it registered here or not."""
+        if task in self.tasks or task in self.builtin_tasks:
+            return self.known_task(task).message_template()
+        if task not in self._templates:
+            if not isinstance(task, str):
+                name = getattr(task, "name", "shop.add")
+                raise ArgumentsError(f"send_task takes the name of a task, {name!r}, not {task!r}.")
+            self._templates[task] = MessageTemplate(self, task, {})
+        return self._templates[task]
+
+    # --- Sending --------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Message]) -> bool:
+        """Send messages. False (and nothing sent) with `task_always_eager`: they are to be run here."""
+        if self.conf.task_always_eager:
+            return False
+        if signals.before_task_publish:
+            signals.before_task_publish.send(self, messages=messages)
+        self.broker.publish(messages)
+        if signals.after_task_publish:
+            signals.after_task_publish.send(self, messages=messages)
+        return True
+
+    async def apublish(self, messages: Sequence[Message]) -> bool:
+        """Do as `publish`, for coroutines."""
+        if self.conf.task_always_eager:
+            return False
+        if signals.before_task_publish:
+            signals.before_task_publish.send(self, messages=messages)
+        await self.broker.apublish(messages)
+        if signals.after_task_publish:
+            signals.after_task_publish.send(self, messages=messages)
+        return True
+
+    def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                  **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
+        """Send a message for a task by its name, which need not be registered here."""
+        if name in self.tasks:
+            return self.tasks[name].apply_async(args, kwargs, **options)
+        message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.conf.task_always_eager:
+            free_ids(self, [message.id])
+        if not self.publish([message]):
+            raise NotRegistered(name, self.tasks)
+        return AsyncResult(message.id, self, name, message.ignore_result)
+
+    async def asend_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                         **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
+        """Do as `send_task`, for coroutines."""
+        if name in self.tasks:
+            return await self.tasks[name].aapply_async(args, kwargs, **options)
+        message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
+        if options.get("task_id") is not None and not self.conf.task_always_eager:
+            await afree_ids(self, [message.id])
+        if not await self.apublish([message]):
+            raise NotRegistered(name, self.tasks)
+        return AsyncResult(message.id, self, name, message.ignore_result)
+
+    def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
+            return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip
+        """Yield `task(item)` for each item, in order, computed by the workers.
+
+        At most `window` calls are on their way at any time, so that an endless iterable is fine. An exception is raised
+        in its turn, and ends the map; with `return_exceptions` it is yielded in its place.
+        """
+        return map_tasks(task, items, window=window, return_exceptions=return_exceptions)
+
+    def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
+             return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
+        """Do as `map`, for coroutines."""
+        return amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
+
+    def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (),
+                  kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False,
+                  **options: Any) -> Any:  # fmt: skip
+        """Return a signature by the task's name; or that, or the chain, group or chord, which `to_dict` gave."""
+        if isinstance(task, Mapping):
+            return Signature.from_dict(task, self)
+        return Signature(self, task, args, kwargs, options, immutable)
+
+    def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """Return the result of an earlier call, by its id."""
+        return AsyncResult(id, self)
+
+    def GroupResult(self, id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
+        """Return the group that was saved under this id, or None."""
+        return self.workflows.restore(id)
+
+    def workflow(self, id: str) -> Workflow:
+        """Return a workflow that was sent, by its id (`result.workflow_id`)."""
+        return self.workflows.find(id)
+
+    # --- Broker and backend ---------------------------------------------------------------------------
+
+    @property
+    def broker_url(self) -> str:
+        """Where messages go: the setting, or the file beside the app."""
+        url: str | None = self.conf.broker_url
+        return url or file_url(os.path.join(self._folder, DATABASE_NAME))
+
+    @property
+    def broker(self) -> Broker:
+        """The broker; opened on first use."""
+        if self._broker is None:
+            self._broker = open_broker(self.broker_url, self.conf, self.clock)
+        return self._broker
+
+    @property
+    def sends_outcomes(self) -> bool:
+        """Whether outcomes are sent to their callers (`rpc://`), whose address each message must carry."""
+        return self.backend_url.partition("://")[0] in REPLYING
+
+    @property
+    def backend_url(self) -> str:
+        """Where outcomes go: the setting, or the broker."""
+        url: str | None = self.conf.result_backend
+        return url or self.broker_url
+
+    @property
+    def backend(self) -> Backend:
+        """The result backend; opened on first use."""
+        if self._backend is None:
+            self._backend = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
+        return self._backend
+
+    def close(self) -> None:
+        """Let go of connections; the next call opens them again."""
+        if self._broker is not None:
+            self._broker.close()
+        if self._backend is not None:
+            self._backend.close()
+        self._broker = self._backend = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return app_at, address_of(self, self._made_in)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {self.broker_url}>"
+
+
+def _caller(frame: FrameType) -> tuple[str, str | None]:
+    """Return the folder of the file that makes the app, and its module's name where that says anything."""
+    file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
+    folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
+    return folder, module if module not in MAIN else None
+
+
+def _main_name() -> str:
+    """Return the name under which the running script can be imported."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"

@@ -1,0 +1,62 @@
+"""Messages as values: three letters that the scripts read, and MessagePack that they do not.
+
+    lane (p, c), priority (0 to 9), l or o (`acks_late`: at least once, at most once), then the message
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from celeriac.model.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
+from celeriac.model.message import decode as _decode
+from celeriac.model.message import encode as _encode
+from celeriac.ports.operations import unreadable
+
+__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown"]
+
+LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
+PUBLISH_BATCH = 500  # messages in one script, so that nobody waits long for it
+
+_CODES = {
+    (lane, priority, late): f"{letter}{priority}{'l' if late else 'o'}".encode()
+    for lane, letter in LANE_LETTERS.items()
+    for priority in range(HIGHEST_PRIORITY + 1)
+    for late in (True, False)
+}
+
+
+def blob(message: Message) -> bytes:
+    """Return a message as its value."""
+    return _CODES[message.lane, message.priority, message.acks_late] + _encode(message)
+
+
+def decode(blob: bytes) -> Message:
+    """Return the message of a value. Raises `ValueError`."""
+    message: Message = _decode(memoryview(blob)[3:])
+    return message
+
+
+def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
+    """Return the message of a value; of one that cannot be read, what stands for it."""
+    try:
+        return decode(blob)
+    except ValueError:
+        return unreadable(blob[3:], queue, id=id).message
+
+
+def due(message: Message) -> str:
+    """Return when a message is due, as the scripts take it."""
+    return "" if message.due_at is None else repr(message.due_at)
+
+
+def publications(messages: Sequence[Message], moment: str) -> Iterable[tuple[Any, ...]]:
+    """Yield the arguments of `publish`, for each queue and each batch."""
+    queues: dict[str, list[Message]] = {}
+    for message in messages:
+        queues.setdefault(message.queue, []).append(message)
+    for queue, its in queues.items():
+        for start in range(0, len(its), PUBLISH_BATCH):
+            batch = its[start : start + PUBLISH_BATCH]
+            fields = [part for message in batch for part in (message.id, blob(message), due(message))]
+            yield (queue, moment, *fields)

@@ -1,0 +1,1 @@
+"""Settings, and the sources that they are read from."""

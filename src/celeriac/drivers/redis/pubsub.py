@@ -1,0 +1,243 @@
+"""Pub/sub: who waits for something hears of it, without polling and with one connection for all of an event loop.
+
+A callback joins a channel and is called with every payload from then on; with None after a connection was lost, for
+then it may have missed something and must look for itself. `Subscriber` is for coroutines; a thread that waits borrows
+a `PubSub` (see `server`) and pumps it. Their connections use RESP3, which allows
+other requests on a subscribed connection: subscribing and looking is one round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import hiredis
+
+from celeriac.drivers.redis.connection import CHUNK, Connection
+from celeriac.drivers.redis.error_translation import refused
+from celeriac.errors import BrokerError, CeleriacError
+
+__all__ = ["Callback", "PubSub", "Subscriber"]
+
+Callback = Callable[[bytes | None], None]
+PAUSES = (0.05, 1.0)  # seconds between attempts to connect again: the first, and the longest
+AT_ONCE = 0.0  # the deadline of what must not wait: a connection that takes no more is lost
+OPEN_SECONDS = 3.0  # for one attempt, so that a stopping program does not wait for long
+
+
+class PubSub:
+    """A connection that subscribes. Each channel is confirmed, in order; `sent` and `confirmed` count them."""
+
+    def __init__(self, connection: Connection, hear: Callable[[str, bytes], None]) -> None:
+        self.connection = connection
+        self.sent = 0
+        self.confirmed = 0
+        self.hear = hear
+        self.trouble: Exception = ConnectionResetError("it closed the connection")  # why it is of no use any more
+        self._replies: list[Any] = []
+
+    def subscribe(self, channels: Iterable[str]) -> None:
+        """Ask to hear these channels."""
+        self._send(self._packed("SUBSCRIBE", channels), AT_ONCE)
+
+    def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Ask to hear no more of them."""
+        self._send(self._packed("UNSUBSCRIBE", channels), AT_ONCE)
+
+    def ask(self, command: tuple[Any, ...], seconds: float, channels: Iterable[str] = ()) -> Any:
+        """Subscribe, and carry out a command after that; return its reply, blocking. Raises `TimeoutError`."""
+        deadline = time.monotonic() + seconds
+        self._send(self._packed("SUBSCRIBE", channels) + hiredis.pack_command(cast(Any, command)), deadline)
+        while not self._replies:
+            self._pump_until(deadline)
+        return self._replies.pop()
+
+    def _packed(self, name: str, channels: Iterable[str]) -> bytes:
+        names = list(channels)
+        self.sent += len(names)
+        return hiredis.pack_command(cast(Any, (name, *names))) if names else b""
+
+    def _send(self, packed: bytes, deadline: float) -> None:
+        if packed:
+            self.connection.socket.write(packed, deadline)
+
+    def pump(self, seconds: float) -> None:
+        """Block until something is heard or confirmed, or until the time is over."""
+        with contextlib.suppress(TimeoutError):
+            self._feed(self.connection.socket.read(CHUNK, time.monotonic() + seconds))
+
+    def confirm(self, seconds: float) -> None:
+        """Block until all commands are confirmed. Raises `TimeoutError`."""
+        deadline = time.monotonic() + seconds
+        while self.confirmed < self.sent:
+            self._pump_until(deadline)
+
+    def _pump_until(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.pump(left)
+
+    def readable(self) -> None:
+        """Take what has come, without blocking."""
+        while (data := self.connection.socket.look(CHUNK)) is not None:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        if not data:
+            raise ConnectionResetError("it closed the connection")
+        self.connection.reader.feed(data)
+        while (frame := self.connection.reader.gets()) is not False:
+            if isinstance(frame, hiredis.ReplyError):
+                raise refused(frame, self.connection.address)
+            self._take(frame)
+
+    def _take(self, frame: Any) -> None:
+        if not isinstance(frame, hiredis.PushNotification):
+            self._replies.append(frame)
+        elif frame[0] == b"message":
+            self.hear(frame[1].decode(), frame[2])
+        else:
+            self.confirmed += 1
+
+
+class Subscriber:
+    """What the coroutines of one event loop hear. Connects again by itself, for as long as anybody listens."""
+
+    def __init__(self, connect: Callable[[float], Connection], timeout: float) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self._callbacks: dict[str, list[Callback]] = {}
+        self._pubsub: PubSub | None = None
+        self._confirmed = asyncio.Event()
+        self._connecting = asyncio.Lock()
+        self._again: asyncio.Task[None] | None = None
+
+    async def join(self, channel: str, callback: Callback) -> None:
+        """Call back with what is sent on a channel from when this returns. Raises `OSError`, `BrokerError`."""
+        self._callbacks.setdefault(channel, []).append(callback)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._joined(channel)
+        except BaseException:
+            self.leave(channel, callback)
+            raise
+
+    async def _joined(self, channel: str) -> None:
+        if self._pubsub is None:
+            async with self._connecting:
+                if self._pubsub is None:  # connecting subscribes to all channels
+                    self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
+        elif len(self._callbacks[channel]) == 1:
+            self._tell(PubSub.subscribe, channel)
+        await self._settled()
+
+    def join_now(self, channel: str, callback: Callback) -> None:
+        """Do as `join`, blocking the loop for a moment."""
+        if self._pubsub is None:
+            self._adopt(self._connect(min(self._timeout, OPEN_SECONDS)))
+        assert self._pubsub is not None
+        pubsub = self._pubsub
+        fresh = channel not in self._callbacks
+        self._callbacks.setdefault(channel, []).append(callback)
+        try:
+            if fresh:
+                pubsub.subscribe([channel])
+            pubsub.confirm(self._timeout)
+        except BaseException:
+            self._lost(pubsub)
+            self.leave(channel, callback)
+            raise
+        self._confirmed.set()
+
+    def leave(self, channel: str, callback: Callback) -> None:
+        """Undo a `join`."""
+        callbacks = self._callbacks.get(channel, [])
+        if callback in callbacks:
+            callbacks.remove(callback)
+            if not callbacks:
+                del self._callbacks[channel]
+                self._tell(PubSub.unsubscribe, channel)
+
+    def close(self) -> None:
+        """Close the connection; whoever listens is told that he may miss something."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            with contextlib.suppress(RuntimeError, ValueError):
+                asyncio.get_running_loop().remove_reader(pubsub.connection.socket.socket.fileno())
+            pubsub.connection.close()
+
+    # --- Inside ---------------------------------------------------------------------------------------
+
+    def _tell(self, command: Callable[[PubSub, list[str]], None], channel: str) -> None:
+        pubsub = self._pubsub
+        if pubsub is not None:
+            try:
+                command(pubsub, [channel])
+            except OSError:
+                self._lost(pubsub)
+
+    def _adopt(self, connection: Connection) -> None:
+        """Listen on a new connection. Raises `OSError` if it is lost already."""
+        if self._pubsub is not None:  # `join_now` was faster
+            connection.close()
+            return
+        pubsub = self._pubsub = PubSub(connection, self._hear)
+        self._tell(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
+        if self._pubsub is not pubsub:
+            raise pubsub.trouble
+        asyncio.get_running_loop().add_reader(connection.socket.socket.fileno(), self._readable, pubsub)
+
+    def _readable(self, pubsub: PubSub) -> None:
+        try:
+            pubsub.readable()
+        except (OSError, BrokerError) as error:
+            pubsub.trouble = error
+            self._lost(pubsub)
+        self._confirmed.set()
+
+    async def _settled(self) -> None:
+        """Wait until what was sent is confirmed; raises what became of the connection, if it is lost."""
+        pubsub = self._pubsub
+        if pubsub is None:
+            raise ConnectionResetError("it closed the connection")
+        wanted = pubsub.sent
+        while pubsub.confirmed < wanted:
+            if self._pubsub is not pubsub:
+                raise pubsub.trouble
+            self._confirmed.clear()
+            await self._confirmed.wait()
+
+    def _hear(self, channel: str, payload: bytes) -> None:
+        for callback in list(self._callbacks.get(channel, ())):
+            callback(payload)
+
+    def _lost(self, pubsub: PubSub) -> None:
+        if self._pubsub is pubsub:
+            self.close()
+            self._confirmed.set()
+            if self._callbacks:
+                self._again = asyncio.ensure_future(self._connect_again())
+
+    async def _connect_again(self) -> None:
+        pause = PAUSES[0]
+        while self._callbacks and self._pubsub is None:
+            try:
+                async with self._connecting:
+                    if self._pubsub is None:
+                        self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
+                async with asyncio.timeout(self._timeout):
+                    await self._settled()
+            except (OSError, CeleriacError):
+                if self._pubsub is None:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, PAUSES[1])
+        for callbacks in list(self._callbacks.values()):
+            for callback in list(callbacks):
+                callback(None)

@@ -1,0 +1,1 @@
+"""Values and their encoding: what messages, outcomes, options and arguments are."""

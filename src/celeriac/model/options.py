@@ -1,0 +1,249 @@
+"""The options of a task and of a call: their names, their checks, and their reading.
+
+`@app.task(**TaskOptions)` declares; `task.apply_async(..., **CallOptions)` overrides for one call.
+They are merged in one place, `MessageTemplate.message`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+
+from celeriac.errors import EncodeError, UnknownOption, nearest
+from celeriac.model.clock import Duration, instant, seconds
+from celeriac.model.serialization import serializer
+
+__all__ = [
+    "CALL_OPTIONS",
+    "TASK_OPTIONS",
+    "CallOptions",
+    "TaskOptions",
+    "boolean",
+    "check_call",
+    "check_task",
+    "declared",
+    "rate",
+    "word",
+]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(...)` takes besides `name`, `bind` and `base`."""
+
+    queue: str
+    priority: int
+    headers: dict[str, Any]
+    expires: Duration
+    serializer: str
+    acks_late: bool
+    ignore_result: bool
+    track_started: bool
+    soft_time_limit: Duration | None
+    time_limit: Duration | None
+    rate_limit: str | float | None
+    max_retries: int | None
+    default_retry_delay: Duration | None
+    autoretry_for: Sequence[type[BaseException]]
+    dont_autoretry_for: Sequence[type[BaseException]]
+    retry_backoff: bool | Duration
+    retry_backoff_max: Duration
+    retry_jitter: bool
+    typing: bool
+
+
+class CallOptions(TypedDict, total=False):
+    """What `apply_async(...)` takes besides the arguments of the task. None: not given, but for the time limits."""
+
+    task_id: str | None
+    queue: str | None
+    priority: int | None
+    countdown: Duration | None
+    eta: datetime | None
+    expires: Duration | datetime | None
+    headers: dict[str, Any] | None
+    serializer: str | None
+    acks_late: bool | None
+    ignore_result: bool | None
+    soft_time_limit: Duration | None
+    time_limit: Duration | None
+    max_retries: int | None
+    link: Any
+    link_error: Any
+
+
+TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
+CALL_OPTIONS = frozenset(CallOptions.__annotations__)
+NONE_SAYS_NO = frozenset({"soft_time_limit", "time_limit"})
+"""Options of a call to which None says that there is none; to the others, that they are not given."""
+
+
+def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task's options in their plain form (durations in seconds), or raise `UnknownOption`/`TypeError`."""
+    _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task")
+    checked = dict(options)
+    _check_values(checked)
+    for name in ("autoretry_for", "dont_autoretry_for"):
+        if name in checked:
+            checked[name] = _exception_types(name, checked[name])
+    if "serializer" in checked:
+        serializer(checked["serializer"])
+    if checked.get("rate_limit") is not None:
+        rate(checked["rate_limit"])
+    if not isinstance(checked.get("retry_backoff", True), bool):
+        checked["retry_backoff"] = _length(checked["retry_backoff"], "retry_backoff")
+    for name in ("retry_backoff_max", "expires"):
+        if name in checked:
+            checked[name] = _length(checked[name], name)
+    return checked
+
+
+NOT_HERE = {
+    "__call__": "override call(self, request), which workers call",
+    "acks_on_failure_or_timeout": "failures and time-outs are settled like every ending; remove it",
+    "after_return": "connect to signals.task_postrun, or override call(self, request)",
+    "before_start": "connect to signals.task_prerun, or override call(self, request)",
+    "on_failure": "connect to signals.task_failure",
+    "on_retry": "connect to signals.task_retry",
+    "on_success": "connect to signals.task_success",
+    "reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
+    "retry_kwargs": "write `max_retries` and `default_retry_delay` as attributes of their own",
+    "throws": "failures are not told apart in the log; remove it",
+}
+"""What a class of tasks may have in Celery, and what stands in its place."""
+
+
+def declared(kind: type, root: type) -> dict[str, Any]:
+    """Return the options that a class of tasks has as attributes, beyond those of `root`: `max_retries = 5`.
+
+    Raises `UnknownOption` for hooks and options of Celery's that would do nothing.
+    """
+    for name, instead in NOT_HERE.items():
+        if getattr(kind, name, None) is not getattr(root, name, None):
+            raise UnknownOption(f"{kind.__qualname__}.{name} would do nothing here: {instead}.")
+    return {name: getattr(kind, name) for name in TaskOptions.__annotations__ if hasattr(kind, name)}
+
+
+def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's options, durations in seconds and instants as aware datetimes, or raise."""
+    _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call")
+    checked = {name: value for name, value in options.items() if value is not None or name in NONE_SAYS_NO}
+    _check_values(checked)
+    if "countdown" in checked and "eta" in checked:
+        raise UnknownOption("A call takes `countdown` or `eta`, not both.")
+    if "countdown" in checked:
+        checked["countdown"] = seconds(checked["countdown"], "countdown")
+    if "eta" in checked:
+        instant(checked["eta"], "eta")
+    if isinstance(checked.get("expires"), datetime):
+        instant(checked["expires"], "expires")
+    elif "expires" in checked:
+        checked["expires"] = _length(checked["expires"], "expires")
+    return checked
+
+
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+
+
+def rate(limit: str | float) -> float:
+    """Return a rate limit in tasks per second.
+
+    >>> rate("30/m")
+    0.5
+    """
+    match = _RATE.fullmatch(str(limit))
+    if match is None or not float(match[1]):
+        raise ValueError(f"rate_limit takes '10/s', '100/m', '5/h' or a number of tasks per second, not {limit!r}")
+    return float(match[1]) / _PERIODS[match[2]]
+
+
+def _length(value: Any, name: str) -> float:
+    """Return a duration that is not negative, in seconds."""
+    length = seconds(value, name)
+    if length < 0:
+        raise ValueError(f"{name} takes seconds from 0 up, not {value!r}")
+    return length
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Return a boolean; refuse what is none, which would be read otherwise at the other end."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} takes True or False, not {value!r}")
+    return value
+
+
+def word(value: Any, name: str) -> str:
+    """Return a name or an id; refuse what is no text, is empty, or cannot be written as UTF-8 (a lone surrogate)."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} takes a non-empty string, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} takes text that can be written as UTF-8, not {value!r}: {error.reason}.") from None
+    return value
+
+
+def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], what: str) -> None:
+    for name in options:
+        if name not in known:
+            raise UnknownOption(f"{what} has no option {name!r}.{nearest(name, known | more)} "
+                                f"Known: {', '.join(sorted(known))}.")  # fmt: skip
+
+
+def _check_values(checked: dict[str, Any]) -> None:
+    for name in ("soft_time_limit", "time_limit", "default_retry_delay"):
+        if checked.get(name) is not None:
+            checked[name] = _length(checked[name], name)
+    if "priority" in checked:
+        priority = checked["priority"]
+        if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
+            raise ValueError(f"priority takes a whole number from 0 to 9 (higher is sooner), not {priority!r}")
+    for name in ("queue", "serializer", "task_id"):
+        if name in checked:
+            word(checked[name], name)
+    retries = checked.get("max_retries")
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
+        raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
+    for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
+        if name in checked:
+            boolean(checked[name], name)
+    if "headers" in checked and not isinstance(checked["headers"], Mapping):
+        raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
+    if "headers" in checked:
+        checked["headers"] = _plain_headers(checked["headers"])
+
+
+def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return headers as they will arrive, or raise `EncodeError`: they travel outside the body, without its types."""
+    try:
+        plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise EncodeError(f"headers takes plain data (strings, numbers, lists, dicts): {error}.") from None
+    except OverflowError:
+        raise EncodeError("headers takes integers of up to 64 bits; pass a longer one as a string.") from None
+    return plain
+
+
+def _plain(value: Any, place: str) -> Any:
+    """Return what is plain data, tuples as lists; refuse what would arrive as something else."""
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    raise EncodeError(f"{place} takes plain data (strings, finite numbers, lists, dicts with strings as keys), not "
+                      f"{value!r}. Write it as text, or pass it as an argument.")  # fmt: skip
+
+
+def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    kinds = tuple(value) if isinstance(value, Iterable) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"{name} takes exception classes, not {kind!r}")
+    return kinds

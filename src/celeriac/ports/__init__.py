@@ -1,0 +1,1 @@
+"""The ports: what brokers and backends must be able to do."""

@@ -1,0 +1,109 @@
+"""The port for keeping workflows: trees that never change, and counters that do.
+
+A backend that can count atomically implements `WorkflowStore` besides `Backend`. Called by `canvas.workflows` when a
+workflow is sent or looked up, and by the worker when one of its tasks has ended.
+
+Each node counts once: what follows from the end of a node follows from the first final outcome stored for it, in the
+same atomic step. Counters never go below zero.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from celeriac.errors import BackendError
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.ports.backend import Backend
+
+__all__ = ["UNFINISHED_SECONDS", "Advance", "Due", "NodeEnd", "Plan", "WorkflowStore", "workflow_store"]
+
+UNFINISHED_SECONDS = 30 * 86400.0
+"""An unfinished workflow is kept this long after its last change; a finished one as long as outcomes are."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow as it is stored: a tree that never changes, and counts that do."""
+
+    id: str
+    tree: bytes
+    left: int  # nodes that run a task, and have not ended
+    missing: Mapping[int, int] = {}  # by join: how many of its members have not ended
+
+
+class Due(msgspec.Struct, frozen=True, gc=False):
+    """A durable note that a node of a workflow has ended, and that what follows from it has not been done yet."""
+
+    workflow: str
+    node: int
+
+
+class NodeEnd(msgspec.Struct, frozen=True, gc=False):
+    """The final outcome of a node's task (its `place` says which), and whether more follows than a join's count."""
+
+    outcome: Outcome
+    due: bool = False
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All that follows from the end of a node: done in one step, together with the removal of its `Due`."""
+
+    due: Due
+    messages: Sequence[Message] = ()  # to be published
+    outcomes: Sequence[Outcome] = ()  # of nodes that end with it; one of another workflow as `conclude` does, and due
+    joins: Sequence[int] = ()  # to be counted down; one that comes to nothing is due
+
+
+class WorkflowStore(ABC):
+    """Keeps workflows, by id. Implemented by backends beside `Backend`."""
+
+    @abstractmethod
+    def plant(self, plan: Plan) -> None:
+        """Store a workflow; one of the same id is replaced."""
+
+    @abstractmethod
+    async def aplant(self, plan: Plan) -> None:
+        """Coroutine version of `plant`."""
+
+    @abstractmethod
+    def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the trees of workflows, by id."""
+
+    @abstractmethod
+    async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Coroutine version of `trees`."""
+
+    @abstractmethod
+    def uproot(self, ids: Sequence[str]) -> None:
+        """Delete workflows; their outcomes stay."""
+
+    @abstractmethod
+    async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
+        """Store the ends of nodes, and count down the joins that they are members of. False as for `Backend.store`.
+
+        Where the broker is joined to the backend, `Lease.settle` does this.
+        """
+
+    @abstractmethod
+    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
+        """Claim up to `limit` dues: nobody else is given them for `seconds`. Each stays until it is advanced.
+
+        Returns, for each, whether it was claimed before: then part of what follows may have been done already.
+        """
+
+    @abstractmethod
+    async def advance(self, advances: Sequence[Advance]) -> list[bool]:
+        """Carry out each in one atomic step, except for publishing its messages. False where its `Due` is gone.
+
+        Where the broker is joined to the backend, `Lease.advance` does this, and publishes the messages too.
+        """
+
+
+def workflow_store(backend: Backend) -> WorkflowStore:
+    """Return a backend as the store of workflows that it is. Raises `BackendError` if it is none."""
+    if isinstance(backend, WorkflowStore):
+        return backend
+    raise BackendError(f"{backend!r} keeps no workflows. Set `result_backend` to one that does: sqlite://, redis://.")

@@ -1,0 +1,1 @@
+"""Tasks, calls to them, and their results."""

@@ -1,0 +1,339 @@
+"""Asking for what became of a task: `AsyncResult`."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from celeriac import states
+from celeriac.errors import CeleriacError, RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.model.clock import Duration, limit
+from celeriac.model.failure import Failure
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import decode
+from celeriac.tasks.context import current
+from celeriac.tasks.protocols import App, Spot
+
+if TYPE_CHECKING:
+    from celeriac.model.message import Message
+
+__all__ = ["LONG", "AsyncResult", "EagerResult", "Results", "Spot", "forbid_waiting"]
+
+R = TypeVar("R")
+
+LONG = 3600.0  # seconds; a wait without a time-out is many of these
+
+
+class AsyncResult(Generic[R]):
+    """The state and the result of one task, by its id. `await result` is `await result.aget()`."""
+
+    __slots__ = ("_parent", "_spot", "app", "id", "ignored", "task_name")
+
+    def __init__(self, id: str, app: App, task_name: str = "", ignored: bool = False, spot: Spot | None = None,
+                 parent: AsyncResult[Any] | None = None) -> None:  # fmt: skip
+        self.id = id
+        self._spot = spot
+        self._parent = parent  # where it is known without a workflow
+        self.ignored = ignored  # no return value is kept
+        self.app = app
+        self.task_name = task_name
+
+    # --- Waiting for the result -----------------------------------------------------------------------
+
+    def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
+        """Wait for the return value, and return it; raise what the task raised.
+
+        With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout` (seconds,
+        or a timedelta), `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a task.
+        Where the call had `ignore_result`, there is nothing to wait for: returns None at once.
+        """
+        if self.ignored:
+            return cast(R, None)
+        forbid_waiting()
+        timeout, monotonic = limit(timeout), self.app.clock.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            left = LONG if deadline is None else max(0.0, deadline - monotonic())
+            found = self.app.backend.fetch([self.id], wait=left or 1e-9)
+            if self.id in found:
+                return cast(R, self._unwrap(found[self.id], propagate))
+            if deadline is not None and monotonic() >= deadline:
+                raise self._late(timeout)
+
+    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
+        """Do as `get`, for coroutines; fine inside a coroutine task."""
+        if self.ignored:
+            return cast(R, None)
+        timeout, monotonic = limit(timeout), self.app.clock.monotonic
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            left = LONG if deadline is None else max(0.0, deadline - monotonic())
+            found = await self.app.backend.afetch([self.id], wait=left or 1e-9)
+            if self.id in found:
+                return cast(R, self._unwrap(found[self.id], propagate))
+            if deadline is not None and monotonic() >= deadline:
+                raise self._late(timeout)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.aget().__await__()
+
+    def _late(self, timeout: float | None) -> ResultTimeout:
+        return ResultTimeout(
+            f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
+            "Is a worker running that receives from its queue? `celeriac status` tells."
+        )
+
+    @property
+    def task_id(self) -> str:
+        """The id, by the name that it has in calls."""
+        return self.id
+
+    # --- Looking --------------------------------------------------------------------------------------
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the backend knows now."""
+        return self.app.backend.fetch([self.id]).get(self.id)
+
+    @property
+    def state(self) -> str:
+        """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED or IGNORED. PENDING also where unknown."""
+        outcome = self.outcome
+        return states.PENDING if outcome is None else outcome.state
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The return value, or the exception in its place; None before the end."""
+        outcome = self.outcome
+        if outcome is None or not outcome.ready:
+            return None
+        return self._unwrap(outcome, propagate=False)
+
+    @property
+    def info(self) -> Any:
+        """What is known by now: what the task told of its progress, the reason for a retry, or the `result`."""
+        outcome = self.outcome
+        if outcome is None:
+            return None
+        if outcome.state == states.RETRY:
+            return outcome.exception()
+        return self._unwrap(outcome, propagate=False)
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the exception, as text."""
+        outcome = self.outcome
+        return outcome.failure.traceback if outcome is not None and outcome.failure is not None else None
+
+    def ready(self) -> bool:
+        """Say whether nothing more happens to the task."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """Say whether the task has returned."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """Say whether the task has failed for good."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Say whether anything is known of this id: a message on its way, or an outcome."""
+        return self.outcome is not None or self.id in self.app.broker.complete(
+            self.app.broker.operations().find([self.id])
+        )
+
+    # --- In a workflow --------------------------------------------------------------------------------
+
+    @property
+    def spot(self) -> Spot | None:
+        """Where in a workflow it stands; of a task that has not ended, only where `delay` has returned this."""
+        if self._spot is None:
+            outcome = self.outcome
+            if outcome is not None and outcome.place is not None:
+                self._spot = self.app.workflows.spot(outcome.place)
+        return self._spot
+
+    @property
+    def workflow_id(self) -> str | None:
+        """The id of its workflow, if it is in one."""
+        return self.spot.workflow_id if self.spot is not None else None
+
+    @property
+    def parent(self) -> Any:
+        """The result of what was before it in its workflow, an `AsyncResult` or a `GroupResult`; or None."""
+        if self._parent is not None:
+            return self._parent
+        return self.spot.parent() if self.spot is not None else None
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of what is called with its result."""
+        return self.spot.children() if self.spot is not None else []
+
+    @property
+    def root(self) -> Any:
+        """The result that its workflow began with; itself, if there is nothing before it."""
+        found: Any = self
+        while (before := found.parent) is not None:
+            found = before
+        return found
+
+    def collect(self, timeout: Duration | None = None, propagate: bool = True) -> Iterator[tuple[Any, Any]]:
+        """Yield this and all that comes after it, each with its value, waiting where need be."""
+        waiting: list[Any] = [self]
+        while waiting:
+            result = waiting.pop(0)
+            yield result, result.get(timeout=timeout, propagate=propagate)
+            waiting += result.children
+
+    def get_leaf(self, timeout: Duration | None = None, propagate: bool = True) -> Any:
+        """Return the value of what comes last after it."""
+        return deque(self.collect(timeout, propagate), maxlen=1).pop()[1]
+
+    # --- Acting ---------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Drop the outcome from the backend."""
+        self.app.backend.forget([self.id])
+
+    def revoke(self, terminate: bool = False) -> None:
+        """See to it that the task is not started; with `terminate`, also end it where it runs."""
+        self.app.control.revoke(self.id, terminate=terminate)
+
+    # --- Inside ---------------------------------------------------------------------------------------
+
+    def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
+        if outcome.state in (states.FAILURE, states.REVOKED):
+            error = outcome.exception() or Failure.of(TaskRevoked()).exception()
+            if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
+                error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
+            if outcome.cause is not None:
+                error.add_note(f"{outcome.task}[{outcome.id}] was not run, for {outcome.cause} before it has failed.")
+            elif outcome.place is not None or isinstance(error, CeleriacError):
+                error.add_note(f"In {outcome.task}[{outcome.id}].")
+            if propagate:
+                raise error
+            return error
+        if outcome.value is None:
+            return None
+        value = decode(outcome.content_type, outcome.value, self.app.conf.accept_content)
+        task = self.app.tasks.get(outcome.task)
+        return value if task is None or outcome.state != states.SUCCESS else task.arguments.rebuild_result(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task_name}[{self.id}]>"
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that ran at once, in the caller."""
+
+    __slots__ = ("_outcome",)
+
+    def __init__(self, outcome: Outcome, app: App, spot: Spot | None = None) -> None:
+        super().__init__(outcome.id, app, outcome.task, spot=spot)
+        self._outcome = outcome
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return self._outcome
+
+    def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
+        """Return the return value; raise what the task raised."""
+        return cast(R, self._unwrap(self._outcome, propagate))
+
+    async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
+        """Do as `get`."""
+        return self.get(timeout, propagate)
+
+    def forget(self) -> None:
+        """Do nothing: nothing is stored."""
+
+    def revoke(self, terminate: bool = False) -> None:
+        """Do nothing: it has ended."""
+
+
+class Results(Sequence[AsyncResult[R]]):
+    """The results of many calls of one task, in the order of the calls. One is made when it is looked at.
+
+    Who sends many calls and minds none of them pays for their ids alone.
+    """
+
+    __slots__ = ("_app", "_ignored", "_task_name", "ids")
+
+    def __init__(self, app: App, task_name: str) -> None:
+        self.ids: list[str] = []
+        self._app = app
+        self._task_name = task_name
+        self._ignored = False
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Take note of messages that were sent, which have their options in common."""
+        self.ids += [message.id for message in messages]
+        self._ignored = messages[0].ignore_result
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[R]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[AsyncResult[R]]: ...
+
+    def __getitem__(self, index: int | slice) -> AsyncResult[R] | list[AsyncResult[R]]:
+        if isinstance(index, slice):
+            return [self._made(id) for id in self.ids[index]]
+        return self._made(self.ids[index])
+
+    def __iter__(self) -> Iterator[AsyncResult[R]]:
+        return map(self._made, self.ids)
+
+    def __add__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
+        return [*self, *others]
+
+    def __radd__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
+        return [*others, *self]
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Results | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _made(self, id: str) -> AsyncResult[R]:
+        return AsyncResult(id, self._app, self._task_name, self._ignored)
+
+    def __repr__(self) -> str:
+        return f"<Results {self._task_name}: {len(self.ids)}>"
+
+
+def forbid_waiting() -> None:
+    """Raise `WaitInTask` inside a task that a worker runs, and in what such a task applies."""
+    request = current.get()
+    while request is not None and request.is_eager:
+        request = request.outer
+    if request is None:
+        return
+    if request.blocks_child:
+        raise WaitInTask
+    if _in_a_loop():  # else a thread of the task's own: it may wait
+        raise WaitInTask("Waiting here blocks the loop of this coroutine, and of all the others: write await result.")
+
+
+def _in_a_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, no loop runs
+    return asyncio is not None and asyncio._get_running_loop() is not None

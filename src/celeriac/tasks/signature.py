@@ -1,0 +1,208 @@
+"""A call that has not been made: task, arguments, options. It can be stored, sent, changed and linked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+
+from celeriac.errors import UnknownOption, nearest
+from celeriac.model.arguments import args_of, kwargs_of
+from celeriac.model.message import Message
+from celeriac.model.options import boolean, check_call
+from celeriac.tasks.protocols import App
+from celeriac.tasks.result import AsyncResult
+
+__all__ = ["Signature", "listed", "plain_options", "read_options", "sendable"]
+
+R = TypeVar("R")
+
+INSTANTS = ("eta", "expires")  # options that may be datetimes
+
+
+class Signature(Generic[R]):
+    """One call, not made yet.
+
+    `a | b` calls `b` with the result of `a`; see `chain`, `group` and `chord`.
+
+    A signature may be partial: arguments given later go before its own, `add.s(2).delay(1)` calls `add(1, 2)`; an
+    immutable one (`si`) takes none. `to_dict` and `from_dict` carry it through JSON.
+    """
+
+    KINDS: ClassVar[dict[str, Any]] = {}
+    """What else can be sent and tied together: `chain`, `group` and `chord` enter themselves here."""
+
+    __slots__ = ("app", "args", "immutable", "kwargs", "options", "task")
+
+    def __init__(self, app: App, task: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                 options: Mapping[str, Any] | None = None, immutable: bool = False) -> None:  # fmt: skip
+        self.app = app
+        self.task = task
+        self.args = args_of(args)
+        self.kwargs = kwargs_of(kwargs)
+        self.options = check_call(options) if options else {}
+        self.immutable = boolean(immutable, "immutable")
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
+        """Change options in place, and return the signature: `add.s(2, 2).set(queue="math", countdown=10)`."""
+        if immutable is not None:
+            self.immutable = boolean(immutable, "immutable")
+        self.options = check_call({**self.options, **options})
+        return self
+
+    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Return a copy, with more arguments and other options."""
+        merged, named = self.merged(args, kwargs)
+        return type(self)(self.app, self.task, merged, named, {**self.options, **options}, self.immutable)
+
+    def stamp(self, **stamps: Any) -> Self:
+        """Add headers, in place: `add.s(2, 2).stamp(customer=7)`."""
+        return self.set(headers={**self.options.get("headers", {}), **stamps})
+
+    def link(self, callback: Any) -> Self:
+        """Send `callback`, with the result as its first argument, when this succeeds."""
+        return self._linked("link", callback)
+
+    def link_error(self, callback: Any) -> Self:
+        """Send `callback` when this fails.
+
+        It is called with the failed task's id or, where it takes three more arguments than it has, with the request,
+        the exception and the traceback of what failed.
+        """
+        return self._linked("link_error", callback)
+
+    on_error = link_error
+
+    def _linked(self, name: str, callback: Any) -> Self:
+        self.options[name] = [*listed(self.options.get(name)), callback]
+        return self
+
+    def __or__(self, other: Any) -> Any:
+        """Return a chain: `other` is called with the result of this."""
+        return self.KINDS["chain"](self, other) if sendable(other) else NotImplemented
+
+    # --- Making the call ------------------------------------------------------------------------------
+
+    def message(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
+                group_id: str | None = None, **options: Any) -> Message:  # fmt: skip
+        """Return the message that the call would send."""
+        merged, named = self.merged(args, kwargs)
+        template = self.app.message_template(self.task)
+        return template.message(merged, named, {**self.options, **options}, group_id=group_id)
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Make the call."""
+        return self.apply_async(args, kwargs)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Make the call, for coroutines."""
+        return await self.aapply_async(args, kwargs)
+
+    def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                    **options: Any) -> AsyncResult[R]:  # fmt: skip
+        """Make the call, with options of its own."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], self.KINDS["chain"](self).apply_async(args, kwargs, **options))
+        merged, named = self._checked(args, kwargs)
+        return cast(AsyncResult[R], self.app.send_task(self.task, merged, named, **{**self.options, **options}))
+
+    async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                           **options: Any) -> AsyncResult[R]:  # fmt: skip
+        """Make the call, with options of its own, for coroutines."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], await self.KINDS["chain"](self).aapply_async(args, kwargs, **options))
+        merged, named = self._checked(args, kwargs)
+        return cast(AsyncResult[R], await self.app.asend_task(self.task, merged, named, **{**self.options, **options}))
+
+    def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+              **options: Any) -> AsyncResult[R]:  # fmt: skip
+        """Run the task here and now."""
+        if self.leads_on(options):
+            return cast(AsyncResult[R], self.KINDS["chain"](self).apply(args, kwargs, **options))
+        task = self.app.known_task(self.task)
+        merged, named = self._checked(args, kwargs)
+        return cast(AsyncResult[R], task.apply(merged, named, **{**self.options, **options}))
+
+    def leads_on(self, options: Mapping[str, Any] = MappingProxyType({})) -> bool:
+        """Say whether a workflow is linked to it, so that it is part of one itself."""
+        links = [*listed(self.options.get("link")), *listed(options.get("link"))]
+        return any(sendable(link) and not isinstance(link, Signature) for link in links)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the task's function here, as any function."""
+        merged, named = self.merged(args, kwargs)
+        return self.app.tasks[self.task](*merged, **named)
+
+    def merged(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of the call, with those that are given now in front."""
+        if self.immutable:
+            return self.args, self.kwargs
+        return (*args_of(args), *self.args), {**self.kwargs, **kwargs_of(kwargs)}
+
+    def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        merged, named = self.merged(args, kwargs)
+        task = self.app.tasks.get(self.task)
+        if task is not None and task.checks_arguments:
+            task.arguments.check(merged, named)
+        return merged, named
+
+    # --- Carrying it ----------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the signature as plain data."""
+        return {"task": self.task, "args": list(self.args), "kwargs": self.kwargs,
+                "options": plain_options(self.options), "immutable": self.immutable}  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], app: App) -> Any:
+        """Return the signature, chain, group or chord that `to_dict` gave."""
+        if "kind" in data:
+            if data["kind"] not in cls.KINDS:
+                known = nearest(data["kind"], cls.KINDS)
+                raise UnknownOption(f"There is no workflow of the kind {data['kind']!r}.{known}")
+            return cls.KINDS[data["kind"]].of_dict(data, app)
+        return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), read_options(data.get("options") or {}),
+                   data.get("immutable", False))  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Signature) and other.to_dict() == self.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        named = [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.task}({', '.join([*map(repr, self.args), *named])})"
+
+
+def listed(value: Any) -> list[Any]:
+    """Return links as a list: an option takes one, many or none."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def sendable(value: Any) -> bool:
+    """Say whether a value can stand in a workflow."""
+    return isinstance(value, (Signature, *Signature.KINDS.values()))
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as plain data: the signatures in them, and the instants."""
+    plain = dict(options)
+    for name in ("link", "link_error"):
+        if name in plain:
+            plain[name] = [link if isinstance(link, Mapping) else link.to_dict() for link in listed(plain[name])]
+    for name in INSTANTS:
+        if isinstance(plain.get(name), datetime):
+            plain[name] = plain[name].isoformat()
+    return plain
+
+
+def read_options(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options from what `plain_options` gave; signatures stay as they are."""
+    options = dict(plain)
+    for name in INSTANTS:
+        if isinstance(options.get(name), str):
+            options[name] = datetime.fromisoformat(options[name])
+    return options

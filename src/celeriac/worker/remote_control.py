@@ -1,0 +1,231 @@
+"""Control commands, as a worker carries them out: `@handler` functions of the supervisor and what they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import msgspec
+
+from celeriac.app.app import Celeriac
+from celeriac.app.control import COMMANDS, Command, Reply
+from celeriac.errors import BrokerError, CeleriacError, NotRegistered, nearest
+from celeriac.model.message import PLAIN
+from celeriac.model.options import rate as parse_rate
+from celeriac.model.serialization import dumps, loads
+from celeriac.worker.heartbeat import FIRST_PAUSE, longer
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.pools.pool import Pool
+from celeriac.worker.receiver import Receiver
+from celeriac.worker.settler import Settler
+
+__all__ = ["COMMAND_HANDLERS", "Controlled", "serve_commands"]
+
+log = logging.getLogger("celeriac.worker")
+
+Handler = Callable[..., Any]
+COMMAND_HANDLERS: dict[str, Handler] = {}
+
+
+class Controlled(Protocol):
+    """What commands act on: the supervisor."""
+
+    app: Celeriac
+    options: WorkerOptions
+    name: str
+    started: float  # monotonic
+    listening: asyncio.Event  # set once commands are received
+    pool: Pool
+    receiver: Receiver
+    settling: Settler
+
+    def ask_to_stop(self, why: str) -> None:
+        """Begin a graceful stop."""
+
+
+async def serve_commands(worker: Controlled) -> None:
+    """Listen on the control channel, for ever."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            await _listen(worker)
+        except BrokerError as error:
+            log.warning("Cannot listen to control commands, trying again in %.1f s: %s", pause, error)
+        await asyncio.sleep(pause)
+        pause = longer(pause)
+
+
+async def _listen(worker: Controlled) -> None:
+    broker = worker.app.broker
+    async with aclosing(await broker.listen(COMMANDS)) as commands:  # type: ignore[type-var]
+        worker.listening.set()
+        async for payload in commands:
+            try:
+                command = msgspec.convert(loads(payload), Command)
+            except (CeleriacError, msgspec.ValidationError) as error:
+                log.warning("A control command cannot be read: %s", error)
+                continue
+            if command.destination is not None and worker.name not in command.destination:
+                continue
+            reply = _handle(worker, command)
+            if command.reply_to is not None:
+                try:
+                    await broker.broadcast(command.reply_to, [dumps(msgspec.to_builtins(reply))])
+                except BrokerError as error:
+                    log.warning("The answer to the control command %s is lost: %s", command.name, error)
+
+
+def _handle(worker: Controlled, command: Command) -> Reply:
+    handler = COMMAND_HANDLERS.get(command.name)
+    if handler is None:
+        hint = nearest(command.name, COMMAND_HANDLERS)
+        return Reply(worker.name, error=f"There is no command {command.name!r}.{hint}")
+    try:
+        return Reply(worker.name, handler(worker, **command.arguments))
+    except (CeleriacError, TypeError, ValueError) as error:
+        return Reply(worker.name, error=str(error))
+
+
+def _handles(function: Handler) -> Handler:
+    COMMAND_HANDLERS[function.__name__.strip("_")] = function
+    return function
+
+
+# --- Looking ------------------------------------------------------------------------------------------
+
+
+@_handles
+def _ping(worker: Controlled) -> dict[str, str]:
+    return {"ok": "pong"}
+
+
+@_handles
+def _stats(worker: Controlled) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "pid": os.getpid(),
+        "uptime": time.monotonic() - worker.started,
+        "queues": worker.receiver.queues,
+        "capacity": worker.pool.capacity(),
+        "pool": worker.pool.describe(),
+        "rusage": {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_kib": usage.ru_maxrss},
+        "tasks": worker.settling.statistics.summary(),
+    }
+
+
+@_handles
+def _active(worker: Controlled) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": active.delivery.message.id,
+            "task": active.delivery.message.task,
+            "queue": active.delivery.message.queue,
+            "attempt": active.delivery.message.attempt,
+            "deliveries": active.delivery.deliveries,
+            "started_at": active.started_at,
+            "pid": active.pid,
+            "args_bytes": len(active.delivery.message.body),
+        }
+        for active in worker.pool.active()
+        if active.started_at is not None
+    ]
+
+
+@_handles
+def _reserved(worker: Controlled) -> list[dict[str, str]]:
+    return [
+        {"id": active.delivery.message.id, "task": active.delivery.message.task, "queue": active.delivery.message.queue}
+        for active in worker.pool.active()
+        if active.started_at is None
+    ]
+
+
+@_handles
+def _registered(worker: Controlled) -> list[str]:
+    return sorted(worker.app.tasks)
+
+
+# --- Operating ----------------------------------------------------------------------------------------
+
+
+@_handles
+def _terminate(worker: Controlled, ids: list[str]) -> dict[str, str]:
+    worker.pool.terminate(frozenset(ids))
+    return {"ok": f"terminated what ran of {len(ids)} tasks"}
+
+
+@_handles
+def _rate_limit(worker: Controlled, task: str, rate: str | None) -> dict[str, str]:
+    _known(worker, task)
+    worker.receiver.rates[task] = parse_rate(rate) if rate else None
+    told = "as often as it can" if not rate else rate if "/" in str(rate) else f"{rate}/s"
+    return {"ok": f"{task} may start {told}"}
+
+
+@_handles
+def _time_limit(worker: Controlled, task: str, soft: float | None = None, hard: float | None = None) -> dict[str, str]:
+    _known(worker, task)
+    worker.receiver.limits[task] = (soft, hard)
+    told = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
+    return {"ok": f"{task} has from now on: soft limit {told[0]}, hard limit {told[1]}"}
+
+
+@_handles
+def _pool_grow(worker: Controlled, n: int = 1) -> dict[str, str]:
+    return _resize(worker, n)
+
+
+@_handles
+def _pool_shrink(worker: Controlled, n: int = 1) -> dict[str, str]:
+    return _resize(worker, -n)
+
+
+@_handles
+def _add_consumer(worker: Controlled, queue: str) -> dict[str, str]:
+    worker.app.check_queue(queue)
+    if queue not in worker.receiver.queues:
+        worker.receiver.queues.append(queue)
+        worker.receiver.freed()
+    return {"ok": f"receives from {', '.join(worker.receiver.queues)}"}
+
+
+@_handles
+def _cancel_consumer(worker: Controlled, queue: str) -> dict[str, str]:
+    if queue in worker.receiver.queues:
+        worker.receiver.queues.remove(queue)
+        worker.receiver.freed()
+    return {"ok": f"receives from {', '.join(worker.receiver.queues) or 'no queue'}"}
+
+
+@_handles
+def _shutdown(worker: Controlled) -> dict[str, str]:
+    worker.ask_to_stop("a control command")
+    return {"ok": "shutting down"}
+
+
+@_handles
+def _log_level(worker: Controlled, level: str) -> dict[str, str]:
+    logging.getLogger("celeriac").setLevel(level.upper())
+    return {"ok": f"log level {level.upper()}"}
+
+
+def _resize(worker: Controlled, change: int) -> dict[str, str]:
+    """Add or remove plain children, and say what comes of it. Raises `ValueError` where nothing does."""
+    before = worker.pool.capacity()[PLAIN]
+    now = worker.pool.resize(change)
+    if now == before:
+        why = "a solo worker runs one plain function at a time" if worker.options.pool == "solo" else "one child stays"
+        raise ValueError(f"The pool cannot {'grow' if change > 0 else 'shrink'}: {why}.")
+    rest = "" if now - before == change else "; one child stays"
+    return {"ok": f"{'grows' if change > 0 else 'shrinks'} by {abs(now - before)}, to {now} for plain functions{rest}"}
+
+
+def _known(worker: Controlled, task: str) -> None:
+    if task not in worker.app.tasks:
+        raise NotRegistered(task, worker.app.tasks)
