@@ -37,7 +37,7 @@ from celeriac.model.message import PLAIN, Message, Place, new_ids
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
-from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
 from tests.promises.harness import wait_for
 from tests.redis_server import RedisServer, running_redis
@@ -876,8 +876,8 @@ async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_g
     assert await backend.store([Outcome(id="x", task="t", state="STARTED")]) == [True]
     await lease.settle([Settlement(delivery=held, outcome=Outcome(id=member.id, task="t", state="SUCCESS",
                                                                   place=member.place))])  # fmt: skip
-    assert list(await backend.due(10, 5.0)) == [Due("w", 2)]
-    assert await lease.advance([Advance(due=Due("w", 2))]) == [True]
+    assert list(await backend.claim_pending(10, 5.0)) == [PendingNode("w", 2)]
+    assert await lease.advance([Advance(pending=PendingNode("w", 2))]) == [True]
     end = NodeEnd(Outcome(id="y", task="t", state="SUCCESS", place=Place("w", 1, -1)))
     assert await backend.conclude([end]) == [True]
     await broker.revoke(["x"], time.time() + 60.0)

@@ -604,7 +604,7 @@ async def test_what_a_dead_worker_may_have_sent_already_is_sent_with_a_mark(
         results.append(await made.adelay())
         await crew.settle(await crew.lease.receive(["default"], {"plain": 1}, 0.0))
         if taken_before:
-            assert len(await app.backend.due(10, 5.0)) == 1  # by a worker that then dies
+            assert len(await app.backend.claim_pending(10, 5.0)) == 1  # by a worker that then dies
             clock.advance(6)
     monkeypatch.setattr(app.broker, "apublish", noted)
     await crew.advancing.finish()

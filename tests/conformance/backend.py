@@ -14,7 +14,15 @@ from celeriac.model.failure import Failure
 from celeriac.model.message import Message, Place, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Settlement
-from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Due, NodeEnd, Plan, WorkflowStore, workflow_store
+from celeriac.ports.workflows import (
+    UNFINISHED_SECONDS,
+    Advance,
+    NodeEnd,
+    PendingNode,
+    Plan,
+    WorkflowStore,
+    workflow_store,
+)
 from tests.conformance.broker import LONG, PROMPTLY, Ports
 
 
@@ -160,43 +168,43 @@ class WorkflowConformance:
         first, second = node_end("w", 0, join=5), node_end("w", 1, join=5)
         assert await ports.backend.conclude([first, first]) == [True, False]
         assert await ports.backend.conclude([first]) == [False]
-        assert await ports.backend.due(10, 5.0) == {}
+        assert await ports.backend.claim_pending(10, 5.0) == {}
         assert await ports.backend.conclude([second]) == [True]
-        assert await ports.backend.due(10, 5.0) == {Due("w", 5): False}
+        assert await ports.backend.claim_pending(10, 5.0) == {PendingNode("w", 5): False}
         assert ports.backend.fetch([second.outcome.id]) == {second.outcome.id: second.outcome}
 
     async def test_what_is_due_is_one_workers_for_a_while_and_then_anybodys(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=3))
-        await ports.backend.conclude([node_end("w", number, due=True) for number in range(3)])
-        taken = await ports.backend.due(2, 5.0)
+        await ports.backend.conclude([node_end("w", number, leaves_pending=True) for number in range(3)])
+        taken = await ports.backend.claim_pending(2, 5.0)
         assert len(taken) == 2
-        (third,) = await ports.backend.due(2, 60.0)
-        assert {*taken, third} == {Due("w", number) for number in range(3)}
-        assert await ports.backend.due(10, 5.0) == {}
+        (third,) = await ports.backend.claim_pending(2, 60.0)
+        assert {*taken, third} == {PendingNode("w", number) for number in range(3)}
+        assert await ports.backend.claim_pending(10, 5.0) == {}
         ports.clock.advance(6)
-        assert await ports.backend.due(10, 5.0) == dict.fromkeys(taken, True)
+        assert await ports.backend.claim_pending(10, 5.0) == dict.fromkeys(taken, True)
 
     async def test_an_advance_is_done_once(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=2, missing={3: 1, 4: 2}))
-        await ports.backend.conclude([node_end("w", 0, due=True)])
+        await ports.backend.conclude([node_end("w", 0, leaves_pending=True)])
         ended = node_end("w", 1).outcome
-        advance = Advance(due=Due("w", 0), outcomes=[ended], joins=[3, 4])
+        advance = Advance(pending=PendingNode("w", 0), outcomes=[ended], joins=[3, 4])
         assert await ports.backend.advance([advance, advance]) == [True, False]
-        assert await ports.backend.advance([Advance(due=Due("w", 9))]) == [False]
-        assert await ports.backend.due(10, 5.0) == {Due("w", 3): False}
+        assert await ports.backend.advance([Advance(pending=PendingNode("w", 9))]) == [False]
+        assert await ports.backend.claim_pending(10, 5.0) == {PendingNode("w", 3): False}
         assert ports.backend.fetch([ended.id]) == {ended.id: ended}
 
     async def test_a_node_of_another_workflow_ends_as_if_it_were_settled(self, ports: Ports) -> None:
         ports.backend.plant(plan("inner", left=1))
         ports.backend.plant(plan("outer", left=1, missing={2: 1}))
-        await ports.backend.conclude([node_end("inner", 0, due=True)])
+        await ports.backend.conclude([node_end("inner", 0, leaves_pending=True)])
         stands_for = node_end("outer", 1, join=2).outcome
-        await ports.backend.advance([Advance(due=Due("inner", 0), outcomes=[stands_for])])
-        assert set(await ports.backend.due(10, 5.0)) == {Due("outer", 1), Due("outer", 2)}
+        await ports.backend.advance([Advance(pending=PendingNode("inner", 0), outcomes=[stands_for])])
+        assert set(await ports.backend.claim_pending(10, 5.0)) == {PendingNode("outer", 1), PendingNode("outer", 2)}
 
     async def test_nothing_follows_in_a_workflow_that_is_gone(self, ports: Ports) -> None:
-        assert await ports.backend.conclude([node_end("gone", 0, join=1, due=True)]) == [True]
-        assert await ports.backend.due(10, 5.0) == {}
+        assert await ports.backend.conclude([node_end("gone", 0, join=1, leaves_pending=True)]) == [True]
+        assert await ports.backend.claim_pending(10, 5.0) == {}
         assert ports.backend.trees(["gone"]) == {}
 
     async def test_a_finished_workflow_expires_as_outcomes_do_and_another_later(self, ports: Ports) -> None:
@@ -227,14 +235,14 @@ class WorkflowConformance:
             found = await lease.receive(["default"], {"plain": 9}, 0.0)
             assert [item.message.id for item in found] == ([following.id] if not again else [])
             await lease.settle([Settlement(delivery=item) for item in found])
-            assert await ports.backend.due(10, 5.0) == ({Due("w", 5): False} if not again else {})
+            assert await ports.backend.claim_pending(10, 5.0) == ({PendingNode("w", 5): False} if not again else {})
 
     async def test_a_joined_broker_advances_with_the_messages(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=2))
-        await ports.backend.conclude([node_end("w", 0, due=True)])
+        await ports.backend.conclude([node_end("w", 0, leaves_pending=True)])
         lease = await ports.lease()
         messages = [Message(id=new_id(), task="t"), Message(id=new_id(), task="t", due_at=ports.clock.now() + 60)]
-        advance = Advance(due=Due("w", 0), outcomes=[node_end("w", 1).outcome], messages=messages)
+        advance = Advance(pending=PendingNode("w", 0), outcomes=[node_end("w", 1).outcome], messages=messages)
         assert await lease.advance([advance, advance]) == [True, False]
         assert await lease.advance([]) == []
         found = await lease.receive(["default"], {"plain": 9}, 0.0)

@@ -193,8 +193,8 @@ def calls(stage: Stage) -> set[str]:
 def nothing_waits(stage: Stage) -> bool:
     broker = stage.app.broker
     counts = broker.complete(broker.operations().queues())
-    due = asyncio.run(stage.app.backend.due(1, 0.0))
-    return not due and not any(count.ready + count.active + count.scheduled for count in counts)
+    pending = asyncio.run(stage.app.backend.claim_pending(1, 0.0))
+    return not pending and not any(count.ready + count.active + count.scheduled for count in counts)
 
 
 def not_finished(workflows: Sequence[Workflow]) -> list[Workflow]:

@@ -8,7 +8,7 @@ from celeriac.drivers.memory import Store, Workflow, store
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
-from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan, WorkflowStore
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MemoryBackend", "connect"]
 
@@ -90,16 +90,16 @@ class MemoryBackend(Backend, WorkflowStore):
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         now = self.clock.now()
         with self.shared.lock:
-            done = [self.shared.conclude(end.outcome, end.due, now) for end in ends]
+            done = [self.shared.conclude(end.outcome, end.leaves_pending, now) for end in ends]
         self.shared.ring()
         return done
 
-    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
+    async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
         now = self.clock.now()
         with self.shared.lock:
-            free = [(due, free_at > 0) for due, free_at in self.shared.dues.items() if free_at <= now]
+            free = [(node, free_at > 0) for node, free_at in self.shared.pending.items() if free_at <= now]
             taken = dict(free[:limit])
-            self.shared.dues.update(dict.fromkeys(taken, now + seconds))
+            self.shared.pending.update(dict.fromkeys(taken, now + seconds))
         return taken
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:

@@ -15,7 +15,7 @@ from celeriac.errors import BrokerUnavailable
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
-from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan, WorkflowStore
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["RedisBackend", "connect"]
 
@@ -221,20 +221,24 @@ class RedisBackend(Backend, WorkflowStore):
             self.server.script(
                 "conclude",
                 self._kept,
-                *[part for end in ends[start : start + BATCH] for part in outcomes.end_parts(end.outcome, end.due)],
+                *(
+                    part
+                    for end in ends[start : start + BATCH]
+                    for part in outcomes.end_parts(end.outcome, end.leaves_pending)
+                ),
             )
             for start in range(0, len(ends), BATCH)
         ]
         replies = await self.server.ado_all(commands) if commands else []
         return [bool(stored) for reply in replies for stored in reply]
 
-    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
+    async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
         command = self.server.script("due", self.server.moment(self.clock), limit, repr(seconds))
         reply = await self.server.ado(command)
-        found: dict[Due, bool] = {}
+        found: dict[PendingNode, bool] = {}
         for entry, free_at in zip(reply[::2], reply[1::2], strict=True):
             workflow, _, node = entry.decode().rpartition(":")
-            found[Due(workflow, int(node))] = float(free_at) > 0
+            found[PendingNode(workflow, int(node))] = float(free_at) > 0
         return found
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:

@@ -16,7 +16,7 @@ from celeriac.drivers.sqlite.database import Database, database
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
-from celeriac.ports.workflows import Advance, Due, NodeEnd, Plan, WorkflowStore
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
 
@@ -130,12 +130,12 @@ class SQLiteBackend(Backend, WorkflowStore):
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         return await self.database.awrite(lambda connection: workflows.conclude(connection, ends, self.clock.now()))
 
-    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
+    async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
         now = self.clock.now()
-        if not self.database.read(lambda connection: workflows.due(connection, 1, now)):
+        if not self.database.read(lambda connection: workflows.peek_pending(connection, 1, now)):
             return {}
         return await self.database.awrite(
-            lambda connection: workflows.take(connection, limit, now, now + seconds), quiet=True
+            lambda connection: workflows.claim_pending(connection, limit, now, now + seconds), quiet=True
         )
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:

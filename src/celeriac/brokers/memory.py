@@ -155,7 +155,7 @@ class MemoryLease(Lease):
             self._store.dead[id] = Dead(message=settlement.delivery.message, reason=settlement.reason, at=now)
         outcome = settlement.outcome
         if outcome is not None and settlement.ends_node:
-            if not self._store.conclude(outcome, settlement.due, now):
+            if not self._store.conclude(outcome, settlement.leaves_pending, now):
                 return True  # it has ended before, and all that follows has followed
         elif outcome is not None and not self._store.keep(outcome, now):
             return True  # likewise

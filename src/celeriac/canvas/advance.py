@@ -29,7 +29,7 @@ from celeriac.model.failure import Failure
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps, prepend
-from celeriac.ports.workflows import Advance, Due
+from celeriac.ports.workflows import Advance, PendingNode
 
 __all__ = ["End", "advance", "end_of", "follow", "send", "wanted"]
 
@@ -101,7 +101,7 @@ def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
             else:
                 outcomes.append(_unrun(tree, follower, end.cause, now))
                 ended.append((follower, end))
-    return Advance(due=Due(tree.id, number), messages=messages, outcomes=outcomes, joins=joins)
+    return Advance(pending=PendingNode(tree.id, number), messages=messages, outcomes=outcomes, joins=joins)
 
 
 def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:

@@ -13,7 +13,7 @@ from celeriac.canvas.planner import Planned
 from celeriac.canvas.tree import Tree
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
-from celeriac.ports.workflows import Due
+from celeriac.ports.workflows import PendingNode
 from celeriac.tasks.execution import Executor
 from celeriac.tasks.protocols import App
 
@@ -40,13 +40,13 @@ class _Run:
         self._missing = missing
         self._outcomes: dict[str, Outcome] = {}
         self._messages: deque[Message] = deque()
-        self._dues: deque[Due] = deque()
+        self._pending: deque[PendingNode] = deque()
 
     def run(self, starts: list[Message]) -> dict[str, Outcome]:
         self._messages += starts
-        while self._messages or self._dues:
-            if self._dues:
-                self._advance(self._dues.popleft())
+        while self._messages or self._pending:
+            if self._pending:
+                self._advance(self._pending.popleft())
             else:
                 self._attempt(self._messages.popleft())
         return self._outcomes
@@ -67,14 +67,14 @@ class _Run:
         place = outcome.place
         if place is not None:
             self._count(place.workflow, [place.join] if place.join >= 0 else [])
-            self._dues.append(Due(place.workflow, place.node))
+            self._pending.append(PendingNode(place.workflow, place.node))
 
     def _count(self, workflow: str, joins: list[int] | tuple[int, ...]) -> None:
         missing = self._missing[self._known(workflow).id]
         for join in joins:
             missing[join] -= 1
             if missing[join] == 0:
-                self._dues.append(Due(workflow, join))
+                self._pending.append(PendingNode(workflow, join))
 
     def _known(self, workflow: str) -> Tree:
         if workflow not in self._trees:  # a task has been replaced by it
@@ -83,13 +83,13 @@ class _Run:
             self._missing[workflow] = dict(planned.missing)
         return self._trees[workflow]
 
-    def _advance(self, due: Due) -> None:
-        done = advance(self._known(due.workflow), due.node, self._outcomes, 0.0)
+    def _advance(self, node: PendingNode) -> None:
+        done = advance(self._known(node.workflow), node.node, self._outcomes, 0.0)
         for outcome in done.outcomes:
-            if outcome.place is not None and outcome.place.workflow != due.workflow:
+            if outcome.place is not None and outcome.place.workflow != node.workflow:
                 self._ended(outcome)
             self._outcomes[outcome.id] = outcome
         self._messages += done.messages
-        self._count(due.workflow, list(done.joins))
+        self._count(node.workflow, list(done.joins))
 
 

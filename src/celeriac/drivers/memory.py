@@ -11,7 +11,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery
 from celeriac.ports.operations import Dead, WorkerInfo
-from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Due, Plan
+from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, PendingNode, Plan
 
 __all__ = ["Held", "Store", "Workflow", "store"]
 
@@ -48,7 +48,7 @@ class Store:
         self.leases: dict[int, WorkerInfo] = {}
         self.outcomes: dict[str, tuple[float, Outcome]] = {}  # id: when it was stored, outcome
         self.workflows: dict[str, Workflow] = {}
-        self.dues: dict[Due, float] = {}  # when somebody may take it on
+        self.pending: dict[PendingNode, float] = {}  # when somebody may take it on
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # of everything that ever needed a number of its own
         self.generation = 0
@@ -70,7 +70,7 @@ class Store:
 
     # --- Workflows: all of these with the lock held ---------------------------------------------------
 
-    def conclude(self, outcome: Outcome, due: bool, now: float) -> bool:
+    def conclude(self, outcome: Outcome, leaves_pending: bool, now: float) -> bool:
         """Keep the end of a workflow's node, and do what follows from it at once; unless it has ended before."""
         if not self.keep(outcome, now):
             return False
@@ -78,8 +78,8 @@ class Store:
         if place is not None and place.workflow in self.workflows:
             self.workflows[place.workflow].left -= 1
             self.count_down(place.workflow, [place.join] if place.join >= 0 else [], now)
-            if due:
-                self.dues[Due(place.workflow, place.node)] = 0.0
+            if leaves_pending:
+                self.pending[PendingNode(place.workflow, place.node)] = 0.0
         return True
 
     def count_down(self, workflow: str, joins: Sequence[int], now: float) -> None:
@@ -90,19 +90,19 @@ class Store:
             if missing.get(join, 0) > 0:
                 missing[join] -= 1
                 if missing[join] == 0:
-                    self.dues[Due(workflow, join)] = 0.0
+                    self.pending[PendingNode(workflow, join)] = 0.0
 
     def advance(self, advance: Advance, now: float) -> bool:
         """Do what follows from a node's end, but for the messages; unless somebody has done it."""
-        if self.dues.pop(advance.due, None) is None:
+        if self.pending.pop(advance.pending, None) is None:
             return False
         for outcome in advance.outcomes:
-            if outcome.place is not None and outcome.place.workflow != advance.due.workflow:
+            if outcome.place is not None and outcome.place.workflow != advance.pending.workflow:
                 self.conclude(outcome, True, now)
-            elif self.keep(outcome, now) and advance.due.workflow in self.workflows:
-                self.workflows[advance.due.workflow].left -= 1
-        if advance.due.workflow in self.workflows:
-            self.count_down(advance.due.workflow, advance.joins, now)
+            elif self.keep(outcome, now) and advance.pending.workflow in self.workflows:
+                self.workflows[advance.pending.workflow].left -= 1
+        if advance.pending.workflow in self.workflows:
+            self.count_down(advance.pending.workflow, advance.joins, now)
         return True
 
     def prune(self, now: float, result_expires: float | None) -> None:

@@ -80,7 +80,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     deliveries: int = 0  # RETURN: what its count goes back to
     reason: str = ""  # BURY
     value: bytes | None = None  # what steps that come next in a workflow are given, whether it is kept or not
-    due: bool = False  # a workflow's node has ended, and more follows than the count of its join and `follow_ups`
+    leaves_pending: bool = False  # the end of this node causes more than a count of its join and `follow_ups`
 
     @property
     def ends_node(self) -> bool:

@@ -19,7 +19,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
 
-__all__ = ["UNFINISHED_SECONDS", "Advance", "Due", "NodeEnd", "Plan", "WorkflowStore", "workflow_store"]
+__all__ = ["UNFINISHED_SECONDS", "Advance", "NodeEnd", "PendingNode", "Plan", "WorkflowStore", "workflow_store"]
 
 UNFINISHED_SECONDS = 30 * 86400.0
 """An unfinished workflow is kept this long after its last change; a finished one as long as outcomes are."""
@@ -34,7 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     missing: Mapping[int, int] = {}  # by join: how many of its members have not ended
 
 
-class Due(msgspec.Struct, frozen=True, gc=False):
+class PendingNode(msgspec.Struct, frozen=True, gc=False):
     """A durable note that a node of a workflow has ended, and that what follows from it has not been done yet."""
 
     workflow: str
@@ -45,13 +45,13 @@ class NodeEnd(msgspec.Struct, frozen=True, gc=False):
     """The final outcome of a node's task (its `place` says which), and whether more follows than a join's count."""
 
     outcome: Outcome
-    due: bool = False
+    leaves_pending: bool = False
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """All that follows from the end of a node: done in one step, together with the removal of its `Due`."""
+    """All that follows from the end of a node: done in one step, together with the removal of its `PendingNode`."""
 
-    due: Due
+    pending: PendingNode
     messages: Sequence[Message] = ()  # to be published
     outcomes: Sequence[Outcome] = ()  # of nodes that end with it; one of another workflow as `conclude` does, and due
     joins: Sequence[int] = ()  # to be counted down; one that comes to nothing is due
@@ -88,7 +88,7 @@ class WorkflowStore(ABC):
         """
 
     @abstractmethod
-    async def due(self, limit: int, seconds: float) -> dict[Due, bool]:
+    async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
         """Claim up to `limit` dues: nobody else is given them for `seconds`. Each stays until it is advanced.
 
         Returns, for each, whether it was claimed before: then part of what follows may have been done already.
@@ -96,7 +96,7 @@ class WorkflowStore(ABC):
 
     @abstractmethod
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        """Carry out each in one atomic step, except for publishing its messages. False where its `Due` is gone.
+        """Carry out each in one atomic step, except for publishing its messages. False where its `PendingNode` is gone.
 
         Where the broker is joined to the backend, `Lease.advance` does this, and publishes the messages too.
         """

@@ -1,9 +1,9 @@
-"""The duty of advancing workflows: what follows from the end of a node, where settling it did not do it all.
+"""Advances workflows: sends what follows from the end of a node, where settling the node could not do all of it.
 
-Settling a task leaves a `Due` behind, in the backend, when it brings a join to its end or has failed with others
-waiting for it. Here they are taken on, many at a time, by whichever worker comes first: the one that settled, at once;
-any other, within seconds, when that one was killed. What follows is decided by `canvas/advance.py`, and written in one
-step together with the removal of the due: two workers that advance the same node do it once.
+Settling a task leaves a `PendingNode` in the backend when the task completes a join, or has failed while others wait
+for it. The worker that settled it claims it at once; if that worker was killed, any other does within seconds. What
+follows is decided by `canvas/advance.py`, and written in one step together with the removal of the pending node: two
+workers that advance the same node do it once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from celeriac.canvas.tree import Tree
 from celeriac.errors import BackendError, BrokerError
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
-from celeriac.ports.workflows import Advance, Due, WorkflowStore
+from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
 from celeriac.worker.heartbeat import FIRST_PAUSE, longer
 
 __all__ = ["Advancer"]
@@ -36,7 +36,7 @@ class Advancer:
     """Advances workflows until it is stopped."""
 
     def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool) -> None:
-        self.something = asyncio.Event()  # set when there may be something due
+        self.something = asyncio.Event()  # set when there may be a pending node
         self._app = app
         self._lease = lease
         self._joined = joined
@@ -61,19 +61,19 @@ class Advancer:
                     await self.something.wait()
 
     async def finish(self) -> None:
-        """Advance all that is due now."""
+        """Advance all pending nodes."""
         store = self._app.backend
         if not isinstance(store, WorkflowStore):
             return
-        while dues := await store.due(BATCH, TAKE_SECONDS):
-            await self._advance(store, dues)
+        while pending := await store.claim_pending(BATCH, TAKE_SECONDS):
+            await self._advance(store, pending)
 
-    async def _advance(self, store: WorkflowStore, dues: Mapping[Due, bool]) -> None:
-        """Advance what is due, and say of what was taken on before that its messages may have been sent."""
-        trees = await self._app.workflows.load([due.workflow for due in dues])
-        outcomes = await self._outcomes(list(dues), trees)
+    async def _advance(self, store: WorkflowStore, pending: Mapping[PendingNode, bool]) -> None:
+        """Advance pending nodes. The messages of nodes that were claimed before are published as repeats."""
+        trees = await self._app.workflows.load([node.workflow for node in pending])
+        outcomes = await self._outcomes(list(pending), trees)
         now = self._app.clock.now()
-        advances = [self._follow(due, trees, outcomes, now) for due in dues]
+        advances = [self._follow(node, trees, outcomes, now) for node in pending]
         if self._joined:
             await self._lease().advance(advances)
             return
@@ -81,7 +81,7 @@ class Advancer:
         for again in (False, True):
             messages = [
                 message
-                for item, taken_before in zip(advances, dues.values(), strict=True)
+                for item, taken_before in zip(advances, pending.values(), strict=True)
                 if taken_before is again
                 for message in item.messages
             ]
@@ -89,15 +89,16 @@ class Advancer:
                 await self._app.broker.apublish(messages, again)
         await store.advance(advances)
 
-    def _follow(self, due: Due, trees: Mapping[str, Tree], outcomes: Mapping[str, Outcome], now: float) -> Advance:
-        if due.workflow not in trees:
-            log.error("The workflow %s has expired; nothing follows from its node %d", due.workflow, due.node)
-            return Advance(due=due)
-        return advance(trees[due.workflow], due.node, outcomes, now)
+    def _follow(self, node: PendingNode, trees: Mapping[str, Tree], outcomes: Mapping[str, Outcome],
+                now: float) -> Advance:  # fmt: skip
+        if node.workflow not in trees:
+            log.error("The workflow %s has expired; nothing follows from its node %d", node.workflow, node.node)
+            return Advance(pending=node)
+        return advance(trees[node.workflow], node.node, outcomes, now)
 
-    async def _outcomes(self, dues: Sequence[Due], trees: Mapping[str, Tree]) -> dict[str, Outcome]:
+    async def _outcomes(self, pending: Sequence[PendingNode], trees: Mapping[str, Tree]) -> dict[str, Outcome]:
         """Return the outcomes that the nodes are made up of, by id."""
-        ids = [id for due in dues if due.workflow in trees for id in wanted(trees[due.workflow], due.node)]
+        ids = [id for node in pending if node.workflow in trees for id in wanted(trees[node.workflow], node.node)]
         found: dict[str, Outcome] = {}
         for start in range(0, len(ids), FETCH):
             found |= await self._app.backend.afetch(ids[start : start + FETCH])

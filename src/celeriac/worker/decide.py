@@ -135,20 +135,20 @@ class SettlementWriter:
         self._backend = backend
         self._workflows = workflows
         self.joined = broker.joins(backend)
-        self.left_due = False  # whether the settlements of the last call may have left something due
+        self.left_pending = False  # whether the settlements of the last call may have left something due
         self._unsure: set[str] = set()  # tokens of what was begun to be settled, or had ended before: it may be done
 
     async def settle(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Return, for each, whether its token was good."""
         if self.joined:
             settlements = await self._led_on(settlements, now)
-            self.left_due = any(settlement.ends_node and _leaves_due(settlement) for settlement in settlements)
+            self.left_pending = any(settlement.ends_node and _leaves_pending(settlement) for settlement in settlements)
             return await lease.settle(settlements)
         if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
-            self.left_due = False
+            self.left_pending = False
             return await lease.settle(settlements)
         ends = [settlement for settlement in settlements if settlement.ends_node]
-        self.left_due = bool(ends)
+        self.left_pending = bool(ends)
         new = await workflow_store(self._backend).conclude([_node_end(item) for item in ends]) if ends else []
         kept = [settlement for settlement in settlements if settlement.outcome is not None and not settlement.ends_node]
         new += await self._backend.store([item.outcome for item in kept if item.outcome is not None]) if kept else []
@@ -200,16 +200,16 @@ def _led_on(settlement: Settlement, trees: Mapping[str, Tree], now: float) -> Se
         log.error("The workflow %s of %s[%s] has expired; nothing follows", place.workflow, outcome.task, outcome.id)
         return settlement
     if outcome.state != states.SUCCESS:
-        return replace(settlement, due=True)
+        return replace(settlement, leaves_pending=True)
     following = follow(trees[place.workflow], place.node, End(settlement.value or b"null"), now)
     if following.joins:  # an empty group comes next, and ends at once
-        return replace(settlement, due=True, outcome=_valued(settlement))
+        return replace(settlement, leaves_pending=True, outcome=_valued(settlement))
     return replace(settlement, follow_ups=[*settlement.follow_ups, *following.messages])
 
 
-def _leaves_due(settlement: Settlement) -> bool:
+def _leaves_pending(settlement: Settlement) -> bool:
     outcome = settlement.outcome
-    return settlement.due or (outcome is not None and outcome.place is not None and outcome.place.join >= 0)
+    return settlement.leaves_pending or (outcome is not None and outcome.place is not None and outcome.place.join >= 0)
 
 
 def _node_end(settlement: Settlement) -> NodeEnd:

@@ -97,7 +97,7 @@ class Settler:
             decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
         ]
         done = await self._settler.settle(self._lease(), settlements, now)
-        if self._settler.left_due:
+        if self._settler.left_pending:
             self.advancing.something.set()
         chatty = log.isEnabledFor(logging.INFO)
         counted: list[Outcome] = []

@@ -27,7 +27,7 @@ def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
         elif outcome.place is None:
             values.append(outcomes.addressed(outcome))
             places.append("")
-        elif settlement.due:
+        elif settlement.leaves_pending:
             return None
         else:
             values.append(outcomes.addressed(outcome))
@@ -48,7 +48,7 @@ def each(settlements: Sequence[Settlement], lease: str) -> list[Any]:
     parts.append(len(ending))
     for number, item in ending:
         if item.outcome is not None:
-            parts += (number, *outcomes.end_parts(item.outcome, item.due)[3:])
+            parts += (number, *outcomes.end_parts(item.outcome, item.leaves_pending)[3:])
     for number, settlement in enumerate(settlements, start=1):
         for message in settlement.follow_ups:
             parts += (number, message.queue, message.id, blob(message), due(message))

@@ -178,7 +178,7 @@ class SQLiteLease(Lease):
             again = _not_new(kept, outcomes.store(connection, [item.outcome for item in kept if item.outcome], now))
         if len(kept) < len(good):
             ending = [item for item in good if item.ends_node]
-            ends = [NodeEnd(item.outcome, item.due) for item in ending if item.outcome is not None]
+            ends = [NodeEnd(item.outcome, item.leaves_pending) for item in ending if item.outcome is not None]
             again |= _not_new(ending, workflows.conclude(connection, ends, now))
         leading = [item for item in good if item.follow_ups and id(item) not in again]
         follow_ups = [message for item in leading for message in item.follow_ups]

@@ -55,18 +55,18 @@ def place(place: Place) -> str:
     return f"{place.workflow}:{place.node}:{place.join if place.join >= 0 else ''}"
 
 
-def end_parts(outcome: Outcome, due: bool) -> tuple[Any, ...]:
+def end_parts(outcome: Outcome, leaves_pending: bool) -> tuple[Any, ...]:
     """Return the end of a workflow's node as the scripts take it."""
     place = outcome.place
     if place is None:
         raise ValueError(f"{outcome.id} is not in a workflow")
     join = place.join if place.join >= 0 else ""
-    return (outcome.id, encode(outcome), channel_of(outcome.id), place.workflow, place.node, join, int(due))
+    return (outcome.id, encode(outcome), channel_of(outcome.id), place.workflow, place.node, join, int(leaves_pending))
 
 
 def advance_parts(advance: Advance) -> list[Any]:
     """Return what follows from a node's end as the scripts take it, but for its messages."""
-    parts: list[Any] = [advance.due.workflow, advance.due.node, len(advance.outcomes), len(advance.joins)]
+    parts: list[Any] = [advance.pending.workflow, advance.pending.node, len(advance.outcomes), len(advance.joins)]
     for outcome in advance.outcomes:
         parts += end_parts(outcome, True)
     return [*parts, *advance.joins]

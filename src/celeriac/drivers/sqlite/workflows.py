@@ -13,13 +13,13 @@ import msgspec
 
 from celeriac.drivers.sqlite import outcomes
 from celeriac.model.outcome import Outcome
-from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Due, NodeEnd, Plan
+from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
 
-__all__ = ["advance", "conclude", "due", "overdue", "plant", "prune", "take", "trees", "uproot"]
+__all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees", "uproot"]
 
 PRUNE_ROWS = 500  # workflows thrown away at a time, so that nobody waits long for the write lock
 
-DUE = "INSERT OR IGNORE INTO dues (workflow, node, free_at) VALUES (?, ?, 0)"
+PENDING = "INSERT OR IGNORE INTO dues (workflow, node, free_at) VALUES (?, ?, 0)"
 JOINED = """
     INSERT OR IGNORE INTO dues (workflow, node, free_at)
     SELECT workflow, node, 0 FROM joins WHERE workflow = ? AND node = ? AND missing = 0
@@ -57,17 +57,17 @@ def conclude(connection: sqlite3.Connection, ends: Sequence[NodeEnd], now: float
     done = outcomes.store(connection, [end.outcome for end in ends], now)
     left: Counter[str] = Counter()
     joins: Counter[tuple[str, int]] = Counter()
-    dues: list[tuple[str, int]] = []
+    pending: list[tuple[str, int]] = []
     for end, new in zip(ends, done, strict=True):
         place = end.outcome.place
         if new and place is not None:
             left[place.workflow] += 1
             if place.join >= 0:
                 joins[place.workflow, place.join] += 1
-            if end.due:
-                dues.append((place.workflow, place.node))
+            if end.leaves_pending:
+                pending.append((place.workflow, place.node))
     _count_down(connection, left, joins, now)
-    connection.executemany(DUE, [due for due in dues if left[due[0]]])
+    connection.executemany(PENDING, [node for node in pending if left[node[0]]])
     return done
 
 
@@ -85,34 +85,35 @@ def _count_down(connection: sqlite3.Connection, left: Counter[str], joins: Count
 
 def advance(connection: sqlite3.Connection, advance: Advance, now: float) -> bool:
     """Do what follows from a node's end, but for the messages; unless somebody has done it."""
-    due = advance.due
+    pending = advance.pending
     query = "DELETE FROM dues WHERE workflow = ? AND node = ?"
-    if not connection.execute(query, (due.workflow, due.node)).rowcount:
+    if not connection.execute(query, (pending.workflow, pending.node)).rowcount:
         return False
     own: list[Outcome] = []
     others: list[NodeEnd] = []
     for outcome in advance.outcomes:
-        if outcome.place is None or outcome.place.workflow == due.workflow:
+        if outcome.place is None or outcome.place.workflow == pending.workflow:
             own.append(outcome)
         else:
-            others.append(NodeEnd(outcome, due=True))
+            others.append(NodeEnd(outcome, leaves_pending=True))
     ended = sum(outcomes.store(connection, own, now))
-    joins = Counter((due.workflow, join) for join in advance.joins)
-    _count_down(connection, Counter({due.workflow: ended}), joins, now)
+    joins = Counter((pending.workflow, join) for join in advance.joins)
+    _count_down(connection, Counter({pending.workflow: ended}), joins, now)
     if others:
         conclude(connection, others, now)
     return True
 
 
-def due(connection: sqlite3.Connection, limit: int, now: float) -> dict[Due, bool]:
+def peek_pending(connection: sqlite3.Connection, limit: int, now: float) -> dict[PendingNode, bool]:
     """Return what is due and nobody's, and whether it was somebody's. Only reads."""
     query = "SELECT workflow, node, free_at FROM dues WHERE free_at <= ? LIMIT ?"
-    return {Due(workflow, node): free_at > 0 for workflow, node, free_at in connection.execute(query, (now, limit))}
+    rows = connection.execute(query, (now, limit))
+    return {PendingNode(workflow, node): free_at > 0 for workflow, node, free_at in rows}
 
 
-def take(connection: sqlite3.Connection, limit: int, now: float, until: float) -> dict[Due, bool]:
+def claim_pending(connection: sqlite3.Connection, limit: int, now: float, until: float) -> dict[PendingNode, bool]:
     """Take on what is due."""
-    taken = due(connection, limit, now)
+    taken = peek_pending(connection, limit, now)
     connection.executemany(
         "UPDATE dues SET free_at = ? WHERE workflow = ? AND node = ?",
         [(until, item.workflow, item.node) for item in taken],
