@@ -85,7 +85,7 @@ class Mishaps:
         self.clock.advance(6)  # so that what a dead worker had taken on is free
         counts = await self.app.broker.operations().queues()
         waiting = any(count.ready + count.scheduled + count.active for count in counts)
-        return waiting or bool(self.app.backend.shared.dues)
+        return waiting or bool(self.app.backend.shared.pending)
 
     async def run(self, crew: Crew, deliveries: list[Delivery]) -> None:
         self.chance.shuffle(deliveries)
@@ -164,7 +164,7 @@ def test_broker_and_backend_joined(tree: Node, seed: int) -> None:
     hold(app, journal, clock, tree, seed, joined=True)
     store = app.broker.shared
     assert not store.messages
-    assert not store.dues
+    assert not store.pending
     assert all(workflow.left == 0 and not any(workflow.missing.values()) for workflow in store.workflows.values())
 
 
@@ -177,4 +177,4 @@ def test_broker_and_backend_on_two_servers(tree: Node, seed: int) -> None:
                    clock=clock, environ={}, result_expires=None)  # fmt: skip
     register(app, journal)
     hold(app, journal, clock, tree, seed, joined=False)
-    assert not app.backend.shared.dues
+    assert not app.backend.shared.pending

@@ -98,7 +98,7 @@ def test_in_memory(tree: Node, seed: int) -> None:
     store = world.app.broker.shared
     assert not store.messages
     assert not store.held
-    assert not store.dues
+    assert not store.pending
     assert all(workflow.left == 0 and not any(workflow.missing.values()) for workflow in store.workflows.values())
     store.outcomes.clear()
     store.workflows.clear()

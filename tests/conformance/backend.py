@@ -253,5 +253,5 @@ def plan(id: str, tree: bytes = b"tree", left: int = 1, missing: dict[int, int] 
     return Plan(id=id, tree=tree, left=left, missing=missing or {})
 
 
-def node_end(workflow: str, node: int, join: int = -1, due: bool = False) -> NodeEnd:
-    return NodeEnd(Outcome(id=new_id(), task="t", state=states.SUCCESS, place=Place(workflow, node, join)), due)
+def node_end(workflow: str, node: int, join: int = -1, leaves_pending: bool = False) -> NodeEnd:
+    return NodeEnd(Outcome(id=new_id(), task="t", state=states.SUCCESS, place=Place(workflow, node, join)), leaves_pending)
