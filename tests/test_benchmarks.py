@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -194,3 +195,20 @@ def test_a_worker_on_rabbitmq_is_watched_from_outside(rabbitmq_installed: None, 
     drain, roundtrip = json.loads(found.read_text())["reports"]
     assert drain["figures"]["celeriac_rabbitmq"]["best"] > 0
     assert roundtrip["figures"]["celeriac_rabbitmq"]["median_ms"] > 0
+
+
+def test_client_libraries_on_redis_are_compared(redis_installed: None) -> None:
+    pytest.importorskip("redis", reason="the extra `bench` is not installed")
+    done = run("redis", "--count", "200", "--rounds", "1", module="benchmarks.clients")
+    assert done.returncode == 0, done.stderr
+    for client in ("redis-py, blocking", "redis-py, asyncio", "Celeriac, blocking", "Celeriac, asyncio"):
+        assert re.search(rf"^\| {client} \| [\d,]+ \(\d+ µs\) \| [\d,]+ \(\d+ µs\) \|$", done.stdout, re.MULTILINE)
+
+
+def test_client_libraries_on_rabbitmq_are_compared(rabbitmq_installed: None) -> None:
+    pytest.importorskip("pika", reason="the extra `bench` is not installed")
+    clients = "py_amqp,celeriac_amqp"
+    done = run("amqp", "--count", "50", "--rounds", "1", "--clients", clients, module="benchmarks.clients")
+    assert done.returncode == 0, done.stderr
+    for client in ("py-amqp", "Celeriac, blocking"):
+        assert re.search(rf"^\| {client} (\| [\d,.]+ \(\d+ µs\) ){{4}}\|$", done.stdout, re.MULTILINE)
