@@ -138,8 +138,20 @@ def test_stacks_belong_to_legs() -> None:
 
     outer = "run (celeriac/worker/settler.py)"
     assert leg_of([outer, "decide (celeriac/worker/decide.py)"], SUPERVISOR_LEGS) == "decide"
-    assert leg_of([outer, "encode (somewhere.py)"], SUPERVISOR_LEGS) == "settle: books"
+    assert leg_of([outer, "encode (somewhere.py)"], SUPERVISOR_LEGS) == "settle: bookkeeping"
     assert leg_of(["encode (somewhere.py)"], SUPERVISOR_LEGS) == REST
+
+
+def test_legs_name_files_and_functions_that_exist() -> None:
+    from benchmarks.legs import CHILD_LEGS, PRODUCER_LEGS, SUPERVISOR_LEGS
+
+    folders = (ROOT / "src" / "celeriac", ROOT / "benchmarks" / "peers")
+    sources = {str(path): path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")}
+    for legs in (PRODUCER_LEGS, SUPERVISOR_LEGS, CHILD_LEGS):
+        for place in (place for places in legs.values() for place in places):
+            function, _, end = place.rpartition(" ")
+            found = [source for path, source in sources.items() if path.endswith(f"/{end}")]
+            assert any(f"def {function}" in source for source in found), f"benchmarks/legs.py: {place} is not there"
 
 
 def test_a_wrong_name_is_refused_with_the_right_ones() -> None:
