@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,15 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown server {unknown[0]!r}: choose from {', '.join(SERVERS)}")
     if min(options.count, options.seconds, options.rounds) <= 0:
         parser.error("--count, --seconds and --rounds must be greater than 0")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the server is ended, too
     facts = machine.facts(options.folder)
     print("; ".join(f"{name} {value}" for name, value in facts.items() if name != "executable"))
     if facts["load"] > machine.BUSY:
         print(f"This machine is busy (load {facts['load']}): do not publish these figures.")
     stage = Stage(folder=options.folder)
     for name in options.servers or SERVERS:
+        if chosen and not set(chosen).intersection(SERVERS[name].clients):
+            continue
         try:
             _compare(stage, name, chosen or known, options.count, options.seconds, options.rounds)
-        except BenchmarkError as error:
+        except (BenchmarkError, subprocess.TimeoutExpired) as error:
             print(f"{name} could not be measured: {error}", file=sys.stderr)
             return 1
     return 0
