@@ -26,16 +26,18 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac import signals, states
+from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Event, Publication, acknowledge, properties
 from celeriac.drivers.amqp.server import Server, each, server
+from celeriac.drivers.bell import Bell
 from celeriac.errors import BackendError, BrokerError, ResultLost
 from celeriac.model.clock import Clock
 from celeriac.model.failure import Failure
 from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.backend import Backend
+from celeriac.ports.abilities import Ability
 
 __all__ = ["RpcBackend", "connect"]
 
@@ -52,10 +54,10 @@ STOPPING_SECONDS = 1.0  # for a reader, who may be connecting to a server that s
 CHANNEL = 1
 
 
-class RpcBackend(Backend):
+class RpcBackend(WaitingBackend):
     """Outcomes that were sent to this process."""
 
-    keeps = False
+    lacks = frozenset({Ability.KEEP_OUTCOMES, Ability.KEEP_WORKFLOWS, Ability.LIST_RECENT})
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
@@ -69,8 +71,8 @@ class RpcBackend(Backend):
         self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was heard, by task id
         self._fetched: OrderedDict[str, None] = OrderedDict()
         self._dropped: OrderedDict[str, None] = OrderedDict()
-        self._news = threading.Condition()
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._lock = threading.Lock()
+        self._bell = Bell()
         self._queue = f"{self.server.prefix}.reply.{new_id()}"
         self._reader: _Reader | None = None
 
@@ -84,14 +86,14 @@ class RpcBackend(Backend):
         return self._queue
 
     def _listen(self) -> None:
-        with self._news:
+        with self._lock:
             if self._reader is None:
                 self._reader = _Reader(self, self._queue)
 
     def hear(self, outcomes: Iterable[Outcome]) -> None:
         """Take what the reader has read; the first final outcome of a task stays."""
         now = self.clock.now()
-        with self._news:
+        with self._lock:
             for outcome in outcomes:
                 known = self._known.get(outcome.id)
                 if known is None or not known[1].ready:
@@ -100,10 +102,7 @@ class RpcBackend(Backend):
             if self._expires is not None:
                 while self._known and next(iter(self._known.values()))[0] < now - self._expires:
                     self._known.popitem(last=False)
-            self._news.notify_all()
-            for loop, event in self._waiting:
-                with contextlib.suppress(RuntimeError):  # the loop was closed
-                    loop.call_soon_threadsafe(event.set)
+        self._bell.ring()
 
     # --- The port -------------------------------------------------------------------------------------
 
@@ -139,36 +138,19 @@ class RpcBackend(Backend):
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if ids and wait > 0 and self._reader is None:
             self._listen()
-        deadline = self.clock.monotonic() + wait
-        with self._news:
-            while True:
-                found = self._look(ids, final=wait > 0)
-                left = deadline - self.clock.monotonic()
-                if found or left <= 0 or not ids:
-                    return found
-                self._news.wait(min(left, threading.TIMEOUT_MAX))
+        return super().fetch(ids, wait)
 
     async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if ids and wait > 0 and self._reader is None:
             await asyncio.to_thread(self._listen)
-        deadline = self.clock.monotonic() + wait
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        try:
-            while True:
-                event.clear()
-                with self._news:
-                    self._waiting.add(entry)
-                    found = self._look(ids, final=wait > 0)
-                left = deadline - self.clock.monotonic()
-                if found or left <= 0 or not ids:
-                    return found
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await event.wait()
-        finally:
-            with self._news:
-                self._waiting.discard(entry)
+        return await super().afetch(ids, wait)
+
+    def watch(self, ids: Sequence[str]) -> Watch:
+        return self._bell
+
+    def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        with self._lock:
+            return self._look(ids, final)
 
     def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         known = {id: self._known[id][1] for id in ids if id in self._known}
@@ -189,18 +171,12 @@ class RpcBackend(Backend):
         return found
 
     def forget(self, ids: Sequence[str]) -> None:
-        with self._news:
+        with self._lock:
             for id in ids:
                 self._known.pop(id, None)
 
     async def aforget(self, ids: Sequence[str]) -> None:
         self.forget(ids)
-
-    async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
-        """Return the outcomes that this process has heard last."""
-        with self._news:
-            found = [outcome for _, outcome in reversed(self._known.values()) if state in (None, outcome.state)]
-        return found[offset : offset + limit]
 
     def close(self) -> None:
         self.rest()

@@ -31,6 +31,8 @@ GATHER_SECONDS = (100e-6, 0.5)  # who waits for many, and has something, hears o
 class RedisBackend(Backend, WorkflowStore):
     """Outcomes by task id, each a value that expires; those who wait listen on one of 64 channels."""
 
+    lacks = frozenset()
+
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
         self.clock = clock

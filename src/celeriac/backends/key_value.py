@@ -1,0 +1,109 @@
+"""Base of backends on key-value stores: a backend from four operations on keys and values.
+
+An adapter implements `get_many`, `set`, `add` and `delete_many`, all with keys of ASCII letters, digits and `:-_.`, and
+values of bytes; `KeyValueWorkflows` (backends/key_value_workflows.py) needs compare-and-set too, and keeps workflows.
+
+| key | value | written by |
+|---|---|---|
+| `f:<task id>` | the final outcome; the first one stays | `add` |
+| `s:<task id>` | the latest outcome before that (STARTED, RETRY, PROGRESS) | `set` |
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+import msgspec
+
+from celeriac.backends.bases import SyncBackend
+from celeriac.model.clock import Clock
+from celeriac.model.outcome import Outcome
+
+__all__ = ["KeyValueBackend"]
+
+LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with other characters, are hashed
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Outcome).decode
+
+
+class KeyValueBackend(SyncBackend):
+    """Outcomes in a key-value store. The four operations may be called from several threads at a time."""
+
+    def __init__(self, clock: Clock, result_expires: float | None) -> None:
+        super().__init__(clock)
+        self.expires = result_expires
+
+    # --- The adapter's part ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the values of the keys that exist and have not expired."""
+
+    @abstractmethod
+    def set(self, key: str, value: bytes, expires: float | None) -> None:
+        """Set a value, which expires after so many seconds (None: never)."""
+
+    @abstractmethod
+    def add(self, key: str, value: bytes, expires: float | None) -> bool:
+        """Set a value if the key does not exist, in one atomic step; return whether it was set."""
+
+    @abstractmethod
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete keys; those that do not exist are ignored."""
+
+    # --- What follows from it -------------------------------------------------------------------------
+
+    def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        early = [final_key(outcome.id) for outcome in outcomes if not outcome.ready]
+        ended = set(self.get_many(early)) if early else set()
+        done = []
+        for outcome in outcomes:
+            key = final_key(outcome.id)
+            if outcome.ready:
+                done.append(self.add(key, _encode(outcome), self.expires))
+                ended.add(key)
+            elif key in ended:
+                done.append(False)
+            else:
+                self.set(state_key(outcome.id), _encode(outcome), self.expires)
+                done.append(True)
+        return done
+
+    def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        found = self.get_many([final_key(id) for id in ids])
+        if not final and len(found) < len(ids):
+            found |= self.get_many([state_key(id) for id in ids if final_key(id) not in found])
+        outcomes = {}
+        for id in ids:
+            value = found.get(final_key(id)) or found.get(state_key(id))
+            if value is not None:
+                outcomes[id] = _decode(value)
+        return outcomes
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self.delete_many(keys_of(ids))
+
+
+def final_key(id: str) -> str:
+    """Return the key of a task's final outcome."""
+    return f"f:{_safe(id)}"
+
+
+def state_key(id: str) -> str:
+    """Return the key of a task's latest outcome before the final one."""
+    return f"s:{_safe(id)}"
+
+
+def keys_of(ids: Iterable[str]) -> list[str]:
+    """Return all keys of these tasks."""
+    return [key for id in ids for key in (final_key(id), state_key(id))]
+
+
+def _safe(id: str) -> str:
+    """Return an id as part of a key. Callers may choose ids with any characters."""
+    if len(id) <= LONGEST_ID and id.isascii() and id.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        return id
+    return f"hash:{sha256(id.encode()).hexdigest()}"
