@@ -6,8 +6,8 @@
 | `w:<workflow>` | the counters (`State`); written by compare-and-set |
 | `p:<0 … 15>` | workflows that may have pending nodes, each with a number that changes whenever it is listed |
 
-Storing an outcome and counting it are two steps. The second is idempotent: `State.ended` has a bit for each counted node.
-If a worker is killed between the two, its message is delivered again, and the next worker counts the node.
+Storing an outcome and counting it are two steps. The second is idempotent: `State.ended` has a bit for each node that
+was counted. If a worker is killed between the two, its message is delivered again, and the next worker counts the node.
 """
 
 from __future__ import annotations
