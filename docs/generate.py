@@ -1,7 +1,7 @@
 """Write the pages of the reference that say what the code says: `python docs/generate.py`.
 
     celeriac               api.md
-    celeriac.config.settings        settings.md
+    celeriac.config        settings.md
     celeriac.cli           cli.md
     celeriac.errors        errors.md
     celeriac.signals       signals.md
@@ -25,7 +25,7 @@ import celeriac
 from celeriac import errors, inspector, progress, signals, testing
 from celeriac.app import control
 from celeriac.cli import main
-from celeriac.config import settings as config
+from celeriac.config import definitions as config
 
 __all__ = ["pages"]
 
@@ -128,13 +128,13 @@ capitals after `CELERIAC_` (`CELERIAC_TASK_ACKS_LATE=0`). An assignment to `app.
 
 Durations are seconds or a `timedelta`. A name that is not here is an error, and so is a value of another type.
 """
-    left = dict(config.DEFAULTS)
+    left = dict(config.DEFINITIONS)
     for title, prefixes in SECTIONS.items():
         names = [name for name in left if name.startswith(prefixes)]
         text += f"\n## {title}\n\n| setting | type | default | meaning |\n|---|---|---|---|\n"
         for name in names:
-            default = left.pop(name)
-            text += f"| `{name}` | {_type(name)} | `{default!r}` | {_cell(config.HELP[name])} |\n"
+            setting = left.pop(name)
+            text += f"| `{name}` | {_type(setting)} | `{setting.default!r}` | {_cell(setting.help)} |\n"
     assert not left, f"no section has {', '.join(left)}"
     text += "\n## Celery's settings that have no counterpart\n\nEach is refused with its reason.\n\n"
     text += "| setting | why not |\n|---|---|\n"
@@ -143,12 +143,12 @@ Durations are seconds or a `timedelta`. A name that is not here is an error, and
     return text
 
 
-def _type(name: str) -> str:
-    if name in config.CHOICES:
-        return " or ".join(f"`'{choice}'`" for choice in config.CHOICES[name])
-    kind = config.TYPES[name]
-    text = "table or list of pairs" if kind is Any else _name(kind)
-    return text + (", more than 0" if name in config.POSITIVE else "")
+def _type(setting: config.Setting) -> str:
+    for rule in setting.rules:
+        if isinstance(rule, config.OneOf):
+            return " or ".join(f"`'{choice}'`" for choice in rule.choices)
+    text = "table or list of pairs" if setting.type is Any else _name(setting.type)
+    return text + (", more than 0" if config.positive in setting.rules else "")
 
 
 WORDS: dict[Any, str] = {str: "text", bool: "true or false", int: "whole number"}

@@ -193,6 +193,8 @@ class WorkflowConformance:
         ports.backend.uproot(["b"])
         assert await ports.backend.atrees(["a", "b"]) == {"a": b"3"}
         assert ports.backend.trees([]) == {}
+        ports.backend.plant(plan("../c d", tree=b"4"))
+        assert ports.backend.trees(["../c d", "../nobody"]) == {"../c d": b"4"}
 
     async def test_the_last_member_makes_its_join_due_and_each_counts_once(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=2, missing={5: 2}))

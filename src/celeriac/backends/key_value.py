@@ -12,7 +12,7 @@ values of bytes; `KeyValueWorkflows` (backends/key_value_workflows.py) needs com
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
@@ -21,7 +21,7 @@ from celeriac.backends.bases import SyncBackend
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 
-__all__ = ["KeyValueBackend"]
+__all__ = ["KeyValueBackend", "safe"]
 
 LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with other characters, are hashed
 
@@ -57,53 +57,48 @@ class KeyValueBackend(SyncBackend):
     # --- What follows from it -------------------------------------------------------------------------
 
     def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        early = [final_key(outcome.id) for outcome in outcomes if not outcome.ready]
-        ended = set(self.get_many(early)) if early else set()
+        asked = [_final(outcome.id) for outcome in outcomes if not outcome.ready]
+        ended = set(self.get_many(asked)) if asked else set()
         done = []
         for outcome in outcomes:
-            key = final_key(outcome.id)
+            key = _final(outcome.id)
             if outcome.ready:
                 done.append(self.add(key, _encode(outcome), self.expires))
                 ended.add(key)
             elif key in ended:
                 done.append(False)
             else:
-                self.set(state_key(outcome.id), _encode(outcome), self.expires)
+                self.set(_early(outcome.id), _encode(outcome), self.expires)
                 done.append(True)
         return done
 
     def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
-        found = self.get_many([final_key(id) for id in ids])
+        found = self.get_many([_final(id) for id in ids])
         if not final and len(found) < len(ids):
-            found |= self.get_many([state_key(id) for id in ids if final_key(id) not in found])
+            found |= self.get_many([_early(id) for id in ids if _final(id) not in found])
         outcomes = {}
         for id in ids:
-            value = found.get(final_key(id)) or found.get(state_key(id))
+            value = found.get(_final(id)) or found.get(_early(id))
             if value is not None:
                 outcomes[id] = _decode(value)
         return outcomes
 
     def forget(self, ids: Sequence[str]) -> None:
-        self.delete_many(keys_of(ids))
+        self.delete_many([key for id in ids for key in (_final(id), _early(id))])
 
 
-def final_key(id: str) -> str:
+def _final(id: str) -> str:
     """Return the key of a task's final outcome."""
-    return f"f:{_safe(id)}"
+    return f"f:{safe(id)}"
 
 
-def state_key(id: str) -> str:
+def _early(id: str) -> str:
     """Return the key of a task's latest outcome before the final one."""
-    return f"s:{_safe(id)}"
+    return f"s:{safe(id)}"
 
 
-def keys_of(ids: Iterable[str]) -> list[str]:
-    """Return all keys of these tasks."""
-    return [key for id in ids for key in (final_key(id), state_key(id))]
-
-
-def _safe(id: str) -> str:
-    """Return an id as part of a key. Callers may choose ids with any characters."""
+def safe(id: str) -> str:
+    """Return an id as part of a key: a hash of it, if it is long or has special characters."""
     if len(id) <= LONGEST_ID and id.isascii() and id.replace("-", "").replace("_", "").replace(".", "").isalnum():
         return id
     return f"hash:{sha256(id.encode()).hexdigest()}"

@@ -21,7 +21,7 @@ from zlib import crc32
 
 import msgspec
 
-from celeriac.backends.key_value import KeyValueBackend
+from celeriac.backends.key_value import KeyValueBackend, safe
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -103,29 +103,28 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
 
     def plant(self, plan: Plan) -> None:
         state = State(left=plan.left, missing=dict(plan.missing), planted_at=self.clock.now())
-        self.set(f"t:{plan.id}", plan.tree, UNFINISHED_SECONDS)
-        self.set(f"w:{plan.id}", _encode(state), self._expiry(state))
+        self.set(_tree(plan.id), plan.tree, UNFINISHED_SECONDS)
+        self.set(_counters(plan.id), _encode(state), self._state_expiry(state))
 
     async def aplant(self, plan: Plan) -> None:
         await asyncio.to_thread(self.plant, plan)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
-        keys = [f"{kind}:{id}" for id in ids for kind in "tw"]
-        found = self.get_many(keys) if keys else {}
-        return {id: found[f"t:{id}"] for id in ids if f"t:{id}" in found and f"w:{id}" in found}
+        found = self.get_many(_keys(ids)) if ids else {}
+        return {id: found[_tree(id)] for id in ids if _tree(id) in found and _counters(id) in found}
 
     async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return await asyncio.to_thread(self.trees, ids)
 
     def uproot(self, ids: Sequence[str]) -> None:
-        self.delete_many([f"{kind}:{id}" for id in ids for kind in "tw"])
+        self.delete_many(_keys(ids))
 
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
-        done = await asyncio.to_thread(self._conclude, ends)
+        done = await asyncio.to_thread(self._conclude_all, ends)
         self.wake(end.outcome.id for end in ends)
         return done
 
-    def _conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
+    def _conclude_all(self, ends: Sequence[NodeEnd]) -> list[bool]:
         done = self.save([end.outcome for end in ends])
         of_workflow = defaultdict(list)
         for end, first in zip(ends, done, strict=True):
@@ -140,13 +139,13 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
                     state.end(outcome, leaves_pending)
                 return True
 
-            self._change(workflow, count)
+            self._change_state(workflow, count)
         return done
 
     async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
-        return await asyncio.to_thread(self._claim, limit, seconds)
+        return await asyncio.to_thread(self._claim_nodes, limit, seconds)
 
-    def _claim(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
+    def _claim_nodes(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
         taken: dict[PendingNode, bool] = {}
         for key in self.get_many([f"p:{number}" for number in range(LISTS)]):
             listed = self.get_token(key)
@@ -155,7 +154,7 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
             value, token = listed
             workflows, idle = _list(value), set()
             for workflow in workflows:
-                found = self._claim_of(workflow, limit - len(taken), seconds)
+                found = self._claim_nodes_of(workflow, limit - len(taken), seconds)
                 if found is None:
                     idle.add(workflow)
                 else:
@@ -169,7 +168,7 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
                 break
         return taken
 
-    def _claim_of(self, workflow: str, limit: int, seconds: float) -> dict[PendingNode, bool] | None:
+    def _claim_nodes_of(self, workflow: str, limit: int, seconds: float) -> dict[PendingNode, bool] | None:
         """Claim nodes of one workflow; None if it has no pending ones."""
         taken: dict[PendingNode, bool] = {}
         now = self.clock.now()
@@ -181,24 +180,24 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
             state.pending.update(dict.fromkeys(free, now + seconds))
             return bool(free)
 
-        state = self._change(workflow, claim, listing=False)
+        state = self._change_state(workflow, claim, listing=False)
         return taken if state is not None and state.pending else None
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        done = await asyncio.to_thread(lambda: [self._advance(advance) for advance in advances])
+        done = await asyncio.to_thread(lambda: [self._advance_one(advance) for advance in advances])
         self.wake(outcome.id for advance in advances for outcome in advance.outcomes)
         return done
 
-    def _advance(self, advance: Advance) -> bool:
+    def _advance_one(self, advance: Advance) -> bool:
         # All but the last step is idempotent: a worker that is killed in between leaves the node pending.
         workflow = advance.pending.workflow
-        state, _ = self._read(workflow)
+        state, _ = self._read_state(workflow)
         if state is None or advance.pending.node not in state.pending:
             return False
         own = [outcome for outcome in advance.outcomes if outcome.place is None or outcome.place.workflow == workflow]
         others = [NodeEnd(outcome, True) for outcome in advance.outcomes if outcome not in own]
         self.save(own)
-        self._conclude(others)
+        self._conclude_all(others)
         followed = False
 
         def follow(state: State) -> bool:
@@ -206,44 +205,44 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
             followed = state.follow(advance)
             return followed
 
-        self._change(workflow, follow)
+        self._change_state(workflow, follow)
         return followed
 
-    def _change(self, workflow: str, change: Callable[[State], bool], listing: bool = True) -> State | None:
+    def _change_state(self, workflow: str, change: Callable[[State], bool], listing: bool = True) -> State | None:
         """Change the counters of a workflow by compare-and-set; return them, or None if the workflow is gone.
 
         `change` may be called several times; if it returns False, nothing is written. A workflow with pending nodes is
         listed after the change, even if the change was made before: a worker may have been killed before it did that.
         """
         while True:
-            state, token = self._read(workflow)
+            state, token = self._read_state(workflow)
             if state is None:
                 return None
             if change(state):
                 self._tend_tree(workflow, state)
-                if not self.compare_and_set(f"w:{workflow}", _encode(state), token, self._expiry(state)):
+                if not self.compare_and_set(_counters(workflow), _encode(state), token, self._state_expiry(state)):
                     continue
             if listing and state.pending:
-                self._list(workflow)
+                self._list_pending(workflow)
             return state
 
-    def _read(self, workflow: str) -> tuple[State | None, Any]:
-        found = self.get_token(f"w:{workflow}")
+    def _read_state(self, workflow: str) -> tuple[State | None, Any]:
+        found = self.get_token(_counters(workflow))
         return (_state(found[0]), found[1]) if found is not None else (None, None)
 
-    def _expiry(self, state: State) -> float | None:
+    def _state_expiry(self, state: State) -> float | None:
         """Return for how long (seconds) a workflow is kept after this change."""
         return self.expires if state.left <= 0 else UNFINISHED_SECONDS
 
     def _tend_tree(self, workflow: str, state: State) -> None:
         """Write the tree again, for as long as the counters, if the workflow is finished or its tree a day old."""
         if state.left <= 0 or self.clock.now() - state.planted_at > DAY:
-            tree = self.get_many([f"t:{workflow}"])
+            tree = self.get_many([_tree(workflow)])
             for key, value in tree.items():
-                self.set(key, value, self._expiry(state))
+                self.set(key, value, self._state_expiry(state))
             state.planted_at = self.clock.now()
 
-    def _list(self, workflow: str) -> None:
+    def _list_pending(self, workflow: str) -> None:
         """List a workflow as having pending nodes."""
         key = f"p:{crc32(workflow.encode()) % LISTS}"
         while True:
@@ -256,3 +255,15 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
                 done = self.compare_and_set(key, _encode(listed), found[1], None)
             if done:
                 return
+
+
+def _tree(workflow: str) -> str:
+    return f"t:{safe(workflow)}"
+
+
+def _counters(workflow: str) -> str:
+    return f"w:{safe(workflow)}"
+
+
+def _keys(workflows: Sequence[str]) -> list[str]:
+    return [key for workflow in workflows for key in (_tree(workflow), _counters(workflow))]
