@@ -136,7 +136,7 @@ def test_a_setting_of_an_adapter_that_is_not_installed_is_unknown() -> None:
 def test_a_setting_must_begin_with_its_scheme(install: Install) -> None:
     source = 'from typing import Annotated\nclass Settings:\n    task_x: Annotated[int, "x"] = 1\ndef connect(): ...\n'
     install("bad-prefix", {"celeriac.backends": {"badprefix": "celeriac_bad_prefix"}}, celeriac_bad_prefix=source)
-    with pytest.raises(ImproperlyConfigured, match=r"bad-prefix defines the setting 'task_x'.* begin with 'badprefix_'"):
+    with pytest.raises(ImproperlyConfigured, match=r"bad-prefix defines the setting 'task_x'.*'badprefix_'"):
         open_backend("badprefix://", "memory://", Settings(), FakeClock())
 
 

@@ -57,7 +57,7 @@ class FolderBackend(KeyValueWorkflows):
 
     def compare_and_set(self, key: str, value: bytes, token: Any, expires: float | None) -> bool:
         with self._locked():
-            same = self._read(key) == token
+            same: bool = self._read(key) == token
             if same:
                 self._write(key, value, expires)
             return same

@@ -1,4 +1,4 @@
-"""What servers can do and some cannot. Brokers and backends name what is missing in `lacks`; docs/brokers.md lists it.
+"""Abilities that some servers lack. Brokers and backends list them in `lacks`; docs/brokers.md has a table of them.
 
 A caller that depends on an ability checks `can`, or gets `NotSupported` from the operation.
 """
@@ -21,7 +21,7 @@ class Ability(Enum):
     KEEP_OUTCOMES = "keeps outcomes for every caller that has the id (otherwise: sends each to its caller)"
     KEEP_WORKFLOWS = "keeps workflows (otherwise: plain chains alone)"
     LIST_RECENT = "lists the outcomes stored last"
-    NOTIFY = "notifies callers that wait in other processes (otherwise: they poll)"
+    NOTIFY = "notifies all waiting callers (otherwise: those in other processes poll)"
 
 
 BROKER_ABILITIES = (Ability.KNOW_IDS, Ability.SEE_SCHEDULED, Ability.CLOCK_LEASES, Ability.JOIN_OUTCOMES)
