@@ -220,3 +220,17 @@ def test_installed_packages_are_not_searched_for_built_in_schemes_and_settings()
         "app.broker, app.backend, app.sends_outcomes; assert 'importlib.metadata' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LONG)
+
+
+def test_every_adapter_is_in_the_contracts_that_keep_adapters_apart() -> None:
+    root = EXAMPLE.parent.parent
+    contracts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    listed = {module for contract in contracts if contract["type"] == "independence" for module in contract["modules"]}
+    shared = {"__init__", "bases", "key_value", "key_value_workflows"}
+    adapters = {
+        f"celeriac.{package}.{path.stem}"
+        for package in ("brokers", "backends")
+        for path in (root / "src" / "celeriac" / package).iterdir()
+        if path.stem not in shared and not path.name.startswith("__pycache__")
+    }
+    assert adapters <= listed

@@ -22,19 +22,17 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from pamqp import commands
 
-from celeriac import signals, states
-from celeriac.backends.bases import WaitingBackend, Watch
+from celeriac import signals
+from celeriac.backends.bases import WaitingBackend, Watch, without_value
 from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Event, Publication, acknowledge, properties
 from celeriac.drivers.amqp.server import Server, each, server
 from celeriac.drivers.bell import Bell
-from celeriac.errors import BackendError, BrokerError, ResultLost
+from celeriac.errors import BrokerError, ResultLost
 from celeriac.model.clock import Clock
-from celeriac.model.failure import Failure
 from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
@@ -123,17 +121,13 @@ class RpcBackend(WaitingBackend):
             await self.server.ado(lambda: _sending(items))
 
     async def _send_alone(self, outcome: Outcome) -> None:
-        """Send an outcome; in the place of one that is too large for the server, that it is."""
+        """Send an outcome. If it is too large for the server, send a failure that says so."""
         try:
             await self._send([outcome])
         except ChannelClosed as error:
             if not error.too_large:
                 raise
-            too_large = BackendError(f"The result of {outcome.task}[{outcome.id}] cannot be sent: {error}")
-            log.warning("%s", too_large)
-            state = states.FAILURE if outcome.ready else outcome.state  # what a task tells of its progress goes missing
-            failure = Failure.of(too_large) if outcome.ready else None
-            await self._send([replace(outcome, state=state, value=None, failure=failure)])
+            await self._send([without_value(outcome, f"cannot be sent: {error}")])
 
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if ids and wait > 0 and self._reader is None:

@@ -13,20 +13,27 @@ Each leaves `close` to the adapter. `recent` raises `NotSupported` unless the ad
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
+from celeriac import states
 from celeriac.drivers.bell import Bell
-from celeriac.errors import NotSupported
+from celeriac.errors import BackendError, NotSupported
 from celeriac.model.clock import Clock
+from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.backend import Backend
 from celeriac.ports.complete import complete
 
-__all__ = ["AsyncBackend", "PollingBackend", "SyncBackend", "WaitingBackend", "Watch"]
+__all__ = ["AsyncBackend", "PollingBackend", "SyncBackend", "WaitingBackend", "Watch", "without_value"]
+
+log = logging.getLogger("celeriac.backends")
 
 FIRST_PAUSE = 0.005  # seconds between two looks of a caller that waits; doubled after each look …
 LONGEST_PAUSE = 0.25  # … up to this
@@ -188,6 +195,15 @@ class AsyncBackend(PollingBackend):
 
     def forget(self, ids: Sequence[str]) -> None:
         complete(self.aforget(ids))
+
+
+def without_value(outcome: Outcome, why: str) -> Outcome:
+    """Return the outcome to store instead of one that the server refuses as too large: its failure, with the reason."""
+    error = BackendError(f"The result of {outcome.task}[{outcome.id}] {why}")
+    log.warning("%s", error)
+    if not outcome.ready:
+        return replace(outcome, value=None, failure=None)
+    return replace(outcome, state=states.FAILURE, value=None, failure=Failure.of(error))
 
 
 class _Poll(Bell):

@@ -54,16 +54,22 @@ class KeyValueBackend(SyncBackend):
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete keys; those that do not exist are ignored."""
 
+    def add_many(self, items: Sequence[tuple[str, bytes]], expires: float | None) -> list[bool]:
+        """Call `add` for each item, in their order. Override it if the client can send many requests at once."""
+        return [self.add(key, value, expires) for key, value in items]
+
     # --- What follows from it -------------------------------------------------------------------------
 
     def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
         asked = [_final(outcome.id) for outcome in outcomes if not outcome.ready]
         ended = set(self.get_many(asked)) if asked else set()
+        finals = [(_final(outcome.id), _encode(outcome)) for outcome in outcomes if outcome.ready]
+        added = iter(self.add_many(finals, self.expires))
         done = []
         for outcome in outcomes:
             key = _final(outcome.id)
             if outcome.ready:
-                done.append(self.add(key, _encode(outcome), self.expires))
+                done.append(next(added))
                 ended.add(key)
             elif key in ended:
                 done.append(False)
