@@ -224,7 +224,8 @@ def test_installed_packages_are_not_searched_for_built_in_schemes_and_settings()
 
 def test_every_adapter_is_in_the_contracts_that_keep_adapters_apart() -> None:
     root = EXAMPLE.parent.parent
-    contracts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    contracts = tools["importlinter"]["contracts"]
     listed = {module for contract in contracts if contract["type"] == "independence" for module in contract["modules"]}
     shared = {"__init__", "bases", "key_value", "key_value_workflows"}
     adapters = {

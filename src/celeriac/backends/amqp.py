@@ -1,9 +1,8 @@
-"""Outcomes as AMQP messages, each sent to its caller's own reply queue: `rpc://`, on the broker's server.
+"""Outcomes as AMQP messages, each sent to the reply queue of its caller: `rpc://`, on the broker's server.
 
-Nothing is kept on the server but what its caller has not heard yet, and nobody else can ask for it. A process that
-calls has one reply queue, named in its messages, and one thread that reads it; the queue outlives lost connections
-and restarts of the server. It goes when its process ends; where that was killed, when nobody has read it for
-`UNREAD_SECONDS`.
+The server keeps an outcome only until its caller has read it; no other process can fetch it. A calling process has one
+reply queue, named in its messages, and one thread that reads it. The queue survives lost connections and restarts of
+the server. It is deleted when its process ends or, if the process was killed, after `UNREAD_SECONDS` without a reader.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ __all__ = ["RpcBackend", "connect"]
 log = logging.getLogger("celeriac.backends")
 
 UNREAD_SECONDS = 3600.0
-CHILD_UNREAD_SECONDS = 60.0  # … of a worker's child, which is killed when its worker stops
+CHILD_UNREAD_SECONDS = 60.0  # for a worker's child, which is killed when its worker stops
 HEARTBEAT = 30  # seconds
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds, between tries to come back
-FETCHED = 1000  # outcomes that were fetched are kept for another look, so many of them
-DROPPED = 100_000  # … and of so many that were not kept, it is known
-LEAVING_SECONDS = 2.0  # for a server to delete the reply queues of a process that ends
-STOPPING_SECONDS = 1.0  # for a reader, who may be connecting to a server that says nothing
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to reconnect
+FETCHED = 1000  # so many fetched outcomes are kept for another fetch
+DROPPED = 100_000  # the ids of so many that were dropped are remembered
+LEAVING_SECONDS = 2.0  # for the server to delete the reply queues of a process that ends
+STOPPING_SECONDS = 1.0  # for a reader, which may be connecting to a server that does not answer
 CHANNEL = 1
 
 
@@ -65,8 +64,8 @@ class RpcBackend(WaitingBackend):
         _backends.add(self)
 
     def begin(self) -> None:
-        """Know nothing, and have a reply queue of our own; in a fork's child, once more."""
-        self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was heard, by task id
+        """Start empty, with a new reply queue; called again in a fork's child."""
+        self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was received, by task id
         self._fetched: OrderedDict[str, None] = OrderedDict()
         self._dropped: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
@@ -78,7 +77,7 @@ class RpcBackend(WaitingBackend):
 
     @property
     def reply_to(self) -> str:
-        """The reply queue of this process; made when it is first asked for. Raises `BrokerUnavailable`."""
+        """The reply queue of this process, declared on first use. Raises `BrokerUnavailable`."""
         if self._reader is None:
             self._listen()
         return self._queue
@@ -89,7 +88,7 @@ class RpcBackend(WaitingBackend):
                 self._reader = _Reader(self, self._queue)
 
     def hear(self, outcomes: Iterable[Outcome]) -> None:
-        """Take what the reader has read; the first final outcome of a task stays."""
+        """Store outcomes that the reader received; the first final outcome of a task stays."""
         now = self.clock.now()
         with self._lock:
             for outcome in outcomes:
@@ -159,7 +158,7 @@ class RpcBackend(WaitingBackend):
         while len(self._dropped) > DROPPED:
             self._dropped.popitem(last=False)
         if len(known) < len(ids) and (lost := [id for id in ids if id not in known and id in self._dropped]):
-            raise ResultLost(f"The result of the task [{lost[0]}] was fetched before, and is not kept any more: "
+            raise ResultLost(f"The result of the task [{lost[0]}] was fetched before and is no longer kept: "
                              f"rpc:// keeps the last {FETCHED} that were fetched. Keep what `get` returns, or set "
                              "`result_backend` to one that keeps results: redis://, sqlite://.")  # fmt: skip
         return found
@@ -177,7 +176,7 @@ class RpcBackend(WaitingBackend):
         self.server.close()
 
     def rest(self) -> None:
-        """Stop reading; what comes from now on waits until it is asked for."""
+        """Stop reading; outcomes sent from now on stay in the queue until the next fetch."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.stop()
@@ -187,7 +186,7 @@ class RpcBackend(WaitingBackend):
 
 
 class _Reader:
-    """The thread that reads the reply queue, and comes back when its connection was lost."""
+    """The thread that reads the reply queue; it reconnects when its connection is lost."""
 
     def __init__(self, backend: RpcBackend, queue: str) -> None:
         self.queue = queue
@@ -195,7 +194,7 @@ class _Reader:
         self._server = backend.server
         self._stopped = threading.Event()
         self._connection: Connection | None = None
-        self._server.do(self._declaring)  # so that no answer can come before there is a place for it
+        self._server.do(self._declaring)  # now, so that no outcome is sent to a missing queue
         self._thread = threading.Thread(target=self._run, name="celeriac-replies", daemon=True)
         self._thread.start()
 
@@ -216,7 +215,7 @@ class _Reader:
                 tries = 0
 
     def _read(self) -> None:
-        """Read for as long as the connection stands."""
+        """Read until the connection is lost or `stop` is called."""
         connection = self._server.connect(self._server.timeout, HEARTBEAT, "celeriac replies")
         self._connection = connection
         try:
@@ -239,7 +238,7 @@ class _Reader:
         if contents:
             self._backend.hear(filter(None, map(_decoded, contents)))
             connection.send(acknowledge(CHANNEL, contents[-1].tag, multiple=True))
-        if len(contents) < len(events):  # a `basic.cancel`: nothing else is sent unasked
+        if len(contents) < len(events):  # a `basic.cancel`: the server sends nothing else unasked
             raise ConnectionLost("the reply queue was deleted, or its node has failed")
 
     def stop(self) -> None:
@@ -252,23 +251,23 @@ class _Reader:
 
 
 def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
-    yield items  # what comes back as unroutable has nobody to wait for it any more
+    yield items  # an unroutable outcome has no caller that waits for it
 
 
 def _decoded(content: Content) -> Outcome | None:
     try:
         return _decode(content.body)
     except msgspec.MsgspecError:
-        return None  # not ours
+        return None  # not an outcome
 
 
 _backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
-_queues: dict[str, Server] = {}  # what this process has declared, and deletes when it ends
+_queues: dict[str, Server] = {}  # declared by this process, which deletes them when it ends
 _unread = UNREAD_SECONDS
 
 
 def _after_fork() -> None:
-    """In a fork's child: the reply queues are the parent's."""
+    """In a fork's child: forget the reply queues, which are the parent's."""
     _queues.clear()
     for backend in list(_backends):
         backend.begin()
@@ -280,7 +279,7 @@ def _begin_child(**_: Any) -> None:
 
 
 def _leave(**_: Any) -> None:
-    """Delete the reply queues of a process that ends. A server that does not answer lets them go by themselves."""
+    """Delete the reply queues of a process that ends. If the server does not answer, they expire."""
     for backend in list(_backends):
         backend.rest()
     deadline = time.monotonic() + LEAVING_SECONDS
@@ -292,7 +291,7 @@ def _leave(**_: Any) -> None:
 
 atexit.register(_leave)
 signals.worker_process_init.connect(_begin_child)
-signals.worker_process_shutdown.connect(_leave)  # which ends without `atexit`
+signals.worker_process_shutdown.connect(_leave)  # such a process runs no `atexit`
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -302,5 +301,5 @@ _decode = msgspec.msgpack.Decoder(Outcome).decode
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",
             queue_type: str = "auto") -> RpcBackend:  # fmt: skip
-    """Return the backend of a `rpc://` URL, which `connections.py` has replaced by the broker's."""
+    """Return the backend for an `amqp://` URL: `connections.py` replaces `rpc://` by the broker's URL."""
     return RpcBackend(server(url, prefix, queue_type, timeout), clock, result_expires)

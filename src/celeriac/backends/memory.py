@@ -1,4 +1,4 @@
-"""Outcomes in memory, within one process."""
+"""Outcomes in the memory of one process."""
 
 from __future__ import annotations
 
@@ -99,5 +99,5 @@ class MemoryBackend(WaitingBackend, WorkflowStore):
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBackend:
-    """Return the backend of a `memory://name` URL."""
+    """Return the backend for a `memory://name` URL."""
     return MemoryBackend(store(url.partition("://")[2]), clock)

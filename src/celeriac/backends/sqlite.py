@@ -134,5 +134,5 @@ def _forget(ids: Sequence[str]) -> Any:
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
             synchronous: str = "normal") -> SQLiteBackend:  # fmt: skip
-    """Return the backend of a `sqlite:///` URL."""
+    """Return the backend for a `sqlite:///` URL."""
     return SQLiteBackend(database(path_of(url), synchronous, timeout), clock)

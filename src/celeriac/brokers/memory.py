@@ -327,5 +327,5 @@ def _add(store: Store, messages: Iterable[Message]) -> None:
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBroker:
-    """Return the broker of a `memory://name` URL."""
+    """Return the broker for a `memory://name` URL."""
     return MemoryBroker(store(url.partition("://")[2]), clock, result_expires)
