@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
 
-__all__ = ["file_url", "open_backend", "open_broker", "sends_outcomes"]
+__all__ = ["BuiltIn", "Kind", "file_url", "open_backend", "open_broker", "sends_outcomes"]
 
 
 class BuiltIn(NamedTuple):

@@ -26,7 +26,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
-__all__ = ["KeyValueWorkflows"]
+__all__ = ["KeyValueWorkflows", "State"]
 
 LISTS = 16
 DAY = 86400.0
