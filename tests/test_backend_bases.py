@@ -133,6 +133,22 @@ def test_finals_are_added_in_one_call_where_the_client_can(clock: FakeClock) -> 
     assert backend.fetch(["b"]) == {"b": first}
 
 
+async def test_a_workflow_that_is_listed_again_is_not_taken_off_by_a_claimer_that_looked_before(
+    clock: FakeClock,
+) -> None:
+    backend = DictWorkflows(clock)
+    backend.plant(plan("w", left=2))
+    await backend.conclude([node_end("w", 0, leaves_pending=True)])
+    (key,) = (key for key in backend.values if key.startswith("p:"))
+    seen = backend.get_many([key])[key]
+    await backend.claim_pending(10, 5.0)
+    await backend.advance([Advance(pending=PendingNode("w", 0))])
+    assert await backend.claim_pending(10, 5.0) == {}  # takes it off the list
+    assert backend.get_many([key])[key] == b"\x80"
+    await backend.conclude([node_end("w", 1, leaves_pending=True)])
+    assert backend.get_many([key])[key] != seen  # so a compare-and-set by value fails too
+
+
 class Dies(DictWorkflows):
     """Fails at the n-th write from now."""
 

@@ -4,7 +4,7 @@
 |---|---|
 | `t:<workflow>` | the tree |
 | `w:<workflow>` | the counters (`State`); written by compare-and-set |
-| `p:<0 … 15>` | workflows that may have pending nodes, each with a number that changes whenever it is listed |
+| `p:<0 … 15>` | workflows that may have pending nodes, each with a random number: new whenever it is listed |
 
 Storing an outcome and counting it are two steps. The second is idempotent: `State.ended` has a bit for each node that
 was counted. If a worker is killed between the two, its message is delivered again, and the next worker counts the node.
@@ -16,6 +16,7 @@ import asyncio
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from secrets import randbits
 from typing import Any
 from zlib import crc32
 
@@ -93,7 +94,7 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
 
     @abstractmethod
     def get_token(self, key: str) -> tuple[bytes, Any] | None:
-        """Return a value and the token of its version, or None."""
+        """Return a value and the token of its version, or None. The value itself can be the token."""
 
     @abstractmethod
     def compare_and_set(self, key: str, value: bytes, token: Any, expires: float | None) -> bool:
@@ -194,8 +195,13 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
         state, _ = self._read_state(workflow)
         if state is None or advance.pending.node not in state.pending:
             return False
-        own = [outcome for outcome in advance.outcomes if outcome.place is None or outcome.place.workflow == workflow]
-        others = [NodeEnd(outcome, True) for outcome in advance.outcomes if outcome not in own]
+        own: list[Outcome] = []
+        others: list[NodeEnd] = []
+        for outcome in advance.outcomes:
+            if outcome.place is None or outcome.place.workflow == workflow:
+                own.append(outcome)
+            else:
+                others.append(NodeEnd(outcome, True))
         self.save(own)
         self._conclude_all(others)
         followed = False
@@ -248,10 +254,9 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
         while True:
             found = self.get_token(key)
             if found is None:
-                done = self.add(key, _encode({workflow: 0}), None)
+                done = self.add(key, _encode({workflow: randbits(63)}), None)
             else:
-                listed = _list(found[0])
-                listed[workflow] = (listed.get(workflow, 0) + 1) % 2**31
+                listed = {**_list(found[0]), workflow: randbits(63)}
                 done = self.compare_and_set(key, _encode(listed), found[1], None)
             if done:
                 return
