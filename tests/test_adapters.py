@@ -17,6 +17,7 @@ from celeriac.config.definitions import definitions_of
 from celeriac.config.settings import Settings
 from celeriac.drivers.memory import Store
 from celeriac.errors import BackendError, ImproperlyConfigured
+from celeriac.ports.abilities import BACKEND_ABILITIES, BROKER_ABILITIES, Ability
 from celeriac.testing import running_worker
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance
@@ -235,3 +236,7 @@ def test_every_adapter_is_in_the_contracts_that_keep_adapters_apart() -> None:
         if path.stem not in shared and not path.name.startswith("__pycache__")
     }
     assert adapters <= listed
+
+
+def test_each_ability_is_one_of_brokers_or_of_backends() -> None:
+    assert sorted([*BROKER_ABILITIES, *BACKEND_ABILITIES], key=str) == sorted(Ability, key=str)
