@@ -1,18 +1,19 @@
-"""Write the pages of the reference that say what the code says: `python docs/generate.py`.
+"""Write the pages of the reference, and a part of brokers.md, from the code: `python docs/generate.py`.
 
     celeriac               api.md
-    celeriac.config.settings        settings.md
+    celeriac.config        settings.md
     celeriac.cli           cli.md
     celeriac.errors        errors.md
     celeriac.signals       signals.md
+    lacks of each adapter  ../brokers.md, between two comments
 
-`tests/test_docs.py` fails while a page differs from what this would write.
+`tests/test_docs.py` fails if a page differs from what this would write.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +25,17 @@ import click
 import celeriac
 from celeriac import errors, inspector, progress, signals, testing
 from celeriac.app import control
+from celeriac.backends.amqp import RpcBackend
+from celeriac.backends.memory import MemoryBackend
+from celeriac.backends.redis import RedisBackend
+from celeriac.backends.sqlite import SQLiteBackend
+from celeriac.brokers.amqp import AmqpBroker
+from celeriac.brokers.memory import MemoryBroker
+from celeriac.brokers.redis import RedisBroker
+from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.cli import main
-from celeriac.config import settings as config
+from celeriac.config import definitions as config
+from celeriac.ports.abilities import BACKEND_ABILITIES, BROKER_ABILITIES, Ability, Port
 
 __all__ = ["pages"]
 
@@ -35,10 +45,40 @@ NOTE = "<!-- Written by docs/generate.py from the code. Change the code, and run
 
 
 def pages() -> dict[str, str]:
-    """Return every page that is generated, by its file name."""
+    """Return all generated pages, by their paths from `docs/reference`."""
     made = {"api.md": _api(), "settings.md": _settings(), "cli.md": _cli(), "errors.md": _errors(),
             "signals.md": _signals()}  # fmt: skip
-    return {name: f"{NOTE}\n{text.strip()}\n" for name, text in made.items()}
+    return {"../brokers.md": _brokers(), **{name: f"{NOTE}\n{text.strip()}\n" for name, text in made.items()}}
+
+
+# --- Brokers and backends -----------------------------------------------------------------------------
+
+BROKERS: dict[str, type[Port]] = {
+    "SQLite": SQLiteBroker, "Redis": RedisBroker, "RabbitMQ": AmqpBroker, "memory": MemoryBroker
+}  # fmt: skip
+BACKENDS: dict[str, type[Port]] = {
+    "SQLite": SQLiteBackend, "Redis": RedisBackend, "`rpc://` (RabbitMQ)": RpcBackend, "memory": MemoryBackend
+}  # fmt: skip
+BEGIN = "<!-- Written by docs/generate.py from `lacks` of each adapter. Change the code, and run it. -->\n"
+END = "<!-- The end of what is written by docs/generate.py. -->\n"
+
+
+def _brokers() -> str:
+    """Return brokers.md with its generated part renewed."""
+    page = (FOLDER.parent / "brokers.md").read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    text = _abilities("A broker …", BROKERS, BROKER_ABILITIES) + "\n"
+    text += _abilities("A backend …", BACKENDS, BACKEND_ABILITIES)
+    return before + BEGIN + "\n" + text + "\n" + END + rest.partition(END)[2]
+
+
+def _abilities(title: str, adapters: dict[str, type[Port]], abilities: Iterable[Ability]) -> str:
+    rows = [[title, *adapters], ["---", *["---"] * len(adapters)]]
+    rows += [
+        [ability.value, *["no" if ability in adapter.lacks else "yes" for adapter in adapters.values()]]
+        for ability in abilities
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| ---", "|---").replace("--- |", "---|")
 
 
 # --- The API ------------------------------------------------------------------------------------------
@@ -128,13 +168,13 @@ capitals after `CELERIAC_` (`CELERIAC_TASK_ACKS_LATE=0`). An assignment to `app.
 
 Durations are seconds or a `timedelta`. A name that is not here is an error, and so is a value of another type.
 """
-    left = dict(config.DEFAULTS)
+    left = dict(config.DEFINITIONS)
     for title, prefixes in SECTIONS.items():
         names = [name for name in left if name.startswith(prefixes)]
         text += f"\n## {title}\n\n| setting | type | default | meaning |\n|---|---|---|---|\n"
         for name in names:
-            default = left.pop(name)
-            text += f"| `{name}` | {_type(name)} | `{default!r}` | {_cell(config.HELP[name])} |\n"
+            setting = left.pop(name)
+            text += f"| `{name}` | {_type(setting)} | `{setting.default!r}` | {_cell(setting.help)} |\n"
     assert not left, f"no section has {', '.join(left)}"
     text += "\n## Celery's settings that have no counterpart\n\nEach is refused with its reason.\n\n"
     text += "| setting | why not |\n|---|---|\n"
@@ -143,12 +183,12 @@ Durations are seconds or a `timedelta`. A name that is not here is an error, and
     return text
 
 
-def _type(name: str) -> str:
-    if name in config.CHOICES:
-        return " or ".join(f"`'{choice}'`" for choice in config.CHOICES[name])
-    kind = config.TYPES[name]
-    text = "table or list of pairs" if kind is Any else _name(kind)
-    return text + (", more than 0" if name in config.POSITIVE else "")
+def _type(setting: config.Setting) -> str:
+    for rule in setting.rules:
+        if isinstance(rule, config.OneOf):
+            return " or ".join(f"`'{choice}'`" for choice in rule.choices)
+    text = "table or list of pairs" if setting.type is Any else _name(setting.type)
+    return text + (", more than 0" if config.positive in setting.rules else "")
 
 
 WORDS: dict[Any, str] = {str: "text", bool: "true or false", int: "whole number"}

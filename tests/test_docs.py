@@ -27,7 +27,7 @@ from typing import NamedTuple
 import pytest
 
 from celeriac import signals, states
-from celeriac.config import settings as config
+from celeriac.config import definitions as config
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -198,7 +198,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", names([*READ, *sorted((DOCS / "reference").glob("*.md"))]))
 def test_every_setting_that_a_page_names_exists(name: str) -> None:
-    known = {*config.DEFAULTS, *config.NOT_NEEDED}
+    known = {*config.DEFINITIONS, *config.NOT_NEEDED}
     if name.endswith("from-celery.md"):
         return  # it names Celery's too
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -10,14 +10,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from celeriac import signals
-from celeriac.app.connections import REPLYING, file_url, open_backend, open_broker
+from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
 from celeriac.canvas import words
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
 from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
-from celeriac.config.settings import Settings, from_object, from_toml
+from celeriac.config.settings import Settings
+from celeriac.config.sources import from_object, from_toml
 from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
@@ -293,7 +294,7 @@ class Celeriac:
     @property
     def sends_outcomes(self) -> bool:
         """Whether outcomes are sent to their callers (`rpc://`), whose address each message must carry."""
-        return self.backend_url.partition("://")[0] in REPLYING
+        return sends_outcomes(self.backend_url, lambda: self.backend)
 
     @property
     def backend_url(self) -> str:

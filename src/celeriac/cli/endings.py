@@ -13,7 +13,7 @@ from celeriac.cli.session import Session
 from celeriac.errors import NotSupported
 from celeriac.inspector import TaskView
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Ability
+from celeriac.ports.abilities import Ability
 
 __all__ = ["conclude", "document", "find", "tell_revoked", "wait"]
 
