@@ -1,14 +1,15 @@
-"""How fast Celeriac is, beside others: `python -m benchmarks [NAME …] [--quick] [--json FILE]`.
+"""Benchmarks of Celeriac and its peers: `python -m benchmarks [NAME …] [--quick] [--json FILE]`.
 
     __main__   the command
-    catalogue  the benchmarks, by name; each returns a `figures.Report`
-    stage      processes: a fresh one and a fresh folder for every single measurement
-    driver     what those processes do
-    peers/     one file for each contender, ours among them: the adapter, and the app that its worker imports
-    profile    where the time of a drain, and of a delay() on Redis, goes (`python -m benchmarks.profile`)
-    page       the figures of a run on a server, put into the docs with their plot (`python -m benchmarks.page`)
+    catalogue  the benchmarks by name; each returns a `figures.Report`
+    stage      starts a fresh process in a fresh folder for every single measurement
+    driver     runs in those processes and measures
+    peers/     one file per contender, Celeriac included: its adapter, and the app that its worker imports
+    profile    profiles a drain, and a delay() on Redis (`python -m benchmarks.profile`)
+    page       writes the figures and plots of a run into the docs (`python -m benchmarks.page`)
 
-What arq and SAQ need, which does not go with the others, is installed by `python -m benchmarks.environments`.
+arq and SAQ need versions of redis-py that conflict with the other peers': `python -m benchmarks.environments` installs
+them into their own virtual environments.
 
-How to read and repeat the figures stands in `docs/performance.md`.
+`docs/performance.md` explains how to read and repeat the figures.
 """

@@ -1,7 +1,7 @@
-"""Environments of their own, for peers that do not allow the client library that the others want.
+"""Virtual environments for peers whose requirements conflict with those of other peers.
 
-`python -m benchmarks.environments` makes those that are not there, in `.venv/peers/`. arq wants redis-py below 6, SAQ
-below 8, taskiq-redis 8: each is measured with what its authors allow. `stage` asks for the interpreter of a contender.
+`python -m benchmarks.environments` creates those that are missing, in `.venv/peers/`. arq needs redis-py below 6, SAQ
+below 8, taskiq-redis 8: each is measured with a version that its authors allow. Used by `stage`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ __all__ = ["REQUIREMENTS", "interpreter", "main"]
 FOLDER = Path(__file__).resolve().parent.parent / ".venv" / "peers"
 REQUIREMENTS = {
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
-    # It needs typing-extensions, too, and does not say so.
+    # It also needs typing-extensions, but does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
 }
-"""By contender: what pip installs for it."""
+"""By contender: the packages to install with pip."""
 
 
 def interpreter(contender: str) -> str:
-    """Return the Python that runs a contender: its own, if it has one."""
+    """Return the Python interpreter for a contender: its own if it has one, otherwise this one."""
     own = FOLDER / contender / "bin" / "python"
     return str(own) if contender in REQUIREMENTS and own.exists() else sys.executable
 
 
 def main() -> int:
-    """Make what is missing."""
+    """Create missing environments, and install the packages."""
     for contender, requirements in REQUIREMENTS.items():
         folder = FOLDER / contender
         python = folder / "bin" / "python"

@@ -1,4 +1,4 @@
-"""The plot of a run on one server: a panel for each measure in which there are peers, a bar for each contender."""
+"""Plots a run on one server: one panel per measure that has peers, one bar per contender."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WIDTH, ROW_HEIGHT = 8.0, 0.21  # inches
 
 
 def draw(reports: Sequence[Mapping[str, Any]], server: Server, path: Path) -> None:
-    """Write the plot as SVG, with its texts as texts; the same run gives the same file."""
-    import matplotlib as mpl  # noqa: PLC0415 - slow to import, and wanted here alone
+    """Write the plot as SVG, with text as text elements; the same run gives the same file."""
+    import matplotlib as mpl  # noqa: PLC0415 - slow to import, and needed only here
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     mine = [report for report in server.reports(reports) if len(report["figures"]) > 1]
