@@ -93,8 +93,8 @@ def _progress(console: Console, stage: Stage, name: str) -> Iterator[None]:
 
 
 def _print_facts(console: Console, facts: dict[str, Any], quick: bool) -> None:
-    told = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "executable")
-    console.print(told, highlight=False)
+    text = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "executable")
+    console.print(text, highlight=False)
     if facts["load"] > machine.BUSY:
         console.print(f"[yellow]This machine is busy (load {facts['load']}): the figures are unreliable.[/]")
     if quick:
@@ -116,9 +116,9 @@ def _print_report(console: Console, report: Report) -> None:
 
 
 def _print_contenders(console: Console, reports: list[Report]) -> None:
-    told = {title: settings for report in reports for title, settings in report.settings.items()}
+    contenders = {title: settings for report in reports for title, settings in report.settings.items()}
     table = Table(title="Contenders", title_style="bold", title_justify="left", show_header=False)
-    for title, settings in told.items():
+    for title, settings in contenders.items():
         table.add_row(title, settings)
     console.print()
     console.print(table)
@@ -154,8 +154,8 @@ def _verdict(met: bool) -> str:
 
 
 def _write(path: Path, facts: dict[str, Any], quick: bool, reports: list[Report]) -> None:
-    told = [{**asdict(report), "bars": [{**asdict(bar), "met": bar.met} for bar in report.bars]} for report in reports]
-    path.write_text(json.dumps({"machine": facts, "quick": quick, "reports": told}, indent=1) + "\n", encoding="utf-8")
+    data = [{**asdict(report), "bars": [{**asdict(bar), "met": bar.met} for bar in report.bars]} for report in reports]
+    path.write_text(json.dumps({"machine": facts, "quick": quick, "reports": data}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

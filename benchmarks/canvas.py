@@ -79,13 +79,13 @@ def canvas_bytes(stage: Stage) -> Report:
         what = {f"a chain of {length:,}": (CHAIN, length, 1), f"{times} chords of 10": (CHORD, 10, times)}
         report.columns = ("", *what)
         for one in stage.contenders([OURS, CELERY]):
-            told = {}
+            results = {}
             for title, numbers in what.items():
                 with stage.scratch() as folder:
-                    told[title] = stage.ask(folder, one.name, "submit", *numbers)
-            cells = [f"{found['bytes']:,}" if "bytes" in found else found["failed"] for found in told.values()]
+                    results[title] = stage.ask(folder, one.name, "submit", *numbers)
+            cells = [f"{found['bytes']:,}" if "bytes" in found else found["failed"] for found in results.values()]
             report.rows.append((one.title, *cells))
-            report.figures[one.name] = {"title": one.title, **told}
+            report.figures[one.name] = {"title": one.title, **results}
         report.notes.append("No worker is running. Messages sent later by a running chain are not included: Celeriac's "
                             "carry their position, Celery's carry the rest of the chain.")  # fmt: skip
         return report

@@ -29,10 +29,10 @@ def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str],
     """
     contenders = stage.contenders([ours, *peers, *bounds])
     rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds)
-    best = {name: max(told["rate"] for told in rounds) for name, rounds in rates.items()}
+    best = {name: max(result["rate"] for result in rounds) for name, rounds in rates.items()}
     report.columns = ("", "per second, best", "median", "rounds", "ours ÷ its")
     for one in contenders:
-        each = [told["rate"] for told in rates[one.name]]
+        each = [result["rate"] for result in rates[one.name]]
         ratio = "" if one.name == ours else f"{best[ours] / best[one.name]:.2f}×"
         report.rows.append((one.title, number(best[one.name]), number(median(each)), str(len(each)), ratio))
         report.figures[one.name] = {"title": one.title, "best": best[one.name], "rounds": rates[one.name],
@@ -63,8 +63,8 @@ def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[s
             stage.ask(folder, one.name, "ping")
             return stage.ask(folder, one.name, "roundtrips", count, seconds)
 
-    told = _measured(stage, report, contenders, {}, measure, rounds=2)
-    times = {name: [second * 1e3 for one in rounds for second in one["seconds"]] for name, rounds in told.items()}
+    results = _measured(stage, report, contenders, {}, measure, rounds=2)
+    times = {name: [second * 1e3 for one in rounds for second in one["seconds"]] for name, rounds in results.items()}
     report.columns = ("", "median ms", "p99 ms", "round trips", "its ÷ ours")
     for one in contenders:
         mine = times[one.name]
@@ -85,12 +85,12 @@ def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[s
 
 def _measured(stage: Stage, report: Report, contenders: Sequence[Contender], special: dict[str, Measure],
               measure: Measure, rounds: int) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    told: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
+    results: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
     for turn in range(1, stage.rounds(rounds) + 1):
         for one in contenders:
             stage.say(f"{report.name}: round {turn} of {stage.rounds(rounds)}, {one.title}")
-            told[one.name].append(special.get(one.name, measure)(stage, one))
-    return told
+            results[one.name].append(special.get(one.name, measure)(stage, one))
+    return results
 
 
 def describe(report: Report, contenders: Sequence[Contender]) -> None:
@@ -134,10 +134,10 @@ def drain_once(count: int | Callable[[Contender], int], children: int) -> Measur
             watching = stage.watching(folder, one.name, count, SLOW_SECONDS)
             with watching as wait, stage.worker(folder, one.name, children):
                 wait()  # for the first completion
-                told = wait()
-        if not told["count"]:
+                result = wait()
+        if not result["count"]:
             raise BenchmarkError(f"{one.title} completed no task, or all before the first poll: use more tasks.")
-        return told
+        return result
 
     return measure
 

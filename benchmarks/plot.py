@@ -36,14 +36,14 @@ def draw(reports: Sequence[Mapping[str, Any]], server: Server, path: Path) -> No
 
 
 def _panel(panel: Any, measure: Measure, report: Mapping[str, Any]) -> None:
-    told = list(report["figures"].values())
-    values = [measure.figure(one) for one in told]
-    places = range(len(told))
-    colours = [OURS_COLOUR, *[PEER_COLOUR] * (len(told) - 1)]
+    figures = list(report["figures"].values())
+    values = [measure.figure(each) for each in figures]
+    places = range(len(figures))
+    colours = [OURS_COLOUR, *[PEER_COLOUR] * (len(figures) - 1)]
     panel.barh(places, values, color=colours, height=0.7)
     for place, value in zip(places, values, strict=True):
         panel.text(value, place, f" {number(value)}", va="center", fontsize=7)
-    panel.set_yticks(places, [one["title"] for one in told])
+    panel.set_yticks(places, [each["title"] for each in figures])
     panel.invert_yaxis()
     panel.set_xticks([])
     panel.set_xlim(0, max(values) * 1.18)

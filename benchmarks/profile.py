@@ -34,10 +34,10 @@ from benchmarks.figures import number
 from benchmarks.footprint import Family
 from benchmarks.legs import CHILD_LEGS, PRODUCER_LEGS, SUPERVISOR_LEGS, WAITING, Legs, leg_of
 from benchmarks.peers.base import KEPT, NONE, RESULTS_VARIABLE
-from benchmarks.redis_cost import RedisCost, noting
+from benchmarks.redis_cost import RedisCost, measuring
 from benchmarks.redis_line import Line
 from benchmarks.redis_server import running
-from benchmarks.stage import BenchmarkError, Stage, Told
+from benchmarks.stage import BenchmarkError, Result, Stage
 
 T = TypeVar("T")
 
@@ -107,16 +107,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _profile_drain(console: Console, stage: Stage, options: argparse.Namespace, command: list[str],
                    line: Line | None = None) -> None:  # fmt: skip
-    told, used, cost = _cpu(stage, options.contender, options.tasks, line)
-    _print_cpu(console, told, used)
+    result, used, cost = _cpu(stage, options.contender, options.tasks, line)
+    _print_cpu(console, result, used)
     if line is not None:
-        _print_redis(console, "Redis: a task in a drain", cost, told["count"])
+        _print_redis(console, "Redis: a task in a drain", cost, result["count"])
     if not options.seconds:
         return
     count = TASKS_PER_SECOND[options.contender] * (options.seconds + ATTACH_SECONDS)
     for role, samples in _spied(stage, options.contender, count, options.seconds, command).items():
         if line is not None:
-            _print_legs(console, f"{role}: a task", samples.by_leg(LEGS[role]), used[role] / told["count"])
+            _print_legs(console, f"{role}: a task", samples.by_leg(LEGS[role]), used[role] / result["count"])
         _print_functions(console, role, samples, options.top)
 
 
@@ -125,12 +125,12 @@ def _profile_delay(console: Console, stage: Stage, options: argparse.Namespace, 
     """Profile `delay()` by wall time, because its caller waits for Redis; py-spy also samples the waiting."""
     seconds = max(1, options.seconds)
     with stage.scratch() as folder:
-        told = stage.ask(folder, options.contender, "send", SENDS, seconds)
-    wall = told["seconds"] / told["count"]
-    with stage.scratch() as folder, _noting(line, "publish_one") as cost:
+        result = stage.ask(folder, options.contender, "send", SENDS, seconds)
+    wall = result["seconds"] / result["count"]
+    with stage.scratch() as folder, _redis_time(line, "publish_one") as cost:
         noted = stage.ask(folder, options.contender, "send", SENDS, 1)
     _print_redis(console, "Redis: a delay()", cost, noted["count"])
-    console.print(f"  {number(told['rate'])} calls of delay() per second", style="dim", highlight=False)
+    console.print(f"  {number(result['rate'])} calls of delay() per second", style="dim", highlight=False)
     if not options.seconds:
         return
     with stage.scratch() as folder:
@@ -143,14 +143,14 @@ def _profile_delay(console: Console, stage: Stage, options: argparse.Namespace, 
 
 
 @contextmanager
-def _noting(line: Line | None, script: str | None = None) -> Iterator[RedisCost]:
+def _redis_time(line: Line | None, script: str | None = None) -> Iterator[RedisCost]:
     """Measure Redis's time within a `with` block, for one script or for each; without a connection, measure nothing."""
     if line is None:
         yield RedisCost()
         return
     from celeriac.drivers.redis.scripts import SCRIPTS  # noqa: PLC0415 - needed only on Redis
 
-    with noting(line, script or {script.sha: name for name, script in SCRIPTS.items()}) as cost:
+    with measuring(line, script or {script.sha: name for name, script in SCRIPTS.items()}) as cost:
         yield cost
 
 
@@ -158,8 +158,8 @@ def _print_redis(console: Console, what: str, cost: RedisCost, count: int) -> No
     table = Table(title=f"{what}, microseconds", title_style="bold", title_justify="left")
     for place, column in enumerate(("script", "µs", "calls", "tasks per call")):
         table.add_column(column, justify="right" if place else "left")
-    told = sorted(cost.seconds.items(), key=lambda entry: -entry[1])
-    for name, seconds in told:
+    slowest = sorted(cost.seconds.items(), key=lambda entry: -entry[1])
+    for name, seconds in slowest:
         calls = cost.calls[name]
         table.add_row(name, number(seconds / count * 1e6), f"{calls:,}", number(count / calls))
     outside = cost.cpu - sum(cost.seconds.values())
@@ -184,22 +184,22 @@ def _print_legs(console: Console, what: str, legs: Counter[str], seconds: float)
 # --- CPU per task -------------------------------------------------------------------------------------
 
 
-def _cpu(stage: Stage, contender: str, count: int, line: Line | None) -> tuple[Told, dict[str, float], RedisCost]:
+def _cpu(stage: Stage, contender: str, count: int, line: Line | None) -> tuple[Result, dict[str, float], RedisCost]:
     """Run a drain; return its result, the CPU seconds by role from the first completion to the last, Redis's time."""
 
-    def measure(pid: int, wait: Callable[[], Told], folder: Path) -> tuple[Told, dict[str, float], RedisCost]:
+    def measure(pid: int, wait: Callable[[], Result], folder: Path) -> tuple[Result, dict[str, float], RedisCost]:
         family = Family.of(pid)
         before = family.cpu()
-        with _noting(line) as cost:
-            told, after = wait(), family.cpu()
+        with _redis_time(line) as cost:
+            result, after = wait(), family.cpu()
         used = {process: after[process] - before[process] for process in before}
-        return told, {SUPERVISOR: used.pop(pid), CHILD: sum(used.values())}, cost
+        return result, {SUPERVISOR: used.pop(pid), CHILD: sum(used.values())}, cost
 
     return _draining(stage, contender, count, 600.0, measure)
 
 
 def _draining(stage: Stage, contender: str, count: int, seconds: float,
-                 measure: Callable[[int, Callable[[], Told], Path], T]) -> T:  # fmt: skip
+                 measure: Callable[[int, Callable[[], Result], Path], T]) -> T:  # fmt: skip
     """Run a drain, and call `measure` when the worker has completed its first task."""
     with stage.scratch() as folder:
         stage.ask(folder, contender, "fill", count)
@@ -209,23 +209,23 @@ def _draining(stage: Stage, contender: str, count: int, seconds: float,
             return measure(pid, wait, folder)
 
 
-def _print_cpu(console: Console, told: Told, used: Mapping[str, float]) -> None:
+def _print_cpu(console: Console, result: Result, used: Mapping[str, float]) -> None:
     table = Table(title="CPU per task, microseconds", title_style="bold", title_justify="left")
     table.add_column("process")
     table.add_column("µs per task", justify="right")
     table.add_column("of one core", justify="right")
-    count = told["count"]
+    count = result["count"]
     for role, seconds in [*used.items(), ("total", sum(used.values()))]:
-        table.add_row(role, number(seconds / count * 1e6), f"{seconds / told['seconds']:.0%}")
+        table.add_row(role, number(seconds / count * 1e6), f"{seconds / result['seconds']:.0%}")
     console.print(table)
-    console.print(f"  {count:,} tasks at {number(told['rate'])} per second", style="dim", highlight=False)
+    console.print(f"  {count:,} tasks at {number(result['rate'])} per second", style="dim", highlight=False)
 
 
 # --- py-spy -------------------------------------------------------------------------------------------
 
 
 def _spied(stage: Stage, contender: str, count: int, seconds: int, command: list[str]) -> dict[str, Samples]:
-    def measure(pid: int, wait: Callable[[], Told], folder: Path) -> dict[str, Samples]:
+    def measure(pid: int, wait: Callable[[], Result], folder: Path) -> dict[str, Samples]:
         return _sampled(command, pid, folder, seconds)
 
     return _draining(stage, contender, count, seconds + 60.0, measure)
@@ -269,8 +269,8 @@ def _print_functions(console: Console, role: str, samples: Samples, top: int) ->
                       title_justify="left")  # fmt: skip
         table.add_column("share", justify="right")
         table.add_column("function")
-        telling = [(name, count) for name, count in counter.most_common() if count < FRAME_SHARE * samples.total]
-        for function, count in telling[:top]:
+        shown = [(name, count) for name, count in counter.most_common() if count < FRAME_SHARE * samples.total]
+        for function, count in shown[:top]:
             table.add_row(f"{count / samples.total:.1%}", function)
         console.print()
         console.print(table)

@@ -33,7 +33,7 @@ ROUNDTRIP_SECONDS = 2.0
 @contextmanager
 def _report(stage: Stage, name: str, title: str, results: str = NONE) -> Iterator[Report]:
     report = Report(name, f"RabbitMQ: {title}", issue=ISSUE)
-    with stage.telling({RESULTS_VARIABLE: results}), running(stage) as node:
+    with stage.exporting({RESULTS_VARIABLE: results}), running(stage) as node:
         yield report
         report.notes.append(f"rabbitmq-server {node.version}, one node, over TCP on this machine; durable messages, "
                             "publisher confirms.")  # fmt: skip

@@ -67,8 +67,9 @@ class Node:
         self._processes = [self._run("epmd", "-address", "127.0.0.1", "-port", str(epmd))]
         try:
             self._processes.append(self._run(PROGRAM))
-            told = answer(self._processes[1], lambda: self._ask("GET", "overview"), START_SECONDS, folder / "output")
-            self.version = f"{told['rabbitmq_version']} on Erlang {told['erlang_version']}"
+            output = folder / "output"
+            overview = answer(self._processes[1], lambda: self._ask("GET", "overview"), START_SECONDS, output)
+            self.version = f"{overview['rabbitmq_version']} on Erlang {overview['erlang_version']}"
         except BaseException:
             self.end()
             raise
@@ -109,8 +110,8 @@ class Node:
             connection.close()
         if reply.status >= 400:
             raise ConnectionError(f"{method} {path}: {reply.status} {reply.reason}")
-        told: dict[str, Any] = json.loads(data) if data else {}
-        return told
+        document: dict[str, Any] = json.loads(data) if data else {}
+        return document
 
     def end(self) -> None:
         """Kill the server and its descendants; its data is not needed any more."""

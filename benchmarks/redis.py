@@ -40,7 +40,7 @@ MB = 1e6
 def redis_report(stage: Stage, name: str, title: str, results: str = KEPT) -> Iterator[tuple[Report, Line]]:
     """Start a server; yield a report and a connection to the server."""
     report = Report(name, f"Redis: {title}", issue=ISSUE)
-    with stage.telling({RESULTS_VARIABLE: results}), running(stage) as line:
+    with stage.exporting({RESULTS_VARIABLE: results}), running(stage) as line:
         yield report, line
         shown = " ".join(argument or '""' for argument in ARGUMENTS)
         version = info(line, "server")["redis_version"]
@@ -112,10 +112,10 @@ def sleeping(stage: Stage) -> Report:
             stage.say(f"{report.name}: {one.title}")
             with stage.scratch() as folder, stage.worker(folder, one.name, SLEEPERS):
                 stage.ask(folder, one.name, "ping")
-                told = stage.ask(folder, one.name, "naps", count, 60)
-            if told["left"]:
-                raise BenchmarkError(f"{one.title} did not complete {told['left']} of {count} tasks in time.")
-            rate, ideal = count / told["seconds"], SLEEPERS / SLEEP_SECONDS
+                result = stage.ask(folder, one.name, "naps", count, 60)
+            if result["left"]:
+                raise BenchmarkError(f"{one.title} did not complete {result['left']} of {count} tasks in time.")
+            rate, ideal = count / result["seconds"], SLEEPERS / SLEEP_SECONDS
             report.rows.append((one.title, number(rate), number(ideal), f"{rate / ideal:.1%}"))
             report.figures[one.name] = {"title": one.title, "rate": rate, "share": rate / ideal}
             report.bars.append(Bar("share of the ideal throughput", rate / ideal * 100, 97.0, "%", at_least=True))
@@ -135,12 +135,12 @@ def coroutines(stage: Stage) -> Report:
             stage.say(f"{report.name}: {one.title}")
             with stage.scratch() as folder, stage.worker(folder, one.name, 1):
                 stage.ask(folder, one.name, "ping")
-                told = stage.ask(folder, one.name, "naps", count, 60)
-            if told["left"]:
-                raise BenchmarkError(f"{one.title} did not complete {told['left']} of {count} tasks in time.")
-            report.rows.append((one.title, number(told["sent"]), number(told["seconds"])))
-            report.figures[one.name] = {"title": one.title, **told}
-            report.bars.append(Bar("all done after", told["seconds"], 2.0, "s"))
+                result = stage.ask(folder, one.name, "naps", count, 60)
+            if result["left"]:
+                raise BenchmarkError(f"{one.title} did not complete {result['left']} of {count} tasks in time.")
+            report.rows.append((one.title, number(result["sent"]), number(result["seconds"])))
+            report.figures[one.name] = {"title": one.title, **result}
+            report.bars.append(Bar("all done after", result["seconds"], 2.0, "s"))
         describe(report, contenders)
         report.notes.append("Timed from before sending to the settlement of the last task.")
         return report
@@ -167,10 +167,11 @@ def growth(stage: Stage) -> Report:
                 with stage.watching(folder, one.name, count, 300.0) as wait:
                     stage.ask(folder, one.name, "hold", False)
                     wait()
-                    told = wait()
+                    result = wait()
                 most = _peak(pid) / MB
-            report.rows.append((one.title, number(before), number(most), number(most - before), number(told["rate"])))
-            report.figures[one.name] = {"title": one.title, "before_mb": before, "most_mb": most, "rate": told["rate"]}
+            report.rows.append((one.title, number(before), number(most), number(most - before), number(result["rate"])))
+            figures = {"before_mb": before, "most_mb": most, "rate": result["rate"]}
+            report.figures[one.name] = {"title": one.title, **figures}
             report.bars.append(Bar("supervisor grows by", most - before, 10.0, "MB"))
         describe(report, contenders)
         report.notes.append("RSS after the first task, and its peak until the last task has ended. 1 MB is 10⁶ bytes.")

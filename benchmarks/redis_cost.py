@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.redis_line import Line, info
 
-__all__ = ["RedisCost", "noting"]
+__all__ = ["RedisCost", "measuring"]
 
 MOST_NOTES = 1_000_000
 SCRIPTS = "cmdstat_evalsha"
@@ -30,7 +30,7 @@ class RedisCost:
 
 
 @contextmanager
-def noting(line: Line, scripts: str | Mapping[str, str]) -> Iterator[RedisCost]:
+def measuring(line: Line, scripts: str | Mapping[str, str]) -> Iterator[RedisCost]:
     """Yield a cost that is filled at the end of the block; `scripts` is the name of the only one, or names by SHA1."""
     cost = RedisCost()
     if not isinstance(scripts, str):
@@ -52,8 +52,8 @@ def noting(line: Line, scripts: str | Mapping[str, str]) -> Iterator[RedisCost]:
 
 def _now(line: Line) -> tuple[int, float, float]:
     """Return the number of script calls, their seconds, and the server's CPU seconds so far."""
-    told = info(line, "commandstats").get(SCRIPTS, "calls=0,usec=0")
-    statistics = dict(entry.split("=", 1) for entry in told.split(","))
+    counters = info(line, "commandstats").get(SCRIPTS, "calls=0,usec=0")
+    statistics = dict(entry.split("=", 1) for entry in counters.split(","))
     used = info(line, "cpu")
     cpu = float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
     return int(statistics["calls"]), int(statistics["usec"]) / 1e6, cpu

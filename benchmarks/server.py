@@ -41,7 +41,7 @@ def answer(process: subprocess.Popen[bytes], attempt: Callable[[], T], seconds: 
 @contextmanager
 def shared(stage: Stage, variables: dict[str, str], clear: Callable[[], object]) -> Iterator[None]:
     """Within a `with` block, pass a server to all of the stage's measurements; `clear` is called before each."""
-    with stage.telling(variables):
+    with stage.exporting(variables):
         stage.clear = clear
         try:
             yield

@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 300.0
 GRACE_SECONDS = 1.0  # for a worker to stop after its measurement
 TAIL = 2000  # characters of a failed process's output to show
 
-Told = dict[str, Any]  # the JSON that a driver process prints
+Result = dict[str, Any]  # the JSON that a driver process prints
 
 
 class BenchmarkError(Exception):
@@ -68,7 +68,7 @@ class Stage:
         return quick if self.quick else full
 
     @contextmanager
-    def telling(self, variables: Mapping[str, str]) -> Iterator[None]:
+    def exporting(self, variables: Mapping[str, str]) -> Iterator[None]:
         """Add variables to the environment of the measuring processes within a `with` block."""
         self.variables.update(variables)
         try:
@@ -92,18 +92,18 @@ class Stage:
                 continue
             if name not in self.known and name not in self.missing:
                 with self.scratch() as folder:
-                    told = self.ask(folder, name, "facts")
-                if "missing" in told:
-                    self.missing[name] = told["missing"]
+                    facts = self.ask(folder, name, "facts")
+                if "missing" in facts:
+                    self.missing[name] = facts["missing"]
                 else:
-                    self.known[name] = Contender(name, **told)
+                    self.known[name] = Contender(name, **facts)
             if name in self.known:
                 found.append(self.known[name])
         return found
 
     # --- Processes ------------------------------------------------------------------------------------
 
-    def ask(self, folder: Path, contender: str, verb: str, *numbers: float) -> Told:
+    def ask(self, folder: Path, contender: str, verb: str, *numbers: float) -> Result:
         """Run one of the driver's verbs in a fresh process; return its result."""
         done = subprocess.run(
             _command(contender, verb, numbers), cwd=ROOT, env=self._environment(folder), text=True,
@@ -114,7 +114,7 @@ class Stage:
         return _read(done.stdout)
 
     @contextmanager
-    def watching(self, folder: Path, contender: str, count: int, seconds: float) -> Iterator[Callable[[], Told]]:
+    def watching(self, folder: Path, contender: str, count: int, seconds: float) -> Iterator[Callable[[], Result]]:
         """Watch a drain in a separate process; once it is watching, yield a function that waits for its next report.
 
         The first report is the count at the first completion; the second is the final count and time from there.
@@ -122,15 +122,15 @@ class Stage:
         watcher = self._start(_command(contender, "drain", (count, seconds)), folder, subprocess.PIPE)
         try:
 
-            def wait() -> Told:
+            def wait() -> Result:
                 while True:
                     line = watcher.stdout.readline() if watcher.stdout is not None else ""
                     if not line:
                         raise BenchmarkError(f"{contender} drain failed:\n{_log(folder)}")
-                    told = _read(line)
-                    if "share" not in told:
-                        return told
-                    self.show(told["share"])
+                    result = _read(line)
+                    if "share" not in result:
+                        return result
+                    self.show(result["share"])
 
             wait()
             yield wait
@@ -176,8 +176,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def _command(contender: str, verb: str, numbers: Sequence[float]) -> list[str]:
-    told = [str(int(number)) if number == int(number) else str(number) for number in numbers]
-    return [interpreter(contender), "-m", "benchmarks.driver", contender, verb, *told]
+    arguments = [str(int(number)) if number == int(number) else str(number) for number in numbers]
+    return [interpreter(contender), "-m", "benchmarks.driver", contender, verb, *arguments]
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -193,12 +193,12 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _read(text: str) -> Told:
+def _read(text: str) -> Result:
     lines = text.strip().splitlines()
     if not lines:
         raise BenchmarkError("A measuring process ended without printing a result.")
-    told: Told = json.loads(lines[-1])
-    return told
+    result: Result = json.loads(lines[-1])
+    return result
 
 
 def _log(folder: Path) -> str:

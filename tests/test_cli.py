@@ -296,7 +296,7 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(folder: Path) -> None:
     [message] = messages
     assert (caller.returncode, told) == (
         130,
-        f"Stopped waiting; the task goes on. Fetch its result later: celeriac -A shop result {message['id']}\n",
+        f"Stopped waiting; the task keeps running. Fetch its result later: celeriac -A shop result {message['id']}\n",
     )
 
 

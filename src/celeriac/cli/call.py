@@ -72,7 +72,7 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
       1  the task could not be sent (with --wait: it failed or was revoked)
       2  the command line or the app is invalid
       3  with --wait: no result within the time-out
-      130  with --wait: interrupted by Ctrl-C; the task goes on
+      130  with --wait: interrupted by Ctrl-C; the task keeps running
     """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"countdown", "eta"}) == 2:

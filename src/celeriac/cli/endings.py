@@ -54,7 +54,7 @@ def wait(session: Session, id: str, timeout: float | None) -> TaskView:
         return session.run(_wait(session, id, timeout))
     except KeyboardInterrupt:
         later = "" if session.app.sends_outcomes else f" Fetch its result later: {session.celeriac(f'result {id}')}"
-        click.echo(f"Stopped waiting; the task goes on.{later}", err=True)
+        click.echo(f"Stopped waiting; the task keeps running.{later}", err=True)
         return click.get_current_context().exit(INTERRUPTED)
 
 

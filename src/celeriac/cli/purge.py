@@ -20,7 +20,7 @@ __all__ = ["command"]
 def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete all waiting messages of queues, ready and scheduled. They cannot be recovered.
 
-    Running tasks go on, and dead letters are kept.
+    Running tasks continue, and dead letters are kept.
 
     \b
     Examples:

@@ -72,7 +72,7 @@ def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool
 @as_json
 @with_session
 def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
-    """Stop all workers from receiving from queues until they are resumed. Running tasks go on.
+    """Stop all workers from receiving from queues until they are resumed. Running tasks continue.
 
     \b
     Examples:
