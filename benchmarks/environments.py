@@ -1,7 +1,8 @@
-"""Virtual environments for peers whose requirements conflict with those of other peers.
+"""Separate environments, for contenders that cannot share one with the others, or that only `clients` needs.
 
-`python -m benchmarks.environments` creates those that are missing, in `.venv/peers/`. arq needs redis-py below 6, SAQ
-below 8, taskiq-redis 8: each is measured with a version that its authors allow. Used by `stage`.
+`python -m benchmarks.environments` creates the missing ones in `.venv/peers/`. arq requires redis-py below 6, SAQ
+below 8, taskiq-redis 8: each is measured with a version that its authors allow. aiormq and AMQPStorm are client
+libraries (`benchmarks.clients`) that no task queue here uses. `stage` and `clients` ask for a contender's interpreter.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ __all__ = ["REQUIREMENTS", "interpreter", "main"]
 
 FOLDER = Path(__file__).resolve().parent.parent / ".venv" / "peers"
 REQUIREMENTS = {
+    "aiormq_client": ("aiormq>=6.8", "uvloop>=0.19"),
+    "amqpstorm_client": ("amqpstorm>=2.11",),
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
     # It also needs typing-extensions, but does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
