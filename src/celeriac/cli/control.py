@@ -66,9 +66,9 @@ def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str,
 @as_json
 @with_session
 def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
-    """Prevent tasks from starting, on every worker, including workers that start later.
+    """Prevent tasks from starting on any worker.
 
-    The broker stores the revocation for a week; no worker needs to be running.
+    The broker stores the revocation for a week, so it also applies to workers that start later.
 
     \b
     Examples:
@@ -89,7 +89,9 @@ def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
 @with_session
 def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str, ...], timeout: float,
                as_json: bool) -> None:  # fmt: skip
-    """Limit how often each worker starts TASK: 10/s, 100/m, 5/h, or none for no limit.
+    """Limit how often each worker starts TASK.
+
+    RATE is a number per second, minute or hour (10/s, 100/m, 5/h), or none for no limit.
 
     \b
     Examples:

@@ -152,7 +152,7 @@ def stats(session: Session, *, destination: tuple[str, ...], timeout: float, as_
 
 @command.command()
 @click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most N.")
 @click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session

@@ -46,12 +46,14 @@ def command(session: Session, *, as_json: bool) -> None:
 
 @command.command("peek")
 @click.argument("queue")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool) -> None:
-    """Show the messages that workers will receive next from QUEUE, without removing them.
+    """Show the messages that workers will receive next from QUEUE.
+
+    The messages stay in the queue.
 
     \b
     Examples:
@@ -124,7 +126,7 @@ def dead(session: Session) -> None:
 
 @dead.command("list")
 @click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session

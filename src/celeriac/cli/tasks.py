@@ -21,7 +21,7 @@ SHORT = 60  # characters: the longest result shown in the list
 
 @click.group("tasks", invoke_without_command=True)
 @click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only tasks in this state.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @click.option("--workflow", metavar="ID", help="List the tasks of this workflow in order, and how many have ended.")
 @as_json
@@ -78,7 +78,9 @@ def _short(outcome: Outcome, session: Session) -> str:
 @as_json
 @with_session
 def show_task(session: Session, *, id: str, as_json: bool) -> None:
-    """Show everything known about the task ID: its message, if the broker holds one, and its outcome.
+    """Show everything known about the task ID.
+
+    That is its message, if the broker holds one, and its outcome, if one is stored.
 
     \b
     Examples:
@@ -135,7 +137,9 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
 @as_json
 @with_session
 def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, terminate: bool, as_json: bool) -> None:
-    """Prevent tasks from starting, on every worker, including workers that start later.
+    """Prevent tasks from starting on any worker.
+
+    The broker stores the revocation for a week, so it also applies to workers that start later.
 
     \b
     Examples:
@@ -161,7 +165,10 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
 @as_json
 @with_session
 def retry(session: Session, *, workflow: str, as_json: bool) -> None:
-    """Rerun the failed and revoked tasks of WORKFLOW, and then the tasks that were not run because of them.
+    """Rerun the failed tasks of WORKFLOW.
+
+    Tasks that were revoked or ignored are rerun, too; then those that were not run because of them. Tasks that
+    succeeded are not run again.
 
     \b
     Examples:
