@@ -216,8 +216,8 @@ def table(page: str, heading: str) -> set[str]:
 
 
 def test_the_options_page_has_every_option() -> None:
-    assert table("reference/options.md", "Of a task") == {*TASK_OPTIONS, "name", "bind", "base"}
-    assert table("reference/options.md", "Of a call") == {*CALL_OPTIONS, "args", "kwargs"}
+    assert table("reference/options.md", "Task options") == {*TASK_OPTIONS, "name", "bind", "base"}
+    assert table("reference/options.md", "Call options") == {*CALL_OPTIONS, "args", "kwargs"}
 
 
 def test_the_states_page_has_every_state() -> None:

@@ -460,6 +460,6 @@ def test_a_receiver_that_raises_is_logged_and_keeps_nobody_from_hearing(caplog: 
     with caplog.at_level(logging.ERROR):
         signal.send(None, x=1)
     assert heard == [{"x": 1}]
-    assert "A receiver of s failed" in caplog.text
+    assert "A receiver of the signal s failed" in caplog.text
     with pytest.raises(TypeError):
         signal.connect("no function")  # type: ignore[type-var]

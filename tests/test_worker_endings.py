@@ -632,7 +632,7 @@ def test_a_worker_whose_output_nobody_reads_goes_on(stage: Stage, kind: str) -> 
             with pytest.raises(TimeLimitExceeded):
                 get(stage.send("plain", "holds", stage.path("never"), time_limit=0.1))
         read = os.read(ours, 1 << 16)
-        while "lines of the log were dropped" not in read.decode(errors="replace"):
+        while "log lines were dropped" not in read.decode(errors="replace"):
             if len(read) > 1_000_000 and printing.ready():
                 with pytest.raises(ValueError, match="no"):
                     get(stage.send("plain", "raises", "no"))
