@@ -56,7 +56,7 @@ class chain(Composite):  # noqa: N801 - Celery's name
         return [task.clone(args, kwargs) if i == 0 else task.clone() for i, task in enumerate(self.tasks)]
 
     def is_plain(self) -> bool:
-        """Say whether it has only tasks, and no links: such a chain needs no backend."""
+        """Return whether it has only tasks, and no links: such a chain needs no backend."""
         links = ("link", "link_error")
         return all(
             isinstance(task, Signature) and not any(task.options.get(name) for name in links) for task in self.tasks

@@ -45,7 +45,7 @@ class Composite(ABC):
         """Return a workflow of this kind with these parts and the same options."""
 
     def ends_in_task(self) -> bool:
-        """Say whether its result is that of a single task."""
+        """Return whether its result is that of a single task."""
         last = self.tasks[-1] if self.tasks else None
         return isinstance(last, Signature) or (last is not None and bool(last.ends_in_task()))
 
@@ -165,7 +165,7 @@ class Composite(ABC):
 
     @classmethod
     def of_dict(cls, data: Mapping[str, Any], app: App) -> Any:
-        """Return the workflow of such data."""
+        """Return a workflow from the data of `to_dict`."""
         parts = [Signature.from_dict(task, app) for task in data["tasks"]]
         made = cls._of(parts)
         made.options = check_call(read_options(data.get("options") or {}))

@@ -130,20 +130,20 @@ class GroupResult(Generic[R]):
         return sum(outcome.ready for outcome in self.outcomes().values())
 
     def ready(self) -> bool:
-        """Say whether all tasks have ended."""
+        """Return whether all tasks have ended."""
         return self.completed_count() == len(self.leaves)
 
     def successful(self) -> bool:
-        """Say whether all tasks have succeeded."""
+        """Return whether all tasks have succeeded."""
         outcomes = self.outcomes()
         return len(outcomes) == len(self.leaves) and all(o.state == states.SUCCESS for o in outcomes.values())
 
     def failed(self) -> bool:
-        """Say whether any task has failed."""
+        """Return whether any task has failed."""
         return any(outcome.state == states.FAILURE for outcome in self.outcomes().values())
 
     def waiting(self) -> bool:
-        """Say whether any task has not ended."""
+        """Return whether any task has not ended."""
         return not self.ready()
 
     # --- Acting ---------------------------------------------------------------------------------------

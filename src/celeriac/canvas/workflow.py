@@ -70,7 +70,7 @@ class Workflow:
         return sum(view.outcome is not None and view.outcome.ready for view in views), len(views)
 
     def finished(self) -> bool:
-        """Say whether all its tasks have ended."""
+        """Return whether all its tasks have ended."""
         ended, total = self.progress()
         return ended == total
 
@@ -92,9 +92,9 @@ class Workflow:
         return len(ids)
 
     def retry(self) -> int:
-        """Run the tasks that did not succeed again, and the tasks after them; return how many are sent at once.
+        """Run all tasks that did not succeed again; return how many are sent now. The others wait for their sources.
 
-        Tasks that succeeded are not run again. Raises `WorkflowError` if a task has not ended.
+        Raises `WorkflowError` if a task has not ended.
         """
         views = self.steps()
         if any(view.outcome is None or not view.outcome.ready for view in views):

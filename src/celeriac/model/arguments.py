@@ -94,11 +94,11 @@ class Arguments:
         return error.within(f"Argument {name!r} of {self.name}", 2)
 
     def fit(self, calls: Sequence[tuple[Any, ...]]) -> bool:
-        """Say whether the function can be called with each of these tuples; if not, `check` raises the reason."""
+        """Return whether the function can be called with each of these tuples; if not, `check` raises the reason."""
         return self._min_args <= min(map(len, calls)) and max(map(len, calls)) <= self._max_args
 
     def accepts(self, count: int) -> bool:
-        """Say whether the function accepts this many positional arguments; there may be too few."""
+        """Return whether the function accepts this many positional arguments; there may be too few."""
         return count <= self._max_args
 
     def prepare(self) -> None:

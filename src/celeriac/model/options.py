@@ -137,7 +137,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     checked = {name: value for name, value in options.items() if value is not None or name in NONE_IS_A_VALUE}
     _check_values(checked)
     if "countdown" in checked and "eta" in checked:
-        raise UnknownOption("A call cannot have both `countdown` and `eta`.")
+        raise UnknownOption("A call may have `countdown` or `eta`, not both.")
     if "countdown" in checked:
         checked["countdown"] = seconds(checked["countdown"], "countdown")
     if "eta" in checked:

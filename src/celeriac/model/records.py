@@ -57,7 +57,7 @@ opener: Callable[[type], Opener | None] = lru_cache(maxsize=1024)(_opener)
 
 
 def is_url(kind: type) -> bool:
-    """Say whether a class is one of pydantic's URLs, which are sent as text."""
+    """Return whether a class is one of pydantic's URLs, which are sent as text."""
     return hasattr(kind, "unicode_string")
 
 
@@ -132,7 +132,7 @@ def _is_validated(kind: type) -> bool:
 
 
 def _is_foreign(kind: type) -> bool:
-    """Say whether a class is a record that pydantic does not support."""
+    """Return whether a class is a record that pydantic does not support."""
     return issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__")
 
 

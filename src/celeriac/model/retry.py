@@ -46,7 +46,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def allows(self, attempt: int) -> bool:
-        """Say whether another attempt may follow this one (the first is 1)."""
+        """Return whether another attempt may follow this one (the first is 1)."""
         return self.max_retries is None or attempt <= self.max_retries
 
     def delay_after(self, attempt: int) -> float:

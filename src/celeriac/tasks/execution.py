@@ -2,10 +2,10 @@
 
     decode → rebuild → call → encode
 
-Children of a worker call `Executor`, and so does `Task.apply`. Every way in which the user's function can end becomes
-an outcome here, `SystemExit` and `MemoryError` included. The worker's pool makes the outcome where the child cannot: it
-was killed, or its hard time limit passed. While the task runs, its `Request` describes the attempt: `self.request`, or
-`celeriac.current_request()`.
+The worker's children and threads call `Executor`, and so do eager runs (`Task.apply`). Every way in which the user's
+function can end becomes an outcome here, `SystemExit` and `MemoryError` included. The worker's pool makes the outcome
+where the child cannot: it was killed, or its hard time limit passed. While the task runs, its `Request` describes the
+attempt: `self.request`, or `celeriac.current_request()`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a call to a message: the template merges the options of the call, the route, the task and the configuration.
 
-`Task` and `Signature` (through the app) ask for messages, with arguments that are checked already; `app.publish` sends
-them. What does not depend on the call is merged once per task.
+Tasks, signatures and the planner of workflows ask for messages, with arguments that they have checked; `app.publish`
+sends them. What does not depend on the call is merged once per task.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def check_takes_result(message: Message) -> None:
 
 
 def _fit(calls: Sequence[Any], arguments: Arguments | None) -> bool:
-    """Say whether all these calls have positional arguments only, and fit the function."""
+    """Return whether all these calls have positional arguments only, and fit the function."""
     return set(map(type, calls)) == {tuple} and (arguments is None or arguments.fit(calls))
 
 

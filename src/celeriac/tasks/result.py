@@ -138,19 +138,19 @@ class AsyncResult(Generic[R]):
         return outcome.failure.traceback if outcome is not None and outcome.failure is not None else None
 
     def ready(self) -> bool:
-        """Say whether the task has ended."""
+        """Return whether the task has ended."""
         return self.state in states.READY_STATES
 
     def successful(self) -> bool:
-        """Say whether the task has succeeded."""
+        """Return whether the task has succeeded."""
         return self.state == states.SUCCESS
 
     def failed(self) -> bool:
-        """Say whether the task has failed, with no retry to come."""
+        """Return whether the task has failed, with no retry to come."""
         return self.state == states.FAILURE
 
     def exists(self) -> bool:
-        """Say whether the broker has a message of this id, or the backend an outcome."""
+        """Return whether the broker has a message of this id, or the backend an outcome."""
         return self.outcome is not None or self.id in self.app.broker.complete(
             self.app.broker.operations().find([self.id])
         )
@@ -180,7 +180,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def children(self) -> list[Any]:
-        """The results of the nodes after it, which receive its result."""
+        """The results of the nodes after it in its workflow."""
         return self.spot.children() if self.spot is not None else []
 
     @property

@@ -51,7 +51,7 @@ class _SharedTask:
         return getattr(self._task(), attribute)
 
     def __eq__(self, other: object) -> bool:
-        """Say whether the other is this task, in any app, so that it can be the sender that a signal names."""
+        """Return whether the other is this task, in any app, so that it can be the sender that a signal names."""
         return bool(getattr(other, "name", None) == self.name)
 
     def __hash__(self) -> int:

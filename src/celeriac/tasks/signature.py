@@ -128,7 +128,7 @@ class Signature(Generic[R]):
         return cast(AsyncResult[R], task.apply(merged, named, **{**self.options, **options}))
 
     def leads_on(self, options: Mapping[str, Any] = MappingProxyType({})) -> bool:
-        """Say whether a workflow is linked to it (not only tasks), so that the call must be sent as a workflow."""
+        """Return whether a workflow is linked to it (not only tasks), so that the call must be sent as a workflow."""
         links = [*listed(self.options.get("link")), *listed(options.get("link"))]
         return any(sendable(link) and not isinstance(link, Signature) for link in links)
 
@@ -159,7 +159,7 @@ class Signature(Generic[R]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], app: App) -> Any:
-        """Return the signature, chain, group or chord of such data."""
+        """Return the signature, chain, group or chord from the data of `to_dict`."""
         if "kind" in data:
             if data["kind"] not in cls.KINDS:
                 known = nearest(data["kind"], cls.KINDS)
@@ -186,7 +186,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def sendable(value: Any) -> bool:
-    """Say whether a value is a signature or a workflow."""
+    """Return whether a value is a signature or a workflow."""
     return isinstance(value, (Signature, *Signature.KINDS.values()))
 
 
