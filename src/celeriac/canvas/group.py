@@ -94,7 +94,7 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         return GroupResult(new_id(), [task.empty_result() for task in self.tasks])
 
     def _is_plain(self, options: Mapping[str, Any]) -> bool:
-        """Return whether it has only tasks, and no links: then no workflow is stored, only the outcomes of the tasks."""
+        """Return whether it has only tasks and no links: then no workflow is stored, only outcomes."""
         return not any(name in options or name in self.options for name in LINKS) and all(
             isinstance(task, Signature) and not task.leads_on() for task in self.tasks
         )
