@@ -59,7 +59,7 @@ def end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
     if isinstance(node, Step):
         outcome = outcomes.get(node.id)
         if outcome is None or not outcome.ready:
-            outcome = _lost(tree, node)
+            outcome = _lost_outcome(tree, node)
         return End(outcome.value or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
     if not node.members and node.source >= 0:
         before = end_of(tree, node.source, outcomes)
@@ -99,7 +99,7 @@ def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
             elif end.cause is None:
                 messages.append(send(tree, follower, end.value, now))
             else:
-                outcomes.append(_not_run(tree, follower, end.cause, now))
+                outcomes.append(_unrun_outcome(tree, follower, end.cause, now))
                 ended.append((follower, end))
     return Advance(pending=PendingNode(tree.id, number), messages=messages, outcomes=outcomes, joins=joins)
 
@@ -122,7 +122,7 @@ def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:
     return replace(message, **fields)
 
 
-def _not_run(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
+def _unrun_outcome(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
     """Return the outcome of a step that is not run, because a node before it has not ended well."""
     step = tree.step(number)
     message = step.message
@@ -136,7 +136,7 @@ def _not_run(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
                    place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip
 
 
-def _lost(tree: Tree, step: Step) -> Outcome:
+def _lost_outcome(tree: Tree, step: Step) -> Outcome:
     error = ResultLost(
         f"The result of {step.task}[{step.id}] has expired or was forgotten before its workflow {tree.id} "
         "needed it. Raise `result_expires` above the duration of the workflow."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from celeriac.canvas.chord import chord
 from celeriac.canvas.composite import Composite, parts_of
@@ -45,14 +45,11 @@ class chain(Composite):  # noqa: N801 - Celery's name
         planner.add_links(end, links, errors, inside)
         return end
 
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        return type(self)(*tasks, **self.options)
-
     @classmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
         return cls(*tasks)
 
-    def _with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def _parts_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         return [task.clone(args, kwargs) if i == 0 else task.clone() for i, task in enumerate(self.tasks)]
 
     def is_plain(self) -> bool:

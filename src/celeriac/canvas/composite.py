@@ -40,10 +40,6 @@ class Composite(ABC):
     def lay_out(self, planner: Planner, given: Given) -> int:
         """Add the nodes of its parts to a planner; return the node whose end is the end of the whole."""
 
-    @abstractmethod
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        """Return a workflow of this kind with these parts and the same options."""
-
     def ends_in_task(self) -> bool:
         """Return whether its result is that of a single task."""
         last = self.tasks[-1] if self.tasks else None
@@ -80,11 +76,11 @@ class Composite(ABC):
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Return a copy with these options, and with these arguments added to the tasks that start at once."""
-        copy = self.rebuilt(self._with(args, kwargs or {}))
+        copy: Self = self._of_parts(self._parts_with(args, kwargs or {}))
         copy.options = check_call({**self.options, **options})
         return copy
 
-    def _with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def _parts_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return copies of the parts, with these arguments added to the tasks that start at once."""
         return [task.clone(args, kwargs) for task in self.tasks]
 
@@ -167,13 +163,13 @@ class Composite(ABC):
     def of_dict(cls, data: Mapping[str, Any], app: App) -> Any:
         """Return a workflow from the data of `to_dict`."""
         parts = [Signature.from_dict(task, app) for task in data["tasks"]]
-        made = cls._of(parts)
+        made = cls._of_parts(parts)
         made.options = check_call(read_options(data.get("options") or {}))
         return made
 
     @classmethod
     @abstractmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
         """Return a workflow of this kind with these parts."""
 
     def graph(self, format: str = "mermaid") -> str:

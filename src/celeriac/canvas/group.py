@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group_result import GroupResult
@@ -125,11 +125,8 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         planner.add_links(end, links, errors, inside)
         return end
 
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        return type(self)(list(tasks), **self.options)
-
     @classmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
         return cls(list(tasks))
 
     def __repr__(self) -> str:

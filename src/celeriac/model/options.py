@@ -28,7 +28,7 @@ __all__ = [
     "check_task",
     "declared",
     "rate",
-    "word",
+    "text",
 ]
 
 
@@ -95,10 +95,10 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     if checked.get("rate_limit") is not None:
         rate(checked["rate_limit"])
     if not isinstance(checked.get("retry_backoff", True), bool):
-        checked["retry_backoff"] = _length(checked["retry_backoff"], "retry_backoff")
+        checked["retry_backoff"] = _duration(checked["retry_backoff"], "retry_backoff")
     for name in ("retry_backoff_max", "expires"):
         if name in checked:
-            checked[name] = _length(checked[name], name)
+            checked[name] = _duration(checked[name], name)
     return checked
 
 
@@ -145,7 +145,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(checked.get("expires"), datetime):
         instant(checked["expires"], "expires")
     elif "expires" in checked:
-        checked["expires"] = _length(checked["expires"], "expires")
+        checked["expires"] = _duration(checked["expires"], "expires")
     return checked
 
 
@@ -165,12 +165,12 @@ def rate(limit: str | float) -> float:
     return float(match[1]) / _PERIODS[match[2]]
 
 
-def _length(value: Any, name: str) -> float:
+def _duration(value: Any, name: str) -> float:
     """Return a duration in seconds; raise if it is negative."""
-    length = seconds(value, name)
-    if length < 0:
+    found = seconds(value, name)
+    if found < 0:
         raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
-    return length
+    return found
 
 
 def boolean(value: Any, name: str) -> bool:
@@ -180,7 +180,7 @@ def boolean(value: Any, name: str) -> bool:
     return value
 
 
-def word(value: Any, name: str) -> str:
+def text(value: Any, name: str) -> str:
     """Return a name or an id; raise if it is not text, is empty, or cannot be encoded as UTF-8 (a lone surrogate)."""
     if not isinstance(value, str) or not value:
         raise TypeError(f"{name} must be a non-empty string, not {value!r}")
@@ -201,14 +201,14 @@ def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], 
 def _check_values(checked: dict[str, Any]) -> None:
     for name in ("soft_time_limit", "time_limit", "default_retry_delay"):
         if checked.get(name) is not None:
-            checked[name] = _length(checked[name], name)
+            checked[name] = _duration(checked[name], name)
     if "priority" in checked:
         priority = checked["priority"]
         if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
             raise ValueError(f"priority must be a whole number from 0 to 9 (higher is sooner), not {priority!r}")
     for name in ("queue", "serializer", "task_id"):
         if name in checked:
-            word(checked[name], name)
+            text(checked[name], name)
     retries = checked.get("max_retries")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
         raise ValueError(f"max_retries must be a whole number of 0 or more, not {retries!r}")

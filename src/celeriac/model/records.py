@@ -109,7 +109,7 @@ def rebuilder(hint: Any) -> Rebuilder | None:
         if not has_record:
             return None  # such as `str | Path`: the text is a valid value
         raise TypeError(str(error).partition("\n")[0]) from error
-    return lambda value: msgspec.convert(value, buildable, dec_hook=_hook)
+    return lambda value: msgspec.convert(value, buildable, dec_hook=_build)
 
 
 def _classes(hint: Any) -> Iterator[type]:
@@ -153,7 +153,7 @@ def _mapped(hint: Any, change: Callable[[Any], Any]) -> Any:
     return Union[changed] if origin in (Union, UnionType) else origin[changed]  # noqa: UP007
 
 
-def _hook(kind: Any, value: Any) -> Any:
+def _build(kind: Any, value: Any) -> Any:
     """Build a value of a type that msgspec does not support; msgspec calls this."""
     if isinstance(kind, type):
         if _is_validated(kind):
@@ -208,7 +208,7 @@ class _WithoutInit(type):
     mirror: type[msgspec.Struct]  # the same fields, types and defaults
 
     def build(cls, value: Any) -> Any:
-        found = msgspec.convert(value, cls.mirror, dec_hook=_hook)
+        found = msgspec.convert(value, cls.mirror, dec_hook=_build)
         made: Any = object.__new__(cls.kind)
         for name in cls.mirror.__struct_fields__:
             if (item := getattr(found, name)) is not msgspec.UNSET:

@@ -64,7 +64,7 @@ class AsyncResult(Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._late(timeout)
+                raise self._timeout_error(timeout)
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Coroutine version of `get`. A coroutine task may wait with it."""
@@ -79,12 +79,12 @@ class AsyncResult(Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._late(timeout)
+                raise self._timeout_error(timeout)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
 
-    def _late(self, timeout: float | None) -> ResultTimeout:
+    def _timeout_error(self, timeout: float | None) -> ResultTimeout:
         return ResultTimeout(
             f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
             "Is a worker running that receives from its queue? See `celeriac status`."

@@ -18,7 +18,7 @@ from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, NotR
 from celeriac.model.arguments import Arguments, args_of, kwargs_of
 from celeriac.model.clock import Duration, instant, seconds
 from celeriac.model.message import COROUTINE, PLAIN, Message
-from celeriac.model.options import CallOptions, check_task, declared, rate, word
+from celeriac.model.options import CallOptions, check_task, declared, rate, text
 from celeriac.model.retry import RetryPolicy
 from celeriac.model.serialization import dumps
 from celeriac.tasks.custom_ids import afree_ids, free_ids
@@ -106,12 +106,12 @@ class Task(Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a message that calls the function with these arguments."""
         message = self._checked_message(args, kwargs)
-        return self._sent(message) if self.app.publish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if self.app.publish([message]) else self.run_eagerly(message)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Coroutine version of `delay`."""
         message = self._checked_message(args, kwargs)
-        return self._sent(message) if await self.app.apublish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
@@ -121,7 +121,7 @@ class Task(Generic[P, R]):
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.app.conf.task_always_eager:
             free_ids(self.app, [message.id])
-        return self._sent(message) if self.app.publish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if self.app.publish([message]) else self.run_eagerly(message)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
@@ -131,7 +131,7 @@ class Task(Generic[P, R]):
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.app.conf.task_always_eager:
             await afree_ids(self.app, [message.id])
-        return self._sent(message) if await self.app.apublish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
@@ -186,7 +186,7 @@ class Task(Generic[P, R]):
                 raise  # the argument may be one of a linked task
             raise self.arguments.with_name(error, args, kwargs) from error.__cause__
 
-    def _sent(self, message: Message) -> AsyncResult[R]:
+    def _result_of(self, message: Message) -> AsyncResult[R]:
         return AsyncResult(message.id, self.app, self.name, message.ignore_result)
 
     def message_template(self) -> MessageTemplate:
@@ -284,7 +284,7 @@ class Task(Generic[P, R]):
 
     def update_state(self, state: str, meta: Any = None) -> None:
         """Set a custom state. `meta`, which must be serialisable, becomes `result.info`."""
-        if word(state, "state") in RESERVED_STATES:
+        if text(state, "state") in RESERVED_STATES:
             raise ValueError(f"Only Celeriac sets the state {state!r}. Return or raise instead, or use another name.")
         request = self.request
         if request.report is not None:
