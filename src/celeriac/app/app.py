@@ -202,10 +202,10 @@ class Celeriac:
         """Send messages. With `task_always_eager`, send nothing and return False: the caller runs them instead."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish:
+        if signals.before_task_publish.receivers:
             signals.before_task_publish.send(self, messages=messages)
         self.broker.publish(messages)
-        if signals.after_task_publish:
+        if signals.after_task_publish.receivers:
             signals.after_task_publish.send(self, messages=messages)
         return True
 
@@ -213,10 +213,10 @@ class Celeriac:
         """Coroutine version of `publish`."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish:
+        if signals.before_task_publish.receivers:
             signals.before_task_publish.send(self, messages=messages)
         await self.broker.apublish(messages)
-        if signals.after_task_publish:
+        if signals.after_task_publish.receivers:
             signals.after_task_publish.send(self, messages=messages)
         return True
 

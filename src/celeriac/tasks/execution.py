@@ -207,7 +207,7 @@ class Executor:
                           outer=current.get() if self._is_eager else None)  # fmt: skip
         if message.track_started and report is not None:
             report(message, states.STARTED, None)
-        if signals.task_prerun:
+        if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=message.id, args=args, kwargs=kwargs)
         return request
 
@@ -225,7 +225,7 @@ class Executor:
                         f"{message.task} returned {len(outcome.value):,} bytes, more than `result_max_bytes` allows "
                         f"({self._result_max_bytes:,}). Store the data, and return its path or key."
                     )
-            if signals.task_success:
+            if signals.task_success.receivers:
                 signals.task_success.send(request.task, task_id=message.id, result=value)
             return self._ended(request, outcome)
         except BaseException as error:  # noqa: BLE001 - a time limit, or code of the user's that encoding calls
@@ -255,7 +255,7 @@ class Executor:
         match ending:
             case None:
                 outcome.failure = Failure.of(error)
-                if signals.task_failure and request is not None:
+                if signals.task_failure.receivers and request is not None:
                     signals.task_failure.send(task, task_id=message.id, exception=error, args=request.args,
                                               kwargs=request.kwargs)  # fmt: skip
             case Retry():
@@ -290,7 +290,7 @@ class Executor:
                        place=message.place)  # fmt: skip
 
     def _ended(self, request: Request | None, outcome: Outcome) -> Outcome:
-        if signals.task_postrun and request is not None:
+        if signals.task_postrun.receivers and request is not None:
             signals.task_postrun.send(request.task, task_id=outcome.id, args=request.args, kwargs=request.kwargs,
                                       outcome=outcome)  # fmt: skip
         return outcome
