@@ -173,8 +173,8 @@ Durations are seconds or a `timedelta`. An unknown name or a value of the wrong 
         names = [name for name in left if name.startswith(prefixes)]
         text += f"\n## {title}\n\n| setting | type | default | meaning |\n|---|---|---|---|\n"
         for name in names:
-            default = left.pop(name)
-            text += f"| `{name}` | {_type(name)} | `{default!r}` | {_cell(config.HELP[name])} |\n"
+            setting = left.pop(name)
+            text += f"| `{name}` | {_type(setting)} | `{setting.default!r}` | {_cell(setting.help)} |\n"
     assert not left, f"add a section for {', '.join(left)}"
     text += "\n## Celery's settings without a counterpart\n\nUsing one is an error that gives the reason.\n\n"
     text += "| setting | reason |\n|---|---|\n"

@@ -94,7 +94,7 @@ def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None
         ("raises_unspeakable", None, RemoteError, "Unspeakable"),
         ("raises_fatal", None, RemoteError, "Fatal"),
         ("tells_no_state", 123, TypeError, "state"),
-        ("retries_nowhen", None, TypeError, "the delay of a Retry takes seconds"),
+        ("retries_nowhen", None, TypeError, "the delay of a Retry must be seconds"),
         ("raises_unpicklable", None, RemoteError, "locked"),
         ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),
         ("exits", 3, RemoteError, "SystemExit"),

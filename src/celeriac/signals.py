@@ -41,7 +41,7 @@ class Signal:
     def __init__(self, name: str, arguments: str) -> None:
         self.name = name
         self.__doc__ = f"Sent with: sender, {arguments}."
-        self._receivers: list[tuple[Any, Callable[..., Any]]] = []
+        self.receivers: list[tuple[Any, Callable[..., Any]]] = []
 
     @overload
     def connect(self, receiver: Receiver, *, sender: Any = None) -> Receiver: ...
@@ -58,16 +58,16 @@ class Signal:
             return partial(self.connect, sender=sender)
         if not callable(receiver):
             raise TypeError(f"{self.name}.connect takes a function, not {receiver!r}")
-        self._receivers.append((sender, receiver))
+        self.receivers.append((sender, receiver))
         return receiver
 
     def disconnect(self, receiver: Callable[..., Any]) -> None:
         """Remove a receiver."""
-        self._receivers = [entry for entry in self._receivers if entry[1] is not receiver]
+        self.receivers = [entry for entry in self.receivers if entry[1] is not receiver]
 
     def send(self, sender: Any, **arguments: Any) -> None:
-        """Call the receivers in the order in which they were connected."""
-        for wanted, receiver in self._receivers:
+        """Call the receivers, in the order in which they were connected."""
+        for wanted, receiver in self.receivers:
             if wanted is None or wanted == sender:
                 try:
                     receiver(sender=sender, **arguments)
@@ -77,10 +77,10 @@ class Signal:
                     log.exception("A receiver of the signal %s failed: %r", self.name, receiver)
 
     def __bool__(self) -> bool:
-        return bool(self._receivers)
+        return bool(self.receivers)
 
     def __repr__(self) -> str:
-        return f"<Signal {self.name}: {len(self._receivers)} receivers>"
+        return f"<Signal {self.name}: {len(self.receivers)} receivers>"
 
 
 before_task_publish = Signal("before_task_publish", "messages")
