@@ -32,12 +32,12 @@ SUPERVISOR_LEGS: Legs = {
     "receive: decode messages": ("_take lease.py", "receive lease.py", "decode envelope.py", "_turned lease.py"),
     "check": ("worker/receiver.py", "rates.py"),
     "to the children: choose, frame, write": (
-        "dispatch process_pool.py", "_suspects process_pool.py", "run child_handle.py", "frame frames.py",
+        "dispatch process_pool.py", "assign assignment.py", "run child_handle.py", "frame frames.py",
         "_write child_handle.py", "_permit child_handle.py", "_limited child_handle.py",
     ),
     "from the children: read, parse": (
         "worker/pools/process_pool.py", "worker/pools/child_handle.py", "worker/pools/frames.py",
-        "worker/pools/pace.py",
+        "worker/pools/assignment.py",
     ),
     "decide": ("worker/decide.py",),
     "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/envelope.py"),

@@ -53,7 +53,7 @@ def append(stage: Stage, code: str) -> None:
 # --- Spawner -------------------------------------------------------------------------------------------
 
 
-def test_a_worker_whose_nursery_dies_over_a_birth_ends(stage: Stage) -> None:
+def test_a_worker_exits_if_its_fork_server_dies_while_forking_a_child(stage: Stage) -> None:
     worker = stage.worker("-c", "1")
     nursery = worker.nursery()
     nursery.suspend()
@@ -93,7 +93,7 @@ def test_a_worker_without_a_file_descriptor_for_a_child_tries_again_and_can_be_s
     victim, *_ = (child for child in worker.children() if child.pid == stage.journal()[0].pid)
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, most))
     victim.send_signal(signal.SIGKILL)
-    stage.wait(lambda: "No child can be started" in worker.text(), "the word that no child can be started")
+    stage.wait(lambda: "Cannot start a child process" in worker.text(), "the word that no child can be started")
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (1024, most))
     assert get(stage.send("plain", "returns", 2)) == 2
     assert worker.stop() == 0
@@ -234,8 +234,8 @@ async def test_a_coroutine_child_that_takes_its_permits_slowly_is_not_believed_b
     now = time.monotonic()
     for later in range(2):
         os.read(permits_read, PERMIT.size)
-        assert not child.watch_claims(now + later)
-    assert child.watch_claims(now + 2)
+        assert not child.check_blocked(now + later)
+    assert child.check_blocked(now + 2)
     child.close()
     theirs.close()
 

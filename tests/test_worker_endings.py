@@ -139,7 +139,7 @@ def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: 
 @pytest.mark.parametrize("what", ["text", "frame"])
 def test_a_child_that_cannot_be_understood_is_killed_and_its_task_lost(shared: Stage, lane: str, what: str) -> None:
     result = shared.send(lane, "garbles", what, acks_late=False)
-    with pytest.raises(WorkerLost, match="said what no frame is"):
+    with pytest.raises(WorkerLost, match="sent an invalid frame"):
         get(result)
     assert get(shared.send(lane, "returns", 1)) == 1
 
@@ -339,7 +339,7 @@ def test_a_rate_limit_can_be_set_while_the_worker_runs(stage: Stage) -> None:
 def test_an_unknown_task_goes_back_to_its_queue_and_is_put_aside_in_the_end(stage: Stage, lasts: float) -> None:
     worker = stage.worker("-c", "1", worker_unknown_task_seconds=lasts)
     result = stage.app.send_task("victim.not_yet", (1,))
-    stage.wait(lambda: "Nobody here knows" in worker.text(), "the word that the task is unknown")
+    stage.wait(lambda: "is registered here" in worker.text(), "the word that the task is unknown")
     if lasts == 2:
         with pytest.raises(Exception, match=r"No task named 'victim\.not_yet'"):
             get(result)
@@ -520,31 +520,31 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
         with pytest.raises(TaskRevoked):
             get(running)
         assert get(stage.send(lane, "returns", 2)) == 2
-    with pytest.raises(WorkerLost, match="its loop has broken"):
+    with pytest.raises(WorkerLost, match="its event loop failed"):
         get(stage.send("coroutine", "exits_behind", acks_late=False))
     assert get(stage.send("coroutine", "returns", 3)) == 3
     assert {run.pid for run in stage.journal()} == {worker.pid}
     assert worker.stop() == 0
 
 
-def test_what_is_raised_too_late_in_a_seat_costs_it_no_job() -> None:
-    seat = WorkerThread()
+def test_an_exception_raised_in_a_worker_thread_too_late_costs_it_no_job() -> None:
+    worker_thread = WorkerThread()
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def job() -> None:
-        if seat.take():
+        if worker_thread.start_job():
             done.put(1)
 
-    thread = threading.Thread(target=seat.occupy, daemon=True)
-    thread.start()
+    running = threading.Thread(target=worker_thread.run, daemon=True)
+    running.start()
     for _ in range(20):
-        seat.put(job)
+        worker_thread.put(job)
         assert done.get(timeout=5) == 1
-        wait_for(lambda: sys._current_frames()[seat.thread_id].f_code.co_name == "_do_jobs")
-        seat.raise_inside(SoftTimeLimitExceeded)  # it waits: this comes with its next job
-    seat.leave()
-    thread.join(5)
-    assert seat.left.is_set()
+        wait_for(lambda: sys._current_frames()[worker_thread.thread_id].f_code.co_name == "_run_jobs")
+        worker_thread.raise_inside(SoftTimeLimitExceeded)  # it waits: this comes with its next job
+    worker_thread.stop()
+    running.join(5)
+    assert worker_thread.stopped.is_set()
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -590,17 +590,17 @@ def test_the_other_pools_leave_though_tasks_have_left_threads(stage: Stage, pool
     assert "has failed" not in worker.text()
 
 
-def test_a_pool_of_threads_whose_seats_are_all_busy_shrinks_as_they_become_free(stage: Stage) -> None:
+def test_a_busy_thread_pool_shrinks_as_its_threads_become_free(stage: Stage) -> None:
     stage.worker("-c", "3", "--pool", "threads")
     results = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
     stage.started(*results)
     asyncio.run(stage.inspector().pool_shrink(2))
     stage.release("go")
     assert [get(result) for result in results] == ["released"] * 3
-    stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one seat")
+    stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one thread")
 
 
-def test_a_worker_whose_nursery_has_stopped_stops_nevertheless(stage: Stage) -> None:
+def test_a_worker_whose_fork_server_is_suspended_still_stops(stage: Stage) -> None:
     worker = stage.worker("-c", "1", "--grace", "1")
     result = stage.send("plain", "holds", stage.path("go"))
     stage.started(result)
