@@ -1,4 +1,4 @@
-"""The supervisor: the worker's main process. It runs no user code, so that nothing a task does can stop it.
+"""The supervisor: the worker's main process. It runs no tasks, so that nothing a task does can stop it.
 
 Its duties, each an asyncio task of its own:
 
@@ -7,7 +7,7 @@ Its duties, each an asyncio task of its own:
     renew       the lease, three times in its length (`heartbeat.py`)
     advance     workflows whose nodes have ended (`advancer.py`)
     sweep       expired leases of dead workers, every second
-    obey        control commands (`remote_control.py`)
+    serve       control commands (`remote_control.py`)
 
 The pool runs beside them and calls back. Everything shares one event loop, without threads. (In the pools `threads` and
 `solo`, tasks run in threads of this process, and the first paragraph does not hold.) `Supervisor.run` has the order of

@@ -136,7 +136,7 @@ class PlainChild:
 
 
 def exit_fork(outcome: Outcome) -> NoReturn:
-    """Exit a process that a task has forked and that has returned from the task (by `sys.exit`, say)."""
+    """Exit a process that a task has forked and that has left the task (by `sys.exit`, say): it is not a child."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if outcome.state == states.SUCCESS else 1)
