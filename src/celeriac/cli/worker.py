@@ -17,6 +17,7 @@ from celeriac.cli.log import stderr_handler
 from celeriac.cli.masks import masked
 from celeriac.cli.session import Session, with_session
 from celeriac.worker import WorkerOptions, run_worker
+from celeriac.worker.options import listed
 
 __all__ = ["command"]
 
@@ -118,7 +119,7 @@ def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
         "app": f"{app.main}, {len(app.tasks)} task{'' if len(app.tasks) == 1 else 's'}",
         "broker": masked(app.broker_url),
         "results": masked(results) if results else "with the broker",
-        "queues": ", ".join(options.queues),
+        "queues": listed(options.queues),
         options.pool: "; ".join(children),
     }
     lines = [f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it."]
