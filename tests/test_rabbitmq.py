@@ -191,7 +191,7 @@ async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(pla
 
     def declaring(queue: str) -> Any:
         line = broker.server.topology.usual(queue, PLAIN)
-        return broker.server.ado(lambda: broker.declare([line]))  # of a queue that is not there: refused, then made
+        return broker.server.ado(lambda: broker.sender.declare([line]))  # refused, then made
 
     for step in range(12):
         cancelled = asyncio.ensure_future(declaring(f"queue{step}"))
@@ -342,14 +342,14 @@ async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
     waiting = asyncio.create_task(lease.receive(["default"], {PLAIN: 5}, LONG))
     await consuming(lease)
     waiting.cancel()
-    send, sending, go = broker.send, asyncio.Event(), asyncio.Event()
+    send, sending, go = broker.sender.send, asyncio.Event(), asyncio.Event()
 
     async def held_up(*parcels: Any) -> None:
         sending.set()
         await go.wait()
         await send(*parcels)
 
-    monkeypatch.setattr(broker, "send", held_up)
+    monkeypatch.setattr(broker.sender, "send", held_up)
     await place.broker().apublish([message() for _ in range(2)])
     async with asyncio.timeout(PROMPTLY):
         await sending.wait()  # pushed to the lease, and not received by anybody
@@ -367,7 +367,7 @@ async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
 def test_the_journal_is_told_of_a_line_before_it_is_made(place: Place) -> None:
     broker = place.broker(queue_type="quorum")
     broker.publish([message()])
-    declaring = broker.declare([Line("default", PLAIN, 9)])
+    declaring = broker.sender.declare([Line("default", PLAIN, 9)])
     steps: list[Any] = [next(declaring)]
     steps.append(declaring.throw(ChannelClosed(404, "no queue")))
     with suppress(StopIteration):
@@ -398,7 +398,7 @@ async def test_what_is_given_back_at_the_end_may_have_been_settled_and_says_so(
     lease = await lease_on(broker)
     delivery = await one(lease)
     with monkeypatch.context() as patched:
-        patched.setattr(broker, "send", lambda *_: asyncio.sleep(LONG))  # a slow server, after the outcome was stored
+        patched.setattr(broker.sender, "send", lambda *_: asyncio.sleep(LONG))  # a slow server
         again = Settlement(delivery=delivery, action=Action.RETURN, message=message(id="m", attempt=2))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -484,7 +484,7 @@ async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_
     frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
     try:
         with pytest.raises(BrokerUnavailable, match="takes no messages for now"):
-            standing._broker.publish([message()])
+            broker.publish([message()])
         await die(first)  # what it held is counted, and so sent anew
         waiting = asyncio.ensure_future(receive(standing, wait=LONG))
         late = await lease_on(frail.broker(timeout=1.0))
@@ -644,7 +644,7 @@ async def test_the_journal_does_not_grow_by_looking_and_forgets_what_is_gone(pla
 
     async def looked() -> tuple[int, int]:
         """Return how many entries the journal has, and of how many messages it remembers looks."""
-        operations = AmqpOperations(broker, Clock())
+        operations = AmqpOperations(broker.sender)
         async with operations._looking() as (connection, journal):
             size = await operations._size(connection, broker.server.topology.journal)
             return size, sum(1 for looks in journal.looks.values() if looks)

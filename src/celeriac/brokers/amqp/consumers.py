@@ -14,19 +14,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pamqp import commands
 
 from celeriac.brokers.amqp.journal import Journal
+from celeriac.brokers.amqp.sender import Sender
 from celeriac.brokers.amqp.unacked import Held
 from celeriac.drivers.amqp.aio import Channel
 from celeriac.drivers.amqp.error_translation import ChannelClosed
 from celeriac.drivers.amqp.topology import Line, Topology
 from celeriac.ports.broker import Slots
-
-if TYPE_CHECKING:
-    from celeriac.brokers.amqp.broker import AmqpBroker
 
 __all__ = ["Consumer", "Consumers"]
 
@@ -112,10 +110,10 @@ class Consumer:
 class Consumers:
     """All consumers of a lease, by line; those whose queues are not wanted for now are closed."""
 
-    def __init__(self, broker: AmqpBroker, topology: Topology, journal: Journal, work: Channel, sight: Channel,
+    def __init__(self, sender: Sender, topology: Topology, journal: Journal, work: Channel, sight: Channel,
                  open_channel: Callable[[], Awaitable[Channel]],
                  call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:  # fmt: skip
-        self._broker = broker
+        self._sender = sender
         self._topology = topology
         self._journal = journal
         self._work = work  # what consumes
@@ -154,9 +152,9 @@ class Consumers:
         """
         wanted = self._turned([queue for queue in queues if queue not in self._journal.paused])
         lines = {lane: self._lines(wanted, lane) for lane, free in slots.items() if free > 0}
-        fresh = [line for lane in lines.values() for line in lane if line not in self._broker.server.declared]
+        fresh = [line for lane in lines.values() for line in lane if line not in self._sender.server.declared]
         if fresh:
-            await self._broker.server.ado(lambda: self._broker.declare(fresh, self._journal.lines))
+            await self._sender.server.ado(lambda: self._sender.declare(fresh, self._journal.lines))
         for line, consumer in self._consumers.items():
             if consumer.consumer_tag and (line.queue not in wanted):
                 consumer.set(0)
@@ -200,9 +198,9 @@ class Consumers:
             return [(await self._call(one)).message_count for one in asked]
         except ChannelClosed as error:  # a queue was deleted
             log.warning("%s", error)
-            self._broker.server.declared.clear()
+            self._sender.server.declared.clear()
             self._sight = await self._call(self._open_channel())
-            await self._broker.server.ado(lambda: self._broker.declare(lines, self._journal.lines))
+            await self._sender.server.ado(lambda: self._sender.declare(lines, self._journal.lines))
             return [0] * len(lines)
 
 

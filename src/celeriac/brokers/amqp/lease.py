@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 from pamqp import commands
@@ -25,6 +25,7 @@ from celeriac.brokers.amqp.consumers import Consumers
 from celeriac.brokers.amqp.envelope import Envelope, bury, losses, unpack
 from celeriac.brokers.amqp.journal import Journal
 from celeriac.brokers.amqp.presence import Presence, enrol
+from celeriac.brokers.amqp.sender import Sender
 from celeriac.brokers.amqp.unacked import Held, Unacked
 from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
 from celeriac.drivers.amqp.frames import Content, Publication
@@ -33,9 +34,6 @@ from celeriac.errors import BrokerUnavailable, LeaseLost
 from celeriac.model.message import new_id
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo, unreadable
-
-if TYPE_CHECKING:
-    from celeriac.brokers.amqp.broker import AmqpBroker
 
 __all__ = ["AmqpLease"]
 
@@ -52,11 +50,11 @@ TAKE_SECONDS = 0.1  # for a message that is said to be there to come
 class AmqpLease(Lease):
     """A lease."""
 
-    def __init__(self, broker: AmqpBroker, worker: WorkerInfo, seconds: float, max_deliveries: int) -> None:
+    def __init__(self, sender: Sender, worker: WorkerInfo, seconds: float, max_deliveries: int) -> None:
         self.name = new_id()
-        self._broker = broker
-        self._server = broker.server
-        self._clock = broker.clock
+        self._sender = sender
+        self._server = sender.server
+        self._clock = sender.clock
         self._worker = worker
         self._seconds = seconds
         self._max_deliveries = max_deliveries
@@ -84,11 +82,11 @@ class AmqpLease(Lease):
                 self._work.on_failure = self._failed
                 sight = await self.connection.channel()
                 self.journal = Journal(self._server, self._clock, self._stirred.set, self._errands.begin)
-                self._consumers = Consumers(self._broker, self._topology, self.journal, self._work, sight,
+                self._consumers = Consumers(self._sender, self._topology, self.journal, self._work, sight,
                                   self.connection.channel, self._call)  # fmt: skip
                 self.connection.on_lost = self._connection_lost
                 await self.journal.follow(self.connection)
-                await enrol(self.connection, self._topology, self._presence, self._broker.broadcast,
+                await enrol(self.connection, self._topology, self._presence, self._sender.broadcast,
                             self._errands.begin)  # fmt: skip
         except BaseException as error:
             self.connection.close()
@@ -215,7 +213,7 @@ class AmqpLease(Lease):
         self._unacked.add(held)
 
         async def bury_it() -> None:
-            await self._broker.send((), [bury(letter.message, letter.reason, letter.at, self._topology)], PATIENCE)
+            await self._sender.send((), [bury(letter.message, letter.reason, letter.at, self._topology)], PATIENCE)
             self._acknowledge([held])
 
         self._errands.begin(bury_it)
@@ -247,7 +245,7 @@ class AmqpLease(Lease):
         parcels = [Envelope(held.delivery.message, held.count, held.again) for held in surplus]
         for held in surplus:
             held.again = True
-        await self._broker.send(parcels, (), PATIENCE)
+        await self._sender.send(parcels, (), PATIENCE)
         self._acknowledge(surplus)
 
     def _cancelled(self, consumer_tag: str) -> None:
@@ -294,7 +292,7 @@ class AmqpLease(Lease):
             elif settlement.action is Action.BURY:
                 letters.append(bury(delivery.message, settlement.reason, now, self._topology))
         if parcels or letters:
-            await self._broker.send(parcels, letters)
+            await self._sender.send(parcels, letters)
         if self._lost is not None:
             return [False] * len(done)
         self._acknowledge(list(settled.values()))
@@ -344,7 +342,7 @@ class AmqpLease(Lease):
                 await self._errands.finished()  # what they give back, we must not
                 kept = [held for held in self._unacked.all() if not held.delivery.lost]
                 # Perhaps one of them was just being settled: its outcome may be stored.
-                await self._broker.send([Envelope(held.delivery.message, held.count, again=True) for held in kept])
+                await self._sender.send([Envelope(held.delivery.message, held.count, again=True) for held in kept])
                 self._acknowledge(kept)
                 await self._work.call(commands.Channel.Close(200, "", 0, 0))
         except OSError as error:

@@ -11,24 +11,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pamqp import commands
 
 from celeriac.brokers.amqp.envelope import Envelope, losses, read_dead, unpack
 from celeriac.brokers.amqp.journal import CHANNEL, LOOKED_SECONDS, Journal, Looked, Paused, writing
 from celeriac.brokers.amqp.presence import ANSWER_SECONDS, Presence, call_roll
+from celeriac.brokers.amqp.sender import Sender
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, method, properties
 from celeriac.drivers.amqp.topology import Line, queues_of
 from celeriac.errors import NotSupported
-from celeriac.model.clock import Clock
 from celeriac.model.message import LANES, Message
 from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
-
-if TYPE_CHECKING:
-    from celeriac.brokers.amqp.broker import AmqpBroker
 
 __all__ = ["AmqpOperations"]
 
@@ -55,10 +52,10 @@ class _Taken:
 class AmqpOperations(Operations):
     """Looking and operating."""
 
-    def __init__(self, broker: AmqpBroker, clock: Clock) -> None:
-        self._broker = broker
-        self._server = broker.server
-        self._clock = clock
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._server = sender.server
+        self._clock = sender.clock
 
     # --- Queues ---------------------------------------------------------------------------------------
 
@@ -152,7 +149,7 @@ class AmqpOperations(Operations):
 
     async def resend(self, ids: Sequence[str]) -> int:
         async def again(letters: Sequence[Dead]) -> None:
-            await self._broker.send([Envelope(anew(letter.message)) for letter in letters])
+            await self._sender.send([Envelope(anew(letter.message)) for letter in letters])
 
         return await self._bring_out(ids, again)
 
@@ -186,7 +183,7 @@ class AmqpOperations(Operations):
     async def _roll(self, connection: AioConnection) -> list[Presence]:
         """Ask all workers who they are."""
         present = await self._consumers(connection, self._server.topology.roll)
-        return await call_roll(self._server, present, self._broker.broadcast)
+        return await call_roll(self._server, present, self._sender.broadcast)
 
     # --- On the wire ----------------------------------------------------------------------------------
 
@@ -253,7 +250,7 @@ class AmqpOperations(Operations):
             yield taken
             if taken.worn:
                 fresh = [Publication("", name, properties(), body) for body in taken.worn.values()]
-                await self._broker.send((), fresh)
+                await self._sender.send((), fresh)
                 taken.acknowledge(list(taken.worn))
             if contents:
                 channel.tell(method(channel.number, commands.Basic.Nack(0, multiple=True, requeue=True)))
