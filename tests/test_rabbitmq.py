@@ -21,13 +21,14 @@ from pamqp import commands
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
 from celeriac.brokers.amqp import AmqpBroker
-from celeriac.brokers.amqp.lease import AmqpLease
-from celeriac.brokers.amqp.operations import AmqpOperations
+from celeriac.brokers.amqp.topology import DIGITS, AmqpTopology
+from celeriac.brokers.queue_server.lease import QueueServerLease
+from celeriac.brokers.queue_server.operations import QueueServerOperations
+from celeriac.brokers.queue_server.topology import Line
 from celeriac.drivers.amqp.address import Address
-from celeriac.drivers.amqp.error_translation import ChannelClosed, silent
+from celeriac.drivers.amqp.error_translation import ChannelClosed, unavailable
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.server import Server
-from celeriac.drivers.amqp.topology import DIGITS, Line, Topology
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN
@@ -86,16 +87,16 @@ def frail(frail_rabbit: RabbitServer) -> Iterator[Place]:
     yield from _place(frail_rabbit)
 
 
-async def lease_on(broker: Broker, seconds: float = 15.0) -> AmqpLease:
+async def lease_on(broker: Broker, seconds: float = 15.0) -> QueueServerLease:
     lease = await broker.lease(WorkerInfo(name="w"), seconds, 3)
-    assert isinstance(lease, AmqpLease)
+    assert isinstance(lease, QueueServerLease)
     return lease
 
 
-async def consuming(lease: AmqpLease) -> None:
+async def consuming(lease: QueueServerLease) -> None:
     """Wait until the server has heard that the lease consumes."""
     async with asyncio.timeout(PROMPTLY):
-        while not any(consumer.consumer_tag for consumer in lease._consumers):
+        while not any(consumer.tag for consumer in lease._consumers):
             await asyncio.sleep(0.01)
         for consumer in list(lease._consumers):
             await consumer.begun()
@@ -175,7 +176,7 @@ def test_a_port_that_is_no_number_is_named(url: str) -> None:
 
 
 def test_the_server_that_the_url_names_is_to_be_pinged() -> None:
-    told = str(silent(OSError("refused"), Address.of("amqp://db:7,other/x"), 1.0))
+    told = str(unavailable(OSError("refused"), Address.of("amqp://db:7,other/x"), 1.0))
     assert "On db: `rabbitmq-diagnostics ping`" in told
 
 
@@ -190,7 +191,7 @@ async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(pla
     await broker.apublish([message()])
 
     def declaring(queue: str) -> Any:
-        line = broker.server.topology.usual(queue, PLAIN)
+        line = broker.topology.usual(queue, PLAIN)
         return broker.server.ado(lambda: broker.sender.declare([line]))  # refused, then made
 
     for step in range(12):
@@ -204,14 +205,14 @@ async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(pla
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("ä", "letters and digits of ASCII"),
-        ("a\nb", "letters and digits of ASCII"),
-        ("a*", "letters and digits of ASCII"),
-        ("", "letters and digits of ASCII"),
+        ("ä", "use only ASCII letters"),
+        ("a\nb", "use only ASCII letters"),
+        ("a*", "use only ASCII letters"),
+        ("", "use only ASCII letters"),
         ("x" * 200, "too long by 14 characters"),
         ("." * 70, "too long by 24 characters"),
-        ("amq.mine", "RabbitMQ's own"),
-        ("celeriac.journal", "our own"),
+        ("amq.mine", "belong to RabbitMQ"),
+        ("celeriac.journal", "to Celeriac"),
         ("mail/dead", "dead letters of the queue 'mail'"),
     ],
 )
@@ -267,7 +268,7 @@ async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
     await consuming(lease)
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
     async with asyncio.timeout(PROMPTLY):
-        while "has cancelled the consumer default#1" not in caplog.text:
+        while "has ended the consumer default#1" not in caplog.text:
             await asyncio.sleep(0.01)
         await place.broker().apublish([message(id="x")])
         assert ids(await waiting) == ["x"]
@@ -597,9 +598,9 @@ def test_our_quorum_queues_have_no_limit_of_deliveries_where_the_server_has_one_
 ) -> None:
     server = Server("amqp://", queue_type="quorum")
     server._know(Facts("RabbitMQ", version))
-    line = server.topology.declare(Line("q", PLAIN, 5))[1]
+    line = AmqpTopology.on(server).declare(Line("q", PLAIN, 5))[1]
     assert line.arguments.get("x-delivery-limit") == limit
-    assert server.topology.declare_dead("q").arguments == line.arguments
+    assert AmqpTopology.on(server).declare_dead("q").arguments == line.arguments
 
 
 async def test_losses_are_counted_by_what_the_queue_is_and_not_by_what_it_should_be(place: Place) -> None:
@@ -613,7 +614,7 @@ async def test_losses_are_counted_by_what_the_queue_is_and_not_by_what_it_should
         poison = [item.deliveries for item in got if item.message.id == "poison"]
         assert poison == ([deliveries] if deliveries < 4 else [])
         await lease.settle([Settlement(delivery=delivery) for delivery in inherited])
-        await lease._sync()  # what it has acknowledged has been heard
+        await lease.connection.sync()  # what it has acknowledged has been heard
         await die(lease)
     assert lost == ["once", "poison"]
 
@@ -626,7 +627,7 @@ async def test_what_was_looked_at_is_lost_with_its_worker_like_any_other(place: 
         assert len(await broker.operations().peek("default", 10)) == 1
     lease = await lease_on(broker)
     assert ids(await receive(lease)) == ["once"]
-    await lease._errands.finished()
+    await lease._jobs.finished()
     assert len(await broker.operations().peek("default", 10)) == 0
     await die(lease)
     lease = await lease_on(broker)
@@ -644,9 +645,9 @@ async def test_the_journal_does_not_grow_by_looking_and_forgets_what_is_gone(pla
 
     async def looked() -> tuple[int, int]:
         """Return how many entries the journal has, and of how many messages it remembers looks."""
-        operations = AmqpOperations(broker.sender)
-        async with operations._looking() as (connection, journal):
-            size = await operations._size(connection, broker.server.topology.journal)
+        operations = QueueServerOperations(broker.sender)
+        async with operations._inspecting() as (inspection, journal):
+            size = await inspection.size(broker.topology.journal)
             return size, sum(1 for looks in journal.looks.values() if looks)
 
     before = await looked()
@@ -655,7 +656,7 @@ async def test_the_journal_does_not_grow_by_looking_and_forgets_what_is_gone(pla
     assert await looked() == (before[0] + 1, 5)
     lease = await lease_on(broker)
     assert all(await lease.settle([Settlement(delivery=delivery) for delivery in await receive(lease)]))
-    await lease._errands.finished()
+    await lease._jobs.finished()
     assert await looked() == before
 
 
@@ -697,7 +698,7 @@ async def test_counts_of_another_worker_are_those_it_holds(place: Place) -> None
 
 
 def test_a_delay_is_spelt_by_its_digits() -> None:
-    topology = Topology("p", quorum=True)
+    topology = AmqpTopology("p", quorum=True)
     exchange, key = topology.delayed(1.5, Line("a.b*", PLAIN, 5))
     assert exchange == "p.delay.1"
     assert key.split(".") == [*"011", *"0" * (DIGITS - 3), "a%2Eb%2A"]

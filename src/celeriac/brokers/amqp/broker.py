@@ -1,73 +1,27 @@
-"""The AMQP broker: publishing, revoking, broadcasting; `lease.py` has what workers do."""
+"""The broker of `amqp://` URLs: a queue server that is reached by AMQP 0-9-1."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-
-from celeriac.brokers.amqp.envelope import Envelope
-from celeriac.brokers.amqp.journal import Revoked, writing
-from celeriac.brokers.amqp.lease import AmqpLease
-from celeriac.brokers.amqp.listener import Listener
-from celeriac.brokers.amqp.operations import AmqpOperations
-from celeriac.brokers.amqp.sender import Sender
+from celeriac.brokers.amqp.topology import AmqpTopology
+from celeriac.brokers.amqp.transport import AmqpTransport
+from celeriac.brokers.queue_server import QueueServerBroker
 from celeriac.drivers.amqp.server import Server, server
 from celeriac.model.clock import Clock
-from celeriac.model.message import Message
-from celeriac.ports.broker import Ability, Broker, Lease
-from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["AmqpBroker", "connect"]
 
-MANY = 2000  # messages that must be confirmed within the time-out
 
-
-class AmqpBroker(Broker):
+class AmqpBroker(QueueServerBroker):
     """Messages in AMQP queues."""
 
-    lacks = frozenset({Ability.KNOW_IDS, Ability.SEE_SCHEDULED, Ability.CLOCK_LEASES})
-
     def __init__(self, server: Server, clock: Clock) -> None:
+        super().__init__(AmqpTransport(server), clock)
         self.server = server
-        self.clock = clock
-        self.sender = Sender(server, clock)
 
-    # --- Publish --------------------------------------------------------------------------------------
-
-    def publish(self, messages: Sequence[Message]) -> None:
-        if messages:
-            self.sender.publish([Envelope(message) for message in messages])
-
-    async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
-        for start in range(0, len(messages), MANY):
-            await self.sender.send([Envelope(message, again=again) for message in messages[start : start + MANY]])
-
-    # --- The rest of the port -------------------------------------------------------------------------
-
-    async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
-        lease = AmqpLease(self.sender, worker, seconds, max_deliveries)
-        await lease.enter()
-        return lease
-
-    async def revoke(self, ids: Sequence[str], until: float) -> None:
-        if ids:
-            await self.server.ado(lambda: writing(self.server, [Revoked(list(ids), until)]))
-
-    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
-        await self.sender.broadcast(channel, payloads)
-
-    async def listen(self, channel: str) -> AsyncIterator[bytes]:
-        listener = Listener(self.server, channel)
-        await listener.open()
-        return listener.listening()
-
-    def operations(self) -> Operations:
-        return AmqpOperations(self.sender)
-
-    def close(self) -> None:
-        self.server.close()
-
-    def __repr__(self) -> str:
-        return f"<AmqpBroker {self.server.address}>"
+    @property
+    def topology(self) -> AmqpTopology:
+        """The names of queues and exchanges; known after the first connection."""
+        return AmqpTopology.on(self.server)
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",

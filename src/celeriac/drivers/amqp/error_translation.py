@@ -9,7 +9,10 @@ from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.frames import Publication
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["ChannelClosed", "ConnectionLost", "NoConfirms", "Refused", "closed", "ended", "silent"]
+__all__ = ["MISSING", "ChannelClosed", "ConnectionLost", "NoConfirms", "Refused", "closed", "ended",
+           "unavailable"]  # fmt: skip
+
+MISSING = 404  # the code of a queue or exchange that does not exist
 
 
 class ConnectionLost(ConnectionError):
@@ -86,7 +89,7 @@ def closed(close: Any, address: Address) -> BrokerUnavailable:
     return BrokerUnavailable(f"RabbitMQ at {address} has closed the connection: {text} ({code}).")
 
 
-def silent(error: BaseException, address: Address, timeout: float, blocked: str = "") -> BrokerUnavailable:
+def unavailable(error: BaseException, address: Address, timeout: float, blocked: str = "") -> BrokerUnavailable:
     """Return the error for a server that cannot be reached, or does not answer."""
     if isinstance(error, BrokerUnavailable):
         return error
