@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +35,7 @@ from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable,
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Action, Broker, Settlement
+from celeriac.ports.broker import Action, Broker, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.rabbitmq_server import RabbitServer, die, running_rabbit
@@ -692,6 +694,103 @@ async def test_counts_of_another_worker_are_those_it_holds(place: Place) -> None
     await receive(lease, queues=["b"])
     found = {counts.queue: (counts.ready, counts.active) for counts in await place.broker().operations().queues()}
     assert found == {"default": (1, 0), "b": (0, 2)}
+
+
+# --- Many queues --------------------------------------------------------------------------------------
+
+MANY = [f"q{number}" for number in range(40)]  # more than are handled together
+
+
+async def one_of_many(lease: QueueServerLease) -> Delivery:
+    [delivery] = await receive(lease, 1, 0, wait=LONG, queues=MANY)
+    return delivery
+
+
+def counts_of(lease: QueueServerLease, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by how many queues the lease counts at a time."""
+    counted: list[int] = []
+    count = lease.connection.count
+
+    async def counting(addresses: Sequence[str]) -> list[int]:
+        counted.append(len(addresses))
+        return await count(addresses)
+
+    monkeypatch.setattr(lease.connection, "count", counting)
+    return counted
+
+
+async def test_a_receive_from_many_queues_counts_those_alone_that_have_changed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = place.broker()
+    lease = await lease_on(broker)
+    assert await receive(lease, 2, wait=0.1, queues=MANY) == []
+    counted = counts_of(lease, monkeypatch)
+    for queue in random.sample(MANY, 10):
+        await broker.apublish([message(queue)])
+        delivery = await one_of_many(lease)
+        assert delivery.message.queue == queue
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+    assert max(counted, default=0) <= 1
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+async def test_many_busy_queues_are_served_in_turn(place: Place, queue_type: str) -> None:
+    broker = place.broker(queue_type=queue_type)
+    broker.publish([message(queue) for queue in MANY for _ in range(9)])
+    lease = await lease_on(broker)
+    served: Counter[str] = Counter()
+    for _ in range(3 * len(MANY)):
+        delivery = await one_of_many(lease)
+        served[delivery.message.queue] += 1
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+    print(sorted(served.values()))
+    assert set(served) == set(MANY)
+
+
+async def test_a_busy_queue_among_many_does_not_hold_up_another(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message("q0") for _ in range(100)])
+    lease = await lease_on(broker)
+    for number in range(20):
+        if number == 5:
+            await broker.apublish([message("q30", id="other")])
+        delivery = await one_of_many(lease)
+        assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+        if delivery.message.id == "other":
+            return
+    pytest.fail("the other queue was not served")
+
+
+async def test_among_many_queues_higher_priorities_come_first(place: Place) -> None:
+    broker = place.broker(queue_type="quorum")
+    broker.publish([message(queue) for queue in MANY[:3]])
+    lease = await lease_on(broker)
+    assert len(await receive(lease, 10, wait=LONG, queues=MANY)) >= 1
+    broker.publish([message("q0", priority=priority) for priority in (1, 5, 9) for _ in range(3)])
+    got: list[int] = []
+    async with asyncio.timeout(LONG):
+        while len(got) < 8:
+            for delivery in await receive(lease, 1, 0, wait=1.0, queues=MANY):
+                if delivery.message.queue == "q0":
+                    got.append(delivery.message.priority)
+                assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+    assert got.index(9) <= 2
+
+
+async def test_what_many_idle_queues_push_to_a_busy_worker_goes_to_others(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message("q0"), message("q0")])
+    busy, other = await lease_on(broker), await lease_on(place.broker())
+    held = await one_of_many(busy)
+    await broker.apublish([message(queue) for queue in MANY[1:]])
+    found: set[str] = set()
+    async with asyncio.timeout(LONG):
+        while len(found) < len(MANY):
+            got = await receive(other, 100, wait=1.0, queues=MANY)
+            found.update(delivery.message.queue for delivery in got)
+            assert all(await other.settle([Settlement(delivery=delivery) for delivery in got]))
+    assert await busy.settle([Settlement(delivery=held)]) == [True]
 
 
 # --- Delays -------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class _Plan:
     """The queues that are received from, and their lanes; valid while neither the queues nor the journal change."""
 
     def __init__(self, queues: Sequence[str], version: int, paused: set[str]) -> None:
-        self.queues = list(queues)
+        self.queues = tuple(queues)
         self.version = version
         self.wanted = {queue: number for number, queue in enumerate(queues) if queue not in paused}
         self.lanes: dict[str, _Lane] = {}
@@ -134,6 +134,8 @@ class Consumers:
             counts, windows = await self._windows(lane, free, counting)
             for consumer, window in windows.items():
                 count = counts.get(consumer, 0)
+                if not (window or lane.small) and consumer.tag:
+                    consumer.set(0)  # though it has no room now: it would have, before other lines had their turn
                 if again := consumer.fit(window, waiting=count > 0):
                     pause = max(pause, again)
                     self.touched.add(consumer)
@@ -164,14 +166,15 @@ class Consumers:
         elif lane.small:
             windows.update((one, 0) for one in lane.consumers if one not in windows)
         else:
-            self._share_nothing(lane, counts, windows)
+            self._close_some(lane, counts, windows)
+            windows.update((one, 0) for one in touched if one not in counts)  # where messages may wait as well
         return counts, windows
 
-    def _share_nothing(self, lane: _Lane, counts: dict[Consumer, int], windows: dict[Consumer, int]) -> None:
+    def _close_some(self, lane: _Lane, counts: dict[Consumer, int], windows: dict[Consumer, int]) -> None:
         """Set windows of idle lines for which no slot is left, where there are many lines.
 
-        Lines of a lower priority than another of their queue are closed. The others may push a message each: to close
-        them would mean to count them all, again and again.
+        Close the lines of a lower priority than a busy line of their queue. The others may push a message each: if
+        they were closed, all of them would have to be counted again and again.
         """
         windows.update((one, 1) for one, count in counts.items() if not count)
         for busy, count in counts.items():
@@ -207,7 +210,7 @@ class Consumers:
     def _planned(self, queues: Sequence[str]) -> _Plan:
         """Return the plan for these queues; where it is a new one, end the consumers of other queues."""
         plan, journal = self._plan, self._journal
-        if plan is not None and plan.version == journal.version and plan.queues == queues:
+        if plan is not None and plan.version == journal.version and plan.queues == tuple(queues):
             return plan
         self._drop_plan()
         plan = self._plan = _Plan(queues, journal.version, journal.paused)
