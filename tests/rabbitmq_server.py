@@ -27,6 +27,7 @@ from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.amqp.transport import AmqpTransport, post
 from celeriac.brokers.queue_server.envelope import unpack
 from celeriac.brokers.queue_server.lease import QueueServerLease
+from celeriac.brokers.queue_server.sender import DELAYS
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
 from celeriac.ports.broker import Lease
@@ -194,11 +195,9 @@ class RabbitClock(FakeClock):
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        if not hasattr(self._server, "facts"):
+        if DELAYS not in self._server.declared:
             return
         topology = AmqpTopology.on(self._server)
-        if topology.due not in self._server.declared:
-            return
         connection = self._server.connect(10)
         deadline = time.monotonic() + 10
         for name in topology.delay_queues():

@@ -93,8 +93,11 @@ class AmqpTransport(Transport):
         return True
 
     def declare(self, line: Line, missing: bool) -> Procedure[None]:
-        exchange, queue, bind = self.topology.declare(line)
-        yield exchange
+        topology = self.topology
+        exchange, queue, bind = topology.declare(line)
+        if topology.due not in self.declared:
+            yield exchange
+            self.declared.add(topology.due)
         if missing:
             yield queue
         yield bind
@@ -104,7 +107,6 @@ class AmqpTransport(Transport):
 
     def declare_delays(self) -> Procedure[None]:
         yield from each(self.topology.declare_delays())
-        self.declared.add(self.topology.due)
 
     def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
         topology = self.topology

@@ -141,9 +141,9 @@ class Consumers:
                     self.touched.add(consumer)
                 expected += min(count, consumer.room)
             lane.update(windows)
-        if not counting:
-            return 0, pause
-        return min(expected + sum(len(consumer.buffer) for consumer in self.ready), MOST_EXPECTED), pause
+            if counting:
+                expected += sum(len(consumer.buffer) for consumer in self.ready if consumer in lane)
+        return min(expected, MOST_EXPECTED) if counting else 0, pause
 
     async def _windows(self, lane: _Lane, free: int,
                        counting: bool) -> tuple[dict[Consumer, int], dict[Consumer, int]]:  # fmt: skip

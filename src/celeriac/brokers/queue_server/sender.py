@@ -14,9 +14,9 @@ from celeriac.brokers.queue_server.transport import Procedure, Transport, Unsent
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 
-__all__ = ["Sender"]
+__all__ = ["DELAYS", "Sender"]
 
-DELAYS = "delays"  # in `Transport.declared`
+DELAYS = "delays"  # in `Transport.declared`: what `declare_delays` declares
 
 
 class Sender:
