@@ -281,7 +281,7 @@ def test_two_heartbeats_without_a_word_are_the_end_of_a_connection(place: Place,
         assert connection.wait(1.0) is None  # its heartbeats are heard
         connection.beat()
     proxy.swallow()
-    with pytest.raises(ConnectionLost, match="no word from it"):
+    with pytest.raises(ConnectionLost, match="no heartbeat from it"):
         connection.wait(4.0)
     connection.abandon()
 
@@ -314,7 +314,7 @@ async def test_only_what_was_refused_is_sent_again(place: Place, way: str) -> No
     broker.publish([message("full")])
     some = [message("ok", id="a"), message("full", id="refused"), message("ok", id="b")]
     sending = broker.apublish(some) if way == "apublish" else asyncio.to_thread(broker.publish, some)
-    with pytest.raises(BrokerUnavailable, match="has not taken 1 of 1"):
+    with pytest.raises(BrokerUnavailable, match="1 of 1 messages were not accepted"):
         await sending
     assert ids(await receive(await lease_on(broker), queues=["ok"])) == ["a", "b"]
 

@@ -21,7 +21,7 @@ __all__ = ["AmqpInspection", "AmqpSubscription", "AmqpWorkerConnection"]
 
 log = logging.getLogger("celeriac.brokers")
 
-IN_USE = 403  # the code with which a server refuses a queue that has an exclusive consumer
+IN_USE = 403  # the code of a queue that has an exclusive consumer
 PAUSE = (0.005, 0.03)  # seconds before the journal is tried again, while another process reads it
 MOMENT = 0.001  # seconds, in which the server pushes some more
 MOST_PREFETCH = 65535

@@ -100,7 +100,13 @@ class AmqpTransport(Transport):
             self.declared.add(topology.due)
         if missing:
             yield queue
-        yield bind
+        try:
+            yield bind
+        except ChannelClosed as error:
+            if error.code != MISSING:
+                raise
+            yield exchange  # it was deleted
+            yield bind
 
     def declare_dead(self, queue: str) -> Procedure[None]:
         yield self.topology.declare_dead(queue)

@@ -77,7 +77,7 @@ class Server:
                 if connection is not None:
                     connection.abandon()
                     if not connection.blocked:
-                        self._close_idle()  # they may be unavailable too
+                        self._close_idle()  # the server may not answer on these either
                 if connection is None or not tries or isinstance(error, TimeoutError | BrokerError):
                     raise unavailable(error, self.address, timeout, connection.blocked if connection else "") from error
                 time.sleep(PAUSE)

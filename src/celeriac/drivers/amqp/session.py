@@ -69,7 +69,7 @@ class Session:
 
     def give_up(self, started: float) -> None:
         """Close the connection if nothing was received on it since a call began that was not answered."""
-        if self.connection is not None and self.connection.heard < started:
+        if self.connection is not None and self.connection.received_at < started:
             self.connection.abandon()
 
     def close(self) -> None:
