@@ -64,7 +64,7 @@ class AmqpWorkerConnection(WorkerConnection):
         if self.connection.lost is None:
             log.error("The server has closed the worker's channel: %s The worker connects again.", error)
             self._declared.clear()  # a queue may have been deleted
-            self.connection.abandon()
+            self.connection.abandon(f"the server closed its channel: {error}")
 
     # --- Consuming ------------------------------------------------------------------------------------
 

@@ -220,9 +220,9 @@ class AioConnection(asyncio.Protocol):
             transport.close()
         self._lose(ConnectionLost("this process closed it"))
 
-    def abandon(self) -> None:
+    def abandon(self, why: str = "this process closed it") -> None:
         """Close the socket without closing the connection first, as the end of the process would."""
-        self._lose(ConnectionLost("this process closed it"))
+        self._lose(ConnectionLost(why))
 
 
 class Channel:
