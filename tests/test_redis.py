@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import socket
@@ -23,7 +24,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
-from celeriac.brokers.redis import RedisBroker
+from celeriac.brokers.redis import RedisBroker, requests
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.redis.connection import Connection
 from celeriac.drivers.redis.error_translation import silent
@@ -33,14 +34,15 @@ from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.model.clock import Clock
-from celeriac.model.message import PLAIN, Message, Place, new_ids
+from celeriac.model.message import COROUTINE, PLAIN, Message, Place, new_ids
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
-from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
+from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
 from tests.promises.harness import wait_for
 from tests.redis_server import RedisServer, running_redis
+from tests.test_brokers import redis_ as redis_ports
 
 TIMEOUT = 1.0
 
@@ -64,6 +66,19 @@ def broker(redis: RedisServer) -> Iterator[RedisBroker]:
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     with running_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
+
+
+def waiting_leases(redis: RedisServer) -> int:
+    """Return how many leases wait for plain messages; marks of queue lists ("+…") are no leases."""
+    return sum(
+        not member.startswith(b"+") for key in redis.ask("KEYS", "*waiters:*p") for member in redis.ask("SMEMBERS", key)
+    )
+
+
+@pytest.fixture(params=[requests.MOST_NAMED, 0], ids=["named queues", "a queue list"])
+def most_named(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests name their queues, or name a queue list."""
+    monkeypatch.setattr(requests, "MOST_NAMED", request.param)
 
 
 async def lease_on(broker: RedisBroker, seconds: float = 60.0) -> Lease:
@@ -358,23 +373,158 @@ async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisSe
     broker.close()
 
 
+@pytest.mark.usefixtures("most_named")
 async def test_workers_that_wait_are_woken_one_for_a_message(redis: RedisServer, broker: RedisBroker) -> None:
     leases = [await lease_on(broker) for _ in range(10)]
     waits = [asyncio.ensure_future(receive(lease, 1, wait=LONG)) for lease in leases]
-    wait_for_waiters = "celeriac:{default}:waiters:p"
-    while redis.ask("SCARD", wait_for_waiters) < 10:
+    while waiting_leases(redis) < 10:
         await asyncio.sleep(0.01)
     broker.publish([message() for _ in range(3)])
     async with asyncio.timeout(PROMPTLY):
         while sum(wait.done() for wait in waits) < 3:
             await asyncio.sleep(0.01)
-    assert redis.ask("SCARD", wait_for_waiters) == 7
+    assert waiting_leases(redis) == 7
     for wait in waits:
         wait.cancel()
     await asyncio.wait(waits)
     for lease in leases:
         await lease.end()
-    assert redis.ask("EXISTS", wait_for_waiters) == 0
+    assert waiting_leases(redis) == 0
+
+
+# --- Many queues: queue lists and the indexes P:ready and P:soonest -------------------------------------
+
+
+@pytest.mark.usefixtures("queue_lists")
+class TestBrokerWithQueueLists(BrokerConformance):
+    @pytest.fixture
+    def queue_lists(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(requests, "MOST_NAMED", 0)
+
+    @pytest.fixture
+    def ports(self, redis: RedisServer) -> Iterator[Ports]:
+        with redis_ports(redis) as made:
+            yield made
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"queue-{number}" for number in range(first, first + count)]
+
+
+def calls(redis: RedisServer) -> int:
+    """Return how many commands were carried out since the last call, those in scripts included."""
+    stats = redis.ask("INFO", "commandstats").decode()
+    redis.ask("CONFIG", "RESETSTAT")
+    return sum(int(part) for part in re.findall(r"calls=(\d+)", stats))
+
+
+async def test_every_queue_has_its_turn_among_many_that_have_messages(broker: RedisBroker) -> None:
+    queues = names(100)
+    broker.publish([message(queue) for _ in range(3) for queue in queues])
+    lease = await lease_on(broker)
+    for _ in range(3):
+        got = [(await lease.receive(queues, {PLAIN: 1}, 0))[0].message.queue for _ in queues]
+        assert sorted(got) == sorted(queues)
+    assert await lease.receive(queues, {PLAIN: 1}, 0) == []
+
+
+async def test_many_queues_are_served_by_priority_and_age_within_each(broker: RedisBroker) -> None:
+    queues = names(70)
+    sent = [message(queue, priority=priority) for queue in queues for priority in (1, 9, 5, 9)]
+    broker.publish(sent)
+    got = await (await lease_on(broker)).receive(queues, {PLAIN: 1000}, 0)
+    assert len(got) == len(sent)
+    for at in range(len(queues)):
+        first, second, third, fourth = sent[4 * at : 4 * at + 4]
+        mine = [item.message.id for item in got if item.message.queue == queues[at]]
+        assert mine == [second.id, fourth.id, third.id, first.id]
+
+
+async def test_receiving_carries_out_as_many_commands_from_many_empty_queues_as_from_few(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.brokers.redis.lease.REST_SECONDS", LONG)
+
+    async def cost(count: int) -> list[int]:
+        queues, lease, found = names(count), await lease_on(broker), []
+        broker.publish([message(queues[-1], due_at=time.time() + LONG)])
+        await lease.receive(queues, {PLAIN: 1, COROUTINE: 1}, 0)  # registers the list
+        for wait in (0.0, 0.0, 0.01, 0.01):
+            for sent in ([], [message(queues[count // 2])]):
+                calls(redis)
+                broker.publish(sent)
+                got = await lease.receive(queues, {PLAIN: 1, COROUTINE: 1}, wait)
+                await lease.settle([Settlement(delivery=delivery) for delivery in got])
+                assert len(got) == len(sent)
+                await broker.server.ado(("PING",))  # answered after what was posted
+                found.append(calls(redis))
+        await lease.end()
+        return found
+
+    assert await cost(20) == await cost(1000)
+
+
+async def test_workers_of_many_different_queues_are_woken_for_their_own(redis: RedisServer, broker: RedisBroker) -> None:
+    left, right = await lease_on(broker), await lease_on(broker)
+    for queue, theirs in (("queue-25", right), ("queue-5", left), ("queue-25", right)):
+        receiving = {}
+        for lease, queues in ((left, names(20)), (right, names(20, first=15))):
+            before = waiting_leases(redis)
+            receiving[lease] = asyncio.ensure_future(lease.receive(queues, {PLAIN: 1}, LONG))
+            while waiting_leases(redis) == before:
+                await asyncio.sleep(0.01)
+        broker.publish([message(queue)])
+        assert len(await promptly(receiving.pop(theirs))) == 1
+        (other,) = receiving.values()
+        assert not other.done()
+        other.cancel()
+        await asyncio.wait([other])
+
+
+@pytest.mark.parametrize("queues", [names(20, first=15), ["queue-15"]], ids=["a list too", "named"])
+async def test_a_worker_without_slots_wakes_another_for_what_it_was_woken_for(
+    redis: RedisServer, broker: RedisBroker, queues: list[str]
+) -> None:
+    first, second = await lease_on(broker), await lease_on(broker)
+    held = [asyncio.ensure_future(first.receive(names(20), {PLAIN: 1}, LONG))]
+    while waiting_leases(redis) < 1:
+        await asyncio.sleep(0.01)
+    sent = [message("queue-15") for _ in range(2)]
+    broker.publish(sent)  # wakes the first, which has one slot
+    held.append(asyncio.ensure_future(second.receive(queues, {PLAIN: 1}, LONG)))
+    assert ids(await promptly(held[0]) + await promptly(held[1])) == ids(sent)
+
+
+async def test_a_message_in_one_of_many_queues_becomes_ready_on_time_while_a_worker_waits(broker: RedisBroker) -> None:
+    lease, queues = await lease_on(broker), names(30)
+    receiving = asyncio.ensure_future(lease.receive(queues, {PLAIN: 1}, LONG))
+    await asyncio.sleep(0.05)
+    due_at = time.time() + 0.3
+    broker.publish([message("queue-17", due_at=due_at)])
+    assert len(await promptly(receiving)) == 1
+    assert due_at <= time.time() < due_at + 1
+
+
+async def test_a_paused_queue_among_many_is_passed_over_until_it_is_resumed(broker: RedisBroker) -> None:
+    lease, queues = await lease_on(broker), names(30)
+    broker.publish([message("queue-3"), message("queue-4")])
+    await broker.operations().pause("queue-3")
+    assert [item.message.queue for item in await lease.receive(queues, {PLAIN: 5}, 0)] == ["queue-4"]
+    receiving = asyncio.ensure_future(lease.receive(queues, {PLAIN: 5}, LONG))
+    await asyncio.sleep(0.05)
+    assert not receiving.done()
+    await broker.operations().resume("queue-3")
+    assert [item.message.queue for item in await promptly(receiving)] == ["queue-3"]
+
+
+async def test_messages_that_an_older_version_published_are_received_from_many_queues(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    broker.publish([message("queue-3"), message("queue-4", due_at=time.time() + 0.05)])
+    redis.ask("DEL", "celeriac:ready:p", "celeriac:soonest")  # which older versions do not write
+    lease = await lease_on(broker)
+    assert len(await lease.receive(names(30), {PLAIN: 5}, 0)) == 1
+    assert len(await lease.receive(names(30), {PLAIN: 5}, PROMPTLY)) == 1
 
 
 # --- What a settlement takes along for who waits --------------------------------------------------------
@@ -384,11 +534,10 @@ async def waiting(
     redis: RedisServer, lease: Lease, limit: int = 10, queue: str = "default"
 ) -> asyncio.Task[list[Delivery]]:
     """Begin to receive; return when Redis knows of it."""
-    waiters = f"celeriac:{{{queue}}}:waiters:p"
-    before = redis.ask("SCARD", waiters)
+    before = waiting_leases(redis)
     receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
     async with asyncio.timeout(PROMPTLY):
-        while redis.ask("SCARD", waiters) == before:
+        while waiting_leases(redis) == before:
             await asyncio.sleep(0.01)
     return receiving
 
@@ -404,6 +553,7 @@ async def held_by(lease: Lease, broker: RedisBroker) -> Delivery:
     return delivery
 
 
+@pytest.mark.usefixtures("most_named")
 async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_else(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
@@ -420,6 +570,7 @@ async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_e
     theirs.cancel()
 
 
+@pytest.mark.usefixtures("most_named")
 async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_others(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
@@ -430,6 +581,7 @@ async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_oth
     assert ids(await promptly(mine) + await promptly(theirs)) == ids(follow_ups)
 
 
+@pytest.mark.usefixtures("most_named")
 async def test_what_a_settlement_sends_to_another_queue_wakes_who_waits_there(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
@@ -442,6 +594,7 @@ async def test_what_a_settlement_sends_to_another_queue_wakes_who_waits_there(
     mine.cancel()
 
 
+@pytest.mark.usefixtures("most_named")
 async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer, broker: RedisBroker) -> None:
     lease = await lease_on(broker)
     held, follow_up = await held_by(lease, broker), message()
@@ -453,6 +606,7 @@ async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer,
     assert ids(await promptly(mine)) == [follow_up.id]
 
 
+@pytest.mark.usefixtures("most_named")
 @pytest.mark.parametrize("sooner", [0, 1, 2, 3], ids="{} steps later".format)
 async def test_what_a_settlement_brings_to_who_waits_no_more_goes_to_others(
     redis: RedisServer, broker: RedisBroker, sooner: int
@@ -473,6 +627,7 @@ async def test_what_a_settlement_brings_to_who_waits_no_more_goes_to_others(
     assert redis.ask("KEYS", "*:held:*") == []
 
 
+@pytest.mark.usefixtures("most_named")
 async def test_what_a_settlement_brings_in_an_answer_that_is_lost_is_received_all_the_same(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -911,7 +1066,7 @@ async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServ
     await asyncio.sleep(0.3)
     await (last := await lease_on(broker)).sweep()
     await last.end()
-    assert keys(redis) == ["celeriac:queues"]
+    assert keys(redis) == ["celeriac:queues", "celeriac:ready:p", "celeriac:soonest"]  # names of queues alone
     broker.close()
 
 

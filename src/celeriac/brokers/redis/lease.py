@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, decode, due
-from celeriac.brokers.redis.receipts import Receipts, Request
+from celeriac.brokers.redis.receipts import Receipts
+from celeriac.brokers.redis.requests import Queues, Request
 from celeriac.brokers.redis.settlements import alike, each
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
@@ -26,6 +27,7 @@ from celeriac.ports.workflows import Advance
 __all__ = ["RedisLease"]
 
 LOOK_SECONDS = 5.0  # who waits looks again after this, whether he was rung for or not
+UNKNOWN_LIST = -1  # what `receive` replies if the queue list has to be registered
 SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
 REST_SECONDS = 0.05  # within which the next receive begins, or the lease waits no more
@@ -44,16 +46,17 @@ class RedisLease(Lease):
         self._max_deliveries = max_deliveries
         self._kept = outcomes.milliseconds(result_expires)
         self._books = Receipts(server, clock, name)
-        self._turn = 0
+        self._queues = Queues(())
+        self._turn = 0  # the position of the queue that is served first
         self._sweep_doubts: list[int] = []
         self._unsure: set[str] = set()  # tokens of settlements whose answer was lost
         self._hears: asyncio.AbstractEventLoop | None = None
         self._called = False  # rung for since the last request
         self._stirred = asyncio.Event()  # who waits in `receive` is to look what there is to do
-        self._idle: tuple[Sequence[str], dict[str, int]] | None = None  # queues and slots of who waits in `receive`
+        self._idle: dict[str, int] | None = None  # queues and slots of who waits in `receive`
         self._errand: Request | None = None  # the request that a settlement has taken along for him
         self._brought: tuple[Request, list[Delivery]] | None = None  # and what it has brought
-        self._waiting: tuple[set[str], set[str]] | None = None  # queues and lanes for which Redis may ring for us
+        self._waiting: tuple[Queues, set[str]] | None = None  # queues and lanes for which Redis may ring for us
         self._looked = 0.0  # when we asked last; monotonic
         self._due_at = 0.0  # when a message will be due that was there then
         self._rest: asyncio.TimerHandle | None = None
@@ -66,12 +69,14 @@ class RedisLease(Lease):
         if not lanes or not queues:
             await asyncio.sleep(wait)
             return []
+        if self._queues.names != list(queues):
+            self._queues = Queues(queues)
         await self._books.recover()
         if self._rest is not None:
             self._rest.cancel()
         if wait > 0:
             await self._listen()
-        if self._waiting is not None and self._waiting != (set(queues), set(lanes)):
+        if self._waiting is not None and self._waiting != (self._queues, set(lanes)):
             self._leave()
         try:
             while True:
@@ -79,7 +84,7 @@ class RedisLease(Lease):
                 if self._brought is not None:
                     (_, taken), self._brought = self._brought, None
                 elif self._errand is None and (wait <= 0 or self._may_be_more()):
-                    taken = await self._take(Request(self._turned(queues), lanes, self._waiting is not None, wait > 0))
+                    taken = await self._take(self._request(lanes, wait > 0))
                 if taken:
                     self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._leave)
                     return taken
@@ -87,7 +92,7 @@ class RedisLease(Lease):
                 if left <= 0 and self._errand is None:
                     self._leave()
                     return []
-                await self._rest_until_stirred(queues, lanes, left)
+                await self._rest_until_stirred(lanes, left)
         except BaseException:
             self._give_up()
             raise
@@ -101,7 +106,7 @@ class RedisLease(Lease):
             or self._clock.monotonic() - self._looked >= LOOK_SECONDS
         )
 
-    async def _rest_until_stirred(self, queues: Sequence[str], lanes: dict[str, int], left: float) -> None:
+    async def _rest_until_stirred(self, lanes: dict[str, int], left: float) -> None:
         """Wait for the bell, for what an errand brings, or for the time to look again."""
         self._stirred.clear()
         if self._errand is not None:
@@ -109,7 +114,7 @@ class RedisLease(Lease):
         elif not self._called:
             left = max(0.0, min(left, self._due_at - self._clock.now(), LOOK_SECONDS))
             timer = asyncio.get_running_loop().call_later(left, self._stirred.set)
-            self._idle = (queues, lanes)
+            self._idle = lanes
             try:
                 await self._stirred.wait()
             finally:
@@ -136,10 +141,10 @@ class RedisLease(Lease):
         self._called = True
         self._stirred.set()
 
-    def _turned(self, queues: Sequence[str]) -> list[str]:
-        """Return the queues, starting with another each time."""
-        self._turn = (self._turn + 1) % len(queues)
-        return [*queues[self._turn :], *queues[: self._turn]]
+    def _request(self, lanes: dict[str, int], waits: bool) -> Request:
+        """Return a new request, which is served from another queue on each time."""
+        self._turn = (self._turn + 1) % len(self._queues.names)
+        return Request(self._queues, self._turn, lanes, self._waiting is not None, waits)
 
     async def _take(self, request: Request) -> list[Delivery]:
         """Return what there is."""
@@ -147,6 +152,9 @@ class RedisLease(Lease):
         command = self._server.script("receive", self._server.moment(self._clock), self._name, *request.arguments)
         try:
             reply = await self._server.ado(command, again=False)
+            if reply == UNKNOWN_LIST:
+                listing = self._server.script("list_queues", request.queues.list, *request.queues.names)
+                _, reply = await self._server.ado_all([listing, command], again=False)
         except BaseException:
             self._books.doubt(request)
             raise
@@ -162,7 +170,7 @@ class RedisLease(Lease):
         self._called = False
         self._looked = self._clock.monotonic()
         if request.waits:  # before it is known what there was, we may be rung for
-            self._waiting = (set(request.queues), set(request.lanes))
+            self._waiting = (request.queues, set(request.lanes))
 
     def _answered(self, request: Request, reply: Any) -> list[Delivery]:
         """Return what was handed out for a request."""
@@ -172,7 +180,7 @@ class RedisLease(Lease):
         self._called = self._called or len(taken) < len(blobs)  # it took slots, which are free again
         filled = [LANE_LETTERS[delivery.message.lane] for delivery in taken]
         left = {lane for lane, free in request.lanes.items() if free > filled.count(lane)} if request.waits else set()
-        self._waiting = (set(request.queues), left) if left else None
+        self._waiting = (request.queues, left) if left else None
         return taken
 
     def _leave(self) -> None:
@@ -180,7 +188,7 @@ class RedisLease(Lease):
         if self._waiting is not None:
             queues, lanes = self._waiting
             self._waiting = None
-            self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues))
+            self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues.arguments))
 
     # --- Settle ---------------------------------------------------------------------------------------
 
@@ -216,8 +224,7 @@ class RedisLease(Lease):
     async def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
         errand: Request | None = None
         if self._idle is not None and any(settlement.follow_ups for settlement in settlements):
-            queues, lanes = self._idle
-            errand = self._errand = Request(self._turned(queues), lanes, self._waiting is not None, waits=True)
+            errand = self._errand = self._request(self._idle, waits=True)
             self._idle = None
             self._sent(errand)
         asked = errand.arguments if errand is not None else ()

@@ -72,23 +72,23 @@ class RedisOperations(Operations):
         ]
 
     async def resend(self, ids: Sequence[str]) -> int:
-        return await self._bring_out(ids, again=True)
+        return await self._remove_dead(ids, again=True)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        return await self._bring_out(ids, again=False)
+        return await self._remove_dead(ids, again=False)
 
-    async def _bring_out(self, ids: Sequence[str], again: bool) -> int:
+    async def _remove_dead(self, ids: Sequence[str], again: bool) -> int:
         if not ids:
             return 0
         by_queue: dict[str, list[Message]] = {}
-        reply = await self._run("letters", *ids)
+        reply = await self._run("dead_letters", *ids)
         for value, queue, id in zip(*(reply[i::3] for i in range(3)), strict=True):
             message = shown(value, queue.decode(), id.decode())
             by_queue.setdefault(message.queue, []).append(message)
         total = 0
         for queue, messages in by_queue.items():
             parts = [part for message in messages for part in (message.id, blob(anew(message)) if again else b"")]
-            total += await self._run("bring_out", queue, int(again), *parts)
+            total += await self._run("remove_dead", queue, int(again), *parts)
         return total
 
     async def workers(self) -> list[WorkerInfo]:

@@ -19,44 +19,22 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
 from celeriac.brokers.redis.envelope import decode
+from celeriac.brokers.redis.requests import Request
 from celeriac.drivers.redis.server import Server
 from celeriac.errors import BrokerError, LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery
 
-__all__ = ["Receipts", "Request"]
+__all__ = ["Receipts"]
 
 log = logging.getLogger("celeriac.redis")
 
 RECOVER_PAUSE = 0.5  # seconds
-
-
-class Request:
-    """A request for messages. It is numbered, by its first receipt, when it is sent."""
-
-    def __init__(self, queues: Sequence[str], lanes: dict[str, int], waited: bool, waits: bool) -> None:
-        self.base = 0
-        self.queues = queues
-        self.lanes = lanes  # the slots of each
-        self.waited = waited  # Redis may have rung for us until now
-        self.waits = waits  # it is to ring for us, for what is left of the slots
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the scripts take; see `hand_out.lua`."""
-        slots = itertools.chain.from_iterable(self.lanes.items())
-        return (self.base, int(self.waited) + 2 * int(self.waits), len(self.lanes), *slots, *self.queues)
-
-    @property
-    def receipts(self) -> tuple[int, int]:
-        """Those of what is handed out for it: after the first, up to the second."""
-        return self.base, self.base + sum(self.lanes.values())
 
 
 class Receipts:
@@ -145,7 +123,7 @@ class Receipts:
             whys = {receipt: f"it cannot be read: {error}" for receipt, error in self._unreadable.items()}
             pairs = itertools.chain.from_iterable(whys.items())
             moment = self._server.moment(self._clock)
-            await self._server.ado(self._server.script("put_aside", moment, self._lease, *pairs))
+            await self._server.ado(self._server.script("bury", moment, self._lease, *pairs))
             for receipt, why in whys.items():
                 if self._unreadable.pop(receipt, None) is not None:
                     log.error("A message was put aside as a dead letter: %s", why)

@@ -4,9 +4,9 @@ Every script is one atomic step. KEYS[1] is the key `queues`; the other keys fol
 queues (`keys` has them all). In all scripts `now` is seconds since the epoch, or '' for the server's own clock, so that
 skewed clocks of workers' machines do not matter. What workers need to empty a full server must work there: Redis
 refuses a script that wants more memory only until it has written, and so their first write is one that frees some, or
-would (`relieve`).
+would (`begin_writing`).
 
-`common.lua`, `hand_out.lua` and `workflows.lua` hold what scripts share: functions, in paragraphs, each of which uses
+`common.lua`, `deliver.lua` and `workflows.lua` hold what scripts share: functions, in paragraphs, each of which uses
 those above it.
 """
 
@@ -19,7 +19,7 @@ from typing import Final
 
 __all__ = ["SCRIPTS", "Script"]
 
-SHARED: Final = ("common.lua", "hand_out.lua", "workflows.lua")
+SHARED: Final = ("common.lua", "deliver.lua", "workflows.lua")
 
 
 class Script:

@@ -2,7 +2,7 @@
 -- that receipt, was settled before the server went back to older data: it goes back, uncounted, or is taken over
 -- where it must not be run again. Returns 0 where the lease is lost, else the receipts of what was taken over.
 if not call('HGET', P .. ':fences', ARGV[2]) then return 0 end
-relieve()
+begin_writing()
 local last, in_hand, taken = tonumber(ARGV[3]), {}, {}
 for i = 4, #ARGV do in_hand[ARGV[i] .. TAIL] = true end
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
@@ -25,6 +25,6 @@ for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
       end
     end
   end
-  give_back(T, back)
+  requeue(T, back)
 end
 return taken

@@ -1,6 +1,8 @@
--- now, lease, then a request for messages (see hand_out.lua): base receipt, waits, n, then n pairs lane, slots, then queues.
--- Returns 0 where the lease is lost, else {blobs, exceptions, seconds to the next due time or ''}.
-local may = may_hand_out(ARGV[3], ARGV[4])
+-- now, lease, then a request for messages (see deliver.lua).
+-- Returns 0 if the lease is lost, -1 if the queue list is not registered, else what `deliver` does.
+local may = may_deliver(ARGV[3], ARGV[4])
 if may == nil then return 0 end
 if not may then return {{}, {}, '0'} end
-return hand_out(ARGV[3], instant(ARGV[2]), 4, #ARGV)
+local request = read_request(4, #ARGV)
+if not is_known(request) then return -1 end
+return deliver(ARGV[3], instant(ARGV[2]), request)

@@ -1,5 +1,5 @@
 -- until, then ids.
-relieve()
+begin_writing()
 local until_ = tonumber(ARGV[2])
 for i = 3, #ARGV do call('ZADD', P .. ':revoked', until_, ARGV[i]) end
 local last = call('ZRANGE', P .. ':revoked', -1, -1, 'WITHSCORES')[2]

@@ -8,7 +8,7 @@ local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local fence = call('HGET', P .. ':fences', lease)
 if not fence then return 0 end
 if tonumber(fence) > base then return {0} end
-relieve()
+begin_writing()
 local queues, taken, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
 for d = 8, #ARGV, 2 do
   for _, queue in ipairs(queues) do
@@ -48,7 +48,7 @@ for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before
       left = left - #all / 2
       if #gone > 0 then call('HDEL', key, unpack(gone)) end
       if #passed > 0 then many('HSET', T .. 'held:' .. lease, passed) end
-      give_back(T, back)
+      requeue(T, back)
     end
     if left > 0 then
       call('ZREM', P .. ':leases', other)
@@ -62,10 +62,10 @@ end
 call('ZREMRANGEBYSCORE', P .. ':revoked', '-inf', time)
 for _, queue in ipairs(queues) do
   local T = tag(queue)
-  wake(T, time)
+  make_due_ready(T, time)
   -- A worker that was woken and then killed has woken nobody else.
   for _, lane in ipairs({'p', 'c'}) do
-    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and stands(T, lane)
+    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and has_ready(T, lane)
         and call('SISMEMBER', P .. ':paused', queue) == 0 then ring(T, lane) end
   end
 end

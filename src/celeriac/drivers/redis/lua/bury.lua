@@ -2,7 +2,7 @@
 -- cannot be read. Returns how many there were.
 local time, reasons, count = instant(ARGV[2]), {}, 0
 for i = 4, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
-relieve()
+begin_writing()
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
   local key = T .. 'held:' .. ARGV[3]
