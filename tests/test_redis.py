@@ -461,10 +461,13 @@ async def test_receiving_carries_out_as_many_commands_from_many_empty_queues_as_
         await lease.end()
         return found
 
+    await cost(10)  # connects
     assert await cost(20) == await cost(1000)
 
 
-async def test_workers_of_many_different_queues_are_woken_for_their_own(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_workers_of_many_different_queues_are_woken_for_their_own(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     left, right = await lease_on(broker), await lease_on(broker)
     for queue, theirs in (("queue-25", right), ("queue-5", left), ("queue-25", right)):
         receiving = {}

@@ -27,7 +27,7 @@ from celeriac.ports.workflows import Advance
 __all__ = ["RedisLease"]
 
 LOOK_SECONDS = 5.0  # who waits looks again after this, whether he was rung for or not
-UNKNOWN_LIST = -1  # what `receive` replies if the queue list has to be registered
+UNKNOWN_LIST = -1  # what `receive_from_list` replies if the queue list has to be registered
 SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
 REST_SECONDS = 0.05  # within which the next receive begins, or the lease waits no more
@@ -149,7 +149,8 @@ class RedisLease(Lease):
     async def _take(self, request: Request) -> list[Delivery]:
         """Return what there is."""
         self._sent(request)
-        command = self._server.script("receive", self._server.moment(self._clock), self._name, *request.arguments)
+        name = "receive_from_list" if request.queues.list else "receive"
+        command = self._server.script(name, self._server.moment(self._clock), self._name, *request.arguments)
         try:
             reply = await self._server.ado(command, again=False)
             if reply == UNKNOWN_LIST:

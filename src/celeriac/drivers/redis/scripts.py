@@ -35,15 +35,19 @@ class Script:
 
 
 def _needed(body: str, shared: str) -> str:
-    """Return those shared paragraphs that a script uses: each call of a script makes its functions anew."""
+    """Return the shared paragraphs that a script uses: every call of a script creates its functions anew."""
     needed: list[str] = []
-    text = body
+    text = _uncommented(body)
     for paragraph in reversed(shared.split("\n\n")):
         names = re.findall(r"^local (?:function )?(\w+)", paragraph, re.MULTILINE)
         if any(re.search(rf"\b{name}\b", text) for name in names):
             needed.insert(0, paragraph + "\n")
-            text += paragraph
+            text += _uncommented(paragraph)
     return "".join(needed)
+
+
+def _uncommented(lua: str) -> str:
+    return re.sub(r"--.*", "", lua)
 
 
 def _scripts() -> dict[str, Script]:

@@ -17,11 +17,11 @@ for i = 1, n do
     t = t + 1
     traceless[t] = ARGV[6 + i]
   else
-    local comma, place = string.find(outcome, ',', 1, true), ARGV[6 + 3 * n + i]
+    local comma, node = string.find(outcome, ',', 1, true), ARGV[6 + 3 * n + i]
     local value, channel = string.sub(outcome, comma + 1), string.sub(outcome, 1, comma - 1)
-    if place and place ~= '' then
+    if node and node ~= '' then
       ends[e + 1], ends[e + 2], ends[e + 3] = ARGV[6 + i], value, channel
-      ends[e + 4], ends[e + 5], ends[e + 6] = string.match(place, '^([^:]*):(%d+):(%d*)$')
+      ends[e + 4], ends[e + 5], ends[e + 6] = string.match(node, '^([^:]*):(%d+):(%d*)$')
       ends[e + 7] = '0'
       e = e + 7
     else

@@ -45,7 +45,9 @@ end
 
 -- Lanes of queues whose messages this script will deliver itself, so that no worker is woken for them before that: by
 -- T .. lane, or all queues of a list. `deferred` collects those of the list for which a worker would have been woken.
-local hushed, hushed_list, hushed_lanes, deferred = {}, nil, {}, {}
+local hushed = {}
+local hushed_list, hushed_lanes
+local deferred = {}
 
 -- Wake one live worker that waits for a lane of a queue, if there is one.
 local function ring(T, lane)

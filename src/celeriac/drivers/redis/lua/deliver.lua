@@ -19,9 +19,10 @@ local function read_request(first, last)
           list = ARGV[list], first = list + 1, last = last, blobs = {}, total = 0, exceptions = {}}
 end
 
--- Return whether the queue list of a request, if it names one, is registered.
-local function is_known(request)
-  return request.list == '' or call('EXISTS', P .. ':list:' .. request.list) == 1
+-- Return the reply to a request: {blobs, exceptions, seconds until the next message becomes due or ''}. The receipts are
+-- base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
+local function answer(request, soonest, time)
+  return {request.blobs, request.exceptions, soonest and string.format('%.6f', soonest - time) or ''}
 end
 
 -- Wake nobody for lines from which the request will be served.
@@ -70,8 +71,9 @@ local function take(lease, time, request, T, lane, rare, revocations)
   request.total = total
 end
 
--- Serve a request that names its queues, by looking into each. Return when the next message becomes due, or nil.
+-- Serve a request that names its queues, by looking into each.
 local function deliver_from_queues(lease, time, request)
+  hush(request)
   local waits, free, lanes = request.waits, request.free, request.lanes
   local keys = {P .. ':revoked', P .. ':paused'}
   for q = request.first, request.last do table.insert(keys, tag(ARGV[q]) .. 'counts') end
@@ -108,7 +110,7 @@ local function deliver_from_queues(lease, time, request)
       end
     end
   end
-  return soonest
+  return answer(request, soonest, time)
 end
 
 -- Wake another worker for those lanes of queues (T .. lane, as keys) that have ready messages, or scheduled ones where
@@ -176,8 +178,9 @@ local function near_ready_queues(index, list, start)
 end
 
 -- Serve a request that names a queue list. The cost depends on the queues that have messages, not on the length of the
--- list. Return when the next message becomes due, or nil.
+-- list.
 local function deliver_from_list(lease, time, request)
+  hush(request)
   local waits, free, list, start = request.waits, request.free, P .. ':list:' .. request.list, tonumber(ARGV[request.first])
   begin_writing()
   make_all_due_ready(time)
@@ -218,14 +221,5 @@ local function deliver_from_list(lease, time, request)
     if waiting[string.sub(entry, -1)] then deferred[entry] = nil end
   end
   pass_on(deferred)
-  return soonest_of(list)
-end
-
--- Serve a request. Return {blobs, exceptions, seconds until the next message becomes due or ''}. The receipts are base + 1,
--- base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
-local function deliver(lease, time, request)
-  hush(request)
-  local serve = request.list == '' and deliver_from_queues or deliver_from_list
-  local soonest = serve(lease, time, request)
-  return {request.blobs, request.exceptions, soonest and string.format('%.6f', soonest - time) or ''}
+  return answer(request, soonest_of(list), time)
 end

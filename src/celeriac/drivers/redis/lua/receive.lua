@@ -1,8 +1,6 @@
--- now, lease, then a request for messages (see deliver.lua).
--- Returns 0 if the lease is lost, -1 if the queue list is not registered, else what `deliver` does.
+-- now, lease, then a request for messages that names its queues (see deliver.lua).
+-- Returns 0 if the lease is lost, else the reply to the request.
 local may = may_deliver(ARGV[3], ARGV[4])
 if may == nil then return 0 end
 if not may then return {{}, {}, '0'} end
-local request = read_request(4, #ARGV)
-if not is_known(request) then return -1 end
-return deliver(ARGV[3], instant(ARGV[2]), request)
+return deliver_from_queues(ARGV[3], instant(ARGV[2]), read_request(4, #ARGV))

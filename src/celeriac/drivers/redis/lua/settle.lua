@@ -7,7 +7,7 @@
 -- Returns {for each 1, or 0 where the token was stale; what is handed out, if there was a request and it may be}.
 local time, lease, ttl, k = instant(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request = k > 0 and may_deliver(lease, ARGV[6]) and read_request(6, 5 + k)
-if request and not is_known(request) then request = false end
+if request and request.list ~= '' and call('EXISTS', P .. ':list:' .. request.list) == 0 then request = false end
 if request then hush(request) end
 local size, at, arg = {acknowledge = 6, bury = 7, ['return'] = 10}, {}, 7 + k
 local groups, done, outcomes, o, keeping = {}, {}, {}, 0, {}
@@ -103,4 +103,5 @@ for i = arg, #ARGV, 5 do
   local number = tonumber(ARGV[i])
   if done[number] == 1 and not again[number] then publish(ARGV[i + 1], ARGV, i + 2, i + 4, time) end
 end
-return {done, request and deliver(lease, time, request) or nil}
+if not request then return {done} end
+return {done, (request.list == '' and deliver_from_queues or deliver_from_list)(lease, time, request)}

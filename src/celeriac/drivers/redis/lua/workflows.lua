@@ -6,11 +6,11 @@ local function count_down(left, joins, dues, ttl)
     local key, due = P .. ':workflow:' .. workflow, dues[workflow] or {}
     if call('EXISTS', key) == 1 then
       local open = call('HINCRBY', key, 'left', 0 - n)  -- a number -0 is none to Redis
-      for join, ended in pairs(joins[workflow] or {}) do
+      for join, count in pairs(joins[workflow] or {}) do
         local missing = tonumber(call('HGET', key, join) or 0)
         if missing > 0 then
-          call('HSET', key, join, math.max(0, missing - ended))
-          if missing <= ended then table.insert(due, join) end
+          call('HSET', key, join, math.max(0, missing - count))
+          if missing <= count then table.insert(due, join) end
         end
       end
       if ttl ~= '' then call('PEXPIRE', key, open > 0 and math.max(UNFINISHED, ttl) or ttl) end
