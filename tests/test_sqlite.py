@@ -13,23 +13,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from celeriac import Celeriac
 from celeriac.app.connections import file_url
 from celeriac.backends.sqlite import SQLiteBackend
-from celeriac.brokers.sqlite import SQLiteBroker, connect
+from celeriac.brokers.sqlite import SQLiteBroker, connect, lines
 from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured, LeaseLost
 from celeriac.model.clock import Clock
-from celeriac.model.message import PLAIN, Message, new_id, new_ids
+from celeriac.model.message import COROUTINE, PLAIN, Message, new_id, new_ids
 from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
+from tests.clock import FakeClock
+from tests.conformance.broker import BrokerConformance, Ports
+from tests.test_brokers import sqlite as sqlite_ports
 
 PUBLISH = """
 import sys
@@ -73,6 +78,94 @@ def open_broker(path: Path) -> Iterator[Callable[..., SQLiteBroker]]:
 
 
 Open = Callable[..., SQLiteBroker]
+
+
+# --- Many queues --------------------------------------------------------------------------------------
+
+
+def named(number: int, **fields: Any) -> Message:
+    return Message(id=new_id(), task="t", queue=f"queue-{number}", **fields)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"queue-{number}" for number in range(first, first + count)]
+
+
+class TestBrokerWithManyQueues(BrokerConformance):
+    @pytest.fixture
+    def ports(self, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ports]:
+        monkeypatch.setattr(lines, "FEW_QUEUES", 0)
+        monkeypatch.setattr(lines, "MANY_READY", 1)
+        with sqlite_ports(tmp_path, clock) as made:
+            yield made
+
+
+@pytest.mark.parametrize("count", [20, 100])
+async def test_every_queue_has_its_turn_among_many_that_have_messages(open_broker: Open, count: int) -> None:
+    broker, queues = open_broker(), names(count)
+    broker.publish([named(number) for _ in range(3) for number in range(count)])
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    for _ in range(3):
+        got = [(await lease.receive(queues, {PLAIN: 1}, 0))[0].message.queue for _ in queues]
+        assert sorted(got) == sorted(queues)
+    assert await lease.receive(queues, {PLAIN: 1}, 0) == []
+
+
+async def test_many_queues_are_served_by_priority_and_age_within_each(open_broker: Open) -> None:
+    broker = open_broker()
+    sent = [named(number, priority=priority) for number in range(70) for priority in (1, 9, 5, 9)]
+    broker.publish(sent)
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    got = await lease.receive(names(70), {PLAIN: 1000}, 0)
+    assert len(got) == len(sent)
+    for number in range(70):
+        first, second, third, fourth = sent[4 * number : 4 * number + 4]
+        mine = [item.message.id for item in got if item.message.queue == f"queue-{number}"]
+        assert mine == [second.id, fourth.id, third.id, first.id]
+
+
+async def test_messages_of_other_workers_queues_and_of_paused_ones_are_passed_over(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([named(number) for number in range(200)])
+    await broker.operations().pause("queue-105")
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    got = await lease.receive(names(10, first=100), {PLAIN: 1000}, 0)
+    assert {item.message.queue for item in got} == {*names(10, first=100)} - {"queue-105"}
+    assert await lease.receive(names(10, first=100), {PLAIN: 1000}, 0.01) == []
+
+
+async def test_receiving_takes_as_many_steps_with_many_empty_queues_as_with_few(open_broker: Open) -> None:
+    broker = open_broker()
+    connection = broker.database.connection()
+    for number in range(1000):  # each has a line
+        broker.publish([named(number)])
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    async def cost(count: int) -> list[int]:
+        nonlocal steps
+        lease, found = await broker.lease(WorkerInfo(name="w"), 60.0, 3), []
+        for sent in ([], [named(count // 2)]):
+            broker.publish(sent)
+            steps = 0
+            connection.set_progress_handler(step, 1)
+            got = await lease.receive(names(count), {PLAIN: 1, COROUTINE: 1}, 0)
+            connection.set_progress_handler(None, 1)
+            assert len(got) == len(sent)
+            found.append(steps)
+            await lease.settle([Settlement(delivery=delivery) for delivery in got])
+        return found
+
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    while await lease.receive(names(1000), {PLAIN: 1000}, 0):
+        pass
+    few = await cost(20)
+    assert few == await cost(1000)
+    assert all(few)
 
 
 # --- Files that are not ours --------------------------------------------------------------------------

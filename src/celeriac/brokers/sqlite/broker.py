@@ -11,8 +11,9 @@ from functools import partial
 import msgspec
 
 from celeriac.brokers.sqlite.lease import SQLiteLease
+from celeriac.brokers.sqlite.lines import learn
 from celeriac.brokers.sqlite.operations import SQLiteOperations
-from celeriac.brokers.sqlite.rows import find, insert, insert_one, learn, new_row, wake
+from celeriac.brokers.sqlite.rows import find, insert, insert_one, new_row, wake
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import SCHEDULED

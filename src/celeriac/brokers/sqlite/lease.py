@@ -8,12 +8,12 @@ A receipt below 0 marks what was taken over, and must never be run again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.brokers.sqlite.rows import insert, learn, line_up, place, wake_due
+from celeriac.brokers.sqlite.lines import Lines
+from celeriac.brokers.sqlite.rows import insert, line_up, place, wake_due
 from celeriac.brokers.sqlite.unreadable import UNREADABLE, understood
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
@@ -33,7 +33,6 @@ MANY_FRESH = 1_000  # messages that nobody has put in line yet
 PRUNE_ROWS = 5_000  # outcomes thrown away at a time, so that nobody waits long for the write lock
 
 SOME_FRESH = "SELECT line FROM fresh LIMIT ?"
-FIRST = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
 SELECT = "SELECT rank, seq, deliveries, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"
 _PLACE = "line = ? AND rank = ? AND seq = ?"
 _TAKEN = "line = ? AND (rank, seq) <= (?, ?)"
@@ -66,6 +65,7 @@ class SQLiteLease(Lease):
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
         self._receipts = 0
+        self._lines = Lines()
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -90,27 +90,10 @@ class SQLiteLease(Lease):
         some = connection.execute(SOME_FRESH, (MANY_FRESH,)).fetchall()
         if len(some) == MANY_FRESH:
             return 0.0  # whosoever they are: one for us may stand behind them
-        fresh = {line for (line,) in some}
-        for line, _ in self._open_lines(connection, queues, slots):
-            if line in fresh or connection.execute(FIRST, (line,)).fetchone() is not None:
-                return 0.0
+        if self._lines.of(queues).any_ready(connection, slots, {line for (line,) in some}):
+            return 0.0
         (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
         return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
-
-    def _open_lines(self, connection: Connection, queues: Sequence[str],
-                    slots: Slots) -> Iterator[tuple[int, str]]:  # fmt: skip
-        """Yield lines of queues that are not paused, and their lanes, starting with another queue each time."""
-        paused = {queue for (queue,) in connection.execute("SELECT queue FROM pauses")}
-        turn = self._receipts % len(queues)  # looking takes no turn: it would give every second one away
-        for queue in chain(queues[turn:], queues[:turn]):
-            for lane, free in slots.items():
-                if not free or queue in paused:
-                    continue
-                if (queue, lane) not in connection.lines:
-                    learn(connection)
-                line = connection.lines.get((queue, lane))
-                if line is not None:
-                    yield line, lane
 
     def _take(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         self._prove(connection)
@@ -119,9 +102,12 @@ class SQLiteLease(Lease):
         free = dict(slots)
         taken: list[Delivery] = []
         self._receipts += 1
-        for line, lane in list(self._open_lines(connection, queues, slots)):
+        # Each receipt is a turn. Looking is none: if it were, every second queue would never come first.
+        for line, lane in self._lines.of(queues).in_turn(connection, slots, self._receipts):
             rows = connection.execute(SELECT, (line, free[lane])).fetchall() if free[lane] > 0 else ()
             if not rows:
+                if not any(free.values()):
+                    break
                 continue
             free[lane] -= len(rows)
             up_to = (line, *rows[-1][:2])

@@ -22,7 +22,6 @@ __all__ = [
     "find",
     "insert",
     "insert_one",
-    "learn",
     "line_up",
     "new_row",
     "place",
@@ -76,13 +75,6 @@ def _number(connection: Connection, queue: str, lane: str) -> int:
         connection.news = True  # and not remembered yet: the transaction may still be rolled back
         return int(found[0])
     return connection.lines[key]
-
-
-def learn(connection: Connection) -> None:
-    """Remember all lines that are committed."""
-    connection.news = False
-    for line, queue, lane in connection.execute("SELECT line, queue, lane FROM lines"):
-        connection.lines[queue, lane] = line
 
 
 def seq_of(id: str) -> int | None:

@@ -39,8 +39,11 @@ class Connection(sqlite3.Connection):
     path = ""
     device, inode = -1, -1
     lines: dict[tuple[str, str], int]
-    """The number of the line, by queue and lane; of those that are committed. It never changes."""
-    news = False  # a line was entered, or looked up, that is not remembered
+    """The number of each known line, by queue and lane. Only committed lines are known. A number never changes."""
+    lane_of: dict[int, tuple[str, str]]
+    """Queue and lane of each known line, by its number."""
+    newest_line = 0  # the highest number of a known line
+    news = False  # there is a line that is not known: it was created, or looked up
 
     def in_place(self) -> bool:
         """Say whether the file is still the one at its path. It is not, if it was deleted or replaced."""
@@ -74,7 +77,7 @@ class Opener:
         except BaseException:
             connection.close()
             raise
-        connection.path, connection.lines = self._path, {}
+        connection.path, connection.lines, connection.lane_of = self._path, {}, {}
         file = _file(self._path)
         if file is not None:
             connection.device, connection.inode = file
