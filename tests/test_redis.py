@@ -235,7 +235,7 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     cut, callback = [True, True], [].append
 
     def connect(within: float) -> Connection:
-        connection = broker.server.connect_ear(within)
+        connection = broker.server.connect_pubsub(within)
         if cut and cut.pop():
             connection.socket.socket.shutdown(socket.SHUT_RDWR)
         return connection
