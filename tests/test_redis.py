@@ -443,7 +443,7 @@ async def test_many_queues_are_served_by_priority_and_age_within_each(broker: Re
 async def test_receiving_carries_out_as_many_commands_from_many_empty_queues_as_from_few(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celeriac.brokers.redis.lease.REST_SECONDS", LONG)
+    monkeypatch.setattr("celeriac.brokers.redis.lease.LEAVE_SECONDS", LONG)
 
     async def cost(count: int) -> list[int]:
         queues, lease, found = names(count), await lease_on(broker), []
