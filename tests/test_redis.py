@@ -927,7 +927,7 @@ def test_what_is_no_redis_is_told_as_that(answer: bytes) -> None:
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
                     lambda: asyncio.run(lease_on(broker)), lambda: backend_of(broker).fetch(["x"], wait=0.1),
                     lambda: asyncio.run(broker.listen("news"))):  # fmt: skip
-            with pytest.raises(BrokerMisconfigured, match=r"does not answer as Redis does.*rediss://"):
+            with pytest.raises(BrokerMisconfigured, match=r"does not speak Redis.s protocol.*rediss://"):
                 way()
         broker.close()
 

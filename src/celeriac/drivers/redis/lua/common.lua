@@ -21,8 +21,8 @@ local function many(command, key, items)
   return reply
 end
 
--- Wake one worker that waits for a lane of a queue list; `mark` is '+' and the list's name. If none waits, note where the
--- mark has to go back when one does. Return whether a worker was woken.
+-- Wake one worker that waits for a lane of a queue list; `mark` is '+' and the list's name. If none waits, note where
+-- the mark has to go back when one does. Return whether a worker was woken.
 local SHORT = 60  -- seconds; state of waiting workers, which all refresh sooner, expires after this
 local function ring_list(T, lane, mark)
   local waiters = P .. ':waiters:' .. string.sub(mark, 2) .. ':' .. lane
@@ -163,8 +163,8 @@ local function requeue(T, entries)
   put(T, at, 'LPUSH')
 end
 
--- A held message's value is "receipt:deliveries" and this tail. The tail is so long that Redis never stores the hash as a
--- packed list, which it would search from end to end for each id of a batch.
+-- A held message's value is "receipt:deliveries" and this tail. The tail is so long that Redis never stores the hash as
+-- a packed list, which it would search from end to end for each id of a batch.
 local TAIL = ':' .. string.rep(' ', 64)
 local function proof(text)
   local receipt, deliveries = string.match(text, '^(-?%d+):(-?%d+)')

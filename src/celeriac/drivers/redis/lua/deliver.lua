@@ -1,5 +1,5 @@
--- Return whether a lease may receive messages with receipts above `base`: nil if the lease is lost, false if a `recover`
--- has overtaken the request.
+-- Return whether a lease may receive messages with receipts above `base`: nil if the lease is lost, false if a
+-- `recover` has overtaken the request.
 local function may_deliver(lease, base)
   local fence = call('HGET', P .. ':fences', lease)
   if fence then return tonumber(fence) <= tonumber(base) end
@@ -19,8 +19,8 @@ local function read_request(first, last)
           list = ARGV[list], first = list + 1, last = last, blobs = {}, total = 0, exceptions = {}}
 end
 
--- Return the reply to a request: {blobs, exceptions, seconds until the next message becomes due or ''}. The receipts are
--- base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
+-- Return the reply to a request: {blobs, exceptions, seconds until the next message becomes due or ''}. The receipts
+-- are base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
 local function answer(request, soonest, time)
   return {request.blobs, request.exceptions, soonest and string.format('%.6f', soonest - time) or ''}
 end
@@ -146,8 +146,8 @@ local function make_all_due_ready(time)
   end
 end
 
--- Return when the next message of a queue list becomes due, or nil: exact if the queue is one of the 100 soonest, else the
--- last of their times.
+-- Return when the next message of a queue list becomes due, or nil: exact if the queue is one of the 100 soonest, else
+-- the last of their times.
 local function soonest_of(list)
   local rows, names = call('ZRANGE', P .. ':soonest', 0, 99, 'WITHSCORES'), {}
   if #rows == 0 then return nil end
@@ -181,7 +181,8 @@ end
 -- list.
 local function deliver_from_list(lease, time, request)
   hush(request)
-  local waits, free, list, start = request.waits, request.free, P .. ':list:' .. request.list, tonumber(ARGV[request.first])
+  local waits, free, name = request.waits, request.free, request.list
+  local list, start = P .. ':list:' .. name, tonumber(ARGV[request.first])
   begin_writing()
   make_all_due_ready(time)
   local revocations = call('EXISTS', P .. ':revoked') == 1
@@ -205,12 +206,12 @@ local function deliver_from_list(lease, time, request)
   local waiting = {}
   hushed_list = nil
   for _, lane in ipairs(request.lanes) do
-    local waiters, unmarked = P .. ':waiters:' .. request.list .. ':' .. lane, P .. ':unmarked:' .. request.list .. ':' .. lane
+    local waiters, unmarked = P .. ':waiters:' .. name .. ':' .. lane, P .. ':unmarked:' .. name .. ':' .. lane
     if waits >= 2 and free[lane] > 0 then
       waiting[lane] = true
       call('SADD', waiters, lease)
       call('EXPIRE', waiters, SHORT)
-      for _, T in ipairs(call('SMEMBERS', unmarked)) do call('SADD', T .. 'waiters:' .. lane, '+' .. request.list) end
+      for _, T in ipairs(call('SMEMBERS', unmarked)) do call('SADD', T .. 'waiters:' .. lane, '+' .. name) end
       call('DEL', unmarked)
     elseif waits % 2 == 1 then
       call('SREM', waiters, lease)

@@ -1,4 +1,5 @@
--- lease. Gives back, uncounted, what it holds; what it had taken over is left for the next sweep.
+-- lease. Ends it: the messages that it holds go back to their queues, and this delivery is not counted. Those that it
+-- had taken over are left for the next sweep.
 local lease, kept = ARGV[2], false
 begin_writing()
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do

@@ -1,4 +1,4 @@
--- now, lease, seconds, info. Opens a lease, and returns when it runs out.
+-- now, lease, seconds, info. Opens a lease; returns when it expires.
 local expires = string.format('%.17g', instant(ARGV[2]) + ARGV[4])
 begin_writing()
 call('ZADD', P .. ':leases', expires, ARGV[3])

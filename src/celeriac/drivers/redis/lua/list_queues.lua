@@ -1,5 +1,6 @@
--- name, then queues. Registers a queue list for 5 s, marks each of its queues with the list's name, and enters those that
--- have messages in the indexes P:ready and P:soonest: an older version of Celeriac may have published without doing so.
+-- name, then queues. Registers a queue list for 5 s, marks each of its queues with the list's name, and enters those
+-- that have messages in the indexes P:ready and P:soonest: an older version of Celeriac may have published without
+-- doing so.
 begin_writing()
 local list = P .. ':list:' .. ARGV[2]
 call('DEL', list)

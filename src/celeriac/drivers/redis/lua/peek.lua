@@ -1,4 +1,4 @@
--- queue, now, offset, limit. Returns blobs.
+-- queue, now, offset, limit. Returns the blobs of ready messages, in the order in which they will be received.
 local T, offset, left, blobs = tag(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]), {}
 make_due_ready(T, instant(ARGV[3]))
 for priority = 9, 0, -1 do

@@ -1,4 +1,4 @@
--- now. Returns flat, for each queue: name, ready, scheduled, active, dead, 1 if it is paused.
+-- now. Returns for each queue, flat: name, ready, scheduled, active, dead, 1 if it is paused.
 local time, rows, leases = instant(ARGV[2]), {}, call('ZRANGE', P .. ':leases', 0, -1)
 for _, queue in ipairs(call('SUNION', P .. ':queues', P .. ':paused')) do
   local T = tag(queue)

@@ -1,5 +1,6 @@
--- lease, fence, then pairs of receipts (from, to). Gives back, uncounted, what was handed out in answers that were
--- lost, and refuses requests of before the fence that are still on their way. Returns 0 where the lease is lost.
+-- lease, fence, then ranges of receipts (above, up to). Returns the messages delivered in lost replies to their queues;
+-- this delivery is not counted. Later requests with a base receipt below the fence are refused: they were sent before.
+-- Returns 1, or 0 if the lease is lost.
 if not call('HGET', P .. ':fences', ARGV[2]) then return 0 end
 begin_writing()
 call('HSET', P .. ':fences', ARGV[2], ARGV[3])

@@ -1,4 +1,4 @@
--- queue, 1 to send again or 0 to drop, then id and blob of each. Returns how many were dead letters.
+-- queue, 1 to send again or 0 to drop, then id and blob of each message. Returns how many were dead letters.
 local T, at, count = tag(ARGV[2]), places(), 0
 for i = 4, #ARGV, 2 do
   local id = ARGV[i]

@@ -1,4 +1,4 @@
--- until, then ids.
+-- until, then ids. Revokes messages; scheduled ones become ready, so that a worker settles them soon. Returns 1.
 begin_writing()
 local until_ = tonumber(ARGV[2])
 for i = 3, #ARGV do call('ZADD', P .. ':revoked', until_, ARGV[i]) end
