@@ -122,8 +122,8 @@ def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("redis://db/abc", "database 'abc' is no number"), ("redis+sentinel://a:x/main", "port 'x' is no number"),
-     ("redis+sentinel://a/main/x", "database 'x' is no number")],
+    [("redis://db/abc", "database 'abc' is not a number"), ("redis+sentinel://a:x/main", "port 'x' is not a number"),
+     ("redis+sentinel://a/main/x", "database 'x' is not a number")],
 )  # fmt: skip
 def test_a_part_of_a_url_that_should_be_a_number_is_named(url: str, words: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=words):

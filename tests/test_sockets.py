@@ -23,13 +23,13 @@ def ends() -> Iterator[tuple[TimedSocket, socket.socket]]:
 
 def test_a_read_returns_what_has_come(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
-    assert ours.look(10) is None
-    assert not ours.stirs()
+    assert ours.read_nowait(10) is None
+    assert not ours.has_input()
     theirs.sendall(b"hello")
-    assert ours.stirs()
+    assert ours.has_input()
     assert ours.read(10, time.monotonic() + 10) == b"hello"
     theirs.sendall(b"again")
-    assert ours.look(10) == b"again"
+    assert ours.read_nowait(10) == b"again"
 
 
 def test_a_read_waits_for_what_comes(ends: tuple[TimedSocket, socket.socket]) -> None:
@@ -43,9 +43,9 @@ def test_a_read_waits_for_what_comes(ends: tuple[TimedSocket, socket.socket]) ->
 def test_a_read_sees_the_end(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
     theirs.close()
-    assert ours.stirs()
+    assert ours.has_input()
     assert ours.read(10, time.monotonic() + 10) == b""
-    assert ours.look(10) == b""
+    assert ours.read_nowait(10) == b""
 
 
 def test_a_read_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:

@@ -633,7 +633,7 @@ except BrokerUnavailable as error:
         os.chmod(folder, 0o555)
         found = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
     assert found.stdout.startswith("refused:")
-    assert "may be written by this user" in found.stdout
+    assert "this user may write to it" in found.stdout
 
 
 def test_a_full_disk_is_reported_and_what_was_stored_before_stays(path: Path, open_broker: Open) -> None:

@@ -90,7 +90,7 @@ class Connection:
         """
         deadline = time.perf_counter() + SPIN_SECONDS
         while time.perf_counter() < deadline:
-            data = self.socket.look(CHUNK)
+            data = self.socket.read_nowait(CHUNK)
             if data is not None:
                 self._skip = 0
                 return data

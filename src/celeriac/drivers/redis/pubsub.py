@@ -83,7 +83,7 @@ class PubSub:
 
     def readable(self) -> None:
         """Process all input that has arrived, without blocking."""
-        while (data := self.connection.socket.look(CHUNK)) is not None:
+        while (data := self.connection.socket.read_nowait(CHUNK)) is not None:
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:

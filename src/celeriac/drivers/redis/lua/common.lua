@@ -73,9 +73,9 @@ local function has_ready(T, lane)
 end
 
 -- Collects the messages that `put` then stores together, as ready or as scheduled.
-local function places() return {lines = {}, due = {}, lane_of = {}} end
+local function batch() return {lines = {}, due = {}, lane_of = {}} end
 
-local function place(at, id, blob, due, time)
+local function add(at, id, blob, due, time)
   if due ~= '' and tonumber(due) > time then
     table.insert(at.due, due)
     table.insert(at.due, id)
@@ -106,11 +106,11 @@ end
 
 -- Store new messages of one queue (id, blob, due; flat), from `first` to `last`.
 local function publish(queue, items, first, last, time)
-  local T, at, added = tag(queue), places(), 0
+  local T, at, added = tag(queue), batch(), 0
   for i = first, last, 3 do
     if call('HSETNX', T .. 'messages', items[i], items[i + 1]) == 1 then
       added = added + 1
-      place(at, items[i], items[i + 1], items[i + 2], time)
+      add(at, items[i], items[i + 1], items[i + 2], time)
     end
   end
   if added > 0 then
@@ -141,9 +141,9 @@ local function make_due_ready(T, time)
   local ids = call('ZRANGE', T .. 'due', '-inf', time, 'BYSCORE', 'LIMIT', 0, 1000)
   if #ids == 0 then return end
   call('ZREM', T .. 'due', unpack(ids))
-  local blobs, at = call('HMGET', T .. 'messages', unpack(ids)), places()
+  local blobs, at = call('HMGET', T .. 'messages', unpack(ids)), batch()
   for i = #ids, 1, -1 do
-    if blobs[i] then place(at, ids[i], blobs[i], '', time) end
+    if blobs[i] then add(at, ids[i], blobs[i], '', time) end
   end
   put(T, at, 'LPUSH')
 end
@@ -152,11 +152,11 @@ end
 local function requeue(T, entries)
   if #entries == 0 then return end
   table.sort(entries, function(a, b) return a[1] > b[1] end)
-  local at = places()
+  local at = batch()
   for _, entry in ipairs(entries) do
     local blob = call('HGET', T .. 'messages', entry[2])
     if blob then
-      place(at, entry[2], blob, '', 0)
+      add(at, entry[2], blob, '', 0)
       if entry[3] > 0 then call('HSET', T .. 'counts', entry[2], entry[3]) end
     end
   end

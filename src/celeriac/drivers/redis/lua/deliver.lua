@@ -213,11 +213,11 @@ local function deliver_from_list(lease, time, request)
       call('EXPIRE', waiters, SHORT)
       for _, T in ipairs(call('SMEMBERS', unmarked)) do call('SADD', T .. 'waiters:' .. lane, '+' .. name) end
       call('DEL', unmarked)
-    elseif waits % 2 == 1 then
+    else
       call('SREM', waiters, lease)
     end
   end
-  if waits % 2 == 1 then collect_rung(lease, waiting, deferred) end
+  collect_rung(lease, waiting, deferred)
   for entry in pairs(deferred) do
     if waiting[string.sub(entry, -1)] then deferred[entry] = nil end
   end

@@ -62,7 +62,7 @@ for queue, group in pairs(groups) do
   end
 end
 for queue, group in pairs(groups) do
-  local T, places_of = tag(queue), {}
+  local T, batch_of = tag(queue), {}
   for k = #group.back, 1, -1 do  -- the oldest is pushed to the front last
     local a = group.back[k]
     local id = ARGV[a + 1]
@@ -77,11 +77,11 @@ for queue, group in pairs(groups) do
       end
       call('HSET', U .. 'messages', id, ARGV[a + 7])
       if tonumber(ARGV[a + 9]) > 0 then call('HSET', U .. 'counts', id, ARGV[a + 9]) end
-      if not places_of[U] then places_of[U] = places() end
-      place(places_of[U], id, ARGV[a + 7], ARGV[a + 8], time)
+      if not batch_of[U] then batch_of[U] = batch() end
+      add(batch_of[U], id, ARGV[a + 7], ARGV[a + 8], time)
     end
   end
-  for U, its in pairs(places_of) do put(U, its, 'LPUSH') end
+  for U, its in pairs(batch_of) do put(U, its, 'LPUSH') end
 end
 local again, e = {}, 0  -- settlements of messages that had ended before: their follow-ups were published then
 if o > 0 then
