@@ -1,6 +1,6 @@
-"""What is Redis's own: connections that are lost, servers that restart, freeze, are full or unfit; and its keys.
+"""Tests of Redis's own: lost connections; servers that restart, freeze, are full or not suitable; keys; queue lists.
 
-That a Redis broker and backend do what all do, `test_brokers.py` proves.
+`test_brokers.py` has the tests that all brokers and backends share.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def waiting_leases(redis: RedisServer) -> int:
-    """Return how many leases wait for plain messages; marks of queue lists ("+…") are no leases."""
+    """Return how many leases wait for plain messages; marks of queue lists ("+…") are not counted."""
     return sum(
         not member.startswith(b"+") for key in redis.ask("KEYS", "*waiters:*p") for member in redis.ask("SMEMBERS", key)
     )
@@ -109,13 +109,13 @@ def keys(redis: RedisServer) -> list[str]:
          {"sentinels": (("a", 26379), ("b", 7)), "service": "main", "db": 2, "password": "p"}),
     ],
 )  # fmt: skip
-def test_urls_are_read(url: str, expected: dict[str, Any]) -> None:
+def test_urls_are_parsed(url: str, expected: dict[str, Any]) -> None:
     assert Address.of(url) == Address(**expected)
 
 
 @pytest.mark.parametrize("url", ["redis://db/x", "redis://db:x", "redis://db?sockettimeout=3", "unix://",
                                  "redis+sentinel://a"])
-def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured):
         Address.of(url)
 
@@ -125,7 +125,7 @@ def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
     [("redis://db/abc", "database 'abc' is not a number"), ("redis+sentinel://a:x/main", "port 'x' is not a number"),
      ("redis+sentinel://a/main/x", "database 'x' is not a number")],
 )  # fmt: skip
-def test_a_part_of_a_url_that_should_be_a_number_is_named(url: str, words: str) -> None:
+def test_the_error_names_the_part_of_a_url_that_is_not_a_number(url: str, words: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=words):
         Address.of(url)
 
@@ -136,11 +136,11 @@ def test_a_part_of_a_url_that_should_be_a_number_is_named(url: str, words: str) 
      ("unix:///run/r.sock", "redis-cli -s /run/r.sock ping"),
      ("redis+sentinel://a,b:7/main", "redis-cli -h a -p 26379 ping")],
 )  # fmt: skip
-def test_the_server_that_the_url_names_is_to_be_pinged(url: str, command: str) -> None:
+def test_the_error_for_an_unreachable_server_has_the_command_that_pings_it(url: str, command: str) -> None:
     assert f"`{command}`" in str(silent(OSError("refused"), Address.of(url), 1.0))
 
 
-def test_tls_proves_the_servers_certificate_unless_told_otherwise() -> None:
+def test_tls_verifies_the_certificate_of_the_server_by_default() -> None:
     strict, lax = (Address.of(url).tls_context() for url in ("rediss://db", "rediss://db?ssl_cert_reqs=none"))
     assert strict is not None
     assert lax is not None
@@ -148,20 +148,20 @@ def test_tls_proves_the_servers_certificate_unless_told_otherwise() -> None:
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
 
 
-async def test_a_unix_socket_and_another_prefix_serve_as_well(redis: RedisServer) -> None:
+async def test_a_unix_socket_and_another_prefix_can_be_used(redis: RedisServer) -> None:
     app = Celeriac("u", environ={}, broker_url=f"unix://{redis.folder}/s?db=1", redis_prefix="shop")
     broker = open_broker(app.broker_url, app.conf, app.clock)
     broker.publish([message()])
     await broker.apublish([message()])
     assert len(await receive(await broker.lease(WorkerInfo(name="w"), 60.0, 3))) == 2
-    assert redis.ask("DBSIZE") == 0  # that of database 0
+    assert redis.ask("DBSIZE") == 0  # the size of database 0
     broker.close()
 
 
 # --- Connections --------------------------------------------------------------------------------------
 
 
-async def test_scripts_that_the_server_has_forgotten_are_sent_again(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_scripts_are_loaded_again_after_script_flush(redis: RedisServer, broker: RedisBroker) -> None:
     broker.publish([message()])
     redis.ask("SCRIPT", "FLUSH")
     broker.publish([message()])
@@ -172,7 +172,7 @@ async def test_scripts_that_the_server_has_forgotten_are_sent_again(redis: Redis
     assert len(await receive(lease)) == 3
 
 
-async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_killed_connections_are_replaced(redis: RedisServer, broker: RedisBroker) -> None:
     lease = await lease_on(broker)
     for _ in range(3):
         broker.publish([message()])
@@ -184,7 +184,9 @@ async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, br
     assert len(await receive(lease, 100)) == 12
 
 
-async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_a_waiting_coroutine_is_woken_although_all_connections_were_killed(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
     result = asyncio.ensure_future(backend_of(broker).afetch(["x"], wait=LONG))
     news = await broker.listen("news")
@@ -204,7 +206,7 @@ async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: Redi
     assert heard.result() == b"1"
 
 
-def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_waiting_thread_is_woken_although_its_connection_was_killed(redis: RedisServer, broker: RedisBroker) -> None:
     backend = backend_of(broker)
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(backend.fetch(["x"], wait=LONG)))
@@ -216,7 +218,9 @@ def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: Re
     assert [list(item) for item in found] == [["x"]]
 
 
-async def test_who_listens_while_another_is_connecting_hears_all_once(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_a_listener_that_starts_while_another_connects_receives_each_payload_once(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     heard: list[bytes | None] = []
     connecting = asyncio.ensure_future(broker.server.hear("a", heard.append))
     await asyncio.sleep(0)
@@ -231,7 +235,7 @@ async def test_who_listens_while_another_is_connecting_hears_all_once(redis: Red
     assert heard == [b"a", b"b"]
 
 
-async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broker: RedisBroker) -> None:
+async def test_a_connection_that_is_lost_before_it_subscribes_is_replaced(broker: RedisBroker) -> None:
     cut, callback = [True, True], [].append
 
     def connect(within: float) -> Connection:
@@ -250,7 +254,7 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     subscriber.close()
 
 
-async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: RedisBroker) -> None:
+async def test_the_end_of_a_task_with_an_unusual_id_is_published(broker: RedisBroker) -> None:
     backend = backend_of(broker)
     strange = ["a\0b", "1\0" * 9, "\0", "ü🐇"]
     channels = {channel_of(id) for id in strange}
@@ -275,7 +279,7 @@ def gathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
 
 
 async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
-    """Do as `gathered`, as a coroutine."""
+    """Coroutine version of `gathered`."""
     left = dict.fromkeys(waits_for)
     while left:
         for id in await backend.afetch(list(left), wait=LONG):
@@ -284,7 +288,7 @@ async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("way", [gathered, lambda backend, these: asyncio.run(agathered(backend, these))],
                          ids=["get", "aget"])  # fmt: skip
-def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end(
+def test_waiting_for_many_tasks_does_not_fetch_all_others_whenever_one_ends(
     redis: RedisServer, broker: RedisBroker, way: Callable[[RedisBackend, Sequence[str]], None]
 ) -> None:
     backend, many = backend_of(broker), new_ids(1000)
@@ -302,7 +306,7 @@ def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
-def test_who_asks_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
+def test_a_fetch_from_a_frozen_server_takes_one_timeout(redis: RedisServer, begun: bool) -> None:
     broker = broker_on(redis, timeout=2.0)
     backend = backend_of(broker)
     if begun:
@@ -318,13 +322,15 @@ def test_who_asks_a_server_that_does_not_answer_waits_for_one_timeout(redis: Red
     broker.close()
 
 
-async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_a_receive_that_is_cancelled_after_sending_takes_no_messages(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
     sent = [message() for _ in range(5)]
     for _ in range(5):
         broker.publish(sent)
         receiving = asyncio.ensure_future(receive(lease))
-        await asyncio.sleep(0)  # the request is sent now
+        await asyncio.sleep(0)  # sends the request
         receiving.cancel()
         with suppress(asyncio.CancelledError):
             await receiving
@@ -336,14 +342,14 @@ async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: Redis
         assert await other.settle([Settlement(delivery=delivery) for delivery in got]) == [True] * 5
 
 
-async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
+async def test_a_settlement_that_is_repeated_after_its_reply_was_lost_succeeds(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
     broker.publish([message(), message()])
     mine, refused = await receive(lease)
     settling = asyncio.ensure_future(lease.settle([Settlement(delivery=mine)]))
-    await asyncio.sleep(0)  # it is sent now
+    await asyncio.sleep(0)  # sends it
     settling.cancel()
     with suppress(asyncio.CancelledError):
         await settling
@@ -352,7 +358,7 @@ async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
     assert await other.settle([Settlement(delivery=refused)]) == [False]
 
 
-async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisServer) -> None:
+async def test_a_cancelled_request_that_arrives_late_delivers_nothing(redis: RedisServer) -> None:
     broker = broker_on(redis, timeout=0.3)
     lease = await lease_on(broker)
     broker.publish([message()])
@@ -374,7 +380,7 @@ async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisSe
 
 
 @pytest.mark.usefixtures("most_named")
-async def test_workers_that_wait_are_woken_one_for_a_message(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_one_waiting_worker_is_woken_for_each_message(redis: RedisServer, broker: RedisBroker) -> None:
     leases = [await lease_on(broker) for _ in range(10)]
     waits = [asyncio.ensure_future(receive(lease, 1, wait=LONG)) for lease in leases]
     while waiting_leases(redis) < 10:
@@ -456,7 +462,7 @@ async def test_receiving_carries_out_as_many_commands_from_many_empty_queues_as_
                 got = await lease.receive(queues, {PLAIN: 1, COROUTINE: 1}, wait)
                 await lease.settle([Settlement(delivery=delivery) for delivery in got])
                 assert len(got) == len(sent)
-                await broker.server.ado(("PING",))  # answered after what was posted
+                await broker.server.ado(("PING",))  # its reply comes after all posted commands are carried out
                 found.append(calls(redis))
         await lease.end()
         return found
@@ -530,13 +536,13 @@ async def test_messages_that_an_older_version_published_are_received_from_many_q
     assert len(await lease.receive(names(30), {PLAIN: 5}, PROMPTLY)) == 1
 
 
-# --- What a settlement takes along for who waits --------------------------------------------------------
+# --- Settlements that carry a request for messages ------------------------------------------------------
 
 
 async def waiting(
     redis: RedisServer, lease: Lease, limit: int = 10, queue: str = "default"
 ) -> asyncio.Task[list[Delivery]]:
-    """Begin to receive; return when Redis knows of it."""
+    """Begin to receive; return when the lease waits on the server."""
     before = waiting_leases(redis)
     receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
     async with asyncio.timeout(PROMPTLY):
@@ -557,7 +563,7 @@ async def held_by(lease: Lease, broker: RedisBroker) -> Delivery:
 
 
 @pytest.mark.usefixtures("most_named")
-async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_else(
+async def test_a_settlement_brings_its_follow_up_to_the_waiting_receive_and_wakes_no_other_worker(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -567,14 +573,14 @@ async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_e
     assert await lease.settle([Settlement(delivery=held, follow_ups=[follow_up])]) == [True]
     (got,) = await promptly(mine)
     assert (got.message, got.deliveries) == (follow_up, 1)
-    told = redis.ask("INFO", "commandstats")
-    assert b"cmdstat_evalsha:calls=1," in told
-    assert b"cmdstat_publish" not in told  # the bell
+    stats = redis.ask("INFO", "commandstats")
+    assert b"cmdstat_evalsha:calls=1," in stats
+    assert b"cmdstat_publish" not in stats  # no worker was woken
     theirs.cancel()
 
 
 @pytest.mark.usefixtures("most_named")
-async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_others(
+async def test_follow_ups_for_which_the_waiting_receive_has_no_slots_go_to_other_workers(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -585,7 +591,7 @@ async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_oth
 
 
 @pytest.mark.usefixtures("most_named")
-async def test_what_a_settlement_sends_to_another_queue_wakes_who_waits_there(
+async def test_a_follow_up_in_another_queue_wakes_a_worker_that_waits_there(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -598,7 +604,7 @@ async def test_what_a_settlement_sends_to_another_queue_wakes_who_waits_there(
 
 
 @pytest.mark.usefixtures("most_named")
-async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_a_settlement_brings_no_follow_up_from_a_paused_queue(redis: RedisServer, broker: RedisBroker) -> None:
     lease = await lease_on(broker)
     held, follow_up = await held_by(lease, broker), message()
     mine = await waiting(redis, lease)
@@ -611,7 +617,7 @@ async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer,
 
 @pytest.mark.usefixtures("most_named")
 @pytest.mark.parametrize("sooner", [0, 1, 2, 3], ids="{} steps later".format)
-async def test_what_a_settlement_brings_to_who_waits_no_more_goes_to_others(
+async def test_a_follow_up_for_a_cancelled_receive_goes_to_another_worker(
     redis: RedisServer, broker: RedisBroker, sooner: int
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -631,7 +637,7 @@ async def test_what_a_settlement_brings_to_who_waits_no_more_goes_to_others(
 
 
 @pytest.mark.usefixtures("most_named")
-async def test_what_a_settlement_brings_in_an_answer_that_is_lost_is_received_all_the_same(
+async def test_a_follow_up_in_a_lost_reply_is_received_later(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await lease_on(broker)
@@ -648,7 +654,7 @@ async def test_what_a_settlement_brings_in_an_answer_that_is_lost_is_received_al
     assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
 
 
-def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_forked_child_has_its_own_connections(redis: RedisServer, broker: RedisBroker) -> None:
     broker.publish([message()])
     children = []
     for _ in range(2):
@@ -668,7 +674,7 @@ def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: Re
 
 
 class Accident:
-    """Makes an answer to a script be lost, after something has happened on the server: the first, or a later one."""
+    """Loses the reply to a script, the first or a later one, after something has happened on the server."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any], after: int = 0) -> None:
         exchange, aexchange = Connection.exchange, Wire.exchange
@@ -704,7 +710,7 @@ class Accident:
 @pytest.mark.parametrize("way", [lambda broker, messages: broker.publish(messages),
                                  lambda broker, messages: asyncio.run(broker.apublish(messages))],
                          ids=["publish", "apublish"])  # fmt: skip
-def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stored_again(
+def test_a_message_that_ended_before_its_lost_publish_was_repeated_is_not_stored_again(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, kept: bool, count: int, way: Any
 ) -> None:
     other = broker_on(redis)
@@ -717,7 +723,7 @@ def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stor
         await lease.end()
 
     other.publish([message()])
-    asyncio.run(work())  # knows all scripts now
+    asyncio.run(work())  # loads the scripts
     accident = Accident(monkeypatch, lambda: asyncio.run(work()))
     sent = [message() for _ in range(count)]
     way(broker, sent)
@@ -729,20 +735,20 @@ def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stor
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_what_follows_is_not_stored_again_when_it_has_ended_and_whoever_sent_it_died(
+async def test_a_follow_up_that_has_ended_is_not_stored_again_after_its_sender_died(
     redis: RedisServer, broker: RedisBroker, count: int
 ) -> None:
     lease, follow_ups = await lease_on(broker), [message() for _ in range(count)]
     await broker.apublish(follow_ups)
     held = await receive(lease)
-    await lease.settle([Settlement(delivery=delivery) for delivery in held])  # the outcomes are on another server
+    await lease.settle([Settlement(delivery=delivery) for delivery in held])  # stores no outcomes
     await broker.apublish(follow_ups, again=True)
     assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
     await broker.apublish([fresh := message()], again=True)
     assert ids(await receive(lease)) == [fresh.id]
 
 
-def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
+def test_a_message_that_was_not_stored_when_the_connection_was_lost_is_sent_again(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.publish([message()])
@@ -752,7 +758,7 @@ def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
     assert redis.ask("HKEYS", "celeriac:{default}:messages") == [b"x"]
 
 
-async def test_many_settlements_of_which_one_answer_was_lost_are_good_when_repeated(
+async def test_many_settlements_are_repeated_successfully_after_one_reply_was_lost(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await lease_on(broker)
@@ -766,10 +772,10 @@ async def test_many_settlements_of_which_one_answer_was_lost_are_good_when_repea
     assert await lease.settle(settlements) == [False] * 1200
 
 
-# --- Servers that are away ----------------------------------------------------------------------------
+# --- Servers that are down ----------------------------------------------------------------------------
 
 
-def test_nothing_is_sent_and_nothing_hangs_while_the_server_is_down(own_redis: RedisServer) -> None:
+def test_calls_fail_promptly_while_the_server_is_down(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis, TIMEOUT)
     broker.publish([message()])
     own_redis.kill()
@@ -786,7 +792,7 @@ def test_nothing_is_sent_and_nothing_hangs_while_the_server_is_down(own_redis: R
     broker.close()
 
 
-def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: RedisServer) -> None:
+def test_calls_to_a_frozen_server_fail_after_the_publish_timeout(redis: RedisServer) -> None:
     broker = broker_on(redis, TIMEOUT)
     broker.publish([message()])
     redis.send(signal.SIGSTOP)
@@ -805,7 +811,7 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
 
 
 @pytest.mark.parametrize("db", [0, 1], ids="database {}".format)
-def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_once(
+def test_all_coroutines_that_wait_for_a_frozen_server_fail_together(
     redis: RedisServer, db: int
 ) -> None:
     broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
@@ -825,7 +831,7 @@ def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_o
 
 
 def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connection:
-    """A connection that the kernel has given up, as it does where keep-alive finds nobody; nobody has seen it yet."""
+    """Return an unused connection that the kernel has given up, as it does when keep-alive fails."""
     connection = broker.server.connect(TIMEOUT)
     peer = connection.socket.socket
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
@@ -840,7 +846,7 @@ def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connecti
     return connection
 
 
-def test_connections_that_the_network_has_lost_while_nobody_used_them_are_made_anew(redis: RedisServer) -> None:
+def test_idle_connections_that_the_network_has_lost_are_replaced(redis: RedisServer) -> None:
     broker = broker_on(redis, TIMEOUT)
     for connection in [timed_out_by_the_kernel(redis, broker) for _ in range(2)]:
         broker.server._give(connection)
@@ -848,7 +854,7 @@ def test_connections_that_the_network_has_lost_while_nobody_used_them_are_made_a
     broker.close()
 
 
-async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis: RedisServer) -> None:
+async def test_held_messages_pauses_and_revocations_survive_a_restart(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     lease = await lease_on(broker)
     broker.publish([message(), message(), message("shut"), message(due_at=time.time() + 60)])
@@ -857,7 +863,7 @@ async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis
     await broker.revoke(["r"], time.time() + 60)
     own_redis.kill()
     own_redis.start()
-    await asyncio.sleep(0.05)  # the loop, which stood still, sees that its connection is gone
+    await asyncio.sleep(0.05)  # the loop was blocked; now it finds its connection closed
     assert await lease.settle([Settlement(delivery=held)]) == [True]
     await lease.renew()
     broker.publish([message("other", id="r")])
@@ -876,11 +882,11 @@ async def test_a_lease_does_not_survive_the_loss_of_all_data(redis: RedisServer,
         await receive(lease)
 
 
-# --- Servers that are unfit, or full ------------------------------------------------------------------
+# --- Servers that are not suitable, or full -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, policy: str) -> None:
+def test_a_server_with_an_eviction_policy_is_refused(redis: RedisServer, policy: str) -> None:
     redis.ask("CONFIG", "SET", "maxmemory-policy", policy)
     try:
         broker = broker_on(redis)
@@ -896,7 +902,7 @@ def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, 
 
 @contextmanager
 def something_that_says(answer: bytes) -> Iterator[str]:
-    """The URL of a port where something that is no Redis answers so."""
+    """The URL of a port where a server that is not Redis sends this reply."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -921,7 +927,7 @@ def something_that_says(answer: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x16"],
                          ids=["a web server", "a server that wants TLS"])  # fmt: skip
-def test_what_is_no_redis_is_told_as_that(answer: bytes) -> None:
+def test_a_server_that_is_not_redis_is_reported(answer: bytes) -> None:
     with something_that_says(answer) as url:
         broker = RedisBroker(Server(url, timeout=TIMEOUT), Clock())
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
@@ -932,7 +938,7 @@ def test_what_is_no_redis_is_told_as_that(answer: bytes) -> None:
         broker.close()
 
 
-def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> None:
+def test_a_server_that_does_not_allow_info_is_used(redis: RedisServer) -> None:
     redis.ask("ACL", "SETUSER", "app", "on", ">secret", "~celeriac:*", "&celeriac:*", "+@all", "-@dangerous")
     url = redis.url.replace("//", "//app:secret@")
     broker = RedisBroker(Server(url), Clock())
@@ -943,7 +949,7 @@ def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> No
         wrong.publish([message()])
 
 
-def test_a_server_without_a_free_connection_is_waited_for_and_then_looked_at(tmp_path: Path) -> None:
+def test_a_server_without_a_free_connection_is_checked_when_it_has_one(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--maxclients", "10") as redis:
         broker = broker_on(redis, TIMEOUT)
         guests = [socket.create_connection(("127.0.0.1", redis.port)) for _ in range(12)]
@@ -973,7 +979,7 @@ RIGHTS = ("on", ">secret", "~celeriac:*", "+@all", "-@dangerous", "+info")
 
 @contextmanager
 def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
-    """A broker for a user with certain rights."""
+    """A broker of a user with these rights."""
     redis.ask("ACL", "SETUSER", "limited", "reset", *rights)
     broker = RedisBroker(Server(redis.url.replace("//", "//limited:secret@")), Clock())
     try:
@@ -983,7 +989,7 @@ def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
         redis.ask("ACL", "DELUSER", "limited")
 
 
-def test_a_user_who_may_not_use_our_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
+def test_a_user_without_rights_to_the_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
     with user_on(redis, *RIGHTS) as broker:
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
                     lambda: asyncio.run(lease_on(broker))):  # fmt: skip
@@ -993,7 +999,7 @@ def test_a_user_who_may_not_use_our_channels_is_refused_before_anything_is_store
     assert keys(redis) == []
 
 
-async def test_who_loses_the_right_to_our_channels_is_told_so(redis: RedisServer) -> None:
+async def test_the_loss_of_rights_to_the_channels_is_reported(redis: RedisServer) -> None:
     with user_on(redis, *RIGHTS, "&celeriac:*") as broker:
         lease, backend = await lease_on(broker), backend_of(broker)
         redis.ask("ACL", "SETUSER", "limited", "resetchannels")
@@ -1005,7 +1011,7 @@ async def test_who_loses_the_right_to_our_channels_is_told_so(redis: RedisServer
             assert not isinstance(caught.value, BrokerUnavailable)
 
 
-async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redis: RedisServer) -> None:
+async def test_a_full_server_refuses_messages_and_serves_workers(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     lease = await lease_on(broker)
     broker.publish([message() for _ in range(20)])
@@ -1023,7 +1029,7 @@ async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redi
     broker.close()
 
 
-async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_go_on(own_redis: RedisServer) -> None:
+async def test_on_a_full_server_tasks_are_recorded_as_started_and_workflows_go_on(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     backend, lease = backend_of(broker), await lease_on(broker)
     await backend.aplant(Plan(id="w", tree=b"", left=3, missing={2: 1}))
@@ -1045,7 +1051,7 @@ async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_g
 # --- Keys ---------------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServer) -> None:
+async def test_only_names_of_queues_are_left_when_results_have_expired(redis: RedisServer) -> None:
     broker = broker_on(redis, result_expires=0.2)
     lease, dead = await lease_on(broker), await lease_on(broker, seconds=0.0)
     operations = broker.operations()
@@ -1069,11 +1075,11 @@ async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServ
     await asyncio.sleep(0.3)
     await (last := await lease_on(broker)).sweep()
     await last.end()
-    assert keys(redis) == ["celeriac:queues", "celeriac:ready:p", "celeriac:soonest"]  # names of queues alone
+    assert keys(redis) == ["celeriac:queues", "celeriac:ready:p", "celeriac:soonest"]  # they hold only names of queues
     broker.close()
 
 
-def test_a_waiting_message_takes_less_than_400_bytes(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_ready_message_takes_less_than_400_bytes(redis: RedisServer, broker: RedisBroker) -> None:
     def used() -> int:
         lines = redis.ask("INFO", "memory").decode().splitlines()
         return int(next(line.partition(":")[2] for line in lines if line.startswith("used_memory:")))
