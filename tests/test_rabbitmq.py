@@ -173,7 +173,7 @@ def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["amqp://db:abc/x", "amqp://[::1]:abc/x"])
 def test_a_port_that_is_not_a_number_is_named(url: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match="port 'abc' is no number"):
+    with pytest.raises(ImproperlyConfigured, match="port 'abc' is not a number"):
         Address.of(url)
 
 

@@ -168,7 +168,7 @@ class Connection:
         if not self.open:
             return True
         try:
-            while self._socket.stirs():
+            while self._socket.has_input():
                 self._deadline = time.monotonic() + 1.0
                 self._take(self._receive())
         except (OSError, BrokerUnavailable, ChannelClosed):
