@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import Phase
 
 from celeriac import Celeriac
 from celeriac.tasks.shared import _apps, _shared
@@ -24,6 +26,13 @@ from tests.redis_server import RedisServer, running_redis
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="test_chaos.py at length: 100,000 tasks over two minutes")
     parser.addoption("--chaos-seed", type=int, help="test_chaos.py: kill as a run did that printed this seed")
+
+
+# Without `explain`, which for a failure of a random tree takes minutes to say where it might come from.
+hypothesis.settings.register_profile(
+    "celeriac", deadline=None, phases=[phase for phase in Phase if phase is not Phase.explain]
+)
+hypothesis.settings.load_profile("celeriac")
 
 
 def pytest_configure(config: pytest.Config) -> None:

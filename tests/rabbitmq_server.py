@@ -29,12 +29,12 @@ from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
+from tests.patience import PATIENCE, wait_for
 
 __all__ = ["RabbitClock", "RabbitServer", "die", "running_rabbit"]
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-START_SECONDS = 60.0
 USER = "rabbitmq"
 
 
@@ -98,7 +98,7 @@ class RabbitServer:
         """Start it, and wait until it takes connections."""
         (self.folder / "pid").unlink(missing_ok=True)
         self.process = self._run(PROGRAM)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError, http.client.HTTPException):
                 if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
@@ -120,7 +120,7 @@ class RabbitServer:
         if number != signal.SIGKILL:
             self.send(signal.SIGCONT)
         self.send(number)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
     def end(self) -> None:
         if self.process.poll() is None and (self.folder / "pid").exists():
@@ -131,7 +131,7 @@ class RabbitServer:
     # --- The management API ---------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=PATIENCE)
         try:
             secret = base64.b64encode(b"guest:guest").decode()
             headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/json"}
@@ -155,17 +155,14 @@ class RabbitServer:
 
     def cut_connections(self) -> None:
         """Close every connection that the server knows of; it learns of new ones within a second or so."""
-        deadline = time.monotonic() + START_SECONDS
-        while not (known := self.ask("GET", "/api/connections?columns=name")):
-            assert time.monotonic() < deadline, "the server knows of no connection"
-            time.sleep(0.1)
-        for connection in known:
+        path = "/api/connections?columns=name"
+        for connection in wait_for(lambda: self.ask("GET", path), "a connection that the server knows of"):
             self.ask("DELETE", f"/api/connections/{quote(connection['name'])}")
 
     def control(self, *command: str) -> None:
         """Run `rabbitmqctl`."""
         subprocess.run(["/usr/lib/rabbitmq/bin/rabbitmqctl", *command], cwd=self.folder, env=self._environment,
-                       check=True, capture_output=True, timeout=60, **self._account)  # fmt: skip
+                       check=True, capture_output=True, timeout=PATIENCE, **self._account)  # fmt: skip
 
     def url(self, vhost: str, credentials: str = "guest:guest") -> str:
         return f"amqp://{credentials}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
@@ -195,13 +192,13 @@ class RabbitClock(FakeClock):
         if getattr(self._server, "topology", None) is None or self._server.topology.due not in self._server.declared:
             return
         topology = self._server.topology
-        connection = self._server.connect(10)
-        deadline = time.monotonic() + 10
+        connection = self._server.connect(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
         for name in topology.delay_queues():
             while isinstance(got := connection.call(commands.Basic.Get(queue=name), deadline), Content):
                 parcel = unpack(got.body)
                 moved = post(parcel, topology, topology.line_of(parcel.message), self.now() + 1e-6)
-                assert connection.publish([moved], 10) == []
+                assert connection.publish([moved], PATIENCE) == []
                 connection.send(acknowledge(1, got.tag, multiple=False))
         connection.close()
 
@@ -215,5 +212,5 @@ async def die(lease: Lease) -> None:
     before = (await channel.call(roll)).consumer_count
     lease.connection.abandon()
     while (await channel.call(roll)).consumer_count >= before:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two looks
     channel.connection.close()

@@ -29,13 +29,13 @@ import pytest
 from celeriac import signals, states
 from celeriac.config import settings as config
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 READ = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md"))]
 
-COMMAND_SECONDS = 30.0
 READY = "is ready. Ctrl-C stops it."
 FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 
@@ -97,7 +97,7 @@ class Reader:
         assert as_shown, f"{block}: `{command}` printed\n{printed}\nand not\n{expected}"
 
     def do(self, command: str) -> str:
-        done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, timeout=COMMAND_SECONDS,
+        done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, timeout=PATIENCE,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         self.code = done.returncode
         return done.stdout.decode()
@@ -109,7 +109,7 @@ class Reader:
         with log.open("wb") as file:
             self.worker = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
                                            stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
-        deadline = time.monotonic() + COMMAND_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while self.worker.poll() is None and not ready(log.read_text()):
             assert time.monotonic() < deadline, f"`{command}` is not ready: {log.read_text()}"
             time.sleep(0.02)
@@ -120,7 +120,7 @@ class Reader:
     def stop(self) -> None:
         if self.worker is not None:
             self.worker.send_signal(signal.SIGTERM)
-            code = self.worker.wait(COMMAND_SECONDS)
+            code = self.worker.wait(PATIENCE)
             self.worker = None
             assert code == 0, (self.folder / "worker.log").read_text()
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
@@ -52,7 +54,7 @@ def test_an_example_runs_with_the_command_that_it_tells(name: str) -> None:
     assert (python, script) == ("python", f"examples/{name}.py")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("CELERIAC_")}
     done = subprocess.run([sys.executable, script], cwd=ROOT, env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
-                          timeout=50, capture_output=True, text=True, check=False)  # fmt: skip
+                          timeout=PATIENCE, capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTED[name], done.stdout.strip()), done.stdout + done.stderr
     assert set(EXAMPLES.iterdir()) == before, "it left something behind"

@@ -35,9 +35,10 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Broker, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
+from tests.patience import eventually, in_time
 from tests.rabbitmq_server import RabbitServer, die, running_rabbit
 
-BACK_SECONDS = 45.0  # for a killed server to start again, on a busy machine
+TIMEOUT = 3.0  # seconds; more than a server needs that answers
 
 
 @dataclass
@@ -76,8 +77,8 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def frail_rabbit() -> Iterator[RabbitServer]:
-    """A server that tests may harm; one that has little patience with consumers."""
-    with running_rabbit(consumer_timeout="10000") as server:
+    """A server that tests may harm."""
+    with running_rabbit() as server:
         yield server
 
 
@@ -94,9 +95,8 @@ async def lease_on(broker: Broker, seconds: float = 15.0) -> AmqpLease:
 
 async def consuming(lease: AmqpLease) -> None:
     """Wait until the server has heard that the lease consumes."""
+    await eventually(lambda: any(consumer.consumer_tag for consumer in lease._consumers), "a consumer")
     async with asyncio.timeout(PROMPTLY):
-        while not any(consumer.consumer_tag for consumer in lease._consumers):
-            await asyncio.sleep(0.01)
         for consumer in list(lease._consumers):
             await consumer.begun()
 
@@ -266,9 +266,8 @@ async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
     waiting = asyncio.ensure_future(receive(lease, wait=LONG))
     await consuming(lease)
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
+    await eventually(lambda: "has cancelled the consumer default#1" in caplog.text, "the end of the consumer")
     async with asyncio.timeout(PROMPTLY):
-        while "has cancelled the consumer default#1" not in caplog.text:
-            await asyncio.sleep(0.01)
         await place.broker().apublish([message(id="x")])
         assert ids(await waiting) == ["x"]
 
@@ -354,7 +353,7 @@ async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
     async with asyncio.timeout(PROMPTLY):
         await sending.wait()  # pushed to the lease, and not received by anybody
     ending = asyncio.create_task(lease.end())
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # lets the end begin
     go.set()
     await ending
     (counts,) = await broker.operations().queues()
@@ -397,12 +396,21 @@ async def test_what_is_given_back_at_the_end_may_have_been_settled_and_says_so(
     broker.publish([message(id="m")])
     lease = await lease_on(broker)
     delivery = await one(lease)
+    stored = asyncio.Event()
+
+    async def slow(*_: Any) -> None:
+        """Answer as a slow server, after the outcome was stored."""
+        stored.set()
+        await asyncio.sleep(LONG)
+
     with monkeypatch.context() as patched:
-        patched.setattr(broker, "send", lambda *_: asyncio.sleep(LONG))  # a slow server, after the outcome was stored
+        patched.setattr(broker, "send", slow)
         again = Settlement(delivery=delivery, action=Action.RETURN, message=message(id="m", attempt=2))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await lease.settle([again])
+        settling = asyncio.ensure_future(lease.settle([again]))
+        await stored.wait()
+        settling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await settling
     await lease.end()
     assert (await one(await lease_on(broker))).again
 
@@ -425,7 +433,7 @@ async def test_a_lease_whose_connection_is_lost_while_it_ends_says_so(place: Pla
 async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frail: Place) -> None:
     broker = frail.broker()
     backend = RpcBackend(frail.server(), Clock())
-    broker.publish([message(id="ready"), message(id="later", due_at=time.time() + 2.0)])
+    broker.publish([message(id="ready"), message(id="later", due_at=time.time() + 8.0)])
     lease = await lease_on(broker)
     news = await broker.listen("news")
     heard = asyncio.ensure_future(anext(news))
@@ -440,7 +448,7 @@ async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frai
         await broker.apublish([message()])
     await asyncio.to_thread(frail.rabbit.start)
     got: set[str] = set()
-    async with asyncio.timeout(BACK_SECONDS):
+    async with asyncio.timeout(PROMPTLY):
         while len(got) < 2:
             with suppress(LeaseLost, BrokerUnavailable):
                 lease = await lease_on(broker)
@@ -457,7 +465,7 @@ async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frai
 
 
 async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) -> None:
-    broker = frail.broker(timeout=1.0)
+    broker = frail.broker(timeout=TIMEOUT)
     broker.publish([message()])
     lease = await lease_on(broker)
     delivery = await one(lease)
@@ -476,9 +484,9 @@ async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) 
 
 
 async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_messages(frail: Place) -> None:
-    broker = frail.broker(timeout=1.0)
+    broker = frail.broker(timeout=TIMEOUT)
     broker.publish([message(id=name) for name in ("a", "b", "c")])
-    first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=1.0))
+    first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=TIMEOUT))
     assert ids(await receive(first, 1, 0)) == ["a"]
     running = await one(standing)
     frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
@@ -487,13 +495,13 @@ async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_
             standing._broker.publish([message()])
         await die(first)  # what it held is counted, and so sent anew
         waiting = asyncio.ensure_future(receive(standing, wait=LONG))
-        late = await lease_on(frail.broker(timeout=1.0))
-        assert await frail.broker(timeout=1.0).operations().purge("other") == 0
-        await asyncio.sleep(2.5)  # longer than the time-out
+        late = await lease_on(frail.broker(timeout=TIMEOUT))
+        assert await frail.broker(timeout=TIMEOUT).operations().purge("other") == 0
+        await asyncio.sleep(TIMEOUT + 0.5)  # longer than the time-out
         await standing.renew()
     finally:
         frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(PROMPTLY):
         got = await waiting
         while "a" not in ids(got):
             got += await receive(standing, wait=1.0)
@@ -505,11 +513,13 @@ async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_
 async def test_a_task_beyond_the_consumer_timeout_ends_the_lease_and_says_why(
     frail: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
+    frail.rabbit.control("eval", "application:set_env(rabbit, consumer_timeout, 3000).")
     broker = frail.broker()
     broker.publish([message()])
     lease = await lease_on(broker)
+    frail.rabbit.control("eval", "application:unset_env(rabbit, consumer_timeout).")
     await one(lease)
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(PROMPTLY):
         with pytest.raises(LeaseLost):
             assert await receive(lease, wait=LONG) == []
     assert "Raise it in rabbitmq.conf: consumer_timeout" in caplog.text
@@ -521,7 +531,7 @@ async def test_a_frozen_server_is_given_up_after_its_missed_heartbeats(frail: Pl
     assert await receive(lease) == []
     frail.rabbit.send(signal.SIGSTOP)
     try:
-        async with asyncio.timeout(PROMPTLY * 2):
+        async with asyncio.timeout(PROMPTLY):
             with pytest.raises(LeaseLost):
                 await receive(lease, wait=LONG)
     finally:
@@ -531,7 +541,7 @@ async def test_a_frozen_server_is_given_up_after_its_missed_heartbeats(frail: Pl
 async def test_who_begins_to_listen_and_to_look_gives_up_a_server_that_goes_away_or_freezes(
     frail: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = frail.broker(timeout=0.5)
+    broker = frail.broker(timeout=TIMEOUT)
     await broker.server.learn()
     opened = broker.server.open
 
@@ -545,13 +555,13 @@ async def test_who_begins_to_listen_and_to_look_gives_up_a_server_that_goes_away
         frail.rabbit.send(signal.SIGSTOP)
         return connection
 
-    for what, why in ((lost, "cannot be reached"), (frozen, r"did not answer within 0\.5 s")):
+    for what, why in ((lost, "cannot be reached"), (frozen, "did not answer within 3 s")):
         monkeypatch.setattr(broker.server, "open", what)
         for work in (broker.listen("news"), broker.operations().purge("default")):
             started = time.monotonic()
             try:
                 with pytest.raises(BrokerUnavailable, match=why):
-                    await asyncio.wait_for(work, LONG)
+                    await asyncio.wait_for(work, PROMPTLY)
             finally:
                 frail.rabbit.send(signal.SIGCONT)
             assert time.monotonic() - started < PROMPTLY
@@ -663,7 +673,7 @@ async def test_what_a_worker_does_not_fetch_goes_back_to_others(place: Place) ->
     broker = place.broker()
     hoarder, other = await lease_on(broker), await lease_on(broker)
     waiting = asyncio.ensure_future(receive(hoarder, 5, wait=LONG))
-    await asyncio.sleep(0.2)
+    await consuming(hoarder)
     broker.publish([message(id=name) for name in "abc"])
     mine = await waiting  # and what else it was sent, it leaves
     rest: list[str] = []
@@ -723,7 +733,7 @@ async def test_delayed_messages_come_when_they_are_due_and_none_waits_behind_ano
     broker.publish([message(id=id, due_at=at) for id, at in due.items()])
     lease = await lease_on(broker)
     late: list[float] = []
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(PROMPTLY):
         while len(late) < len(due):
             got = await receive(lease, 100, wait=LONG)
             late += [time.time() - due[item.message.id] for item in got if item.message.id in due]
@@ -731,7 +741,7 @@ async def test_delayed_messages_come_when_they_are_due_and_none_waits_behind_ano
     late.sort()
     print(f"late: median {late[200]:.3f}, p99 {late[396]:.3f}, at most {late[-1]:.3f}; at least {late[0]:.3f}")
     assert late[0] > -0.5
-    assert late[396] < 1.0
+    assert in_time(late[396], 1.0)
 
 
 async def test_a_returned_message_waits_for_its_time(place: Place) -> None:
@@ -739,7 +749,7 @@ async def test_a_returned_message_waits_for_its_time(place: Place) -> None:
     broker.publish([message()])
     lease = await lease_on(broker)
     delivery = await one(lease)
-    again = message(id=delivery.message.id, due_at=time.time() + 0.5, attempt=2)
+    again = message(id=delivery.message.id, due_at=time.time() + 3.0, attempt=2)
     assert await lease.settle([Settlement(delivery=delivery, action=Action.RETURN, message=again)]) == [True]
     assert await receive(lease) == []
     assert [item.message.attempt for item in await receive(lease, wait=LONG)] == [2]

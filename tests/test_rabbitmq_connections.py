@@ -32,8 +32,9 @@ from celeriac.errors import BackendError, BrokerUnavailable, ResultLost
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, receive, success
+from tests.patience import in_time, wait_for
 from tests.rabbitmq_server import RabbitServer, running_rabbit
-from tests.test_rabbitmq import Place, _place, lease_on
+from tests.test_rabbitmq import TIMEOUT, Place, _place, lease_on
 
 TOO_LARGE = b"x" * 1_200_000  # for the server that takes 1 MB
 
@@ -136,10 +137,7 @@ def test_a_reply_queue_that_was_deleted_is_made_again(place: Place) -> None:
     asyncio.run(backend.store([first]))
     assert backend.fetch([first.id], wait=LONG)
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/{backend.reply_to}") is not None
-    deadline = time.monotonic() + PROMPTLY
-    while not reply_queues(place):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: reply_queues(place), "another reply queue")
     second = reply(backend)
     asyncio.run(backend.store([second]))
     assert backend.fetch([second.id], wait=LONG) == {second.id: second}
@@ -212,7 +210,7 @@ def fan(): add.delay(1, 2)
 
 @pytest.mark.parametrize("end", ["", "; app.close()"])
 def test_a_process_takes_its_reply_queue_with_it(place: Place, end: str) -> None:
-    subprocess.run([sys.executable, "-c", f"{CALLING}\nadd.delay(1, 2){end}", place.url], check=True, timeout=LONG)
+    subprocess.run([sys.executable, "-c", f"{CALLING}\nadd.delay(1, 2){end}", place.url], check=True, timeout=PROMPTLY)
     assert reply_queues(place) == []
 
 
@@ -225,8 +223,8 @@ def test_a_process_ends_though_the_server_says_nothing(narrow: Place) -> None:
     narrow.rabbit.send(signal.SIGSTOP)
     try:
         started = time.monotonic()
-        process.communicate(b"\n", timeout=LONG)
-        assert time.monotonic() - started < PROMPTLY
+        process.communicate(b"\n", timeout=PROMPTLY)
+        assert in_time(time.monotonic() - started, 5)
     finally:
         narrow.rabbit.send(signal.SIGCONT)
 
@@ -239,15 +237,12 @@ def test_a_workers_child_takes_its_reply_queue_with_it_and_that_of_a_killed_one_
     worker = subprocess.Popen([sys.executable, "-m", "celeriac", "-A", "fans", "worker", "--concurrency", "1",
                                "--max-tasks-per-child", tasks], cwd=tmp_path, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
-        code = "import fans\nfor _ in range(3): fans.fan.delay().get(timeout=20)"
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=LONG * 2)
-        deadline = time.monotonic() + PROMPTLY
-        while [queue["arguments"] for queue in reply_queues(place)] != left:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        code = "import fans\nfor _ in range(3): fans.fan.delay().get(timeout=100)"
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=PROMPTLY)
+        wait_for(lambda: [queue["arguments"] for queue in reply_queues(place)] == left, "what is left of reply queues")
     finally:
         worker.send_signal(signal.SIGTERM)
-        worker.wait(LONG * 2)
+        worker.wait(PROMPTLY)
 
 
 # --- Silence ------------------------------------------------------------------------------------------
@@ -256,7 +251,7 @@ def test_a_workers_child_takes_its_reply_queue_with_it_and_that_of_a_killed_one_
 async def test_a_connection_that_went_silent_is_given_up_with_the_call_that_it_did_not_answer(
     place: Place, proxy: Proxy
 ) -> None:
-    broker = place.broker(through(proxy, place), timeout=1.0)
+    broker = place.broker(through(proxy, place), timeout=TIMEOUT)
     await broker.apublish([message()])
     proxy.swallow()
     with pytest.raises(BrokerUnavailable, match="did not answer"):
@@ -265,7 +260,7 @@ async def test_a_connection_that_went_silent_is_given_up_with_the_call_that_it_d
 
 
 def test_idle_connections_that_went_silent_are_given_up_together(place: Place, proxy: Proxy) -> None:
-    broker = place.broker(through(proxy, place), timeout=1.0)
+    broker = place.broker(through(proxy, place), timeout=TIMEOUT)
     several = [broker.server.connect(LONG) for _ in range(3)]
     for connection in several:
         broker.server._give(connection)
@@ -276,13 +271,13 @@ def test_idle_connections_that_went_silent_are_given_up_together(place: Place, p
 
 
 def test_two_heartbeats_without_a_word_are_the_end_of_a_connection(place: Place, proxy: Proxy) -> None:
-    connection = Connection(Address.of(through(proxy, place)), LONG, heartbeat=1)
-    for _ in range(3):
-        assert connection.wait(1.0) is None  # its heartbeats are heard
+    connection = Connection(Address.of(through(proxy, place)), LONG, heartbeat=3)
+    for _ in range(2):
+        assert connection.wait(3.0) is None  # its heartbeats are heard
         connection.beat()
     proxy.swallow()
     with pytest.raises(ConnectionLost, match="no word from it"):
-        connection.wait(4.0)
+        connection.wait(PROMPTLY)
     connection.abandon()
 
 
@@ -298,9 +293,10 @@ async def test_the_next_host_is_tried_when_one_takes_the_connection_and_no_more(
             threading.Thread(target=hang_up, daemon=True).start()
         port = first.getsockname()[1]
         url = f"amqp://guest:guest@127.0.0.1:{port},127.0.0.1:{place.rabbit.port}/{quote(place.vhost)}"
-        broker = place.broker(url, timeout=4.0)
+        broker = place.broker(url, timeout=10.0)
         await broker.apublish([message()])
         await asyncio.to_thread(broker.publish, [message()])
+        assert len(await receive(await lease_on(place.broker()))) == 2
 
 
 # --- Refusals -----------------------------------------------------------------------------------------
@@ -308,7 +304,7 @@ async def test_the_next_host_is_tried_when_one_takes_the_connection_and_no_more(
 
 @pytest.mark.parametrize("way", ["publish", "apublish"])
 async def test_only_what_was_refused_is_sent_again(place: Place, way: str) -> None:
-    broker = place.broker(timeout=2.0)
+    broker = place.broker(timeout=2 * TIMEOUT)
     full = {"durable": True, "arguments": {"x-max-length": 1, "x-overflow": "reject-publish"}}
     assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/full", full) is not None
     broker.publish([message("full")])

@@ -39,10 +39,11 @@ from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
-from tests.promises.harness import wait_for
+from tests.patience import eventually, wait_for
 from tests.redis_server import RedisServer, running_redis
 
-TIMEOUT = 1.0
+TIMEOUT = 2.0  # seconds; more than a server needs that answers
+WAITERS = "celeriac:{default}:waiters:p"  # the set of those who wait for plain tasks
 
 
 def broker_on(redis: RedisServer, timeout: float = 10.0, result_expires: float | None = 60.0) -> RedisBroker:
@@ -173,12 +174,12 @@ async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: Redi
     waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
     result = asyncio.ensure_future(backend_of(broker).afetch(["x"], wait=LONG))
     news = await broker.listen("news")
-    await asyncio.sleep(0.1)
+    await eventually(lambda: redis.ask("SCARD", WAITERS) and len(redis.ask("PUBSUB", "CHANNELS")) >= 3, "all three")
     redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     sent = message(id="x")
     broker.publish([sent])
-    async with asyncio.timeout(PROMPTLY * 2):
+    async with asyncio.timeout(PROMPTLY):
         assert ids(await waiting) == ["x"]
         await backend_of(broker).store([success(sent)])
         assert list(await result) == ["x"]
@@ -197,7 +198,7 @@ def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: Re
     wait_for(lambda: redis.ask("PUBSUB", "CHANNELS"), "the subscription")
     redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
     asyncio.run(backend.store([success(message(id="x"))]))
-    thread.join(PROMPTLY * 2)
+    thread.join(PROMPTLY)
     assert [list(item) for item in found] == [["x"]]
 
 
@@ -210,9 +211,7 @@ async def test_who_listens_while_another_is_connecting_hears_all_once(redis: Red
     assert redis.ask("PUBSUB", "NUMSUB", "a", "b") == [b"a", 1, b"b", 1]
     for channel in ("a", "b"):
         redis.ask("PUBLISH", channel, channel)
-    async with asyncio.timeout(PROMPTLY):
-        while len(heard) < 2:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: len(heard) >= 2, "both messages")
     assert heard == [b"a", b"b"]
 
 
@@ -244,9 +243,8 @@ async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: 
     waits = [asyncio.ensure_future(wait) for wait in (thread, backend.afetch([usual], wait=LONG))]
     waits += [asyncio.ensure_future(backend.afetch([id], wait=LONG)) for id in strange]
     question = ("PUBSUB", "NUMSUB", *[f"celeriac:done:{channel}" for channel in channels])
+    await eventually(lambda: sum(broker.server.do(question)[1::2]) > len(channels), "both ways of listening")
     async with asyncio.timeout(PROMPTLY):
-        while sum(broker.server.do(question)[1::2]) <= len(channels):
-            await asyncio.sleep(0.01)
         await backend.store([Outcome(id=id, task="t", state="SUCCESS") for id in [*strange, usual]])
         assert [list(await wait) for wait in waits] == [[usual], [usual], *([id] for id in strange)]
 
@@ -278,7 +276,7 @@ def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end
     thread.start()
     for id in many:
         asyncio.run(backend.store([Outcome(id=id, task="t", state="SUCCESS")]))
-    thread.join(LONG)
+    thread.join(PROMPTLY)
     assert not thread.is_alive()
     stats = dict(line.split(":") for line in redis.ask("INFO", "stats").decode().splitlines() if ":" in line)
     asked = int(stats["keyspace_misses"]) / len(many)
@@ -288,18 +286,18 @@ def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
 def test_who_asks_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
-    broker = broker_on(redis, timeout=2.0)
+    broker = broker_on(redis, timeout=8.0)
     backend = backend_of(broker)
     if begun:
         assert backend.fetch(["x"], wait=0.01) == {}
     redis.send(signal.SIGSTOP)
     started = time.monotonic()
     try:
-        with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
+        with pytest.raises(BrokerUnavailable, match="did not answer within 8 s"):
             backend.fetch(["x"], wait=0.2)
     finally:
         redis.send(signal.SIGCONT)
-    assert time.monotonic() - started < 3.5
+    assert time.monotonic() - started < 16  # and not for two
     broker.close()
 
 
@@ -338,7 +336,7 @@ async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
 
 
 async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisServer) -> None:
-    broker = broker_on(redis, timeout=0.3)
+    broker = broker_on(redis, TIMEOUT)
     lease = await lease_on(broker)
     broker.publish([message()])
     redis.send(signal.SIGSTOP)
@@ -361,20 +359,16 @@ async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisSe
 async def test_workers_that_wait_are_woken_one_for_a_message(redis: RedisServer, broker: RedisBroker) -> None:
     leases = [await lease_on(broker) for _ in range(10)]
     waits = [asyncio.ensure_future(receive(lease, 1, wait=LONG)) for lease in leases]
-    wait_for_waiters = "celeriac:{default}:waiters:p"
-    while redis.ask("SCARD", wait_for_waiters) < 10:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: redis.ask("SCARD", WAITERS) == 10, "the waiting of all")
     broker.publish([message() for _ in range(3)])
-    async with asyncio.timeout(PROMPTLY):
-        while sum(wait.done() for wait in waits) < 3:
-            await asyncio.sleep(0.01)
-    assert redis.ask("SCARD", wait_for_waiters) == 7
+    await eventually(lambda: sum(wait.done() for wait in waits) >= 3, "the end of three waits")
+    assert redis.ask("SCARD", WAITERS) == 7
     for wait in waits:
         wait.cancel()
     await asyncio.wait(waits)
     for lease in leases:
         await lease.end()
-    assert redis.ask("EXISTS", wait_for_waiters) == 0
+    assert redis.ask("EXISTS", WAITERS) == 0
 
 
 # --- What a settlement takes along for who waits --------------------------------------------------------
@@ -387,9 +381,7 @@ async def waiting(
     waiters = f"celeriac:{{{queue}}}:waiters:p"
     before = redis.ask("SCARD", waiters)
     receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
-    async with asyncio.timeout(PROMPTLY):
-        while redis.ask("SCARD", waiters) == before:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: redis.ask("SCARD", waiters) != before, "another that waits")
     return receiving
 
 
@@ -635,10 +627,10 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
     try:
         for _ in range(2):
             started = time.monotonic()
-            with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+            with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
                 broker.publish([message()])
             assert TIMEOUT * 0.9 < time.monotonic() - started < TIMEOUT + PROMPTLY
-        with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+        with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
             asyncio.run(broker.apublish([message()]))
     finally:
         redis.send(signal.SIGCONT)
@@ -699,7 +691,8 @@ async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis
     await broker.revoke(["r"], time.time() + 60)
     own_redis.kill()
     own_redis.start()
-    await asyncio.sleep(0.05)  # the loop, which stood still, sees that its connection is gone
+    for _ in range(10):
+        await asyncio.sleep(0)  # the loop, which stood still, sees that its connection is gone
     assert await lease.settle([Settlement(delivery=held)]) == [True]
     await lease.renew()
     broker.publish([message("other", id="r")])
@@ -888,14 +881,14 @@ async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_g
 
 
 async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServer) -> None:
-    broker = broker_on(redis, result_expires=0.2)
+    broker = broker_on(redis, result_expires=2.0)
     lease, dead = await lease_on(broker), await lease_on(broker, seconds=0.0)
     operations = broker.operations()
     broker.publish([message() for _ in range(30)])
     broker.publish([message("later", due_at=time.time() + 60), message("later", due_at=time.time() + 0.01)])
-    await broker.revoke(["r"], time.time() + 0.1)
+    await broker.revoke(["r"], time.time() + 1.0)
     await receive(dead, 3)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # lets one become due
     while deliveries := await lease.receive(["default", "later"], {PLAIN: 7}, 0.1):
         first = success(deliveries[0].message)
         buried = Settlement(delivery=deliveries[0], action=Action.BURY, reason="x", outcome=first)
@@ -908,9 +901,12 @@ async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServ
     await operations.pause("default")
     await operations.resume("default")
     await lease.end()
-    await asyncio.sleep(0.3)
-    await (last := await lease_on(broker)).sweep()
-    await last.end()
+    for _ in range(int(PROMPTLY)):
+        await (last := await lease_on(broker)).sweep()
+        await last.end()
+        if keys(redis) == ["celeriac:queues"]:
+            break
+        await asyncio.sleep(0.1)  # lets results expire
     assert keys(redis) == ["celeriac:queues"]
     broker.close()
 
