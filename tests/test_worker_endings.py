@@ -429,7 +429,7 @@ def test_statistics_count_states_and_runtimes_by_task(stage: Stage) -> None:
     assert (plain.count, plain.states) == (11, {"SUCCESS": 10, "FAILURE": 1})
     assert tasks["victim.coroutine"].states == {"RETRY": 1, "SUCCESS": 1}
     assert plain.min is not None
-    assert plain.min < 0.25 <= plain.p50 <= plain.p95 <= plain.p99 <= plain.max
+    assert plain.min < 0.2 <= plain.p50 <= plain.p95 <= plain.p99 <= plain.max
     assert plain.min <= plain.mean <= plain.max
 
 
