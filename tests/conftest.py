@@ -19,7 +19,7 @@ from tests import patience
 from tests.clock import FakeClock
 from tests.promises.grounds import shared_servers
 from tests.promises.harness import Stage, set_stage
-from tests.rabbitmq_server import RabbitServer, running_rabbit
+from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 
 
@@ -93,6 +93,13 @@ def rabbit() -> Iterator[RabbitServer]:
     """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
     with running_rabbit() as server:
         yield server
+
+
+@pytest.fixture
+def place(rabbit: RabbitServer) -> Iterator[Place]:
+    """A vhost of it."""
+    with a_place(rabbit) as made:
+        yield made
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,17 @@ from urllib.parse import quote
 import pytest
 from pamqp import commands
 
+from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.envelope import post, unpack
 from celeriac.brokers.amqp.lease import AmqpLease
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
+from celeriac.model.clock import Clock
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
 
-__all__ = ["RabbitClock", "RabbitServer", "die", "running_rabbit"]
+__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "running_rabbit"]
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -178,6 +181,39 @@ def running_rabbit(**settings: str) -> Iterator[RabbitServer]:
             yield server
         finally:
             server.end()
+
+
+@dataclass
+class Place:
+    """A vhost of a server, and ways to it for one test."""
+
+    rabbit: RabbitServer
+    vhost: str
+    servers: list[Server]
+
+    @property
+    def url(self) -> str:
+        return self.rabbit.url(self.vhost)
+
+    def server(self, url: str = "", **options: Any) -> Server:
+        made = Server(url or self.url, **options)
+        self.servers.append(made)
+        return made
+
+    def broker(self, url: str = "", **options: Any) -> AmqpBroker:
+        return AmqpBroker(self.server(url, **options), Clock())
+
+
+@contextmanager
+def a_place(rabbit: RabbitServer) -> Iterator[Place]:
+    """Make a vhost for as long as a block lasts."""
+    made = Place(rabbit, rabbit.vhost(), [])
+    try:
+        yield made
+    finally:
+        for server in made.servers:
+            server.close()
+        rabbit.drop(made.vhost)
 
 
 class RabbitClock(FakeClock):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.environment import without_settings
 from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
@@ -99,7 +99,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, s
 
 
 def run(folder: Path, urls: dict[str, str], *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")} | urls
+    environment = without_settings() | urls
     return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True,
                           timeout=PATIENCE, check=False, **options)  # fmt: skip
 
@@ -112,7 +112,7 @@ PAIRS = [(broker, backend) for broker in BROKERS for backend in BACKENDS]
 def test_calls_come_back_through_every_pair(urls: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pairs.py").write_text(APP)
     (tmp_path / "caller.py").write_text(CALLER)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")} | urls
+    environment = without_settings() | urls
     with (tmp_path / "log").open("w") as log:
         worker = subprocess.Popen([sys.executable, "-m", "celeriac", "-A", "pairs", "worker", "-c", "2"], cwd=tmp_path,
                                   env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip

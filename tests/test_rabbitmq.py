@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +19,6 @@ from pamqp import commands
 
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
-from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.lease import AmqpLease
 from celeriac.brokers.amqp.operations import AmqpOperations
 from celeriac.drivers.amqp.address import Address
@@ -36,43 +34,9 @@ from celeriac.ports.broker import Action, Broker, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.patience import eventually, in_time
-from tests.rabbitmq_server import RabbitServer, die, running_rabbit
+from tests.rabbitmq_server import Place, RabbitServer, a_place, die, running_rabbit
 
 TIMEOUT = 3.0  # seconds; more than a server needs that answers
-
-
-@dataclass
-class Place:
-    """A vhost."""
-
-    rabbit: RabbitServer
-    vhost: str
-    servers: list[Server]
-
-    @property
-    def url(self) -> str:
-        return self.rabbit.url(self.vhost)
-
-    def server(self, url: str = "", **options: Any) -> Server:
-        made = Server(url or self.url, **options)
-        self.servers.append(made)
-        return made
-
-    def broker(self, url: str = "", **options: Any) -> AmqpBroker:
-        return AmqpBroker(self.server(url, **options), Clock())
-
-
-def _place(rabbit: RabbitServer) -> Iterator[Place]:
-    made = Place(rabbit, rabbit.vhost(), [])
-    yield made
-    for server in made.servers:
-        server.close()
-    rabbit.drop(made.vhost)
-
-
-@pytest.fixture
-def place(rabbit: RabbitServer) -> Iterator[Place]:
-    yield from _place(rabbit)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +48,8 @@ def frail_rabbit() -> Iterator[RabbitServer]:
 
 @pytest.fixture
 def frail(frail_rabbit: RabbitServer) -> Iterator[Place]:
-    yield from _place(frail_rabbit)
+    with a_place(frail_rabbit) as made:
+        yield made
 
 
 async def lease_on(broker: Broker, seconds: float = 15.0) -> AmqpLease:

@@ -33,15 +33,10 @@ from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, receive, success
 from tests.patience import in_time, wait_for
-from tests.rabbitmq_server import RabbitServer, running_rabbit
-from tests.test_rabbitmq import TIMEOUT, Place, _place, lease_on
+from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
+from tests.test_rabbitmq import TIMEOUT, lease_on
 
 TOO_LARGE = b"x" * 1_200_000  # for the server that takes 1 MB
-
-
-@pytest.fixture
-def place(rabbit: RabbitServer) -> Iterator[Place]:
-    yield from _place(rabbit)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,8 @@ def narrow_rabbit() -> Iterator[RabbitServer]:
 
 @pytest.fixture
 def narrow(narrow_rabbit: RabbitServer) -> Iterator[Place]:
-    yield from _place(narrow_rabbit)
+    with a_place(narrow_rabbit) as made:
+        yield made
 
 
 class Listening:

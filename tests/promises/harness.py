@@ -25,6 +25,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import QueueCounts
+from tests.environment import without_settings
 from tests.patience import PATIENCE, wait_for
 from tests.promises.grounds import ALL_GROUNDS, Ground
 
@@ -155,7 +156,7 @@ class Stage:
 
     def worker(self, *arguments: str, name: str = "", ready: bool = True, **settings: Any) -> Worker:
         """Start a worker with arguments of the command line, and settings (as variables of its environment)."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
+        environment = without_settings()
         settings = {"worker_lease_seconds": LEASE, "worker_concurrency": 2, **settings}
         environment |= {f"CELERIAC_{setting.upper()}": str(value) for setting, value in settings.items()}
         name = name or f"worker{len(self.workers) + 1}"
