@@ -52,7 +52,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 class RabbitServer:
-    """`rabbitmq-server`, that can be stopped, killed, frozen and started again; with a vhost for each who asks."""
+    """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         if not os.path.exists(PROGRAM):

@@ -125,7 +125,7 @@ def test_version() -> None:
     assert run("--version").stdout.startswith("celeriac, version 0.")
 
 
-def test_a_wrong_command_is_told_which_was_meant() -> None:
+def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:
     result = run("staus")
     assert (result.exit_code, "Did you mean 'status'?" in result.stderr) == (2, True)
 
@@ -205,7 +205,7 @@ def test_the_app_is_looked_for_in_the_workdir(folder: Path, monkeypatch: pytest.
         ("app = Celeriac('x', imports=['gone'])", "mod", 2, "No module named 'gone'"),
     ],
 )  # fmt: skip
-def test_an_app_is_found_or_the_reason_is_told(folder: Path, source: str, spec: str, code: int, words: str) -> None:
+def test_an_app_is_found_or_the_error_says_why_not(folder: Path, source: str, spec: str, code: int, words: str) -> None:
     (folder / "mod.py").write_text(f"from celeriac import Celeriac\n{source}\n")
     result = run("-A", spec, "queues")
     assert (result.exit_code, words in result.output, "Traceback" in result.output) == (code, True, False), (
@@ -260,7 +260,7 @@ def test_a_wrong_call_is_refused(folder: Path, arguments: tuple[str, ...], code:
     assert read("queues")[0]["ready"] == 0
 
 
-def test_a_task_that_is_not_registered_is_sent_if_told_so(folder: Path) -> None:
+def test_an_unregistered_task_is_sent_with_the_option_unregistered(folder: Path) -> None:
     assert shop("call", "other.task", "--unregistered").exit_code == 0
     assert read("queues", "peek", "default")[0]["task"] == "other.task"
 
@@ -276,7 +276,7 @@ def test_a_result_that_is_not_there_has_an_exit_code_of_its_own(folder: Path) ->
 
 
 @pytest.mark.parametrize("arguments", [("tasks",), ("result", "x"), ("result", "x", "--wait"), ("tasks", "show", "x")])
-def test_over_rpc_nobody_but_the_caller_can_look_at_results(folder: Path, arguments: tuple[str, ...]) -> None:
+def test_over_rpc_only_the_caller_can_read_results(folder: Path, arguments: tuple[str, ...]) -> None:
     result = shop(*arguments, env={"CELERIAC_BROKER_URL": "amqp://127.0.0.1:1/", "CELERIAC_RESULT_BACKEND": "rpc://"})
     assert (result.exit_code, "result_backend='redis://…'" in result.stderr) == (1, True), result.output
 
@@ -304,7 +304,7 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(folder: Path) -> None:
     )
 
 
-def test_a_task_that_no_worker_knows_is_told_from_one_whose_time_has_not_come(folder: Path) -> None:
+def test_waiting_distinguishes_an_unknown_task_from_a_scheduled_one(folder: Path) -> None:
     (folder / "other.py").write_text("from celeriac import Celeriac\napp = Celeriac('other')\n")
     worker = RunningWorker(folder, "-c", "1", "--grace", "2", spec="other")
     try:
@@ -367,7 +367,7 @@ def test_status_without_a_worker_fails_and_says_how_to_start_one(folder: Path) -
     assert shop("inspect", "ping").stdout == ""
 
 
-def test_a_silent_worker_is_told_from_one_that_answers(folder: Path) -> None:
+def test_a_worker_that_does_not_answer_is_reported_as_silent(folder: Path) -> None:
     shop("queues")
     the_app().broker.complete(the_app().broker.lease(WorkerInfo(name="mute"), 30.0, 3))
     result = shop("status", "--timeout", "0.1")
@@ -412,12 +412,12 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )
-def test_what_celery_has_and_this_has_not_is_told(folder: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_options_that_only_celery_has_are_explained(folder: Path, arguments: tuple[str, ...], words: str) -> None:
     result = shop(*arguments)
     assert (result.exit_code, words in result.stderr) == (2, True), result.output
 
 
-def test_logging_is_configured_only_where_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logging_is_configured_only_if_the_app_has_not_done_so(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("celeriac")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "level", logging.NOTSET)
@@ -595,7 +595,7 @@ def test_what_a_worker_cannot_do_is_an_error(live: Path) -> None:
     assert shop("control", "rate-limit", "shop.add", "often").exit_code == 2
 
 
-def test_a_worker_says_what_it_is_grows_shrinks_and_shuts_down_when_told(folder: Path) -> None:
+def test_a_worker_prints_its_settings_and_obeys_grow_shrink_and_shutdown(folder: Path) -> None:
     worker = RunningWorker(folder, "-c", "1", "-Q", "mail", "--grace", "5")
     try:
         assert "1 for plain functions" in worker.said()
@@ -609,7 +609,7 @@ def test_a_worker_says_what_it_is_grows_shrinks_and_shuts_down_when_told(folder:
     assert read("status")["workers"] == []
 
 
-def test_status_follows_what_workers_were_told(folder: Path) -> None:
+def test_status_shows_changes_made_by_remote_control(folder: Path) -> None:
     worker = RunningWorker(folder, "-c", "1", "-n", "w2", "--grace", "5")
     try:
         assert shop("control", "cancel-consumer", "mail").exit_code == 0
@@ -638,7 +638,7 @@ def test_a_solo_worker_cannot_grow_and_says_so(folder: Path) -> None:
         worker.end()
 
 
-def test_a_worker_whose_last_queue_was_cancelled_lives_on_and_takes_another(folder: Path) -> None:
+def test_a_worker_without_a_queue_keeps_running_and_accepts_a_new_one(folder: Path) -> None:
     worker = RunningWorker(folder, "-c", "1", "-Q", "mail", "--grace", "5")
     try:
         assert shop("control", "cancel-consumer", "mail").exit_code == 0

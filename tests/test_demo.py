@@ -93,7 +93,7 @@ def test_a_missing_page_stays_missing(path: str) -> None:
     asyncio.run(scene())
 
 
-def test_the_site_survives_whoever_does_not_speak_http() -> None:
+def test_the_site_survives_clients_that_do_not_speak_http() -> None:
     async def scene() -> list[str]:
         async with serving({START: SitePage(["/page/1"])}) as (_, base):
             for noise in (b"", b"\r\n\r\n", b"x" * 100_000):

@@ -66,7 +66,7 @@ def names(paths: list[Path]) -> list[str]:
 
 
 class Reader:
-    """Somebody who follows one page, in an empty folder."""
+    """A reader who follows one page, in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -81,7 +81,7 @@ async def test_asking_returns_as_soon_as_all_have_replied(app: Celeriac) -> None
     assert replies == {"a": Reply("a", {"ok": "pong"}), "b": Reply("b", {"ok": "pong"})}
 
 
-async def test_asking_names_who_was_silent_failed_and_is_not_there(app: Celeriac) -> None:
+async def test_answers_name_the_workers_that_were_silent_failed_or_unknown(app: Celeriac) -> None:
     good, bad = fake_worker(app, "good", {"ping": {"ok": "pong"}}), fake_worker(app, "bad", {"ping": ValueError("no")})
     async with good, bad, fake_worker(app, "mute", {}):
         answers = await Inspector(app, timeout=3.0).ping()
@@ -90,7 +90,7 @@ async def test_asking_names_who_was_silent_failed_and_is_not_there(app: Celeriac
         assert (list(answers.values), answers.silent, answers.unknown) == (["good"], (), ("gone",))
 
 
-async def test_asking_nobody_does_not_wait(app: Celeriac) -> None:
+async def test_asking_without_workers_does_not_wait(app: Celeriac) -> None:
     async with asyncio.timeout(PATIENCE):
         answers = await Inspector(app, timeout=FOR_EVER).ping()
     assert not answers.heard

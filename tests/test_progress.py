@@ -109,7 +109,7 @@ def test_elsewhere_a_line_is_written_now_and_then(monkeypatch: pytest.MonkeyPatc
     assert written(console).splitlines()[:2] == ["Letters: 1 of 2", "Letters: 2 of 2"]
 
 
-def test_whoever_leaves_early_sees_how_far_it_was() -> None:
+def test_a_loop_that_is_left_early_shows_how_far_it_was() -> None:
     console = screen(terminal=False)
     tracked = track(iter("abc"), "Letters", console=console)
     assert isinstance(tracked, Iterator)

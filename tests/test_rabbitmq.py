@@ -69,12 +69,12 @@ async def consuming(lease: AmqpLease) -> None:
 # --- At the door --------------------------------------------------------------------------------------
 
 
-def test_a_wrong_password_is_said_so(place: Place) -> None:
+def test_a_wrong_password_is_an_error_that_says_so(place: Place) -> None:
     with pytest.raises(BrokerMisconfigured, match="refuses the user 'guest': wrong name or password"):
         place.broker(place.rabbit.url(place.vhost, "guest:wrong")).publish([message()])
 
 
-def test_a_missing_vhost_is_said_so_with_what_makes_it(place: Place) -> None:
+def test_a_missing_vhost_is_an_error_with_the_command_that_makes_it(place: Place) -> None:
     with pytest.raises(BrokerMisconfigured, match="rabbitmqctl add_vhost 'nowhere'"):
         place.broker(place.rabbit.url("nowhere")).publish([message()])
 
@@ -84,7 +84,7 @@ async def test_a_worker_does_not_wait_for_a_password_to_become_right(place: Plac
         await lease_on(place.broker(place.rabbit.url(place.vhost, "guest:wrong")))
 
 
-def test_a_server_that_is_not_there_is_said_so_at_once(place: Place) -> None:
+def test_a_server_that_is_not_there_is_an_error_at_once(place: Place) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -150,7 +150,7 @@ def test_certificates_that_cannot_be_read_are_an_error_that_names_them() -> None
         address.tls_context()
 
 
-async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(place: Place) -> None:
+async def test_a_cancelled_declaration_leaves_its_refusal_to_no_later_call(place: Place) -> None:
     broker = place.broker()
     await broker.apublish([message()])
 
@@ -180,7 +180,7 @@ async def test_who_is_cancelled_while_declaring_leaves_his_refusal_to_nobody(pla
         ("mail/dead", "dead letters of the queue 'mail'"),
     ],
 )
-async def test_what_cannot_be_the_name_of_a_queue_is_said_so_at_the_door(place: Place, name: str, why: str) -> None:
+async def test_an_invalid_queue_name_is_refused_with_the_reason(place: Place, name: str, why: str) -> None:
     broker = place.broker()
     refused = pytest.raises(BrokerError, match=why)
     with refused:
@@ -214,7 +214,7 @@ async def test_other_names_work_in_every_way(place: Place, name: str, queue_type
 # --- Things deleted under us --------------------------------------------------------------------------
 
 
-async def test_a_queue_that_was_deleted_is_made_again_by_who_publishes(place: Place) -> None:
+async def test_publishing_declares_a_deleted_queue_again(place: Place) -> None:
     broker = place.broker()
     broker.publish([message()])
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
@@ -223,7 +223,7 @@ async def test_a_queue_that_was_deleted_is_made_again_by_who_publishes(place: Pl
     assert ids(await receive(await lease_on(broker))) == ["sync", "async"]
 
 
-async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
+async def test_receiving_declares_a_deleted_queue_again(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = place.broker()
@@ -238,7 +238,7 @@ async def test_a_queue_that_was_deleted_is_made_again_by_who_receives(
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.5])
-async def test_a_queue_that_was_deleted_while_we_did_not_consume_ends_no_lease(place: Place, wait: float) -> None:
+async def test_a_queue_deleted_while_it_is_not_consumed_ends_no_lease(place: Place, wait: float) -> None:
     broker = place.broker()
     broker.publish([message("work"), message("mail")])
     lease = await lease_on(broker)
@@ -263,7 +263,7 @@ async def test_delays_that_were_deleted_are_made_again(place: Place) -> None:
             found += ids(await receive(lease, wait=LONG))
 
 
-async def test_what_is_sent_again_for_an_exchange_was_deleted_is_marked(place: Place) -> None:
+async def test_messages_sent_again_after_an_exchange_was_deleted_are_marked(place: Place) -> None:
     broker = place.broker()
     broker.publish([message(id="before", due_at=time.time() + 0.2)])
     assert place.rabbit.ask("DELETE", f"/api/exchanges/{quote(place.vhost)}/celeriac.delay.0") is not None
@@ -273,7 +273,7 @@ async def test_what_is_sent_again_for_an_exchange_was_deleted_is_marked(place: P
     assert [delivery.again for delivery in got] in ([True], [False, True])  # it had passed, or not
 
 
-async def test_revoking_bears_that_the_exchange_of_broadcasts_was_deleted(place: Place) -> None:
+async def test_revoking_works_after_the_exchange_of_broadcasts_was_deleted(place: Place) -> None:
     broker = place.broker()
     broker.publish([message(id="a")])
     await broker.revoke(["b"], time.time() + 100)
@@ -283,7 +283,7 @@ async def test_revoking_bears_that_the_exchange_of_broadcasts_was_deleted(place:
     assert [delivery.revoked for delivery in await receive(await lease_on(broker))] == [True]
 
 
-async def test_what_is_no_message_of_ours_is_put_aside_and_does_not_stop_a_worker(place: Place) -> None:
+async def test_a_foreign_message_becomes_a_dead_letter_and_does_not_stop_a_worker(place: Place) -> None:
     broker = place.broker()
     broker.publish([message()])
     body = {"properties": {}, "routing_key": "default", "payload": "hello", "payload_encoding": "string"}
@@ -298,7 +298,7 @@ async def test_what_is_no_message_of_ours_is_put_aside_and_does_not_stop_a_worke
     assert (letters[0].message.task, letters[0].message.body) == ("(unreadable)", b"hello")
 
 
-async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
+async def test_messages_being_returned_when_the_lease_ends_are_returned_once(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = place.broker()
@@ -328,7 +328,7 @@ async def test_what_is_going_back_when_the_lease_ends_goes_back_once(
 # --- Lines --------------------------------------------------------------------------------------------
 
 
-def test_the_journal_is_told_of_a_line_before_it_is_made(place: Place) -> None:
+def test_a_line_is_written_to_the_journal_before_it_is_declared(place: Place) -> None:
     broker = place.broker(queue_type="quorum")
     broker.publish([message()])
     declaring = broker.declare([Line("default", PLAIN, 9)])
@@ -342,7 +342,7 @@ def test_the_journal_is_told_of_a_line_before_it_is_made(place: Place) -> None:
     assert "default/p9" not in made
 
 
-async def test_a_line_whose_maker_died_before_he_could_say_so_is_served(place: Place) -> None:
+async def test_a_line_that_was_declared_and_never_announced_is_served(place: Place) -> None:
     place.broker(queue_type="quorum").publish([message(id="usual")])
     orphan = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
     assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/default%2Fp9", orphan) is not None
@@ -354,7 +354,7 @@ async def test_a_line_whose_maker_died_before_he_could_say_so_is_served(place: P
     assert ids(await receive(await lease_on(place.broker(queue_type="quorum")))) == []  # it can begin with it, too
 
 
-async def test_what_is_given_back_at_the_end_may_have_been_settled_and_says_so(
+async def test_a_message_returned_at_the_end_of_a_lease_is_marked_if_it_may_have_been_settled(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = place.broker()
@@ -380,7 +380,7 @@ async def test_what_is_given_back_at_the_end_may_have_been_settled_and_says_so(
     assert (await one(await lease_on(broker))).again
 
 
-async def test_a_lease_whose_connection_is_lost_while_it_ends_says_so(place: Place) -> None:
+async def test_losing_the_connection_while_a_lease_ends_is_an_error(place: Place) -> None:
     lease = await lease_on(place.broker())
     waiting = asyncio.ensure_future(receive(lease, wait=LONG, queues=["c", "d"]))
     await consuming(lease)
@@ -429,7 +429,7 @@ async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frai
     backend.close()
 
 
-async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) -> None:
+async def test_a_server_that_blocks_publishers_is_an_error_that_says_so(frail: Place) -> None:
     broker = frail.broker(timeout=TIMEOUT)
     broker.publish([message()])
     lease = await lease_on(broker)
@@ -448,7 +448,7 @@ async def test_a_server_that_takes_no_messages_for_now_is_said_so(frail: Place) 
     broker.publish([message()])
 
 
-async def test_a_worker_starts_and_keeps_what_it_runs_while_the_server_takes_no_messages(frail: Place) -> None:
+async def test_a_worker_starts_and_keeps_its_tasks_while_the_server_blocks_publishers(frail: Place) -> None:
     broker = frail.broker(timeout=TIMEOUT)
     broker.publish([message(id=name) for name in ("a", "b", "c")])
     first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=TIMEOUT))
@@ -503,7 +503,7 @@ async def test_a_frozen_server_is_given_up_after_its_missed_heartbeats(frail: Pl
         frail.rabbit.send(signal.SIGCONT)
 
 
-async def test_who_begins_to_listen_and_to_look_gives_up_a_server_that_goes_away_or_freezes(
+async def test_listening_and_inspecting_fail_in_time_when_the_server_is_lost_or_frozen(
     frail: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = frail.broker(timeout=TIMEOUT)
@@ -634,7 +634,7 @@ async def test_the_journal_does_not_grow_by_looking_and_forgets_what_is_gone(pla
     assert await looked() == before
 
 
-async def test_what_a_worker_does_not_fetch_goes_back_to_others(place: Place) -> None:
+async def test_messages_pushed_to_a_worker_beyond_its_limit_go_to_others(place: Place) -> None:
     broker = place.broker()
     hoarder, other = await lease_on(broker), await lease_on(broker)
     waiting = asyncio.ensure_future(receive(hoarder, 5, wait=LONG))
@@ -733,7 +733,7 @@ def test_replies_are_heard_again_when_connections_were_cut(place: Place) -> None
     backend.close()
 
 
-def test_what_comes_while_nobody_reads_is_heard_later(place: Place) -> None:
+def test_replies_that_arrive_without_a_reader_are_read_later(place: Place) -> None:
     backend = RpcBackend(place.server(), Clock())
     outcome = success(message())
     outcome.reply_to = backend.reply_to

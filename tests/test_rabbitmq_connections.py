@@ -140,7 +140,9 @@ def test_a_reply_queue_that_was_deleted_is_made_again(place: Place) -> None:
     backend.close()
 
 
-def test_a_reader_that_hears_nothing_comes_back(place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_whose_connection_went_silent_reconnects(
+    place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(amqp, "HEARTBEAT", 1)
     backend, other = RpcBackend(place.server(through(proxy, place)), Clock()), RpcBackend(place.server(), Clock())
     first, second = reply(backend), reply(backend)
@@ -415,7 +417,7 @@ async def test_numbers_of_channels_are_used_again(place: Place) -> None:
     connection.close()
 
 
-async def test_a_connection_without_a_channel_left_says_so(place: Place) -> None:
+async def test_a_connection_without_a_free_channel_is_an_error_that_says_so(place: Place) -> None:
     connection = await AioConnection.connect(Address.of(place.url), LONG)
     connection._numbers = connection.facts.channel_max
     with pytest.raises(BrokerUnavailable, match=r"Raise `channel_max` in rabbitmq.conf"):

@@ -170,7 +170,9 @@ async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, br
     assert len(await receive(lease, 100)) == 12
 
 
-async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_waiting_coroutines_still_wake_after_all_connections_are_killed(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
     result = asyncio.ensure_future(backend_of(broker).afetch(["x"], wait=LONG))
     news = await broker.listen("news")
@@ -190,7 +192,7 @@ async def test_who_waits_when_all_connections_are_killed_still_wakes(redis: Redi
     assert heard.result() == b"1"
 
 
-def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_waiting_thread_still_wakes_after_its_connection_is_killed(redis: RedisServer, broker: RedisBroker) -> None:
     backend = backend_of(broker)
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(backend.fetch(["x"], wait=LONG)))
@@ -202,7 +204,9 @@ def test_a_thread_that_waits_when_its_connection_is_killed_still_wakes(redis: Re
     assert [list(item) for item in found] == [["x"]]
 
 
-async def test_who_listens_while_another_is_connecting_hears_all_once(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_a_listener_that_joins_while_another_connects_hears_everything_once(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     heard: list[bytes | None] = []
     connecting = asyncio.ensure_future(broker.server.hear("a", heard.append))
     await asyncio.sleep(0)
@@ -234,7 +238,7 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     subscriber.close()
 
 
-async def test_the_end_of_a_task_with_a_strange_id_is_told_as_any_other(broker: RedisBroker) -> None:
+async def test_the_end_of_a_task_with_a_strange_id_is_announced_as_any_other(broker: RedisBroker) -> None:
     backend = backend_of(broker)
     strange = ["a\0b", "1\0" * 9, "\0", "ü🐇"]
     channels = {channel_of(id) for id in strange}
@@ -258,7 +262,7 @@ def gathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
 
 
 async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
-    """Do as `gathered`, as a coroutine."""
+    """Coroutine version of `gathered`."""
     left = dict.fromkeys(waits_for)
     while left:
         for id in await backend.afetch(list(left), wait=LONG):
@@ -267,7 +271,7 @@ async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("way", [gathered, lambda backend, these: asyncio.run(agathered(backend, these))],
                          ids=["get", "aget"])  # fmt: skip
-def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end(
+def test_waiting_for_many_tasks_does_not_ask_for_all_the_others_at_each_end(
     redis: RedisServer, broker: RedisBroker, way: Callable[[RedisBackend, Sequence[str]], None]
 ) -> None:
     backend, many = backend_of(broker), new_ids(1000)
@@ -285,7 +289,7 @@ def test_who_waits_for_many_tasks_does_not_ask_for_all_that_are_left_at_each_end
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
-def test_who_asks_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
+def test_a_request_to_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
     broker = broker_on(redis, timeout=8.0)
     backend = backend_of(broker)
     if begun:
@@ -396,7 +400,7 @@ async def held_by(lease: Lease, broker: RedisBroker) -> Delivery:
     return delivery
 
 
-async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_else(
+async def test_a_settlement_returns_its_follow_ups_to_its_waiting_worker_and_wakes_no_other(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -412,7 +416,7 @@ async def test_a_settlement_brings_what_it_sends_to_who_waits_and_wakes_nobody_e
     theirs.cancel()
 
 
-async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_others(
+async def test_follow_ups_beyond_the_slots_of_the_waiting_worker_go_to_others(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -422,7 +426,7 @@ async def test_what_a_settlement_sends_beyond_the_slots_of_who_waits_goes_to_oth
     assert ids(await promptly(mine) + await promptly(theirs)) == ids(follow_ups)
 
 
-async def test_what_a_settlement_sends_to_another_queue_wakes_who_waits_there(
+async def test_a_follow_up_in_another_queue_wakes_the_worker_that_waits_there(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -446,7 +450,7 @@ async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer,
 
 
 @pytest.mark.parametrize("sooner", [0, 1, 2, 3], ids="{} steps later".format)
-async def test_what_a_settlement_brings_to_who_waits_no_more_goes_to_others(
+async def test_a_follow_up_for_a_worker_that_no_longer_waits_goes_to_others(
     redis: RedisServer, broker: RedisBroker, sooner: int
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -563,7 +567,7 @@ def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stor
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_what_follows_is_not_stored_again_when_it_has_ended_and_whoever_sent_it_died(
+async def test_a_follow_up_that_has_ended_is_not_stored_again_after_its_sender_died(
     redis: RedisServer, broker: RedisBroker, count: int
 ) -> None:
     lease, follow_ups = await lease_on(broker), [message() for _ in range(count)]
@@ -639,7 +643,7 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
 
 
 @pytest.mark.parametrize("db", [0, 1], ids="database {}".format)
-def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_once(
+def test_all_coroutines_that_send_to_a_frozen_server_fail_after_one_timeout(
     redis: RedisServer, db: int
 ) -> None:
     broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
@@ -659,7 +663,7 @@ def test_all_coroutines_that_send_to_a_server_that_does_not_answer_are_told_at_o
 
 
 def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connection:
-    """A connection that the kernel has given up, as it does where keep-alive finds nobody; nobody has seen it yet."""
+    """Return a connection that the kernel has timed out, as after a failed keep-alive, unnoticed by the broker."""
     connection = broker.server.connect(TIMEOUT)
     peer = connection.socket.socket
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
@@ -674,7 +678,7 @@ def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connecti
     return connection
 
 
-def test_connections_that_the_network_has_lost_while_nobody_used_them_are_made_anew(redis: RedisServer) -> None:
+def test_idle_connections_that_the_network_has_lost_are_replaced(redis: RedisServer) -> None:
     broker = broker_on(redis, TIMEOUT)
     for connection in [timed_out_by_the_kernel(redis, broker) for _ in range(2)]:
         broker.server._give(connection)
@@ -756,7 +760,7 @@ def something_that_says(answer: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x16"],
                          ids=["a web server", "a server that wants TLS"])  # fmt: skip
-def test_what_is_no_redis_is_told_as_that(answer: bytes) -> None:
+def test_a_server_that_is_no_redis_is_an_error_that_says_so(answer: bytes) -> None:
     with something_that_says(answer) as url:
         broker = RedisBroker(Server(url, timeout=TIMEOUT), Clock())
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
@@ -818,7 +822,7 @@ def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
         redis.ask("ACL", "DELUSER", "limited")
 
 
-def test_a_user_who_may_not_use_our_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
+def test_a_user_without_rights_to_our_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
     with user_on(redis, *RIGHTS) as broker:
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
                     lambda: asyncio.run(lease_on(broker))):  # fmt: skip
@@ -828,7 +832,7 @@ def test_a_user_who_may_not_use_our_channels_is_refused_before_anything_is_store
     assert keys(redis) == []
 
 
-async def test_who_loses_the_right_to_our_channels_is_told_so(redis: RedisServer) -> None:
+async def test_a_user_that_loses_the_right_to_our_channels_gets_an_error(redis: RedisServer) -> None:
     with user_on(redis, *RIGHTS, "&celeriac:*") as broker:
         lease, backend = await lease_on(broker), backend_of(broker)
         redis.ask("ACL", "SETUSER", "limited", "resetchannels")

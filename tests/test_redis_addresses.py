@@ -125,7 +125,7 @@ async def test_tls_serves_a_client_that_looks_at_no_certificate(tls_redis: Redis
 
 
 @both_ways
-def test_a_server_whose_certificate_another_authority_has_signed_is_refused_with_the_next_step(
+def test_a_certificate_of_another_authority_is_refused_with_the_next_step(
     tls_redis: RedisServer, other_authority: Path, way: str
 ) -> None:
     broker = broker_at(f"{tls_redis.tls_url}?ssl_ca_certs={other_authority}")
@@ -223,14 +223,14 @@ async def test_a_user_with_the_right_password_is_served(guarded: RedisServer, pl
     [("app:guess", "user or the password is wrong"), ("stranger:x", "user or the password is wrong"),
      ("nobody:x", "may not do that")],
 )  # fmt: skip
-def test_a_user_who_is_not_let_in_is_told_why(guarded: RedisServer, user: str, words: str, way: str) -> None:
+def test_a_refused_user_gets_an_error_that_says_why(guarded: RedisServer, user: str, words: str, way: str) -> None:
     with pytest.raises(BrokerError, match=words) as caught:
         WAYS[way](broker_at(f"redis://{user}@127.0.0.1:{guarded.port}"))
     assert "guess" not in str(caught.value)
 
 
 @both_ways
-def test_a_server_that_wants_a_password_says_so_to_who_gives_none(tmp_path: Path, way: str) -> None:
+def test_a_missing_password_is_an_error_that_says_so(tmp_path: Path, way: str) -> None:
     with running_redis(tmp_path, "--requirepass", "open sesame", password="open sesame") as server:
         with pytest.raises(BrokerError, match="wants a password"):
             WAYS[way](broker_at(server.url))

@@ -79,7 +79,7 @@ Open = Callable[..., SQLiteBroker]
 # --- Files that are not ours --------------------------------------------------------------------------
 
 
-def test_a_database_of_somebody_elses_is_refused_and_not_a_byte_of_it_changed(path: Path, open_broker: Open) -> None:
+def test_a_foreign_database_is_refused_and_left_unchanged(path: Path, open_broker: Open) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE customers (name TEXT)")
     connection.commit()
@@ -91,7 +91,7 @@ def test_a_database_of_somebody_elses_is_refused_and_not_a_byte_of_it_changed(pa
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_database_of_somebody_elses_in_wal_mode_is_refused_too(path: Path, open_broker: Open) -> None:
+def test_a_foreign_database_in_wal_mode_is_refused_too(path: Path, open_broker: Open) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = wal")
     connection.execute("PRAGMA application_id = 7")
@@ -195,7 +195,7 @@ def test_apps_on_one_file_have_each_their_own_settings(path: Path) -> None:
     assert all(app.broker.joins(app.backend) for app in (first, second))
 
 
-def test_who_waits_through_a_symbolic_link_is_woken_by_who_writes_to_the_file(tmp_path: Path) -> None:
+def test_a_waiter_through_a_symbolic_link_is_woken_by_writes_to_the_file(tmp_path: Path) -> None:
     path, link = tmp_path / "real.db", tmp_path / "link.db"
     database(str(path)).connection()
     link.symlink_to(path)
@@ -256,7 +256,7 @@ async def test_a_lease_does_not_outlive_its_file(path: Path, open_broker: Open) 
         await lease.renew()
 
 
-async def test_who_waits_for_a_result_finds_it_in_the_file_that_took_the_place(path: Path, open_broker: Open) -> None:
+async def test_a_waiter_finds_its_result_in_the_file_that_replaced_the_first(path: Path, open_broker: Open) -> None:
     here, there = open_broker(), open_broker()
     here.publish([message()])
     backend = SQLiteBackend(here.database, here.clock)
@@ -269,7 +269,9 @@ async def test_who_waits_for_a_result_finds_it_in_the_file_that_took_the_place(p
     assert await waiting == {"x": outcome}
 
 
-async def test_who_listens_hears_what_is_sent_in_the_file_that_took_the_place(path: Path, open_broker: Open) -> None:
+async def test_a_listener_hears_messages_sent_in_the_file_that_replaced_the_first(
+    path: Path, open_broker: Open
+) -> None:
     here, there = open_broker(), open_broker()
     await here.broadcast("c", [b"1", b"2", b"3"])
     heard = await here.listen("c")
@@ -603,7 +605,7 @@ def test_connect_gives_a_broker_that_opens_the_file_on_first_use(path: Path) -> 
     assert path.exists()
 
 
-def test_messages_whose_ids_claim_one_place_are_all_kept_and_found(tmp_path: Path) -> None:
+def test_messages_whose_ids_map_to_one_row_number_are_all_kept_and_found(tmp_path: Path) -> None:
     ids = [f"01a203e1-0000-7000-8000-{number:012x}" for number in range(9)]
     broker = connect(f"sqlite:///{tmp_path}/c.db", clock=Clock(), timeout=5.0, result_expires=None)
     for id in ids[:5]:
@@ -642,7 +644,7 @@ async def test_what_stands_behind_thousands_of_fresh_messages_of_others_is_recei
     assert [delivery.message.body for delivery in others] == [b"", *(b"%d" % n for n in range(2 * LINE_UP + 5))]
 
 
-async def test_fresh_messages_are_seen_and_purged_before_anybody_has_put_them_in_line(open_broker: Open) -> None:
+async def test_fresh_messages_are_seen_and_purged_before_they_are_put_in_line(open_broker: Open) -> None:
     broker = open_broker()
     messages = [message() for _ in range(3)]
     for one in messages:
@@ -702,7 +704,7 @@ def test_the_ages_of_many_ids_are_those_of_each(ids: list[str]) -> None:
     assert seqs_of(ids) == [seq_of(id) for id in ids]
 
 
-def test_ages_are_in_the_order_of_ids_and_none_is_told_of_what_is_no_id_of_ours() -> None:
+def test_ages_follow_the_order_of_ids_and_foreign_ids_have_none() -> None:
     ids = new_ids(1000)
     ages = seqs_of(ids)
     assert ages == sorted(set(ages), key=ages.index)

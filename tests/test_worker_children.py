@@ -1,4 +1,4 @@
-"""What befalls a worker's children: failed births, forks of their own, broken frames, slow starts, stubborn tasks."""
+"""A worker's children: failed starts, their own forks, broken frames, slow starts, tasks that ignore limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def append(stage: Stage, code: str) -> None:
 # --- Spawner -------------------------------------------------------------------------------------------
 
 
-def test_a_worker_whose_nursery_dies_over_a_birth_ends(stage: Stage) -> None:
+def test_a_worker_ends_when_its_nursery_dies_while_it_starts_a_child(stage: Stage) -> None:
     worker = stage.worker("-c", "1")
     nursery = worker.nursery()
     nursery.suspend()

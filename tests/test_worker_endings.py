@@ -143,7 +143,7 @@ def test_at_the_soft_time_limit_a_task_can_clean_up(shared: Stage, lane: str) ->
 
 
 @both_lanes
-def test_the_soft_time_limit_is_kept_by_a_child_that_begins_later_than_it_was_told_to(stage: Stage, lane: str) -> None:
+def test_the_soft_time_limit_holds_in_a_child_that_starts_the_task_late(stage: Stage, lane: str) -> None:
     worker = stage.worker("-c", "1")
     get(stage.send(lane, "returns", 1))
     for child in worker.children():
@@ -511,7 +511,7 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
     assert worker.stop() == 0
 
 
-def test_what_is_raised_too_late_in_a_seat_costs_it_no_job() -> None:
+def test_an_exception_raised_too_late_in_a_worker_thread_costs_no_job() -> None:
     seat = WorkerThread()
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
@@ -574,7 +574,7 @@ def test_the_other_pools_leave_though_tasks_have_left_threads(stage: Stage, pool
     assert "has failed" not in worker.text()
 
 
-def test_a_pool_of_threads_whose_seats_are_all_busy_shrinks_as_they_become_free(stage: Stage) -> None:
+def test_a_busy_pool_of_threads_shrinks_as_its_threads_become_free(stage: Stage) -> None:
     stage.worker("-c", "3", "--pool", "threads")
     results = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
     stage.started(*results)
@@ -584,7 +584,7 @@ def test_a_pool_of_threads_whose_seats_are_all_busy_shrinks_as_they_become_free(
     stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one seat")
 
 
-def test_a_worker_whose_nursery_has_stopped_stops_nevertheless(stage: Stage) -> None:
+def test_a_worker_whose_nursery_is_suspended_can_be_stopped(stage: Stage) -> None:
     worker = stage.worker("-c", "1", "--grace", "1")
     result = stage.send("plain", "holds", stage.path("go"))
     stage.started(result)
@@ -735,7 +735,7 @@ def test_a_worker_that_waits_for_its_broker_still_ends_at_sigterm(stage: Stage) 
         assert worker.stop() == 0
 
 
-def test_a_worker_whose_database_can_never_be_opened_says_so_and_ends(stage: Stage) -> None:
+def test_a_worker_that_cannot_open_its_database_logs_why_and_ends(stage: Stage) -> None:
     worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
     assert worker.wait() == 1
     assert "folder exists" in worker.text()
@@ -766,7 +766,7 @@ def test_a_message_that_cannot_be_read_stops_no_worker(stage: Stage) -> None:
     assert worker.stop() == 0
 
 
-async def test_a_worker_that_cannot_listen_yet_stops_when_it_is_told_to(
+async def test_a_worker_that_cannot_listen_yet_can_be_stopped(
     make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app()

@@ -53,7 +53,7 @@ def get(result: Any) -> Any:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Say whether a process is more than an entry in the table that nobody has collected yet."""
+    """Say whether a process is running, and not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -143,7 +143,7 @@ class Worker:
 
 
 class Stage:
-    """A folder with a victim in it, the victim's app as a producer has it, workers, and the ground it stands on."""
+    """A folder with the victim app, workers that run it, and the ground: its broker and backend."""
 
     def __init__(self, folder: Path, victim: ModuleType, ground: Ground) -> None:
         self.folder = folder

@@ -132,7 +132,7 @@ def test_random_workflows_end_as_they_should_whatever_is_killed_cut_or_delivered
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_a_body_or_its_error_callback_is_called_though_who_ended_the_last_member_is_killed(
+def test_a_body_or_its_error_callback_is_called_though_the_worker_of_the_last_member_is_killed(
     stage: Stage, good: bool
 ) -> None:
     header = [Node("task", (), label, "returns" if good or label else "fails") for label in range(200)]
@@ -150,7 +150,7 @@ def test_a_body_or_its_error_callback_is_called_though_who_ended_the_last_member
 
 @pytest.mark.parametrize("stage", ALL_GROUNDS, indirect=True)
 @pytest.mark.parametrize("way", ["returns", "fails"])
-def test_a_task_that_is_delivered_again_after_its_end_calls_nobody_again(
+def test_a_task_that_is_delivered_again_after_its_end_repeats_no_callback(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     sent: list[Message] = []

@@ -103,7 +103,7 @@ def test_a_bad_command_line_is_refused_with_an_exit_code(stage: Stage, arguments
     assert stage.is_empty()
 
 
-def test_a_worker_does_not_unpickle_what_it_was_not_told_to_trust(stage: Stage) -> None:
+def test_a_worker_does_not_unpickle_untrusted_messages(stage: Stage) -> None:
     class Bomb:
         def __reduce__(self) -> Any:
             return os.mkdir, (stage.path("exploded"),)

@@ -114,7 +114,7 @@ def test_an_idle_worker_is_gone_at_once(stage: Stage) -> None:
     assert stage.leases() == []
 
 
-def test_workers_told_to_stop_while_tasks_come_and_go_are_gone_as_soon_as_what_runs_has_ended(stage: Stage) -> None:
+def test_workers_stopped_under_load_end_as_soon_as_their_running_tasks_have_ended(stage: Stage) -> None:
     workers = [stage.worker("--grace", "3600", ready=False, worker_concurrency=1) for _ in range(5)]
     for worker in workers:
         worker.wait_ready()

@@ -105,7 +105,7 @@ def test_leases_that_run_out_while_the_broker_is_away_cost_nothing_and_no_second
     pytest.fail("a lease was lost each time")
 
 
-# --- Redis's bad days ---------------------------------------------------------------------------------
+# --- Failures of Redis ---------------------------------------------------------------------------------
 
 
 def connections_killed(ground: RedisGround) -> None:
@@ -124,14 +124,14 @@ def slow_to_load(ground: RedisGround) -> None:
 
 
 def read_only(ground: RedisGround) -> None:
-    """Make it a replica of nobody who is there, as a master that was demoted."""
+    """Make it a replica of a server that does not exist, like a master that was demoted."""
     ground.server.ask("REPLICAOF", "127.0.0.1", "1")
     time.sleep(SPELL)
     ground.server.ask("REPLICAOF", "NO", "ONE")
 
 
 def without_replicas(ground: RedisGround) -> None:
-    """Have it refuse to write, for want of replicas."""
+    """Have it refuse writes because it has no replicas."""
     ground.server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
     time.sleep(SPELL)
     ground.server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
@@ -157,8 +157,8 @@ def test_a_worker_consumes_again_when_its_rabbitmq_is_back(stage: Stage, how: st
 @pytest.mark.parametrize(
     "disturb", [connections_killed, scripts_forgotten, slow_to_load, read_only, without_replicas]
 )
-def test_a_worker_bears_what_a_server_does_on_a_bad_day(stage: Stage, disturb: Callable[[RedisGround], None]) -> None:
-    """Both while it is busy, and while it waits for work."""
+def test_a_worker_recovers_from_server_failures(stage: Stage, disturb: Callable[[RedisGround], None]) -> None:
+    """While it is busy, and while it waits for work."""
     assert isinstance(stage.ground, RedisGround)
     worker = stage.worker()
     stage.record()

@@ -71,7 +71,7 @@ def test_a_broker_that_is_away_is_an_error_in_time_at_every_call_and_is_used_aga
      lambda result: result.state],
     ids=["get", "aget", "state"],
 )  # fmt: skip
-def test_who_asks_for_a_result_is_told_in_time_that_the_backend_is_away(
+def test_reading_a_result_fails_in_time_while_the_backend_is_away(
     stage: Stage, how: str, look: Callable[[Any], Any]
 ) -> None:
     stage.app.conf.broker_publish_timeout = TIMEOUT

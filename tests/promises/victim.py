@@ -53,14 +53,14 @@ class Odd(Exception):
 
 
 class Unspeakable(Exception):
-    """Cannot be put in words."""
+    """Cannot be formatted."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
 class Fatal(Exception):
-    """Ends whoever puts it in words."""
+    """Exits the process that formats it."""
 
     def __str__(self) -> str:
         sys.exit(4)
