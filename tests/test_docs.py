@@ -19,7 +19,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,7 @@ import pytest
 from celeriac import signals, states
 from celeriac.config import settings as config
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -109,10 +108,8 @@ class Reader:
         with log.open("wb") as file:
             self.worker = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
                                            stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
-        deadline = time.monotonic() + PATIENCE
-        while self.worker.poll() is None and not ready(log.read_text()):
-            assert time.monotonic() < deadline, f"`{command}` is not ready: {log.read_text()}"
-            time.sleep(0.02)
+        worker = self.worker
+        wait_for(lambda: worker.poll() is not None or ready(log.read_text()), f"a worker that is ready (`{command}`)")
         if self.worker.poll() is not None:
             self.code, self.worker = self.worker.returncode, None
         return log.read_text()

@@ -91,7 +91,7 @@ def test_a_server_that_is_not_there_is_an_error_at_once(place: Place) -> None:
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable, match="cannot be reached"):
         place.broker(f"amqp://127.0.0.1:{port}").publish([message()])
-    assert time.monotonic() - started < PROMPTLY
+    assert in_time(time.monotonic() - started, 1)
 
 
 def test_a_server_that_says_nothing_is_given_up_within_the_time_out(place: Place) -> None:
@@ -101,7 +101,7 @@ def test_a_server_that_says_nothing_is_given_up_within_the_time_out(place: Place
         for _ in range(2):
             with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.3 s"):
                 broker.publish([message()])
-        assert time.monotonic() - started < PROMPTLY
+        assert in_time(time.monotonic() - started, 2)
 
 
 async def test_the_next_host_is_tried_when_one_does_not_answer(place: Place) -> None:
@@ -529,7 +529,7 @@ async def test_listening_and_inspecting_fail_in_time_when_the_server_is_lost_or_
                     await asyncio.wait_for(work, PROMPTLY)
             finally:
                 frail.rabbit.send(signal.SIGCONT)
-            assert time.monotonic() - started < PROMPTLY
+            assert in_time(time.monotonic() - started, TIMEOUT + 1)
 
 
 # --- Counting -----------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
-from tests.patience import eventually, wait_for
+from tests.patience import eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
 
 TIMEOUT = 2.0  # seconds; more than a server needs that answers
@@ -277,15 +277,17 @@ def test_waiting_for_many_tasks_does_not_ask_for_all_the_others_at_each_end(
     backend, many = backend_of(broker), new_ids(1000)
     thread = threading.Thread(target=way, args=(backend, many))
     redis.ask("CONFIG", "RESETSTAT")
+    begun = time.monotonic()
     thread.start()
     for id in many:
         asyncio.run(backend.store([Outcome(id=id, task="t", state="SUCCESS")]))
     thread.join(PROMPTLY)
     assert not thread.is_alive()
+    took = time.monotonic() - begun
     stats = dict(line.split(":") for line in redis.ask("INFO", "stats").decode().splitlines() if ":" in line)
     asked = int(stats["keyspace_misses"]) / len(many)
     print(f"each key was asked for {asked:.0f} times before it was there")
-    assert asked < 25
+    assert asked < 15 + took / 0.1  # for a tenth of a second it gathers what has ended
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
@@ -617,7 +619,7 @@ def test_nothing_is_sent_and_nothing_hangs_while_the_server_is_down(own_redis: R
             broker.publish([message()])
         with pytest.raises(BrokerUnavailable):
             asyncio.run(broker.apublish([message()]))
-        assert time.monotonic() - started < TIMEOUT * 2 + PROMPTLY
+        assert in_time(time.monotonic() - started, TIMEOUT)
     own_redis.start()
     broker.publish([message()])
     assert own_redis.ask("HLEN", "celeriac:{default}:messages") == 2  # with its data
@@ -633,7 +635,9 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
             started = time.monotonic()
             with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
                 broker.publish([message()])
-            assert TIMEOUT * 0.9 < time.monotonic() - started < TIMEOUT + PROMPTLY
+            took = time.monotonic() - started
+            assert took > TIMEOUT * 0.9
+            assert in_time(took, TIMEOUT + 1)
         with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
             asyncio.run(broker.apublish([message()]))
     finally:
@@ -657,7 +661,7 @@ def test_all_coroutines_that_send_to_a_frozen_server_fail_after_one_timeout(
         errors = asyncio.run(many())
     finally:
         redis.send(signal.SIGCONT)
-    assert time.monotonic() - started < TIMEOUT + PROMPTLY
+    assert time.monotonic() - started < TIMEOUT * 5  # and not one after the other
     assert {type(error) for error in errors} == {BrokerUnavailable}
     broker.close()
 
