@@ -254,4 +254,5 @@ def plan(id: str, tree: bytes = b"tree", left: int = 1, missing: dict[int, int] 
 
 
 def node_end(workflow: str, node: int, join: int = -1, leaves_pending: bool = False) -> NodeEnd:
-    return NodeEnd(Outcome(id=new_id(), task="t", state=states.SUCCESS, place=Place(workflow, node, join)), leaves_pending)
+    outcome = Outcome(id=new_id(), task="t", state=states.SUCCESS, place=Place(workflow, node, join))
+    return NodeEnd(outcome, leaves_pending)
