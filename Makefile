@@ -2,10 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast soak chaos servers check bench docs clean
+.PHONY: help demo test test-fast soak chaos servers check bench docs structure clean
 
 help: ## list the targets
-	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | awk -F'	' '{printf "  make %-10s %s
+", $$1, $$2}'
 
 .venv: .venv/.installed ## make the virtual environment, with everything for development
 
@@ -55,6 +56,9 @@ bench: .venv/.installed servers ## measure against Celery and others
 docs: .venv/.installed ## run the examples of the pages and of the docstrings
 	$(BIN)/python -m pytest -q -p no:randomly --doctest-modules --doctest-glob='*.md' --doctest-continue-on-failure \
 		README.md docs src/celeriac
+
+structure: .venv/.installed ## print the files on a task's road, lines per package and adapter, and fan-in
+	$(BIN)/python tools/structure.py
 
 clean: ## remove what was generated
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,7 +1,8 @@
-"""Environments of their own, for peers that do not allow the client library that the others want.
+"""Separate environments, for contenders that cannot share one with the others, or that only `clients` needs.
 
-`python -m benchmarks.environments` makes those that are not there, in `.venv/peers/`. arq wants redis-py below 6, SAQ
-below 8, taskiq-redis 8: each is measured with what its authors allow. `stage` asks for the interpreter of a contender.
+`python -m benchmarks.environments` creates the missing ones in `.venv/peers/`. arq requires redis-py below 6, SAQ
+below 8, taskiq-redis 8: each is measured with a version that its authors allow. aiormq and AMQPStorm are client
+libraries (`benchmarks.clients`) that no task queue here uses. `stage` and `clients` ask for a contender's interpreter.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ __all__ = ["REQUIREMENTS", "interpreter", "main"]
 
 FOLDER = Path(__file__).resolve().parent.parent / ".venv" / "peers"
 REQUIREMENTS = {
+    "aiormq_client": ("aiormq>=6.8", "uvloop>=0.19"),
+    "amqpstorm_client": ("amqpstorm>=2.11",),
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
-    # It needs typing-extensions, too, and does not say so.
+    # It needs typing-extensions too, and does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
 }
 """By contender: what pip installs for it."""
 
 
 def interpreter(contender: str) -> str:
-    """Return the Python that runs a contender: its own, if it has one."""
+    """Return the Python that runs a contender: that of its own environment, if there is one."""
     own = FOLDER / contender / "bin" / "python"
     return str(own) if contender in REQUIREMENTS and own.exists() else sys.executable
 
 
 def main() -> int:
-    """Make what is missing."""
+    """Create the missing environments, and install what each requires."""
     for contender, requirements in REQUIREMENTS.items():
         folder = FOLDER / contender
         python = folder / "bin" / "python"

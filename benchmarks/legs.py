@@ -1,7 +1,7 @@
-"""The legs of the road, and the functions that belong to each: how py-spy's stacks become microseconds per leg.
+"""The legs of a task's path, and the functions of each leg: py-spy's stacks are summed by leg.
 
-A stack belongs to the leg of its innermost function that is named here. What is renamed in the package shows up as "the
-rest": a leg that is gone from the table is one to be named anew.
+A stack belongs to the leg of its innermost function that is named here; a stack without one counts as "the rest". A
+name here must follow its function when that is renamed or moved: a test checks it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 __all__ = ["CHILD_LEGS", "PRODUCER_LEGS", "REST", "SUPERVISOR_LEGS", "WAITING", "Legs", "leg_of"]
 
 Legs = Mapping[str, Sequence[str]]
-"""By leg: "function file", or "file" for all of a file's; a file by the end of its path."""
+"""By leg: "function file", or "file" for all functions of a file. A file is named by the end of its path."""
 
 REST = "the event loop, and the rest"
-WAITING = "waiting"  # no leg: py-spy takes it for work
+WAITING = "waiting"  # not a leg: py-spy counts it as work
 
 PRODUCER_LEGS: Legs = {
     "check the arguments": ("arguments.py",),
-    "make the message: id, body, options": ("draft.py", "message.py", "clock.py", "serialization.py"),
+    "make the message: id, body, options": ("message_template.py", "message.py", "clock.py", "serialization.py"),
     "encode the message": ("brokers/redis/envelope.py",),
     "write to the socket": ("exchange connection.py",),
     "wait for Redis, read": ("_read connection.py",),
@@ -32,7 +32,7 @@ SUPERVISOR_LEGS: Legs = {
     "receive: decode messages": ("_take lease.py", "receive lease.py", "decode envelope.py", "_turned lease.py"),
     "check": ("worker/receiver.py", "rates.py"),
     "to the children: choose, frame, write": (
-        "dispatch process_pool.py", "_suspects process_pool.py", "run child_handle.py", "frame frames.py",
+        "dispatch process_pool.py", "worker/pools/assignment.py", "run child_handle.py", "frame frames.py",
         "_write child_handle.py", "_permit child_handle.py", "_limited child_handle.py",
     ),
     "from the children: read, parse": (
@@ -41,7 +41,7 @@ SUPERVISOR_LEGS: Legs = {
     ),
     "decide": ("worker/decide.py",),
     "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/envelope.py"),
-    "settle: books": ("worker/settler.py", "worker/statistics.py"),
+    "settle: bookkeeping": ("worker/settler.py", "worker/statistics.py"),
 }  # fmt: skip
 
 CHILD_LEGS: Legs = {
@@ -55,7 +55,7 @@ CHILD_LEGS: Legs = {
 
 
 def leg_of(frames: Sequence[str], legs: Legs) -> str:
-    """Return the leg of a stack, whose frames stand with the innermost last.
+    """Return the leg of a stack, whose innermost frame is the last.
 
     >>> leg_of(["ChildHandle.run (worker/pools/child_handle.py:64)", "frame (worker/pools/frames.py:76)"],
     ...        SUPERVISOR_LEGS)
@@ -66,7 +66,7 @@ def leg_of(frames: Sequence[str], legs: Legs) -> str:
     for frame in reversed(frames):
         name_of, _, place_of = frame.rstrip(")").partition(" (")
         function, file = name_of.rpartition(".")[2], place_of.partition(":")[0]
-        for named in (True, False):  # a function's own entry goes before its file's
+        for named in (True, False):  # the entry of a function takes precedence over that of its file
             for leg, places in legs.items():
                 for name, _, end in (place.rpartition(" ") for place in places):
                     if bool(name) is named and file.endswith(end) and name in ("", function):

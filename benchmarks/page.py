@@ -1,7 +1,7 @@
 """`python -m benchmarks.page FIGURES.json`: put a run's figures into `docs/performance.md`, and draw its plots.
 
-Goes in: what `python -m benchmarks redis rabbitmq --json FIGURES.json` has written, or with one of the two. Comes out,
-for each server that is in it: the part of the page between its two marks, and `docs/performance-SERVER.svg`.
+Reads the file that `python -m benchmarks redis rabbitmq --json FIGURES.json` has written (one of the two is enough).
+Writes, for each server in it, the part of the page between the server's marks, and `docs/performance-SERVER.svg`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run = json.loads(options.run.read_text(encoding="utf-8"))
     if run["quick"]:
-        parser.error(f"{options.run} is of a quick run: its figures only show that it runs")
+        parser.error(f"{options.run} has the figures of a quick run, which mean nothing: run without --quick")
     measured = [name for name, server in SERVERS.items() if server.reports(run["reports"])]
     if not measured:
         parser.error(f"{options.run} has no figures of {' or '.join(SERVERS)}")
@@ -38,27 +38,27 @@ def main(arguments: list[str] | None = None) -> int:
         plot = options.docs / f"performance-{name}.svg"
         page.write_text(insert(page.read_text(encoding="utf-8"), name, figures(run, name)), encoding="utf-8")
         draw(run["reports"], SERVERS[name], plot)
-        print(f"{page} and {plot} are of the run of {run['machine']['at']}.")
+        print(f"{page} and {plot} now show the run of {run['machine']['at']}.")
     return 0
 
 
 def marks(name: str) -> tuple[str, str]:
-    """Return what stands before and after a server's figures."""
+    """Return the lines before and after a server's figures."""
     return f"<!-- {name} figures: made by python -m benchmarks.page -->", f"<!-- end of {name} figures -->"
 
 
 def insert(page: str, name: str, text: str) -> str:
-    """Return the page with this text between a server's marks."""
+    """Return the page with this text between a server's marks. Raises `ValueError` if a mark is missing."""
     first, last = marks(name)
     before, begin, rest = page.partition(first)
     _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"The page has not both marks, {first!r} and {last!r}.")
+        raise ValueError(f"The page lacks one of the marks {first!r} and {last!r}: restore it.")
     return f"{before}{first}\n{text}\n{last}{after}"
 
 
 def figures(run: Mapping[str, Any], name: str) -> str:
-    """Return what stands between a server's marks: the machine, the table, the plot, the versions."""
+    """Return the text between a server's marks: the machine, the table, the plot, the versions."""
     machine, server = run["machine"], SERVERS[name]
     reports = server.reports(run["reports"])
     summary = summarise(reports, server)
@@ -68,7 +68,7 @@ def figures(run: Mapping[str, Any], name: str) -> str:
     python, cpu = machine["python"], machine["cpu"]
     return "\n".join([
         f"One run of `python -m benchmarks {name}` on {machine['at'][:10]}: {machine['cores']} cores ({cpu}), "
-        f"{machine['system']}, {python}, `{program}`. *Fastest*: the peer that is best in that row.",
+        f"{machine['system']}, {python}, `{program}`. *Fastest*: the best peer of the row.",
         "",
         _table(summary.columns, summary.rows),
         "",

@@ -1,6 +1,6 @@
 """The benchmarks on one server in one table: a row for each measure, a column for each contender.
 
-For the eye at the end of a run, and, from the JSON of a run, for the page (`page.py`).
+Printed at the end of a run, and put into the page from the JSON of a run (`page.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["SERVERS", "Measure", "Server", "Summary", "summarise"]
 
 @dataclass(frozen=True)
 class Measure:
-    """A benchmark's row: what it is called, and which of its figures is shown."""
+    """A benchmark's row: its title, and which of its figures is shown."""
 
     title: str
     figure: Callable[[Mapping[str, Any]], float]
@@ -25,14 +25,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Server:
-    """What is measured on one server: its program, and its benchmarks in the order of their rows."""
+    """The measures of one server: its program, and its benchmarks in the order of their rows."""
 
     title: str
     program: str
     measures: Mapping[str, Measure]
 
     def reports(self, reports: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return those reports (as `--json` writes them) that are of this server."""
+        """Return the reports of this server, as `--json` writes them."""
         return [report for report in reports if report["name"] in self.measures]
 
 
@@ -69,18 +69,18 @@ SERVERS: dict[str, Server] = {
 
 @dataclass
 class Summary:
-    """Columns and rows, as texts."""
+    """Columns and rows of text."""
 
     columns: Sequence[str] = ()
     rows: list[Sequence[str]] = field(default_factory=list)
 
 
 def summarise(reports: Sequence[Mapping[str, Any]], server: Server) -> Summary:
-    """Return the table of those reports (as `--json` writes them) that are of this server."""
+    """Return the table of this server's reports, as `--json` writes them."""
     mine = server.reports(reports)
     told_by_all = [told for report in mine for told in report["figures"].values() if not told.get("bound")]
     titles = list(dict.fromkeys(_title(told["title"]) for told in told_by_all))
-    summary = Summary(("", *titles, "held", "against the bar", ""))
+    summary = Summary(("", *titles, "result", "bar", ""))
     for report in mine:
         measure = server.measures[report["name"]]
         shown = {_title(told["title"]): number(measure.figure(told)) for told in report["figures"].values()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,8 +139,20 @@ def test_stacks_belong_to_legs() -> None:
 
     outer = "run (celeriac/worker/settler.py)"
     assert leg_of([outer, "decide (celeriac/worker/decide.py)"], SUPERVISOR_LEGS) == "decide"
-    assert leg_of([outer, "encode (somewhere.py)"], SUPERVISOR_LEGS) == "settle: books"
+    assert leg_of([outer, "encode (somewhere.py)"], SUPERVISOR_LEGS) == "settle: bookkeeping"
     assert leg_of(["encode (somewhere.py)"], SUPERVISOR_LEGS) == REST
+
+
+def test_legs_name_files_and_functions_that_exist() -> None:
+    from benchmarks.legs import CHILD_LEGS, PRODUCER_LEGS, SUPERVISOR_LEGS
+
+    folders = (ROOT / "src" / "celeriac", ROOT / "benchmarks" / "peers")
+    sources = {str(path): path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")}
+    for legs in (PRODUCER_LEGS, SUPERVISOR_LEGS, CHILD_LEGS):
+        for place in (place for places in legs.values() for place in places):
+            function, _, end = place.rpartition(" ")
+            found = [source for path, source in sources.items() if path.endswith(f"/{end}")]
+            assert any(f"def {function}" in source for source in found), f"benchmarks/legs.py: {place} is not there"
 
 
 def test_a_wrong_name_is_refused_with_the_right_ones() -> None:
@@ -195,3 +208,20 @@ def test_a_worker_on_rabbitmq_is_watched_from_outside(rabbitmq_installed: None, 
     drain, roundtrip = json.loads(found.read_text())["reports"]
     assert drain["figures"]["celeriac_rabbitmq"]["best"] > 0
     assert roundtrip["figures"]["celeriac_rabbitmq"]["median_ms"] > 0
+
+
+def test_client_libraries_on_redis_are_compared(redis_installed: None) -> None:
+    pytest.importorskip("redis", reason="the extra `bench` is not installed")
+    done = run("redis", "--count", "200", "--rounds", "1", module="benchmarks.clients")
+    assert done.returncode == 0, done.stderr
+    for client in ("redis-py, blocking", "redis-py, asyncio", "Celeriac, blocking", "Celeriac, asyncio"):
+        assert re.search(rf"^\| {client} \| [\d,]+ \(\d+ µs\) \| [\d,]+ \(\d+ µs\) \|$", done.stdout, re.MULTILINE)
+
+
+def test_client_libraries_on_rabbitmq_are_compared(rabbitmq_installed: None) -> None:
+    pytest.importorskip("pika", reason="the extra `bench` is not installed")
+    clients = "py_amqp,celeriac_amqp"
+    done = run("amqp", "--count", "50", "--rounds", "1", "--clients", clients, module="benchmarks.clients")
+    assert done.returncode == 0, done.stderr
+    for client in ("py-amqp", "Celeriac, blocking"):
+        assert re.search(rf"^\| {client} (\| [\d,.]+ \(\d+ µs\) ){{4}}\|$", done.stdout, re.MULTILINE)

@@ -45,7 +45,7 @@ class ArqOnRedis(AsyncRedisPeer):
     module = "arq"
     packages = ("arq", "redis", "hiredis", "uvloop")
     settings = (f"coroutines, {AT_ONCE} at a time, uvloop, polls every {POLL_SECONDS * 1000:g} ms; at least once; "
-                "seen: jobs not ended; enqueued concurrently for want of a bulk call")  # fmt: skip
+                "measured by jobs not ended; enqueued concurrently, as it has no bulk call")  # fmt: skip
     pace = 1_800
     _pool: ArqRedis
 

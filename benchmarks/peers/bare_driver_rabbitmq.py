@@ -58,7 +58,7 @@ class BareDriver(RabbitMQPeer):
     packages = ("pamqp",)
     settings = (
         f"no task queue: {len(BODY)} bytes, durable, by the driver that Celeriac uses, each confirmed; round trips "
-        "with a supervisor and a child that send back what they get: the bound of what is built so"
+        "with a supervisor and a child that return what they receive: the upper bound of such a design"
     )
     queue = CALLS
 

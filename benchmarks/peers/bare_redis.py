@@ -48,7 +48,7 @@ class BareRedis(RedisPeer):
     packages = ("hiredis",)
     settings = (
         f"no task queue: {len(BODY)} bytes by LPUSH, a socket and hiredis; round trips by BRPOP, with a supervisor and "
-        "a child that send back what they get: the bound of what is built so; far from steady"
+        "a child that return what they receive: the upper bound of such a design; varies widely"
     )
 
     def __init__(self) -> None:

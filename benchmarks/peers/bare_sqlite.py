@@ -16,7 +16,7 @@ class BareSQLite(Peer):
     title = "bare INSERT + commit"
     module = "sqlite3"
     packages = ()
-    settings = f"WAL, synchronous=normal, one table of {len(BODY)}-byte blobs: the bound of one commit per call"
+    settings = f"WAL, synchronous=normal, one table of {len(BODY)}-byte blobs: the upper bound of one commit per call"
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect(FOLDER / "bare.db", isolation_level=None)

@@ -10,7 +10,8 @@ class CeleriacRabbitMQ(CeleriacPeer, RabbitMQPeer):
     """As shipped."""
 
     packages = ("celeriac", "uvloop", "pamqp")
-    settings = "as shipped: durable messages, confirmed; at least once, acknowledged late; seen: messages not pushed"
+    settings = ("defaults: durable messages, confirmed; at least once, acknowledged late; measured by messages not "
+                "pushed")  # fmt: skip
     pace = 15_000
     queue = "default"
 

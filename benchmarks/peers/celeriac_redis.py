@@ -20,7 +20,7 @@ class CeleriacRedis(CeleriacPeer, RedisPeer):
     """As shipped."""
 
     packages = ("celeriac", "uvloop", "hiredis")
-    settings = "as shipped: children are processes; at least once, acknowledged late; seen: messages not settled"
+    settings = "defaults: children are processes; at least once, acknowledged late; measured by messages not settled"
     pace = 50_000
 
     def __init__(self, place: str, **settings: Any) -> None:

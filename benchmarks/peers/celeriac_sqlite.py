@@ -26,7 +26,7 @@ class CeleriacSQLite(Peer):
     title = "Celeriac"
     module = "celeriac"
     packages = ("celeriac", "uvloop")
-    settings = "as shipped: SQLite, WAL, synchronous=normal; at least once; results kept"
+    settings = "defaults: SQLite, WAL, synchronous=normal; at least once; results kept"
     _reader: Connection | None = None
 
     def send(self, count: int) -> None:

@@ -10,7 +10,7 @@ class CeleryRabbitMQ(CeleryPeer, RabbitMQPeer):
     """As the issue sets it."""
 
     packages = ("celery", "kombu", "amqp")
-    settings = f"{SETTINGS}; durable messages, confirmed (confirm_publish); seen: messages not pushed"
+    settings = f"{SETTINGS}; durable messages, confirmed (confirm_publish); measured by messages not pushed"
     pace = 1_500
     queue = "celery"
 

@@ -10,7 +10,7 @@ class CeleryRedis(CeleryPeer, RedisPeer):
     """As the issue sets it."""
 
     packages = ("celery", "kombu", "redis", "hiredis")
-    settings = f"{SETTINGS}; seen: messages not acknowledged"
+    settings = f"{SETTINGS}; measured by messages not acknowledged"
     pace = 1_000
 
     def __init__(self, place: str) -> None:

@@ -12,7 +12,7 @@ class DramatiqRabbitMQ(DramatiqPeer, RabbitMQPeer):
     """As the issue sets it."""
 
     packages = ("dramatiq", "pika")
-    settings = f"{SETTINGS}; durable messages, confirmed (confirm_delivery); seen: messages not pushed"
+    settings = f"{SETTINGS}; durable messages, confirmed (confirm_delivery); measured by messages not pushed"
     pace = 4_000
     queue = "default"
 

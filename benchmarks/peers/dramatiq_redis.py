@@ -19,7 +19,7 @@ class DramatiqRedis(DramatiqPeer, RedisPeer):
     """As the issue sets it."""
 
     packages = ("dramatiq", "redis", "hiredis")
-    settings = f"{SETTINGS}; seen: messages not acknowledged"
+    settings = f"{SETTINGS}; measured by messages not acknowledged"
     pace = 4_000
 
     def waiting(self) -> int:

@@ -31,8 +31,8 @@ class HueyOnRedis(RedisPeer):
     title = "Huey"
     module = "huey"
     packages = ("huey", "redis", "hiredis")
-    settings = ("processes, blocking pop, -n -C -q, notify_result for round trips; at most once; seen: messages not "
-                "taken; no bulk call")  # fmt: skip
+    settings = ("processes, blocking pop, -n -C -q, notify_result for round trips; at most once; measured by "
+                "messages not taken; no bulk call")  # fmt: skip
     pace = 5_000
 
     def one_by_one(self, arguments: Iterable[Any]) -> None:

@@ -32,7 +32,7 @@ class RQRedis(RedisPeer):
     title = "RQ"
     module = "rq"
     packages = ("rq", "redis", "hiredis")
-    settings = "SimpleWorkers, no time limits; seen: messages not taken; bulk: enqueue_many"
+    settings = "SimpleWorkers, no time limits; measured by messages not taken; bulk: enqueue_many"
     pace = 500
 
     def one_by_one(self, arguments: Iterable[Any]) -> None:

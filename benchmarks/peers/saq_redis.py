@@ -18,7 +18,7 @@ from benchmarks.peers.base import NONE, RESULTS
 from benchmarks.peers.redis_peer import URL, AsyncRedisPeer
 
 CONCURRENCY = 10  # its default; a hundred were measured to be no faster
-POLL_SECONDS = 0.001  # of who waits for a result
+POLL_SECONDS = 0.001  # between two polls for a result
 KEPT_SECONDS = -1 if RESULTS == NONE else 86400
 
 uvloop.install()
@@ -38,8 +38,8 @@ class SAQRedis(AsyncRedisPeer):
     title = "SAQ"
     module = "saq"
     packages = ("saq", "redis", "hiredis", "uvloop")
-    settings = (f"coroutines, {CONCURRENCY} at a time, uvloop; at least once; seen: jobs not ended; enqueued "
-                "concurrently for want of a bulk call")  # fmt: skip
+    settings = (f"coroutines, {CONCURRENCY} at a time, uvloop; at least once; measured by jobs not ended; "
+                "enqueued concurrently, as it has no bulk call")  # fmt: skip
     pace = 3_000
 
     async def asend(self, argument: Any) -> None:

@@ -15,7 +15,7 @@ from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
 from benchmarks.peers.base import NONE, RESULTS
 from benchmarks.peers.redis_peer import URL, AsyncRedisPeer
 
-POLL_SECONDS = 0.001  # of who waits for a result; it has no other way
+POLL_SECONDS = 0.001  # between two polls for a result; it has no other way to wait
 CONNECTIONS = 20
 
 broker = ListQueueBroker(URL, max_connection_pool_size=CONNECTIONS)
@@ -34,8 +34,8 @@ class TaskiqRedis(AsyncRedisPeer):
     title = "Taskiq"
     module = "taskiq"
     packages = ("taskiq", "taskiq-redis", "redis", "hiredis", "uvloop")
-    settings = (f"list broker, --no-parse, uvloop; who waits polls every {POLL_SECONDS * 1000:g} ms; at most once; "
-                "seen: messages not taken; sent concurrently for want of a bulk call")  # fmt: skip
+    settings = (f"list broker, --no-parse, uvloop; callers poll every {POLL_SECONDS * 1000:g} ms; at most once; "
+                "measured by messages not taken; sent concurrently, as it has no bulk call")  # fmt: skip
     pace = 5_000
 
     async def open(self) -> None:
