@@ -5,8 +5,7 @@ BIN := .venv/bin
 .PHONY: help demo test test-fast soak chaos servers check bench docs structure clean
 
 help: ## list the targets
-	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | awk -F'	' '{printf "  make %-10s %s
-", $$1, $$2}'
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv: .venv/.installed ## make the virtual environment, with everything for development
 
