@@ -117,8 +117,8 @@ class Killer:
         if not self._deck:
             self._deck = [way for way, times in self.ways.items() for _ in range(times)]
             self.random.shuffle(self._deck)
-        if len(self._deck) % 4 == 0 and not patience.exact:
-            self.slowness = max(self.slowness, patience.slowness())
+        if len(self._deck) % 5 == 0 and not patience.exact:
+            self.slowness = max(self.slowness, patience.slowness(1))
         way = self._deck.pop()
         if way():
             self.counts[way.__name__] += 1
