@@ -181,7 +181,7 @@ def test_positional_only_arguments_are_checked(app: Celeriac) -> None:
         arguments.check((), {"x": 1})
 
 
-def test_arguments_are_not_checked_where_the_task_says_so(app: Celeriac) -> None:
+def test_arguments_are_not_checked_if_the_task_turns_that_off(app: Celeriac) -> None:
     task = task_of(app, lambda x: x, typing=False)
     assert task.delay(1, 2, 3).id
 

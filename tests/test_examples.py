@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.environment import without_settings
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -50,9 +52,9 @@ def test_an_example_runs_with_the_command_that_it_tells(name: str) -> None:
     docstring = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
     python, script = docstring.splitlines()[-1].split()
     assert (python, script) == ("python", f"examples/{name}.py")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("CELERIAC_")}
-    done = subprocess.run([sys.executable, script], cwd=ROOT, env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
-                          timeout=50, capture_output=True, text=True, check=False)  # fmt: skip
+    environment = {**without_settings(), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env=environment,
+                          timeout=PATIENCE, capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTED[name], done.stdout.strip()), done.stdout + done.stderr
     assert set(EXAMPLES.iterdir()) == before, "it left something behind"

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +21,6 @@ from pamqp import commands
 
 from celeriac import Celeriac
 from celeriac.backends.amqp import RpcBackend
-from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.topology import DIGITS, AmqpTopology
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.operations import QueueServerOperations
@@ -38,43 +36,10 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Broker, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
-from tests.rabbitmq_server import RabbitServer, die, running_rabbit
+from tests.patience import eventually, in_time
+from tests.rabbitmq_server import Place, RabbitServer, a_place, die, running_rabbit
 
-BACK_SECONDS = 45.0  # for a killed server to start again, on a busy machine
-
-
-@dataclass
-class Place:
-    """A vhost."""
-
-    rabbit: RabbitServer
-    vhost: str
-    servers: list[Server]
-
-    @property
-    def url(self) -> str:
-        return self.rabbit.url(self.vhost)
-
-    def server(self, url: str = "", **options: Any) -> Server:
-        made = Server(url or self.url, **options)
-        self.servers.append(made)
-        return made
-
-    def broker(self, url: str = "", **options: Any) -> AmqpBroker:
-        return AmqpBroker(self.server(url, **options), Clock())
-
-
-def _place(rabbit: RabbitServer) -> Iterator[Place]:
-    made = Place(rabbit, rabbit.vhost(), [])
-    yield made
-    for server in made.servers:
-        server.close()
-    rabbit.drop(made.vhost)
-
-
-@pytest.fixture
-def place(rabbit: RabbitServer) -> Iterator[Place]:
-    yield from _place(rabbit)
+TIMEOUT = 3.0  # seconds; more than a server needs that answers
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +51,8 @@ def frail_rabbit() -> Iterator[RabbitServer]:
 
 @pytest.fixture
 def frail(frail_rabbit: RabbitServer) -> Iterator[Place]:
-    yield from _place(frail_rabbit)
+    with a_place(frail_rabbit) as made:
+        yield made
 
 
 async def lease_on(broker: Broker, seconds: float = 15.0) -> QueueServerLease:
@@ -97,9 +63,8 @@ async def lease_on(broker: Broker, seconds: float = 15.0) -> QueueServerLease:
 
 async def consuming(lease: QueueServerLease) -> None:
     """Wait until the server has confirmed the lease's consumers."""
+    await eventually(lambda: any(consumer.tag for consumer in lease._consumers), "a consumer")
     async with asyncio.timeout(PROMPTLY):
-        while not any(consumer.tag for consumer in lease._consumers):
-            await asyncio.sleep(0.01)
         for consumer in list(lease._consumers):
             await consumer.begun()
 
@@ -129,7 +94,7 @@ def test_an_unreachable_server_is_reported_at_once(place: Place) -> None:
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable, match="cannot be reached"):
         place.broker(f"amqp://127.0.0.1:{port}").publish([message()])
-    assert time.monotonic() - started < PROMPTLY
+    assert in_time(time.monotonic() - started, 1)
 
 
 def test_a_server_that_does_not_answer_is_reported_within_the_time_out(place: Place) -> None:
@@ -139,7 +104,7 @@ def test_a_server_that_does_not_answer_is_reported_within_the_time_out(place: Pl
         for _ in range(2):
             with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.3 s"):
                 broker.publish([message()])
-        assert time.monotonic() - started < PROMPTLY
+        assert in_time(time.monotonic() - started, 2)
 
 
 async def test_the_next_host_is_tried_when_one_does_not_answer(place: Place) -> None:
@@ -269,9 +234,8 @@ async def test_receiving_declares_a_deleted_queue_again(
     waiting = asyncio.ensure_future(receive(lease, wait=LONG))
     await consuming(lease)
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
+    await eventually(lambda: "has cancelled the consumer default#1" in caplog.text, "the end of the consumer")
     async with asyncio.timeout(PROMPTLY):
-        while "has ended the consumer default#1" not in caplog.text:
-            await asyncio.sleep(0.01)
         await place.broker().apublish([message(id="x")])
         assert ids(await waiting) == ["x"]
 
@@ -357,7 +321,7 @@ async def test_messages_that_are_being_returned_when_the_lease_ends_are_returned
     async with asyncio.timeout(PROMPTLY):
         await sending.wait()  # pushed to the lease, and not received
     ending = asyncio.create_task(lease.end())
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # lets the end begin
     go.set()
     await ending
     (counts,) = await broker.operations().queues()
@@ -400,12 +364,21 @@ async def test_messages_that_a_lease_returns_at_its_end_are_marked_for_they_may_
     broker.publish([message(id="m")])
     lease = await lease_on(broker)
     delivery = await one(lease)
+    stored = asyncio.Event()
+
+    async def slow(*_: Any) -> None:
+        """Answer as a slow server, after the outcome was stored."""
+        stored.set()
+        await asyncio.sleep(LONG)
+
     with monkeypatch.context() as patched:
-        patched.setattr(broker.sender, "send", lambda *_: asyncio.sleep(LONG))  # a slow server
+        patched.setattr(broker.sender, "send", slow)
         again = Settlement(delivery=delivery, action=Action.RETURN, message=message(id="m", attempt=2))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await lease.settle([again])
+        settling = asyncio.ensure_future(lease.settle([again]))
+        await stored.wait()
+        settling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await settling
     await lease.end()
     assert (await one(await lease_on(broker))).again
 
@@ -428,7 +401,7 @@ async def test_losing_the_connection_while_a_lease_ends_is_an_error(place: Place
 async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frail: Place) -> None:
     broker = frail.broker()
     backend = RpcBackend(frail.server(), Clock())
-    broker.publish([message(id="ready"), message(id="later", due_at=time.time() + 2.0)])
+    broker.publish([message(id="ready"), message(id="later", due_at=time.time() + 8.0)])
     lease = await lease_on(broker)
     news = await broker.listen("news")
     heard = asyncio.ensure_future(anext(news))
@@ -443,7 +416,7 @@ async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frai
         await broker.apublish([message()])
     await asyncio.to_thread(frail.rabbit.start)
     got: set[str] = set()
-    async with asyncio.timeout(BACK_SECONDS):
+    async with asyncio.timeout(PROMPTLY):
         while len(got) < 2:
             with suppress(LeaseLost, BrokerUnavailable):
                 lease = await lease_on(broker)
@@ -460,7 +433,7 @@ async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frai
 
 
 async def test_a_server_that_accepts_no_messages_is_reported(frail: Place) -> None:
-    broker = frail.broker(timeout=1.0)
+    broker = frail.broker(timeout=TIMEOUT)
     broker.publish([message()])
     lease = await lease_on(broker)
     delivery = await one(lease)
@@ -479,9 +452,9 @@ async def test_a_server_that_accepts_no_messages_is_reported(frail: Place) -> No
 
 
 async def test_a_worker_starts_and_keeps_its_running_tasks_while_the_server_accepts_no_messages(frail: Place) -> None:
-    broker = frail.broker(timeout=1.0)
+    broker = frail.broker(timeout=TIMEOUT)
     broker.publish([message(id=name) for name in ("a", "b", "c")])
-    first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=1.0))
+    first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=TIMEOUT))
     assert ids(await receive(first, 1, 0)) == ["a"]
     running = await one(standing)
     frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
@@ -490,13 +463,13 @@ async def test_a_worker_starts_and_keeps_its_running_tasks_while_the_server_acce
             broker.publish([message()])
         await die(first)  # its messages are counted, and so sent again
         waiting = asyncio.ensure_future(receive(standing, wait=LONG))
-        late = await lease_on(frail.broker(timeout=1.0))
-        assert await frail.broker(timeout=1.0).operations().purge("other") == 0
-        await asyncio.sleep(2.5)  # longer than the time-out
+        late = await lease_on(frail.broker(timeout=TIMEOUT))
+        assert await frail.broker(timeout=TIMEOUT).operations().purge("other") == 0
+        await asyncio.sleep(TIMEOUT + 0.5)  # longer than the time-out
         await standing.renew()
     finally:
         frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(PROMPTLY):
         got = await waiting
         while "a" not in ids(got):
             got += await receive(standing, wait=1.0)
@@ -508,11 +481,13 @@ async def test_a_worker_starts_and_keeps_its_running_tasks_while_the_server_acce
 async def test_a_task_beyond_the_consumer_timeout_ends_the_lease_and_the_log_says_why(
     frail: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
+    frail.rabbit.control("eval", "application:set_env(rabbit, consumer_timeout, 3000).")
     broker = frail.broker()
     broker.publish([message()])
     lease = await lease_on(broker)
+    frail.rabbit.control("eval", "application:unset_env(rabbit, consumer_timeout).")
     await one(lease)
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(PROMPTLY):
         with pytest.raises(LeaseLost):
             assert await receive(lease, wait=LONG) == []
     assert "Raise it in rabbitmq.conf: consumer_timeout" in caplog.text
@@ -524,7 +499,7 @@ async def test_a_lease_is_lost_when_a_frozen_server_misses_its_heartbeats(frail:
     assert await receive(lease) == []
     frail.rabbit.send(signal.SIGSTOP)
     try:
-        async with asyncio.timeout(PROMPTLY * 2):
+        async with asyncio.timeout(PROMPTLY):
             with pytest.raises(LeaseLost):
                 await receive(lease, wait=LONG)
     finally:
@@ -534,7 +509,7 @@ async def test_a_lease_is_lost_when_a_frozen_server_misses_its_heartbeats(frail:
 async def test_subscribing_and_inspecting_fail_in_time_when_the_server_goes_away_or_freezes(
     frail: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = frail.broker(timeout=0.5)
+    broker = frail.broker(timeout=TIMEOUT)
     await broker.server.learn()
     opened = broker.server.open
 
@@ -548,16 +523,16 @@ async def test_subscribing_and_inspecting_fail_in_time_when_the_server_goes_away
         frail.rabbit.send(signal.SIGSTOP)
         return connection
 
-    for what, why in ((lost, "cannot be reached"), (frozen, r"did not answer within 0\.5 s")):
+    for what, why in ((lost, "cannot be reached"), (frozen, "did not answer within 3 s")):
         monkeypatch.setattr(broker.server, "open", what)
         for work in (broker.listen("news"), broker.operations().purge("default")):
             started = time.monotonic()
             try:
                 with pytest.raises(BrokerUnavailable, match=why):
-                    await asyncio.wait_for(work, LONG)
+                    await asyncio.wait_for(work, PROMPTLY)
             finally:
                 frail.rabbit.send(signal.SIGCONT)
-            assert time.monotonic() - started < PROMPTLY
+            assert in_time(time.monotonic() - started, TIMEOUT + 1)
 
 
 # --- Counting -----------------------------------------------------------------------------------------
@@ -666,7 +641,7 @@ async def test_messages_that_a_worker_does_not_receive_go_back_to_others(place: 
     broker = place.broker()
     hoarder, other = await lease_on(broker), await lease_on(broker)
     waiting = asyncio.ensure_future(receive(hoarder, 5, wait=LONG))
-    await asyncio.sleep(0.2)
+    await consuming(hoarder)
     broker.publish([message(id=name) for name in "abc"])
     mine = await waiting  # it leaves what else was pushed to it
     rest: list[str] = []
@@ -823,7 +798,7 @@ async def test_delayed_messages_come_when_they_are_due_and_none_waits_behind_ano
     broker.publish([message(id=id, due_at=at) for id, at in due.items()])
     lease = await lease_on(broker)
     late: list[float] = []
-    async with asyncio.timeout(LONG):
+    async with asyncio.timeout(PROMPTLY):
         while len(late) < len(due):
             got = await receive(lease, 100, wait=LONG)
             late += [time.time() - due[item.message.id] for item in got if item.message.id in due]
@@ -831,7 +806,7 @@ async def test_delayed_messages_come_when_they_are_due_and_none_waits_behind_ano
     late.sort()
     print(f"late: median {late[200]:.3f}, p99 {late[396]:.3f}, at most {late[-1]:.3f}; at least {late[0]:.3f}")
     assert late[0] > -0.5
-    assert late[396] < 1.0
+    assert in_time(late[396], 1.0)
 
 
 async def test_a_returned_message_waits_for_its_time(place: Place) -> None:
@@ -839,7 +814,7 @@ async def test_a_returned_message_waits_for_its_time(place: Place) -> None:
     broker.publish([message()])
     lease = await lease_on(broker)
     delivery = await one(lease)
-    again = message(id=delivery.message.id, due_at=time.time() + 0.5, attempt=2)
+    again = message(id=delivery.message.id, due_at=time.time() + 3.0, attempt=2)
     assert await lease.settle([Settlement(delivery=delivery, action=Action.RETURN, message=again)]) == [True]
     assert await receive(lease) == []
     assert [item.message.attempt for item in await receive(lease, wait=LONG)] == [2]

@@ -40,11 +40,12 @@ from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
-from tests.promises.harness import wait_for
+from tests.patience import eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
 from tests.test_brokers import redis_ as redis_ports
 
-TIMEOUT = 1.0
+TIMEOUT = 2.0  # seconds; more than a server needs that answers
+WAITERS = "celeriac:{default}:waiters:p"  # the set of those who wait for plain tasks
 
 
 def broker_on(redis: RedisServer, timeout: float = 10.0, result_expires: float | None = 60.0) -> RedisBroker:
@@ -190,12 +191,12 @@ async def test_a_waiting_coroutine_is_woken_although_all_connections_were_killed
     waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
     result = asyncio.ensure_future(backend_of(broker).afetch(["x"], wait=LONG))
     news = await broker.listen("news")
-    await asyncio.sleep(0.1)
+    await eventually(lambda: redis.ask("SCARD", WAITERS) and len(redis.ask("PUBSUB", "CHANNELS")) >= 3, "all three")
     redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     sent = message(id="x")
     broker.publish([sent])
-    async with asyncio.timeout(PROMPTLY * 2):
+    async with asyncio.timeout(PROMPTLY):
         assert ids(await waiting) == ["x"]
         await backend_of(broker).store([success(sent)])
         assert list(await result) == ["x"]
@@ -214,7 +215,7 @@ def test_a_waiting_thread_is_woken_although_its_connection_was_killed(redis: Red
     wait_for(lambda: redis.ask("PUBSUB", "CHANNELS"), "the subscription")
     redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
     asyncio.run(backend.store([success(message(id="x"))]))
-    thread.join(PROMPTLY * 2)
+    thread.join(PROMPTLY)
     assert [list(item) for item in found] == [["x"]]
 
 
@@ -229,9 +230,7 @@ async def test_a_listener_that_starts_while_another_connects_receives_each_paylo
     assert redis.ask("PUBSUB", "NUMSUB", "a", "b") == [b"a", 1, b"b", 1]
     for channel in ("a", "b"):
         redis.ask("PUBLISH", channel, channel)
-    async with asyncio.timeout(PROMPTLY):
-        while len(heard) < 2:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: len(heard) >= 2, "both messages")
     assert heard == [b"a", b"b"]
 
 
@@ -263,9 +262,8 @@ async def test_the_end_of_a_task_with_an_unusual_id_is_published(broker: RedisBr
     waits = [asyncio.ensure_future(wait) for wait in (thread, backend.afetch([usual], wait=LONG))]
     waits += [asyncio.ensure_future(backend.afetch([id], wait=LONG)) for id in strange]
     question = ("PUBSUB", "NUMSUB", *[f"celeriac:done:{channel}" for channel in channels])
+    await eventually(lambda: sum(broker.server.do(question)[1::2]) > len(channels), "both ways of listening")
     async with asyncio.timeout(PROMPTLY):
-        while sum(broker.server.do(question)[1::2]) <= len(channels):
-            await asyncio.sleep(0.01)
         await backend.store([Outcome(id=id, task="t", state="SUCCESS") for id in [*strange, usual]])
         assert [list(await wait) for wait in waits] == [[usual], [usual], *([id] for id in strange)]
 
@@ -294,31 +292,33 @@ def test_waiting_for_many_tasks_does_not_fetch_all_others_whenever_one_ends(
     backend, many = backend_of(broker), new_ids(1000)
     thread = threading.Thread(target=way, args=(backend, many))
     redis.ask("CONFIG", "RESETSTAT")
+    begun = time.monotonic()
     thread.start()
     for id in many:
         asyncio.run(backend.store([Outcome(id=id, task="t", state="SUCCESS")]))
-    thread.join(LONG)
+    thread.join(PROMPTLY)
     assert not thread.is_alive()
+    took = time.monotonic() - begun
     stats = dict(line.split(":") for line in redis.ask("INFO", "stats").decode().splitlines() if ":" in line)
     asked = int(stats["keyspace_misses"]) / len(many)
     print(f"each key was asked for {asked:.0f} times before it was there")
-    assert asked < 25
+    assert asked < 15 + took / 0.1  # for a tenth of a second it gathers what has ended
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
 def test_a_fetch_from_a_frozen_server_takes_one_timeout(redis: RedisServer, begun: bool) -> None:
-    broker = broker_on(redis, timeout=2.0)
+    broker = broker_on(redis, timeout=8.0)
     backend = backend_of(broker)
     if begun:
         assert backend.fetch(["x"], wait=0.01) == {}
     redis.send(signal.SIGSTOP)
     started = time.monotonic()
     try:
-        with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
+        with pytest.raises(BrokerUnavailable, match="did not answer within 8 s"):
             backend.fetch(["x"], wait=0.2)
     finally:
         redis.send(signal.SIGCONT)
-    assert time.monotonic() - started < 3.5
+    assert time.monotonic() - started < 16  # and not for two
     broker.close()
 
 
@@ -359,7 +359,7 @@ async def test_a_settlement_that_is_repeated_after_its_reply_was_lost_succeeds(
 
 
 async def test_a_cancelled_request_that_arrives_late_delivers_nothing(redis: RedisServer) -> None:
-    broker = broker_on(redis, timeout=0.3)
+    broker = broker_on(redis, TIMEOUT)
     lease = await lease_on(broker)
     broker.publish([message()])
     redis.send(signal.SIGSTOP)
@@ -383,12 +383,9 @@ async def test_a_cancelled_request_that_arrives_late_delivers_nothing(redis: Red
 async def test_one_waiting_worker_is_woken_for_each_message(redis: RedisServer, broker: RedisBroker) -> None:
     leases = [await lease_on(broker) for _ in range(10)]
     waits = [asyncio.ensure_future(receive(lease, 1, wait=LONG)) for lease in leases]
-    while waiting_leases(redis) < 10:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: waiting_leases(redis) == 10, "ten waiting leases")
     broker.publish([message() for _ in range(3)])
-    async with asyncio.timeout(PROMPTLY):
-        while sum(wait.done() for wait in waits) < 3:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: sum(wait.done() for wait in waits) >= 3, "the end of three waits")
     assert waiting_leases(redis) == 7
     for wait in waits:
         wait.cancel()
@@ -545,9 +542,7 @@ async def waiting(
     """Begin to receive; return when the lease waits on the server."""
     before = waiting_leases(redis)
     receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
-    async with asyncio.timeout(PROMPTLY):
-        while waiting_leases(redis) == before:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: waiting_leases(redis) != before, "another waiting lease")
     return receiving
 
 
@@ -785,7 +780,7 @@ def test_calls_fail_promptly_while_the_server_is_down(own_redis: RedisServer) ->
             broker.publish([message()])
         with pytest.raises(BrokerUnavailable):
             asyncio.run(broker.apublish([message()]))
-        assert time.monotonic() - started < TIMEOUT * 2 + PROMPTLY
+        assert in_time(time.monotonic() - started, TIMEOUT)
     own_redis.start()
     broker.publish([message()])
     assert own_redis.ask("HLEN", "celeriac:{default}:messages") == 2  # with its data
@@ -799,10 +794,12 @@ def test_calls_to_a_frozen_server_fail_after_the_publish_timeout(redis: RedisSer
     try:
         for _ in range(2):
             started = time.monotonic()
-            with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+            with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
                 broker.publish([message()])
-            assert TIMEOUT * 0.9 < time.monotonic() - started < TIMEOUT + PROMPTLY
-        with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+            took = time.monotonic() - started
+            assert took > TIMEOUT * 0.9
+            assert in_time(took, TIMEOUT + 1)
+        with pytest.raises(BrokerUnavailable, match="did not answer within 2 s"):
             asyncio.run(broker.apublish([message()]))
     finally:
         redis.send(signal.SIGCONT)
@@ -825,7 +822,7 @@ def test_all_coroutines_that_wait_for_a_frozen_server_fail_together(
         errors = asyncio.run(many())
     finally:
         redis.send(signal.SIGCONT)
-    assert time.monotonic() - started < TIMEOUT + PROMPTLY
+    assert time.monotonic() - started < TIMEOUT * 5  # and not one after the other
     assert {type(error) for error in errors} == {BrokerUnavailable}
     broker.close()
 
@@ -863,7 +860,8 @@ async def test_held_messages_pauses_and_revocations_survive_a_restart(own_redis:
     await broker.revoke(["r"], time.time() + 60)
     own_redis.kill()
     own_redis.start()
-    await asyncio.sleep(0.05)  # the loop was blocked; now it finds its connection closed
+    for _ in range(10):
+        await asyncio.sleep(0)  # the loop, which stood still, sees that its connection is gone
     assert await lease.settle([Settlement(delivery=held)]) == [True]
     await lease.renew()
     broker.publish([message("other", id="r")])
@@ -1052,14 +1050,14 @@ async def test_on_a_full_server_tasks_are_recorded_as_started_and_workflows_go_o
 
 
 async def test_only_names_of_queues_are_left_when_results_have_expired(redis: RedisServer) -> None:
-    broker = broker_on(redis, result_expires=0.2)
+    broker = broker_on(redis, result_expires=2.0)
     lease, dead = await lease_on(broker), await lease_on(broker, seconds=0.0)
     operations = broker.operations()
     broker.publish([message() for _ in range(30)])
     broker.publish([message("later", due_at=time.time() + 60), message("later", due_at=time.time() + 0.01)])
-    await broker.revoke(["r"], time.time() + 0.1)
+    await broker.revoke(["r"], time.time() + 1.0)
     await receive(dead, 3)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # lets one become due
     while deliveries := await lease.receive(["default", "later"], {PLAIN: 7}, 0.1):
         first = success(deliveries[0].message)
         buried = Settlement(delivery=deliveries[0], action=Action.BURY, reason="x", outcome=first)
@@ -1072,10 +1070,14 @@ async def test_only_names_of_queues_are_left_when_results_have_expired(redis: Re
     await operations.pause("default")
     await operations.resume("default")
     await lease.end()
-    await asyncio.sleep(0.3)
-    await (last := await lease_on(broker)).sweep()
-    await last.end()
-    assert keys(redis) == ["celeriac:queues", "celeriac:ready:p", "celeriac:soonest"]  # they hold only names of queues
+    left = ["celeriac:queues", "celeriac:ready:p", "celeriac:soonest"]  # they hold only names of queues
+    for _ in range(int(PROMPTLY)):
+        await (last := await lease_on(broker)).sweep()
+        await last.end()
+        if keys(redis) == left:
+            break
+        await asyncio.sleep(0.1)  # lets results expire
+    assert keys(redis) == left
     broker.close()
 
 

@@ -19,6 +19,7 @@ from celeriac.model.message import PLAIN
 from celeriac.ports.broker import Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import message, success
+from tests.patience import PATIENCE
 from tests.promises.harness import set_stage
 from tests.redis_server import RedisServer, running_redis
 
@@ -29,7 +30,7 @@ WAYS: dict[str, Callable[[RedisBroker], Any]] = {
 both_ways = pytest.mark.parametrize("way", WAYS)
 
 
-def broker_at(url: str, timeout: float = 5.0) -> RedisBroker:
+def broker_at(url: str, timeout: float = 30.0) -> RedisBroker:
     return RedisBroker(Server(url, timeout=timeout), Clock(), 60.0)
 
 
@@ -42,9 +43,9 @@ async def serves(url: str) -> None:
         await asyncio.to_thread(broker.publish, sent[:1])
         lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
         got = await lease.receive(["default"], {PLAIN: 9}, 1.0)
-        waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 9}, 5.0))  # subscribes
-        result = asyncio.ensure_future(asyncio.to_thread(backend.fetch, [sent[1].id], 5.0))  # subscribes, in a thread
-        await asyncio.sleep(0.1)
+        waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 9}, 60.0))  # subscribes
+        result = asyncio.ensure_future(asyncio.to_thread(backend.fetch, [sent[1].id], 60.0))  # subscribes, in a thread
+        await asyncio.sleep(0.1)  # lets both subscribe
         await broker.apublish(sent[1:])
         got += await waiting
         assert [delivery.message.id for delivery in got] == [one.id for one in sent]
@@ -179,7 +180,7 @@ def test_a_worker_works_over_tls_and_exits_if_it_cannot_trust_the_server(
         stage.ground.environment["CELERIAC_BROKER_URL"] = stage.app.conf.broker_url = url
         worker = stage.worker()
         results = [stage.send(lane, "returns", 1) for lane in ("plain", "coroutine")]
-        assert [result.get(timeout=30) for result in results] == [1, 1]
+        assert [result.get(timeout=PATIENCE) for result in results] == [1, 1]
         assert worker.stop() == 0
         stage.ground.environment["CELERIAC_BROKER_URL"] = f"{tls_redis.tls_url}?ssl_ca_certs={other_authority}"
         distrusting = stage.worker(ready=False)

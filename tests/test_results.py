@@ -19,6 +19,7 @@ from celeriac.model.serialization import dumps
 from celeriac.progress import track
 from celeriac.tasks.signature import Signature
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 from tests.worker_loop import working
 
 TIMEOUT = 20.0
@@ -472,4 +473,4 @@ def test_a_group_of_tasks_that_keep_no_results_ends(app: Celeriac) -> None:
 
 
 def test_a_group_can_be_called(add: Task[..., int], worker: None) -> None:
-    assert group(add.s(1, 1), add.s(2, 2))().get(timeout=10) == [2, 4]
+    assert group(add.s(1, 1), add.s(2, 2))().get(timeout=PATIENCE) == [2, 4]

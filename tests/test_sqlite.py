@@ -34,6 +34,7 @@ from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
 from tests.clock import FakeClock
 from tests.conformance.broker import BrokerConformance, Ports
+from tests.patience import PATIENCE, in_time
 from tests.test_brokers import sqlite as sqlite_ports
 
 PUBLISH = """
@@ -41,7 +42,7 @@ import sys
 from celeriac.brokers.sqlite import connect
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message, new_id
-broker = connect("sqlite:///" + sys.argv[1], clock=Clock(), timeout=20.0, result_expires=None)
+broker = connect("sqlite:///" + sys.argv[1], clock=Clock(), timeout=100.0, result_expires=None)
 for _ in range(int(sys.argv[2])):
     broker.publish([Message(id=new_id(), task="t")])
 broker.close()
@@ -68,7 +69,7 @@ def path(tmp_path: Path) -> Path:
 def open_broker(path: Path) -> Iterator[Callable[..., SQLiteBroker]]:
     opened = []
 
-    def open_one(timeout: float = 10.0, at: Path = path, **options: object) -> SQLiteBroker:
+    def open_one(timeout: float = 100.0, at: Path = path, **options: object) -> SQLiteBroker:
         opened.append(SQLiteBroker(Database(str(at), timeout=timeout, **options), Clock()))  # type: ignore[arg-type]
         return opened[-1]
 
@@ -295,7 +296,7 @@ def test_a_waiter_on_a_symbolic_link_is_woken_by_a_writer_on_its_target(tmp_path
     assert through.watch().path == database(str(path)).watch().path
     seen = through.watch().generation
     database(str(path)).write(lambda connection: connection.execute("DELETE FROM pauses"))
-    through.watch().wait(seen, 60.0)
+    through.watch().wait(seen, PATIENCE)
     assert through.watch().generation > seen
 
 
@@ -322,7 +323,7 @@ async def test_messages_published_after_the_file_was_deleted_are_in_the_file_tha
     brokers = [open_broker() for _ in range(3)]
     for broker in brokers:
         broker.publish([message() for _ in range(2)])
-    lease = await brokers[0].lease(WorkerInfo(name="w"), 15.0, 3)
+    lease = await brokers[0].lease(WorkerInfo(name="w"), 600.0, 3)
     remove(path)
     sent = [message() for _ in range(10)]
     brokers[1].publish(sent[:1])
@@ -334,14 +335,14 @@ async def test_messages_published_after_the_file_was_deleted_are_in_the_file_tha
     assert count(path) == 11
     assert caplog.text.count("while it was in use") == 3
     with pytest.raises(LeaseLost):
-        await lease.receive(["default"], {PLAIN: 99}, 30.0)
-    again = await brokers[0].lease(WorkerInfo(name="w"), 15.0, 3)
+        await lease.receive(["default"], {PLAIN: 99}, PATIENCE)
+    again = await brokers[0].lease(WorkerInfo(name="w"), 600.0, 3)
     received = await again.receive(["default"], {PLAIN: 99}, 0.0)
     assert {one.id for one in sent} < {delivery.message.id for delivery in received}
 
 
 async def test_a_lease_does_not_outlive_its_file(path: Path, open_broker: Open) -> None:
-    lease = await open_broker().lease(WorkerInfo(name="w"), 15.0, 3)
+    lease = await open_broker().lease(WorkerInfo(name="w"), 600.0, 3)
     delete_all(path)
     assert await lease.sweep() == []
     with pytest.raises(LeaseLost):
@@ -352,7 +353,7 @@ async def test_a_waiter_finds_the_result_in_the_file_that_replaced_the_first(pat
     here, there = open_broker(), open_broker()
     here.publish([message()])
     backend = SQLiteBackend(here.database, here.clock)
-    waiting = asyncio.create_task(backend.afetch(["x"], wait=30.0))
+    waiting = asyncio.create_task(backend.afetch(["x"], wait=PATIENCE))
     while not here.database.watch().busy:
         await asyncio.sleep(0)
     delete_all(path)
@@ -369,7 +370,7 @@ async def test_a_listener_receives_broadcasts_from_the_file_that_replaced_the_fi
     heard = await here.listen("c")
     delete_all(path)
     await there.broadcast("c", [b"4"])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         assert await anext(heard) == b"4"
 
 
@@ -439,7 +440,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, open_broker: Open) ->
 
 def test_processes_may_create_the_file_at_the_same_time(path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", PUBLISH, str(path), "20"]) for _ in range(4)]
-    assert [process.wait(50) for process in processes] == [0] * 4
+    assert [process.wait(PATIENCE) for process in processes] == [0] * 4
     assert count(path) == 80
 
 
@@ -538,10 +539,10 @@ def test_a_loop_that_was_closed_with_a_waiter_does_not_swallow_events_of_the_nex
 
 
 async def test_a_worker_sees_what_another_process_publishes(path: Path, open_broker: Open) -> None:
-    lease = await open_broker().lease(WorkerInfo(name="w"), 15.0, 3)
+    lease = await open_broker().lease(WorkerInfo(name="w"), 600.0, 3)
     process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(path), "1"])
-    got = await lease.receive(["default"], {PLAIN: 1}, 30.0)
-    assert process.wait(30) == 0
+    got = await lease.receive(["default"], {PLAIN: 1}, PATIENCE)
+    assert process.wait(PATIENCE) == 0
     assert len(got) == 1
 
 
@@ -584,7 +585,7 @@ def test_publishing_to_a_locked_database_fails_within_the_time_out(open_broker: 
         started = time.monotonic()
         with pytest.raises(BrokerUnavailable, match="locked"):
             broker.publish([message()])
-        assert time.monotonic() - started < 5
+        assert in_time(time.monotonic() - started, 0.5)
 
 
 @pytest.mark.usefixtures("locked")
@@ -594,7 +595,7 @@ async def test_publishing_to_a_locked_database_lets_the_loop_run_and_fails(open_
 
 
 def test_publishing_waits_until_a_lock_is_released(path: Path, open_broker: Open) -> None:
-    broker = open_broker(timeout=20.0)
+    broker = open_broker(timeout=PATIENCE)
     broker.publish([message()])
     holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
@@ -712,7 +713,7 @@ async def test_a_row_with_text_instead_of_bytes_becomes_a_dead_letter(open_broke
     broker = open_broker()
     broker.publish([message(), message()])
     broker.database.connection().execute("UPDATE ready SET message = 'text' WHERE seq = (SELECT min(seq) FROM ready)")
-    lease = await broker.lease(WorkerInfo(name="w"), 15.0, 3)
+    lease = await broker.lease(WorkerInfo(name="w"), 600.0, 3)
     assert len(await lease.receive(["default"], {PLAIN: 5}, 0.0)) == 1
     [letter] = await broker.operations().dead("default", 5)
     assert letter.message.body == b"text"
@@ -729,7 +730,7 @@ async def test_a_message_behind_thousands_of_fresh_messages_of_other_queues_is_r
     late = Message(id=new_id(), task="t", queue="mine")
     for one in (late, *urgent):
         broker.publish([one])
-    lease = await broker.lease(WorkerInfo(name="a"), 30.0, 3)
+    lease = await broker.lease(WorkerInfo(name="a"), 600.0, 3)
     mine = [*await lease.receive(["mine"], {PLAIN: 1}, 0.0), *await lease.receive(["mine"], {PLAIN: 9}, 5.0)]
     assert [delivery.message.id for delivery in mine] == [urgent[1].id, late.id]
     others = await lease.receive(["other"], {PLAIN: 3 * LINE_UP}, 0.0)
@@ -761,7 +762,7 @@ async def test_a_fresh_message_is_stored_once_in_whatever_state_it_is(open_broke
         return broker.database.read(_tables)
 
     assert publish() == {"ready": 3, "fresh": 1}
-    lease = await broker.lease(WorkerInfo(name="a"), 30.0, 3)
+    lease = await broker.lease(WorkerInfo(name="a"), 600.0, 3)
     for _ in range(2):  # first ready, then active
         await lease.receive(["default"], {PLAIN: 1}, 0.0)
         publish()

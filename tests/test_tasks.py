@@ -443,7 +443,7 @@ def test_a_result_that_is_ignored_is_not_kept_but_its_end_is(app: Celeriac) -> N
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_the_start_of_a_task_is_told_unless_its_result_is_ignored(app: Celeriac, ignored: bool) -> None:
+def test_the_start_of_a_task_is_recorded_unless_its_result_is_ignored(app: Celeriac, ignored: bool) -> None:
     told = []
     app.task(name="t")(lambda: 5)
     executor = Executor(app, "worker", lambda message, state, meta: told.append(state))
@@ -580,7 +580,7 @@ def test_how_another_task_has_ended_is_a_failure_of_the_one_that_asks(
     assert f"In {other.name}[" in str(result.traceback)
 
 
-def test_an_error_callback_that_raises_what_it_was_told_fails(app: Celeriac) -> None:
+def test_an_error_callback_that_raises_the_error_it_received_fails(app: Celeriac) -> None:
     ends = []
 
     @app.task
@@ -772,7 +772,7 @@ def test_with_task_eager_propagates_what_a_task_raises_is_raised_at_the_call(mak
         task.delay()
 
 
-def test_a_task_that_is_not_there_is_told_with_the_nearest(app: Celeriac) -> None:
+def test_an_unknown_task_is_an_error_that_names_the_nearest(app: Celeriac) -> None:
     app.task(name="shop.add")(lambda x: x)
     with pytest.raises(NotRegistered, match=r"Did you mean 'shop\.add'"):
         _ = app.tasks["shop.ad"]
@@ -783,7 +783,7 @@ def test_a_task_that_is_not_there_is_told_with_the_nearest(app: Celeriac) -> Non
 
 
 @pytest.mark.parametrize("decorate", [lambda app: app.task("shop.add"), lambda app: shared_task("shop.add")])  # type: ignore[call-overload]
-def test_a_name_that_is_given_as_the_function_is_told_its_keyword(app: Celeriac, decorate: Any) -> None:
+def test_a_name_passed_as_the_function_is_an_error_that_names_the_keyword(app: Celeriac, decorate: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"not 'shop\.add'\. .*\(name=…\)"):
         decorate(app)
 

@@ -295,7 +295,7 @@ def test_an_option_of_the_wrong_kind_is_refused(option: dict[str, Any]) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_call_that_says_when_in_a_way_nobody_can_know_is_refused(option: dict[str, Any]) -> None:
+def test_a_call_with_an_ambiguous_time_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         check_call(option)
 
@@ -325,7 +325,7 @@ def test_a_rate_that_is_none_is_refused(limit: Any) -> None:
         check_task({"rate_limit": limit})
 
 
-def test_headers_are_told_apart_from_arguments_they_travel_as_plain_data() -> None:
+def test_headers_are_not_arguments_and_travel_as_plain_data() -> None:
     assert check_call({"headers": {"a": (1, 2)}})["headers"] == {"a": [1, 2]}
     plain = {"a": [1, 2.5, None, True, {"b": "ü"}], "c": 2**63}
     assert check_call({"headers": plain})["headers"] == plain
@@ -436,7 +436,7 @@ def test_a_signal_is_sent_to_those_who_connected_for_its_sender() -> None:
     assert "1 receivers" in repr(signal)
 
 
-def test_a_receiver_cannot_end_the_process_that_sends_but_whoever_is_at_the_keyboard_can() -> None:
+def test_a_receiver_cannot_end_the_sending_process_but_ctrl_c_can() -> None:
     signal = Signal("s", "x")
     signal.connect(lambda sender, **more: sys.exit(more["x"]))
     signal.send(None, x=3)
@@ -449,7 +449,7 @@ def test_a_receiver_cannot_end_the_process_that_sends_but_whoever_is_at_the_keyb
         signal.send(None, x=3)
 
 
-def test_a_receiver_that_raises_is_logged_and_keeps_nobody_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_receiver_that_raises_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:
     signal, heard = Signal("s", "x"), []
 
     def broken(sender: Any, **more: Any) -> None:

@@ -24,11 +24,12 @@ from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
 from celeriac.ports.operations import Dead, WorkerInfo
 from tests.clock import FakeClock
+from tests.patience import FOR_EVER, PATIENCE
 
 LEASE_SECONDS = 15.0
 MAX_DELIVERIES = 3
-PROMPTLY = 5.0  # seconds; far below the waits that are cut short, and far above what a slow machine needs
-LONG = 30.0
+PROMPTLY = PATIENCE  # far below the waits that are cut short, and far above what a slow machine needs
+LONG = FOR_EVER
 
 
 @dataclass
