@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos servers check bench docs structure clean
+.PHONY: help demo test test-fast soak chaos servers check bench docs structure clean
 
 help: ## list the targets
-	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv: .venv/.installed ## make the virtual environment, with everything for development
 
@@ -20,8 +20,22 @@ demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one termi
 test: .venv/.installed servers ## run the tests
 	$(BIN)/python -m pytest -n 3
 
-chaos: .venv/.installed servers ## 100,000 tasks on each broker, while everything is killed at random
+SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py
+
+test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
+	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
+
+soak: .venv/.installed servers ## run the tests six times beside other work; a test that fails in one run fails here
+	@mkdir -p build/soak; yes > /dev/null & one=$$!; yes > /dev/null & two=$$!; \
+	trap 'kill $$one $$two' EXIT; trap 'exit 130' INT TERM HUP; failed=0; \
+	for run in 1 2 3 4 5 6; do \
+		$(BIN)/python -m pytest -n 3 > build/soak/$$run.log 2>&1 || { failed=1; grep -E '^(FAILED|ERROR)' build/soak/$$run.log; }; \
+		echo "run $$run: $$(tail -n 1 build/soak/$$run.log) (build/soak/$$run.log)"; \
+	done; exit $$failed
+
+chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is killed at random; and the promised times exactly
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
+	$(BIN)/python -m pytest -p no:randomly -s --chaos $(wildcard tests/promises/test_p[135789]_*.py)
 
 servers:
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \

@@ -4,22 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import Phase
 
 from celeriac import Celeriac
 from celeriac.tasks.shared import _apps, _shared
+from tests import patience
 from tests.clock import FakeClock
 from tests.promises.grounds import shared_servers
-from tests.rabbitmq_server import RabbitServer, running_rabbit
+from tests.promises.harness import Stage, set_stage
+from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="test_chaos.py at length: 100,000 tasks over two minutes")
     parser.addoption("--chaos-seed", type=int, help="test_chaos.py: kill as a run did that printed this seed")
+
+
+# Without `explain`, which for a failure of a random tree takes minutes to say where it might come from.
+hypothesis.settings.register_profile(
+    "celeriac", deadline=None, phases=[phase for phase in Phase if phase is not Phase.explain]
+)
+hypothesis.settings.load_profile("celeriac")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    patience.exact = config.getoption("--chaos")
+
+
+def pytest_sessionstart() -> None:
+    """Ignore no signal that the processes under test are to end at.
+
+    They inherit that. A shell that is not interactive has what it runs in the background ignore SIGINT and SIGQUIT;
+    `nohup` does so with SIGHUP.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_sessionfinish() -> None:
@@ -65,6 +93,28 @@ def rabbit() -> Iterator[RabbitServer]:
     """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
     with running_rabbit() as server:
         yield server
+
+
+@pytest.fixture
+def place(rabbit: RabbitServer) -> Iterator[Place]:
+    """A vhost of it."""
+    with a_place(rabbit) as made:
+        yield made
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """A folder for workers and what they run, on SQLite; those of `promises/` are on servers too."""
+    with set_stage(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A stage with a worker, for all tests of the module."""
+    with set_stage(tmp_path_factory.mktemp("shared")) as found:
+        found.worker("-c", "2")
+        yield found
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,23 @@ from urllib.parse import quote
 import pytest
 from pamqp import commands
 
-from celeriac.brokers.amqp.envelope import post, unpack
-from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.amqp import AmqpBroker
+from celeriac.brokers.amqp.topology import AmqpTopology
+from celeriac.brokers.amqp.transport import AmqpTransport, post
+from celeriac.brokers.queue_server.envelope import unpack
+from celeriac.brokers.queue_server.lease import QueueServerLease
+from celeriac.brokers.queue_server.sender import DELAYS
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
+from celeriac.model.clock import Clock
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
+from tests.patience import PATIENCE, wait_for
 
-__all__ = ["RabbitClock", "RabbitServer", "die", "running_rabbit"]
+__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "running_rabbit"]
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-START_SECONDS = 60.0
 USER = "rabbitmq"
 
 
@@ -49,7 +55,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 class RabbitServer:
-    """`rabbitmq-server`, that can be stopped, killed, frozen and started again; with a vhost for each who asks."""
+    """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         if not os.path.exists(PROGRAM):
@@ -98,7 +104,7 @@ class RabbitServer:
         """Start it, and wait until it takes connections."""
         (self.folder / "pid").unlink(missing_ok=True)
         self.process = self._run(PROGRAM)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError, http.client.HTTPException):
                 if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
@@ -120,7 +126,7 @@ class RabbitServer:
         if number != signal.SIGKILL:
             self.send(signal.SIGCONT)
         self.send(number)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
     def end(self) -> None:
         if self.process.poll() is None and (self.folder / "pid").exists():
@@ -131,7 +137,7 @@ class RabbitServer:
     # --- The management API ---------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=PATIENCE)
         try:
             secret = base64.b64encode(b"guest:guest").decode()
             headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/json"}
@@ -155,17 +161,14 @@ class RabbitServer:
 
     def cut_connections(self) -> None:
         """Close every connection that the server knows of; it learns of new ones within a second or so."""
-        deadline = time.monotonic() + START_SECONDS
-        while not (known := self.ask("GET", "/api/connections?columns=name")):
-            assert time.monotonic() < deadline, "the server knows of no connection"
-            time.sleep(0.1)
-        for connection in known:
+        path = "/api/connections?columns=name"
+        for connection in wait_for(lambda: self.ask("GET", path), "a connection that the server knows of"):
             self.ask("DELETE", f"/api/connections/{quote(connection['name'])}")
 
     def control(self, *command: str) -> None:
         """Run `rabbitmqctl`."""
         subprocess.run(["/usr/lib/rabbitmq/bin/rabbitmqctl", *command], cwd=self.folder, env=self._environment,
-                       check=True, capture_output=True, timeout=60, **self._account)  # fmt: skip
+                       check=True, capture_output=True, timeout=PATIENCE, **self._account)  # fmt: skip
 
     def url(self, vhost: str, credentials: str = "guest:guest") -> str:
         return f"amqp://{credentials}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
@@ -183,6 +186,39 @@ def running_rabbit(**settings: str) -> Iterator[RabbitServer]:
             server.end()
 
 
+@dataclass
+class Place:
+    """A vhost of a server, and ways to it for one test."""
+
+    rabbit: RabbitServer
+    vhost: str
+    servers: list[Server]
+
+    @property
+    def url(self) -> str:
+        return self.rabbit.url(self.vhost)
+
+    def server(self, url: str = "", **options: Any) -> Server:
+        made = Server(url or self.url, **options)
+        self.servers.append(made)
+        return made
+
+    def broker(self, url: str = "", **options: Any) -> AmqpBroker:
+        return AmqpBroker(self.server(url, **options), Clock())
+
+
+@contextmanager
+def a_place(rabbit: RabbitServer) -> Iterator[Place]:
+    """Make a vhost for as long as a block lasts."""
+    made = Place(rabbit, rabbit.vhost(), [])
+    try:
+        yield made
+    finally:
+        for server in made.servers:
+            server.close()
+        rabbit.drop(made.vhost)
+
+
 class RabbitClock(FakeClock):
     """Time that passes for what waits in the server's delays too."""
 
@@ -192,28 +228,29 @@ class RabbitClock(FakeClock):
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        if getattr(self._server, "topology", None) is None or self._server.topology.due not in self._server.declared:
+        if DELAYS not in self._server.declared:
             return
-        topology = self._server.topology
-        connection = self._server.connect(10)
-        deadline = time.monotonic() + 10
+        topology = AmqpTopology.on(self._server)
+        connection = self._server.connect(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
         for name in topology.delay_queues():
             while isinstance(got := connection.call(commands.Basic.Get(queue=name), deadline), Content):
                 parcel = unpack(got.body)
                 moved = post(parcel, topology, topology.line_of(parcel.message), self.now() + 1e-6)
-                assert connection.publish([moved], 10) == []
+                assert connection.publish([moved], PATIENCE) == []
                 connection.send(acknowledge(1, got.tag, multiple=False))
         connection.close()
 
 
 async def die(lease: Lease) -> None:
     """Let a worker die: its connection ends without a word, and the server notices."""
-    assert isinstance(lease, AmqpLease)
-    server = lease._server
+    assert isinstance(lease, QueueServerLease)
+    assert isinstance(lease._transport, AmqpTransport)
+    server = lease._transport.server
     channel = await (await server.open(60.0, "test")).channel()
-    roll = commands.Queue.Declare(queue=server.topology.roll, passive=True)
+    roll = commands.Queue.Declare(queue=lease._transport.topology.presence, passive=True)
     before = (await channel.call(roll)).consumer_count
     lease.connection.abandon()
     while (await channel.call(roll)).consumer_count >= before:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two looks
     channel.connection.close()

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 
 __all__ = ["RedisClock", "RedisServer", "running_redis"]
 
 MISSING = "redis-server is not installed: apt-get install redis-server"
-START_SECONDS = 20.0
 
 
 class RedisServer:
@@ -58,7 +58,7 @@ class RedisServer:
             command = ["redis-server", str(self.settings), "--sentinel"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL)  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError):
                 if self.ask("PING") == b"PONG":
@@ -71,7 +71,7 @@ class RedisServer:
         """Carry out a command on a connection of its own; nothing but the socket in between."""
         import hiredis
 
-        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as connection:
             reply = None
             for one in [("AUTH", self.password), command] if self.password else [command]:
                 connection.sendall(hiredis.pack_command(one))
@@ -92,7 +92,7 @@ class RedisServer:
         if number != signal.SIGKILL:
             self.send(signal.SIGCONT)
         self.send(number)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         self.process = None
 
     def end(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import rabbitmq_server, redis_server
+from tests.patience import PATIENCE
 
 pytest.importorskip("huey", reason="the extra `bench` is not installed")
 pytest.importorskip("psutil", reason="the extra `bench` is not installed")
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 def run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_contenders_on_redis_are_compared(redis_installed: None, tmp_path: Path)
         assert report["issue"] == 3
     assert all(told["best"] > 0 for told in many["figures"].values())
     assert all(told["bytes"] > 50 for told in memory["figures"].values())
-    assert "On Redis: all beside each other" in done.stdout
+    assert "On Redis: all contenders" in done.stdout
     assert any(note.startswith("redis-server ") and "--appendonly no" in note for note in memory["notes"])
 
 
@@ -195,7 +196,7 @@ def test_contenders_on_rabbitmq_are_compared(rabbitmq_installed: None, tmp_path:
     assert report["issue"] == 4
     assert all(told["best"] > 0 for told in report["figures"].values())
     assert any(note.startswith("rabbitmq-server ") and "confirms" in note for note in report["notes"])
-    assert "On RabbitMQ: all beside each other" in done.stdout
+    assert "On RabbitMQ: all contenders" in done.stdout
 
 
 def test_a_worker_on_rabbitmq_is_watched_from_outside(rabbitmq_installed: None, tmp_path: Path) -> None:

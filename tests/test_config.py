@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.config.settings import DEFAULTS, HELP, NOT_NEEDED, TYPES, Settings
+from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED
+from celeriac.config.settings import Settings
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.routing import Routes
 
 
 def test_every_setting_has_a_type_a_default_and_a_meaning() -> None:
     settings = Settings()
-    assert set(settings) == set(DEFAULTS) == set(HELP) == set(TYPES)
-    assert all(HELP.values())
+    assert set(settings) == set(DEFINITIONS)
+    assert all(setting.help for setting in DEFINITIONS.values())
     assert settings.changed() == {}
 
 
@@ -80,7 +81,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
     [("include", "imports"), ("CELERY_BROKER_URL", "broker_url"), ("CELERIAC_BROKER_URL", "broker_url"),
      ("BROKER_URL", "broker_url"), ("CELERY_INCLUDE", "imports"), ("CELERY_TASK_ACK_LATE", "task_acks_late")],
 )  # fmt: skip
-def test_a_setting_by_celerys_name_or_in_capitals_is_told_by_its_own(name: str, meant: str) -> None:
+def test_a_setting_by_celerys_name_or_in_capitals_is_answered_with_its_name_here(name: str, meant: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"no setting '{name}'. Did you mean '{meant}'"):
         Settings({name: "x"})
 
@@ -91,7 +92,7 @@ def test_a_setting_by_celerys_name_or_in_capitals_is_told_by_its_own(name: str, 
      ("task_acks_late", "yes", "takes True or False, not 'yes'."),
      ("broker_url", 3, "takes text or None, not 3."), ("imports", "shop", "takes a list of names, not 'shop'.")],
 )  # fmt: skip
-def test_a_value_of_another_type_is_told_what_is_wanted(name: str, value: Any, words: str) -> None:
+def test_a_value_of_a_wrong_type_is_an_error_that_names_the_right_one(name: str, value: Any, words: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=re.escape(f"{name} {words}")):
         Settings({name: value})
 
@@ -223,7 +224,7 @@ def test_a_url_that_nothing_serves_is_refused_with_what_is_known(url: str, app: 
         _ = app.broker
 
 
-def test_a_scheme_that_is_mistyped_is_told_which_was_meant(app: Celeriac) -> None:
+def test_a_mistyped_scheme_is_answered_with_the_nearest_one(app: Celeriac) -> None:
     app.conf.broker_url = "redsi://x"
     with pytest.raises(ImproperlyConfigured, match="Did you mean 'redis://'"):
         _ = app.broker

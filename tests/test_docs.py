@@ -19,7 +19,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,15 +26,15 @@ from typing import NamedTuple
 import pytest
 
 from celeriac import signals, states
-from celeriac.config import settings as config
+from celeriac.config import definitions as config
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
+from tests.patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 READ = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md"))]
 
-COMMAND_SECONDS = 30.0
 READY = "is ready. Ctrl-C stops it."
 FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
 
@@ -66,7 +65,7 @@ def names(paths: list[Path]) -> list[str]:
 
 
 class Reader:
-    """Somebody who follows one page, in an empty folder."""
+    """A reader who follows one page, in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,7 +96,7 @@ class Reader:
         assert as_shown, f"{block}: `{command}` printed\n{printed}\nand not\n{expected}"
 
     def do(self, command: str) -> str:
-        done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, timeout=COMMAND_SECONDS,
+        done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, timeout=PATIENCE,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         self.code = done.returncode
         return done.stdout.decode()
@@ -109,10 +108,8 @@ class Reader:
         with log.open("wb") as file:
             self.worker = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
                                            stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
-        deadline = time.monotonic() + COMMAND_SECONDS
-        while self.worker.poll() is None and not ready(log.read_text()):
-            assert time.monotonic() < deadline, f"`{command}` is not ready: {log.read_text()}"
-            time.sleep(0.02)
+        worker = self.worker
+        wait_for(lambda: worker.poll() is not None or ready(log.read_text()), f"a worker that is ready (`{command}`)")
         if self.worker.poll() is not None:
             self.code, self.worker = self.worker.returncode, None
         return log.read_text()
@@ -120,7 +117,7 @@ class Reader:
     def stop(self) -> None:
         if self.worker is not None:
             self.worker.send_signal(signal.SIGTERM)
-            code = self.worker.wait(COMMAND_SECONDS)
+            code = self.worker.wait(PATIENCE)
             self.worker = None
             assert code == 0, (self.folder / "worker.log").read_text()
 
@@ -198,7 +195,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", names([*READ, *sorted((DOCS / "reference").glob("*.md"))]))
 def test_every_setting_that_a_page_names_exists(name: str) -> None:
-    known = {*config.DEFAULTS, *config.NOT_NEEDED}
+    known = {*config.DEFINITIONS, *config.NOT_NEEDED}
     if name.endswith("from-celery.md"):
         return  # it names Celery's too
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -216,8 +213,8 @@ def table(page: str, heading: str) -> set[str]:
 
 
 def test_the_options_page_has_every_option() -> None:
-    assert table("reference/options.md", "Of a task") == {*TASK_OPTIONS, "name", "bind", "base"}
-    assert table("reference/options.md", "Of a call") == {*CALL_OPTIONS, "args", "kwargs"}
+    assert table("reference/options.md", "Task options") == {*TASK_OPTIONS, "name", "bind", "base"}
+    assert table("reference/options.md", "Call options") == {*CALL_OPTIONS, "args", "kwargs"}
 
 
 def test_the_states_page_has_every_state() -> None:

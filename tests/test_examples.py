@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.environment import without_settings
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -18,7 +20,7 @@ PRINTED = {
     "hello": "hello world, the answer is 42",
     "word_count": r"[\d,]{6,} words in \d+ files; the most frequent:(\n +[\d,]+ \w+){5}",
     "retries": r"""retries.fetch SUCCESS at attempt 3: an answer to attempt 3
-retries.wait_for_report SUCCESS at attempt 6: it was there after 5 looks
+retries.wait_for_report SUCCESS at attempt 6: the report was there after 5 polls
 retries.fetch FAILURE at attempt 4: no answer to attempt 4
 retries.charge FAILURE at attempt 3: the bank did not take 12 EUR""",
     "crawler": r"3 pages known, 2 to fetch(\n.+)+\nAll 40 pages were fetched\.",
@@ -27,12 +29,12 @@ retries.charge FAILURE at attempt 3: the bank did not take 12 EUR""",
 crawl: SUCCESS
 fan_out: SUCCESS
 report: SUCCESS""",
-    "group_progress": r"60 of 60 have ended, 6 badly; one: picture \d+ is out of focus\npicture 0 … picture 59",
+    "group_progress": r"60 of 60 have ended, 6 failed: picture \d+ is out of focus …\npicture 0 … picture 59",
     "dead_letters": r"""WorkerLost: .*: killed by SIGSEGV, 3 times\. .*
-others go on: 4
+other tasks still run: 4
 dead letter: dead_letters.convert, killed by SIGSEGV, 3 times
-sent again: 1
-then: converted""",
+resent: 1
+after the fix: converted""",
 }
 """What each example prints to stdout, as a regular expression."""
 
@@ -50,9 +52,9 @@ def test_an_example_runs_with_the_command_that_it_tells(name: str) -> None:
     docstring = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))) or ""
     python, script = docstring.splitlines()[-1].split()
     assert (python, script) == ("python", f"examples/{name}.py")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("CELERIAC_")}
-    done = subprocess.run([sys.executable, script], cwd=ROOT, env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
-                          timeout=50, capture_output=True, text=True, check=False)  # fmt: skip
+    environment = {**without_settings(), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, script], cwd=ROOT, env=environment,
+                          timeout=PATIENCE, capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(PRINTED[name], done.stdout.strip()), done.stdout + done.stderr
     assert set(EXAMPLES.iterdir()) == before, "it left something behind"

@@ -21,6 +21,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps, loads
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
+from tests.patience import FOR_EVER, PATIENCE
 
 SLOTS = {PLAIN: 10, COROUTINE: 10}
 STATS = {
@@ -75,23 +76,23 @@ def app(request: pytest.FixtureRequest, make_app: Callable[..., Celeriac], tmp_p
 
 async def test_asking_returns_as_soon_as_all_have_replied(app: Celeriac) -> None:
     async with fake_worker(app, "a", {"ping": {"ok": "pong"}}), fake_worker(app, "b", {"ping": {"ok": "pong"}}):
-        async with asyncio.timeout(10):
-            replies = await Inspector(app).ask("ping", timeout=60)
+        async with asyncio.timeout(PATIENCE):
+            replies = await Inspector(app).ask("ping", timeout=FOR_EVER)
     assert replies == {"a": Reply("a", {"ok": "pong"}), "b": Reply("b", {"ok": "pong"})}
 
 
-async def test_asking_names_who_was_silent_failed_and_is_not_there(app: Celeriac) -> None:
+async def test_answers_name_the_workers_that_were_silent_failed_or_unknown(app: Celeriac) -> None:
     good, bad = fake_worker(app, "good", {"ping": {"ok": "pong"}}), fake_worker(app, "bad", {"ping": ValueError("no")})
     async with good, bad, fake_worker(app, "mute", {}):
-        answers = await Inspector(app, timeout=0.3).ping()
+        answers = await Inspector(app, timeout=3.0).ping()
         assert (answers.values, answers.errors, answers.silent) == ({"good": {"ok": "pong"}}, {"bad": "no"}, ("mute",))
-        answers = await Inspector(app, destination=["good", "gone"]).ping()
+        answers = await Inspector(app, destination=["good", "gone"], timeout=PATIENCE).ping()
         assert (list(answers.values), answers.silent, answers.unknown) == (["good"], (), ("gone",))
 
 
-async def test_asking_nobody_does_not_wait(app: Celeriac) -> None:
-    async with asyncio.timeout(5):
-        answers = await Inspector(app, timeout=60).ping()
+async def test_asking_without_workers_does_not_wait(app: Celeriac) -> None:
+    async with asyncio.timeout(PATIENCE):
+        answers = await Inspector(app, timeout=FOR_EVER).ping()
     assert not answers.heard
 
 
@@ -99,7 +100,7 @@ async def test_answers_are_typed_and_those_of_later_versions_understood(app: Cel
     active = [{"id": "1", "task": "shop.add", "queue": "default", "attempt": 2, "started_at": 3.0, "pid": 4}]
     told = {"stats": STATS, "active": active, "registered": ["shop.add"], "reserved": [{"id": "1"}]}
     async with fake_worker(app, "a", told):
-        inspector = Inspector(app)
+        inspector = Inspector(app, timeout=PATIENCE)
         [stats] = (await inspector.stats()).values.values()
         assert isinstance(stats, WorkerStats)
         assert stats.tasks == {"shop.add": TaskStats(count=3, states={"SUCCESS": 3}, mean=0.1)}
@@ -113,7 +114,7 @@ async def test_answers_are_typed_and_those_of_later_versions_understood(app: Cel
 async def test_orders_carry_their_arguments(app: Celeriac) -> None:
     names = ["rate_limit", "time_limit", "pool_grow", "pool_shrink", "add_consumer", "cancel_consumer", "shutdown"]
     async with fake_worker(app, "a", {name: {"ok": ""} for name in [*names, "log_level", "terminate"]}) as heard:
-        inspector = Inspector(app, timeout=timedelta(seconds=2))
+        inspector = Inspector(app, timeout=timedelta(seconds=PATIENCE))
         await inspector.rate_limit("t", "10/s")
         await inspector.time_limit("t", timedelta(seconds=1), None)
         await inspector.pool_grow(2)

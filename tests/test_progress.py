@@ -13,6 +13,7 @@ from rich.console import Console
 from celeriac import Celeriac, group, progress
 from celeriac.errors import ResultTimeout
 from celeriac.progress import atrack, track
+from tests.patience import PATIENCE
 from tests.worker_loop import working
 
 
@@ -46,7 +47,7 @@ def test_a_groups_results_are_yielded_as_they_arrive_and_its_failures_counted(ha
     half, console = halves.tasks["half"], screen(terminal=False)
     with working(halves):
         sent = group(half.s(number) for number in range(4)).delay()
-        found = list(track(sent, "Halving", console=console, timeout=20))
+        found = list(track(sent, "Halving", console=console, timeout=PATIENCE))
     assert {result.id for result in found} == {result.id for result in sent.results}
     assert sorted(result.get() for result in found if result.successful()) == [0, 1]
     assert written(console).startswith("Halving: 4 of 4, 2 failed in ")
@@ -55,7 +56,7 @@ def test_a_groups_results_are_yielded_as_they_arrive_and_its_failures_counted(ha
 def test_a_list_of_results_is_waited_for_as_a_group_is(halves: Celeriac) -> None:
     console = screen(terminal=False)
     with working(halves):
-        found = list(track(halves.tasks["half"].delay_many([(0,), (2,)]), console=console, timeout=20))
+        found = list(track(halves.tasks["half"].delay_many([(0,), (2,)]), console=console, timeout=PATIENCE))
     assert sorted(result.get() for result in found) == [0, 1]
     assert written(console).startswith("Tasks: 2 of 2 in ")
 
@@ -75,7 +76,7 @@ async def test_coroutines_track_groups_and_maps(halves: Celeriac) -> None:
     half, console = halves.tasks["half"], screen(terminal=False)
     with working(halves):
         sent = await group(half.s(number) for number in (0, 2)).adelay()
-        assert sorted([result.get() async for result in atrack(sent, console=console, timeout=20)]) == [0, 1]
+        assert sorted([result.get() async for result in atrack(sent, console=console, timeout=PATIENCE)]) == [0, 1]
         assert [value async for value in atrack(halves.amap(half, [4, 2]), console=console)] == [2, 1]
     assert written(console).count("Tasks: 2") == 2
 
@@ -108,7 +109,7 @@ def test_elsewhere_a_line_is_written_now_and_then(monkeypatch: pytest.MonkeyPatc
     assert written(console).splitlines()[:2] == ["Letters: 1 of 2", "Letters: 2 of 2"]
 
 
-def test_whoever_leaves_early_sees_how_far_it_was() -> None:
+def test_a_loop_that_is_left_early_shows_how_far_it_was() -> None:
     console = screen(terminal=False)
     tracked = track(iter("abc"), "Letters", console=console)
     assert isinstance(tracked, Iterator)

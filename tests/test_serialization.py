@@ -6,7 +6,6 @@ import enum
 import math
 import pickle
 from collections import namedtuple
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -51,7 +50,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(values)
 def test_what_is_dumped_is_loaded_as_it_was(value: Any) -> None:
     loaded = loads(dumps(value))
@@ -59,7 +58,7 @@ def test_what_is_dumped_is_loaded_as_it_was(value: Any) -> None:
     assert type(loaded) is type(value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(values, max_size=3), st.dictionaries(text, values, max_size=3))
 def test_a_calls_body_is_its_arguments(args: list[Any], kwargs: dict[str, Any]) -> None:
     assert loads(dumps_call(tuple(args), kwargs)) == [args, kwargs]
@@ -70,7 +69,7 @@ calls = st.tuples(st.lists(values, max_size=3).map(tuple), st.dictionaries(text,
 plain_calls = st.tuples(st.lists(plain, max_size=3).map(tuple), st.just({}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(plain_calls, max_size=5) | st.lists(calls | plain_calls, max_size=5))
 def test_many_calls_have_the_bodies_of_each(calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
     assert dumps_calls(calls) == [dumps_call(args, kwargs) for args, kwargs in calls]
@@ -81,19 +80,22 @@ def test_of_many_calls_the_one_that_cannot_be_serialised_is_named() -> None:
         dumps_calls([((1,), {}), (("a\nb",), {}), (("\udcff",), {})])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values, st.lists(values, max_size=3))
 def test_a_value_is_put_before_the_arguments_of_a_body(value: Any, args: list[Any]) -> None:
     assert loads(prepend(dumps(value), dumps_call(tuple(args), {"k": 1}))) == [[value, *args], {"k": 1}]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.binary(max_size=40) | st.sampled_from([b'{"$uuid":"x"}', b'{"$set":[[{}]]}', b'{"$dict":3}', b'{"$bytes":1}'])
 )
 def test_bytes_that_are_not_ours_are_a_decode_error_or_a_value(data: bytes) -> None:
-    with suppress(DecodeError):
-        loads(data)
+    try:
+        value = loads(data)
+    except DecodeError:
+        return
+    assert loads(dumps(value)) == value
 
 
 @pytest.mark.parametrize("value", [2**63, 2**64, -(2**64), 10**100])
@@ -169,7 +171,7 @@ def test_the_error_names_the_part_of_a_row() -> None:
 
     with pytest.raises(EncodeError, match=r"builtins\.object at \['a'\]\[0\]"):
         dumps({"a": Row(object())})
-    with pytest.raises(EncodeError, match="as a key, or in a set"):
+    with pytest.raises(EncodeError, match="as a dict key or in a set"):
         dumps({Row(1)})
 
 
@@ -210,7 +212,7 @@ def test_a_record_that_could_not_be_a_key_again_is_refused() -> None:
         x: int
 
     for value in ({Point(1)}, {Point(1): 2}, {(1, Point(1))}):
-        with pytest.raises(EncodeError, match="as a key, or in a set"):
+        with pytest.raises(EncodeError, match="as a dict key or in a set"):
             dumps(value)
 
 

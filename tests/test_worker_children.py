@@ -8,9 +8,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,28 +18,10 @@ from celeriac.model.message import COROUTINE, Message
 from celeriac.ports.broker import Delivery
 from celeriac.worker.pools.child_handle import ChildHandle
 from celeriac.worker.pools.frames import PERMIT
-from tests.promises.harness import Stage, set_stage
+from tests.promises.harness import Stage, get
 
 LANES = ["plain", "coroutine"]
 both_lanes = pytest.mark.parametrize("lane", LANES)
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with set_stage(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A stage with a worker, for all tests of the module."""
-    with set_stage(tmp_path_factory.mktemp("shared")) as found:
-        found.worker("-c", "2", worker_lease_seconds=15)
-        yield found
-
-
-def get(result: Any) -> Any:
-    return result.get(timeout=30)
 
 
 def append(stage: Stage, code: str) -> None:
@@ -123,7 +103,8 @@ def test_a_default_timeout_of_sockets_does_not_apply_to_the_socket_of_a_child(st
 def test_a_soft_time_limit_works_after_a_task_that_ignored_its_signal(stage: Stage) -> None:
     stage.worker("-c", "1")
     get(stage.send("plain", "ignores_sigusr1"))
-    assert get(stage.send("plain", "cleans_up", stage.path("never"), soft_time_limit=0.2, time_limit=5)) == "cleaned up"
+    result = stage.send("plain", "cleans_up", stage.path("never"), soft_time_limit=0.2, time_limit=100)
+    assert get(result) == "cleaned up"
 
 
 # --- What children start ------------------------------------------------------------------------------
@@ -194,7 +175,7 @@ def test_a_state_reported_by_a_thread_of_a_coroutine_is_visible_at_once(shared: 
 @pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit", None])
 def test_interrupting_a_task_cancels_the_subtasks_of_its_task_groups(shared: Stage, limit: str | None) -> None:
     name = f"cancelled{time.time()}"
-    result = shared.send("coroutine", "holds_a_group", shared.path(name), **({limit: 0.2} if limit else {}))
+    result = shared.send("coroutine", "holds_a_group", shared.path(name), **({limit: 2.0} if limit else {}))
     shared.started(result)
     if limit is None:
         result.revoke(terminate=True)
@@ -220,7 +201,7 @@ def test_terminate_ends_a_coroutine_that_resists_and_no_other(stage: Stage, how:
 
 def test_more_coroutines_may_run_at_a_time_than_a_pipe_holds_permits(stage: Stage) -> None:
     stage.app.tasks["victim.coroutine"].delay_many([("sleeps", 0.5)] * 9000)
-    stage.worker("-c", "1", worker_coroutine_concurrency=10_000, worker_lease_seconds=15)
+    stage.worker("-c", "1", worker_coroutine_concurrency=10_000)
     stage.wait(stage.is_empty, "the end of all")
 
 

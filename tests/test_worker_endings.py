@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -40,28 +40,11 @@ from celeriac.inspector import WorkerStats
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.worker_thread import WorkerThread
 from celeriac.worker.supervisor import Supervisor
-from tests.promises.harness import Stage, Worker, set_stage, wait_for
+from tests.patience import PATIENCE, in_time, wait_for
+from tests.promises.harness import SHORT_LEASE, Stage, Worker, get
 
 LANES = ["plain", "coroutine"]
 both_lanes = pytest.mark.parametrize("lane", LANES)
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with set_stage(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A stage with a worker, for all tests of the module."""
-    with set_stage(tmp_path_factory.mktemp("shared")) as found:
-        found.worker("-c", "2", worker_lease_seconds=15)
-        yield found
-
-
-def get(result: Any) -> Any:
-    return result.get(timeout=30)
 
 
 def stats(stage: Stage) -> WorkerStats:
@@ -94,7 +77,7 @@ def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None
         ("raises_unspeakable", None, RemoteError, "Unspeakable"),
         ("raises_fatal", None, RemoteError, "Fatal"),
         ("tells_no_state", 123, TypeError, "state"),
-        ("retries_nowhen", None, TypeError, "the delay of a Retry takes seconds"),
+        ("retries_nowhen", None, TypeError, "the delay of a Retry must be seconds"),
         ("raises_unpicklable", None, RemoteError, "locked"),
         ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),
         ("exits", 3, RemoteError, "SystemExit"),
@@ -160,14 +143,14 @@ def test_at_the_soft_time_limit_a_task_can_clean_up(shared: Stage, lane: str) ->
 
 
 @both_lanes
-def test_the_soft_time_limit_is_kept_by_a_child_that_begins_later_than_it_was_told_to(stage: Stage, lane: str) -> None:
-    worker = stage.worker("-c", "1", worker_lease_seconds=15)
+def test_the_soft_time_limit_holds_in_a_child_that_starts_the_task_late(stage: Stage, lane: str) -> None:
+    worker = stage.worker("-c", "1")
     get(stage.send(lane, "returns", 1))
     for child in worker.children():
         child.suspend()
     result = stage.send(lane, "cleans_up", stage.path("never"), soft_time_limit=0.2)
     stage.wait(lambda: asyncio.run(stage.inspector().active()).values["worker1"], "the run being sent to the child")
-    time.sleep(0.4)  # the limit passes, as the supervisor sees it
+    time.sleep(0.4)  # lets the limit pass, as the supervisor sees it
     for child in worker.children():
         child.resume()
     assert get(result) == "cleaned up"
@@ -178,13 +161,14 @@ def test_the_soft_time_limit_ends_a_task_that_does_not_catch_it(shared: Stage, l
     result = shared.send(lane, "holds", shared.path("never"), soft_time_limit=0.2)
     with pytest.raises(SoftTimeLimitExceeded, match=r"0\.2 s"):
         get(result)
-    assert 0.15 < result.outcome.runtime < 5
+    assert result.outcome.runtime > 0.15
+    assert in_time(result.outcome.runtime, 5)
 
 
 @both_lanes
 @pytest.mark.parametrize("how", ["holds", "is_stubborn", "blocks", "swallows_limits"])
 def test_the_hard_time_limit_ends_a_task_whatever_it_does(shared: Stage, lane: str, how: str) -> None:
-    result = shared.send(lane, how, shared.path("never"), soft_time_limit=0.1, time_limit=0.4)
+    result = shared.send(lane, how, shared.path("never"), soft_time_limit=0.4, time_limit=1.0)
     limits = TimeLimitExceeded if how == "is_stubborn" else (TimeLimitExceeded, SoftTimeLimitExceeded)
     with pytest.raises(limits):
         get(result)
@@ -319,8 +303,8 @@ def test_a_rate_limit_is_kept_and_delays_no_other_task(stage: Stage) -> None:
         get(result)
     starts = sorted(run.at for run in stage.runs(*limited))
     assert starts[-1] - starts[0] > 1.8  # ten intervals of 0.2 s
-    assert starts[-1] - starts[0] < 6
-    assert max(run.at for run in stage.runs(*others)) < starts[6]
+    assert in_time(starts[-1] - starts[0], 6)
+    assert max(run.at for run in stage.runs(*others)) < starts[-1]
     assert len(stage.runs(*limited)) == 11
     assert {run.deliveries for run in stage.runs(*limited)} == {1}
 
@@ -436,16 +420,16 @@ def test_coroutine_tasks_may_all_wait_for_results_of_each_other(shared: Stage) -
 
 def test_statistics_count_states_and_runtimes_by_task(stage: Stage) -> None:
     stage.worker("-c", "1")
-    results = [stage.send("plain", "sleeps", 0.02) for _ in range(20)] + [stage.send("plain", "raises", "no")]
+    results = [stage.send("plain", "sleeps", 0.25) for _ in range(10)] + [stage.send("plain", "raises", "no")]
     results += [stage.send("coroutine", "retries_at_once", 2)]
     for result in results:
-        result.get(timeout=30, propagate=False)
+        result.get(timeout=PATIENCE, propagate=False)
     tasks = stats(stage).tasks
     plain = tasks["victim.plain"]
-    assert (plain.count, plain.states) == (21, {"SUCCESS": 20, "FAILURE": 1})
+    assert (plain.count, plain.states) == (11, {"SUCCESS": 10, "FAILURE": 1})
     assert tasks["victim.coroutine"].states == {"RETRY": 1, "SUCCESS": 1}
     assert plain.min is not None
-    assert plain.min < 0.02 <= plain.p50 <= plain.p95 <= plain.p99 <= plain.max
+    assert plain.min < 0.2 <= plain.p50 <= plain.p95 <= plain.p99 <= plain.max
     assert plain.min <= plain.mean <= plain.max
 
 
@@ -539,11 +523,11 @@ def test_an_exception_raised_in_a_worker_thread_too_late_costs_it_no_job() -> No
     running.start()
     for _ in range(20):
         worker_thread.put(job)
-        assert done.get(timeout=5) == 1
+        assert done.get(timeout=PATIENCE) == 1
         wait_for(lambda: sys._current_frames()[worker_thread.thread_id].f_code.co_name == "_run_jobs")
         worker_thread.raise_inside(SoftTimeLimitExceeded)  # the thread waits, so the exception comes with its next job
     worker_thread.stop()
-    running.join(5)
+    running.join(PATIENCE)
     assert worker_thread.stopped.is_set()
 
 
@@ -580,7 +564,7 @@ def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stag
     stage.started(*results)
     begun = time.monotonic()
     assert worker.stop() == 0
-    assert time.monotonic() - begun < 3
+    assert in_time(time.monotonic() - begun, 3)
     assert stage.counts().active == 0
     stage.release("go")
     stage.worker("-c", "1")
@@ -612,7 +596,7 @@ def test_the_other_pools_exit_though_tasks_have_left_threads(stage: Stage, pool:
     worker = stage.worker("--pool", pool)
     get(stage.send(lane, "leaves_threads"))
     worker.signal(signal.SIGTERM)
-    assert worker.wait(10) == 0
+    assert worker.wait() == 0
     assert "has failed" not in worker.text()
 
 
@@ -634,7 +618,7 @@ def test_a_worker_whose_fork_server_is_suspended_still_stops(stage: Stage) -> No
     nursery.suspend()
     try:
         worker.signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
+        assert worker.wait() == 0
     finally:
         nursery.kill()
     assert stage.counts().active == 0
@@ -649,25 +633,37 @@ def test_a_worker_whose_output_nobody_reads_goes_on(stage: Stage, kind: str) -> 
     command = [sys.executable, "-m", "celeriac", "-A", "victim", "worker", "-c", "2", "--grace", "1"]
     process = subprocess.Popen(command, cwd=stage.folder, stdout=theirs, stderr=theirs)
     os.close(theirs)
+    read = bytearray()
+
+    def read_all() -> None:
+        while some := os.read(ours, 1 << 16):
+            read.extend(some)
+
+    reader = threading.Thread(target=read_all)
     try:
         printing = stage.send("plain", "prints", 2_000_000)
         stage.started(printing)
-        for _ in range(2):  # the second begins when the first was logged, or would have been
+        failing = stage.app.tasks["victim.plain"].delay_many([("raises", "no")] * 400)
+        stage.wait(lambda: all(result.ready() for result in failing), "tasks whose log is longer than what is not read")
+        with pytest.raises(TimeLimitExceeded):
+            get(stage.send("plain", "holds", stage.path("never"), time_limit=0.1))
+        assert not printing.ready()
+        reader.start()
+        assert get(printing) is None
+
+        def said_so() -> bool:
             with pytest.raises(ValueError, match="no"):
                 get(stage.send("plain", "raises", "no"))
-            with pytest.raises(TimeLimitExceeded):
-                get(stage.send("plain", "holds", stage.path("never"), time_limit=0.1))
-        read = os.read(ours, 1 << 16)
-        while "lines of the log were dropped" not in read.decode(errors="replace"):
-            if len(read) > 1_000_000 and printing.ready():
-                with pytest.raises(ValueError, match="no"):
-                    get(stage.send("plain", "raises", "no"))
-            read += os.read(ours, 1 << 16)
+            return b"log lines were dropped" in read
+
+        stage.wait(said_so, "the note that log lines were dropped")
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()
+        if reader.is_alive():
+            reader.join()
         os.close(ours)
 
 
@@ -678,7 +674,7 @@ def test_a_worker_without_stdout_and_stderr_works(stage: Stage) -> None:
         assert get(stage.send("plain", "returns", 1)) == 1
     finally:
         process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("how", ["never_ends", "computes"])
@@ -692,7 +688,8 @@ def test_a_solo_worker_stops_whatever_its_main_thread_does(stage: Stage, how: st
         get(result)
     running = stage.send("plain", "returns", 1)
     worker.signal(number)
-    assert worker.wait(5) == 0
+    assert worker.wait() == 0
+    assert stage.journal("end") == []
     assert stage.counts().active == 0
     stage.worker("-c", "1")
     assert get(running) == 1
@@ -704,7 +701,7 @@ def test_a_solo_worker_stops_at_a_signal_that_comes_while_it_starts(stage: Stage
         while not _catches(worker.pid, signal.SIGTERM):
             assert worker.process.poll() is None
         worker.signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
+        assert worker.wait() == 0
 
 
 def _catches(pid: int, number: int) -> bool:
@@ -719,7 +716,7 @@ def test_sighup_stops_a_worker_as_sigterm_does(stage: Stage, pool: str) -> None:
     result = stage.send("plain", "holds", stage.path("never"))
     stage.started(result)
     worker.signal(signal.SIGHUP)
-    assert worker.wait(10) == 0
+    assert worker.wait() == 0
     assert "Shutting down after SIGHUP" in worker.text()
     assert stage.counts().active == 0
 
@@ -738,7 +735,7 @@ def test_a_worker_under_nohup_does_not_stop_at_sighup(stage: Stage, pool: str) -
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> None:
-    frozen = stage.worker("--pool", pool, name="frozen")
+    frozen = stage.worker("--pool", pool, name="frozen", worker_lease_seconds=SHORT_LEASE)
     results = [stage.send(lane, "holds", stage.path("go")) for lane in LANES]
     stage.started(*results)
     frozen.signal_all(signal.SIGSTOP)
@@ -809,7 +806,7 @@ async def test_a_worker_that_cannot_listen_yet_stops_when_asked_to(
 
     monkeypatch.setattr(app.broker, "listen", unanswered)
     running = asyncio.ensure_future(supervisor.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await trying.wait()
         supervisor.ask_to_stop("a test")
         assert await running == 0

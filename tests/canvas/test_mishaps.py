@@ -136,7 +136,7 @@ def _breaking(method: Any, mishaps: Mishaps) -> Any:
     return call
 
 
-SETTINGS: Any = {"deadline": None, "suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
+SETTINGS: Any = {"suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
 
 
 def hold(app: Celeriac, journal: Journal, clock: FakeClock, tree: Node, seed: int, joined: bool) -> None:
@@ -154,7 +154,7 @@ def hold(app: Celeriac, journal: Journal, clock: FakeClock, tree: Node, seed: in
         assert workflow.finished(), workflow.graph("text")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=CASES, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_broker_and_backend_joined(tree: Node, seed: int) -> None:
@@ -168,7 +168,7 @@ def test_broker_and_backend_joined(tree: Node, seed: int) -> None:
     assert all(workflow.left == 0 and not any(workflow.missing.values()) for workflow in store.workflows.values())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=CASES, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_broker_and_backend_on_two_servers(tree: Node, seed: int) -> None:

@@ -25,6 +25,7 @@ from celeriac.brokers.amqp import AmqpBroker
 from tests.canvas.crew import Crew
 from tests.canvas.oracle import WAYS, Bad, Journal, Node, interpret, is_deaf, random_tree, register, signature, trees
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
 
@@ -36,7 +37,7 @@ EXPIRED = 2 * 86400.0  # seconds; `result_expires` is a day
 def outcome_of(result: Any) -> Any:
     """Return a result as the oracle has it."""
     try:
-        return result.get(timeout=10)
+        return result.get(timeout=PATIENCE)
     except ValueError as error:
         return Bad(error.args[0])
 
@@ -65,7 +66,8 @@ class World:
 
     def __init__(self, broker_url: str, **settings: Any) -> None:
         self.journal = Journal()
-        self.app = Celeriac("trees", broker_url=broker_url, environ={}, **settings)
+        # A retry without delay is due at once; the machine's clock may be set back meanwhile.
+        self.app = Celeriac("trees", broker_url=broker_url, environ={}, **{"clock": FakeClock(), **settings})
         register(self.app, self.journal)
 
     def holds(self, tree: Node, seed: int) -> None:
@@ -86,10 +88,10 @@ class World:
         assert all(view.outcome is not None and view.outcome.ready for view in workflow.steps()), workflow.graph("text")
 
 
-SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
+SETTINGS = {"suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=CASES, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_in_memory(tree: Node, seed: int) -> None:
@@ -109,7 +111,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(f"sqlite:///{tmp_path_factory.mktemp('trees') / 'celeriac.db'}")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=ON_SERVERS, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_on_sqlite(on_sqlite: World, tree: Node, seed: int) -> None:
@@ -145,7 +147,7 @@ def on_redis(shared_redis: RedisServer) -> World:
     return World(shared_redis.url)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=ON_SERVERS, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_on_redis(on_redis: World, shared_redis: RedisServer, tree: Node, seed: int) -> None:
@@ -179,13 +181,13 @@ class OnRabbitAndRedis(World):
         """
         broker = self.app.broker
         assert isinstance(broker, AmqpBroker)
-        connection = broker.server.connect(10)
+        connection = broker.server.connect(PATIENCE)
         queues = [queue["name"] for queue in self.rabbit.ask("GET", f"/api/queues/{quote(self.vhost)}?columns=name")]
         assert "default" in queues
-        for name in {*queues} - {broker.server.topology.journal}:
+        for name in {*queues} - {broker.topology.journal}:
             if name.startswith("amq.gen-"):
                 continue
-            held = connection.call(commands.Queue.Declare(queue=name, passive=True), time.monotonic() + 10)
+            held = connection.call(commands.Queue.Declare(queue=name, passive=True), time.monotonic() + PATIENCE)
             assert held.message_count == 0, name
         connection.close()
 
@@ -198,7 +200,7 @@ def on_both(rabbit: RabbitServer, shared_redis: RedisServer) -> Iterator[OnRabbi
     rabbit.drop(world.vhost)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=ON_SERVERS, **SETTINGS)
 @given(tree=trees(), seed=st.integers(0, 1 << 30))
 def test_on_rabbitmq_and_redis(on_both: OnRabbitAndRedis, shared_redis: RedisServer, tree: Node, seed: int) -> None:
@@ -208,7 +210,7 @@ def test_on_rabbitmq_and_redis(on_both: OnRabbitAndRedis, shared_redis: RedisSer
     on_both.no_message_is_left()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=CASES // 2, **SETTINGS)
 @given(tree=trees())
 def test_run_at_once(tree: Node) -> None:
@@ -219,7 +221,7 @@ def test_run_at_once(tree: Node) -> None:
     assert world.journal.calls == told.calls
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @settings(max_examples=CASES // 2, **SETTINGS)
 @given(tree=trees())
 def test_a_tree_comes_back_from_plain_data(tree: Node) -> None:
@@ -229,11 +231,11 @@ def test_a_tree_comes_back_from_plain_data(tree: Node) -> None:
     assert repr(app.signature(made.to_dict())) == repr(made)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_trees_have_all_that_workflows_can_have() -> None:
     made: list[Node] = []
 
-    @settings(max_examples=500, database=None, **SETTINGS)
+    @settings(max_examples=500, database=None, derandomize=True, **SETTINGS)
     @given(tree=trees())
     def make_many(tree: Node) -> None:
         made.append(tree)

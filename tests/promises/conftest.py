@@ -1,5 +1,18 @@
-"""Every test of a promise has a stage of its own."""
+"""Every test of a promise has a stage of its own, on each ground."""
 
-from tests.promises.harness import stage
+from __future__ import annotations
 
-__all__ = ["stage"]
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.promises.grounds import GROUNDS
+from tests.promises.harness import Stage, set_stage
+
+
+@pytest.fixture(params=GROUNDS)
+def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
+    """A stage on each ground; tests of one alone have `@pytest.mark.parametrize("stage", ["redis"], indirect=True)`."""
+    with set_stage(tmp_path, request.param) as found:
+        yield found

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
@@ -84,7 +85,7 @@ class SQLiteGround(Ground):
         return self.folder / "celeriac.db"
 
     def record(self) -> None:
-        connection = sqlite3.connect(self.path, timeout=10)
+        connection = sqlite3.connect(self.path, timeout=PATIENCE)
         connection.executescript(RECORDS)
         connection.close()
 
@@ -93,7 +94,7 @@ class SQLiteGround(Ground):
 
     def rows(self, query: str) -> list[Any]:
         """Ask the database itself."""
-        connection = sqlite3.connect(self.path, timeout=10)
+        connection = sqlite3.connect(self.path, timeout=PATIENCE)
         found = connection.execute(query).fetchall()
         connection.close()
         return found
@@ -109,7 +110,7 @@ class SQLiteGround(Ground):
                 yield
             finally:
                 process.stdin.close()
-                process.wait(10)
+                process.wait(PATIENCE)
 
     def restart(self) -> None:
         """Do nothing: there is no server."""

@@ -1,7 +1,7 @@
 """What the promises are tested with: a folder with a victim app, real workers in it, and ways to wait for what they do.
 
 A stage stands on a `Ground` (SQLite, Redis, RabbitMQ), and looks through the ports, so that each test runs on each.
-Nothing here sleeps for a guessed time: `wait_for` looks until a condition holds, and fails with the workers' logs.
+Nothing here sleeps for a guessed time: `Stage.wait` looks until a condition holds, and fails with the workers' logs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,12 +25,14 @@ import pytest
 from celeriac import Celeriac
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import QueueCounts
-from tests.promises.grounds import ALL_GROUNDS, GROUNDS, Ground
+from tests.environment import without_settings
+from tests.patience import PATIENCE, wait_for
+from tests.promises.grounds import ALL_GROUNDS, Ground
 
-__all__ = ["LEASE", "Run", "Stage", "Worker", "lives", "set_stage", "stage", "wait_for"]
+__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "lives", "set_stage"]
 
-LEASE = 1.5  # seconds
-PATIENCE = 30.0  # seconds; the machine may be slow, and other work may run beside us
+LEASE = 60.0  # seconds; no worker is kept from renewing it for so long, however busy the machine is
+SHORT_LEASE = 3.0  # seconds; of those whose lease is to run out
 
 
 class Run(NamedTuple):
@@ -46,18 +47,13 @@ class Run(NamedTuple):
     worker: str
 
 
-def wait_for(condition: Callable[[], Any], what: str = "the condition", seconds: float = PATIENCE) -> Any:
-    """Return what the condition gives, as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come about within {seconds:g} s")
-        time.sleep(0.01)
-    return found
+def get(result: Any) -> Any:
+    """Wait for a result, and return its value or raise its error."""
+    return result.get(timeout=PATIENCE)
 
 
 def lives(process: psutil.Process) -> bool:
-    """Say whether a process is more than an entry in the table that nobody has collected yet."""
+    """Say whether a process is running, and not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -117,9 +113,9 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
-    def wait(self, seconds: float = PATIENCE) -> int:
+    def wait(self) -> int:
         """Wait for the supervisor's end; return its exit code."""
-        return self.process.wait(seconds)
+        return self.process.wait(PATIENCE)
 
     def stop(self) -> int:
         """Stop it as a deploy does; return its exit code."""
@@ -147,7 +143,7 @@ class Worker:
 
 
 class Stage:
-    """A folder with a victim in it, the victim's app as a producer has it, workers, and the ground it stands on."""
+    """A folder with the victim app, workers that run it, and the ground: its broker and backend."""
 
     def __init__(self, folder: Path, victim: ModuleType, ground: Ground) -> None:
         self.folder = folder
@@ -160,7 +156,7 @@ class Stage:
 
     def worker(self, *arguments: str, name: str = "", ready: bool = True, **settings: Any) -> Worker:
         """Start a worker with arguments of the command line, and settings (as variables of its environment)."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
+        environment = without_settings()
         settings = {"worker_lease_seconds": LEASE, "worker_concurrency": 2, **settings}
         environment |= {f"CELERIAC_{setting.upper()}": str(value) for setting, value in settings.items()}
         name = name or f"worker{len(self.workers) + 1}"
@@ -169,7 +165,7 @@ class Stage:
         return worker.wait_ready() if ready else worker
 
     def inspector(self) -> Inspector:
-        return Inspector(self.app, timeout=10.0)
+        return Inspector(self.app, timeout=LEASE)
 
     # --- Sending --------------------------------------------------------------------------------------
 
@@ -226,10 +222,10 @@ class Stage:
         """Return how often a final outcome was written, by id."""
         return self.ground.recorded()
 
-    def wait(self, condition: Callable[[], Any], what: str = "the condition", seconds: float = PATIENCE) -> Any:
-        """Do as `wait_for`; a failure shows what the workers wrote."""
+    def wait(self, condition: Callable[[], Any], what: str = "the condition") -> Any:
+        """Wait for a condition, as `wait_for` does; a failure shows what the workers wrote."""
         try:
-            return wait_for(condition, what, seconds)
+            return wait_for(condition, what)
         except AssertionError as error:
             logs = "\n".join(f"--- {worker.name}\n{worker.text()[-3000:]}" for worker in self.workers)
             raise AssertionError(f"{error}\n{logs}") from None
@@ -259,6 +255,7 @@ class Stage:
 @contextmanager
 def set_stage(folder: Path, ground: str = "sqlite") -> Iterator[Stage]:
     """Write a victim into a folder, import it here, and take all down afterwards."""
+    folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         stands_on = ALL_GROUNDS[ground](folder)
         stack.callback(stands_on.end)
@@ -283,10 +280,3 @@ def _victim(folder: Path) -> Iterator[ModuleType]:
         spec.loader.exec_module(module)
         yield module
     os.close(module.JOURNAL)
-
-
-@pytest.fixture(params=GROUNDS)
-def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
-    """A stage on each ground; tests of one alone have `@pytest.mark.parametrize("stage", ["redis"], indirect=True)`."""
-    with set_stage(tmp_path, request.param) as found:
-        yield found

@@ -23,14 +23,16 @@ import psutil
 import pytest
 
 from celeriac.errors import BrokerUnavailable
+from tests import patience
 from tests.promises.grounds import RabbitGround, RabbitRedisGround, RedisGround
 from tests.promises.harness import Run, Stage, Worker
 
 LEASE = 4.0  # seconds; longer than the server is ever away
-LAG = 2.0  # seconds; an outcome is settled so soon after its run has ended
+LAG = 2.0  # seconds; an outcome is settled so soon after its run has ended; later on a slow machine
 RETRIED = 2.5  # seconds; … or so soon after the broker's return, for workers try again every second at the most
 PORTION = 50  # tasks sent at a time
 RABBIT_SECONDS = 10.0  # for which a RabbitMQ is left alone; it takes some five to start
+LONG = 300.0  # seconds; what is not done so long after the last task was sent, will not be done
 WAVE = 5.0  # seconds from one wave of tasks to the next
 LOST = "The lease is gone"  # as a worker's log says
 EARLY = LATE = 1.0  # seconds around its time, in which a task with an ETA runs
@@ -93,6 +95,7 @@ class Killer:
         self.children: dict[int, float] = {}  # when, by process
         self.workers: dict[str, float] = {}  # when, by worker
         self.counts: Counter[str] = Counter()
+        self.slowness = 1.0  # the worst that was measured; see `patience.exact`
         self._deck: list[Callable[[], bool]] = []
         self._started = 0.0  # the server
         self.living = [self.start(), self.start()]
@@ -114,6 +117,8 @@ class Killer:
         if not self._deck:
             self._deck = [way for way, times in self.ways.items() for _ in range(times)]
             self.random.shuffle(self._deck)
+        if len(self._deck) % 5 == 0 and not patience.exact:
+            self.slowness = max(self.slowness, patience.slowness(1))
         way = self._deck.pop()
         if way():
             self.counts[way.__name__] += 1
@@ -177,7 +182,7 @@ class Killer:
         killed = [at for at in (self.children.get(run.pid), self.workers.get(run.worker)) if at is not None]
         if isinstance(self.stage.ground, RabbitGround):  # whose leases end with their connection
             killed += [begun for begun, _ in self.stage.ground.outages]
-            killed += self.leases_lost.get(run.worker, ())
+        killed += self.leases_lost.get(run.worker, ())
         settled = None if ended is None else self._settled(ended)
         if any(at >= run.at - 0.1 and (settled is None or at <= settled) for at in killed):
             return True
@@ -193,8 +198,9 @@ class Killer:
         if not isinstance(self.stage.ground, RabbitGround):
             return False
         made = int(run.id[:13].replace("-", ""), 16) / 1000  # an id begins with its milliseconds
-        cut_off = any(begun <= run.at and made <= returned + RETRIED for begun, returned in self.stage.ground.outages)
-        return cut_off or any(at <= run.at <= at + RETRIED + LAG for at in self.workers.values())
+        retried, settled = RETRIED * self.slowness, (RETRIED + LAG) * self.slowness
+        cut_off = any(begun <= run.at and made <= returned + retried for begun, returned in self.stage.ground.outages)
+        return cut_off or any(at <= run.at <= at + settled for at in self.workers.values())
 
     @cached_property
     def leases_lost(self) -> dict[str, list[float]]:
@@ -207,10 +213,10 @@ class Killer:
 
     def _settled(self, ended: float) -> float:
         """Return when an outcome is settled at the latest: later, if the broker was away then."""
-        settled = ended + LAG
+        settled = ended + LAG * self.slowness
         for begun, returned in getattr(self.stage.ground, "outages", ()):
             if begun <= settled and returned >= ended:
-                settled = max(settled, returned + RETRIED)
+                settled = max(settled, returned + RETRIED * self.slowness)
         return settled
 
 
@@ -225,7 +231,7 @@ def chaos(request: pytest.FixtureRequest, stage: Stage) -> tuple[int, float, int
     return 6_000 if slow else 20_000, 14.0, seed
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_whatever_is_killed_every_task_is_run_and_none_twice_without_a_kill_that_explains_it(
     stage: Stage, chaos: tuple[int, float, int]
 ) -> None:
@@ -248,7 +254,7 @@ def test_whatever_is_killed_every_task_is_run_and_none_twice_without_a_kill_that
             counts = stage.counts()
             if not counts.ready + counts.active + counts.scheduled:
                 break
-        assert now - begun < 2 * seconds + 60, f"{stage.counts()} are left:\n{killer.living[0].text()[-5000:]}"
+        assert now - begun < 2 * seconds + LONG, f"{stage.counts()} are left:\n{killer.living[0].text()[-5000:]}"
     took = time.monotonic() - begun
 
     runs: dict[str, list[Run]] = defaultdict(list)
@@ -285,11 +291,11 @@ def test_whatever_is_killed_every_task_is_run_and_none_twice_without_a_kill_that
     assert states == {"SUCCESS": tasks}
     assert recorded.keys() == runs.keys()
     for id in random.sample(promised, 200):
-        assert stage.app.AsyncResult(id).get(timeout=1) in {run.pid for run in runs[id]}
-    stage.wait(stage.is_empty, "an empty broker", seconds=LEASE + 5)
+        assert stage.app.AsyncResult(id).get(timeout=patience.PATIENCE) in {run.pid for run in runs[id]}
+    stage.wait(stage.is_empty, "an empty broker")
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_tasks_run_at_their_time_though_the_worker_is_restarted_half_way(
     stage: Stage, request: pytest.FixtureRequest
 ) -> None:
@@ -309,7 +315,7 @@ def test_tasks_run_at_their_time_though_the_worker_is_restarted_half_way(
     stage.worker()
     away = time.time() - stopping
     time.sleep(max(0.0, begun + seconds - time.time()))  # not to hinder the worker by looking
-    stage.wait(lambda: due.keys() <= {run.id for run in stage.journal()}, "all tasks", seconds=60)
+    stage.wait(lambda: due.keys() <= {run.id for run in stage.journal()}, "all tasks")
     stage.wait(stage.is_empty, "an empty broker")
     late = sorted(run.at - due[run.id] for run in stage.journal() if run.id in due)
     median, p99 = late[count // 2], late[int(count * 0.99)]

@@ -22,6 +22,7 @@ from celeriac import Workflow
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.message import Message
 from tests.canvas.oracle import Bad, Node, interpret, random_tree, signature
+from tests.patience import PATIENCE
 from tests.promises.grounds import ALL_GROUNDS, RabbitGround, RabbitRedisGround, RedisGround, SQLiteGround
 from tests.promises.harness import Run, Stage
 from tests.promises.test_chaos import Killer
@@ -29,7 +30,7 @@ from tests.promises.test_chaos import Killer
 TREES = 80  # at first; then a few more, until each kind of trouble has been made
 MORE = 10
 PAUSE = 0.4  # seconds between two troubles
-SECONDS = 110.0
+SECONDS = 500.0  # for all of it; on two idle cores it takes some thirty
 
 
 class Mischief(Killer):
@@ -83,7 +84,7 @@ class Mischief(Killer):
         return self.counts.keys() == {way.__name__ for way in self.ways}
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", ALL_GROUNDS, indirect=True)
 def test_random_workflows_end_as_they_should_whatever_is_killed_cut_or_delivered_twice(stage: Stage) -> None:
     stage.record()
@@ -105,7 +106,7 @@ def test_random_workflows_end_as_they_should_whatever_is_killed_cut_or_delivered
     told = [interpret(tree, 7) for tree, _ in sent]
     for (tree, result), expected in zip(sent, told, strict=True):
         try:
-            value = result.get(timeout=5)
+            value = result.get(timeout=PATIENCE)
         except ValueError as error:
             value = Bad(error.args[0])
         assert value == expected.value, tree
@@ -130,9 +131,8 @@ def test_random_workflows_end_as_they_should_whatever_is_killed_cut_or_delivered
     assert {id: runs[id] for id in unexplained - mischief.twice} == {}, known
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("good", [True, False])
-def test_a_body_or_its_error_callback_is_called_though_who_ended_the_last_member_is_killed(
+def test_a_body_or_its_error_callback_is_called_though_the_worker_of_the_last_member_is_killed(
     stage: Stage, good: bool
 ) -> None:
     header = [Node("task", (), label, "returns" if good or label else "fails") for label in range(200)]
@@ -150,7 +150,7 @@ def test_a_body_or_its_error_callback_is_called_though_who_ended_the_last_member
 
 @pytest.mark.parametrize("stage", ALL_GROUNDS, indirect=True)
 @pytest.mark.parametrize("way", ["returns", "fails"])
-def test_a_task_that_is_delivered_again_after_its_end_calls_nobody_again(
+def test_a_task_that_is_delivered_again_after_its_end_repeats_no_callback(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     sent: list[Message] = []

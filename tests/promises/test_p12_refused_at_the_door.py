@@ -24,6 +24,7 @@ from celeriac.errors import (
     UnknownOption,
     UnknownQueue,
 )
+from tests.patience import PATIENCE
 from tests.promises.harness import Stage
 
 Door = Callable[[Stage], Any]
@@ -95,14 +96,14 @@ def test_a_bad_setting_in_the_environment_names_its_variable() -> None:
 )
 def test_a_bad_command_line_is_refused_with_an_exit_code(stage: Stage, arguments: list[str], words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "celeriac", *arguments], cwd=stage.folder, capture_output=True,
-                          text=True, timeout=30)  # fmt: skip
+                          text=True, timeout=PATIENCE)  # fmt: skip
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert stage.is_empty()
 
 
-def test_a_worker_does_not_unpickle_what_it_was_not_told_to_trust(stage: Stage) -> None:
+def test_a_worker_does_not_unpickle_untrusted_messages(stage: Stage) -> None:
     class Bomb:
         def __reduce__(self) -> Any:
             return os.mkdir, (stage.path("exploded"),)
@@ -113,7 +114,7 @@ def test_a_worker_does_not_unpickle_what_it_was_not_told_to_trust(stage: Stage) 
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
     stage.app.publish([type(message)(**{**fields, "content_type": "application/x-python-pickle", "body": body})])
     with pytest.raises(Exception, match="pickle"):
-        stage.app.AsyncResult(message.id).get(timeout=30)
+        stage.app.AsyncResult(message.id).get(timeout=PATIENCE)
     assert not (stage.folder / "exploded").exists()
     assert worker.process.poll() is None
 
@@ -125,6 +126,6 @@ def test_a_message_that_cannot_be_read_fails_alone(stage: Stage, body: bytes) ->
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
     stage.app.publish([type(message)(**{**fields, "body": body})])
     with pytest.raises((Exception, RemoteError)):
-        stage.app.AsyncResult(message.id).get(timeout=30)
-    assert stage.victim.quick.delay(7).get(timeout=30) == 7
+        stage.app.AsyncResult(message.id).get(timeout=PATIENCE)
+    assert stage.victim.quick.delay(7).get(timeout=PATIENCE) == 7
     assert worker.process.poll() is None

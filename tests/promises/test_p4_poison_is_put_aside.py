@@ -8,6 +8,7 @@ import pytest
 
 from celeriac import states
 from celeriac.errors import WorkerLost
+from tests.patience import PATIENCE
 from tests.promises.harness import Stage
 
 LANES = pytest.mark.parametrize("lane", ["plain", "coroutine"])
@@ -19,7 +20,7 @@ def test_a_task_that_ends_its_child_is_put_aside_after_three_deliveries(stage: S
     stage.worker()
     result = stage.send(lane, how, 3)
     with pytest.raises(WorkerLost, match="3 times"):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     assert result.state == states.FAILURE
     assert [run.deliveries for run in stage.runs(result)] == [1, 2, 3]
     assert [run.attempt for run in stage.runs(result)] == [1, 1, 1]
@@ -34,11 +35,11 @@ def test_a_dead_letter_can_be_sent_again_as_if_new(stage: Stage, lane: str) -> N
     stage.worker()
     result = stage.send(lane, "kills_itself_unless", stage.path("antidote"))
     with pytest.raises(WorkerLost):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     stage.release("antidote")
     stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")
     assert asyncio.run(stage.inspector().resend([result.id])) == 1
-    assert result.get(timeout=30) == "spared"
+    assert result.get(timeout=PATIENCE) == "spared"
     assert stage.runs(result)[-1].deliveries == 1
     assert asyncio.run(stage.inspector().dead()) == []
 
@@ -47,7 +48,7 @@ def test_a_dead_letter_can_be_dropped(stage: Stage) -> None:
     stage.worker()
     result = stage.send("plain", "kills_itself")
     with pytest.raises(WorkerLost):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")
     assert asyncio.run(stage.inspector().drop([result.id])) == 1
     assert asyncio.run(stage.inspector().dead()) == []
@@ -59,7 +60,7 @@ def test_a_task_that_kills_its_whole_worker_is_put_aside_too(stage: Stage) -> No
         stage.worker(worker_lease_seconds=1, worker_concurrency=1)
     result = stage.send("plain", "kills_its_worker")
     with pytest.raises(WorkerLost, match="3 times"):
-        result.get(timeout=30)
+        result.get(timeout=PATIENCE)
     assert len({run.worker for run in stage.runs(result)}) == 3
     assert len(stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")) == 1
 
@@ -71,9 +72,9 @@ def test_what_shares_a_child_with_a_task_that_kills_it_survives(stage: Stage) ->
     stage.started(*innocents)
     culprit = stage.send("coroutine", "kills_itself")
     with pytest.raises(WorkerLost):
-        culprit.get(timeout=30)
+        culprit.get(timeout=PATIENCE)
     stage.release("go")
-    assert [result.get(timeout=30) for result in innocents] == ["released"] * 20
+    assert [result.get(timeout=PATIENCE) for result in innocents] == ["released"] * 20
     assert [dead.message.id for dead in asyncio.run(stage.inspector().dead())] == [culprit.id]
 
 
@@ -84,6 +85,6 @@ def test_what_is_sent_ahead_to_a_plain_child_that_is_killed_is_not_counted(stage
     culprit, *innocents = stage.app.tasks["victim.plain"].delay_many(
         [("kills_itself",)] + [("tells_deliveries",)] * 100
     )
-    assert [result.get(timeout=30) for result in innocents] == [1] * 100
+    assert [result.get(timeout=PATIENCE) for result in innocents] == [1] * 100
     with pytest.raises(WorkerLost):
-        culprit.get(timeout=30)
+        culprit.get(timeout=PATIENCE)

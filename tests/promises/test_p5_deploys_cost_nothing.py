@@ -1,4 +1,7 @@
-"""P5: SIGTERM stops receiving, gives running tasks the grace time, the rest back, and the process is gone in time."""
+"""P5: SIGTERM stops receiving, gives running tasks the grace time, the rest back, and the process is gone in time.
+
+`make chaos` holds it to that time exactly; see `tests/patience.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import time
 import pytest
 
 from celeriac.errors import WorkerLost
-from tests.promises.harness import Stage
+from tests.patience import PATIENCE, in_time
+from tests.promises.harness import SHORT_LEASE, Stage
 
-GRACE = 3.0  # seconds
+GRACE = 6.0  # seconds
 
 
 @pytest.mark.parametrize(
@@ -37,15 +41,15 @@ def test_sigterm_under_load_ends_in_time_and_costs_no_attempt_and_no_delivery(st
     assert old.wait() == 0
     took = time.monotonic() - begun
     print(f"\nP5: gone {took:.2f} s after SIGTERM (grace {GRACE:g} s)")
-    assert took < GRACE + 0.5
-    assert ending[0].get(timeout=1) == "released"
+    assert in_time(took, GRACE + 0.5)
+    assert ending[0].get(timeout=PATIENCE) == "released"
     assert stage.counts().active == 0
     assert stage.leases() == []
 
     before = len(stage.journal())
     stage.worker(name="new")
     stage.release("never")
-    assert [result.get(timeout=30) for result in lasting] == ["released"] * 2
+    assert [result.get(timeout=PATIENCE) for result in lasting] == ["released"] * 2
     stage.wait(lambda: all(result.ready() for result in load), "the end of the load")
     runs = stage.journal()
     assert {(run.attempt, run.deliveries) for run in runs} == {(1, 1)}
@@ -54,7 +58,7 @@ def test_sigterm_under_load_ends_in_time_and_costs_no_attempt_and_no_delivery(st
 
 
 def test_a_second_sigterm_gives_back_at_once_what_runs(stage: Stage) -> None:
-    old = stage.worker("--grace", "60", name="old")
+    old = stage.worker("--grace", "3600", name="old")
     results = [stage.send(lane, "holds", stage.path("go")) for lane in ("plain", "coroutine")]
     stage.started(*results)
     old.signal(signal.SIGTERM)
@@ -64,13 +68,13 @@ def test_a_second_sigterm_gives_back_at_once_what_runs(stage: Stage) -> None:
     stage.wait(lambda: old.signal(signal.SIGTERM) or "Cold shutdown" in old.text())
     assert old.wait() == 0
     print(f"\nP5: gone {time.monotonic() - begun:.2f} s after the second SIGTERM")
-    assert time.monotonic() - begun < 3
+    assert in_time(time.monotonic() - begun, 3)
     assert stage.counts().active == 0
     stage.worker(name="new")
     assert stage.started(*results, times=2).worker == "new"
     assert {run.deliveries for run in stage.runs(*results)} == {1}
     stage.release("go")
-    assert [result.get(timeout=30) for result in results] == ["released"] * 2
+    assert [result.get(timeout=PATIENCE) for result in results] == ["released"] * 2
 
 
 def test_at_most_once_a_task_that_outlasts_the_grace_time_is_recorded_as_worker_lost(stage: Stage) -> None:
@@ -80,13 +84,13 @@ def test_at_most_once_a_task_that_outlasts_the_grace_time_is_recorded_as_worker_
     assert old.stop() == 0
     for result in results:
         with pytest.raises(WorkerLost):
-            result.get(timeout=1)
+            result.get(timeout=PATIENCE)
     assert stage.is_empty()
 
 
 @pytest.mark.parametrize(("stage", "how"), [("sqlite", "locked"), ("redis", "frozen")], indirect=["stage"])
 def test_a_worker_is_gone_within_the_grace_time_though_its_broker_is_away(stage: Stage, how: str) -> None:
-    old = stage.worker("--grace", "2")
+    old = stage.worker("--grace", "2", worker_lease_seconds=SHORT_LEASE)
     results = [stage.send(lane, "holds", stage.path("go")) for lane in ("plain", "coroutine")]
     stage.started(*results)
     with stage.away(how):
@@ -95,30 +99,30 @@ def test_a_worker_is_gone_within_the_grace_time_though_its_broker_is_away(stage:
         old.wait()
         took = time.monotonic() - begun
     print(f"\nP5: gone {took:.2f} s after SIGTERM (grace 2 s), without a broker")
-    assert took < 2 + 0.7
+    assert in_time(took, 2 + 0.7)
     stage.worker()
     stage.started(*results, times=2)
     stage.release("go")
-    assert [result.get(timeout=30) for result in results] == ["released"] * 2
+    assert [result.get(timeout=PATIENCE) for result in results] == ["released"] * 2
 
 
 def test_an_idle_worker_is_gone_at_once(stage: Stage) -> None:
-    worker = stage.worker()
+    worker = stage.worker("--grace", "3600")
     begun = time.monotonic()
     assert worker.stop() == 0
-    assert time.monotonic() - begun < 3
+    assert in_time(time.monotonic() - begun, 3)
     assert stage.leases() == []
 
 
-def test_workers_told_to_stop_while_tasks_come_and_go_are_gone_as_soon_as_what_runs_has_ended(stage: Stage) -> None:
-    workers = [stage.worker(ready=False, worker_concurrency=1) for _ in range(5)]
+def test_workers_stopped_under_load_end_as_soon_as_their_running_tasks_have_ended(stage: Stage) -> None:
+    workers = [stage.worker("--grace", "3600", ready=False, worker_concurrency=1) for _ in range(5)]
     for worker in workers:
         worker.wait_ready()
     load = stage.app.tasks["victim.plain"].delay_many([("sleeps", 0.002)] * 3000)
     stage.started(load[100])
     for worker in workers:
         worker.signal(signal.SIGTERM)
-    assert [worker.wait(10) for worker in workers] == [0] * 5
+    assert [worker.wait() for worker in workers] == [0] * 5
     assert stage.counts().active == 0
     assert stage.leases() == []
     assert stage.counts().ready == 3000 - len(stage.journal())

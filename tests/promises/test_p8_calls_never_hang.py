@@ -11,10 +11,11 @@ import pytest
 
 from celeriac import group
 from celeriac.errors import BrokerUnavailable, ResultTimeout
+from tests.patience import PATIENCE, in_time
 from tests.promises.harness import Stage
 
 TIMEOUT = 0.3  # seconds
-LATE = 0.5  # seconds; what a busy machine may add
+LATE = 0.5  # seconds; what the rest of a call may add
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "delay": lambda quick: quick.delay(1),
@@ -25,6 +26,17 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "group": lambda quick: group(quick.s(number) for number in range(3)).delay(),
     "revoke": lambda quick: quick.app.control.revoke("0000"),
 }
+
+
+def served(call: Callable[[], Any]) -> Any:
+    """Return what a call gives while the broker is there; again, if a busy machine was slower than its time-out."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except BrokerUnavailable:
+            if time.monotonic() > deadline:
+                raise
 
 
 @pytest.mark.parametrize(
@@ -38,17 +50,17 @@ def test_a_broker_that_is_away_is_an_error_in_time_at_every_call_and_is_used_aga
 ) -> None:
     stage.app.conf.broker_publish_timeout = TIMEOUT
     quick = stage.victim.quick
-    CALLS[call](quick)  # so that a connection is there, and is lost
-    before = stage.counts()
-    with stage.away(how):
+    served(lambda: CALLS[call](quick))  # so that a connection is there, and is lost
+    before = served(stage.counts)
+    with stage.ground.away(how):
         for _ in range(2):
             begun = time.monotonic()
             with pytest.raises(BrokerUnavailable, match=words):
                 CALLS[call](quick)
-            assert time.monotonic() - begun < TIMEOUT + LATE
+            assert in_time(time.monotonic() - begun, TIMEOUT + LATE)
     if how != "frozen":  # what a frozen server was sent, it carries out when it wakes
-        assert stage.counts() == before
-    CALLS[call](quick)
+        assert served(stage.counts) == before
+    served(lambda: CALLS[call](quick))
 
 
 @pytest.mark.parametrize("stage", ["redis"], indirect=True)
@@ -59,18 +71,18 @@ def test_a_broker_that_is_away_is_an_error_in_time_at_every_call_and_is_used_aga
      lambda result: result.state],
     ids=["get", "aget", "state"],
 )  # fmt: skip
-def test_who_asks_for_a_result_is_told_in_time_that_the_backend_is_away(
+def test_reading_a_result_fails_in_time_while_the_backend_is_away(
     stage: Stage, how: str, look: Callable[[Any], Any]
 ) -> None:
     stage.app.conf.broker_publish_timeout = TIMEOUT
-    result = stage.victim.quick.delay(1)
-    with stage.away(how):
+    result = served(lambda: stage.victim.quick.delay(1))
+    with stage.ground.away(how):
         for _ in range(2):
             begun = time.monotonic()
             with pytest.raises((BrokerUnavailable, ResultTimeout)):
                 look(result)
-            assert time.monotonic() - begun < 2 * TIMEOUT + LATE
-    assert result.state == "PENDING"
+            assert in_time(time.monotonic() - begun, 2 * TIMEOUT + LATE)
+    assert served(lambda: result.state) == "PENDING"
 
 
 @pytest.mark.parametrize("stage", ["sqlite"], indirect=True)

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE, in_time
 from tests.promises.harness import Stage
-
-SLOW = 2.5  # seconds
 
 
 def both(stage: Stage) -> tuple[Any, Any]:
     """Start a worker whose only child has been sent thousands of quick tasks, and an idle one, which is stopped."""
-    busy = stage.worker(name="busy", worker_concurrency=1, worker_lease_seconds=30)
+    busy = stage.worker(name="busy", worker_concurrency=1)
     warm = stage.victim.quick.delay_many([(number,) for number in range(3000)])
     warm += [stage.send("coroutine", "returns", number) for number in range(200)]
     stage.wait(lambda: all(result.ready() for result in warm[-300:]), "the end of 3200 tasks")
-    idle = stage.worker(name="idle", worker_concurrency=1, worker_lease_seconds=30)
+    idle = stage.worker(name="idle", worker_concurrency=1)
     idle.signal_all(signal.SIGSTOP)
     return busy, idle
 
@@ -27,7 +26,7 @@ def both(stage: Stage) -> tuple[Any, Any]:
 def test_tasks_behind_a_slow_one_are_started_by_an_idle_worker(stage: Stage, ahead: int) -> None:
     _, idle = both(stage)
     plain = stage.app.tasks["victim.plain"]
-    results = plain.delay_many([("returns", 1)] * ahead + [("sleeps", SLOW)] + [("returns", 1)] * 200)
+    results = plain.delay_many([("returns", 1)] * ahead + [("holds", stage.path("go"))] + [("returns", 1)] * 200)
     slow, behind = results[ahead], results[ahead + 1 :]
     begun = stage.started(slow)
     idle.signal_all(signal.SIGCONT)
@@ -35,23 +34,25 @@ def test_tasks_behind_a_slow_one_are_started_by_an_idle_worker(stage: Stage, ahe
     stage.wait(lambda: len(stage.runs(*behind)) == 200, "the start of all")
     runs = stage.runs(*behind)
     last = max(run.at for run in runs) - begun.at
-    print(f"\nP9: the last of 200 tasks behind a sleeper was started {last:.3f} s after it")
+    print(f"\nP9: the last of 200 tasks behind one that holds was started {last:.3f} s after it")
     assert {run.worker for run in runs} == {"idle"}
-    assert last < 1
-    assert slow.get(timeout=30) == SLOW
+    assert in_time(last, 1)
+    stage.release("go")
+    assert slow.get(timeout=PATIENCE) == "released"
     assert len(stage.runs(*results)) == len(results)
     assert {run.deliveries for run in stage.runs(*results)} == {1}
 
 
 def test_tasks_sent_after_a_slow_one_has_begun_are_started_by_an_idle_worker(stage: Stage) -> None:
     _, idle = both(stage)
-    slow = stage.send("plain", "sleeps", SLOW)
+    slow = stage.send("plain", "holds", stage.path("go"))
     begun = stage.started(slow)
     behind = [stage.send("plain", "returns", 1) for _ in range(20)]
     idle.signal_all(signal.SIGCONT)
     stage.started(*behind)
-    assert max(run.at for run in stage.runs(*behind)) - begun.at < 1
-    assert slow.get(timeout=30) == SLOW
+    assert in_time(max(run.at for run in stage.runs(*behind)) - begun.at, 1)
+    stage.release("go")
+    assert slow.get(timeout=PATIENCE) == "released"
 
 
 def test_coroutines_behind_one_that_blocks_its_loop_are_started_by_an_idle_worker(stage: Stage) -> None:
@@ -61,10 +62,10 @@ def test_coroutines_behind_one_that_blocks_its_loop_are_started_by_an_idle_worke
     stage.started(blocking)
     idle.signal_all(signal.SIGCONT)
     try:
-        stage.wait(lambda: len(stage.runs(*behind)) == 20, "the start of those behind", seconds=3)
+        stage.wait(lambda: len(stage.runs(*behind)) == 20, "the start of those behind")
     finally:
         stage.release("go")
-    assert blocking.get(timeout=30) == "released"
+    assert blocking.get(timeout=PATIENCE) == "released"
 
 
 def test_a_worker_that_is_full_leaves_the_rest_to_others(stage: Stage) -> None:
@@ -76,4 +77,4 @@ def test_a_worker_that_is_full_leaves_the_rest_to_others(stage: Stage) -> None:
     stage.worker(name="helper", worker_concurrency=2, worker_coroutine_concurrency=3)
     stage.started(*holding)
     stage.release("go")
-    assert [result.get(timeout=30) for result in holding] == ["released"] * 8
+    assert [result.get(timeout=PATIENCE) for result in holding] == ["released"] * 8

@@ -53,14 +53,14 @@ class Odd(Exception):
 
 
 class Unspeakable(Exception):
-    """Cannot be put in words."""
+    """Cannot be formatted."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
 class Fatal(Exception):
-    """Ends whoever puts it in words."""
+    """Exits the process that formats it."""
 
     def __str__(self) -> str:
         sys.exit(4)
@@ -208,7 +208,7 @@ def waits_for_another(task: Any, value: Any) -> Any:
 
 
 async def awaits_another(task: Any, value: Any) -> Any:
-    return await app.AsyncResult(value).aget(timeout=20)
+    return await app.AsyncResult(value).aget(timeout=100)
 
 
 def sleeps(task: Any, value: Any) -> Any:
@@ -292,7 +292,7 @@ def terminates_a_process(task: Any, value: Any) -> Any:
     process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     process.start()
     process.terminate()
-    process.join(5)
+    process.join(60)
     code = process.exitcode
     process.kill()
     return code

@@ -23,8 +23,7 @@ from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps
-from celeriac.tasks.context import Request, current
-from celeriac.tasks.execution import Executor
+from celeriac.tasks.execution import Executor, Request, current
 from celeriac.worker.pools.frames import (
     PERMIT,
     RECEIVE_BYTES,
