@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 
 from celeriac import Celeriac
@@ -26,8 +27,9 @@ from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.redis import RedisBroker, requests
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.calls import Call, Step
 from celeriac.drivers.redis.connection import Connection
-from celeriac.drivers.redis.error_translation import silent
+from celeriac.drivers.redis.error_translation import InDoubt, silent
 from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.pubsub import Subscriber
 from celeriac.drivers.redis.server import Server
@@ -157,6 +159,59 @@ async def test_a_unix_socket_and_another_prefix_can_be_used(redis: RedisServer) 
     assert len(await receive(await broker.lease(WorkerInfo(name="w"), 60.0, 3))) == 2
     assert redis.ask("DBSIZE") == 0  # the size of database 0
     broker.close()
+
+
+# --- What is sent again: the procedure of a call, without a server -------------------------------------
+
+
+def call_of(count: int = 1, again: bool = True) -> Call:
+    return Call(b"", count, again, Address(), TIMEOUT)
+
+
+def test_scripts_are_loaded_when_the_server_has_none_and_the_call_is_sent_again() -> None:
+    steps = call_of().steps([hiredis.ReplyError("NOSCRIPT No matching script")])
+    assert next(steps) is Step.LOAD
+    assert steps.send([b"sha"]) is Step.SEND
+    with pytest.raises(StopIteration) as end:
+        steps.send([7])
+    assert end.value.value == [7]
+
+
+def test_a_call_is_sent_once_more_after_a_lost_connection_and_not_a_third_time() -> None:
+    call = call_of()
+    steps = call.steps(ConnectionResetError("lost"))
+    assert next(steps) is Step.FORGET
+    assert steps.send(None) is Step.SEND
+    call.connected = call.fresh = True
+    assert steps.throw(ConnectionResetError("lost")) is Step.FORGET
+    with pytest.raises(InDoubt):
+        steps.send(None)
+
+
+def test_a_call_that_must_not_be_sent_again_is_in_doubt_after_a_lost_connection() -> None:
+    steps = call_of(again=False).steps(ConnectionResetError("lost"))
+    assert next(steps) is Step.FORGET
+    with pytest.raises(InDoubt):
+        steps.send(None)
+    with pytest.raises(InDoubt):  # the first command was carried out
+        next(call_of(2, again=False).steps([1, hiredis.ReplyError("NOSCRIPT No matching script")]))
+
+
+def test_a_call_that_could_not_be_sent_is_not_in_doubt() -> None:
+    steps = call_of(again=False).steps(None)
+    assert next(steps) is Step.SEND
+    with pytest.raises(BrokerUnavailable) as caught:
+        steps.throw(ConnectionRefusedError("refused"))
+    assert not isinstance(caught.value, InDoubt)
+
+
+def test_a_busy_server_is_asked_again_and_a_connection_to_a_replica_is_closed() -> None:
+    steps = call_of().steps([hiredis.ReplyError("LOADING the dataset")])
+    assert next(steps) is Step.PAUSE
+    assert steps.send(None) is Step.SEND
+    assert steps.send([hiredis.ReplyError("READONLY You can't write against a read only replica.")]) is Step.CLOSE
+    with pytest.raises(BrokerUnavailable, match="Name the master"):
+        steps.send(None)
 
 
 # --- Connections --------------------------------------------------------------------------------------

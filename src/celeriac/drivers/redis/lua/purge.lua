@@ -1,5 +1,4 @@
--- queue. Drops up to 1,000 messages of each line and 1,000 scheduled ones. Returns how many; call it again until it is
--- 0.
+-- queue. Drops up to 1,000 messages of each line and 1,000 scheduled ones. Returns how many it has dropped.
 local T, dropped = tag(ARGV[2]), 0
 local function drop(ids)
   if #ids == 0 then return end

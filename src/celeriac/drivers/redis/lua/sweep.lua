@@ -2,7 +2,7 @@
 -- receipts (above, up to) of earlier sweeps whose reply was lost. Returns messages held by expired leases to their
 -- queues, or takes them over if they must not be run again; deletes expired leases that hold nothing. If this lease has
 -- expired too, other leases are left alone: the server was probably away, and no worker could renew.
--- Returns 0 if this lease is lost, else {1 if there is more to do, then for each message taken_over over, flat: blob,
+-- Returns 0 if this lease is lost, else {1 if there is more to do, then for each message taken over, flat: blob,
 -- -receipt, deliveries}.
 local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
