@@ -20,7 +20,6 @@ from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 from pamqp import commands
 
 from celeriac import signals
@@ -33,7 +32,7 @@ from celeriac.drivers.bell import Bell
 from celeriac.errors import BrokerError, ResultLost
 from celeriac.model.clock import Clock
 from celeriac.model.message import new_id
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome
 from celeriac.ports.abilities import Ability
 
 __all__ = ["RpcBackend", "connect"]
@@ -115,7 +114,7 @@ class RpcBackend(WaitingBackend):
         return [True] * len(outcomes)
 
     async def _send(self, outcomes: Sequence[Outcome]) -> None:
-        items = [Publication("", outcome.reply_to, properties(), _encode(outcome)) for outcome in outcomes]
+        items = [Publication("", outcome.reply_to, properties(), encode_outcome(outcome)) for outcome in outcomes]
         if items:
             await self.server.ado(lambda: _sending(items))
 
@@ -256,9 +255,10 @@ def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
 
 def _decoded(content: Content) -> Outcome | None:
     try:
-        return _decode(content.body)
-    except msgspec.MsgspecError:
-        return None  # not an outcome
+        return decode_outcome(content.body)
+    except ValueError:
+        log.warning("An unreadable message of %d bytes in the reply queue is ignored", len(content.body))
+        return None
 
 
 _backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
@@ -294,9 +294,6 @@ signals.worker_process_init.connect(_begin_child)
 signals.worker_process_shutdown.connect(_leave)  # such a process runs no `atexit`
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Outcome).decode
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",

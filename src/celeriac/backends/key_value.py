@@ -15,18 +15,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import sha256
 
-import msgspec
-
 from celeriac.backends.bases import SyncBackend
 from celeriac.model.clock import Clock
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Outcome, encode_outcome, read_outcome
 
 __all__ = ["KeyValueBackend", "safe"]
 
 LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with other characters, are hashed
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Outcome).decode
 
 
 class KeyValueBackend(SyncBackend):
@@ -63,7 +59,7 @@ class KeyValueBackend(SyncBackend):
     def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
         asked = [_final(outcome.id) for outcome in outcomes if not outcome.ready]
         ended = set(self.get_many(asked)) if asked else set()
-        finals = [(_final(outcome.id), _encode(outcome)) for outcome in outcomes if outcome.ready]
+        finals = [(_final(outcome.id), encode_outcome(outcome)) for outcome in outcomes if outcome.ready]
         added = iter(self.add_many(finals, self.expires))
         done = []
         for outcome in outcomes:
@@ -74,7 +70,7 @@ class KeyValueBackend(SyncBackend):
             elif key in ended:
                 done.append(False)
             else:
-                self.set(_early(outcome.id), _encode(outcome), self.expires)
+                self.set(_early(outcome.id), encode_outcome(outcome), self.expires)
                 done.append(True)
         return done
 
@@ -86,7 +82,7 @@ class KeyValueBackend(SyncBackend):
         for id in ids:
             value = found.get(_final(id)) or found.get(_early(id))
             if value is not None:
-                outcomes[id] = _decode(value)
+                outcomes[id] = read_outcome(id, value)
         return outcomes
 
     def forget(self, ids: Sequence[str]) -> None:

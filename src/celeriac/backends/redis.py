@@ -255,7 +255,7 @@ class RedisBackend(Backend, WorkflowStore):
 
     def _found(self, ids: Sequence[str], values: Sequence[bytes | None], final: bool) -> dict[str, Outcome]:
         known = {id: value for id, value in zip(ids, values, strict=True) if value is not None}
-        return {id: outcomes.decode(value) for id, value in known.items() if not final or value.startswith(b"1")}
+        return {id: outcomes.read(id, value) for id, value in known.items() if not final or value.startswith(b"1")}
 
     def _key(self, id: str) -> str:
         return f"{self.server.prefix}:outcome:{id}"
@@ -276,7 +276,7 @@ def _take_notified(payload: bytes, wanted: set[str], found: dict[str, Outcome], 
             if value is None:
                 ended.add(id)
             else:
-                found[id] = outcomes.decode(value)
+                found[id] = outcomes.read(id, value)
 
 
 def _gathering(wanted: set[str]) -> float:

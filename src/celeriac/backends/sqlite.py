@@ -13,7 +13,7 @@ from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.model.clock import Clock
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Outcome, read_outcome
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
@@ -55,7 +55,7 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
         condition = " AND final = 1" if final else ""
         query, parameter = (FETCH_ONE, ids[0]) if len(ids) == 1 else (FETCH, _json(ids))
         rows = self.database.read(lambda connection: connection.execute(query + condition, (parameter,)).fetchall())
-        return {id: outcomes.decode(outcome) for id, outcome in rows}
+        return {id: read_outcome(id, outcome) for id, outcome in rows}
 
     def watch(self, ids: Sequence[str]) -> Watch:
         return self.database.watch()
@@ -78,11 +78,11 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
         where, parameters = ("WHERE state = ?", (state,)) if state else ("", ())
         rows = self.database.read(
             lambda connection: connection.execute(
-                f"SELECT outcome FROM outcomes {where} ORDER BY stored_at DESC LIMIT ? OFFSET ?",  # noqa: S608
+                f"SELECT id, outcome FROM outcomes {where} ORDER BY stored_at DESC LIMIT ? OFFSET ?",  # noqa: S608
                 (*parameters, limit, offset),
             ).fetchall()
         )
-        return [outcomes.decode(outcome) for (outcome,) in rows]
+        return [read_outcome(id, outcome) for id, outcome in rows]
 
     # --- Workflows ------------------------------------------------------------------------------------
 

@@ -13,11 +13,24 @@ import time
 from collections.abc import Callable
 from itertools import count as counting
 from itertools import islice
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from celeriac.model.failure import Failure
+from celeriac.model.gate import (
+    DEEPEST,
+    Address,
+    Attempt,
+    Duration,
+    Instant,
+    Name,
+    OptionalName,
+    Unreadable,
+    check_nesting,
+    reader,
+)
 
 __all__ = [
     "COROUTINE",
@@ -41,58 +54,61 @@ LANES: Final = (PLAIN, COROUTINE)
 
 HIGHEST_PRIORITY: Final = 9
 
+Lane: TypeAlias = Literal["plain", "coroutine"]
+Priority: TypeAlias = Annotated[int, Meta(ge=0, le=HIGHEST_PRIORITY)]
+
 
 class Place(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, gc=False):
     """The node of a workflow that a message runs: enough to settle a member of a group without loading the tree."""
 
-    workflow: str
-    node: int
-    join: int = -1  # the join that counts its end
+    workflow: Name
+    node: Annotated[int, Meta(ge=0)]
+    join: Annotated[int, Meta(ge=-1)] = -1  # the join that counts its end
     alone: bool = False  # no other node follows it
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The task that failed, in the message of its error callback."""
 
-    id: str
-    task: str
+    id: Name
+    task: Name
     failure: Failure
-    attempt: int = 1
-    group_id: str | None = None
-    parent_id: str | None = None
-    root_id: str | None = None
+    attempt: Attempt = 1
+    group_id: Name | None = None
+    parent_id: Name | None = None
+    root_id: Name | None = None
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """Headers and a body. Instants are in seconds since the epoch, durations in seconds."""
 
-    id: str
-    task: str
+    id: Name
+    task: Name
     body: bytes = b""
-    content_type: str = "application/json"
-    queue: str = "default"
-    lane: str = PLAIN  # as the sender knows the task; a worker that knows better returns it to the right lane
-    priority: int = 5  # 0 to 9, higher is sooner
-    sent_at: float = 0.0
-    due_at: float | None = None  # not to be started before
-    expires_at: float | None = None  # not to be started after
-    attempt: int = 1
+    content_type: OptionalName = "application/json"
+    queue: Name = "default"
+    lane: Lane = PLAIN  # as the sender knows the task; a worker that knows better returns it to the right lane
+    priority: Priority = 5  # 0 to 9, higher is sooner
+    sent_at: Instant = 0.0
+    due_at: Instant | None = None  # not to be started before
+    expires_at: Instant | None = None  # not to be started after
+    attempt: Attempt = 1
     acks_late: bool = True
     ignore_result: bool = False
     track_started: bool = False
-    soft_time_limit: float | None = None
-    time_limit: float | None = None
-    max_retries: int | None = None  # set by the call; None: the task's own
-    group_id: str | None = None
-    parent_id: str | None = None
-    root_id: str | None = None
-    reply_to: str = ""  # the address that outcomes are sent to (`rpc://`); empty: the backend stores them
+    soft_time_limit: Duration | None = None
+    time_limit: Duration | None = None
+    max_retries: Annotated[int, Meta(ge=0)] | None = None  # set by the call; None: the task's own
+    group_id: Name | None = None
+    parent_id: Name | None = None
+    root_id: Name | None = None
+    reply_to: Address = ""  # the address that outcomes are sent to (`rpc://`); empty: the backend stores them
     headers: dict[str, Any] = {}
     link: list[Link] = []  # sent when this succeeds, with its result
     link_error: list[Link] = []  # sent when this fails, as error callbacks
     failed: Failed | None = None  # in the message of an error callback: the task that failed
     place: Place | None = None  # set in a workflow
-    unknown_since: float | None = None  # when a worker first found no such task
+    unknown_since: Instant | None = None  # when a worker first found no such task
 
     @property
     def gives_result(self) -> bool:
@@ -113,8 +129,24 @@ SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids stil
 encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 """Return a message as bytes (msgpack), for stores and frames."""
 
-decode = msgspec.msgpack.Decoder(Message).decode
-"""Return the message from such bytes. Raises `ValueError`, of which msgspec's errors are subclasses."""
+
+
+def _check(message: Message) -> None:
+    """Raise `Unreadable` for headers or links that are nested too deeply."""
+    if message.headers:
+        check_nesting(message.headers, "its headers")
+    level, messages = 0, [message]
+    while messages := [link.message for one in messages for link in (*one.link, *one.link_error)]:
+        level += 1
+        if level > DEEPEST:
+            raise Unreadable(f"its links are nested deeper than {DEEPEST} levels")
+        for one in messages:
+            if one.headers:
+                check_nesting(one.headers, "headers of its links")
+
+
+decode: Callable[[bytes | memoryview], Message] = reader(Message, "a message", _check)
+"""Return the message from such bytes. Raises `Unreadable`, a `ValueError`."""
 
 
 def new_id() -> str:

@@ -7,14 +7,18 @@ turns it into a settlement, a backend stores it, `result.py` reads it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
+from celeriac import states
+from celeriac.errors import DecodeError
 from celeriac.model.failure import Failure
+from celeriac.model.gate import Address, Attempt, Duration, Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
-from celeriac.states import READY_STATES
 
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "decode_outcome", "encode_outcome", "read_outcome"]
 
 
 class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
@@ -23,32 +27,32 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     `value` is the encoded return value; in PROGRESS and custom states, the encoded `meta`; in RETRY, None.
     """
 
-    id: str
-    task: str
-    state: str
-    attempt: int = 1
+    id: Name
+    task: Name
+    state: Name
+    attempt: Attempt = 1
     value: bytes | None = None
-    content_type: str = "application/json"
+    content_type: OptionalName = "application/json"
     failure: Failure | None = None
-    retry_delay: float | None = None  # seconds; in RETRY only
+    retry_delay: Duration | None = None  # seconds; in RETRY only
     requeue: bool = False  # the task raised `Reject(requeue=True)`
     rejected: bool = False  # the task raised `Reject`
-    worker: str = ""
-    started_at: float = 0.0
-    done_at: float = 0.0
-    runtime: float = 0.0  # seconds
-    group_id: str | None = None
-    parent_id: str | None = None
-    root_id: str | None = None
-    reply_to: str = ""  # of the message
+    worker: OptionalName = ""
+    started_at: Instant = 0.0
+    done_at: Instant = 0.0
+    runtime: Instant = 0.0  # seconds
+    group_id: Name | None = None
+    parent_id: Name | None = None
+    root_id: Name | None = None
+    reply_to: Address = ""  # of the message
     place: Place | None = None  # set in a workflow
-    cause: str | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
+    cause: Name | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
     following: list[Message] = []  # in REPLACED only: the messages that replace this task's
 
     @property
     def ready(self) -> bool:
         """Whether nothing more happens after this."""
-        return self.state in READY_STATES
+        return self.state in states.READY_STATES
 
     @classmethod
     def failed(cls, message: Message, error: BaseException, state: str, now: float, worker: str = "",
@@ -65,3 +69,18 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         """Return the exception that ended the attempt, or None."""
         return self.failure.exception() if self.failure is not None else None
 
+
+encode_outcome: Callable[[Outcome], bytes] = msgspec.msgpack.Encoder().encode
+"""Return an outcome as bytes (msgpack), for stores and queues."""
+
+decode_outcome: Callable[[bytes | memoryview], Outcome] = reader(Outcome, "an outcome")
+"""Return the outcome from such bytes. Raises `Unreadable`, a `ValueError`."""
+
+
+def read_outcome(id: str, data: bytes | memoryview) -> Outcome:
+    """Return the stored outcome of a task. For unreadable bytes, return a failure that says so: `get` raises it."""
+    try:
+        return decode_outcome(data)
+    except ValueError as error:
+        why = DecodeError(f"The stored outcome of the task {id} is unreadable: {error}.")
+        return Outcome(id=id, task="(unreadable)", state=states.FAILURE, failure=Failure.of(why))

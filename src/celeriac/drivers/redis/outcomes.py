@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
-import msgspec
-
 from celeriac.model.message import Place
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Outcome, encode_outcome, read_outcome
 from celeriac.ports.workflows import Advance
 
-__all__ = ["CHANNELS", "addressed", "advance_parts", "announced", "channel_of", "decode", "encode", "end_parts",
-           "milliseconds", "place"]  # fmt: skip
+__all__ = ["CHANNELS", "addressed", "advance_parts", "announced", "channel_of", "encode", "end_parts",
+           "milliseconds", "place", "read"]  # fmt: skip
 
 CHANNELS = 64
 """The ends of tasks are published on so many channels, so that a client receives only a part of them."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Outcome).decode
+LONGEST_SIZE = 10  # digits
+
+log = logging.getLogger("celeriac.redis")
 
 
 def encode(outcome: Outcome) -> bytes:
     """Encode an outcome: 1 if it is final, else 0, then MessagePack."""
-    return (b"1" if outcome.ready else b"0") + _encode(outcome)
+    return (b"1" if outcome.ready else b"0") + encode_outcome(outcome)
 
 
 def addressed(outcome: Outcome) -> bytes:
@@ -32,22 +32,36 @@ def addressed(outcome: Outcome) -> bytes:
     return b"%d,%b" % (channel_of(outcome.id), encode(outcome))
 
 
-def decode(value: bytes) -> Outcome:
-    """Decode an outcome."""
-    return _decode(memoryview(value)[1:])
+def read(id: str, value: bytes) -> Outcome:
+    """Return the outcome of a task from its value; a failure if that is unreadable."""
+    return read_outcome(id, memoryview(value)[1:])
 
 
 def announced(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the ids of ended tasks in a payload of a channel, with their values; None for a value that is too large."""
+    """Yield the ids of ended tasks in a payload of a channel, with their values; None for a value that is too large.
+
+    Stops at what no script of Celeriac's sends: anybody can publish on a channel.
+    """
     at = 0
     while at < len(payload):
-        start = payload.index(0, at) + 1
-        end = start + int(payload[at : start - 1])
-        id = payload[start:end].decode()
-        start = payload.index(0, end) + 1
-        size = payload[end : start - 1]
-        at = start + int(size or 0)
+        try:
+            start = payload.index(0, at) + 1
+            end = start + _size(payload[at : start - 1])
+            id = payload[start:end].decode()
+            start = payload.index(0, end) + 1
+            size = payload[end : start - 1]
+            at = start + (_size(size) if size else 0)
+        except ValueError:
+            log.warning("A payload of %d bytes on a channel of ended tasks is unreadable; the rest of it is ignored",
+                        len(payload))  # fmt: skip
+            return
         yield id, payload[start:at] if size else None
+
+
+def _size(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > LONGEST_SIZE:
+        raise ValueError(f"{digits[:LONGEST_SIZE]!r} is not a size")
+    return int(digits)
 
 
 def place(place: Place) -> str:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-import msgspec
-
 from celeriac.drivers.sqlite.bulk_insert import Insert
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Outcome, encode_outcome
 
-__all__ = ["decode", "store"]
-
-_encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Outcome).decode
+__all__ = ["store"]
 
 STORE = Insert(
     "INTO outcomes (id, state, final, stored_at, outcome)",
@@ -25,7 +20,7 @@ STORE = Insert(
 
 def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> list[bool]:
     """Store outcomes. Return for each whether it was stored: False if there was a final one."""
-    rows = [(item.id, item.state, item.ready, now, _encode(item)) for item in outcomes]
+    rows = [(item.id, item.state, item.ready, now, encode_outcome(item)) for item in outcomes]
     connection.execute("SAVEPOINT store")
     if STORE.write(connection, rows) == len(rows):
         return [True] * len(rows)

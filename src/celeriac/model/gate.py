@@ -1,0 +1,92 @@
+"""The gate: reads bytes that come from a server, and refuses what Celeriac cannot have written.
+
+Whoever can write to a broker, a backend or a database can put anything there, and so can a fault or another version.
+Every value that is read passes a reader made here before any other code sees it: messages, outcomes, trees, the
+journal, worker infos. A reader checks, in this order,
+
+1. the size, before anything is decoded;
+2. the types and bounds, which are declared on the fields of the Structs with the types below (`Name`, `Instant`, …);
+3. the nesting of values of arbitrary shape (`check_nesting`).
+
+It raises `Unreadable`, whatever is wrong: a duty that calls it has one exception to handle, and none can escape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "DEEPEST",
+    "LONGEST_ADDRESS",
+    "LONGEST_NAME",
+    "Address",
+    "Attempt",
+    "Duration",
+    "Instant",
+    "Name",
+    "OptionalName",
+    "Unreadable",
+    "check_nesting",
+    "reader",
+]
+
+LARGEST: Final = 1 << 30  # bytes of one value; `message_max_bytes` limits messages further
+DEEPEST: Final = 50  # levels of dicts and lists, and of messages in the links of messages
+LONGEST_NAME: Final = 1000  # characters of an id, or the name of a task, a queue or a state
+LONGEST_ADDRESS: Final = 255  # characters; AMQP allows so many bytes
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
+OptionalName: TypeAlias = Annotated[str, Meta(max_length=LONGEST_NAME)]
+Address: TypeAlias = Annotated[str, Meta(max_length=LONGEST_ADDRESS)]
+Instant: TypeAlias = Annotated[float, Meta(ge=-7e10, le=3e11)]
+"""Seconds since the epoch, from before the year 1 to after the year 9999. NaN is out of bounds, too."""
+Duration: TypeAlias = Annotated[float, Meta(ge=0.0, le=4e10)]
+"""Seconds: up to a thousand years, which is the limit for callers, and some."""
+Attempt: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 53)]
+
+Struct = TypeVar("Struct")
+
+
+class Unreadable(ValueError):
+    """The bytes are not a value that Celeriac writes."""
+
+
+def reader(kind: type[Struct] | Any, what: str, check: Callable[[Struct], None] | None = None,
+           largest: int = LARGEST) -> Callable[[bytes | memoryview], Struct]:  # fmt: skip
+    """Return a function that decodes msgpack into a `kind`; `what` names it in errors.
+
+    `check` is called with each decoded value, and raises `Unreadable` to refuse it.
+    """
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def read(data: bytes | memoryview) -> Struct:
+        try:
+            if len(data) > largest:
+                raise Unreadable(f"{len(data):,} bytes are too many for {what}")
+            value: Struct = decode(data)
+        except (ValueError, RecursionError, OverflowError, TypeError) as error:
+            # A TypeError: the value is not bytes, since SQLite stores any type in any column.
+            raise Unreadable(f"not {what}: {error}") from None
+        if check is not None:
+            check(value)
+        return value
+
+    return read
+
+
+def check_nesting(value: Any, what: str) -> None:
+    """Raise `Unreadable` for dicts and lists that are nested deeper than `DEEPEST`. Does not recurse."""
+    level, containers = 0, [value]
+    while containers:
+        level += 1
+        if level > DEEPEST:
+            raise Unreadable(f"{what} are nested deeper than {DEEPEST} levels")
+        inner: list[Any] = []
+        for container in containers:
+            items = container.values() if isinstance(container, dict) else container
+            inner += [item for item in items if isinstance(item, dict | list)]
+        containers = inner
