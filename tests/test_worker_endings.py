@@ -549,11 +549,11 @@ def test_a_job_of_a_worker_thread_can_be_traced_as_a_debugger_does() -> None:
     running.start()
     for _ in range(2):
         worker_thread.put(job)
-        assert done.get(timeout=30) == 1
+        assert done.get(timeout=PATIENCE) == 1
         wait_for(lambda: sys._current_frames()[worker_thread.thread_id].f_code.co_name == "_run_jobs")
         worker_thread.raise_inside(SoftTimeLimitExceeded)  # too late: it must not stay pending
     worker_thread.stop()
-    running.join(30)
+    running.join(PATIENCE)
     assert worker_thread.stopped.is_set()
 
 
