@@ -614,13 +614,13 @@ def test_a_worker_whose_fork_server_is_suspended_still_stops(stage: Stage) -> No
     worker = stage.worker("-c", "1", "--grace", "1")
     result = stage.send("plain", "holds", stage.path("go"))
     stage.started(result)
-    nursery = worker.nursery()
-    nursery.suspend()
+    forkserver = worker.forkserver()
+    forkserver.suspend()
     try:
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     finally:
-        nursery.kill()
+        forkserver.kill()
     assert stage.counts().active == 0
     stage.release("go")
     stage.worker("-c", "1")
