@@ -35,10 +35,10 @@ def append(stage: Stage, code: str) -> None:
 
 def test_a_worker_exits_if_its_fork_server_dies_while_forking_a_child(stage: Stage) -> None:
     worker = stage.worker("-c", "1")
-    nursery = worker.nursery()
-    nursery.suspend()
+    forkserver = worker.forkserver()
+    forkserver.suspend()
     asyncio.run(stage.inspector().pool_grow(1))
-    nursery.kill()
+    forkserver.kill()
     assert worker.wait() == 1
     assert stage.leases() == []
 

@@ -549,11 +549,11 @@ def test_a_job_of_a_worker_thread_can_be_traced_as_a_debugger_does() -> None:
     running.start()
     for _ in range(2):
         worker_thread.put(job)
-        assert done.get(timeout=30) == 1
+        assert done.get(timeout=PATIENCE) == 1
         wait_for(lambda: sys._current_frames()[worker_thread.thread_id].f_code.co_name == "_run_jobs")
         worker_thread.raise_inside(SoftTimeLimitExceeded)  # too late: it must not stay pending
     worker_thread.stop()
-    running.join(30)
+    running.join(PATIENCE)
     assert worker_thread.stopped.is_set()
 
 
@@ -614,13 +614,13 @@ def test_a_worker_whose_fork_server_is_suspended_still_stops(stage: Stage) -> No
     worker = stage.worker("-c", "1", "--grace", "1")
     result = stage.send("plain", "holds", stage.path("go"))
     stage.started(result)
-    nursery = worker.nursery()
-    nursery.suspend()
+    forkserver = worker.forkserver()
+    forkserver.suspend()
     try:
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
     finally:
-        nursery.kill()
+        forkserver.kill()
     assert stage.counts().active == 0
     stage.release("go")
     stage.worker("-c", "1")

@@ -61,7 +61,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 class Worker:
-    """`python -m celeriac -A victim worker`, with its nursery and its children."""
+    """`python -m celeriac -A victim worker`, with its forkserver and its children."""
 
     def __init__(self, folder: Path, name: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         self.name = name
@@ -89,12 +89,12 @@ class Worker:
         wait_for(ready, f"{self.name} being ready")
         return self
 
-    def nursery(self) -> psutil.Process:
-        (nursery,) = psutil.Process(self.pid).children()
-        return nursery
+    def forkserver(self) -> psutil.Process:
+        (forkserver,) = psutil.Process(self.pid).children()
+        return forkserver
 
     def children(self) -> list[psutil.Process]:
-        return self.nursery().children()
+        return self.forkserver().children()
 
     def tree(self) -> list[psutil.Process]:
         """Return all its processes, the supervisor first."""

@@ -57,7 +57,7 @@ def test_the_tasks_of_a_killed_worker_run_elsewhere_and_its_children_die_with_it
     stage.started(result)
     stage.worker(name="second")
     others = victim.kill()
-    assert len(others) == 4  # nursery, two plain children, one for coroutines
+    assert len(others) == 4  # forkserver, two plain children, one for coroutines
     stage.wait(lambda: not any(map(lives, others)), "the end of the children")
     assert stage.started(result, times=2).worker == "second"
     stage.release("go")
@@ -89,12 +89,12 @@ def test_at_most_once_a_killed_worker_is_recorded_as_worker_lost_within_its_leas
     assert len(stage.runs(result)) == 1
 
 
-def test_a_worker_without_its_nursery_gives_its_tasks_to_others_and_exits_with_a_failure(stage: Stage) -> None:
+def test_a_worker_without_its_forkserver_gives_its_tasks_to_others_and_exits_with_a_failure(stage: Stage) -> None:
     victim = stage.worker(worker_lease_seconds=3600)
     result = stage.send("plain", "holds", stage.path("go"))
     stage.started(result)
     heir = stage.worker()
-    victim.nursery().kill()
+    victim.forkserver().kill()
     assert victim.wait() == 1
     assert stage.started(result, times=2).worker == heir.name
     stage.release("go")
