@@ -14,13 +14,14 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TypeAlias
 
 import msgspec
 
-from celeriac.model.message import Link, Message, Place
+from celeriac.model.gate import Duration, Name, Unreadable, reader
+from celeriac.model.message import Link, Message, Place, decode_part
 
 __all__ = ["Join", "Node", "Step", "Tree", "decode_tree"]
 
@@ -28,27 +29,27 @@ __all__ = ["Join", "Node", "Step", "Tree", "decode_tree"]
 class Step(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True, tag=0):
     """A task to be run."""
 
-    id: str
-    task: str
+    id: Name
+    task: Name
     raw: msgspec.Raw  # the message without id and task, decoded on access
     source: int = -1
     join: int = -1
     group: int = -1
     immutable: bool = False  # the result of its source is not put before its arguments
-    countdown: float | None = None  # seconds after it is sent
-    expires: float | None = None  # seconds after it is sent
+    countdown: Duration | None = None  # seconds after it is sent
+    expires: Duration | None = None  # seconds after it is sent
     foreign: Place | None = None  # the place of a task in another workflow that this step replaces
 
     @property
     def message(self) -> Message:
         """The message, but for the headers that `advance.send` sets."""
-        return msgspec.structs.replace(_decode_message(self.raw), id=self.id, task=self.task)
+        return msgspec.structs.replace(decode_part(self.raw), id=self.id, task=self.task)
 
 
 class Join(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True, tag=1):
     """The end of a group."""
 
-    id: str  # the group's
+    id: Name  # the group's
     members: list[int]
     source: int = -1
     join: int = -1
@@ -62,8 +63,8 @@ Node: TypeAlias = Step | Join
 class Tree(msgspec.Struct, dict=True):
     """A workflow: its nodes, and the one whose result is its own."""
 
-    id: str
-    root: str  # the id that all its tasks have as their `root_id`
+    id: Name
+    root: Name  # the id that all its tasks have as their `root_id`
     nodes: list[Node]
     end: int = -1
 
@@ -113,5 +114,48 @@ class Tree(msgspec.Struct, dict=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message = msgspec.msgpack.Decoder(Message).decode
-decode_tree = msgspec.msgpack.Decoder(Tree).decode
+
+
+def _check(tree: Tree) -> None:
+    """Raise `Unreadable` unless the numbers of the nodes are as the planner makes them, so that no walk is endless."""
+    count, has_empty = len(tree.nodes), False
+    for number, node in enumerate(tree.nodes):
+        if not (-1 <= node.source < number and -1 <= node.join < number and -1 <= node.group < count):
+            raise Unreadable(f"node {number} refers to nodes that do not come before it")
+        if node.join >= 0 and not isinstance(tree.nodes[node.join], Join):
+            raise Unreadable(f"node {number} is a member of node {node.join}, which is not a group")
+        if isinstance(node, Join):
+            has_empty = has_empty or not node.members
+            if not all(number < member < count and tree.nodes[member].join in (-1, number) for member in node.members):
+                raise Unreadable(f"the group {number} has members that do not belong to it")
+    if not -1 <= tree.end < count:
+        raise Unreadable(f"its end, the node {tree.end}, is missing")
+    if has_empty:  # otherwise each walk leads to higher numbers only
+        _check_walks(tree)
+
+
+def _check_walks(tree: Tree) -> None:
+    """Raise `Unreadable` if `leaves` would be endless from a node: the source of an empty group leads back to it."""
+    done: set[int] = set()
+    for start in range(len(tree.nodes)):
+        path: set[int] = set()
+        waiting = [(start, False)]
+        while waiting:
+            number, left = waiting.pop()
+            if left:
+                path.remove(number)
+                done.add(number)
+                continue
+            if number in path:
+                raise Unreadable(f"the result of node {number} would contain itself")
+            if number in done:
+                continue
+            path.add(number)
+            waiting.append((number, True))
+            node = tree.nodes[number]
+            if isinstance(node, Join):
+                waiting += [(member, False) for member in node.members or [node.source] if member >= 0]
+
+
+decode_tree: Callable[[bytes], Tree] = reader(Tree, "a workflow", _check)
+"""Return a tree from its bytes. Raises `Unreadable`, a `ValueError`."""

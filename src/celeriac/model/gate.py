@@ -56,12 +56,12 @@ class Unreadable(ValueError):
 
 
 def reader(kind: type[Struct] | Any, what: str, check: Callable[[Struct], None] | None = None,
-           largest: int = LARGEST) -> Callable[[bytes | memoryview], Struct]:  # fmt: skip
-    """Return a function that decodes msgpack into a `kind`; `what` names it in errors.
+           largest: int = LARGEST, json: bool = False) -> Callable[[bytes | memoryview], Struct]:  # fmt: skip
+    """Return a function that decodes msgpack (or JSON) into a `kind`; `what` names it in errors.
 
     `check` is called with each decoded value, and raises `Unreadable` to refuse it.
     """
-    decode = msgspec.msgpack.Decoder(kind).decode
+    decode = msgspec.json.Decoder(kind).decode if json else msgspec.msgpack.Decoder(kind).decode
 
     def read(data: bytes | memoryview) -> Struct:
         try:

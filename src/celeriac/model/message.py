@@ -38,10 +38,13 @@ __all__ = [
     "LANES",
     "PLAIN",
     "Failed",
+    "Lane",
     "Link",
     "Message",
     "Place",
+    "Priority",
     "decode",
+    "decode_part",
     "encode",
     "new_id",
     "new_ids",
@@ -82,8 +85,8 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """Headers and a body. Instants are in seconds since the epoch, durations in seconds."""
 
-    id: Name
-    task: Name
+    id: OptionalName  # empty only in the trees of workflows, which have it elsewhere
+    task: OptionalName  # likewise
     body: bytes = b""
     content_type: OptionalName = "application/json"
     queue: Name = "default"
@@ -132,21 +135,30 @@ encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 
 
 def _check(message: Message) -> None:
-    """Raise `Unreadable` for headers or links that are nested too deeply."""
-    if message.headers:
-        check_nesting(message.headers, "its headers")
+    """Raise `Unreadable` for a message without id or task, or with headers or links that are nested too deeply."""
+    if not message.id or not message.task:
+        raise Unreadable("a message has an id and the name of a task")
+    if message.headers or message.link or message.link_error:
+        _check_nesting(message)
+
+
+def _check_nesting(message: Message) -> None:
     level, messages = 0, [message]
-    while messages := [link.message for one in messages for link in (*one.link, *one.link_error)]:
-        level += 1
+    while messages:
         if level > DEEPEST:
-            raise Unreadable(f"its links are nested deeper than {DEEPEST} levels")
+            raise Unreadable(f"links are nested deeper than {DEEPEST} levels")
         for one in messages:
             if one.headers:
-                check_nesting(one.headers, "headers of its links")
+                check_nesting(one.headers, "headers")
+        messages = [link.message for one in messages for link in (*one.link, *one.link_error)]
+        level += 1
 
 
 decode: Callable[[bytes | memoryview], Message] = reader(Message, "a message", _check)
 """Return the message from such bytes. Raises `Unreadable`, a `ValueError`."""
+
+decode_part: Callable[[bytes | memoryview], Message] = reader(Message, "a message of a workflow", _check_nesting)
+"""Return a message of a workflow, which may lack id and task. Raises `Unreadable`."""
 
 
 def new_id() -> str:

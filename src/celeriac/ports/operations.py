@@ -6,27 +6,29 @@ Used only by front ends, through `Broker.operations()`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
-__all__ = ["Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "unreadable"]
+__all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "read_dead", "read_worker",
+           "unreadable"]  # fmt: skip
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A worker, as front ends show it."""
 
-    name: str
-    host: str = ""
+    name: Name
+    host: OptionalName = ""
     pid: int = 0
-    started_at: float = 0.0
-    queues: tuple[str, ...] = ()
+    started_at: Instant = 0.0
+    queues: tuple[Name, ...] = ()
     concurrency: Mapping[str, int] = {}
-    version: str = ""
-    renewed_at: float = 0.0
-    expires_at: float = 0.0
+    version: OptionalName = ""
+    renewed_at: Instant = 0.0
+    expires_at: Instant = 0.0
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +47,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
 
     message: Message
     reason: str
-    at: float
+    at: Instant
 
 
 class Operations(ABC):
@@ -97,6 +99,16 @@ class Operations(ABC):
     @abstractmethod
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers with a valid lease."""
+
+
+read_worker: Callable[[bytes | memoryview], WorkerInfo] = reader(WorkerInfo, "the info of a worker", json=True)
+"""Return the info of a worker from its JSON. Raises `Unreadable`, a `ValueError`."""
+
+read_dead: Callable[[bytes | memoryview], Dead] = reader(Dead, "a dead letter")
+"""Return a dead letter from its msgpack. Raises `Unreadable`, a `ValueError`."""
+
+UNREADABLE_WORKER = WorkerInfo(name="(unreadable)")
+"""What front ends show for a worker whose info cannot be read."""
 
 
 def anew(message: Message) -> Message:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message, decode, encode
 from celeriac.ports.operations import Dead, unreadable
+from celeriac.ports.operations import read_dead as decode_dead
 
 __all__ = ["Envelope", "Parcel", "encode_dead", "read_dead", "unpack"]
 
@@ -40,9 +42,9 @@ class Parcel(NamedTuple):
 
 
 def unpack(body: bytes) -> Envelope:
-    """Read an envelope. Raises `ValueError`, as `msgspec.DecodeError` is one."""
+    """Read an envelope. Raises `Unreadable`, a `ValueError`."""
     if not body:
-        raise msgspec.DecodeError("it is empty")
+        raise Unreadable("it is empty")
     return Envelope(decode(memoryview(body)[1:]), body[0] & MAX_DELIVERIES, bool(body[0] & AGAIN))
 
 
@@ -54,9 +56,8 @@ def encode_dead(message: Message, reason: str, at: float) -> bytes:
 def read_dead(body: bytes, queue: str) -> Dead:
     """Read a dead letter; bytes that are none become the body of one."""
     try:
-        return _decode_dead(body)
+        return decode_dead(body)
     except ValueError:
         return unreadable(body, queue)
 
 
-_decode_dead = msgspec.msgpack.Decoder(Dead).decode

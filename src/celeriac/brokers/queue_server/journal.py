@@ -15,6 +15,8 @@ from celeriac.brokers.queue_server.background_jobs import PATIENCE
 from celeriac.brokers.queue_server.topology import USUAL_PRIORITY, Line
 from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, WorkerConnection
 from celeriac.model.clock import Clock
+from celeriac.model.gate import Instant, Name, reader
+from celeriac.model.message import Lane, Priority
 
 __all__ = ["LOOKED_SECONDS", "Journal", "LineMade", "Looked", "Paused", "Revoked", "writing"]
 
@@ -25,34 +27,34 @@ LOOKED_SECONDS = 7 * 86400.0  # for which an inspection of a message is remember
 class LineMade(msgspec.Struct, tag="line", frozen=True):
     """A line was declared."""
 
-    line: tuple[str, str, int | None]
+    line: tuple[Name, Lane, Priority | None]
 
 
 class Paused(msgspec.Struct, tag="pause", frozen=True):
     """A queue was paused, or resumed."""
 
-    queue: str
+    queue: Name
     paused: bool
 
 
 class Revoked(msgspec.Struct, tag="revoke", frozen=True):
     """Tasks were revoked."""
 
-    ids: list[str]
-    until: float
+    ids: list[Name]
+    until: Instant
 
 
 class Looked(msgspec.Struct, tag="look", frozen=True):
     """Messages were inspected, which the server counts as deliveries: how often each; 0 ends this."""
 
     counts: dict[str, int]  # by id
-    until: float
+    until: Instant
 
 
 Entry = LineMade | Paused | Revoked | Looked
 StartJob = Callable[[Callable[[], Awaitable[None]]], None]
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Entry).decode
+_decode = reader(Entry, "an entry of the journal")
 
 
 def writing(transport: Transport, entries: Sequence[Entry]) -> Procedure[None]:
@@ -125,10 +127,9 @@ class Journal:
 
 def _read(body: bytes) -> Entry | None:
     try:
-        entry: Entry = _decode(body)
-    except msgspec.MsgspecError:
+        return _decode(body)
+    except ValueError:
         return None
-    return entry
 
 
 def _kept(entries: Sequence[Entry | None], now: float) -> list[bool]:

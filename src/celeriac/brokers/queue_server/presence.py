@@ -18,6 +18,7 @@ from celeriac.brokers.queue_server.listener import Listener
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import WorkerConnection
 from celeriac.errors import BrokerError
+from celeriac.model.gate import reader
 from celeriac.model.message import new_id
 from celeriac.ports.operations import WorkerInfo
 
@@ -38,6 +39,9 @@ class Presence(msgspec.Struct):
     held: dict[str, int]  # number of unsettled deliveries, by queue
 
 
+_read = reader(Presence, "the presence of a worker")
+
+
 async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[], Presence], broadcast: Broadcast,
                             start_job: Callable[[Callable[[], Awaitable[None]]], None]) -> None:  # fmt: skip
     """Be counted, and answer roll calls while the connection stands. Each answer is a job, and tried once."""
@@ -48,7 +52,13 @@ async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[],
         except BrokerError as error:
             log.warning("Cannot answer a question about this worker: %s", error)
 
-    await connection.follow(CHANNEL, lambda body: start_job(partial(answer, body.decode())))
+    def called(body: bytes) -> None:
+        try:
+            start_job(partial(answer, body.decode()))
+        except UnicodeDecodeError:
+            log.warning("A roll call of %d bytes names no channel and is ignored", len(body))
+
+    await connection.follow(CHANNEL, called)
     await connection.announce()
 
 
@@ -65,7 +75,11 @@ async def call_roll(sender: Sender, present: int) -> list[Presence]:
         deadline = time.monotonic() + ANSWER_SECONDS
         while len(found) < present:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                found.append(msgspec.msgpack.decode(await anext(answers), type=Presence))
+                answer = await anext(answers)
+                try:
+                    found.append(_read(answer))
+                except ValueError as error:
+                    log.warning("The answer of a worker to a roll call is unreadable: %s", error)
     except TimeoutError:
         pass  # one is suspended, or shutting down: its lease will end
     finally:

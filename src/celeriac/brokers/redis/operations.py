@@ -10,12 +10,13 @@ import msgspec
 from celeriac.brokers.redis.envelope import blob, shown
 from celeriac.drivers.redis.server import Server
 from celeriac.model.clock import Clock
+from celeriac.model.gate import Duration, reader
 from celeriac.model.message import Message
-from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.operations import UNREADABLE_WORKER, Dead, Operations, QueueCounts, WorkerInfo, anew
 
 __all__ = ["RedisOperations"]
 
-_info = msgspec.json.Decoder(tuple[float, WorkerInfo]).decode
+_info = reader(tuple[Duration, WorkerInfo], "the info of a worker", json=True)
 
 
 class RedisOperations(Operations):
@@ -103,7 +104,10 @@ class RedisOperations(Operations):
         found = []
         for info, score in zip(infos, rows[1::2], strict=True):
             if info is not None:
-                seconds, worker = _info(info)
+                try:
+                    seconds, worker = _info(info)
+                except ValueError:
+                    seconds, worker = 0.0, UNREADABLE_WORKER
                 expires = float(score)
                 found.append(msgspec.structs.replace(worker, renewed_at=expires - seconds, expires_at=expires))
         return found
