@@ -16,7 +16,7 @@ from celeriac.brokers.queue_server.topology import USUAL_PRIORITY, Line
 from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, WorkerConnection
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Instant, Name, reader
-from celeriac.model.message import Lane, Priority
+from celeriac.model.message import Priority
 
 __all__ = ["LOOKED_SECONDS", "Journal", "LineMade", "Looked", "Paused", "Revoked", "writing"]
 
@@ -27,7 +27,7 @@ LOOKED_SECONDS = 7 * 86400.0  # for which an inspection of a message is remember
 class LineMade(msgspec.Struct, tag="line", frozen=True):
     """A line was declared."""
 
-    line: tuple[Name, Lane, Priority | None]
+    line: tuple[Name, str, Priority | None]
 
 
 class Paused(msgspec.Struct, tag="pause", frozen=True):
@@ -54,7 +54,7 @@ class Looked(msgspec.Struct, tag="look", frozen=True):
 Entry = LineMade | Paused | Revoked | Looked
 StartJob = Callable[[Callable[[], Awaitable[None]]], None]
 _encode = msgspec.msgpack.Encoder().encode
-_decode = reader(Entry, "an entry of the journal")
+_decode: Callable[[bytes | memoryview], Entry] = reader(Entry, "an entry of the journal")
 
 
 def writing(transport: Transport, entries: Sequence[Entry]) -> Procedure[None]:

@@ -39,7 +39,7 @@ class Presence(msgspec.Struct):
     held: dict[str, int]  # number of unsettled deliveries, by queue
 
 
-_read = reader(Presence, "the presence of a worker")
+_read: Callable[[bytes | memoryview], Presence] = reader(Presence, "the presence of a worker")
 
 
 async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[], Presence], broadcast: Broadcast,

@@ -115,7 +115,8 @@ class SQLiteOperations(Operations):
         return await self._database.awrite(work)
 
     async def workers(self) -> list[WorkerInfo]:
-        rows = self._rows("SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?", (self._clock.now(),))
+        query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
+        rows = self._rows(query, (self._clock.now(),))
         return [
             msgspec.structs.replace(_worker(info), renewed_at=renewed, expires_at=expires)
             for info, renewed, expires in rows

@@ -108,7 +108,12 @@ def peek_pending(connection: sqlite3.Connection, limit: int, now: float) -> dict
     """Return unclaimed pending nodes, and whether each was claimed before. Only reads."""
     query = "SELECT workflow, node, free_at FROM dues WHERE free_at <= ? LIMIT ?"
     rows = connection.execute(query, (now, limit))
-    return {PendingNode(workflow, node): free_at > 0 for workflow, node, free_at in rows}
+    # SQLite stores any type in any column: other values were not written by Celeriac, and are left alone.
+    return {
+        PendingNode(workflow, node): free_at > 0
+        for workflow, node, free_at in rows
+        if isinstance(workflow, str) and isinstance(node, int)
+    }
 
 
 def claim_pending(connection: sqlite3.Connection, limit: int, now: float, until: float) -> dict[PendingNode, bool]:
