@@ -1,6 +1,6 @@
-"""`python -m benchmarks [NAME …] [--quick] [--json FILE]`; a name is a benchmark's, or that of a group.
+"""`python -m benchmarks [NAME …] [--quick] [--json FILE]`; a name is that of a benchmark or of a group.
 
-Exit code 0 whatever the figures are: timing is not a test. 1 where something could not be measured.
+The exit code is 0 whatever the figures are, because a timing is not a test; 1 if a benchmark could not be measured.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmarks that are named, or all; print and write what they found."""
+    """Run the named benchmarks, or all; print their reports, and write them to a file if asked."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in BENCHMARKS and name not in GROUPS]:
-        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join([*GROUPS, *BENCHMARKS])}")
+        parser.error(f"there is no benchmark {unknown[0]!r}; choose from {', '.join([*GROUPS, *BENCHMARKS])}")
     if options.folder is not None and not Path(options.folder).is_dir():
-        parser.error(f"there is no folder {options.folder}")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends what was started, too
+        parser.error(f"--folder: there is no folder {options.folder}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, so processes are stopped
     console = Console(width=None if sys.stdout.isatty() else 120)
     facts = machine.facts(options.folder)
     _print_facts(console, facts, options.quick)
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     for contender, module in stage.missing.items():
         own = contender in REQUIREMENTS
         how = "python -m benchmarks.environments" if own else "pip install 'celeriac[bench]'"
-        console.print(f"Left out: {contender}, as {module} is not installed ({how}).")
+        console.print(f"Skipped: {contender}, because {module} is not installed ({how}).")
     _print_contenders(console, reports)
     for server in SERVERS.values():
         _print_summary(console, [asdict(report) for report in reports], server)
@@ -71,19 +71,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Celeriac beside others.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmark Celeriac and its peers.")
     names = ", ".join([*GROUPS, *BENCHMARKS])
-    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {names} [default: all]")
-    parser.add_argument("--quick", action="store_true", help="little work, one round: to see that it runs")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there, too")
-    parser.add_argument("--peers", metavar="A,B", default="", help="beside these alone; files of benchmarks/peers/")
-    parser.add_argument("--folder", metavar="DIR", help="measure on this folder's disk [default: the temporary one]")
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"one of {names} [default: all]")
+    parser.add_argument("--quick", action="store_true", help="one round with little work, to check that it runs")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures to this file")
+    parser.add_argument("--peers", metavar="A,B", default="", help="compare only with these files of benchmarks/peers/")
+    parser.add_argument("--folder", metavar="DIR", help="measure on this folder's disk [default: the temporary folder]")
     return parser
 
 
 @contextmanager
 def _progress(console: Console, stage: Stage, name: str) -> Iterator[None]:
-    """Show what the stage says it does, and, of what it can tell, how far it is."""
+    """Show the stage's current step, and its progress if known."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(name, total=None)
@@ -93,12 +93,12 @@ def _progress(console: Console, stage: Stage, name: str) -> Iterator[None]:
 
 
 def _print_facts(console: Console, facts: dict[str, Any], quick: bool) -> None:
-    told = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "executable")
-    console.print(told, highlight=False)
+    text = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "executable")
+    console.print(text, highlight=False)
     if facts["load"] > machine.BUSY:
-        console.print(f"[yellow]This machine is busy (load {facts['load']}): the figures are worth little.[/]")
+        console.print(f"[yellow]This machine is busy (load {facts['load']}): the figures are unreliable.[/]")
     if quick:
-        console.print("[yellow]Quick: little work, one round. These figures only show that it runs.[/]")
+        console.print("[yellow]Quick run: one round with little work. The figures only show that it runs.[/]")
 
 
 def _print_report(console: Console, report: Report) -> None:
@@ -116,9 +116,9 @@ def _print_report(console: Console, report: Report) -> None:
 
 
 def _print_contenders(console: Console, reports: list[Report]) -> None:
-    told = {title: settings for report in reports for title, settings in report.settings.items()}
-    table = Table(title="The contenders", title_style="bold", title_justify="left", show_header=False)
-    for title, settings in told.items():
+    contenders = {title: settings for report in reports for title, settings in report.settings.items()}
+    table = Table(title="Contenders", title_style="bold", title_justify="left", show_header=False)
+    for title, settings in contenders.items():
         table.add_row(title, settings)
     console.print()
     console.print(table)
@@ -128,7 +128,7 @@ def _print_summary(console: Console, reports: list[dict[str, Any]], server: Serv
     summary = summarise(reports, server)
     if len(summary.rows) < 2:
         return
-    table = Table(title=f"On {server.title}: all beside each other", title_style="bold", title_justify="left")
+    table = Table(title=f"On {server.title}: all contenders", title_style="bold", title_justify="left")
     for place, column in enumerate(summary.columns):
         table.add_column(column, justify="right" if place else "left")
     for row in summary.rows:
@@ -138,7 +138,7 @@ def _print_summary(console: Console, reports: list[dict[str, Any]], server: Serv
 
 
 def _print_bars(console: Console, reports: list[Report]) -> None:
-    table = Table(title="The bars", title_style="bold", title_justify="left")
+    table = Table(title="Bars", title_style="bold", title_justify="left")
     for column in ("benchmark", "figure", "value", "bar", "issue", ""):
         table.add_column(column, justify="right" if column in ("value", "bar") else "left")
     for report in reports:
@@ -154,8 +154,8 @@ def _verdict(met: bool) -> str:
 
 
 def _write(path: Path, facts: dict[str, Any], quick: bool, reports: list[Report]) -> None:
-    told = [{**asdict(report), "bars": [{**asdict(bar), "met": bar.met} for bar in report.bars]} for report in reports]
-    path.write_text(json.dumps({"machine": facts, "quick": quick, "reports": told}, indent=1) + "\n", encoding="utf-8")
+    data = [{**asdict(report), "bars": [{**asdict(bar), "met": bar.met} for bar in report.bars]} for report in reports]
+    path.write_text(json.dumps({"machine": facts, "quick": quick, "reports": data}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Workflows on Redis, beside Celery: groups, chords and chains from sending them to having their results."""
+"""Benchmarks of workflows on Redis, against Celery: groups, chords and chains, from sending them to their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP, CHORD, CHAIN = 0, 1, 2
 def _rates(stage: Stage, name: str, title: str, kind: int, count: int, over: float) -> Report:
     with redis_report(stage, name, title) as (report, _):
         report.issue = ISSUE
-        report.notes.append(f"{CHILDREN} children; tasks per second, from sending the workflow to having its result.")
+        report.notes.append(f"{CHILDREN} children; tasks per second, from sending the workflow to its result.")
 
         def measure(stage: Stage, one: Contender) -> dict[str, Any]:
             return _run(stage, one, kind, count)
@@ -55,9 +55,9 @@ def canvas_chain(stage: Stage) -> Report:
 
 
 def canvas_width(stage: Stage) -> Report:
-    """Redis: what a chord of 10,000 costs over a group of 10,000, for each task; ours alone."""
+    """Redis: the time per task of a chord of 10,000, compared with a group of 10,000; Celeriac only."""
     count = stage.amount(10_000, 200)
-    with redis_report(stage, "canvas-width", f"a chord and a group of {count:,}: ours") as (report, _):
+    with redis_report(stage, "canvas-width", f"a chord and a group of {count:,}, Celeriac only") as (report, _):
         report.issue = ISSUE
         report.columns = ("", "per task µs, best")
         (ours,) = stage.contenders([OURS])
@@ -67,25 +67,25 @@ def canvas_width(stage: Stage) -> Report:
         }
         report.rows = [(what, number(each)) for what, each in best.items()]
         report.figures[OURS] = {"title": ours.title, **best}
-        report.bars.append(Bar("a chord ÷ a group, for each task", best["chord"] / best["group"], 1.5, "×"))
+        report.bars.append(Bar("a chord ÷ a group, per task", best["chord"] / best["group"], 1.5, "×"))
         return report
 
 
 def canvas_bytes(stage: Stage) -> Report:
-    """Redis: bytes that are sent to the server with a chain of 10,000, and with 200 chords of 10."""
+    """Redis: the bytes that the server receives for a chain of 10,000, and for 200 chords of 10."""
     length, times = stage.amount(10_000, 100), stage.amount(200, 5)
     with redis_report(stage, "canvas-bytes", "bytes that the server receives when workflows are sent") as (report, _):
         report.issue = ISSUE
         what = {f"a chain of {length:,}": (CHAIN, length, 1), f"{times} chords of 10": (CHORD, 10, times)}
         report.columns = ("", *what)
         for one in stage.contenders([OURS, CELERY]):
-            told = {}
+            results = {}
             for title, numbers in what.items():
                 with stage.scratch() as folder:
-                    told[title] = stage.ask(folder, one.name, "submit", *numbers)
-            cells = [f"{found['bytes']:,}" if "bytes" in found else found["failed"] for found in told.values()]
+                    results[title] = stage.ask(folder, one.name, "submit", *numbers)
+            cells = [f"{found['bytes']:,}" if "bytes" in found else found["failed"] for found in results.values()]
             report.rows.append((one.title, *cells))
-            report.figures[one.name] = {"title": one.title, **told}
-        report.notes.append("No worker runs. What a chain's messages cost while it goes on is not in it: ours carry "
-                            "their place, Celery's carry all that is left of the chain.")  # fmt: skip
+            report.figures[one.name] = {"title": one.title, **results}
+        report.notes.append("No worker is running. Messages sent later by a running chain are not included: Celeriac's "
+                            "carry their position, Celery's carry the rest of the chain.")  # fmt: skip
         return report

@@ -1,4 +1,4 @@
-"""The benchmarks by name, in the order in which they run. Each takes a `Stage` and returns a `Report`."""
+"""The benchmarks by group and name, in the order in which they run. Each takes a `Stage` and returns a `Report`."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark i
 
 
 def named(names: Sequence[str]) -> list[str]:
-    """Return the benchmarks of these names, with those of the groups among them; all, if there are none."""
+    """Return the names of the benchmarks that `names` selects, directly or by group; all if it is empty."""
     return [one for name in names for one in GROUPS.get(name, {name: None})] or list(BENCHMARKS)

@@ -1,7 +1,7 @@
-"""Comparing contenders: each round measures ours, then every peer, so that a slow minute hits all of them alike.
+"""Compares contenders: each round measures Celeriac and then every peer, so that a slow phase affects all of them.
 
-A rate is the best of its rounds: noise can only make it slower. Latencies of all rounds are taken together. A bar is
-held against the fastest peer, or against one that is named.
+A rate is the best of all rounds, because noise can only make it slower. Latencies of all rounds are combined. A bar
+compares Celeriac with the fastest peer, or with a named one.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from benchmarks.stage import BenchmarkError, Contender, Stage
 __all__ = ["compare_latencies", "compare_rates", "describe", "drain_for", "drain_once", "send_many_once", "send_once"]
 
 FEWEST = 1_000  # tasks of a drain
-SLOW_SECONDS = 8  # a contender that needs longer is measured by what it did in this time
+SLOW_SECONDS = 8  # a measurement is stopped after this; the rate is computed from what was done by then
 Measure = Callable[[Stage, Contender], dict[str, Any]]
 
 
 def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str], measure: Measure,
                   bar: float | None = None, bounds: Sequence[str] = (), peers_measure: Measure | None = None,
                   over: Mapping[str, float] | None = None, rounds: int = 3) -> Report:  # fmt: skip
-    """Fill a report with rates per second; `bounds` are measured for orientation, and are no peers.
+    """Fill a report with rates per second. `bounds` are measured for comparison, but are not peers.
 
-    `bar` is held against the fastest peer, those in `over` against the contenders that they name.
+    `bar` is the required ratio to the fastest peer; `over` has the required ratios to named contenders.
     """
     contenders = stage.contenders([ours, *peers, *bounds])
     rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds)
-    best = {name: max(told["rate"] for told in rounds) for name, rounds in rates.items()}
+    best = {name: max(result["rate"] for result in rounds) for name, rounds in rates.items()}
     report.columns = ("", "per second, best", "median", "rounds", "ours ÷ its")
     for one in contenders:
-        each = [told["rate"] for told in rates[one.name]]
+        each = [result["rate"] for result in rates[one.name]]
         ratio = "" if one.name == ours else f"{best[ours] / best[one.name]:.2f}×"
         report.rows.append((one.title, number(best[one.name]), number(median(each)), str(len(each)), ratio))
         report.figures[one.name] = {"title": one.title, "best": best[one.name], "rounds": rates[one.name],
@@ -52,9 +52,9 @@ def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str],
 def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[str], count: int,
                       bar_ms: float | None = None, bar_ratio: float | None = None, bounds: Sequence[str] = (),
                       seconds: float = SLOW_SECONDS) -> Report:  # fmt: skip
-    """Fill a report with the milliseconds of round trips; `bounds` are measured for orientation, and are no peers.
+    """Fill a report with round-trip times in milliseconds. `bounds` are measured for comparison, but are not peers.
 
-    The bar is a time, or how often ours fits into the fastest peer's.
+    `bar_ms` is the required median; `bar_ratio` is the required ratio of the fastest peer's median to ours.
     """
     contenders = stage.contenders([ours, *peers, *bounds])
 
@@ -63,8 +63,8 @@ def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[s
             stage.ask(folder, one.name, "ping")
             return stage.ask(folder, one.name, "roundtrips", count, seconds)
 
-    told = _measured(stage, report, contenders, {}, measure, rounds=2)
-    times = {name: [second * 1e3 for one in rounds for second in one["seconds"]] for name, rounds in told.items()}
+    results = _measured(stage, report, contenders, {}, measure, rounds=2)
+    times = {name: [second * 1e3 for one in rounds for second in one["seconds"]] for name, rounds in results.items()}
     report.columns = ("", "median ms", "p99 ms", "round trips", "its ÷ ours")
     for one in contenders:
         mine = times[one.name]
@@ -79,22 +79,22 @@ def compare_latencies(stage: Stage, report: Report, ours: str, peers: Sequence[s
     if bar_ratio is not None and beaten:
         ratio = min(beaten) / median(times[ours])
         report.bars.append(Bar("the fastest peer's median ÷ ours", ratio, bar_ratio, "×", at_least=True))
-    report.notes.append("All rounds taken together; they alternate between the contenders. One caller, an idle worker.")
+    report.notes.append("All rounds combined; they alternate between the contenders. One caller, an idle worker.")
     return report
 
 
 def _measured(stage: Stage, report: Report, contenders: Sequence[Contender], special: dict[str, Measure],
               measure: Measure, rounds: int) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    told: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
+    results: dict[str, list[dict[str, Any]]] = {one.name: [] for one in contenders}
     for turn in range(1, stage.rounds(rounds) + 1):
         for one in contenders:
             stage.say(f"{report.name}: round {turn} of {stage.rounds(rounds)}, {one.title}")
-            told[one.name].append(special.get(one.name, measure)(stage, one))
-    return told
+            results[one.name].append(special.get(one.name, measure)(stage, one))
+    return results
 
 
 def describe(report: Report, contenders: Sequence[Contender]) -> None:
-    """Say in the report who they are, and how they were set up."""
+    """Add the contenders' versions and settings to the report."""
     for one in contenders:
         versions = ", ".join(f"{package} {version}" for package, version in one.versions.items())
         report.settings[one.title] = f"{versions}: {one.settings}" if versions else one.settings
@@ -104,7 +104,7 @@ def describe(report: Report, contenders: Sequence[Contender]) -> None:
 
 
 def send_once(count: int, seconds: float = SLOW_SECONDS) -> Measure:
-    """Return the measure: one producer, one call per message."""
+    """Return a measure: one producer, one call per message."""
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
         with stage.scratch() as folder:
@@ -114,7 +114,7 @@ def send_once(count: int, seconds: float = SLOW_SECONDS) -> Measure:
 
 
 def send_many_once(count: int) -> Measure:
-    """Return the measure: one producer, `count` messages by the fastest way."""
+    """Return a measure: one producer, `count` messages in the fastest way."""
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
         with stage.scratch() as folder:
@@ -124,7 +124,7 @@ def send_many_once(count: int) -> Measure:
 
 
 def drain_once(count: int | Callable[[Contender], int], children: int) -> Measure:
-    """Return the measure: messages that wait when the worker starts, from the first completion to the last."""
+    """Return a measure: a worker drains messages sent before its start, timed from the first completion to the last."""
     count_of = count if callable(count) else lambda one: count
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
@@ -134,16 +134,16 @@ def drain_once(count: int | Callable[[Contender], int], children: int) -> Measur
             watching = stage.watching(folder, one.name, count, SLOW_SECONDS)
             with watching as wait, stage.worker(folder, one.name, children):
                 wait()  # for the first completion
-                told = wait()
-        if not told["count"]:
-            raise BenchmarkError(f"{one.title} has completed nothing, or all before the first look: use more tasks.")
-        return told
+                result = wait()
+        if not result["count"]:
+            raise BenchmarkError(f"{one.title} completed no task, or all before the first poll: use more tasks.")
+        return result
 
     return measure
 
 
 def drain_for(stage: Stage, report: Report, seconds: float, children: int) -> Measure:
-    """Return the measure: as many messages as a contender drains in so many seconds; note it in the report."""
-    report.notes.append(f"As many tasks as a contender drains in {seconds:g} s or so, seen from outside every 20 ms.")
+    """Return a measure: a drain of as many messages as a contender needs about `seconds` for; note it in the report."""
+    report.notes.append(f"Each contender drains as many tasks as it needs about {seconds:g} s for; polled every 20 ms.")
     share = stage.amount(100, 10) / 100
     return drain_once(lambda one: max(FEWEST, int(one.pace * share * seconds)), children)

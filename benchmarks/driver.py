@@ -1,6 +1,6 @@
-"""What the measuring processes do: `python -m benchmarks.driver PEER VERB [NUMBER …]`. Started by `stage`, not by hand.
+"""Runs one step of a measurement: `python -m benchmarks.driver PEER VERB [NUMBER …]`. Started by `stage`, not by hand.
 
-Goes in: the folder of this measurement, by the environment. Comes out: one line of JSON on stdout.
+Input: the folder of this measurement, in an environment variable. Output: lines of JSON on stdout, the result last.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from benchmarks.peers.base import Peer
 __all__ = ["main"]
 
 WARM_UP = 200
-STEP = 100  # calls between two looks at the clock
+STEP = 100  # calls between two checks of the time
 POLL_SECONDS = 0.02
-SHOW_SECONDS = 0.5  # between two words of how far a drain is
-START_SECONDS = 60.0  # for a worker to complete its first
+SHOW_SECONDS = 0.5  # between two progress reports of a drain
+START_SECONDS = 60.0  # for a worker to complete its first task
 
 
 def facts(peer: Peer) -> dict[str, Any]:
-    """Who it is."""
+    """Describe the contender."""
     return {"title": peer.title, "module": peer.module, "settings": peer.settings, "pace": peer.pace,
             "versions": {name: _version(name) for name in peer.packages}}  # fmt: skip
 
 
 def send(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
-    """Send one by one; stop after `count`, or, in a slow contender's case, after `seconds`."""
+    """Send messages one by one; stop after `count` messages or `seconds`, whichever is first."""
     peer.send(WARM_UP)
     done, start = 0, time.perf_counter()
     while done < count and time.perf_counter() - start < seconds:
@@ -42,7 +42,7 @@ def send(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
 
 
 def send_many(peer: Peer, count: int) -> dict[str, Any]:
-    """Send all in the fastest way."""
+    """Send `count` messages in the fastest way that the contender offers."""
     peer.send(WARM_UP)
     start = time.perf_counter()
     peer.send_many(count)
@@ -50,13 +50,13 @@ def send_many(peer: Peer, count: int) -> dict[str, Any]:
 
 
 def fill(peer: Peer, count: int) -> dict[str, Any]:
-    """Send, untimed, what is to be drained."""
+    """Send the messages for a drain, without timing."""
     peer.send_many(count)
     return {"count": count}
 
 
 def drain(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
-    """Watch the results come, from the first (after the peer's `lead`) to the last, or `seconds` after the first."""
+    """Time the completion of tasks, from the first (after the peer's `lead`) to the last; stop after `seconds`."""
     done = first = peer.completed()
     print(json.dumps({"ready": True}), flush=True)
     start = now = shown = time.perf_counter()
@@ -73,7 +73,7 @@ def drain(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
 
 
 def roundtrips(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
-    """Send one and wait for its result, again and again."""
+    """Repeatedly send a message and wait for its result."""
     peer.roundtrips(min(20, count))
     times: list[float] = []
     start = time.perf_counter()
@@ -89,18 +89,18 @@ def ping(peer: Peer) -> dict[str, Any]:
 
 
 def later(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
-    """Send messages for later."""
+    """Send messages that are due in `seconds`."""
     return {"held": peer.send_later(count, seconds)}
 
 
 def text(peer: Peer, count: int, length: int) -> dict[str, Any]:
-    """Send messages with a text of this length."""
+    """Send messages with a text of `length` characters."""
     peer.send_text(count, "x" * length)
     return {"count": count}
 
 
 def naps(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
-    """Send tasks that sleep, and watch them end: in how long have all, from before they are sent?"""
+    """Send tasks that sleep; time from before sending until all have ended."""
     peer.completed()
     start = now = time.perf_counter()
     peer.send_naps(count)
@@ -113,7 +113,7 @@ def naps(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
 
 
 def workflow(peer: Any, kind: int, count: int) -> dict[str, Any]:
-    """Send a group (0), a chord (1) or a chain (2) of so many tasks, and wait for its end: in how long?"""
+    """Send a group (0), a chord (1) or a chain (2) of `count` tasks; time until its result is there."""
     made = (peer.group, peer.chord, peer.chain)[kind](count)
     peer.ready()
     start = time.perf_counter()
@@ -124,8 +124,8 @@ def workflow(peer: Any, kind: int, count: int) -> dict[str, Any]:
 
 
 def submit(peer: Any, kind: int, count: int, times: int) -> dict[str, Any]:
-    """Send so many workflows, with no worker: how many bytes does the server receive?"""
-    peer.group(1).apply_async()  # connects, and brings the server what it needs once
+    """Send `times` workflows without a worker; return how many bytes the server received."""
+    peer.group(1).apply_async()  # connects, and sends what the server needs only once, such as scripts
     peer.chord(1).apply_async()
     before = peer.sent_bytes()
     try:
@@ -137,13 +137,13 @@ def submit(peer: Any, kind: int, count: int, times: int) -> dict[str, Any]:
 
 
 def hold(peer: Peer, held: int) -> dict[str, Any]:
-    """Let workers receive nothing; or again."""
+    """Stop workers from receiving (`held` is 1), or let them receive again (0)."""
     peer.hold(bool(held))
     return {}
 
 
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
-    """Become a worker."""
+    """Replace this process with a worker."""
     command = peer.worker(children, bool(tuned))
     os.execv(command[0], command)
     return {}  # for the type checker
@@ -157,7 +157,7 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main(name: str, verb: str, *numbers: str) -> None:
-    """Do the verb, and print what it tells."""
+    """Run a verb, and print its result."""
     try:
         peer: Peer = importlib.import_module(f"benchmarks.peers.{name}").PEER
     except ModuleNotFoundError as error:

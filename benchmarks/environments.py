@@ -19,20 +19,20 @@ REQUIREMENTS = {
     "aiormq_client": ("aiormq>=6.8", "uvloop>=0.19"),
     "amqpstorm_client": ("amqpstorm>=2.11",),
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
-    # It needs typing-extensions too, and does not declare it.
+    # It also needs typing-extensions, but does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
 }
-"""By contender: what pip installs for it."""
+"""By contender: the packages to install with pip."""
 
 
 def interpreter(contender: str) -> str:
-    """Return the Python that runs a contender: that of its own environment, if there is one."""
+    """Return the Python interpreter for a contender: its own if it has one, otherwise this one."""
     own = FOLDER / contender / "bin" / "python"
     return str(own) if contender in REQUIREMENTS and own.exists() else sys.executable
 
 
 def main() -> int:
-    """Create the missing environments, and install what each requires."""
+    """Create missing environments, and install the packages."""
     for contender, requirements in REQUIREMENTS.items():
         folder = FOLDER / contender
         python = folder / "bin" / "python"

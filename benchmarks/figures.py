@@ -1,4 +1,4 @@
-"""What a benchmark comes back with: rows for the eye, figures for the programs, and bars to hold them against."""
+"""The report of a benchmark: rows to print, figures for programs, and bars to reach."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["Bar", "Report", "number", "percentile"]
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure and what it must reach."""
+    """One figure, and the limit that it must meet."""
 
     what: str
     value: float
     limit: float
     unit: str
-    at_least: bool = False  # else: below
+    at_least: bool = False  # whether `limit` is a minimum; otherwise the value must be below it
 
     @property
     def met(self) -> bool:
-        """Say whether it was reached."""
+        """Whether the limit is met."""
         return self.value >= self.limit if self.at_least else self.value < self.limit
 
     @property
     def aim(self) -> str:
-        """What it must reach, in words."""
+        """The limit as text."""
         return f"{'≥' if self.at_least else '<'} {self.limit:g} {self.unit}"
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass
 class Report:
-    """One benchmark's outcome. `rows` have as many texts as `columns`; `figures` is what --json writes."""
+    """The result of one benchmark. Each of `rows` has one text per column; `figures` is written by --json."""
 
     name: str
     title: str
@@ -44,12 +44,12 @@ class Report:
     figures: dict[str, Any] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    settings: dict[str, str] = field(default_factory=dict)  # by contender, with its versions
-    issue: int = 2  # which says what its bars are
+    settings: dict[str, str] = field(default_factory=dict)  # by contender: versions and settings
+    issue: int = 2  # the issue that defines its bars
 
 
 def number(value: float) -> str:
-    """Return a figure with as many digits as it deserves.
+    """Return a figure as text, rounded to a readable number of digits.
 
     >>> number(12643.7), number(3.14159), number(0.02345)
     ('12,644', '3.14', '0.023')
@@ -60,6 +60,6 @@ def number(value: float) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that this share of the others does not pass (nearest rank)."""
+    """Return the value that a fraction `share` of the values does not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,4 @@
-"""What a worker costs that has nothing to do: CPU and memory while idle, memory for messages that are due later."""
+"""Measures an idle worker: CPU and memory, and its memory growth with messages that are due later."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Family", "eta", "idle"]
 OURS = "celeriac_sqlite"
 IDLE_PEERS = ("huey_sqlite",)
 CHILDREN = 2
-SETTLING_SECONDS = 2.0  # after the first task, and after the messages for later
+SETTLING_SECONDS = 2.0  # wait after the first task, and after sending the messages that are due later
 MB = 1e6
 HOUR = 3600
 
 
 @dataclass(frozen=True)
 class Family:
-    """A worker's processes: the supervisor and all its descendants, as they are now."""
+    """The current processes of a worker: the supervisor and all its descendants."""
 
     supervisor: psutil.Process
     others: list[psutil.Process]
@@ -36,19 +36,19 @@ class Family:
         return cls(supervisor, supervisor.children(recursive=True))
 
     def cpu(self) -> Mapping[int, float]:
-        """Return the seconds of CPU that each process has used."""
+        """Return the CPU seconds that each process has used, by pid."""
         return {process.pid: sum(process.cpu_times()[:2]) for process in (self.supervisor, *self.others)}
 
     def memory(self) -> tuple[float, float, float]:
-        """Return in MB the supervisor's RSS and USS, and the USS of all."""
+        """Return, in MB, the supervisor's RSS, its USS, and the USS of all processes."""
         mine = self.supervisor.memory_full_info()
         return mine.rss / MB, mine.uss / MB, (mine.uss + sum(one.memory_full_info().uss for one in self.others)) / MB
 
 
 def idle(stage: Stage) -> Report:
-    """A worker with 2 children and nothing to do: CPU of all its processes, memory of the supervisor."""
+    """An idle worker with 2 children: CPU of all its processes, memory of the supervisor."""
     seconds = stage.amount(20, 5)
-    report = Report("idle", f"A worker with {CHILDREN} children and nothing to do for {seconds} s")
+    report = Report("idle", f"A worker with {CHILDREN} children, idle for {seconds} s")
     report.columns = ("", "CPU %", "supervisor RSS MB", "supervisor USS MB", "USS of all MB", "processes")
     contenders = stage.contenders([OURS, *IDLE_PEERS])
     for one in contenders:
@@ -61,7 +61,7 @@ def idle(stage: Stage) -> Report:
             report.bars.append(Bar("CPU of all its processes", cpu, 1.0, "%"))
             report.bars.append(Bar("supervisor's RSS", rss, 60.0, "MB"))
     describe(report, contenders)
-    report.notes.append("As a user would start it (Huey polls, here at its own default interval), after one task. "
+    report.notes.append("Started as users do (Huey polls, at its default interval), measured after one task. "
                         "1 MB is 10⁶ bytes. 100 % is one core; the kernel counts in steps of 10 ms.")  # fmt: skip
     return report
 
@@ -79,9 +79,9 @@ def _idle(stage: Stage, one: Contender, seconds: float) -> tuple[float, tuple[fl
 
 
 def eta(stage: Stage) -> Report:
-    """100,000 tasks that are due in an hour: what they cost the supervisor."""
+    """The supervisor's memory growth with 100,000 tasks that are due in an hour."""
     count = stage.amount(100_000, 5_000)
-    report = Report("eta", f"{count:,} tasks with an ETA in an hour, while a worker waits")
+    report = Report("eta", f"{count:,} tasks with an ETA in an hour, and an idle worker")
     report.columns = ("", "before MB", "after MB", "growth MB", "held by the broker")
     contenders = stage.contenders([OURS])
     for one in contenders:
@@ -92,7 +92,7 @@ def eta(stage: Stage) -> Report:
             supervisor = psutil.Process(pid)
             before = supervisor.memory_info().rss / MB
             held = stage.ask(folder, one.name, "later", count, HOUR)["held"]
-            stage.ask(folder, one.name, "ping")  # it is awake, and has swept
+            stage.ask(folder, one.name, "ping")  # wakes the worker
             time.sleep(SETTLING_SECONDS)
             after = supervisor.memory_info().rss / MB
         report.rows.append((one.title, number(before), number(after), number(after - before), f"{held:,} of {count:,}"))

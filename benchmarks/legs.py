@@ -37,7 +37,7 @@ SUPERVISOR_LEGS: Legs = {
     ),
     "from the children: read, parse": (
         "worker/pools/process_pool.py", "worker/pools/child_handle.py", "worker/pools/frames.py",
-        "worker/pools/pace.py",
+        "ran assignment.py",
     ),
     "decide": ("worker/decide.py",),
     "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/envelope.py"),

@@ -1,4 +1,4 @@
-"""What the figures were taken on."""
+"""Describes the machine on which the figures are measured."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import psutil  # type: ignore[import-untyped]
 
 __all__ = ["BUSY", "facts"]
 
-BUSY = 0.5  # load average above which figures are worth little
+BUSY = 0.5  # load average above which figures are unreliable
 
 
 def facts(folder: str | None) -> dict[str, Any]:
-    """Return what there is to know of this machine, and of the disk that the measurements write to."""
+    """Return facts about this machine, and about the disk that the measurements write to."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),

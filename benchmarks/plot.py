@@ -1,4 +1,4 @@
-"""The plot of a run on one server: a panel for each measure in which there are peers, a bar for each contender."""
+"""Plots a run on one server: one panel per measure that has peers, one bar per contender."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WIDTH, ROW_HEIGHT = 8.0, 0.21  # inches
 
 
 def draw(reports: Sequence[Mapping[str, Any]], server: Server, path: Path) -> None:
-    """Write the plot as SVG, with its texts as texts; the same run gives the same file."""
-    import matplotlib as mpl  # noqa: PLC0415 - slow to import, and wanted here alone
+    """Write the plot as SVG, with text as text elements; the same run gives the same file."""
+    import matplotlib as mpl  # noqa: PLC0415 - slow to import, and needed only here
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     mine = [report for report in server.reports(reports) if len(report["figures"]) > 1]
@@ -36,14 +36,14 @@ def draw(reports: Sequence[Mapping[str, Any]], server: Server, path: Path) -> No
 
 
 def _panel(panel: Any, measure: Measure, report: Mapping[str, Any]) -> None:
-    told = list(report["figures"].values())
-    values = [measure.figure(one) for one in told]
-    places = range(len(told))
-    colours = [OURS_COLOUR, *[PEER_COLOUR] * (len(told) - 1)]
+    figures = list(report["figures"].values())
+    values = [measure.figure(each) for each in figures]
+    places = range(len(figures))
+    colours = [OURS_COLOUR, *[PEER_COLOUR] * (len(figures) - 1)]
     panel.barh(places, values, color=colours, height=0.7)
     for place, value in zip(places, values, strict=True):
         panel.text(value, place, f" {number(value)}", va="center", fontsize=7)
-    panel.set_yticks(places, [one["title"] for one in told])
+    panel.set_yticks(places, [each["title"] for each in figures])
     panel.invert_yaxis()
     panel.set_xticks([])
     panel.set_xlim(0, max(values) * 1.18)

@@ -1,7 +1,7 @@
-"""A RabbitMQ for one benchmark: a node of its own, on free ports, with an empty vhost for each measurement.
+"""A RabbitMQ node for one benchmark: on free ports, with an empty vhost for each measurement.
 
-`running` puts its URL where the measuring processes find it. As root it is run by the user whom Debian's package made.
-The management plug-in is there to make vhosts, and collects nothing.
+`running` passes its URL to the measuring processes in an environment variable. If started as root, the node runs as the
+user that Debian's package creates. The management plug-in is used only to create vhosts; its metrics are disabled.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["Node", "running"]
 
-PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one in the path wants to become its user by itself
+PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the wrapper in the PATH switches the user itself
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 USER = "rabbitmq"
 START_SECONDS = 60.0
-GRACE_SECONDS = 5.0  # to end
-VHOST_SECONDS = 60.0  # to drop one, with all that waits in it
+GRACE_SECONDS = 5.0  # for the node to end
+VHOST_SECONDS = 60.0  # for deleting a vhost with all its messages
 
 
 class Node:
-    """A server in this folder; `vhost` is that of the measurement under way."""
+    """A server with its data in `folder`; `vhost` belongs to the current measurement."""
 
     version = ""
 
@@ -67,8 +67,9 @@ class Node:
         self._processes = [self._run("epmd", "-address", "127.0.0.1", "-port", str(epmd))]
         try:
             self._processes.append(self._run(PROGRAM))
-            told = answer(self._processes[1], lambda: self._ask("GET", "overview"), START_SECONDS, folder / "output")
-            self.version = f"{told['rabbitmq_version']} on Erlang {told['erlang_version']}"
+            output = folder / "output"
+            overview = answer(self._processes[1], lambda: self._ask("GET", "overview"), START_SECONDS, output)
+            self.version = f"{overview['rabbitmq_version']} on Erlang {overview['erlang_version']}"
         except BaseException:
             self.end()
             raise
@@ -82,21 +83,21 @@ class Node:
 
     @property
     def url(self) -> str:
-        """Where the measurement under way finds an empty server."""
+        """The URL of the current measurement's vhost."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{self.vhost}"
 
     def renew(self) -> None:
-        """Drop the vhost, and all that is in it; make another."""
+        """Delete the vhost with all its contents, and create a new one."""
         try:
             if self.vhost:
                 self._ask("DELETE", f"vhosts/{self.vhost}")
             self.vhost = f"measurement-{next(self._numbers)}"
             self._ask("PUT", f"vhosts/{self.vhost}")
         except OSError as error:
-            raise BenchmarkError(f"RabbitMQ has made no vhost: {error}") from error
+            raise BenchmarkError(f"RabbitMQ could not create a vhost: {error}") from error
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
-        """Ask the management API; raise `ConnectionError` if it does not do what it is asked for."""
+        """Send a request to the management API; raise `ConnectionError` if it fails."""
         connection = http.client.HTTPConnection("127.0.0.1", self._http, timeout=VHOST_SECONDS)
         secret = base64.b64encode(b"guest:guest").decode()
         try:
@@ -109,23 +110,23 @@ class Node:
             connection.close()
         if reply.status >= 400:
             raise ConnectionError(f"{method} {path}: {reply.status} {reply.reason}")
-        told: dict[str, Any] = json.loads(data) if data else {}
-        return told
+        document: dict[str, Any] = json.loads(data) if data else {}
+        return document
 
     def end(self) -> None:
-        """End the server, and what it has started; what it holds is thrown away anyway."""
+        """Kill the server and its descendants; its data is not needed any more."""
         with suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)  # the shell script before it waits for it
+            os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)  # its parent, a shell script, then ends
             self._processes[-1].wait(GRACE_SECONDS)
         for process in reversed(self._processes):
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its own session: nobody else's processes are in that group
+                os.killpg(process.pid, signal.SIGKILL)  # it has its own session, so no other process is in this group
             process.wait()
 
 
 @contextmanager
 def running(stage: Stage) -> Iterator[Node]:
-    """Run a node for as long as a block lasts, for all that the stage measures in it."""
+    """Run a node within a `with` block, for all of the stage's measurements."""
     if not Path(PROGRAM).exists():
         raise BenchmarkError(MISSING)
     with stage.scratch() as folder:

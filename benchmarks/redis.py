@@ -1,4 +1,4 @@
-"""On Redis, beside Celery, Dramatiq, Huey, Taskiq, RQ, SAQ and arq: all on one server, which each benchmark starts."""
+"""Benchmarks on Redis, against Celery, Dramatiq, Huey, Taskiq, RQ, SAQ and arq. Each starts its own server."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ BOUND = "bare_redis"
 ISSUE = 3
 CHILDREN = 2
 ROUNDS = 3
-DRAIN_SECONDS = 2.0  # of work is queued for a contender, by its pace
-SEND_ROUNDS, SEND_SECONDS = 8, 0.5  # short and many: where the scheduler puts two processes that wait for each other
+DRAIN_SECONDS = 2.0  # of work to queue for each contender, computed from its pace
+SEND_ROUNDS, SEND_SECONDS = 8, 0.5  # many short rounds: results depend on how the kernel schedules the two processes
 ROUNDTRIP_SECONDS = 2.0
 SLEEPERS, SLEEP_SECONDS = 8, 0.01
-TEXT = 91  # characters, so that our body, [args, kwargs] in JSON, has 100 bytes
+TEXT = 91  # characters, so that Celeriac's body, [args, kwargs] as JSON, has 100 bytes
 SETTLING_SECONDS = 0.2
 MB = 1e6
 
 
 @contextmanager
 def redis_report(stage: Stage, name: str, title: str, results: str = KEPT) -> Iterator[tuple[Report, Line]]:
-    """Yield a report and a line to the server that it is measured on."""
+    """Start a server; yield a report and a connection to the server."""
     report = Report(name, f"Redis: {title}", issue=ISSUE)
-    with stage.telling({RESULTS_VARIABLE: results}), running(stage) as line:
+    with stage.exporting({RESULTS_VARIABLE: results}), running(stage) as line:
         yield report, line
         shown = " ".join(argument or '""' for argument in ARGUMENTS)
         version = info(line, "server")["redis_version"]
@@ -54,7 +54,7 @@ def _drain(stage: Stage, name: str, results: str, over_celery: float, bar: float
     title = f"waiting no-op tasks, {CHILDREN} children, {'results kept' if results == KEPT else 'no results'}"
     with redis_report(stage, name, title, results) as (report, _):
         measure = drain_for(stage, report, DRAIN_SECONDS, CHILDREN)
-        report.notes.append("From the first that was seen to have ended to the last.")
+        report.notes.append("Timed from the first completion seen to the last.")
         return compare_rates(stage, report, OURS, PEERS, measure, bar, over={CELERY: over_celery}, rounds=ROUNDS)
 
 
@@ -80,9 +80,9 @@ def delay(stage: Stage) -> Report:
 
 
 def delay_many(stage: Stage) -> Report:
-    """Redis: 10,000 messages by `delay_many`, the peers by what they have for it."""
+    """Redis: 10,000 messages with `delay_many`; the peers in the fastest way that they offer."""
     count = stage.amount(10_000, 500)
-    title = f"delay_many of {count:,}; the peers by their fastest way"
+    title = f"delay_many of {count:,}; the peers in their fastest way"
     with redis_report(stage, "redis-delay-many", title) as (report, _):
         return compare_rates(stage, report, OURS, PEERS, send_many_once(count), bar=5.0, rounds=ROUNDS)
 
@@ -92,7 +92,7 @@ def delay_many(stage: Stage) -> Report:
 
 def roundtrip(stage: Stage) -> Report:
     """Redis: `delay().get()`, median and p99."""
-    with redis_report(stage, "redis-roundtrip", "delay().get() against a worker that waits", AWAITED) as (report, _):
+    with redis_report(stage, "redis-roundtrip", "delay().get() with an idle worker", AWAITED) as (report, _):
         count = stage.amount(300, 20)
         return compare_latencies(stage, report, OURS, PEERS, count, bar_ratio=3.0, bounds=[BOUND],
                                  seconds=ROUNDTRIP_SECONDS)  # fmt: skip
@@ -102,8 +102,8 @@ def roundtrip(stage: Stage) -> Report:
 
 
 def sleeping(stage: Stage) -> Report:
-    """Redis: tasks of 10 ms, 8 children: which share of the ideal throughput?"""
-    count = stage.amount(16_000, 200)  # so many that beginning and end weigh little
+    """Redis: the share of the ideal throughput, with tasks of 10 ms and 8 children."""
+    count = stage.amount(16_000, 200)  # enough to make start and end negligible
     what = f"{count:,} tasks of {SLEEP_SECONDS * 1000:g} ms, {SLEEPERS} children"
     with redis_report(stage, "redis-sleep", what) as (report, _):
         report.columns = ("", "per second", "ideal", "share")
@@ -112,16 +112,16 @@ def sleeping(stage: Stage) -> Report:
             stage.say(f"{report.name}: {one.title}")
             with stage.scratch() as folder, stage.worker(folder, one.name, SLEEPERS):
                 stage.ask(folder, one.name, "ping")
-                told = stage.ask(folder, one.name, "naps", count, 60)
-            if told["left"]:
-                raise BenchmarkError(f"{one.title} has left {told['left']} of {count} undone.")
-            rate, ideal = count / told["seconds"], SLEEPERS / SLEEP_SECONDS
+                result = stage.ask(folder, one.name, "naps", count, 60)
+            if result["left"]:
+                raise BenchmarkError(f"{one.title} did not complete {result['left']} of {count} tasks in time.")
+            rate, ideal = count / result["seconds"], SLEEPERS / SLEEP_SECONDS
             report.rows.append((one.title, number(rate), number(ideal), f"{rate / ideal:.1%}"))
             report.figures[one.name] = {"title": one.title, "rate": rate, "share": rate / ideal}
             report.bars.append(Bar("share of the ideal throughput", rate / ideal * 100, 97.0, "%", at_least=True))
         describe(report, contenders)
-        report.notes.append("From before they are sent to the settlement of the last. time.sleep() itself takes longer "
-                            "than it is told.")  # fmt: skip
+        report.notes.append("Timed from before sending to the settlement of the last task. time.sleep() itself takes "
+                            "longer than requested.")  # fmt: skip
         return report
 
 
@@ -129,20 +129,20 @@ def coroutines(stage: Stage) -> Report:
     """Redis: 1,000 coroutine tasks of `asyncio.sleep(1)`, one coroutine child."""
     count = stage.amount(1_000, 100)
     with redis_report(stage, "redis-coroutines", f"{count:,} tasks of asyncio.sleep(1), one child") as (report, _):
-        report.columns = ("", "sent after s", "all done after s")
+        report.columns = ("", "all sent after s", "all done after s")
         contenders = stage.contenders([COROUTINES])
         for one in contenders:
             stage.say(f"{report.name}: {one.title}")
             with stage.scratch() as folder, stage.worker(folder, one.name, 1):
                 stage.ask(folder, one.name, "ping")
-                told = stage.ask(folder, one.name, "naps", count, 60)
-            if told["left"]:
-                raise BenchmarkError(f"{one.title} has left {told['left']} of {count} undone.")
-            report.rows.append((one.title, number(told["sent"]), number(told["seconds"])))
-            report.figures[one.name] = {"title": one.title, **told}
-            report.bars.append(Bar("all done after", told["seconds"], 2.0, "s"))
+                result = stage.ask(folder, one.name, "naps", count, 60)
+            if result["left"]:
+                raise BenchmarkError(f"{one.title} did not complete {result['left']} of {count} tasks in time.")
+            report.rows.append((one.title, number(result["sent"]), number(result["seconds"])))
+            report.figures[one.name] = {"title": one.title, **result}
+            report.bars.append(Bar("all done after", result["seconds"], 2.0, "s"))
         describe(report, contenders)
-        report.notes.append("From before they are sent to the settlement of the last.")
+        report.notes.append("Timed from before sending to the settlement of the last task.")
         return report
 
 
@@ -150,7 +150,7 @@ def coroutines(stage: Stage) -> Report:
 
 
 def growth(stage: Stage) -> Report:
-    """Redis: what draining 1,000,000 tasks adds to the supervisor."""
+    """Redis: how much the supervisor's memory grows while it drains 1,000,000 tasks."""
     count = stage.amount(1_000_000, 20_000)
     with redis_report(stage, "redis-growth", f"the supervisor while it drains {count:,} tasks") as (report, _):
         report.columns = ("", "before MB", "at most MB", "growth MB", "per second")
@@ -162,47 +162,48 @@ def growth(stage: Stage) -> Report:
                 stage.say(f"{report.name}: sending")
                 stage.ask(folder, one.name, "fill", count)
                 before = psutil.Process(pid).memory_info().rss / MB
-                Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is counted anew
+                Path(f"/proc/{pid}/clear_refs").write_text("5")  # reset the peak
                 stage.say(f"{report.name}: draining")
                 with stage.watching(folder, one.name, count, 300.0) as wait:
                     stage.ask(folder, one.name, "hold", False)
                     wait()
-                    told = wait()
+                    result = wait()
                 most = _peak(pid) / MB
-            report.rows.append((one.title, number(before), number(most), number(most - before), number(told["rate"])))
-            report.figures[one.name] = {"title": one.title, "before_mb": before, "most_mb": most, "rate": told["rate"]}
+            report.rows.append((one.title, number(before), number(most), number(most - before), number(result["rate"])))
+            figures = {"before_mb": before, "most_mb": most, "rate": result["rate"]}
+            report.figures[one.name] = {"title": one.title, **figures}
             report.bars.append(Bar("supervisor grows by", most - before, 10.0, "MB"))
         describe(report, contenders)
-        report.notes.append("RSS after its first task, and its peak until the last task has ended. 1 MB is 10⁶ bytes.")
+        report.notes.append("RSS after the first task, and its peak until the last task has ended. 1 MB is 10⁶ bytes.")
         return report
 
 
 def _peak(pid: int) -> int:
-    """Return the most bytes that a process has had in memory."""
+    """Return a process's peak resident memory in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def memory(stage: Stage) -> Report:
-    """Redis: what a waiting message takes."""
+    """Redis: the memory that a waiting message takes."""
     count = stage.amount(10_000, 500)
     title = f"memory of {count:,} waiting messages with a body of 100 bytes"
     with redis_report(stage, "redis-memory", title, NONE) as (report, line):
-        report.columns = ("", "bytes for each")
+        report.columns = ("", "bytes per message")
         contenders = stage.contenders([OURS, *PEERS])
         for one in contenders:
             stage.say(f"{report.name}: {one.title}")
             with stage.scratch() as folder:
-                stage.ask(folder, one.name, "text", 1, TEXT)  # what the first brings along (scripts) is no message's
+                stage.ask(folder, one.name, "text", 1, TEXT)  # excludes one-time costs, such as scripts
                 time.sleep(SETTLING_SECONDS)
                 before = int(info(line, "memory")["used_memory"])
                 stage.ask(folder, one.name, "text", count, TEXT)
-                time.sleep(SETTLING_SECONDS)  # its connections are gone
+                time.sleep(SETTLING_SECONDS)  # until its connections are closed
                 each = (int(info(line, "memory")["used_memory"]) - before) / count
             report.rows.append((one.title, number(each)))
             report.figures[one.name] = {"title": one.title, "bytes": each}
             if one.name == OURS:
                 report.bars.append(Bar("Redis's memory for a message", each, 400.0, "bytes"))
         describe(report, contenders)
-        report.notes.append(f"By used_memory. One argument, a text of {TEXT} characters.")
+        report.notes.append(f"Measured by used_memory. One argument, a text of {TEXT} characters.")
         return report

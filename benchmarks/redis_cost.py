@@ -1,8 +1,8 @@
-"""What Redis itself spends on our scripts: microseconds as INFO commandstats counts them, split by its slow log.
+"""Measures the time that Redis spends in our scripts, from INFO commandstats; split by script with the slow log.
 
-A script's time is that of its run, without reading the request and writing the reply: those are in the server's CPU
-time alone. The slow log, set so that it notes every command, says which script it was. Its notes have a price, within a
-script too; so where there is but one script, it is left off, and where they run in batches, the price is small.
+The time of a script is its execution, without reading the request and writing the reply, which count only in the
+server's CPU time. The slow log, set to record every command, tells which script was called. Recording costs time, also
+within a script; so the slow log stays off if there is only one script, and with batches the cost is small.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.redis_line import Line, info
 
-__all__ = ["RedisCost", "noting"]
+__all__ = ["RedisCost", "measuring"]
 
 MOST_NOTES = 1_000_000
 SCRIPTS = "cmdstat_evalsha"
@@ -22,7 +22,7 @@ SCRIPTS = "cmdstat_evalsha"
 
 @dataclass
 class RedisCost:
-    """By script: its calls, and its seconds; and the server's seconds of CPU, all in all."""
+    """Calls and seconds by script, and the server's total CPU seconds."""
 
     calls: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -30,8 +30,8 @@ class RedisCost:
 
 
 @contextmanager
-def noting(line: Line, scripts: str | Mapping[str, str]) -> Iterator[RedisCost]:
-    """Yield what is filled when the block ends; `scripts`: the only one's name, or the names of all, by their SHA1."""
+def measuring(line: Line, scripts: str | Mapping[str, str]) -> Iterator[RedisCost]:
+    """Yield a cost that is filled at the end of the block; `scripts` is the name of the only one, or names by SHA1."""
     cost = RedisCost()
     if not isinstance(scripts, str):
         line.ask("CONFIG", "SET", "slowlog-max-len", MOST_NOTES)
@@ -51,19 +51,19 @@ def noting(line: Line, scripts: str | Mapping[str, str]) -> Iterator[RedisCost]:
 
 
 def _now(line: Line) -> tuple[int, float, float]:
-    """Return how often scripts were called, their seconds, and the seconds of CPU that the server has used."""
-    told = info(line, "commandstats").get(SCRIPTS, "calls=0,usec=0")
-    statistics = dict(entry.split("=", 1) for entry in told.split(","))
+    """Return the number of script calls, their seconds, and the server's CPU seconds so far."""
+    counters = info(line, "commandstats").get(SCRIPTS, "calls=0,usec=0")
+    statistics = dict(entry.split("=", 1) for entry in counters.split(","))
     used = info(line, "cpu")
     cpu = float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
     return int(statistics["calls"]), int(statistics["usec"]) / 1e6, cpu
 
 
 def _split(cost: RedisCost, line: Line, names: Mapping[str, str], seconds: float) -> None:
-    """Split the seconds of all scripts by what the slow log has noted."""
+    """Split the seconds of all scripts in proportion to the slow log's entries."""
     noted: Counter[str] = Counter()
     for _, _, microseconds, command, *_ in line.ask("SLOWLOG", "GET", -1):
-        if command[0].upper() == b"EVALSHA":  # what a script calls is noted, too
+        if command[0].upper() == b"EVALSHA":  # the commands that a script calls are recorded, too
             name = names.get(command[1].decode(), "others")
             cost.calls[name] += 1
             noted[name] += microseconds

@@ -1,4 +1,4 @@
-"""The shortest way to ask Redis something: for the server's keeper, and for peers, to look how far a worker is."""
+"""A minimal Redis client, for starting the server and for polling a worker's progress."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Line:
                 continue
             data = self._socket.recv(65536)
             if not data:
-                raise ConnectionResetError("Redis has closed the connection")
+                raise ConnectionResetError("Redis closed the connection")
             self._reader.feed(data)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):

@@ -1,6 +1,6 @@
-"""A Redis for one benchmark: started on a free port, without persistence, emptied before each measurement.
+"""A Redis server for one benchmark: on a free port, without persistence, emptied before each measurement.
 
-`running` puts its URL where the measuring processes find it.
+`running` passes its URL to the measuring processes in an environment variable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ START_SECONDS = 20.0
 
 @contextmanager
 def running(stage: Stage) -> Iterator[Line]:
-    """Run a server for as long as a block lasts, for all that the stage measures in it; yield a line to it."""
+    """Run a server within a `with` block, for all of the stage's measurements; yield a connection to it."""
     if shutil.which("redis-server") is None:
         raise BenchmarkError("redis-server is not installed: apt-get install redis-server")
     with stage.scratch() as folder:

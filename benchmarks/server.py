@@ -1,7 +1,4 @@
-"""What a server of a benchmark's own needs, whichever it is: free ports, patience until it answers, and to be found.
-
-Used by `redis_server` and `rabbitmq_server`.
-"""
+"""Shared by `redis_server` and `rabbitmq_server`: finding free ports, waiting for a server, passing on its URL."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["answer", "free_ports", "shared"]
 
-PAUSE = 0.02  # seconds between two tries
+PAUSE = 0.02  # seconds between two attempts
 
 T = TypeVar("T")
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on."""
+    """Return ports that no process listens on."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [int(probe.getsockname()[1]) for probe in probes]
     for probe in probes:
@@ -32,19 +29,19 @@ def free_ports(number: int) -> list[int]:
 
 
 def answer(process: subprocess.Popen[bytes], attempt: Callable[[], T], seconds: float, log: Path) -> T:
-    """Try until it works, and return what it brings; `BenchmarkError`, with the log, if the server has not started."""
+    """Call `attempt` until it succeeds, and return its result. Raises `BenchmarkError` if the server does not start."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError):
             return attempt()
         time.sleep(PAUSE)
-    raise BenchmarkError(f"The server has not started:\n{log.read_text(errors='replace')}")
+    raise BenchmarkError(f"The server did not start:\n{log.read_text(errors='replace')}")
 
 
 @contextmanager
 def shared(stage: Stage, variables: dict[str, str], clear: Callable[[], object]) -> Iterator[None]:
-    """Let all that the stage measures find a server, emptied before each measurement, for as long as a block lasts."""
-    with stage.telling(variables):
+    """Within a `with` block, pass a server to all of the stage's measurements; `clear` is called before each."""
+    with stage.exporting(variables):
         stage.clear = clear
         try:
             yield

@@ -1,4 +1,4 @@
-"""Starting: what `import celeriac` costs over bare Python, and how long `celeriac --help` takes."""
+"""Measures start-up: `import celeriac` compared with bare Python, and `celeriac --help`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ IMPORT_MS, HELP_MS = 80.0, 250.0
 
 
 def start_up(stage: Stage) -> Report:
-    """`import celeriac` over bare Python, `celeriac --help`."""
-    report = Report("start-up", "Starting: wall time in milliseconds")
+    """Start-up: `import celeriac` compared with bare Python, `celeriac --help`."""
+    report = Report("start-up", "Start-up: wall time in milliseconds")
     contenders = stage.contenders(CONTENDERS)
     commands = {"bare python": [sys.executable, "-c", "pass"]}
     commands |= {f"import {one.module}": [sys.executable, "-c", f"import {one.module}"] for one in contenders}
@@ -47,17 +47,17 @@ def start_up(stage: Stage) -> Report:
         report.figures[what] = {"median_ms": value, "rounds_ms": times[what]}
     report.bars.append(Bar("import celeriac, over bare Python", middle["import celeriac"] - bare, IMPORT_MS, "ms"))
     report.bars.append(Bar("celeriac --help", middle["celeriac --help"], HELP_MS, "ms"))
-    report.notes.append(f"Median of {rounds} fresh processes each, which alternate; compiled, and caches are warm.")
+    report.notes.append(f"Median of {rounds} fresh processes each, alternating; code is compiled and caches are warm.")
     describe(report, contenders)
     return report
 
 
 def _wall(command: list[str], folder: Path) -> float:
     variables = environment(folder)
-    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # a checkout is compiled as it is warmed up, as pip does it
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # the warm-up compiles a checkout, as pip does at installation
     start = perf_counter()
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     taken = perf_counter() - start
     if done.returncode:
-        raise BenchmarkError(f"{' '.join(command)} has failed:\n{done.stderr}")
+        raise BenchmarkError(f"{' '.join(command)} failed:\n{done.stderr}")
     return taken

@@ -1,4 +1,4 @@
-"""A crawl of a small web site on this machine, by coroutine tasks that are tried again. Run it with
+"""Coroutine tasks with retries that crawl a small local web site. Run it with
 
 python examples/crawler.py
 """
@@ -23,12 +23,12 @@ app = Celeriac("crawler")
 
 
 class Busy(Exception):
-    """The site has too much to do."""
+    """The site answered 503."""
 
 
 @app.task(autoretry_for=(Busy, ConnectionError), retry_backoff=0.1, max_retries=5, time_limit=10)
 async def links_of(url: str) -> list[str]:
-    """Fetch a page, and return where it leads."""
+    """Fetch a page and return its links."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
@@ -40,7 +40,7 @@ async def links_of(url: str) -> list[str]:
 
 
 async def crawl(start: str) -> int:
-    """Fetch all that can be reached, each layer of links as a group; return how many pages that was."""
+    """Fetch all reachable pages, one group per layer of links; return their number."""
     seen, layer = {start}, [start]
     while layer:
         sent = await group(links_of.s(url) for url in layer).adelay()
@@ -52,33 +52,33 @@ async def crawl(start: str) -> int:
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """Page n leads to the pages 2n and 2n + 1; every seventh is busy when it is first asked for."""
+    """Page n links to the pages 2n and 2n + 1; every seventh page answers its first request with 503."""
 
-    asked: set[str] = set()
+    requested: set[str] = set()
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer a request."""
         number = int(self.path.strip("/") or 1)
-        busy = number % 7 == 0 and self.path not in self.asked
-        self.asked.add(self.path)
+        busy = number % 7 == 0 and self.path not in self.requested
+        self.requested.add(self.path)
         links = [f'<a href="/{n}">{n}</a>' for n in (2 * number, 2 * number + 1) if n <= PAGES]
         self.send_response(503 if busy else 200)
         self.end_headers()
         self.wfile.write("".join(links).encode())
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server at which many may call at once."""
+    """A server that accepts many connections at once."""
 
     request_queue_size = 128
 
 
 @contextmanager
 def site() -> Iterator[str]:
-    """Serve the site for as long as a block lasts."""
+    """Serve the site while the `with` block runs."""
     with Server(("127.0.0.1", 0), Site) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/1"

@@ -1,4 +1,4 @@
-"""A task that kills its process again and again is put aside; mended, it is sent again. Run it with
+"""A task that kills its process repeatedly becomes a dead letter; once fixed, it is resent. Run it with
 
 python examples/dead_letters.py
 """
@@ -20,38 +20,38 @@ app = Celeriac("dead_letters")
 
 
 @app.task
-def convert(mended: str) -> str:
-    """Crash the process, as a broken library does, until it is mended."""
-    if not Path(mended).exists():
+def convert(fixed: str) -> str:
+    """Crash the process, like a broken library, until the file `fixed` exists."""
+    if not Path(fixed).exists():
         os.kill(os.getpid(), signal.SIGSEGV)
     return "converted"
 
 
 @app.task
 def add(x: int, y: int) -> int:
-    """Do honest work beside it."""
+    """Return a sum: an ordinary task on the same worker."""
     return x + y
 
 
-async def send_dead_letters_again() -> None:
-    """Show the dead letters, and put them back in their queues."""
+async def resend_dead_letters() -> None:
+    """Print the dead letters, and return them to their queues."""
     inspector = Inspector(app)
     for letter in await inspector.dead():
         print(f"dead letter: {letter.message.task}, {letter.reason}")
-        print("sent again:", await inspector.resend([letter.message.id]))
+        print("resent:", await inspector.resend([letter.message.id]))
 
 
 if __name__ == "__main__":
-    mended = Path(tempfile.mkdtemp()) / "mended"
+    fixed = Path(tempfile.mkdtemp()) / "fixed"
     with worker(app):
-        result = convert.delay(str(mended))
+        result = convert.delay(str(fixed))
         try:
             result.get(timeout=30)
         except WorkerLost as error:
             print(f"WorkerLost: {error}")
-        print("others go on:", add.delay(2, 2).get(timeout=30))
-        mended.touch()
-        asyncio.run(send_dead_letters_again())
-        print("then:", result.get(timeout=30))
-    mended.unlink()
-    mended.parent.rmdir()
+        print("other tasks still run:", add.delay(2, 2).get(timeout=30))
+        fixed.touch()
+        asyncio.run(resend_dead_letters())
+        print("after the fix:", result.get(timeout=30))
+    fixed.unlink()
+    fixed.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The smallest thing: two tasks, a worker, two calls. Run it with
+"""The smallest example: two tasks, one worker, two calls. Run it with
 
 python examples/hello.py
 """
@@ -16,13 +16,13 @@ app = Celeriac("hello")
 
 @app.task
 def add(x: int, y: int) -> int:
-    """Add, in a child for plain functions."""
+    """Return a sum; runs in a child for plain functions."""
     return x + y
 
 
 @app.task
 async def greet(whom: str) -> str:
-    """Greet, in a child for coroutines."""
+    """Return a greeting; runs in a child for coroutines."""
     await asyncio.sleep(0.1)
     return f"hello {whom}"
 

@@ -1,4 +1,4 @@
-"""A workflow: crawl → extract → index → report, where the crawl decides how wide the rest is. Run it with
+"""A workflow, crawl → extract → index → report, whose size depends on what the crawl finds. Run it with
 
 python examples/pipeline.py
 """
@@ -25,31 +25,31 @@ app = Celeriac("pipeline")
 
 @app.task
 def crawl() -> list[str]:
-    """Find out what there is."""
+    """Return the names of all books."""
     return sorted(SHELF)
 
 
 @app.task(bind=True)
 def fan_out(self: Any, names: list[str]) -> None:
-    """Give way to a chord as wide as what was found: its result is this task's own."""
+    """Replace this task with a chord that has one branch per book; its result becomes this task's result."""
     raise self.replace(group(extract.s(name) | index.s() for name in names) | merge.s())
 
 
 @app.task(autoretry_for=(OSError,))
 def extract(name: str) -> list[str]:
-    """Return the words of a book."""
+    """Return the words of one book."""
     return re.findall(r"[a-z]+", SHELF[name].lower())
 
 
 @app.task
 def index(words: list[str]) -> dict[str, int]:
-    """Count them."""
+    """Count the words of one book."""
     return dict(Counter(words))
 
 
 @app.task
 def merge(counts: list[dict[str, int]]) -> dict[str, int]:
-    """Put the counts together."""
+    """Add up the counts of all books."""
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
@@ -58,14 +58,14 @@ def merge(counts: list[dict[str, int]]) -> dict[str, int]:
 
 @app.task
 def report(counts: dict[str, int]) -> str:
-    """Say which words are the most frequent."""
+    """Describe the most frequent words."""
     most = Counter(counts).most_common(3)
     return f"{len(counts)} words; the most frequent: {', '.join(word for word, _ in most)}"
 
 
 @app.task
 def alarm(request: Any, exc: BaseException, traceback: str) -> None:
-    """Be told what failed, wherever in the workflow that was."""
+    """Error callback: called once, whichever task of the workflow fails."""
     print(f"{request.id} failed: {exc}")
 
 

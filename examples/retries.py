@@ -16,23 +16,23 @@ app = Celeriac("retries")
 
 @app.task(bind=True, autoretry_for=(ConnectionError,), retry_backoff=0.1)
 def fetch(self: Any, failures: int) -> str:
-    """Be tried again by itself: 0.1, 0.2, 0.4 seconds later, at most, and three times."""
+    """Is retried automatically, up to three times, after at most 0.1, 0.2 and 0.4 seconds."""
     if self.request.attempt <= failures:
         raise ConnectionError(f"no answer to attempt {self.request.attempt}")
     return f"an answer to attempt {self.request.attempt}"
 
 
 @app.task(bind=True, max_retries=None)
-def wait_for_report(self: Any, looks: int) -> str:
-    """Look again until it is there. The child is free while the message waits in the broker."""
-    if self.request.retries < looks:
+def wait_for_report(self: Any, polls: int) -> str:
+    """Poll until the report is there. Between two polls the message waits in the broker and the child is free."""
+    if self.request.retries < polls:
         self.retry(countdown=0.1)
-    return f"it was there after {self.request.retries} looks"
+    return f"the report was there after {self.request.retries} polls"
 
 
 @app.task(bind=True, max_retries=2, default_retry_delay=0.1)
 def charge(self: Any, euros: int) -> None:
-    """Decide by the error whether it is worth trying again."""
+    """Catch the error, and decide to retry."""
     try:
         raise TimeoutError(f"the bank did not take {euros} EUR")
     except TimeoutError as error:

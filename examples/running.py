@@ -1,4 +1,4 @@
-"""What lets an example run with one command: its worker, as a process of its own, for as long as a block lasts."""
+"""Starts an example's worker as a separate process, so that the example runs with one command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["worker"]
 
 @contextmanager
 def worker(app: Celeriac, children: int = 2) -> Iterator[None]:
-    """Run `celeriac -A … worker` beside this script, both on a database of their own that goes with the block."""
+    """Run `celeriac -A … worker` while the `with` block runs, on a temporary database that is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="celeriac-example-") as folder:
         url = f"sqlite:///{folder}/celeriac.db"
         app.conf.broker_url = url
@@ -27,5 +27,5 @@ def worker(app: Celeriac, children: int = 2) -> Iterator[None]:
             yield
         finally:
             app.close()
-            process.terminate()  # SIGTERM: what runs may end
+            process.terminate()  # SIGTERM: running tasks may end
             process.wait(timeout=30)

@@ -1,4 +1,4 @@
-"""The words of Python's standard library, counted file by file by the children of a worker. Run it with
+"""Counts the words of Python's standard library, one task per file. Run it with
 
 python examples/word_count.py
 """
@@ -26,7 +26,7 @@ def count_words(path: str) -> dict[str, int]:
 
 
 def main(files: int = 200) -> None:
-    """Count them all, in order, with at most 50 calls on their way at any time."""
+    """Count the words of all files, in order, with at most 50 calls in flight."""
     paths = [str(path) for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:files]]
     words: Counter[str] = Counter()
     with worker(app):

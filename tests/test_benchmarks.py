@@ -72,7 +72,7 @@ def test_contenders_on_redis_are_compared(redis_installed: None, tmp_path: Path)
         assert report["issue"] == 3
     assert all(told["best"] > 0 for told in many["figures"].values())
     assert all(told["bytes"] > 50 for told in memory["figures"].values())
-    assert "On Redis: all beside each other" in done.stdout
+    assert "On Redis: all contenders" in done.stdout
     assert any(note.startswith("redis-server ") and "--appendonly no" in note for note in memory["notes"])
 
 
@@ -196,7 +196,7 @@ def test_contenders_on_rabbitmq_are_compared(rabbitmq_installed: None, tmp_path:
     assert report["issue"] == 4
     assert all(told["best"] > 0 for told in report["figures"].values())
     assert any(note.startswith("rabbitmq-server ") and "confirms" in note for note in report["notes"])
-    assert "On RabbitMQ: all beside each other" in done.stdout
+    assert "On RabbitMQ: all contenders" in done.stdout
 
 
 def test_a_worker_on_rabbitmq_is_watched_from_outside(rabbitmq_installed: None, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every broker and every backend is held to the same promises. A new adapter is a new function below."""
+"""Every broker and every backend keeps the same promises. A new adapter is a new function below."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
 from celeriac.model.message import Message
 from tests.clock import FakeClock
-from tests.conformance.backend import BackendConformance, WorkflowConformance
+from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
 from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
@@ -116,5 +116,5 @@ class TestBackend(BackendConformance):
 
 
 @pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
-class TestWorkflows(WorkflowConformance):
+class TestWorkflows(WorkflowConformance, JoinedConformance):
     pass

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.config.settings import DEFAULTS, HELP, NOT_NEEDED, TYPES, Settings
+from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED
+from celeriac.config.settings import Settings
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.routing import Routes
 
 
 def test_every_setting_has_a_type_a_default_and_a_meaning() -> None:
     settings = Settings()
-    assert set(settings) == set(DEFAULTS) == set(HELP) == set(TYPES)
-    assert all(HELP.values())
+    assert set(settings) == set(DEFINITIONS)
+    assert all(setting.help for setting in DEFINITIONS.values())
     assert settings.changed() == {}
 
 

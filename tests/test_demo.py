@@ -175,7 +175,7 @@ def test_the_demonstration_loses_nothing_and_leaves_nothing_behind(tmp_path: Pat
     assert rows["pages found"].split() == ["500", "│", "500", "│", "yes"]
     assert int(rows["files indexed"].split()[0]) == len(library_files())
     assert re.search(r"Killed child (\d+) on purpose", done.stdout)
-    assert re.search(r"Child \d+ has started that task again", done.stdout)
+    assert re.search(r"Child \d+ has started the task again", done.stdout)
     assert "NO" not in done.stdout
     assert "Nothing was lost, and every number is right." in done.stdout
     assert "celeriac -A tasks worker" in done.stdout
@@ -221,6 +221,6 @@ def test_a_worker_that_does_not_start_is_explained_by_its_own_last_words(tmp_pat
     done = subprocess.run([sys.executable, "-c", WITH_ANOTHER_PYTHON, str(python)], env=environment(temporary),
                           capture_output=True, text=True, timeout=PATIENCE, check=False)  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "FAILED. The worker has ended, with exit code 3." in done.stdout
+    assert "FAILED. The worker exited unexpectedly, with exit code 3." in done.stdout
     assert "does not like Mondays" in done.stdout
     assert list(temporary.iterdir()) == []

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import pytest
 
 from celeriac import signals, states
-from celeriac.config import settings as config
+from celeriac.config import definitions as config
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
 from tests.patience import PATIENCE, wait_for
 
@@ -195,7 +195,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", names([*READ, *sorted((DOCS / "reference").glob("*.md"))]))
 def test_every_setting_that_a_page_names_exists(name: str) -> None:
-    known = {*config.DEFAULTS, *config.NOT_NEEDED}
+    known = {*config.DEFINITIONS, *config.NOT_NEEDED}
     if name.endswith("from-celery.md"):
         return  # it names Celery's too
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -213,8 +213,8 @@ def table(page: str, heading: str) -> set[str]:
 
 
 def test_the_options_page_has_every_option() -> None:
-    assert table("reference/options.md", "Of a task") == {*TASK_OPTIONS, "name", "bind", "base"}
-    assert table("reference/options.md", "Of a call") == {*CALL_OPTIONS, "args", "kwargs"}
+    assert table("reference/options.md", "Task options") == {*TASK_OPTIONS, "name", "bind", "base"}
+    assert table("reference/options.md", "Call options") == {*CALL_OPTIONS, "args", "kwargs"}
 
 
 def test_the_states_page_has_every_state() -> None:

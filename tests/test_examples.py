@@ -20,7 +20,7 @@ PRINTED = {
     "hello": "hello world, the answer is 42",
     "word_count": r"[\d,]{6,} words in \d+ files; the most frequent:(\n +[\d,]+ \w+){5}",
     "retries": r"""retries.fetch SUCCESS at attempt 3: an answer to attempt 3
-retries.wait_for_report SUCCESS at attempt 6: it was there after 5 looks
+retries.wait_for_report SUCCESS at attempt 6: the report was there after 5 polls
 retries.fetch FAILURE at attempt 4: no answer to attempt 4
 retries.charge FAILURE at attempt 3: the bank did not take 12 EUR""",
     "crawler": r"3 pages known, 2 to fetch(\n.+)+\nAll 40 pages were fetched\.",
@@ -29,12 +29,12 @@ retries.charge FAILURE at attempt 3: the bank did not take 12 EUR""",
 crawl: SUCCESS
 fan_out: SUCCESS
 report: SUCCESS""",
-    "group_progress": r"60 of 60 have ended, 6 badly; one: picture \d+ is out of focus\npicture 0 … picture 59",
+    "group_progress": r"60 of 60 have ended, 6 failed: picture \d+ is out of focus …\npicture 0 … picture 59",
     "dead_letters": r"""WorkerLost: .*: killed by SIGSEGV, 3 times\. .*
-others go on: 4
+other tasks still run: 4
 dead letter: dead_letters.convert, killed by SIGSEGV, 3 times
-sent again: 1
-then: converted""",
+resent: 1
+after the fix: converted""",
 }
 """What each example prints to stdout, as a regular expression."""
 

@@ -82,7 +82,7 @@ def test_an_app_that_no_module_has_is_copied_but_not_pickled() -> None:
     hidden = Holder.app.task(name="hidden")(lambda: 1)
     assert copy.deepcopy(hidden.s()) == hidden.s()
     assert copy.deepcopy(hidden) is copy.copy(hidden) is hidden
-    with pytest.raises(EncodeError, match="no module has it as a global variable"):
+    with pytest.raises(EncodeError, match="it is not a global variable of any module"):
         pickle.dumps(hidden.delay())
 
 

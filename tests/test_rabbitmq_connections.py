@@ -185,7 +185,7 @@ def test_a_result_that_was_fetched_and_dropped_is_known_to_be(place: Place, monk
 
 def test_a_fork_while_outcomes_are_heard_leaves_the_child_free(place: Place) -> None:
     backend = RpcBackend(place.server(), Clock())
-    with backend._news:  # as the reader holds it
+    with backend._lock:  # as the reader holds it
         pid = os.fork()
         if not pid:
             signal.alarm(int(PROMPTLY))

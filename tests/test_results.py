@@ -98,7 +98,7 @@ def test_a_signature_with_instants_is_carried_through_json(app: Celeriac, add: T
 
 
 def test_a_link_that_is_no_signature_is_refused(add: Task[..., int]) -> None:
-    with pytest.raises(UnknownOption, match="link takes signatures"):
+    with pytest.raises(UnknownOption, match="link must be signatures"):
         add.apply_async((1,), link=[3])
 
 
@@ -184,7 +184,7 @@ def test_nothing_of_a_group_is_sent_when_one_call_is_wrong(app: Celeriac, add: T
     with pytest.raises(ArgumentsError):
         group(add.s(1), add.s(1, 2, 3)).delay()
     assert app.broker.complete(app.broker.operations().queues()) == []
-    with pytest.raises(TypeError, match="group takes signatures"):
+    with pytest.raises(TypeError, match="group needs signatures"):
         group(add, add)  # type: ignore[arg-type]
 
 
@@ -323,7 +323,7 @@ def test_a_timeout_is_seconds_or_a_timedelta(add: Task[..., int]) -> None:
     ):
         with pytest.raises(ResultTimeout, match=r"no result after 0.01 s"):
             wait(soon)
-        with pytest.raises(TypeError, match=r"timeout takes seconds \(a number\) or a timedelta, not '5'"):
+        with pytest.raises(TypeError, match=r"timeout must be seconds \(a number\) or a timedelta, not '5'"):
             wait("5")
 
 

@@ -171,7 +171,7 @@ def test_the_error_names_the_part_of_a_row() -> None:
 
     with pytest.raises(EncodeError, match=r"builtins\.object at \['a'\]\[0\]"):
         dumps({"a": Row(object())})
-    with pytest.raises(EncodeError, match="as a key, or in a set"):
+    with pytest.raises(EncodeError, match="as a dict key or in a set"):
         dumps({Row(1)})
 
 
@@ -212,7 +212,7 @@ def test_a_record_that_could_not_be_a_key_again_is_refused() -> None:
         x: int
 
     for value in ({Point(1)}, {Point(1): 2}, {(1, Point(1))}):
-        with pytest.raises(EncodeError, match="as a key, or in a set"):
+        with pytest.raises(EncodeError, match="as a dict key or in a set"):
             dumps(value)
 
 

@@ -308,7 +308,7 @@ def test_durations_become_seconds() -> None:
 def test_exceptions_to_retry_for_may_be_one_or_many() -> None:
     assert check_task({"autoretry_for": OSError})["autoretry_for"] == (OSError,)
     assert check_task({"autoretry_for": [OSError, KeyError]})["autoretry_for"] == (OSError, KeyError)
-    with pytest.raises(TypeError, match="autoretry_for takes exception classes"):
+    with pytest.raises(TypeError, match="autoretry_for must be exception classes"):
         check_task({"autoretry_for": ["OSError"]})
 
 
@@ -321,7 +321,7 @@ def test_a_rate_is_read(limit: Any, expected: float) -> None:
 
 @pytest.mark.parametrize("limit", ["", "10/y", "-1/s", "0/s", "fast", 0, math.inf])
 def test_a_rate_that_is_none_is_refused(limit: Any) -> None:
-    with pytest.raises(ValueError, match="rate_limit takes"):
+    with pytest.raises(ValueError, match="rate_limit must be"):
         check_task({"rate_limit": limit})
 
 
@@ -341,22 +341,22 @@ def test_headers_are_not_arguments_and_travel_as_plain_data() -> None:
 def test_headers_that_would_arrive_as_something_else_are_refused_with_their_place(value: Any) -> None:
     with pytest.raises(EncodeError, match="headers"):
         check_call({"headers": {"a": value}})
-    with pytest.raises(EncodeError, match=r"headers takes|'b'"):
+    with pytest.raises(EncodeError, match=r"headers (must|can)|'b'"):
         check_call({"headers": {"a": [{"b": value}]}})
 
 
 @pytest.mark.parametrize("name", ["task_id", "queue"])
 def test_a_name_that_cannot_be_written_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} takes text that can be written as UTF-8, not '\\ud800'"):
+    with pytest.raises(ValueError, match=rf"{name} must be text that can be encoded as UTF-8, not '\\ud800'"):
         check_call({name: "\ud800"})
 
 
 def test_headers_that_contain_themselves_or_too_long_an_integer_are_refused() -> None:
-    with pytest.raises(EncodeError, match="headers takes integers of up to 64 bits"):
+    with pytest.raises(EncodeError, match="headers can hold integers of up to 64 bits"):
         check_call({"headers": {"a": [2**70]}})
     headers: dict[str, Any] = {}
     headers["a"] = headers
-    with pytest.raises(EncodeError, match="headers takes plain data"):
+    with pytest.raises(EncodeError, match="headers must be plain data"):
         check_call({"headers": headers})
 
 
@@ -460,6 +460,6 @@ def test_a_receiver_that_raises_is_logged_and_the_others_are_called(caplog: pyte
     with caplog.at_level(logging.ERROR):
         signal.send(None, x=1)
     assert heard == [{"x": 1}]
-    assert "A receiver of s failed" in caplog.text
+    assert "A receiver of the signal s failed" in caplog.text
     with pytest.raises(TypeError):
         signal.connect("no function")  # type: ignore[type-var]

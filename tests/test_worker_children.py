@@ -1,4 +1,4 @@
-"""A worker's children: failed starts, their own forks, broken frames, slow starts, tasks that ignore limits."""
+"""Child processes of a worker: failed forks, forks by tasks, interrupted frames, slow starts, tasks that do not end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ both_lanes = pytest.mark.parametrize("lane", LANES)
 
 
 def append(stage: Stage, code: str) -> None:
-    """Add code to the victim, before its workers start."""
+    """Add code to the victim module. Call it before workers start."""
     with (stage.folder / "victim.py").open("a") as module:
         module.write(f"\n\n{code}\n")
 
@@ -33,7 +33,7 @@ def append(stage: Stage, code: str) -> None:
 # --- Spawner -------------------------------------------------------------------------------------------
 
 
-def test_a_worker_ends_when_its_nursery_dies_while_it_starts_a_child(stage: Stage) -> None:
+def test_a_worker_exits_if_its_fork_server_dies_while_forking_a_child(stage: Stage) -> None:
     worker = stage.worker("-c", "1")
     nursery = worker.nursery()
     nursery.suspend()
@@ -49,7 +49,7 @@ def test_a_child_that_cannot_be_forked_is_forked_later(stage: Stage) -> None:
         """
 def fork(fork=os.fork):
     if Path("full").exists():
-        raise BlockingIOError(11, "no process to be had")
+        raise BlockingIOError(11, "no free process")
     return fork()
 
 os.fork = fork
@@ -60,7 +60,7 @@ os.fork = fork
     stage.release("full")
     with pytest.raises(WorkerLost):
         get(stage.send("plain", "kills_itself", acks_late=False))
-    stage.wait(lambda: "no process to be had" in worker.text(), "the word that no child can be forked")
+    stage.wait(lambda: "no free process" in worker.text(), "the warning that no child can be forked")
     Path(stage.path("full")).unlink()
     assert get(stage.send("plain", "returns", 2)) == 2
     assert worker.stop() == 0
@@ -73,34 +73,34 @@ def test_a_worker_without_a_file_descriptor_for_a_child_tries_again_and_can_be_s
     victim, *_ = (child for child in worker.children() if child.pid == stage.journal()[0].pid)
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, most))
     victim.send_signal(signal.SIGKILL)
-    stage.wait(lambda: "No child can be started" in worker.text(), "the word that no child can be started")
+    stage.wait(lambda: "Cannot start a child process" in worker.text(), "the warning that no child can be started")
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (1024, most))
     assert get(stage.send("plain", "returns", 2)) == 2
     assert worker.stop() == 0
 
 
-# --- What children say --------------------------------------------------------------------------------
+# --- What children report -----------------------------------------------------------------------------
 
 
-def test_a_soft_time_limit_that_passes_while_the_task_tells_its_state_breaks_no_frame(shared: Stage) -> None:
+def test_a_soft_time_limit_that_passes_while_the_task_reports_a_state_breaks_no_frame(shared: Stage) -> None:
     result = shared.send("plain", "tells_without_end", soft_time_limit=0.5)
     assert get(result) == "cleaned up"
     assert len(shared.runs(result)) == 1
 
 
-def test_threads_may_tell_the_state_of_their_task_all_at_once(shared: Stage) -> None:
+def test_threads_of_a_task_may_report_states_at_the_same_time(shared: Stage) -> None:
     result = shared.send("plain", "tells_from_threads")
     assert get(result) == "told"
     assert len(shared.runs(result)) == 1
 
 
-def test_a_default_timeout_of_sockets_does_not_apply_to_what_a_child_says(stage: Stage) -> None:
+def test_a_default_timeout_of_sockets_does_not_apply_to_the_socket_of_a_child(stage: Stage) -> None:
     append(stage, "socket.setdefaulttimeout(0.5)")
     stage.worker("-c", "1")
     assert set(get(stage.send("plain", "tells_link_timeouts"))) == {None}
 
 
-def test_a_soft_time_limit_holds_after_a_task_that_ignored_the_signal_of_it(stage: Stage) -> None:
+def test_a_soft_time_limit_works_after_a_task_that_ignored_its_signal(stage: Stage) -> None:
     stage.worker("-c", "1")
     get(stage.send("plain", "ignores_sigusr1"))
     result = stage.send("plain", "cleans_up", stage.path("never"), soft_time_limit=0.2, time_limit=100)
@@ -112,7 +112,7 @@ def test_a_soft_time_limit_holds_after_a_task_that_ignored_the_signal_of_it(stag
 
 @both_lanes
 @pytest.mark.parametrize("how", ["exits", "returns"])
-def test_a_process_that_a_task_forks_and_lets_run_on_ends_with_the_task(stage: Stage, lane: str, how: str) -> None:
+def test_a_process_that_a_task_forks_exits_when_it_returns_from_the_task(stage: Stage, lane: str, how: str) -> None:
     worker = stage.worker("-c", "1")
     assert get(stage.send(lane, "forks", how)) == "from the child"
     results = [stage.send(lane, "returns", number) for number in range(20)]
@@ -120,19 +120,19 @@ def test_a_process_that_a_task_forks_and_lets_run_on_ends_with_the_task(stage: S
     assert {run.pid for run in stage.runs(*results)} <= {child.pid for child in worker.children()}
 
 
-def test_a_process_that_a_task_starts_ends_when_it_is_terminated(shared: Stage) -> None:
+def test_a_process_that_a_task_starts_ends_at_sigterm(shared: Stage) -> None:
     assert get(shared.send("plain", "terminates_a_process")) == -signal.SIGTERM
 
 
 @both_lanes
-def test_programs_that_a_task_starts_have_no_part_in_what_its_child_says(shared: Stage, lane: str) -> None:
+def test_programs_that_a_task_starts_do_not_inherit_the_sockets_of_its_child(shared: Stage, lane: str) -> None:
     assert get(shared.send(lane, "lists_inheritable")) == []
 
 
 # --- Coroutines ---------------------------------------------------------------------------------------
 
 
-def test_the_last_outcome_of_a_coroutine_child_that_is_recycled_arrives_whole(stage: Stage) -> None:
+def test_a_retiring_coroutine_child_sends_its_last_outcome_completely(stage: Stage) -> None:
     stage.worker("-c", "1", "--max-memory-per-child", "1000")
     for _ in range(3):
         large = stage.send("coroutine", "slowly_returns_much", 12_000_000)
@@ -142,7 +142,7 @@ def test_the_last_outcome_of_a_coroutine_child_that_is_recycled_arrives_whole(st
         assert len(stage.runs(large)) == 1
 
 
-def test_a_coroutine_child_that_is_recycled_waits_for_what_it_was_permitted_to_run(stage: Stage) -> None:
+def test_a_retiring_coroutine_child_waits_for_the_runs_that_it_has_permits_for(stage: Stage) -> None:
     stage.worker("-c", "1", "--max-memory-per-child", "1000", message_max_bytes=20_000_000)
     stage.app.conf.message_max_bytes = 20_000_000
     results = []
@@ -156,7 +156,7 @@ def test_a_coroutine_child_that_is_recycled_waits_for_what_it_was_permitted_to_r
     assert len(stage.runs(*results)) == len(results)
 
 
-def test_a_coroutine_child_that_is_recycled_waits_for_no_thread(stage: Stage) -> None:
+def test_a_retiring_coroutine_child_does_not_wait_for_threads(stage: Stage) -> None:
     worker = stage.worker("-c", "1", "--max-tasks-per-child", "1")
     results = [stage.send("coroutine", "leaves_a_thread", stage.path("never")) for _ in range(5)]
     for result in results:
@@ -164,16 +164,16 @@ def test_a_coroutine_child_that_is_recycled_waits_for_no_thread(stage: Stage) ->
     stage.wait(lambda: len(worker.children()) == 2, "the end of the children that were replaced")
 
 
-def test_what_a_thread_of_a_coroutine_tells_is_seen_at_once(shared: Stage) -> None:
+def test_a_state_reported_by_a_thread_of_a_coroutine_is_visible_at_once(shared: Stage) -> None:
     name = f"go{time.time()}"
     result = shared.send("coroutine", "tells_from_a_thread", shared.path(name))
-    shared.wait(lambda: result.state == states.PROGRESS, "the state that the thread told")
+    shared.wait(lambda: result.state == states.PROGRESS, "the state that the thread reported")
     shared.release(name)
     assert get(result) == "released"
 
 
 @pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit", None])
-def test_a_task_that_is_ended_takes_the_subtasks_of_its_task_groups_with_it(shared: Stage, limit: str | None) -> None:
+def test_interrupting_a_task_cancels_the_subtasks_of_its_task_groups(shared: Stage, limit: str | None) -> None:
     name = f"cancelled{time.time()}"
     result = shared.send("coroutine", "holds_a_group", shared.path(name), **({limit: 2.0} if limit else {}))
     shared.started(result)
@@ -185,7 +185,7 @@ def test_a_task_that_is_ended_takes_the_subtasks_of_its_task_groups_with_it(shar
 
 
 @pytest.mark.parametrize("how", ["swallows_termination", "blocks"])
-def test_terminate_ends_a_coroutine_that_will_not_end_and_no_other(stage: Stage, how: str) -> None:
+def test_terminate_ends_a_coroutine_that_resists_and_no_other(stage: Stage, how: str) -> None:
     stage.worker("-c", "1")
     other = stage.send("coroutine", "holds", stage.path("go"))
     stage.started(other)
@@ -205,7 +205,7 @@ def test_more_coroutines_may_run_at_a_time_than_a_pipe_holds_permits(stage: Stag
     stage.wait(stage.is_empty, "the end of all")
 
 
-async def test_a_coroutine_child_that_takes_its_permits_slowly_is_not_believed_blocked() -> None:
+async def test_a_coroutine_child_that_takes_its_permits_slowly_does_not_count_as_blocked() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     permits_read, permits_write = os.pipe()
@@ -215,8 +215,8 @@ async def test_a_coroutine_child_that_takes_its_permits_slowly_is_not_believed_b
     now = time.monotonic()
     for later in range(2):
         os.read(permits_read, PERMIT.size)
-        assert not child.watch_claims(now + later)
-    assert child.watch_claims(now + 2)
+        assert not child.check_blocked(now + later)
+    assert child.check_blocked(now + 2)
     child.close()
     theirs.close()
 
@@ -225,7 +225,7 @@ async def test_a_coroutine_child_that_takes_its_permits_slowly_is_not_believed_b
 
 
 @both_lanes
-def test_the_time_limit_of_a_task_does_not_count_how_long_its_child_takes_to_start(stage: Stage, lane: str) -> None:
+def test_a_time_limit_does_not_include_the_start_of_the_child(stage: Stage, lane: str) -> None:
     append(
         stage,
         """
@@ -246,7 +246,7 @@ def starts_slowly(**_):
 
 
 @pytest.mark.parametrize("pool", ["processes", "threads", "solo"])
-def test_what_was_sent_to_a_coroutine_task_is_run_by_the_plain_one_that_it_has_become(stage: Stage, pool: str) -> None:
+def test_a_message_to_a_coroutine_task_runs_after_the_task_has_become_a_plain_one(stage: Stage, pool: str) -> None:
     result = stage.send("coroutine", "returns", 1)
     (stage.folder / "victim.py").write_text("""
 from celeriac import Celeriac

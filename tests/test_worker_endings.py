@@ -1,6 +1,6 @@
-"""Every way in which a task can end, through a real worker, in both lanes; and what a worker does around it.
+"""Every way in which a task can end, with a real worker, in both lanes; and how a worker starts, runs and stops.
 
-One worker serves all tests that need no other; its children are killed by some of them, and replaced.
+Tests share one worker where they can. Some of them kill its children, which it replaces.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_a_return_value_comes_back(shared: Stage, lane: str, value: Any) -> None
         ("raises_unspeakable", None, RemoteError, "Unspeakable"),
         ("raises_fatal", None, RemoteError, "Fatal"),
         ("tells_no_state", 123, TypeError, "state"),
-        ("retries_nowhen", None, TypeError, "the delay of a Retry takes seconds"),
+        ("retries_nowhen", None, TypeError, "the delay of a Retry must be seconds"),
         ("raises_unpicklable", None, RemoteError, "locked"),
         ("raises_interrupt", None, RemoteError, "KeyboardInterrupt"),
         ("exits", 3, RemoteError, "SystemExit"),
@@ -111,7 +111,7 @@ def test_an_exception_that_cannot_be_rebuilt_keeps_its_name_words_and_traceback(
         ("ends_untold", "exited with status 1"),
     ],
 )
-def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: str, how: str, words: str) -> None:
+def test_the_death_of_the_process_of_a_task_is_worker_lost(shared: Stage, lane: str, how: str, words: str) -> None:
     result = shared.send(lane, how, 7, acks_late=False)
     with pytest.raises(WorkerLost, match=words):
         get(result)
@@ -120,15 +120,15 @@ def test_a_process_that_dies_under_its_task_is_worker_lost(shared: Stage, lane: 
 
 @both_lanes
 @pytest.mark.parametrize("what", ["text", "frame"])
-def test_a_child_that_cannot_be_understood_is_killed_and_its_task_lost(shared: Stage, lane: str, what: str) -> None:
+def test_a_child_that_sends_an_invalid_frame_is_killed_and_its_task_lost(shared: Stage, lane: str, what: str) -> None:
     result = shared.send(lane, "garbles", what, acks_late=False)
-    with pytest.raises(WorkerLost, match="said what no frame is"):
+    with pytest.raises(WorkerLost, match="sent an invalid frame"):
         get(result)
     assert get(shared.send(lane, "returns", 1)) == 1
 
 
 @both_lanes
-def test_a_task_that_ignores_its_message_ends_as_ignored(shared: Stage, lane: str) -> None:
+def test_a_task_that_raises_ignore_ends_as_ignored(shared: Stage, lane: str) -> None:
     result = shared.send(lane, "ignores")
     shared.wait(result.ready)
     assert result.state == states.IGNORED
@@ -176,7 +176,7 @@ def test_the_hard_time_limit_ends_a_task_whatever_it_does(shared: Stage, lane: s
     assert len(shared.runs(result)) == 1
 
 
-def test_a_coroutine_that_blocks_past_its_limit_does_not_take_the_others_with_it(shared: Stage) -> None:
+def test_a_coroutine_that_blocks_past_its_limit_costs_the_others_no_delivery(shared: Stage) -> None:
     name = f"go{time.time()}"
     other = shared.send("coroutine", "holds", shared.path(name))
     shared.started(other)
@@ -188,7 +188,7 @@ def test_a_coroutine_that_blocks_past_its_limit_does_not_take_the_others_with_it
     assert get(other) == "released"
 
 
-def test_what_shares_a_loop_with_an_exit_that_no_task_catches_is_run_again(shared: Stage) -> None:
+def test_coroutines_that_share_a_loop_with_an_uncaught_exit_run_again(shared: Stage) -> None:
     name = f"go{time.time()}"
     other = shared.send("coroutine", "holds", shared.path(name))
     shared.started(other)
@@ -275,16 +275,16 @@ def test_a_task_revoked_while_it_waits_is_not_run(stage: Stage) -> None:
 
 
 @both_lanes
-def test_terminate_ends_the_task_that_is_meant_and_no_other(shared: Stage, lane: str) -> None:
+def test_terminate_ends_one_task_and_no_other(shared: Stage, lane: str) -> None:
     name = f"go{time.time()}"
-    meant, other = (shared.send(lane, "holds", shared.path(name)) for _ in range(2))
-    shared.started(meant, other)
-    meant.revoke(terminate=True)
+    terminated, other = (shared.send(lane, "holds", shared.path(name)) for _ in range(2))
+    shared.started(terminated, other)
+    terminated.revoke(terminate=True)
     with pytest.raises(TaskRevoked):
-        get(meant)
+        get(terminated)
     shared.release(name)
     assert get(other) == "released"
-    assert len(shared.runs(meant)) == 1
+    assert len(shared.runs(terminated)) == 1
 
 
 def test_higher_priorities_start_first_and_equals_in_the_order_of_sending(stage: Stage) -> None:
@@ -295,7 +295,7 @@ def test_higher_priorities_start_first_and_equals_in_the_order_of_sending(stage:
     assert order == [results[place].id for place in (1, 3, 2, 5, 0, 4)]
 
 
-def test_a_rate_limit_is_kept_and_holds_nothing_else_back(stage: Stage) -> None:
+def test_a_rate_limit_is_kept_and_delays_no_other_task(stage: Stage) -> None:
     stage.worker("-c", "1")
     limited = stage.victim.limited.delay_many([(number,) for number in range(11)])
     others = stage.victim.quick.delay_many([(number,) for number in range(200)])
@@ -320,10 +320,10 @@ def test_a_rate_limit_can_be_set_while_the_worker_runs(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("lasts", [3600, 2])
-def test_an_unknown_task_goes_back_to_its_queue_and_is_put_aside_in_the_end(stage: Stage, lasts: float) -> None:
+def test_an_unknown_task_goes_back_to_its_queue_and_ends_as_a_dead_letter(stage: Stage, lasts: float) -> None:
     worker = stage.worker("-c", "1", worker_unknown_task_seconds=lasts)
     result = stage.app.send_task("victim.not_yet", (1,))
-    stage.wait(lambda: "Nobody here knows" in worker.text(), "the word that the task is unknown")
+    stage.wait(lambda: "is registered here" in worker.text(), "the warning that the task is unknown")
     if lasts == 2:
         with pytest.raises(Exception, match=r"No task named 'victim\.not_yet'"):
             get(result)
@@ -331,11 +331,11 @@ def test_an_unknown_task_goes_back_to_its_queue_and_is_put_aside_in_the_end(stag
         assert dead.message.id == result.id
         return
     assert result.state == states.PENDING
-    # The word comes before the return is settled: until then the message is reserved, not scheduled.
+    # The warning comes before the message is returned: until then it is reserved, not scheduled.
     stage.wait(lambda: asyncio.run(stage.inspector().scheduled()), "the message back in its queue")
     (waiting,) = asyncio.run(stage.inspector().scheduled())
     assert waiting.id == result.id
-    with (stage.folder / "victim.py").open("a") as module:  # a new version is rolled out
+    with (stage.folder / "victim.py").open("a") as module:  # deploy a new version
         module.write("\n\n@app.task\nasync def not_yet(number):\n    return number\n")
     stage.worker("-c", "1")
     assert worker.stop() == 0
@@ -343,11 +343,11 @@ def test_an_unknown_task_goes_back_to_its_queue_and_is_put_aside_in_the_end(stag
     assert asyncio.run(stage.inspector().dead()) == []
 
 
-# --- What follows, and what is told -------------------------------------------------------------------
+# --- Follow-ups, states, results ----------------------------------------------------------------------
 
 
 @both_lanes
-def test_a_link_is_sent_the_result_and_a_link_error_the_id_of_what_failed(shared: Stage, lane: str) -> None:
+def test_a_link_gets_the_result_and_a_link_error_gets_the_id_of_the_failed_task(shared: Stage, lane: str) -> None:
     returns = shared.app.tasks[f"victim.{lane}"]
     link, unused = returns.s("returns"), returns.si("returns", 0)
     task = shared.send(lane, "returns", "returns", link=shared.victim.coroutine.s("linked"), link_error=unused)
@@ -367,11 +367,11 @@ def test_a_link_is_sent_the_result_and_a_link_error_the_id_of_what_failed(shared
 
 @both_lanes
 @pytest.mark.parametrize("how", ["retries_at_once", "tells_progress"])
-def test_where_a_success_is_not_kept_nothing_is_that_came_before_it(shared: Stage, lane: str, how: str) -> None:
+def test_with_ignore_result_no_earlier_state_is_kept_either(shared: Stage, lane: str, how: str) -> None:
     shared.release("gone")
     value = 2 if how == "retries_at_once" else shared.path("gone")
     result = shared.send(lane, how, value, ignore_result=True)
-    shared.wait(lambda: not result.exists(), "the end of the task, of which nothing is known any more")
+    shared.wait(lambda: not result.exists(), "the removal of the task's state")
     assert len(shared.runs(result)) == (2 if how == "retries_at_once" else 1)
     assert result.state == states.PENDING
 
@@ -387,7 +387,7 @@ def test_progress_can_be_seen_while_the_task_runs(shared: Stage, lane: str) -> N
 
 
 @both_lanes
-def test_blocking_for_a_result_inside_a_task_raises_at_once_and_the_lane_goes_on(shared: Stage, lane: str) -> None:
+def test_blocking_for_a_result_inside_a_task_raises_at_once_and_blocks_no_lane(shared: Stage, lane: str) -> None:
     held = shared.send("plain", "holds", shared.path(f"{lane} go"))
     with pytest.raises(WaitInTask):
         get(shared.send(lane, "waits_for_another", held.id))
@@ -396,7 +396,7 @@ def test_blocking_for_a_result_inside_a_task_raises_at_once_and_the_lane_goes_on
     assert get(held) == "released"
 
 
-def test_a_task_that_awaits_one_that_was_rejected_or_revoked_fails_and_is_not_itself(shared: Stage) -> None:
+def test_a_task_that_awaits_a_rejected_or_revoked_one_fails_and_is_not_rejected_itself(shared: Stage) -> None:
     rejected, revoked = shared.send("plain", "rejects"), shared.send("plain", "returns", countdown=3600)
     revoked.revoke()
     for other, kind in ((rejected, Reject), (revoked, TaskRevoked)):
@@ -407,7 +407,7 @@ def test_a_task_that_awaits_one_that_was_rejected_or_revoked_fails_and_is_not_it
         assert result.id not in {dead.message.id for dead in asyncio.run(shared.inspector().dead())}
 
 
-def test_waiting_for_results_inside_coroutine_tasks_works_though_all_wait(shared: Stage) -> None:
+def test_coroutine_tasks_may_all_wait_for_results_of_each_other(shared: Stage) -> None:
     name = f"go{time.time()}"
     last = shared.send("coroutine", "holds", shared.path(name))
     chain = [last]
@@ -437,7 +437,7 @@ def test_statistics_count_states_and_runtimes_by_task(stage: Stage) -> None:
 
 
 @both_lanes
-def test_a_child_is_replaced_after_so_many_tasks_and_nothing_is_lost(stage: Stage, lane: str) -> None:
+def test_a_child_is_replaced_after_max_tasks_per_child_and_nothing_is_lost(stage: Stage, lane: str) -> None:
     worker = stage.worker("-c", "1", "--max-tasks-per-child", "10")
     results = [stage.send(lane, "returns", number) for number in range(100)]
     assert [get(result) for result in results] == list(range(100))
@@ -449,7 +449,7 @@ def test_a_child_is_replaced_after_so_many_tasks_and_nothing_is_lost(stage: Stag
     assert worker.stop() == 0
 
 
-def test_a_child_is_replaced_when_its_memory_has_passed_the_limit(stage: Stage) -> None:
+def test_a_child_is_replaced_when_its_memory_exceeds_the_limit(stage: Stage) -> None:
     stage.worker("-c", "1", "--max-memory-per-child", str(150 * 1024))
     small = [stage.send("plain", "eats_memory", 1) for _ in range(5)]
     for result in small:
@@ -481,7 +481,7 @@ def test_the_pool_grows_and_shrinks(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, pool: str) -> None:
+def test_the_other_pools_run_both_lanes_and_end_tasks_the_same_way(stage: Stage, pool: str) -> None:
     worker = stage.worker("-c", "2", "--pool", pool)
     for lane in LANES:
         assert get(stage.send(lane, "returns", 1)) == 1
@@ -504,31 +504,31 @@ def test_the_other_pools_run_both_lanes_and_end_tasks_likewise(stage: Stage, poo
         with pytest.raises(TaskRevoked):
             get(running)
         assert get(stage.send(lane, "returns", 2)) == 2
-    with pytest.raises(WorkerLost, match="its loop has broken"):
+    with pytest.raises(WorkerLost, match="its event loop failed"):
         get(stage.send("coroutine", "exits_behind", acks_late=False))
     assert get(stage.send("coroutine", "returns", 3)) == 3
     assert {run.pid for run in stage.journal()} == {worker.pid}
     assert worker.stop() == 0
 
 
-def test_an_exception_raised_too_late_in_a_worker_thread_costs_no_job() -> None:
-    seat = WorkerThread()
+def test_an_exception_raised_in_a_worker_thread_too_late_costs_it_no_job() -> None:
+    worker_thread = WorkerThread()
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def job() -> None:
-        if seat.take():
+        if worker_thread.start_job():
             done.put(1)
 
-    thread = threading.Thread(target=seat.occupy, daemon=True)
-    thread.start()
+    running = threading.Thread(target=worker_thread.run, daemon=True)
+    running.start()
     for _ in range(20):
-        seat.put(job)
+        worker_thread.put(job)
         assert done.get(timeout=PATIENCE) == 1
-        wait_for(lambda: sys._current_frames()[seat.thread_id].f_code.co_name == "_do_jobs")
-        seat.raise_inside(SoftTimeLimitExceeded)  # it waits: this comes with its next job
-    seat.leave()
-    thread.join(PATIENCE)
-    assert seat.left.is_set()
+        wait_for(lambda: sys._current_frames()[worker_thread.thread_id].f_code.co_name == "_run_jobs")
+        worker_thread.raise_inside(SoftTimeLimitExceeded)  # the thread waits, so the exception comes with its next job
+    worker_thread.stop()
+    running.join(PATIENCE)
+    assert worker_thread.stopped.is_set()
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -566,7 +566,7 @@ def test_the_other_pools_give_up_a_coroutine_that_goes_on_past_its_hard_limit(
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 @pytest.mark.parametrize("lane", LANES)
-def test_the_other_pools_leave_though_tasks_have_left_threads(stage: Stage, pool: str, lane: str) -> None:
+def test_the_other_pools_exit_though_tasks_have_left_threads(stage: Stage, pool: str, lane: str) -> None:
     worker = stage.worker("--pool", pool)
     get(stage.send(lane, "leaves_threads"))
     worker.signal(signal.SIGTERM)
@@ -574,17 +574,17 @@ def test_the_other_pools_leave_though_tasks_have_left_threads(stage: Stage, pool
     assert "has failed" not in worker.text()
 
 
-def test_a_busy_pool_of_threads_shrinks_as_its_threads_become_free(stage: Stage) -> None:
+def test_a_busy_thread_pool_shrinks_as_its_threads_become_free(stage: Stage) -> None:
     stage.worker("-c", "3", "--pool", "threads")
     results = [stage.send("plain", "holds", stage.path("go")) for _ in range(3)]
     stage.started(*results)
     asyncio.run(stage.inspector().pool_shrink(2))
     stage.release("go")
     assert [get(result) for result in results] == ["released"] * 3
-    stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one seat")
+    stage.wait(lambda: sum(child.lane == "plain" for child in stats(stage).pool.children) == 1, "one thread")
 
 
-def test_a_worker_whose_nursery_is_suspended_can_be_stopped(stage: Stage) -> None:
+def test_a_worker_whose_fork_server_is_suspended_still_stops(stage: Stage) -> None:
     worker = stage.worker("-c", "1", "--grace", "1")
     result = stage.send("plain", "holds", stage.path("go"))
     stage.started(result)
@@ -628,9 +628,9 @@ def test_a_worker_whose_output_nobody_reads_goes_on(stage: Stage, kind: str) -> 
         def said_so() -> bool:
             with pytest.raises(ValueError, match="no"):
                 get(stage.send("plain", "raises", "no"))
-            return b"lines of the log were dropped" in read
+            return b"log lines were dropped" in read
 
-        stage.wait(said_so, "the word that lines were dropped")
+        stage.wait(said_so, "the line that says how many were dropped")
         process.terminate()
         assert process.wait(PATIENCE) == 0
     finally:
@@ -669,7 +669,7 @@ def test_a_solo_worker_stops_whatever_its_main_thread_does(stage: Stage, how: st
     assert get(running) == 1
 
 
-def test_a_solo_worker_stops_at_a_signal_in_its_first_moments(stage: Stage) -> None:
+def test_a_solo_worker_stops_at_a_signal_that_comes_while_it_starts(stage: Stage) -> None:
     for _ in range(5):
         worker = stage.worker("--pool", "solo", ready=False)
         while not _catches(worker.pid, signal.SIGTERM):
@@ -679,7 +679,7 @@ def test_a_solo_worker_stops_at_a_signal_in_its_first_moments(stage: Stage) -> N
 
 
 def _catches(pid: int, number: int) -> bool:
-    """Say whether a process has a handler for a signal."""
+    """Return whether a process has a handler for a signal."""
     (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     return bool(int(caught, 16) >> number - 1 & 1)
 
@@ -716,7 +716,7 @@ def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> No
     other: Worker = stage.worker("-c", "1", name="other")
     assert stage.started(*results, times=2).worker == "other"
     frozen.signal_all(signal.SIGCONT)
-    stage.wait(lambda: "The lease is gone" in frozen.text(), "the discovery that the lease was lost")
+    stage.wait(lambda: "The lease is gone" in frozen.text(), "the loss of the lease")
     stage.release("go")
     assert [get(result) for result in results] == ["released"] * 2
     assert {result.outcome.worker for result in results} == {"other"}
@@ -725,7 +725,7 @@ def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> No
     assert [get(result) for result in later] == [5, 5]
 
 
-# --- Before there is anything to do -------------------------------------------------------------------
+# --- Starting without a broker -----------------------------------------------------------------------
 
 
 def test_a_worker_that_waits_for_its_broker_still_ends_at_sigterm(stage: Stage) -> None:
@@ -735,13 +735,13 @@ def test_a_worker_that_waits_for_its_broker_still_ends_at_sigterm(stage: Stage) 
         assert worker.stop() == 0
 
 
-def test_a_worker_that_cannot_open_its_database_logs_why_and_ends(stage: Stage) -> None:
+def test_a_worker_whose_database_cannot_be_opened_logs_that_and_exits(stage: Stage) -> None:
     worker = stage.worker(ready=False, broker_url=f"sqlite:///{stage.path('nowhere')}/celeriac.db")
     assert worker.wait() == 1
     assert "folder exists" in worker.text()
 
 
-# --- When the database is not what it was ---------------------------------------------------------------
+# --- A damaged database ---------------------------------------------------------------------------------
 
 
 def test_a_worker_and_its_callers_go_on_when_the_database_is_deleted(stage: Stage) -> None:
@@ -754,7 +754,7 @@ def test_a_worker_and_its_callers_go_on_when_the_database_is_deleted(stage: Stag
     assert worker.stop() == 0
 
 
-def test_a_message_that_cannot_be_read_stops_no_worker(stage: Stage) -> None:
+def test_an_unreadable_message_stops_no_worker(stage: Stage) -> None:
     stage.send("plain", "returns", 1)
     connection = sqlite3.connect(stage.folder / "celeriac.db")
     assert connection.execute("UPDATE ready SET message = x'ff'").rowcount == 1
@@ -766,7 +766,7 @@ def test_a_message_that_cannot_be_read_stops_no_worker(stage: Stage) -> None:
     assert worker.stop() == 0
 
 
-async def test_a_worker_that_cannot_listen_yet_can_be_stopped(
+async def test_a_worker_that_cannot_listen_yet_stops_when_asked_to(
     make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app()

@@ -1,4 +1,4 @@
-"""The smallest worker there can be: one thread that receives, runs and settles, for tests of the layers above."""
+"""A minimal worker for tests that need results: one thread that receives, runs and settles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celeriac.tasks.execution import Executor
 
 @contextmanager
 def working(app: Celeriac) -> Iterator[None]:
-    """Run a worker's loop in a thread for as long as a block lasts."""
+    """Run the worker in a thread while the `with` block lasts."""
     loop = asyncio.new_event_loop()
     work = loop.create_task(_work(app))
     thread = threading.Thread(target=_run, args=(loop, work))

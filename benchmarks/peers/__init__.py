@@ -1,1 +1,1 @@
-"""The contenders, one file each. A new one: subclass `base.Peer`, assign `PEER`, name the file in the catalogue."""
+"""The contenders, one file each. To add one: subclass `base.Peer`, assign `PEER`, name the file in a benchmark."""

@@ -1,6 +1,6 @@
-"""arq: worker processes, coroutine tasks, uvloop's policy.
+"""arq: worker processes, coroutine tasks, uvloop.
 
-Its queue is polled: every 10 ms, not every half second as shipped, up to 100 jobs at a time. Without results
+It polls its queue: every 10 ms instead of its default of half a second, up to 100 jobs at a time. Without results
 `keep_result` is 0. It has no bulk call; jobs are enqueued concurrently.
 """
 
@@ -28,7 +28,7 @@ async def noop(context: Any, argument: Any) -> Any:
 
 
 class WorkerSettings:
-    """What arq's command reads."""
+    """Settings read by arq's command."""
 
     functions = [noop]
     redis_settings = RedisSettings.from_dsn(URL)
@@ -39,7 +39,7 @@ class WorkerSettings:
 
 
 class ArqOnRedis(AsyncRedisPeer):
-    """The fastest way to set it up."""
+    """Its fastest configuration."""
 
     title = "arq"
     module = "arq"

@@ -1,7 +1,7 @@
-"""No task queue: what RabbitMQ, the kernel and our driver take for themselves.
+"""No task queue: the time that RabbitMQ, the kernel and Celeriac's driver take by themselves.
 
-A bare publish and its confirm bound all `delay()`s of ours. The bare road bounds all round trips with a supervisor
-between RabbitMQ and the child: two durable queues, and the same bytes there and back.
+A bare publish with its confirm is the upper bound for Celeriac's `delay()`. The bare round trip, through two durable
+queues with a supervisor between RabbitMQ and a child, is the upper bound for its round trips.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECONDS = 60.0
 
 
 class Line:
-    """A blocking connection, and a durable queue to which it publishes or from which it consumes."""
+    """A blocking connection that publishes to a durable queue or consumes from it."""
 
     def __init__(self, queue: str, consumes: bool = False) -> None:
         self._queue = queue
@@ -51,7 +51,7 @@ class Line:
 
 
 class BareDriver(RabbitMQPeer):
-    """Two queues, a connection for each; for round trips a worker of two processes."""
+    """Two queues with one connection each; for round trips, a worker of two processes."""
 
     title = "bare driver"
     module = "pamqp"
@@ -83,7 +83,7 @@ class BareDriver(RabbitMQPeer):
 
 
 def work() -> None:
-    """Be the supervisor: bring each call to the child, publish what comes back, and then acknowledge the call."""
+    """Run the supervisor: pass each call to the child, publish the answer, and then acknowledge the call."""
     child = echoing_child()
     calls, answers = Line(CALLS, consumes=True), Line(ANSWERS)
     while True:

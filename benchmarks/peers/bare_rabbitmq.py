@@ -1,4 +1,4 @@
-"""No task queue: how often pika's own blocking publish is confirmed. It bounds all that wait for RabbitMQ by pika."""
+"""No task queue: the rate of pika's blocking publish with confirms, the upper bound for libraries that use it."""
 
 from __future__ import annotations
 

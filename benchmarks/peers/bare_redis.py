@@ -1,7 +1,7 @@
-"""No task queue: what Redis, the kernel and four processes take for themselves.
+"""No task queue: the time that Redis, the kernel and four processes take by themselves.
 
-A bare LPUSH bounds all that wait for Redis once per call. The bare road bounds all round trips with a supervisor
-between Redis and the child: two lists, and the same bytes there and back.
+A bare LPUSH is the upper bound for every library that waits for Redis once per call. The bare round trip, through two
+lists with a supervisor between Redis and a child, is the upper bound for round trips of that design.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Line:
 
 
 class BareRedis(RedisPeer):
-    """One list, one blocking socket; for round trips a second list, and a worker of two processes."""
+    """One list and one blocking socket; for round trips, a second list and a worker of two processes."""
 
     title = "bare Redis"
     module = "hiredis"
@@ -75,7 +75,7 @@ class BareRedis(RedisPeer):
 
 
 def work() -> None:
-    """Be the supervisor: bring each call to the child, push what comes back, and ask for the next at once."""
+    """Run the supervisor: pass each call to the child, push the answer, and request the next call at once."""
     child = echoing_child()
     line = Line()
     line.say(("BRPOP", CALLS, 0))

@@ -1,4 +1,4 @@
-"""No task queue: how often a bare `INSERT` can be committed. It bounds all the others."""
+"""No task queue: the rate of a bare `INSERT` with commit, the upper bound for all others."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a contender must be able to do.
+"""The interface of a contender.
 
-The file `benchmarks/peers/NAME.py` assigns one to `PEER`. It is imported only in the processes that measure it, by
-`benchmarks.driver` and by the contender's own worker, so it may import its library and make its app as it is imported;
-the folder that belongs to this one measurement is `FOLDER`.
+The file `benchmarks/peers/NAME.py` assigns an instance to `PEER`. It is imported only in measuring processes, by
+`benchmarks.driver` and by the contender's own worker, so it may import its library and create its app at import time.
+`FOLDER` is the folder of the current measurement.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ __all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "KEPT", "NONE", "RABBITMQ_VAR
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
 FOLDER = Path(os.environ.get(FOLDER_VARIABLE, "."))
 REDIS_VARIABLE = "BENCHMARK_REDIS"  # its URL
-RABBITMQ_VARIABLE = "BENCHMARK_RABBITMQ"  # its URL, with the vhost of this one measurement
-RESULTS_VARIABLE = "BENCHMARK_RESULTS"  # what is to be done about results:
+RABBITMQ_VARIABLE = "BENCHMARK_RABBITMQ"  # its URL, with the vhost of the current measurement
+RESULTS_VARIABLE = "BENCHMARK_RESULTS"  # how results are handled, one of:
 NONE, KEPT, AWAITED = "none", "kept", "awaited"
 RESULTS = os.environ.get(RESULTS_VARIABLE, KEPT)
 
 
 class Peer(ABC):
-    """A task queue with one no-op task, which returns its one argument, so that there is a result to be kept."""
+    """A task queue with one no-op task, which returns its argument, so that there is a result to store."""
 
     title: ClassVar[str]
-    module: ClassVar[str]  # what a user imports
-    packages: ClassVar[Sequence[str]]  # whose versions are told
-    settings: str  # how it was set up; what it promises
-    pace: ClassVar[int] = 0  # tasks per second that it drains, roughly: so many are queued for each second of a drain
-    lead: ClassVar[float] = 0.0  # the share of a drain that has to be gone before it is timed
+    module: ClassVar[str]  # the module that users import
+    packages: ClassVar[Sequence[str]]  # whose versions are reported
+    settings: str  # its configuration and guarantees, as text
+    pace: ClassVar[int] = 0  # tasks per second that it drains, roughly: determines how many are queued for a drain
+    lead: ClassVar[float] = 0.0  # the fraction of a drain that must be completed before timing starts
 
     @abstractmethod
     def send(self, count: int) -> None:
-        """Send `count` messages one by one, the way its users do."""
+        """Send `count` messages one by one, as its users would."""
 
     def send_many(self, count: int) -> None:
-        """Send `count` messages by the fastest way that it offers."""
+        """Send `count` messages in the fastest way that it offers."""
         self.send(count)
 
     def send_text(self, count: int, text: str) -> None:
@@ -49,31 +49,31 @@ class Peer(ABC):
         raise NotImplementedError
 
     def send_naps(self, count: int) -> None:
-        """Send `count` messages of a task that sleeps; which, and for how long, the contender's file says."""
+        """Send `count` messages of a sleeping task, which the contender's file defines."""
         raise NotImplementedError
 
     def waiting(self) -> int:
-        """Return how many messages the broker holds whose tasks have not ended."""
+        """Return the number of messages in the broker whose tasks have not ended."""
         raise NotImplementedError
 
     def hold(self, held: bool) -> None:
-        """Let workers receive nothing; or again."""
+        """Stop workers from receiving, or with `held=False` let them receive again."""
         raise NotImplementedError
 
     def send_later(self, count: int, seconds: float) -> int:
-        """Send `count` messages that are due in so many seconds; return how many the broker holds for later."""
+        """Send `count` messages that are due in `seconds`; return how many the broker holds as not yet due."""
         raise NotImplementedError
 
     @abstractmethod
     def roundtrip(self, timeout: float) -> Any:
-        """Send one message, wait for its result, and return that."""
+        """Send one message, wait for its result, and return it."""
 
     def ready(self) -> None:
-        """Return when a worker has run a task."""
+        """Wait until a worker has run a task."""
         self.roundtrip(60.0)
 
     def roundtrips(self, count: int) -> list[float]:
-        """Return the seconds that each of `count` round trips took. An asyncio library does this in one loop."""
+        """Return the seconds of each of `count` round trips. Asyncio libraries override this to use one event loop."""
         times = []
         for _ in range(count):
             start = perf_counter()
@@ -83,8 +83,8 @@ class Peer(ABC):
 
     @abstractmethod
     def completed(self) -> int:
-        """Return how many results are kept. Asked many times a second while workers are busy, so it must be cheap."""
+        """Return how many tasks have ended. Called many times a second during a drain, so it must be cheap."""
 
     @abstractmethod
     def worker(self, children: int, tuned: bool) -> list[str]:
-        """Return the command of a worker: set for speed, or, not `tuned`, as a user would start it."""
+        """Return the command line of a worker: set up for speed if `tuned`, otherwise as a user would start it."""

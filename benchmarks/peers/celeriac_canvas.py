@@ -1,4 +1,4 @@
-"""Workflows of ours, on Redis."""
+"""Celeriac's workflows, on Redis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celeriac import chain, chord, group
 
 
 class CeleriacCanvas(WorkflowPeer, CeleriacRedis):
-    """As shipped."""
+    """With default settings."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)

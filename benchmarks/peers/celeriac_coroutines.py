@@ -1,4 +1,4 @@
-"""Ours, on Redis, with one child that runs coroutines: an app of its own, so that no other measure has that child."""
+"""Celeriac on Redis with one child for coroutines: a separate app, so that other measurements lack this child."""
 
 from __future__ import annotations
 

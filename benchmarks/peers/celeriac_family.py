@@ -1,4 +1,4 @@
-"""What the contenders that are ours on a server have in common: as shipped, no results where none are wanted."""
+"""Base class of the Celeriac contenders on a server: default settings, without results where none are measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def noop(argument: Any) -> Any:
 
 
 class CeleriacPeer(ServerPeer):
-    """Ours; the module that makes it has its app as `app`."""
+    """Celeriac; the module that creates it assigns its app to `app`."""
 
     title = "Celeriac"
     module = "celeriac"

@@ -1,4 +1,4 @@
-"""Ours, on RabbitMQ."""
+"""Celeriac on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
 
 
 class CeleriacRabbitMQ(CeleriacPeer, RabbitMQPeer):
-    """As shipped."""
+    """With default settings."""
 
     packages = ("celeriac", "uvloop", "pamqp")
     settings = ("defaults: durable messages, confirmed; at least once, acknowledged late; measured by messages not "

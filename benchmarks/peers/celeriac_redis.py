@@ -1,4 +1,4 @@
-"""Ours, on Redis."""
+"""Celeriac on Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sleep() -> None:
 
 
 class CeleriacRedis(CeleriacPeer, RedisPeer):
-    """As shipped."""
+    """With default settings."""
 
     packages = ("celeriac", "uvloop", "hiredis")
     settings = "defaults: children are processes; at least once, acknowledged late; measured by messages not settled"

@@ -1,4 +1,4 @@
-"""Ours, on the embedded file."""
+"""Celeriac on the embedded SQLite file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def noop(number: int) -> int:
 
 
 class CeleriacSQLite(Peer):
-    """As shipped."""
+    """With default settings."""
 
     title = "Celeriac"
     module = "celeriac"
@@ -37,7 +37,7 @@ class CeleriacSQLite(Peer):
         noop.delay_many([(number,) for number in range(count)])
 
     def send_later(self, count: int, seconds: float) -> int:
-        # Each its own time, as with `apply_async(eta=…)`: batches of 1,000 that are a millisecond apart.
+        # Different due times, as with `apply_async(eta=…)`: batches of 1,000, one millisecond apart.
         for first in range(0, count, 1000):
             calls = [(number,) for number in range(first, min(count, first + 1000))]
             noop.delay_many(calls, countdown=seconds + first / 1e6)
@@ -51,7 +51,7 @@ class CeleriacSQLite(Peer):
 
     def completed(self) -> int:
         if self._reader is None:
-            app.broker.complete(app.broker.operations().queues())  # makes the file
+            app.broker.complete(app.broker.operations().queues())  # creates the file
             self._reader = connect(DATABASE)
         count: int = self._reader.execute("SELECT count(*) FROM outcomes").fetchone()[0]
         return count

@@ -1,4 +1,4 @@
-"""Workflows of Celery, on Redis, set up as `celery_redis` is."""
+"""Celery's workflows, on Redis, configured like `celery_redis`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.peers.workflow_peer import WorkflowPeer, add_one, count
 
 
 class CeleryCanvas(WorkflowPeer, CeleryRedis):
-    """As the issue sets it."""
+    """With the settings that the issue requires."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)

@@ -1,8 +1,8 @@
-"""What the contenders that are Celery have in common, as the issues set them: prefork, prefetch 64, and no chatter.
+"""Base class of the Celery contenders, with the settings that the issues require: prefork pool, prefetch 64.
 
-Gossip, mingle and heartbeat are off. Beyond that, as its pages advise for speed: no results where none are wanted
-(`ignore_result`), rate limits off, events off, as they are by default. It has no bulk call: a group sends one by one,
-and so does this, with one producer.
+Gossip, mingle and heartbeat are off. In addition, as Celery's documentation advises for speed: no results where none
+are measured (`ignore_result`), rate limits off, events off (the default). Celery has no bulk call: a group sends its
+messages one by one, and so does this, with one producer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def noop(argument: Any) -> Any:
 
 
 class CeleryPeer(ServerPeer):
-    """Celery; the module that makes it has its app as `app`."""
+    """Celery; the module that creates it assigns its app to `app`."""
 
     title = "Celery"
     module = "celery"

@@ -1,4 +1,4 @@
-"""Celery on RabbitMQ by py-amqp, with publisher confirms; results, where they are wanted, over `rpc://`."""
+"""Celery on RabbitMQ with py-amqp and publisher confirms; results, where measured, with `rpc://`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
 
 
 class CeleryRabbitMQ(CeleryPeer, RabbitMQPeer):
-    """As the issue sets it."""
+    """With the settings that the issue requires."""
 
     packages = ("celery", "kombu", "amqp")
     settings = f"{SETTINGS}; durable messages, confirmed (confirm_publish); measured by messages not pushed"

@@ -1,4 +1,4 @@
-"""Celery on Redis, results there, too."""
+"""Celery on Redis, with results in Redis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.peers.redis_peer import URL, RedisPeer
 
 
 class CeleryRedis(CeleryPeer, RedisPeer):
-    """As the issue sets it."""
+    """With the settings that the issue requires."""
 
     packages = ("celery", "kombu", "redis", "hiredis")
     settings = f"{SETTINGS}; measured by messages not acknowledged"

@@ -1,6 +1,6 @@
-"""What the contenders that are Dramatiq have in common: processes of 8 threads. The middleware is its default.
+"""Base class of the Dramatiq contenders: processes with 8 threads, default middleware.
 
-It has no bulk call: a group sends one by one, too.
+Dramatiq has no bulk call: a group sends its messages one by one, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def noop(argument: Any) -> Any:
 
 
 class DramatiqPeer(ServerPeer):
-    """Dramatiq on this broker, which becomes that of its process."""
+    """Dramatiq with the given broker, which becomes the process's global broker."""
 
     title = "Dramatiq"
     module = "dramatiq"

@@ -1,4 +1,4 @@
-"""Dramatiq on RabbitMQ by pika, with publisher confirms (`confirm_delivery`); it keeps no results there."""
+"""Dramatiq on RabbitMQ with pika and publisher confirms (`confirm_delivery`); it cannot store results in RabbitMQ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
 
 
 class DramatiqRabbitMQ(DramatiqPeer, RabbitMQPeer):
-    """As the issue sets it."""
+    """With the settings that the issue requires."""
 
     packages = ("dramatiq", "pika")
     settings = f"{SETTINGS}; durable messages, confirmed (confirm_delivery); measured by messages not pushed"

@@ -1,4 +1,4 @@
-"""Dramatiq on Redis; results are stored where they are wanted."""
+"""Dramatiq on Redis; results are stored where they are measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if RESULTS != NONE:
 
 
 class DramatiqRedis(DramatiqPeer, RedisPeer):
-    """As the issue sets it."""
+    """With the settings that the issue requires."""
 
     packages = ("dramatiq", "redis", "hiredis")
     settings = f"{SETTINGS}; measured by messages not acknowledged"

@@ -1,4 +1,4 @@
-"""The child of a bare road: it sends back what it gets."""
+"""The child of the bare round trips: it returns whatever it receives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 __all__ = ["MOST", "echoing_child"]
 
-MOST = 4096  # bytes of a call
+MOST = 4096  # bytes: the largest call
 
 
 def echoing_child() -> socket.socket:

@@ -1,4 +1,4 @@
-"""What the contenders that are Huey on SQLite have in common."""
+"""Base class of the Huey contenders on SQLite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def noop(number: int) -> int:
 
 
 class HueyPeer(Peer):
-    """Huey; the module that makes it has its app as `huey`."""
+    """Huey; the module that creates it assigns its instance to `huey`."""
 
     module = "huey"
     packages = ("huey",)
@@ -47,7 +47,7 @@ class HueyPeer(Peer):
     def completed(self) -> int:
         if self._reader is None:
             self._reader = connect(DATABASE)
-        # Rows are only ever added here; this costs less than counting them.
+        # Rows are never deleted here, and this is cheaper than counting them.
         count: int = self._reader.execute("SELECT coalesce(max(rowid), 0) FROM kv").fetchone()[0]
         return count
 

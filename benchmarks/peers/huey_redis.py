@@ -1,7 +1,7 @@
-"""Huey on Redis: process workers, which wait in BRPOP; no periodic tasks, no health check, quiet.
+"""Huey on Redis: process workers that wait in BRPOP; no periodic tasks, no health check, quiet.
 
-`notify_result`, its way to wait for a result without polling, is on where results are waited for, and off where they
-are only kept, for it costs. It has no bulk call.
+`notify_result`, which avoids polling for results, is on only when results are awaited, because it costs time. Huey has
+no bulk call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ task = huey.task()(noop)
 
 
 class HueyOnRedis(RedisPeer):
-    """The fastest way to set it up."""
+    """Its fastest configuration."""
 
     title = "Huey"
     module = "huey"

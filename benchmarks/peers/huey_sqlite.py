@@ -1,4 +1,4 @@
-"""Huey on its SQLite storage as shipped: SQLite's own default, which on most builds syncs the disk at each commit."""
+"""Huey on SQLite with default settings: SQLite's default, which in most builds syncs the disk at each commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmarks.peers.huey_family import HueyPeer
 
 
 class Huey(HueyPeer):
-    """As shipped."""
+    """With default settings."""
 
     title = "Huey"
 

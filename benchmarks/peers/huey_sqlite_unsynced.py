@@ -1,4 +1,4 @@
-"""Huey on SQLite at its fastest: it never syncs the disk, so promises less than ours, which syncs at checkpoints."""
+"""Huey on SQLite at its fastest: no disk syncs, so it promises less than Celeriac, which syncs at checkpoints."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What the contenders on RabbitMQ have in common.
+"""Base class of the contenders on RabbitMQ.
 
-What the broker holds is asked for by declaring the queue passively: exact at that moment, and cheap. It tells the
-messages that were not pushed to a worker yet. Those in workers' hands count as ended: so the first tenth of a drain is
-not timed, and the rest is long enough for them not to matter. The management plug-in would tell them, too, but late,
-and not for nothing: it collects meanwhile.
+A passive queue declaration returns the number of waiting messages, exactly and cheaply. Messages that were pushed to a
+worker are not included, and so count as ended. Therefore the first tenth of a drain is not timed, and the rest is long
+enough to make them negligible. The management plug-in reports them, too, but with a delay, and collecting them costs
+time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ URL = os.environ.get(RABBITMQ_VARIABLE, "amqp://guest:guest@127.0.0.1:5672/%2F")
 class RabbitMQPeer(ServerPeer):
     """A contender on RabbitMQ."""
 
-    queue: ClassVar[str]  # where its messages wait
-    lead = 0.1  # much is pushed to a worker before it begins with the first
+    queue: ClassVar[str]  # the queue of its messages
+    lead = 0.1  # many messages are pushed to a worker before it starts the first
     _channel: BlockingChannel | None = None
 
     def waiting(self) -> int:

@@ -1,7 +1,7 @@
-"""What the contenders on Redis have in common.
+"""Base classes of the contenders on Redis.
 
-What the broker holds is asked for in O(1) commands. Some brokers forget a message when a worker takes it and not when
-its task ends, so that the few in workers' hands count as ended: in their favour.
+The number of messages in the broker is read with O(1) commands. Some contenders remove a message when a worker takes
+it, not when its task ends; the few prefetched messages then count as ended, in their favour.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class RedisPeer(ServerPeer):
     _line: Line | None = None
 
     def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Return Redis's replies, over a connection of our own."""
+        """Return Redis's replies, using a separate connection."""
         if self._line is None:
             self._line = Line(urlsplit(URL).port or 6379)
         return self._line.ask_all(*commands)
 
 
 class AsyncRedisPeer(RedisPeer):
-    """A contender whose calls are coroutines. Its caller lives in one event loop, uvloop's where it is installed."""
+    """A contender whose calls are coroutines. All calls run in one uvloop event loop."""
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
@@ -46,7 +46,7 @@ class AsyncRedisPeer(RedisPeer):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in this peer's loop."""
         if self._runner is None:
-            import uvloop  # noqa: PLC0415 - in callers alone: the worker decides for itself
+            import uvloop  # noqa: PLC0415 - only in callers; the worker chooses its own loop
 
             self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
             self._runner.run(self.open())
@@ -74,7 +74,7 @@ class AsyncRedisPeer(RedisPeer):
         self.run(self._gathered(list(arguments), 100))
 
     async def _gathered(self, arguments: list[Any], at_once: int) -> None:
-        """Send concurrently; that is what its users do, as it has no bulk call."""
+        """Send concurrently, as its users would, because it has no bulk call."""
         for start in range(0, len(arguments), at_once):
             await asyncio.gather(*map(self.asend, arguments[start : start + at_once]))
 

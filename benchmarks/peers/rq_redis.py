@@ -1,6 +1,6 @@
-"""RQ: SimpleWorkers, which run tasks in their own process; bulk by `enqueue_many`; no time limits, no scheduler, quiet.
+"""RQ: SimpleWorkers, which run tasks in their own process; `enqueue_many` for bulk; no time limits or scheduler, quiet.
 
-Without results `result_ttl` is 0: the job is gone when its task has ended.
+Without results `result_ttl` is 0: a job is deleted when its task has ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def noop(argument: Any) -> Any:
 
 
 class RQRedis(RedisPeer):
-    """The fastest way to set it up."""
+    """Its fastest configuration."""
 
     title = "RQ"
     module = "rq"

@@ -1,6 +1,6 @@
-"""SAQ: worker processes, coroutine tasks (others would go through threads), uvloop's policy.
+"""SAQ: worker processes, coroutine tasks (plain functions would run in threads), uvloop.
 
-Without results `ttl` is -1: the job is gone when its task has ended. It has no bulk call; jobs are enqueued
+Without results `ttl` is -1: a job is deleted when its task has ended. SAQ has no bulk call; jobs are enqueued
 concurrently.
 """
 
@@ -33,7 +33,7 @@ settings = {"queue": queue, "functions": [noop], "concurrency": CONCURRENCY}
 
 
 class SAQRedis(AsyncRedisPeer):
-    """The fastest way to set it up."""
+    """Its fastest configuration."""
 
     title = "SAQ"
     module = "saq"
@@ -53,7 +53,7 @@ class SAQRedis(AsyncRedisPeer):
             try:
                 return super().ready()
             except JobError:
-                time.sleep(POLL_SECONDS)  # a worker that starts sweeps away what another has just taken
+                time.sleep(POLL_SECONDS)  # a starting worker sweeps jobs that another one has just taken
 
     def waiting(self) -> int:
         count: int = self.ask(("ZCARD", "saq:default:incomplete"))[0]

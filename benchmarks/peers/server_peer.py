@@ -1,6 +1,7 @@
-"""What the contenders on a server have in common, whichever server it is.
+"""Base class of the contenders on a server.
 
-How far a worker is, is seen from outside, alike for all: by what the broker holds, asked seldom and at a low price.
+The progress of a worker is measured from outside, in the same way for all: by polling the number of messages in the
+broker.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class ServerPeer(Peer):
 
     @abstractmethod
     def one_by_one(self, arguments: Iterable[Any]) -> None:
-        """Send a message for each argument, one after the other, the way its users do."""
+        """Send a message for each argument, one after the other, as its users would."""
 
     def in_bulk(self, arguments: Iterable[Any]) -> None:
-        """Send a message for each argument by the fastest way that it offers."""
+        """Send a message for each argument in the fastest way that it offers."""
         self.one_by_one(arguments)
 
     def send(self, count: int) -> None:
@@ -37,7 +38,7 @@ class ServerPeer(Peer):
         self.in_bulk([text] * count)
 
     def completed(self) -> int:
-        """Return how many have ended since this was first asked."""
+        """Return how many tasks have ended since the first call."""
         waiting = self.waiting()
         if self._base is None:
             self._base = waiting

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.peers.several N MODULE ARGUMENT …`: N processes of `python -m MODULE ARGUMENT …`.
+"""`python -m benchmarks.peers.several N MODULE ARGUMENT …` runs N processes of `python -m MODULE ARGUMENT …`.
 
-For contenders whose command starts one process. Whoever ends this one ends its whole group.
+For contenders whose command starts only one process. To end them, kill the process group.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main(count: str, *command: str) -> int:
-    """Start them and wait for them; return the worst of their exit codes."""
+    """Start the processes and wait for them; return their highest exit code."""
     processes = [subprocess.Popen([sys.executable, "-m", *command]) for _ in range(int(count))]
     return max(abs(process.wait()) for process in processes)
 

@@ -1,8 +1,8 @@
 """Taskiq on Redis, with taskiq-redis.
 
-Its list broker (BRPOP, one at a time) was measured to be faster than its stream broker, which reads a hundred at once
-but acknowledges each by a round trip; `--max-prefetch` made it slower. uvloop is installed, and its worker takes it.
-`--no-parse`: no pydantic on arguments. It has no bulk call; tasks are sent concurrently.
+Its list broker (BRPOP, one message at a time) was measured to be faster than its stream broker, which reads a hundred
+at once but acknowledges each with a round trip; `--max-prefetch` made it slower. Its worker uses uvloop, which is
+installed. `--no-parse` turns off pydantic for arguments. Taskiq has no bulk call; tasks are sent concurrently.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def noop(argument: Any) -> Any:
 
 
 class TaskiqRedis(AsyncRedisPeer):
-    """The fastest way to set it up."""
+    """Its fastest configuration."""
 
     title = "Taskiq"
     module = "taskiq"

@@ -1,4 +1,4 @@
-"""What contenders for workflows have in common: the same three workflows, and a way to send them unheard."""
+"""Base class of the workflow contenders: the same three workflows for each, and a count of the bytes sent."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def add_one(number: int) -> int:
 
 
 class WorkflowPeer:
-    """A contender with groups, chords and chains of no-op tasks."""
+    """A contender with groups, chords and chains of trivial tasks."""
 
     title: ClassVar[str]
 
     @abstractmethod
     def group(self, count: int) -> Any:
-        """Return a group of `count` no-ops, not sent yet."""
+        """Return an unsent group of `count` no-op tasks."""
 
     @abstractmethod
     def chord(self, count: int) -> Any:
-        """Return a chord of `count` no-ops, whose body returns how many there were."""
+        """Return an unsent chord of `count` no-op tasks, whose body returns their number."""
 
     @abstractmethod
     def chain(self, count: int) -> Any:
-        """Return a chain of `count` tasks that each add one; it begins with 0."""
+        """Return an unsent chain of `count` tasks that each add one, starting from 0."""
 
     def sent_bytes(self) -> int:
-        """Return how many bytes the server has received so far."""
+        """Return the number of bytes that the server has received so far."""
         return int(info(Line(urlsplit(URL).port or 6379), "stats")["total_net_input_bytes"])

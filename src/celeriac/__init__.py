@@ -8,7 +8,7 @@
     def add(x: int, y: int) -> int:
         return x + y
 
-    add.delay(2, 2).get()  # with `celeriac -A shop worker` running
+    add.delay(2, 2).get()  # while `celeriac -A shop worker` runs
 """
 
 from celeriac import errors, signals, states
@@ -16,9 +16,9 @@ from celeriac.__about__ import VERSION
 from celeriac.app.app import Celeriac
 from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
+from celeriac.canvas.functions import chunks, signature, xmap, xstarmap
 from celeriac.canvas.group import group
 from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.words import chunks, signature, xmap, xstarmap
 from celeriac.canvas.workflow import Workflow
 from celeriac.config.settings import Settings
 from celeriac.errors import (
@@ -33,7 +33,7 @@ from celeriac.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from celeriac.tasks.context import Request, current_request
+from celeriac.tasks.execution import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
 from celeriac.tasks.signature import Signature

@@ -1,4 +1,4 @@
-"""`python -m celeriac`: the command."""
+"""`python -m celeriac`: runs the `celeriac` command."""
 
 from celeriac.cli import main
 

@@ -1,7 +1,7 @@
-"""Every error that Celeriac raises, in one tree.
+"""All errors that Celeriac raises, as one class hierarchy.
 
-A class's docstring is its default message. Errors carry what a program may want to read as attributes
-(`.task_id`, `.queue` …), and a message ends with the next step.
+A class's docstring is its default message. Errors carry details as attributes for programs to read (`.task`,
+`.queue` …), and a message ends with the next step.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which of `known` was probably meant: `" Did you mean 'mail'?"`, or an empty string.
+    """Return a hint with the closest match in `known` (`" Did you mean 'mail'?"`), or an empty string.
 
     >>> nearest("mial", ["mail", "default"])
     " Did you mean 'mail'?"
@@ -60,17 +60,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class CeleriacError(Exception):
     """Something went wrong in Celeriac."""
 
-    of_another = False  # it came with the outcome of another task: it says how that ended, and is a failure here
+    of_another = False  # rebuilt from another task's outcome: raised again, it is a failure and not control flow
 
     def __init__(self, message: str | None = None, *rest: Any) -> None:
         super().__init__(message if message is not None else (type(self).__doc__ or "").split("\n")[0], *rest)
 
 
-# --- At the door: refused before anything is sent -----------------------------------------------------
+# --- Raised before anything is sent -------------------------------------------------------------------
 
 
 class ImproperlyConfigured(CeleriacError):
-    """The configuration has mistakes."""
+    """The configuration is invalid."""
 
 
 class NotRegistered(CeleriacError, KeyError):
@@ -84,12 +84,12 @@ class NotRegistered(CeleriacError, KeyError):
     def __str__(self) -> str:
         return (
             f"No task named {self.task!r} is registered.{nearest(self.task, self.known)} "
-            "Import the module that defines it, or name it in `imports`."
+            "Import the module that defines it, or add that module to the setting `imports`."
         )
 
 
 class UnknownOption(CeleriacError, TypeError):
-    """A call or a task has an option that does not exist."""
+    """A call or a task has an unknown option."""
 
 
 class UnknownQueue(CeleriacError):
@@ -103,24 +103,24 @@ class UnknownQueue(CeleriacError):
     def __str__(self) -> str:
         return (
             f"No queue named {self.queue!r} is declared.{nearest(self.queue, self.known)} Known queues: "
-            f"{', '.join(self.known)}. Add it to `task_queues`, or set `task_create_missing_queues`."
+            f"{', '.join(self.known)}. Add it to `task_queues`, or set `task_create_missing_queues=True`."
         )
 
 
 class ArgumentsError(CeleriacError, TypeError):
-    """The arguments do not fit the task's signature."""
+    """The arguments do not match the task's signature."""
 
 
 class EncodeError(CeleriacError, TypeError):
     """A value cannot be serialised."""
 
-    culprit: str = ""  # the class of the part that cannot, where that is known
-    path: tuple[str, ...] = ()  # where in the value that part is: ("[0]", ".lines")
+    culprit: str = ""  # the class of the part that failed; empty if unknown
+    path: tuple[str, ...] = ()  # where that part is in the value: ("[0]", ".lines")
     reason: str = ""
 
     @classmethod
     def of(cls, holder: str, culprit: str, path: tuple[str, ...], reason: str) -> EncodeError:
-        """Make the error for a part of `holder`, which begins the sentence: "Argument 'x' of shop.add"."""
+        """Make the error for a part of `holder`, which starts the message: "Argument 'x' of shop.add"."""
         where = f" at {''.join(path)}" if path else ""
         why = f": {reason}" if reason else ""
         error = cls(f"{holder} cannot be serialised ({culprit}{where}{why}). Pass plain data (numbers, strings, lists, "
@@ -129,27 +129,27 @@ class EncodeError(CeleriacError, TypeError):
         return error
 
     def within(self, holder: str, steps: int) -> EncodeError:
-        """Return the error as one of the part that is so many steps down the path."""
+        """Return the same error for `holder`, the value that is `steps` steps further down the path."""
         return EncodeError.of(holder, self.culprit, self.path[steps:], self.reason) if self.culprit else self
 
 
 class DecodeError(CeleriacError, ValueError):
-    """Bytes cannot be decoded, or are of a content type that is not accepted."""
+    """The bytes cannot be decoded, or their content type is not accepted."""
 
 
 class MessageTooLarge(CeleriacError, ValueError):
-    """A message is larger than `message_max_bytes`."""
+    """The message is larger than `message_max_bytes`."""
 
 
 class WorkflowError(CeleriacError):
-    """A workflow cannot be sent, or cannot be found."""
+    """The workflow cannot be sent, or was not found."""
 
 
 # --- Servers ------------------------------------------------------------------------------------------
 
 
 class BrokerError(CeleriacError):
-    """The broker refused or failed."""
+    """The broker refused the request or failed."""
 
 
 class BrokerUnavailable(BrokerError, ConnectionError):
@@ -157,23 +157,23 @@ class BrokerUnavailable(BrokerError, ConnectionError):
 
 
 class BrokerMisconfigured(BrokerUnavailable):
-    """The broker cannot be reached as it is configured; waiting will not help."""
+    """The broker can never be reached as it is configured: fix the configuration, retrying does not help."""
 
 
 class NotSupported(BrokerError):
-    """This broker cannot do that; the message says which can."""
+    """The broker does not support this operation."""
 
 
 class ForeignDatabase(BrokerError):
-    """The file is not a Celeriac database; it was left untouched."""
+    """The file is not a Celeriac database; it was not changed."""
 
 
 class BackendError(CeleriacError):
-    """The result backend refused or failed."""
+    """The result backend refused the request or failed."""
 
 
 class LeaseLost(BrokerError):
-    """The worker's lease ran out, and its messages were given to others."""
+    """The worker's lease expired, and its messages went to other workers."""
 
 
 # --- Results ------------------------------------------------------------------------------------------
@@ -184,15 +184,15 @@ class ResultTimeout(CeleriacError, TimeoutError):
 
 
 class ResultIgnored(CeleriacError):
-    """The call had `ignore_result`, so that its end is not kept, and cannot be waited for."""
+    """The call had `ignore_result`: its outcome is not stored, so nothing can wait for it."""
 
 
 class ResultLost(CeleriacError):
-    """A result that is asked for, or that a workflow needs, was forgotten or has expired."""
+    """A result that was requested, or that a workflow needs, has expired or was forgotten."""
 
 
 class WaitInTask(CeleriacError, RuntimeError):
-    """Waiting for a result inside a plain task blocks a worker's child, and can lock up all of them.
+    """Waiting for a result inside a plain task blocks a worker's child, and can deadlock the whole pool.
 
     Make the task `async def` and `await result.aget()`, or link the tasks instead.
     """
@@ -219,7 +219,7 @@ class TaskRevoked(CeleriacError):
 
 
 class TaskExpired(TaskRevoked):
-    """The task's `expires` had passed before it could start."""
+    """The task expired before it started."""
 
 
 class WorkerLost(CeleriacError):
@@ -227,7 +227,7 @@ class WorkerLost(CeleriacError):
 
 
 class MaxRetriesExceeded(CeleriacError):
-    """The task was retried as often as it may be."""
+    """The task has used up its retries."""
 
 
 # --- Inside a task ------------------------------------------------------------------------------------
@@ -238,17 +238,17 @@ class SoftTimeLimitExceeded(CeleriacError):
 
 
 class TimeLimitExceeded(CeleriacError):
-    """The hard time limit has passed: the attempt was ended."""
+    """The hard time limit has passed: the attempt was terminated."""
 
 
 class Ignore(CeleriacError):
-    """Raised by a task: end with the state IGNORED, and no result."""
+    """Raised by a task to end in the state IGNORED, without a result."""
 
 
 class Reject(CeleriacError):
-    """Raised by a task: put this message aside as a dead letter, or back in its queue.
+    """Raised by a task to make its message a dead letter.
 
-    `Reject("reason", requeue=True)` gives it back.
+    `Reject("reason", requeue=True)` returns the message to its queue instead.
     """
 
     def __init__(self, reason: str = "rejected by the task", requeue: bool = False) -> None:
@@ -262,11 +262,11 @@ class Replaced(CeleriacError):
 
     def __init__(self, following: Iterable[Any] = ()) -> None:
         super().__init__()
-        self.following = list(following)  # the messages that are sent in the task's stead
+        self.following = list(following)  # the messages to send in place of the task
 
 
 class Retry(CeleriacError):
-    """Raised by `task.retry()`: this attempt ends, and the next one is scheduled."""
+    """Raised by `task.retry()`: this attempt ends and the next one is scheduled."""
 
     def __init__(self, message: str | None = None, *, exc: BaseException | None = None,
                  delay: float = 0.0) -> None:  # fmt: skip

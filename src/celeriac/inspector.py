@@ -1,7 +1,7 @@
-"""Looking into a running system, and operating it: the one way by which windows (command, web) reach it.
+"""Inspect and operate a running system. All front ends (command, web) go through this module.
 
-Questions and orders to workers go out by broadcast (`control.py`) and come back as `Answers`; what waits in
-the broker is seen through its second port, `Operations`; what became of a task is in the backend.
+Commands to workers are broadcast (`control.py`), and the replies come back as `Answers`. Queues and dead letters are
+read through the broker's second port, `Operations`; outcomes come from the backend.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ __all__ = [
 T = TypeVar("T")
 
 
-# --- What comes back ----------------------------------------------------------------------------------
+# --- Return values ------------------------------------------------------------------------------------
 
 
 class Answers(msgspec.Struct, Generic[T], frozen=True):
-    """What workers answered, by their names."""
+    """The replies of workers, by worker name."""
 
     values: dict[str, T]
-    errors: dict[str, str] = {}  # of those that could not do it
-    silent: tuple[str, ...] = ()  # known, asked, and not heard in time
-    unknown: tuple[str, ...] = ()  # asked by name, and not there
+    errors: dict[str, str] = {}  # from workers that replied with an error
+    silent: tuple[str, ...] = ()  # running, but did not reply in time
+    unknown: tuple[str, ...] = ()  # named in `destination`, but not running
 
     @property
     def heard(self) -> bool:
-        """Whether any worker answered, be it with an error."""
+        """Whether any worker replied, even with an error."""
         return bool(self.values or self.errors)
 
 
 class ReservedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that a worker has received, and not started yet."""
+    """A task that a worker has received and not yet started."""
 
     id: str
     task: str
@@ -79,7 +79,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int = 0
     lane: str = ""
-    done: int = 0  # attempts that it has ended
+    done: int = 0  # attempts that have ended
     running: int = 0
 
 
@@ -91,7 +91,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The attempts at one task on one worker since it started; durations in seconds."""
+    """The attempts of one task on one worker since the worker started; durations in seconds."""
 
     count: int = 0
     states: dict[str, int] = {}
@@ -104,11 +104,11 @@ class TaskStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker tells of itself."""
+    """A worker's own statistics."""
 
     pid: int = 0
     uptime: float = 0.0  # seconds
-    queues: tuple[str, ...] | None = None  # that it receives from now; None: it does not say
+    queues: tuple[str, ...] | None = None  # it receives from these now; None: not reported
     pool: Pool = Pool()
     capacity: dict[str, int] = {}  # by lane
     rusage: dict[str, Any] = {}
@@ -116,37 +116,37 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskView(msgspec.Struct, frozen=True):
-    """What is known of one task: where its message is, if it is on its way, and how it ended, if it did."""
+    """What is known about one task: its message, if the broker holds one, and its outcome, if one is stored."""
 
     id: str
-    place: str | None = None  # "ready", "scheduled", "active" or "dead"; None: no broker holds it
+    place: str | None = None  # of the message: "ready", "scheduled", "active" or "dead"; None: the broker has none
     message: Message | None = None
     outcome: Outcome | None = None
 
     @property
     def known(self) -> bool:
-        """Whether anything is known of the id."""
+        """Whether there is a message or an outcome with this id."""
         return self.message is not None or self.outcome is not None
 
     @property
     def state(self) -> str:
-        """The state, as `AsyncResult.state` gives it."""
+        """The state, as in `AsyncResult.state`."""
         return states.PENDING if self.outcome is None else self.outcome.state
 
     @property
     def task(self) -> str:
-        """The task's name; empty where nothing is known."""
+        """The task's name; empty if nothing is known about the id."""
         known = self.outcome or self.message
         return known.task if known is not None else ""
 
 
-# --- Asking -------------------------------------------------------------------------------------------
+# --- The inspector ------------------------------------------------------------------------------------
 
 
 class Inspector:
-    """Looks into the system of an app, and operates it.
+    """Inspects and operates an app's workers, queues and tasks.
 
-    Workers are asked by name (`destination`; None: all), and given `timeout` seconds to answer.
+    Commands go to the workers named in `destination` (None: all), which have `timeout` seconds to reply.
     """
 
     def __init__(self, app: Celeriac, destination: Sequence[str] | None = None, timeout: Duration = 2.0) -> None:
@@ -154,14 +154,14 @@ class Inspector:
         self.destination = destination
         self.timeout = seconds(timeout, "timeout")
 
-    # --- Workers: questions ---------------------------------------------------------------------------
+    # --- Workers: queries -----------------------------------------------------------------------------
 
     async def ask(self, name: str, arguments: Mapping[str, Any] | None = None,
                   destination: Sequence[str] | None = None, timeout: Duration | None = None,
                   ) -> dict[str, Reply]:  # fmt: skip
-        """Send a command, and return the replies by worker.
+        """Send a control command, and return the replies by worker name.
 
-        Returns when every worker that is known and meant has replied, or after `timeout` seconds.
+        Returns when every running worker in `destination` has replied, or after `timeout` seconds.
         """
         expected = {worker.name for worker in await self.workers()}
         if destination is not None:
@@ -170,7 +170,8 @@ class Inspector:
         if not expected:
             return replies
         channel = f"reply.{new_id()}"
-        answers = cast(AsyncGenerator[bytes, None], await self._app.broker.listen(channel))  # before the command
+        # Listen before sending, so that no reply is missed.
+        answers = cast(AsyncGenerator[bytes, None], await self._app.broker.listen(channel))
         async with aclosing(answers):
             await self._app.control.send(name, arguments, destination=sorted(expected), reply_to=channel)
             try:
@@ -198,42 +199,42 @@ class Inspector:
             try:
                 values[worker] = msgspec.convert(reply.value, kind)
             except msgspec.ValidationError as error:  # a worker of another version
-                errors[worker] = f"its answer is not understood here: {error}"
+                errors[worker] = f"its reply is not understood ({error}): is it of another version of Celeriac?"
         silent = (asked & names) - replies.keys()
         return Answers(values, errors, tuple(sorted(silent)), tuple(sorted(asked - names)))
 
     async def ping(self) -> Answers[dict[str, Any]]:
-        """Ask who is there."""
+        """Check which workers reply."""
         return await self._answers(dict[str, Any], "ping")
 
     async def stats(self) -> Answers[WorkerStats]:
-        """Ask for pool, capacity, resource use, and what was run."""
+        """Return each worker's pool, capacity, resource usage, and statistics by task."""
         return await self._answers(WorkerStats, "stats")
 
     async def active(self) -> Answers[list[ActiveTask]]:
-        """Ask what is being run."""
+        """Return the tasks that each worker is running."""
         return await self._answers(list[ActiveTask], "active")
 
     async def reserved(self) -> Answers[list[ReservedTask]]:
-        """Ask what has been received and not started."""
+        """Return the tasks that each worker has received and not started."""
         return await self._answers(list[ReservedTask], "reserved")
 
     async def registered(self) -> Answers[list[str]]:
-        """Ask for the names of the tasks that workers know."""
+        """Return the names of the tasks that each worker has registered."""
         return await self._answers(list[str], "registered")
 
-    # --- Workers: orders ------------------------------------------------------------------------------
+    # --- Workers: commands ----------------------------------------------------------------------------
 
     async def order(self, name: str, arguments: Mapping[str, Any] | None = None) -> Answers[Any]:
-        """Send a command by its name, and return what the workers answered, unread."""
+        """Send a control command by name, and return the replies unparsed."""
         return await self._answers(object, name, arguments)
 
     async def rate_limit(self, task: str, rate: str | float | None) -> Answers[Any]:
-        """Let each worker start so many attempts at a task in a time: `"10/s"`; None: as many as it can."""
+        """Limit how many attempts of a task each worker starts per unit of time: `"10/s"`; None: no limit."""
         return await self.order("rate_limit", {"task": task, "rate": rate})
 
     async def time_limit(self, task: str, soft: Duration | None, hard: Duration | None) -> Answers[Any]:
-        """Set a task's time limits (None: no limit) for attempts that start from now on."""
+        """Set a task's time limits (None: no limit), for attempts that start from now on."""
         limits = {"soft": limit(soft, "soft"), "hard": limit(hard, "hard")}
         return await self.order("time_limit", {"task": task, **limits})
 
@@ -242,50 +243,50 @@ class Inspector:
         return await self.order("pool_grow", {"n": n})
 
     async def pool_shrink(self, n: int = 1) -> Answers[Any]:
-        """Remove children for plain functions, each when it has nothing to do."""
+        """Remove children for plain functions, each as soon as it is idle."""
         return await self.order("pool_shrink", {"n": n})
 
     async def add_consumer(self, queue: str) -> Answers[Any]:
-        """Let workers also receive from a queue. Raises `UnknownQueue`."""
+        """Make workers also receive from a queue. Raises `UnknownQueue`."""
         await self.check_queues([queue])
         return await self.order("add_consumer", {"queue": queue})
 
     async def cancel_consumer(self, queue: str) -> Answers[Any]:
-        """Let workers no longer receive from a queue. Raises `UnknownQueue`."""
+        """Make workers stop receiving from a queue. Raises `UnknownQueue`."""
         await self.check_queues([queue])
         return await self.order("cancel_consumer", {"queue": queue})
 
     async def log_level(self, level: str) -> Answers[Any]:
-        """Set what workers log: "debug", "info", "warning", "error" or "critical"."""
+        """Set the log level of workers: "debug", "info", "warning", "error" or "critical"."""
         return await self.order("log_level", {"level": level})
 
     async def shutdown(self) -> Answers[Any]:
-        """Stop workers as SIGTERM does: running tasks get their grace time, the rest goes back."""
+        """Stop workers as SIGTERM does: running tasks get their grace time, the rest returns to the broker."""
         return await self.order("shutdown")
 
     async def revoke(self, ids: Sequence[str]) -> None:
-        """Prevent tasks from being started by any worker, running now or started later."""
+        """Prevent tasks from starting, on every worker, including workers that start later."""
         await self._app.control.arevoke(ids)
 
     async def terminate(self, ids: Sequence[str]) -> Answers[Any]:
-        """Revoke tasks, and end their attempts that are running."""
+        """Revoke tasks, and terminate their running attempts."""
         await self._app.control.arevoke(ids)
         return await self.order("terminate", {"ids": list(ids)})
 
     # --- Queues ---------------------------------------------------------------------------------------
 
     async def workers(self) -> list[WorkerInfo]:
-        """Return the workers whose leases stand, by name."""
+        """Return the workers that hold a valid lease, sorted by name."""
         return sorted(await self._app.broker.operations().workers(), key=lambda worker: worker.name)
 
     async def queues(self) -> list[QueueCounts]:
-        """Count the messages of every queue: the declared ones, and whatever else the broker holds."""
+        """Count the messages of every queue: those that the app declares, and any others in the broker."""
         counts = {name: QueueCounts(queue=name) for name in self._app.queues}
         counts.update({found.queue: found for found in await self._app.broker.operations().queues()})
         return [counts[name] for name in sorted(counts)]
 
     async def check_queues(self, queues: Sequence[str]) -> None:
-        """Raise `UnknownQueue` for one that is neither declared, nor held, nor served by a worker."""
+        """Raise `UnknownQueue` for a queue that is not declared, not in the broker, and not served by a worker."""
         if all(queue in self._app.queues for queue in queues) or self._app.conf.task_create_missing_queues:
             return
         known = {counts.queue for counts in await self.queues()}
@@ -300,24 +301,24 @@ class Inspector:
         return await self._app.broker.operations().peek(queue, limit, offset)
 
     async def scheduled(self, queue: str | None = None, limit: int = 20, offset: int = 0) -> list[Message]:
-        """Return the messages whose time has not come, soonest first. Raises `UnknownQueue`."""
+        """Return the messages that are not yet due, soonest first. Raises `UnknownQueue`."""
         if queue is not None:
             await self.check_queues([queue])
         return await self._app.broker.operations().scheduled(queue, limit, offset)
 
     async def purge(self, queues: Sequence[str]) -> dict[str, int]:
-        """Drop what is ready and scheduled; return how many messages, by queue. Raises `UnknownQueue`."""
+        """Delete ready and scheduled messages; return how many, by queue. Raises `UnknownQueue`."""
         await self.check_queues(queues)
         return {queue: await self._app.broker.operations().purge(queue) for queue in dict.fromkeys(queues)}
 
     async def pause(self, queues: Sequence[str]) -> None:
-        """Let nobody receive from queues, until they are resumed. Raises `UnknownQueue`."""
+        """Stop all workers from receiving from queues until they are resumed. Raises `UnknownQueue`."""
         await self.check_queues(queues)
         for queue in queues:
             await self._app.broker.operations().pause(queue)
 
     async def resume(self, queues: Sequence[str]) -> None:
-        """End pauses. Raises `UnknownQueue`."""
+        """Resume paused queues. Raises `UnknownQueue`."""
         await self.check_queues(queues)
         for queue in queues:
             await self._app.broker.operations().resume(queue)
@@ -331,24 +332,24 @@ class Inspector:
         return await self._app.broker.operations().dead(queue, limit, offset)
 
     async def resend(self, ids: Sequence[str]) -> int:
-        """Put dead letters back in their queues, as if new; return how many there were."""
+        """Return dead letters to their queues as new messages; return how many were found."""
         if not self._app.broker.joins(self._app.backend):
-            await self._app.backend.aforget(ids)  # or how it ended then would stand against how it ends now
+            await self._app.backend.aforget(ids)  # a stored final outcome would make the backend reject the new one
         return await self._app.broker.operations().resend(ids)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        """Forget dead letters; return how many there were."""
+        """Delete dead letters; return how many were found."""
         return await self._app.broker.operations().drop(ids)
 
     # --- Tasks ----------------------------------------------------------------------------------------
 
     async def find(self, ids: Sequence[str]) -> dict[str, TaskView]:
-        """Return what is known of tasks: one view for every id, in their order. Raises `NotSupported` over `rpc://`."""
-        self._must_be_kept()
+        """Return what is known about tasks: one view per id, in the order given. Raises `NotSupported` with `rpc://`."""
+        self._check_readable()
         try:
             places = await self._app.broker.operations().find(ids)
         except NotSupported:
-            places = {}  # what the backend knows is still worth showing
+            places = {}  # the broker cannot find messages by id; still show what the backend knows
         outcomes = await self._app.backend.afetch(ids)
         views: dict[str, TaskView] = {}
         for one in ids:
@@ -357,16 +358,16 @@ class Inspector:
         return views
 
     async def state(self, id: str) -> str:
-        """Return a task's state; PENDING also where it is unknown."""
+        """Return a task's state; PENDING also if the id is unknown."""
         return (await self.find([id]))[id].state
 
     async def recent(self, limit: int = 20, offset: int = 0, state: str | None = None) -> list[Outcome]:
-        """Return the outcomes that were stored last, newest first. Raises `NotSupported` over `rpc://`."""
-        self._must_be_kept()
+        """Return the most recently stored outcomes, newest first. Raises `NotSupported` with `rpc://`."""
+        self._check_readable()
         return await self._app.backend.recent(limit, offset, state)
 
-    def _must_be_kept(self) -> None:
-        """Raise `NotSupported` where outcomes cannot be looked at from here: an empty answer would be wrong."""
+    def _check_readable(self) -> None:
+        """Raise `NotSupported` if outcomes cannot be read from this process: an empty answer would be wrong."""
         if self._app.sends_outcomes:
-            raise NotSupported("Over rpc:// results go to the caller alone; set result_backend='redis://…' "
-                               "to look at them from elsewhere.")  # fmt: skip
+            raise NotSupported("With rpc:// results go only to the caller. Set result_backend='redis://…' "
+                               "to read them from other processes.")  # fmt: skip

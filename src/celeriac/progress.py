@@ -1,4 +1,4 @@
-"""A progress bar for a set of tasks: wrap a group's results, or a map, and go through them as before.
+"""A progress bar for a set of tasks: wrap a group's results or a map, and iterate as before.
 
     for result in track(group(add.s(i, i) for i in range(100)).delay(), "Adding"):
         print(result.get())
@@ -6,8 +6,8 @@
     for total in track(app.map(add, pairs), "Adding", total=len(pairs)):
         print(total)
 
-On a terminal a bar moves; elsewhere (a log, a pipe) a line is written every few seconds, and one at the end. All of it
-goes to stderr, so that stdout stays the program's own.
+On a terminal this draws a bar; elsewhere (a log, a pipe) it writes a line every few seconds and one at the end.
+The output goes to stderr, so that it does not mix with what the program writes to stdout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["atrack", "track"]
 R = TypeVar("R")
 T = TypeVar("T")
 
-LINE_SECONDS: Final = 5.0  # between two lines, where there is no terminal
+LINE_SECONDS: Final = 5.0  # between two lines when the output is not a terminal
 
 
 @overload
@@ -47,11 +47,12 @@ def track(results: Iterable[T], description: str = ..., *, total: int | None = .
 
 def track(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: Duration | None = None,
           console: Console | None = None) -> Iterator[Any]:  # fmt: skip
-    """Yield what arrives, and draw how far it is.
+    """Yield results as they arrive, and draw a progress bar.
 
-    Of a `GroupResult` (or a list of `AsyncResult`), yields each `AsyncResult` when its task has ended, well or badly;
-    raises `ResultTimeout` after `timeout` seconds. Of anything else, `app.map(...)` above all, yields its items;
-    `total` says how many there will be, where that is known. Exceptions among them are counted as failures.
+    For a `GroupResult` (or a list of `AsyncResult`), yields each `AsyncResult` when its task has ended, whether it
+    succeeded or failed; raises `ResultTimeout` after `timeout` seconds. For any other iterable, such as
+    `app.map(...)`, yields its items; pass `total` if their number is known. Exceptions among the items count
+    as failures.
     """
     whole = _set_of(results, timeout)
     bar = _Bar(console, description, _length(results, total))
@@ -78,7 +79,7 @@ def atrack(results: AsyncIterable[T], description: str = ..., *, total: int | No
 
 def atrack(results: Any, description: str = "Tasks", *, total: int | None = None, timeout: Duration | None = None,
            console: Console | None = None) -> AsyncIterator[Any]:  # fmt: skip
-    """Do as `track`, for coroutines: of a `GroupResult`, or of `app.amap(...)`."""
+    """Coroutine version of `track`, for a `GroupResult` or `app.amap(...)`."""
     whole = _set_of(results, timeout)
     bar = _Bar(console, description, _length(results, total))
     return _atrack(results if whole is None else whole.aas_completed(timeout), bar)
@@ -92,13 +93,13 @@ async def _atrack(results: AsyncIterable[T], bar: _Bar) -> AsyncIterator[T]:
 
 
 def _set_of(results: Any, timeout: Duration | None) -> GroupResult[Any] | None:
-    """Return the set of tasks whose ends are waited for here; None where somebody else waits."""
+    """Return the tasks to wait for; None if `results` does its own waiting."""
     if isinstance(results, GroupResult):
         return results
     if isinstance(results, list | tuple | Results) and all(isinstance(item, AsyncResult) for item in results):
         return GroupResult(new_id(), list(results))
     if timeout is not None:
-        raise TypeError("timeout goes with a GroupResult; a map waits by itself.")
+        raise TypeError("timeout goes with a GroupResult or a list of AsyncResult; a map does its own waiting.")
     return None
 
 
@@ -109,20 +110,20 @@ def _length(results: Any, total: int | None) -> int | None:
 
 
 class _Bar:
-    """How far it is: a bar where there is a terminal, else lines."""
+    """Shows the progress: a bar on a terminal, lines elsewhere."""
 
     def __init__(self, console: Console | None, description: str, total: int | None) -> None:
         self._console = console = console or Console(stderr=True)
         self._description = description
         self._total = total
         self._done = self._failed = 0
-        self._began = self._said = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._task = TaskID(0)
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             name = TextColumn("{task.description}", markup=False)
             counts = TextColumn("{task.fields[counts]}", markup=False)
-            # What the caller prints goes above the bar, if stdout is a terminal too; else it stays where it was sent.
+            # If stdout is a terminal too, what the caller prints goes above the bar; otherwise leave stdout alone.
             self._progress = Progress(name, BarColumn(), counts, TimeElapsedColumn(), TimeRemainingColumn(),
                                       console=console, redirect_stdout=sys.stdout.isatty())  # fmt: skip
 
@@ -133,33 +134,33 @@ class _Bar:
         return self
 
     def advance(self, result: Any) -> None:
-        """Count what has arrived."""
+        """Count one result."""
         self._done += 1
         self._failed += _is_failure(result)
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, counts=self._counts())
-        elif time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            self._say(f"{self._description}: {self._counts()}")
+        elif time.monotonic() - self._printed_at >= LINE_SECONDS:
+            self._printed_at = time.monotonic()
+            self._print(f"{self._description}: {self._counts()}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:  # fmt: skip
         if self._progress is not None:
-            if self._total is None:  # a bar that did not know where it would end, and has got there
+            if self._total is None:  # the total was unknown until now: show the bar as full
                 self._progress.update(self._task, total=self._done)
             self._progress.stop()
         else:
-            self._say(f"{self._description}: {self._counts()} in {time.monotonic() - self._began:.1f} s")
+            self._print(f"{self._description}: {self._counts()} in {time.monotonic() - self._began:.1f} s")
 
     def _counts(self) -> str:
         whole = f"{self._done:,}" if self._total is None else f"{self._done:,} of {self._total:,}"
         return f"{whole}, {self._failed:,} failed" if self._failed else whole
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_failure(result: Any) -> bool:
-    if isinstance(result, AsyncResult):  # of a group: its outcome came with it, nothing is asked for
+    if isinstance(result, AsyncResult):  # from a group: it already holds its outcome, so this makes no request
         return result.state in (states.FAILURE, states.REVOKED)
     return isinstance(result, BaseException)

@@ -1,11 +1,11 @@
-"""Hooks: functions of yours that are called when something happens. The names are Celery's.
+"""Signals: your own functions, called when something happens. The names are Celery's.
 
     @signals.task_failure.connect
-    def tell(sender, task_id, exception, **more): ...
+    def notify(sender, task_id, exception, **more): ...
 
 Task signals are sent in the process that runs the task, worker signals in the worker's supervisor, publish
-signals in the caller. A receiver that raises is logged and does no harm, `SystemExit` included; `KeyboardInterrupt` is
-somebody at the keyboard, and passes.
+signals in the caller. An exception in a receiver, `SystemExit` included, is logged and does not reach the sender.
+`KeyboardInterrupt` does: it comes from Ctrl-C.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Receiver = TypeVar("Receiver", bound=Callable[..., Any])
 
 
 class Signal:
-    """A list of receivers. False while nobody listens, so that senders can leave out the work."""
+    """A list of receivers. False while it is empty, so that senders can skip preparing the arguments."""
 
     def __init__(self, name: str, arguments: str) -> None:
         self.name = name
         self.__doc__ = f"Sent with: sender, {arguments}."
-        self._receivers: list[tuple[Any, Callable[..., Any]]] = []
+        self.receivers: list[tuple[Any, Callable[..., Any]]] = []
 
     @overload
     def connect(self, receiver: Receiver, *, sender: Any = None) -> Receiver: ...
@@ -50,37 +50,37 @@ class Signal:
     def connect(self, *, sender: Any = None) -> Callable[[Receiver], Receiver]: ...
 
     def connect(self, receiver: Receiver | None = None, *, sender: Any = None) -> Any:
-        """Call `receiver(sender=…, …)` whenever this is sent, by `sender` if that is named.
+        """Call `receiver(sender=…, …)` each time the signal is sent; with `sender`, only when that object sends it.
 
-        A decorator: `@signal.connect`, `@signal.connect(sender=task)`.
+        Also a decorator: `@signal.connect`, `@signal.connect(sender=task)`.
         """
         if receiver is None:
             return partial(self.connect, sender=sender)
         if not callable(receiver):
             raise TypeError(f"{self.name}.connect takes a function, not {receiver!r}")
-        self._receivers.append((sender, receiver))
+        self.receivers.append((sender, receiver))
         return receiver
 
     def disconnect(self, receiver: Callable[..., Any]) -> None:
-        """Stop calling this receiver."""
-        self._receivers = [entry for entry in self._receivers if entry[1] is not receiver]
+        """Remove a receiver."""
+        self.receivers = [entry for entry in self.receivers if entry[1] is not receiver]
 
     def send(self, sender: Any, **arguments: Any) -> None:
         """Call the receivers, in the order in which they were connected."""
-        for wanted, receiver in self._receivers:
+        for wanted, receiver in self.receivers:
             if wanted is None or wanted == sender:
                 try:
                     receiver(sender=sender, **arguments)
                 except KeyboardInterrupt:
                     raise
                 except BaseException:
-                    log.exception("A receiver of %s failed: %r", self.name, receiver)
+                    log.exception("A receiver of the signal %s failed: %r", self.name, receiver)
 
     def __bool__(self) -> bool:
-        return bool(self._receivers)
+        return bool(self.receivers)
 
     def __repr__(self) -> str:
-        return f"<Signal {self.name}: {len(self._receivers)} receivers>"
+        return f"<Signal {self.name}: {len(self.receivers)} receivers>"
 
 
 before_task_publish = Signal("before_task_publish", "messages")

@@ -19,13 +19,13 @@ __all__ = [
 
 PENDING: Final = "PENDING"  # waiting, or unknown
 STARTED: Final = "STARTED"  # recorded only with `task_track_started`
-PROGRESS: Final = "PROGRESS"  # the task told how far it is
-REPLACED: Final = "REPLACED"  # the task was replaced by another, whose end will be its own; never stored
+PROGRESS: Final = "PROGRESS"  # the task has reported progress
+REPLACED: Final = "REPLACED"  # replaced by another task, whose outcome it will take; never stored
 RETRY: Final = "RETRY"  # an attempt failed, and the next one is scheduled
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
-REVOKED: Final = "REVOKED"  # revoked or expired before it could end by itself
+REVOKED: Final = "REVOKED"  # revoked, terminated or expired
 IGNORED: Final = "IGNORED"  # the task raised `Ignore`
 
 READY_STATES: Final = frozenset({SUCCESS, FAILURE, REVOKED, IGNORED})
-"""The states after which nothing more happens."""
+"""The final states."""

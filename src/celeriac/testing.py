@@ -1,4 +1,4 @@
-"""Help for the tests of programs that use Celeriac."""
+"""Support for testing programs that use Celeriac."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["running_worker"]
 @contextmanager
 def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concurrency: int = 2,
                    grace_seconds: Duration = 5.0) -> Iterator[Supervisor]:  # fmt: skip
-    """Run a real worker in threads of this process, ready when the block begins and stopped when it ends.
+    """Run a real worker in threads of this process: ready when the block is entered, stopped when it is left.
 
         app = Celeriac("shop", broker_url="memory://")
 
@@ -27,7 +27,7 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
             with running_worker(app):
                 assert add.delay(2, 2).get(timeout=5) == 4
 
-    Arguments, results and errors take the same road as in production; only the children are threads.
+    Arguments, results and errors pass through the same code as in production; only the children are threads.
     """
     options = WorkerOptions.of(app, queues=queues, concurrency=concurrency, pool="threads",
                                grace_seconds=seconds(grace_seconds, "grace_seconds"))  # fmt: skip
@@ -44,7 +44,7 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
         waiting.cancel()
         ready.set()
         if await running:
-            raise CeleriacError("The worker failed; its log says why.")
+            raise CeleriacError("The test worker failed: see the log of `celeriac.worker` for the reason.")
 
     def run() -> None:
         try:

@@ -11,7 +11,8 @@ from celeriac.ports.broker import Delivery, Lease
 from celeriac.ports.operations import WorkerInfo
 from celeriac.tasks.execution import Executor
 from celeriac.worker.advancer import Advancer
-from celeriac.worker.decide import Ending, SettlementWriter, decide
+from celeriac.worker.decide import Ending, decide
+from celeriac.worker.settler import SettlementWriter
 
 SLOTS = {PLAIN: 100, COROUTINE: 100}
 
@@ -24,8 +25,8 @@ class Crew:
         self.lease = lease
         self.chance = chance or random.Random(1)
         self.executor = Executor(app, "crew")
-        self.settler = SettlementWriter(app.broker, app.backend, app.workflows)
-        self.advancing = Advancer(app, lambda: self.lease, self.settler.joined)
+        self.writer = SettlementWriter(app.broker, app.backend, app.workflows)
+        self.advancing = Advancer(app, lambda: self.lease, self.writer.joined)
         self.before_settling: Callable[[list[Delivery]], None] = lambda deliveries: None
 
     @classmethod
@@ -54,7 +55,7 @@ class Crew:
         now = self.app.clock.now()
         endings = [Ending(delivery=item, outcome=self.executor.run(item.message)) for item in batch]
         self.before_settling(batch)
-        await self.settler.settle(self.lease, [decide(ending, now, 3, 3600.0) for ending in endings], now)
+        await self.writer.write(self.lease, [decide(ending, now, 3, 3600.0) for ending in endings], now)
 
     async def _left(self) -> int:
         counts = await self.app.broker.operations().queues()

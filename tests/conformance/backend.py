@@ -1,4 +1,7 @@
-"""What every backend must do: one suite for the port `Backend`."""
+"""What every backend must do: one suite for the port `Backend`, and one for `WorkflowStore`.
+
+A subclass is collected with a fixture `ports` (see `tests/test_brokers.py`, `tests/test_adapters.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import time
 import pytest
 
 from celeriac import states
-from celeriac.errors import BackendError
+from celeriac.errors import BackendError, NotSupported
 from celeriac.model.failure import Failure
 from celeriac.model.message import Message, Place, new_id
 from celeriac.model.outcome import Outcome
+from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Settlement
 from celeriac.ports.workflows import (
     UNFINISHED_SECONDS,
@@ -43,13 +47,15 @@ class BackendConformance:
         assert await ports.store(first) == [True]
         late = ports.outcome(states.FAILURE, id=first.id)
         assert await ports.store(late, ports.outcome(), ports.outcome(states.STARTED, id=first.id)) == (
-            [False, True, False] if ports.backend.keeps else [True, True, True]
+            [False, True, False] if ports.can(Ability.KEEP_OUTCOMES) else [True, True, True]
         )  # fmt: skip
         assert ports.backend.fetch([first.id]) == {first.id: first}
 
     async def test_the_first_final_outcome_stays_within_a_batch_too(self, ports: Ports) -> None:
         first = ports.outcome(value=b"1")
-        assert await ports.store(first, ports.outcome(id=first.id, value=b"2")) == [True, not ports.backend.keeps]
+        assert await ports.store(first, ports.outcome(id=first.id, value=b"2")) == (
+            [True, not ports.can(Ability.KEEP_OUTCOMES)]
+        )
         assert ports.backend.fetch([first.id]) == {first.id: first}
 
     async def test_what_is_not_final_gives_way(self, ports: Ports) -> None:
@@ -122,6 +128,10 @@ class BackendConformance:
         for item in stored:
             ports.clock.advance(1)
             await ports.store(item)
+        if not ports.can(Ability.LIST_RECENT):
+            with pytest.raises(NotSupported, match="cannot list the outcomes stored last"):
+                await ports.backend.recent(10)
+            return
         assert await ports.backend.recent(10) == stored[::-1]
         assert await ports.backend.recent(1, offset=1) == [stored[1]]
         assert await ports.backend.recent(10, state=states.FAILURE) == [stored[1]]
@@ -133,7 +143,18 @@ class BackendConformance:
     async def test_many_outcomes_are_fetched_at_once(self, ports: Ports) -> None:
         stored = [ports.outcome() for _ in range(1500)]
         await ports.store(*stored)
-        assert len(ports.backend.fetch([item.id for item in stored])) == 1500
+        ids = [item.id for item in stored]
+        assert len(ports.backend.fetch(ids)) == 1500
+        assert len(ports.backend.fetch(ids, wait=LONG)) == 1500
+        assert len(await ports.backend.afetch(ids, wait=LONG)) == 1500
+
+    @pytest.mark.parametrize("id", ["a b", "ä/ö", "x" * 300, "a\nb", "a:b"])
+    async def test_an_id_may_have_any_characters(self, ports: Ports, id: str) -> None:
+        sent = ports.outcome(id=id)
+        await ports.store(sent)
+        assert ports.backend.fetch([id]) == {id: sent}
+        ports.backend.forget([id])
+        assert ports.backend.fetch([id]) == {}
 
     async def test_outcomes_are_thrown_away_when_they_expire(self, ports: Ports) -> None:
         old, new = ports.outcome(), ports.outcome()
@@ -144,6 +165,7 @@ class BackendConformance:
         assert ports.backend.fetch([old.id, new.id]) == {new.id: new}
 
     async def test_a_backend_that_keeps_no_workflows_says_which_do(self, ports: Ports) -> None:
+        assert ports.can(Ability.KEEP_WORKFLOWS) == isinstance(ports.backend, WorkflowStore)
         if isinstance(ports.backend, WorkflowStore):
             assert workflow_store(ports.backend) is ports.backend
         else:
@@ -154,6 +176,15 @@ class BackendConformance:
 class WorkflowConformance:
     """What a backend that keeps workflows does with them."""
 
+    async def test_workflows_are_changed_by_several_threads_at_once(self, ports: Ports) -> None:
+        ports.backend.plant(plan("w", left=40, missing={40: 40}))
+        ends = [node_end("w", number, join=40, leaves_pending=number % 2 == 0) for number in range(40)]
+        parts = [ends[start::4] for start in range(4)]
+        await asyncio.gather(*[asyncio.to_thread(asyncio.run, ports.backend.conclude(part)) for part in parts])
+        claimed = await asyncio.gather(*[ports.backend.claim_pending(30, 60.0) for _ in range(2)])
+        nodes = [item.node for found in claimed for item in found]
+        assert sorted(nodes) == [*range(0, 40, 2), 40]
+
     async def test_a_tree_is_kept_until_it_is_uprooted(self, ports: Ports) -> None:
         ports.backend.plant(plan("a", tree=b"1"))
         await ports.backend.aplant(plan("b", tree=b"2"))
@@ -162,6 +193,8 @@ class WorkflowConformance:
         ports.backend.uproot(["b"])
         assert await ports.backend.atrees(["a", "b"]) == {"a": b"3"}
         assert ports.backend.trees([]) == {}
+        ports.backend.plant(plan("../c d", tree=b"4"))
+        assert ports.backend.trees(["../c d", "../nobody"]) == {"../c d": b"4"}
 
     async def test_the_last_member_makes_its_join_due_and_each_counts_once(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=2, missing={5: 2}))
@@ -215,6 +248,10 @@ class WorkflowConformance:
             ports.clock.advance(seconds)
             await (await ports.lease()).sweep()
             assert set(ports.backend.trees(["finished", "unfinished"])) == left
+
+
+class JoinedConformance:
+    """What a broker does with the workflows of a backend that it joins."""
 
     async def test_a_joined_broker_settles_the_ends_of_nodes(self, ports: Ports) -> None:
         assert ports.broker.joins(ports.backend)

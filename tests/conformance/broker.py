@@ -19,8 +19,9 @@ from celeriac import states
 from celeriac.errors import LeaseLost, NotSupported
 from celeriac.model.message import COROUTINE, PLAIN, Message, new_id
 from celeriac.model.outcome import Outcome
+from celeriac.ports.abilities import Ability
 from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Ability, Action, Broker, Delivery, Lease, Settlement
+from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
 from celeriac.ports.operations import Dead, WorkerInfo
 from tests.clock import FakeClock
 from tests.patience import FOR_EVER, PATIENCE
@@ -47,7 +48,7 @@ class Ports:
         return await self.broker.lease(WorkerInfo(name=name), LEASE_SECONDS, max_deliveries)
 
     def can(self, ability: Ability) -> bool:
-        return ability not in self.broker.lacks
+        return ability not in self.broker.lacks | self.backend.lacks
 
     def outcome(self, state: str = states.SUCCESS, **fields: Any) -> Outcome:
         id = fields.pop("id", None) or new_id()
@@ -56,7 +57,7 @@ class Ports:
     async def store(self, *outcomes: Outcome) -> list[bool]:
         """Store, and wait until all has come where it is looked for."""
         done = await self.backend.store(outcomes)
-        if not self.backend.keeps:
+        if not self.can(Ability.KEEP_OUTCOMES):
             marker = self.outcome()
             await self.backend.store([marker])
             assert await self.backend.afetch([marker.id], wait=LONG) == {marker.id: marker}
@@ -421,7 +422,8 @@ class BrokerConformance:
         delivery = await one(lease)
         await lease.settle([Settlement(delivery=delivery, outcome=success(delivery.message))])
         found = await ports.backend.afetch([delivery.message.id])
-        joined = ports.broker.joins(ports.backend)  # else whoever settles has stored it before
+        joined = ports.broker.joins(ports.backend)  # otherwise the caller of `settle` has stored it before
+        assert joined == ports.can(Ability.JOIN_OUTCOMES)
         assert found == ({delivery.message.id: success(delivery.message)} if joined else {})
 
     async def test_nothing_follows_twice_from_what_has_ended_in_a_joined_backend(self, ports: Ports) -> None:

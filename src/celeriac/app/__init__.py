@@ -1,1 +1,1 @@
-"""The app: wires configuration, tasks, broker, backend and workflows together."""
+"""The app: it holds the configuration and the tasks, and connects them to broker, backend and workflows."""

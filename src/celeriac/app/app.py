@@ -1,4 +1,7 @@
-"""The app: configuration, the task registry, and the wiring of broker and backend."""
+"""The app: the configuration, the task registry, and the broker and backend that the configuration names.
+
+`Celeriac` is the object that users make. Tasks, signatures, results, workflows and the worker hold it.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from celeriac import signals
-from celeriac.app.connections import REPLYING, file_url, open_backend, open_broker
+from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
-from celeriac.canvas import words
+from celeriac.canvas import functions
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
 from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
-from celeriac.config.settings import Settings, from_object, from_toml
+from celeriac.config.settings import Settings
+from celeriac.config.sources import from_object, from_toml
 from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
@@ -43,13 +47,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DATABASE_NAME = "celeriac.db"
-MAIN = ("__main__", "__mp_main__")  # the running script; the same, in a process that multiprocessing has spawned
+MAIN = ("__main__", "__mp_main__")  # the running script; its name in processes spawned by multiprocessing
 
 
 class Celeriac:
-    """An app. `app = Celeriac("shop")` is all it needs: messages and results are then kept in `celeriac.db` beside it.
+    """An app. `app = Celeriac("shop")` is enough: it stores messages and results in `celeriac.db` beside its file.
 
-    Settings are keywords (`task_acks_late=False`); `app.conf` has them all.
+    Settings are keywords (`task_acks_late=False`); `app.conf` has all of them.
     """
 
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
@@ -61,16 +65,16 @@ class Celeriac:
         self.conf = Settings(settings, os.environ if environ is None else environ)
         self.tasks = Tasks()
         self.control = Control(self)
-        self.canvas = words
+        self.canvas = functions
         self.workflows = Workflows(self)
-        self.builtin_tasks = words.builtin_tasks(self)
+        self.builtin_tasks = functions.builtin_tasks(self)
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._templates: dict[str, MessageTemplate] = {}
         self._routes: Routes | None = None
         self._queues: frozenset[str] | None = None
         self.conf.watch(self._configuration_changed)
-        shared.join(self)
+        shared.register_app(self)
 
     # --- Configuration --------------------------------------------------------------------------------
 
@@ -79,7 +83,7 @@ class Celeriac:
         self.conf.update(from_object(source, namespace))
 
     def config_from_file(self, path: str | os.PathLike[str]) -> None:
-        """Read settings from a TOML file; of a pyproject.toml, the table `[tool.celeriac]`."""
+        """Read settings from a TOML file; from a pyproject.toml, the table `[tool.celeriac]`."""
         self.conf.update(from_toml(path))
 
     def _configuration_changed(self) -> None:
@@ -97,7 +101,7 @@ class Celeriac:
 
     @property
     def queues(self) -> frozenset[str]:
-        """Every queue that is declared: by the settings, the routes and the tasks."""
+        """Every declared queue: those of the settings, the routes and the tasks."""
         if self._queues is None:
             named = (task.options["queue"] for task in self.tasks.values() if "queue" in task.options)
             self._queues = frozenset(
@@ -106,7 +110,7 @@ class Celeriac:
         return self._queues
 
     def check_queue(self, queue: str) -> None:
-        """Raise `UnknownQueue` for a queue that nothing declares."""
+        """Raise `UnknownQueue` for a queue that is not declared, unless `task_create_missing_queues` is set."""
         if queue not in self.queues and not self.conf.task_create_missing_queues:
             raise UnknownQueue(queue, self.queues)
 
@@ -144,17 +148,17 @@ class Celeriac:
 
     def register(self, function: Callable[..., Any], name: str | None, bind: bool,
                  base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
-        """Do what `task` does, for those that have all of its arguments in hand."""
+        """Register a function as a task, and return the task. `task` and `shared_task` call this."""
         if not callable(function):
-            raise ImproperlyConfigured(f"@app.task is given the function, not {function!r}. "
-                                       "A name goes by its keyword: @app.task(name=…).")  # fmt: skip
+            raise ImproperlyConfigured(f"@app.task must be given a function, not {function!r}. "
+                                       "To name the task, write @app.task(name=…).")  # fmt: skip
         name = name or self.name_of(function)
         if name in self.tasks:
             known = self.tasks[name]
             if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
                 raise ImproperlyConfigured(
                     f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
-                    f"{function.__module__}.{function.__qualname__}. Give one of them another name: @app.task(name=…)."
+                    f"{function.__module__}.{function.__qualname__}. Give one another name: @app.task(name=…)."
                 )
         task = (base or Task)(self, function, name, options, bind)
         if base is None and task.is_coroutine:
@@ -164,7 +168,7 @@ class Celeriac:
         return task
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """Return the name that a function's task gets: its module and its own name."""
+        """Return the default name of a function's task: its module and its own name."""
         module = function.__module__
         if module in MAIN:
             module = self.main or _main_name()
@@ -176,50 +180,50 @@ class Celeriac:
             importlib.import_module(module)
 
     def known_task(self, name: str) -> Task[Any, Any]:
-        """Return a task by its name, one of the app's or a built-in one. Raises `NotRegistered`."""
+        """Return a registered or built-in task by its name. Raises `NotRegistered`."""
         task = self.tasks.get(name) or self.builtin_tasks.get(name)
         if task is None:
             raise NotRegistered(name, self.tasks)
         return task
 
     def message_template(self, task: str) -> MessageTemplate:
-        """Return what the messages of a task have in common, be it registered here or not."""
+        """Return the template of a task's messages. The task need not be registered here."""
         if task in self.tasks or task in self.builtin_tasks:
             return self.known_task(task).message_template()
         if task not in self._templates:
             if not isinstance(task, str):
                 name = getattr(task, "name", "shop.add")
-                raise ArgumentsError(f"send_task takes the name of a task, {name!r}, not {task!r}.")
+                raise ArgumentsError(f"send_task needs the name of a task, {name!r}, not {task!r}.")
             self._templates[task] = MessageTemplate(self, task, {})
         return self._templates[task]
 
     # --- Sending --------------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message]) -> bool:
-        """Send messages. False (and nothing sent) with `task_always_eager`: they are to be run here."""
+        """Send messages. With `task_always_eager`, send nothing and return False: the caller runs them instead."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish:
+        if signals.before_task_publish.receivers:
             signals.before_task_publish.send(self, messages=messages)
         self.broker.publish(messages)
-        if signals.after_task_publish:
+        if signals.after_task_publish.receivers:
             signals.after_task_publish.send(self, messages=messages)
         return True
 
     async def apublish(self, messages: Sequence[Message]) -> bool:
-        """Do as `publish`, for coroutines."""
+        """Coroutine version of `publish`."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish:
+        if signals.before_task_publish.receivers:
             signals.before_task_publish.send(self, messages=messages)
         await self.broker.apublish(messages)
-        if signals.after_task_publish:
+        if signals.after_task_publish.receivers:
             signals.after_task_publish.send(self, messages=messages)
         return True
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                   **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
-        """Send a message for a task by its name, which need not be registered here."""
+        """Send a message for a task by its name. The task need not be registered here."""
         if name in self.tasks:
             return self.tasks[name].apply_async(args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
@@ -231,7 +235,7 @@ class Celeriac:
 
     async def asend_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                          **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
-        """Do as `send_task`, for coroutines."""
+        """Coroutine version of `send_task`."""
         if name in self.tasks:
             return await self.tasks[name].aapply_async(args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
@@ -243,49 +247,49 @@ class Celeriac:
 
     def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
             return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip
-        """Yield `task(item)` for each item, in order, computed by the workers.
+        """Yield the result of `task(item)` for each item, in order, computed by the workers.
 
-        At most `window` calls are on their way at any time, so that an endless iterable is fine. An exception is raised
-        in its turn, and ends the map; with `return_exceptions` it is yielded in its place.
+        At most `window` calls are sent and not yielded at any time, so the iterable may be endless. An exception is
+        raised when its item's turn comes, and ends the map; with `return_exceptions` it is yielded instead.
         """
         return map_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
              return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
-        """Do as `map`, for coroutines."""
+        """Coroutine version of `map`."""
         return amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (),
                   kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False,
                   **options: Any) -> Any:  # fmt: skip
-        """Return a signature by the task's name; or that, or the chain, group or chord, which `to_dict` gave."""
+        """Return a signature by the task's name, or the signature, chain, group or chord from the data of `to_dict`."""
         if isinstance(task, Mapping):
             return Signature.from_dict(task, self)
         return Signature(self, task, args, kwargs, options, immutable)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
-        """Return the result of an earlier call, by its id."""
+        """Return the result of an earlier call by its id."""
         return AsyncResult(id, self)
 
     def GroupResult(self, id: str) -> GroupResult[Any] | None:  # noqa: N802 - Celery's name
-        """Return the group that was saved under this id, or None."""
+        """Return the group that was saved with this id, or None."""
         return self.workflows.restore(id)
 
     def workflow(self, id: str) -> Workflow:
-        """Return a workflow that was sent, by its id (`result.workflow_id`)."""
+        """Return a workflow that was sent by its id (`result.workflow_id`), or raise `WorkflowError`."""
         return self.workflows.find(id)
 
     # --- Broker and backend ---------------------------------------------------------------------------
 
     @property
     def broker_url(self) -> str:
-        """Where messages go: the setting, or the file beside the app."""
+        """The URL of the broker: the setting, or the database beside the app's file."""
         url: str | None = self.conf.broker_url
         return url or file_url(os.path.join(self._folder, DATABASE_NAME))
 
     @property
     def broker(self) -> Broker:
-        """The broker; opened on first use."""
+        """The broker, made on first use."""
         if self._broker is None:
             self._broker = open_broker(self.broker_url, self.conf, self.clock)
         return self._broker
@@ -293,23 +297,23 @@ class Celeriac:
     @property
     def sends_outcomes(self) -> bool:
         """Whether outcomes are sent to their callers (`rpc://`), whose address each message must carry."""
-        return self.backend_url.partition("://")[0] in REPLYING
+        return sends_outcomes(self.backend_url, lambda: self.backend)
 
     @property
     def backend_url(self) -> str:
-        """Where outcomes go: the setting, or the broker."""
+        """The URL of the result backend: the setting, or the URL of the broker."""
         url: str | None = self.conf.result_backend
         return url or self.broker_url
 
     @property
     def backend(self) -> Backend:
-        """The result backend; opened on first use."""
+        """The result backend, made on first use."""
         if self._backend is None:
             self._backend = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
         return self._backend
 
     def close(self) -> None:
-        """Let go of connections; the next call opens them again."""
+        """Close the connections of broker and backend. The next use opens them again."""
         if self._broker is not None:
             self._broker.close()
         if self._backend is not None:
@@ -327,13 +331,13 @@ class Celeriac:
 
 
 def _caller(frame: FrameType) -> tuple[str, str | None]:
-    """Return the folder of the file that makes the app, and its module's name where that says anything."""
+    """Return the folder of the file that makes the app, and its module's name unless it is the running script."""
     file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
     folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
     return folder, module if module not in MAIN else None
 
 
 def _main_name() -> str:
-    """Return the name under which the running script can be imported."""
+    """Return the name by which the running script can be imported."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     return os.path.splitext(os.path.basename(file))[0] if file else "__main__"

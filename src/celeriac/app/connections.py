@@ -1,11 +1,19 @@
-"""From a URL to a broker or a backend. Adapters, and the drivers behind them, are imported when first named."""
+"""Opens brokers and backends by their URLs.
+
+Called by the app, which gets an object that connects on first use. An adapter, and the driver behind it, is imported
+when a URL first names it. Adapters of other packages are found by their entry points (config/adapters.py), which are
+searched only for schemes that are not listed here.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celeriac.config import adapters
 from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.ports.abilities import Ability
 
 if TYPE_CHECKING:
     from celeriac.config.settings import Settings
@@ -13,16 +21,42 @@ if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
 
-__all__ = ["REPLYING", "file_url", "open_backend", "open_broker"]
+__all__ = ["BuiltIn", "Kind", "file_url", "open_backend", "open_broker", "sends_outcomes"]
 
-DRIVERS = {"sqlite": "sqlite", "memory": "memory", "redis": "redis", "rediss": "redis", "unix": "redis",
-           "redis+sentinel": "redis", "amqp": "amqp", "amqps": "amqp"}  # fmt: skip
-BROKERS = {scheme: f"celeriac.brokers.{driver}" for scheme, driver in DRIVERS.items()}
-BACKENDS = {scheme: f"celeriac.backends.{driver}" for scheme, driver in DRIVERS.items()}
-REPLYING = frozenset({"rpc", "amqp", "amqps"})
-"""Backends that send each outcome to its caller."""
-EXTRAS: dict[str, str] = {scheme: driver for scheme, driver in DRIVERS.items() if driver in ("redis", "amqp")}
-"""Which extra brings the driver of a scheme: `pip install celeriac[redis]`."""
+
+class BuiltIn(NamedTuple):
+    """An adapter of this package."""
+
+    module: str
+    driver: str  # the settings that begin with its name and `_` are the adapter's
+    extra: str | None = None  # installs the driver: `pip install 'celeriac[redis]'`
+
+
+class Kind(NamedTuple):
+    """What brokers and backends are called, and where they are found."""
+
+    name: str
+    setting: str
+    group: str
+    built_in: Mapping[str, BuiltIn]
+
+
+def _schemes(package: str) -> dict[str, BuiltIn]:
+    redis = BuiltIn(f"{package}.redis", "redis", "redis")
+    amqp = BuiltIn(f"{package}.amqp", "amqp", "amqp")
+    return {
+        "sqlite": BuiltIn(f"{package}.sqlite", "sqlite"),
+        "memory": BuiltIn(f"{package}.memory", "memory"),
+        **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel"), redis),
+        **dict.fromkeys(("amqp", "amqps"), amqp),
+    }
+
+
+BROKER = Kind("broker", "broker_url", adapters.BROKERS, _schemes("celeriac.brokers"))
+BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, _schemes("celeriac.backends"))
+RPC = "rpc"
+REPLYING = frozenset({RPC, "amqp", "amqps"})
+"""Built-in backends that send each outcome to its caller."""
 
 
 def file_url(path: str) -> str:
@@ -31,37 +65,68 @@ def file_url(path: str) -> str:
 
 
 def open_broker(url: str, settings: Settings, clock: Clock) -> Broker:
-    """Return the broker of a URL; it connects on first use."""
-    broker: Broker = _open("broker", BROKERS, url, settings, clock)
+    """Return the broker of a URL. Raises `ImproperlyConfigured` for an unknown scheme or a missing driver."""
+    broker: Broker = _open(BROKER, BACKEND, url, settings, clock)
     return broker
 
 
 def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) -> Backend:
-    """Return the backend of a URL; it connects on first use. `rpc://` is on the broker's server."""
-    if url.startswith("rpc:"):
-        if broker_url.partition("://")[0] not in REPLYING:
-            raise ImproperlyConfigured("rpc:// sends results through an AMQP broker, and `broker_url` names another. "
-                                       "Leave `result_backend` out, and the broker holds them.")  # fmt: skip
+    """Return the backend of a URL; `rpc://` is on the broker's server. Raises as `open_broker` does."""
+    if _scheme(url) == RPC:
+        if _scheme(broker_url) not in REPLYING:
+            raise ImproperlyConfigured("rpc:// sends results through an AMQP broker, and `broker_url` names another "
+                                       "broker. Leave `result_backend` out: the broker then keeps them.")  # fmt: skip
         url = broker_url
-    backend: Backend = _open("result backend", BACKENDS, url, settings, clock)
+    backend: Backend = _open(BACKEND, BROKER, url, settings, clock)
     return backend
 
 
-def _open(kind: str, adapters: dict[str, str], url: str, settings: Settings, clock: Clock) -> Any:
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in adapters:
-        hint = nearest(scheme, adapters).replace("'?", "://'?")
-        raise ImproperlyConfigured(f"No {kind} for {url!r}.{hint} "
-                                   f"Known: {', '.join(f'{name}://' for name in sorted(adapters))}.")  # fmt: skip
+def sends_outcomes(url: str, backend: Callable[[], Backend]) -> bool:
+    """Return whether the backend of a URL sends outcomes to their callers. `backend` opens it, if it must be asked."""
+    scheme = _scheme(url)
+    if scheme == RPC or scheme in BACKEND.built_in:
+        return scheme in REPLYING
+    return not backend().can(Ability.KEEP_OUTCOMES)
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def _open(kind: Kind, other: Kind, url: str, settings: Settings, clock: Clock) -> Any:
+    scheme = _scheme(url) if "://" in url else ""
+    if scheme in kind.built_in:
+        connect, own = _built_in(url, kind.built_in[scheme], settings)
+    elif scheme in (found := adapters.installed(kind.group)):
+        adapter = adapters.load(found[scheme])
+        connect, own = adapter.connect, list(adapter.settings)
+    else:
+        raise _unknown(kind, other, url, scheme)
+    options = {name.partition("_")[2]: getattr(settings, name) for name in own}
+    return connect(url, clock=clock, timeout=settings.broker_publish_timeout,
+                   result_expires=settings.result_expires, **options)  # fmt: skip
+
+
+def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list[str]]:
+    """Return the `connect` of a built-in adapter, and the names of its settings."""
     try:
-        adapter = importlib.import_module(adapters[scheme])
+        module = importlib.import_module(adapter.module)
     except ModuleNotFoundError as error:
-        if scheme not in EXTRAS:
+        if adapter.extra is None:
             raise
         raise ImproperlyConfigured(f"{url!r} needs a driver that is not installed ({error.name}): "
-                                   f"pip install 'celeriac[{EXTRAS[scheme]}]'.") from error  # fmt: skip
-    # Settings that begin with a driver's name are that driver's own.
-    driver = DRIVERS[scheme] + "_"
-    options = {name.removeprefix(driver): getattr(settings, name) for name in settings if name.startswith(driver)}
-    return adapter.connect(url, clock=clock, timeout=settings.broker_publish_timeout,
-                           result_expires=settings.result_expires, **options)  # fmt: skip
+                                   f"pip install 'celeriac[{adapter.extra}]'.") from error  # fmt: skip
+    return module.connect, [name for name in settings if name.startswith(f"{adapter.driver}_")]
+
+
+def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfigured:
+    """Return the error for a URL that no adapter opens."""
+    if scheme == RPC or scheme in adapters.installed(other.group):
+        return ImproperlyConfigured(f"No {kind.name} for {url!r}: {scheme}:// is only a {other.name}. "
+                                    f"Set `{kind.setting}` to another URL.")  # fmt: skip
+    schemes = sorted({*kind.built_in, *adapters.installed(kind.group)})
+    hint = nearest(scheme or url.partition(":")[0], schemes)
+    extra = next((found.extra for name, found in kind.built_in.items() if f"'{name}'" in hint), None)
+    hint = hint.replace("'?", "://'?") + (f" It needs: pip install 'celeriac[{extra}]'." if extra else "")
+    return ImproperlyConfigured(f"No {kind.name} for {url!r}.{hint} "
+                                f"Known: {', '.join(f'{name}://' for name in schemes)}.")  # fmt: skip

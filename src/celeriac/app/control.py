@@ -1,7 +1,7 @@
-"""Telling workers what to do: revoke, terminate, ping and the rest, and hearing what they answer.
+"""`app.control`: sends commands to workers (revoke, terminate, ping and others).
 
-A command goes to all workers by broadcast, and each that it concerns answers on the channel that the command names;
-`inspector.py` asks, and gathers the answers.
+A command is broadcast to all workers. Each worker that it addresses runs it (`worker/remote_control.py`), and replies
+on the channel that the command names. `inspector.py` sends commands and collects the replies.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from celeriac.tasks.protocols import App
 __all__ = ["COMMANDS", "Command", "Control", "Reply"]
 
 COMMANDS = "control"
-"""The channel that workers listen on."""
+"""The channel on which workers listen for commands."""
 
 REVOKE_SECONDS = 7 * 86400.0  # how long a revocation is remembered
 
 
 class Command(msgspec.Struct, omit_defaults=True):
-    """An order to workers."""
+    """A command to workers."""
 
     name: str
     arguments: dict[str, Any] = {}
-    destination: list[str] | None = None  # names of workers; None: all
-    reply_to: str | None = None  # the channel to answer on; None: nobody waits
+    destination: list[str] | None = None  # names of workers; None: all workers
+    reply_to: str | None = None  # the channel for replies; None: no reply is wanted
 
 
 class Reply(msgspec.Struct, omit_defaults=True):
-    """A worker's answer."""
+    """A worker's reply to a command."""
 
     worker: str
     value: Any = None
@@ -46,14 +46,14 @@ class Control:
         self._app = app
 
     def revoke(self, ids: str | Sequence[str], terminate: bool = False) -> None:
-        """Prevent tasks from being started by any worker, running now or started later.
+        """Prevent all workers, including those started later, from starting these tasks.
 
-        With `terminate`, also end their attempts that are running.
+        With `terminate`, also end those that are running.
         """
         self._app.broker.complete(self.arevoke(ids, terminate))
 
     async def arevoke(self, ids: str | Sequence[str], terminate: bool = False) -> None:
-        """Do as `revoke`, for coroutines."""
+        """Coroutine version of `revoke`."""
         ids = [ids] if isinstance(ids, str) else list(ids)
         await self._app.broker.revoke(ids, self._app.clock.now() + REVOKE_SECONDS)
         if terminate:
@@ -61,6 +61,6 @@ class Control:
 
     async def send(self, name: str, arguments: Mapping[str, Any] | None = None, *,
                    destination: Sequence[str] | None = None, reply_to: str | None = None) -> None:  # fmt: skip
-        """Send a command, and expect no answer."""
+        """Send a command to workers without waiting for replies."""
         command = Command(name, dict(arguments or {}), list(destination) if destination is not None else None, reply_to)
         await self._app.broker.broadcast(COMMANDS, [dumps(msgspec.to_builtins(command))])

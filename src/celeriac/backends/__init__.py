@@ -1,1 +1,1 @@
-"""The result backends: adapters of the port in `base`."""
+"""The result backends: adapters of `ports.backend`, and the bases that derive most of one."""

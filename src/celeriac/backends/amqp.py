@@ -1,9 +1,8 @@
-"""Outcomes as AMQP messages, each sent to its caller's own reply queue: `rpc://`, on the broker's server.
+"""Outcomes as AMQP messages, each sent to the reply queue of its caller: `rpc://`, on the broker's server.
 
-Nothing is kept on the server but what its caller has not heard yet, and nobody else can ask for it. A process that
-calls has one reply queue, named in its messages, and one thread that reads it; the queue outlives lost connections
-and restarts of the server. It goes when its process ends; where that was killed, when nobody has read it for
-`UNREAD_SECONDS`.
+The server keeps an outcome only until its caller has read it; no other process can fetch it. A calling process has one
+reply queue, named in its messages, and one thread that reads it. The queue survives lost connections and restarts of
+the server. It is deleted when its process ends or, if the process was killed, after `UNREAD_SECONDS` without a reader.
 """
 
 from __future__ import annotations
@@ -22,40 +21,40 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from pamqp import commands
 
-from celeriac import signals, states
+from celeriac import signals
+from celeriac.backends.bases import WaitingBackend, Watch, without_value
 from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Event, Publication, acknowledge, properties
 from celeriac.drivers.amqp.server import Server, each, server
-from celeriac.errors import BackendError, BrokerError, ResultLost
+from celeriac.drivers.bell import Bell
+from celeriac.errors import BrokerError, ResultLost
 from celeriac.model.clock import Clock
-from celeriac.model.failure import Failure
 from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.backend import Backend
+from celeriac.ports.abilities import Ability
 
 __all__ = ["RpcBackend", "connect"]
 
 log = logging.getLogger("celeriac.backends")
 
 UNREAD_SECONDS = 3600.0
-CHILD_UNREAD_SECONDS = 60.0  # … of a worker's child, which is killed when its worker stops
+CHILD_UNREAD_SECONDS = 60.0  # for a worker's child, which is killed when its worker stops
 HEARTBEAT = 30  # seconds
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds, between tries to come back
-FETCHED = 1000  # outcomes that were fetched are kept for another look, so many of them
-DROPPED = 100_000  # … and of so many that were not kept, it is known
-LEAVING_SECONDS = 2.0  # for a server to delete the reply queues of a process that ends
-STOPPING_SECONDS = 1.0  # for a reader, who may be connecting to a server that says nothing
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to reconnect
+FETCHED = 1000  # so many fetched outcomes are kept for another fetch
+DROPPED = 100_000  # the ids of so many that were dropped are remembered
+LEAVING_SECONDS = 2.0  # for the server to delete the reply queues of a process that ends
+STOPPING_SECONDS = 1.0  # for a reader, which may be connecting to a server that does not answer
 CHANNEL = 1
 
 
-class RpcBackend(Backend):
+class RpcBackend(WaitingBackend):
     """Outcomes that were sent to this process."""
 
-    keeps = False
+    lacks = frozenset({Ability.KEEP_OUTCOMES, Ability.KEEP_WORKFLOWS, Ability.LIST_RECENT})
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
@@ -65,12 +64,12 @@ class RpcBackend(Backend):
         _backends.add(self)
 
     def begin(self) -> None:
-        """Know nothing, and have a reply queue of our own; in a fork's child, once more."""
-        self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was heard, by task id
+        """Start empty, with a new reply queue; called again in a fork's child."""
+        self._known: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()  # when it was received, by task id
         self._fetched: OrderedDict[str, None] = OrderedDict()
         self._dropped: OrderedDict[str, None] = OrderedDict()
-        self._news = threading.Condition()
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._lock = threading.Lock()
+        self._bell = Bell()
         self._queue = f"{self.server.prefix}.reply.{new_id()}"
         self._reader: _Reader | None = None
 
@@ -78,20 +77,20 @@ class RpcBackend(Backend):
 
     @property
     def reply_to(self) -> str:
-        """The reply queue of this process; made when it is first asked for. Raises `BrokerUnavailable`."""
+        """The reply queue of this process, declared on first use. Raises `BrokerUnavailable`."""
         if self._reader is None:
             self._listen()
         return self._queue
 
     def _listen(self) -> None:
-        with self._news:
+        with self._lock:
             if self._reader is None:
                 self._reader = _Reader(self, self._queue)
 
     def hear(self, outcomes: Iterable[Outcome]) -> None:
-        """Take what the reader has read; the first final outcome of a task stays."""
+        """Store outcomes that the reader received; the first final outcome of a task stays."""
         now = self.clock.now()
-        with self._news:
+        with self._lock:
             for outcome in outcomes:
                 known = self._known.get(outcome.id)
                 if known is None or not known[1].ready:
@@ -100,10 +99,7 @@ class RpcBackend(Backend):
             if self._expires is not None:
                 while self._known and next(iter(self._known.values()))[0] < now - self._expires:
                     self._known.popitem(last=False)
-            self._news.notify_all()
-            for loop, event in self._waiting:
-                with contextlib.suppress(RuntimeError):  # the loop was closed
-                    loop.call_soon_threadsafe(event.set)
+        self._bell.ring()
 
     # --- The port -------------------------------------------------------------------------------------
 
@@ -124,51 +120,30 @@ class RpcBackend(Backend):
             await self.server.ado(lambda: _sending(items))
 
     async def _send_alone(self, outcome: Outcome) -> None:
-        """Send an outcome; in the place of one that is too large for the server, that it is."""
+        """Send an outcome. If it is too large for the server, send a failure that says so."""
         try:
             await self._send([outcome])
         except ChannelClosed as error:
             if not error.too_large:
                 raise
-            too_large = BackendError(f"The result of {outcome.task}[{outcome.id}] cannot be sent: {error}")
-            log.warning("%s", too_large)
-            state = states.FAILURE if outcome.ready else outcome.state  # what a task tells of its progress goes missing
-            failure = Failure.of(too_large) if outcome.ready else None
-            await self._send([replace(outcome, state=state, value=None, failure=failure)])
+            await self._send([without_value(outcome, f"cannot be sent: {error}")])
 
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if ids and wait > 0 and self._reader is None:
             self._listen()
-        deadline = self.clock.monotonic() + wait
-        with self._news:
-            while True:
-                found = self._look(ids, final=wait > 0)
-                left = deadline - self.clock.monotonic()
-                if found or left <= 0 or not ids:
-                    return found
-                self._news.wait(min(left, threading.TIMEOUT_MAX))
+        return super().fetch(ids, wait)
 
     async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         if ids and wait > 0 and self._reader is None:
             await asyncio.to_thread(self._listen)
-        deadline = self.clock.monotonic() + wait
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        try:
-            while True:
-                event.clear()
-                with self._news:
-                    self._waiting.add(entry)
-                    found = self._look(ids, final=wait > 0)
-                left = deadline - self.clock.monotonic()
-                if found or left <= 0 or not ids:
-                    return found
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await event.wait()
-        finally:
-            with self._news:
-                self._waiting.discard(entry)
+        return await super().afetch(ids, wait)
+
+    def watch(self, ids: Sequence[str]) -> Watch:
+        return self._bell
+
+    def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        with self._lock:
+            return self._look(ids, final)
 
     def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         known = {id: self._known[id][1] for id in ids if id in self._known}
@@ -183,31 +158,25 @@ class RpcBackend(Backend):
         while len(self._dropped) > DROPPED:
             self._dropped.popitem(last=False)
         if len(known) < len(ids) and (lost := [id for id in ids if id not in known and id in self._dropped]):
-            raise ResultLost(f"The result of the task [{lost[0]}] was fetched before, and is not kept any more: "
+            raise ResultLost(f"The result of the task [{lost[0]}] was fetched before and is no longer kept: "
                              f"rpc:// keeps the last {FETCHED} that were fetched. Keep what `get` returns, or set "
                              "`result_backend` to one that keeps results: redis://, sqlite://.")  # fmt: skip
         return found
 
     def forget(self, ids: Sequence[str]) -> None:
-        with self._news:
+        with self._lock:
             for id in ids:
                 self._known.pop(id, None)
 
     async def aforget(self, ids: Sequence[str]) -> None:
         self.forget(ids)
 
-    async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
-        """Return the outcomes that this process has heard last."""
-        with self._news:
-            found = [outcome for _, outcome in reversed(self._known.values()) if state in (None, outcome.state)]
-        return found[offset : offset + limit]
-
     def close(self) -> None:
         self.rest()
         self.server.close()
 
     def rest(self) -> None:
-        """Stop reading; what comes from now on waits until it is asked for."""
+        """Stop reading; outcomes sent from now on stay in the queue until the next fetch."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.stop()
@@ -217,7 +186,7 @@ class RpcBackend(Backend):
 
 
 class _Reader:
-    """The thread that reads the reply queue, and comes back when its connection was lost."""
+    """The thread that reads the reply queue; it reconnects when its connection is lost."""
 
     def __init__(self, backend: RpcBackend, queue: str) -> None:
         self.queue = queue
@@ -225,7 +194,7 @@ class _Reader:
         self._server = backend.server
         self._stopped = threading.Event()
         self._connection: Connection | None = None
-        self._server.do(self._declaring)  # so that no answer can come before there is a place for it
+        self._server.do(self._declaring)  # now, so that no outcome is sent to a missing queue
         self._thread = threading.Thread(target=self._run, name="celeriac-replies", daemon=True)
         self._thread.start()
 
@@ -246,7 +215,7 @@ class _Reader:
                 tries = 0
 
     def _read(self) -> None:
-        """Read for as long as the connection stands."""
+        """Read until the connection is lost or `stop` is called."""
         connection = self._server.connect(self._server.timeout, HEARTBEAT, "celeriac replies")
         self._connection = connection
         try:
@@ -269,7 +238,7 @@ class _Reader:
         if contents:
             self._backend.hear(filter(None, map(_decoded, contents)))
             connection.send(acknowledge(CHANNEL, contents[-1].tag, multiple=True))
-        if len(contents) < len(events):  # a `basic.cancel`: nothing else is sent unasked
+        if len(contents) < len(events):  # a `basic.cancel`: the server sends nothing else unasked
             raise ConnectionLost("the reply queue was deleted, or its node has failed")
 
     def stop(self) -> None:
@@ -282,23 +251,23 @@ class _Reader:
 
 
 def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
-    yield items  # what comes back as unroutable has nobody to wait for it any more
+    yield items  # an unroutable outcome has no caller that waits for it
 
 
 def _decoded(content: Content) -> Outcome | None:
     try:
         return _decode(content.body)
     except msgspec.MsgspecError:
-        return None  # not ours
+        return None  # not an outcome
 
 
 _backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
-_queues: dict[str, Server] = {}  # what this process has declared, and deletes when it ends
+_queues: dict[str, Server] = {}  # declared by this process, which deletes them when it ends
 _unread = UNREAD_SECONDS
 
 
 def _after_fork() -> None:
-    """In a fork's child: the reply queues are the parent's."""
+    """In a fork's child: forget the reply queues, which are the parent's."""
     _queues.clear()
     for backend in list(_backends):
         backend.begin()
@@ -310,7 +279,7 @@ def _begin_child(**_: Any) -> None:
 
 
 def _leave(**_: Any) -> None:
-    """Delete the reply queues of a process that ends. A server that does not answer lets them go by themselves."""
+    """Delete the reply queues of a process that ends. If the server does not answer, they expire."""
     for backend in list(_backends):
         backend.rest()
     deadline = time.monotonic() + LEAVING_SECONDS
@@ -322,7 +291,7 @@ def _leave(**_: Any) -> None:
 
 atexit.register(_leave)
 signals.worker_process_init.connect(_begin_child)
-signals.worker_process_shutdown.connect(_leave)  # which ends without `atexit`
+signals.worker_process_shutdown.connect(_leave)  # such a process runs no `atexit`
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -332,5 +301,5 @@ _decode = msgspec.msgpack.Decoder(Outcome).decode
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",
             queue_type: str = "auto") -> RpcBackend:  # fmt: skip
-    """Return the backend of a `rpc://` URL, which `connections.py` has replaced by the broker's."""
+    """Return the backend for an `amqp://` URL: `connections.py` replaces `rpc://` by the broker's URL."""
     return RpcBackend(server(url, prefix, queue_type, timeout), clock, result_expires)

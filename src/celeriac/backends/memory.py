@@ -1,20 +1,22 @@
-"""Outcomes in memory, within one process."""
+"""Outcomes in the memory of one process."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.memory import Store, Workflow, store
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
-from celeriac.ports.backend import Backend
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MemoryBackend", "connect"]
 
 
-class MemoryBackend(Backend, WorkflowStore):
+class MemoryBackend(WaitingBackend, WorkflowStore):
     """Outcomes in a dict."""
+
+    lacks = frozenset()
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.shared = store
@@ -27,30 +29,13 @@ class MemoryBackend(Backend, WorkflowStore):
         self.shared.ring()
         return done
 
-    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        deadline = self.clock.monotonic() + wait
-        while True:
-            seen = self.shared.generation
-            found = self._look(ids, final=wait > 0)
-            left = deadline - self.clock.monotonic()
-            if found or left <= 0:
-                return found
-            self.shared.wait(seen, left)
-
-    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        deadline = self.clock.monotonic() + wait
-        while True:
-            seen = self.shared.generation
-            found = self._look(ids, final=wait > 0)
-            left = deadline - self.clock.monotonic()
-            if found or left <= 0:
-                return found
-            await self.shared.changed(seen, left)
-
-    def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+    def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         with self.shared.lock:
             known = {id: self.shared.outcomes[id][1] for id in ids if id in self.shared.outcomes}
         return {id: outcome for id, outcome in known.items() if outcome.ready or not final}
+
+    def watch(self, ids: Sequence[str]) -> Watch:
+        return self.shared
 
     def forget(self, ids: Sequence[str]) -> None:
         with self.shared.lock:
@@ -114,5 +99,5 @@ class MemoryBackend(Backend, WorkflowStore):
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBackend:
-    """Return the backend of a `memory://name` URL."""
+    """Return the backend for a `memory://name` URL."""
     return MemoryBackend(store(url.partition("://")[2]), clock)

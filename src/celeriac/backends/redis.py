@@ -23,13 +23,15 @@ Result = TypeVar("Result")
 
 BATCH = 500
 PAGE = 500
-LOOK_SECONDS = 5.0  # who waits looks again after this, whether he heard anything or not
-PAUSE = 0.1  # seconds, while the server cannot be reached
-GATHER_SECONDS = (100e-6, 0.5)  # who waits for many, and has something, hears on so long for each of them; at most
+LOOK_SECONDS = 5.0  # a waiting caller looks again after this, even if it was not notified
+PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
+GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
 
 
 class RedisBackend(Backend, WorkflowStore):
-    """Outcomes by task id, each a value that expires; those who wait listen on one of 64 channels."""
+    """Outcomes by task id, each a value that expires; waiting callers subscribe to one of 64 channels."""
+
+    lacks = frozenset()
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
@@ -72,16 +74,16 @@ class RedisBackend(Backend, WorkflowStore):
         return {}
 
     def _await(self, ids: Sequence[str], deadline: float) -> dict[str, Outcome]:
-        """Listen, look, and take what is told from then on; empty when the time is over.
+        """Subscribe, look, and then collect notified outcomes; return an empty dict at the deadline.
 
         Raises `BrokerUnavailable` if it cannot connect, another `OSError` if the connection is lost.
         """
         found: dict[str, Outcome] = {}
-        ended: set[str] = set()  # of which the value was not told
+        ended: set[str] = set()  # notified without the value
         wanted = set(ids)
 
         def hear(channel: str, payload: bytes) -> None:
-            _take_told(payload, wanted, found, ended)
+            _take_notified(payload, wanted, found, ended)
 
         channels = self._channels(ids)
         gives_up = time.monotonic() + self.server.timeout
@@ -115,13 +117,13 @@ class RedisBackend(Backend, WorkflowStore):
         if len(found) == len(wanted) or wait <= 0:
             return found
         deadline = self.clock.monotonic() + wait
-        ended, some = wanted - set(found), asyncio.Event()  # what may have ended, and was not told
+        ended, some = wanted - set(found), asyncio.Event()  # may have ended; the value was not notified
 
         def hear(payload: bytes | None) -> None:
             if payload is None:
                 ended.update(wanted)
             else:
-                _take_told(payload, wanted, found, ended)
+                _take_notified(payload, wanted, found, ended)
             if found or ended:
                 some.set()
 
@@ -155,7 +157,7 @@ class RedisBackend(Backend, WorkflowStore):
         return found
 
     async def _patiently(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """Do it, however often it takes, while the server is away for no longer than the time-out."""
+        """Retry until it succeeds, or until the server was unreachable for longer than the time-out."""
         failing: float | None = None
         while True:
             try:
@@ -167,7 +169,7 @@ class RedisBackend(Backend, WorkflowStore):
             await asyncio.sleep(PAUSE)
 
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
-        """Return the outcomes stored last, among the last 10,000."""
+        """Return the outcomes stored last, out of the last 10,000."""
         found: list[Outcome] = []
         seen: set[str] = set()
         start = 0
@@ -268,7 +270,7 @@ class RedisBackend(Backend, WorkflowStore):
         return f"<RedisBackend {self.server.address}>"
 
 
-def _take_told(payload: bytes, wanted: set[str], found: dict[str, Outcome], ended: set[str]) -> None:
+def _take_notified(payload: bytes, wanted: set[str], found: dict[str, Outcome], ended: set[str]) -> None:
     for id, value in outcomes.told(payload):
         if id in wanted:
             if value is None:
@@ -278,7 +280,7 @@ def _take_told(payload: bytes, wanted: set[str], found: dict[str, Outcome], ende
 
 
 def _gathering(wanted: set[str]) -> float:
-    """Return for how long to hear on (seconds): to begin again is to ask for all that are left."""
+    """Return for how long (seconds) to gather outcomes: the next `fetch` asks for all remaining tasks again."""
     each, most = GATHER_SECONDS
     return min(each * len(wanted), most)
 
@@ -289,5 +291,5 @@ def _found_trees(ids: Sequence[str], values: Sequence[bytes | None]) -> dict[str
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
             prefix: str = "celeriac") -> RedisBackend:  # fmt: skip
-    """Return the backend of a `redis://` URL."""
+    """Return the backend for a `redis://` URL."""
     return RedisBackend(server(url, prefix, timeout), clock, result_expires)

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome
-from celeriac.ports.backend import Backend
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
 
 FETCH = "SELECT id, outcome FROM outcomes WHERE id IN (SELECT value FROM json_each(?))"
 FETCH_ONE = "SELECT id, outcome FROM outcomes WHERE id = ?"
+FEW = 32  # ids that are looked for without a pause
 
 
-FEW = 32
-
-
-def _rest(ids: Sequence[str]) -> float:
-    """Return how long (seconds) to leave the database alone before looking for many ids.
-
-    Results of a large group arrive by the hundred. Looking for the whole group at each of their commits would cost more
-    than running its tasks; so a look that takes about 1 µs for each id is taken once in ten times that.
-    """
-    return min(0.1, len(ids) * 1e-5)
-
-
-class SQLiteBackend(Backend, WorkflowStore):
+class SQLiteBackend(WaitingBackend, WorkflowStore):
     """Outcomes by task id."""
+
+    lacks = frozenset()
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
@@ -62,37 +51,22 @@ class SQLiteBackend(Backend, WorkflowStore):
 
         return await self.database.awrite(work)
 
-    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        deadline = self.clock.monotonic() + wait
-        watch = self.database.watch() if wait else None
-        while True:
-            if wait and len(ids) > FEW:
-                time.sleep(min(_rest(ids), max(0.0, deadline - self.clock.monotonic())))
-            seen = watch.generation if watch is not None else 0
-            found = self._look(ids, final=watch is not None)
-            left = deadline - self.clock.monotonic()
-            if found or watch is None or left <= 0:
-                return found
-            watch.wait(seen, left)
-
-    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        deadline = self.clock.monotonic() + wait
-        watch = self.database.watch()
-        while True:
-            if wait and len(ids) > FEW:
-                await asyncio.sleep(min(_rest(ids), max(0.0, deadline - self.clock.monotonic())))
-            seen = watch.generation
-            found = self._look(ids, final=bool(wait))
-            left = deadline - self.clock.monotonic()
-            if found or not wait or left <= 0:
-                return found
-            await watch.changed(seen, left)
-
-    def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+    def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         condition = " AND final = 1" if final else ""
         query, parameter = (FETCH_ONE, ids[0]) if len(ids) == 1 else (FETCH, _json(ids))
         rows = self.database.read(lambda connection: connection.execute(query + condition, (parameter,)).fetchall())
         return {id: outcomes.decode(outcome) for id, outcome in rows}
+
+    def watch(self, ids: Sequence[str]) -> Watch:
+        return self.database.watch()
+
+    def pause(self, ids: Sequence[str]) -> float:
+        """Return the pause before each look for many ids.
+
+        Results of a large group arrive by the hundred. Looking for the whole group after each commit would cost more
+        than running its tasks. A look takes about 1 µs for each id, so it is done once in ten times that.
+        """
+        return min(0.1, len(ids) * 1e-5) if len(ids) > FEW else 0.0
 
     def forget(self, ids: Sequence[str]) -> None:
         self.database.write(_forget(ids), quiet=True)
@@ -160,5 +134,5 @@ def _forget(ids: Sequence[str]) -> Any:
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
             synchronous: str = "normal") -> SQLiteBackend:  # fmt: skip
-    """Return the backend of a `sqlite:///` URL."""
+    """Return the backend for a `sqlite:///` URL."""
     return SQLiteBackend(database(path_of(url), synchronous, timeout), clock)

@@ -1,1 +1,1 @@
-"""The brokers: adapters of the port in `base`."""
+"""The brokers: adapters of `ports.broker`."""

@@ -1,7 +1,7 @@
 """The broker in memory: the reference for the conformance suite, and the broker of tests.
 
-It is written to be read: whatever another broker does faster, this one shows what is meant. It lives in one process, so
-its workers must run in threads there.
+It is written to be read: where another broker is faster, this one shows the meaning. It lives in one process, so its
+workers must run in threads of that process.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ BROADCAST_SECONDS = 60.0
 
 class MemoryBroker(Broker):
     """Messages in a dict."""
+
+    lacks = frozenset()
 
     def __init__(self, store: Store, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.shared = store
@@ -156,9 +158,9 @@ class MemoryLease(Lease):
         outcome = settlement.outcome
         if outcome is not None and settlement.ends_node:
             if not self._store.conclude(outcome, settlement.leaves_pending, now):
-                return True  # it has ended before, and all that follows has followed
+                return True  # it has ended before, and everything that follows was done then
         elif outcome is not None and not self._store.keep(outcome, now):
-            return True  # likewise
+            return True  # the same
         _add(self._store, settlement.follow_ups)
         return True
 
@@ -230,7 +232,7 @@ class MemoryLease(Lease):
 
 
 class MemoryOperations(Operations):
-    """Looking into the store."""
+    """Inspects and operates the store."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -325,5 +327,5 @@ def _add(store: Store, messages: Iterable[Message]) -> None:
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBroker:
-    """Return the broker of a `memory://name` URL."""
+    """Return the broker for a `memory://name` URL."""
     return MemoryBroker(store(url.partition("://")[2]), clock, result_expires)

@@ -1,1 +1,1 @@
-"""Several signatures as one: groups, and maps over iterables."""
+"""Workflows (chains, groups, chords) and maps over iterables: signatures that are sent and run together."""

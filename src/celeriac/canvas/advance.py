@@ -1,16 +1,16 @@
-"""What follows from the end of a node: one pure function over the tree.
+"""The consequences of the end of a node, as pure functions over the tree.
 
-    follow(tree, node, end) -> messages to publish, outcomes of what ends with it, joins to count down, error callbacks
+    follow(tree, node, end) -> messages to publish, outcomes of steps that are not run, joins to count down
 
-The worker calls it when a task of a workflow has ended (`worker/decide.py`, where what follows is done in the step
-that settles) and when a join, or what follows from a failure, is due (`worker/advancer.py`); `eager.py` calls it where
-there is no worker. Nothing here looks at a clock, a broker or a backend.
+The worker calls this when a task of a workflow has ended (`worker/decide.py`, which settles the consequences in the
+same step as the task) and for pending nodes, such as joins that have ended (`worker/advancer.py`). `eager.py` calls it
+where there is no worker. Nothing here uses a clock, a broker or a backend.
 
-A node ends in one of three ways, and each reaches all that comes after it:
+A node ends in one of three ways, each of which reaches all nodes after it:
 
     well        steps that wait for it are sent, with its result
-    badly       steps that wait for it are not run: they end in its state, and name the task that failed as the cause
-    ignored     the same, with the state IGNORED, and no error callback is called
+    badly       steps that wait for it are not run: they end in its state, and their outcomes name the task that failed
+    ignored     like badly, in the state IGNORED and without error callbacks
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from celeriac.ports.workflows import Advance, PendingNode
 
 __all__ = ["End", "advance", "end_of", "follow", "send", "wanted"]
 
-CAUSE_BYTES = 1_000  # of the exception's arguments, that everything which ends with it repeats
+CAUSE_BYTES = 1_000  # of an exception's message and arguments, which each step that is not run repeats
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
     """How a node has ended."""
 
     value: bytes = b"null"  # its result, encoded
-    cause: Outcome | None = None  # the outcome that ended it, if that was not a success
+    cause: Outcome | None = None  # the outcome of the task that did not succeed; None if it ended well
 
 
 def wanted(tree: Tree, number: int) -> list[str]:
-    """Return the ids of the tasks whose outcomes `advance` needs to know."""
+    """Return the ids of the tasks whose outcomes `advance` needs."""
     return [tree.step(leaf).id for leaf in tree.leaves(number)]
 
 
 def advance(tree: Tree, number: int, outcomes: Mapping[str, Outcome], now: float) -> Advance:
-    """Return all that follows from the end of a node, given the outcomes of what it is made up of."""
+    """Return the consequences of the end of a node, given the outcomes of the tasks that `wanted` names."""
     return follow(tree, number, end_of(tree, number, outcomes), now)
 
 
 def end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
-    """Return how a node has ended. A join has ended as the first of its members that has not ended well."""
+    """Return how a node has ended. A join ends as its first member that has not ended well does."""
     node = tree.nodes[number]
     if isinstance(node, Step):
         outcome = outcomes.get(node.id)
         if outcome is None or not outcome.ready:
-            outcome = _lost(tree, node)
+            outcome = _lost_outcome(tree, node)
         return End(outcome.value or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
     if not node.members and node.source >= 0:
         before = end_of(tree, node.source, outcomes)
@@ -68,15 +68,15 @@ def end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
     causes = [end.cause for end in ends if end.cause is not None]
     if not causes:
         return End(b"[" + b",".join([end.value for end in ends]) + b"]")
-    # A failure says more than that something was ignored.
+    # A failure takes precedence over an ignored member.
     return End(cause=next((cause for cause in causes if cause.state != states.IGNORED), causes[0]))
 
 
 def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
-    """Return all that follows from the end of a node.
+    """Return the consequences of the end of a node.
 
-    Of a step whose own outcome was settled, its join has been counted, and its error callbacks have been sent: that is
-    not repeated here. It is done for whatever else ends with it.
+    If the node is a step, the settlement of its outcome has counted its join and sent its error callbacks already, so
+    they are not returned. For all other nodes that end with it, they are.
     """
     messages: list[Message] = []
     outcomes: list[Outcome] = []
@@ -99,13 +99,13 @@ def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
             elif end.cause is None:
                 messages.append(send(tree, follower, end.value, now))
             else:
-                outcomes.append(_unrun(tree, follower, end.cause, now))
+                outcomes.append(_unrun_outcome(tree, follower, end.cause, now))
                 ended.append((follower, end))
     return Advance(pending=PendingNode(tree.id, number), messages=messages, outcomes=outcomes, joins=joins)
 
 
 def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:
-    """Return the message of a step, given its source's result."""
+    """Return the message of a step, with its source's encoded result inserted."""
     step = tree.step(number)
     message = step.message
     fields: dict[str, Any] = {"sent_at": now, "place": tree.place(number)}
@@ -122,8 +122,8 @@ def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:
     return replace(message, **fields)
 
 
-def _unrun(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
-    """Return the outcome of a step that is not run, for something before it has not ended well."""
+def _unrun_outcome(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
+    """Return the outcome of a step that is not run, because a node before it has not ended well."""
     step = tree.step(number)
     message = step.message
     failure = cause.failure
@@ -136,10 +136,10 @@ def _unrun(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
                    place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip
 
 
-def _lost(tree: Tree, step: Step) -> Outcome:
+def _lost_outcome(tree: Tree, step: Step) -> Outcome:
     error = ResultLost(
-        f"The result of {step.task}[{step.id}] has expired or was forgotten before its workflow {tree.id} came to need "
-        "it. Raise `result_expires` above the time that the workflow takes."
+        f"The result of {step.task}[{step.id}] has expired or was forgotten before its workflow {tree.id} "
+        "needed it. Raise `result_expires` above the duration of the workflow."
     )
     failure = Failure(type(error).__module__, type(error).__qualname__, str(error), dumps(list(error.args)))
     return Outcome(id=step.id, task=step.task, state=states.FAILURE, failure=failure)

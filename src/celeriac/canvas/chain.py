@@ -1,9 +1,9 @@
-"""Calls one after the other, each given the result of the one before."""
+"""`chain`: calls in sequence, each with the result of the one before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from celeriac.canvas.chord import chord
 from celeriac.canvas.composite import Composite, parts_of
@@ -16,10 +16,10 @@ __all__ = ["chain"]
 
 
 class chain(Composite):  # noqa: N801 - Celery's name
-    """Tasks one after the other: `chain(add.s(2, 2), double.s())`, or `add.s(2, 2) | double.s()`.
+    """Tasks in sequence: `chain(add.s(2, 2), double.s())`, or `add.s(2, 2) | double.s()`.
 
-    Chains within chains are one chain, a group and what comes after it are a chord. Its result is that of its last
-    task; what comes after a task that fails is not run, and ends as that has.
+    Nested chains become one chain; a group and the task after it become a chord. The result is that of the last task.
+    Tasks after one that fails are not run, and end in its state.
     """
 
     kind = "chain"
@@ -34,29 +34,26 @@ class chain(Composite):  # noqa: N801 - Celery's name
                     parts.append(part)
         super().__init__(parts, options)
 
-    def lay(self, planner: Planner, given: Given) -> int:
+    def lay_out(self, planner: Planner, given: Given) -> int:
         if not self.tasks:
-            raise WorkflowError("A chain without tasks has no result. Put one into it.")
-        inside, links, errors = self.laid(planner, given)
+            raise WorkflowError("A chain without tasks has no result. Add at least one task.")
+        inside, links, errors = self.prepare(given)
         end = given.source
         for number, task in enumerate(self.tasks):
             last = number == len(self.tasks) - 1
             end = planner.add(task, inside._replace(source=end, id=inside.id if last else None))
-        planner.linked(end, links, errors, inside)
+        planner.add_links(end, links, errors, inside)
         return end
 
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        return type(self)(*tasks, **self.options)
-
     @classmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
         return cls(*tasks)
 
-    def _with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def _parts_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         return [task.clone(args, kwargs) if i == 0 else task.clone() for i, task in enumerate(self.tasks)]
 
-    def plain(self) -> bool:
-        """Say whether it is tasks alone, with nothing linked to any: then it needs no backend."""
+    def is_plain(self) -> bool:
+        """Return whether it has only tasks, and no links: such a chain needs no backend."""
         links = ("link", "link_error")
         return all(
             isinstance(task, Signature) and not any(task.options.get(name) for name in links) for task in self.tasks

@@ -1,9 +1,9 @@
-"""A group, and a call that is given the list of its results."""
+"""`chord`: a group, and a call that receives the list of its results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group import group
@@ -16,8 +16,8 @@ __all__ = ["chord"]
 class chord(Composite):  # noqa: N801 - Celery's name
     """`chord([add.s(i, i) for i in range(10)])(total.s())`, or `group(…) | total.s()`.
 
-    When all of the header have ended, the body is sent with the list of their results; if any has failed, it is not
-    run, ends as that has, and its error callbacks are called: one or the other, once.
+    When all tasks of the header have succeeded, the body is sent with the list of their results. If any has failed, the
+    body is not run, ends in the same state, and its error callbacks are sent. Either happens exactly once.
     """
 
     kind = "chord"
@@ -28,26 +28,23 @@ class chord(Composite):  # noqa: N801 - Celery's name
         super().__init__([self.header] if body is None else [self.header, body], options)
 
     def __call__(self, body: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Send it, with this body."""
+        """Send the chord with this body, if one is given."""
         whole = self if body is None else type(self)(self.header, body, **self.options)
         return whole.apply_async(args, kwargs)
 
-    def lay(self, planner: Planner, given: Given) -> int:
-        inside, links, errors = self.laid(planner, given)
+    def lay_out(self, planner: Planner, given: Given) -> int:
+        inside, links, errors = self.prepare(given)
         end = planner.add(self.header, inside if self.body is None else inside._replace(id=None))
         if self.body is not None:
             end = planner.add(self.body, inside._replace(source=end))
-        planner.linked(end, links, errors, inside)
+        planner.add_links(end, links, errors, inside)
         return end
 
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        return type(self)(*tasks, **self.options)
-
     @classmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
         return cls(*tasks)
 
-    def _with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    def _parts_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         parts = [self.header.clone(args, kwargs)]
         return parts if self.body is None else [*parts, self.body.clone()]
 

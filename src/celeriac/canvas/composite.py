@@ -1,4 +1,7 @@
-"""What chains, groups and chords have in common: they are changed, linked, sent, run and carried as signatures are."""
+"""The base class of chains, groups and chords. Like signatures, they can be changed, linked, sent, run and stored.
+
+`workflows.py` sends and runs them; its `Planner` calls `lay_out` of each part.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ __all__ = ["Composite", "parts_of"]
 class Composite(ABC):
     """Signatures tied together.
 
-    Options are for all its tasks, but `countdown` and `eta` for those that start at once; `link` is called after all of
-    it, `link_error` once, whichever of its tasks fails; `task_id` is the id of its result.
+    Options apply to all its tasks, but `countdown` and `eta` only to those that start at once. `link` is sent when all
+    of it has succeeded, `link_error` once if any of its tasks fails. `task_id` is the id of its result.
     """
 
     kind: ClassVar[str]
@@ -34,28 +37,24 @@ class Composite(ABC):
             Signature.KINDS[cls.kind] = cls
 
     @abstractmethod
-    def lay(self, planner: Planner, given: Given) -> int:
-        """Lay out the parts; return the node whose end is the end of all."""
-
-    @abstractmethod
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        """Return another of this kind, with these parts and the same options."""
+    def lay_out(self, planner: Planner, given: Given) -> int:
+        """Add the nodes of its parts to a planner; return the node whose end is the end of the whole."""
 
     def ends_in_task(self) -> bool:
-        """Say whether its result is that of one task."""
+        """Return whether its result is that of a single task."""
         last = self.tasks[-1] if self.tasks else None
         return isinstance(last, Signature) or (last is not None and bool(last.ends_in_task()))
 
     @property
     def app(self) -> App:
-        """The app of the first task. Raises `WorkflowError` where there is none."""
+        """The app of the first task. Raises `WorkflowError` if there is no task."""
         found = self.find_app()
         if found is None:
-            raise WorkflowError(f"There is no task in {self!r}, so that it has no app.")
+            raise WorkflowError(f"{self!r} contains no task, so it has no app. Add at least one task.")
         return found
 
     def find_app(self) -> App | None:
-        """Return the app of the first task, if there is one."""
+        """Return the app of the first task, or None."""
         links = [*listed(self.options.get("link")), *listed(self.options.get("link_error"))]
         for part in (*self.tasks, *links):
             if isinstance(part, Signature):
@@ -76,21 +75,21 @@ class Composite(ABC):
         return self.set(headers={**self.options.get("headers", {}), **stamps})
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return a copy, with more arguments for what starts at once, and other options."""
-        copy = self.rebuilt(self._with(args, kwargs or {}))
+        """Return a copy with these options, and with these arguments added to the tasks that start at once."""
+        copy: Self = self._of_parts(self._parts_with(args, kwargs or {}))
         copy.options = check_call({**self.options, **options})
         return copy
 
-    def _with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Return copies of the parts, with arguments for what starts at once."""
+    def _parts_with(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Return copies of the parts, with these arguments added to the tasks that start at once."""
         return [task.clone(args, kwargs) for task in self.tasks]
 
     def link(self, callback: Any) -> Self:
-        """Send `callback`, with the result as its first argument, when all of this has succeeded."""
+        """Send `callback` when all of this has succeeded, with the result as its first argument."""
         return self._linked("link", callback)
 
     def link_error(self, callback: Any) -> Self:
-        """Send `callback`, once, when any part of this has failed; see `Signature.link_error`."""
+        """Send `callback` once if any part of this fails; see `Signature.link_error`."""
         return self._linked("link_error", callback)
 
     on_error = link_error
@@ -100,50 +99,50 @@ class Composite(ABC):
         return self
 
     def __or__(self, other: Any) -> Any:
-        """Return a chain: `other` is called with the result of this."""
+        """Return a chain that calls `other` with the result of this."""
         return Signature.KINDS["chain"](self, other) if sendable(other) else NotImplemented
 
     # --- Sending --------------------------------------------------------------------------------------
 
     def delay(self, *args: Any, **kwargs: Any) -> Any:
-        """Send it; arguments are for what starts at once."""
+        """Send it. The arguments are added to the tasks that start at once."""
         return self.apply_async(args, kwargs)
 
     async def adelay(self, *args: Any, **kwargs: Any) -> Any:
-        """Do as `delay`, for coroutines."""
+        """Coroutine version of `delay`."""
         return await self.aapply_async(args, kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Send it."""
+        """Alias of `delay`."""
         return self.apply_async(args, kwargs)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Send it, with options."""
+        """Send it with options."""
         if self.find_app() is None:
-            return self.nothing()
+            return self.empty_result()
         return self.app.workflows.send(self, args, kwargs, check_call(options))
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Any) -> Any:  # fmt: skip
-        """Do as `apply_async`, for coroutines."""
+        """Coroutine version of `apply_async`."""
         if self.find_app() is None:
-            return self.nothing()
+            return self.empty_result()
         return await self.app.workflows.asend(self, args, kwargs, check_call(options))
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run it here and now."""
+        """Run it in this process, and return its result."""
         if self.find_app() is None:
-            return self.nothing()
+            return self.empty_result()
         return self.app.workflows.run(self, args, kwargs, check_call(options))
 
-    def nothing(self) -> Any:
-        """Return the result of what is made up of empty groups alone: nothing is sent for it."""
+    def empty_result(self) -> Any:
+        """Return the result of a workflow that has only empty groups, for which nothing is sent."""
         if not self.tasks:
-            raise WorkflowError(f"A {self.kind} without tasks has no result. Put one into it.")
-        return self.tasks[-1].nothing()
+            raise WorkflowError(f"A {self.kind} without tasks has no result. Add at least one task.")
+        return self.tasks[-1].empty_result()
 
-    def laid(self, planner: Planner, given: Given) -> tuple[Given, list[Any], list[Any]]:
-        """Return what the parts are given, and what is linked to the end: called by `lay`."""
+    def prepare(self, given: Given) -> tuple[Given, list[Any], list[Any]]:
+        """Return the `Given` of the parts, the links and the error callbacks. `lay_out` calls this first."""
         options = {**self.options, **given.options}
         if "headers" in self.options and "headers" in given.options:
             options["headers"] = {**self.options["headers"], **given.options["headers"]}
@@ -153,28 +152,28 @@ class Composite(ABC):
         options = {name: value for name, value in options.items() if name not in ("link", "link_error")}
         return given._replace(options=options, id=given.id or id), links, errors
 
-    # --- Carrying and showing it ----------------------------------------------------------------------
+    # --- Plain data, drawings -------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the workflow as plain data."""
         return {"kind": self.kind, "tasks": [task.to_dict() for task in self.tasks],
                 "options": plain_options(self.options)}  # fmt: skip
 
     @classmethod
     def of_dict(cls, data: Mapping[str, Any], app: App) -> Any:
-        """Return what `to_dict` gave."""
+        """Return a workflow from the data of `to_dict`."""
         parts = [Signature.from_dict(task, app) for task in data["tasks"]]
-        made = cls._of(parts)
+        made = cls._of_parts(parts)
         made.options = check_call(read_options(data.get("options") or {}))
         return made
 
     @classmethod
     @abstractmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
-        """Return one with these parts."""
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
+        """Return a workflow of this kind with these parts."""
 
     def graph(self, format: str = "mermaid") -> str:
-        """Return a drawing: "mermaid", "dot", or "text" for a terminal."""
+        """Return a drawing as "mermaid", "dot", or "text" for a terminal."""
         tree = Planner(self.app, check=False).plan(self).tree
         return graph.draw(tree, format, {})
 
@@ -188,10 +187,10 @@ class Composite(ABC):
 
 
 def parts_of(kind: str, tasks: tuple[Any, ...]) -> list[Any]:
-    """Return the parts of a chain or group, given one by one or as one iterable; refuse what is no signature."""
+    """Return the parts of a chain or group, given one by one or as one iterable. Raises `TypeError` for any other."""
     first = tasks[0] if len(tasks) == 1 else tasks
     found = [first] if sendable(first) else list(first) if isinstance(first, Iterable) else [first]
     for task in found:
         if not sendable(task):
-            raise TypeError(f"{kind} takes signatures (task.s(...)), not {task!r}")
+            raise TypeError(f"{kind} needs signatures (task.s(...)), not {task!r}")
     return found

@@ -1,4 +1,7 @@
-"""Running a workflow here and now: the same tree and the same rules as on the road, with no broker between."""
+"""Eager runs: a workflow or a message is run in this process, by the rules that the worker follows, without a broker.
+
+Called by `workflows.py`, for `apply` and for `task_always_eager`.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,17 @@ __all__ = ["run", "run_message"]
 
 
 def run(app: App, planned: Planned) -> dict[str, Outcome]:
-    """Run the tasks of a workflow, one after the other, with their retries but without delays; return all outcomes."""
+    """Run the tasks of a workflow in sequence, with their retries but without delays; return all outcomes by id."""
     return _Run(app, {planned.tree.id: planned.tree}, {planned.tree.id: dict(planned.missing)}).run(planned.starts)
 
 
 def run_message(app: App, message: Message) -> Outcome:
-    """Run one task, with its retries and what is linked to it, and whatever takes its place; return its outcome."""
+    """Run one message, with its retries, its links and its replacements; return its outcome."""
     return _Run(app, {}, {}).run([message])[message.id]
 
 
 class _Run:
-    """A workflow that is being run. A task that is replaced brings another one in."""
+    """A run in progress: of a workflow, and of those that replace tasks of it."""
 
     def __init__(self, app: App, trees: dict[str, Tree], missing: dict[str, dict[int, int]]) -> None:
         self._app = app
@@ -70,21 +73,21 @@ class _Run:
             self._pending.append(PendingNode(place.workflow, place.node))
 
     def _count(self, workflow: str, joins: list[int] | tuple[int, ...]) -> None:
-        missing = self._missing[self._known(workflow).id]
+        missing = self._missing[self._tree(workflow).id]
         for join in joins:
             missing[join] -= 1
             if missing[join] == 0:
                 self._pending.append(PendingNode(workflow, join))
 
-    def _known(self, workflow: str) -> Tree:
-        if workflow not in self._trees:  # a task has been replaced by it
+    def _tree(self, workflow: str) -> Tree:
+        if workflow not in self._trees:  # it replaces a task
             planned = self._app.workflows.replacements.pop(workflow)
             self._trees[workflow] = planned.tree
             self._missing[workflow] = dict(planned.missing)
         return self._trees[workflow]
 
     def _advance(self, node: PendingNode) -> None:
-        done = advance(self._known(node.workflow), node.node, self._outcomes, 0.0)
+        done = advance(self._tree(node.workflow), node.node, self._outcomes, 0.0)
         for outcome in done.outcomes:
             if outcome.place is not None and outcome.place.workflow != node.workflow:
                 self._ended(outcome)

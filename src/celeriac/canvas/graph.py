@@ -1,4 +1,4 @@
-"""Drawings of workflows: Mermaid, DOT, or text for a terminal."""
+"""Drawings of workflows as Mermaid, DOT, or text for a terminal. Called by the `graph` methods of workflows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ States = Mapping[int, str]
 
 
 def draw(tree: Tree, format: str, states: States) -> str:
-    """Return a drawing of a workflow, with the states of its tasks as far as they are known."""
+    """Return a drawing of a workflow, with the known states of its tasks by node number."""
     if format not in FORMATS:
-        raise ValueError(f"There is no drawing as {format!r}.{nearest(format, FORMATS)} Known: {', '.join(FORMATS)}.")
+        raise ValueError(f"There is no drawing {format!r}.{nearest(format, FORMATS)} Known: {', '.join(FORMATS)}.")
     return FORMATS[format](tree, states)
 
 
@@ -59,14 +59,14 @@ def _dot(tree: Tree, states: States) -> str:
 
 
 def _text(tree: Tree, states: States) -> str:
-    """Draw what begins first at the top; a group's members are set in, and `=` closes it."""
+    """Draw the steps from top to bottom in order; the members of a group are indented between `┌` and `└`."""
     lines: list[str] = []
     starting: dict[tuple[int, int], list[int]] = {}
     for number, node in enumerate(tree.nodes):
         starting.setdefault((node.source, node.group), []).append(number)
 
-    # Drawn from a stack, for a chain may be longer than Python's: a function is called, a text is written.
-    waiting: list[Any] = []
+    # A stack instead of recursion, since a chain may be longer than Python's recursion limit.
+    waiting: list[tuple[Any, int]] = []  # numbers of nodes, or finished lines
 
     def after(source: int, group: int, depth: int) -> None:
         waiting.extend((number, depth) for number in reversed(starting.get((source, group), [])))

@@ -1,17 +1,17 @@
-"""A set of tasks, sent together, and their results."""
+"""`group`: signatures that are sent together, whose result is the list of their results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from celeriac.canvas.composite import Composite, parts_of
 from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.planner import Given, Planner, refuse_twice
+from celeriac.canvas.planner import Given, Planner, check_unique
 from celeriac.model.message import Message, new_id
 from celeriac.model.options import check_call
 from celeriac.tasks.custom_ids import afree_ids, free_ids
-from celeriac.tasks.message_template import check_same_app
+from celeriac.tasks.message_template import PUBLISH_BATCH, check_same_app
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
 
@@ -19,14 +19,13 @@ __all__ = ["group"]
 
 R = TypeVar("R")
 
-PUBLISH_BATCH = 1000  # messages sent in one step
 LINKS = ("link", "link_error")
 
 
 class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
     """Signatures that are sent together: `group(add.s(i, i) for i in range(10)).delay().get()`.
 
-    A group of one has a list of one as its result; an empty group an empty list. What is linked to a group is called
+    The result of a group of one is a list of one, that of an empty group an empty list. A link of the group is sent
     once, with the list.
     """
 
@@ -35,10 +34,10 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
     if TYPE_CHECKING:
 
         def delay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:
-            """Send all."""
+            """Send all parts. The arguments are added to each of them."""
 
         async def adelay(self, *args: Any, **kwargs: Any) -> GroupResult[R]:
-            """Send all, for coroutines."""
+            """Coroutine version of `delay`."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> GroupResult[R]: ...
 
@@ -46,13 +45,13 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         super().__init__(parts_of("group", tasks), options)
 
     def __or__(self, other: Any) -> Any:
-        """Return a chord: `other` is called with the list of the results."""
+        """Return a chord that calls `other` with the list of the results."""
         return Signature.KINDS["chain"](self, other)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Any) -> GroupResult[R]:  # fmt: skip
-        """Send all; arguments and options are for each of them."""
-        if not self._plain(options):
+        """Send all parts. The arguments and options apply to each of them."""
+        if not self._is_plain(options):
             return super().apply_async(args, kwargs, **options)  # type: ignore[no-any-return]
         id, messages = self._messages(args, kwargs, options)
         results: list[AsyncResult[R]] = []
@@ -68,8 +67,8 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Any) -> GroupResult[R]:  # fmt: skip
-        """Do as `apply_async`, for coroutines."""
-        if not self._plain(options):
+        """Coroutine version of `apply_async`."""
+        if not self._is_plain(options):
             return await super().aapply_async(args, kwargs, **options)  # type: ignore[no-any-return]
         id, messages = self._messages(args, kwargs, options)
         results: list[AsyncResult[R]] = []
@@ -85,17 +84,17 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> GroupResult[R]:  # fmt: skip
-        """Run all here and now, one after the other."""
-        if self._plain(options):
+        """Run all parts in this process, in sequence."""
+        if self._is_plain(options):
             id, messages = self._messages(args, kwargs, options)
             return GroupResult(id, self._run(messages))
         return super().apply(args, kwargs, **options)  # type: ignore[no-any-return]
 
-    def nothing(self) -> GroupResult[R]:
-        return GroupResult(new_id(), [task.nothing() for task in self.tasks])
+    def empty_result(self) -> GroupResult[R]:
+        return GroupResult(new_id(), [task.empty_result() for task in self.tasks])
 
-    def _plain(self, options: Mapping[str, Any]) -> bool:
-        """Say whether it is tasks alone, and nothing waits for all: then no more is kept than their outcomes."""
+    def _is_plain(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it has only tasks and no links: then no workflow is stored, only outcomes."""
         return not any(name in options or name in self.options for name in LINKS) and all(
             isinstance(task, Signature) and not task.leads_on() for task in self.tasks
         )
@@ -103,8 +102,8 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
     def _messages(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None,
                   options: Mapping[str, Any]) -> tuple[str, list[Message]]:  # fmt: skip
         options = {**self.options, **check_call(options)}
-        id = options.pop("task_id", None) or new_id()  # the group's own; each task has another
-        refuse_twice(self._chosen())
+        id = options.pop("task_id", None) or new_id()  # the group's; each task has its own
+        check_unique(self._chosen())
         for task in self.tasks:
             check_same_app(self.tasks[0].app, task)
             task._checked(args, kwargs)
@@ -114,23 +113,20 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         return [self.app.known_task(message.task).run_eagerly(message) for message in messages]
 
     def _chosen(self) -> list[str]:
-        """Return the ids that the caller chose for its tasks."""
+        """Return the ids that the caller chose for the tasks."""
         return [task.options["task_id"] for task in self.tasks if "task_id" in task.options]
 
     def ends_in_task(self) -> bool:
         return False
 
-    def lay(self, planner: Planner, given: Given) -> int:
-        inside, links, errors = self.laid(planner, given)
-        end = planner.group(self.tasks, inside)
-        planner.linked(end, links, errors, inside)
+    def lay_out(self, planner: Planner, given: Given) -> int:
+        inside, links, errors = self.prepare(given)
+        end = planner.add_group(self.tasks, inside)
+        planner.add_links(end, links, errors, inside)
         return end
 
-    def rebuilt(self, tasks: Sequence[Any]) -> Self:
-        return type(self)(list(tasks), **self.options)
-
     @classmethod
-    def _of(cls, tasks: Sequence[Any]) -> Any:
+    def _of_parts(cls, tasks: Sequence[Any]) -> Any:
         return cls(list(tasks))
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The results of a group: waited for together, in its order or as they arrive."""
+"""`GroupResult`: the results of a group. It waits for all of them, and returns them in order or as they arrive."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ R = TypeVar("R")
 
 
 class GroupResult(Generic[R]):
-    """The results of a group, in its order. `await result` is `await result.aget()`.
+    """The results of a group. `await result` means `await result.aget()`.
 
-    Going through it waits for nothing, and gives the results in the group's order, so that `zip(items, result)` pairs
-    what belongs together; `as_completed` gives them in the order of their arrival.
+    Iteration does not wait. It yields the results in the order of the group, so that `zip(items, result)` pairs each
+    item with its result; `as_completed` yields them in the order in which they arrive.
     """
 
     def __init__(self, id: str, results: Sequence[Any], spot: Spot | None = None, parent: Any = None) -> None:
         self.id = id
-        self.results = list(results)  # AsyncResults; of groups within the group, GroupResults
-        self.spot = spot  # in a workflow
+        self.results = list(results)  # AsyncResults, and GroupResults of nested groups
+        self.spot = spot  # its node in a workflow
         self._parent = parent
-        # An empty group has ended when what is before it has, and as that has.
-        made_of = self.results or ([self.parent] if self.parent is not None else [])
-        self.leaves: list[AsyncResult[R]] = [leaf for result in made_of for leaf in _leaves(result)]
+        # An empty group ends when the node before it ends, and in the same way.
+        parts = self.results or ([self.parent] if self.parent is not None else [])
+        self.leaves: list[AsyncResult[R]] = [leaf for result in parts for leaf in _leaves(result)]
 
     @property
     def app(self) -> App:
-        """The app of the results; of an empty group, the current one."""
+        """The app of the results; of an empty group, the current app."""
         if self.spot is not None:
             return self.spot.app
         return self.leaves[0].app if self.leaves else current_app()
 
     @property
     def parent(self) -> Any:
-        """The result of what was before the group in its workflow, or None."""
+        """The result of the node before the group in its workflow, or None."""
         if self._parent is None and self.spot is not None:
             return self.spot.parent()
         return self._parent
 
     @property
     def children(self) -> list[Any]:
-        """The results of what the group is made of, and of what is called with the list of them."""
+        """The results of its members, and of the nodes that receive the list of them."""
         return [*self.results, *(self.spot.children() if self.spot is not None else ())]
 
     @property
     def workflow_id(self) -> str | None:
-        """The id of its workflow, if it is in one."""
+        """The id of its workflow, or None."""
         return self.spot.workflow_id if self.spot is not None else None
 
     # --- Waiting --------------------------------------------------------------------------------------
 
     def get(self, timeout: Duration | None = None, propagate: bool = True) -> list[R]:
-        """Wait for all, and return their values in order.
+        """Wait for all results, and return their values in order.
 
-        With `propagate`, raises the first exception in the group's order, when all have ended, so that one error
-        does not hide the rest; without, exceptions stand among the values. Raises `ResultIgnored` at once where one was
-        sent with `ignore_result`, and in no group: its end is not kept.
+        With `propagate`, raises the first exception in the group's order once all have ended. Without, exceptions are
+        returned among the values. Raises `ResultIgnored` at once if a call had `ignore_result` and was not sent in a
+        group, since its end is not stored.
         """
         return self._values(dict(self._wait(timeout)), propagate)
 
     join = get
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> list[R]:
-        """Do as `get`, for coroutines."""
+        """Coroutine version of `get`."""
         return self._values({id: outcome async for id, outcome in self._await(timeout)}, propagate)
 
     ajoin = aget
@@ -93,83 +93,83 @@ class GroupResult(Generic[R]):
         ]
 
     def as_completed(self, timeout: Duration | None = None) -> Iterator[AsyncResult[R]]:
-        """Yield the results in the order in which they arrive, each ready to be `get`."""
+        """Yield each result when its outcome arrives; its `get` then returns at once."""
         results = {result.id: result for result in self.leaves}
         for id, outcome in self._wait(timeout):
-            yield _settled(results[id], outcome)
+            yield _with_outcome(results[id], outcome)
 
     async def aas_completed(self, timeout: Duration | None = None) -> AsyncIterator[AsyncResult[R]]:
-        """Do as `as_completed`, for coroutines."""
+        """Coroutine version of `as_completed`."""
         results = {result.id: result for result in self.leaves}
         async for id, outcome in self._await(timeout):
-            yield _settled(results[id], outcome)
+            yield _with_outcome(results[id], outcome)
 
     def _wait(self, timeout: Duration | None) -> Iterator[tuple[str, Outcome]]:
         forbid_waiting()
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
-            yield from pending.take(pending.app.backend.fetch(list(pending.ids), wait=pending.left()))
+            yield from pending.arrived(pending.app.backend.fetch(list(pending.ids), wait=pending.left()))
 
     async def _await(self, timeout: Duration | None) -> AsyncIterator[tuple[str, Outcome]]:
         pending = _Pending(self.leaves, timeout)
         while pending.ids:
-            for entry in pending.take(await pending.app.backend.afetch(list(pending.ids), wait=pending.left())):
+            for entry in pending.arrived(await pending.app.backend.afetch(list(pending.ids), wait=pending.left())):
                 yield entry
 
-    # --- Looking --------------------------------------------------------------------------------------
+    # --- State ----------------------------------------------------------------------------------------
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Return what is known now, by task id."""
+        """Return the outcomes that the backend has now, by task id."""
         known = {result.id: result.outcome for result in self.leaves if isinstance(result, EagerResult)}
         rest = [result.id for result in self.leaves if result.id not in known]
         fetched = self.app.backend.fetch(rest) if rest else {}
         return {**{id: outcome for id, outcome in known.items() if outcome is not None}, **fetched}
 
     def completed_count(self) -> int:
-        """Return how many have ended, well or badly."""
+        """Return how many tasks have ended, in any state."""
         return sum(outcome.ready for outcome in self.outcomes().values())
 
     def ready(self) -> bool:
-        """Say whether all have ended."""
+        """Return whether all tasks have ended."""
         return self.completed_count() == len(self.leaves)
 
     def successful(self) -> bool:
-        """Say whether all have returned."""
+        """Return whether all tasks have succeeded."""
         outcomes = self.outcomes()
         return len(outcomes) == len(self.leaves) and all(o.state == states.SUCCESS for o in outcomes.values())
 
     def failed(self) -> bool:
-        """Say whether any has failed."""
+        """Return whether any task has failed."""
         return any(outcome.state == states.FAILURE for outcome in self.outcomes().values())
 
     def waiting(self) -> bool:
-        """Say whether any has not ended."""
+        """Return whether any task has not ended."""
         return not self.ready()
 
     # --- Acting ---------------------------------------------------------------------------------------
 
     def revoke(self, terminate: bool = False) -> None:
-        """Revoke all."""
+        """Revoke all tasks; see `AsyncResult.revoke`."""
         if self.leaves:
             self.app.control.revoke([result.id for result in self.leaves], terminate=terminate)
 
     def save(self) -> GroupResult[R]:
-        """Keep what belongs to the group in the backend, so that `restore` finds it by its id."""
+        """Store the ids of the group in the backend, so that `restore` finds it by its id."""
         self.app.workflows.save(self)
         return self
 
     @classmethod
     def restore(cls, id: str, app: App) -> GroupResult[Any] | None:
-        """Return the group that was saved under this id, or None."""
+        """Return the group that was saved with this id, or None."""
         found: GroupResult[Any] | None = app.workflows.restore(id)
         return found
 
     def delete(self) -> None:
-        """Undo `save`."""
+        """Delete what `save` stored."""
         workflow_store(self.app.backend).uproot([self.id])
 
     def forget(self) -> None:
-        """Drop all outcomes from the backend."""
+        """Delete the outcomes of all tasks from the backend."""
         if self.leaves:
             self.app.backend.forget([result.id for result in self.leaves])
 
@@ -193,11 +193,11 @@ class GroupResult(Generic[R]):
 
 
 class _Pending:
-    """Those of a group that have not been seen to end, and the time that is left for them."""
+    """The results of a group whose outcomes have not arrived, and the time left to wait for them."""
 
     def __init__(self, results: list[AsyncResult[Any]], timeout: Duration | None) -> None:
         if ignored := [result for result in results if result.ignored]:
-            raise ResultIgnored(f"Nothing would tell that {ignored[0]!r} has ended, for its call had `ignore_result`. "
+            raise ResultIgnored(f"Cannot wait for {ignored[0]!r}: its call had `ignore_result`, so its end is unknown. "
                                 "Send it with ignore_result=False, or in a group(...).")  # fmt: skip
         self._eager = {r.id: r.outcome for r in results if isinstance(r, EagerResult)}
         self.ids = dict.fromkeys(result.id for result in results)
@@ -213,7 +213,7 @@ class _Pending:
             return 0.0
         return LONG if self._deadline is None else max(1e-9, self._deadline - self.app.clock.monotonic())
 
-    def take(self, found: dict[str, Outcome]) -> Iterator[tuple[str, Outcome]]:
+    def arrived(self, found: dict[str, Outcome]) -> Iterator[tuple[str, Outcome]]:
         for id, outcome in {**found, **self._eager}.items():
             if id in self.ids and outcome.ready:
                 del self.ids[id]
@@ -222,7 +222,7 @@ class _Pending:
         if self.ids and self._deadline is not None and self.app.clock.monotonic() >= self._deadline:
             raise ResultTimeout(
                 f"{len(self.ids)} of {self._total} tasks have no result after {self._timeout:g} s. "
-                "Is a worker running that receives from their queues? `celeriac status` tells."
+                "Is a worker running that receives from their queues? See `celeriac status`."
             )
 
 
@@ -230,6 +230,6 @@ def _leaves(result: Any) -> list[AsyncResult[Any]]:
     return result.leaves if isinstance(result, GroupResult) else [result]
 
 
-def _settled(result: AsyncResult[R], outcome: Outcome) -> AsyncResult[R]:
-    settled: EagerResult[R] = EagerResult(outcome, result.app, result.spot)
-    return settled
+def _with_outcome(result: AsyncResult[R], outcome: Outcome) -> AsyncResult[R]:
+    found: EagerResult[R] = EagerResult(outcome, result.app, result.spot)
+    return found

@@ -1,6 +1,7 @@
-"""What is sent when a task has ended: the messages that were linked to its own.
+"""Linked messages: those that are sent when a task ends.
 
-Called by the worker's `decide`, by `advance.py` for tasks that end with others, and by `eager.py`.
+Called by `worker/decide.py` and `eager.py` for tasks that ran, and by `advance.py` for groups and tasks that are not
+run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["callbacks", "linked"]
 
 
 def linked(message: Message, outcome: Outcome, now: float) -> list[Message]:
-    """Return the messages that are linked to the outcome of a task."""
+    """Return the messages to send for the outcome of a message: its links, or its error callbacks."""
     if outcome.state != states.SUCCESS:
         return callbacks(message.link_error, outcome, now)
     sent = []
@@ -32,7 +33,7 @@ def linked(message: Message, outcome: Outcome, now: float) -> list[Message]:
 
 
 def callbacks(links: Sequence[Link], cause: Outcome, now: float) -> list[Message]:
-    """Return the messages of error callbacks: durable tasks, told of what failed unless they are immutable."""
+    """Return the messages of error callbacks. Each carries the failed task, unless its link is immutable."""
     if not links or cause.state == states.IGNORED:
         return []
     failure = cause.failure or Failure("builtins", "Exception", cause.state)

@@ -1,7 +1,7 @@
-"""From signatures to a tree: everything that can be wrong with a workflow is found here, before anything is sent.
+"""From signatures to a tree: `Planner` lays out a workflow, and raises its errors before anything is sent.
 
-Called by `workflows.py` when a workflow is sent or run, or takes the place of a task. What comes out is a `Planned`:
-the tree, and the messages of the steps that start at once.
+`workflows.py` calls it when a workflow is sent, run, or replaces a task. It returns a `Planned`: the tree, and the
+messages of the steps that start at once.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from celeriac.canvas.tree import Join, Node, Step, Tree
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.message import Link, Message, encode, new_id
 from celeriac.ports.workflows import Plan
-from celeriac.tasks.context import current
+from celeriac.tasks.execution import current
 from celeriac.tasks.message_template import check_callback, check_same_app, check_takes_result
 from celeriac.tasks.protocols import App
 from celeriac.tasks.signature import Signature, listed
 
-__all__ = ["FIRST_ALONE", "Given", "Planned", "Planner", "refuse_twice", "standing"]
+__all__ = ["FIRST_ONLY", "Given", "Planned", "Planner", "as_replacement", "check_unique"]
 
-FIRST_ALONE = ("countdown", "eta")
-"""Options of a call that concern only the tasks that start at once."""
+FIRST_ONLY = ("countdown", "eta")
+"""Options of a call that apply only to the tasks that start at once."""
 
 
 class Planned(NamedTuple):
@@ -44,7 +44,7 @@ class Planned(NamedTuple):
         return any(isinstance(node, Step) for node in self.tree.nodes)
 
     def plan(self) -> Plan:
-        """Return it as a backend keeps it."""
+        """Return the workflow as a backend stores it."""
         nodes = self.tree.nodes
         return Plan(
             id=self.tree.id,
@@ -55,14 +55,14 @@ class Planned(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a part of a workflow is called with, besides its own arguments and options."""
+    """What a part of a workflow receives from the call and from the workflow around it."""
 
-    args: Sequence[Any] = ()  # for what starts at once
+    args: Sequence[Any] = ()  # for the tasks that start at once
     kwargs: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}  # for all its tasks
-    source: int = -1
-    group: int = -1
-    id: str | None = None  # what the call wants the result's id to be
+    source: int = -1  # the node whose result it receives
+    group: int = -1  # the innermost group around it
+    id: str | None = None  # the id that its result is to have
 
 
 class Planner:
@@ -70,10 +70,10 @@ class Planner:
 
     def __init__(self, app: App, check: bool = True) -> None:
         self._app = app
-        self._checks = check  # whether arguments must fit
+        self._checks = check  # whether arguments are checked
         self._nodes: list[Node | None] = []
         self._messages: dict[int, Message] = {}
-        self._steps: dict[int, dict[str, Any]] = {}  # the rest of a step's fields
+        self._steps: dict[int, dict[str, Any]] = {}  # the other fields of steps
         self._joins: dict[int, list[Link]] = {}  # error callbacks of groups
         self._chosen: dict[int, str] = {}  # ids that the caller chose
         request = current.get()
@@ -82,15 +82,18 @@ class Planner:
 
     def plan(self, part: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
              options: Mapping[str, Any] | None = None, stands_for: Message | None = None) -> Planned:  # fmt: skip
-        """Lay out a whole workflow; raise what is wrong with it. Its end may stand for a message that is replaced."""
+        """Lay out a whole workflow, and raise its errors.
+
+        With `stands_for`, the last step takes the id, the links and the place of that message, which it replaces.
+        """
         options = dict(options or {})
         if self._headers:
             options["headers"] = {**self._headers, **options.get("headers", {})}
         id = options.pop("task_id", None)
         end = self.add(part, Given(args, kwargs or {}, options, id=id))
         if stands_for is not None:
-            self._stand(end, stands_for)
-        return self._finished(end)
+            self._take_over(end, stands_for)
+        return self._finish(end)
 
     # --- Parts ----------------------------------------------------------------------------------------
 
@@ -98,7 +101,7 @@ class Planner:
         """Lay out a part; return the node whose end is its end."""
         if isinstance(part, Signature):
             return self._signature(part, given)
-        end: int = part.lay(self, given)
+        end: int = part.lay_out(self, given)
         return end
 
     def _signature(self, signature: Signature[Any], given: Given) -> int:
@@ -109,13 +112,13 @@ class Planner:
         if "headers" in signature.options and "headers" in given.options:
             options["headers"] = {**signature.options["headers"], **given.options["headers"]}
         if not starts:
-            # Those of the call are for its start; a signature's own count from when it is sent.
-            options = {name: options[name] for name in options if name not in FIRST_ALONE}
-            options |= {name: signature.options[name] for name in FIRST_ALONE if name in signature.options}
+            # The call's countdown and eta apply to the start; a signature's own count from when it is sent.
+            options = {name: options[name] for name in options if name not in FIRST_ONLY}
+            options |= {name: signature.options[name] for name in FIRST_ONLY if name in signature.options}
         links, errors = listed(options.pop("link", None)), listed(options.get("link_error"))
         if given.id is not None:
             options["task_id"] = given.id
-        _refuse_composites("link_error", errors)
+        _check_error_callbacks(errors)
         self._check(signature, args, kwargs, starts)
         group = self._nodes[given.group] if given.group >= 0 else None
         message = self._app.message_template(signature.task).message(
@@ -138,11 +141,11 @@ class Planner:
         if "task_id" in options:
             self._chosen[number] = message.id
         for link in links:
-            self.add(self._sendable(link), Given(source=number, group=given.group, options=_flowing(given.options)))
+            self.add(self._signature_of(link), Given(source=number, group=given.group, options=_headers(given.options)))
         return number
 
-    def group(self, parts: Sequence[Any], given: Given, id: str | None = None) -> int:
-        """Lay out a group."""
+    def add_group(self, parts: Sequence[Any], given: Given, id: str | None = None) -> int:
+        """Lay out a group; return its join."""
         number = len(self._nodes)
         join = Join(given.id or id or new_id(), [], given.source, group=given.group)
         self._nodes.append(join)
@@ -151,12 +154,12 @@ class Planner:
         for part in parts:
             member = self.add(part, inside)
             join.members.append(member)
-            self._counted_by(member, number)
+            self._set_join(member, number)
         return number
 
-    def linked(self, end: int, links: Sequence[Any], errors: Sequence[Any], given: Given) -> None:
-        """Lay out what is linked to the end of a part."""
-        _refuse_composites("link_error", errors)
+    def add_links(self, end: int, links: Sequence[Any], errors: Sequence[Any], given: Given) -> None:
+        """Lay out the links and error callbacks of the end of a part."""
+        _check_error_callbacks(errors)
         made = [self._link(entry) for entry in errors]
         if made and end in self._joins:
             self._joins[end] += made
@@ -164,9 +167,9 @@ class Planner:
             message = self._messages[end]
             self._messages[end] = replace(message, link_error=[*message.link_error, *made])
         for link in links:
-            self.add(self._sendable(link), Given(source=end, group=given.group, options=_flowing(given.options)))
+            self.add(self._signature_of(link), Given(source=end, group=given.group, options=_headers(given.options)))
 
-    # --- Inside ---------------------------------------------------------------------------------------
+    # --- Internals ------------------------------------------------------------------------------------
 
     def _check(self, signature: Signature[Any], args: Sequence[Any], kwargs: Mapping[str, Any], starts: bool) -> None:
         task = self._app.tasks.get(signature.task)
@@ -174,33 +177,33 @@ class Planner:
             given = () if starts or signature.immutable else (None,)
             task.arguments.check((*given, *args), dict(kwargs))
 
-    def _counted_by(self, member: int, join: int) -> None:
+    def _set_join(self, member: int, join: int) -> None:
         node = self._nodes[member]
         if isinstance(node, Join):
             self._nodes[member] = msgspec.structs.replace(node, join=join)
         else:
             self._steps[member]["join"] = join
 
-    def _sendable(self, entry: Any) -> Any:
+    def _signature_of(self, entry: Any) -> Any:
         return self._app.signature(entry) if isinstance(entry, Mapping) else entry
 
     def _link(self, entry: Any) -> Link:
-        signature = self._sendable(entry)
+        signature = self._signature_of(entry)
         check_callback(self._app, "link_error", signature)
         options = {"headers": self._headers, **signature.options} if self._headers else {}
         return Link(signature.message(**options), signature.immutable)
 
-    def _stand(self, end: int, message: Message) -> None:
-        """Let the last step end as another message would have ended."""
-        self._messages[end] = standing(self._messages[end], message)
+    def _take_over(self, end: int, message: Message) -> None:
+        """Give the last step the id, the links and the place of a message that is replaced."""
+        self._messages[end] = as_replacement(self._messages[end], message)
         self._chosen.pop(end, None)
         if message.place is not None:
             self._steps[end]["foreign"] = message.place
 
-    def _finished(self, end: int) -> Planned:
+    def _finish(self, end: int) -> Planned:
         chosen = list(self._chosen.values())
         if chosen:
-            refuse_twice([message.id for message in self._messages.values()])
+            check_unique([message.id for message in self._messages.values()])
         id = new_id()
         starting = [number for number, fields in self._steps.items() if fields["source"] < 0]
         root = self._root or (self._messages[starting[0]].id if len(starting) == 1 else id)
@@ -223,23 +226,23 @@ class Planner:
         return Planned(tree, starts, missing, chosen)
 
 
-def refuse_twice(ids: Sequence[str]) -> None:
-    """Raise `WorkflowError` where an id stands twice."""
+def check_unique(ids: Sequence[str]) -> None:
+    """Raise `WorkflowError` if an id occurs twice."""
     for id, count in Counter(ids).items():
         if count > 1:
-            raise WorkflowError(f"{count} tasks of the workflow have the id {id!r}, and only one of them would be run. "
-                                "Give each a `task_id` of its own, or none.")  # fmt: skip
+            raise WorkflowError(f"{count} tasks of the workflow have the id {id!r}, so only one of them would run. "
+                                "Give each its own `task_id`, or none.")  # fmt: skip
 
 
-def standing(message: Message, old: Message) -> Message:
-    """Return a message as it is sent in the place of another."""
+def as_replacement(message: Message, old: Message) -> Message:
+    """Return a message with the id, the links and the place of the message that it replaces."""
     return replace(message, id=old.id, group_id=old.group_id, parent_id=old.parent_id, root_id=old.root_id,
                    place=old.place, link=[*message.link, *old.link],
                    link_error=[*message.link_error, *old.link_error], ignore_result=old.ignore_result)  # fmt: skip
 
 
 def _end_empty(tree: Tree, missing: dict[int, int]) -> list[Message]:
-    """End the groups that are empty and wait for nothing; return what follows from that, and count it."""
+    """End the empty groups that wait for no other node: return the messages that follow, and count down the joins."""
     messages: list[Message] = []
     ended = [number for number, count in missing.items() if not count and tree.nodes[number].source < 0]
     for number in ended:
@@ -248,16 +251,16 @@ def _end_empty(tree: Tree, missing: dict[int, int]) -> list[Message]:
         for join in done.joins:
             missing[join] -= 1
             if not missing[join]:
-                ended.append(join)  # the loop comes to it
+                ended.append(join)  # this loop reaches it
     return messages
 
 
-def _flowing(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options of a call that its links have too."""
+def _headers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call that apply to its links too."""
     return {"headers": options["headers"]} if "headers" in options else {}
 
 
-def _refuse_composites(name: str, links: Sequence[Any]) -> None:
+def _check_error_callbacks(links: Sequence[Any]) -> None:
     for link in links:
         if not isinstance(link, Signature | Mapping) or (isinstance(link, Mapping) and "kind" in link):
-            raise UnknownOption(f"{name} takes signatures of tasks (task.s(...)), not {link!r}.")
+            raise UnknownOption(f"link_error must be signatures of tasks (task.s(...)), not {link!r}.")

@@ -1,6 +1,6 @@
 """The results of a workflow's nodes, made from its tree: an `AsyncResult` for a step, a `GroupResult` for a join.
 
-Made by `workflows.py` when a workflow is sent, run or looked up; from there `parent` and `children` lead on.
+`workflows.py` asks for one when a workflow is sent, run or looked up. `parent` and `children` of a result make others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["TreeSpot", "result_of"]
 
 
 class TreeSpot:
-    """Where in a workflow a result stands."""
+    """A node of a workflow, with the tree: from it come the result of the node, and of those before and after it."""
 
     __slots__ = ("_outcomes", "app", "node", "tree")
 
@@ -26,7 +26,7 @@ class TreeSpot:
         self.app = app
         self.tree = tree
         self.node = node
-        self._outcomes = outcomes  # where it was run at once
+        self._outcomes = outcomes  # of a workflow that ran in this process
 
     @property
     def workflow_id(self) -> str:
@@ -34,7 +34,7 @@ class TreeSpot:
         return self.tree.id
 
     def result(self) -> Any:
-        """Return the result that stands here."""
+        """Return the result of this node."""
         node = self.tree.nodes[self.node]
         if not isinstance(node, Step):
             return GroupResult(node.id, [self._at(member).result() for member in node.members], self)
@@ -43,12 +43,12 @@ class TreeSpot:
         return AsyncResult(node.id, self.app, node.task, spot=self)
 
     def parent(self) -> Any:
-        """Return the result of what was before it, or None."""
+        """Return the result of the node before it, or None."""
         source = self.tree.nodes[self.node].source
         return self._at(source).result() if source >= 0 else None
 
     def children(self) -> list[Any]:
-        """Return the results of what comes after it: of a group, the group's."""
+        """Return the results of the nodes after it; where a group follows, that of the group and not of its members."""
         nodes = self.tree.nodes
         return [
             self._at(number).result()

@@ -1,15 +1,15 @@
 """A workflow as data: a tree of steps and joins, written once into the backend and never changed.
 
-Made by `planner.py`; kept by a backend as bytes, under the workflow's id; read by `advance.py`, which says what follows
-from what, and by `results.py`, which shows it. Nodes are numbered, and name each other by number:
+`planner.py` makes it, and a backend stores it as bytes under the workflow's id. `advance.py` derives what follows from
+the end of a node, `results.py` the results. Nodes refer to each other by number:
 
-    step    a task to be run: its message, and the node whose result it is given (its `source`; -1: it starts at once)
-    join    the end of a group: it has ended when all its members have, and its result is the list of theirs
+    step    a task to be run: its message, and the node whose result it receives (its `source`; -1: it starts at once)
+    join    the end of a group: it ends when all its members have ended, and its result is the list of their results
 
-A chain has no node of its own: its end is the end of its last part. Nodes stand in the order in which they were
-written: a source has a lower number than what waits for it, a join a lower one than its members. A member has the
-number of the join that counts it as its `join`; whatever stands inside of a group has the number of the innermost one
-as its `group`.
+A chain has no node of its own: its end is the end of its last part. Nodes are in the order in which they were written:
+a source has a lower number than the nodes that wait for it, a join a lower one than its members. The `join` of a member
+is the number of the join that counts it; the `group` of a node is the number of the join of the innermost group around
+it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Step(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True, tag
 
     id: str
     task: str
-    raw: msgspec.Raw  # its message, without id and task; decoded only when it is needed
+    raw: msgspec.Raw  # the message without id and task, decoded on access
     source: int = -1
     join: int = -1
     group: int = -1
-    immutable: bool = False  # not to be given its source's result
-    countdown: float | None = None  # seconds from when it is sent
-    expires: float | None = None  # likewise
-    foreign: Place | None = None  # it stands for this node of another workflow, which has been replaced
+    immutable: bool = False  # the result of its source is not put before its arguments
+    countdown: float | None = None  # seconds after it is sent
+    expires: float | None = None  # seconds after it is sent
+    foreign: Place | None = None  # the place of a task in another workflow that this step replaces
 
     @property
     def message(self) -> Message:
-        """The message, without what the tree knows and what is only known when it is sent."""
+        """The message, but for the headers that `advance.send` sets."""
         return msgspec.structs.replace(_decode_message(self.raw), id=self.id, task=self.task)
 
 
@@ -69,7 +69,7 @@ class Tree(msgspec.Struct, dict=True):
 
     @cached_property
     def followers(self) -> dict[int, list[int]]:
-        """By node: the steps that are given its result, and the empty joins that end with it."""
+        """By node: the steps that receive its result, and the empty joins that end with it."""
         found: dict[int, list[int]] = {}
         for number, node in enumerate(self.nodes):
             if node.source >= 0 and (isinstance(node, Step) or not node.members):
@@ -86,24 +86,24 @@ class Tree(msgspec.Struct, dict=True):
                 yield number
             elif node.members:
                 waiting += reversed(node.members)
-            elif node.source >= 0:  # an empty group ends as what was before it
+            elif node.source >= 0:  # an empty group ends as its source does
                 waiting.append(node.source)
 
     def steps(self) -> Iterator[tuple[int, Step]]:
-        """Yield the steps, with their numbers."""
+        """Yield the steps with their numbers."""
         for number, node in enumerate(self.nodes):
             if isinstance(node, Step):
                 yield number, node
 
     def step(self, number: int) -> Step:
-        """Return the step of this number."""
+        """Return the step with this number."""
         node = self.nodes[number]
         if not isinstance(node, Step):
             raise TypeError(f"node {number} of the workflow {self.id} is a join")
         return node
 
     def place(self, number: int) -> Place:
-        """Return what the message of a step carries of its workflow."""
+        """Return the place that the message of a step carries."""
         step = self.step(number)
         return step.foreign or Place(self.id, number, step.join, number not in self.followers)
 

@@ -1,4 +1,4 @@
-"""A workflow that was sent, by its id: looked at, cancelled, run again from what failed."""
+"""`Workflow`: a workflow that was sent, to inspect, cancel or retry it. `app.workflow(id)` returns one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from celeriac.tasks.protocols import App
 
 __all__ = ["StepView", "Workflow"]
 
-UNFIT = (states.FAILURE, states.REVOKED, states.IGNORED)
+UNSUCCESSFUL = (states.FAILURE, states.REVOKED, states.IGNORED)
 
 
 class StepView(NamedTuple):
-    """A task of a workflow, and what is known of it."""
+    """A task of a workflow, with its outcome if the backend has one."""
 
     node: int
     id: str
@@ -31,7 +31,7 @@ class StepView(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Its state; PENDING where nothing is known."""
+        """Its state; PENDING without an outcome."""
         return self.outcome.state if self.outcome is not None else states.PENDING
 
 
@@ -44,33 +44,33 @@ class Workflow:
 
     @property
     def id(self) -> str:
-        """The workflow's own id."""
+        """The workflow's id."""
         return self.tree.id
 
     @property
     def result(self) -> Any:
-        """The result of the whole: an `AsyncResult`, or of a group a `GroupResult`."""
+        """The result of the workflow: an `AsyncResult`, or a `GroupResult` if it ends in a group."""
         return result_of(self.app, self.tree, self.tree.end)
 
-    # --- Looking --------------------------------------------------------------------------------------
+    # --- State ----------------------------------------------------------------------------------------
 
     def steps(self) -> list[StepView]:
-        """Return its tasks, in the order in which they were written, with what is known of them now."""
+        """Return its tasks in the order in which they were written, with their outcomes so far."""
         steps = list(self.tree.steps())
         outcomes = self.app.backend.fetch([step.id for _, step in steps]) if steps else {}
         return [StepView(number, step.id, step.task, outcomes.get(step.id)) for number, step in steps]
 
     def counts(self) -> dict[str, int]:
-        """Return how many of its tasks are in which state."""
+        """Return the number of its tasks by state."""
         return dict(Counter(view.state for view in self.steps()))
 
     def progress(self) -> tuple[int, int]:
-        """Return how many of its tasks have ended, and how many there are."""
+        """Return how many of its tasks have ended, and how many tasks it has."""
         views = self.steps()
         return sum(view.outcome is not None and view.outcome.ready for view in views), len(views)
 
     def finished(self) -> bool:
-        """Say whether all its tasks have ended."""
+        """Return whether all its tasks have ended."""
         ended, total = self.progress()
         return ended == total
 
@@ -79,47 +79,47 @@ class Workflow:
         return [view.id for view in self.steps() if view.outcome is None or not view.outcome.ready]
 
     def graph(self, format: str = "mermaid") -> str:
-        """Return a drawing of it, with the states of its tasks: "mermaid", "dot" or "text"."""
+        """Return a drawing with the states of its tasks, as "mermaid", "dot" or "text"."""
         return graph.draw(self.tree, format, {view.node: view.state for view in self.steps()})
 
     # --- Acting ---------------------------------------------------------------------------------------
 
     def cancel(self, terminate: bool = False) -> int:
-        """Revoke all that has not ended; return how many. With `terminate`, also end what runs."""
+        """Revoke all tasks that have not ended; return how many. With `terminate`, also end those that run."""
         ids = self.waiting()
         if ids:
             self.app.control.revoke(ids, terminate=terminate)
         return len(ids)
 
     def retry(self) -> int:
-        """Run again what failed, was revoked or ignored, and then what was not run for it; return how many failed.
+        """Run all tasks that did not succeed again; return how many are sent now. The others wait for their sources.
 
-        What has succeeded is not run again. Raises `WorkflowError` while anything still runs or waits.
+        Raises `WorkflowError` if a task has not ended.
         """
         views = self.steps()
         if any(view.outcome is None or not view.outcome.ready for view in views):
-            raise WorkflowError(f"The workflow {self.id} still runs. Wait for its end, or cancel it first.")
+            raise WorkflowError(f"The workflow {self.id} has not ended. Wait for its end, or cancel it first.")
         outcomes = {view.id: view.outcome for view in views if view.outcome is not None}
-        unfit = {view.node for view in views if outcomes[view.id].state in UNFIT}
-        if not unfit:
+        again = {view.node for view in views if outcomes[view.id].state in UNSUCCESSFUL}
+        if not again:
             return 0
-        messages = self._messages(unfit, outcomes)
-        ids = [self.tree.step(number).id for number in unfit]
-        callbacks = [link.message.id for number in unfit for link in self.tree.step(number).message.link_error]
+        messages = self._messages(again, outcomes)
+        ids = [self.tree.step(number).id for number in again]
+        callbacks = [link.message.id for number in again for link in self.tree.step(number).message.link_error]
         callbacks += [link.message.id for node in self.tree.nodes if isinstance(node, Join) for link in node.link_error]
         self.app.backend.forget([*ids, *callbacks])
-        self.app.broker.complete(self.app.broker.revoke(ids, 0.0))  # no longer
-        missing = self._missing(unfit)
-        plan = Plan(id=self.id, tree=self.tree.encode(), left=len(unfit), missing=missing)
+        self.app.broker.complete(self.app.broker.revoke(ids, 0.0))  # lift earlier revocations
+        missing = self._missing(again)
+        plan = Plan(id=self.id, tree=self.tree.encode(), left=len(again), missing=missing)
         workflow_store(self.app.backend).plant(plan)
         self.app.publish(messages)
         return len(messages)
 
-    def _messages(self, unfit: set[int], outcomes: dict[str, Outcome]) -> list[Message]:
-        """Return the messages of those whose sources have ended well."""
+    def _messages(self, again: set[int], outcomes: dict[str, Outcome]) -> list[Message]:
+        """Return the messages of the steps to run again whose sources have ended well."""
         now = self.app.clock.now()
         messages = []
-        for number in sorted(unfit):
+        for number in sorted(again):
             source = self.tree.nodes[number].source
             if source < 0:
                 messages.append(send(self.tree, number, None, now))
@@ -129,14 +129,14 @@ class Workflow:
                     messages.append(send(self.tree, number, before.value, now))
         return messages
 
-    def _missing(self, unfit: set[int]) -> dict[int, int]:
-        """Return how many members each join waits for again."""
+    def _missing(self, again: set[int]) -> dict[int, int]:
+        """Return how many members each join waits for, by join."""
         missing: dict[int, int] = {}
 
         def waits(number: int) -> bool:
             node = self.tree.nodes[number]
             if isinstance(node, Step):
-                return number in unfit
+                return number in again
             if not node.members:
                 return node.source >= 0 and waits(node.source)
             missing[number] = sum([waits(member) for member in node.members])
@@ -148,7 +148,7 @@ class Workflow:
         return missing
 
     def forget(self) -> None:
-        """Drop the workflow and its outcomes from the backend."""
+        """Delete the workflow and its outcomes from the backend."""
         self.app.backend.forget([step.id for _, step in self.tree.steps()])
         workflow_store(self.app.backend).uproot([self.id])
 

@@ -1,4 +1,4 @@
-"""The command `celeriac`: one file per command; `root.py` has their table."""
+"""The `celeriac` command: one module per subcommand; `root.py` lists them."""
 
 from celeriac.cli.root import main
 

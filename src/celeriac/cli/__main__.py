@@ -1,4 +1,4 @@
-"""`python -m celeriac.cli`: the command, where its script is not on the path."""
+"""`python -m celeriac.cli`: runs the `celeriac` command when its script is not on the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking workers from the command line: the options for it, and how what is missing is told."""
+"""Shared by `inspect` and `control`: their options, their JSON output, and errors about workers that did not reply."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def asks(command: Command) -> Command:
     """Add `--destination` and `--timeout` to a command."""
     for option in (
         click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=2.0,
-                     show_default=True, help="How long workers may take to answer."),
+                     show_default=True, help="How long to wait for workers to reply."),
         click.option("-d", "--destination", metavar="WORKER", multiple=True,
-                     help="Ask this worker; may be given again.  [default: all]"),
+                     help="Address this worker; can be repeated.  [default: all]"),
     ):  # fmt: skip
         command = option(command)
     return command
 
 
 def emit_answers(answers: Answers[Any]) -> None:
-    """Print answers as one JSON document: the values by worker, and what is missing."""
+    """Print replies as one JSON document: values by worker, errors, and workers that did not reply."""
     emit({"workers": msgspec.to_builtins(answers.values), "errors": answers.errors,
           "silent": answers.silent, "unknown": answers.unknown})  # fmt: skip
 
 
 def conclude(session: Session, answers: Answers[Any]) -> None:
-    """Tell on stderr who did not answer; exit with 1 unless every worker that was asked did."""
+    """Print errors to stderr; exit with 1 unless every worker asked has replied without an error."""
     for worker, error in answers.errors.items():
         click.echo(f"Error: {worker}: {error}", err=True)
     for worker in answers.silent:
         lease = session.app.conf.worker_lease_seconds
-        click.echo(f"Error: {worker} did not answer in time; it may be suspended, or it died within the last "
+        click.echo(f"Error: {worker} did not reply in time: it may be suspended, or it died within the last "
                    f"{lease:g} s.", err=True)  # fmt: skip
     for worker in answers.unknown:
         click.echo(

@@ -19,14 +19,14 @@ __all__ = ["command"]
 
 
 def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    """Read JSON of the kind that the parameter takes: a list for --args, an object for --kwargs."""
+    """Parse JSON of the type that the option takes: a list for --args, an object for --kwargs."""
     kind, example = (list, "'[2, 2]'") if parameter.name == "args" else (dict, "'{\"x\": 2}'")
     if value is None:
         return kind()
     try:
         return msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError as error:
-        raise click.BadParameter(f"takes JSON, as in {example}: {error}") from None
+        raise click.BadParameter(f"must be JSON, for example {example}: {error}") from None
 
 
 def _eta(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
@@ -37,27 +37,28 @@ def _eta(context: click.Context, parameter: click.Parameter, value: str | None) 
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise click.BadParameter(f"takes a time with its zone, as in 2030-01-31T12:00:00+01:00 or …Z, not {value!r}")
+        raise click.BadParameter(f"must be an ISO 8601 time with a time zone, for example 2030-01-31T12:00:00+01:00 "
+                                 f"or 2030-01-31T12:00:00Z, not {value!r}")  # fmt: skip
     return found
 
 
 @click.command("call")
 @click.argument("task")
-@click.option("-a", "--args", metavar="JSON", callback=_json, help="The arguments: a list.")
-@click.option("-k", "--kwargs", metavar="JSON", callback=_json, help="The named arguments: an object.")
-@click.option("--countdown", metavar="SECONDS", type=click.FloatRange(min=0), help="Not before so long from now.")
-@click.option("--eta", metavar="TIME", callback=_eta, help="Not before this time (ISO 8601, with its zone).")
-@click.option("--expires", metavar="SECONDS", type=click.FloatRange(min=0), help="Not started after so long.")
-@click.option("-q", "--queue", metavar="NAME", help="Send it there.  [default: as routed]")
-@click.option("--priority", metavar="0-9", type=click.IntRange(0, 9), help="9 is the soonest.")
-@click.option("--wait", is_flag=True, help="Wait for the result, and print it.")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: no longer than this.")
-@click.option("--unregistered", is_flag=True, help="Send it though this app does not know the task.")
+@click.option("-a", "--args", metavar="JSON", callback=_json, help="Positional arguments: a JSON list.")
+@click.option("-k", "--kwargs", metavar="JSON", callback=_json, help="Keyword arguments: a JSON object.")
+@click.option("--countdown", metavar="SECONDS", type=click.FloatRange(min=0), help="Start no sooner than this.")
+@click.option("--eta", metavar="TIME", callback=_eta, help="Start no sooner than this time (ISO 8601 with zone).")
+@click.option("--expires", metavar="SECONDS", type=click.FloatRange(min=0), help="Do not start after this.")
+@click.option("-q", "--queue", metavar="NAME", help="Send to this queue.  [default: as routed]")
+@click.option("--priority", metavar="0-9", type=click.IntRange(0, 9), help="9 is the highest.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print it.")
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: wait at most this long.")
+@click.option("--unregistered", is_flag=True, help="Send it even if this app has no such task.")
 @as_json
 @with_session
 def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str, Any], wait: bool,
             timeout: float | None, unregistered: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
-    """Send TASK, and print its id (or with --wait its result). With task_always_eager, run it here.
+    """Send TASK and print its id, or with --wait its result. With task_always_eager, run it in this process.
 
     \b
     Examples:
@@ -67,25 +68,25 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
 
     \b
     Exit codes:
-      0  it was sent (with --wait: the task has succeeded, or keeps no result)
-      1  it could not be sent (with --wait: the task has failed, or was revoked)
-      2  the command line, or the app that it names, is wrong
-      3  with --wait: there is no result after the time-out
-      130  with --wait: stopped by Ctrl-C; the task goes on
+      0  the task was sent (with --wait: it succeeded, or stores no result)
+      1  the task could not be sent (with --wait: it failed or was revoked)
+      2  the command line or the app is invalid
+      3  with --wait: no result within the time-out
+      130  with --wait: interrupted by Ctrl-C; the task keeps running
     """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"countdown", "eta"}) == 2:
         raise click.UsageError("Give --countdown or --eta, not both.")
     if timeout is not None and not wait:
-        raise click.UsageError("--timeout goes with --wait.")
+        raise click.UsageError("--timeout needs --wait.")
     if task not in session.app.tasks and not unregistered:
         raise _unknown(task, session.app)
     eager = session.app.conf.task_always_eager
     if session.app.broker_url.startswith("memory:") and not eager:
-        raise click.ClickException("memory:// lives in one process: what is sent from here, nobody could receive. "
-                                   "Name another broker: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
+        raise click.ClickException("The broker memory:// exists only within one process: no worker could receive "
+                                   "this task. Set another: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
     sent = session.app.send_task(task, args, kwargs, **given)
-    if eager:  # it has run, here: nobody else could tell its result
+    if eager:  # it has run in this process, and its result exists only here
         endings.conclude(session, TaskView(sent.id, outcome=sent.outcome), as_json=as_json)
     elif wait and not sent.ignored:
         endings.conclude(session, endings.wait(session, sent.id, timeout), as_json=as_json)
@@ -94,11 +95,11 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
     else:
         click.echo(sent.id)
     if wait and sent.ignored and not eager:
-        click.echo(f"{task} keeps no result (ignore_result), so that there is none to wait for.", err=True)
+        click.echo(f"{task} stores no result (ignore_result): not waiting.", err=True)
 
 
 def _unknown(task: str, app: Celeriac) -> click.ClickException:
-    ends = [name for name in app.tasks if name.rpartition(".")[2] == task]
-    if len(ends) == 1:
-        return click.ClickException(f"No task named {task!r} is registered. Did you mean {ends[0]!r}?")
-    return click.ClickException(f"{NotRegistered(task, app.tasks)} To send it all the same: --unregistered.")
+    matches = [name for name in app.tasks if name.rpartition(".")[2] == task]
+    if len(matches) == 1:
+        return click.ClickException(f"No task named {task!r} is registered. Did you mean {matches[0]!r}?")
+    return click.ClickException(f"{NotRegistered(task, app.tasks)} To send it anyway, add --unregistered.")

@@ -1,4 +1,4 @@
-"""`celeriac completion`: the shell's part of completing commands."""
+"""`celeriac completion`: shell completion scripts."""
 
 from __future__ import annotations
 
@@ -22,5 +22,6 @@ def command(context: click.Context, shell: str) -> None:
     """
     found = get_completion_class(shell)
     if found is None:
-        raise click.ClickException(f"This version of click knows nothing of {shell}; pip install -U click.")
+        raise click.ClickException(f"The installed version of click has no completion for {shell}. "
+                                   "Upgrade it: pip install -U click.")  # fmt: skip
     click.echo(found(context.find_root().command, {}, "celeriac", "_CELERIAC_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`celeriac control …`: orders to workers."""
+"""`celeriac control …`: commands to running workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.documents import as_json, emit
-from celeriac.cli.endings import tell_revoked
+from celeriac.cli.endings import report_revoked
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Answers
 from celeriac.model.options import rate as check_rate
@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.group("control")
 def command() -> None:
-    """Tell workers what to do.
+    """Send commands to running workers.
 
     \b
     Examples:
@@ -29,18 +29,18 @@ def command() -> None:
 
     \b
     Exit codes:
-      0  every worker that was told has done it
-      1  a worker could not, or did not answer, or there is none
+      0  every worker has carried out the command
+      1  a worker failed or did not reply, or none is running
     """
 
 
-def _told(session: Session, answers: Answers[Any], as_json: bool) -> None:
+def _report(session: Session, answers: Answers[Any], as_json: bool) -> None:
     if as_json:
         emit_answers(answers)
     else:
         for worker, value in answers.values.items():
-            said = value.get("ok", value) if isinstance(value, dict) else value
-            text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
+            reply = value.get("ok", value) if isinstance(value, dict) else value
+            text = reply if isinstance(reply, str) else msgspec.json.encode(reply).decode()
             click.echo(f"{worker}: {text}")
     conclude(session, answers)
 
@@ -52,13 +52,13 @@ def _told(session: Session, answers: Answers[Any], as_json: bool) -> None:
 @with_session
 def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str, ...], timeout: float,
               as_json: bool) -> None:  # fmt: skip
-    """Revoke tasks, and end their attempts that are running.
+    """Revoke tasks, and terminate their running attempts.
 
     \b
     Examples:
       celeriac -A shop control terminate 0197a1b2-…
     """
-    _told(session, session.run(session.inspector(destination, timeout).terminate(ids)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).terminate(ids)), as_json)
 
 
 @command.command("revoke")
@@ -66,9 +66,9 @@ def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str,
 @as_json
 @with_session
 def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
-    """Prevent tasks from starting, on workers that run now and on those started later.
+    """Prevent tasks from starting on any worker.
 
-    The broker remembers it for a week; no worker need be running.
+    The broker stores the revocation for a week, so it also applies to workers that start later.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         emit({"revoked": ids})
     else:
-        tell_revoked(session, len(ids), ids)
+        report_revoked(session, len(ids), ids)
 
 
 @command.command("rate-limit")
@@ -89,7 +89,9 @@ def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
 @with_session
 def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str, ...], timeout: float,
                as_json: bool) -> None:  # fmt: skip
-    """Let each worker start so many attempts at TASK in a time: 10/s, 100/m, 5/h, or none.
+    """Limit how often each worker starts TASK.
+
+    RATE is a number per second, minute or hour (10/s, 100/m, 5/h), or none for no limit.
 
     \b
     Examples:
@@ -101,26 +103,26 @@ def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str
         try:
             check_rate(limit)
         except ValueError as error:
-            raise click.BadParameter(f"{error}; or none", param_hint="RATE") from None
-    _told(session, session.run(session.inspector(destination, timeout).rate_limit(task, limit)), as_json)
+            raise click.BadParameter(f"{error}; or none, for no limit", param_hint="RATE") from None
+    _report(session, session.run(session.inspector(destination, timeout).rate_limit(task, limit)), as_json)
 
 
 @command.command("time-limit")
 @click.argument("task")
-@click.option("--soft", metavar="SECONDS", type=click.FloatRange(min=0), help="Raise SoftTimeLimitExceeded in it.")
-@click.option("--hard", metavar="SECONDS", type=click.FloatRange(min=0), help="End the attempt.")
+@click.option("--soft", metavar="SECONDS", type=click.FloatRange(min=0), help="Raise SoftTimeLimitExceeded after this.")
+@click.option("--hard", metavar="SECONDS", type=click.FloatRange(min=0), help="Terminate the attempt after this.")
 @asks
 @as_json
 @with_session
 def time_limit(session: Session, *, task: str, soft: float | None, hard: float | None,
                destination: tuple[str, ...], timeout: float, as_json: bool) -> None:  # fmt: skip
-    """Set TASK's time limits, for attempts that start from now on. What is left out has no limit.
+    """Set TASK's time limits, for attempts that start from now on. A limit that is left out is removed.
 
     \b
     Examples:
       celeriac -A shop control time-limit shop.report --soft 50 --hard 60
     """
-    _told(session, session.run(session.inspector(destination, timeout).time_limit(task, soft, hard)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).time_limit(task, soft, hard)), as_json)
 
 
 @command.command("pool-grow")
@@ -135,7 +137,7 @@ def pool_grow(session: Session, *, n: int, destination: tuple[str, ...], timeout
     Examples:
       celeriac -A shop control pool-grow 2
     """
-    _told(session, session.run(session.inspector(destination, timeout).pool_grow(n)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).pool_grow(n)), as_json)
 
 
 @command.command("pool-shrink")
@@ -144,13 +146,13 @@ def pool_grow(session: Session, *, n: int, destination: tuple[str, ...], timeout
 @as_json
 @with_session
 def pool_shrink(session: Session, *, n: int, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Remove N children for plain functions, each when it has nothing to do.
+    """Remove N children for plain functions, each as soon as it is idle.
 
     \b
     Examples:
       celeriac -A shop control pool-shrink 2
     """
-    _told(session, session.run(session.inspector(destination, timeout).pool_shrink(n)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).pool_shrink(n)), as_json)
 
 
 @command.command("add-consumer")
@@ -160,13 +162,13 @@ def pool_shrink(session: Session, *, n: int, destination: tuple[str, ...], timeo
 @with_session
 def add_consumer(session: Session, *, queue: str, destination: tuple[str, ...], timeout: float,
                  as_json: bool) -> None:  # fmt: skip
-    """Let workers also receive from QUEUE.
+    """Make workers also receive from QUEUE.
 
     \b
     Examples:
       celeriac -A shop control add-consumer mail -d shop@host.4242
     """
-    _told(session, session.run(session.inspector(destination, timeout).add_consumer(queue)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).add_consumer(queue)), as_json)
 
 
 @command.command("cancel-consumer")
@@ -176,13 +178,13 @@ def add_consumer(session: Session, *, queue: str, destination: tuple[str, ...], 
 @with_session
 def cancel_consumer(session: Session, *, queue: str, destination: tuple[str, ...], timeout: float,
                     as_json: bool) -> None:  # fmt: skip
-    """Let workers no longer receive from QUEUE.
+    """Make workers stop receiving from QUEUE.
 
     \b
     Examples:
       celeriac -A shop control cancel-consumer mail
     """
-    _told(session, session.run(session.inspector(destination, timeout).cancel_consumer(queue)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).cancel_consumer(queue)), as_json)
 
 
 @command.command("log-level")
@@ -191,13 +193,13 @@ def cancel_consumer(session: Session, *, queue: str, destination: tuple[str, ...
 @as_json
 @with_session
 def log_level(session: Session, *, level: str, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Set what workers log.
+    """Set the log level of workers.
 
     \b
     Examples:
       celeriac -A shop control log-level debug
     """
-    _told(session, session.run(session.inspector(destination, timeout).log_level(level)), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).log_level(level)), as_json)
 
 
 @command.command("shutdown")
@@ -212,4 +214,4 @@ def shutdown(session: Session, *, destination: tuple[str, ...], timeout: float, 
       celeriac -A shop control shutdown
       celeriac -A shop control shutdown -d shop@host.4242
     """
-    _told(session, session.run(session.inspector(destination, timeout).shutdown()), as_json)
+    _report(session, session.run(session.inspector(destination, timeout).shutdown()), as_json)

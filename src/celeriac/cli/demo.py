@@ -1,4 +1,4 @@
-"""`celeriac demo`: the door to `celeriac.demo`."""
+"""`celeriac demo`: the command line of `celeriac.demo`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ __all__ = ["command"]
 
 @click.command("demo")
 @click.option(
-    "--seconds", metavar="N", type=click.FloatRange(min=0, min_open=True), help="Give up after so long.  [default: 60]"
+    "--seconds", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+    help="Give up after this.  [default: 60]",
 )
-@click.option("--keep", is_flag=True, help="Keep the folder with the database, to look into it.")
+@click.option("--keep", is_flag=True, help="Keep the folder with the database and the worker's log.")
 def command(*, seconds: float | None, keep: bool) -> None:
-    """Run a demonstration: a real worker, two kinds of work, a child killed half-way, and nothing lost.
+    """Run a demonstration: a real worker, plain and coroutine tasks, a child killed half-way, nothing lost.
 
-    It needs no server and no network, and cleans up after itself.
+    It needs no server and no network, and removes everything it created.
 
     \b
     Examples:
@@ -27,6 +28,6 @@ def command(*, seconds: float | None, keep: bool) -> None:
     \b
     Exit codes:
       0  everything ran as promised
-      1  something did not
+      1  something failed; the reason is printed
     """
     click.get_current_context().exit(run_demo(seconds=seconds, keep=keep))

@@ -1,4 +1,4 @@
-"""What programs read: one JSON document on stdout. And plain data out of messages, outcomes and dead letters."""
+"""JSON output (`--json`): turns messages, outcomes and dead letters into plain data and prints one document."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ as_json: Callable[[Command], Command] = click.option("--json", "as_json", is_fla
 
 
 def emit(document: Any) -> None:
-    """Print a document. What JSON does not have is printed as its text."""
+    """Print a JSON document. Values that JSON does not support are printed as text."""
     try:
         data = msgspec.json.encode(document, enc_hook=_plain)
-    except (TypeError, ValueError):  # a dict whose keys are lists, half a surrogate pair, and the like
+    except (TypeError, ValueError):  # dict keys that are not plain values, lone surrogates, and the like
         data = msgspec.json.encode(_simplified(document), enc_hook=_plain)
     click.echo(msgspec.json.format(data, indent=2).decode())
 
@@ -47,12 +47,12 @@ def _simplified(value: Any) -> Any:
 
 
 def instant(value: float | None) -> str | None:
-    """Return an instant as ISO 8601, in UTC; None for none."""
+    """Return an instant as ISO 8601 in UTC, or None."""
     return aware(value).isoformat(timespec="milliseconds") if value else None
 
 
 def value_of(outcome: Outcome, app: Celeriac) -> Any:
-    """Return what a task returned, as plain data; its bytes' length where it cannot be decoded here."""
+    """Return a task's return value as plain data; a note with its size if it cannot be decoded here."""
     if outcome.value is None:
         return None
     try:
@@ -62,7 +62,7 @@ def value_of(outcome: Outcome, app: Celeriac) -> Any:
 
 
 def call_of(message: Message, app: Celeriac) -> tuple[list[Any], dict[str, Any]] | None:
-    """Return the arguments that a message carries; None where they cannot be decoded here."""
+    """Return a message's args and kwargs; None if they cannot be decoded here."""
     try:
         args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
     except (DecodeError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""How `call --wait` and `result` tell what became of a task, and with which exit code they end."""
+"""Output and exit codes of `call --wait` and `result`; also the output of the revoke commands."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from celeriac.cli.session import Session
 from celeriac.errors import NotSupported
 from celeriac.inspector import TaskView
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Ability
+from celeriac.ports.abilities import Ability
 
-__all__ = ["conclude", "document", "find", "tell_revoked", "wait"]
+__all__ = ["conclude", "document", "find", "report_revoked", "wait"]
 
-NOT_READY: Final = 3  # exit codes
-INTERRUPTED: Final = 130  # as of a command that SIGINT has ended
+# Exit codes:
+NOT_READY: Final = 3
+INTERRUPTED: Final = 130  # 128 + SIGINT, as in shells
 
 
 async def find(session: Session, id: str) -> TaskView:
-    """Return what is known of a task. Raises `NotSupported` over `rpc://`."""
+    """Return what is known about a task. Raises `NotSupported` with `rpc://`."""
     return (await session.inspector().find([id]))[id]
 
 
 async def _unknown(session: Session, ids: Sequence[str]) -> list[str]:
-    """Return those ids of which nothing is known; none where that cannot be told (`Ability.KNOW_IDS`, `rpc://`)."""
+    """Return the ids about which nothing is known; none if that cannot be determined (RabbitMQ, `rpc://`)."""
     if Ability.KNOW_IDS in session.app.broker.lacks:
         return []
     try:
@@ -37,23 +38,23 @@ async def _unknown(session: Session, ids: Sequence[str]) -> list[str]:
     return [id for id, view in views.items() if not view.known]
 
 
-def tell_revoked(session: Session, count: int, named: Sequence[str]) -> None:
-    """Say how many tasks were revoked, and which of those that were named nobody knows."""
+def report_revoked(session: Session, count: int, named: Sequence[str]) -> None:
+    """Print how many tasks were revoked, and which of the ids in `named` are unknown."""
     click.echo(f"Revoked {count:,}.")
     for id in session.run(_unknown(session, named)):
-        click.echo(f"Nothing is known here of {id}: it is mistyped, or was forgotten, or is yet to be sent.")
+        click.echo(f"Unknown task {id}: the id is mistyped, its result has expired, or it has not been sent yet.")
 
 
 def wait(session: Session, id: str, timeout: float | None) -> TaskView:
-    """Wait for the end of a task, at most `timeout` seconds (None: for ever), and return what is known then.
+    """Wait for a task to end, at most `timeout` seconds (None: for ever), and return what is known then.
 
-    Ctrl-C ends the command, not the task, and says so.
+    Ctrl-C stops the command but not the task, and prints how to fetch the result later.
     """
     try:
         return session.run(_wait(session, id, timeout))
     except KeyboardInterrupt:
-        later = "" if session.app.sends_outcomes else f": {session.celeriac(f'result {id}')}"
-        click.echo(f"Stopped waiting; the task goes on{later}", err=True)
+        later = "" if session.app.sends_outcomes else f" Fetch its result later: {session.celeriac(f'result {id}')}"
+        click.echo(f"Stopped waiting; the task keeps running.{later}", err=True)
         return click.get_current_context().exit(INTERRUPTED)
 
 
@@ -69,7 +70,7 @@ async def _wait(session: Session, id: str, timeout: float | None) -> TaskView:
 
 
 def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool = False) -> None:
-    """Print what became of a task, and exit with 0 (succeeded), 1 (failed, revoked) or 3 (no result)."""
+    """Print a task's result, and exit with 0 (succeeded or ignored), 1 (failed or revoked) or 3 (no result yet)."""
     outcome = view.outcome
     if as_json:
         emit(document(session, view))
@@ -84,7 +85,7 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
 
 
 def document(session: Session, view: TaskView) -> dict[str, Any]:
-    """Return what is known of a task as plain data."""
+    """Return what is known about a task as plain data."""
     known = {"id": view.id, "task": view.task or None, "state": view.state, "place": view.place}
     return known if view.outcome is None else {**outcome_document(view.outcome, session.app), "place": view.place}
 
@@ -96,7 +97,7 @@ def _print(session: Session, outcome: Outcome, traceback: bool) -> None:
         if outcome.state == states.SUCCESS:
             click.echo(value if isinstance(value, str) else repr(value))
         else:
-            click.echo(f"{outcome.task}[{outcome.id}] ended as {outcome.state}.", err=True)
+            click.echo(f"{outcome.task}[{outcome.id}] ended in the state {outcome.state}, without a result.", err=True)
         return
     if traceback and failure.traceback:
         click.echo(failure.traceback.rstrip())
@@ -105,7 +106,7 @@ def _print(session: Session, outcome: Outcome, traceback: bool) -> None:
 
 
 def _cause(session: Session, id: str) -> str:
-    """Say which task of the workflow has ended badly, so that others were not run."""
+    """Describe the task of the workflow whose failure kept others from running."""
     outcome = session.run(find(session, id)).outcome
     return f"the task {id} failed" if outcome is None else f"{outcome.task}[{id}] {_verb(outcome)}"
 
@@ -115,14 +116,14 @@ def _verb(outcome: Outcome) -> str:
 
 
 def _pending(session: Session, view: TaskView) -> str:
-    if not view.known and session.app.sends_outcomes:  # we have sent it, and wait for it ourselves
+    if not view.known and session.app.sends_outcomes:  # this process has sent the task, so it exists
         return f"No result yet: {view.id}. `{session.celeriac('status')}` shows workers and queues."
     if not view.known:
-        return (f"Error: Nothing is known of the task {view.id}: the id is mistyped, or its result has expired "
-                "or was forgotten.")  # fmt: skip
-    place = {"active": "a worker has it", "dead": "it is a dead letter", "ready": "it waits for a worker",
-             "scheduled": "its time has not come"}.get(view.place or "", "no message is on its way")  # fmt: skip
+        return (f"Error: Unknown task {view.id}: the id is mistyped, or its result has expired or was forgotten. "
+                f"`{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
+    where = {"active": "a worker holds it", "dead": "it is a dead letter", "ready": "it is waiting for a worker",
+             "scheduled": "it is not due yet"}.get(view.place or "", "the broker holds no message for it")  # fmt: skip
     if view.message is not None and view.message.unknown_since is not None and view.place in ("ready", "scheduled"):
-        place = "no worker that received it knows this task"
-    return (f"No result yet: {view.task}[{view.id}] is {view.state}; {place}. "
+        where = "no worker that received it has this task registered"
+    return (f"No result yet: {view.task}[{view.id}] is {view.state}; {where}. "
             f"`{session.celeriac('status')}` shows workers and queues.")  # fmt: skip

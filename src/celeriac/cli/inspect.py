@@ -1,4 +1,4 @@
-"""`celeriac inspect …`: questions to workers."""
+"""`celeriac inspect …`: queries to running workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 @click.group("inspect")
 def command() -> None:
-    """Ask workers what they do and know.
+    """Query running workers.
 
     \b
     Examples:
@@ -25,8 +25,8 @@ def command() -> None:
 
     \b
     Exit codes:
-      0  every worker that was asked has answered
-      1  a worker did not answer, or there is none
+      0  every worker asked has replied
+      1  a worker did not reply, or none is running
     """
 
 
@@ -35,7 +35,7 @@ def command() -> None:
 @as_json
 @with_session
 def ping(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """See which workers answer.
+    """Check which workers reply.
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def ping(session: Session, *, destination: tuple[str, ...], timeout: float, as_j
     if as_json:
         emit_answers(answers)
     elif answers.values:
-        show(["worker", "answer"], [(worker, "pong") for worker in answers.values])
+        show(["worker", "reply"], [(worker, "pong") for worker in answers.values])
     conclude(session, answers)
 
 
@@ -55,7 +55,7 @@ def ping(session: Session, *, destination: tuple[str, ...], timeout: float, as_j
 @as_json
 @with_session
 def active(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Show what is being run.
+    """Show the tasks that are running.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def active(session: Session, *, destination: tuple[str, ...], timeout: float, as
                 for worker, tasks in answers.values.items()
                 for task in tasks
             ],
-            empty="Nothing is being run.",
+            empty="No task is running.",
             numbers=["attempt", "for", "pid"],
         )  # fmt: skip
     conclude(session, answers)
@@ -85,7 +85,7 @@ def active(session: Session, *, destination: tuple[str, ...], timeout: float, as
 @as_json
 @with_session
 def reserved(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Show what workers have received and not started.
+    """Show the tasks that workers have received and not started.
 
     \b
     Examples:
@@ -96,7 +96,7 @@ def reserved(session: Session, *, destination: tuple[str, ...], timeout: float, 
         emit_answers(answers)
     else:
         rows = [(task.id, task.task, task.queue, worker) for worker, tasks in answers.values.items() for task in tasks]
-        show(["id", "task", "queue", "worker"], rows, empty="Nothing is held back: all that was received runs.")
+        show(["id", "task", "queue", "worker"], rows, empty="Every task that was received has started.")
     conclude(session, answers)
 
 
@@ -105,7 +105,7 @@ def reserved(session: Session, *, destination: tuple[str, ...], timeout: float, 
 @as_json
 @with_session
 def registered(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Show the tasks that workers know.
+    """Show the tasks that workers have registered.
 
     \b
     Examples:
@@ -116,7 +116,7 @@ def registered(session: Session, *, destination: tuple[str, ...], timeout: float
         emit_answers(answers)
     else:
         rows = [(task, worker) for worker, tasks in answers.values.items() for task in tasks]
-        show(["task", "worker"], rows, empty="No task is known.")
+        show(["task", "worker"], rows, empty="No task is registered.")
     conclude(session, answers)
 
 
@@ -125,7 +125,7 @@ def registered(session: Session, *, destination: tuple[str, ...], timeout: float
 @as_json
 @with_session
 def stats(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Show pools, and how long tasks took, by worker and task.
+    """Show each worker's pool, and counts and run times by task.
 
     \b
     Examples:
@@ -140,26 +140,26 @@ def stats(session: Session, *, destination: tuple[str, ...], timeout: float, as_
         capacity = ", ".join(f"{count} {lane}" for lane, count in found.capacity.items() if count)
         show(["pid", "lane", "running", "done"],
              [(str(child.pid), child.lane, child.running, child.done) for child in found.pool.children],
-             title=f"{worker}: {found.pool.kind}, pid {found.pid}, up {duration(found.uptime)}; at a time: {capacity}",
+             title=f"{worker}: {found.pool.kind}, pid {found.pid}, up {duration(found.uptime)}, capacity: {capacity}",
              empty="No children.", numbers=["running", "done"])  # fmt: skip
         show(["task", "count", "states", "mean", "min", "p50", "p95", "p99", "max"],
              [(task, runs.count, ", ".join(f"{name} {count:,}" for name, count in runs.states.items()),
                *map(duration, (runs.mean, runs.min, runs.p50, runs.p95, runs.p99, runs.max)))
               for task, runs in found.tasks.items()],
-             empty="Nothing was run yet.", numbers=["count", "mean", "min", "p50", "p95", "p99", "max"])  # fmt: skip
+             empty="No task has run yet.", numbers=["count", "mean", "min", "p50", "p95", "p99", "max"])  # fmt: skip
     return conclude(session, answers)
 
 
 @command.command()
-@click.option("-q", "--queue", help="Of this queue alone.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def scheduled(session: Session, *, queue: str | None, limit: int, offset: int, as_json: bool) -> None:
-    """Show the messages whose time has not come, soonest first.
+    """Show the messages that are not yet due, soonest first.
 
-    The broker holds them, so that no worker need answer.
+    They are read from the broker; no worker needs to be running.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""A group of commands whose modules are imported when the command is called, and not to list them."""
+"""A command group that imports a command's module only when that command is called, not to list it."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, n
 __all__ = ["APP", "LazyGroup", "Misuse"]
 
 APP = "celeriac.app.app"
-"""The key of what -A names, in the context's `meta`."""
+"""The key for the value of -A in the context's `meta`."""
 
-WRONG = (ImproperlyConfigured, UnknownQueue)
-"""Errors of the app or the command line: to try again will not help."""
+MISUSE = (ImproperlyConfigured, UnknownQueue)
+"""Errors in the app or the command line: retrying does not help."""
 
 
-NOT_HERE = {
-    "beat": "Schedules are not part of this version.",
-    "multi": "Let systemd, or what runs your containers, start several workers: docs/howto/deploy.md.",
+CELERY_COMMANDS = {
+    "beat": "This version has no schedules.",
+    "multi": "Start several workers with systemd or your container platform: see docs/howto/deploy.md.",
 }
-"""Commands of Celery's, and what is to be said of them."""
+"""Hints for Celery's commands that Celeriac does not have."""
 
 
 class Misuse(click.ClickException):
-    """The app or the command line is wrong."""
+    """The app or the command line is invalid."""
 
     exit_code: ClassVar[int] = 2
 
 
 class LazyGroup(click.Group):
-    """A group made from a table: name of the command, its one-line help.
+    """A command group built from a table of names and one-line help texts.
 
-    The command `name` is the attribute `command` of the module `celeriac.cli.name`. Celeriac's errors end any of them
-    as `Error: …`, with exit code 2 where the app or the command line is wrong, else 1.
+    The command `name` is the attribute `command` of the module `celeriac.cli.name`. Any `CeleriacError` is printed as
+    `Error: …`; the exit code is 2 if the app or the command line is invalid, else 1.
     """
 
     def __init__(self, *args: Any, table: Mapping[str, str], **attributes: Any) -> None:
@@ -57,25 +57,25 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context,
                         args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
-        """Find the command that is called; of a wrong name, say which was meant."""
+        """Find the command; for an unknown name, suggest the closest one."""
         if not ctx.resilient_parsing and args[0] not in self.table and not args[0].startswith("-"):
-            hint = f" {NOT_HERE[args[0]]}" if args[0] in NOT_HERE else nearest(args[0], self.table)
+            hint = f" {CELERY_COMMANDS[args[0]]}" if args[0] in CELERY_COMMANDS else nearest(args[0], self.table)
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table."""
+        """Write the table of commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self.table.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete from the table."""
+        """Complete command names from the table."""
         found = [CompletionItem(name, help=text) for name, text in self.table.items() if name.startswith(incomplete)]
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command, and turn Celeriac's errors into exit codes."""
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            raise (Misuse if isinstance(error, WRONG) else click.ClickException)(str(error)) from error
+            raise (Misuse if isinstance(error, MISUSE) else click.ClickException)(str(error)) from error

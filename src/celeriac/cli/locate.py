@@ -1,4 +1,4 @@
-"""From `-A shop:app` to the app; and what goes wrong on the way, in words that help."""
+"""Finds the app that `-A shop:app` names, and explains what went wrong if it cannot be found or imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from celeriac.errors import nearest
 __all__ = ["AppError", "find_app", "importing"]
 
 NAMES = ("app", "celeriac")
-"""What an app is called where its name is not given."""
+"""The names that are tried when -A names only a module."""
 
 PACKAGE = str(Path(celeriac.__file__).parent) + os.sep
 
@@ -34,10 +34,10 @@ class AppError(click.ClickException):
 
 
 def find_app(spec: str) -> Celeriac:
-    """Return the app of `module` or `module:name`; modules are also looked for in the current folder."""
+    """Return the app for `module` or `module:name`; the current folder is searched for modules, too."""
     name, colon, attribute = spec.partition(":")
     if not all(part.isidentifier() for part in name.split(".")) or (colon and not attribute):
-        hint = f" Leave the ending out: -A {name[:-3].replace(os.sep, '.')}" if name.endswith(".py") else ""
+        hint = f" Use the module's name: -A {name[:-3].replace(os.sep, '.')}" if name.endswith(".py") else ""
         raise AppError(f"-A takes a module ('shop') or a module and a name ('shop:app'), not {spec!r}.{hint}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -66,7 +66,7 @@ def _only(module: ModuleType) -> Celeriac:
         return next(iter(apps.values()))
     if apps:
         choices = " or ".join(f"-A {module.__name__}:{name}" for name in apps)
-        raise AppError(f"The module {module.__name__!r} has several apps. Name one: {choices}.")
+        raise AppError(f"The module {module.__name__!r} has several apps. Choose one: {choices}.")
     inner = f"{module.__name__}.celeriac"
     if hasattr(module, "__path__") and importlib.util.find_spec(inner) is not None:
         return _only(_import(inner))
@@ -78,7 +78,7 @@ def _apps(module: ModuleType) -> dict[str, Celeriac]:
 
 
 def _how_to_make(module: ModuleType) -> str:
-    return f" Make one there: app = Celeriac({module.__name__!r})."
+    return f" Define one there: app = Celeriac({module.__name__!r})."
 
 
 # --- Importing the user's modules ---------------------------------------------------------------------
@@ -90,7 +90,7 @@ def _import(name: str) -> ModuleType:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # found, but something that it imports is not
+                raise  # the module was found, but one that it imports was not
             raise AppError(_not_found(name)) from error
     raise AssertionError  # pragma: no cover - `importing` never swallows an error
 
@@ -101,25 +101,25 @@ def _not_found(name: str) -> str:
         return f"There is no module {name!r}. Did you mean '{parent}:{last}'?"
     modules = [path.stem for path in Path.cwd().glob("*.py")]
     modules += [path.parent.name for path in Path.cwd().glob("*/__init__.py")]
-    return (f"There is no module {name!r} in {Path.cwd()}, nor is one installed.{nearest(name, modules)} "
-            "Go to the folder that holds it, or name that: --workdir FOLDER.")  # fmt: skip
+    return (f"There is no module {name!r} in {Path.cwd()}, and none is installed.{nearest(name, modules)} "
+            "Run the command in the folder that contains it, or pass --workdir FOLDER.")  # fmt: skip
 
 
 @contextmanager
 def importing(what: str) -> Iterator[None]:
-    """Turn whatever an import raises into an `AppError` that says what and where."""
+    """Turn any exception from an import into an `AppError` that says what failed and where."""
     try:
         yield
     except click.ClickException:
         raise
     except (Exception, SystemExit) as error:
         last = traceback.format_exception_only(error)[-1].strip()
-        place = _place(error)
-        raise AppError(f"{what} cannot be imported: {last}" + (f"\n  {place}" if place else "")) from error
+        where = _location(error)
+        raise AppError(f"{what} cannot be imported: {last}" + (f"\n  {where}" if where else "")) from error
 
 
-def _place(error: BaseException) -> str:
-    """Return where in the user's own code an import failed."""
+def _location(error: BaseException) -> str:
+    """Return the line of the user's own code at which an import failed."""
     if isinstance(error, SyntaxError) and error.filename:
         return _frame(error.filename, error.lineno, "", error.text)
     frames = [

@@ -1,4 +1,4 @@
-"""Hiding passwords in what is shown."""
+"""Hides passwords in output."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 __all__ = ["masked"]
 
-PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):\S*@")  # to the last @: rather too much than too little
+PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):\S*@")  # up to the last @: better to mask too much than too little
 SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&\s]*", re.IGNORECASE)
 
 
 def masked(value: Any) -> Any:
-    """Return a value with the passwords of all URLs in it replaced.
+    """Return a value with the passwords of all its URLs replaced by `***`.
 
     >>> masked({"broker_url": "redis://user:secret@host/0"})
     {'broker_url': 'redis://user:***@host/0'}

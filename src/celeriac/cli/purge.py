@@ -1,4 +1,4 @@
-"""`celeriac purge`: empty queues."""
+"""`celeriac purge`: deletes the waiting messages of queues."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["command"]
 
 @click.command("purge")
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @as_json
 @with_session
 def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Drop the messages that wait in queues, those with a time to come too. They are lost.
+    """Delete all waiting messages of queues, ready and scheduled. They cannot be recovered.
 
-    What runs, runs on; dead letters stay.
+    Running tasks continue, and dead letters are kept.
 
     \b
     Examples:
@@ -29,15 +29,15 @@ def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bo
 
     \b
     Exit codes:
-      0  it is done
-      1  it could not be done, or you said no
-      2  the command line, or the app that it names, is wrong
+      0  success
+      1  failure, or not confirmed
+      2  the command line or the app is invalid
     """
     inspector = session.inspector()
     counts = session.run(_counts(inspector, queues))
     if not yes:
         waiting = ", ".join(f"{count.ready + count.scheduled:,} in {count.queue}" for count in counts)
-        click.confirm(f"Drop the messages that wait ({waiting})? They cannot be brought back.", abort=True, err=True)
+        click.confirm(f"Delete all waiting messages ({waiting})? They cannot be recovered.", abort=True, err=True)
     dropped = session.run(inspector.purge(queues))
     if as_json:
         emit({"dropped": dropped})

@@ -1,4 +1,4 @@
-"""`celeriac queues`: what waits, and the dead letters."""
+"""`celeriac queues`: queues and dead letters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from celeriac.cli.tables import call, show, when
 
 __all__ = ["command"]
 
-EVERY = 1000  # dead letters taken in one step by --all
+BATCH = 1000  # dead letters that --all handles in one step
 
 
 @click.group("queues", invoke_without_command=True)
 @as_json
 @with_session
 def command(session: Session, *, as_json: bool) -> None:
-    """Count the messages of every queue; or look into queues, pause and resume them; dead letters.
+    """Count the messages of every queue, or peek at, pause and resume queues, and manage dead letters.
 
     \b
     Examples:
@@ -29,9 +29,9 @@ def command(session: Session, *, as_json: bool) -> None:
 
     \b
     Exit codes:
-      0  it is done
-      1  it could not be done; the reason is on stderr
-      2  the command line, or the app that it names, is wrong
+      0  success
+      1  failure; the reason is on stderr
+      2  the command line or the app is invalid
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
@@ -41,17 +41,19 @@ def command(session: Session, *, as_json: bool) -> None:
         return
     show(["queue", "ready", "scheduled", "active", "dead", "paused"],
          [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, queue.paused) for queue in queues],
-         empty="No queue holds anything.", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
+         empty="There are no queues.", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
 
 
 @command.command("peek")
 @click.argument("queue")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool) -> None:
-    """Show the messages that workers would receive next from QUEUE; they stay there.
+    """Show the messages that workers will receive next from QUEUE.
+
+    The messages stay in the queue.
 
     \b
     Examples:
@@ -64,7 +66,7 @@ def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool
     show(["id", "sent", "priority", "attempt", "call"],
          [(message.id, when(message.sent_at), message.priority, message.attempt,
            f"{message.task}({call(call_of(message, session.app))})") for message in messages],
-         empty=f"Nothing waits in {queue}.", numbers=["priority", "attempt"])  # fmt: skip
+         empty=f"No message is waiting in {queue}.", numbers=["priority", "attempt"])  # fmt: skip
 
 
 @command.command("pause")
@@ -72,7 +74,7 @@ def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool
 @as_json
 @with_session
 def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
-    """Let no worker receive from queues, until they are resumed. What runs, runs on.
+    """Stop all workers from receiving from queues until they are resumed. Running tasks continue.
 
     \b
     Examples:
@@ -82,7 +84,7 @@ def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         emit({"paused": queues})
     else:
-        click.echo(f"Paused {', '.join(queues)}. To go on: {session.celeriac('queues resume ' + ' '.join(queues))}")
+        click.echo(f"Paused {', '.join(queues)}. To resume: {session.celeriac('queues resume ' + ' '.join(queues))}")
 
 
 @command.command("resume")
@@ -90,7 +92,7 @@ def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
 @as_json
 @with_session
 def resume(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
-    """Let workers receive from paused queues again.
+    """Resume paused queues.
 
     \b
     Examples:
@@ -109,7 +111,7 @@ def resume(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
 @command.group("dead", invoke_without_command=True)
 @with_session
 def dead(session: Session) -> None:
-    """List, send again, or drop dead letters: messages that were put aside.
+    """List, resend or delete dead letters: messages that workers gave up on.
 
     \b
     Examples:
@@ -123,14 +125,14 @@ def dead(session: Session) -> None:
 
 
 @dead.command("list")
-@click.option("-q", "--queue", metavar="NAME", help="Of this queue alone.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
+@click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def list_dead(session: Session, *, queue: str | None = None, limit: int = 20, offset: int = 0,
               as_json: bool = False) -> None:  # fmt: skip
-    """Show dead letters and why they were put aside, newest first.
+    """Show dead letters and the reason for each, newest first.
 
     \b
     Examples:
@@ -148,44 +150,44 @@ def list_dead(session: Session, *, queue: str | None = None, limit: int = 20, of
 
 @dead.command("resend")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "every", is_flag=True, help="All that there are.")
-@click.option("-q", "--queue", metavar="NAME", help="With --all: those of this queue.")
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
+@click.option("-q", "--queue", metavar="NAME", help="With --all: only this queue.")
 @as_json
 @with_session
 def resend(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | None, as_json: bool) -> None:
-    """Put dead letters back in their queues, as if new.
+    """Return dead letters to their queues as new messages.
 
     \b
     Examples:
       celeriac -A shop queues dead resend 0197a1b2-…
       celeriac -A shop queues dead resend --all --queue mail
     """
-    _say("resent", *session.run(_each(session, "resend", ids, every, queue)), as_json)
+    _report("resent", *session.run(_each(session, "resend", ids, every, queue)), as_json)
 
 
 @dead.command("drop")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "every", is_flag=True, help="All that there are.")
-@click.option("-q", "--queue", metavar="NAME", help="With --all: those of this queue.")
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
+@click.option("-q", "--queue", metavar="NAME", help="With --all: only this queue.")
 @as_json
 @with_session
 def drop(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | None, as_json: bool) -> None:
-    """Forget dead letters.
+    """Delete dead letters.
 
     \b
     Examples:
       celeriac -A shop queues dead drop 0197a1b2-…
     """
-    _say("dropped", *session.run(_each(session, "drop", ids, every, queue)), as_json)
+    _report("dropped", *session.run(_each(session, "drop", ids, every, queue)), as_json)
 
 
 async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool,
                 queue: str | None) -> tuple[int, list[str]]:  # fmt: skip
-    """Return with how many it was done, and the ids that are no dead letters'."""
+    """Resend or drop dead letters; return how many there were, and the ids that are not dead letters."""
     if bool(ids) == every:
-        raise click.UsageError("Name the dead letters by their ids, or give --all.")
+        raise click.UsageError("Give either the ids of dead letters or --all.")
     if queue is not None and not every:
-        raise click.UsageError("--queue goes with --all.")
+        raise click.UsageError("--queue needs --all.")
     inspector = session.inspector()
     act = inspector.resend if what == "resend" else inspector.drop
     if ids:
@@ -193,15 +195,15 @@ async def _each(session: Session, what: str, ids: tuple[str, ...], every: bool,
         missing = [id for id in ids if not await act([id])]
         return len(ids) - len(missing), missing
     done = 0
-    while letters := await inspector.dead(queue, EVERY):
+    while letters := await inspector.dead(queue, BATCH):
         count = await act([letter.message.id for letter in letters])
         done += count
-        if not count:  # another has taken them
+        if not count:  # another process has handled them meanwhile
             break
     return done, []
 
 
-def _say(what: str, count: int, missing: list[str], as_json: bool) -> None:
+def _report(what: str, count: int, missing: list[str], as_json: bool) -> None:
     if as_json:
         emit({what: count})
     else:

@@ -1,4 +1,4 @@
-"""`celeriac report`: what a bug report needs, without its secrets."""
+"""`celeriac report`: the information that a bug report needs, with passwords masked."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PACKAGES = ("click", "msgspec", "rich", "uvloop", "pydantic")
 @as_json
 @with_session
 def command(session: Session, *, as_json: bool) -> None:
-    """Print versions, platform, the settings that differ from their defaults, and whether the broker answers.
+    """Print versions, platform, the settings that differ from their defaults, and whether the broker responds.
 
-    Passwords in URLs are masked. Without an app, the rest is printed.
+    Passwords in URLs are masked. Without -A, the app's part is left out.
 
     \b
     Examples:
@@ -38,9 +38,9 @@ def command(session: Session, *, as_json: bool) -> None:
 
     \b
     Exit codes:
-      0  the broker answers, or no app is named
-      1  the broker does not answer
-      2  the command line, or the app that it names, is wrong
+      0  the broker responds, or no app is given
+      1  the broker does not respond
+      2  the command line or the app is invalid
     """
     document: dict[str, Any] = {"versions": _versions(), "platform": _platform()}
     if session.spec:

@@ -1,4 +1,4 @@
-"""`celeriac result`: what became of one task."""
+"""`celeriac result`: the result of one task."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["command"]
 
 @click.command("result")
 @click.argument("id")
-@click.option("--traceback", is_flag=True, help="Print the traceback of a task that failed, too.")
-@click.option("--wait", is_flag=True, help="Wait for the end of the task.")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: no longer than this.")
+@click.option("--traceback", is_flag=True, help="If the task failed, also print its traceback.")
+@click.option("--wait", is_flag=True, help="Wait for the task to end.")
+@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: wait at most this long.")
 @as_json
 @with_session
 def command(session: Session, *, id: str, traceback: bool, wait: bool, timeout: float | None,
             as_json: bool) -> None:  # fmt: skip
-    """Print what the task ID returned, or why it failed.
+    """Print the return value of the task ID, or why it failed.
 
     \b
     Examples:
@@ -30,13 +30,13 @@ def command(session: Session, *, id: str, traceback: bool, wait: bool, timeout: 
 
     \b
     Exit codes:
-      0  the task has succeeded
-      1  it has failed, or was revoked
-      2  the command line, or the app that it names, is wrong
+      0  the task succeeded
+      1  the task failed or was revoked
+      2  the command line or the app is invalid
       3  there is no result (yet)
     """
     if timeout is not None and not wait:
-        raise click.UsageError("--timeout goes with --wait.")
+        raise click.UsageError("--timeout needs --wait.")
     view = session.run(endings.find(session, id))
     if wait and (view.outcome is None or not view.outcome.ready):
         view = endings.wait(session, id, timeout)

@@ -1,4 +1,4 @@
-"""The root of the command: its own options, and the table of its commands."""
+"""The top level of the `celeriac` command: global options and the table of subcommands."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ __all__ = ["main"]
 COMMANDS: Final = {
     "worker": "Run a worker.",
     "status": "Show workers and queues.",
-    "inspect": "Ask workers what they do and know.",
-    "control": "Tell workers what to do.",
+    "inspect": "Query running workers.",
+    "control": "Send commands to running workers.",
     "call": "Send a task.",
-    "result": "Show what became of a task.",
-    "tasks": "List tasks that have ended; show or revoke one.",
-    "queues": "Count, look into, pause and resume queues; dead letters.",
-    "purge": "Drop the messages that wait in queues.",
-    "report": "Print what a bug report needs.",
-    "demo": "Run a demonstration, on this machine alone.",
-    "completion": "Print the script that completes commands in a shell.",
+    "result": "Show the result of a task.",
+    "tasks": "List recent tasks; show, revoke or retry them.",
+    "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
+    "purge": "Delete the waiting messages of queues.",
+    "report": "Print the information that a bug report needs.",
+    "demo": "Run a demonstration on this machine.",
+    "completion": "Print a shell completion script.",
 }
 
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-A", "--app", "spec", metavar="APP", envvar="CELERIAC_APP", show_envvar=True,
-              help="The app: its module (shop), or module and name (shop.jobs:app).")  # fmt: skip
+              help="The app: a module (shop), or a module and a name (shop.jobs:app).")  # fmt: skip
 @click.option("--workdir", metavar="FOLDER", type=click.Path(exists=True, file_okay=False),
-              help="Go there first; modules are looked for there.")  # fmt: skip
+              help="Change to this folder first; the app's module is searched for there.")  # fmt: skip
 @click.version_option(__version__, prog_name="celeriac")
 @click.pass_context
 def main(context: click.Context, spec: str | None, workdir: str | None) -> None:
     """Celeriac, a distributed task queue.
 
-    -A may stand before the command or after it.
+    -A may be given before or after the command.
 
     \b
     Examples:
@@ -48,10 +48,10 @@ def main(context: click.Context, spec: str | None, workdir: str | None) -> None:
 
     \b
     Exit codes:
-      0  it is done
-      1  it could not be done; the reason is on stderr
-      2  the command line, or the app that it names, is wrong
+      0  success
+      1  failure; the reason is on stderr
+      2  the command line or the app is invalid
     """
     if workdir is not None:
         os.chdir(workdir)
-    context.meta[APP] = spec  # `session.py` makes the app of it, if the command needs one
+    context.meta[APP] = spec  # `session.py` imports the app when a command needs it

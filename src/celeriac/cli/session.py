@@ -1,4 +1,4 @@
-"""What every command starts from: the app that `-A` names, an inspector, and a way to run coroutines."""
+"""The session that every command receives: the app that `-A` names, an inspector, and a way to run coroutines."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ SESSION = "celeriac.session"
 
 
 class Session:
-    """One run of the command."""
+    """The app of one command run, imported on first use."""
 
     def __init__(self, spec: str | None) -> None:
         self.spec = spec
 
     @cached_property
     def app(self) -> Celeriac:
-        """The app, its task modules imported. Raises `AppError`."""
+        """The app, with its task modules imported. Raises `AppError`."""
         if not self.spec:
-            raise AppError("No app is named. Say which: celeriac -A shop …, where shop.py holds "
+            raise AppError("No app is given. Pass -A: celeriac -A shop …, where shop.py contains "
                            "app = Celeriac('shop'), or set CELERIAC_APP=shop.")  # fmt: skip
         app = find_app(self.spec)
-        with importing("A module that the setting `imports` names"):
+        with importing("A module in the setting `imports`"):
             app.import_tasks()
         return app
 
@@ -44,21 +44,21 @@ class Session:
         return Inspector(self.app, destination or None, timeout)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Drive a coroutine to its end."""
+        """Run a coroutine and return its result."""
         try:
             broker = self.app.broker
         except BaseException:
-            work.close()  # so that Python does not complain that nobody awaited it
+            work.close()  # avoids the warning that the coroutine was never awaited
             raise
         return broker.complete(work)
 
     def celeriac(self, command: str) -> str:
-        """Return a command line for the same app, to be shown as the next step."""
+        """Return a command line for the same app, for messages that show the next step."""
         return f"celeriac -A {self.spec} {command}"
 
 
 def with_session(function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
-    """Hand a command the session, and take -A after its name too."""
+    """Pass the session to a command, and accept -A after the command's name, too."""
 
     @click.option("-A", "--app", "app_after", metavar="APP", hidden=True)
     @wraps(function)

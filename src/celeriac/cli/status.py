@@ -1,4 +1,4 @@
-"""`celeriac status`: is anything running, and does it keep up?"""
+"""`celeriac status`: the running workers, and the length of every queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 @click.command("status")
 @click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=2.0, show_default=True,
-              help="How long workers may take to answer.")  # fmt: skip
+              help="How long to wait for workers to reply.")  # fmt: skip
 @as_json
 @with_session
 def command(session: Session, *, timeout: float, as_json: bool) -> None:
@@ -31,11 +31,11 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
 
     \b
     Exit codes:
-      0  a worker answers
-      1  none does
+      0  at least one worker replied
+      1  no worker replied
     """
     workers, answers, queues = session.run(_look(session.inspector(timeout=timeout)))
-    workers = [_as_it_says(worker, answers.values.get(worker.name)) for worker in workers]
+    workers = [_updated(worker, answers.values.get(worker.name)) for worker in workers]
     if as_json:
         emit({"workers": [_document(worker, answers) for worker in workers],
               "queues": [msgspec.to_builtins(queue) for queue in queues]})  # fmt: skip
@@ -50,7 +50,7 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
               for queue in queues],
              title="Queues", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
     if not answers.heard:
-        what = "No worker answers" if workers else "No worker is running"
+        what = "No worker replies" if workers else "No worker is running"
         click.echo(f"Error: {what}. Start one: {session.celeriac('worker')}", err=True)
         click.get_current_context().exit(1)
 
@@ -59,8 +59,8 @@ async def _look(inspector: Inspector) -> tuple[list[WorkerInfo], Answers[WorkerS
     return await inspector.workers(), await inspector.stats(), await inspector.queues()
 
 
-def _as_it_says(worker: WorkerInfo, stats: WorkerStats | None) -> WorkerInfo:
-    """Return a worker as it is now: its lease tells how it was when it took it."""
+def _updated(worker: WorkerInfo, stats: WorkerStats | None) -> WorkerInfo:
+    """Return a worker with its current queues and capacity: the lease has those from when the worker started."""
     if stats is None:
         return worker
     queues = worker.queues if stats.queues is None else stats.queues
@@ -73,7 +73,7 @@ def _running(stats: WorkerStats | None) -> int | None:
 
 def _row(worker: WorkerInfo, answers: Answers[WorkerStats]) -> tuple[Any, ...]:
     stats = answers.values.get(worker.name)
-    state = "ready" if stats is not None else "answers with an error" if worker.name in answers.errors else "silent"
+    state = "ready" if stats is not None else "replies with an error" if worker.name in answers.errors else "silent"
     busy = "" if stats is None else f"{_running(stats)} of {sum(stats.capacity.values())}"
     return (worker.name, state, str(worker.pid), worker.host, ", ".join(worker.queues), busy,
             duration(stats.uptime if stats is not None else None))  # fmt: skip

@@ -1,4 +1,4 @@
-"""What people read: tables. Colour and bold only on a terminal; a pipe gets every character of every cell."""
+"""Tables for people. Bold only on a terminal; cells are never cut when the output is a pipe."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.table import Table
 __all__ = ["call", "duration", "show", "when"]
 
 PIPE_WIDTH = 10_000  # columns
-LAST_WIDTH = 24  # columns that the last column keeps on a narrow terminal
-GAP = 2  # columns
-CELL_LENGTH = 80  # characters of a call's arguments
+LAST_WIDTH = 24  # character columns: the least width of the last column on a narrow terminal
+GAP = 2  # character columns between two table columns
+CELL_LENGTH = 80  # characters: the longest text for a call's arguments
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", empty: str = "None.",
          numbers: Sequence[str] = ()) -> None:  # fmt: skip
-    """Print a table, or `empty` where it has no rows; `numbers` names the columns that are set to the right.
+    """Print a table, or the text `empty` if it has no rows; `numbers` names the right-aligned columns.
 
-    Only the last column is cut to fit a terminal; one that is narrower than the others need breaks the lines.
+    Only the last column is cut to fit the terminal. If the other columns do not fit, lines wrap.
     """
     lines = [[_cell(value) for value in row] for row in rows]
     widths = [max(cell_len(cell) for cell in column) for column in zip(columns, *lines, strict=True)]
@@ -45,7 +45,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "",
 
 
 def _cell(value: Any) -> str:
-    """Return a value as one line that cannot steer the terminal."""
+    """Return a value as one line without control characters."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -55,7 +55,7 @@ def _cell(value: Any) -> str:
 
 
 def when(instant: float | None) -> str:
-    """Return an instant in local time: `12:00:00` today, else `2026-01-01 12:00:00`; empty for none."""
+    """Return an instant in local time: `12:00:00` if it is today, else `2026-01-01 12:00:00`; empty for None."""
     if not instant:
         return ""
     found = datetime.fromtimestamp(instant).astimezone()
@@ -64,7 +64,7 @@ def when(instant: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration with three digits that matter.
+    """Return a duration as text: three significant digits, or two units.
 
     >>> [duration(value) for value in (0.0000042, 0.00123, 3.456, 75, 7380, 200000)]
     ['4.2 µs', '1.23 ms', '3.46 s', '1 min 15 s', '2 h 3 min', '2 d 7 h']
@@ -86,9 +86,9 @@ def _two(seconds: float, big: int, small: int, units: str) -> str:
 
 
 def call(arguments: tuple[list[Any], dict[str, Any]] | None) -> str:
-    """Return a call's arguments as they would be written, cut to a readable length."""
+    """Return a call's arguments as Python source, cut to a readable length."""
     if arguments is None:
-        return "(not decodable here)"
+        return "(cannot be decoded here)"
     args, kwargs = arguments
     text = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
     return text if len(text) <= CELL_LENGTH else f"{text[: CELL_LENGTH - 1]}…"

@@ -1,4 +1,4 @@
-"""`celeriac tasks`: what has ended lately, and one task in full."""
+"""`celeriac tasks`: lists recent outcomes; shows, revokes and retries tasks and workflows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from celeriac import states
 from celeriac.cli.documents import as_json, call_of, emit, message_document, outcome_document, value_of
-from celeriac.cli.endings import document, find, tell_revoked
+from celeriac.cli.endings import document, find, report_revoked
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.cli.workflows import find_workflow, show_workflow
@@ -16,19 +16,19 @@ from celeriac.model.outcome import Outcome
 __all__ = ["command"]
 
 STATES = (states.SUCCESS, states.FAILURE, states.RETRY, states.REVOKED, states.STARTED, states.PROGRESS, states.IGNORED)
-SHORT = 60  # characters of a value in the list
+SHORT = 60  # characters: the longest result shown in the list
 
 
 @click.group("tasks", invoke_without_command=True)
-@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Those in this state alone.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Leave out the first N.")
-@click.option("--workflow", metavar="ID", help="The tasks of this workflow, in its order, and how far it is.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only tasks in this state.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
+@click.option("--workflow", metavar="ID", help="List the tasks of this workflow in order, and how many have ended.")
 @as_json
 @with_session
 def command(session: Session, *, state: str | None, limit: int, offset: int, workflow: str | None,
             as_json: bool) -> None:  # fmt: skip
-    """List the outcomes recorded last, newest first, or a workflow's tasks; or show, revoke or retry.
+    """List the most recent outcomes, newest first, or a workflow's tasks; show, revoke or retry tasks.
 
     \b
     Examples:
@@ -39,9 +39,9 @@ def command(session: Session, *, state: str | None, limit: int, offset: int, wor
 
     \b
     Exit codes:
-      0  it is done
-      1  it could not be done; nothing is known of the task or the workflow
-      2  the command line, or the app that it names, is wrong
+      0  success
+      1  failure, for example an unknown task or workflow
+      2  the command line or the app is invalid
     """
     if click.get_current_context().invoked_subcommand is not None:
         return
@@ -53,19 +53,19 @@ def command(session: Session, *, state: str | None, limit: int, offset: int, wor
         emit([outcome_document(outcome, session.app) for outcome in outcomes])
         return
     show(["id", "task", "state", "attempt", "took", "ended", "result"],
-         [(outcome.id, outcome.task, outcome.state, *_tried(outcome), when(outcome.done_at), _short(outcome, session))
+         [(outcome.id, outcome.task, outcome.state, *_attempt(outcome), when(outcome.done_at), _short(outcome, session))
           for outcome in outcomes],
-         empty="Nothing has ended yet.", numbers=["attempt", "took"])  # fmt: skip
+         empty="There are no outcomes.", numbers=["attempt", "took"])  # fmt: skip
 
 
-def _tried(outcome: Outcome) -> tuple[int | str, str]:
-    """Return attempt and runtime; nothing where there was no attempt."""
+def _attempt(outcome: Outcome) -> tuple[int | str, str]:
+    """Return attempt and run time; both empty if the task was not run."""
     return ("", "") if outcome.cause is not None else (outcome.attempt, duration(outcome.runtime))
 
 
 def _short(outcome: Outcome, session: Session) -> str:
     if outcome.cause is not None:
-        text = f"not run: {outcome.cause} before it"
+        text = f"not run because of {outcome.cause}"
     elif outcome.failure is not None:
         text = f"{outcome.failure.type}: {outcome.failure.message}"
     else:
@@ -78,7 +78,9 @@ def _short(outcome: Outcome, session: Session) -> str:
 @as_json
 @with_session
 def show_task(session: Session, *, id: str, as_json: bool) -> None:
-    """Show all that is known of the task ID: its message, if it is on its way, and its outcome.
+    """Show everything known about the task ID.
+
+    That is its message, if the broker holds one, and its outcome, if one is stored.
 
     \b
     Examples:
@@ -86,8 +88,8 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
     """
     view = session.run(find(session, id))
     if not view.known:
-        raise click.ClickException(f"Nothing is known of the task {id}: the id is mistyped, or its result has "
-                                   "expired or was forgotten.")  # fmt: skip
+        raise click.ClickException(f"Unknown task {id}: the id is mistyped, or its result has expired or was "
+                                   f"forgotten. `{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
     message, outcome = view.message, view.outcome
     if as_json:
         emit({**document(session, view), "message": message and message_document(message, session.app)})
@@ -95,7 +97,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
     facts: list[tuple[str, object]] = [("id", view.id), ("task", view.task), ("state", view.state)]
     if message is not None:
         facts += [
-            ("message", {"active": "with a worker", "dead": "a dead letter"}.get(view.place or "", view.place)),
+            ("message", {"active": "held by a worker", "dead": "dead letter"}.get(view.place or "", view.place)),
             ("call", f"{message.task}({call(call_of(message, session.app))})"),
             ("queue", f"{message.queue}, priority {message.priority}"),
             ("attempt", message.attempt),
@@ -106,7 +108,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
             ("group", message.group_id),
         ]
     if outcome is not None and outcome.cause is not None:
-        facts += [("not run", f"{outcome.cause} before it"), ("ended", when(outcome.done_at))]
+        facts += [("not run", f"because of {outcome.cause}"), ("ended", when(outcome.done_at))]
     elif outcome is not None:
         facts += [
             ("outcome of attempt", outcome.attempt),
@@ -130,12 +132,14 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
 
 @command.command("revoke")
 @click.argument("ids", nargs=-1, metavar="[ID...]")
-@click.option("--workflow", metavar="ID", help="All of this workflow that has not ended.")
-@click.option("--terminate", is_flag=True, help="Also end attempts that are running.")
+@click.option("--workflow", metavar="ID", help="Revoke all tasks of this workflow that have not ended.")
+@click.option("--terminate", is_flag=True, help="Also terminate running attempts.")
 @as_json
 @with_session
 def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, terminate: bool, as_json: bool) -> None:
-    """Prevent tasks from starting, on workers that run now and on those started later.
+    """Prevent tasks from starting on any worker.
+
+    The broker stores the revocation for a week, so it also applies to workers that start later.
 
     \b
     Examples:
@@ -144,7 +148,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
       celeriac -A shop tasks revoke --workflow 0197a1b2-…
     """
     if not ids and workflow is None:
-        raise click.UsageError("Name the tasks, or a workflow: celeriac tasks revoke [ID...] [--workflow ID].")
+        raise click.UsageError("Give task ids or --workflow ID.")
     named = ids
     if workflow is not None:
         ids = (*ids, *find_workflow(session, workflow).waiting())
@@ -153,7 +157,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
     if as_json:
         emit({"revoked": ids})
     else:
-        tell_revoked(session, len(ids), named)
+        report_revoked(session, len(ids), named)
 
 
 @command.command("retry")
@@ -161,7 +165,10 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
 @as_json
 @with_session
 def retry(session: Session, *, workflow: str, as_json: bool) -> None:
-    """Run again what has failed in the workflow of this id, and then what was not run for it.
+    """Rerun the failed tasks of WORKFLOW.
+
+    Tasks that were revoked or ignored are rerun, too; then those that were not run because of them. Tasks that
+    succeeded are not run again.
 
     \b
     Examples:
@@ -175,4 +182,4 @@ def retry(session: Session, *, workflow: str, as_json: bool) -> None:
     if as_json:
         emit({"sent": sent})
     else:
-        click.echo(f"Sent {sent} again." if sent else "Nothing has failed.")
+        click.echo(f"Sent {sent} again." if sent else "Nothing to retry: every task succeeded.")

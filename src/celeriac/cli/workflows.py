@@ -1,4 +1,4 @@
-"""What `celeriac tasks` shows of a workflow: its tasks in order, and how far it is."""
+"""Workflow output of `celeriac tasks`: the tasks in order, and how many have ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["find_workflow", "show_workflow"]
 
 
 def find_workflow(session: Session, id: str) -> Workflow:
-    """Return a workflow by its id, or fail with what to do."""
+    """Return a workflow by its id, or fail with a message that says what to do."""
     try:
         return session.app.workflow(id)
     except WorkflowError as error:
@@ -22,7 +22,7 @@ def find_workflow(session: Session, id: str) -> Workflow:
 
 
 def show_workflow(session: Session, id: str, state: str | None, as_json: bool) -> None:
-    """Show the tasks of a workflow; with a state, those in it alone."""
+    """Show the tasks of a workflow; with `state`, only those in that state."""
     workflow = find_workflow(session, id)
     views = workflow.steps()
     ended = sum(view.outcome is not None and view.outcome.ready for view in views)
@@ -39,10 +39,10 @@ def show_workflow(session: Session, id: str, state: str | None, as_json: bool) -
         outcome = view.outcome
         note = ""
         if outcome is not None and outcome.cause is not None:
-            note = f"not run: {outcome.cause} before it"
+            note = f"not run because of {outcome.cause}"
         elif outcome is not None and outcome.failure is not None:
             note = f"{outcome.failure.type}: {outcome.failure.message}"
         took = duration(outcome.runtime) if outcome is not None and outcome.cause is None else ""
         rows.append((view.id, view.task, view.state, took, when(outcome.done_at) if outcome is not None else "", note))
     show(["id", "task", "state", "took", "ended", "note"], rows, empty="No task is in this state.", numbers=["took"])
-    click.echo(f"{ended} of {len(views)} have ended.")
+    click.echo(f"{ended} of {len(views)} tasks have ended.")

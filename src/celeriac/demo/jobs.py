@@ -1,7 +1,7 @@
-"""The three jobs of the demonstration: the index, the crawl, and the killing.
+"""The three jobs of the demonstration: `Index`, `Crawl` and `Kill`.
 
-Each sends tasks and gathers how they ended. They run side by side in one event loop; `story.py` starts them,
-`report.py` tells what they found.
+Each sends tasks and collects their outcomes. `story.py` runs them concurrently in one event loop; `report.py` prints
+what they found.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from celeriac.model.outcome import Outcome
 
 __all__ = ["Crawl", "Index", "Job", "Kill"]
 
-GATHER_SECONDS = 0.03  # results are taken in batches of this time, so that looking costs little
-LOOK_SECONDS = 0.02
-KILL_AT = 0.25  # of the victim's work
-LONG = 600.0  # seconds; `story.py` has the time limit
+GATHER_SECONDS = 0.03  # pause between two fetches, so that results arrive in batches
+POLL_SECONDS = 0.02
+KILL_AT = 0.25  # the fraction of the task's work after which its child is killed
+LONG = 600.0  # seconds; longer than the time limit in `story.py`
 
 
 class Job:
-    """What was sent, and how it ended."""
+    """Tasks that were sent, and their outcomes."""
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def retried(self) -> int:
-        """How many attempts were followed by others."""
+        """The number of retries."""
         return sum(outcome.attempt - 1 for outcome in self.outcomes)
 
     def count(self, state: str) -> int:
@@ -72,7 +72,7 @@ class Job:
 
 
 class Index(Job):
-    """An index of the standard library: one plain task for each file, merged as they come in."""
+    """An index of the standard library: one plain task per file; results are merged as they arrive."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__(index_file.name)
@@ -101,7 +101,7 @@ class Index(Job):
 
 
 class Crawl(Job):
-    """A crawl of the site: each page brings links, and each new link becomes a coroutine task."""
+    """A crawl of the site: one coroutine task per page; each new link of a page starts another."""
 
     def __init__(self, bar: Bar, base: str) -> None:
         super().__init__(fetch_page.name)
@@ -111,7 +111,7 @@ class Crawl(Job):
         self._waiting: dict[str, AsyncResult[Page]] = {}
 
     async def run(self) -> None:
-        """Fetch all pages that links lead to."""
+        """Fetch all pages that can be reached by links."""
         await self._follow([START])
         async for outcome, page in self._arrivals():
             self._take(outcome, page)
@@ -128,7 +128,7 @@ class Crawl(Job):
             self._waiting.update({result.id: result for result in results})
 
     async def _arrivals(self) -> AsyncIterator[tuple[Outcome, Page | None]]:
-        """Yield what has ended, until nothing is waited for; more may be sent meanwhile."""
+        """Yield outcomes until no task is pending; more tasks may be sent in the meantime."""
         while self._waiting:
             ended = await app.backend.afetch(list(self._waiting), wait=LONG)
             for key, outcome in ended.items():
@@ -138,25 +138,25 @@ class Crawl(Job):
 
 
 class Kill(Job):
-    """A long plain task whose child is killed under it, and which must run again by itself."""
+    """A long plain task whose child is killed while it runs, and which must be run again automatically."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__(pair_words.name)
-        self.victim = 0
+        self.victim = 0  # the pid of the killed child
         self.killed_at = 0.0
-        self.killed_after = ""  # how far the task was
+        self.killed_after = ""  # the task's progress at that time
         self.back_after = 0.0  # seconds from the kill until the task was seen running again
         self.pairs: Pairs | None = None
         self._bar = bar
 
     async def run(self, paths: Sequence[Path], half_way: asyncio.Event) -> None:
-        """Wait for the others to be half-way; send the task; kill its child; wait for the result."""
+        """Wait until the index is half-way, send the task, kill its child, and wait for the result."""
         await half_way.wait()
         self._begin(1)
         result = await pair_words.aapply_async(([str(path) for path in paths],), priority=9)
         while not result.ready():
-            self._look(result.info)
-            await asyncio.sleep(LOOK_SECONDS)
+            self._observe(result.info)
+            await asyncio.sleep(POLL_SECONDS)
         outcome = result.outcome
         if result.successful():
             self.pairs = await result.aget()
@@ -164,22 +164,22 @@ class Kill(Job):
         self._take(outcome, self.pairs)
         self._bar.update(len(paths))
         if not self.victim:
-            raise DemoError("The task had ended before its child could be killed. Run it again.")
+            raise DemoError("The task ended before its child could be killed. Run the demonstration again.")
 
-    def _look(self, told: Any) -> None:
-        """Act on what the task tells of its progress."""
-        if not isinstance(told, dict) or "pid" not in told:
+    def _observe(self, progress: Any) -> None:
+        """Handle a progress report of the task: kill its child once the task has done enough work."""
+        if not isinstance(progress, dict) or "pid" not in progress:
             return
-        self._bar.update(int(told["done"]), int(told["total"]))
-        self._seen_running(told["pid"])
-        if not self.victim and told["done"] >= told["total"] * KILL_AT:
-            self.victim = told["pid"]
+        self._bar.update(int(progress["done"]), int(progress["total"]))
+        self._seen_running(progress["pid"])
+        if not self.victim and progress["done"] >= progress["total"] * KILL_AT:
+            self.victim = progress["pid"]
             self.killed_at = time.time()
-            self.killed_after = f"{told['done']} of {told['total']} files"
+            self.killed_after = f"{progress['done']} of {progress['total']} files"
             os.kill(self.victim, signal.SIGKILL)
-            self._bar.say(f"Killed child {self.victim} on purpose: its task was at {self.killed_after}.")
+            self._bar.say(f"Killed child {self.victim} on purpose, when its task had done {self.killed_after}.")
 
     def _seen_running(self, pid: int) -> None:
         if self.victim and pid != self.victim and not self.back_after:
             self.back_after = time.time() - self.killed_at
-            self._bar.say(f"Child {pid} has started that task again, {self.back_after:.2f} s later.")
+            self._bar.say(f"Child {pid} has started the task again, {self.back_after:.2f} s later.")

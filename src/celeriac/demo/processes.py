@@ -1,6 +1,6 @@
-"""The processes that the demonstration starts, and what it takes to be rid of them: used by `story.py`.
+"""The processes that the demonstration starts; used by `story.py`.
 
-Each is a context manager; leaving it ends the process, whatever the reason for leaving.
+Each is a context manager that ends its process on exit, for whatever reason the block is left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DemoError(Exception):
 
 
 class _Process:
-    """A process in a session of its own, so that Ctrl-C reaches it through us alone."""
+    """A process in its own session, so that Ctrl-C in the terminal is not sent to it directly."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class _Process:
             self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             pass
-        finally:  # another Ctrl-C comes here, too
+        finally:  # also reached if Ctrl-C interrupts the wait
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
@@ -61,15 +61,15 @@ class _Process:
             self._process.terminate()
 
     def check(self) -> None:
-        """Raise `DemoError`, with the end of the log, if the process is no more."""
+        """Raise `DemoError` with the end of the log if the process has exited."""
         code = self._process.poll()
         if code is not None:
-            raise DemoError(f"The {self.name} has ended, with exit code {code}. {self.tail()}")
+            raise DemoError(f"The {self.name} exited unexpectedly, with exit code {code}. {self.tail()}")
 
     def tail(self) -> str:
-        """Return the end of the log."""
+        """Return the end of the log, as a sentence for an error message."""
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:] if self.log.exists() else []
-        return "\n  ".join(["The end of its log:", *lines]) if lines else "It has written nothing to its log."
+        return "\n  ".join(["The end of its log:", *lines]) if lines else "Its log is empty."
 
 
 class WorkerProcess(_Process):
@@ -117,12 +117,12 @@ class SiteProcess(_Process):
         return self
 
     def close(self) -> dict[str, int]:
-        """End the site; return how often each path was asked for."""
-        told, _ = self._process.communicate(timeout=GRACE_SECONDS)
-        return msgspec.json.decode(told, type=dict[str, int])
+        """Stop the site, and return the number of requests for each path."""
+        output, _ = self._process.communicate(timeout=GRACE_SECONDS)
+        return msgspec.json.decode(output, type=dict[str, int])
 
 
 def _environment(database: Path) -> dict[str, str]:
-    """Return our environment, without settings meant for another app, with the database's name."""
+    """Return this process's environment without other apps' settings, and with the database's path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
     return {**environment, tasks.DATABASE: str(database)}

@@ -1,4 +1,4 @@
-"""What is seen at the end: what was done, what was killed, what was found, and whether all of it is right."""
+"""The tables printed at the end: tasks, lanes, the kill, the findings, and the comparison with expected numbers."""
 
 from __future__ import annotations
 
@@ -20,58 +20,60 @@ __all__ = ["Check", "checks_of", "percentile", "show_checks", "show_tables"]
 TOP = 5
 
 NEXT_STEPS = """\
-Next, your own:
+Next, write your own:
   tasks.py:  from celeriac import Celeriac
              app = Celeriac("shop")
 
              @app.task
              def add(x, y): return x + y
 
-  $ celeriac -A tasks worker          a worker; celeriac.db beside tasks.py is made on first use
+  $ celeriac -A tasks worker          starts a worker; creates celeriac.db next to tasks.py
   $ celeriac -A tasks call tasks.add --args '[2, 2]' --wait
-Settings are keywords of Celeriac(...), or variables like CELERIAC_TASK_TIME_LIMIT. Read on in docs/tutorial.md."""
+Settings are keyword arguments of Celeriac(...), or environment variables like CELERIAC_TASK_TIME_LIMIT.
+Continue with docs/tutorial.md."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One fact, as it must be and as it was found."""
+    """One number: its expected and its actual value."""
 
     what: str
     expected: object
     found: object
-    more: bool = True  # what else must hold, where two numbers do not say it all
+    more: bool = True  # a further condition, if comparing two numbers is not enough
 
     @property
     def right(self) -> bool:
-        """Whether it is as it must be."""
+        """Whether the check passes."""
         return self.expected == self.found and self.more
 
 
 def checks_of(index: Index, crawl: Crawl, kill: Kill, truth: LibraryTruth, pages: Mapping[str, SitePage],
               requests: Mapping[str, int]) -> list[Check]:  # fmt: skip
-    """Compare what the workers found with what was worked out without them."""
+    """Compare the workers' results with numbers computed without workers."""
     links = reachable(pages)
-    due = {path: 1 + pages[path].busy for path in links}
+    expected_requests = {path: 1 + pages[path].busy for path in links}
     indexed = index.count(states.SUCCESS)
     return [
         Check("tasks lost", 0, index.lost + crawl.lost + kill.lost),
         Check("files indexed", truth.files, indexed),
         Check("lines", truth.lines, index.lines),
         Check("words", truth.words.total(), index.words.total()),
-        Check("different words, with counts", len(truth.words), len(index.words), index.words == truth.words),
-        Check("pairs of words, by the killed task", truth.pairs, kill.pairs.total if kill.pairs else None),
+        Check("distinct words, with counts", len(truth.words), len(index.words), index.words == truth.words),
+        Check("word pairs, by the killed task", truth.pairs, kill.pairs.total if kill.pairs else None),
         Check("deliveries of the killed task", 2, kill.pairs.delivery if kill.pairs else None),
         Check("pages found", len(links), len(crawl.seen), crawl.seen == links),
         Check("pages fetched", sum(not pages[path].missing for path in links), crawl.count(states.SUCCESS)),
-        Check("pages missing: failed, as intended", sum(pages[path].missing for path in links),
+        Check("missing pages: failed as intended", sum(pages[path].missing for path in links),
               crawl.failures(PageMissingError.__name__)),
         Check("retries, one for each 503", sum(pages[path].busy for path in links), crawl.retried),
-        Check("requests that the site was sent", sum(due.values()), sum(requests.values()), due == requests),
+        Check("requests to the site", sum(expected_requests.values()), sum(requests.values()),
+              expected_requests == requests),
     ]  # fmt: skip
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that so many percent of the values do not exceed; 0 of none.
+    """Return the smallest value that `percent` percent of the values do not exceed; 0 if there are none.
 
     >>> percentile([4.0, 1.0, 3.0, 2.0], 50)
     2.0
@@ -81,7 +83,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def show_tables(console: Console, index: Index, crawl: Crawl, kill: Kill) -> None:
-    """Print what was done."""
+    """Print what the workers did."""
     jobs: list[Job] = [index, kill, crawl]
     tasks = _table("Tasks", "task", "sent", "succeeded", "retries", "failed", "p50", "p95", "p99")
     for job in jobs:
@@ -91,7 +93,7 @@ def show_tables(console: Console, index: Index, crawl: Crawl, kill: Kill) -> Non
         tasks.add_row(job.task.rpartition(".")[2], *_numbers(*counts), *times)
     console.print(tasks)
 
-    lanes = _table("Lanes", "lane", "tasks", "attempts", "tasks/s", "at a time", "children (pids)")
+    lanes = _table("Lanes", "lane", "tasks", "attempts", "tasks/s", "concurrency", "children (pids)")
     for lane in dict.fromkeys(app.tasks[job.task].lane for job in jobs):
         here = [job for job in jobs if app.tasks[job.task].lane == lane]
         outcomes = [outcome for job in here for outcome in job.outcomes]
@@ -101,21 +103,21 @@ def show_tables(console: Console, index: Index, crawl: Crawl, kill: Kill) -> Non
                       f"{_overlap(outcomes):.1f}", " ".join(map(str, pids)))  # fmt: skip
     console.print(lanes)
 
-    killed = _facts("Killed, and saved")
-    again = index.redelivered + crawl.redelivered
-    saviour = kill.pairs.pid if kill.pairs else "?"
+    killed = _facts("Killed child")
+    redelivered = index.redelivered + crawl.redelivered
+    successor = kill.pairs.pid if kill.pairs else "?"
     for row in (
         ("killed with SIGKILL", f"child {kill.victim}, by this demonstration"),
-        ("its task", f"{kill.task.rpartition('.')[2]}, at {kill.killed_after}"),
-        ("seen running again after", f"{kill.back_after:.2f} s, in child {saviour}"),
+        ("its task", f"{kill.task.rpartition('.')[2]}, after {kill.killed_after}"),
+        ("running again after", f"{kill.back_after:.2f} s, in child {successor}"),
         ("delivery that succeeded", str(kill.pairs.delivery) if kill.pairs else "none"),
-        ("other tasks it held", f"{again} delivered again" if again else "none was delivered twice"),
-        ("lost", str(index.lost + crawl.lost + kill.lost)),
+        ("other tasks redelivered", f"{redelivered}" if redelivered else "none"),
+        ("tasks lost in total", str(index.lost + crawl.lost + kill.lost)),
     ):
         killed.add_row(*row)
     console.print(killed)
 
-    found = _facts("Found")
+    found = _facts("Results")
     words = ", ".join(f"{word} {count:,}" for word, count in index.words.most_common(TOP))
     found.add_row("in Python's library", f"{index.lines:,} lines, {index.definitions:,} definitions")
     found.add_row("most frequent words", words)
@@ -126,15 +128,15 @@ def show_tables(console: Console, index: Index, crawl: Crawl, kill: Kill) -> Non
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:
-    """Print what was compared, and what to do next if it all holds."""
-    table = _table("Checked against a count made without workers", "what", "expected", "found", "right")
+    """Print the checks and, if all of them pass, the next steps."""
+    table = _table("Compared with numbers computed without workers", "what", "expected", "found", "right")
     for check in checks:
         numbers = _numbers(check.expected, check.found)
         table.add_row(check.what, *numbers, "yes" if check.right else "[bold red]NO")
     console.print(table)
     wrong = [check.what for check in checks if not check.right]
     if wrong:
-        text = f"The demonstration FAILED. Not as they must be: {'; '.join(wrong)}."
+        text = f"The demonstration FAILED. Wrong numbers: {'; '.join(wrong)}."
         console.print(text, markup=False, style="bold red", highlight=False)
     else:
         console.print("Nothing was lost, and every number is right.\n", style="bold green", highlight=False)
@@ -163,7 +165,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _rate(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> float:
-    """Return how many tasks ended in a second, from the first sent to the last ended."""
+    """Return tasks per second, from sending the first to the end of the last."""
     if not outcomes:
         return 0.0
     began = min(job.sent_at for job in jobs)
@@ -171,7 +173,7 @@ def _rate(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> float:
 
 
 def _overlap(outcomes: Sequence[Outcome]) -> float:
-    """Return how many tasks were running at a time, on average over the time that tasks were run."""
+    """Return how many tasks ran concurrently, averaged over the time from the first start to the last end."""
     if not outcomes:
         return 0.0
     began = min(outcome.started_at for outcome in outcomes)

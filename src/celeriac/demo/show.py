@@ -1,4 +1,4 @@
-"""What is seen while the demonstration runs: bars that move on a terminal, a line now and then elsewhere."""
+"""Output while the demonstration runs: progress bars on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 __all__ = ["Bar", "Show"]
 
-LINE_SECONDS = 2.0  # at most one line of a bar in this time, where there is no terminal
+LINE_SECONDS = 2.0  # the least time between two lines of one bar when the output is not a terminal
 
 
 class Show:
-    """The screen."""
+    """The console and its progress bars."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -31,7 +31,7 @@ class Show:
         (self.progress or nullcontext()).__exit__(kind, error, traceback)
 
     def say(self, text: str) -> None:
-        """Write a line; the bars stay below it."""
+        """Print a line above the bars."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def bar(self, name: str, unit: str) -> Bar:
@@ -40,30 +40,30 @@ class Show:
 
 
 class Bar:
-    """How far one job is."""
+    """The progress of one job."""
 
     def __init__(self, show: Show, name: str, unit: str) -> None:
         self._show = show
         self._name = name
         self._unit = unit
         self._total = 0
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
         self._id: TaskID | None = None
         if show.progress is not None:
             self._id = show.progress.add_task(name, total=None, unit=unit, counts="waiting")
 
     def update(self, done: int, total: int | None = None) -> None:
-        """Show that `done` of `total` (by default as before) are over."""
+        """Show that `done` of `total` are finished; without `total`, the previous one is kept."""
         self._total = total if total is not None else self._total
         counts = f"{done} of {self._total} {self._unit}"
         if self._show.progress is not None and self._id is not None:
             self._show.progress.update(self._id, completed=done, total=self._total, counts=counts)
-        elif time.monotonic() - self._said_at > LINE_SECONDS:
-            self._said_at = time.monotonic()
+        elif time.monotonic() - self._printed_at > LINE_SECONDS:
+            self._printed_at = time.monotonic()
             self._show.say(f"  {self._name}: {counts}")
 
     def say(self, text: str) -> None:
-        """Write a line above the bars."""
+        """Print a line above the bars."""
         self._show.say(f"  {text}")
 
 

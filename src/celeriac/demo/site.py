@@ -1,9 +1,8 @@
-"""A web site on this machine, made for crawling: hundreds of pages, some slow, some busy, some missing.
+"""A local web site for the demonstration's crawler: hundreds of pages, some slow, some busy, some missing.
 
-Runs as a process of its own, `python -m celeriac.demo.site 400`: it writes its port as the first line of its
-output, serves until its input ends (so that it never outlives whoever started it), and then writes how often
-each page was asked for, as JSON. The pages follow from their number alone, so that whoever starts it knows what
-a crawler has to find.
+Runs as a separate process: `python -m celeriac.demo.site 400`. It prints its port on the first line, serves until its
+stdin is closed (so that it never outlives its parent), and then prints the number of requests per page as JSON. The
+site is fully determined by the number of pages, so that its parent knows what a crawler has to find.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ __all__ = ["START", "Site", "SitePage", "build", "reachable", "serve"]
 
 START = "/page/0"
 SEED = 20
-BRANCHES = 3  # a page's own links down the tree
-ORPHANS = 25  # pages to which nothing links
+BRANCHES = 3  # links of a page to pages further down the tree
+ORPHANS = 25  # pages that no page links to
 
 
 @dataclass
 class SitePage:
-    """A page, and how it behaves."""
+    """A page and its behaviour."""
 
     links: list[str] = field(default_factory=list)
     delay: float = 0.0  # seconds before it answers
-    busy: int = 0  # how many requests it answers with 503 before it works
-    missing: bool = False  # 404, for ever
+    busy: int = 0  # how many requests are answered with 503 first
+    missing: bool = False  # always answered with 404
 
 
 def build(count: int) -> dict[str, SitePage]:
-    """Return a site of `count` pages that links lead to, and a few more; always the same for a count."""
+    """Return a site of `count` reachable pages and a few unreachable ones; always the same for a given count."""
     chance = random.Random(SEED)  # noqa: S311 - not a secret
     pages = {f"/page/{n}": _page(chance, leads_on=n * BRANCHES + 1 < count) for n in range(count)}
     pages[START] = SitePage()
@@ -55,13 +54,13 @@ def _page(chance: random.Random, leads_on: bool) -> SitePage:
         return SitePage(delay=chance.uniform(0.2, 1.0))
     if draw < 0.20:
         return SitePage(delay=0.02, busy=chance.choice((1, 2)))
-    if draw < 0.24 and not leads_on:  # what a missing page would link to, nobody could find
+    if draw < 0.24 and not leads_on:  # the pages below a missing page would be unreachable
         return SitePage(missing=True)
     return SitePage(delay=chance.uniform(0.01, 0.08))
 
 
 def reachable(pages: Mapping[str, SitePage], start: str = START) -> set[str]:
-    """Return the pages that links lead to, missing ones included.
+    """Return the pages that can be reached by links, including missing ones.
 
     >>> sorted(reachable({"a": SitePage(["b"]), "b": SitePage(missing=True), "c": SitePage()}, "a"))
     ['a', 'b']
@@ -76,14 +75,14 @@ def reachable(pages: Mapping[str, SitePage], start: str = START) -> set[str]:
 
 
 class Site:
-    """The server: answers for pages, and counts what it was asked."""
+    """The server: answers requests for pages, and counts them."""
 
     def __init__(self, pages: Mapping[str, SitePage]) -> None:
         self.pages = pages
         self.requests: Counter[str] = Counter()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the one request of a connection, and close it."""
+        """Answer one request, and close the connection."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             words = head.split(maxsplit=2)
@@ -91,18 +90,18 @@ class Site:
             writer.write(await self._response(path))
             await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
-            pass  # whoever asked has gone, or never meant HTTP
+            pass  # the client has gone, or does not speak HTTP
         finally:
             writer.close()
 
     async def _response(self, path: str) -> bytes:
         self.requests[path] += 1
-        asked = self.requests[path]
+        requests = self.requests[path]
         page = self.pages.get(path)
         if page is None or page.missing:
             return _response(404, "Not Found")
         await asyncio.sleep(page.delay)
-        if asked <= page.busy:
+        if requests <= page.busy:
             return _response(503, "Service Unavailable")
         links = "\n".join(f'<a href="{link}">{link}</a>' for link in page.links)
         return _response(200, "OK", f"<html><body>\n{links}\n</body></html>\n")
@@ -113,16 +112,16 @@ def _response(status: int, reason: str, body: str = "") -> bytes:
 
 
 async def serve(count: int) -> None:
-    """Serve a site of `count` pages until the input ends."""
+    """Serve a site of `count` pages until stdin is closed."""
     site = Site(build(count))
     server = await asyncio.start_server(site.answer, "127.0.0.1", 0, backlog=512)
     async with server:
-        _tell(str(server.sockets[0].getsockname()[1]))
+        _print(str(server.sockets[0].getsockname()[1]))
         await asyncio.to_thread(sys.stdin.read)
-    _tell(msgspec.json.encode(dict(site.requests)).decode())
+    _print(msgspec.json.encode(dict(site.requests)).decode())
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

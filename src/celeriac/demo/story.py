@@ -1,7 +1,7 @@
-"""The demonstration from start to end: folder, site, worker; three jobs at once; then the tables.
+"""Runs the demonstration: creates the folder, starts site and worker, runs three jobs at once, prints the tables.
 
-Called by `run_demo`. Everything that must be cleaned up is a context manager around the event loop, not inside
-it: Ctrl-C, a failure and the normal end all leave by the same way.
+Called by `run_demo`. Everything that must be cleaned up is a context manager outside the event loop, so that Ctrl-C, a
+failure and the normal end take the same path.
 """
 
 from __future__ import annotations
@@ -34,47 +34,48 @@ PAGES = 500
 LIMIT_SECONDS = 60.0
 START_SECONDS = 20.0
 CHECK_SECONDS = 0.2
-STOPPED = 128  # plus the signal's number, as shells have it
+STOPPED = 128  # plus the signal's number: the exit code, as in shells
 
 
 def run(*, seconds: float | None = None, keep: bool = False) -> int:
-    """Run it, and return the exit code."""
+    """Run the demonstration, and return the exit code."""
     console = Console()
     began = time.monotonic()
     termination = _Termination()
     try:
         with termination.caught(), _folder(console, keep) as folder:
-            right = _tell(Show(console), folder, seconds or LIMIT_SECONDS, termination)
+            right = _demonstrate(Show(console), folder, seconds or LIMIT_SECONDS, termination)
     except DemoError as error:
         text = f"The demonstration FAILED. {error}"
         console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("Stopped; the worker and the site are gone.", highlight=False)
+        console.print("Stopped. The worker and the site have been stopped, too.", highlight=False)
         return STOPPED + (termination.number or signal.SIGINT)
-    console.print(f"\nAll of it took {time.monotonic() - began:.1f} s.", highlight=False)
+    console.print(f"\nTotal time: {time.monotonic() - began:.1f} s.", highlight=False)
     return 0 if right else 1
 
 
-def _tell(show: Show, folder: Path, limit: float, termination: _Termination) -> bool:
-    """Do what is to be done; say whether all is as it must be."""
+def _demonstrate(show: Show, folder: Path, limit: float, termination: _Termination) -> bool:
+    """Start the processes, run the jobs and print the tables; return whether all checks pass."""
     database = folder / "celeriac.db"
     app.close()
     app.conf.broker_url = f"sqlite:///{database}"
     paths = library_files()
     if not paths:
-        raise DemoError("This Python came without the sources of its standard library, which are to be indexed.")
-    show.say("Celeriac's demonstration: a worker with 2 children for plain functions and 1 for coroutines,")
-    show.say(f"and no server but the file {database}.")
+        raise DemoError("This Python installation has no source files of the standard library, which this "
+                        "demonstration indexes. Use another Python installation.")  # fmt: skip
+    show.say("This demonstration runs a worker with 2 children for plain functions and 1 for coroutines.")
+    show.say(f"It needs no server: broker and results are in the file {database}.")
     with SiteProcess(folder, PAGES) as site, WorkerProcess(folder, database) as worker:
-        show.say(f"The worker is process {worker.pid}; {site.base} is a web site of {PAGES} pages.\n")
+        show.say(f"The worker is process {worker.pid}; {site.base} is a local web site with {PAGES} pages.\n")
         with show:
             index = Index(show.bar("Index of Python's library", "files"))
             crawl = Crawl(show.bar("Crawl of the site", "pages"), site.base)
-            kill = Kill(show.bar("Pairs of words (the victim)", "files"))
+            kill = Kill(show.bar("Word pairs (its child is killed)", "files"))
             asyncio.run(_work(index, crawl, kill, paths, worker, site, limit, termination))
         requests = site.close()
-    show.say("Done; now the same again in this process, without workers, to compare ...\n")
+    show.say("Done. Computing the same numbers in this process, without workers, to compare ...\n")
     checks = checks_of(index, crawl, kill, read_library(paths), build(PAGES), requests)
     show_tables(show.console, index, crawl, kill)
     show_checks(show.console, checks)
@@ -83,7 +84,7 @@ def _tell(show: Show, folder: Path, limit: float, termination: _Termination) -> 
 
 async def _work(index: Index, crawl: Crawl, kill: Kill, paths: Sequence[Path], worker: WorkerProcess,
                 site: SiteProcess, limit: float, termination: _Termination) -> None:  # fmt: skip
-    """Run the jobs side by side, while the processes live."""
+    """Run the jobs concurrently; fail if the worker or the site exits."""
     termination.work = asyncio.current_task()
     try:
         await _ready(worker)
@@ -98,7 +99,8 @@ async def _work(index: Index, crawl: Crawl, kill: Kill, paths: Sequence[Path], w
             watch.cancel()
     except TimeoutError:
         missing = ", ".join(f"{job.task}: {job.lost} of {job.sent}" for job in (index, crawl, kill))
-        text = f"It is not over after {limit:g} s. Tasks without an end: {missing}. {worker.tail()}"
+        text = (f"It has not finished within {limit:g} s; give it more time with --seconds. "
+                f"Tasks without an outcome: {missing}. {worker.tail()}")  # fmt: skip
         raise DemoError(text) from None
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
@@ -113,12 +115,12 @@ async def _ready(worker: WorkerProcess) -> None:
     while not await app.broker.operations().workers():
         worker.check()
         if time.monotonic() > deadline:
-            raise DemoError(f"The worker has not started in {START_SECONDS:g} s. {worker.tail()}")
+            raise DemoError(f"The worker did not start within {START_SECONDS:g} s. {worker.tail()}")
         await asyncio.sleep(CHECK_SECONDS / 4)
 
 
 async def _watch(worker: WorkerProcess, site: SiteProcess) -> NoReturn:
-    """Raise `DemoError` when one of the processes is no more."""
+    """Raise `DemoError` when one of the processes has exited."""
     while True:
         worker.check()
         site.check()
@@ -132,16 +134,16 @@ def _folder(console: Console, keep: bool) -> Iterator[Path]:
         yield folder
     finally:
         if keep:
-            console.print(f"Kept for a look: {folder}", highlight=False, soft_wrap=True)
+            console.print(f"Kept: {folder}", highlight=False, soft_wrap=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Termination:
-    """SIGTERM, made to clean up on its way as Ctrl-C does: it cancels the work, or, where none is running, exits."""
+    """Makes SIGTERM clean up like Ctrl-C: cancels the jobs if they are running, otherwise exits."""
 
     def __init__(self) -> None:
-        self.number = 0  # the signal's, once it has come
+        self.number = 0  # of the signal that was received
         self.work: asyncio.Task[None] | None = None
 
     def __call__(self, number: int, frame: object) -> None:
@@ -152,7 +154,7 @@ class _Termination:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch the signal, in the main thread: to others, signals do not come."""
+        """Handle the signal within a `with` block; does nothing outside the main thread, which gets no signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

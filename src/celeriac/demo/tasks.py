@@ -2,8 +2,8 @@
 
     celeriac -A celeriac.demo.tasks worker
 
-Two plain tasks read Python's own standard library; one coroutine task fetches pages. Each tells, beside its
-result, which process ran it and on which delivery, so that it can be seen what a killed child costs: nothing.
+Two plain tasks read Python's standard library; one coroutine task fetches web pages. With its result, each returns the
+process that ran it and the number of the delivery, so that the report can show what killing a child cost.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 DATABASE = "CELERIAC_DEMO_DATABASE"
 """The environment variable that names the database file."""
 
-# The demonstration must not be led elsewhere by settings that are in the environment for another app.
+# An empty environment, so that settings for another app do not redirect the demonstration.
 app = Celeriac("demo", environ={}, broker_url=f"sqlite:///{os.environ.get(DATABASE, 'celeriac-demo.db')}")
 
 WORD = re.compile(r"[a-z]{3,}")
@@ -48,7 +48,7 @@ STEP = 20  # files between two reports of progress
 
 @dataclass
 class FileIndex:
-    """What there is to find in one file."""
+    """The index of one file."""
 
     lines: int
     definitions: int  # of functions and classes
@@ -59,7 +59,7 @@ class FileIndex:
 
 @dataclass
 class Pairs:
-    """The pairs of neighbouring words that are most frequent in many files."""
+    """The most frequent pairs of neighbouring words in many files."""
 
     total: int
     top: list[tuple[str, int]]
@@ -77,11 +77,11 @@ class Page:
 
 
 class PageBusyError(Exception):
-    """The site is busy (503); a retry will do."""
+    """The site is busy (503): retry."""
 
 
 class PageMissingError(Exception):
-    """There is no such page (404); no retry will help."""
+    """There is no such page (404): do not retry."""
 
 
 # --- The plain lane: one child, one task at a time ----------------------------------------------------
@@ -97,7 +97,7 @@ def index_file(path: str) -> FileIndex:
 
 @app.task(bind=True)
 def pair_words(self: Any, paths: list[str]) -> Pairs:
-    """Count pairs of neighbouring words over many files, telling how far it is."""
+    """Count pairs of neighbouring words in many files, and report progress."""
     pairs: Counter[tuple[str, str]] = Counter()
     for done, path in enumerate(paths):
         if done % STEP == 0:
@@ -113,7 +113,7 @@ def _read(path: str) -> str:
 
 def _definitions(text: str) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about escapes in other people's strings
+        warnings.simplefilter("ignore")  # about invalid escape sequences in the library's strings
         try:
             tree = ast.parse(text)
         except SyntaxError:
@@ -135,7 +135,7 @@ def _delivery() -> int:
     time_limit=20,
 )  # fmt: skip
 async def fetch_page(url: str) -> Page:
-    """Fetch a page, and return where it links to."""
+    """Fetch a page and return its links."""
     status, body = await _get(url)
     if status == 503:
         raise PageBusyError(url)
@@ -145,7 +145,7 @@ async def fetch_page(url: str) -> Page:
 
 
 async def _get(url: str) -> tuple[int, str]:
-    """Return the status and the body of a GET in HTTP/1.0: the answer ends where the connection does."""
+    """Return status and body of an HTTP/1.0 GET request; the server closes the connection after the body."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:

@@ -1,4 +1,4 @@
-"""What the demonstration must find, worked out here: another way, in this process, without any worker."""
+"""Computes the numbers that the demonstration must find: in this process, without workers, with different code."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SHORTEST = 3  # letters in a word
 
 
 def library_files() -> list[Path]:
-    """Return the source files of Python's standard library, its tests left out."""
+    """Return the source files of Python's standard library, without its tests."""
     root = Path(sysconfig.get_path("stdlib"))
     return sorted(path for path in root.rglob("*.py") if LEFT_OUT.isdisjoint(path.relative_to(root).parts))
 
 
 @dataclass
 class LibraryTruth:
-    """What a plain loop over the files counts."""
+    """Counts from a plain loop over the files."""
 
     files: int
     lines: int

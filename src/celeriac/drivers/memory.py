@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 
+from celeriac.drivers.bell import Bell
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery
@@ -17,16 +16,16 @@ __all__ = ["Held", "Store", "Workflow", "store"]
 
 
 class Held:
-    """A delivery in a worker's hands."""
+    """A delivery that a worker holds."""
 
     def __init__(self, delivery: Delivery, lease: int, age: int) -> None:
         self.delivery = delivery
         self.lease = lease
-        self.age = age  # its place in the queue, should it come back
+        self.age = age  # its position in the queue, if it is returned
 
 
 class Workflow:
-    """A workflow: its tree, and how much of it is missing."""
+    """A workflow: its tree and its counters."""
 
     def __init__(self, plan: Plan, now: float) -> None:
         self.tree = plan.tree
@@ -35,43 +34,41 @@ class Workflow:
         self.touched_at = now
 
 
-class Store:
-    """Messages and outcomes in plain dicts, under one lock; and a bell that rings when they change."""
+class Store(Bell):
+    """Messages and outcomes in plain dicts, under one lock. Rings when they change; ring without holding the lock."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lock = threading.Lock()
         self.messages: dict[str, tuple[int, Message, int]] = {}  # id: age, message, deliveries; ready or scheduled
-        self.held: dict[str, Held] = {}  # id: in a worker's hands
+        self.held: dict[str, Held] = {}  # id: held by a worker
         self.dead: dict[str, Dead] = {}
         self.revoked: dict[str, float] = {}  # id: until
         self.paused: set[str] = set()
         self.leases: dict[int, WorkerInfo] = {}
         self.outcomes: dict[str, tuple[float, Outcome]] = {}  # id: when it was stored, outcome
         self.workflows: dict[str, Workflow] = {}
-        self.pending: dict[PendingNode, float] = {}  # when somebody may take it on
+        self.pending: dict[PendingNode, float] = {}  # when it may be claimed
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
-        self.count = 0  # of everything that ever needed a number of its own
-        self.generation = 0
-        self._bell = threading.Condition()
-        self._sleepers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self.count = 0  # the last number given out by `number`
 
     def number(self) -> int:
-        """Return a number never returned before. Call with the lock held."""
+        """Return a number that was never returned before. Call with the lock held."""
         self.count += 1
         return self.count
 
     def keep(self, outcome: Outcome, now: float) -> bool:
-        """Keep an outcome, unless a final one is there. Call with the lock held."""
+        """Store an outcome, unless a final one is stored. Call with the lock held."""
         known = self.outcomes.get(outcome.id)
         if known is not None and known[1].ready:
             return False
         self.outcomes[outcome.id] = (now, outcome)
         return True
 
-    # --- Workflows: all of these with the lock held ---------------------------------------------------
+    # --- Workflows: call these with the lock held -----------------------------------------------------
 
     def conclude(self, outcome: Outcome, leaves_pending: bool, now: float) -> bool:
-        """Keep the end of a workflow's node, and do what follows from it at once; unless it has ended before."""
+        """Store the end of a workflow's node and count it, unless the node has ended before."""
         if not self.keep(outcome, now):
             return False
         place = outcome.place
@@ -83,7 +80,7 @@ class Store:
         return True
 
     def count_down(self, workflow: str, joins: Sequence[int], now: float) -> None:
-        """Count down joins; those that come to nothing are due."""
+        """Count down joins. A join at zero is pending."""
         self.workflows[workflow].touched_at = now
         missing = self.workflows[workflow].missing
         for join in joins:
@@ -93,7 +90,7 @@ class Store:
                     self.pending[PendingNode(workflow, join)] = 0.0
 
     def advance(self, advance: Advance, now: float) -> bool:
-        """Do what follows from a node's end, but for the messages; unless somebody has done it."""
+        """Carry out what follows from a node's end, except for the messages, unless that was done before."""
         if self.pending.pop(advance.pending, None) is None:
             return False
         for outcome in advance.outcomes:
@@ -106,7 +103,7 @@ class Store:
         return True
 
     def prune(self, now: float, result_expires: float | None) -> None:
-        """Drop what nobody will ask for any more."""
+        """Delete expired outcomes and workflows."""
         if result_expires is None:
             return
         self.outcomes = {id: entry for id, entry in self.outcomes.items() if entry[0] >= now - result_expires}
@@ -114,43 +111,10 @@ class Store:
             if workflow.touched_at < now - (result_expires if workflow.left <= 0 else UNFINISHED_SECONDS):
                 del self.workflows[id]
 
-    def ring(self) -> None:
-        """Wake everybody who waits. Call without the lock."""
-        with self._bell:
-            self.generation += 1
-            self._bell.notify_all()
-            sleepers = list(self._sleepers)
-        for loop, event in sleepers:
-            try:
-                loop.call_soon_threadsafe(event.set)
-            except RuntimeError:  # its loop was closed while it slept
-                with self._bell:
-                    self._sleepers.discard((loop, event))
-
-    def wait(self, seen: int, timeout: float) -> None:
-        """Block until the bell has rung after generation `seen`, or until the time-out (seconds)."""
-        with self._bell:
-            self._bell.wait_for(lambda: self.generation != seen, timeout)
-
-    async def changed(self, seen: int, timeout: float) -> None:
-        """Do as `wait`, for coroutines."""
-        sleeper = (asyncio.get_running_loop(), asyncio.Event())
-        with self._bell:
-            if self.generation != seen:
-                return
-            self._sleepers.add(sleeper)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await sleeper[1].wait()
-        finally:
-            with self._bell:
-                self._sleepers.discard(sleeper)
-
 
 _stores: dict[str, Store] = {}
 
 
 def store(name: str) -> Store:
-    """Return the store of this name; `memory://name` is the same one everywhere in the process."""
+    """Return the store of this name. A process has one store for each name."""
     return _stores.setdefault(name, Store())

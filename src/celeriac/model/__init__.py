@@ -1,1 +1,1 @@
-"""Values and their encoding: what messages, outcomes, options and arguments are."""
+"""Values and their encoding: messages, outcomes, options, arguments. Every other layer imports them."""

@@ -1,4 +1,8 @@
-"""Arguments: checked against the function's signature at the call, rebuilt to its annotations in the child."""
+"""Arguments: checked against the function's signature when a call is made, rebuilt to its annotations in the child.
+
+`task.py` and `signature.py` check before they make a message; `execution.py` rebuilds before it calls the function, and
+`result.py` rebuilds what the function returned.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,15 @@ from celeriac.model.records import Rebuilder, rebuilder
 
 __all__ = ["Arguments", "args_of", "kwargs_of"]
 
-UNRESOLVED = (NameError, TypeError, AttributeError)  # an annotation that cannot be evaluated
-MISSING = re.compile(r"missing a required (?:keyword-only )?argument: (.*)")  # as `inspect` says it
+UNRESOLVED = (NameError, TypeError, AttributeError)  # raised by an annotation that cannot be evaluated
+MISSING = re.compile(r"missing a required (?:keyword-only )?argument: (.*)")  # the message of `inspect`
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def args_of(args: Any) -> tuple[Any, ...]:
-    """Return the positional arguments of a call; refuse what would be taken apart by mistake. None is none.
+    """Return the positional arguments of a call as a tuple; of None, an empty one.
+
+    Raises `ArgumentsError` for a string or a dict, which would be split into its items.
 
     >>> args_of([2, 2])
     (2, 2)
@@ -30,21 +36,21 @@ def args_of(args: Any) -> tuple[Any, ...]:
     if args is None:
         return ()
     if isinstance(args, Mapping):
-        raise ArgumentsError(f"args takes a list or tuple, not {args!r}: for named arguments write kwargs={args!r}.")
-    raise ArgumentsError(f"args takes a list or tuple, not {args!r}: for one argument write args=({args!r},).")
+        raise ArgumentsError(f"args must be a list or tuple, not {args!r}: for named arguments write kwargs={args!r}.")
+    raise ArgumentsError(f"args must be a list or tuple, not {args!r}: for one argument write args=({args!r},).")
 
 
 def kwargs_of(kwargs: Any) -> dict[str, Any]:
-    """Return the named arguments of a call. None is none."""
+    """Return the named arguments of a call as a dict; of None, an empty one."""
     if kwargs is None or kwargs == {}:
         return {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise ArgumentsError(f"kwargs takes a dict of named arguments, {{'x': 2}}, not {kwargs!r}.")
+        raise ArgumentsError(f"kwargs must be a dict of named arguments, {{'x': 2}}, not {kwargs!r}.")
     return dict(kwargs)
 
 
 class Arguments:
-    """What a function takes, worked out once, so that checking the usual call costs two comparisons."""
+    """A function's parameters, inspected once, so that checking a usual call costs two comparisons."""
 
     def __init__(self, function: Callable[..., Any], name: str, bound: bool) -> None:
         self.function = function
@@ -53,21 +59,21 @@ class Arguments:
         parameters = list(signature.parameters.values())
         if bound:
             if not parameters:
-                raise ArgumentsError(f"{name} has bind=True, and takes no `self` to be bound to.")
+                raise ArgumentsError(f"{name} has bind=True, but its function has no parameter: add `self`.")
             parameters = parameters[1:]
         self.signature = signature.replace(parameters=parameters)
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         needs_keywords = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
-        self._least = sum(p.default is p.empty for p in positional)
-        self._most = float("inf") if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
+        self._min_args = sum(p.default is p.empty for p in positional)
+        self._max_args = float("inf") if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
         if needs_keywords:
-            self._most = -1  # no call of positional arguments alone can be right
+            self._max_args = -1  # a call without named arguments never fits
         self._rebuilders: dict[str, Rebuilder] | None = None
         self._rebuild_result: Rebuilder | None = None
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise `ArgumentsError` where the function could not be called so."""
-        if not kwargs and self._least <= len(args) <= self._most:
+        """Raise `ArgumentsError` if the function cannot be called with these arguments."""
+        if not kwargs and self._min_args <= len(args) <= self._max_args:
             return
         try:
             self.signature.bind(*args, **kwargs)
@@ -75,11 +81,11 @@ class Arguments:
             why = MISSING.sub(r"\1 is missing", str(error))
             raise ArgumentsError(f"These arguments do not fit {self.name}{self.signature}: {why}.") from None
 
-    def blame(self, error: EncodeError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EncodeError:
-        """Return the error of a body that cannot be serialised, with the argument named."""
+    def with_name(self, error: EncodeError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EncodeError:
+        """Return the error of a body that cannot be serialised, reworded to name the argument."""
         if len(error.path) < 2:
             return error
-        where, step = error.path[:2]  # "[0]" or "[1]" for args or kwargs, and the place in those
+        where, step = error.path[:2]  # "[0]" for args or "[1]" for kwargs, then the index or key in it
         if where == "[0]":
             names = list(self.signature.bind_partial(*args).arguments)
             name = names[min(int(step.strip("[]")), len(names) - 1)]
@@ -88,23 +94,24 @@ class Arguments:
         return error.within(f"Argument {name!r} of {self.name}", 2)
 
     def fit(self, calls: Sequence[tuple[Any, ...]]) -> bool:
-        """Say whether the function can be called with each of these tuples of arguments; if not, `check` tells why."""
-        return self._least <= min(map(len, calls)) and max(map(len, calls)) <= self._most
+        """Return whether the function can be called with each of these tuples; if not, `check` raises the reason."""
+        return self._min_args <= min(map(len, calls)) and max(map(len, calls)) <= self._max_args
 
-    def takes(self, count: int) -> bool:
-        """Say whether so many positional arguments are not too many."""
-        return count <= self._most
+    def accepts(self, count: int) -> bool:
+        """Return whether the function accepts this many positional arguments; there may be too few."""
+        return count <= self._max_args
 
     def prepare(self) -> None:
-        """Raise `ArgumentsError` where an argument that each call must have could never be rebuilt.
+        """Raise `ArgumentsError` if a required argument has an annotation that can never be rebuilt.
 
-        Called once, before the first message is made: annotations may name what is defined after the task.
+        Called before the first message is made, not by the decorator: annotations may name classes that are defined
+        after the task.
         """
         if self._rebuilders is None:
-            self._rebuilders = self._prepared()
+            self._rebuilders = self._make_rebuilders()
 
     def rebuild(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Turn plain data into the records that the annotations name."""
+        """Return the arguments with plain data turned into the records that the annotations name."""
         if self._rebuilders is None:
             self.prepare()
         if not self._rebuilders:
@@ -119,45 +126,45 @@ class Arguments:
         return list(bound.args), dict(bound.kwargs)
 
     def rebuild_result(self, value: Any) -> Any:
-        """Turn a decoded return value into what the return annotation names.
+        """Turn a decoded return value into the type that the return annotation names.
 
-        It stays plain data where it does not fit (an `Order` was promised, None returned), or where nothing tells what
-        to build (`A | B`): the task has succeeded, and what it returned is to be had.
+        The value stays plain data if it does not fit (annotated `Order`, returned None) or if the annotation is
+        ambiguous (`A | B`): the task succeeded, so its result must be readable.
         """
         if self._rebuild_result is None:
-            self._rebuild_result = self._result_prepared()
+            self._rebuild_result = self._make_result_rebuilder()
         try:
             return self._rebuild_result(value)
         except (ValueError, TypeError):
             return value
 
-    def _prepared(self) -> dict[str, Rebuilder]:
+    def _make_rebuilders(self) -> dict[str, Rebuilder]:
         hints, rebuilders = _hints(self.function), {}
         for name, parameter in self.signature.parameters.items():
             if name not in hints:
                 continue
             try:
-                rebuild = rebuilder(_whole(hints[name], parameter))
+                rebuild = rebuilder(_parameter_hint(hints[name], parameter))
             except TypeError as error:
                 if parameter.default is parameter.empty and parameter.kind not in VARIADIC:
                     raise ArgumentsError(
-                        f"The argument {name!r} of {self.name} could not be rebuilt from JSON: {error}. "
-                        "Annotate it with one record (Structs with tag=True can be told apart), or Any for plain data."
+                        f"The argument {name!r} of {self.name} cannot be rebuilt from JSON: {error}. Annotate it with "
+                        "one record class (or with Structs that have tag=True), or with Any for plain data."
                     ) from error
-                rebuild = _refusal(error)
+                rebuild = _raiser(error)
             if rebuild is not None:
                 rebuilders[name] = rebuild
         return rebuilders
 
-    def _result_prepared(self) -> Rebuilder:
+    def _make_result_rebuilder(self) -> Rebuilder:
         try:
-            return rebuilder(_hints(self.function).get("return")) or _as_it_is
+            return rebuilder(_hints(self.function).get("return")) or _unchanged
         except TypeError:
-            return _as_it_is
+            return _unchanged
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return those annotations of a function that can be had: some names exist for a type checker alone."""
+    """Return the annotations of a function that can be evaluated: some name types imported under TYPE_CHECKING."""
     try:
         return get_type_hints(function)
     except UNRESOLVED:
@@ -170,8 +177,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
-def _whole(hint: Any, parameter: inspect.Parameter) -> Any:
-    """Return the annotation of all that a parameter holds: of `*orders: Order`, a tuple."""
+def _parameter_hint(hint: Any, parameter: inspect.Parameter) -> Any:
+    """Return the annotation of the whole parameter: for `*orders: Order`, a tuple of them."""
     if parameter.kind is parameter.VAR_POSITIONAL:
         return tuple[hint, ...]
     if parameter.kind is parameter.VAR_KEYWORD:
@@ -179,12 +186,12 @@ def _whole(hint: Any, parameter: inspect.Parameter) -> Any:
     return Optional[hint] if parameter.default is None else hint  # noqa: UP045 - not all hints have an `|`
 
 
-def _refusal(reason: TypeError) -> Rebuilder:
+def _raiser(reason: TypeError) -> Rebuilder:
     def refuse(value: Any) -> Any:
         raise reason
 
     return refuse
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value

@@ -1,6 +1,6 @@
-"""The time, as everything that compares instants asks for it, so that tests can set it.
+"""Time: the clock that the app passes to its broker and backend, and the durations and instants that callers give.
 
-Instants are seconds since the epoch (float, UTC) on every wire and in every store; `datetime` is for people.
+Instants are seconds since the epoch (float, UTC) in messages and stores; `datetime` appears in the API only.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ __all__ = ["Clock", "Duration", "aware", "instant", "limit", "seconds"]
 
 Duration = float | timedelta
 
-LONGEST = timedelta(days=365_250).total_seconds()  # a thousand years: what comes within it can be written as a datetime
+LONGEST = timedelta(days=365_250).total_seconds()  # a thousand years, so that now plus a duration fits in a datetime
 FIRST, LAST = (moment.replace(tzinfo=UTC, microsecond=0).timestamp() for moment in (datetime.min, datetime.max))
 
 
 class Clock:
-    """The machine's own clock. A test passes an object with the same two methods."""
+    """The machine's clock. Tests pass an object with the same two methods."""
 
-    def now(self) -> float:
-        """Return seconds since the epoch."""
-        return time.time()
+    now = staticmethod(time.time)
+    """Return seconds since the epoch."""
 
-    def monotonic(self) -> float:
-        """Return seconds from an arbitrary start, never going back."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Return seconds from an arbitrary start; never goes back."""
 
 
 def seconds(value: Duration, name: str = "the duration") -> float:
@@ -37,33 +35,33 @@ def seconds(value: Duration, name: str = "the duration") -> float:
     """
     found = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(found, bool) or not isinstance(found, int | float):
-        raise TypeError(f"{name} takes seconds (a number) or a timedelta, not {value!r}")
+        raise TypeError(f"{name} must be seconds (a number) or a timedelta, not {value!r}")
     if not -LONGEST <= found <= LONGEST:
-        raise ValueError(f"{name} takes a number of seconds, of a thousand years at most, not {value!r}")
+        raise ValueError(f"{name} must be a number of seconds within a thousand years, not {value!r}")
     return float(found)
 
 
 def limit(value: Duration | None, name: str = "timeout") -> float | None:
-    """Return a limit in seconds; None is no limit."""
+    """Return a limit in seconds, or None for no limit."""
     return None if value is None else seconds(value, name)
 
 
 def instant(value: datetime | float, name: str = "the instant") -> float:
     """Return an aware datetime, or seconds since the epoch, as seconds since the epoch.
 
-    A naive datetime is refused: nobody can know which zone was meant.
+    Raises `TypeError` for a naive datetime, whose time zone is unknown.
 
     >>> instant(datetime(2026, 1, 1, tzinfo=UTC))
     1767225600.0
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise TypeError(f"{name} takes an aware datetime, not {value!r}: write datetime.now(UTC) + …")
+            raise TypeError(f"{name} must be an aware datetime, not {value!r}: write datetime.now(UTC) + …")
         value = value.timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} takes an aware datetime, not {value!r}")
+        raise TypeError(f"{name} must be an aware datetime, not {value!r}")
     if not FIRST <= value <= LAST:
-        raise ValueError(f"{name} takes an instant of the years 1 to 9999 in UTC, not {value!r}")
+        raise ValueError(f"{name} must be between the years 1 and 9999 in UTC, not {value!r}")
     return float(value)
 
 

@@ -1,7 +1,7 @@
-"""A failure: an exception in a form that travels.
+"""A failure: an exception as data, which can be sent and stored.
 
-Made in a child (or by the supervisor) when an attempt raises; carried by its `Outcome`, and by the messages of error
-callbacks; rebuilt as an exception by whoever asks for the result.
+A child makes one when an attempt raises, and the supervisor for attempts that it ends itself. The `Outcome` carries it,
+and so do the messages of error callbacks. `result.py` turns it back into an exception.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ __all__ = ["Failure"]
 
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters
-PARTS_LIMIT = 64_000  # bytes; what is made of more is not rebuilt
+PARTS_LIMIT = 64_000  # bytes; an exception with larger arguments is not rebuilt
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An exception in a form that travels: it cannot fail to be made, whatever was raised."""
+    """An exception as data. `Failure.of` does not fail, whatever was raised."""
 
     module: str
     type: str
     message: str
-    args: bytes | None = None  # what its class is to be called with, encoded; None where it cannot be rebuilt
+    args: bytes | None = None  # arguments for its class, encoded; None if it cannot be rebuilt
     traceback: str = ""
-    state: bytes | None = None  # its attributes, encoded; None where there are none
+    state: bytes | None = None  # its attributes, encoded; None if it has none
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Describe an exception; one with a broken `__str__` or unserialisable arguments too."""
+        """Return the failure of an exception, even of one with a broken `__str__` or unserialisable arguments."""
         kind = type(error)
         try:
             message = _message_of(error)
-        except BaseException:  # noqa: BLE001 - the user's own __str__
+        except BaseException:  # noqa: BLE001 - a __str__ of the user's
             message = "(the exception's __str__ failed)"
         args = state = None
-        with suppress(BaseException):  # the user's own objects
+        with suppress(BaseException):  # raised by objects of the user's
             args, state = _parts_of(error)
         return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state)
 
     def exception(self) -> BaseException:
-        """Return the exception as its own class where that can be rebuilt, else a `RemoteError`.
+        """Return an exception of the original class if that can be rebuilt, else a `RemoteError`.
 
-        What is no `Exception` (`SystemExit`, `KeyboardInterrupt`, `CancelledError`) comes as a `RemoteError` too:
-        the end of a task must not end whoever asks for its result.
+        A `BaseException` (`SystemExit`, `KeyboardInterrupt`, `CancelledError`) becomes a `RemoteError` too: it must not
+        end the process that reads the result.
         """
         kind = self._class()
         if kind is not None and self.args is not None:
@@ -63,14 +63,14 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
                     if isinstance(rebuilt, CeleriacError):
                         rebuilt.of_another = True
                     return rebuilt
-            except (Exception, SystemExit):  # noqa: BLE001 - a constructor of the user's own that wants other arguments
+            except (Exception, SystemExit):  # noqa: BLE001 - a constructor of the user's that needs other arguments
                 pass
         name = self.type if self.module == "builtins" else f"{self.module}.{self.type}"
         return RemoteError(name, self.message, self.traceback)
 
     def _class(self) -> builtins.type[Exception] | None:
-        # Only what is imported already, or comes with Python and Celeriac: reading a result must not
-        # import whatever module its sender names.
+        # Only classes of modules that are imported already: reading a result must not import a module that the sender
+        # names.
         found: Any = sys.modules.get(self.module)
         for part in self.type.split("."):
             found = getattr(found, part, None)
@@ -78,10 +78,10 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _parts_of(error: BaseException) -> tuple[bytes, bytes | None]:
-    """Return an exception's arguments and attributes, as it tells them to `pickle`; raise if an argument would be lost.
+    """Return an exception's arguments and attributes as `__reduce__` gives them; raise if an argument would be lost.
 
-    Attributes that cannot be encoded, such as a response or a connection, are left out: its class says more than they.
-    So are notes: they are in the traceback.
+    Attributes that cannot be encoded, such as a response or a connection, are left out: the exception's class matters
+    more. Notes are left out too: they are in the traceback.
     """
     reduced = error.__reduce__()
     if isinstance(reduced, str) or reduced[0] is not type(error):
@@ -90,14 +90,14 @@ def _parts_of(error: BaseException) -> tuple[bytes, bytes | None]:
     state = {}
     for name, value in (rest[0] or {}).items() if rest else ():
         if not name.startswith("__"):
-            with suppress(Exception):  # the user's own objects
+            with suppress(Exception):  # raised by objects of the user's
                 _encoded(value)
                 state[name] = value
     return _encoded(list(args)), _encoded(state) if state else None
 
 
 def _restore(error: BaseException, state: dict[str, Any]) -> None:
-    """Give an exception its attributes. What its class has made of its arguments stays: an enum equals its value."""
+    """Set an exception's attributes. One that the constructor set to an equal value stays: an enum equals its value."""
     made = vars(error)
     error.__setstate__({
         name: value
@@ -107,7 +107,7 @@ def _restore(error: BaseException, state: dict[str, Any]) -> None:
 
 
 def _encoded(value: Any) -> bytes:
-    """Encode a value from which an equal one can be decoded; raise for any other."""
+    """Encode a value; raise if it is too large, or does not come back equal."""
     data = dumps(_tagged(value))
     if len(data) > PARTS_LIMIT or _untagged(loads(data)) != value:
         raise EncodeError
@@ -115,7 +115,7 @@ def _encoded(value: Any) -> bytes:
 
 
 def _tagged(value: Any) -> Any:
-    """Put every tuple into a dict of one key, since JSON has none."""
+    """Return a value with each tuple in a dict of one key, since JSON has no tuples."""
     if type(value) is tuple:
         return {"$tuple": [_tagged(item) for item in value]}
     if type(value) is list:
@@ -138,14 +138,14 @@ def _message_of(error: BaseException) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return text that can be encoded: lone surrogates, as in the names of some files, are spelt out."""
+    """Return text that can be encoded as UTF-8: lone surrogates, as in some file names, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _traceback_of(error: BaseException) -> str:
     try:
         text = _printable("".join(traceback.format_exception(error)))
-    except BaseException:  # noqa: BLE001 - an exception whose parts cannot be printed
+    except BaseException:  # noqa: BLE001 - a __str__ or __repr__ of the user's
         return ""
     if len(text) <= TRACEBACK_LIMIT:
         return text

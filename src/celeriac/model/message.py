@@ -1,7 +1,8 @@
-"""A message: one request to run a task, on its way.
+"""A message: one request to run a task, with headers and a body.
 
-Made by `signature.py`, carried by a broker, read by a worker's supervisor for its headers and by a child
-for its body. The body (`[args, kwargs]`, encoded) stays opaque bytes everywhere between the two.
+`message_template.py` makes it, a broker holds it, the worker's supervisor acts on its headers, and `execution.py`
+decodes its body in a child. The body is `[args, kwargs]`, encoded. Brokers and supervisors treat it as opaque bytes:
+`serialization.prepend` inserts a result as the first argument without decoding either.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ __all__ = [
 PLAIN: Final = "plain"
 COROUTINE: Final = "coroutine"
 LANES: Final = (PLAIN, COROUTINE)
-"""What kind of child runs a task: one that runs plain functions, or one that runs coroutines."""
+"""The kinds of children: those that run plain functions, and those that run coroutines."""
 
 HIGHEST_PRIORITY: Final = 9
 
 
 class Place(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True, gc=False):
-    """Where in which workflow a message stands: enough to settle a group's member and never load the tree."""
+    """The node of a workflow that a message runs: enough to settle a member of a group without loading the tree."""
 
     workflow: str
     node: int
     join: int = -1  # the join that counts its end
-    alone: bool = False  # nothing but that join follows
+    alone: bool = False  # no other node follows it
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What an error callback is told of the task that failed."""
+    """The task that failed, in the message of its error callback."""
 
     id: str
     task: str
@@ -63,17 +64,17 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
-    """Headers and a body. Instants are seconds since the epoch, durations are seconds."""
+    """Headers and a body. Instants are in seconds since the epoch, durations in seconds."""
 
     id: str
     task: str
     body: bytes = b""
     content_type: str = "application/json"
     queue: str = "default"
-    lane: str = PLAIN  # a hint of the sender's, which a worker that knows better corrects
+    lane: str = PLAIN  # as the sender knows the task; a worker that knows better returns it to the right lane
     priority: int = 5  # 0 to 9, higher is sooner
     sent_at: float = 0.0
-    due_at: float | None = None  # not to be run before
+    due_at: float | None = None  # not to be started before
     expires_at: float | None = None  # not to be started after
     attempt: int = 1
     acks_late: bool = True
@@ -81,45 +82,45 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     track_started: bool = False
     soft_time_limit: float | None = None
     time_limit: float | None = None
-    max_retries: int | None = None  # overrides the task's own, where the call said so
+    max_retries: int | None = None  # set by the call; None: the task's own
     group_id: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
-    reply_to: str = ""  # where the caller wants its outcomes to be sent; empty: kept by the backend
+    reply_to: str = ""  # the address that outcomes are sent to (`rpc://`); empty: the backend stores them
     headers: dict[str, Any] = {}
-    link: list[Link] = []  # to be sent, with the result, when this succeeds
-    link_error: list[Link] = []  # to be sent, with this message's id, when it fails
-    failed: Failed | None = None  # of an error callback: what it is called for
-    place: Place | None = None  # in a workflow
-    unknown_since: float | None = None  # when a worker first did not know the task
+    link: list[Link] = []  # sent when this succeeds, with its result
+    link_error: list[Link] = []  # sent when this fails, as error callbacks
+    failed: Failed | None = None  # in the message of an error callback: the task that failed
+    place: Place | None = None  # set in a workflow
+    unknown_since: float | None = None  # when a worker first found no such task
 
     @property
     def gives_result(self) -> bool:
-        """Whether other messages may be given its result: that is put into their bodies, as JSON."""
+        """Whether its result may be inserted into the bodies of other messages, so that it must be JSON."""
         place = self.place
         return bool(self.link) or (place is not None and (place.join >= 0 or not place.alone))
 
 
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message to be sent when another has ended. It has its id from the start, so that it is sent once only."""
+    """A message that is sent when another has ended. Its id is fixed in advance, so a second send has no effect."""
 
     message: Message
-    immutable: bool = False  # not to be given the result (or the failed id) as its first argument
+    immutable: bool = False  # the result (or the failed task) is not put before its arguments
 
 
-SETBACK = 10_000  # milliseconds by which the clock may be set back without ids that sort before earlier ones
+SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids still sort after earlier ones
 
 encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
-"""Return a message as one opaque value, for those that store bytes."""
+"""Return a message as bytes (msgpack), for stores and frames."""
 
 decode = msgspec.msgpack.Decoder(Message).decode
-"""Return the message of such a value. Raises `ValueError`: msgspec's errors are one, and `UnicodeDecodeError` is."""
+"""Return the message from such bytes. Raises `ValueError`, of which msgspec's errors are subclasses."""
 
 
 def new_id() -> str:
     """Return a new UUID of version 7 (RFC 9562): 48 bits of milliseconds, a counter of 26 bits, 48 random bits.
 
-    Ids made by one process sort in the order in which they were made. They cannot be guessed.
+    Ids of one process sort in the order in which they were made, and they cannot be guessed.
     """
     try:
         tail = _tails.pop()
@@ -129,36 +130,36 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Return as many new ids at once, which is cheaper."""
-    _tails.clear()  # what comes after these shall sort after them
-    return _made(count, _now())
+    """Return many new ids at once, at a lower cost for each."""
+    _tails.clear()  # they hold lower counters, and later ids must sort after these
+    return _make(count, _now())
 
 
 def _now() -> str:
-    """Return the beginning of ids of this millisecond; of the last one, while the clock was set back a little."""
+    """Return the head of ids of this millisecond, or of the latest one if the clock was set back by up to `SETBACK`."""
     global _stamp, _head
     stamp = time.time_ns() // 1_000_000
     if stamp > _stamp or stamp < _stamp - SETBACK:
-        # Two threads may do this at once: each leaves a head and a stamp, and at worst they are a millisecond apart.
+        # Two threads may do this at once. The last writer wins; their heads are at most a millisecond apart.
         _stamp, _head = stamp, f"{stamp >> 16:08x}-{stamp & 0xFFFF:04x}-7"
     return _head
 
 
 _stamp, _head = 0, ""
 _counter = counting(int.from_bytes(os.urandom(3)))
-_tails: list[str] = []  # the ends of ids to come, the next one last; made many at a time, which is cheaper
+_tails: list[str] = []  # the tails of the next ids, in reverse; made in batches, at a lower cost for each
 
 
 def _more_tails() -> str:
-    tails = _made(256)
+    tails = _make(256)
     tails.reverse()
     first = tails.pop()
     _tails[:0] = tails
     return first
 
 
-def _made(count: int, head: str = "") -> list[str]:
-    """Return so many ids that begin so, or (without a head) the ends of ids: the counter, and what is random."""
+def _make(count: int, head: str = "") -> list[str]:
+    """Return `count` ids with this head; without one, tails of ids: the counter and the random bits."""
     numbers = list(islice(_counter, count))
     lows = struct.pack(f">{count}H", *[0x8000 | number & 0x3FFF for number in numbers]).hex("-", 2).split("-")
     noise = os.urandom(6 * count).hex("-", 6).split("-")
@@ -172,11 +173,11 @@ def _made(count: int, head: str = "") -> list[str]:
     ]
 
 
-def _begin_anew() -> None:
-    """In a child after a fork: count from elsewhere than the parent and its other children."""
+def _restart_counter() -> None:
+    """Restart the counter in the child of a fork, so that it differs from the parent's and its other children's."""
     global _counter
     _counter = counting(int.from_bytes(os.urandom(3)))
     _tails.clear()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_restart_counter)

@@ -1,7 +1,7 @@
-"""The options of a task and of a call: their names, their checks, and their reading.
+"""The options of tasks and of calls: their names and types, and the checks of their values.
 
-`@app.task(**TaskOptions)` declares; `task.apply_async(..., **CallOptions)` overrides for one call.
-They are merged in one place, `MessageTemplate.message`.
+`@app.task(**TaskOptions)` declares a task's options; `task.apply_async(..., **CallOptions)` overrides them for one
+call. `MessageTemplate` merges them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = [
     "check_task",
     "declared",
     "rate",
-    "word",
+    "text",
 ]
 
 
 class TaskOptions(TypedDict, total=False):
-    """What `@app.task(...)` takes besides `name`, `bind` and `base`."""
+    """The options of `@app.task(...)`, besides `name`, `bind` and `base`."""
 
     queue: str
     priority: int
@@ -57,7 +57,7 @@ class TaskOptions(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `apply_async(...)` takes besides the arguments of the task. None: not given, but for the time limits."""
+    """The options of `apply_async(...)`. None means not given, except for the time limits, where it means no limit."""
 
     task_id: str | None
     queue: str | None
@@ -78,12 +78,12 @@ class CallOptions(TypedDict, total=False):
 
 TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS = frozenset(CallOptions.__annotations__)
-NONE_SAYS_NO = frozenset({"soft_time_limit", "time_limit"})
-"""Options of a call to which None says that there is none; to the others, that they are not given."""
+NONE_IS_A_VALUE = frozenset({"soft_time_limit", "time_limit"})
+"""Options of a call where None means no limit. For all others None means that the option is not given."""
 
 
 def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's options in their plain form (durations in seconds), or raise `UnknownOption`/`TypeError`."""
+    """Return a task's options, durations in seconds. Raises `UnknownOption`, `TypeError` or `ValueError`."""
     _check_names(options, TASK_OPTIONS, {"name", "bind", "base"}, "A task")
     checked = dict(options)
     _check_values(checked)
@@ -95,46 +95,49 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     if checked.get("rate_limit") is not None:
         rate(checked["rate_limit"])
     if not isinstance(checked.get("retry_backoff", True), bool):
-        checked["retry_backoff"] = _length(checked["retry_backoff"], "retry_backoff")
+        checked["retry_backoff"] = _duration(checked["retry_backoff"], "retry_backoff")
     for name in ("retry_backoff_max", "expires"):
         if name in checked:
-            checked[name] = _length(checked[name], name)
+            checked[name] = _duration(checked[name], name)
     return checked
 
 
-NOT_HERE = {
+UNSUPPORTED = {
     "__call__": "override call(self, request), which workers call",
-    "acks_on_failure_or_timeout": "failures and time-outs are settled like every ending; remove it",
+    "acks_on_failure_or_timeout": "failures and time-outs are acknowledged like every ending; remove it",
     "after_return": "connect to signals.task_postrun, or override call(self, request)",
     "before_start": "connect to signals.task_prerun, or override call(self, request)",
     "on_failure": "connect to signals.task_failure",
     "on_retry": "connect to signals.task_retry",
     "on_success": "connect to signals.task_success",
-    "reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
-    "retry_kwargs": "write `max_retries` and `default_retry_delay` as attributes of their own",
-    "throws": "failures are not told apart in the log; remove it",
+    "reject_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
+    "retry_kwargs": "set the attributes `max_retries` and `default_retry_delay`",
+    "throws": "the log treats all failures alike; remove it",
 }
-"""What a class of tasks may have in Celery, and what stands in its place."""
+"""Attributes that a task class may have in Celery and not here, and what to do instead."""
 
 
 def declared(kind: type, root: type) -> dict[str, Any]:
-    """Return the options that a class of tasks has as attributes, beyond those of `root`: `max_retries = 5`.
+    """Return the options that a task class sets as attributes (`max_retries = 5`). `root` is `Task` itself.
 
-    Raises `UnknownOption` for hooks and options of Celery's that would do nothing.
+    Raises `UnknownOption` for Celery's hooks and options that would have no effect.
     """
-    for name, instead in NOT_HERE.items():
+    for name, instead in UNSUPPORTED.items():
         if getattr(kind, name, None) is not getattr(root, name, None):
-            raise UnknownOption(f"{kind.__qualname__}.{name} would do nothing here: {instead}.")
+            raise UnknownOption(f"{kind.__qualname__}.{name} has no effect in Celeriac: {instead}.")
     return {name: getattr(kind, name) for name in TaskOptions.__annotations__ if hasattr(kind, name)}
 
 
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's options, durations in seconds and instants as aware datetimes, or raise."""
+    """Return a call's options, durations in seconds and instants as aware datetimes.
+
+    Raises `UnknownOption`, `TypeError`, `ValueError` or `EncodeError`.
+    """
     _check_names(options, CALL_OPTIONS, {"args", "kwargs"}, "A call")
-    checked = {name: value for name, value in options.items() if value is not None or name in NONE_SAYS_NO}
+    checked = {name: value for name, value in options.items() if value is not None or name in NONE_IS_A_VALUE}
     _check_values(checked)
     if "countdown" in checked and "eta" in checked:
-        raise UnknownOption("A call takes `countdown` or `eta`, not both.")
+        raise UnknownOption("A call may have `countdown` or `eta`, not both.")
     if "countdown" in checked:
         checked["countdown"] = seconds(checked["countdown"], "countdown")
     if "eta" in checked:
@@ -142,7 +145,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(checked.get("expires"), datetime):
         instant(checked["expires"], "expires")
     elif "expires" in checked:
-        checked["expires"] = _length(checked["expires"], "expires")
+        checked["expires"] = _duration(checked["expires"], "expires")
     return checked
 
 
@@ -158,92 +161,92 @@ def rate(limit: str | float) -> float:
     """
     match = _RATE.fullmatch(str(limit))
     if match is None or not float(match[1]):
-        raise ValueError(f"rate_limit takes '10/s', '100/m', '5/h' or a number of tasks per second, not {limit!r}")
+        raise ValueError(f"rate_limit must be '10/s', '100/m', '5/h' or a number of tasks per second, not {limit!r}")
     return float(match[1]) / _PERIODS[match[2]]
 
 
-def _length(value: Any, name: str) -> float:
-    """Return a duration that is not negative, in seconds."""
-    length = seconds(value, name)
-    if length < 0:
-        raise ValueError(f"{name} takes seconds from 0 up, not {value!r}")
-    return length
+def _duration(value: Any, name: str) -> float:
+    """Return a duration in seconds; raise if it is negative."""
+    found = seconds(value, name)
+    if found < 0:
+        raise ValueError(f"{name} must be 0 seconds or more, not {value!r}")
+    return found
 
 
 def boolean(value: Any, name: str) -> bool:
-    """Return a boolean; refuse what is none, which would be read otherwise at the other end."""
+    """Return a boolean; raise for anything else, which a worker could read differently."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} takes True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {value!r}")
     return value
 
 
-def word(value: Any, name: str) -> str:
-    """Return a name or an id; refuse what is no text, is empty, or cannot be written as UTF-8 (a lone surrogate)."""
+def text(value: Any, name: str) -> str:
+    """Return a name or an id; raise if it is not text, is empty, or cannot be encoded as UTF-8 (a lone surrogate)."""
     if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} takes a non-empty string, not {value!r}")
+        raise TypeError(f"{name} must be a non-empty string, not {value!r}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} takes text that can be written as UTF-8, not {value!r}: {error.reason}.") from None
+        raise ValueError(f"{name} must be text that can be encoded as UTF-8, not {value!r}: {error.reason}.") from None
     return value
 
 
-def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], what: str) -> None:
+def _check_names(options: Iterable[str], known: frozenset[str], more: set[str], holder: str) -> None:
     for name in options:
         if name not in known:
-            raise UnknownOption(f"{what} has no option {name!r}.{nearest(name, known | more)} "
+            raise UnknownOption(f"{holder} has no option {name!r}.{nearest(name, known | more)} "
                                 f"Known: {', '.join(sorted(known))}.")  # fmt: skip
 
 
 def _check_values(checked: dict[str, Any]) -> None:
     for name in ("soft_time_limit", "time_limit", "default_retry_delay"):
         if checked.get(name) is not None:
-            checked[name] = _length(checked[name], name)
+            checked[name] = _duration(checked[name], name)
     if "priority" in checked:
         priority = checked["priority"]
         if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
-            raise ValueError(f"priority takes a whole number from 0 to 9 (higher is sooner), not {priority!r}")
+            raise ValueError(f"priority must be a whole number from 0 to 9 (higher is sooner), not {priority!r}")
     for name in ("queue", "serializer", "task_id"):
         if name in checked:
-            word(checked[name], name)
+            text(checked[name], name)
     retries = checked.get("max_retries")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
-        raise ValueError(f"max_retries takes a whole number from 0 up, not {retries!r}")
+        raise ValueError(f"max_retries must be a whole number of 0 or more, not {retries!r}")
     for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
         if name in checked:
             boolean(checked[name], name)
     if "headers" in checked and not isinstance(checked["headers"], Mapping):
-        raise TypeError(f"headers takes a dict, not {checked['headers']!r}")
+        raise TypeError(f"headers must be a dict, not {checked['headers']!r}")
     if "headers" in checked:
         checked["headers"] = _plain_headers(checked["headers"])
 
 
 def _plain_headers(headers: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return headers as they will arrive, or raise `EncodeError`: they travel outside the body, without its types."""
+    """Return headers as they will arrive, or raise `EncodeError`: they are sent outside the body, as plain msgpack."""
     try:
         plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(_plain(headers, "headers")))
     except (RecursionError, UnicodeEncodeError) as error:
-        raise EncodeError(f"headers takes plain data (strings, numbers, lists, dicts): {error}.") from None
+        raise EncodeError(f"headers must be plain data (strings, numbers, lists, dicts): {error}.") from None
     except OverflowError:
-        raise EncodeError("headers takes integers of up to 64 bits; pass a longer one as a string.") from None
+        raise EncodeError("headers can hold integers of up to 64 bits; pass a longer one as a string.") from None
     return plain
 
 
-def _plain(value: Any, place: str) -> Any:
-    """Return what is plain data, tuples as lists; refuse what would arrive as something else."""
+def _plain(value: Any, path: str) -> Any:
+    """Return plain data, tuples as lists; raise for a value that would arrive as something else."""
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
-    raise EncodeError(f"{place} takes plain data (strings, finite numbers, lists, dicts with strings as keys), not "
-                      f"{value!r}. Write it as text, or pass it as an argument.")  # fmt: skip
+        return {key: _plain(item, f"{path}[{key!r}]") for key, item in value.items()}
+    raise EncodeError(f"{path} must be plain data (strings, finite numbers, lists, dicts with strings as keys), not "
+                      f"{value!r}. Convert it to text, or pass it as an argument.")  # fmt: skip
 
 
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
     kinds = tuple(value) if isinstance(value, Iterable) else (value,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(f"{name} takes exception classes, not {kind!r}")
+            raise TypeError(f"{name} must be exception classes, not {kind!r}")
     return kinds

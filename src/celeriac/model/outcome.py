@@ -1,7 +1,8 @@
-"""An outcome: how one attempt ended. The only thing that comes back.
+"""An outcome: how one attempt ended. It is the only value that comes back to the caller.
 
-Made in a child by `execution.py`, or by the supervisor where the child could not (killed, overdue, revoked);
-settled by `worker/decide.py`; stored by a backend; read by `result.py`.
+`execution.py` makes it in a child. The supervisor makes it for attempts that a child cannot report (killed, past the
+hard time limit, revoked, expired), and `canvas/advance.py` for tasks of a workflow that are not run. `worker/decide.py`
+turns it into a settlement, a backend stores it, `result.py` reads it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ __all__ = ["Outcome"]
 
 
 class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """How one attempt ended (or, in the states before the end, how far it is).
+    """How one attempt ended or, in the states before the end, how far it is.
 
-    `value` holds the encoded return value; with PROGRESS, what the task told; with RETRY nothing.
+    `value` is the encoded return value; in PROGRESS and custom states, the encoded `meta`; in RETRY, None.
     """
 
     id: str
@@ -29,9 +30,9 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     value: bytes | None = None
     content_type: str = "application/json"
     failure: Failure | None = None
-    retry_delay: float | None = None  # seconds; with RETRY alone
-    requeue: bool = False  # with `Reject(requeue=True)` alone
-    rejected: bool = False
+    retry_delay: float | None = None  # seconds; in RETRY only
+    requeue: bool = False  # the task raised `Reject(requeue=True)`
+    rejected: bool = False  # the task raised `Reject`
     worker: str = ""
     started_at: float = 0.0
     done_at: float = 0.0
@@ -39,10 +40,10 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     group_id: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
-    reply_to: str = ""  # the message's
-    place: Place | None = None  # in a workflow
-    cause: str | None = None  # the task was not run, for this one before it in its workflow has failed
-    following: list[Message] = []  # with REPLACED alone: what is sent in the message's stead
+    reply_to: str = ""  # of the message
+    place: Place | None = None  # set in a workflow
+    cause: str | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
+    following: list[Message] = []  # in REPLACED only: the messages that replace this task's
 
     @property
     def ready(self) -> bool:
@@ -52,7 +53,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     @classmethod
     def failed(cls, message: Message, error: BaseException, state: str, now: float, worker: str = "",
                runtime: float = 0.0) -> Outcome:  # fmt: skip
-        """Make the outcome of an attempt that could not tell its own: killed, overdue, revoked, expired."""
+        """Return the outcome of an attempt that no child reports: killed, past its time limit, revoked, expired."""
         kind = type(error)
         return cls(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=worker,
                    failure=Failure(kind.__module__, kind.__qualname__, str(error), dumps(list(error.args))),

@@ -1,10 +1,10 @@
-"""Records: what is one, what of it travels, and how it is built again.
+"""Records: how they are turned into plain data, and rebuilt from it.
 
-A record is an instance of a dataclass, a msgspec Struct, an attrs class, or a model or dataclass of pydantic's.
-`serialization.py` asks for the `opener` of a value's class, `arguments.py` for the `rebuilder` of an annotation. Both
-are made once for each class or annotation, and what is wrong with it is raised then.
+A record is an instance of a dataclass, a msgspec Struct, an attrs class, or a model or dataclass of pydantic.
+`serialization.py` asks for the `opener` of a value's class, `arguments.py` for the `rebuilder` of an annotation. Each
+is made once per class or annotation, and then raises if that cannot be supported.
 
-pydantic is optional: it is not imported here, but found where the user's own class has brought it.
+pydantic is optional. It is never imported here: a user's class that needs it has imported it already.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Opener = Callable[[Any], Any]
 Rebuilder = Callable[[Any], Any]
 
 
-# --- Opening: what travels ----------------------------------------------------------------------------
+# --- Opening: to plain data ----------------------------------------------------------------------------
 
 
 def fields(value: Any) -> Any:
-    """Return what of a record travels, or None for anything else.
+    """Return the data of a record, or None for any other value.
 
-    It is a dict of its fields, by the names that it is built from; a list, where a Struct is written as one; whatever
-    a root model holds.
+    The data is a dict of the fields, by the names that the constructor expects; a list for a Struct that is encoded as
+    one; any value for a root model of pydantic.
     """
     opens = opener(type(value))
     return opens(value) if opens is not None else None
@@ -53,11 +53,11 @@ def _opener(kind: type) -> Opener | None:
 
 
 opener: Callable[[type], Opener | None] = lru_cache(maxsize=1024)(_opener)
-"""Return what `fields` does for instances of a class, or None where they are no records."""
+"""Return the function that gives the data of a class's instances, or None if they are not records."""
 
 
 def is_url(kind: type) -> bool:
-    """Say whether a class is one of pydantic's URLs, which travel as text."""
+    """Return whether a class is one of pydantic's URLs, which are sent as text."""
     return hasattr(kind, "unicode_string")
 
 
@@ -91,10 +91,10 @@ def _model_opener(kind: type) -> Opener:
 
 
 def rebuilder(hint: Any) -> Rebuilder | None:
-    """Return what turns plain data into what an annotation names, or None where that is plain data.
+    """Return the function that turns plain data into the annotated type, or None if that is plain data.
 
-    Raises `TypeError` where it cannot be done, as for `A | B` of two dataclasses: nothing in JSON tells which it was.
-    What is returned raises `ValueError` or `TypeError` for data that does not fit.
+    Raises `TypeError` if there can be no such function, as for `A | B` of two dataclasses, which JSON cannot
+    distinguish. The function raises `ValueError` or `TypeError` for data that does not fit.
     """
     classes = list(_classes(hint))
     has_record = any(_is_record(kind) for kind in classes)
@@ -104,12 +104,12 @@ def rebuilder(hint: Any) -> Rebuilder | None:
         if any(_is_validated(kind) for kind in classes) and not any(_is_foreign(kind) for kind in classes):
             return _validator(_mapped(hint, lambda kind: kind))
         buildable = _mapped(hint, _buildable)
-        msgspec.msgpack.Decoder(buildable)  # looks through all of it
-    except (TypeError, NameError, RuntimeError) as error:  # pydantic's own are RuntimeErrors
+        msgspec.msgpack.Decoder(buildable)  # raises if any part cannot be built
+    except (TypeError, NameError, RuntimeError) as error:  # some errors of pydantic are RuntimeErrors
         if not has_record:
-            return None  # `str | Path`: text is one of them
+            return None  # such as `str | Path`: the text is a valid value
         raise TypeError(str(error).partition("\n")[0]) from error
-    return lambda value: msgspec.convert(value, buildable, dec_hook=_hook)
+    return lambda value: msgspec.convert(value, buildable, dec_hook=_build)
 
 
 def _classes(hint: Any) -> Iterator[type]:
@@ -132,7 +132,7 @@ def _is_validated(kind: type) -> bool:
 
 
 def _is_foreign(kind: type) -> bool:
-    """Say whether pydantic knows nothing of a class of records."""
+    """Return whether a class is a record that pydantic does not support."""
     return issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__")
 
 
@@ -141,7 +141,7 @@ def _is_model(kind: type) -> bool:
 
 
 def _mapped(hint: Any, change: Callable[[Any], Any]) -> Any:
-    """Return an annotation with each of its classes changed, and with a Sequence for each Iterable."""
+    """Return an annotation with `change` applied to each class in it, and with Sequence instead of Iterable."""
     origin, parts = get_origin(hint), get_args(hint)
     changed = tuple(_mapped(part, change) for part in parts)
     if not parts:
@@ -153,8 +153,8 @@ def _mapped(hint: Any, change: Callable[[Any], Any]) -> Any:
     return Union[changed] if origin in (Union, UnionType) else origin[changed]  # noqa: UP007
 
 
-def _hook(kind: Any, value: Any) -> Any:
-    """Build what msgspec knows nothing of, within what it does."""
+def _build(kind: Any, value: Any) -> Any:
+    """Build a value of a type that msgspec does not support; msgspec calls this."""
     if isinstance(kind, type):
         if _is_validated(kind):
             return _validator(kind)(value)
@@ -162,7 +162,7 @@ def _hook(kind: Any, value: Any) -> Any:
             return kind(value)
         if isinstance(kind, _WithoutInit):
             return kind.build(value)
-    raise TypeError(f"nothing is known of how to build {kind!r}")
+    raise TypeError(f"cannot build {kind!r}")
 
 
 # --- Models -------------------------------------------------------------------------------------------
@@ -174,24 +174,24 @@ def _pydantic() -> Any:
 
 @cache
 def _validator(hint: Any) -> Rebuilder:
-    """Return what lets pydantic build an annotation."""
+    """Return the function that lets pydantic build an annotation."""
     for kind in _classes(hint):
         for name, field in getattr(kind, "__pydantic_fields__", {}).items():
             if field.exclude and field.is_required():
-                raise TypeError(f"{kind.__name__}.{name} does not travel, for it is excluded: give it a default")
+                raise TypeError(f"{kind.__name__}.{name} is excluded from serialisation: give it a default")
     adapter, to_json = _pydantic().TypeAdapter(hint), sys.modules["pydantic_core"].to_json
     names: dict[str, Any] = {}
     if "by_name" in signature(adapter.validate_python).parameters:  # since pydantic 2.11
-        names = {"by_alias": True, "by_name": True}  # fields travel by name; others may send aliases
+        names = {"by_alias": True, "by_name": True}  # fields are sent by name; other senders may use aliases
 
     def rebuild(value: Any) -> Any:
         try:
             return adapter.validate_python(value, **names)
         except ValueError as error:
             refused = error
-        try:  # as the JSON that it was: there a strict model takes a list for a tuple, a value for an enum
+        try:  # as JSON, where a strict model accepts a list for a tuple and a value for an enum
             text = to_json(value)
-        except ValueError:  # bytes that are no text
+        except ValueError:  # bytes that are not UTF-8
             raise refused from None
         return adapter.validate_json(text, **names)
 
@@ -202,13 +202,13 @@ def _validator(hint: Any) -> Rebuilder:
 
 
 class _WithoutInit(type):
-    """Stands for a dataclass that can only be built without its `__init__`: what that was given is gone."""
+    """Metaclass of stand-ins for dataclasses that must be built without `__init__`: their InitVars were not kept."""
 
     kind: type
-    mirror: type[msgspec.Struct]  # its fields, their types and defaults
+    mirror: type[msgspec.Struct]  # the same fields, types and defaults
 
     def build(cls, value: Any) -> Any:
-        found = msgspec.convert(value, cls.mirror, dec_hook=_hook)
+        found = msgspec.convert(value, cls.mirror, dec_hook=_build)
         made: Any = object.__new__(cls.kind)
         for name in cls.mirror.__struct_fields__:
             if (item := getattr(found, name)) is not msgspec.UNSET:
@@ -221,7 +221,7 @@ class _WithoutInit(type):
 
 @cache
 def _buildable(hint: Any) -> Any:
-    """Return what stands for a class that msgspec does not build, or the class itself."""
+    """Return the stand-in for a class with InitVars, which msgspec cannot build, or the class itself."""
     declared = getattr(hint, "__dataclass_fields__", {}).values()
     if not any(field._field_type is dataclasses._FIELD_INITVAR for field in declared):  # type: ignore[attr-defined]
         return hint

@@ -1,13 +1,13 @@
-"""Values to bytes and back: arguments on their way out, return values on their way home.
+"""Serialisation: arguments and return values to bytes and back.
 
-JSON carries more here than JSON has: datetime, date, time, timedelta, UUID, Decimal, bytes, set, frozenset, non-finite
-floats and dicts whose keys are not strings travel as an object of one key, `{"$uuid": "…"}`, and come back as what
-they were. A dict of the user's own that looks like such a tag is escaped. Dataclasses, msgspec Structs, attrs classes
-and pydantic models travel as plain objects, and are rebuilt where an annotation names them (`records.py`).
-Tuples come back as lists (as tuples where they are keys, or in sets), enums as their values, paths as text.
+JSON is extended by tags: datetime, date, time, timedelta, UUID, Decimal, bytes, set, frozenset, non-finite floats and
+dicts whose keys are not strings are written as an object of one key, `{"$uuid": "…"}`, and read as the same type. A
+user's dict that looks like a tag is escaped. Dataclasses, msgspec Structs, attrs classes and pydantic models are
+written as plain objects, and rebuilt if an annotation names their class (`records.py`). Tuples are read as lists (as
+tuples in sets and as keys), enums as their values, paths as text.
 
-The common case pays for none of this: scalars and flat containers go to msgspec untouched, and bytes without
-a `"$` in them are not looked through after decoding.
+The common case costs nothing extra: scalars and flat containers go to msgspec unchanged, and decoded data is searched
+for tags only if its bytes contain `"$`.
 """
 
 from __future__ import annotations
@@ -55,35 +55,35 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 
 
 def dumps(value: Any) -> bytes:
-    """Return a value as JSON bytes, or raise `EncodeError` naming the part that cannot be serialised."""
+    """Return a value as JSON bytes. Raises `EncodeError`, which names the part that cannot be serialised."""
     try:
         return _encode(_lower(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise _refusal(value, error) from error
+        raise _encode_error(value, error) from error
 
 
 def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Return a call's body, `[args, kwargs]`, as JSON bytes: `dumps` for the shape that is sent most."""
+    """Return the body of a call, `[args, kwargs]`, as JSON bytes: `dumps` with a shortcut for plain arguments."""
     if _SCALARS.issuperset(map(type, args)) and not kwargs:
         try:
             return _encode((args, kwargs))
         except ValueError as error:  # a lone surrogate
-            raise _refusal((args, kwargs), error) from error
+            raise _encode_error((args, kwargs), error) from error
     return dumps((args, kwargs))
 
 
 def dumps_calls(calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[bytes]:
-    """Return the bodies of many calls, as `dumps_call` does for one; of plain ones in a third of the time."""
+    """Return the bodies of many calls, as `dumps_call` does for one. Plain arguments take a third of the time."""
     if not any(map(_KWARGS, calls)):
         values = chain.from_iterable(map(_ARGS, calls))
         if _SCALARS.issuperset(map(type, values)):
-            with contextlib.suppress(ValueError):  # a lone surrogate: `dumps_call` will say where
-                return _encode_lines(calls).split(b"\n")[:-1]  # JSON within strings has no line's end
+            with contextlib.suppress(ValueError):  # a lone surrogate: `dumps_call` raises the error
+                return _encode_lines(calls).split(b"\n")[:-1]  # JSON escapes newlines in strings
     return [dumps_call(args, kwargs) for args, kwargs in calls]
 
 
 def prepend(value: bytes, body: bytes) -> bytes:
-    """Return a JSON body (`[args, kwargs]`) with a JSON value put before its arguments. Nothing is decoded.
+    """Return a JSON body (`[args, kwargs]`) with a JSON value inserted as the first argument, without decoding.
 
     >>> prepend(b"4", b'[[2],{}]')
     b'[[4,2],{}]'
@@ -93,19 +93,19 @@ def prepend(value: bytes, body: bytes) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """Return the value that `dumps` was given, or raise `DecodeError`.
+    """Return the value that `dumps` encoded. Raises `DecodeError`.
 
     >>> loads(dumps({"when": timedelta(hours=1), 3: {1, 2}})) == {"when": timedelta(hours=1), 3: {1, 2}}
     True
     """
     try:
         value = _decode(data)
-        return _raise(value) if b'"$' in data else value
+        return _lift(value) if b'"$' in data else value
     except (msgspec.DecodeError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
-        raise DecodeError(f"Not the JSON that Celeriac writes: {error}") from error
+        raise DecodeError(f"The data is not JSON as Celeriac writes it: {error}") from error
 
 
-# --- Lowering: Python values to what JSON has ---------------------------------------------------------
+# --- Lowering: from Python values to JSON values ------------------------------------------------------
 
 
 def _lower(value: Any) -> Any:
@@ -130,12 +130,12 @@ def _lower_dict(value: Mapping[Any, Any]) -> Any:
 
 
 def _lower_key(value: Any) -> Any:
-    """Lower a key of a dict or a member of a set, which must be hashable again when it is raised."""
+    """Lower a dict key or a member of a set: it must be hashable after decoding."""
     if isinstance(value, tuple):
         return [_lower_key(item) for item in value]
     lowered = _lower(value)
     if type(lowered) in (dict, list) and opener(type(value)) is not None:
-        raise TypeError(f"cannot serialise {type(value).__qualname__} as a key, or in a set")
+        raise TypeError(f"cannot serialise {type(value).__qualname__} as a dict key or in a set")
     return lowered
 
 
@@ -167,7 +167,7 @@ _BASES: tuple[type[Any], ...] = (
 
 
 def _lower_other(value: Any) -> Any:
-    """Lower what is not exactly one of the types above: records, enums and subclasses."""
+    """Lower a value whose type is not in `_LOWERINGS`: a record, an enum, or an instance of a subclass."""
     if isinstance(value, Enum):
         return _lower(value.value)
     if isinstance(value, type):
@@ -184,11 +184,11 @@ def _lower_other(value: Any) -> Any:
     raise TypeError(f"cannot serialise {type(value).__module__}.{type(value).__qualname__}")
 
 
-# --- Raising: back to Python values -------------------------------------------------------------------
+# --- Lifting: from JSON values to Python values -------------------------------------------------------
 
-_RAISINGS: dict[str, Callable[[Any], Any]] = {
+_LIFTINGS: dict[str, Callable[[Any], Any]] = {
     "$float": float,
-    "$dict": lambda pairs: {_raise_key(key): _raise(item) for key, item in pairs},
+    "$dict": lambda pairs: {_lift_key(key): _lift(item) for key, item in pairs},
     "$datetime": datetime.fromisoformat,
     "$date": date.fromisoformat,
     "$time": time.fromisoformat,
@@ -196,32 +196,32 @@ _RAISINGS: dict[str, Callable[[Any], Any]] = {
     "$uuid": UUID,
     "$decimal": Decimal,
     "$bytes": b64decode,
-    "$set": lambda items: {_raise_key(item) for item in items},
-    "$frozenset": lambda items: frozenset(_raise_key(item) for item in items),
+    "$set": lambda items: {_lift_key(item) for item in items},
+    "$frozenset": lambda items: frozenset(_lift_key(item) for item in items),
 }
 
 
-def _raise(value: Any) -> Any:
+def _lift(value: Any) -> Any:
     if type(value) is list:
-        return [_raise(item) for item in value]
+        return [_lift(item) for item in value]
     if type(value) is dict:
         if len(value) == 1:
             [(key, item)] = value.items()
-            raising = _RAISINGS.get(key)
-            if raising is not None:
-                return raising(item)
-        return {key: _raise(item) for key, item in value.items()}
+            lifting = _LIFTINGS.get(key)
+            if lifting is not None:
+                return lifting(item)
+        return {key: _lift(item) for key, item in value.items()}
     return value
 
 
-def _raise_key(value: Any) -> Any:
-    return tuple(_raise_key(item) for item in value) if type(value) is list else _raise(value)
+def _lift_key(value: Any) -> Any:
+    return tuple(_lift_key(item) for item in value) if type(value) is list else _lift(value)
 
 
-# --- Saying which part was wrong ----------------------------------------------------------------------
+# --- Errors -------------------------------------------------------------------------------------------
 
 
-def _refusal(value: Any, error: Exception) -> EncodeError:
+def _encode_error(value: Any, error: Exception) -> EncodeError:
     if isinstance(error, RecursionError):
         return EncodeError("The value contains itself, or is nested too deeply to serialise.")
     path, culprit = _locate(value, ())
@@ -231,7 +231,7 @@ def _refusal(value: Any, error: Exception) -> EncodeError:
 
 
 def _locate(value: Any, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
-    """Return the path to the innermost part that cannot be serialised, and that part."""
+    """Return the path to the innermost part that cannot be serialised, and the part."""
     parts: Iterable[tuple[str, Any]] = ()
     if isinstance(value, Mapping):
         parts = ((f"[{key!r}]", item) for key, item in value.items())
@@ -251,7 +251,7 @@ def _locate(value: Any, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
 
 
 class Serializer(NamedTuple):
-    """A way to turn values into bytes, as `task_serializer` names it."""
+    """A format: a name for `task_serializer`, and functions to encode and decode."""
 
     name: str
     content_type: str
@@ -261,7 +261,7 @@ class Serializer(NamedTuple):
 
 def _pickle_loads(data: bytes) -> Any:
     try:
-        return pickle.loads(data)  # noqa: S301 - refused by `decode` unless the reader opted in
+        return pickle.loads(data)  # noqa: S301 - `decode` calls this only if `accept_content` has pickle
     except Exception as error:  # unpickling runs code that can raise anything
         raise DecodeError(f"Cannot unpickle: {error!r}") from error
 
@@ -282,32 +282,32 @@ _by_content_type: dict[str, Serializer] = {JSON.content_type: JSON, PICKLE.conte
 
 def register_serializer(name: str, content_type: str, dumps: Callable[[Any], bytes],
                         loads: Callable[[bytes], Any]) -> None:  # fmt: skip
-    """Add a serialiser of your own, before a setting or a task names it.
+    """Add a serialiser. Call this before a setting or a task names it.
 
-    It is named in `task_serializer` at one end, and in `accept_content` at both.
+    Name it in `task_serializer` where tasks are sent, and in `accept_content` in the worker and where results are read.
     """
     _by_name[name] = _by_content_type[content_type] = Serializer(name, content_type, dumps, loads)
 
 
 def serializer(name: str) -> Serializer:
-    """Return the serialiser of this name, or raise `ImproperlyConfigured`."""
+    """Return the serialiser of this name. Raises `ImproperlyConfigured`."""
     try:
         return _by_name[name]
     except KeyError:
         raise ImproperlyConfigured(f"No serializer named {name!r}.{nearest(name, _by_name)} "
-                                   f"Known: {', '.join(sorted(_by_name))}. Make your own known, before you name it, "
-                                   "with celeriac.model.serialization.register_serializer.") from None  # fmt: skip
+                                   f"Known: {', '.join(sorted(_by_name))}. Add your own with "
+                                   "celeriac.model.serialization.register_serializer.") from None  # fmt: skip
 
 
 def decode(content_type: str, data: bytes, accept: Iterable[str]) -> Any:
-    """Decode bytes of a content type, if `accept` names its serialiser; else raise `DecodeError`."""
+    """Decode bytes of a content type. Raises `DecodeError`, also if `accept` does not name its serialiser."""
     if content_type == "application/json" and "json" in accept:
         return loads(data)
     found = _by_content_type.get(content_type)
     if found is None:
-        raise DecodeError(f"The content type {content_type!r} is unknown here; "
+        raise DecodeError(f"The content type {content_type!r} is unknown; "
                           "register it with celeriac.model.serialization.register_serializer.")  # fmt: skip
     if found.name not in accept:
         raise DecodeError(f"The content type {content_type!r} is not accepted; "
-                          f"if you trust its senders, add {found.name!r} to `accept_content`.")  # fmt: skip
+                          f"if you trust the senders, add {found.name!r} to `accept_content`.")  # fmt: skip
     return found.loads(data)

@@ -1,1 +1,1 @@
-"""The ports: what brokers and backends must be able to do."""
+"""The ports: the interfaces that brokers and backends implement."""

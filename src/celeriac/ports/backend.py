@@ -1,4 +1,11 @@
-"""The backend's port: what holds outcomes must be able to do."""
+"""The backend's port: stores outcomes and returns them to callers.
+
+The worker calls `store`; results (`AsyncResult.get`) call `fetch`, with a wait; front ends call `recent`. A backend
+that keeps workflows also implements `WorkflowStore` (ports/workflows.py).
+
+An adapter need not implement all of this: the bases in `backends.bases` derive waiting, the other of the two sides
+(synchronous or asynchronous) and `recent`; `backends.key_value` derives everything from four operations.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +13,51 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from celeriac.model.outcome import Outcome
+from celeriac.ports.abilities import Ability, Port
 
 __all__ = ["Backend"]
 
 
-
-class Backend(ABC):
+class Backend(Port, ABC):
     """Holds outcomes, by task id, until they expire."""
 
-    keeps: bool = True
-    """Whether outcomes are kept for whoever asks. Else each is sent to its caller alone, and `store` refuses none."""
+    lacks = frozenset({Ability.KEEP_WORKFLOWS})
 
     @property
     def reply_to(self) -> str:
-        """Where outcomes for this process are to be sent; empty where they are kept."""
+        """The address that outcomes for this process are sent to; empty for a backend that keeps outcomes."""
         return ""
 
     @abstractmethod
     async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        """Keep outcomes. False where a final one was there already: it stays, and the late one is refused."""
+        """Store outcomes. Return False for each task that already had a final one: the first final outcome stays.
+
+        A backend without `Ability.KEEP_OUTCOMES` always returns True.
+        """
 
     @abstractmethod
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        """Return what is known of these tasks, by id.
+        """Return the known outcomes of these tasks, by id.
 
-        With `wait`, only final outcomes, as soon as there is one; an empty dict when `wait` seconds have passed.
+        With `wait`, return only final outcomes, as soon as there is one; an empty dict after `wait` seconds.
         """
 
     @abstractmethod
     async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
-        """Do as `fetch`, for coroutines."""
+        """Coroutine version of `fetch`."""
 
     @abstractmethod
     def forget(self, ids: Sequence[str]) -> None:
-        """Drop what is known of these tasks."""
+        """Delete the outcomes of these tasks."""
 
     @abstractmethod
     async def aforget(self, ids: Sequence[str]) -> None:
-        """Do as `forget`, for coroutines."""
+        """Coroutine version of `forget`."""
 
     @abstractmethod
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
-        """Return the outcomes stored last, newest first (for the windows)."""
+        """Return the outcomes stored last, newest first. Raises `NotSupported` without `Ability.LIST_RECENT`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections; a later call opens them again."""
+        """Close all connections; a later call opens them again."""

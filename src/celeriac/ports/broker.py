@@ -1,19 +1,16 @@
-"""The broker's port: what holds messages must be able to do.
+"""The broker's port: takes messages from producers and delivers them to workers.
 
-Producers call `publish` (or `apublish`). A worker takes a `Lease`, receives and settles through it, and
-renews it by one heartbeat for all that it holds. What a worker does not settle before its lease ends, goes to
-others. Looking and operating (`queues`, `peek`, `purge` …) is the second port, `Operations`, for the windows alone.
+Producers call `publish` (or `apublish`). A worker opens a `Lease`, receives and settles messages through it, and
+renews it by one heartbeat for all its deliveries. Deliveries that a worker has not settled when its lease ends go to
+other workers. Front ends use a second port, `Operations` (`queues`, `peek`, `purge` …).
 
-Every method that waits is cancel-safe: cancelled, it has either done its work or none of it.
+Every method that waits is cancel-safe: when cancelled, it has done all of its work or none of it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -22,12 +19,13 @@ import msgspec
 from celeriac.errors import BrokerError
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
+from celeriac.ports.abilities import Ability, Port
 from celeriac.ports.backend import Backend
+from celeriac.ports.complete import complete
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.workflows import Advance
 
 __all__ = [
-    "Ability",
     "Action",
     "Broker",
     "Delivery",
@@ -42,49 +40,41 @@ Slots = Mapping[str, int]
 """How many messages a worker can start now, by lane."""
 
 
-class Ability(StrEnum):
-    """What most brokers can, and some cannot (`Broker.lacks`)."""
-
-    KNOW_IDS = "know ids"  # publishing an id twice is publishing it once; a message is found by its id
-    SEE_SCHEDULED = "see scheduled"  # what waits for its time is listed, counted, purged; due at once when revoked
-    CLOCK_LEASES = "clock leases"  # a lease ends by the clock when it is not renewed; else with its connection
-
-
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """A message that a worker holds. The token proves it: settling with a stale one does nothing."""
+    """A message that a worker holds. The token proves that it does: settling with a stale token does nothing."""
 
     message: Message
     token: str
-    deliveries: int = 1  # how often it was handed out without coming back; this time included
+    deliveries: int = 1  # how often it was delivered and not returned, including this time
     revoked: bool = False
-    lost: bool = False  # taken over from a worker that died holding it, and not to be run again
-    again: bool = False  # it may have been run, or sent, before, and the broker cannot tell
+    lost: bool = False  # taken over from a worker that died holding it; it must not be run again
+    again: bool = False  # it may have been run, or sent, before; the broker cannot tell
 
 
 class Action(StrEnum):
-    """What becomes of the message when an attempt is over."""
+    """What happens to the message when an attempt is over."""
 
-    ACKNOWLEDGE = "acknowledge"  # it is done with
-    RETURN = "return"  # back to its queue, as `Settlement.message`, with `Settlement.deliveries`
-    BURY = "bury"  # aside as a dead letter, with `Settlement.reason`
+    ACKNOWLEDGE = "acknowledge"  # it is deleted
+    RETURN = "return"  # it goes back to its queue, as `Settlement.message`, with `Settlement.deliveries`
+    BURY = "bury"  # it becomes a dead letter, with `Settlement.reason`
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What is done about an outcome: store it, send what follows, and then the action. All of it, or nothing."""
+    """What is done about an outcome: store it, publish the follow-ups, apply the action. All of it, or nothing."""
 
     delivery: Delivery
     action: Action = Action.ACKNOWLEDGE
-    outcome: Outcome | None = None  # to be stored; None where there is nothing to keep
+    outcome: Outcome | None = None  # to be stored; None if there is nothing to keep
     follow_ups: Sequence[Message] = ()  # to be published
-    message: Message | None = None  # RETURN: the message as it goes back (its `due_at` counts)
-    deliveries: int = 0  # RETURN: what its count goes back to
+    message: Message | None = None  # RETURN: the message as it goes back (`due_at` included)
+    deliveries: int = 0  # RETURN: the new count of deliveries
     reason: str = ""  # BURY
-    value: bytes | None = None  # what steps that come next in a workflow are given, whether it is kept or not
-    leaves_pending: bool = False  # the end of this node causes more than a count of its join and `follow_ups`
+    value: bytes | None = None  # passed to the next steps of the workflow, whether or not the outcome keeps it
+    leaves_pending: bool = False  # more follows from the end of this node than counting its join and `follow_ups`
 
     @property
     def ends_node(self) -> bool:
-        """Whether this is the end of a workflow's node: nothing follows from it, if that has ended before."""
+        """Whether this ends a node of a workflow: if that node has ended before, nothing follows."""
         return self.outcome is not None and self.outcome.place is not None and self.outcome.ready
 
 
@@ -93,100 +83,97 @@ class Lease(ABC):
 
     @abstractmethod
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
-        """Take messages that are due: of each queue, higher priorities first and older ones first among equals.
+        """Take due messages: from each queue, higher priorities first, and older messages first within a priority.
 
-        Never more of a lane than its slots. Returns as soon as there is one, or empty after `wait`
-        seconds. Raises `LeaseLost`.
+        Never take more for a lane than its slots. Return as soon as there is a message, or an empty list after
+        `wait` seconds. Raises `LeaseLost`.
         """
 
     @abstractmethod
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Settle each in one atomic step (where broker and backend are joined). False: its token was stale."""
+        """Carry out each in one atomic step (if broker and backend are joined). False: its token was stale."""
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        """Do as `Backend.advance`, and publish the messages in the same step. Called where the two are joined alone."""
-        raise BrokerError(f"{type(self).__name__} stores no outcomes, so that it cannot advance workflows.")
+        """Do what `WorkflowStore.advance` does, and publish the messages in the same step.
+
+        Called only if broker and backend are joined.
+        """
+        raise BrokerError(f"{type(self).__name__} stores no outcomes and so cannot advance workflows.")
 
     @abstractmethod
     async def renew(self) -> None:
-        """Renew the claim on all deliveries. Raises `LeaseLost` if it had run out and was swept."""
+        """Renew the claim on all deliveries. Raises `LeaseLost` if the lease expired and was swept."""
 
     @abstractmethod
     async def sweep(self) -> list[Delivery]:
-        """Give back what dead workers held; take over what must not be run again, for this worker to settle.
+        """Return the messages of dead workers to their queues; take over those that must not be run again.
 
-        Taken over (`Delivery.lost`) are messages with `acks_late=False`, and those handed out `max_deliveries`
-        times. Also throws away what has expired. Safe to be called by every worker, at any time. Where leases end with
-        their connection, the broker itself gives back, and what is taken over has come in the way of `receive`.
+        Messages with `acks_late=False`, and messages delivered `max_deliveries` times, are taken over: they are
+        returned with `Delivery.lost`, for this worker to settle. Expired data is deleted. Every worker may sweep at
+        any time. Without `Ability.CLOCK_LEASES` the broker returns messages by itself, and `receive` takes over.
         """
 
     @abstractmethod
     async def end(self) -> None:
-        """End the lease. What is still held goes back to its queue at once, uncounted.
+        """End the lease. Messages that it still holds return to their queues at once; this delivery is not counted.
 
-        What was taken over (`Delivery.lost`) does not: the next sweep, whosever it is, takes it over again.
+        Messages that were taken over (`Delivery.lost`) do not return: the next sweep of any worker takes them over.
         """
 
 
-class Broker(ABC):
+class Broker(Port, ABC):
     """Holds messages."""
 
-    lacks: frozenset[Ability] = frozenset()
-    """What this broker cannot do. Operations that are lacking raise `NotSupported`."""
+    lacks = frozenset({Ability.JOIN_OUTCOMES})
 
     @property
     def knows_ids(self) -> bool:
-        """Whether it can say which messages it holds, by their ids."""
-        return Ability.KNOW_IDS not in self.lacks
+        """Whether messages are found by their ids."""
+        return self.can(Ability.KNOW_IDS)
 
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> None:
-        """Return when the broker has all the messages; raise `BrokerUnavailable` within the publish time-out.
+        """Return when the broker has all the messages. Raises `BrokerUnavailable` within the publish time-out.
 
-        A message whose id it already holds is not stored again, so that publishing may be repeated (but see
-        `Ability.KNOW_IDS`).
+        A message whose id the broker already holds is not stored again, so publishing may be repeated. Without
+        `Ability.KNOW_IDS`, it is stored twice.
         """
 
     @abstractmethod
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
-        """Do as `publish`, for coroutines. With `again`, they may have been published before."""
+        """Coroutine version of `publish`. With `again`, the messages may have been published before."""
 
     @abstractmethod
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         """Open a lease for a worker."""
 
     def joins(self, backend: Backend) -> bool:
-        """Say whether `Lease.settle` also stores outcomes in this backend, in the same atomic step."""
+        """Return whether `Lease.settle` also stores outcomes in this backend, in the same atomic step."""
         return False
 
     @abstractmethod
     async def revoke(self, ids: Sequence[str], until: float) -> None:
-        """Make the deliveries of these messages `revoked`, now or whenever they come before `until`.
+        """Mark all deliveries of these messages as `revoked` until the instant `until`.
 
-        Those waiting become due at once, so that a worker settles them soon.
+        Scheduled messages become due at once, so that a worker settles them soon.
         """
 
     @abstractmethod
     async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
-        """Send to whoever listens on a channel now."""
+        """Send payloads to the current listeners of a channel."""
 
     @abstractmethod
     async def listen(self, channel: str) -> AsyncIterator[bytes]:
-        """Begin to listen; return what yields whatever is sent on a channel from then on, until closed (`aclose`)."""
+        """Start listening on a channel; return an iterator of the payloads sent from then on. `aclose` ends it."""
 
     @abstractmethod
     def operations(self) -> Operations:
-        """Return the port for looking and operating."""
+        """Return the port for front ends."""
 
     def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Drive one of this broker's coroutines from synchronous code."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(work)
-        with ThreadPoolExecutor(1) as thread:  # this thread's loop is busy with whoever calls
-            return thread.submit(copy_context().run, asyncio.run, work).result()
+        """Run one of this broker's coroutines from synchronous code; return its result."""
+        return complete(work)
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections; a later call opens them again."""
+        """Close all connections; a later call opens them again."""

@@ -1,6 +1,6 @@
 """The port for operating a broker: count, inspect, purge and pause queues; handle dead letters; list workers.
 
-Used by front ends alone, through `Broker.operations()`.
+Used only by front ends, through `Broker.operations()`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "unreadabl
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker presents itself to those who look."""
+    """A worker, as front ends show it."""
 
     name: str
     host: str = ""
@@ -30,18 +30,18 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many messages a queue holds, by what they wait for."""
+    """How many messages a queue holds, by state."""
 
     queue: str
     ready: int = 0
-    scheduled: int = 0  # their time has not come
+    scheduled: int = 0  # not due yet
     active: int = 0  # held by workers
     dead: int = 0
     paused: bool = False
 
 
 class Dead(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter: a message that was put aside, and why."""
+    """A dead letter: a message that was buried, and the reason."""
 
     message: Message
     reason: str
@@ -49,31 +49,34 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operations(ABC):
-    """Looking into a broker, and operating it."""
+    """Inspects and operates a broker."""
 
     @abstractmethod
     async def queues(self) -> list[QueueCounts]:
-        """Count the messages of every queue that has any, or is paused."""
+        """Count the messages of every queue that has messages or is paused."""
 
     @abstractmethod
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
-        """Return messages that are ready, in the order in which they would be received."""
+        """Return ready messages, in the order in which they would be received."""
 
     @abstractmethod
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
-        """Return messages whose time has not come, soonest first."""
+        """Return scheduled messages, soonest first. Raises `NotSupported` without `Ability.SEE_SCHEDULED`."""
 
     @abstractmethod
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
-        """Return, by id, where a message is ("ready", "scheduled", "active" or "dead"), and the message."""
+        """Return, by id, the state of a message ("ready", "scheduled", "active" or "dead"), and the message.
+
+        Raises `NotSupported` without `Ability.KNOW_IDS`.
+        """
 
     @abstractmethod
     async def purge(self, queue: str) -> int:
-        """Drop a queue's ready and scheduled messages; return how many."""
+        """Delete the ready and scheduled messages of a queue; return how many there were."""
 
     @abstractmethod
     async def pause(self, queue: str) -> None:
-        """Let nobody receive from a queue, until it is resumed; survives restarts."""
+        """Stop all receiving from a queue until it is resumed; survives restarts."""
 
     @abstractmethod
     async def resume(self, queue: str) -> None:
@@ -85,25 +88,25 @@ class Operations(ABC):
 
     @abstractmethod
     async def resend(self, ids: Sequence[str]) -> int:
-        """Put dead letters back in their queues, as if new; return how many there were."""
+        """Return dead letters to their queues, as new messages; return how many there were."""
 
     @abstractmethod
     async def drop(self, ids: Sequence[str]) -> int:
-        """Forget dead letters; return how many there were."""
+        """Delete dead letters; return how many there were."""
 
     @abstractmethod
     async def workers(self) -> list[WorkerInfo]:
-        """Return the workers whose leases stand."""
+        """Return the workers with a valid lease."""
 
 
 def anew(message: Message) -> Message:
     """Return a dead letter's message as it is sent again: as if it had never been tried."""
-    # Its workflow has gone on without it, and could not count it twice.
+    # Its workflow has continued without it, and would not count it again.
     return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, place=None)
 
 
-def unreadable(body: bytes, queue: str, why: str = "it is no message of Celeriac's", at: float = 0.0, *,
+def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,
                id: str | None = None) -> Dead:  # fmt: skip
-    """Return as a dead letter what cannot be read: its bytes are the body of a message that stands for it."""
+    """Return a dead letter for bytes that cannot be decoded: they become the body of its message."""
     message = Message(id=id or new_id(), task="(unreadable)", body=body, queue=queue)
     return Dead(message=message, reason=why, at=at)

@@ -1,6 +1,6 @@
 """The port for keeping workflows: trees that never change, and counters that do.
 
-A backend that can count atomically implements `WorkflowStore` besides `Backend`. Called by `canvas.workflows` when a
+A backend that can count atomically implements `WorkflowStore` next to `Backend`. Called by `canvas.workflows` when a
 workflow is sent or looked up, and by the worker when one of its tasks has ended.
 
 Each node counts once: what follows from the end of a node follows from the first final outcome stored for it, in the
@@ -26,39 +26,39 @@ UNFINISHED_SECONDS = 30 * 86400.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A workflow as it is stored: a tree that never changes, and counts that do."""
+    """A workflow as it is stored: a constant tree, and counters."""
 
     id: str
     tree: bytes
     left: int  # nodes that run a task, and have not ended
-    missing: Mapping[int, int] = {}  # by join: how many of its members have not ended
+    missing: Mapping[int, int] = {}  # by join: the number of members that have not ended
 
 
 class PendingNode(msgspec.Struct, frozen=True, gc=False):
-    """A durable note that a node of a workflow has ended, and that what follows from it has not been done yet."""
+    """A durable note: this node of a workflow has ended, and its consequences have not been carried out yet."""
 
     workflow: str
     node: int
 
 
 class NodeEnd(msgspec.Struct, frozen=True, gc=False):
-    """The final outcome of a node's task (its `place` says which), and whether more follows than a join's count."""
+    """The final outcome of a node's task (its `place` is the node), and whether more follows than a join's count."""
 
     outcome: Outcome
     leaves_pending: bool = False
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """All that follows from the end of a node: done in one step, together with the removal of its `PendingNode`."""
+    """Everything that follows from the end of a node: done in one step with the removal of its `PendingNode`."""
 
     pending: PendingNode
     messages: Sequence[Message] = ()  # to be published
-    outcomes: Sequence[Outcome] = ()  # of nodes that end with it; one of another workflow as `conclude` does, and due
-    joins: Sequence[int] = ()  # to be counted down; one that comes to nothing is due
+    outcomes: Sequence[Outcome] = ()  # of nodes that end with it; of another workflow: concluded, and left pending
+    joins: Sequence[int] = ()  # to be counted down; a join at zero is left pending
 
 
 class WorkflowStore(ABC):
-    """Keeps workflows, by id. Implemented by backends beside `Backend`."""
+    """Keeps workflows, by id. Implemented by backends, next to `Backend`; `lacks` is then without KEEP_WORKFLOWS."""
 
     @abstractmethod
     def plant(self, plan: Plan) -> None:
@@ -84,26 +84,26 @@ class WorkflowStore(ABC):
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         """Store the ends of nodes, and count down the joins that they are members of. False as for `Backend.store`.
 
-        Where the broker is joined to the backend, `Lease.settle` does this.
+        If broker and backend are joined, `Lease.settle` does this.
         """
 
     @abstractmethod
     async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
-        """Claim up to `limit` dues: nobody else is given them for `seconds`. Each stays until it is advanced.
+        """Claim up to `limit` pending nodes: for `seconds`, no other worker gets them. Each stays until it is advanced.
 
-        Returns, for each, whether it was claimed before: then part of what follows may have been done already.
+        Returns, for each, whether it was claimed before: then some of its consequences may have been carried out.
         """
 
     @abstractmethod
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        """Carry out each in one atomic step, except for publishing its messages. False where its `PendingNode` is gone.
+        """Carry out each in one atomic step, except for publishing its messages. False if its `PendingNode` is gone.
 
-        Where the broker is joined to the backend, `Lease.advance` does this, and publishes the messages too.
+        If broker and backend are joined, `Lease.advance` does this, and publishes the messages too.
         """
 
 
 def workflow_store(backend: Backend) -> WorkflowStore:
-    """Return a backend as the store of workflows that it is. Raises `BackendError` if it is none."""
+    """Return the backend as a store of workflows. Raises `BackendError` if it keeps none."""
     if isinstance(backend, WorkflowStore):
         return backend
     raise BackendError(f"{backend!r} keeps no workflows. Set `result_backend` to one that does: sqlite://, redis://.")

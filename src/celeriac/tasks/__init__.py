@@ -1,1 +1,1 @@
-"""Tasks, calls to them, and their results."""
+"""Tasks: their registration, calls to them, the running of attempts, and results."""

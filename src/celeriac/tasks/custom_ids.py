@@ -1,8 +1,9 @@
-"""Ids that callers chose (`task_id=`), and use again.
+"""Reuse of ids that callers choose (`task_id=`).
 
-A final outcome is never replaced, and nothing follows from a second one. So whoever sends a message with such an id
-forgets what is known of the call before; not while the broker holds a message of that id, waiting, running or as a dead
-letter, for then it does not take the new one.
+A stored final outcome is never overwritten. So before a message with a chosen id is sent, the outcome of the earlier
+call with that id is forgotten. While the broker holds a message with the id (waiting, running, or a dead letter), the
+outcome is kept, because the broker then ignores the new message; in a workflow, where that would leave a node without
+an end, it is an error. Called by everything that sends: tasks, groups, workflows and `app.send_task`.
 """
 
 from __future__ import annotations
@@ -17,44 +18,44 @@ if TYPE_CHECKING:
     from celeriac.model.message import Message
     from celeriac.model.outcome import Outcome
 
-__all__ = ["aclaim_ids", "afree_ids", "claim_ids", "free_ids"]
+__all__ = ["afree_ids", "afree_unused_ids", "free_ids", "free_unused_ids"]
 
 
 def free_ids(app: App, ids: Sequence[str]) -> None:
-    """Forget how calls with these ids have ended, so that they can be used again."""
+    """Forget the outcomes of ended calls with these ids, except those whose message the broker still holds."""
     ended = _ended(app.backend.fetch(ids))
     if ended and app.broker.knows_ids:
-        ended = _not_among(ended, app.broker.complete(app.broker.operations().find(ended)))
+        ended = _without(ended, app.broker.complete(app.broker.operations().find(ended)))
     if ended:
         app.backend.forget(ended)
 
 
 async def afree_ids(app: App, ids: Sequence[str]) -> None:
-    """Do as `free_ids`, for coroutines."""
+    """Coroutine version of `free_ids`."""
     ended = _ended(await app.backend.afetch(ids))
     if ended and app.broker.knows_ids:
-        ended = _not_among(ended, await app.broker.operations().find(ended))
+        ended = _without(ended, await app.broker.operations().find(ended))
     if ended:
         await app.backend.aforget(ended)
 
 
-def claim_ids(app: App, ids: Sequence[str]) -> None:
-    """Do as `free_ids`, for tasks of a workflow; raise where the broker would not take one: it would never end."""
+def free_unused_ids(app: App, ids: Sequence[str]) -> None:
+    """Forget the outcomes of these ids. Raises `WorkflowError` if the broker holds a message of one."""
     if app.broker.knows_ids:
-        _refuse_held(app.broker.complete(app.broker.operations().find(ids)))
+        _raise_if_held(app.broker.complete(app.broker.operations().find(ids)))
     app.backend.forget(ids)
 
 
-async def aclaim_ids(app: App, ids: Sequence[str]) -> None:
-    """Do as `claim_ids`, for coroutines."""
+async def afree_unused_ids(app: App, ids: Sequence[str]) -> None:
+    """Coroutine version of `free_unused_ids`."""
     if app.broker.knows_ids:
-        _refuse_held(await app.broker.operations().find(ids))
+        _raise_if_held(await app.broker.operations().find(ids))
     await app.backend.aforget(ids)
 
 
-def _refuse_held(found: Mapping[str, tuple[str, Message]]) -> None:
-    for id, (where, message) in found.items():
-        raise WorkflowError(f"The id {id!r} is still in use: {message.task} is {where} in the queue {message.queue!r}. "
+def _raise_if_held(found: Mapping[str, tuple[str, Message]]) -> None:
+    for id, (status, message) in found.items():
+        raise WorkflowError(f"The id {id!r} is in use: {message.task} is {status} in the queue {message.queue!r}. "
                             "Wait for its end (or drop the dead letter), or choose another `task_id`.")  # fmt: skip
 
 
@@ -62,5 +63,5 @@ def _ended(outcomes: Mapping[str, Outcome]) -> list[str]:
     return [id for id, outcome in outcomes.items() if outcome.ready]
 
 
-def _not_among(ids: Sequence[str], held: Container[str]) -> list[str]:
+def _without(ids: Sequence[str], held: Container[str]) -> list[str]:
     return [id for id in ids if id not in held]

@@ -1,4 +1,4 @@
-"""The decorators that make tasks, as type checkers see them."""
+"""The types of `@app.task(...)` and `@shared_task(...)` with options. They exist for type checkers only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class Decorator(Protocol):
-    """What `@app.task(...)` is to a type checker."""
+    """The type of `@app.task(...)`."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
@@ -24,7 +24,7 @@ class Decorator(Protocol):
 
 
 class BoundDecorator(Protocol):
-    """What `@app.task(bind=True)` is to a type checker."""
+    """The type of `@app.task(bind=True)`, whose function has the task as its first parameter."""
 
     @overload
     def __call__(

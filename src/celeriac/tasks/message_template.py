@@ -1,34 +1,43 @@
-"""From a call to a message: the options of the call, the task, the routes and the configuration, merged once, here."""
+"""From a call to a message: the template merges the options of the call, the route, the task and the configuration.
+
+Tasks, signatures and the planner of workflows ask for messages, with arguments that they have checked; `app.publish`
+sends them. What does not depend on the call is merged once per task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any, cast
 
 from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
+from celeriac.model.arguments import Arguments, kwargs_of
 from celeriac.model.clock import instant
 from celeriac.model.message import PLAIN, Link, Message, new_id, new_ids
 from celeriac.model.options import check_call
 from celeriac.model.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
-from celeriac.tasks.context import Request, current
-from celeriac.tasks.error_callback import told_count
+from celeriac.tasks.execution import Request, current, error_callback_count
 from celeriac.tasks.protocols import App
+from celeriac.tasks.signature import Signature, listed
 
-if TYPE_CHECKING:
-    from celeriac.tasks.signature import Signature
+__all__ = ["PUBLISH_BATCH", "MessageTemplate", "check_callback", "check_same_app", "check_takes_result"]
 
-__all__ = ["MessageTemplate", "check_callback", "check_same_app", "check_takes_result"]
+PUBLISH_BATCH = 1000  # messages sent in one step
+
+NO_KWARGS: dict[str, Any] = {}  # shared, never changed
 
 Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
-"""What writes a body from arguments and named arguments."""
+"""Encodes a body from arguments and named arguments."""
 
-PLAIN_OPTIONS = ("priority", "headers", "acks_late", "ignore_result", "soft_time_limit", "time_limit", "max_retries")
-"""Call options that stand in the message as they are."""
+COPIED_OPTIONS = ("priority", "headers", "acks_late", "ignore_result", "soft_time_limit", "time_limit", "max_retries")
+"""Call options that become message headers unchanged."""
+
+DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}
 
 
 class MessageTemplate:
-    """What all messages of a task have in common. Thrown away when the configuration changes."""
+    """Builds the messages of one task. Dropped when the configuration changes."""
 
     def __init__(self, app: App, task: str, options: Mapping[str, Any], lane: str = PLAIN) -> None:
         conf = app.conf
@@ -52,21 +61,21 @@ class MessageTemplate:
             "lane": lane,
             "content_type": chosen.content_type,
         }
-        # What is the default anyway is left out: a message is made some 100,000 times a second.
+        # Fields that equal their default are left out, since fewer keywords make a message faster to build.
         self._fields = {name: value for name, value in self._fields.items() if value != DEFAULTS[name]}
 
     def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any] | None = None, *,
                 group_id: str | None = None) -> Message:  # fmt: skip
-        """Return the message of one call; raise what is wrong with it."""
+        """Return the message of one call. Raises for an invalid option, and for arguments that cannot be sent."""
         request = current.get()
         now = self._app.clock.now()
         if not options and request is None and group_id is None and self._expires is None:
             body = self._dumps(args, kwargs)
             if len(body) > self._limit:
                 raise self._too_large(body)
-            fields = self._addressed() if self._replies else self._fields
+            fields = self._common_fields() if self._replies else self._fields
             return Message(id=new_id(), task=self._task, body=body, sent_at=now, **fields)
-        dumps, fields = self._particular(options or {}, now, request)
+        dumps, fields = self._specialised(options or {}, now, request)
         if group_id is not None:
             fields["group_id"] = group_id
         body = dumps(args, kwargs)
@@ -77,24 +86,43 @@ class MessageTemplate:
 
     def messages(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
                  options: Mapping[str, Any]) -> list[Message]:  # fmt: skip
-        """Return the messages of many calls (arguments, named arguments), which have their options in common."""
+        """Return the messages of many calls, each `(args, kwargs)`, all with the same options."""
         if options.get("task_id") is not None:
-            raise UnknownOption("task_id is for one call; many calls have an id each.")
+            raise UnknownOption("task_id applies to a single call; each of many calls gets its own id.")
         now, task, limit = self._app.clock.now(), self._task, self._limit
-        dumps, fields = self._particular(options, now, current.get())
+        dumps, fields = self._specialised(options, now, current.get())
         bodies = dumps_calls(calls) if dumps is dumps_call else [dumps(args, kwargs) for args, kwargs in calls]
         longest = max(bodies, key=len)
         if len(longest) > limit:
             raise self._too_large(longest)
         ids = new_ids(len(bodies))
-        if not fields:  # `**` would take longer than all the rest
+        if not fields:  # unpacking `**fields` costs more than all the rest
             return [Message(id=id, task=task, body=body, sent_at=now) for id, body in zip(ids, bodies, strict=True)]
         return [
             Message(id=id, task=task, body=body, sent_at=now, **fields) for id, body in zip(ids, bodies, strict=True)
         ]
 
-    def _addressed(self) -> dict[str, Any]:
-        """Return the common fields, with where this process wants outcomes to be sent (`rpc://`)."""
+    def batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], options: Mapping[str, Any],
+                arguments: Arguments | None) -> Iterator[list[Message]]:  # fmt: skip
+        """Yield the messages of many calls, `PUBLISH_BATCH` at a time. The calls are checked against `arguments`.
+
+        A list or tuple of calls is checked before the first batch, an iterator batch by batch.
+        """
+        whole = isinstance(calls, list | tuple)
+        if whole and not _fit(cast(Sequence[Any], calls), arguments):
+            checked = [_checked(call, arguments) for call in calls]
+            for start in range(0, len(checked), PUBLISH_BATCH):
+                yield self.messages(checked[start : start + PUBLISH_BATCH], options)
+            return
+        calls = iter(calls)
+        while batch := list(islice(calls, PUBLISH_BATCH)):
+            if whole or _fit(batch, arguments):
+                yield self.messages([(args, NO_KWARGS) for args in cast(list[tuple[Any, ...]], batch)], options)
+            else:
+                yield self.messages([_checked(call, arguments) for call in batch], options)
+
+    def _common_fields(self) -> dict[str, Any]:
+        """Return the headers that all messages have, with the address that outcomes are sent to (`rpc://`)."""
         return {**self._fields, "reply_to": self._app.backend.reply_to} if self._replies else self._fields
 
     def _too_large(self, body: bytes) -> MessageTooLarge:
@@ -103,10 +131,10 @@ class MessageTemplate:
             f"({self._limit:,}). Store the data where the task can read it, and pass its path or key."
         )
 
-    def _particular(self, options: Mapping[str, Any], now: float,
-                    request: Request | None) -> tuple[Dumps, dict[str, Any]]:  # fmt: skip
-        """Return what a call with options, or inside a task, differs in: how its body is written, and its fields."""
-        dumps, fields = self._dumps, {**self._addressed(), **self._more(options, now)}
+    def _specialised(self, options: Mapping[str, Any], now: float,
+                     request: Request | None) -> tuple[Dumps, dict[str, Any]]:  # fmt: skip
+        """Return the encoder and the headers of a call that has options, or is made inside a task."""
+        dumps, fields = self._dumps, {**self._common_fields(), **self._option_fields(options, now)}
         if options.get("serializer") is not None:
             chosen = serializer(options["serializer"])
             dumps, fields["content_type"] = _dumps(chosen), chosen.content_type
@@ -115,12 +143,12 @@ class MessageTemplate:
             fields["root_id"] = request.root_id
         return dumps, fields
 
-    def _more(self, options: Mapping[str, Any], now: float) -> dict[str, Any]:
-        """Return the fields that the options of a call set."""
+    def _option_fields(self, options: Mapping[str, Any], now: float) -> dict[str, Any]:
+        """Return the headers that the options of a call set."""
         if not options and self._expires is None:
             return {}
         options = check_call(options)
-        fields = {name: options[name] for name in PLAIN_OPTIONS if name in options}
+        fields = {name: options[name] for name in COPIED_OPTIONS if name in options}
         if "headers" in fields and "headers" in self._fields:
             fields["headers"] = {**self._fields["headers"], **fields["headers"]}
         if "task_id" in options:
@@ -137,7 +165,7 @@ class MessageTemplate:
             fields["expires_at"] = instant(expires) if isinstance(expires, datetime) else now + expires
         for name in ("link", "link_error"):
             if options.get(name):
-                fields[name] = [self._link(name, entry) for entry in _listed(options[name])]
+                fields[name] = [self._link(name, entry) for entry in listed(options[name])]
         return fields
 
     def _link(self, name: str, entry: Any) -> Link:
@@ -145,7 +173,7 @@ class MessageTemplate:
         try:
             link = Link(signature.message(), signature.immutable)
         except AttributeError:
-            raise UnknownOption(f"{name} takes signatures (task.s(...)), not {entry!r}.") from None
+            raise UnknownOption(f"{name} must be signatures (task.s(...)), not {entry!r}.") from None
         check_callback(self._app, name, signature)
         if name == "link" and not link.immutable:
             check_takes_result(link.message)
@@ -153,41 +181,52 @@ class MessageTemplate:
 
 
 def check_same_app(app: App, signature: Signature[Any]) -> None:
-    """Raise `WorkflowError` for a task of another app, which would be sent to where that one's workers do not look."""
+    """Raise `WorkflowError` for a task of another app, whose workers may not receive from this app's broker."""
     if signature.app is not app and signature.task not in app.tasks:
         raise WorkflowError(
-            f"{signature!r} is a task of another app than the rest, which go to {app!r}. A task of another app is sent "
-            f"with that one, after this; or, where both have the same broker, by its name: "
-            f"app.signature({signature.task!r}, …)."
+            f"{signature!r} is a task of another app than the rest, which {app!r} sends. Send it separately; or, if "
+            f"both apps use the same broker, name the task: app.signature({signature.task!r}, …)."
         )
 
 
 def check_callback(app: App, name: str, signature: Signature[Any]) -> None:
-    """Raise what is wrong with what is linked: another app's task, or arguments that will not fit."""
+    """Raise if a linked signature is a task of another app, or if its arguments will not fit."""
     check_same_app(app, signature)
     task = app.tasks.get(signature.task)
     if task is None or not task.checks_arguments:
         return
     args = signature.args
     if not signature.immutable:
-        args = (*(None for _ in range(told_count(task, len(args)) if name == "link_error" else 1)), *args)
+        args = (*(None for _ in range(error_callback_count(task, len(args)) if name == "link_error" else 1)), *args)
     task.arguments.check(args, signature.kwargs)
 
 
 def check_takes_result(message: Message) -> None:
-    """Raise `WorkflowError` for a message that cannot be given a result."""
+    """Raise `WorkflowError` for a message whose body is not JSON, so that no result can be inserted."""
     if message.content_type != JSON.content_type:
-        raise WorkflowError(f"{message.task} is to be given a result, which travels as JSON, but its arguments are "
+        raise WorkflowError(f"{message.task} would receive a result, which is sent as JSON, but its arguments are "
                             f"{message.content_type}. Set its serializer to 'json', or make it immutable with .si()."
                             )  # fmt: skip
 
 
-DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}
+def _fit(calls: Sequence[Any], arguments: Arguments | None) -> bool:
+    """Return whether all these calls have positional arguments only, and fit the function."""
+    return set(map(type, calls)) == {tuple} and (arguments is None or arguments.fit(calls))
+
+
+def _checked(call: Any, arguments: Arguments | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the checked arguments and named arguments of one of many calls."""
+    if isinstance(call, tuple):
+        args, kwargs = call, NO_KWARGS
+    elif isinstance(call, Mapping):
+        args, kwargs = (), kwargs_of(call)
+    else:
+        raise TypeError(f"delay_many needs tuples of arguments (or dicts of named ones), not {call!r}. "
+                        f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
+    if arguments is not None:
+        arguments.check(args, kwargs)
+    return args, kwargs
 
 
 def _dumps(chosen: Serializer) -> Dumps:
     return dumps_call if chosen is JSON else lambda args, kwargs: chosen.dumps((args, kwargs))
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]

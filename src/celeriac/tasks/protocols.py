@@ -1,7 +1,7 @@
 """The app and its tasks, as the modules below the app see them.
 
-`Celeriac` wires everything together and stands above all of it. Signatures, results and
-workflows hold the app, and know it by the part that they use; so the imports form no cycle, annotations included.
+`Celeriac` wires everything together, so it imports tasks, results and workflows, which hold the app in turn. They name
+it by the protocols here, each with the members that they use. So the imports form no cycle, annotations included.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["AnyTask", "App", "Control", "Spot", "Template", "Workflows"]
 
 
 class Template(Protocol):
-    """What builds the messages of one task; see `MessageTemplate`."""
+    """Builds the messages of one task; see `MessageTemplate`."""
 
     def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any] | None = None, *,
                 group_id: str | None = None) -> Message:  # fmt: skip
@@ -34,7 +34,7 @@ class Template(Protocol):
 
 
 class AnyTask(Protocol):
-    """A task of an app, whatever its signature; see `Task`."""
+    """A task with any signature; see `Task`."""
 
     name: str
     lane: str
@@ -59,7 +59,7 @@ class AnyTask(Protocol):
         """Run a message in this process; return its result."""
 
     def retry_policy(self, message: Message) -> RetryPolicy:
-        """Return when attempts of a message are followed by others."""
+        """Return how often and when an attempt of a message is retried."""
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Unpack[CallOptions]) -> Any:  # fmt: skip
@@ -74,7 +74,7 @@ class Control(Protocol):
 
 
 class Spot(Protocol):
-    """Where a result stands in a workflow; see `canvas/results.py`."""
+    """The node of a workflow that a result belongs to; see `canvas/results.py`."""
 
     @property
     def app(self) -> App:
@@ -85,29 +85,29 @@ class Spot(Protocol):
         """The id of the workflow."""
 
     def parent(self) -> Any:
-        """Return the result of what was before it."""
+        """Return the result of the node before it, or None."""
 
     def children(self) -> list[Any]:
-        """Return the results of what comes after it."""
+        """Return the results of the nodes after it."""
 
 
 class Workflows(Protocol):
     """`app.workflows`, as tasks and results use it; see `canvas/workflows.py`."""
 
     replacements: dict[str, Any]
-    """What replaced tasks that run in this process, by workflow id."""
+    """Workflows that replaced tasks run in this process, by workflow id."""
 
     def run_message(self, message: Message) -> Outcome:
-        """Run one message in this process, with its retries, its links and whatever replaces it."""
+        """Run one message in this process, with its retries, its links and its replacements."""
 
     def replacement(self, request: Any, part: Any) -> list[Message]:
-        """Store what replaces a running task; return the messages that it begins with."""
+        """Store the replacement of a running task; return the messages to send first."""
 
     def spot(self, place: Any) -> Spot | None:
-        """Return where a result stands, if its workflow is still known."""
+        """Return the node of a place, or None if the workflow is no longer stored."""
 
     def send(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
-        """Send a workflow; return the result of the whole."""
+        """Send a workflow; return its result."""
 
     async def asend(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None,
                     options: Mapping[str, Any]) -> Any:  # fmt: skip
@@ -163,7 +163,7 @@ class App(Protocol):
 
     @property
     def canvas(self) -> Any:
-        """The module `canvas.words`."""
+        """The module `canvas.functions`."""
 
     def register(self, function: Callable[..., Any], name: str | None, bind: bool, base: Any,
                  options: Mapping[str, Any]) -> Any:  # fmt: skip
@@ -176,11 +176,11 @@ class App(Protocol):
         """Raise `UnknownQueue` for a queue that nothing declares."""
 
     def message_template(self, task: str) -> Template:
-        """Return what the messages of a task have in common."""
+        """Return the template of a task's messages."""
 
     def signature(self, task: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
                   immutable: bool = False, **options: Any) -> Any:  # fmt: skip
-        """Return a signature by the task's name, or from what `to_dict` gave."""
+        """Return a signature by the task's name, or from the data of `to_dict`."""
 
     def publish(self, messages: Sequence[Message]) -> bool:
         """Send messages. False with `task_always_eager`: the caller runs them."""

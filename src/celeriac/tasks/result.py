@@ -1,4 +1,7 @@
-"""Asking for what became of a task: `AsyncResult`."""
+"""`AsyncResult`: waits for the outcome of a task, reads it from the backend, and turns it into a value or an exception.
+
+Tasks and signatures return one for each call; `app.AsyncResult(id)` makes one for an earlier call.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from celeriac import states
 from celeriac.errors import CeleriacError, RemoteError, ResultTimeout, TaskRevoked, WaitInTask
-from celeriac.model.clock import Duration, limit
+from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
-from celeriac.tasks.context import current
+from celeriac.tasks.execution import current
 from celeriac.tasks.protocols import App, Spot
 
 if TYPE_CHECKING:
@@ -23,11 +26,11 @@ __all__ = ["LONG", "AsyncResult", "EagerResult", "Results", "Spot", "forbid_wait
 
 R = TypeVar("R")
 
-LONG = 3600.0  # seconds; a wait without a time-out is many of these
+LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after this
 
 
 class AsyncResult(Generic[R]):
-    """The state and the result of one task, by its id. `await result` is `await result.aget()`."""
+    """The state and result of one task. `await result` means `await result.aget()`."""
 
     __slots__ = ("_parent", "_spot", "app", "id", "ignored", "task_name")
 
@@ -35,24 +38,25 @@ class AsyncResult(Generic[R]):
                  parent: AsyncResult[Any] | None = None) -> None:  # fmt: skip
         self.id = id
         self._spot = spot
-        self._parent = parent  # where it is known without a workflow
-        self.ignored = ignored  # no return value is kept
+        self._parent = parent  # known without a stored workflow: in a chain sent as one message
+        self.ignored = ignored  # the call had `ignore_result`: no return value is stored
         self.app = app
         self.task_name = task_name
 
     # --- Waiting for the result -----------------------------------------------------------------------
 
     def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
-        """Wait for the return value, and return it; raise what the task raised.
+        """Wait for the task, and return its return value or raise its exception.
 
         With `propagate=False` the exception is returned, not raised. Raises `ResultTimeout` after `timeout` (seconds,
-        or a timedelta), `TaskRevoked` where the task was revoked or expired, and `WaitInTask` inside a task.
-        Where the call had `ignore_result`, there is nothing to wait for: returns None at once.
+        or a timedelta), `TaskRevoked` if the task was revoked or expired, and `WaitInTask` inside a task. If the call
+        had `ignore_result`, returns None at once.
         """
         if self.ignored:
             return cast(R, None)
         forbid_waiting()
-        timeout, monotonic = limit(timeout), self.app.clock.monotonic
+        monotonic = self.app.clock.monotonic
+        timeout = None if timeout is None else seconds(timeout, "timeout")
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             left = LONG if deadline is None else max(0.0, deadline - monotonic())
@@ -60,13 +64,14 @@ class AsyncResult(Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._late(timeout)
+                raise self._timeout_error(timeout)
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
-        """Do as `get`, for coroutines; fine inside a coroutine task."""
+        """Coroutine version of `get`. A coroutine task may wait with it."""
         if self.ignored:
             return cast(R, None)
-        timeout, monotonic = limit(timeout), self.app.clock.monotonic
+        monotonic = self.app.clock.monotonic
+        timeout = None if timeout is None else seconds(timeout, "timeout")
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             left = LONG if deadline is None else max(0.0, deadline - monotonic())
@@ -74,32 +79,35 @@ class AsyncResult(Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._late(timeout)
+                raise self._timeout_error(timeout)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
 
-    def _late(self, timeout: float | None) -> ResultTimeout:
+    def _timeout_error(self, timeout: float | None) -> ResultTimeout:
         return ResultTimeout(
             f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
-            "Is a worker running that receives from its queue? `celeriac status` tells."
+            "Is a worker running that receives from its queue? See `celeriac status`."
         )
 
     @property
     def task_id(self) -> str:
-        """The id, by the name that it has in calls."""
+        """Alias of `id`."""
         return self.id
 
-    # --- Looking --------------------------------------------------------------------------------------
+    # --- State ----------------------------------------------------------------------------------------
 
     @property
     def outcome(self) -> Outcome | None:
-        """What the backend knows now."""
+        """The outcome that the backend has now, or None."""
         return self.app.backend.fetch([self.id]).get(self.id)
 
     @property
     def state(self) -> str:
-        """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED or IGNORED. PENDING also where unknown."""
+        """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED, IGNORED, or a custom state.
+
+        PENDING also if nothing is known of the id.
+        """
         outcome = self.outcome
         return states.PENDING if outcome is None else outcome.state
 
@@ -107,7 +115,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def result(self) -> Any:
-        """The return value, or the exception in its place; None before the end."""
+        """The return value, or the exception if the task failed; None before the end."""
         outcome = self.outcome
         if outcome is None or not outcome.ready:
             return None
@@ -115,7 +123,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def info(self) -> Any:
-        """What is known by now: what the task told of its progress, the reason for a retry, or the `result`."""
+        """The `meta` of PROGRESS or a custom state, the exception that caused a retry, or the `result`."""
         outcome = self.outcome
         if outcome is None:
             return None
@@ -125,24 +133,24 @@ class AsyncResult(Generic[R]):
 
     @property
     def traceback(self) -> str | None:
-        """The traceback of the exception, as text."""
+        """The traceback of the exception as text, or None."""
         outcome = self.outcome
         return outcome.failure.traceback if outcome is not None and outcome.failure is not None else None
 
     def ready(self) -> bool:
-        """Say whether nothing more happens to the task."""
+        """Return whether the task has ended."""
         return self.state in states.READY_STATES
 
     def successful(self) -> bool:
-        """Say whether the task has returned."""
+        """Return whether the task has succeeded."""
         return self.state == states.SUCCESS
 
     def failed(self) -> bool:
-        """Say whether the task has failed for good."""
+        """Return whether the task has failed, with no retry to come."""
         return self.state == states.FAILURE
 
     def exists(self) -> bool:
-        """Say whether anything is known of this id: a message on its way, or an outcome."""
+        """Return whether the broker has a message of this id, or the backend an outcome."""
         return self.outcome is not None or self.id in self.app.broker.complete(
             self.app.broker.operations().find([self.id])
         )
@@ -151,7 +159,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def spot(self) -> Spot | None:
-        """Where in a workflow it stands; of a task that has not ended, only where `delay` has returned this."""
+        """Its node in a workflow, or None. Before the task ends, only results that came from the workflow know it."""
         if self._spot is None:
             outcome = self.outcome
             if outcome is not None and outcome.place is not None:
@@ -160,31 +168,31 @@ class AsyncResult(Generic[R]):
 
     @property
     def workflow_id(self) -> str | None:
-        """The id of its workflow, if it is in one."""
+        """The id of its workflow, or None."""
         return self.spot.workflow_id if self.spot is not None else None
 
     @property
     def parent(self) -> Any:
-        """The result of what was before it in its workflow, an `AsyncResult` or a `GroupResult`; or None."""
+        """The result of the node before it in its workflow, an `AsyncResult` or a `GroupResult`; or None."""
         if self._parent is not None:
             return self._parent
         return self.spot.parent() if self.spot is not None else None
 
     @property
     def children(self) -> list[Any]:
-        """The results of what is called with its result."""
+        """The results of the nodes after it in its workflow."""
         return self.spot.children() if self.spot is not None else []
 
     @property
     def root(self) -> Any:
-        """The result that its workflow began with; itself, if there is nothing before it."""
+        """The result of the first node that leads to it; itself if there is none before it."""
         found: Any = self
         while (before := found.parent) is not None:
             found = before
         return found
 
     def collect(self, timeout: Duration | None = None, propagate: bool = True) -> Iterator[tuple[Any, Any]]:
-        """Yield this and all that comes after it, each with its value, waiting where need be."""
+        """Yield this and all results after it, each with its value, and wait for those that have not ended."""
         waiting: list[Any] = [self]
         while waiting:
             result = waiting.pop(0)
@@ -192,20 +200,20 @@ class AsyncResult(Generic[R]):
             waiting += result.children
 
     def get_leaf(self, timeout: Duration | None = None, propagate: bool = True) -> Any:
-        """Return the value of what comes last after it."""
+        """Return the value of the last result that `collect` yields."""
         return deque(self.collect(timeout, propagate), maxlen=1).pop()[1]
 
     # --- Acting ---------------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Drop the outcome from the backend."""
+        """Delete the outcome from the backend."""
         self.app.backend.forget([self.id])
 
     def revoke(self, terminate: bool = False) -> None:
-        """See to it that the task is not started; with `terminate`, also end it where it runs."""
+        """Prevent the task from starting; with `terminate`, also end it if it is running."""
         self.app.control.revoke(self.id, terminate=terminate)
 
-    # --- Inside ---------------------------------------------------------------------------------------
+    # --- Internals ------------------------------------------------------------------------------------
 
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
@@ -213,7 +221,7 @@ class AsyncResult(Generic[R]):
             if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
                 error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
-                error.add_note(f"{outcome.task}[{outcome.id}] was not run, for {outcome.cause} before it has failed.")
+                error.add_note(f"{outcome.task}[{outcome.id}] was not run, because {outcome.cause} before it failed.")
             elif outcome.place is not None or isinstance(error, CeleriacError):
                 error.add_note(f"In {outcome.task}[{outcome.id}].")
             if propagate:
@@ -239,7 +247,7 @@ class AsyncResult(Generic[R]):
 
 
 class EagerResult(AsyncResult[R]):
-    """The result of a task that ran at once, in the caller."""
+    """The result of a task that ran in the calling process."""
 
     __slots__ = ("_outcome",)
 
@@ -249,28 +257,28 @@ class EagerResult(AsyncResult[R]):
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """The outcome of the task."""
         return self._outcome
 
     def get(self, timeout: Duration | None = None, propagate: bool = True) -> R:
-        """Return the return value; raise what the task raised."""
+        """Return the return value, or raise the exception of the task."""
         return cast(R, self._unwrap(self._outcome, propagate))
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
-        """Do as `get`."""
+        """Coroutine version of `get`."""
         return self.get(timeout, propagate)
 
     def forget(self) -> None:
-        """Do nothing: nothing is stored."""
+        """Do nothing: no outcome is stored."""
 
     def revoke(self, terminate: bool = False) -> None:
-        """Do nothing: it has ended."""
+        """Do nothing: the task has ended."""
 
 
 class Results(Sequence[AsyncResult[R]]):
-    """The results of many calls of one task, in the order of the calls. One is made when it is looked at.
+    """The results of many calls of one task, in the order of the calls.
 
-    Who sends many calls and minds none of them pays for their ids alone.
+    Only the ids are stored; each `AsyncResult` is made on access.
     """
 
     __slots__ = ("_app", "_ignored", "_task_name", "ids")
@@ -282,7 +290,7 @@ class Results(Sequence[AsyncResult[R]]):
         self._ignored = False
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Take note of messages that were sent, which have their options in common."""
+        """Add messages that were sent, all with the same options."""
         self.ids += [message.id for message in messages]
         self._ignored = messages[0].ignore_result
 
@@ -297,11 +305,11 @@ class Results(Sequence[AsyncResult[R]]):
 
     def __getitem__(self, index: int | slice) -> AsyncResult[R] | list[AsyncResult[R]]:
         if isinstance(index, slice):
-            return [self._made(id) for id in self.ids[index]]
-        return self._made(self.ids[index])
+            return [self._result(id) for id in self.ids[index]]
+        return self._result(self.ids[index])
 
     def __iter__(self) -> Iterator[AsyncResult[R]]:
-        return map(self._made, self.ids)
+        return map(self._result, self.ids)
 
     def __add__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
         return [*self, *others]
@@ -314,7 +322,7 @@ class Results(Sequence[AsyncResult[R]]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _made(self, id: str) -> AsyncResult[R]:
+    def _result(self, id: str) -> AsyncResult[R]:
         return AsyncResult(id, self._app, self._task_name, self._ignored)
 
     def __repr__(self) -> str:
@@ -322,7 +330,7 @@ class Results(Sequence[AsyncResult[R]]):
 
 
 def forbid_waiting() -> None:
-    """Raise `WaitInTask` inside a task that a worker runs, and in what such a task applies."""
+    """Raise `WaitInTask` inside a task that a worker runs, and in tasks that such a task runs eagerly."""
     request = current.get()
     while request is not None and request.is_eager:
         request = request.outer
@@ -330,10 +338,10 @@ def forbid_waiting() -> None:
         return
     if request.blocks_child:
         raise WaitInTask
-    if _in_a_loop():  # else a thread of the task's own: it may wait
-        raise WaitInTask("Waiting here blocks the loop of this coroutine, and of all the others: write await result.")
+    if _in_event_loop():  # a thread that a coroutine task has started may wait
+        raise WaitInTask("Waiting here blocks the event loop of all coroutine tasks in this child: use `await result`.")
 
 
-def _in_a_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, no loop runs
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # if it is not imported, no loop runs
     return asyncio is not None and asyncio._get_running_loop() is not None

@@ -1,4 +1,4 @@
-"""Tasks for whichever app there is: of libraries that have none of their own."""
+"""`@shared_task`: tasks of libraries that have no app. Every app registers them; `current_app` picks the one to use."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.options import TaskOptions
-from celeriac.tasks.context import current
 from celeriac.tasks.decorators import BoundDecorator, Decorator
+from celeriac.tasks.execution import current
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.task import CoroutineTask, Task
 
-__all__ = ["current_app", "join", "shared_task"]
+__all__ = ["current_app", "register_app", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,15 +21,15 @@ _apps: list[App] = []
 _shared: list[Callable[[App], Task[Any, Any]]] = []
 
 
-def join(app: App) -> None:
-    """Make an app known here, and register with it what is shared. Called by the app as it is made."""
+def register_app(app: App) -> None:
+    """Register all shared tasks with an app, and remember the app for later ones. Called by the app's constructor."""
     _apps.append(app)
     for build in _shared:
         build(app)
 
 
 def current_app() -> App:
-    """Return the app of the task that is running here; outside a task, the app that was made last."""
+    """Return the app of the running task; outside a task, the app that was made last."""
     request = current.get()
     if request is not None:
         return request.task.app
@@ -39,7 +39,7 @@ def current_app() -> App:
 
 
 class _SharedTask:
-    """A task of whichever app is current when it is used."""
+    """A proxy: each use of it goes to the task of the current app."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,7 +51,7 @@ class _SharedTask:
         return getattr(self._task(), attribute)
 
     def __eq__(self, other: object) -> bool:
-        """Say whether the other is this task in one of the apps: so that a signal may name it as its sender."""
+        """Return whether the other is this task, in any app, so that it can be the sender that a signal names."""
         return bool(getattr(other, "name", None) == self.name)
 
     def __hash__(self) -> int:
@@ -87,12 +87,12 @@ def shared_task(*, name: str | None = None, bind: Literal[False] = False, base: 
 
 def shared_task(function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
                 base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
-    """Register a function with every app, made already or later; for libraries that have no app of their own."""
+    """Register a function as a task of every app, present and future. For libraries that have no app."""
 
     def register(function: Callable[..., Any]) -> Any:
         if not callable(function):
-            raise ImproperlyConfigured(f"@shared_task is given the function, not {function!r}. "
-                                       "A name goes by its keyword: @shared_task(name=…).")  # fmt: skip
+            raise ImproperlyConfigured(f"@shared_task must be given a function, not {function!r}. "
+                                       "To name the task, write @shared_task(name=…).")  # fmt: skip
         task_name = name or f"{function.__module__}.{function.__name__}"
 
         def build(app: App) -> Task[Any, Any]:

@@ -1,4 +1,7 @@
-"""A call that has not been made: task, arguments, options. It can be stored, sent, changed and linked."""
+"""A signature: a call that has not been made, with its task, arguments and options.
+
+It can be stored, sent, changed and linked. `canvas` ties signatures together to workflows.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,16 @@ INSTANTS = ("eta", "expires")  # options that may be datetimes
 
 
 class Signature(Generic[R]):
-    """One call, not made yet.
+    """One call that has not been made.
 
     `a | b` calls `b` with the result of `a`; see `chain`, `group` and `chord`.
 
-    A signature may be partial: arguments given later go before its own, `add.s(2).delay(1)` calls `add(1, 2)`; an
-    immutable one (`si`) takes none. `to_dict` and `from_dict` carry it through JSON.
+    A signature may be partial: arguments given later are put before its own, so `add.s(2).delay(1)` calls `add(1, 2)`.
+    An immutable one (`si`) ignores them. `to_dict` and `from_dict` turn it into plain data and back.
     """
 
     KINDS: ClassVar[dict[str, Any]] = {}
-    """What else can be sent and tied together: `chain`, `group` and `chord` enter themselves here."""
+    """The classes of workflows by name: `chain`, `group` and `chord` register themselves here."""
 
     __slots__ = ("app", "args", "immutable", "kwargs", "options", "task")
 
@@ -52,7 +55,7 @@ class Signature(Generic[R]):
         return self
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Return a copy, with more arguments and other options."""
+        """Return a copy with these arguments and options added."""
         merged, named = self.merged(args, kwargs)
         return type(self)(self.app, self.task, merged, named, {**self.options, **options}, self.immutable)
 
@@ -61,14 +64,14 @@ class Signature(Generic[R]):
         return self.set(headers={**self.options.get("headers", {}), **stamps})
 
     def link(self, callback: Any) -> Self:
-        """Send `callback`, with the result as its first argument, when this succeeds."""
+        """Send `callback` when this succeeds, with the result as its first argument."""
         return self._linked("link", callback)
 
     def link_error(self, callback: Any) -> Self:
         """Send `callback` when this fails.
 
-        It is called with the failed task's id or, where it takes three more arguments than it has, with the request,
-        the exception and the traceback of what failed.
+        Its first argument is the id of the failed task. If its function accepts three more arguments than the signature
+        has, it receives the request, the exception and the traceback of the failed task instead.
         """
         return self._linked("link_error", callback)
 
@@ -79,14 +82,14 @@ class Signature(Generic[R]):
         return self
 
     def __or__(self, other: Any) -> Any:
-        """Return a chain: `other` is called with the result of this."""
+        """Return a chain that calls `other` with the result of this."""
         return self.KINDS["chain"](self, other) if sendable(other) else NotImplemented
 
     # --- Making the call ------------------------------------------------------------------------------
 
     def message(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
                 group_id: str | None = None, **options: Any) -> Message:  # fmt: skip
-        """Return the message that the call would send."""
+        """Return the message of the call."""
         merged, named = self.merged(args, kwargs)
         template = self.app.message_template(self.task)
         return template.message(merged, named, {**self.options, **options}, group_id=group_id)
@@ -96,12 +99,12 @@ class Signature(Generic[R]):
         return self.apply_async(args, kwargs)
 
     async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
-        """Make the call, for coroutines."""
+        """Coroutine version of `delay`."""
         return await self.aapply_async(args, kwargs)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Any) -> AsyncResult[R]:  # fmt: skip
-        """Make the call, with options of its own."""
+        """Make the call with options, which override those of the signature."""
         if self.leads_on(options):
             return cast(AsyncResult[R], self.KINDS["chain"](self).apply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
@@ -109,7 +112,7 @@ class Signature(Generic[R]):
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Any) -> AsyncResult[R]:  # fmt: skip
-        """Make the call, with options of its own, for coroutines."""
+        """Coroutine version of `apply_async`."""
         if self.leads_on(options):
             return cast(AsyncResult[R], await self.KINDS["chain"](self).aapply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
@@ -117,7 +120,7 @@ class Signature(Generic[R]):
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> AsyncResult[R]:  # fmt: skip
-        """Run the task here and now."""
+        """Run the task in this process, and return its result."""
         if self.leads_on(options):
             return cast(AsyncResult[R], self.KINDS["chain"](self).apply(args, kwargs, **options))
         task = self.app.known_task(self.task)
@@ -125,17 +128,17 @@ class Signature(Generic[R]):
         return cast(AsyncResult[R], task.apply(merged, named, **{**self.options, **options}))
 
     def leads_on(self, options: Mapping[str, Any] = MappingProxyType({})) -> bool:
-        """Say whether a workflow is linked to it, so that it is part of one itself."""
+        """Return whether a workflow is linked to it (not only tasks), so that the call must be sent as a workflow."""
         links = [*listed(self.options.get("link")), *listed(options.get("link"))]
         return any(sendable(link) and not isinstance(link, Signature) for link in links)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the task's function here, as any function."""
+        """Call the task's function in this process, like any function."""
         merged, named = self.merged(args, kwargs)
         return self.app.tasks[self.task](*merged, **named)
 
     def merged(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of the call, with those that are given now in front."""
+        """Return the arguments of the call, with the given ones put before its own."""
         if self.immutable:
             return self.args, self.kwargs
         return (*args_of(args), *self.args), {**self.kwargs, **kwargs_of(kwargs)}
@@ -147,7 +150,7 @@ class Signature(Generic[R]):
             task.arguments.check(merged, named)
         return merged, named
 
-    # --- Carrying it ----------------------------------------------------------------------------------
+    # --- Plain data -----------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Return the signature as plain data."""
@@ -156,11 +159,11 @@ class Signature(Generic[R]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], app: App) -> Any:
-        """Return the signature, chain, group or chord that `to_dict` gave."""
+        """Return the signature, chain, group or chord from the data of `to_dict`."""
         if "kind" in data:
             if data["kind"] not in cls.KINDS:
                 known = nearest(data["kind"], cls.KINDS)
-                raise UnknownOption(f"There is no workflow of the kind {data['kind']!r}.{known}")
+                raise UnknownOption(f"There is no kind of workflow named {data['kind']!r}.{known}")
             return cls.KINDS[data["kind"]].of_dict(data, app)
         return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), read_options(data.get("options") or {}),
                    data.get("immutable", False))  # fmt: skip
@@ -176,19 +179,19 @@ class Signature(Generic[R]):
 
 
 def listed(value: Any) -> list[Any]:
-    """Return links as a list: an option takes one, many or none."""
+    """Return the value of a link option as a list: it may be one signature, several, or None."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def sendable(value: Any) -> bool:
-    """Say whether a value can stand in a workflow."""
+    """Return whether a value is a signature or a workflow."""
     return isinstance(value, (Signature, *Signature.KINDS.values()))
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as plain data: the signatures in them, and the instants."""
+    """Return options as plain data, including the signatures and instants in them."""
     plain = dict(options)
     for name in ("link", "link_error"):
         if name in plain:
@@ -200,7 +203,7 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_options(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options from what `plain_options` gave; signatures stay as they are."""
+    """Return options from the data of `plain_options`; linked signatures stay plain data."""
     options = dict(plain)
     for name in INSTANTS:
         if isinstance(options.get(name), str):

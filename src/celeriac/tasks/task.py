@@ -1,4 +1,7 @@
-"""A task: a registered function and its options. Calling it runs the function; `delay` sends a message."""
+"""A task: a registered function and its options. Calling it runs the function; `delay` sends a message.
+
+`@app.task` makes one. Workers run its messages through `Executor`, which calls `Task.call`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
 
 import msgspec
@@ -16,11 +18,11 @@ from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, NotR
 from celeriac.model.arguments import Arguments, args_of, kwargs_of
 from celeriac.model.clock import Duration, instant, seconds
 from celeriac.model.message import COROUTINE, PLAIN, Message
-from celeriac.model.options import CallOptions, check_task, declared, rate, word
+from celeriac.model.options import CallOptions, check_task, declared, rate, text
 from celeriac.model.retry import RetryPolicy
 from celeriac.model.serialization import dumps
-from celeriac.tasks.context import Request, current
 from celeriac.tasks.custom_ids import afree_ids, free_ids
+from celeriac.tasks.execution import Request, current
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import task_at
 from celeriac.tasks.protocols import App
@@ -32,14 +34,12 @@ __all__ = ["CoroutineTask", "Task", "Tasks"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NO_KWARGS: dict[str, Any] = {}  # never changed
-OWN_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # Celeriac's own
-LINKS = frozenset({"link", "link_error"})  # options that hold calls of other tasks
-PUBLISH_BATCH = 1000  # messages sent in one step by `delay_many`
+RESERVED_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # `update_state` refuses them
+LINKS = frozenset({"link", "link_error"})  # options that contain calls of other tasks
 
 
 class Tasks(dict[str, "Task[Any, Any]"]):
-    """`app.tasks`: tasks by name. To ask for one that is not there raises `NotRegistered`, a `KeyError`."""
+    """`app.tasks`: tasks by name. Looking up an unknown name raises `NotRegistered`, a `KeyError`."""
 
     def __missing__(self, name: str) -> Task[Any, Any]:
         raise NotRegistered(name, self)
@@ -48,7 +48,7 @@ class Tasks(dict[str, "Task[Any, Any]"]):
 class Task(Generic[P, R]):
     """A function that workers can run. Made by `@app.task`.
 
-    A class of one's own (`@app.task(base=…)`) may have options as attributes, which those of the decorator override.
+    A subclass (`@app.task(base=…)`) may set options as attributes; the options of the decorator override them.
     """
 
     def __init__(self, app: App, function: Callable[..., Any], name: str, options: Mapping[str, Any],
@@ -72,30 +72,30 @@ class Task(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
-    # --- Calling here ---------------------------------------------------------------------------------
+    # --- Running in this process ----------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, here, as if it were no task."""
+        """Call the function in this process, like any function."""
         return cast(R, self.function(self, *args, **kwargs) if self.bind else self.function(*args, **kwargs))
 
     def call(self, request: Request) -> Any:
-        """Call the function for an attempt. Called by `Executor`; a class-based task may wrap it."""
+        """Call the function for an attempt. `Executor` calls this; a subclass may override it."""
         if self.bind:
             return self.function(self, *request.args, **request.kwargs)
         return self.function(*request.args, **request.kwargs)
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
-        """Run the task here and now, with its retries but without their delays.
+        """Run the task in this process, with its retries but without their delays, and return its result.
 
-        Arguments and result are encoded and decoded as on the real road.
+        Arguments and result are encoded and decoded, as for a task that is sent.
         """
         if options.get("link") is not None and self.s().leads_on(options):
             return self.s().apply(args, kwargs, **options)
         return self.run_eagerly(self._checked_message(args_of(args), kwargs_of(kwargs), options))
 
     def run_eagerly(self, message: Message) -> AsyncResult[R]:
-        """Run a message of this task in this process, as `apply` does; return its result."""
+        """Run a message of this task in this process, and return its result."""
         result: EagerResult[R] = EagerResult(self.app.workflows.run_message(message), self.app)
         if self.app.conf.task_eager_propagates:
             result.get()
@@ -106,12 +106,12 @@ class Task(Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a message that calls the function with these arguments."""
         message = self._checked_message(args, kwargs)
-        return self._sent(message) if self.app.publish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if self.app.publish([message]) else self.run_eagerly(message)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """Do as `delay`, for coroutines."""
+        """Coroutine version of `delay`."""
         message = self._checked_message(args, kwargs)
-        return self._sent(message) if await self.app.apublish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
@@ -121,24 +121,24 @@ class Task(Generic[P, R]):
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.app.conf.task_always_eager:
             free_ids(self.app, [message.id])
-        return self._sent(message) if self.app.publish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if self.app.publish([message]) else self.run_eagerly(message)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
-        """Do as `apply_async`, for coroutines."""
+        """Coroutine version of `apply_async`."""
         if options.get("link") is not None and self.s().leads_on(options):
             return await self.s().aapply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.app.conf.task_always_eager:
             await afree_ids(self.app, [message.id])
-        return self._sent(message) if await self.app.apublish([message]) else self.run_eagerly(message)
+        return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
 
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
-        """Send many messages in few steps; each call is a tuple of arguments, or a dict of named ones.
+        """Send many messages in batches; each call is a tuple of arguments, or a dict of named ones.
 
-        The arguments of a list of calls are checked before the first is sent; an iterator's, and whether they can be
-        encoded, a thousand at a time. What raises when some were sent has their results as its `sent`.
+        The arguments of a list of calls are checked before the first is sent; those of an iterator are checked, and all
+        are encoded, a thousand at a time. An exception after some were sent has their results in its attribute `sent`.
         """
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
@@ -148,13 +148,13 @@ class Task(Generic[P, R]):
                 self.app.publish(messages)
                 results.add(messages)
         except Exception as error:
-            _tell_sent(error, results)
+            _attach_sent(error, results)
             raise
         return results
 
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                           **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
-        """Do as `delay_many`, for coroutines."""
+        """Coroutine version of `delay_many`."""
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
@@ -163,7 +163,7 @@ class Task(Generic[P, R]):
                 await self.app.apublish(messages)
                 results.add(messages)
         except Exception as error:
-            _tell_sent(error, results)
+            _attach_sent(error, results)
             raise
         return results
 
@@ -173,36 +173,7 @@ class Task(Generic[P, R]):
 
     def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                  options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
-        whole = isinstance(calls, list | tuple)
-        if whole and not self._fit(cast(Sequence[Any], calls)):
-            checked = [self._checked_call(call) for call in calls]
-            for start in range(0, len(checked), PUBLISH_BATCH):
-                yield self.message_template().messages(checked[start : start + PUBLISH_BATCH], options)
-            return
-        calls = iter(calls)
-        while some := list(islice(calls, PUBLISH_BATCH)):
-            if whole or self._fit(some):
-                plain = cast(list[tuple[Any, ...]], some)
-                yield self.message_template().messages([(args, NO_KWARGS) for args in plain], options)
-            else:
-                yield self.message_template().messages([self._checked_call(call) for call in some], options)
-
-    def _fit(self, calls: Sequence[Any]) -> bool:
-        """Say whether these are calls of positional arguments alone, and all right."""
-        return set(map(type, calls)) == {tuple} and (not self.checks_arguments or self.arguments.fit(calls))
-
-    def _checked_call(self, call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments and named arguments of one of many calls."""
-        if isinstance(call, tuple):
-            args, kwargs = call, NO_KWARGS
-        elif isinstance(call, Mapping):
-            args, kwargs = (), kwargs_of(call)
-        else:
-            raise TypeError(f"delay_many takes tuples of arguments (or dicts of named ones), not {call!r}. "
-                            f"For one argument write ({call!r},), or use app.map.")  # fmt: skip
-        if self.checks_arguments:
-            self.arguments.check(args, kwargs)
-        return args, kwargs
+        return self.message_template().batches(calls, options, self.arguments if self.checks_arguments else None)
 
     def _checked_message(self, args: tuple[Any, ...], kwargs: dict[str, Any],
                          options: Mapping[str, Any] | None = None) -> Message:  # fmt: skip
@@ -212,31 +183,31 @@ class Task(Generic[P, R]):
             return self.message_template().message(args, kwargs, options)
         except EncodeError as error:
             if options and not LINKS.isdisjoint(options):
-                raise  # it may be an argument of another task's
-            raise self.arguments.blame(error, args, kwargs) from error.__cause__
+                raise  # the argument may be one of a linked task
+            raise self.arguments.with_name(error, args, kwargs) from error.__cause__
 
-    def _sent(self, message: Message) -> AsyncResult[R]:
+    def _result_of(self, message: Message) -> AsyncResult[R]:
         return AsyncResult(message.id, self.app, self.name, message.ignore_result)
 
     def message_template(self) -> MessageTemplate:
-        """Return what the messages of this task have in common."""
+        """Return the template of this task's messages, made on the first call."""
         if self._template is None:
             self.arguments.prepare()
             self._template = MessageTemplate(self.app, self.name, self.options, self.lane)
         return self._template
 
     def configuration_changed(self) -> None:
-        """Throw away what was derived from the configuration."""
+        """Drop what was derived from the configuration."""
         self._template = self._retry_policy = None
 
     # --- Signatures -----------------------------------------------------------------------------------
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """Return a signature; arguments may be left out, to be given later."""
+        """Return a signature. It may be partial: arguments that are missing can be given later."""
         return Signature(self.app, self.name, args, kwargs)
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
-        """Return an immutable signature, which takes no more arguments."""
+        """Return an immutable signature, which ignores further arguments."""
         return Signature(self.app, self.name, args, kwargs, immutable=True)
 
     def signature(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
@@ -247,40 +218,40 @@ class Task(Generic[P, R]):
     subtask = signature
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
-        """Return one call that runs this for each item, one after the other; its result is a list."""
+        """Return one call that runs this task for each item in sequence; its result is a list."""
         made: Signature[list[R]] = self.app.canvas.xmap(self, items)
         return made
 
     def starmap(self, items: Iterable[Iterable[Any]]) -> Signature[list[R]]:
-        """Do as `map`; each item is the arguments of a call."""
+        """Like `map`, but each item holds the arguments of a call."""
         made: Signature[list[R]] = self.app.canvas.xstarmap(self, items)
         return made
 
     def chunks(self, items: Iterable[Iterable[Any]], size: int) -> Any:
-        """Return a group of calls, each of which runs this for up to `size` items, as `starmap` does."""
+        """Return a group of `starmap` calls with up to `size` items each."""
         return self.app.canvas.chunks(self, items, size)
 
     def AsyncResult(self, id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
-        """Return the result of an earlier call, by its id."""
+        """Return the result of an earlier call by its id."""
         return AsyncResult(id, self.app, self.name)
 
-    # --- Inside the running task ----------------------------------------------------------------------
+    # --- In the running task --------------------------------------------------------------------------
 
     @property
     def request(self) -> Request:
-        """The attempt that is running here. Raises outside a task."""
+        """The attempt that is running. Raises `CeleriacError` outside a task."""
         request = current.get()
         if request is None:
-            raise CeleriacError(f"{self.name} is not being run by a worker, so it has no request. "
+            raise CeleriacError(f"{self.name} is not running as a task, so it has no request. "
                                 "Call it with .delay(), or .apply() in a test.")  # fmt: skip
         return request
 
     def retry(self, *, exc: BaseException | None = None, countdown: Duration | None = None,
               eta: datetime | None = None, max_retries: int | None = None) -> NoReturn:  # fmt: skip
-        """End this attempt and schedule the next; raises, so that nothing after it is run.
+        """End this attempt and schedule the next.
 
-        Raises `Retry`, or, when there may be no more attempts, `exc` (or the exception being handled; else
-        `MaxRetriesExceeded`).
+        Always raises: `Retry`, or if no attempt is left, `exc`, else the exception being handled, else
+        `MaxRetriesExceeded`.
         """
         request = self.request
         exc = exc or sys.exc_info()[1]
@@ -290,7 +261,7 @@ class Task(Generic[P, R]):
         if not policy.allows(request.attempt):
             if exc is not None:
                 raise exc
-            raise MaxRetriesExceeded(f"{self.name}[{request.id}] was retried {request.retries} times.")
+            raise MaxRetriesExceeded(f"{self.name}[{request.id}] was retried {request.retries} times, its maximum.")
         if eta is not None:
             delay = max(0.0, instant(eta, "eta") - self.app.clock.now())
         elif countdown is not None:
@@ -300,38 +271,38 @@ class Task(Generic[P, R]):
         raise Retry(str(exc) if exc is not None else f"{self.name} asked for a retry", exc=exc, delay=delay)
 
     def replace(self, part: Any) -> NoReturn:
-        """End this attempt, and let a signature or a workflow take the task's place: its result will be the task's.
+        """End this attempt, and run a signature or a workflow instead of this task: its result becomes the task's.
 
-        Raises, so that nothing after it is run. What waits for this task waits for the other; as for `retry`, the step
-        is atomic.
+        Always raises. Callers and tasks that wait for this task wait for the replacement. As for `retry`, sending it
+        and ending the attempt are one atomic step.
         """
         raise Replaced(self.app.workflows.replacement(self.request, part))
 
     def progress(self, done: float, total: float | None = None, **more: Any) -> None:
-        """Tell how far the task is: `result.info` is then `{"done": …, "total": …, **more}`."""
+        """Report progress: `result.info` becomes `{"done": …, "total": …, **more}`."""
         self.update_state(states.PROGRESS, {"done": done, "total": total, **more})
 
     def update_state(self, state: str, meta: Any = None) -> None:
-        """Record a state of one's own, with `meta`, which can be serialised, as the result's `info`."""
-        if word(state, "state") in OWN_STATES:
-            raise ValueError(f"The state {state!r} is for Celeriac to set; return, raise, or name another.")
+        """Set a custom state. `meta`, which must be serialisable, becomes `result.info`."""
+        if text(state, "state") in RESERVED_STATES:
+            raise ValueError(f"Only Celeriac sets the state {state!r}. Return or raise instead, or use another name.")
         request = self.request
         if request.report is not None:
             request.report(request.message, state, meta)
         else:
-            dumps(meta)  # so that what a worker would refuse is refused here too
+            dumps(meta)  # raises what it would raise in a worker
 
     def retry_policy(self, message: Message) -> RetryPolicy:
-        """Return when attempts of a message are followed by others."""
+        """Return how often and when an attempt of a message is retried."""
         if self._retry_policy is None:
-            self._retry_policy = _retry_policy(self.options, self.app.conf.task_max_retries)
+            self._retry_policy = RetryPolicy.of(self.options, self.app.conf.task_max_retries)
         if message.max_retries is not None:
             return msgspec.structs.replace(self._retry_policy, max_retries=message.max_retries)
         return self._retry_policy
 
     @property
     def rate(self) -> float | None:
-        """How many attempts a worker may start in a second; None: as many as it can."""
+        """How many attempts a worker may start per second, or None for no limit."""
         limit = self.options.get("rate_limit", self.app.conf.task_default_rate_limit)
         return rate(limit) if limit else None
 
@@ -343,31 +314,16 @@ class Task(Generic[P, R]):
 
 
 class CoroutineTask(Task[P, R]):
-    """A task whose function is a coroutine. Calling it here returns the coroutine."""
+    """A task whose function is a coroutine function. Calling it returns the coroutine."""
 
     if TYPE_CHECKING:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
-            """Call the function, here; the answer is to be awaited."""
+            """Call the function in this process. Await what it returns."""
 
 
-def _tell_sent(error: Exception, results: Results[Any]) -> None:
-    """Let an error carry the results of what was sent before it."""
+def _attach_sent(error: Exception, results: Results[Any]) -> None:
+    """Give an error the results of the calls that were sent before it."""
     if results.ids:
         error.sent = results  # type: ignore[attr-defined]
-        error.add_note(f"{len(results):,} calls were sent before; their results are this error's `sent`.")
-
-
-def _retry_policy(options: Mapping[str, Any], max_retries: int | None) -> RetryPolicy:
-    backoff = options.get("retry_backoff", True)
-    start = 1.0 if backoff is True or backoff is False else seconds(backoff, "retry_backoff")
-    delay = options.get("default_retry_delay")
-    if backoff is False and delay is None:
-        delay = start
-    return RetryPolicy(
-        max_retries=options.get("max_retries", max_retries),
-        delay=delay,
-        backoff=start,
-        backoff_max=options.get("retry_backoff_max", 600.0),
-        jitter=options.get("retry_jitter", True),
-    )
+        error.add_note(f"{len(results):,} calls were sent before this error; `error.sent` has their results.")

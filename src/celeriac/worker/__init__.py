@@ -1,7 +1,4 @@
-"""The worker: one supervisor process, and the pool of children that it supervises.
-
-`options.py` has what a worker is told, `supervisor.py` its life from start to stop.
-"""
+"""The worker: one supervisor process and its pool of children. `supervisor.py` has its life from start to stop."""
 
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.supervisor import run_worker

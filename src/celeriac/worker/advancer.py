@@ -1,8 +1,8 @@
-"""Advances workflows: sends what follows from the end of a node, where settling the node could not do all of it.
+"""Advances workflows: sends what follows the end of a node, where settling the node could not do all of it.
 
 Settling a task leaves a `PendingNode` in the backend when the task completes a join, or has failed while others wait
-for it. The worker that settled it claims it at once; if that worker was killed, any other does within seconds. What
-follows is decided by `canvas/advance.py`, and written in one step together with the removal of the pending node: two
+for it. The worker that settled it claims it at once; if that worker was killed, any other does within seconds.
+`canvas/advance.py` decides what follows. It is written in one step with the removal of the pending node, so that two
 workers that advance the same node do it once.
 """
 
@@ -20,56 +20,56 @@ from celeriac.errors import BackendError, BrokerError
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
-from celeriac.worker.heartbeat import FIRST_PAUSE, longer
+from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 
 __all__ = ["Advancer"]
 
 log = logging.getLogger("celeriac.worker")
 
-BATCH = 200  # nodes advanced in one go
-FETCH = 2_000  # outcomes asked for in one go
-TAKE_SECONDS = 5.0  # a node that was taken on and not advanced by then is another's
-LOOK_SECONDS = 1.0  # how often to look for what other workers have left
+BATCH = 200  # nodes advanced in one step
+FETCH = 2_000  # outcomes fetched in one request
+CLAIM_SECONDS = 5.0  # a claimed node that is not advanced by then may be claimed by another worker
+POLL_SECONDS = 1.0  # between looks for nodes that other workers left pending
 
 
 class Advancer:
-    """Advances workflows until it is stopped."""
+    """Advances workflows until cancelled."""
 
     def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool) -> None:
-        self.something = asyncio.Event()  # set when there may be a pending node
+        self.wake = asyncio.Event()  # set it when there may be a pending node
         self._app = app
         self._lease = lease
         self._joined = joined
 
     async def run(self) -> None:
-        """Advance, for ever."""
+        """Advance pending nodes as they come, until cancelled."""
         pause = FIRST_PAUSE
         if not isinstance(self._app.backend, WorkflowStore):
-            await asyncio.get_running_loop().create_future()  # for ever: there is nothing to do
+            await asyncio.get_running_loop().create_future()  # nothing to do, until cancelled
         while True:
-            self.something.clear()
+            self.wake.clear()
             try:
                 await self.finish()
                 pause = FIRST_PAUSE
             except (BrokerError, BackendError) as error:
                 log.warning("Cannot advance workflows, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
-                pause = longer(pause)
+                pause = next_pause(pause)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self.something.wait()
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self.wake.wait()
 
     async def finish(self) -> None:
         """Advance all pending nodes."""
         store = self._app.backend
         if not isinstance(store, WorkflowStore):
             return
-        while pending := await store.claim_pending(BATCH, TAKE_SECONDS):
+        while pending := await store.claim_pending(BATCH, CLAIM_SECONDS):
             await self._advance(store, pending)
 
     async def _advance(self, store: WorkflowStore, pending: Mapping[PendingNode, bool]) -> None:
-        """Advance pending nodes. The messages of nodes that were claimed before are published as repeats."""
+        """Advance pending nodes. True marks a node claimed before: its messages may have been published already."""
         trees = await self._app.workflows.load([node.workflow for node in pending])
         outcomes = await self._outcomes(list(pending), trees)
         now = self._app.clock.now()
@@ -77,12 +77,12 @@ class Advancer:
         if self._joined:
             await self._lease().advance(advances)
             return
-        # First to the broker: a crash in between sends again, and loses nothing.
+        # Publish first: a crash before `advance` publishes again, and loses nothing.
         for again in (False, True):
             messages = [
                 message
-                for item, taken_before in zip(advances, pending.values(), strict=True)
-                if taken_before is again
+                for item, was_claimed in zip(advances, pending.values(), strict=True)
+                if was_claimed is again
                 for message in item.messages
             ]
             if messages:
@@ -92,12 +92,12 @@ class Advancer:
     def _follow(self, node: PendingNode, trees: Mapping[str, Tree], outcomes: Mapping[str, Outcome],
                 now: float) -> Advance:  # fmt: skip
         if node.workflow not in trees:
-            log.error("The workflow %s has expired; nothing follows from its node %d", node.workflow, node.node)
+            log.error("Nothing follows node %d of the workflow %s: the workflow has expired", node.node, node.workflow)
             return Advance(pending=node)
         return advance(trees[node.workflow], node.node, outcomes, now)
 
     async def _outcomes(self, pending: Sequence[PendingNode], trees: Mapping[str, Tree]) -> dict[str, Outcome]:
-        """Return the outcomes that the nodes are made up of, by id."""
+        """Return the outcomes that are needed to advance these nodes, by id."""
         ids = [id for node in pending if node.workflow in trees for id in wanted(trees[node.workflow], node.node)]
         found: dict[str, Outcome] = {}
         for start in range(0, len(ids), FETCH):

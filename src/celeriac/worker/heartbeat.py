@@ -1,4 +1,4 @@
-"""The worker's lease: taken, renewed by one heartbeat for all that the worker holds, and taken anew when lost."""
+"""Keeps the worker's lease: takes it, renews it for all deliveries at once, and takes a new one when it is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from celeriac import __about__
 from celeriac.app.app import Celeriac
@@ -17,37 +17,35 @@ from celeriac.ports.operations import WorkerInfo
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.pool import Pool
 
-__all__ = ["FIRST_PAUSE", "Heartbeat", "longer"]
+__all__ = ["FIRST_PAUSE", "Heartbeat", "next_pause"]
 
 log = logging.getLogger("celeriac.worker")
 
-FIRST_PAUSE = 0.1  # seconds before the broker is tried again; then twice as long each time
+FIRST_PAUSE = 0.1  # seconds before a server is tried again; the pause doubles each time
 LONGEST_PAUSE = 1.0
 
 
-def longer(pause: float) -> float:
-    """Return the pause after this one."""
+def next_pause(pause: float) -> float:
+    """Return the pause after this one (seconds)."""
     return min(pause * 2, LONGEST_PAUSE)
 
 
 class Heartbeat:
     """Keeps the lease alive."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool, queues: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, app: Celeriac, options: WorkerOptions) -> None:
         self.lease: Lease
         self._app = app
         self._options = options
-        self._pool = pool
-        self._queues = queues  # what it receives from, now
         self._is_lost = asyncio.Event()
-        self._renewed_at = 0.0  # monotonic, as the next
-        self._forbears_until = 0.0
+        self._renewed_at = 0.0  # monotonic
+        self._no_sweep_until = 0.0  # monotonic
 
-    async def enter(self) -> None:
-        """Take a lease; wait for the broker if it cannot be reached. Raises `BrokerMisconfigured`."""
+    async def enter(self, pool: Pool, queues: Sequence[str]) -> None:
+        """Take a lease; wait while the broker cannot be reached. Raises `BrokerMisconfigured`."""
         info = WorkerInfo(
             name=self._options.name, host=socket.gethostname(), pid=os.getpid(), started_at=self._app.clock.now(),
-            queues=tuple(self._queues()), concurrency=self._pool.capacity(), version=__about__.VERSION,
+            queues=tuple(queues), concurrency=pool.capacity(), version=__about__.VERSION,
         )  # fmt: skip
         pause = FIRST_PAUSE
         while True:
@@ -62,51 +60,54 @@ class Heartbeat:
             except BrokerUnavailable as error:
                 log.warning("Waiting for the broker: %s", error)
                 await asyncio.sleep(pause)
-                pause = longer(pause)
+                pause = next_pause(pause)
 
     async def renew(self) -> None:
-        """Renew the lease, three times in its length, for ever; when that fails, try again soon."""
-        rest = self._options.lease_seconds / 3
-        wait, pause = rest, FIRST_PAUSE
+        """Renew the lease three times in its length, until cancelled; after a failure, try again sooner."""
+        interval = self._options.lease_seconds / 3
+        wait, pause = interval, FIRST_PAUSE
         while True:
             await asyncio.sleep(wait)
             lease = self.lease
             try:
                 await lease.renew()
                 self._renewed(time.monotonic())
-                wait, pause = rest, FIRST_PAUSE
+                wait, pause = interval, FIRST_PAUSE
             except LeaseLost:
                 self.lost(lease)
-                wait, pause = rest, FIRST_PAUSE
+                wait, pause = interval, FIRST_PAUSE
             except BrokerError as error:
                 log.warning("Cannot renew the lease: %s", error)
-                wait, pause = min(pause, rest), longer(pause)
+                wait, pause = min(pause, interval), next_pause(pause)
 
     def _renewed(self, now: float) -> None:
         if now - self._renewed_at > self._options.lease_seconds:
-            self._forbears_until = now + self._options.lease_seconds / 3 + LONGEST_PAUSE
+            self._no_sweep_until = now + self._options.lease_seconds / 3 + LONGEST_PAUSE
         self._renewed_at = now
 
     def may_sweep(self) -> bool:
-        """Say whether other leases that have run out are to be believed dead.
+        """Return whether the owners of expired leases can be presumed dead.
 
-        A worker that could not renew its own in time knows nothing of others: they were cut off like itself, for the
-        broker was away, and are given the time to renew theirs.
+        They cannot while this worker failed to renew its own lease: the broker was away for the others too. After
+        that they get the time to renew theirs.
         """
         now = time.monotonic()
-        return now - self._renewed_at <= self._options.lease_seconds and now >= self._forbears_until
+        return now - self._renewed_at <= self._options.lease_seconds and now >= self._no_sweep_until
 
     def lost(self, lease: Lease) -> None:
-        """Take note that a lease was lost. Whoever meets `LeaseLost` calls this."""
+        """Begin to recover from the loss of this lease. Call it wherever `LeaseLost` is caught."""
         if lease is self.lease:
             self._is_lost.set()
 
-    async def recover(self) -> None:
-        """When the lease was lost, its messages run elsewhere: throw away what runs here, and begin anew; for ever."""
+    async def recover(self, pool: Pool, queues: Sequence[str]) -> None:
+        """Each time the lease is lost, abandon what runs (it runs elsewhere now) and take a new one; until cancelled.
+
+        `queues` is read again each time.
+        """
         while True:
             await self._is_lost.wait()
-            log.error("The lease is gone (the machine was suspended, cut off, or the broker restarted). "
-                      "Running tasks were abandoned; the broker delivers again those that it still has.")  # fmt: skip
-            await self._pool.restart()
-            await self.enter()
+            log.error("The lease is gone (the machine was suspended or cut off, or the broker restarted). "
+                      "Running tasks were abandoned; the broker delivers those again that it still has.")  # fmt: skip
+            await pool.restart()
+            await self.enter(pool, queues)
             self._is_lost.clear()

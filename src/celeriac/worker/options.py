@@ -1,4 +1,4 @@
-"""What a worker is told when it starts; everything else it takes from the app's settings."""
+"""The options of a worker: from its caller (the command line, tests) where given, else from the app's settings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from celeriac.model.message import COROUTINE, PLAIN
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac
 
-__all__ = ["WorkerOptions"]
+__all__ = ["WorkerOptions", "listed"]
+
+LISTED = 10  # names shown in a line of text
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's own options. None means: as the settings say."""
+    """The options of one worker."""
 
     name: str = ""
     queues: tuple[str, ...] = ()
-    concurrency: int = 1  # children for plain functions
+    concurrency: int = 1  # children that run plain functions
     coroutine_children: int = 1
-    coroutine_concurrency: int = 100  # at a time in each of those
+    coroutine_concurrency: int = 100  # coroutines at a time in each of those children
     pool: str = "processes"
     lease_seconds: float = 15.0
     grace_seconds: float = 25.0
@@ -38,7 +40,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
            concurrency: int | None = None, pool: str | None = None, grace_seconds: float | None = None,
            max_tasks_per_child: int | None = None,
            max_memory_per_child: int | None = None) -> WorkerOptions:  # fmt: skip
-        """Return the options, what is not given filled in from the settings. Raises `UnknownQueue`."""
+        """Return the options. None takes the value from the app's settings. Raises `UnknownQueue`."""
         conf = app.conf
         for queue in queues or ():
             app.check_queue(queue)
@@ -61,5 +63,15 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def capacity(self) -> dict[str, int]:
-        """How many attempts can run at a time, by lane."""
+        """The number of attempts that can run at a time, by lane."""
         return {PLAIN: self.concurrency, COROUTINE: self.coroutine_children * self.coroutine_concurrency}
+
+
+def listed(queues: Sequence[str]) -> str:
+    """Return the names of at most ten queues, and how many more there are.
+
+    >>> listed([f"q{number}" for number in range(1000)])
+    'q0, q1, q2, q3, q4, q5, q6, q7, q8, q9 … and 990 more'
+    """
+    more = len(queues) - LISTED
+    return ", ".join(queues[:LISTED]) + (f" … and {more} more" if more > 0 else "")

@@ -1,8 +1,8 @@
-"""Rate limits of a worker, without holding anything back: what may not run yet goes back to the broker, with its time.
+"""Rate limits of a worker. It holds no message back: one that comes too early goes back to the broker with a due time.
 
-Each task has a line of free places in time, `1 / rate` apart (the generic cell rate algorithm, ITU-T I.371). A
-message that comes too early gets the next free place and is given back until then; its place is kept for it. Places
-are given out for the next few seconds only; what comes when they are taken is told to come again after them.
+Each task has a line of start times, `1 / rate` apart (the generic cell rate algorithm, ITU-T I.371). A message that
+comes too early reserves the next free start time, and comes back then. Only start times within the next few seconds
+can be reserved; when those are taken, a message comes back after them and tries again.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from typing import Final
 
 __all__ = ["RateLimits"]
 
-HORIZON: Final = 5.0  # seconds for which places are given out
-LATE: Final = 5.0  # seconds after which a place that nobody came for is forgotten
+HORIZON: Final = 5.0  # seconds ahead for which start times can be reserved
+LATE: Final = 5.0  # seconds after which an unused reservation is forgotten
 
 
 class RateLimits:
     """The rate limits of all tasks of a worker."""
 
     def __init__(self) -> None:
-        self._free_at: dict[str, float] = {}
-        self._places: dict[str, float] = {}  # id: when
-        self._overflow: dict[str, float] = {}
+        self._free_at: dict[str, float] = {}  # by task: the next free start time
+        self._reserved: dict[str, float] = {}  # by message id: its start time
+        self._overflow: dict[str, float] = {}  # by task: when the last message without a reservation comes back
 
     def admit(self, id: str, task: str, rate: float, now: float) -> float | None:
-        """Return None if the message may run now, else when (seconds since the epoch) it is to come again."""
-        place = self._places.pop(id, None)
-        if place is not None and place <= now:
+        """Return None if the message may run now, else the time (seconds since the epoch) when it is to come back."""
+        start_at = self._reserved.pop(id, None)
+        if start_at is not None and start_at <= now:
             return None
-        if place is not None:
-            self._places[id] = place
-            return place
+        if start_at is not None:
+            self._reserved[id] = start_at
+            return start_at
         interval = 1.0 / rate
         free_at = max(now, self._free_at.get(task, 0.0))
         if free_at <= now:
             self._free_at[task] = now + interval
             return None
         if free_at > now + HORIZON:
-            # Spread those without a place over the time after the horizon, at the rate at which places open.
+            # Messages without a reservation come back after the horizon, spread at the rate at which starts free up.
             again = max(self._overflow.get(task, 0.0), now + HORIZON) + interval
             self._overflow[task] = min(again, now + 12 * HORIZON)
             return again
         self._free_at[task] = free_at + interval
-        self._places[id] = free_at
+        self._reserved[id] = free_at
         self._forget(now)
         return free_at
 
     def _forget(self, now: float) -> None:
-        if len(self._places) > 1000:
-            self._places = {id: place for id, place in self._places.items() if place > now - LATE}
+        if len(self._reserved) > 1000:
+            self._reserved = {id: start_at for id, start_at in self._reserved.items() if start_at > now - LATE}

@@ -1,4 +1,8 @@
-"""Receiving: takes from the broker what free slots can start, looks it through, and hands it to the pool."""
+"""Receives as many messages as there are free slots, filters them, and dispatches them to the pool.
+
+Messages that must not run now (revoked, expired, unknown task, over the rate limit) end here: they are reported as
+endings. Called by the supervisor.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, T
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
-from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, longer
+from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.pool import Pool
 from celeriac.worker.rates import RateLimits
@@ -24,31 +28,31 @@ __all__ = ["Receiver"]
 
 log = logging.getLogger("celeriac.worker")
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 30.0  # for a message, in one request
 
 
 class Receiver:
-    """Receives until it is stopped."""
+    """Receives until cancelled."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, pool: Pool, report: Callable[[Sequence[Ending]], None],
-                 heartbeat: Heartbeat) -> None:  # fmt: skip
+    def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat,
+                 ended: Callable[[Sequence[Ending]], None]) -> None:  # fmt: skip
+        self.pool: Pool  # set by the supervisor: the pool itself needs `freed`
         self.queues = list(options.queues)
-        self.rates: dict[str, float | None] = {}  # by task; set by control commands, over the tasks' own
+        self.rates: dict[str, float | None] = {}  # by task; set by remote control, overrides the task's own
         self.limits: dict[str, tuple[float | None, float | None]] = {}  # by task: soft and hard, likewise
         self._app = app
         self._options = options
-        self._pool = pool
-        self._report = report
         self._heartbeat = heartbeat
+        self._ended = ended
         self._freed = asyncio.Event()
-        self._waits: tuple[asyncio.Task[Any], list[str], Slots] | None = None  # who, for which queues and slots
-        self._cut_short = False  # the wait, for there are slots in other lanes
-        self._hopes = True  # there may be more at once: the last receipt filled a lane
+        self._waiting: tuple[asyncio.Task[Any], list[str], Slots] | None = None  # a request in progress
+        self._cut_short = False  # the wait was cancelled, because other queues or lanes can be received now
+        self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
 
     async def run(self) -> None:
-        """Receive, for ever."""
+        """Receive until cancelled."""
         pause = FIRST_PAUSE
         while True:
             lease = self._heartbeat.lease
@@ -62,37 +66,37 @@ class Receiver:
             except BrokerError as error:
                 log.warning("Cannot receive, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
-                pause = longer(pause)
+                pause = next_pause(pause)
                 continue
             if deliveries:
                 await self.accept(deliveries)
 
     def freed(self) -> None:
-        """Take note that there may be free slots, or that the queues are others."""
+        """Call this when slots may have become free, or the queues have changed."""
         self._freed.set()
-        if self._waits is not None and not self._cut_short:
-            task, queues, slots = self._waits
+        if self._waiting is not None and not self._cut_short:
+            task, queues, slots = self._waiting
             if self._could_receive_more(queues, slots):
                 self._cut_short = True
                 task.cancel()
 
     def _could_receive_more(self, queues: Sequence[str], slots: Slots) -> bool:
-        """Say whether a lane that had no free slot has one, or the queues are others."""
+        """Return whether a lane that had no free slot has one now, or the queues have changed."""
         if queues != self.queues:
             return True
-        return not all(slots.values()) and any(free and not slots[lane] for lane, free in self._pool.free().items())
+        return not all(slots.values()) and any(free and not slots[lane] for lane, free in self.pool.free().items())
 
     async def _receive(self, lease: Lease) -> list[Delivery]:
-        """Receive what there is; else wait for a message, or for free slots in other lanes."""
+        """Receive what is ready; else wait for a message, or for free slots in other lanes."""
         self._freed.clear()
-        slots = self._pool.free()
+        slots = self.pool.free()
         if not self.queues or not any(slots.values()):
             await self._freed.wait()
             return []
-        deliveries = await lease.receive(list(self.queues), slots, 0.0) if self._hopes else []
+        deliveries = await lease.receive(list(self.queues), slots, 0.0) if self._filled else []
         if not deliveries:
             deliveries = await self._wait(lease, slots)
-        self._hopes = bool(deliveries) and len(deliveries) in slots.values()
+        self._filled = bool(deliveries) and len(deliveries) in slots.values()
         return deliveries
 
     async def _wait(self, lease: Lease, slots: Slots) -> list[Delivery]:
@@ -100,57 +104,57 @@ class Receiver:
         assert task is not None
         if self._could_receive_more(queues, slots):
             return []
-        self._waits = (task, queues, slots)
+        self._waiting = (task, queues, slots)
         try:
             return await lease.receive(queues, slots, WAIT_SECONDS)
         except asyncio.CancelledError:
-            # That is safe by the port's promise: it has taken its messages, or none.
+            # No message is lost: `receive` is cancel-safe, it has taken its messages or none.
             if not self._cut_short or task.uncancel():
                 raise
             return []
         finally:
-            self._waits, self._cut_short = None, False
+            self._waiting, self._cut_short = None, False
 
-    # --- Looking deliveries through -------------------------------------------------------------------
+    # --- Filtering ------------------------------------------------------------------------------------
 
     async def accept(self, deliveries: Sequence[Delivery]) -> None:
-        """Do as `take`, but for what was handed out before and has ended: that is settled, and not run again.
+        """Dispatch deliveries; settle redelivered ones whose outcome is already stored.
 
-        So a worker that died between storing an outcome and acknowledging its message has done no harm, where broker
-        and backend are two servers that cannot do both at once.
+        On two servers, a worker may die between storing an outcome and acknowledging its message. Such a message does
+        not run again.
         """
         doubtful = [] if self._joined else [one for one in deliveries if one.deliveries > 1 or one.again or one.lost]
         if doubtful:
-            ended = await self._ended_before([one.message.id for one in doubtful])
-            self._report([Ending(delivery=one, outcome=ended[one.message.id]) for one in doubtful
-                          if one.message.id in ended])  # fmt: skip
-            deliveries = [one for one in deliveries if one.message.id not in ended]
-        self.take(deliveries)
+            stored = await self._stored_outcomes([one.message.id for one in doubtful])
+            self._ended([Ending(delivery=one, outcome=stored[one.message.id]) for one in doubtful
+                         if one.message.id in stored])  # fmt: skip
+            deliveries = [one for one in deliveries if one.message.id not in stored]
+        self._dispatch(deliveries)
 
-    async def _ended_before(self, ids: Sequence[str]) -> dict[str, Outcome]:
-        """Return the final outcomes of tasks, however long it takes: without the backend nothing can be settled."""
+    async def _stored_outcomes(self, ids: Sequence[str]) -> dict[str, Outcome]:
+        """Return the final outcomes of tasks. Retries without end: without the backend nothing can be settled."""
         pause = FIRST_PAUSE
         while True:
             try:
                 found = await self._app.backend.afetch(ids)
                 return {id: outcome for id, outcome in found.items() if outcome.ready}
             except (BrokerError, BackendError) as error:
-                log.warning("Cannot ask the backend what has ended, trying again in %.1f s: %s", pause, error)
+                log.warning("Cannot ask the backend which tasks have ended, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
-                pause = longer(pause)
+                pause = next_pause(pause)
 
-    def take(self, deliveries: Sequence[Delivery]) -> None:
-        """Hand to the pool what can run; report the rest as ended."""
+    def _dispatch(self, deliveries: Sequence[Delivery]) -> None:
+        """Dispatch to the pool what can run; report the rest as ended."""
         now = self._app.clock.now()
         start: list[Delivery] = []
         endings: list[Ending] = []
-        free: dict[str, str | None] = {}  # by task: its lane, where the task itself lets every message start
+        unlimited: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
         for delivery in deliveries:
             message = delivery.message
-            if message.task not in free:
-                free[message.task] = self._free_lane(message.task)
+            if message.task not in unlimited:
+                unlimited[message.task] = self._unlimited_lane(message.task)
             if (
-                free[message.task] == message.lane
+                unlimited[message.task] == message.lane
                 and message.expires_at is None
                 and not delivery.revoked
                 and not delivery.lost
@@ -161,35 +165,35 @@ class Receiver:
             if ending is not None:
                 endings.append(ending)
             else:
-                start.append(self._limited(delivery))
+                start.append(self._with_limits(delivery))
         if start:
-            self._pool.dispatch(start)
+            self.pool.dispatch(start)
         if endings:
-            self._report(endings)
+            self._ended(endings)
 
-    def _free_lane(self, name: str) -> str | None:
-        """Return the lane of a task that is known here and has no limits to be looked at; else None."""
+    def _unlimited_lane(self, name: str) -> str | None:
+        """Return the lane of a task that is registered here and has no limits to check; else None."""
         task = self._app.tasks.get(name)
         if task is None or name in self.limits or self.rates.get(name, task.rate) is not None:
             return None
         return task.lane
 
     def _refuse(self, delivery: Delivery, now: float) -> Ending | None:
-        """Return how a delivery ends that is not to be run now; None where it is."""
+        """Return the ending of a delivery that must not run now; None if it may run."""
         message = delivery.message
         if delivery.lost:
             return Ending(delivery=delivery, lost="lost with its worker")
         if delivery.revoked:
-            return self._ended(delivery, TaskRevoked(), now)
+            return self._revoked(delivery, TaskRevoked(), now)
         if message.expires_at is not None and message.expires_at <= now:
-            return self._ended(delivery, TaskExpired(), now)
+            return self._revoked(delivery, TaskExpired(), now)
         task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is None:
-            log.warning("Nobody here knows the task %s[%s]; it goes back to its queue. Is another app using this "
-                        "broker_url?", message.task, message.id)  # fmt: skip
+            log.warning("No task named %s is registered here; the message %s goes back to its queue. Is another app "
+                        "using this broker_url?", message.task, message.id)  # fmt: skip
             return Ending(delivery=delivery, unknown=True)
         if task.lane != message.lane:
-            # Sent by somebody who did not know the function.
+            # The sender did not know whether the function is plain or a coroutine.
             return Ending(delivery=delivery, given_back=True, lane=task.lane)
         rate = self.rates.get(message.task, task.rate)
         if rate is not None:
@@ -198,12 +202,12 @@ class Receiver:
                 return Ending(delivery=delivery, given_back=True, due_at=due_at)
         return None
 
-    def _ended(self, delivery: Delivery, error: TaskRevoked, now: float) -> Ending:
+    def _revoked(self, delivery: Delivery, error: TaskRevoked, now: float) -> Ending:
         outcome = Outcome.failed(delivery.message, error, states.REVOKED, now, self._options.name)
         return Ending(delivery=delivery, outcome=outcome)
 
-    def _limited(self, delivery: Delivery) -> Delivery:
-        """Return the delivery with the time limits that a control command has set."""
+    def _with_limits(self, delivery: Delivery) -> Delivery:
+        """Return the delivery with the time limits that remote control has set for its task."""
         message = delivery.message
         if message.task not in self.limits:
             return delivery

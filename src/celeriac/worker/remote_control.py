@@ -1,4 +1,8 @@
-"""Control commands, as a worker carries them out: `@handler` functions of the supervisor and what they answer."""
+"""Carries out control commands: receives them on the control channel, runs their handlers, sends the replies.
+
+Each `@_handles` function is a command of its name. Its arguments come from the command, its return value is the reply.
+Called by the supervisor; sent by `app.control` and the inspector.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ from celeriac.errors import BrokerError, CeleriacError, NotRegistered, nearest
 from celeriac.model.message import PLAIN
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.serialization import dumps, loads
-from celeriac.worker.heartbeat import FIRST_PAUSE, longer
-from celeriac.worker.options import WorkerOptions
+from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
+from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.pool import Pool
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.settler import Settler
@@ -34,7 +38,7 @@ COMMAND_HANDLERS: dict[str, Handler] = {}
 
 
 class Controlled(Protocol):
-    """What commands act on: the supervisor."""
+    """What commands act on. Implemented by the supervisor."""
 
     app: Celeriac
     options: WorkerOptions
@@ -43,22 +47,22 @@ class Controlled(Protocol):
     listening: asyncio.Event  # set once commands are received
     pool: Pool
     receiver: Receiver
-    settling: Settler
+    settler: Settler
 
     def ask_to_stop(self, why: str) -> None:
         """Begin a graceful stop."""
 
 
 async def serve_commands(worker: Controlled) -> None:
-    """Listen on the control channel, for ever."""
+    """Listen on the control channel until cancelled."""
     pause = FIRST_PAUSE
     while True:
         try:
             await _listen(worker)
         except BrokerError as error:
-            log.warning("Cannot listen to control commands, trying again in %.1f s: %s", pause, error)
+            log.warning("Cannot listen for control commands, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
-        pause = longer(pause)
+        pause = next_pause(pause)
 
 
 async def _listen(worker: Controlled) -> None:
@@ -69,7 +73,7 @@ async def _listen(worker: Controlled) -> None:
             try:
                 command = msgspec.convert(loads(payload), Command)
             except (CeleriacError, msgspec.ValidationError) as error:
-                log.warning("A control command cannot be read: %s", error)
+                log.warning("Ignored a control command that cannot be read: %s", error)
                 continue
             if command.destination is not None and worker.name not in command.destination:
                 continue
@@ -78,7 +82,7 @@ async def _listen(worker: Controlled) -> None:
                 try:
                     await broker.broadcast(command.reply_to, [dumps(msgspec.to_builtins(reply))])
                 except BrokerError as error:
-                    log.warning("The answer to the control command %s is lost: %s", command.name, error)
+                    log.warning("Cannot send the reply to the control command %s: %s", command.name, error)
 
 
 def _handle(worker: Controlled, command: Command) -> Reply:
@@ -97,7 +101,7 @@ def _handles(function: Handler) -> Handler:
     return function
 
 
-# --- Looking ------------------------------------------------------------------------------------------
+# --- Inspecting ---------------------------------------------------------------------------------------
 
 
 @_handles
@@ -115,7 +119,7 @@ def _stats(worker: Controlled) -> dict[str, Any]:
         "capacity": worker.pool.capacity(),
         "pool": worker.pool.describe(),
         "rusage": {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_kib": usage.ru_maxrss},
-        "tasks": worker.settling.statistics.summary(),
+        "tasks": worker.settler.statistics.summary(),
     }
 
 
@@ -157,23 +161,23 @@ def _registered(worker: Controlled) -> list[str]:
 @_handles
 def _terminate(worker: Controlled, ids: list[str]) -> dict[str, str]:
     worker.pool.terminate(frozenset(ids))
-    return {"ok": f"terminated what ran of {len(ids)} tasks"}
+    return {"ok": f"terminated those of {len(ids)} tasks that were running"}
 
 
 @_handles
 def _rate_limit(worker: Controlled, task: str, rate: str | None) -> dict[str, str]:
-    _known(worker, task)
+    _check_task(worker, task)
     worker.receiver.rates[task] = parse_rate(rate) if rate else None
-    told = "as often as it can" if not rate else rate if "/" in str(rate) else f"{rate}/s"
-    return {"ok": f"{task} may start {told}"}
+    shown = "as often as it can" if not rate else rate if "/" in str(rate) else f"{rate}/s"
+    return {"ok": f"{task} may start {shown}"}
 
 
 @_handles
 def _time_limit(worker: Controlled, task: str, soft: float | None = None, hard: float | None = None) -> dict[str, str]:
-    _known(worker, task)
+    _check_task(worker, task)
     worker.receiver.limits[task] = (soft, hard)
-    told = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
-    return {"ok": f"{task} has from now on: soft limit {told[0]}, hard limit {told[1]}"}
+    shown = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
+    return {"ok": f"{task} now has: soft limit {shown[0]}, hard limit {shown[1]}"}
 
 
 @_handles
@@ -192,7 +196,7 @@ def _add_consumer(worker: Controlled, queue: str) -> dict[str, str]:
     if queue not in worker.receiver.queues:
         worker.receiver.queues.append(queue)
         worker.receiver.freed()
-    return {"ok": f"receives from {', '.join(worker.receiver.queues)}"}
+    return {"ok": f"receives from {listed(worker.receiver.queues)}"}
 
 
 @_handles
@@ -200,7 +204,7 @@ def _cancel_consumer(worker: Controlled, queue: str) -> dict[str, str]:
     if queue in worker.receiver.queues:
         worker.receiver.queues.remove(queue)
         worker.receiver.freed()
-    return {"ok": f"receives from {', '.join(worker.receiver.queues) or 'no queue'}"}
+    return {"ok": f"receives from {listed(worker.receiver.queues) or 'no queue'}"}
 
 
 @_handles
@@ -216,7 +220,7 @@ def _log_level(worker: Controlled, level: str) -> dict[str, str]:
 
 
 def _resize(worker: Controlled, change: int) -> dict[str, str]:
-    """Add or remove plain children, and say what comes of it. Raises `ValueError` where nothing does."""
+    """Add or remove plain children; return the reply. Raises `ValueError` if the number does not change."""
     before = worker.pool.capacity()[PLAIN]
     now = worker.pool.resize(change)
     if now == before:
@@ -226,6 +230,6 @@ def _resize(worker: Controlled, change: int) -> dict[str, str]:
     return {"ok": f"{'grows' if change > 0 else 'shrinks'} by {abs(now - before)}, to {now} for plain functions{rest}"}
 
 
-def _known(worker: Controlled, task: str) -> None:
+def _check_task(worker: Controlled, task: str) -> None:
     if task not in worker.app.tasks:
         raise NotRegistered(task, worker.app.tasks)

@@ -1,4 +1,8 @@
-"""The duty of settling: takes what has ended, in batches, down the one road (`settle.py`), and keeps the books."""
+"""Settles endings: `Settler` collects and batches them, `SettlementWriter` writes one batch to broker and backend.
+
+The pool and the receiver report endings to `Settler`. It lets `decide.py` turn each into a settlement, hands the batch
+to `SettlementWriter`, tries again while a server is unavailable, logs and counts.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,24 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from celeriac import states
 from celeriac.app.app import Celeriac
+from celeriac.canvas.workflows import Workflows
 from celeriac.errors import BackendError, BrokerError
+from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Lease
+from celeriac.ports.backend import Backend
+from celeriac.ports.broker import Broker, Delivery, Lease, Settlement
+from celeriac.ports.workflows import workflow_store
 from celeriac.worker.advancer import Advancer
-from celeriac.worker.decide import Ending, SettlementWriter, decide
-from celeriac.worker.heartbeat import FIRST_PAUSE, longer
+from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
+from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.statistics import Statistics
 
-__all__ = ["Settler"]
+__all__ = ["SettlementWriter", "Settler"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -25,70 +35,68 @@ BATCH = 512
 
 
 class Settler:
-    """Settles until it is stopped. What the broker does not take for now is kept, and tried again."""
+    """Collects endings and settles them in batches. Keeps what the servers do not accept, and tries again."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, lease: Callable[[], Lease],
-                 settled: Callable[[], None]) -> None:  # fmt: skip
+    def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat) -> None:
         self.statistics = Statistics()
         self._app = app
         self._options = options
-        self._lease = lease
-        self._tell_settled = settled
-        self._settler = SettlementWriter(app.broker, app.backend, app.workflows)
-        self.advancing = Advancer(app, lease, self._settler.joined)
+        self._heartbeat = heartbeat
+        self._writer = SettlementWriter(app.broker, app.backend, app.workflows)
+        self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined)
         self._endings: list[Ending] = []
-        self._tidings: list[Outcome] = []
-        self._something = asyncio.Event()
-        self._watchers: list[asyncio.Future[None]] = []
+        self._states: list[Outcome] = []  # not final
+        self._has_work = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
 
     def ended(self, endings: Sequence[Ending]) -> None:
-        """Take note of endings."""
+        """Settle these endings soon."""
         self._endings += endings
-        self._something.set()
+        self._has_work.set()
 
-    def told(self, outcome: Outcome) -> None:
-        """Take note of a state that is not final."""
-        self._tidings.append(outcome)
-        self._something.set()
+    def reported(self, outcome: Outcome) -> None:
+        """Store a state that is not final soon."""
+        self._states.append(outcome)
+        self._has_work.set()
 
-    async def run(self) -> None:
-        """Settle, for ever."""
+    async def run(self, settled: Callable[[], None]) -> None:
+        """Settle until cancelled; call `settled` after each batch."""
         pause = FIRST_PAUSE
         while True:
-            await self._something.wait()
+            await self._has_work.wait()
             endings, self._endings = self._endings[:BATCH], self._endings[BATCH:]
-            tidings, self._tidings = self._tidings, []
+            reported, self._states = self._states, []
             try:
-                if tidings:
-                    await self._app.backend.store(tidings)
+                if reported:
+                    await self._app.backend.store(reported)
                 if endings:
                     await self._settle(endings)
             except (BrokerError, BackendError) as error:
-                what = f"settle {len(endings)} endings" if endings else f"record {len(tidings)} states"
+                what = f"settle {len(endings)} deliveries" if endings else f"store {len(reported)} states"
                 log.warning("Cannot %s, trying again in %.1f s: %s", what, pause, error)
                 self._endings[:0] = endings
-                self._tidings[:0] = tidings
+                self._states[:0] = reported
                 await asyncio.sleep(pause)
-                pause = longer(pause)
+                pause = next_pause(pause)
                 continue
             pause = FIRST_PAUSE
-            if not self._endings and not self._tidings:
-                self._something.clear()
-            watchers, self._watchers = self._watchers, []
-            for watcher in watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
-            self._tell_settled()
+            if not self._endings and not self._states:
+                self._has_work.clear()
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            settled()
 
     def progress(self) -> asyncio.Future[None]:
-        """Return what is done when the next batch from now on has been settled."""
-        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.append(watcher)
-        return watcher
+        """Return a future that is done when the next batch has been settled."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
 
     async def finished(self) -> None:
-        """Return when all is settled."""
-        while self._something.is_set():
+        """Return when everything is settled."""
+        while self._has_work.is_set():
             await self.progress()
 
     async def _settle(self, endings: Sequence[Ending]) -> None:
@@ -96,22 +104,24 @@ class Settler:
         settlements = [
             decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
         ]
-        done = await self._settler.settle(self._lease(), settlements, now)
-        if self._settler.left_pending:
-            self.advancing.something.set()
-        chatty = log.isEnabledFor(logging.INFO)
+        accepted = await self._writer.write(self._heartbeat.lease, settlements, now)
+        if self._writer.left_pending:
+            self.advancer.wake.set()
+        logs_all = log.isEnabledFor(logging.INFO)
         counted: list[Outcome] = []
-        for ending, settlement, good in zip(endings, settlements, done, strict=True):
+        for ending, settlement, is_accepted in zip(endings, settlements, accepted, strict=True):
             outcome = ending.outcome or settlement.outcome
             message = ending.delivery.message
-            if not good:
-                log.warning("The ending of %s[%s] is refused: it is another worker's by now", message.task, message.id)
+            if not is_accepted:
+                log.warning("The settlement of %s[%s] is discarded: another worker now holds this message",
+                            message.task, message.id)  # fmt: skip
             elif outcome is not None:
                 counted.append(outcome)
-                if chatty or outcome.state == states.FAILURE:
+                if logs_all or outcome.state == states.FAILURE:
                     _log_outcome(outcome)
             elif ending.lost is not None:
-                log.error("%s[%s]: its process was lost (%s); it runs again", message.task, message.id, ending.lost)
+                log.error("The process that ran %s[%s] died: %s; the task runs again",
+                          message.task, message.id, ending.lost)  # fmt: skip
         self.statistics.add(counted)
 
 
@@ -122,8 +132,76 @@ def _log_outcome(outcome: Outcome) -> None:
     elif failure is None:
         log.info("%s ended: %s", where, outcome.state)
     elif outcome.state == states.RETRY:
-        log.info("%s is retried in %.1f s: %s", where, outcome.retry_delay or 0.0, failure.message)
+        log.info("%s will be retried in %.1f s: %s", where, outcome.retry_delay or 0.0, failure.message)
     elif outcome.state == states.REVOKED:
         log.info("%s was revoked: %s", where, failure.message)
     else:
         log.error("%s failed: %s: %s\n%s", where, failure.type, failure.message, failure.traceback)
+
+
+class SettlementWriter:
+    """Writes settlements to the servers: in one atomic step where the broker and the backend share one.
+
+    On two servers the order is: store the outcomes, publish the follow-ups, settle with the broker. A crash in between
+    repeats work and never loses it.
+    """
+
+    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows) -> None:
+        self._broker = broker
+        self._backend = backend
+        self._workflows = workflows
+        self.joined = broker.joins(backend)
+        self.left_pending = False  # whether the last call may have left pending nodes
+        self._unsure: set[str] = set()  # tokens whose follow-ups may have been published already
+
+    async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
+        """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
+        if self.joined:
+            settlements = await self._with_next_steps(settlements, now)
+            self.left_pending = any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements)
+            return await lease.settle(settlements)
+        if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
+            self.left_pending = False
+            return await lease.settle(settlements)
+        ends = [settlement for settlement in settlements if settlement.ends_node]
+        self.left_pending = bool(ends)
+        is_first = await workflow_store(self._backend).conclude([node_end(item) for item in ends]) if ends else []
+        kept = [settlement for settlement in settlements if settlement.outcome is not None and not settlement.ends_node]
+        if kept:
+            is_first += await self._backend.store([item.outcome for item in kept if item.outcome is not None])
+        for settlement, first in zip([*ends, *kept], is_first, strict=True):
+            if not first:  # a final outcome was stored before
+                self._unsure.add(settlement.delivery.token)
+        following = [settlement for settlement in settlements if settlement.follow_ups]
+        sent: dict[bool, list[Message]] = {False: [], True: []}
+        for settlement in following:
+            sent[self._may_have_been_sent(settlement.delivery)] += settlement.follow_ups
+        for again, messages in sent.items():
+            if messages:
+                await self._broker.apublish(messages, again)
+        accepted = await lease.settle([replace(settlement, outcome=None, follow_ups=()) for settlement in settlements])
+        self._unsure.difference_update(settlement.delivery.token for settlement in settlements)
+        return accepted
+
+    def _may_have_been_sent(self, delivery: Delivery) -> bool:
+        known = delivery.token in self._unsure or delivery.again or delivery.deliveries > 1
+        self._unsure.add(delivery.token)
+        return known
+
+    async def _with_next_steps(self, settlements: Sequence[Settlement], now: float) -> list[Settlement]:
+        """Add the messages of the steps that follow in workflows, so that they are sent in the step that settles.
+
+        Loads the trees of nodes that have followers. A member of a group is only counted, which needs no tree.
+        """
+        workflows = [
+            settlement.outcome.place.workflow
+            for settlement in settlements
+            if settlement.outcome is not None
+            and settlement.outcome.place is not None
+            and not settlement.outcome.place.alone
+            and settlement.ends_node
+        ]
+        if not workflows:
+            return list(settlements)
+        trees = await self._workflows.load(workflows)
+        return [add_next_steps(item, trees, now) if item.ends_node else item for item in settlements]

@@ -1,4 +1,4 @@
-"""How many tasks of each type ran, how they ended, and how long they took."""
+"""Counts attempts by task and state, and their runtimes. Filled by `Settler`, shown by `celeriac inspect stats`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Runtimes", "Statistics"]
 
 
 class Runtimes:
-    """Runtimes in buckets whose bounds grow by 5 %, so that a percentile is right to 2.5 % in bounded memory.
+    """Runtimes in buckets whose bounds grow by 5 %: percentiles are exact to 2.5 %, in bounded memory.
 
-    The idea of logarithmic buckets with a relative error is that of DDSketch (Masson, Rim, Lee, VLDB 2019).
+    Logarithmic buckets with a relative error are the idea of DDSketch (Masson, Rim, Lee, VLDB 2019).
     """
 
     GROWTH = 1.05
@@ -39,7 +39,7 @@ class Runtimes:
         self._buckets.update([int(log(time / smallest) * scale) if time > smallest else 0 for time in runtimes])
 
     def percentile(self, share: float) -> float:
-        """Return the runtime (seconds) that this share (0 to 1) of all did not pass."""
+        """Return the runtime (seconds) that this share (0 to 1) of all runtimes did not exceed."""
         wanted = share * self.count
         for bucket in sorted(self._buckets):
             wanted -= self._buckets[bucket]
@@ -63,14 +63,14 @@ class Runtimes:
 
 
 class Statistics:
-    """The worker's own book-keeping, since it started."""
+    """Counts and runtimes since the worker started."""
 
     def __init__(self) -> None:
         self._states: dict[str, Counter[str]] = {}
         self._runtimes: dict[str, Runtimes] = {}
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Count endings."""
+        """Count outcomes."""
         alike: dict[tuple[str, str], list[float]] = {}
         for outcome in outcomes:
             alike.setdefault((outcome.task, outcome.state), []).append(outcome.runtime)

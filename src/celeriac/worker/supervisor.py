@@ -1,14 +1,17 @@
-"""The supervisor: the worker's one process that nothing of the user's can stop. Its duties, each a loop of its own:
+"""The supervisor: the worker's main process. It runs no tasks, so that nothing a task does can stop it.
 
-    receive     what free slots can start (`receiver.py`)
-    settle      what has ended, in batches (`settling.py`, by the rules of `settle.py`)
+Its duties, each an asyncio task of its own:
+
+    receive     as many messages as free slots can start (`receiver.py`)
+    settle      what has ended, in batches (`settler.py`, by the rules of `decide.py`)
     renew       the lease, three times in its length (`heartbeat.py`)
-    advance     workflows, by what has ended (`advancing.py`)
-    sweep       what dead workers left behind, every second
-    obey        control commands (`orders.py`)
+    advance     workflows whose nodes have ended (`advancer.py`)
+    sweep       expired leases of dead workers, every second
+    serve       control commands (`remote_control.py`)
 
-and the pool, which calls back. All run on one event loop, without threads. The order of starting and stopping stands in
-`Supervisor.run`.
+The pool runs beside them and calls back. Everything shares one event loop, without threads. (In the pools `threads` and
+`solo`, tasks run in threads of this process, and the first paragraph does not hold.) `Supervisor.run` has the order of
+starting and stopping. Called by `celeriac worker` and `celeriac.testing`.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ from celeriac import signals
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.worker.heartbeat import Heartbeat
-from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pools.forkserver import open_nursery
-from celeriac.worker.pools.pool import Pool, Reports, given_back
+from celeriac.worker.options import WorkerOptions, listed
+from celeriac.worker.pools.forkserver import start_forkserver
+from celeriac.worker.pools.pool import Pool, Reports, give_back
 from celeriac.worker.pools.process_pool import ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
 from celeriac.worker.pools.worker_thread import WorkerThread
@@ -51,78 +54,78 @@ log = logging.getLogger("celeriac.worker")
 
 SWEEP_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-ECHO_SECONDS = 0.1  # within which a second signal to stop is no second request
-GARBAGE = 50_000  # objects made and not dropped, after which to look for garbage: little here is ever in a cycle
-LEAVE_SECONDS = 0.2  # when all is over: for ending the lease, and for the main thread of a solo worker
-LAST_SECONDS = 1.0  # of the grace time, kept for giving back what still runs
+ECHO_SECONDS = 0.1  # a second stop signal within this time is not a second request
+GC_THRESHOLD = 50_000  # net allocations before the garbage collector runs: few objects here are ever in a cycle
+EXIT_SECONDS = 0.2  # at the end: for ending the lease, and for the main thread of a solo worker
+FINAL_SECONDS = 1.0  # part of the grace time, reserved for giving back what still runs
 
 
 def run_worker(app: Celeriac, options: WorkerOptions) -> int:
-    """Run a worker until it is told to stop; return its exit code.
+    """Run a worker until it is asked to stop; return its exit code.
 
-    Call it in the main thread, as the last work of the process: it returns with signals to stop blocked.
+    Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
     """
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
-        _ = app.broker, app.backend  # imports what they need once, and not in every child
-        app.close()  # so that the nursery inherits no connection
-        return _run(app, options, open_nursery(app))
+        _ = app.broker, app.backend  # import the adapters once, not in every child
+        app.close()  # the fork server must inherit no connection
+        return _run(app, options, start_forkserver(app))
     if options.pool == "solo":
         return _run_solo(app, options)
     return _run(app, options)
 
 
-def _run(app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None) -> int:
+def _run(app: Celeriac, options: WorkerOptions, forkserver: socket.socket | None = None) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop is not None else None) as runner:
-        return runner.run(_supervise(Supervisor(app, options, nursery)))
+        return runner.run(_supervise(Supervisor(app, options, forkserver)))
 
 
 async def _supervise(supervisor: Supervisor) -> int:
     try:
         return await supervisor.run()
-    finally:  # the loop takes its handlers along: one signal more would change the exit code of what has ended
+    finally:  # the loop removes its signal handlers: one more signal would change the exit code of a finished worker
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def _run_solo(app: Celeriac, options: WorkerOptions) -> int:
-    """Run plain tasks in this thread, where a debugger can be at home, and the supervisor in another."""
-    seat = WorkerThread()
+    """Run plain tasks in the main thread, where a debugger can attach, and the supervisor in another."""
+    main_thread = WorkerThread()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
-    # Signals go past the main thread, where a task may be busy in C, or catch whatever is raised: each is a byte in
-    # this pipe, and what comes before the supervisor is there waits in it.
+    # Signal handlers cannot run while a task in the main thread is busy in C, and a task could catch what they raise.
+    # So each signal becomes a byte in this pipe, where it also waits until the supervisor has started.
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in _stop_signals():
-        signal.signal(number, _nothing)
+        signal.signal(number, _ignore)
     codes: list[int] = []
 
     async def supervise() -> int:
-        return await Supervisor(app, options, seat=seat, wake=wake_read).run()
+        return await Supervisor(app, options, main_thread=main_thread, wake=wake_read).run()
 
     def run() -> None:
         try:
             codes.append(asyncio.run(supervise()))
         finally:
-            seat.leave()
-            if not seat.left.wait(LEAVE_SECONDS):
-                os._exit(codes[0] if codes else 1)  # a task runs in the main thread still; it was given back
+            main_thread.stop()
+            if not main_thread.stopped.wait(EXIT_SECONDS):
+                os._exit(codes[0] if codes else 1)  # a task still runs in the main thread; it was given back
 
     thread = threading.Thread(target=run, name="celeriac-supervisor")
     thread.start()
-    seat.occupy()
+    main_thread.run()
     thread.join()
     return codes[0] if codes else 1
 
 
-def _nothing(number: int, stack: FrameType | None) -> None:
+def _ignore(number: int, stack: FrameType | None) -> None:
     pass
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """Return the signals that stop a worker: not SIGHUP where it is ignored, as `nohup` has it."""
+    """Return the signals that stop a worker. SIGHUP does not if it is ignored, as under `nohup`."""
     return [number for number in STOP_SIGNALS
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]  # fmt: skip
 
@@ -130,26 +133,26 @@ def _stop_signals() -> list[signal.Signals]:
 class Supervisor:
     """A worker."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, nursery: socket.socket | None = None,
-                 seat: WorkerThread | None = None, wake: int | None = None) -> None:  # fmt: skip
+    def __init__(self, app: Celeriac, options: WorkerOptions, forkserver: socket.socket | None = None,
+                 main_thread: WorkerThread | None = None, wake: int | None = None) -> None:  # fmt: skip
         self.app = app
         self.options = options
         self.name = options.name
         self.started = time.monotonic()
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
-        self.settling = Settler(app, options, lambda: self.heartbeat.lease, self._freed)
-        reports = Reports(
-            ended=self.settling.ended, told=self.settling.told, freed=self._freed, broken=self._broken
-        )
+        self.heartbeat = Heartbeat(app, options)
+        self.settler = Settler(app, options, self.heartbeat)
+        self.receiver = Receiver(app, options, self.heartbeat, self.settler.ended)
+        reports = Reports(ended=self.settler.ended, reported=self.settler.reported, freed=self.receiver.freed,
+                          broken=self._broken)  # fmt: skip
         self.pool: Pool = (
-            ProcessPool(app, options, reports, nursery)
-            if nursery is not None
-            else ThreadPool(app, options, reports, seat)
+            ProcessPool(app, options, reports, forkserver)
+            if forkserver is not None
+            else ThreadPool(app, options, reports, main_thread)
         )
-        self.heartbeat = Heartbeat(app, options, self.pool, lambda: self.receiver.queues)
-        self.receiver = Receiver(app, options, self.pool, self.settling.ended, self.heartbeat)
-        self._wake = wake  # where the numbers of signals are read, if this is not the main thread
+        self.receiver.pool = self.pool
+        self._wake = wake  # a pipe of signal numbers, if this is not the main thread
         self._stop_asked = asyncio.Event()
         self._asked_at = 0.0  # monotonic
         self._cold = asyncio.Event()
@@ -159,14 +162,17 @@ class Supervisor:
     # --- Life -----------------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Start, work, stop. Stopping gives running tasks the grace time, and the rest back to the broker at once."""
+        """Start, work, stop; return the exit code.
+
+        Stopping gives running tasks the grace time, and gives everything else back to the broker at once.
+        """
         self._loop = asyncio.get_running_loop()
-        if self.pool.kind == "processes":  # this process makes and drops much, and runs nobody else's code
+        if self.pool.kind == "processes":  # many allocations, and no user code that makes cycles
             gc.freeze()
-            gc.set_threshold(GARBAGE)
+            gc.set_threshold(GC_THRESHOLD)
         self._catch_signals()
         stop = asyncio.ensure_future(self._stop_asked.wait())
-        entering = asyncio.ensure_future(self.heartbeat.enter())
+        entering = asyncio.ensure_future(self.heartbeat.enter(self.pool, self.receiver.queues))
         await asyncio.wait((stop, entering), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():
             await _cancel(entering)
@@ -176,33 +182,34 @@ class Supervisor:
         receiving = self._duty(self.receiver.run())
         others = [
             self._duty(work)
-            for work in (self.settling.run(), self.heartbeat.renew(), self.heartbeat.recover(), self._sweep(),
-                         serve_commands(self), self.settling.advancing.run())
+            for work in (self.settler.run(self.receiver.freed), self.heartbeat.renew(),
+                         self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
+                         serve_commands(self), self.settler.advancer.run())
         ]  # fmt: skip
         listening = asyncio.ensure_future(self.listening.wait())
         await asyncio.wait([stop, listening, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         if listening.done():
             self.ready.set()
-            log.info("%s is ready: %s", self.name, ", ".join(self.receiver.queues))
+            log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues))
             signals.worker_ready.send(self, worker=self.name)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         stop.cancel()
 
-        deadline = time.monotonic() + max(0.0, self.options.grace_seconds - LAST_SECONDS)
+        deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
         await _cancel(receiving)
-        self.pool.call_back()
+        self.pool.recall()
         await self._drain(deadline)
         await self._stop_pool()
-        last = time.monotonic() + LAST_SECONDS
+        last = time.monotonic() + FINAL_SECONDS
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
-            async with asyncio.timeout(LAST_SECONDS):
-                await self.settling.finished()
-                await self.settling.advancing.finish()
+            async with asyncio.timeout(FINAL_SECONDS):
+                await self.settler.finished()
+                await self.settler.advancer.finish()
         for duty in others:
             await _cancel(duty)
-        with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended runs out
-            async with asyncio.timeout(max(LEAVE_SECONDS, last - time.monotonic())):
+        with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
+            async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
                 await self.heartbeat.lease.end()
         signals.worker_shutdown.send(self, worker=self.name)
         self.app.close()
@@ -213,9 +220,9 @@ class Supervisor:
         return 0
 
     def ask_to_stop(self, why: str) -> None:
-        """Begin a graceful stop; asked again, a cold one: what runs is given back now.
+        """Begin a graceful stop. The second call begins a cold one: what runs is given back now.
 
-        Two signals at once are one request: some senders signal the process and then its whole group.
+        Two calls within `ECHO_SECONDS` are one request: some senders signal the process and then its whole group.
         """
         if self._stop_asked.is_set():
             if time.monotonic() - self._asked_at < ECHO_SECONDS:
@@ -228,8 +235,8 @@ class Supervisor:
             self._stop_asked.set()
 
     def stop_soon(self, why: str) -> None:
-        """Do as `ask_to_stop`, from any thread, and at any time."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped
+        """Thread-safe version of `ask_to_stop`, which may be called after the end."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has stopped
             self._loop.call_soon_threadsafe(self.ask_to_stop, why)
 
     def _catch_signals(self) -> None:
@@ -261,10 +268,10 @@ class Supervisor:
         return task
 
     def _duty_ended(self, task: asyncio.Task[None]) -> None:
-        """Stop the worker when one of its duties has ended by a fault: half a worker is worse than none."""
+        """Stop the worker if a duty has failed: half a worker is worse than none."""
         self._duties.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("A duty of the worker has failed", exc_info=error)
+            log.critical("One of the worker's duties has failed; the worker stops", exc_info=error)
             self._broken(f"{type(error).__name__}: {error}")
 
     def _broken(self, why: str) -> None:
@@ -272,10 +279,10 @@ class Supervisor:
         self._stop_cold()
 
     async def _drain(self, deadline: float) -> None:
-        """Wait until nothing runs, or until the time is over, or a cold stop is asked for."""
+        """Wait until nothing runs, the deadline has passed, or a cold stop was requested."""
         cold = asyncio.ensure_future(self._cold.wait())
         while self.pool.active() and not cold.done():
-            settled = self.settling.progress()
+            settled = self.settler.progress()
             left = deadline - time.monotonic()
             await asyncio.wait((settled, cold), timeout=left, return_when=asyncio.FIRST_COMPLETED)
             settled.cancel()
@@ -284,23 +291,20 @@ class Supervisor:
         cold.cancel()
 
     async def _stop_pool(self) -> None:
-        """End the children. Some may not end: SIGKILL waits for the kernel, and who tells of their end may be stuck."""
+        """Stop the pool within `FINAL_SECONDS`: the kernel may delay SIGKILL, or the fork server may be stuck."""
         try:
-            async with asyncio.timeout(LAST_SECONDS):
+            async with asyncio.timeout(FINAL_SECONDS):
                 await self.pool.stop(abandon=False)
         except TimeoutError:
             children = [child.pid for child in self.pool.children()]
-            log.error("Not waiting for children that SIGKILL has not ended: %s", ", ".join(map(str, children)))
+            log.error("Exiting before these child processes have ended: %s", ", ".join(map(str, children)))
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.settling.ended([given_back(run.delivery, run.started_at is not None) for run in self.pool.active()])
-
-    def _freed(self) -> None:
-        self.receiver.freed()
+            self.settler.ended([give_back(run.delivery, run.started_at is not None) for run in self.pool.active()])
 
     async def _sweep(self) -> None:
-        """Deal with what dead workers left behind, for ever."""
+        """Sweep the expired leases of dead workers until cancelled."""
         while True:
             lease = self.heartbeat.lease
             try:
@@ -309,11 +313,11 @@ class Supervisor:
             except LeaseLost:
                 self.heartbeat.lost(lease)
             except BrokerError as error:
-                log.warning("Cannot sweep: %s", error)
+                log.warning("Cannot sweep expired leases: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, and wait until it has ended; how, was seen by `_duty_ended`."""
+    """Cancel a task and wait until it has ended. `_duty_ended` deals with its result."""
     task.cancel()
     await asyncio.wait([task])

@@ -19,7 +19,8 @@ from celeriac.drivers.amqp.topology import Line
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
-from celeriac.ports.broker import Ability, Broker, Lease
+from celeriac.ports.abilities import Ability
+from celeriac.ports.broker import Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["AmqpBroker", "connect"]
@@ -31,7 +32,7 @@ MANY = 2000  # messages that must be confirmed within the time-out
 class AmqpBroker(Broker):
     """Messages in AMQP queues."""
 
-    lacks = frozenset({Ability.KNOW_IDS, Ability.SEE_SCHEDULED, Ability.CLOCK_LEASES})
+    lacks = frozenset({Ability.KNOW_IDS, Ability.SEE_SCHEDULED, Ability.CLOCK_LEASES, Ability.JOIN_OUTCOMES})
 
     def __init__(self, server: Server, clock: Clock) -> None:
         self.server = server

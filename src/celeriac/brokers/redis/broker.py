@@ -29,6 +29,8 @@ WINDOW = 16  # batches that are sent before their replies are read
 class RedisBroker(Broker):
     """Messages in Redis."""
 
+    lacks = frozenset()
+
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
         self.clock = clock

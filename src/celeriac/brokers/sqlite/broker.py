@@ -31,6 +31,8 @@ LISTEN_WAIT = 60.0  # seconds
 class SQLiteBroker(Broker):
     """Messages in a SQLite file."""
 
+    lacks = frozenset()
+
     def __init__(self, database: Database, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.database = database
         self.clock = clock

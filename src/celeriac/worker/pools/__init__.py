@@ -1,1 +1,1 @@
-"""Pools: what runs tasks, in processes or threads, and reports how each attempt ended."""
+"""Pools: they run tasks in processes or threads, and report how each attempt ended."""

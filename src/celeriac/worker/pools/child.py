@@ -1,6 +1,6 @@
-"""A child that runs plain functions, one at a time: take a permit, run, report, again.
+"""A child that runs plain functions, one at a time: it takes a permit, runs, reports, and starts again.
 
-Runs in a process forked from the nursery. Ends when the supervisor closes the pipe of permits, after what it has begun.
+It is a process forked by the fork server. When the supervisor closes the pipe of permits, it ends its run and exits.
 """
 
 from __future__ import annotations
@@ -23,53 +23,62 @@ from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps
-from celeriac.tasks.context import Request, current
-from celeriac.tasks.execution import Executor
-from celeriac.worker.pools.frames import PERMIT, RECEIVE_BYTES, Frames, Ran, Ready, Run, Told, frame, parse_to_child
+from celeriac.tasks.execution import Executor, Request, current
+from celeriac.worker.pools.frames import (
+    PERMIT,
+    RECEIVE_BYTES,
+    FrameDecoder,
+    Ran,
+    Ready,
+    Run,
+    StateReport,
+    frame,
+    parse_to_child,
+)
 
-__all__ = ["PlainChild", "leave", "told"]
+__all__ = ["PlainChild", "exit_fork", "state_outcome"]
 
 
 class PlainChild:
-    """The loop of a plain child."""
+    """The main loop of a plain child."""
 
-    def __init__(self, app: Celeriac, worker: str, link: socket.socket, permits: int, reports_memory: bool) -> None:
-        self._link = link
+    def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._socket = sock
         self._permits = permits
         self._reports_memory = reports_memory
-        self._frames = Frames()
+        self._decoder = FrameDecoder()
         self._runs: deque[Run] = deque()
         self._running = 0
-        self._interrupted: Request | None = None  # by its soft time limit
+        self._interrupted: Request | None = None  # whose soft time limit was raised
         self._pid = os.getpid()
-        self._speaking = threading.Lock()  # frames are written whole, whichever thread tells
-        self._in_frame = False  # the main thread writes one, or waits to
-        self._overdue: SoftTimeLimitExceeded | None = None  # to be raised when it has
-        self._executor = Executor(app, worker, self._tell)
+        self._send_lock = threading.Lock()  # any thread of a task may report a state; frames must not mix
+        self._is_sending = False  # the main thread sends a frame, or waits for the lock
+        self._postponed: SoftTimeLimitExceeded | None = None  # raised when the main thread has sent its frame
+        self._executor = Executor(app, worker, self._report)
         self._poll = select.poll()
         self._poll.register(permits, select.POLLIN)
 
     def work(self) -> None:
-        """Run what comes, until the supervisor hangs up."""
-        signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a signal may come late, for a task that has ended
+        """Run until the supervisor closes the pipe of permits."""
+        signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a signal may come before the first task starts
         signals.worker_process_init.send(self, lane=PLAIN)
-        self._say(Ready())
+        self._send(Ready())
         while (index := self._take_permit()) is not None:
             run = self._run_of(index)
             if run is None:
                 break
             self._running = index
             if run.message.soft_time_limit is not None:
-                signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a task before may have set it
+                signal.signal(signal.SIGUSR1, self._soft_time_limit)  # an earlier task may have replaced the handler
             outcome = self._executor.run(run.message, run.deliveries)
             if os.getpid() != self._pid:
-                leave(outcome)
+                exit_fork(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
-            self._say(Ran(index, outcome, memory))
+            self._send(Ran(index, outcome, memory))
         signals.worker_process_shutdown.send(self, lane=PLAIN)
 
     def _take_permit(self) -> int | None:
-        """Wait for a permit, and take it. None: there will be no more."""
+        """Wait for a permit and take it. None: the supervisor has closed the pipe."""
         while True:
             try:
                 data = os.read(self._permits, PERMIT.size)
@@ -79,61 +88,61 @@ class PlainChild:
             return PERMIT.unpack(data)[0] if data else None
 
     def _run_of(self, index: int) -> Run | None:
-        """Return the run that a permit stands for; runs before it have been called back. None: no supervisor."""
+        """Return the run of a permit; the runs before it were recalled. None: the supervisor is gone."""
         while True:
             while self._runs:
                 run = self._runs.popleft()
                 if run.index == index:
                     return run
-            data = self._link.recv(RECEIVE_BYTES)
+            data = self._socket.recv(RECEIVE_BYTES)
             if not data:
                 return None
-            for content in self._frames.feed(data):
+            for content in self._decoder.feed(data):
                 self._runs.extend(parse_to_child(content).runs)
 
-    def _tell(self, message: Message, state: str, meta: Any) -> None:
-        if os.getpid() == self._pid:  # what a task has forked has no say here: its frames would mix with ours
-            self._say(Told(self._running, told(message, state, meta)))
+    def _report(self, message: Message, state: str, meta: Any) -> None:
+        if os.getpid() == self._pid:  # a process that a task has forked must not send: its frames would mix with ours
+            self._send(StateReport(self._running, state_outcome(message, state, meta)))
 
-    def _say(self, content: Ready | Ran | Told) -> None:
-        """Write a frame whole: a soft time limit that passes meanwhile is raised after it."""
+    def _send(self, content: Ready | Ran | StateReport) -> None:
+        """Send a whole frame. A soft time limit that passes meanwhile is raised after it."""
         data = frame(content)
         if threading.current_thread() is not threading.main_thread():
-            with self._speaking:
-                self._link.sendall(data)
+            with self._send_lock:
+                self._socket.sendall(data)
             return
-        self._in_frame = True
+        self._is_sending = True
         try:
-            with self._speaking:
-                self._link.sendall(data)
+            with self._send_lock:
+                self._socket.sendall(data)
         finally:
-            self._in_frame = False
-        overdue, self._overdue = self._overdue, None
-        if overdue is not None and current.get() is self._interrupted:
-            raise overdue
+            self._is_sending = False
+        postponed, self._postponed = self._postponed, None
+        if postponed is not None and current.get() is self._interrupted:
+            raise postponed
 
     def _soft_time_limit(self, signum: int, stack: FrameType | None) -> None:
-        """Raise in the task that is running, once; do nothing if its limit has not passed. The signal is repeated."""
+        """Raise in the running task, once; do nothing before its limit. The supervisor repeats the signal."""
         request = current.get()
         if request is not None and request is not self._interrupted:
             limit = request.message.soft_time_limit
             if limit is not None and time.time() - request.started >= 0.99 * limit:
                 self._interrupted = request
                 error = SoftTimeLimitExceeded(f"The soft time limit of {limit:g} s has passed.")
-                if not self._in_frame:
+                if not self._is_sending:
                     raise error
-                self._overdue = error
+                self._postponed = error
 
 
-def leave(outcome: Outcome) -> NoReturn:
-    """End a process that a task has forked and let run on (by `sys.exit`, say): it is no child of the worker's."""
+def exit_fork(outcome: Outcome) -> NoReturn:
+    """Exit a process that a task has forked and that has left the task (by `sys.exit`, say): it is not a child."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if outcome.state == states.SUCCESS else 1)
 
 
-def told(message: Message, state: str, meta: Any) -> Outcome:
-    """Return what a task tells of itself in the form of an outcome that is not final."""
+def state_outcome(message: Message, state: str, meta: Any) -> Outcome:
+    """Return a state that a running task reports, as an outcome that is not final."""
     return Outcome(id=message.id, task=message.task, state=state, attempt=message.attempt,
                    value=None if meta is None else dumps(meta), started_at=time.time(), group_id=message.group_id,
                    parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to)  # fmt: skip

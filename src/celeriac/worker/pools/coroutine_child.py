@@ -1,7 +1,8 @@
 """A child that runs coroutines, many at a time, on one event loop.
 
-Time limits are kept here: at the soft one `SoftTimeLimitExceeded` is raised where the coroutine waits, at the hard one
-`TimeLimitExceeded`. A coroutine that blocks the loop cannot be interrupted from inside: the supervisor kills the child.
+It is a process forked by the fork server. It enforces time limits itself: it raises `SoftTimeLimitExceeded` or
+`TimeLimitExceeded` where the coroutine awaits. A coroutine that blocks the loop cannot be interrupted: the supervisor
+kills the child. The thread pool runs its coroutines with `run_limited` too.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from celeriac.errors import CeleriacError, SoftTimeLimitExceeded, TaskRevoked, T
 from celeriac.model.message import COROUTINE, Message
 from celeriac.model.outcome import Outcome
 from celeriac.tasks.execution import Executor
-from celeriac.worker.pools.child import leave, told
+from celeriac.worker.pools.child import exit_fork, state_outcome
 from celeriac.worker.pools.frames import (
-    NOTHING,
+    NO_RUN,
     PERMIT,
-    Frames,
+    FrameDecoder,
     Interrupt,
     Ran,
     Ready,
     Run,
-    Told,
+    StateReport,
     frame,
     parse_to_child,
 )
@@ -42,30 +43,30 @@ __all__ = ["CoroutineChild", "Interruptible", "run_limited"]
 log = logging.getLogger("celeriac.worker")
 
 TERMINATED = "The task was terminated."
-LINGER_SECONDS = 5.0  # so long may what tasks have left behind on the loop take to end, when the child is to end
+LINGER_SECONDS = 5.0  # at the exit: for asyncio tasks that the tasks have left on the loop
 
 CANCELLING: Final[dict[type[CeleriacError], type[BaseException]]] = {
     kind: type(kind.__name__, (kind, asyncio.CancelledError),
                {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
     for kind in (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
 }  # fmt: skip
-"""Interruptions that `asyncio` takes for cancellations too: a `TaskGroup` ends its tasks at no other exception."""
+"""Interruptions that are also `CancelledError`s: a `TaskGroup` cancels its tasks at no other exception."""
 
 
 class Interruptible:
-    """A coroutine into which an exception can be raised where it waits.
+    """An awaitable around a coroutine, into which an exception can be raised where the coroutine awaits.
 
-    Cancelling its asyncio task would raise `CancelledError` there; this puts another exception in its place.
+    It cancels the asyncio task, and replaces the `CancelledError` by the exception.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
-        self.verdict: CeleriacError | None = None  # how it has ended, whatever it makes of the interruption
+        self.verdict: CeleriacError | None = None  # how the attempt ends, whatever the coroutine does
         self._reason: CeleriacError | None = None
         self._task: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: CeleriacError) -> None:
-        """Raise `reason` inside the coroutine, at its next chance; before it has begun, in place of beginning."""
+        """Raise `reason` where the coroutine awaits; if it has not started, instead of starting it."""
         if not isinstance(reason, SoftTimeLimitExceeded):
             self.verdict = reason
         if self._task is None:
@@ -82,11 +83,11 @@ class Interruptible:
             step, argument, self._reason = self._coroutine.throw, self._reason, None
         while True:
             try:
-                waits_for = step(argument)
+                awaited = step(argument)
             except StopIteration as stop:
                 return stop.value
             try:
-                argument = yield waits_for
+                argument = yield awaited
                 step = self._coroutine.send
             except asyncio.CancelledError as cancelled:
                 reason, self._reason = self._reason, None
@@ -94,13 +95,13 @@ class Interruptible:
                     self._task.uncancel()
                 step = self._coroutine.throw
                 argument = cancelled if reason is None else CANCELLING[type(reason)](*reason.args)
-            except BaseException as error:  # noqa: BLE001 - what it waited for failed: that is the coroutine's to handle
+            except BaseException as error:  # noqa: BLE001 - what it awaited failed: the coroutine handles that
                 step, argument = self._coroutine.throw, error
 
 
 async def run_limited(executor: Executor, message: Message, deliveries: int,
-                      begun: Callable[[Interruptible], None]) -> Outcome:  # fmt: skip
-    """Run a coroutine task within its time limits; `begun` is handed what can interrupt it."""
+                      started: Callable[[Interruptible], None]) -> Outcome:  # fmt: skip
+    """Run a coroutine task within its time limits. Calls `started` with the means to interrupt it."""
     loop = asyncio.get_running_loop()
     timers: list[asyncio.TimerHandle] = []
     interruptibles: list[Interruptible] = []
@@ -115,7 +116,7 @@ async def run_limited(executor: Executor, message: Message, deliveries: int,
                 reason = kind(f"The {name} time limit of {limit:g} s has passed.")
                 timers.append(loop.call_later(limit, interruptible.interrupt, reason))
         interruptibles.append(interruptible)
-        begun(interruptible)
+        started(interruptible)
         return interruptible
 
     try:
@@ -131,30 +132,30 @@ async def run_limited(executor: Executor, message: Message, deliveries: int,
 
 
 class CoroutineChild(asyncio.Protocol):
-    """The loop of a coroutine child."""
+    """The main loop of a coroutine child."""
 
-    def __init__(self, app: Celeriac, worker: str, link: socket.socket, permits: int, reports_memory: bool) -> None:
-        self._executor = Executor(app, worker, self._tell)
-        self._socket = link
+    def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._executor = Executor(app, worker, self._report)
+        self._socket = sock
         self._permits = permits
         self._reports_memory = reports_memory
-        self._frames = Frames()
-        self._sent: dict[int, Run] = {}  # runs whose permits were not taken yet
-        self._claimed: list[int] = []  # permits whose runs did not come yet
+        self._decoder = FrameDecoder()
+        self._sent: dict[int, Run] = {}  # by index: runs without a permit yet
+        self._permitted: list[int] = []  # permits whose runs have not come yet
         self._running: dict[int, tuple[asyncio.Task[None], Interruptible | None]] = {}
-        self._indices: dict[int, int] = {}  # of what runs, by the message object: a task may run twice at once
+        self._indices: dict[int, int] = {}  # by `id(message)`: two runs may have the same task id
         self._interrupted: set[int] = set()
-        self._out: list[bytes] = []
+        self._outbox: list[bytes] = []
         self._pid = os.getpid()
-        self._hung_up = False  # there will be no more permits
+        self._permits_closed = False  # there will be no more permits
 
     def work(self) -> None:
-        """Run what comes, until the supervisor hangs up."""
-        runner = asyncio.Runner()  # never closed: that would wait for threads which tasks have left behind
+        """Run until the supervisor closes the pipe of permits."""
+        runner = asyncio.Runner()  # never closed: closing waits for threads that tasks have left behind
         try:
             runner.run(self._work())
-        except BaseException:  # noqa: BLE001 - to go on would cancel what runs, which then had ended by its own fault
-            self._die("The loop has broken: what runs on it is lost")
+        except BaseException:  # noqa: BLE001 - to return would cancel the running tasks, which are not at fault
+            self._die("The event loop of a child has failed; the tasks that ran on it are lost")
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -166,7 +167,7 @@ class CoroutineChild(asyncio.Protocol):
         self._send(frame(Ready()))
         await self._done.wait()
         self._flush()
-        self._transport.close()  # after what is still to be written
+        self._transport.close()  # after everything is written
         await self._disconnected.wait()
         signals.worker_process_shutdown.send(self, lane=COROUTINE)
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -176,24 +177,24 @@ class CoroutineChild(asyncio.Protocol):
             await asyncio.wait(left, timeout=LINGER_SECONDS)
 
     def _end_if_done(self) -> None:
-        """End when there will be no more permits, and all that was claimed has come and ended."""
-        if self._hung_up and not self._running and not self._claimed:
+        """Exit when there will be no more permits, and every permitted run has ended."""
+        if self._permits_closed and not self._running and not self._permitted:
             self._done.set()
 
-    # --- In -------------------------------------------------------------------------------------------
+    # --- Receiving ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Take frames from the supervisor."""
-        for content in self._frames.feed(data):
-            order = parse_to_child(content)
-            if isinstance(order, Interrupt):
-                self._interrupt(order.index)
+        for content in self._decoder.feed(data):
+            request = parse_to_child(content)
+            if isinstance(request, Interrupt):
+                self._interrupt(request.index)
             else:
-                self._sent.update((run.index, run) for run in order.runs)
+                self._sent.update((run.index, run) for run in request.runs)
         self._start()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End at once where the supervisor is gone: what runs here belongs to others."""
+        """Exit at once if the supervisor is gone: other workers will run these messages."""
         if error is not None or not self._done.is_set():
             os._exit(1)
         self._disconnected.set()
@@ -203,9 +204,9 @@ class CoroutineChild(asyncio.Protocol):
         self._take_permit()
 
     def _take_permit(self) -> None:
-        """Take one permit, and the next after what it started has had its first turn.
+        """Take one permit; take the next after the coroutine that it starts has had its first turn.
 
-        So a coroutine that blocks from the start has nothing behind it but permits, which the supervisor can call back.
+        So behind a coroutine that blocks from the start wait only permits, which the supervisor can recall.
         """
         try:
             data = os.read(self._permits, PERMIT.size)
@@ -213,29 +214,29 @@ class CoroutineChild(asyncio.Protocol):
             self._loop.add_reader(self._permits, self._permits_came)
             return
         if not data:
-            self._hung_up = True
+            self._permits_closed = True
             self._end_if_done()
             return
         (index,) = PERMIT.unpack(data)
-        if index != NOTHING:
-            self._claimed.append(index)
+        if index != NO_RUN:
+            self._permitted.append(index)
             self._start()
         self._loop.call_soon(self._take_permit)
 
     def _start(self) -> None:
-        """Start every run that has both come and been permitted."""
+        """Start every run that has come and is permitted."""
         waiting = []
-        for index in self._claimed:
+        for index in self._permitted:
             run = self._sent.pop(index, None)
             if run is None:
                 waiting.append(index)
             else:
                 self._running[index] = (self._loop.create_task(self._run(run)), None)
-        if self._claimed and not waiting:
-            # Runs come in order: those before the last started were called back.
-            newest = self._claimed[-1]
+        if self._permitted and not waiting:
+            # Runs come in order: those left before the newest permitted one were recalled.
+            newest = self._permitted[-1]
             self._sent = {index: run for index, run in self._sent.items() if index > newest}
-        self._claimed = waiting
+        self._permitted = waiting
 
     # --- Running --------------------------------------------------------------------------------------
 
@@ -243,36 +244,36 @@ class CoroutineChild(asyncio.Protocol):
         index, identity = run.index, id(run.message)
         self._indices[identity] = index
 
-        def begun(interruptible: Interruptible) -> None:
+        def started(interruptible: Interruptible) -> None:
             self._running[index] = (self._running[index][0], interruptible)
             if index in self._interrupted:
                 interruptible.interrupt(TaskRevoked(TERMINATED))
 
         try:
-            outcome = await run_limited(self._executor, run.message, run.deliveries, begun)
+            outcome = await run_limited(self._executor, run.message, run.deliveries, started)
             if os.getpid() != self._pid:
-                leave(outcome)
+                exit_fork(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(frame(Ran(index, outcome, memory)))
-        except BaseException:  # noqa: BLE001 - nobody looks at what this asyncio task raises: an ending would be lost
-            self._die("The ending of %s[%s] cannot be told", run.message.task, run.message.id)
+        except BaseException:  # noqa: BLE001 - nothing awaits this asyncio task: an ending would be lost
+            self._die("A child exits: it cannot report the outcome of %s[%s]", run.message.task, run.message.id)
         del self._running[index], self._indices[identity]
         self._interrupted.discard(index)
         self._end_if_done()
 
     def _die(self, why: str, *names: str) -> NoReturn:
-        """End the child by the exception that is being handled, as a plain one ends by it: what runs here is lost."""
+        """Log the exception that is being handled, and exit. The runs of this child are lost."""
         log.critical(why, *names, exc_info=True)
         self._flush()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
 
-    def _tell(self, message: Message, state: str, meta: Any) -> None:
+    def _report(self, message: Message, state: str, meta: Any) -> None:
         index = self._indices.get(id(message))
         if index is None:
-            return  # a thread that the task has left behind
-        data = frame(Told(index, told(message, state, meta)))
+            return  # the task has ended, and left a thread behind
+        data = frame(StateReport(index, state_outcome(message, state, meta)))
         if threading.current_thread() is threading.main_thread():
             self._send(data)
         else:
@@ -282,17 +283,17 @@ class CoroutineChild(asyncio.Protocol):
         interruptible = self._running.get(index, (None, None))[1]
         if interruptible is not None:
             interruptible.interrupt(TaskRevoked(TERMINATED))
-        elif index in self._running or index in self._claimed:
-            self._interrupted.add(index)  # it has not begun yet
+        elif index in self._running or index in self._permitted:
+            self._interrupted.add(index)  # it has not started yet
 
-    # --- Out ------------------------------------------------------------------------------------------
+    # --- Sending --------------------------------------------------------------------------------------
 
     def _send(self, data: bytes) -> None:
-        if not self._out:
-            self._loop.call_soon(self._flush)  # what ends in this round of the loop goes in one write
-        self._out.append(data)
+        if not self._outbox:
+            self._loop.call_soon(self._flush)  # everything sent in this iteration of the loop goes in one write
+        self._outbox.append(data)
 
     def _flush(self) -> None:
-        if self._out:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
+        if self._outbox:
+            self._transport.write(b"".join(self._outbox))
+            self._outbox.clear()

@@ -1,13 +1,13 @@
-"""What supervisor and child say to each other, over one socket and one pipe for each child.
+"""The protocol between the supervisor and a child: one socket and one pipe for each child.
 
     supervisor ── socket ──► child     frames: a length (4 bytes) and `Runs` or an `Interrupt`
     supervisor ── pipe ────► child     permits: the index of a run, 8 bytes
-    supervisor ◄── socket ── child     frames: `Ready`, then a `Ran` or a `Told`
+    supervisor ◄── socket ── child     frames: `Ready`, then a `Ran` or a `StateReport`
 
-**A run is started only by whoever takes its permit from the pipe.** Runs may be sent ahead, so that a child with
-short tasks never waits; both ends can read the pipe, and a read of 8 bytes takes one permit whole. So the supervisor
-can call runs back at any time, even from a child that is stuck, and knows afterwards, without asking, what the child
-has started: nothing is held back behind a slow task, and a signal meant for one attempt cannot hit the next.
+**A child starts a run only after it has taken the run's permit from the pipe.** Runs may be sent ahead, so that a child
+with short tasks never waits. Both ends can read the pipe, and a read of 8 bytes takes one whole permit. So the
+supervisor can recall runs at any time, even from a child that is stuck, and then knows without asking which runs the
+child has started. Nothing waits behind a slow task, and a signal meant for one attempt cannot hit the next.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 
 __all__ = [
-    "LONGEST",
-    "NOTHING",
+    "MAX_FRAME_BYTES",
+    "NO_RUN",
     "PERMIT",
     "RECEIVE_BYTES",
-    "Frames",
+    "FrameDecoder",
     "Interrupt",
     "Ran",
     "Ready",
     "Run",
     "Runs",
-    "Told",
+    "StateReport",
     "frame",
     "parse_from_child",
     "parse_to_child",
@@ -40,14 +40,14 @@ __all__ = [
 ]
 
 PERMIT: Final = struct.Struct("<Q")
-NOTHING: Final = 0  # the index of no run: its permit only shows that the child takes permits
-RECEIVE_BYTES: Final = 65_536  # at a time; a buffer above 128 KiB would be mapped, and unmapped, for each read
+NO_RUN: Final = 0  # the index of no run: its permit only shows that the child takes permits
+RECEIVE_BYTES: Final = 65_536  # per read; a buffer above 128 KiB would be mapped and unmapped for each read
 LENGTH: Final = struct.Struct("<I")
-LONGEST: Final = 1 << 29  # bytes; no frame is as long. What is none, such as text, mostly seems to begin a longer one
+MAX_FRAME_BYTES: Final = 1 << 29  # no frame is this long. Stray bytes, such as text, mostly read as a longer length
 
 
 class Run(msgspec.Struct, array_like=True, gc=False):
-    """A message to be run when its permit comes."""
+    """A message to run when its permit comes."""
 
     index: int
     deliveries: int
@@ -61,13 +61,13 @@ class Runs(msgspec.Struct, array_like=True, tag="runs", gc=False):
 
 
 class Interrupt(msgspec.Struct, array_like=True, tag="interrupt", gc=False):
-    """End a running coroutine as revoked."""
+    """Terminate a running coroutine; it ends as revoked."""
 
     index: int
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
-    """The child has started, whatever the app does then, and can take runs: from now on they have limits."""
+    """The child has started, with the app's `worker_process_init` handlers, and takes runs: time limits count now."""
 
 
 class Ran(msgspec.Struct, array_like=True, tag="ran", gc=False):
@@ -75,22 +75,22 @@ class Ran(msgspec.Struct, array_like=True, tag="ran", gc=False):
 
     index: int
     outcome: Outcome
-    peak_memory: int = 0  # KiB; 0 where nobody wants to know
+    peak_memory: int = 0  # KiB; 0 if the supervisor did not ask for it
 
 
-class Told(msgspec.Struct, array_like=True, tag="told", gc=False):
-    """An attempt told its state."""
+class StateReport(msgspec.Struct, array_like=True, tag="state", gc=False):
+    """A running task reported a state: STARTED, or one of its own."""
 
     index: int
-    outcome: Outcome
+    outcome: Outcome  # not final
 
 
 _encode = msgspec.msgpack.Encoder().encode
 parse_to_child: Any = msgspec.msgpack.Decoder(Runs | Interrupt).decode
-parse_from_child: Any = msgspec.msgpack.Decoder(Ready | Ran | Told).decode
+parse_from_child: Any = msgspec.msgpack.Decoder(Ready | Ran | StateReport).decode
 
 
-def frame(content: Runs | Interrupt | Ready | Ran | Told) -> bytes:
+def frame(content: Runs | Interrupt | Ready | Ran | StateReport) -> bytes:
     """Return a frame as bytes."""
     data = _encode(content)
     return LENGTH.pack(len(data)) + data
@@ -101,15 +101,15 @@ def permits(indices: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(indices)}Q", *indices)
 
 
-class Frames:
-    """Bytes in, frames out: keeps what is not whole yet."""
+class FrameDecoder:
+    """Splits a stream of bytes into frames; keeps the bytes of an incomplete one."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self.wanted = 0  # so long must the rest become, before it has a frame
+        self.wanted = 0  # bytes that the rest needs to become a whole frame
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the frames that these bytes complete."""
+        """Return the contents of the frames that these bytes complete."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self.wanted:

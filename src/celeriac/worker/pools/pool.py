@@ -1,4 +1,7 @@
-"""What every pool can do: start deliveries in its lanes, and report how each ended."""
+"""The interface of pools: a pool runs deliveries in its lanes, and reports how each ended.
+
+The receiver dispatches deliveries to it. It reports to the settler and the receiver, through `Reports`.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,24 @@ from celeriac.ports.broker import Delivery
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 
-__all__ = ["Active", "ChildInfo", "Pool", "Reports", "given_back"]
+__all__ = ["Active", "ChildInfo", "Pool", "Reports", "give_back"]
 
 
 class Reports(msgspec.Struct, frozen=True):
-    """Whom a pool tells what. All are called in the supervisor's event loop."""
+    """The callbacks of a pool. It calls them in the supervisor's event loop."""
 
     ended: Callable[[Sequence[Ending]], None]
-    told: Callable[[Outcome], None]  # a state that is not final
+    reported: Callable[[Outcome], None]  # a task reported a state that is not final
     freed: Callable[[], None]  # there may be free slots
-    broken: Callable[[str], None]  # the pool cannot go on: why
+    broken: Callable[[str], None]  # the pool cannot go on; why
 
 
 class Active(msgspec.Struct, frozen=True):
-    """An attempt in a child's hands."""
+    """A delivery that was sent to a child and has not ended."""
 
     delivery: Delivery
     pid: int
-    started_at: float | None  # seconds since the epoch; None: sent ahead, waiting for its turn
+    started_at: float | None  # seconds since the epoch; None: sent ahead and not started
 
 
 class ChildInfo(msgspec.Struct, frozen=True):
@@ -43,15 +46,15 @@ class ChildInfo(msgspec.Struct, frozen=True):
     running: int
 
 
-def given_back(delivery: Delivery, begun: bool = True) -> Ending:
-    """Return the ending of an attempt that is stopped with what ran it, and not by a fault of its own."""
-    if begun and not delivery.message.acks_late:
+def give_back(delivery: Delivery, started: bool = True) -> Ending:
+    """Return the ending of an attempt that was stopped through no fault of its own: given back if it may run again."""
+    if started and not delivery.message.acks_late:
         return Ending(delivery=delivery, lost="stopped with its worker")
     return Ending(delivery=delivery, given_back=True)
 
 
 class Pool(ABC):
-    """Runs attempts, somewhere."""
+    """Runs attempts."""
 
     kind: str
 
@@ -62,19 +65,19 @@ class Pool(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Return when all children are there."""
+        """Start the children; return when they have started."""
 
     @abstractmethod
     def free(self) -> dict[str, int]:
-        """Return how many more deliveries can be taken now, by lane."""
+        """Return how many more deliveries can be dispatched now, by lane."""
 
     @abstractmethod
     def dispatch(self, deliveries: Sequence[Delivery]) -> None:
-        """Start deliveries. What there is no room for comes back at once as given back."""
+        """Start deliveries. Those without a free slot are reported at once as given back."""
 
     @abstractmethod
     def active(self) -> list[Active]:
-        """Return what is in children's hands."""
+        """Return the deliveries that were sent to children and have not ended."""
 
     @abstractmethod
     def children(self) -> list[ChildInfo]:
@@ -82,7 +85,7 @@ class Pool(ABC):
 
     @abstractmethod
     def terminate(self, ids: Collection[str]) -> None:
-        """End the attempts of these tasks that are running, and no others."""
+        """Terminate the running attempts of these tasks, and no others."""
 
     @abstractmethod
     def capacity(self) -> dict[str, int]:
@@ -90,21 +93,21 @@ class Pool(ABC):
 
     @abstractmethod
     def resize(self, change: int) -> int:
-        """Add or remove plain children, down to one; return how many there are to be."""
+        """Add or remove plain children, but keep at least one; return how many there will be."""
 
     @abstractmethod
-    def call_back(self) -> None:
-        """Give back what has not been started."""
+    def recall(self) -> None:
+        """Give back what has not started."""
 
     @abstractmethod
     async def stop(self, abandon: bool) -> None:
-        """End the children, whatever they do; what they ran is given back (unless it has acks_late=False).
+        """Kill the children; give back what they ran (`acks_late=False`: report it as lost).
 
-        With `abandon`, nothing is reported: it belongs to others already.
+        With `abandon`, report nothing: other workers already hold these messages.
         """
 
     async def restart(self) -> None:
-        """Throw away all that runs, reporting nothing, and start anew."""
+        """Abandon everything that runs, report nothing, and start again."""
         await self.stop(abandon=True)
         await self.start()
 

@@ -1,8 +1,8 @@
-"""Children in processes of their own: nothing that a task does can harm the supervisor.
+"""A pool of child processes: nothing that a task does can harm the supervisor.
 
-The pool sends runs to its children and reports how each ended. It makes the outcome of an attempt itself where the
-child could not: killed, or past its hard time limit. Before it sends a signal it calls back what the child has not
-started, and so knows which attempt the signal will hit (see `frames`).
+Deliveries come in from the receiver; the pool assigns them to children and reports the endings. Where a child cannot
+report how an attempt ended (it was killed at a time limit, say), the pool makes the outcome. Before it sends a signal,
+it recalls what the child has not started, so that it knows which attempt the signal hits (see `frames.py`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pools import limits
-from celeriac.worker.pools.assignment import SUSPECT_SECONDS, CrashBlame, assign
-from celeriac.worker.pools.child_handle import ChildHandle
-from celeriac.worker.pools.child_reader import ChildReader
-from celeriac.worker.pools.frames import Ran, Ready, Told
-from celeriac.worker.pools.pace import Pace
+from celeriac.worker.pools.assignment import SUSPECT_SECONDS, CrashBlame, Pace, assign
+from celeriac.worker.pools.child_handle import ChildHandle, ChildReader, Received
+from celeriac.worker.pools.forkserver import exit_reason
+from celeriac.worker.pools.frames import Ran, Ready
+from celeriac.worker.pools.limits import TICK_SECONDS, check_limits, killed_outcome
 from celeriac.worker.pools.pool import Active, ChildInfo, Pool, Reports
 from celeriac.worker.pools.spawner import Spawner
 
@@ -35,51 +34,51 @@ __all__ = ["ProcessPool"]
 
 log = logging.getLogger("celeriac.worker")
 
-SHORT_LIFE = 1.0  # seconds; after a child that ended sooner without having had anything to do, there is a pause
+SHORT_LIFE = 1.0  # seconds; if a child exits sooner without having run anything, the next is forked after this pause
 
 
 class ProcessPool(Pool):
-    """A pool of processes, forked by the nursery."""
+    """A pool of processes, forked by the fork server."""
 
     kind = "processes"
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, reports: Reports, nursery: socket.socket) -> None:
+    def __init__(self, app: Celeriac, options: WorkerOptions, reports: Reports, forkserver: socket.socket) -> None:
         super().__init__(app, options, reports)
-        self._spawner = Spawner(nursery, options, self._born, self._exited, self._orphaned)
+        self._spawner = Spawner(forkserver, options, self._spawned, self._exited, self._orphaned)
         self._wanted = {PLAIN: options.concurrency, COROUTINE: options.coroutine_children}
         self._children: dict[int, ChildHandle] = {}
         self._pace = Pace()
-        self._suspicion = CrashBlame(options.max_deliveries)
+        self._blame = CrashBlame(options.max_deliveries)
         self._growing: asyncio.Task[None] | None = None
         self._growing_later: asyncio.TimerHandle | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._stillborn_at = float("-inf")  # monotonic; when a child last ended at once
+        self._early_exit_at = float("-inf")  # monotonic; when a child last exited within `SHORT_LIFE`
         self._stopping = False
-        self._empty = asyncio.Event()
+        self._has_no_children = asyncio.Event()
 
     # --- Start ----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._spawner.begin()
-        self._hearing = ChildReader(self._loop, self._hear, self._garbled)
+        self._reader = ChildReader(self._loop, self._received, self._kill_invalid)
         self._stopping = False
         self._replace()
         if self._growing is not None:
             await self._growing
 
     async def _grow(self) -> None:
-        """Spawn the children that are missing, one after the other; go on later where that cannot be now."""
+        """Spawn the missing children one after the other; if one cannot be spawned now, try again later."""
         for lane in LANES:
             while not self._stopping and self._missing(lane) > 0:
-                pause = self._stillborn_at + SHORT_LIFE - time.monotonic()
+                pause = self._early_exit_at + SHORT_LIFE - time.monotonic()
                 if pause <= 0:
                     try:
                         await self._spawner.spawn(lane)
                         continue
                     except OSError as error:
                         pause = SHORT_LIFE
-                        log.error("No child can be started, trying again in %g s: %s", pause, error)
+                        log.error("Cannot start a child process, trying again in %g s: %s", pause, error)
                 if self._growing_later is not None:
                     self._growing_later.cancel()
                 self._growing_later = self._loop.call_later(pause, self._replace)
@@ -88,9 +87,9 @@ class ProcessPool(Pool):
     def _missing(self, lane: str) -> int:
         return self._wanted[lane] - sum(c.lane == lane and not c.retiring for c in self._children.values())
 
-    def _born(self, child: ChildHandle) -> None:
+    def _spawned(self, child: ChildHandle) -> None:
         self._children[child.pid] = child
-        self._hearing.begin(child)
+        self._reader.begin(child)
 
     def _replace(self) -> None:
         if not self._stopping and (self._growing is None or self._growing.done()):
@@ -99,22 +98,22 @@ class ProcessPool(Pool):
     # --- Work -----------------------------------------------------------------------------------------
 
     def free(self) -> dict[str, int]:
-        rooms: dict[str, list[int]] = {PLAIN: [], COROUTINE: []}
+        free: dict[str, list[int]] = {PLAIN: [], COROUTINE: []}
         idle = False
         for child in self._children.values():
-            room = self._room(child)
-            rooms[child.lane].append(room)
-            idle = idle or (child.lane == PLAIN and room > 0 and not child.running)
-        plain = sum(rooms[PLAIN])
-        # A few free places among many sent ahead are left to become more: receiving is cheapest in batches. But not so
-        # many that a child comes to the end of what it was sent while more is on its way.
-        if not idle and plain * 4 < self._pace.depth * len(rooms[PLAIN]):
+            slots = self._free_slots(child)
+            free[child.lane].append(slots)
+            idle = idle or (child.lane == PLAIN and slots > 0 and not child.running)
+        plain = sum(free[PLAIN])
+        # Receiving is cheapest in batches: report no free slots until a quarter is free. The rest keeps the children
+        # busy while the batch is on its way.
+        if not idle and plain * 4 < self._pace.depth * len(free[PLAIN]):
             plain = 0
-        # Without coroutine tasks, what is in their lane was sent before its function became a plain one: the receiver
-        # gives it its lane.
-        return {PLAIN: plain, COROUTINE: sum(rooms[COROUTINE]) if self._wanted[COROUTINE] else plain}
+        # If the app has no coroutine tasks, a message in that lane was sent when its function still was one. The
+        # receiver moves it to its new lane.
+        return {PLAIN: plain, COROUTINE: sum(free[COROUTINE]) if self._wanted[COROUTINE] else plain}
 
-    def _room(self, child: ChildHandle) -> int:
+    def _free_slots(self, child: ChildHandle) -> int:
         if child.retiring or child.blocked or not child.is_ready:
             return 0
         slots = child.slots if child.slots is not None else self._pace.depth
@@ -123,161 +122,163 @@ class ProcessPool(Pool):
         return max(0, slots - len(child.running))
 
     def dispatch(self, deliveries: Sequence[Delivery]) -> None:
-        rooms = ((child, self._room(child)) for child in self._children.values())
-        batches, homeless = assign(deliveries, rooms, self._suspicion)
+        free = ((child, self._free_slots(child)) for child in self._children.values())
+        batches, unassigned = assign(deliveries, free, self._blame)
         for child, batch in batches:
             child.run(batch)
-        if homeless:
-            again = self._app.clock.now() + SUSPECT_SECONDS
+        if unassigned:
+            later = self._app.clock.now() + SUSPECT_SECONDS
             self._reports.ended([
-                Ending(delivery=delivery, given_back=True, due_at=again if self._suspicion.falls_on(delivery) else None)
-                for delivery in homeless
+                Ending(delivery=delivery, given_back=True, due_at=later if self._blame.is_suspect(delivery) else None)
+                for delivery in unassigned
             ])  # fmt: skip
         self._keep_ticking()
 
-    def _hear(self, said: Sequence[tuple[ChildHandle, list[Ready | Ran | Told]]]) -> None:
+    def _received(self, batch: Sequence[tuple[ChildHandle, Received]]) -> None:
         endings: list[Ending] = []
-        for child, news in said:
-            endings += self._heard(child, news)
+        for child, received in batch:
+            endings += self._endings(child, received)
             if child.retiring or child.done >= (self._options.max_tasks_per_child or child.done + 1):
                 self._retire(child)
         if endings:
             self._reports.ended(endings)
             self._reports.freed()
 
-    def _heard(self, child: ChildHandle, said: list[Ready | Ran | Told]) -> list[Ending]:
-        """Return the endings in what a child said."""
+    def _endings(self, child: ChildHandle, received: Received) -> list[Ending]:
+        """Return the endings in what a child sent; act on the rest."""
         endings: list[Ending] = []
         runtimes: list[float] = []
         limit = self._options.max_memory_per_child
-        for news in said:
-            if type(news) is Ran:
-                delivery = child.ended(news.index)
+        for content in received:
+            if type(content) is Ran:
+                delivery = child.ended(content.index)
                 if delivery is None:
-                    continue  # a verdict was faster
-                endings.append(Ending(delivery=delivery, outcome=news.outcome))
-                runtimes.append(news.outcome.runtime)
-                if limit is not None and news.peak_memory > limit:
+                    continue  # the pool has made its outcome already
+                endings.append(Ending(delivery=delivery, outcome=content.outcome))
+                runtimes.append(content.outcome.runtime)
+                if limit is not None and content.peak_memory > limit:
                     child.retiring = True
-            elif isinstance(news, Ready):
+            elif isinstance(content, Ready):
                 child.is_ready = True
                 self._reports.freed()
-            elif news.index in child.running:
-                self._reports.told(news.outcome)
+            elif content.index in child.running:
+                self._reports.reported(content.outcome)
         if child.lane == PLAIN and endings:
-            child.went_on()
+            child.current_started()
             self._pace.ran(runtimes)
         return endings
 
     def _retire(self, child: ChildHandle) -> None:
-        """Let a child end after what it has started, and have it replaced."""
+        """Let a child exit after what it has started, and replace it."""
         child.retiring = True
-        called_back = child.call_back()
-        child.hang_up()
+        recalled = child.recall()
+        child.close_permits()
         self._replace()
-        if called_back:
-            self.dispatch(called_back)
+        if recalled:
+            self.dispatch(recalled)
 
-    # --- Watch ----------------------------------------------------------------------------------------
+    # --- Time limits ----------------------------------------------------------------------------------
 
     def _keep_ticking(self) -> None:
-        if self._ticking is None and any(child.needs_watch for child in self._children.values()):
-            self._ticking = self._loop.call_later(limits.TICK_SECONDS, self._tick)
+        if self._ticking is None and any(child.needs_checks for child in self._children.values()):
+            self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         self._ticking = None
         now = time.monotonic()
         for child in list(self._children.values()):
             if child.lane == COROUTINE:
-                self._watch_claims(child, now)
-            due = limits.due(child, now, self._options.name)
-            if due.stalled is not None:
-                self._pace.stalled(due.stalled)
-            if due.verdicts:
-                self._kill(child, due.verdicts)
-            elif due.stalled is not None or due.warn is not None:
-                called_back = child.call_back()
-                if due.warn is not None:
-                    due.warn.warnings += 1
+                self._check_blocked(child, now)
+            check = check_limits(child, now, self._options.name)
+            if check.stalled is not None:
+                self._pace.stalled(check.stalled)
+            if check.verdicts:
+                self._kill(child, check.verdicts)
+            elif check.stalled is not None or check.warn is not None:
+                recalled = child.recall()
+                if check.warn is not None:
+                    check.warn.warnings += 1
                     child.signal(signal.SIGUSR1)
-                if called_back:
-                    self.dispatch(called_back)
+                if recalled:
+                    self.dispatch(recalled)
         self._keep_ticking()
 
-    def _watch_claims(self, child: ChildHandle, now: float) -> None:
-        """Call back what a coroutine child cannot start, because a coroutine blocks its loop."""
+    def _check_blocked(self, child: ChildHandle, now: float) -> None:
+        """Recall the runs that a coroutine child cannot start, because a coroutine blocks its event loop."""
         was_blocked = child.blocked
-        if child.watch_claims(now):
-            called_back = child.block()
-            if called_back:
-                self.dispatch(called_back)
+        if child.check_blocked(now):
+            recalled = child.block()
+            if recalled:
+                self.dispatch(recalled)
         elif was_blocked and not child.blocked:
             self._reports.freed()
 
     def _kill(self, child: ChildHandle, verdicts: dict[int, Outcome]) -> None:
-        """Kill a child for what some of its attempts did; the others in it are not at fault."""
-        called_back = child.call_back()
+        """Kill a child to end some of its attempts, with these outcomes; its other attempts are not at fault."""
+        recalled = child.recall()
         verdicts = {index: outcome for index, outcome in verdicts.items() if index in child.running}
-        if verdicts:  # else it has not begun what was to end
+        if verdicts:  # else it had not started them
             child.retiring = True
             child.killed_by_us = True
             child.verdicts.update(verdicts)
             child.signal(signal.SIGKILL)
-        if called_back:
-            self.dispatch(called_back)
+        if recalled:
+            self.dispatch(recalled)
 
-    def _garbled(self, child: ChildHandle) -> None:
-        """Kill a child that cannot be understood: whatever it was at is lost."""
-        log.error("The child %d said what cannot be understood (does a task write to its sockets?)", child.pid)
-        called_back = child.call_back()
+    def _kill_invalid(self, child: ChildHandle) -> None:
+        """Kill a child that sent an invalid frame: the ending of any of its runs may be lost."""
+        log.error("The child process %d sent an invalid frame and is killed. Does a task write to file descriptors "
+                  "that it has not opened?", child.pid)  # fmt: skip
+        recalled = child.recall()
         child.retiring = True
         child.signal(signal.SIGKILL)
-        if called_back:
-            self.dispatch(called_back)
+        if recalled:
+            self.dispatch(recalled)
 
-    # --- Children that end ----------------------------------------------------------------------------
+    # --- Exits ----------------------------------------------------------------------------------------
 
     def _orphaned(self) -> None:
-        """The nursery is gone, and with it the children: give up, having settled what they did."""
+        """Give up: the fork server is gone, and the children with it. Report how their attempts ended."""
         self._stopping = True
         for pid, child in list(self._children.items()):
             child.signal(signal.SIGKILL)
             self._exited(pid, -signal.SIGKILL)
-        self._reports.broken("The nursery, from which children are forked, has died.")
+        self._reports.broken("the fork server, which forks its child processes, has died")
 
     def _exited(self, pid: int, status: int) -> None:
         child = self._children.get(pid)
         if child is None:
-            return  # born when nobody waited for it any more
-        endings = self._heard(child, self._hearing.last_words(child))
+            return  # it was spawned after `Spawner.spawn` was cancelled
+        endings = self._endings(child, self._reader.drain(child))
         del self._children[pid]
-        called_back = child.call_back()
-        endings += self._bury(child, status)
+        recalled = child.recall()
+        endings += self._endings_of_dead(child, status)
         child.close()
         if endings:
             self._reports.ended(endings)
-        if called_back:
-            self.dispatch(called_back)
+        if recalled:
+            self.dispatch(recalled)
         now = time.monotonic()
-        if not child.done and not child.running and not child.killed_by_us and now - child.born < SHORT_LIFE:
-            self._stillborn_at = now
+        if not child.done and not child.running and not child.killed_by_us and now - child.forked_at < SHORT_LIFE:
+            self._early_exit_at = now
         self._replace()
         if not self._children:
-            self._empty.set()
+            self._has_no_children.set()
 
-    def _bury(self, child: ChildHandle, status: int) -> Iterable[Ending]:
-        """Yield how the attempts ended that a child took with it."""
-        acquitted = self._suspicion.acquits(child)
+    def _endings_of_dead(self, child: ChildHandle, status: int) -> Iterable[Ending]:
+        """Yield the endings of the attempts that were running in a child when it died."""
+        cleared = self._blame.cleared(child)
+        reason = "sent an invalid frame" if child.sent_invalid_frame else exit_reason(status)
         for index, run in child.running.items():
             delivery = run.delivery
             if index in child.verdicts:
                 yield Ending(delivery=delivery, outcome=child.verdicts[index])
-            elif (child.killed_by_us or index in acquitted) and delivery.message.acks_late:
+            elif (child.killed_by_us or index in cleared) and delivery.message.acks_late:
                 yield Ending(delivery=delivery, given_back=True)
             else:
-                yield Ending(delivery=delivery, lost="said what no frame is" if child.garbled else _how(status))
+                yield Ending(delivery=delivery, lost=reason)
 
-    # --- Look and operate -----------------------------------------------------------------------------
+    # --- Remote control --------------------------------------------------------------------------------
 
     def active(self) -> list[Active]:
         wall = time.time() - time.monotonic()
@@ -295,7 +296,7 @@ class ProcessPool(Pool):
         for child in list(self._children.values()):
             if not any(run.delivery.message.id in ids for run in child.running.values()):
                 continue
-            called_back = child.call_back()
+            recalled = child.recall()
             for index, run in list(child.running.items()):
                 if run.delivery.message.id not in ids:
                     continue
@@ -303,9 +304,9 @@ class ProcessPool(Pool):
                     child.interrupt(index)
                 else:
                     error, now = TaskRevoked("The task was terminated."), time.monotonic()
-                    self._kill(child, {index: limits.verdict(run, error, states.REVOKED, now, self._options.name)})
-            self.dispatch([delivery for delivery in called_back if delivery.message.id not in ids])  # and keeps ticking
-            self._reports.ended([Ending(delivery=d, given_back=True) for d in called_back if d.message.id in ids])
+                    self._kill(child, {index: killed_outcome(run, error, states.REVOKED, now, self._options.name)})
+            self.dispatch([delivery for delivery in recalled if delivery.message.id not in ids])  # also keeps ticking
+            self._reports.ended([Ending(delivery=d, given_back=True) for d in recalled if d.message.id in ids])
 
     def capacity(self) -> dict[str, int]:
         coroutines = self._wanted[COROUTINE] * self._options.coroutine_concurrency
@@ -321,34 +322,25 @@ class ProcessPool(Pool):
 
     # --- Stop -----------------------------------------------------------------------------------------
 
-    def call_back(self) -> None:
+    def recall(self) -> None:
         for child in self._children.values():
-            called_back = child.call_back()
-            if called_back:
-                self._reports.ended([Ending(delivery=delivery, given_back=True) for delivery in called_back])
+            recalled = child.recall()
+            if recalled:
+                self._reports.ended([Ending(delivery=delivery, given_back=True) for delivery in recalled])
 
     async def stop(self, abandon: bool) -> None:
         self._stopping = True
         if self._growing is not None:
             await asyncio.wait([self._growing])
         if not abandon:
-            self.call_back()
+            self.recall()
         for child in self._children.values():
             if abandon:
-                child.call_back()
+                child.recall()
                 child.running.clear()
             child.killed_by_us = True
             child.signal(signal.SIGKILL)
         if self._children:
-            self._empty.clear()
-            await self._empty.wait()
+            self._has_no_children.clear()
+            await self._has_no_children.wait()
         self._spawner.end()
-
-
-def _how(status: int) -> str:
-    if status < 0:
-        try:
-            return f"killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"killed by signal {-status}"
-    return f"exited with status {status}"

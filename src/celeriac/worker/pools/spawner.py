@@ -1,4 +1,7 @@
-"""The supervisor's side of the nursery: asks it for children, one at a time, and is told how each ended."""
+"""The supervisor's connection to the fork server: asks for children, one at a time, and learns how each ended.
+
+Used by `ProcessPool`.
+"""
 
 from __future__ import annotations
 
@@ -16,69 +19,69 @@ import msgspec
 from celeriac.model.message import COROUTINE
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.child_handle import ChildHandle
-from celeriac.worker.pools.forkserver import Exited, Spawn, Spawned, Unborn
+from celeriac.worker.pools.forkserver import Exited, Spawn, Spawned, SpawnFailed
 from celeriac.worker.pools.frames import PERMIT
 
 __all__ = ["Spawner"]
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-PIPE_BYTES: Final = 16_384  # what a pipe holds at the least, where it cannot be asked
+PIPE_BYTES: Final = 16_384  # the least that a pipe holds, where its size cannot be read
 
-parse_from_nursery = msgspec.json.Decoder(Spawned | Unborn | Exited).decode
+parse_report = msgspec.json.Decoder(Spawned | SpawnFailed | Exited).decode
 
 
 class Spawner:
-    """Hears the nursery: `born` is handed each child, `exited` told who ended and how, `orphaned` that it has died."""
+    """Spawns children. Calls `spawned` with each, `exited` with pid and status, `orphaned` if the fork server dies."""
 
-    def __init__(self, nursery: socket.socket, options: WorkerOptions, born: Callable[[ChildHandle], None],
+    def __init__(self, forkserver: socket.socket, options: WorkerOptions, spawned: Callable[[ChildHandle], None],
                  exited: Callable[[int, int], None], orphaned: Callable[[], None]) -> None:  # fmt: skip
-        nursery.setblocking(False)
-        self._nursery = nursery
+        forkserver.setblocking(False)
+        self._forkserver = forkserver
         self._options = options
-        self._born = born
+        self._spawned = spawned
         self._exited = exited
         self._orphaned = orphaned
-        self._awaited: tuple[asyncio.Future[None], Callable[[int], ChildHandle]] | None = None
+        self._spawning: tuple[asyncio.Future[None], Callable[[int], ChildHandle]] | None = None
         self._is_gone = False
 
     def begin(self) -> None:
-        """Hear the nursery from now on."""
+        """Start reading the fork server's reports."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._nursery, self._readable)
+        self._loop.add_reader(self._forkserver, self._readable)
 
     def end(self) -> None:
-        """Hear it no more."""
-        self._loop.remove_reader(self._nursery)
+        """Stop reading them."""
+        self._loop.remove_reader(self._forkserver)
 
     async def spawn(self, lane: str) -> None:
-        """Have a child born. Raises OSError where that cannot be now: too many processes or files, or no nursery."""
+        """Spawn a child. Raises OSError if that fails for now (too many processes or open files), or for good."""
         if self._is_gone:
-            raise BrokenPipeError("the nursery has died")
-        order = Spawn(lane, self._options.name, self._options.max_memory_per_child is not None)
-        with ExitStack() as unborn:
+            raise BrokenPipeError("the fork server has died")
+        request = Spawn(lane, self._options.name, self._options.max_memory_per_child is not None)
+        with ExitStack() as on_failure:
             ours, theirs = socket.socketpair()
-            unborn.callback(ours.close)
+            on_failure.callback(ours.close)
             with theirs:
                 ours.setblocking(False)
                 permits_read, permits_write = os.pipe()
-                unborn.callback(os.close, permits_read)
-                unborn.callback(os.close, permits_write)
+                on_failure.callback(os.close, permits_read)
+                on_failure.callback(os.close, permits_write)
                 os.set_blocking(permits_read, False)
                 os.set_blocking(permits_write, False)
-                slots = _room(permits_write, self._options.coroutine_concurrency) if lane == COROUTINE else None
-                socket.send_fds(self._nursery, [msgspec.json.encode(order)], [theirs.fileno(), permits_read])
+                slots = _pipe_slots(permits_write, self._options.coroutine_concurrency) if lane == COROUTINE else None
+                socket.send_fds(self._forkserver, [msgspec.json.encode(request)], [theirs.fileno(), permits_read])
 
             def handle(pid: int) -> ChildHandle:
-                unborn.pop_all()
+                on_failure.pop_all()
                 return ChildHandle(self._loop, pid, lane, ours, permits_read, permits_write, slots)
 
-            birth = self._loop.create_future()
-            self._awaited = birth, handle
-            await birth
+            done = self._loop.create_future()
+            self._spawning = done, handle
+            await done
 
     def _readable(self) -> None:
         try:
-            data = self._nursery.recv(4096)
+            data = self._forkserver.recv(4096)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -86,30 +89,30 @@ class Spawner:
         if not data:
             self._gone()
             return
-        news = parse_from_nursery(data)
-        if isinstance(news, Exited):
-            self._exited(news.pid, news.status)
-        elif self._awaited is not None:
-            (birth, handle), self._awaited = self._awaited, None
-            if birth.cancelled():
-                pass  # the child finds its socket closed, and ends
-            elif isinstance(news, Unborn):
-                birth.set_exception(OSError(news.why))
+        report = parse_report(data)
+        if isinstance(report, Exited):
+            self._exited(report.pid, report.status)
+        elif self._spawning is not None:
+            (done, handle), self._spawning = self._spawning, None
+            if done.cancelled():
+                pass  # the child finds its socket closed, and exits
+            elif isinstance(report, SpawnFailed):
+                done.set_exception(OSError(report.why))
             else:
-                self._born(handle(news.pid))
-                birth.set_result(None)
+                self._spawned(handle(report.pid))
+                done.set_result(None)
 
     def _gone(self) -> None:
         self._is_gone = True
         self.end()
-        if self._awaited is not None and not self._awaited[0].cancelled():
-            self._awaited[0].set_exception(BrokenPipeError("the nursery has died"))
-        self._awaited = None
+        if self._spawning is not None and not self._spawning[0].cancelled():
+            self._spawning[0].set_exception(BrokenPipeError("the fork server has died"))
+        self._spawning = None
         self._orphaned()
 
 
-def _room(pipe: int, wanted: int) -> int:
-    """Return for how many permits there is always room in a pipe, having it made larger for as many as are wanted."""
+def _pipe_slots(pipe: int, wanted: int) -> int:
+    """Return how many permits always fit in a pipe, at most `wanted`. Enlarges the pipe if it can."""
     if not sys.platform.startswith("linux"):
         return min(wanted, PIPE_BYTES // PERMIT.size)
     needed = wanted * PERMIT.size + 2 * PAGE_BYTES  # the first page and the last may be used in part

@@ -1,9 +1,8 @@
-"""Children as threads of the supervisor's own process: for tests, for debugging, and where processes cannot be had.
+"""A pool of threads in the supervisor's process: for tests, for debugging, and where processes cannot be used.
 
-What a thread runs cannot be killed. At the hard time limit the attempt is given up: its outcome is recorded, another
-thread takes the place, and what the old one still says is not heard. The promises about killed children do not arise
-here; a task that takes the process down takes the worker down, and its messages go to others as those of any lost
-worker.
+A thread cannot be killed. At the hard time limit the pool gives the attempt up: it reports the outcome, replaces the
+thread, and ignores what the old thread still reports. A task that kills the process kills the worker, and its messages
+go to other workers as those of any lost worker.
 """
 
 from __future__ import annotations
@@ -27,93 +26,93 @@ from celeriac.ports.broker import Delivery
 from celeriac.tasks.execution import Executor
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.pools.child import told
+from celeriac.worker.pools.child import state_outcome
 from celeriac.worker.pools.coroutine_child import Interruptible, run_limited
-from celeriac.worker.pools.pool import Active, ChildInfo, Pool, Reports, given_back
+from celeriac.worker.pools.pool import Active, ChildInfo, Pool, Reports, give_back
 from celeriac.worker.pools.worker_thread import INTERRUPTS, WorkerThread
 
 __all__ = ["ThreadPool"]
 
 log = logging.getLogger("celeriac.worker")
 
-TICK_SECONDS = 0.02
-BLOCKED_SECONDS = 1.0  # a coroutine that has not ended so long after its hard limit never may
+TICK_SECONDS = 0.02  # between two checks of time limits
+BLOCKED_SECONDS = 1.0  # a coroutine that goes on this long after its hard limit is given up
 
 
 class _Coroutine(msgspec.Struct):
-    """An attempt of a coroutine task, on the loop."""
+    """An attempt of a coroutine task."""
 
     delivery: Delivery
-    since: float  # monotonic; when it was sent to the loop, then when it began
-    begun: Interruptible | None = None
+    since: float  # monotonic; when it was sent to the loop, then when it started
+    interruptible: Interruptible | None = None  # None: not started
 
     def is_overdue(self, now: float) -> bool:
-        """Say whether it goes on so long after its hard limit that it takes no notice of it, or blocks the loop."""
+        """Return whether it ignores its hard limit or blocks the loop: it goes on `BLOCKED_SECONDS` after the limit."""
         limit = self.delivery.message.time_limit
-        return self.begun is not None and limit is not None and now - self.since >= limit + BLOCKED_SECONDS
+        return self.interruptible is not None and limit is not None and now - self.since >= limit + BLOCKED_SECONDS
 
 
 class ThreadPool(Pool):
-    """A pool of threads: one for each plain slot, and one event loop for all coroutines."""
+    """A pool of threads: one for each plain slot, and one with an event loop for all coroutines."""
 
     kind = "threads"
 
     def __init__(self, app: Celeriac, options: WorkerOptions, reports: Reports,
-                 seat: WorkerThread | None = None) -> None:  # fmt: skip
+                 main_thread: WorkerThread | None = None) -> None:  # fmt: skip
         super().__init__(app, options, reports)
-        self._own_seat = seat
-        self._wanted = 1 if seat is not None else options.concurrency
+        self._main_thread = main_thread  # the only one of a solo worker
+        self._wanted = 1 if main_thread is not None else options.concurrency
         self._coroutine_slots = options.capacity[COROUTINE]
-        self._seats: list[WorkerThread] = []
+        self._threads: list[WorkerThread] = []
         self._coroutines: dict[str, _Coroutine] = {}  # by token
         self._coroutine_loop: asyncio.AbstractEventLoop | None = None
         self._coroutines_done = 0
-        self._executor = Executor(app, options.name, self._tell)
+        self._executor = Executor(app, options.name, self._report)
         self._ticking: asyncio.TimerHandle | None = None
 
     # --- Start ----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        while len(self._seats) < self._wanted:
-            self._add_seat()
+        while len(self._threads) < self._wanted:
+            self._add_thread()
         if self._coroutine_slots and self._coroutine_loop is None:
             self._add_loop()
 
-    def _add_seat(self) -> None:
-        seat = self._own_seat
-        if seat is None:
-            seat = WorkerThread()
-            threading.Thread(target=seat.occupy, name="celeriac-plain", daemon=True).start()
-        self._seats.append(seat)
+    def _add_thread(self) -> None:
+        thread = self._main_thread
+        if thread is None:
+            thread = WorkerThread()
+            threading.Thread(target=thread.run, name="celeriac-plain", daemon=True).start()
+        self._threads.append(thread)
 
     def _add_loop(self) -> None:
         self._coroutine_loop = loop = asyncio.new_event_loop()
         threading.Thread(target=self._run_loop, args=(loop,), name="celeriac-coroutines", daemon=True).start()
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run a loop until it is stopped, then end what is left in it, and close it."""
+        """Run an event loop until it is stopped, then cancel what is left in it, and close it."""
         try:
             loop.run_forever()
         except BaseException:
-            log.critical("The loop has broken: what runs on it is lost", exc_info=True)
-            self._loop.call_soon_threadsafe(self._loop_broke, loop)
+            log.critical("The event loop for coroutines has failed; the tasks that ran on it are lost", exc_info=True)
+            self._loop.call_soon_threadsafe(self._loop_failed, loop)
             return
         loop.run_until_complete(_end_all(asyncio.all_tasks(loop)))
         loop.close()
 
-    def _loop_broke(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Replace a loop, as a child that has died is replaced."""
+    def _loop_failed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Replace a failed event loop, as a dead child is replaced."""
         if loop is not self._coroutine_loop:
-            return  # it was to be stopped
-        lost = [Ending(delivery=run.delivery, lost="its loop has broken") for run in self._coroutines.values()]
+            return  # it was being stopped
+        lost = [Ending(delivery=run.delivery, lost="its event loop failed") for run in self._coroutines.values()]
         self._coroutines.clear()
         self._add_loop()
         self._reports.ended(lost)
         self._reports.freed()
 
-    def _leave_loop(self) -> None:
-        """Stop the loop, as soon as nothing blocks it."""
+    def _stop_loop(self) -> None:
+        """Stop the event loop, as soon as nothing blocks it."""
         if self._coroutine_loop is not None:
             self._coroutine_loop.call_soon_threadsafe(self._coroutine_loop.stop)
             self._coroutine_loop = None
@@ -121,57 +120,57 @@ class ThreadPool(Pool):
     # --- Work -----------------------------------------------------------------------------------------
 
     def free(self) -> dict[str, int]:
-        plain = sum(seat.running is None for seat in self._seats)
-        if not self._coroutine_slots:  # what is in that lane has another now, which the receiver gives it
+        plain = sum(thread.running is None for thread in self._threads)
+        if not self._coroutine_slots:  # the receiver moves messages of that lane to the plain one
             return {PLAIN: plain, COROUTINE: plain}
         return {PLAIN: plain, COROUTINE: self._coroutine_slots - len(self._coroutines)}
 
     def dispatch(self, deliveries: Sequence[Delivery]) -> None:
-        homeless = []
+        unassigned = []
         for delivery in deliveries:
             if delivery.message.lane == COROUTINE:
-                taken = self._dispatch_coroutine(delivery)
+                started = self._dispatch_coroutine(delivery)
             else:
-                taken = self._dispatch_plain(delivery)
-            if not taken:
-                homeless.append(Ending(delivery=delivery, given_back=True))
-        if homeless:
-            self._reports.ended(homeless)
+                started = self._dispatch_plain(delivery)
+            if not started:
+                unassigned.append(Ending(delivery=delivery, given_back=True))
+        if unassigned:
+            self._reports.ended(unassigned)
         self._keep_ticking()
 
     def _dispatch_plain(self, delivery: Delivery) -> bool:
-        seat = next((seat for seat in self._seats if seat.running is None), None)
-        if seat is None:
+        thread = next((thread for thread in self._threads if thread.running is None), None)
+        if thread is None:
             return False
-        seat.running, seat.since, seat.warned = delivery, time.monotonic(), False
+        thread.running, thread.since, thread.warned = delivery, time.monotonic(), False
 
         def job() -> None:
-            """Run the task, and say how it ended, whatever is raised from outside, and when."""
+            """Run the task and report its outcome, whatever is raised from outside at any moment."""
             outcome: Outcome | None = None
             raised: CeleriacError = TaskRevoked()
             while True:
                 try:
-                    if seat.take():
+                    if thread.start_job():
                         outcome = self._executor.run(delivery.message, delivery.deliveries)
                     if outcome is None:
                         state = states.REVOKED if isinstance(raised, TaskRevoked) else states.FAILURE
-                        outcome = self._verdict(delivery, raised, state, time.monotonic() - seat.since)
-                    self._loop.call_soon_threadsafe(self._plain_ended, seat, delivery, outcome)
+                        outcome = self._outcome(delivery, raised, state, time.monotonic() - thread.since)
+                    self._loop.call_soon_threadsafe(self._plain_ended, thread, delivery, outcome)
                     return
-                except INTERRUPTS as error:  # before it had begun, or as it had ended; telling twice does no harm
+                except INTERRUPTS as error:  # before it started, or just after it ended; reporting twice is harmless
                     raised = error
 
-        seat.put(job)
+        thread.put(job)
         return True
 
-    def _plain_ended(self, seat: WorkerThread, delivery: Delivery, outcome: Outcome) -> None:
-        if seat.running is not delivery or seat.given_up:
+    def _plain_ended(self, thread: WorkerThread, delivery: Delivery, outcome: Outcome) -> None:
+        if thread.running is not delivery or thread.retired:
             return
-        seat.running = None
-        seat.done += 1
-        self._dismiss()
-        if seat.disowned:
-            seat.disowned = False
+        thread.running = None
+        thread.done += 1
+        self._remove_surplus()
+        if thread.abandoned:
+            thread.abandoned = False
         else:
             self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
         self._reports.freed()
@@ -184,12 +183,12 @@ class ThreadPool(Pool):
         return True
 
     async def _run_coroutine(self, run: _Coroutine) -> None:
-        def begun(interruptible: Interruptible) -> None:
-            run.begun, run.since = interruptible, time.monotonic()
+        def started(interruptible: Interruptible) -> None:
+            run.interruptible, run.since = interruptible, time.monotonic()
 
         if self._coroutines.get(run.delivery.token) is not run:
-            return  # the loop was blocked, and it was given back
-        outcome = await run_limited(self._executor, run.delivery.message, run.delivery.deliveries, begun)
+            return  # it was given back while the loop was blocked
+        outcome = await run_limited(self._executor, run.delivery.message, run.delivery.deliveries, started)
         self._loop.call_soon_threadsafe(self._coroutine_ended, run.delivery, outcome)
 
     def _coroutine_ended(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -198,13 +197,13 @@ class ThreadPool(Pool):
             self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
             self._reports.freed()
 
-    def _tell(self, message: Message, state: str, meta: Any) -> None:
-        self._loop.call_soon_threadsafe(self._reports.told, told(message, state, meta))
+    def _report(self, message: Message, state: str, meta: Any) -> None:
+        self._loop.call_soon_threadsafe(self._reports.reported, state_outcome(message, state, meta))
 
-    # --- Watch ----------------------------------------------------------------------------------------
+    # --- Time limits ----------------------------------------------------------------------------------
 
     def _keep_ticking(self) -> None:
-        running = [seat.running.message for seat in self._seats if seat.running is not None and not seat.disowned]
+        running = [delivery.message for delivery, _ in self._plain_running()]
         limited = any(message.time_limit is not None or message.soft_time_limit is not None for message in running)
         limited = limited or any(run.delivery.message.time_limit is not None for run in self._coroutines.values())
         if limited and self._ticking is None:
@@ -213,119 +212,126 @@ class ThreadPool(Pool):
     def _tick(self) -> None:
         self._ticking = None
         now = time.monotonic()
-        for seat in list(self._seats):
-            if seat.running is None or seat.disowned:
+        for thread in list(self._threads):
+            if thread.running is None or thread.abandoned:
                 continue
-            message, elapsed = seat.running.message, now - seat.since
+            message, elapsed = thread.running.message, now - thread.since
             if message.time_limit is not None and elapsed >= message.time_limit:
                 error = TimeLimitExceeded(f"The hard time limit of {message.time_limit:g} s has passed.")
-                self._give_up(seat, self._verdict(seat.running, error, states.FAILURE, elapsed))
-            elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not seat.warned:
-                seat.warned = True
-                seat.raise_inside(SoftTimeLimitExceeded)
+                self._give_up(thread, self._outcome(thread.running, error, states.FAILURE, elapsed))
+            elif message.soft_time_limit is not None and elapsed >= message.soft_time_limit and not thread.warned:
+                thread.warned = True
+                thread.raise_inside(SoftTimeLimitExceeded)
         overdue = [run for run in self._coroutines.values() if run.is_overdue(now)]
         if overdue:
             self._give_up_coroutines(overdue, now)
         self._keep_ticking()
 
-    def _give_up(self, seat: WorkerThread, outcome: Outcome) -> None:
-        """Record how an attempt ended that goes on; if it can be ended at all, that is by the exception."""
-        delivery = seat.running
+    def _give_up(self, thread: WorkerThread, outcome: Outcome) -> None:
+        """Report the outcome of an attempt that goes on, and raise an exception in its thread, which may end it."""
+        delivery = thread.running
         if delivery is None:
             return
-        seat.raise_inside(TimeLimitExceeded if outcome.state == states.FAILURE else TaskRevoked)
-        if seat is self._own_seat:
-            seat.disowned = True  # there is but one main thread: it is free when the exception has done its work
+        thread.raise_inside(TimeLimitExceeded if outcome.state == states.FAILURE else TaskRevoked)
+        if thread is self._main_thread:
+            thread.abandoned = True  # there is only one main thread: it is free when the task has ended
         else:
-            seat.given_up = True
-            seat.leave()
-            self._seats.remove(seat)
-            if len(self._seats) < self._wanted:
-                self._add_seat()
+            thread.retired = True
+            thread.stop()
+            self._threads.remove(thread)
+            if len(self._threads) < self._wanted:
+                self._add_thread()
         self._reports.ended([Ending(delivery=delivery, outcome=outcome)])
         self._reports.freed()
 
     def _give_up_coroutines(self, overdue: list[_Coroutine], now: float) -> None:
-        """Record how attempts ended that go on; if one blocks the loop, those that share it begin again on another."""
+        """Report the outcomes of attempts that go on. If one blocks the loop, replace it and give back the others."""
         endings = []
         for run in overdue:
             limit = run.delivery.message.time_limit
-            error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed; the coroutine went on.")
-            outcome = self._verdict(run.delivery, error, states.FAILURE, now - run.since)
+            error = TimeLimitExceeded(f"The hard time limit of {limit:g} s has passed, and the coroutine did not end.")
+            outcome = self._outcome(run.delivery, error, states.FAILURE, now - run.since)
             endings.append(Ending(delivery=run.delivery, outcome=outcome))
             del self._coroutines[run.delivery.token]
-        if any(run.begun is not None and run.begun.verdict is None for run in overdue):  # the loop's timers are late
-            endings += [given_back(run.delivery, run.begun is not None) for run in self._coroutines.values()]
+        if any(run.interruptible is not None and run.interruptible.verdict is None for run in overdue):
+            # The timers of the loop have not run: it is blocked.
+            endings += [give_back(run.delivery, run.interruptible is not None) for run in self._coroutines.values()]
             self._coroutines.clear()
-            self._leave_loop()
+            self._stop_loop()
             self._add_loop()
         self._reports.ended(endings)
         self._reports.freed()
 
-    def _verdict(self, delivery: Delivery, error: CeleriacError, state: str, elapsed: float) -> Outcome:
+    def _outcome(self, delivery: Delivery, error: CeleriacError, state: str, elapsed: float) -> Outcome:
         return Outcome.failed(delivery.message, error, state, time.time(), self._options.name, elapsed)
 
-    # --- Look and operate -----------------------------------------------------------------------------
+    # --- Remote control --------------------------------------------------------------------------------
 
     def active(self) -> list[Active]:
         wall = time.time() - time.monotonic()
-        plain = [(seat.running, seat.since) for seat in self._seats if seat.running is not None and not seat.disowned]
         coroutines = [(run.delivery, run.since) for run in self._coroutines.values()]
-        return [Active(delivery, os.getpid(), wall + since) for delivery, since in plain + coroutines]
+        return [Active(delivery, os.getpid(), wall + since) for delivery, since in self._plain_running() + coroutines]
+
+    def _plain_running(self) -> list[tuple[Delivery, float]]:
+        """Return the running plain attempts that were not given up, and since when (monotonic) they run."""
+        return [(thread.running, thread.since) for thread in self._threads
+                if thread.running is not None and not thread.abandoned]  # fmt: skip
 
     def children(self) -> list[ChildInfo]:
-        found = [ChildInfo(os.getpid(), PLAIN, seat.done, int(seat.running is not None)) for seat in self._seats]
+        pid = os.getpid()
+        found = [ChildInfo(pid, PLAIN, thread.done, int(thread.running is not None)) for thread in self._threads]
         if self._coroutine_slots:
-            found.append(ChildInfo(os.getpid(), COROUTINE, self._coroutines_done, len(self._coroutines)))
+            found.append(ChildInfo(pid, COROUTINE, self._coroutines_done, len(self._coroutines)))
         return found
 
     def terminate(self, ids: Collection[str]) -> None:
         error = TaskRevoked("The task was terminated.")
-        for seat in list(self._seats):
-            if seat.running is not None and not seat.disowned and seat.running.message.id in ids:
-                elapsed = time.monotonic() - seat.since
-                self._give_up(seat, self._verdict(seat.running, error, states.REVOKED, elapsed))
+        for thread in list(self._threads):
+            if thread.running is not None and not thread.abandoned and thread.running.message.id in ids:
+                elapsed = time.monotonic() - thread.since
+                self._give_up(thread, self._outcome(thread.running, error, states.REVOKED, elapsed))
         for run in self._coroutines.values():
-            if run.delivery.message.id in ids and run.begun is not None and self._coroutine_loop is not None:
-                self._coroutine_loop.call_soon_threadsafe(run.begun.interrupt, error)
+            if run.delivery.message.id in ids and run.interruptible is not None and self._coroutine_loop is not None:
+                self._coroutine_loop.call_soon_threadsafe(run.interruptible.interrupt, error)
 
     def capacity(self) -> dict[str, int]:
         return {PLAIN: self._wanted, COROUTINE: self._coroutine_slots}
 
     def resize(self, change: int) -> int:
-        if self._own_seat is not None:
-            return self._wanted  # there is but one main thread
+        if self._main_thread is not None:
+            return self._wanted  # there is only one main thread
         self._wanted = max(1, self._wanted + change)
-        while len(self._seats) < self._wanted:
-            self._add_seat()
-        self._dismiss()
+        while len(self._threads) < self._wanted:
+            self._add_thread()
+        self._remove_surplus()
         self._reports.freed()
         return self._wanted
 
-    def _dismiss(self) -> None:
-        """Let go of seats that are too many, as soon as they are free."""
-        for seat in [seat for seat in self._seats if seat.running is None][: max(0, len(self._seats) - self._wanted)]:
-            seat.leave()
-            self._seats.remove(seat)
+    def _remove_surplus(self) -> None:
+        """Stop free threads beyond the wanted number."""
+        surplus = max(0, len(self._threads) - self._wanted)
+        for thread in [thread for thread in self._threads if thread.running is None][:surplus]:
+            thread.stop()
+            self._threads.remove(thread)
 
     # --- Stop -----------------------------------------------------------------------------------------
 
-    def call_back(self) -> None:
+    def recall(self) -> None:
         """Do nothing: nothing is sent ahead."""
 
     async def stop(self, abandon: bool) -> None:
-        endings = [given_back(active.delivery) for active in self.active()]
-        for seat in self._seats:
-            if abandon and seat.running is not None:
-                seat.raise_inside(TaskRevoked)
-            if abandon and seat is self._own_seat:
-                seat.disowned = seat.running is not None
-                continue  # there is but one main thread: it stays for what comes
-            seat.given_up = True
-            seat.leave()
-        self._seats.clear()
+        endings = [give_back(active.delivery) for active in self.active()]
+        for thread in self._threads:
+            if abandon and thread.running is not None:
+                thread.raise_inside(TaskRevoked)
+            if abandon and thread is self._main_thread:
+                thread.abandoned = thread.running is not None
+                continue  # there is only one main thread: it stays in use
+            thread.retired = True
+            thread.stop()
+        self._threads.clear()
         self._coroutines.clear()
-        self._leave_loop()
+        self._stop_loop()
         if endings and not abandon:
             self._reports.ended(endings)
 

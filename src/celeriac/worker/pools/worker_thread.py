@@ -1,4 +1,4 @@
-"""Where plain tasks are run in threads: `ThreadPool` puts a job into a seat, and the seat's thread does it."""
+"""A thread that runs plain tasks, one at a time. `ThreadPool` gives it jobs."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ from celeriac.ports.broker import Delivery
 __all__ = ["INTERRUPTS", "Job", "WorkerThread"]
 
 INTERRUPTS = (SoftTimeLimitExceeded, TimeLimitExceeded, TaskRevoked)
-"""What `WorkerThread.raise_inside` raises."""
+"""The exceptions that `WorkerThread.raise_inside` raises."""
 
 Job = Callable[[], None]
 
 
 class WorkerThread:
-    """A place where one plain task at a time is run: a thread that waits for jobs."""
+    """Runs jobs in the thread that calls `run`. All other methods but `start_job` are for the supervisor's thread."""
 
     def __init__(self) -> None:
         self.thread_id = 0
         self.done = 0
         self.running: Delivery | None = None
-        self.since = 0.0
-        self.warned = False
-        self.given_up = False
-        self.disowned = False  # what it runs is no longer ours: how that ends is of no interest
-        self.left = threading.Event()
+        self.since = 0.0  # monotonic; when that was given to the thread
+        self.warned = False  # its soft time limit was raised
+        self.retired = False  # the thread has left the pool
+        self.abandoned = False  # what runs was given up, and the thread stays: ignore how that ends
+        self.stopped = threading.Event()
         self._job: Job | None = None
-        self._leaving = False
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = False
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def occupy(self) -> None:
-        """Do jobs in this thread, until `leave`."""
+    def run(self) -> None:
+        """Run jobs in this thread, until `stop`."""
         self.thread_id = threading.get_ident()
-        while not self.left.is_set():
-            with contextlib.suppress(*INTERRUPTS):  # meant for a job that had just ended, and too late for it
-                self._do_jobs()
+        while not self.stopped.is_set():
+            with contextlib.suppress(*INTERRUPTS):  # raised too late: the job that was meant had just ended
+                self._run_jobs()
 
-    def _do_jobs(self) -> None:
-        """Do jobs, until `leave`, or until something is raised from outside between two of them.
+    def _run_jobs(self) -> None:
+        """Run jobs, until `stop`, or until an exception from outside is raised between two of them.
 
-        That can happen as the bell has just been heard; so the bell says no more than "look", and the job stands here.
+        It may be raised just after a wake-up was received. So a wake-up carries no job: it only says to look.
         """
         while True:
             if self._job is not None:
                 self._job()
-            elif self._leaving:
-                self.left.set()
+            elif self._stopping:
+                self.stopped.set()
                 return
             else:
-                self._bell.get()
+                self._wakeups.get()
 
     def put(self, job: Job) -> None:
-        """Give the seat a job, which must call `take` where it can catch what is raised inside."""
-        self._raise(ctypes.py_object())  # nothing: what comes too late for the last job is not meant for this one
+        """Give the thread a job. The job must call `start_job` where it can catch the exceptions of `raise_inside`."""
+        self._raise(ctypes.py_object())  # clears an exception that is still pending for the last job
         self._job = job
-        self._bell.put(None)
+        self._wakeups.put(None)
 
-    def take(self) -> bool:
-        """Take the job that stands here, as its first act; False when it has been taken."""
+    def start_job(self) -> bool:
+        """Remove the job that is to run now; return False if it was removed before. The job calls this first."""
         job, self._job = self._job, None
         return job is not None
 
-    def leave(self) -> None:
-        """Let the seat's thread go, when it has done its job."""
-        self._leaving = True
-        self._bell.put(None)
+    def stop(self) -> None:
+        """Let the thread end after its job."""
+        self._stopping = True
+        self._wakeups.put(None)
 
     def raise_inside(self, kind: type[BaseException]) -> None:
         """Raise an exception in the thread, as soon as it runs Python code."""

@@ -1,7 +1,6 @@
-"""Celery's words for the canvas, where no task is at hand: `signature(…)`, `chunks`, `xmap`, `xstarmap`.
+"""Celery's functions `signature`, `chunks`, `xmap` and `xstarmap`, and the built-in tasks that run a task over a list.
 
-`task.chunks`, `task.map` and `task.starmap` call these. What runs a task over a list is itself a task: a built-in one,
-that every worker knows.
+`task.chunks`, `task.map` and `task.starmap` call these functions. Every worker has the built-in tasks.
 """
 
 from __future__ import annotations
@@ -24,35 +23,35 @@ STARMAP = "celeriac.starmap"
 
 
 def signature(task: Any, *args: Any, **options: Any) -> Any:
-    """Return a signature: of a task, of a task's name, or from what `to_dict` gave."""
-    from_here = getattr(task, "signature", None)
-    if from_here is not None:
-        return from_here(*args, **options)
+    """Return a signature of a task, with these arguments and options; or a copy of a signature."""
+    make = getattr(task, "signature", None)
+    if make is not None:
+        return make(*args, **options)
     if isinstance(task, Signature):
         return task.clone()
-    raise TypeError(f"signature takes a task; by name it is app.signature({task!r}), or task.s(...).")
+    raise TypeError(f"signature needs a task (by name: app.signature({task!r})) or a signature, not {task!r}.")
 
 
 def xmap(task: Task[Any, Any], items: Iterable[Any]) -> Signature[list[Any]]:
-    """Return one call that runs a task for each item, one after the other, in one worker; its result is a list."""
+    """Return one call that runs a task for each item in sequence; its result is a list."""
     return Signature(task.app, MAP, (task.name, list(items)), immutable=True)
 
 
 def xstarmap(task: Task[Any, Any], items: Iterable[Iterable[Any]]) -> Signature[list[Any]]:
-    """Do as `xmap`; each item is the arguments of a call."""
+    """Like `xmap`, but each item holds the arguments of a call."""
     return Signature(task.app, STARMAP, (task.name, [list(item) for item in items]), immutable=True)
 
 
 def chunks(task: Task[Any, Any], items: Iterable[Iterable[Any]], size: int) -> group[list[Any]]:
-    """Return a group of calls, each of which runs a task for up to `size` of the items."""
+    """Return a group of `xstarmap` calls with up to `size` items each."""
     if size < 1:
-        raise ValueError(f"chunks takes a size from 1 up, not {size!r}")
+        raise ValueError(f"chunks: size must be 1 or more, not {size!r}")
     left = iter(items)
     return group([xstarmap(task, part) for part in iter(lambda: list(islice(left, size)), [])])
 
 
 def builtin_tasks(app: App) -> dict[str, Task[Any, Any]]:
-    """Return the tasks that every worker of an app knows."""
+    """Return the built-in tasks of an app."""
 
     def gather(value: Any) -> Any:
         return value
@@ -79,6 +78,6 @@ def _plain_task(app: App, name: str) -> AnyTask:
         raise NotRegistered(name, app.tasks)
     task = app.tasks[name]
     if task.is_coroutine:
-        raise TypeError(f"map, starmap and chunks call plain functions one after the other; {name} is a coroutine: "
-                        "use app.map, or a group.")  # fmt: skip
+        raise TypeError(f"map, starmap and chunks call plain functions in sequence, but {name} is a coroutine task: "
+                        "use app.map or a group instead.")  # fmt: skip
     return task

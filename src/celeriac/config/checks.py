@@ -1,0 +1,90 @@
+"""Checks a setting's name and value, and converts the value to its plain form."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import UnionType
+from typing import Any, get_args
+
+import msgspec
+
+from celeriac.config.adapters import installed_settings, setting_of_adapter
+from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED, RENAMED, Setting
+from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.model.clock import seconds
+
+__all__ = ["PREFIXES", "check", "find", "meant"]
+
+PREFIXES = ("CELERY_", "CELERIAC_")
+"""What the names of settings begin with in Django's settings, or in the environment."""
+
+WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    list[str]: "a list of names",
+    str: "text",
+    type(None): "None",
+}
+
+
+def find(name: str) -> Setting | None:
+    """Return the definition of a setting of Celeriac or of an installed adapter, or None."""
+    return DEFINITIONS.get(name) or setting_of_adapter(name)
+
+
+def check(name: str, value: Any) -> Any:
+    """Return a value in its setting's plain form. Raises `ImproperlyConfigured` for a wrong name or value."""
+    setting = find(name)
+    if setting is None:
+        if name in NOT_NEEDED:
+            raise ImproperlyConfigured(f"{name} is not needed: {NOT_NEEDED[name]}.")
+        raise ImproperlyConfigured(f"There is no setting {name!r}.{meant(name)}")
+    kind = setting.type
+    if value is None and type(None) in get_args(kind):
+        return None
+    value = _converted(name, value, kind)
+    for rule in setting.rules:
+        try:
+            value = rule(value)
+        except (ValueError, ImproperlyConfigured) as error:
+            text = str(error)
+            raise ImproperlyConfigured(text if text.startswith(name) else f"{name}: {text}") from None
+    if isinstance(value, int | float) and value < 0:
+        raise ImproperlyConfigured(f"{name}: 0 or more, not {value!r}.")
+    return value
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    """Return a value as its setting's type."""
+    if timedelta in get_args(kind):
+        try:
+            value = seconds(value)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"{name}: {error}.") from None
+    elif isinstance(value, tuple | set | frozenset):
+        value = list(value)
+    try:
+        return msgspec.convert(value, kind) if kind is not Any else value
+    except msgspec.ValidationError as error:
+        if (wanted := _words(kind)) is None:
+            raise ImproperlyConfigured(f"{name}: {error}, got {value!r}.") from None
+        raise ImproperlyConfigured(f"{name} takes {wanted}, not {value!r}.") from None
+
+
+def meant(name: str) -> str:
+    """Return " Did you mean …?" for a name that is not a setting: one of Celery's, in capitals, or misspelt."""
+    if name in RENAMED:
+        return f" Did you mean {RENAMED[name]!r}?"
+    if name.isupper():
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+        name = name.lower()
+        return f" Did you mean {name!r}?" if find(name) is not None else meant(name)
+    return nearest(name, [*DEFINITIONS, *installed_settings()])
+
+
+def _words(kind: Any) -> str | None:
+    """Return the values of a type in words, or None for a type other than a plain one."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    words = [WORDS.get(one) for one in kinds]
+    return None if None in words else " or ".join(filter(None, words))

@@ -1,0 +1,182 @@
+"""Every setting: its name, type, default, meaning and rules.
+
+Names are Celery's where Celery has one. `settings.py` holds values; `checks.py` checks them. Adapters of other packages
+define their own settings in the same form (`definitions_of`): see docs/howto/adapters.md.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from celeriac.model.clock import Duration
+from celeriac.model.options import rate
+from celeriac.model.routing import Routes
+from celeriac.model.serialization import serializer
+
+__all__ = ["DEFINITIONS", "NOT_NEEDED", "RENAMED", "Definitions", "OneOf", "Setting", "definitions_of", "positive"]
+
+if TYPE_CHECKING:
+    Seconds = float  # the type when read; a `timedelta` is accepted too, and converted
+else:
+    Seconds = Duration
+
+Rule = Callable[[Any], Any]
+"""Takes a value of the right type and returns it, or its plain form. Raises `ValueError` if it is not allowed."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """The definition of one setting."""
+
+    type: Any
+    default: Any
+    help: str
+    rules: tuple[Rule, ...] = ()
+
+
+class OneOf:
+    """The rule that a value is one of a few."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def __call__(self, value: str) -> str:
+        """Return a value that is one of them."""
+        if value not in self.choices:
+            raise ValueError(f"one of {', '.join(self.choices)}, not {value!r}.")
+        return value
+
+
+def positive(value: float) -> float:
+    """Return a number that is more than 0."""
+    if value <= 0:
+        raise ValueError(f"more than 0, not {value!r}.")
+    return value
+
+
+def _priority(value: int) -> int:
+    if not 0 <= value <= 9:
+        raise ValueError(f"from 0 to 9, not {value!r}.")
+    return value
+
+
+def _none_if_zero(value: float) -> float | None:
+    return value or None  # as in Celery
+
+
+def _serializers(names: list[str]) -> list[str]:
+    for name in names:
+        serializer(name)
+    return names
+
+
+def _accepted(check: Callable[[Any], Any]) -> Rule:
+    """Return the rule that a check accepts the value."""
+
+    def rule(value: Any) -> Any:
+        check(value)
+        return value
+
+    return rule
+
+
+class Definitions:
+    """The settings. Each is `name: Annotated[type, "meaning", rules…] = default`."""
+
+    # Broker and backend
+    broker_url: Annotated[str | None, "where messages go; None: the file celeriac.db beside the app"] = None
+    result_backend: Annotated[str | None, "where outcomes go; None: the broker itself, where it can"] = None
+    broker_publish_timeout: Annotated[
+        Seconds, "`delay()` raises when the broker has not answered by then", positive
+    ] = 10.0
+    message_max_bytes: Annotated[int, "a larger message is refused at the call", positive] = 1_048_576
+    sqlite_synchronous: Annotated[
+        str, "'normal' survives killed processes; 'full' also a power cut", OneOf("normal", "full")
+    ] = "normal"
+    redis_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
+    amqp_prefix: Annotated[str, "what names on the server begin with, except those of the queues"] = "celeriac"
+    amqp_queue_type: Annotated[
+        str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later", OneOf("auto", "quorum", "classic")
+    ] = "auto"
+
+    # Tasks
+    task_default_queue: Annotated[str, "the queue of tasks that no route and no option names one for"] = "default"
+    task_queues: Annotated[list[str], "queues that exist besides those that tasks and routes name"] = []
+    task_create_missing_queues: Annotated[bool, "let a call or a worker name any queue"] = False
+    task_routes: Annotated[
+        Any, "{'mail.*': 'mail'} or {'mail.*': {'queue': 'mail', 'priority': 9}}", _accepted(Routes)
+    ] = None
+    task_default_priority: Annotated[int, "0 to 9, higher is sooner", _priority] = 5
+    task_acks_late: Annotated[bool, "run at least once (True) or at most once (False)"] = True
+    task_ignore_result: Annotated[bool, "keep no return values"] = False
+    task_track_started: Annotated[bool, "record the state STARTED"] = False
+    task_soft_time_limit: Annotated[Seconds | None, "raise SoftTimeLimitExceeded inside the task after this"] = None
+    task_time_limit: Annotated[Seconds | None, "end the attempt after this"] = None
+    task_default_rate_limit: Annotated[str | None, "'10/s': per task and worker", _accepted(rate)] = None
+    task_max_retries: Annotated[int | None, "retries after the first attempt; None: no bound"] = 3
+    task_max_deliveries: Annotated[
+        int, "a message that was lost with its process so often becomes a dead letter", positive
+    ] = 3
+    task_serializer: Annotated[str, "how arguments are encoded", _accepted(serializer)] = "json"
+    task_always_eager: Annotated[bool, "run calls at once, in the caller (for tests)"] = False
+    task_eager_propagates: Annotated[bool, "with task_always_eager: raise what the task raises"] = False
+    accept_content: Annotated[list[str], "serialisers that are decoded here", _serializers] = ["json"]
+
+    # Results
+    result_expires: Annotated[
+        Seconds | None, "how long outcomes are kept; None or 0: for ever", _none_if_zero
+    ] = 86400.0
+    result_serializer: Annotated[str, "how return values are encoded", _accepted(serializer)] = "json"
+    result_max_bytes: Annotated[int, "a larger return value fails its task", positive] = 16_777_216
+
+    # Workers
+    imports: Annotated[list[str], "modules that define tasks, imported by workers"] = []
+    worker_concurrency: Annotated[int | None, "children for plain functions; None: one per core", positive] = None
+    worker_coroutine_children: Annotated[int, "children for coroutines, if there are coroutine tasks", positive] = 1
+    worker_coroutine_concurrency: Annotated[int, "coroutines at a time in each of those", positive] = 100
+    worker_pool: Annotated[str, "'processes', 'threads' or 'solo'", OneOf("processes", "threads", "solo")] = "processes"
+    worker_max_tasks_per_child: Annotated[int | None, "replace a child after so many tasks", positive] = None
+    worker_max_memory_per_child: Annotated[
+        int | None, "replace a child whose peak memory passes this (KiB)", positive
+    ] = None
+    worker_lease_seconds: Annotated[
+        Seconds, "the messages of a worker that is silent for so long go to other workers", positive
+    ] = 15.0
+    worker_grace_seconds: Annotated[Seconds, "how long running tasks may take to end when a worker stops"] = 25.0
+    worker_unknown_task_seconds: Annotated[
+        Seconds, "a message for a task that no worker knows becomes a dead letter after this"
+    ] = 3600.0
+
+
+def definitions_of(kind: type) -> dict[str, Setting]:
+    """Return the settings that a class defines, by name. Raises `TypeError` for one without type, meaning or default.
+
+    >>> class Mine:
+    ...     shelf_width: Annotated[int, "books on a shelf", positive] = 30
+    >>> definitions_of(Mine)["shelf_width"].default
+    30
+    """
+    found = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        type_, *rest = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if not rest or not isinstance(rest[0], str) or name not in vars(kind):
+            raise TypeError(f'define the setting {name} as `{name}: Annotated[type, "meaning"] = default`')
+        found[name] = Setting(type_, vars(kind)[name], rest[0], tuple(rest[1:]))
+    return found
+
+
+DEFINITIONS = definitions_of(Definitions)
+
+RENAMED = {"include": "imports"}
+"""Celery's settings that have another name here."""
+
+NOT_NEEDED = {
+    "worker_prefetch_multiplier": "a worker receives only what its free slots can start; remove it",
+    "broker_transport_options": "liveness is by heartbeat, so there is no visibility time-out; remove it",
+    "broker_connection_retry_on_startup": "workers always wait for their broker; remove it",
+    "task_acks_on_failure_or_timeout": "failures and time-outs are settled like every ending; remove it",
+    "task_reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
+    "worker_cancel_long_running_tasks_on_connection_loss": "a lost lease always cancels; remove it",
+    "enable_utc": "instants are always UTC inside; remove it",
+    "beat_schedule": "schedules are not part of this version",
+}
