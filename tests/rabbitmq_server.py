@@ -25,8 +25,11 @@ import pytest
 from pamqp import commands
 
 from celeriac.brokers.amqp import AmqpBroker
-from celeriac.brokers.amqp.envelope import post, unpack
-from celeriac.brokers.amqp.lease import AmqpLease
+from celeriac.brokers.amqp.topology import AmqpTopology
+from celeriac.brokers.amqp.transport import AmqpTransport, post
+from celeriac.brokers.queue_server.envelope import unpack
+from celeriac.brokers.queue_server.lease import QueueServerLease
+from celeriac.brokers.queue_server.sender import DELAYS
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
 from celeriac.model.clock import Clock
@@ -225,9 +228,9 @@ class RabbitClock(FakeClock):
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        if getattr(self._server, "topology", None) is None or self._server.topology.due not in self._server.declared:
+        if DELAYS not in self._server.declared:
             return
-        topology = self._server.topology
+        topology = AmqpTopology.on(self._server)
         connection = self._server.connect(PATIENCE)
         deadline = time.monotonic() + PATIENCE
         for name in topology.delay_queues():
@@ -241,10 +244,11 @@ class RabbitClock(FakeClock):
 
 async def die(lease: Lease) -> None:
     """Let a worker die: its connection ends without a word, and the server notices."""
-    assert isinstance(lease, AmqpLease)
-    server = lease._server
+    assert isinstance(lease, QueueServerLease)
+    assert isinstance(lease._transport, AmqpTransport)
+    server = lease._transport.server
     channel = await (await server.open(60.0, "test")).channel()
-    roll = commands.Queue.Declare(queue=server.topology.roll, passive=True)
+    roll = commands.Queue.Declare(queue=lease._transport.topology.presence, passive=True)
     before = (await channel.call(roll)).consumer_count
     lease.connection.abandon()
     while (await channel.call(roll)).consumer_count >= before:

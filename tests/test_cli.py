@@ -302,8 +302,8 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(folder: Path) -> None:
             _, told = caller.communicate(timeout=PATIENCE)
         if "Aborted!" not in told:
             break
-    line = f"Stopped waiting; the task keeps running. Fetch its result later: celeriac -A shop result {message['id']}"
-    assert (caller.returncode, told) == (130, f"{line}\n")
+    later = f"Fetch its result later: celeriac -A shop result {message['id']}"
+    assert (caller.returncode, told) == (130, f"Stopped waiting; the task keeps running. {later}\n")
 
 
 def test_waiting_distinguishes_an_unknown_task_from_a_scheduled_one(folder: Path) -> None:

@@ -174,6 +174,31 @@ def test_every_python_block_compiles(name: str) -> None:
             compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+CODE = re.compile(r"`([\w/]+\.py)(?:: ([\w.]+))?`")
+
+
+def test_internals_names_only_files_and_names_that_exist() -> None:
+    sources = {str(path.relative_to(ROOT / "src/celeriac")): path for path in (ROOT / "src/celeriac").rglob("*.py")}
+    others = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    found = CODE.findall((DOCS / "internals.md").read_text(encoding="utf-8"))
+    assert len(found) > 60
+    for file, name in found:
+        paths = [path for known, path in sources.items() if f"/{known}".endswith(f"/{file}")]
+        assert paths or Path(file).name in others, file
+        if name:
+            defined = {found for path in paths for found in _definitions(path)}
+            assert name in defined, f"{file}: {name}"
+
+
+def _definitions(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{inner.name}" for inner in node.body
+                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef))  # fmt: skip
+
+
 @pytest.mark.parametrize("name", names(PAGES))
 def test_every_link_leads_somewhere(name: str) -> None:
     page = ROOT / name

@@ -1,4 +1,4 @@
-"""Connections to a RabbitMQ that go wrong, and what the driver and `rpc://` make of it."""
+"""The AMQP driver and `rpc://`: failing connections, refusals, the end of a process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TOO_LARGE = b"x" * 1_200_000  # for the server that takes 1 MB
 
 @pytest.fixture(scope="module")
 def narrow_rabbit() -> Iterator[RabbitServer]:
-    """A server that takes no large messages; one that tests may freeze."""
+    """A server that refuses large messages, and that tests may freeze."""
     with running_rabbit(max_message_size="1000000") as server:
         yield server
 
@@ -53,7 +53,7 @@ def narrow(narrow_rabbit: RabbitServer) -> Iterator[Place]:
 
 
 class Listening:
-    """A server of the test's own: `take` is given each connection that is made to it, in a thread."""
+    """A server of the test's own: calls `take` with each connection, in a thread."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -77,7 +77,7 @@ class Listening:
 
 
 class Proxy(Listening):
-    """A way to a server. What goes over connections that stand can be swallowed, while new ones work."""
+    """A proxy to a server. It can swallow what open connections send, while new ones work."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -85,7 +85,7 @@ class Proxy(Listening):
         super().__init__()
 
     def swallow(self) -> None:
-        """Let nothing pass on what is open now."""
+        """Let nothing pass on the connections that are open now."""
         self._era += 1
 
     def take(self, one: socket.socket) -> None:
@@ -127,7 +127,7 @@ def reply_queues(place: Place) -> list[dict[str, Any]]:
 # --- Replies ------------------------------------------------------------------------------------------
 
 
-def test_a_reply_queue_that_was_deleted_is_made_again(place: Place) -> None:
+def test_a_deleted_reply_queue_is_declared_again(place: Place) -> None:
     backend = RpcBackend(place.server(), Clock())
     first = reply(backend)
     asyncio.run(backend.store([first]))
@@ -140,9 +140,7 @@ def test_a_reply_queue_that_was_deleted_is_made_again(place: Place) -> None:
     backend.close()
 
 
-def test_a_reader_whose_connection_went_silent_reconnects(
-    place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_reconnects_without_heartbeats(place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amqp, "HEARTBEAT", 1)
     backend, other = RpcBackend(place.server(through(proxy, place)), Clock()), RpcBackend(place.server(), Clock())
     first, second = reply(backend), reply(backend)
@@ -154,7 +152,7 @@ def test_a_reader_whose_connection_went_silent_reconnects(
     backend.close()
 
 
-def test_a_result_that_is_too_large_is_a_failure_that_says_so_and_the_others_pass(narrow: Place) -> None:
+def test_a_result_that_is_too_large_becomes_a_failure_and_the_others_pass(narrow: Place) -> None:
     backend = RpcBackend(narrow.server(), Clock())
     small, large, told = (reply(backend), reply(backend, value=TOO_LARGE),
                           reply(backend, value=TOO_LARGE, state=states.PROGRESS))  # fmt: skip
@@ -168,7 +166,7 @@ def test_a_result_that_is_too_large_is_a_failure_that_says_so_and_the_others_pas
     backend.close()
 
 
-def test_a_result_that_was_fetched_and_dropped_is_known_to_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_a_result_that_was_dropped_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amqp, "FETCHED", 2)
     backend = RpcBackend(place.server(), Clock())
     outcomes = [reply(backend) for _ in range(3)]
@@ -183,7 +181,7 @@ def test_a_result_that_was_fetched_and_dropped_is_known_to_be(place: Place, monk
     backend.close()
 
 
-def test_a_fork_while_outcomes_are_heard_leaves_the_child_free(place: Place) -> None:
+def test_a_fork_while_outcomes_are_read_does_not_block_the_child(place: Place) -> None:
     backend = RpcBackend(place.server(), Clock())
     with backend._lock:  # as the reader holds it
         pid = os.fork()
@@ -207,12 +205,12 @@ def fan(): add.delay(1, 2)
 
 
 @pytest.mark.parametrize("end", ["", "; app.close()"])
-def test_a_process_takes_its_reply_queue_with_it(place: Place, end: str) -> None:
+def test_a_process_deletes_its_reply_queue_at_its_end(place: Place, end: str) -> None:
     subprocess.run([sys.executable, "-c", f"{CALLING}\nadd.delay(1, 2){end}", place.url], check=True, timeout=PROMPTLY)
     assert reply_queues(place) == []
 
 
-def test_a_process_ends_though_the_server_says_nothing(narrow: Place) -> None:
+def test_a_process_ends_though_the_server_does_not_answer(narrow: Place) -> None:
     code = f"{CALLING}\nadd.delay(1, 2); print(flush=True); sys.stdin.readline()"
     process = subprocess.Popen([sys.executable, "-c", code, narrow.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -228,7 +226,7 @@ def test_a_process_ends_though_the_server_says_nothing(narrow: Place) -> None:
 
 
 @pytest.mark.parametrize(("tasks", "left"), [("1", []), ("100", [{"x-expires": 60_000}])])
-def test_a_workers_child_takes_its_reply_queue_with_it_and_that_of_a_killed_one_goes_soon(
+def test_a_workers_child_deletes_its_reply_queue_and_that_of_a_killed_child_expires_soon(
     place: Place, tmp_path: Path, tasks: str, left: list[dict[str, int]]
 ) -> None:
     (tmp_path / "fans.py").write_text(CALLING.replace("sys.argv[1]", repr(place.url)))
@@ -243,10 +241,10 @@ def test_a_workers_child_takes_its_reply_queue_with_it_and_that_of_a_killed_one_
         worker.wait(PROMPTLY)
 
 
-# --- Silence ------------------------------------------------------------------------------------------
+# --- Connections that do not answer -------------------------------------------------------------------
 
 
-async def test_a_connection_that_went_silent_is_given_up_with_the_call_that_it_did_not_answer(
+async def test_a_connection_that_does_not_answer_a_call_is_closed(
     place: Place, proxy: Proxy
 ) -> None:
     broker = place.broker(through(proxy, place), timeout=TIMEOUT)
@@ -257,7 +255,7 @@ async def test_a_connection_that_went_silent_is_given_up_with_the_call_that_it_d
     await broker.apublish([message()])
 
 
-def test_idle_connections_that_went_silent_are_given_up_together(place: Place, proxy: Proxy) -> None:
+def test_idle_connections_are_closed_together_when_one_does_not_answer(place: Place, proxy: Proxy) -> None:
     broker = place.broker(through(proxy, place), timeout=TIMEOUT)
     several = [broker.server.connect(LONG) for _ in range(3)]
     for connection in several:
@@ -268,19 +266,19 @@ def test_idle_connections_that_went_silent_are_given_up_together(place: Place, p
     broker.publish([message()])
 
 
-def test_two_heartbeats_without_a_word_are_the_end_of_a_connection(place: Place, proxy: Proxy) -> None:
+def test_a_connection_ends_after_two_missed_heartbeats(place: Place, proxy: Proxy) -> None:
     connection = Connection(Address.of(through(proxy, place)), LONG, heartbeat=3)
     for _ in range(2):
-        assert connection.wait(3.0) is None  # its heartbeats are heard
+        assert connection.wait(3.0) is None  # its heartbeats arrive
         connection.beat()
     proxy.swallow()
-    with pytest.raises(ConnectionLost, match="no word from it"):
+    with pytest.raises(ConnectionLost, match="no heartbeat from it"):
         connection.wait(10.0)
     connection.abandon()
 
 
 @pytest.mark.parametrize("mute", [True, False])
-async def test_the_next_host_is_tried_when_one_takes_the_connection_and_no_more(place: Place, mute: bool) -> None:
+async def test_the_next_host_is_tried_when_one_accepts_and_does_not_answer(place: Place, mute: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as first:
 
         def hang_up() -> None:
@@ -301,19 +299,19 @@ async def test_the_next_host_is_tried_when_one_takes_the_connection_and_no_more(
 
 
 @pytest.mark.parametrize("way", ["publish", "apublish"])
-async def test_only_what_was_refused_is_sent_again(place: Place, way: str) -> None:
+async def test_only_refused_messages_are_sent_again(place: Place, way: str) -> None:
     broker = place.broker(timeout=2 * TIMEOUT)
     full = {"durable": True, "arguments": {"x-max-length": 1, "x-overflow": "reject-publish"}}
     assert place.rabbit.ask("PUT", f"/api/queues/{quote(place.vhost)}/full", full) is not None
     broker.publish([message("full")])
     some = [message("ok", id="a"), message("full", id="refused"), message("ok", id="b")]
     sending = broker.apublish(some) if way == "apublish" else asyncio.to_thread(broker.publish, some)
-    with pytest.raises(BrokerUnavailable, match="has not taken 1 of 1"):
+    with pytest.raises(BrokerUnavailable, match="1 of 1 messages were not accepted"):
         await sending
     assert ids(await receive(await lease_on(broker), queues=["ok"])) == ["a", "b"]
 
 
-async def test_a_message_that_is_too_large_is_refused_to_its_caller_alone(narrow: Place) -> None:
+async def test_a_message_that_is_too_large_fails_for_its_caller_alone(narrow: Place) -> None:
     broker = narrow.broker()
     await broker.apublish([message(id="first")])
     told = await asyncio.gather(*(broker.apublish([message(id=f"{i}", body=TOO_LARGE if i == 5 else b"")])
@@ -350,7 +348,7 @@ async def test_a_server_without_confirms_leaves_nothing_in_memory(
 
 
 class Plain(Listening):
-    """An AMQP server that does not say what it can do, and refuses confirms in its way (or has them)."""
+    """An AMQP server that announces no capabilities, and answers a request for confirms as it is told."""
 
     def __init__(self, refusal: Any) -> None:
         self._refusal = refusal
@@ -387,7 +385,7 @@ class Plain(Listening):
         (commands.Connection.Close(540, "NOT_IMPLEMENTED", 85, 10), False),
     ],
 )
-async def test_a_server_that_does_not_say_whether_it_has_confirms_is_asked(answer: Any, confirms: bool) -> None:
+async def test_confirms_are_tried_where_the_server_does_not_announce_them(answer: Any, confirms: bool) -> None:
     server = Plain(answer)
     connection = await asyncio.to_thread(Connection, Address.of(server.url), LONG)
     assert connection.facts.confirms is confirms
@@ -417,7 +415,7 @@ async def test_numbers_of_channels_are_used_again(place: Place) -> None:
     connection.close()
 
 
-async def test_a_connection_without_a_free_channel_is_an_error_that_says_so(place: Place) -> None:
+async def test_running_out_of_channels_is_reported(place: Place) -> None:
     connection = await AioConnection.connect(Address.of(place.url), LONG)
     connection._numbers = connection.facts.channel_max
     with pytest.raises(BrokerUnavailable, match=r"Raise `channel_max` in rabbitmq.conf"):
@@ -425,7 +423,7 @@ async def test_a_connection_without_a_free_channel_is_an_error_that_says_so(plac
     connection.close()
 
 
-def test_a_channel_that_was_closed_leaves_the_frame_that_has_come_in_part(place: Place) -> None:
+def test_closing_a_channel_does_not_lose_a_frame_that_was_received_in_part(place: Place) -> None:
     connection = Connection(Address.of(place.url), LONG)
     delivery = method(0, commands.Connection.Blocked("memory"))
     data = method(1, commands.Channel.Close(404, "NOT_FOUND", 50, 10)) + delivery[:9]

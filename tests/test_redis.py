@@ -1,12 +1,13 @@
-"""What is Redis's own: connections that are lost, servers that restart, freeze, are full or unfit; and its keys.
+"""Tests of Redis's own: lost connections; servers that restart, freeze, are full or not suitable; keys; queue lists.
 
-That a Redis broker and backend do what all do, `test_brokers.py` proves.
+`test_brokers.py` has the tests that all brokers and backends share.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import socket
@@ -18,29 +19,32 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 
 from celeriac import Celeriac
 from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
-from celeriac.brokers.redis import RedisBroker
+from celeriac.brokers.redis import RedisBroker, requests
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.redis.calls import Call, Step
 from celeriac.drivers.redis.connection import Connection
-from celeriac.drivers.redis.error_translation import silent
+from celeriac.drivers.redis.error_translation import InDoubt, silent
 from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.pubsub import Subscriber
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.model.clock import Clock
-from celeriac.model.message import PLAIN, Message, Place, new_ids
+from celeriac.model.message import COROUTINE, PLAIN, Message, Place, new_ids
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
-from tests.conformance.broker import LONG, PROMPTLY, ids, message, success
+from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
 from tests.patience import eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
+from tests.test_brokers import redis_ as redis_ports
 
 TIMEOUT = 2.0  # seconds; more than a server needs that answers
 WAITERS = "celeriac:{default}:waiters:p"  # the set of those who wait for plain tasks
@@ -65,6 +69,19 @@ def broker(redis: RedisServer) -> Iterator[RedisBroker]:
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     with running_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
+
+
+def waiting_leases(redis: RedisServer) -> int:
+    """Return how many leases wait for plain messages; marks of queue lists ("+…") are not counted."""
+    return sum(
+        not member.startswith(b"+") for key in redis.ask("KEYS", "*waiters:*p") for member in redis.ask("SMEMBERS", key)
+    )
+
+
+@pytest.fixture(params=[requests.MOST_NAMED, 0], ids=["named queues", "a queue list"])
+def most_named(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests name their queues, or name a queue list."""
+    monkeypatch.setattr(requests, "MOST_NAMED", request.param)
 
 
 async def lease_on(broker: RedisBroker, seconds: float = 60.0) -> Lease:
@@ -95,23 +112,23 @@ def keys(redis: RedisServer) -> list[str]:
          {"sentinels": (("a", 26379), ("b", 7)), "service": "main", "db": 2, "password": "p"}),
     ],
 )  # fmt: skip
-def test_urls_are_read(url: str, expected: dict[str, Any]) -> None:
+def test_urls_are_parsed(url: str, expected: dict[str, Any]) -> None:
     assert Address.of(url) == Address(**expected)
 
 
 @pytest.mark.parametrize("url", ["redis://db/x", "redis://db:x", "redis://db?sockettimeout=3", "unix://",
                                  "redis+sentinel://a"])
-def test_urls_that_cannot_be_read_are_refused(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured):
         Address.of(url)
 
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("redis://db/abc", "database 'abc' is no number"), ("redis+sentinel://a:x/main", "port 'x' is no number"),
-     ("redis+sentinel://a/main/x", "database 'x' is no number")],
+    [("redis://db/abc", "database 'abc' is not a number"), ("redis+sentinel://a:x/main", "port 'x' is not a number"),
+     ("redis+sentinel://a/main/x", "database 'x' is not a number")],
 )  # fmt: skip
-def test_a_part_of_a_url_that_should_be_a_number_is_named(url: str, words: str) -> None:
+def test_the_error_names_the_part_of_a_url_that_is_not_a_number(url: str, words: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=words):
         Address.of(url)
 
@@ -122,11 +139,11 @@ def test_a_part_of_a_url_that_should_be_a_number_is_named(url: str, words: str) 
      ("unix:///run/r.sock", "redis-cli -s /run/r.sock ping"),
      ("redis+sentinel://a,b:7/main", "redis-cli -h a -p 26379 ping")],
 )  # fmt: skip
-def test_the_server_that_the_url_names_is_to_be_pinged(url: str, command: str) -> None:
+def test_the_error_for_an_unreachable_server_has_the_command_that_pings_it(url: str, command: str) -> None:
     assert f"`{command}`" in str(silent(OSError("refused"), Address.of(url), 1.0))
 
 
-def test_tls_proves_the_servers_certificate_unless_told_otherwise() -> None:
+def test_tls_verifies_the_certificate_of_the_server_by_default() -> None:
     strict, lax = (Address.of(url).tls_context() for url in ("rediss://db", "rediss://db?ssl_cert_reqs=none"))
     assert strict is not None
     assert lax is not None
@@ -134,20 +151,73 @@ def test_tls_proves_the_servers_certificate_unless_told_otherwise() -> None:
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
 
 
-async def test_a_unix_socket_and_another_prefix_serve_as_well(redis: RedisServer) -> None:
+async def test_a_unix_socket_and_another_prefix_can_be_used(redis: RedisServer) -> None:
     app = Celeriac("u", environ={}, broker_url=f"unix://{redis.folder}/s?db=1", redis_prefix="shop")
     broker = open_broker(app.broker_url, app.conf, app.clock)
     broker.publish([message()])
     await broker.apublish([message()])
     assert len(await receive(await broker.lease(WorkerInfo(name="w"), 60.0, 3))) == 2
-    assert redis.ask("DBSIZE") == 0  # that of database 0
+    assert redis.ask("DBSIZE") == 0  # the size of database 0
     broker.close()
+
+
+# --- What is sent again: the procedure of a call, without a server -------------------------------------
+
+
+def call_of(count: int = 1, again: bool = True) -> Call:
+    return Call(b"", count, again, Address(), TIMEOUT)
+
+
+def test_scripts_are_loaded_when_the_server_has_none_and_the_call_is_sent_again() -> None:
+    steps = call_of().steps([hiredis.ReplyError("NOSCRIPT No matching script")])
+    assert next(steps) is Step.LOAD
+    assert steps.send([b"sha"]) is Step.SEND
+    with pytest.raises(StopIteration) as end:
+        steps.send([7])
+    assert end.value.value == [7]
+
+
+def test_a_call_is_sent_once_more_after_a_lost_connection_and_not_a_third_time() -> None:
+    call = call_of()
+    steps = call.steps(ConnectionResetError("lost"))
+    assert next(steps) is Step.FORGET
+    assert steps.send(None) is Step.SEND
+    call.connected = call.fresh = True
+    assert steps.throw(ConnectionResetError("lost")) is Step.FORGET
+    with pytest.raises(InDoubt):
+        steps.send(None)
+
+
+def test_a_call_that_must_not_be_sent_again_is_in_doubt_after_a_lost_connection() -> None:
+    steps = call_of(again=False).steps(ConnectionResetError("lost"))
+    assert next(steps) is Step.FORGET
+    with pytest.raises(InDoubt):
+        steps.send(None)
+    with pytest.raises(InDoubt):  # the first command was carried out
+        next(call_of(2, again=False).steps([1, hiredis.ReplyError("NOSCRIPT No matching script")]))
+
+
+def test_a_call_that_could_not_be_sent_is_not_in_doubt() -> None:
+    steps = call_of(again=False).steps(None)
+    assert next(steps) is Step.SEND
+    with pytest.raises(BrokerUnavailable) as caught:
+        steps.throw(ConnectionRefusedError("refused"))
+    assert not isinstance(caught.value, InDoubt)
+
+
+def test_a_busy_server_is_asked_again_and_a_connection_to_a_replica_is_closed() -> None:
+    steps = call_of().steps([hiredis.ReplyError("LOADING the dataset")])
+    assert next(steps) is Step.PAUSE
+    assert steps.send(None) is Step.SEND
+    assert steps.send([hiredis.ReplyError("READONLY You can't write against a read only replica.")]) is Step.CLOSE
+    with pytest.raises(BrokerUnavailable, match="Name the master"):
+        steps.send(None)
 
 
 # --- Connections --------------------------------------------------------------------------------------
 
 
-async def test_scripts_that_the_server_has_forgotten_are_sent_again(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_scripts_are_loaded_again_after_script_flush(redis: RedisServer, broker: RedisBroker) -> None:
     broker.publish([message()])
     redis.ask("SCRIPT", "FLUSH")
     broker.publish([message()])
@@ -158,7 +228,7 @@ async def test_scripts_that_the_server_has_forgotten_are_sent_again(redis: Redis
     assert len(await receive(lease)) == 3
 
 
-async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_killed_connections_are_replaced(redis: RedisServer, broker: RedisBroker) -> None:
     lease = await lease_on(broker)
     for _ in range(3):
         broker.publish([message()])
@@ -170,7 +240,7 @@ async def test_connections_that_were_killed_are_made_anew(redis: RedisServer, br
     assert len(await receive(lease, 100)) == 12
 
 
-async def test_waiting_coroutines_still_wake_after_all_connections_are_killed(
+async def test_a_waiting_coroutine_is_woken_although_all_connections_were_killed(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     waiting = asyncio.ensure_future(receive(await lease_on(broker), wait=LONG))
@@ -192,7 +262,7 @@ async def test_waiting_coroutines_still_wake_after_all_connections_are_killed(
     assert heard.result() == b"1"
 
 
-def test_a_waiting_thread_still_wakes_after_its_connection_is_killed(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_waiting_thread_is_woken_although_its_connection_was_killed(redis: RedisServer, broker: RedisBroker) -> None:
     backend = backend_of(broker)
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(backend.fetch(["x"], wait=LONG)))
@@ -204,7 +274,7 @@ def test_a_waiting_thread_still_wakes_after_its_connection_is_killed(redis: Redi
     assert [list(item) for item in found] == [["x"]]
 
 
-async def test_a_listener_that_joins_while_another_connects_hears_everything_once(
+async def test_a_listener_that_starts_while_another_connects_receives_each_payload_once(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     heard: list[bytes | None] = []
@@ -219,11 +289,11 @@ async def test_a_listener_that_joins_while_another_connects_hears_everything_onc
     assert heard == [b"a", b"b"]
 
 
-async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broker: RedisBroker) -> None:
+async def test_a_connection_that_is_lost_before_it_subscribes_is_replaced(broker: RedisBroker) -> None:
     cut, callback = [True, True], [].append
 
     def connect(within: float) -> Connection:
-        connection = broker.server.connect_ear(within)
+        connection = broker.server.connect_pubsub(within)
         if cut and cut.pop():
             connection.socket.socket.shutdown(socket.SHUT_RDWR)
         return connection
@@ -238,7 +308,7 @@ async def test_a_connection_that_is_lost_before_it_subscribes_is_made_anew(broke
     subscriber.close()
 
 
-async def test_the_end_of_a_task_with_a_strange_id_is_announced_as_any_other(broker: RedisBroker) -> None:
+async def test_the_end_of_a_task_with_an_unusual_id_is_published(broker: RedisBroker) -> None:
     backend = backend_of(broker)
     strange = ["a\0b", "1\0" * 9, "\0", "ü🐇"]
     channels = {channel_of(id) for id in strange}
@@ -271,7 +341,7 @@ async def agathered(backend: RedisBackend, waits_for: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("way", [gathered, lambda backend, these: asyncio.run(agathered(backend, these))],
                          ids=["get", "aget"])  # fmt: skip
-def test_waiting_for_many_tasks_does_not_ask_for_all_the_others_at_each_end(
+def test_waiting_for_many_tasks_does_not_fetch_all_others_whenever_one_ends(
     redis: RedisServer, broker: RedisBroker, way: Callable[[RedisBackend, Sequence[str]], None]
 ) -> None:
     backend, many = backend_of(broker), new_ids(1000)
@@ -291,7 +361,7 @@ def test_waiting_for_many_tasks_does_not_ask_for_all_the_others_at_each_end(
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after it has waited"])
-def test_a_request_to_a_server_that_does_not_answer_waits_for_one_timeout(redis: RedisServer, begun: bool) -> None:
+def test_a_fetch_from_a_frozen_server_takes_one_timeout(redis: RedisServer, begun: bool) -> None:
     broker = broker_on(redis, timeout=8.0)
     backend = backend_of(broker)
     if begun:
@@ -307,13 +377,15 @@ def test_a_request_to_a_server_that_does_not_answer_waits_for_one_timeout(redis:
     broker.close()
 
 
-async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: RedisServer, broker: RedisBroker) -> None:
+async def test_a_receive_that_is_cancelled_after_sending_takes_no_messages(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
     sent = [message() for _ in range(5)]
     for _ in range(5):
         broker.publish(sent)
         receiving = asyncio.ensure_future(receive(lease))
-        await asyncio.sleep(0)  # the request is sent now
+        await asyncio.sleep(0)  # sends the request
         receiving.cancel()
         with suppress(asyncio.CancelledError):
             await receiving
@@ -325,14 +397,14 @@ async def test_a_receive_that_is_cancelled_on_its_way_takes_nothing(redis: Redis
         assert await other.settle([Settlement(delivery=delivery) for delivery in got]) == [True] * 5
 
 
-async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
+async def test_a_settlement_that_is_repeated_after_its_reply_was_lost_succeeds(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
     broker.publish([message(), message()])
     mine, refused = await receive(lease)
     settling = asyncio.ensure_future(lease.settle([Settlement(delivery=mine)]))
-    await asyncio.sleep(0)  # it is sent now
+    await asyncio.sleep(0)  # sends it
     settling.cancel()
     with suppress(asyncio.CancelledError):
         await settling
@@ -341,7 +413,7 @@ async def test_a_settlement_that_is_repeated_when_its_answer_was_lost_is_good(
     assert await other.settle([Settlement(delivery=refused)]) == [False]
 
 
-async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisServer) -> None:
+async def test_a_cancelled_request_that_arrives_late_delivers_nothing(redis: RedisServer) -> None:
     broker = broker_on(redis, TIMEOUT)
     lease = await lease_on(broker)
     broker.publish([message()])
@@ -362,32 +434,170 @@ async def test_a_late_request_that_was_given_up_hands_out_nothing(redis: RedisSe
     broker.close()
 
 
-async def test_workers_that_wait_are_woken_one_for_a_message(redis: RedisServer, broker: RedisBroker) -> None:
+@pytest.mark.usefixtures("most_named")
+async def test_one_waiting_worker_is_woken_for_each_message(redis: RedisServer, broker: RedisBroker) -> None:
     leases = [await lease_on(broker) for _ in range(10)]
     waits = [asyncio.ensure_future(receive(lease, 1, wait=LONG)) for lease in leases]
-    await eventually(lambda: redis.ask("SCARD", WAITERS) == 10, "the waiting of all")
+    await eventually(lambda: waiting_leases(redis) == 10, "ten waiting leases")
     broker.publish([message() for _ in range(3)])
     await eventually(lambda: sum(wait.done() for wait in waits) >= 3, "the end of three waits")
-    assert redis.ask("SCARD", WAITERS) == 7
+    assert waiting_leases(redis) == 7
     for wait in waits:
         wait.cancel()
     await asyncio.wait(waits)
     for lease in leases:
         await lease.end()
-    assert redis.ask("EXISTS", WAITERS) == 0
+    assert waiting_leases(redis) == 0
 
 
-# --- What a settlement takes along for who waits --------------------------------------------------------
+# --- Many queues: queue lists and the indexes P:ready and P:soonest -------------------------------------
+
+
+@pytest.mark.usefixtures("queue_lists")
+class TestBrokerWithQueueLists(BrokerConformance):
+    @pytest.fixture
+    def queue_lists(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(requests, "MOST_NAMED", 0)
+
+    @pytest.fixture
+    def ports(self, redis: RedisServer) -> Iterator[Ports]:
+        with redis_ports(redis) as made:
+            yield made
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"queue-{number}" for number in range(first, first + count)]
+
+
+def calls(redis: RedisServer) -> int:
+    """Return how many commands were carried out since the last call, those in scripts included."""
+    stats = redis.ask("INFO", "commandstats").decode()
+    redis.ask("CONFIG", "RESETSTAT")
+    return sum(int(part) for part in re.findall(r"calls=(\d+)", stats))
+
+
+async def test_every_queue_has_its_turn_among_many_that_have_messages(broker: RedisBroker) -> None:
+    queues = names(100)
+    broker.publish([message(queue) for _ in range(3) for queue in queues])
+    lease = await lease_on(broker)
+    for _ in range(3):
+        got = [(await lease.receive(queues, {PLAIN: 1}, 0))[0].message.queue for _ in queues]
+        assert sorted(got) == sorted(queues)
+    assert await lease.receive(queues, {PLAIN: 1}, 0) == []
+
+
+async def test_many_queues_are_served_by_priority_and_age_within_each(broker: RedisBroker) -> None:
+    queues = names(70)
+    sent = [message(queue, priority=priority) for queue in queues for priority in (1, 9, 5, 9)]
+    broker.publish(sent)
+    got = await (await lease_on(broker)).receive(queues, {PLAIN: 1000}, 0)
+    assert len(got) == len(sent)
+    for at in range(len(queues)):
+        first, second, third, fourth = sent[4 * at : 4 * at + 4]
+        mine = [item.message.id for item in got if item.message.queue == queues[at]]
+        assert mine == [second.id, fourth.id, third.id, first.id]
+
+
+async def test_receiving_carries_out_as_many_commands_from_many_empty_queues_as_from_few(
+    redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.brokers.redis.lease.LEAVE_SECONDS", LONG)
+
+    async def cost(count: int) -> list[int]:
+        queues, lease, found = names(count), await lease_on(broker), []
+        broker.publish([message(queues[-1], due_at=time.time() + LONG)])
+        await lease.receive(queues, {PLAIN: 1, COROUTINE: 1}, 0)  # registers the list
+        for wait in (0.0, 0.0, 0.01, 0.01):
+            for sent in ([], [message(queues[count // 2])]):
+                calls(redis)
+                broker.publish(sent)
+                got = await lease.receive(queues, {PLAIN: 1, COROUTINE: 1}, wait)
+                await lease.settle([Settlement(delivery=delivery) for delivery in got])
+                assert len(got) == len(sent)
+                await broker.server.ado(("PING",))  # its reply comes after all posted commands are carried out
+                found.append(calls(redis))
+        await lease.end()
+        return found
+
+    await cost(10)  # connects
+    assert await cost(20) == await cost(1000)
+
+
+async def test_workers_of_many_different_queues_are_woken_for_their_own(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    left, right = await lease_on(broker), await lease_on(broker)
+    for queue, theirs in (("queue-25", right), ("queue-5", left), ("queue-25", right)):
+        receiving = {}
+        for lease, queues in ((left, names(20)), (right, names(20, first=15))):
+            before = waiting_leases(redis)
+            receiving[lease] = asyncio.ensure_future(lease.receive(queues, {PLAIN: 1}, LONG))
+            while waiting_leases(redis) == before:
+                await asyncio.sleep(0.01)
+        broker.publish([message(queue)])
+        assert len(await promptly(receiving.pop(theirs))) == 1
+        (other,) = receiving.values()
+        assert not other.done()
+        other.cancel()
+        await asyncio.wait([other])
+
+
+@pytest.mark.parametrize("queues", [names(20, first=15), ["queue-15"]], ids=["a list too", "named"])
+async def test_a_worker_without_slots_wakes_another_for_what_it_was_woken_for(
+    redis: RedisServer, broker: RedisBroker, queues: list[str]
+) -> None:
+    first, second = await lease_on(broker), await lease_on(broker)
+    held = [asyncio.ensure_future(first.receive(names(20), {PLAIN: 1}, LONG))]
+    while waiting_leases(redis) < 1:
+        await asyncio.sleep(0.01)
+    sent = [message("queue-15") for _ in range(2)]
+    broker.publish(sent)  # wakes the first, which has one slot
+    held.append(asyncio.ensure_future(second.receive(queues, {PLAIN: 1}, LONG)))
+    assert ids(await promptly(held[0]) + await promptly(held[1])) == ids(sent)
+
+
+async def test_a_message_in_one_of_many_queues_becomes_ready_on_time_while_a_worker_waits(broker: RedisBroker) -> None:
+    lease, queues = await lease_on(broker), names(30)
+    receiving = asyncio.ensure_future(lease.receive(queues, {PLAIN: 1}, LONG))
+    await asyncio.sleep(0.05)
+    due_at = time.time() + 0.3
+    broker.publish([message("queue-17", due_at=due_at)])
+    assert len(await promptly(receiving)) == 1
+    assert due_at <= time.time() < due_at + 1
+
+
+async def test_a_paused_queue_among_many_is_passed_over_until_it_is_resumed(broker: RedisBroker) -> None:
+    lease, queues = await lease_on(broker), names(30)
+    broker.publish([message("queue-3"), message("queue-4")])
+    await broker.operations().pause("queue-3")
+    assert [item.message.queue for item in await lease.receive(queues, {PLAIN: 5}, 0)] == ["queue-4"]
+    receiving = asyncio.ensure_future(lease.receive(queues, {PLAIN: 5}, LONG))
+    await asyncio.sleep(0.05)
+    assert not receiving.done()
+    await broker.operations().resume("queue-3")
+    assert [item.message.queue for item in await promptly(receiving)] == ["queue-3"]
+
+
+async def test_messages_that_an_older_version_published_are_received_from_many_queues(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    broker.publish([message("queue-3"), message("queue-4", due_at=time.time() + 0.05)])
+    redis.ask("DEL", "celeriac:ready:p", "celeriac:soonest")  # which older versions do not write
+    lease = await lease_on(broker)
+    assert len(await lease.receive(names(30), {PLAIN: 5}, 0)) == 1
+    assert len(await lease.receive(names(30), {PLAIN: 5}, PROMPTLY)) == 1
+
+
+# --- Settlements that carry a request for messages ------------------------------------------------------
 
 
 async def waiting(
     redis: RedisServer, lease: Lease, limit: int = 10, queue: str = "default"
 ) -> asyncio.Task[list[Delivery]]:
-    """Begin to receive; return when Redis knows of it."""
-    waiters = f"celeriac:{{{queue}}}:waiters:p"
-    before = redis.ask("SCARD", waiters)
+    """Begin to receive; return when the lease waits on the server."""
+    before = waiting_leases(redis)
     receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
-    await eventually(lambda: redis.ask("SCARD", waiters) != before, "another that waits")
+    await eventually(lambda: waiting_leases(redis) != before, "another waiting lease")
     return receiving
 
 
@@ -402,7 +612,8 @@ async def held_by(lease: Lease, broker: RedisBroker) -> Delivery:
     return delivery
 
 
-async def test_a_settlement_returns_its_follow_ups_to_its_waiting_worker_and_wakes_no_other(
+@pytest.mark.usefixtures("most_named")
+async def test_a_settlement_brings_its_follow_up_to_the_waiting_receive_and_wakes_no_other_worker(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -412,13 +623,14 @@ async def test_a_settlement_returns_its_follow_ups_to_its_waiting_worker_and_wak
     assert await lease.settle([Settlement(delivery=held, follow_ups=[follow_up])]) == [True]
     (got,) = await promptly(mine)
     assert (got.message, got.deliveries) == (follow_up, 1)
-    told = redis.ask("INFO", "commandstats")
-    assert b"cmdstat_evalsha:calls=1," in told
-    assert b"cmdstat_publish" not in told  # the bell
+    stats = redis.ask("INFO", "commandstats")
+    assert b"cmdstat_evalsha:calls=1," in stats
+    assert b"cmdstat_publish" not in stats  # no worker was woken
     theirs.cancel()
 
 
-async def test_follow_ups_beyond_the_slots_of_the_waiting_worker_go_to_others(
+@pytest.mark.usefixtures("most_named")
+async def test_follow_ups_for_which_the_waiting_receive_has_no_slots_go_to_other_workers(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -428,7 +640,8 @@ async def test_follow_ups_beyond_the_slots_of_the_waiting_worker_go_to_others(
     assert ids(await promptly(mine) + await promptly(theirs)) == ids(follow_ups)
 
 
-async def test_a_follow_up_in_another_queue_wakes_the_worker_that_waits_there(
+@pytest.mark.usefixtures("most_named")
+async def test_a_follow_up_in_another_queue_wakes_a_worker_that_waits_there(
     redis: RedisServer, broker: RedisBroker
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -440,7 +653,8 @@ async def test_a_follow_up_in_another_queue_wakes_the_worker_that_waits_there(
     mine.cancel()
 
 
-async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer, broker: RedisBroker) -> None:
+@pytest.mark.usefixtures("most_named")
+async def test_a_settlement_brings_no_follow_up_from_a_paused_queue(redis: RedisServer, broker: RedisBroker) -> None:
     lease = await lease_on(broker)
     held, follow_up = await held_by(lease, broker), message()
     mine = await waiting(redis, lease)
@@ -451,8 +665,9 @@ async def test_a_settlement_brings_nothing_of_a_paused_queue(redis: RedisServer,
     assert ids(await promptly(mine)) == [follow_up.id]
 
 
+@pytest.mark.usefixtures("most_named")
 @pytest.mark.parametrize("sooner", [0, 1, 2, 3], ids="{} steps later".format)
-async def test_a_follow_up_for_a_worker_that_no_longer_waits_goes_to_others(
+async def test_a_follow_up_for_a_cancelled_receive_goes_to_another_worker(
     redis: RedisServer, broker: RedisBroker, sooner: int
 ) -> None:
     lease, other = await lease_on(broker), await lease_on(broker)
@@ -471,7 +686,8 @@ async def test_a_follow_up_for_a_worker_that_no_longer_waits_goes_to_others(
     assert redis.ask("KEYS", "*:held:*") == []
 
 
-async def test_what_a_settlement_brings_in_an_answer_that_is_lost_is_received_all_the_same(
+@pytest.mark.usefixtures("most_named")
+async def test_a_follow_up_in_a_lost_reply_is_received_later(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await lease_on(broker)
@@ -488,7 +704,7 @@ async def test_what_a_settlement_brings_in_an_answer_that_is_lost_is_received_al
     assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
 
 
-def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_forked_child_has_its_own_connections(redis: RedisServer, broker: RedisBroker) -> None:
     broker.publish([message()])
     children = []
     for _ in range(2):
@@ -508,7 +724,7 @@ def test_a_forks_child_has_connections_of_its_own(redis: RedisServer, broker: Re
 
 
 class Accident:
-    """Makes an answer to a script be lost, after something has happened on the server: the first, or a later one."""
+    """Loses the reply to a script, the first or a later one, after something has happened on the server."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any], after: int = 0) -> None:
         exchange, aexchange = Connection.exchange, Wire.exchange
@@ -544,7 +760,7 @@ class Accident:
 @pytest.mark.parametrize("way", [lambda broker, messages: broker.publish(messages),
                                  lambda broker, messages: asyncio.run(broker.apublish(messages))],
                          ids=["publish", "apublish"])  # fmt: skip
-def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stored_again(
+def test_a_message_that_ended_before_its_lost_publish_was_repeated_is_not_stored_again(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, kept: bool, count: int, way: Any
 ) -> None:
     other = broker_on(redis)
@@ -557,7 +773,7 @@ def test_what_has_ended_before_its_sender_learned_that_it_was_stored_is_not_stor
         await lease.end()
 
     other.publish([message()])
-    asyncio.run(work())  # knows all scripts now
+    asyncio.run(work())  # loads the scripts
     accident = Accident(monkeypatch, lambda: asyncio.run(work()))
     sent = [message() for _ in range(count)]
     way(broker, sent)
@@ -575,14 +791,14 @@ async def test_a_follow_up_that_has_ended_is_not_stored_again_after_its_sender_d
     lease, follow_ups = await lease_on(broker), [message() for _ in range(count)]
     await broker.apublish(follow_ups)
     held = await receive(lease)
-    await lease.settle([Settlement(delivery=delivery) for delivery in held])  # the outcomes are on another server
+    await lease.settle([Settlement(delivery=delivery) for delivery in held])  # stores no outcomes
     await broker.apublish(follow_ups, again=True)
     assert redis.ask("HLEN", "celeriac:{default}:messages") == 0
     await broker.apublish([fresh := message()], again=True)
     assert ids(await receive(lease)) == [fresh.id]
 
 
-def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
+def test_a_message_that_was_not_stored_when_the_connection_was_lost_is_sent_again(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.publish([message()])
@@ -592,7 +808,7 @@ def test_what_was_not_stored_when_the_connection_was_lost_is_sent_again(
     assert redis.ask("HKEYS", "celeriac:{default}:messages") == [b"x"]
 
 
-async def test_many_settlements_of_which_one_answer_was_lost_are_good_when_repeated(
+async def test_many_settlements_are_repeated_successfully_after_one_reply_was_lost(
     redis: RedisServer, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = await lease_on(broker)
@@ -606,10 +822,10 @@ async def test_many_settlements_of_which_one_answer_was_lost_are_good_when_repea
     assert await lease.settle(settlements) == [False] * 1200
 
 
-# --- Servers that are away ----------------------------------------------------------------------------
+# --- Servers that are down ----------------------------------------------------------------------------
 
 
-def test_nothing_is_sent_and_nothing_hangs_while_the_server_is_down(own_redis: RedisServer) -> None:
+def test_calls_fail_promptly_while_the_server_is_down(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis, TIMEOUT)
     broker.publish([message()])
     own_redis.kill()
@@ -626,7 +842,7 @@ def test_nothing_is_sent_and_nothing_hangs_while_the_server_is_down(own_redis: R
     broker.close()
 
 
-def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: RedisServer) -> None:
+def test_calls_to_a_frozen_server_fail_after_the_publish_timeout(redis: RedisServer) -> None:
     broker = broker_on(redis, TIMEOUT)
     broker.publish([message()])
     redis.send(signal.SIGSTOP)
@@ -647,7 +863,7 @@ def test_a_server_that_does_not_answer_is_given_the_publish_timeout(redis: Redis
 
 
 @pytest.mark.parametrize("db", [0, 1], ids="database {}".format)
-def test_all_coroutines_that_send_to_a_frozen_server_fail_after_one_timeout(
+def test_all_coroutines_that_wait_for_a_frozen_server_fail_together(
     redis: RedisServer, db: int
 ) -> None:
     broker = RedisBroker(Server(redis.url[:-1] + str(db), timeout=TIMEOUT), Clock())
@@ -667,7 +883,7 @@ def test_all_coroutines_that_send_to_a_frozen_server_fail_after_one_timeout(
 
 
 def timed_out_by_the_kernel(redis: RedisServer, broker: RedisBroker) -> Connection:
-    """Return a connection that the kernel has timed out, as after a failed keep-alive, unnoticed by the broker."""
+    """Return an unused connection that the kernel has given up, as it does when keep-alive fails."""
     connection = broker.server.connect(TIMEOUT)
     peer = connection.socket.socket
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
@@ -690,7 +906,7 @@ def test_idle_connections_that_the_network_has_lost_are_replaced(redis: RedisSer
     broker.close()
 
 
-async def test_what_is_held_and_paused_and_revoked_outlives_the_server(own_redis: RedisServer) -> None:
+async def test_held_messages_pauses_and_revocations_survive_a_restart(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     lease = await lease_on(broker)
     broker.publish([message(), message(), message("shut"), message(due_at=time.time() + 60)])
@@ -719,11 +935,11 @@ async def test_a_lease_does_not_survive_the_loss_of_all_data(redis: RedisServer,
         await receive(lease)
 
 
-# --- Servers that are unfit, or full ------------------------------------------------------------------
+# --- Servers that are not suitable, or full -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, policy: str) -> None:
+def test_a_server_with_an_eviction_policy_is_refused(redis: RedisServer, policy: str) -> None:
     redis.ask("CONFIG", "SET", "maxmemory-policy", policy)
     try:
         broker = broker_on(redis)
@@ -739,7 +955,7 @@ def test_a_server_that_may_evict_is_refused_with_the_reason(redis: RedisServer, 
 
 @contextmanager
 def something_that_says(answer: bytes) -> Iterator[str]:
-    """The URL of a port where something that is no Redis answers so."""
+    """The URL of a port where a server that is not Redis sends this reply."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -764,18 +980,18 @@ def something_that_says(answer: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x16"],
                          ids=["a web server", "a server that wants TLS"])  # fmt: skip
-def test_a_server_that_is_no_redis_is_an_error_that_says_so(answer: bytes) -> None:
+def test_a_server_that_is_not_redis_is_reported(answer: bytes) -> None:
     with something_that_says(answer) as url:
         broker = RedisBroker(Server(url, timeout=TIMEOUT), Clock())
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
                     lambda: asyncio.run(lease_on(broker)), lambda: backend_of(broker).fetch(["x"], wait=0.1),
                     lambda: asyncio.run(broker.listen("news"))):  # fmt: skip
-            with pytest.raises(BrokerMisconfigured, match=r"does not answer as Redis does.*rediss://"):
+            with pytest.raises(BrokerMisconfigured, match=r"does not speak Redis.s protocol.*rediss://"):
                 way()
         broker.close()
 
 
-def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> None:
+def test_a_server_that_does_not_allow_info_is_used(redis: RedisServer) -> None:
     redis.ask("ACL", "SETUSER", "app", "on", ">secret", "~celeriac:*", "&celeriac:*", "+@all", "-@dangerous")
     url = redis.url.replace("//", "//app:secret@")
     broker = RedisBroker(Server(url), Clock())
@@ -786,7 +1002,7 @@ def test_a_server_that_does_not_say_what_it_is_is_used(redis: RedisServer) -> No
         wrong.publish([message()])
 
 
-def test_a_server_without_a_free_connection_is_waited_for_and_then_looked_at(tmp_path: Path) -> None:
+def test_a_server_without_a_free_connection_is_checked_when_it_has_one(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--maxclients", "10") as redis:
         broker = broker_on(redis, TIMEOUT)
         guests = [socket.create_connection(("127.0.0.1", redis.port)) for _ in range(12)]
@@ -816,7 +1032,7 @@ RIGHTS = ("on", ">secret", "~celeriac:*", "+@all", "-@dangerous", "+info")
 
 @contextmanager
 def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
-    """A broker for a user with certain rights."""
+    """A broker of a user with these rights."""
     redis.ask("ACL", "SETUSER", "limited", "reset", *rights)
     broker = RedisBroker(Server(redis.url.replace("//", "//limited:secret@")), Clock())
     try:
@@ -826,7 +1042,7 @@ def user_on(redis: RedisServer, *rights: str) -> Iterator[RedisBroker]:
         redis.ask("ACL", "DELUSER", "limited")
 
 
-def test_a_user_without_rights_to_our_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
+def test_a_user_without_rights_to_the_channels_is_refused_before_anything_is_stored(redis: RedisServer) -> None:
     with user_on(redis, *RIGHTS) as broker:
         for way in (lambda: broker.publish([message()]), lambda: asyncio.run(broker.apublish([message()])),
                     lambda: asyncio.run(lease_on(broker))):  # fmt: skip
@@ -836,7 +1052,7 @@ def test_a_user_without_rights_to_our_channels_is_refused_before_anything_is_sto
     assert keys(redis) == []
 
 
-async def test_a_user_that_loses_the_right_to_our_channels_gets_an_error(redis: RedisServer) -> None:
+async def test_the_loss_of_rights_to_the_channels_is_reported(redis: RedisServer) -> None:
     with user_on(redis, *RIGHTS, "&celeriac:*") as broker:
         lease, backend = await lease_on(broker), backend_of(broker)
         redis.ask("ACL", "SETUSER", "limited", "resetchannels")
@@ -848,7 +1064,7 @@ async def test_a_user_that_loses_the_right_to_our_channels_gets_an_error(redis: 
             assert not isinstance(caught.value, BrokerUnavailable)
 
 
-async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redis: RedisServer) -> None:
+async def test_a_full_server_refuses_messages_and_serves_workers(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     lease = await lease_on(broker)
     broker.publish([message() for _ in range(20)])
@@ -866,7 +1082,7 @@ async def test_a_full_server_refuses_messages_and_lets_workers_catch_up(own_redi
     broker.close()
 
 
-async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_go_on(own_redis: RedisServer) -> None:
+async def test_on_a_full_server_tasks_are_recorded_as_started_and_workflows_go_on(own_redis: RedisServer) -> None:
     broker = broker_on(own_redis)
     backend, lease = backend_of(broker), await lease_on(broker)
     await backend.aplant(Plan(id="w", tree=b"", left=3, missing={2: 1}))
@@ -888,7 +1104,7 @@ async def test_on_a_full_server_tasks_say_that_they_have_started_and_workflows_g
 # --- Keys ---------------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServer) -> None:
+async def test_only_names_of_queues_are_left_when_results_have_expired(redis: RedisServer) -> None:
     broker = broker_on(redis, result_expires=2.0)
     lease, dead = await lease_on(broker), await lease_on(broker, seconds=0.0)
     operations = broker.operations()
@@ -909,17 +1125,18 @@ async def test_nothing_is_left_behind_when_results_have_expired(redis: RedisServ
     await operations.pause("default")
     await operations.resume("default")
     await lease.end()
+    left = ["celeriac:queues", "celeriac:ready:p", "celeriac:soonest"]  # they hold only names of queues
     for _ in range(int(PROMPTLY)):
         await (last := await lease_on(broker)).sweep()
         await last.end()
-        if keys(redis) == ["celeriac:queues"]:
+        if keys(redis) == left:
             break
         await asyncio.sleep(0.1)  # lets results expire
-    assert keys(redis) == ["celeriac:queues"]
+    assert keys(redis) == left
     broker.close()
 
 
-def test_a_waiting_message_takes_less_than_400_bytes(redis: RedisServer, broker: RedisBroker) -> None:
+def test_a_ready_message_takes_less_than_400_bytes(redis: RedisServer, broker: RedisBroker) -> None:
     def used() -> int:
         lines = redis.ask("INFO", "memory").decode().splitlines()
         return int(next(line.partition(":")[2] for line in lines if line.startswith("used_memory:")))

@@ -1,4 +1,4 @@
-"""The ways to a Redis server: TCP, TLS and Unix sockets; users and passwords, right and wrong. All on real servers."""
+"""Connections to real Redis servers: TCP, TLS and Unix sockets; right and wrong users and passwords."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def broker_at(url: str, timeout: float = 30.0) -> RedisBroker:
 
 
 async def serves(url: str) -> None:
-    """See a broker and a backend do all that they do, over each kind of connection that they have."""
+    """Use each kind of connection of a broker and a backend."""
     broker = broker_at(url)
     backend = RedisBackend(broker.server, broker.clock)
     try:
@@ -43,9 +43,9 @@ async def serves(url: str) -> None:
         await asyncio.to_thread(broker.publish, sent[:1])
         lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
         got = await lease.receive(["default"], {PLAIN: 9}, 1.0)
-        waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 9}, 60.0))  # listens
-        result = asyncio.ensure_future(asyncio.to_thread(backend.fetch, [sent[1].id], 60.0))  # listens, in a thread
-        await asyncio.sleep(0.1)  # lets both begin to listen
+        waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 9}, 60.0))  # subscribes
+        result = asyncio.ensure_future(asyncio.to_thread(backend.fetch, [sent[1].id], 60.0))  # subscribes, in a thread
+        await asyncio.sleep(0.1)  # lets both subscribe
         await broker.apublish(sent[1:])
         got += await waiting
         assert [delivery.message.id for delivery in got] == [one.id for one in sent]
@@ -61,7 +61,7 @@ async def serves(url: str) -> None:
 
 
 class Certificates:
-    """An authority, and certificates that it has signed."""
+    """A certificate authority and certificates that it has signed."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -97,7 +97,7 @@ def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared_tls_redis(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[RedisServer]:
-    """A server that speaks TLS, to clients with a certificate or without."""
+    """A server with TLS that does not require client certificates."""
     certificate, key = certificates.sign("server", "IP:127.0.0.1")
     with tls_server(tmp_path_factory.mktemp("redis"), certificates, certificate, key, "optional") as server:
         yield server
@@ -116,16 +116,16 @@ def tls_server(folder: Path, certificates: Certificates, certificate: Path, key:
     )  # fmt: skip
 
 
-async def test_tls_serves(tls_redis: RedisServer, certificates: Certificates) -> None:
+async def test_tls_works(tls_redis: RedisServer, certificates: Certificates) -> None:
     await serves(f"{tls_redis.tls_url}?ssl_ca_certs={certificates.authority}")
 
 
-async def test_tls_serves_a_client_that_looks_at_no_certificate(tls_redis: RedisServer) -> None:
+async def test_tls_works_without_verifying_the_certificate(tls_redis: RedisServer) -> None:
     await serves(f"{tls_redis.tls_url}?ssl_cert_reqs=none")
 
 
 @both_ways
-def test_a_certificate_of_another_authority_is_refused_with_the_next_step(
+def test_a_certificate_of_an_unknown_authority_is_refused_with_the_next_step(
     tls_redis: RedisServer, other_authority: Path, way: str
 ) -> None:
     broker = broker_at(f"{tls_redis.tls_url}?ssl_ca_certs={other_authority}")
@@ -134,7 +134,7 @@ def test_a_certificate_of_another_authority_is_refused_with_the_next_step(
 
 
 @both_ways
-def test_a_server_that_has_a_certificate_for_another_name_is_refused(
+def test_a_certificate_for_another_name_is_refused(
     tls_redis: RedisServer, certificates: Certificates, way: str
 ) -> None:
     url = tls_redis.tls_url.replace("127.0.0.1", "localhost")
@@ -144,7 +144,9 @@ def test_a_server_that_has_a_certificate_for_another_name_is_refused(
 
 
 @both_ways
-def test_a_server_that_wants_a_certificate_is_given_one(tmp_path: Path, certificates: Certificates, way: str) -> None:
+def test_a_server_that_requires_a_client_certificate_gets_it(
+    tmp_path: Path, certificates: Certificates, way: str
+) -> None:
     certificate, key = certificates.sign("strict", "IP:127.0.0.1")
     mine, my_key = certificates.sign("client", "DNS:client")
     with tls_server(tmp_path, certificates, certificate, key, "yes") as server:
@@ -155,7 +157,7 @@ def test_a_server_that_wants_a_certificate_is_given_one(tmp_path: Path, certific
 
 
 @both_ways
-def test_tls_with_a_server_that_does_not_speak_it_and_the_other_way_round(
+def test_tls_to_a_server_without_it_and_the_reverse_are_reported(
     tls_redis: RedisServer, redis: RedisServer, way: str
 ) -> None:
     with pytest.raises(BrokerUnavailable):
@@ -165,12 +167,12 @@ def test_tls_with_a_server_that_does_not_speak_it_and_the_other_way_round(
 
 
 @both_ways
-def test_a_file_of_certificates_that_is_not_there_is_named(tls_redis: RedisServer, way: str) -> None:
+def test_the_error_names_a_missing_certificate_file(tls_redis: RedisServer, way: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"/nowhere/ca\.crt"):
         WAYS[way](broker_at(f"{tls_redis.tls_url}?ssl_ca_certs=/nowhere/ca.crt"))
 
 
-def test_a_worker_works_over_tls_and_ends_where_it_cannot_trust_the_server(
+def test_a_worker_works_over_tls_and_exits_if_it_cannot_trust_the_server(
     tls_redis: RedisServer, certificates: Certificates, other_authority: Path, tmp_path: Path
 ) -> None:
     url = f"{tls_redis.tls_url}?ssl_ca_certs={certificates.authority}"
@@ -190,12 +192,12 @@ def test_a_worker_works_over_tls_and_ends_where_it_cannot_trust_the_server(
 # --- Unix sockets -------------------------------------------------------------------------------------
 
 
-async def test_a_unix_socket_serves(redis: RedisServer) -> None:
+async def test_a_unix_socket_works(redis: RedisServer) -> None:
     await serves(f"unix://{redis.folder}/s")
 
 
 @both_ways
-def test_a_unix_socket_that_is_not_there_is_named(tmp_path: Path, way: str) -> None:
+def test_the_error_names_a_missing_unix_socket(tmp_path: Path, way: str) -> None:
     with pytest.raises(BrokerUnavailable, match=r"nobody\.sock"):
         WAYS[way](broker_at(f"unix://{tmp_path}/nobody.sock"))
 
@@ -205,7 +207,7 @@ def test_a_unix_socket_that_is_not_there_is_named(tmp_path: Path, way: str) -> N
 
 @pytest.fixture
 def guarded(redis: RedisServer) -> Iterator[RedisServer]:
-    """A server with a user `app`, whose password is "s3cret/@", and with a password for all others."""
+    """A server with a user `app`, whose password is "s3cret/@", and with a password for the default user."""
     redis.ask("ACL", "SETUSER", "app", "on", ">s3cret/@", "~celeriac:*", "&celeriac:*", "+@all", "-@dangerous")
     redis.ask("ACL", "SETUSER", "nobody", "on", ">x", "~other:*", "+@read")
     yield redis
@@ -213,7 +215,7 @@ def guarded(redis: RedisServer) -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("place", ["redis://app:s3cret%2F%40@127.0.0.1:{port}", "unix://app:s3cret%2F%40@{folder}/s"])
-async def test_a_user_with_the_right_password_is_served(guarded: RedisServer, place: str) -> None:
+async def test_a_user_with_the_right_password_is_accepted(guarded: RedisServer, place: str) -> None:
     await serves(place.format(port=guarded.port, folder=guarded.folder))
 
 
@@ -223,14 +225,14 @@ async def test_a_user_with_the_right_password_is_served(guarded: RedisServer, pl
     [("app:guess", "user or the password is wrong"), ("stranger:x", "user or the password is wrong"),
      ("nobody:x", "may not do that")],
 )  # fmt: skip
-def test_a_refused_user_gets_an_error_that_says_why(guarded: RedisServer, user: str, words: str, way: str) -> None:
+def test_the_error_for_a_rejected_user_has_the_reason(guarded: RedisServer, user: str, words: str, way: str) -> None:
     with pytest.raises(BrokerError, match=words) as caught:
         WAYS[way](broker_at(f"redis://{user}@127.0.0.1:{guarded.port}"))
     assert "guess" not in str(caught.value)
 
 
 @both_ways
-def test_a_missing_password_is_an_error_that_says_so(tmp_path: Path, way: str) -> None:
+def test_the_error_for_a_missing_password_says_so(tmp_path: Path, way: str) -> None:
     with running_redis(tmp_path, "--requirepass", "open sesame", password="open sesame") as server:
         with pytest.raises(BrokerError, match="wants a password"):
             WAYS[way](broker_at(server.url))

@@ -16,24 +16,24 @@ from tests.patience import PATIENCE, in_time
 
 @pytest.fixture
 def ends() -> Iterator[tuple[TimedSocket, socket.socket]]:
-    """Two ends of a connection: ours, and the other's."""
+    """The two ends of a connection: a `TimedSocket` and its peer."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield TimedSocket(ours), theirs
 
 
-def test_a_read_returns_what_has_come(ends: tuple[TimedSocket, socket.socket]) -> None:
+def test_a_read_returns_received_data(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
-    assert ours.look(10) is None
-    assert not ours.stirs()
+    assert ours.read_nowait(10) is None
+    assert not ours.has_input()
     theirs.sendall(b"hello")
-    assert ours.stirs()
+    assert ours.has_input()
     assert ours.read(10, time.monotonic() + PATIENCE) == b"hello"
     theirs.sendall(b"again")
-    assert ours.look(10) == b"again"
+    assert ours.read_nowait(10) == b"again"
 
 
-def test_a_read_waits_for_what_comes(ends: tuple[TimedSocket, socket.socket]) -> None:
+def test_a_read_waits_for_data(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
     late = threading.Timer(0.05, theirs.sendall, [b"late"])
     late.start()
@@ -41,12 +41,12 @@ def test_a_read_waits_for_what_comes(ends: tuple[TimedSocket, socket.socket]) ->
     late.join()
 
 
-def test_a_read_sees_the_end(ends: tuple[TimedSocket, socket.socket]) -> None:
+def test_a_read_returns_nothing_at_the_end_of_the_stream(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
     theirs.close()
-    assert ours.stirs()
+    assert ours.has_input()
     assert ours.read(10, time.monotonic() + PATIENCE) == b""
-    assert ours.look(10) == b""
+    assert ours.read_nowait(10) == b""
 
 
 def test_a_read_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:
@@ -69,7 +69,7 @@ def test_signals_do_not_prolong_a_read(ends: tuple[TimedSocket, socket.socket]) 
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_write_that_is_read_late_is_complete(ends: tuple[TimedSocket, socket.socket]) -> None:
+def test_a_write_is_complete_although_the_peer_reads_late(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
     sent = bytes(range(256)) * 20_000
     got = bytearray()
@@ -85,14 +85,14 @@ def test_a_write_that_is_read_late_is_complete(ends: tuple[TimedSocket, socket.s
     assert got == sent
 
 
-def test_a_write_that_nobody_reads_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:
+def test_a_write_ends_at_its_deadline_if_the_peer_does_not_read(ends: tuple[TimedSocket, socket.socket]) -> None:
     start = time.monotonic()
     with pytest.raises(TimeoutError):
         ends[0].write(bytes(64_000_000), start + 0.2)
     assert time.monotonic() - start >= 0.2
 
 
-def test_a_write_that_is_read_slowly_ends_at_its_deadline(ends: tuple[TimedSocket, socket.socket]) -> None:
+def test_a_write_ends_at_its_deadline_if_the_peer_reads_slowly(ends: tuple[TimedSocket, socket.socket]) -> None:
     ours, theirs = ends
     ended = threading.Event()
 

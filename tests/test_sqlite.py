@@ -1,4 +1,4 @@
-"""What is SQLite's own: foreign files, upgrades, locks, full disks, forks, many processes."""
+"""Tests of SQLite's own: foreign files, upgrades, locks, full disks, forks, many processes, many queues."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from celeriac import Celeriac
 from celeriac.app.connections import file_url
 from celeriac.backends.sqlite import SQLiteBackend
-from celeriac.brokers.sqlite import SQLiteBroker, connect
+from celeriac.brokers.sqlite import SQLiteBroker, connect, lines
 from celeriac.brokers.sqlite.rows import LINE_UP, seq_of, seqs_of
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, ImproperlyConfigured, LeaseLost
 from celeriac.model.clock import Clock
-from celeriac.model.message import PLAIN, Message, new_id, new_ids
+from celeriac.model.message import COROUTINE, PLAIN, Message, new_id, new_ids
 from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
+from tests.clock import FakeClock
+from tests.conformance.broker import BrokerConformance, Ports
 from tests.patience import PATIENCE, in_time
+from tests.test_brokers import sqlite as sqlite_ports
 
 PUBLISH = """
 import sys
@@ -76,10 +81,98 @@ def open_broker(path: Path) -> Iterator[Callable[..., SQLiteBroker]]:
 Open = Callable[..., SQLiteBroker]
 
 
-# --- Files that are not ours --------------------------------------------------------------------------
+# --- Many queues --------------------------------------------------------------------------------------
 
 
-def test_a_foreign_database_is_refused_and_left_unchanged(path: Path, open_broker: Open) -> None:
+def named(number: int, **fields: Any) -> Message:
+    return Message(id=new_id(), task="t", queue=f"queue-{number}", **fields)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"queue-{number}" for number in range(first, first + count)]
+
+
+class TestBrokerWithManyQueues(BrokerConformance):
+    @pytest.fixture
+    def ports(self, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ports]:
+        monkeypatch.setattr(lines, "FEW_QUEUES", 0)
+        monkeypatch.setattr(lines, "MANY_READY", 1)
+        with sqlite_ports(tmp_path, clock) as made:
+            yield made
+
+
+@pytest.mark.parametrize("count", [20, 100])
+async def test_every_queue_has_its_turn_among_many_that_have_messages(open_broker: Open, count: int) -> None:
+    broker, queues = open_broker(), names(count)
+    broker.publish([named(number) for _ in range(3) for number in range(count)])
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    for _ in range(3):
+        got = [(await lease.receive(queues, {PLAIN: 1}, 0))[0].message.queue for _ in queues]
+        assert sorted(got) == sorted(queues)
+    assert await lease.receive(queues, {PLAIN: 1}, 0) == []
+
+
+async def test_many_queues_are_served_by_priority_and_age_within_each(open_broker: Open) -> None:
+    broker = open_broker()
+    sent = [named(number, priority=priority) for number in range(70) for priority in (1, 9, 5, 9)]
+    broker.publish(sent)
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    got = await lease.receive(names(70), {PLAIN: 1000}, 0)
+    assert len(got) == len(sent)
+    for number in range(70):
+        first, second, third, fourth = sent[4 * number : 4 * number + 4]
+        mine = [item.message.id for item in got if item.message.queue == f"queue-{number}"]
+        assert mine == [second.id, fourth.id, third.id, first.id]
+
+
+async def test_messages_of_other_workers_queues_and_of_paused_ones_are_passed_over(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([named(number) for number in range(200)])
+    await broker.operations().pause("queue-105")
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    got = await lease.receive(names(10, first=100), {PLAIN: 1000}, 0)
+    assert {item.message.queue for item in got} == {*names(10, first=100)} - {"queue-105"}
+    assert await lease.receive(names(10, first=100), {PLAIN: 1000}, 0.01) == []
+
+
+async def test_receiving_takes_as_many_steps_with_many_empty_queues_as_with_few(open_broker: Open) -> None:
+    broker = open_broker()
+    connection = broker.database.connection()
+    for number in range(1000):  # each has a line
+        broker.publish([named(number)])
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    async def cost(count: int) -> list[int]:
+        nonlocal steps
+        lease, found = await broker.lease(WorkerInfo(name="w"), 60.0, 3), []
+        for sent in ([], [named(count // 2)]):
+            broker.publish(sent)
+            steps = 0
+            connection.set_progress_handler(step, 1)
+            got = await lease.receive(names(count), {PLAIN: 1, COROUTINE: 1}, 0)
+            connection.set_progress_handler(None, 1)
+            assert len(got) == len(sent)
+            found.append(steps)
+            await lease.settle([Settlement(delivery=delivery) for delivery in got])
+        return found
+
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    while await lease.receive(names(1000), {PLAIN: 1000}, 0):
+        pass
+    few = await cost(20)
+    assert few == await cost(1000)
+    assert all(few)
+
+
+# --- Foreign files ------------------------------------------------------------------------------------
+
+
+def test_a_foreign_database_is_refused_and_not_changed(path: Path, open_broker: Open) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE customers (name TEXT)")
     connection.commit()
@@ -91,7 +184,7 @@ def test_a_foreign_database_is_refused_and_left_unchanged(path: Path, open_broke
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_foreign_database_in_wal_mode_is_refused_too(path: Path, open_broker: Open) -> None:
+def test_a_foreign_database_in_wal_mode_is_refused_and_not_changed(path: Path, open_broker: Open) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = wal")
     connection.execute("PRAGMA application_id = 7")
@@ -105,7 +198,7 @@ def test_a_foreign_database_in_wal_mode_is_refused_too(path: Path, open_broker: 
 
 
 @pytest.mark.parametrize("content", [b"x", b"not a database at all, but long enough for a header" * 10])
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(
+def test_a_file_that_is_not_a_database_is_refused_and_not_changed(
     path: Path, open_broker: Open, content: bytes
 ) -> None:
     path.write_bytes(content)
@@ -120,7 +213,7 @@ def test_an_empty_file_becomes_a_database(path: Path, open_broker: Open) -> None
     assert count(path) == 1
 
 
-def test_a_foreign_database_that_takes_the_place_of_ours_is_refused(path: Path, open_broker: Open) -> None:
+def test_a_foreign_database_that_replaces_a_closed_one_is_refused(path: Path, open_broker: Open) -> None:
     open_broker().publish([message()])
     open_broker().close()
     for file in path.parent.iterdir():
@@ -135,7 +228,7 @@ def test_a_foreign_database_that_takes_the_place_of_ours_is_refused(path: Path, 
     assert path.read_bytes() == before
 
 
-def test_the_file_says_that_it_is_ours(path: Path, open_broker: Open) -> None:
+def test_the_file_has_the_application_id(path: Path, open_broker: Open) -> None:
     open_broker().publish([message()])
     assert path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
@@ -146,12 +239,12 @@ def test_a_url_that_names_no_file_is_refused(url: str) -> None:
         path_of(url)
 
 
-def test_a_url_names_a_relative_or_an_absolute_path() -> None:
+def test_the_path_in_a_url_is_relative_or_absolute() -> None:
     assert path_of("sqlite:///a/b.db") == "a/b.db"
     assert path_of("sqlite:////a/b.db") == "/a/b.db"
 
 
-def test_percent_signs_in_a_url_are_read_as_in_all_urls() -> None:
+def test_percent_encoding_in_a_url_is_decoded() -> None:
     assert path_of("sqlite:///what%3F/100%25/a%20b ü#.db") == "what?/100%/a b ü#.db"
     assert path_of("sqlite:///100%.db") == "100%.db"
 
@@ -167,7 +260,7 @@ def test_options_in_a_url_are_refused_and_the_settings_named(url: str) -> None:
         path_of(url)
 
 
-def test_an_app_in_a_folder_with_a_question_mark_has_its_database_there(tmp_path: Path) -> None:
+def test_the_default_database_of_an_app_may_be_in_a_folder_with_a_question_mark(tmp_path: Path) -> None:
     folder = tmp_path / "what?100%"
     folder.mkdir()
     (folder / "odd.py").write_text("from celeriac import Celeriac\napp = Celeriac('odd', environ={})\n"
@@ -181,7 +274,7 @@ def test_broker_and_backend_of_one_file_share_a_database(path: Path) -> None:
     assert database(str(path)) is database(f"{path.parent}/./{path.name}")
 
 
-def test_apps_on_one_file_have_each_their_own_settings(path: Path) -> None:
+def test_apps_on_one_file_may_have_different_settings(path: Path) -> None:
     url = f"sqlite:///{path}"
     first = Celeriac("first", environ={}, broker_url=url)
     second = Celeriac("second", environ={}, broker_url=url, broker_publish_timeout=0.5, sqlite_synchronous="full")
@@ -195,7 +288,7 @@ def test_apps_on_one_file_have_each_their_own_settings(path: Path) -> None:
     assert all(app.broker.joins(app.backend) for app in (first, second))
 
 
-def test_a_waiter_through_a_symbolic_link_is_woken_by_writes_to_the_file(tmp_path: Path) -> None:
+def test_a_waiter_on_a_symbolic_link_is_woken_by_a_writer_on_its_target(tmp_path: Path) -> None:
     path, link = tmp_path / "real.db", tmp_path / "link.db"
     database(str(path)).connection()
     link.symlink_to(path)
@@ -207,7 +300,7 @@ def test_a_waiter_through_a_symbolic_link_is_woken_by_writes_to_the_file(tmp_pat
     assert through.watch().generation > seen
 
 
-# --- Files that are deleted or replaced under those who have them open ----------------------------------
+# --- Files that are deleted or replaced while they are open ---------------------------------------------
 
 
 def delete_all(path: Path) -> None:
@@ -224,7 +317,7 @@ def rename(path: Path) -> None:
 
 
 @pytest.mark.parametrize("remove", [delete_all, delete_the_file_alone, rename])
-async def test_what_is_sent_after_the_file_was_deleted_is_in_the_file_that_all_have_then(
+async def test_messages_published_after_the_file_was_deleted_are_in_the_file_that_all_then_use(
     path: Path, open_broker: Open, caplog: pytest.LogCaptureFixture, remove: Callable[[Path], None]
 ) -> None:
     brokers = [open_broker() for _ in range(3)]
@@ -256,7 +349,7 @@ async def test_a_lease_does_not_outlive_its_file(path: Path, open_broker: Open) 
         await lease.renew()
 
 
-async def test_a_waiter_finds_its_result_in_the_file_that_replaced_the_first(path: Path, open_broker: Open) -> None:
+async def test_a_waiter_finds_the_result_in_the_file_that_replaced_the_first(path: Path, open_broker: Open) -> None:
     here, there = open_broker(), open_broker()
     here.publish([message()])
     backend = SQLiteBackend(here.database, here.clock)
@@ -269,7 +362,7 @@ async def test_a_waiter_finds_its_result_in_the_file_that_replaced_the_first(pat
     assert await waiting == {"x": outcome}
 
 
-async def test_a_listener_hears_messages_sent_in_the_file_that_replaced_the_first(
+async def test_a_listener_receives_broadcasts_from_the_file_that_replaced_the_first(
     path: Path, open_broker: Open
 ) -> None:
     here, there = open_broker(), open_broker()
@@ -281,7 +374,7 @@ async def test_a_listener_hears_messages_sent_in_the_file_that_replaced_the_firs
         assert await anext(heard) == b"4"
 
 
-def test_a_foreign_database_that_takes_the_place_of_ours_in_use_is_refused(path: Path, open_broker: Open) -> None:
+def test_a_foreign_database_that_replaces_an_open_one_is_refused(path: Path, open_broker: Open) -> None:
     broker = open_broker()
     broker.publish([message()])
     delete_all(path)
@@ -299,7 +392,7 @@ def test_a_foreign_database_that_takes_the_place_of_ours_in_use_is_refused(path:
     assert count(path) == 1
 
 
-def test_a_folder_that_was_deleted_under_a_producer_is_named(tmp_path: Path, open_broker: Open) -> None:
+def test_the_error_names_a_folder_that_was_deleted_while_in_use(tmp_path: Path, open_broker: Open) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     broker = open_broker(at=folder / "celeriac.db")
@@ -342,7 +435,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, open_broker: Open) ->
     assert count(path) == 2
 
 
-# --- Many at once -------------------------------------------------------------------------------------
+# --- Concurrency --------------------------------------------------------------------------------------
 
 
 def test_processes_may_create_the_file_at_the_same_time(path: Path) -> None:
@@ -369,7 +462,7 @@ def test_many_threads_publish(path: Path, open_broker: Open) -> None:
 
 
 def test_nothing_is_lost_when_another_process_closes_the_database(path: Path, open_broker: Open) -> None:
-    """Reading the file ourselves would drop SQLite's locks, and the other would delete the log that is in use."""
+    """If this process read the file itself, SQLite's locks would be dropped, and the other would delete the log."""
     broker = open_broker()
     broker.publish([message()])
     for again in (broker, open_broker()):  # another thread, with the same Database and with one of its own
@@ -404,7 +497,7 @@ def test_parent_and_child_of_a_fork_both_publish(path: Path, open_broker: Open) 
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="locks can be seen on Linux alone")
-def test_a_forks_child_has_locks_of_its_own(path: Path, open_broker: Open) -> None:
+def test_a_forked_child_has_its_own_locks(path: Path, open_broker: Open) -> None:
     broker = open_broker()
     broker.publish([message()])
     read, write = os.pipe()
@@ -422,7 +515,7 @@ def test_a_forks_child_has_locks_of_its_own(path: Path, open_broker: Open) -> No
     assert any(int(file.split(":")[2]) == path.stat().st_ino for file in held)
 
 
-def test_a_loop_that_was_closed_under_its_waiter_hides_no_bell_from_the_next(open_broker: Open) -> None:
+def test_a_loop_that_was_closed_with_a_waiter_does_not_swallow_events_of_the_next(open_broker: Open) -> None:
     here, there = open_broker(), open_broker()
     watch = here.database.watch()
     loop = asyncio.new_event_loop()
@@ -472,12 +565,12 @@ def test_a_thread_that_ends_leaves_no_file_open(open_broker: Open) -> None:
     assert [run() for _ in range(5)] == [first] * 5
 
 
-# --- When it cannot be written ------------------------------------------------------------------------
+# --- Errors of writing --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def locked(path: Path, open_broker: Open) -> Iterator[None]:
-    """Hold the write lock, as a process would that forgot a transaction."""
+    """Hold the write lock, like a process with an open transaction."""
     open_broker().publish([message()])
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -501,7 +594,7 @@ async def test_publishing_to_a_locked_database_lets_the_loop_run_and_fails(open_
         await open_broker(timeout=0.1).apublish([message()])
 
 
-def test_publishing_waits_for_a_lock_that_is_let_go(path: Path, open_broker: Open) -> None:
+def test_publishing_waits_until_a_lock_is_released(path: Path, open_broker: Open) -> None:
     broker = open_broker(timeout=PATIENCE)
     broker.publish([message()])
     holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -514,7 +607,7 @@ def test_publishing_waits_for_a_lock_that_is_let_go(path: Path, open_broker: Ope
     assert count(path) == 2
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path, open_broker: Open) -> None:
+def test_the_error_names_a_folder_that_does_not_exist(tmp_path: Path, open_broker: Open) -> None:
     with pytest.raises(BrokerUnavailable, match=r"folder exists"):
         open_broker(at=tmp_path / "no" / "such.db").publish([message()])
 
@@ -524,14 +617,14 @@ def test_a_path_that_is_a_folder_is_refused(tmp_path: Path, open_broker: Open) -
         open_broker(at=tmp_path).publish([message()])
 
 
-def test_a_folder_that_may_not_be_written_is_an_unavailable_broker() -> None:
+def test_a_folder_without_write_permission_is_reported() -> None:
     script = """
 import os, sys
 from celeriac.brokers.sqlite import connect
 from celeriac.model.clock import Clock
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.message import Message
-if os.getuid() == 0:  # whom no permission stops
+if os.getuid() == 0:  # for whom permissions do not count
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     connect(f"sqlite:///{sys.argv[1]}/celeriac.db", clock=Clock(), timeout=1.0, result_expires=None).publish(
@@ -543,10 +636,10 @@ except BrokerUnavailable as error:
         os.chmod(folder, 0o555)
         found = subprocess.run([sys.executable, "-c", script, folder], check=True, capture_output=True, text=True)
     assert found.stdout.startswith("refused:")
-    assert "may be written by this user" in found.stdout
+    assert "this user may write to it" in found.stdout
 
 
-def test_a_full_disk_is_reported_and_what_was_stored_before_stays(path: Path, open_broker: Open) -> None:
+def test_a_full_disk_is_reported_and_stored_messages_stay(path: Path, open_broker: Open) -> None:
     broker = open_broker()
     broker.publish([message()])
     connection = broker.database.connection()
@@ -561,8 +654,8 @@ def test_a_full_disk_is_reported_and_what_was_stored_before_stays(path: Path, op
     assert count(path) == 2
 
 
-def test_a_file_that_may_not_grow_is_reported_and_nothing_is_half_written(path: Path, open_broker: Open) -> None:
-    """The real thing: the kernel refuses to write more."""
+def test_a_file_size_limit_is_reported_and_nothing_is_half_written(path: Path, open_broker: Open) -> None:
+    """With a real limit of the kernel."""
     open_broker().publish([message()])
     script = f"""
 import resource, signal
@@ -597,7 +690,7 @@ def test_a_damaged_database_is_reported_as_damaged(path: Path, open_broker: Open
         open_broker().publish([message()])
 
 
-def test_connect_gives_a_broker_that_opens_the_file_on_first_use(path: Path) -> None:
+def test_the_file_is_opened_on_first_use(path: Path) -> None:
     broker = connect(f"sqlite:///{path}", clock=Clock(), timeout=1.0, result_expires=None)
     assert not path.exists()
     broker.publish([message()])
@@ -605,7 +698,7 @@ def test_connect_gives_a_broker_that_opens_the_file_on_first_use(path: Path) -> 
     assert path.exists()
 
 
-def test_messages_whose_ids_map_to_one_row_number_are_all_kept_and_found(tmp_path: Path) -> None:
+def test_messages_whose_ids_hold_the_same_key_are_all_stored_and_found(tmp_path: Path) -> None:
     ids = [f"01a203e1-0000-7000-8000-{number:012x}" for number in range(9)]
     broker = connect(f"sqlite:///{tmp_path}/c.db", clock=Clock(), timeout=5.0, result_expires=None)
     for id in ids[:5]:
@@ -616,7 +709,7 @@ def test_messages_whose_ids_map_to_one_row_number_are_all_kept_and_found(tmp_pat
     assert asyncio.run(broker.operations().purge("default")) == 9
 
 
-async def test_text_in_place_of_a_message_is_put_aside(open_broker: Open) -> None:
+async def test_a_row_with_text_instead_of_bytes_becomes_a_dead_letter(open_broker: Open) -> None:
     broker = open_broker()
     broker.publish([message(), message()])
     broker.database.connection().execute("UPDATE ready SET message = 'text' WHERE seq = (SELECT min(seq) FROM ready)")
@@ -626,10 +719,10 @@ async def test_text_in_place_of_a_message_is_put_aside(open_broker: Open) -> Non
     assert letter.message.body == b"text"
 
 
-# --- Messages that are fresh --------------------------------------------------------------------------
+# --- Fresh messages -----------------------------------------------------------------------------------
 
 
-async def test_what_stands_behind_thousands_of_fresh_messages_of_others_is_received(open_broker: Open) -> None:
+async def test_a_message_behind_thousands_of_fresh_messages_of_other_queues_is_received(open_broker: Open) -> None:
     broker = open_broker()
     for number in range(2 * LINE_UP + 5):
         broker.publish([Message(id=new_id(), task="t", queue="other", body=b"%d" % number)])
@@ -644,13 +737,13 @@ async def test_what_stands_behind_thousands_of_fresh_messages_of_others_is_recei
     assert [delivery.message.body for delivery in others] == [b"", *(b"%d" % n for n in range(2 * LINE_UP + 5))]
 
 
-async def test_fresh_messages_are_seen_and_purged_before_they_are_put_in_line(open_broker: Open) -> None:
+async def test_fresh_messages_are_listed_and_purged(open_broker: Open) -> None:
     broker = open_broker()
     messages = [message() for _ in range(3)]
     for one in messages:
         broker.publish([one])
     look = broker.operations()
-    assert broker.database.read(_tables) == {"ready": 1, "fresh": 2}  # the first also told of the queue
+    assert broker.database.read(_tables) == {"ready": 1, "fresh": 2}  # the first one also created the line
     assert [one.id for one in await look.peek("default", 9)] == [one.id for one in messages]
     assert [(found.queue, found.ready) for found in await look.queues()] == [("default", 3)]
     assert {state for state, _ in (await look.find([one.id for one in messages])).values()} == {"ready"}
@@ -658,7 +751,7 @@ async def test_fresh_messages_are_seen_and_purged_before_they_are_put_in_line(op
     assert broker.database.read(_tables) == {"ready": 0, "fresh": 0}
 
 
-async def test_a_fresh_message_is_published_once_wherever_it_has_got_to(open_broker: Open) -> None:
+async def test_a_fresh_message_is_stored_once_in_whatever_state_it_is(open_broker: Open) -> None:
     broker = open_broker()
     broker.publish([message()])
     fresh = message()
@@ -670,7 +763,7 @@ async def test_a_fresh_message_is_published_once_wherever_it_has_got_to(open_bro
 
     assert publish() == {"ready": 3, "fresh": 1}
     lease = await broker.lease(WorkerInfo(name="a"), 600.0, 3)
-    for _ in range(2):  # in line, and active
+    for _ in range(2):  # first ready, then active
         await lease.receive(["default"], {PLAIN: 1}, 0.0)
         publish()
     found = [one.id for one in await broker.operations().peek("default", 99)]
@@ -686,7 +779,7 @@ def _tables(connection: sqlite3.Connection) -> dict[str, int]:
     }
 
 
-# --- Ages ---------------------------------------------------------------------------------------------
+# --- seq ----------------------------------------------------------------------------------------------
 
 
 OURS = new_ids(3)
@@ -700,11 +793,11 @@ STRANGE = (
     OURS, [], [*new_ids(5), *OURS], new_ids(0x4001), *([one] for one in STRANGE),
     *([*OURS, one, *OURS] for one in STRANGE), [OURS[0][:-1], OURS[1] + "0"],
 ])  # fmt: skip
-def test_the_ages_of_many_ids_are_those_of_each(ids: list[str]) -> None:
+def test_the_seqs_of_many_ids_are_those_of_each(ids: list[str]) -> None:
     assert seqs_of(ids) == [seq_of(id) for id in ids]
 
 
-def test_ages_follow_the_order_of_ids_and_foreign_ids_have_none() -> None:
+def test_seqs_are_in_the_order_of_ids_and_foreign_ids_have_none() -> None:
     ids = new_ids(1000)
     ages = seqs_of(ids)
     assert ages == sorted(set(ages), key=ages.index)

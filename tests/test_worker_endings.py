@@ -531,6 +531,32 @@ def test_an_exception_raised_in_a_worker_thread_too_late_costs_it_no_job() -> No
     assert worker_thread.stopped.is_set()
 
 
+def test_a_job_of_a_worker_thread_can_be_traced_as_a_debugger_does() -> None:
+    worker_thread = WorkerThread()
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def traced() -> int:
+        return 1
+
+    def job() -> None:
+        if worker_thread.start_job():
+            sys.settrace(lambda frame, event, argument: None)
+            value = traced()
+            sys.settrace(None)
+            done.put(value)
+
+    running = threading.Thread(target=worker_thread.run, daemon=True)
+    running.start()
+    for _ in range(2):
+        worker_thread.put(job)
+        assert done.get(timeout=PATIENCE) == 1
+        wait_for(lambda: sys._current_frames()[worker_thread.thread_id].f_code.co_name == "_run_jobs")
+        worker_thread.raise_inside(SoftTimeLimitExceeded)  # too late: it must not stay pending
+    worker_thread.stop()
+    running.join(PATIENCE)
+    assert worker_thread.stopped.is_set()
+
+
 @pytest.mark.parametrize("pool", ["threads", "solo"])
 def test_the_other_pools_stop_within_the_grace_time_and_give_back_what_runs(stage: Stage, pool: str) -> None:
     worker = stage.worker("--pool", pool, "--grace", "2")
@@ -630,7 +656,7 @@ def test_a_worker_whose_output_nobody_reads_goes_on(stage: Stage, kind: str) -> 
                 get(stage.send("plain", "raises", "no"))
             return b"log lines were dropped" in read
 
-        stage.wait(said_so, "the line that says how many were dropped")
+        stage.wait(said_so, "the note that log lines were dropped")
         process.terminate()
         assert process.wait(PATIENCE) == 0
     finally:

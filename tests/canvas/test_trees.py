@@ -184,7 +184,7 @@ class OnRabbitAndRedis(World):
         connection = broker.server.connect(PATIENCE)
         queues = [queue["name"] for queue in self.rabbit.ask("GET", f"/api/queues/{quote(self.vhost)}?columns=name")]
         assert "default" in queues
-        for name in {*queues} - {broker.server.topology.journal}:
+        for name in {*queues} - {broker.topology.journal}:
             if name.startswith("amq.gen-"):
                 continue
             held = connection.call(commands.Queue.Declare(queue=name, passive=True), time.monotonic() + PATIENCE)

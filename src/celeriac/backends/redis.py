@@ -271,7 +271,7 @@ class RedisBackend(Backend, WorkflowStore):
 
 
 def _take_notified(payload: bytes, wanted: set[str], found: dict[str, Outcome], ended: set[str]) -> None:
-    for id, value in outcomes.told(payload):
+    for id, value in outcomes.announced(payload):
         if id in wanted:
             if value is None:
                 ended.add(id)

@@ -1,4 +1,4 @@
-"""Sockets as the drivers of servers want them: TLS by the options of a URL, what each is set to, how long they wait."""
+"""Sockets for the drivers of servers: TLS settings from the options of a URL, socket options, and deadlines."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["TLS_OPTIONS", "TimedSocket", "number", "prepare", "tls_context"]
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
-"""The options of a URL that say how TLS is spoken; they are redis-py's."""
+"""The options of a URL that configure TLS; they have the names of redis-py's."""
 
 OFF = frozenset({"0", "false", "no", "none", "off"})
 
 
 def tls_context(options: Mapping[str, str], server: str) -> ssl.SSLContext:
-    """Return how TLS is spoken with a kind of server. Raises `ImproperlyConfigured` for files that are no good."""
+    """Return the TLS settings for a server. Raises `ImproperlyConfigured` for unusable certificate files."""
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
         if options.get("ssl_check_hostname", "true").lower() in OFF:
@@ -41,14 +41,14 @@ def tls_context(options: Mapping[str, str], server: str) -> ssl.SSLContext:
 
 
 def number(text: str, what: str) -> int:
-    """Return the number that a part of a URL is. Raises `ValueError`, which says what it should be."""
+    """Parse a number in a URL. Raises a `ValueError` that names the part (`what`)."""
     if not text.isdecimal():
-        raise ValueError(f"the {what} {text!r} is no number")
+        raise ValueError(f"the {what} {text!r} is not a number")
     return int(text)
 
 
 def prepare(plain: socket.socket) -> None:
-    """Send at once what is written, and notice a peer that has gone without a word."""
+    """Set a TCP socket to send data at once, and to detect a peer that is gone without closing the connection."""
     if plain.family != socket.AF_UNIX:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -58,10 +58,10 @@ def prepare(plain: socket.socket) -> None:
 
 
 class TimedSocket:
-    """A connected socket whose reads and writes block until a deadline (of `time.monotonic`), and no longer.
+    """A connected socket whose reads and writes block until a deadline (of `time.monotonic`).
 
-    Python's own time-out costs one system call more for each of them, and one to set it; the kernel's begins anew after
-    every signal. So the socket itself never blocks, and `poll` waits for it.
+    Python's own time-out costs one more system call for each read and write, and one to set it; the kernel's starts
+    again after every signal. So the socket itself is non-blocking, and `poll` waits for it.
     """
 
     def __init__(self, it: socket.socket) -> None:
@@ -71,28 +71,28 @@ class TimedSocket:
         self._readable = select.poll()
         self._readable.register(it, select.POLLIN)
 
-    def look(self, size: int) -> bytes | None:
-        """Return what has come, at most so many bytes, and nothing (b"") at the end; None if nothing has yet."""
+    def read_nowait(self, size: int) -> bytes | None:
+        """Return received data, at most so many bytes; b"" at the end of the stream; None if none has arrived yet."""
         try:
             return self.socket.recv(size)
         except (BlockingIOError, ssl.SSLWantReadError):
             return None
-        except ssl.SSLWantWriteError:  # a renewal of keys, the next look goes on with
+        except ssl.SSLWantWriteError:  # TLS renews its keys; the next call continues
             return None
 
     def read(self, size: int, deadline: float) -> bytes:
-        """Do as `look`, but wait for it. Raises `TimeoutError`."""
+        """Return received data as `read_nowait` does, but wait for it. Raises `TimeoutError`."""
         while True:
-            if self.plain:  # else TLS may have read it already
+            if self.plain:  # TLS may have read and buffered data already
                 _wait(self._readable, deadline)
-            found = self.look(size)
+            found = self.read_nowait(size)
             if found is not None:
                 return found
             if not self.plain:
                 _wait(self._readable, deadline)
 
     def write(self, data: bytes, deadline: float) -> None:
-        """Send all. Raises `TimeoutError`; how much was sent is not known then."""
+        """Send all data. Raises `TimeoutError`; part of the data may have been sent then."""
         sent = self._send(data)
         while sent < len(data):
             writable = select.poll()
@@ -106,8 +106,8 @@ class TimedSocket:
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return 0
 
-    def stirs(self) -> bool:
-        """Say whether something has come that was not read, be it the end."""
+    def has_input(self) -> bool:
+        """Return whether there is unread data, or the end of the stream."""
         return bool(self._readable.poll(0)) or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0)
 
     def close(self) -> None:

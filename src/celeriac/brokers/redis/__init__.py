@@ -1,4 +1,4 @@
-"""Redis: the fast broker for many machines. Keys and scripts: `celeriac.drivers.redis.keys`."""
+"""The Redis broker, for many machines. Its keys and scripts are listed in `celeriac.drivers.redis.keys`."""
 
 from celeriac.brokers.redis.broker import RedisBroker, connect
 

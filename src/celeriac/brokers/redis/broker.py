@@ -1,4 +1,4 @@
-"""The Redis broker: publishing, revoking, broadcasting; `lease.py` has what workers do."""
+"""The Redis broker: publishing, revoking, broadcasting. For receiving and settling, see `lease.py`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["RedisBroker", "connect"]
 
-WINDOW = 16  # batches that are sent before their replies are read
+WINDOW = 16  # batches that are sent in one round trip
 
 
 class RedisBroker(Broker):
-    """Messages in Redis."""
+    """A broker that stores messages in Redis."""
 
     lacks = frozenset()
 
@@ -68,7 +68,7 @@ class RedisBroker(Broker):
         return [commands[start : start + WINDOW] for start in range(0, len(commands), WINDOW)]
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
-        name = os.urandom(9).hex()  # never used twice: it is the heart of every token
+        name = os.urandom(9).hex()  # part of every token, so never used twice
         info = msgspec.json.encode([seconds, worker])
         moment = self.server.moment(self.clock)
         expires = await self.server.ado(self.server.script("enter", moment, name, repr(seconds), info))
@@ -83,34 +83,34 @@ class RedisBroker(Broker):
 
     async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
         if payloads:
-            name = self._broadcasts(channel)
+            name = self._broadcast_channel(channel)
             await self.server.ado_all([("PUBLISH", name, payload) for payload in payloads])
 
     async def listen(self, channel: str) -> AsyncIterator[bytes]:
-        name = self._broadcasts(channel)
-        news: deque[bytes] = deque()
-        some = asyncio.Event()
+        name = self._broadcast_channel(channel)
+        payloads: deque[bytes] = deque()
+        arrived = asyncio.Event()
 
         def hear(payload: bytes | None) -> None:
             if payload is not None:
-                news.append(payload)
-                some.set()
+                payloads.append(payload)
+                arrived.set()
 
         self.server.hear_now(name, hear)
 
         async def listening() -> AsyncGenerator[bytes, None]:
             try:
                 while True:
-                    while news:
-                        yield news.popleft()
-                    some.clear()
-                    await some.wait()
+                    while payloads:
+                        yield payloads.popleft()
+                    arrived.clear()
+                    await arrived.wait()
             finally:
                 self.server.unhear(name, hear)
 
         return listening()
 
-    def _broadcasts(self, channel: str) -> str:
+    def _broadcast_channel(self, channel: str) -> str:
         return f"{self.server.prefix}:broadcast:{channel}"
 
     def operations(self) -> Operations:

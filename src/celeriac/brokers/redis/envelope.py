@@ -1,4 +1,4 @@
-"""Messages as values: three letters that the scripts read, and MessagePack that they do not.
+"""How messages are stored as values in Redis: three letters that the scripts read, then MessagePack that they do not.
 
     lane (p, c), priority (0 to 9), l or o (`acks_late`: at least once, at most once), then the message
 """
@@ -16,7 +16,7 @@ from celeriac.ports.operations import unreadable
 __all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
-PUBLISH_BATCH = 500  # messages in one script, so that nobody waits long for it
+PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile
 
 _CODES = {
     (lane, priority, late): f"{letter}{priority}{'l' if late else 'o'}".encode()
@@ -27,18 +27,18 @@ _CODES = {
 
 
 def blob(message: Message) -> bytes:
-    """Return a message as its value."""
+    """Encode a message."""
     return _CODES[message.lane, message.priority, message.acks_late] + _encode(message)
 
 
 def decode(blob: bytes) -> Message:
-    """Return the message of a value. Raises `ValueError`."""
+    """Decode a message. Raises `ValueError`."""
     message: Message = _decode(memoryview(blob)[3:])
     return message
 
 
 def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
-    """Return the message of a value; of one that cannot be read, what stands for it."""
+    """Decode a message for display; return a placeholder if it is unreadable."""
     try:
         return decode(blob)
     except ValueError:
@@ -46,17 +46,17 @@ def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
 
 
 def due(message: Message) -> str:
-    """Return when a message is due, as the scripts take it."""
+    """Return when a message becomes due, as the scripts take it: empty for at once."""
     return "" if message.due_at is None else repr(message.due_at)
 
 
 def publications(messages: Sequence[Message], moment: str) -> Iterable[tuple[Any, ...]]:
-    """Yield the arguments of `publish`, for each queue and each batch."""
+    """Yield the arguments of the script `publish` for each batch; all messages of a batch have one queue."""
     queues: dict[str, list[Message]] = {}
     for message in messages:
         queues.setdefault(message.queue, []).append(message)
-    for queue, its in queues.items():
-        for start in range(0, len(its), PUBLISH_BATCH):
-            batch = its[start : start + PUBLISH_BATCH]
+    for queue, of_queue in queues.items():
+        for start in range(0, len(of_queue), PUBLISH_BATCH):
+            batch = of_queue[start : start + PUBLISH_BATCH]
             fields = [part for message in batch for part in (message.id, blob(message), due(message))]
             yield (queue, moment, *fields)

@@ -1,9 +1,9 @@
-"""A worker's lease on a Redis broker: receive, settle, renew, sweep. `books.py` says what becomes of lost answers.
+"""A worker's lease on a Redis broker: receive, settle, renew, sweep. `receipts.py` deals with lost replies.
 
-Who has taken all that there was, and has slots left, waits: Redis will ring for it. That is so from the moment of the
-receipt, so that the next `receive` need not ask again until it is rung for. If there is none, the lease leaves. While
-one waits, a settlement that sends messages takes its request along, and brings back what there is: so a chain goes from
-step to step in one round trip.
+A lease that has received all there was and still has free slots *waits*: Redis wakes it when there is a message. It
+waits from the moment Redis carries out its request, so the next `receive` need not ask again before it is woken. If no
+`receive` follows soon, the lease stops waiting. While a `receive` waits, a settlement that publishes messages carries a
+request for messages along, and its reply brings them: so a chain goes from step to step in one round trip.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, decode, due
-from celeriac.brokers.redis.receipts import Receipts, Request
+from celeriac.brokers.redis.receipts import Receipts
+from celeriac.brokers.redis.requests import Queues, Request
 from celeriac.brokers.redis.settlements import alike, each
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
@@ -25,14 +26,15 @@ from celeriac.ports.workflows import Advance
 
 __all__ = ["RedisLease"]
 
-LOOK_SECONDS = 5.0  # who waits looks again after this, whether he was rung for or not
+ASK_SECONDS = 5.0  # a waiting lease asks again after this, even if it was not woken
+LEAVE_SECONDS = 0.05  # if no `receive` begins within this, the lease stops waiting
+UNKNOWN_LIST = -1  # the reply of `receive_from_list` if the queue list has to be registered
 SETTLE_BATCH = 1000
 SWEEP_BATCH = 1000
-REST_SECONDS = 0.05  # within which the next receive begins, or the lease waits no more
 
 
 class RedisLease(Lease):
-    """A lease, by its name."""
+    """A lease, identified by its name."""
 
     def __init__(self, server: Server, clock: Clock, name: str, seconds: float, expires: bytes, max_deliveries: int,
                  result_expires: float | None) -> None:  # fmt: skip
@@ -40,23 +42,24 @@ class RedisLease(Lease):
         self._clock = clock
         self._name = name
         self._seconds = seconds
-        self._expires = expires  # by the server's clock, as it said last
+        self._expires = expires  # by the server's clock, as last replied
         self._max_deliveries = max_deliveries
-        self._kept = outcomes.milliseconds(result_expires)
-        self._books = Receipts(server, clock, name)
-        self._turn = 0
-        self._sweep_doubts: list[int] = []
-        self._unsure: set[str] = set()  # tokens of settlements whose answer was lost
-        self._hears: asyncio.AbstractEventLoop | None = None
-        self._called = False  # rung for since the last request
-        self._stirred = asyncio.Event()  # who waits in `receive` is to look what there is to do
-        self._idle: tuple[Sequence[str], dict[str, int]] | None = None  # queues and slots of who waits in `receive`
-        self._errand: Request | None = None  # the request that a settlement has taken along for him
-        self._brought: tuple[Request, list[Delivery]] | None = None  # and what it has brought
-        self._waiting: tuple[set[str], set[str]] | None = None  # queues and lanes for which Redis may ring for us
-        self._looked = 0.0  # when we asked last; monotonic
-        self._due_at = 0.0  # when a message will be due that was there then
-        self._rest: asyncio.TimerHandle | None = None
+        self._result_ttl = outcomes.milliseconds(result_expires)
+        self._receipts = Receipts(server, clock, name)
+        self._queues = Queues(())
+        self._turn = 0  # the position of the queue that is served first
+        self._sweep_doubts: list[int] = []  # ranges of receipts of sweeps whose reply was lost
+        self._unanswered: set[str] = set()  # tokens of settlements whose reply was lost
+        self._listening: asyncio.AbstractEventLoop | None = None  # the loop that is subscribed to this lease's bell
+        self._rung = False  # Redis has woken this lease since the last request
+        self._wake_up = asyncio.Event()  # makes a waiting `receive` look at the state below
+        self._idle: dict[str, int] | None = None  # slots by lane, while a `receive` waits
+        self._carried: Request | None = None  # the request of a waiting `receive` that a settlement carries
+        self._brought: tuple[Request, list[Delivery]] | None = None  # the messages that such a reply has brought
+        self._waiting: tuple[Queues, set[str]] | None = None  # queues and lanes for which Redis may wake this lease
+        self._asked_at = 0.0  # when the last request was sent; monotonic
+        self._due_at = 0.0  # when the next scheduled message becomes due, as last replied
+        self._leave_timer: asyncio.TimerHandle | None = None
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -66,121 +69,128 @@ class RedisLease(Lease):
         if not lanes or not queues:
             await asyncio.sleep(wait)
             return []
-        await self._books.recover()
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._queues.names != list(queues):
+            self._queues = Queues(queues)
+        await self._receipts.recover()
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
         if wait > 0:
             await self._listen()
-        if self._waiting is not None and self._waiting != (set(queues), set(lanes)):
+        if self._waiting is not None and self._waiting != (self._queues, set(lanes)):
             self._leave()
         try:
             while True:
-                taken: list[Delivery] = []
+                deliveries: list[Delivery] = []
                 if self._brought is not None:
-                    (_, taken), self._brought = self._brought, None
-                elif self._errand is None and (wait <= 0 or self._may_be_more()):
-                    taken = await self._take(Request(self._turned(queues), lanes, self._waiting is not None, wait > 0))
-                if taken:
-                    self._rest = asyncio.get_running_loop().call_later(REST_SECONDS, self._leave)
-                    return taken
+                    (_, deliveries), self._brought = self._brought, None
+                elif self._carried is None and (wait <= 0 or self._should_ask()):
+                    deliveries = await self._ask(self._request(lanes, wait > 0))
+                if deliveries:
+                    self._leave_timer = asyncio.get_running_loop().call_later(LEAVE_SECONDS, self._leave)
+                    return deliveries
                 left = deadline - self._clock.monotonic()
-                if left <= 0 and self._errand is None:
+                if left <= 0 and self._carried is None:
                     self._leave()
                     return []
-                await self._rest_until_stirred(queues, lanes, left)
+                await self._wait(lanes, left)
         except BaseException:
             self._give_up()
             raise
 
-    def _may_be_more(self) -> bool:
-        """Say whether there may be something to receive; else we wait, and will be rung for."""
+    def _should_ask(self) -> bool:
+        """Return whether there may be a message; if not, the lease is waiting and will be woken."""
         return (
             self._waiting is None
-            or self._called
+            or self._rung
             or self._clock.now() >= self._due_at
-            or self._clock.monotonic() - self._looked >= LOOK_SECONDS
+            or self._clock.monotonic() - self._asked_at >= ASK_SECONDS
         )
 
-    async def _rest_until_stirred(self, queues: Sequence[str], lanes: dict[str, int], left: float) -> None:
-        """Wait for the bell, for what an errand brings, or for the time to look again."""
-        self._stirred.clear()
-        if self._errand is not None:
-            await self._stirred.wait()
-        elif not self._called:
-            left = max(0.0, min(left, self._due_at - self._clock.now(), LOOK_SECONDS))
-            timer = asyncio.get_running_loop().call_later(left, self._stirred.set)
-            self._idle = (queues, lanes)
+    async def _wait(self, lanes: dict[str, int], left: float) -> None:
+        """Wait for the bell, for the reply to a carried request, or for the time to ask again."""
+        self._wake_up.clear()
+        if self._carried is not None:
+            await self._wake_up.wait()
+        elif not self._rung:
+            left = max(0.0, min(left, self._due_at - self._clock.now(), ASK_SECONDS))
+            timer = asyncio.get_running_loop().call_later(left, self._wake_up.set)
+            self._idle = lanes
             try:
-                await self._stirred.wait()
+                await self._wake_up.wait()
             finally:
                 timer.cancel()
                 self._idle = None
 
     def _give_up(self) -> None:
-        """Wait no more; what is brought now goes back."""
-        self._errand = None
+        """Stop waiting. Messages that a carried request brings go back."""
+        self._carried = None
         if self._brought is not None:
-            (request, taken), self._brought = self._brought, None
-            if taken:
-                self._books.in_hand.difference_update([delivery.token for delivery in taken])
-                self._books.doubt(request)
+            (request, deliveries), self._brought = self._brought, None
+            if deliveries:
+                self._receipts.held.difference_update([delivery.token for delivery in deliveries])
+                self._receipts.doubt(request)
         self._leave()
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._hears is not loop:
+        if self._listening is not loop:
             await self._server.hear(f"{self._server.prefix}:bell:{self._name}", self._ring)
-            self._hears = loop
+            self._listening = loop
 
     def _ring(self, payload: bytes | None) -> None:
-        self._called = True
-        self._stirred.set()
+        self._rung = True
+        self._wake_up.set()
 
-    def _turned(self, queues: Sequence[str]) -> list[str]:
-        """Return the queues, starting with another each time."""
-        self._turn = (self._turn + 1) % len(queues)
-        return [*queues[self._turn :], *queues[: self._turn]]
+    def _request(self, lanes: dict[str, int], waits: bool) -> Request:
+        """Return a new request. Each is served from another queue on."""
+        self._turn = (self._turn + 1) % len(self._queues.names)
+        return Request(self._queues, self._turn, lanes, self._waiting is not None, waits)
 
-    async def _take(self, request: Request) -> list[Delivery]:
-        """Return what there is."""
-        self._sent(request)
-        command = self._server.script("receive", self._server.moment(self._clock), self._name, *request.arguments)
+    async def _ask(self, request: Request) -> list[Delivery]:
+        """Send a request; return its messages."""
+        self._prepare(request)
+        name = "receive_from_list" if request.queues.list else "receive"
+        command = self._server.script(name, self._server.moment(self._clock), self._name, *request.arguments)
         try:
             reply = await self._server.ado(command, again=False)
+            if reply == UNKNOWN_LIST:
+                listing = self._server.script("list_queues", request.queues.list, *request.queues.names)
+                _, reply = await self._server.ado_all([listing, command], again=False)
         except BaseException:
-            self._books.doubt(request)
+            self._receipts.doubt(request)
             raise
         finally:
-            self._books.came(request.base)
+            self._receipts.finish(request.base)
         if reply == 0:
             raise LeaseLost
-        return self._answered(request, reply)
+        return self._accept(request, reply)
 
-    def _sent(self, request: Request) -> None:
-        """Note that a request is on its way."""
-        request.base = self._books.draw(sum(request.lanes.values()))
-        self._called = False
-        self._looked = self._clock.monotonic()
-        if request.waits:  # before it is known what there was, we may be rung for
-            self._waiting = (set(request.queues), set(request.lanes))
+    def _prepare(self, request: Request) -> None:
+        """Number a request that is about to be sent."""
+        request.base = self._receipts.start(sum(request.lanes.values()))
+        self._rung = False
+        self._asked_at = self._clock.monotonic()
+        if request.waits:  # Redis may wake this lease before the reply is here
+            self._waiting = (request.queues, set(request.lanes))
 
-    def _answered(self, request: Request, reply: Any) -> list[Delivery]:
-        """Return what was handed out for a request."""
+    def _accept(self, request: Request, reply: Any) -> list[Delivery]:
+        """Return the deliveries of a reply."""
         blobs, exceptions, due_in = reply
         self._due_at = self._clock.now() + float(due_in) if due_in else float("inf")
-        taken = self._books.handed_out(request, blobs, exceptions)
-        self._called = self._called or len(taken) < len(blobs)  # it took slots, which are free again
-        filled = [LANE_LETTERS[delivery.message.lane] for delivery in taken]
+        deliveries = self._receipts.deliveries(request, blobs, exceptions)
+        # An unreadable message has taken a slot, which is free again: ask once more.
+        self._rung = self._rung or len(deliveries) < len(blobs)
+        filled = [LANE_LETTERS[delivery.message.lane] for delivery in deliveries]
         left = {lane for lane, free in request.lanes.items() if free > filled.count(lane)} if request.waits else set()
-        self._waiting = (set(request.queues), left) if left else None
-        return taken
+        self._waiting = (request.queues, left) if left else None
+        return deliveries
 
     def _leave(self) -> None:
-        """Ask to be rung for no more; what we were rung for, another is. Sent in order with our other requests."""
+        """Stop waiting. Redis wakes another lease for what it woke this one for. Sent in order with other requests."""
         if self._waiting is not None:
             queues, lanes = self._waiting
             self._waiting = None
-            self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues))
+            self._server.post(self._server.script("leave", self._name, len(lanes), *lanes, *queues.arguments))
 
     # --- Settle ---------------------------------------------------------------------------------------
 
@@ -190,72 +200,70 @@ class RedisLease(Lease):
             try:
                 done += await self._settle(settlements[start : start + SETTLE_BATCH])
             except BaseException:
-                self._unsure.update(settlement.delivery.token for settlement in settlements[:start])
+                self._unanswered.update(settlement.delivery.token for settlement in settlements[:start])
                 raise
         return done
 
     async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         tokens = [settlement.delivery.token for settlement in settlements]
         try:
-            shortest = alike(settlements, self._name)
+            shortest, now = alike(settlements, self._name), self._server.moment(self._clock)
             if shortest is not None and await self._server.ado(
-                self._server.script("acknowledge", self._server.moment(self._clock), self._name, self._kept, *shortest),
-                again=False,
+                self._server.script("acknowledge", now, self._name, self._result_ttl, *shortest), again=False
             ):
                 done = [True] * len(tokens)
             else:
                 done = await self._settle_each(settlements)
         except BaseException:
-            self._unsure.update(tokens)
+            self._unanswered.update(tokens)
             raise
-        if self._unsure:
-            done = await self._less_doubt(tokens, done)
-        self._books.in_hand.difference_update(tokens)
+        if self._unanswered:
+            done = await self._with_unanswered(tokens, done)
+        self._receipts.held.difference_update(tokens)
         return done
 
     async def _settle_each(self, settlements: Sequence[Settlement]) -> list[bool]:
-        errand: Request | None = None
+        request: Request | None = None
         if self._idle is not None and any(settlement.follow_ups for settlement in settlements):
-            queues, lanes = self._idle
-            errand = self._errand = Request(self._turned(queues), lanes, self._waiting is not None, waits=True)
+            request = self._carried = self._request(self._idle, waits=True)
             self._idle = None
-            self._sent(errand)
-        asked = errand.arguments if errand is not None else ()
-        command = self._server.script("settle", self._server.moment(self._clock), self._name, self._kept,
+            self._prepare(request)
+        asked = request.arguments if request is not None else ()
+        command = self._server.script("settle", self._server.moment(self._clock), self._name, self._result_ttl,
                                       len(asked), *asked, *each(settlements, self._name))  # fmt: skip
         try:
-            done, *handed_out = await self._server.ado(command, again=False)
+            done, *replies = await self._server.ado(command, again=False)
         except BaseException:
-            if errand is not None:
-                self._came_back(errand, None)
-                self._books.doubt(errand)
+            if request is not None:
+                self._bring(request, None)
+                self._receipts.doubt(request)
             raise
-        if errand is not None:
-            self._came_back(errand, handed_out[0] if handed_out else None)
+        if request is not None:
+            self._bring(request, replies[0] if replies else None)
         return [bool(good) for good in done]
 
-    def _came_back(self, errand: Request, reply: Any) -> None:
-        """Take what a request was answered that a settlement took along, to who waits for it; None: it was not."""
-        self._books.came(errand.base)
-        if self._errand is errand:
-            self._errand = None
+    def _bring(self, request: Request, reply: Any) -> None:
+        """Pass the reply to a carried request to the waiting `receive`. None: the request was not carried out."""
+        self._receipts.finish(request.base)
+        if self._carried is request:
+            self._carried = None
             if reply is None:
-                self._called = True  # let him ask himself
+                self._rung = True  # the `receive` has to ask itself
             else:
-                self._brought = (errand, self._answered(errand, reply))
-            self._stirred.set()
-        elif reply is not None and reply[0]:  # he waits no more, and has no slots for them
-            self._books.doubt(errand)
+                self._brought = (request, self._accept(request, reply))
+            self._wake_up.set()
+        elif reply is not None and reply[0]:  # the `receive` was cancelled: nobody has slots for these messages
+            self._receipts.doubt(request)
 
-    async def _less_doubt(self, tokens: Sequence[str], done: list[bool]) -> list[bool]:
-        """Return what was settled, some of it by requests of ours whose answer was lost."""
-        mine = [token in self._unsure for token in tokens]
-        if any(was_sent and not good for was_sent, good in zip(mine, done, strict=True)):
-            # Stale by what we ourselves had sent, whose answer was lost; or by a sweep, which ends the lease.
+    async def _with_unanswered(self, tokens: Sequence[str], done: list[bool]) -> list[bool]:
+        """Return what was settled, including by earlier requests whose reply was lost."""
+        unanswered = [token in self._unanswered for token in tokens]
+        if any(was_sent and not good for was_sent, good in zip(unanswered, done, strict=True)):
+            # A token is stale because the lost request was carried out, or because of a sweep, which ends the lease.
             with contextlib.suppress(LeaseLost):
                 await self.renew()
-                done = [was_sent or good for was_sent, good in zip(mine, done, strict=True)]
-        self._unsure.difference_update(tokens)
+                done = [was_sent or good for was_sent, good in zip(unanswered, done, strict=True)]
+        self._unanswered.difference_update(tokens)
         return done
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
@@ -264,7 +272,7 @@ class RedisLease(Lease):
             parts = outcomes.advance_parts(item)
             for message in item.messages:
                 parts += (message.queue, message.id, blob(message), due(message))
-            commands.append(self._server.script("advance", now, self._kept, *parts))
+            commands.append(self._server.script("advance", now, self._result_ttl, *parts))
         return [bool(done) for done in await self._server.ado_all(commands)] if commands else []
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
@@ -275,14 +283,14 @@ class RedisLease(Lease):
         if expires == 0:
             raise LeaseLost
         self._expires = expires
-        for receipt in await self._books.compare():
+        for receipt in await self._receipts.compare():
             self._sweep_doubts += (receipt - 1, receipt)
 
     async def sweep(self) -> list[Delivery]:
-        taken: list[Delivery] = []
+        deliveries: list[Delivery] = []
         more = True
         while more:
-            base, doubts = self._books.draw(SWEEP_BATCH), list(self._sweep_doubts)
+            base, doubts = self._receipts.start(SWEEP_BATCH), list(self._sweep_doubts)
             command = self._server.script("sweep", self._server.moment(self._clock), self._name, base,
                                           self._max_deliveries, SWEEP_BATCH, self._expires, *doubts)  # fmt: skip
             try:
@@ -291,27 +299,27 @@ class RedisLease(Lease):
                 self._sweep_doubts += (base, base + SWEEP_BATCH)
                 raise
             finally:
-                self._books.came(base)
+                self._receipts.finish(base)
             if reply == 0:
                 raise LeaseLost
             del self._sweep_doubts[: len(doubts)]
             more = bool(reply[0])
             for i in range(1, len(reply), 3):
-                value, receipt, deliveries = reply[i : i + 3]
-                token = f"{self._name}:-{receipt}:{deliveries}"
+                value, receipt, count = reply[i : i + 3]
+                token = f"{self._name}:-{receipt}:{count}"
                 try:
-                    taken.append(Delivery(decode(value), token, deliveries, lost=True))
+                    deliveries.append(Delivery(decode(value), token, count, lost=True))
                 except ValueError as error:
-                    self._books.put_aside({-receipt: str(error)})
+                    self._receipts.bury({-receipt: str(error)})
                     continue
-                self._books.in_hand.add(token)
-        return taken
+                self._receipts.held.add(token)
+        return deliveries
 
     async def end(self) -> None:
-        self._books.close()
-        if self._rest is not None:
-            self._rest.cancel()
-        if self._hears is asyncio.get_running_loop():
+        self._receipts.close()
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
+        if self._listening is asyncio.get_running_loop():
             self._server.unhear(f"{self._server.prefix}:bell:{self._name}", self._ring)
-            self._hears = None
+            self._listening = None
         await self._server.ado(self._server.script("end", self._name))

@@ -1,4 +1,4 @@
-"""Looking into a Redis broker, and operating it."""
+"""The operations of the Redis broker: inspecting and managing queues, dead letters and workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _info = msgspec.json.Decoder(tuple[float, WorkerInfo]).decode
 
 
 class RedisOperations(Operations):
-    """Scripts and plain reads."""
+    """Operations by scripts and single commands."""
 
     def __init__(self, server: Server, clock: Clock) -> None:
         self._server = server
@@ -31,17 +31,17 @@ class RedisOperations(Operations):
             QueueCounts(queue=name.decode(), ready=ready, scheduled=due, active=held, dead=dead, paused=bool(paused))
             for name, ready, due, held, dead, paused in (rows[i : i + 6] for i in range(0, len(rows), 6))
         ]
-        some = [item for item in found if item.paused or item.ready or item.scheduled or item.active or item.dead]
-        return sorted(some, key=lambda item: item.queue)
+        known = [item for item in found if item.paused or item.ready or item.scheduled or item.active or item.dead]
+        return sorted(known, key=lambda item: item.queue)
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         values = await self._run("peek", queue, self._moment(), offset, limit)
         return [shown(value, queue) for value in values if value]
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
-        await self._run("queues", self._moment())  # makes ready what is due
+        await self._run("queues", self._moment())  # moves due messages to their lines
         found = await self._ranked("due", queue, "ZRANGE", limit, offset)
-        return [shown(value, its_queue, id) for _, id, its_queue, value, _ in found]
+        return [shown(value, of, id) for _, id, of, value, _ in found]
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         if not ids:
@@ -67,35 +67,35 @@ class RedisOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         found = await self._ranked("dead", queue, "ZREVRANGE", limit, offset)
         return [
-            Dead(message=shown(value, its_queue, id), reason=(reason or b"").decode(), at=at)
-            for at, id, its_queue, value, reason in found
+            Dead(message=shown(value, of, id), reason=(reason or b"").decode(), at=at)
+            for at, id, of, value, reason in found
         ]
 
     async def resend(self, ids: Sequence[str]) -> int:
-        return await self._bring_out(ids, again=True)
+        return await self._remove_dead(ids, again=True)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        return await self._bring_out(ids, again=False)
+        return await self._remove_dead(ids, again=False)
 
-    async def _bring_out(self, ids: Sequence[str], again: bool) -> int:
+    async def _remove_dead(self, ids: Sequence[str], again: bool) -> int:
         if not ids:
             return 0
         by_queue: dict[str, list[Message]] = {}
-        reply = await self._run("letters", *ids)
+        reply = await self._run("dead_letters", *ids)
         for value, queue, id in zip(*(reply[i::3] for i in range(3)), strict=True):
             message = shown(value, queue.decode(), id.decode())
             by_queue.setdefault(message.queue, []).append(message)
         total = 0
         for queue, messages in by_queue.items():
             parts = [part for message in messages for part in (message.id, blob(anew(message)) if again else b"")]
-            total += await self._run("bring_out", queue, int(again), *parts)
+            total += await self._run("remove_dead", queue, int(again), *parts)
         return total
 
     async def workers(self) -> list[WorkerInfo]:
         now = self._server.moment(self._clock)
         if now == "":
-            seconds, micros = await self._server.ado(("TIME",))
-            now = repr(int(seconds) + int(micros) / 1e6)
+            whole, micros = await self._server.ado(("TIME",))
+            now = repr(int(whole) + int(micros) / 1e6)
         rows = await self._server.ado(("ZRANGE", self._key("leases"), f"({now}", "+inf", "BYSCORE", "WITHSCORES"))
         if not rows:
             return []
@@ -103,14 +103,14 @@ class RedisOperations(Operations):
         found = []
         for info, score in zip(infos, rows[1::2], strict=True):
             if info is not None:
-                lasts, worker = _info(info)
+                seconds, worker = _info(info)
                 expires = float(score)
-                found.append(msgspec.structs.replace(worker, renewed_at=expires - lasts, expires_at=expires))
+                found.append(msgspec.structs.replace(worker, renewed_at=expires - seconds, expires_at=expires))
         return found
 
     async def _ranked(self, name: str, queue: str | None, command: str, limit: int,
                       offset: int) -> list[tuple[float, str, str, bytes, bytes | None]]:  # fmt: skip
-        """Return score, id, queue, blob and reason of a page of what stands in a sorted set, over one queue or all."""
+        """Return a page (score, id, queue, blob, reason) of a sorted set of one queue, or of all queues."""
         if queue is None:
             queues = sorted(name.decode() for name in await self._server.ado(("SMEMBERS", self._key("queues"))))
         else:
@@ -133,8 +133,8 @@ class RedisOperations(Operations):
             [("HGET", self._of(queue, key), id) for _, id, queue in page for key in ("messages", "reasons")]
         )
         return [
-            (score, id, its_queue, replies[2 * i], replies[2 * i + 1])
-            for i, (score, id, its_queue) in enumerate(page)
+            (score, id, of, replies[2 * i], replies[2 * i + 1])
+            for i, (score, id, of) in enumerate(page)
             if replies[2 * i] is not None
         ]
 

@@ -1,15 +1,17 @@
-"""A lease's books: its requests for messages, and what was handed out for them.
+"""The receipts of a lease: which messages it holds, and which requests for messages have no reply yet.
 
-A token is `lease:receipt:deliveries`; Redis holds `receipt:deliveries` under the lease and the message's id, and what
-differs is stale. Neither leases nor the receipts of one are used twice. A receipt below 0 marks what was taken over.
+A token is `lease:receipt:deliveries`. Redis stores `receipt:deliveries` under the lease and the message's id; a token
+that differs is stale. Neither a lease's name nor one of its receipts is ever used twice. A receipt below 0 marks a
+message that was taken over from a dead worker and must not be run again.
 
-A request whose answer does not come (a lost connection, a cancelled wait) may have been carried out, or may be yet: its
-receipts are in doubt. `recover` gives back what was handed out for them, and puts up a fence that refuses such a
-request if it comes later; so a receive has either given its messages to its caller, or taken none.
+A request whose reply does not arrive (the connection was lost, the wait was cancelled) may have been carried out, or
+may still be: its receipts are in doubt. `recover` returns the messages delivered for them to their queues, and sets a
+fence that makes Redis refuse the request if it arrives later. So a receive has either given its messages to its caller,
+or taken none.
 
-A server that comes back may be some moments younger than it was: a replica that was promoted before it had everything,
-or one whose last writes were not on disk. What had been settled in those moments is held again, and nobody would ever
-settle it. So after each new connection the lease compares what it holds there with what it has handed out here.
+A server that comes back may have older data: a replica that was promoted before it had received everything, or a server
+whose last writes were not on disk. Messages settled in the meantime are held again, and no worker would ever settle
+them. So after each new connection the lease compares what it holds on the server with what it has received here.
 """
 
 from __future__ import annotations
@@ -19,94 +21,72 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
 from celeriac.brokers.redis.envelope import decode
+from celeriac.brokers.redis.requests import Request
 from celeriac.drivers.redis.server import Server
 from celeriac.errors import BrokerError, LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery
 
-__all__ = ["Receipts", "Request"]
+__all__ = ["Receipts"]
 
 log = logging.getLogger("celeriac.redis")
 
 RECOVER_PAUSE = 0.5  # seconds
 
 
-class Request:
-    """A request for messages. It is numbered, by its first receipt, when it is sent."""
-
-    def __init__(self, queues: Sequence[str], lanes: dict[str, int], waited: bool, waits: bool) -> None:
-        self.base = 0
-        self.queues = queues
-        self.lanes = lanes  # the slots of each
-        self.waited = waited  # Redis may have rung for us until now
-        self.waits = waits  # it is to ring for us, for what is left of the slots
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the scripts take; see `hand_out.lua`."""
-        slots = itertools.chain.from_iterable(self.lanes.items())
-        return (self.base, int(self.waited) + 2 * int(self.waits), len(self.lanes), *slots, *self.queues)
-
-    @property
-    def receipts(self) -> tuple[int, int]:
-        """Those of what is handed out for it: after the first, up to the second."""
-        return self.base, self.base + sum(self.lanes.values())
-
-
 class Receipts:
-    """What a lease has asked for, is in doubt of, and has in hand."""
+    """The receipts of one lease. Used by `RedisLease`."""
 
     def __init__(self, server: Server, clock: Clock, lease: str) -> None:
-        self.in_hand: set[str] = set()  # tokens of what was handed out and is not settled
+        self.held: set[str] = set()  # tokens of deliveries that are not settled
         self._server = server
         self._clock = clock
         self._lease = lease
-        self._receipts = 0
-        self._asking: set[int] = set()  # receipts after which requests that are on their way hand out more
-        self._doubts: set[tuple[int, int]] = set()  # receipts after the first, up to the second
-        self._unreadable: dict[int, str] = {}  # by receipt, below 0 where it was taken over: why
+        self._last = 0  # the last receipt given to a request
+        self._pending: set[int] = set()  # base receipts of requests without a reply
+        self._doubts: set[tuple[int, int]] = set()  # ranges of receipts: above the first, up to the second
+        self._unreadable: dict[int, str] = {}  # reasons by receipt (below 0 if the message was taken over)
         self._recovering: asyncio.Task[None] | None = None
-        self._compared = server.connections()  # how many there had been when the two sides were compared
+        self._compared = server.connections()  # how many connections there had been at the last comparison
 
     # --- Requests -------------------------------------------------------------------------------------
 
-    def draw(self, count: int) -> int:
-        """Return the receipt after which so many are a new request's, which is on its way until `came`."""
-        base, self._receipts = self._receipts, self._receipts + count
-        self._asking.add(base)
+    def start(self, count: int) -> int:
+        """Return the base receipt of a new request for so many messages. It is pending until `finish`."""
+        base, self._last = self._last, self._last + count
+        self._pending.add(base)
         return base
 
-    def came(self, base: int) -> None:
-        """Note that a request is not on its way any more."""
-        self._asking.remove(base)
+    def finish(self, base: int) -> None:
+        """Note that a request is not pending any more."""
+        self._pending.remove(base)
 
-    def handed_out(self, request: Request, blobs: Sequence[bytes], exceptions: Sequence[int]) -> list[Delivery]:
-        """Return what was handed out for a request, in the order of its receipts."""
+    def deliveries(self, request: Request, blobs: Sequence[bytes], exceptions: Sequence[int]) -> list[Delivery]:
+        """Return the deliveries of a reply, in the order of their receipts."""
         lease, first = self._lease, request.base + 1
         unreadable: dict[int, str] = {}
         try:
-            taken = [Delivery(decode(value), f"{lease}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
+            found = [Delivery(decode(value), f"{lease}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
         except ValueError:
-            taken, unreadable = self._looked_through(blobs, first)
+            found, unreadable = self._decode_each(blobs, first)
         for i in range(0, len(exceptions), 3):
             index, deliveries, revoked = exceptions[i : i + 3]
             token = f"{lease}:{first + index}:{deliveries}"
-            taken[index] = replace(taken[index], token=token, deliveries=deliveries, revoked=bool(revoked))
+            found[index] = replace(found[index], token=token, deliveries=deliveries, revoked=bool(revoked))
         if unreadable:
-            taken = [delivery for receipt, delivery in enumerate(taken, first) if receipt not in unreadable]
-            self.put_aside(unreadable)
-        self.in_hand.update([delivery.token for delivery in taken])
-        return taken
+            found = [delivery for receipt, delivery in enumerate(found, first) if receipt not in unreadable]
+            self.bury(unreadable)
+        self.held.update([delivery.token for delivery in found])
+        return found
 
-    def _looked_through(self, blobs: Sequence[bytes], first: int) -> tuple[list[Delivery], dict[int, str]]:
-        """Return a delivery for each, something in place of what cannot be read, and why, by receipt."""
-        taken: list[Delivery] = []
+    def _decode_each(self, blobs: Sequence[bytes], first: int) -> tuple[list[Delivery], dict[int, str]]:
+        """Return a delivery for each blob, with an empty message if it is unreadable, and the reasons by receipt."""
+        found: list[Delivery] = []
         unreadable: dict[int, str] = {}
         for receipt, value in enumerate(blobs, first):
             try:
@@ -114,18 +94,18 @@ class Receipts:
             except ValueError as error:
                 message = Message(id="", task="")
                 unreadable[receipt] = str(error)
-            taken.append(Delivery(message, f"{self._lease}:{receipt}:1"))
-        return taken, unreadable
+            found.append(Delivery(message, f"{self._lease}:{receipt}:1"))
+        return found, unreadable
 
     # --- Doubts ---------------------------------------------------------------------------------------
 
     def doubt(self, request: Request) -> None:
-        """Note that nobody has what was handed out for a request. It is given back soon, or before the next request."""
+        """Have the messages of a request returned to their queues: soon, and before the next request."""
         self._doubts.add(request.receipts)
         self._recover_soon()
 
-    def put_aside(self, unreadable: Mapping[int, str]) -> None:
-        """Note what cannot be read, and why, by receipt. It becomes a dead letter soon, or before the next request."""
+    def bury(self, unreadable: Mapping[int, str]) -> None:
+        """Have unreadable messages (reasons by receipt) made dead letters: soon, and before the next request."""
         self._unreadable.update(unreadable)
         self._recover_soon()
 
@@ -135,20 +115,20 @@ class Receipts:
                 self._recovering = asyncio.ensure_future(self._keep_recovering())
 
     async def recover(self) -> None:
-        """Give back what is in doubt, and bury what cannot be read."""
+        """Return messages in doubt to their queues, and make dead letters of unreadable ones."""
         doubts = set(self._doubts)
         if doubts:
             ranges = itertools.chain.from_iterable(doubts)
-            await self._server.ado(self._server.script("recover", self._lease, self._receipts, *ranges))
+            await self._server.ado(self._server.script("recover", self._lease, self._last, *ranges))
             self._doubts -= doubts
         if self._unreadable:
-            whys = {receipt: f"it cannot be read: {error}" for receipt, error in self._unreadable.items()}
-            pairs = itertools.chain.from_iterable(whys.items())
+            reasons = {receipt: f"it cannot be read: {error}" for receipt, error in self._unreadable.items()}
+            pairs = itertools.chain.from_iterable(reasons.items())
             moment = self._server.moment(self._clock)
-            await self._server.ado(self._server.script("put_aside", moment, self._lease, *pairs))
-            for receipt, why in whys.items():
+            await self._server.ado(self._server.script("bury", moment, self._lease, *pairs))
+            for receipt, reason in reasons.items():
                 if self._unreadable.pop(receipt, None) is not None:
-                    log.error("A message was put aside as a dead letter: %s", why)
+                    log.error("A message is now a dead letter: %s", reason)
 
     async def _keep_recovering(self) -> None:
         while self._doubts or self._unreadable:
@@ -158,15 +138,16 @@ class Receipts:
                 await asyncio.sleep(RECOVER_PAUSE)
 
     async def compare(self) -> list[int]:
-        """After a new connection, return the receipts of what the server says we hold, and we do not.
+        """After a new connection, return receipts of messages that this lease took over and nobody has settled.
 
+        The other messages that the server says this lease holds, and that it has not received, go back to their queues.
         Raises `LeaseLost`.
         """
         connections = self._server.connections()
         if connections == self._compared:
             return []
-        last = min(self._asking, default=self._receipts)
-        proofs = [token.partition(":")[2] for token in self.in_hand]
+        last = min(self._pending, default=self._last)
+        proofs = [token.partition(":")[2] for token in self.held]
         found = await self._server.ado(self._server.script("compare", self._lease, last, *proofs))
         if found == 0:
             raise LeaseLost
@@ -174,6 +155,6 @@ class Receipts:
         return list(found)
 
     def close(self) -> None:
-        """Recover no more: all that the lease holds is given back."""
+        """Stop recovering: the end of the lease returns all that it holds."""
         if self._recovering is not None:
             self._recovering.cancel()

@@ -1,4 +1,4 @@
-"""Settlements as the scripts `acknowledge` and `settle` take them."""
+"""Encodes settlements as arguments of the scripts `acknowledge` and `settle`. Called by the lease."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["alike", "each"]
 
 
 def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
-    """Return the arguments of `acknowledge`, the shortest way; None if they do not all allow it."""
-    queue, mine = settlements[0].delivery.message.queue, len(lease) + 1
+    """Return the arguments of `acknowledge`, the fastest script; None if a settlement is not simple enough for it."""
+    queue, prefix = settlements[0].delivery.message.queue, len(lease) + 1
     ids, proofs, values, places = [], [], [], []
     for settlement in settlements:
         delivery, outcome = settlement.delivery, settlement.outcome
@@ -33,14 +33,14 @@ def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
             values.append(outcomes.addressed(outcome))
             places.append(outcomes.place(outcome.place))
         ids.append(message.id)
-        proofs.append(delivery.token[mine:] if delivery.token.startswith(lease) else "")
+        proofs.append(delivery.token[prefix:] if delivery.token.startswith(lease) else "")
     if len(set(ids)) < len(ids):
         return None
     return [queue, len(ids), *ids, *proofs, *values, *(places if any(places) else ())]
 
 
 def each(settlements: Sequence[Settlement], lease: str) -> list[Any]:
-    """Return the arguments of `settle`: how many there are, and each with what follows."""
+    """Return the arguments of `settle`: the number of settlements, the settlements, ends of nodes, follow-ups."""
     parts: list[Any] = [len(settlements)]
     for settlement in settlements:
         parts += _item(settlement, lease)

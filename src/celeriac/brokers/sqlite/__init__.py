@@ -1,4 +1,4 @@
-"""The embedded broker: one SQLite file, any number of processes, no server."""
+"""The embedded broker: one SQLite file for any number of processes, and no server."""
 
 from celeriac.brokers.sqlite.broker import SQLiteBroker, connect
 

@@ -1,4 +1,4 @@
-"""The SQLite broker: publishing, revoking, broadcasting; `lease.py` has what workers do."""
+"""The SQLite broker: publishing, revoking, broadcasting. For receiving and settling, see `lease.py`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from functools import partial
 import msgspec
 
 from celeriac.brokers.sqlite.lease import SQLiteLease
+from celeriac.brokers.sqlite.lines import learn
 from celeriac.brokers.sqlite.operations import SQLiteOperations
-from celeriac.brokers.sqlite.rows import find, insert, insert_one, learn, new_row, wake
+from celeriac.brokers.sqlite.rows import find, insert, insert_one, new_row, wake
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.schema import SCHEDULED
@@ -24,12 +25,12 @@ from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["SQLiteBroker", "connect"]
 
-LISTEN_PAUSE = 0.02  # seconds between two looks, so that a busy database does not wake listeners at every commit
+LISTEN_PAUSE = 0.02  # seconds between two reads, so that a busy database does not wake listeners at every commit
 LISTEN_WAIT = 60.0  # seconds
 
 
 class SQLiteBroker(Broker):
-    """Messages in a SQLite file."""
+    """A broker that stores messages in a SQLite file."""
 
     lacks = frozenset()
 
@@ -48,14 +49,14 @@ class SQLiteBroker(Broker):
                 if row is not None and session.insert(insert_one(row), row):
                     return
         self.database.write(lambda connection: insert(connection, messages, now))
-        self._meet()
+        self._learn()
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         now = self.clock.now()
         await self.database.awrite(lambda connection: insert(connection, messages, now))
-        self._meet()
+        self._learn()
 
-    def _meet(self) -> None:
+    def _learn(self) -> None:
         if self.database.connection().news:
             self.database.read(learn)
 
@@ -112,7 +113,7 @@ class SQLiteBroker(Broker):
             generation = watch.generation
             rows = self.database.read(partial(_sent_after, seen, channel))
             if watch.moves != moves:
-                moves, seen = watch.moves, 0  # another file, in which they are counted from the start
+                moves, seen = watch.moves, 0  # the file was replaced; its broadcasts are numbered from the start
                 continue
             for seq, payload in rows:
                 seen = seq

@@ -1,20 +1,20 @@
 """A worker's lease on a SQLite broker: receive, settle, renew, sweep.
 
-A token is `lease:receipt:line:rank:seq`, with one receipt for all that was received in one step. A lease's number is
-never used twice, nor is a receipt by its lease; a row of `active` that still has both is proof that the token is good.
-A receipt below 0 marks what was taken over, and must never be run again.
+A token is `lease:receipt:line:rank:seq`; all messages received in one step have the same receipt. Neither a lease's
+number nor one of its receipts is ever used twice: a token is valid while the row of `active` has both. A receipt below
+0 marks a message that was taken over from a dead worker and must never be run again.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import msgspec
 
-from celeriac.brokers.sqlite.rows import insert, learn, line_up, place, wake_due
-from celeriac.brokers.sqlite.unreadable import UNREADABLE, understood
+from celeriac.brokers.sqlite.lines import Lines
+from celeriac.brokers.sqlite.rows import insert, line_up, wake_due, write
+from celeriac.brokers.sqlite.unreadable import UNREADABLE, decode_or_bury
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
@@ -29,19 +29,18 @@ from celeriac.ports.workflows import Advance, NodeEnd
 __all__ = ["SQLiteLease"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
-MANY_FRESH = 1_000  # messages that nobody has put in line yet
-PRUNE_ROWS = 5_000  # outcomes thrown away at a time, so that nobody waits long for the write lock
+MANY_FRESH = 1_000  # fresh messages; of more, only so many are read to find out whether one can be received
+PRUNE_ROWS = 5_000  # outcomes deleted in one transaction: others wait for the write lock meanwhile
 
 SOME_FRESH = "SELECT line FROM fresh LIMIT ?"
-FIRST = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
 SELECT = "SELECT rank, seq, deliveries, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"
-_PLACE = "line = ? AND rank = ? AND seq = ?"
-_TAKEN = "line = ? AND (rank, seq) <= (?, ?)"
+_KEY = "line = ? AND rank = ? AND seq = ?"
+_UP_TO = "line = ? AND (rank, seq) <= (?, ?)"
 TAKE = f"""
     INSERT INTO active (line, rank, seq, name, deliveries, message, lease, receipt)
-    SELECT line, rank, seq, name, deliveries + 1, message, ?, ? FROM ready WHERE {_TAKEN}
+    SELECT line, rank, seq, name, deliveries + 1, message, ?, ? FROM ready WHERE {_UP_TO}
 """  # noqa: S608 - constants
-TAKE_AWAY = f"DELETE FROM ready WHERE {_TAKEN}"  # noqa: S608
+TAKE_AWAY = f"DELETE FROM ready WHERE {_UP_TO}"  # noqa: S608
 SETTLE = "DELETE FROM active WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?"
 BURY = f"""
     INSERT INTO dead ({KEPT}, died_at, reason) SELECT {KEPT}, ?, ? FROM active
@@ -50,11 +49,11 @@ BURY = f"""
 RELEASE = f"INSERT INTO ready ({KEPT}) SELECT line, rank, seq, name, deliveries - ?, message FROM active"  # noqa: S608
 
 Held = tuple[int, int, int, int, int]
-"""Line, rank, seq, lease, receipt: what a token says."""
+"""Line, rank, seq, lease and receipt of a token."""
 
 
 class SQLiteLease(Lease):
-    """A lease, by its number in the table `leases`."""
+    """A lease, identified by its number in the table `leases`."""
 
     def __init__(self, database: Database, clock: Clock, number: int, worker: WorkerInfo, seconds: float,
                  max_deliveries: int, result_expires: float | None) -> None:  # fmt: skip
@@ -66,6 +65,7 @@ class SQLiteLease(Lease):
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
         self._receipts = 0
+        self._lines = Lines()
 
     # --- Receive --------------------------------------------------------------------------------------
 
@@ -79,49 +79,35 @@ class SQLiteLease(Lease):
                 deliveries = await self._database.awrite(lambda connection: self._take(connection, queues, slots))
                 if deliveries:
                     return deliveries
-                due_in = 0.05  # another worker was faster
+                due_in = 0.05  # another worker has taken the messages
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 return []
             await watch.changed(generation, min(left, due_in))
 
     def _due_in(self, connection: Connection, queues: Sequence[str], slots: Slots) -> float:
-        """Return after how many seconds there may be something to take; 0 for now. Only reads."""
+        """Return after how many seconds there may be a message to take; 0 for now. Only reads."""
         some = connection.execute(SOME_FRESH, (MANY_FRESH,)).fetchall()
         if len(some) == MANY_FRESH:
-            return 0.0  # whosoever they are: one for us may stand behind them
-        fresh = {line for (line,) in some}
-        for line, _ in self._open_lines(connection, queues, slots):
-            if line in fresh or connection.execute(FIRST, (line,)).fetchone() is not None:
-                return 0.0
+            return 0.0  # there may be one for this lease behind them
+        if self._lines.of(queues).any_ready(connection, slots, {line for (line,) in some}):
+            return 0.0
         (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
         return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
 
-    def _open_lines(self, connection: Connection, queues: Sequence[str],
-                    slots: Slots) -> Iterator[tuple[int, str]]:  # fmt: skip
-        """Yield lines of queues that are not paused, and their lanes, starting with another queue each time."""
-        paused = {queue for (queue,) in connection.execute("SELECT queue FROM pauses")}
-        turn = self._receipts % len(queues)  # looking takes no turn: it would give every second one away
-        for queue in chain(queues[turn:], queues[:turn]):
-            for lane, free in slots.items():
-                if not free or queue in paused:
-                    continue
-                if (queue, lane) not in connection.lines:
-                    learn(connection)
-                line = connection.lines.get((queue, lane))
-                if line is not None:
-                    yield line, lane
-
     def _take(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
-        self._prove(connection)
+        self._check(connection)
         wake_due(connection, self._clock.now())
         line_up(connection)
         free = dict(slots)
-        taken: list[Delivery] = []
+        deliveries: list[Delivery] = []
         self._receipts += 1
-        for line, lane in list(self._open_lines(connection, queues, slots)):
+        # Reading takes no turn: else, with two queues, one of them would always be served first.
+        for line, lane in self._lines.of(queues).in_turn(connection, slots, self._receipts):
             rows = connection.execute(SELECT, (line, free[lane])).fetchall() if free[lane] > 0 else ()
             if not rows:
+                if not any(free.values()):
+                    break
                 continue
             free[lane] -= len(rows)
             up_to = (line, *rows[-1][:2])
@@ -129,23 +115,22 @@ class SQLiteLease(Lease):
             connection.execute(TAKE_AWAY, up_to)
             token = f"{self._number}:{self._receipts}:{line}"
             try:
-                taken += [
-                    Delivery(decode(message), f"{token}:{rank}:{seq}", deliveries + 1)
-                    for rank, seq, deliveries, message in rows
+                deliveries += [
+                    Delivery(decode(message), f"{token}:{rank}:{seq}", count + 1) for rank, seq, count, message in rows
                 ]
             except UNREADABLE:
                 now = self._clock.now()
-                for rank, seq, deliveries, raw in rows:
-                    message = understood(connection, raw, (line, rank, seq), now)
+                for rank, seq, count, raw in rows:
+                    message = decode_or_bury(connection, raw, (line, rank, seq), now)
                     if message is not None:
-                        taken.append(Delivery(message, f"{token}:{rank}:{seq}", deliveries + 1))
-        return self._marked(connection, taken)
+                        deliveries.append(Delivery(message, f"{token}:{rank}:{seq}", count + 1))
+        return self._with_revoked(connection, deliveries)
 
-    def _marked(self, connection: sqlite3.Connection, taken: list[Delivery]) -> list[Delivery]:
-        """Return the deliveries, with `revoked` set where it holds."""
-        if not taken or connection.execute("SELECT 1 FROM revoked LIMIT 1").fetchone() is None:
-            return taken
-        ids = msgspec.json.encode([delivery.message.id for delivery in taken]).decode()
+    def _with_revoked(self, connection: sqlite3.Connection, deliveries: list[Delivery]) -> list[Delivery]:
+        """Return the deliveries, with `revoked` set on those of revoked messages."""
+        if not deliveries or connection.execute("SELECT 1 FROM revoked LIMIT 1").fetchone() is None:
+            return deliveries
+        ids = msgspec.json.encode([delivery.message.id for delivery in deliveries]).decode()
         revoked = {
             id
             for (id,) in connection.execute(
@@ -155,7 +140,7 @@ class SQLiteLease(Lease):
         }
         return [
             msgspec.structs.replace(delivery, revoked=True) if delivery.message.id in revoked else delivery
-            for delivery in taken
+            for delivery in deliveries
         ]
 
     # --- Settle ---------------------------------------------------------------------------------------
@@ -170,13 +155,13 @@ class SQLiteLease(Lease):
         for settlement, row, ok in zip(settlements, held, done, strict=True):
             if ok and settlement.action is Action.RETURN:
                 message = settlement.message or settlement.delivery.message
-                place(connection, message, now, age=row[2], deliveries=settlement.deliveries)
+                write(connection, message, now, age=row[2], deliveries=settlement.deliveries)
         good = [settlement for settlement, ok in zip(settlements, done, strict=True) if ok]
-        kept = [item for item in good if item.outcome is not None and not item.ends_node]
-        again: set[int] = set()  # what has ended before: all that follows from it has followed
-        if kept:
-            again = _not_new(kept, outcomes.store(connection, [item.outcome for item in kept if item.outcome], now))
-        if len(kept) < len(good):
+        stored = [item for item in good if item.outcome is not None and not item.ends_node]
+        again: set[int] = set()  # settlements of messages that had ended before, with their follow-ups
+        if stored:
+            again = _not_new(stored, outcomes.store(connection, [item.outcome for item in stored if item.outcome], now))
+        if len(stored) < len(good):
             ending = [item for item in good if item.ends_node]
             ends = [NodeEnd(item.outcome, item.leaves_pending) for item in ending if item.outcome is not None]
             again |= _not_new(ending, workflows.conclude(connection, ends, now))
@@ -188,14 +173,14 @@ class SQLiteLease(Lease):
 
     def _release(self, connection: sqlite3.Connection, settlements: Sequence[Settlement], held: Sequence[Held],
                  now: float) -> list[bool]:  # fmt: skip
-        """Take the rows of good tokens out of `active`; say which tokens were good."""
+        """Delete the rows of valid tokens from `active`; return which tokens were valid."""
         for settlement, row in zip(settlements, held, strict=True):
             if settlement.action is Action.BURY:
                 connection.execute(BURY, (now, settlement.reason, *row))
         connection.execute("SAVEPOINT settle")
         if connection.executemany(SETTLE, held).rowcount == len(held):
             return [True] * len(held)
-        # Some token is stale, and what is deleted does not tell which.
+        # Some token is stale, and the count of deleted rows does not tell which.
         connection.execute("ROLLBACK TO settle")
         return [connection.execute(SETTLE, row).rowcount == 1 for row in held]
 
@@ -231,7 +216,7 @@ class SQLiteLease(Lease):
         return await self._database.awrite(lambda connection: self._sweep(connection, now)) if overdue else []
 
     def _overdue(self, connection: sqlite3.Connection, now: float) -> bool:
-        """Say whether there is anything to sweep. Only reads."""
+        """Return whether there is anything to sweep. Only reads."""
         horizon = None if self._result_expires is None else now - self._result_expires
         if self._result_expires is not None and workflows.overdue(connection, now, self._result_expires):
             return True
@@ -246,11 +231,11 @@ class SQLiteLease(Lease):
         )
 
     def _sweep(self, connection: sqlite3.Connection, now: float) -> list[Delivery]:
-        self._prove(connection)
-        taken: list[Delivery] = []
+        self._check(connection)
+        deliveries: list[Delivery] = []
         for (lease,) in connection.execute("SELECT lease FROM leases WHERE expires_at < ?", (now,)).fetchall():
             if lease != self._number:
-                taken += self._inherit(connection, lease, now)
+                deliveries += self._inherit(connection, lease, now)
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
         connection.execute("DELETE FROM broadcasts WHERE sent_at < ?", (now - BROADCAST_SECONDS,))
         connection.execute("DELETE FROM revoked WHERE until < ?", (now,))
@@ -261,36 +246,36 @@ class SQLiteLease(Lease):
                 (now - self._result_expires, PRUNE_ROWS),
             )
             workflows.prune(connection, now, self._result_expires)
-        return taken
+        return deliveries
 
     def _inherit(self, connection: sqlite3.Connection, lease: int, now: float) -> list[Delivery]:
-        """Deal with what a dead worker held; return what this worker takes over to settle."""
-        taken: list[Delivery] = []
+        """Return the messages of a dead worker to their lines; return those that this worker takes over to settle."""
+        deliveries: list[Delivery] = []
         rows = connection.execute(
             "SELECT line, rank, seq, deliveries, message FROM active WHERE lease = ?", (lease,)
         ).fetchall()
-        for line, rank, seq, deliveries, raw in rows:
+        for line, rank, seq, count, raw in rows:
             here = (line, rank, seq)
-            message = understood(connection, raw, here, now)
+            message = decode_or_bury(connection, raw, here, now)
             if message is None:
                 continue
-            if message.acks_late and deliveries < self._max_deliveries:
-                connection.execute(f"{RELEASE} WHERE {_PLACE}", (0, *here))
-                connection.execute(f"DELETE FROM active WHERE {_PLACE}", here)  # noqa: S608
+            if message.acks_late and count < self._max_deliveries:
+                connection.execute(f"{RELEASE} WHERE {_KEY}", (0, *here))
+                connection.execute(f"DELETE FROM active WHERE {_KEY}", here)  # noqa: S608
             else:
                 self._receipts += 1
                 mine = (self._number, -self._receipts)
-                connection.execute(f"UPDATE active SET lease = ?, receipt = ? WHERE {_PLACE}", (*mine, *here))  # noqa: S608
+                connection.execute(f"UPDATE active SET lease = ?, receipt = ? WHERE {_KEY}", (*mine, *here))  # noqa: S608
                 token = ":".join(map(str, (*mine, *here)))
-                taken.append(Delivery(message, token, deliveries, lost=True))
-        return taken
+                deliveries.append(Delivery(message, token, count, lost=True))
+        return deliveries
 
     async def end(self) -> None:
         def work(connection: sqlite3.Connection) -> None:
             mine = "WHERE lease = ? AND receipt > 0"
             connection.execute(f"{RELEASE} {mine}", (1, self._number))
             connection.execute(f"DELETE FROM active {mine}", (self._number,))  # noqa: S608
-            # What was taken over and not settled, the next sweep takes over again.
+            # The next sweep takes over again the messages that were taken over and not settled.
             if connection.execute("SELECT 1 FROM active WHERE lease = ?", (self._number,)).fetchone() is None:
                 connection.execute("DELETE FROM leases WHERE lease = ?", (self._number,))
             else:
@@ -298,7 +283,7 @@ class SQLiteLease(Lease):
 
         await self._database.awrite(work)
 
-    def _prove(self, connection: sqlite3.Connection) -> None:
+    def _check(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM leases WHERE lease = ?", (self._number,)).fetchone() is None:
             raise LeaseLost
 

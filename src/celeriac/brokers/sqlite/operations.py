@@ -1,4 +1,4 @@
-"""Looking into a SQLite broker, and operating it."""
+"""The operations of the SQLite broker: inspecting and managing queues, dead letters and workers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ COUNT = " UNION ALL ".join(
     f"SELECT queue, '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
     for table in TABLES
 )
-IN_LINE = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
+ALL_READY = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
 
 
 class SQLiteOperations(Operations):
-    """Queries over the tables of messages."""
+    """Operations by queries over the tables of messages."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def queues(self) -> list[QueueCounts]:
-        await self._wake()
+        await self._wake_due()
         counted = self._rows(COUNT, ())
         paused = {queue for (queue,) in self._rows("SELECT queue FROM pauses", ())}
         counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
@@ -46,19 +46,19 @@ class SQLiteOperations(Operations):
         return [QueueCounts(queue=queue, paused=queue in paused, **found) for queue, found in sorted(counts.items())]
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
-        await self._wake()
-        return self._messages(f"{IN_LINE} WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
+        await self._wake_due()
+        return self._messages(f"{ALL_READY} WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
-        await self._wake()
+        await self._wake_due()
         if queue is None:
             return self._messages("scheduled ORDER BY due_at", (), limit, offset)
         return self._messages(f"scheduled WHERE {OF_QUEUE} ORDER BY due_at", (queue,), limit, offset)
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
-        await self._wake()
+        await self._wake_due()
         found = ((id, self._database.read(partial(find, id=id))) for id in ids)
-        return {id: (place.state, place.message) for id, place in found if place is not None}
+        return {id: (item.state, item.message) for id, item in found if item is not None}
 
     async def purge(self, queue: str) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -89,7 +89,7 @@ class SQLiteOperations(Operations):
             letters = _letters(connection, ids)
             for letter in letters:
                 remove(connection, letter)
-                # Its failure was recorded as final; sent again, it is pending again.
+                # Its failure was recorded as final, and would otherwise be its result.
                 connection.execute("DELETE FROM outcomes WHERE id = ?", (letter.message.id,))
             insert(connection, [anew(letter.message) for letter in letters], self._clock.now())
             return len(letters)
@@ -112,8 +112,8 @@ class SQLiteOperations(Operations):
             for info, renewed, expires in rows
         ]
 
-    async def _wake(self) -> None:
-        """Make ready what is due: without a worker nobody has done so."""
+    async def _wake_due(self) -> None:
+        """Move due messages to their lines, because there may be no worker that has done it."""
         now = self._clock.now()
         if self._rows("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)):
             await self._database.awrite(lambda connection: wake_due(connection, now))
@@ -123,7 +123,7 @@ class SQLiteOperations(Operations):
         return [self._shown(raw, line) for raw, line in self._rows(query, (*parameters, limit, offset))]
 
     def _shown(self, raw: bytes, line: int) -> Message:
-        """Return the message of a row; of one that cannot be read, what stands for it."""
+        """Decode the message of a row for display; return a placeholder if it is unreadable."""
         try:
             return decode(raw)
         except ValueError:

@@ -1,5 +1,4 @@
-"""Messages as rows: how one is written, found and moved, and which line it stands in. Used by the broker
-and its leases."""
+"""Messages as rows: how they are written, found and moved. Used by the broker, its leases and its operations."""
 
 from __future__ import annotations
 
@@ -22,21 +21,20 @@ __all__ = [
     "find",
     "insert",
     "insert_one",
-    "learn",
     "line_up",
     "new_row",
-    "place",
     "remove",
     "seq_of",
     "seqs_of",
     "wake",
     "wake_due",
+    "write",
 ]
 
-EPOCH = 1_735_689_600_000  # milliseconds; 2025 began
+EPOCH = 1_735_689_600_000  # milliseconds; the beginning of 2025
 
 NewRow = tuple[int, int, int, bytes]
-"""Line, rank and seq (the place), and the encoded message."""
+"""Line, rank and seq (the key), and the encoded message."""
 
 _HERE = "line = ?1 AND rank = ?2 AND seq = ?3"
 INSERT = Insert("INTO ready (line, rank, seq, message)", 4)
@@ -49,11 +47,11 @@ INSERT_ONE, INSERT_FRESH = (
 )
 USUAL_RANK = HIGHEST_PRIORITY - Message(id="", task="").priority
 LINE_UP = 10_000
-"""So many fresh messages are put in line at a time, for nobody shall wait long for the write lock."""
+"""Fresh messages that are moved in one transaction: others wait for the write lock meanwhile."""
 
 _BETWEEN = "line = ?1 AND rank = ?2 AND seq BETWEEN ?3 AND ?4"
 ANY_BETWEEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_BETWEEN}" for state in TABLES) + " LIMIT 1"  # noqa: S608
-TAKEN = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_HERE}" for state in TABLES) + " LIMIT 1"  # noqa: S608
+SAME_KEY = " UNION ALL ".join(f"SELECT 1 FROM {state} WHERE {_HERE}" for state in TABLES) + " LIMIT 1"  # noqa: S608
 
 RANKS = "ranks (rank) AS (VALUES " + ", ".join(f"({rank})" for rank in range(HIGHEST_PRIORITY + 1)) + ")"
 BY_SEQ = f"WITH {RANKS} SELECT '{FRESH}', line, rank, seq, message FROM {FRESH} WHERE seq = ?1" + "".join(  # noqa: S608
@@ -68,25 +66,18 @@ BY_NAME = " UNION ALL ".join(
 
 
 def _number(connection: Connection, queue: str, lane: str) -> int:
-    """Return the number of a line; a new line is entered (inside the caller's write transaction)."""
+    """Return the number of a line; create a new line inside the caller's write transaction."""
     key = (queue, lane)
     if key not in connection.lines:
         connection.execute("INSERT OR IGNORE INTO lines (queue, lane) VALUES (?, ?)", key)
         found = connection.execute("SELECT line FROM lines WHERE queue = ? AND lane = ?", key).fetchone()
-        connection.news = True  # and not remembered yet: the transaction may still be rolled back
+        connection.news = True  # it is not known before the commit: the transaction may still be rolled back
         return int(found[0])
     return connection.lines[key]
 
 
-def learn(connection: Connection) -> None:
-    """Remember all lines that are committed."""
-    connection.news = False
-    for line, queue, lane in connection.execute("SELECT line, queue, lane FROM lines"):
-        connection.lines[queue, lane] = line
-
-
 def seq_of(id: str) -> int | None:
-    """Return the age of a message by its id: 41 bits of milliseconds, 22 of the counter. None: not an id of ours."""
+    """Return the `seq` that an id made by Celeriac holds: 41 bits of milliseconds, 22 of a counter. None for others."""
     if len(id) != 36 or id[14] != "7" or id[8:24:5] != "----":
         return None
     try:
@@ -98,7 +89,7 @@ def seq_of(id: str) -> int | None:
 
 
 def seqs_of(ids: Sequence[str]) -> list[int | None]:
-    """Return what `seq_of` says of each; of ids of ours, in less than half the time."""
+    """Return `seq_of` of each id; for ids made by Celeriac, in less than half the time."""
     text, count = "".join(ids), len(ids)
     if set(map(len, ids)) == {36} and text[14::36] == "7" * count and _dashed(text, count):
         try:
@@ -106,7 +97,7 @@ def seqs_of(ids: Sequence[str]) -> list[int | None]:
         except ValueError:
             bits = b""
         if bits and all(bits[byte::16] == bits[byte : byte + 1] * count for byte in range(8)):
-            # Made at once: they have their milliseconds, and the high bits of the counter, in common.
+            # The ids were made together: their milliseconds and the high bits of the counter are the same.
             base = _seq(int.from_bytes(bits[:8]), 0)
             seqs = [base | low & 0x3FFF for (low,) in _LOWS(bits)]
         else:
@@ -125,23 +116,23 @@ def _dashed(text: str, count: int) -> bool:
 
 
 def _seq(high: int, low: int) -> int:
-    """Return the age: of 48 bits of milliseconds, 4, 12 of the counter; 2, 14 of it, 48 at random."""
+    """Return the `seq` of an id's halves: 48 bits of milliseconds, 4, 12 of the counter; 2, 14 of the counter, 48."""
     return (high >> 16) - EPOCH << 22 | high << 14 & 0x3F_C000 | low >> 48 & 0x3FFF
 
 
 def new_row(message: Message, line: int, now: float) -> NewRow | None:
-    """Return the row of a message that is ready and whose id says its age; None for all others."""
-    seq = None if _waits(message, now) else seq_of(message.id)
+    """Return the row of a message that is ready and whose id holds a `seq`; None for all others."""
+    seq = None if _is_scheduled(message, now) else seq_of(message.id)
     return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
 
 
 def insert_one(row: NewRow) -> str:
-    """Return the statement that writes a new row, unless its place is taken: then it writes none, or fails."""
+    """Return the statement that writes a new row. If its key is taken, the statement writes none, or fails."""
     return INSERT_FRESH if row[1] == USUAL_RANK else INSERT_ONE
 
 
 def line_up(connection: sqlite3.Connection) -> None:
-    """Put what is fresh in line, the oldest first, inside the caller's write transaction."""
+    """Move fresh messages to their lines, the oldest first, inside the caller's write transaction."""
     bound = connection.execute("SELECT seq FROM fresh ORDER BY seq LIMIT 1 OFFSET ?", (LINE_UP,)).fetchone()
     where, up_to = ("", ()) if bound is None else ("WHERE seq < ?", bound)
     moved = f"INSERT INTO ready (line, rank, seq, message) SELECT line, rank, seq, message FROM fresh {where}"  # noqa: S608
@@ -153,19 +144,19 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
     """Write messages that are not there already, inside the caller's write transaction."""
     together: dict[tuple[str, int, int], dict[int, Message]] = {}
     apart: list[Message] = []
-    before: tuple[Any, ...] | None = None  # of the message before: most are alike
+    before: tuple[Any, ...] | None = None  # the kind of the message before: most are the same
     group: dict[int, Message] = {}
     for message, seq in zip(messages, seqs_of([message.id for message in messages]), strict=True):
         kind = (message.queue, message.lane, message.priority, message.due_at)
         if kind != before:
             before = kind
             line = _number(connection, message.queue, message.lane)
-            state = SCHEDULED if _waits(message, now) else READY
+            state = SCHEDULED if _is_scheduled(message, now) else READY
             group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
             apart.append(message)
     for (state, line, rank), group in together.items():
-        # Ids of now: nothing is likely to stand where they belong, so one look does for all of them.
+        # New ids: their keys are hardly ever taken, so that one query for all of them is enough.
         if group and connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
             apart += group.values()
         elif state == READY:
@@ -175,29 +166,29 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
             INSERT_SCHEDULED.write(connection, rows)
     for message in apart:
         if find(connection, message.id) is None:
-            place(connection, message, now)
+            write(connection, message, now)
 
 
-def place(connection: Connection, message: Message, now: float, *, age: int | None = None, deliveries: int = 0) -> None:
-    """Write a message that is not there, as old as `age` or its id says. Is that place taken, it gets a new one."""
+def write(connection: Connection, message: Message, now: float, *, age: int | None = None, deliveries: int = 0) -> None:
+    """Write a message that is not there. Its `seq` is `age`, or that of its id, or a new one if the key is taken."""
     line, rank = _number(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
-    said = seq_of(message.id)
-    seq = said if age is None else age
-    while seq is None or connection.execute(TAKEN, (line, rank, seq)).fetchone() is not None:
+    own = seq_of(message.id)
+    seq = own if age is None else age
+    while seq is None or connection.execute(SAME_KEY, (line, rank, seq)).fetchone() is not None:
         seq = seq_of(new_id())
-    values = (line, rank, seq, None if seq == said else message.id, deliveries, encode(message))
-    if _waits(message, now):
+    values = (line, rank, seq, None if seq == own else message.id, deliveries, encode(message))
+    if _is_scheduled(message, now):
         INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
     else:
         INSERT_READY.write(connection, [values])
 
 
-def _waits(message: Message, now: float) -> bool:
+def _is_scheduled(message: Message, now: float) -> bool:
     return message.due_at is not None and message.due_at > now
 
 
 class Found(NamedTuple):
-    """Where a message is."""
+    """A message that was found, and its row."""
 
     table: str
     line: int
@@ -212,14 +203,14 @@ class Found(NamedTuple):
 
 
 def find(connection: sqlite3.Connection, id: str) -> Found | None:
-    """Return where the message with this id is, in whatever state."""
+    """Return the message with this id, in whatever state; None if there is none."""
     for query, value in ((BY_SEQ, seq_of(id)), (BY_NAME, id)):
         for table, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
             try:
                 message = decode(raw)
             except UNREADABLE:
-                continue  # whoever receives it puts it aside
-            if message.id == id:  # another's id may say the same age
+                continue  # the lease that receives it makes it a dead letter
+            if message.id == id:  # other ids may hold the same `seq`
                 return Found(table, line, rank, seq, message)
     return None
 
@@ -230,14 +221,14 @@ def remove(connection: sqlite3.Connection, found: Found) -> None:
 
 
 def wake(connection: sqlite3.Connection, found: Found) -> None:
-    """Make a scheduled message ready before its time."""
+    """Make a scheduled message ready, whether it is due or not."""
     where = (found.line, found.rank, found.seq)
     connection.execute(f"INSERT INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE {_HERE}", where)  # noqa: S608
     remove(connection, found)
 
 
 def wake_due(connection: sqlite3.Connection, now: float) -> None:
-    """Make ready what is due."""
+    """Make all due messages ready."""
     if connection.execute("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is not None:
         connection.execute(f"INSERT INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE due_at <= ?", (now,))  # noqa: S608
         connection.execute("DELETE FROM scheduled WHERE due_at <= ?", (now,))

@@ -1,4 +1,4 @@
-"""What the AMQP broker and the `rpc://` backend share: codec, connections, and the names of exchanges and queues.
+"""The AMQP 0-9-1 client of the AMQP broker and the `rpc://` backend: frames, connections, procedures.
 
-AMQP 0-9-1 as RabbitMQ speaks it; its extensions are used where the server announces them.
+It uses RabbitMQ's extensions of the protocol where the server announces them.
 """

@@ -1,9 +1,9 @@
-"""Where AMQP servers are.
+"""Addresses of AMQP servers, as read from URLs.
 
     amqp://[user[:password]@]host[:5672][,host[:port]…][/vhost]        amqps://… the same over TLS, port 5671
 
-Several hosts are the nodes of one cluster: they are tried in turn. TLS takes `ssl_ca_certs`, `ssl_certfile`,
-`ssl_keyfile`, `ssl_cert_reqs=none` and `ssl_check_hostname=false`.
+Several hosts are the nodes of one cluster, tried in turn. TLS options: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
+`ssl_cert_reqs=none` and `ssl_check_hostname=false`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """The hosts of a server, and who we are there."""
+    """The hosts of a server, and the user and vhost to connect with."""
 
     hosts: tuple[tuple[str, int], ...]
     username: str = "guest"
-    password: str = "guest"  # noqa: S105 - what every AMQP client assumes
+    password: str = "guest"  # noqa: S105 - the default of every AMQP client
     vhost: str = "/"
     tls: bool = False
     options: dict[str, str] = {}
@@ -62,11 +62,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return how TLS is spoken; None where it is not. Raises `ImproperlyConfigured` for files that are no good."""
+        """Return the TLS context; None without TLS. Raises `ImproperlyConfigured` for files that cannot be used."""
         return tls_context(self.options, "AMQP") if self.tls else None
 
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Return a connected socket, within the time-out (seconds)."""
+        """Return a connected socket. Raises `OSError` after the time-out (seconds)."""
         plain = socket.create_connection((host, port), timeout)
         try:
             prepare(plain)

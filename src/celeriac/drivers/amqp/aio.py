@@ -1,4 +1,4 @@
-"""A connection for an event loop, with as many channels as are asked for. It beats its heart by itself."""
+"""A connection for an event loop, with any number of channels. It sends heartbeats by itself."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ WINDOW = 1000  # publications that may wait for their confirms
 
 
 class AioConnection(asyncio.Protocol):
-    """One socket of the running event loop. Made by `connect`."""
+    """A connection of the running event loop. Made by `connect`."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.blocked = ""  # why the server takes nothing from us for now
+        self.blocked = ""  # why the server accepts no messages at present
         self.lost: Exception | None = None
         self.on_lost: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = Parser()
-        self._first: asyncio.Queue[Event | None] | None = asyncio.Queue()  # while it is being opened
+        self._handshake: asyncio.Queue[Event | None] | None = asyncio.Queue()  # while the connection is opened
         self._channels: dict[int, Channel] = {}
         self._numbers = 0
         self._free: list[int] = []  # numbers of channels that were closed
         self._writable = asyncio.Event()
         self._writable.set()
-        self.heard = self._said = time.monotonic()
-        self._beat: asyncio.TimerHandle | None = None
+        self.received_at = self._sent = time.monotonic()  # when something was last received, and sent
+        self._heartbeat: asyncio.TimerHandle | None = None
 
     @classmethod
     async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0,
                       name: str = "celeriac") -> AioConnection:  # fmt: skip
         """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
-        trouble: Exception | None = None
+        failure: Exception | None = None
         deadline = time.monotonic() + timeout
         for number, (host, port) in enumerate(address.hosts):
             try:
@@ -67,10 +67,10 @@ class AioConnection(asyncio.Protocol):
                     except NoConfirms:
                         return await cls._open(address, host, port, heartbeat, name, ask=False)
             except BrokerMisconfigured:
-                raise  # the next host would say the same
+                raise  # the other hosts have the same users and vhosts
             except OSError as error:
-                trouble = error
-        raise trouble or ConnectionError("no host is named")
+                failure = error
+        raise failure or ConnectionError("the URL names no host")
 
     @classmethod
     async def _open(cls, address: Address, host: str, port: int, heartbeat: float, name: str,
@@ -78,32 +78,32 @@ class AioConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(lambda: cls(address), host, port, ssl=address.tls_context())
         try:
-            await made._greet(max(1, int(heartbeat)), name, ask)
+            await made._shake_hands(max(1, int(heartbeat)), name, ask)
         except BaseException:
             made.abandon()
             raise
         return made
 
-    async def _greet(self, heartbeat: int, name: str, ask: bool) -> None:
+    async def _shake_hands(self, heartbeat: int, name: str, ask: bool) -> None:
         steps = opening(self.address, heartbeat, name, ask)
         data = next(steps)
-        assert self._first is not None
+        assert self._handshake is not None
         while True:
             self.write(data)
-            event = await self._first.get()
+            event = await self._handshake.get()
             if event is None:
-                raise self.lost or ConnectionLost("it closed the connection")
+                raise self.lost or ConnectionLost("the server closed the connection")
             try:
                 data = steps.send(event)
             except StopIteration as end:
                 self.facts = end.value
                 break
-        self._first = None
+        self._handshake = None
         if self.facts.heartbeat:
-            self._beat = self._loop.call_later(self.facts.heartbeat / 2, self._heart)
+            self._heartbeat = self._loop.call_later(self.facts.heartbeat / 2, self._keep_alive)
 
     async def channel(self, confirms: bool = False) -> Channel:
-        """Open a channel. Raises `BrokerUnavailable` where the server allows no more of them."""
+        """Open a channel. Raises `BrokerUnavailable` if the server allows no more of them."""
         if self._free:
             number = self._free.pop()
         elif self._numbers < self.facts.channel_max:
@@ -120,39 +120,39 @@ class AioConnection(asyncio.Protocol):
         return channel
 
     def forget(self, channel: Channel) -> None:
-        """Take a channel out of the books; it is closed, and its number free."""
+        """Forget a channel that is closed; its number can be used again."""
         if self._channels.get(channel.number) is channel:
             del self._channels[channel.number]
             self._free.append(channel.number)
 
-    # --- The protocol's own ---------------------------------------------------------------------------
+    # --- Called by the event loop ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
         plain = transport.get_extra_info("socket")
         if plain is not None:
             prepare(plain)
 
     def data_received(self, data: bytes) -> None:
-        """Hand each event to whom it concerns."""
-        self.heard = time.monotonic()
+        """Pass each event to its channel."""
+        self.received_at = time.monotonic()
         for event in self._parser.feed(data):
             channel = self._channels.get(event.channel)
-            if self._first is not None:
-                self._first.put_nowait(event)
+            if self._handshake is not None:
+                self._handshake.put_nowait(event)
             elif isinstance(event, Content):
                 if channel is not None:
                     channel.take(event)
             elif isinstance(event, Confirmed):
                 if channel is not None:
-                    channel.confirms.heard(event)
+                    channel.confirms.confirmed(event)
             elif event.channel == 0:
-                self._told(event)
+                self._handle(event)
             elif channel is not None:
-                channel.told(event.frame)
+                channel.handle(event.frame)
 
-    def _told(self, event: Method) -> None:
+    def _handle(self, event: Method) -> None:
         if isinstance(event.frame, commands.Connection.Blocked):
             self.blocked = event.frame.reason
         elif isinstance(event.frame, commands.Connection.Unblocked):
@@ -162,71 +162,71 @@ class AioConnection(asyncio.Protocol):
             self._lose(ended(event.frame))
 
     def pause_writing(self) -> None:
-        """Let publishers wait."""
+        """Make publishers wait."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let publishers go on."""
+        """Let publishers continue."""
         self._writable.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell all who wait."""
-        self._lose(ConnectionLost(str(error) if error is not None else "it closed the connection"))
+        """Fail all calls that wait for an answer."""
+        self._lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
 
     def _lose(self, error: Exception) -> None:
         if self.lost is not None:
             return
         self.lost = error
-        if self._beat is not None:
-            self._beat.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
         if self._transport is not None:
             self._transport.abort()
         self._writable.set()
-        if self._first is not None:
-            self._first.put_nowait(None)
+        if self._handshake is not None:
+            self._handshake.put_nowait(None)
         for channel in list(self._channels.values()):
             channel.fail(error)
         self._channels.clear()
         if self.on_lost is not None:
             self.on_lost()
 
-    def _heart(self) -> None:
+    def _keep_alive(self) -> None:
         now, interval = time.monotonic(), self.facts.heartbeat
-        if now - self.heard > 2 * interval:
-            self._lose(ConnectionLost(f"no word from it for {now - self.heard:.0f} s"))
+        if now - self.received_at > 2 * interval:
+            self._lose(ConnectionLost(f"no heartbeat from it for {now - self.received_at:.0f} s"))
             return
-        if now - self._said > interval / 2 - 0.1:
+        if now - self._sent > interval / 2 - 0.1:
             self.write(HEARTBEAT)
-        self._beat = self._loop.call_later(interval / 2, self._heart)
+        self._heartbeat = self._loop.call_later(interval / 2, self._keep_alive)
 
     # --- For channels ---------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send bytes, unless the connection is lost."""
         if self._transport is not None and self.lost is None:
-            self._said = time.monotonic()
+            self._sent = time.monotonic()
             self._transport.write(data)
 
     async def writable(self) -> None:
-        """Wait while the server does not read."""
+        """Wait until the server reads what was sent before."""
         if not self._writable.is_set():
             await self._writable.wait()
 
     def close(self) -> None:
-        """Say good-bye, and close."""
+        """Close the connection as the protocol demands."""
         if self.lost is None and self._transport is not None:
             self.write(method(0, commands.Connection.Close(200, "", 0, 0)))
             transport, self._transport = self._transport, None
             transport.close()
-        self._lose(ConnectionLost("it was closed here"))
+        self._lose(ConnectionLost("this process closed it"))
 
-    def abandon(self) -> None:
-        """Close without a word, as a process does that is killed."""
-        self._lose(ConnectionLost("it was closed here"))
+    def abandon(self, why: str = "this process closed it") -> None:
+        """Close the socket without closing the connection first, as the end of the process would."""
+        self._lose(ConnectionLost(why))
 
 
 class Channel:
-    """A channel: calls and their answers in order, publications and their confirms, deliveries to `on_content`."""
+    """A channel: calls, which are answered in order; publications, which are confirmed; deliveries to `on_content`."""
 
     def __init__(self, connection: AioConnection, number: int) -> None:
         self.connection = connection
@@ -239,14 +239,14 @@ class Channel:
         self.on_failure: Callable[[Exception], None] | None = None
         self._calls: deque[asyncio.Future[Any]] = deque()
         self._batches: set[asyncio.Future[None]] = set()
-        self._closing = False  # by us: the number is free when the server has said so
+        self._closing = False  # by this process: the number is free when the server has confirmed it
 
     async def call(self, what: Any) -> Any:
         """Call a method, and return its answer."""
         return await self.ask(what)
 
     def ask(self, what: Any) -> asyncio.Future[Any]:
-        """Call a method; the answer comes later, in order with the others."""
+        """Call a method; the future is its answer."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.failed is not None or self.connection.lost is not None:
             future.set_exception(self.failed or self.connection.lost or ConnectionLost())
@@ -257,7 +257,7 @@ class Channel:
         return future
 
     def tell(self, data: bytes) -> None:
-        """Send something that has no answer."""
+        """Send frames that have no answer."""
         if self.failed is None:
             self.connection.write(data)
 
@@ -269,7 +269,7 @@ class Channel:
             part = items[start : start + WINDOW]
             await self.connection.writable()
             if self.failed is not None or self.connection.lost is not None:
-                raise self.connection.lost or ConnectionLost("the channel was closed over somebody else's message")
+                raise self.connection.lost or ConnectionLost("another caller's message closed the channel")
             data = b"".join([publish(self.number, item, frame_max) for item in part])
             if not self.confirming:
                 self.connection.write(data)
@@ -291,7 +291,7 @@ class Channel:
     # --- From the connection --------------------------------------------------------------------------
 
     def take(self, content: Content) -> None:
-        """Take what the server has sent."""
+        """Pass on a message that the server has sent."""
         if content.returned:
             self.confirms.returned(content)
         elif content.fetched:
@@ -299,8 +299,8 @@ class Channel:
         elif self.on_content is not None:
             self.on_content(content)
 
-    def told(self, frame: Any) -> None:
-        """Take an answer, or what the server says unasked."""
+    def handle(self, frame: Any) -> None:
+        """Handle an answer, or a method that the server calls."""
         if isinstance(frame, commands.Channel.Close):
             self.connection.write(method(self.number, commands.Channel.CloseOk()))
             if not self._closing:
@@ -323,19 +323,19 @@ class Channel:
                 future.set_result(answer)
 
     def fail(self, error: Exception) -> None:
-        """Tell all who wait that nothing comes any more."""
+        """Fail all calls and publications that wait."""
         self.failed = error
         for future in (*self._calls, *self._batches):
             if not future.done():
                 future.set_exception(error)
-                future.exception()  # somebody may have stopped waiting
+                future.exception()  # retrieved, for its caller may be gone
         self._calls.clear()
         if self.on_failure is not None:
             self.on_failure(error)
 
     def close(self) -> None:
-        """Close; what was not acknowledged goes back to its queue."""
+        """Close; the server puts back what was not acknowledged."""
         if self.failed is None and self.connection.lost is None:
             self._closing = True
             self.connection.write(method(self.number, commands.Channel.Close(200, "", 0, 0)))
-            self.failed = ConnectionLost("the channel was closed here")
+            self.failed = ConnectionLost("this process closed the channel")

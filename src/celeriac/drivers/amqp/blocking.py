@@ -1,4 +1,4 @@
-"""A blocking connection with one channel, for threads: publish, call and be answered, wait for deliveries."""
+"""A blocking connection with one channel, for threads: publishes, calls methods, waits for deliveries."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ __all__ = ["Connection"]
 
 CHANNEL = 1
 CHUNK = 65536
-LEAST_SECONDS = 0.01  # to write in, however late it is
+LEAST_SECONDS = 0.01  # for a write, even after the deadline
 WINDOW = 500  # publications that are sent before their confirms are read
 
 
 class Connection:
-    """One socket. After any error but `ChannelClosed` it is of no use: close it.
+    """A connection. After any error but `ChannelClosed` it cannot be used: close it.
 
-    Raises `OSError` (with `TimeoutError` and `ConnectionLost`), `BrokerUnavailable` and `ChannelClosed` alone.
+    Raises only `OSError` (with `TimeoutError` and `ConnectionLost`), `BrokerUnavailable` and `ChannelClosed`.
     """
 
     def __init__(self, address: Address, within: float, heartbeat: int = 0, name: str = "celeriac") -> None:
         """Connect to the first host that answers, within so many seconds."""
         self.address = address
-        self.blocked = ""  # why the server takes nothing from us for now
+        self.blocked = ""  # why the server accepts no messages at present
         self.open = False
         deadline = time.monotonic() + within
-        trouble: Exception | None = None
+        failure: Exception | None = None
         for number, (host, port) in enumerate(address.hosts):
             left = max(0.01, (deadline - time.monotonic()) / (len(address.hosts) - number))
             try:
                 self._open(host, port, left, heartbeat, name)
                 return
             except BrokerMisconfigured:
-                raise  # the next host would say the same
+                raise  # the other hosts have the same users and vhosts
             except OSError as error:
-                trouble = error
-        raise trouble or ConnectionError("no host is named")
+                failure = error
+        raise failure or ConnectionError("the URL names no host")
 
     def _open(self, host: str, port: int, within: float, heartbeat: int, name: str, ask: bool = True) -> None:
         self._parser = Parser()
         self._events: deque[Event] = deque()
         self._confirms = Confirms()
         self._deadline = time.monotonic() + within
-        self._heard = self._said = time.monotonic()
-        self._greeted = False
+        self._received_at = self._sent = time.monotonic()  # when something was last received, and sent
+        self._opened = False
         self._socket = TimedSocket(self.address.connect(host, port, within))
         try:
-            self._greet(heartbeat, name, ask)
+            self._shake_hands(heartbeat, name, ask)
         except BaseException as error:
             self._socket.close()
             if not isinstance(error, NoConfirms):
@@ -78,7 +78,7 @@ class Connection:
             self._open(host, port, max(0.01, self._deadline - time.monotonic()), heartbeat, name, ask=False)
         self.open = True
 
-    def _greet(self, heartbeat: int, name: str, ask: bool) -> None:
+    def _shake_hands(self, heartbeat: int, name: str, ask: bool) -> None:
         steps = opening(self.address, heartbeat, name, ask)
         data = next(steps)
         while True:
@@ -87,16 +87,16 @@ class Connection:
                 data = steps.send(self._read())
             except StopIteration as end:
                 self.facts = end.value
-                self._greeted = True
+                self._opened = True
                 break
         self.call(commands.Channel.Open(), self._deadline)
         if self.facts.confirms:
             self.call(commands.Confirm.Select(), self._deadline)
 
-    # --- Asking ---------------------------------------------------------------------------------------
+    # --- Requests -------------------------------------------------------------------------------------
 
     def call(self, what: Any, deadline: float) -> Any:
-        """Call a method, and return its answer. Raises `ChannelClosed`; the channel is open again then."""
+        """Call a method, and return its answer. Raises `ChannelClosed`, after which the channel is open again."""
         self._deadline = deadline
         self._write(method(CHANNEL, what))
         kept: list[Event] = []
@@ -132,43 +132,43 @@ class Connection:
         return returned
 
     def wait(self, seconds: float) -> Event | None:
-        """Return what the server sends next, or None when nothing came in time.
+        """Return the next event, or None if there is none in time.
 
-        Raises `ConnectionLost` when nothing, not even a heartbeat, has come for two heartbeats.
+        Raises `ConnectionLost` if nothing was received for two heartbeats.
         """
         self._deadline = time.monotonic() + seconds
         try:
             return self._read()
         except TimeoutError:
-            silence = time.monotonic() - self._heard
+            silence = time.monotonic() - self._received_at
             if self.facts.heartbeat and silence > 2 * self.facts.heartbeat:
-                raise ConnectionLost(f"no word from it for {silence:.0f} s") from None
+                raise ConnectionLost(f"no heartbeat from it for {silence:.0f} s") from None
             return None
 
     def rest(self) -> list[Event]:
-        """Return what has come already."""
+        """Return the events that were received before."""
         events = list(self._events)
         self._events.clear()
         return events
 
     def send(self, data: bytes) -> None:
-        """Send something that has no answer."""
+        """Send frames that have no answer."""
         self._deadline = time.monotonic() + 10.0
         self._write(data)
 
     def beat(self) -> None:
-        """Send a heartbeat, if it is time for one."""
-        if self.facts.heartbeat and time.monotonic() - self._said > self.facts.heartbeat / 2:
+        """Send a heartbeat, if one is due."""
+        if self.facts.heartbeat and time.monotonic() - self._sent > self.facts.heartbeat / 2:
             self.send(HEARTBEAT)
 
     # --- The socket -----------------------------------------------------------------------------------
 
     def stale(self) -> bool:
-        """Say whether the server has closed the connection, or said something, while nobody looked."""
+        """Say whether the connection cannot be used any more; handles what the server has sent meanwhile."""
         if not self.open:
             return True
         try:
-            while self._socket.stirs():
+            while self._socket.has_input():
                 self._deadline = time.monotonic() + 1.0
                 self._take(self._receive())
         except (OSError, BrokerUnavailable, ChannelClosed):
@@ -177,11 +177,11 @@ class Connection:
         return False
 
     def _write(self, data: bytes) -> None:
-        self._said = time.monotonic()
-        self._socket.write(data, max(self._deadline, self._said + LEAST_SECONDS))
+        self._sent = time.monotonic()
+        self._socket.write(data, max(self._deadline, self._sent + LEAST_SECONDS))
 
     def _read(self) -> Event:
-        """Return the next event that is not dealt with here."""
+        """Return the next event, without those that the connection handles itself."""
         while not self._events:
             self._take(self._receive())
         return self._events.popleft()
@@ -189,15 +189,15 @@ class Connection:
     def _receive(self) -> bytes:
         data = self._socket.read(CHUNK, self._deadline)
         if not data:
-            raise ConnectionLost("it closed the connection")
-        self._heard = time.monotonic()
+            raise ConnectionLost("the server closed the connection")
+        self._received_at = time.monotonic()
         return data
 
     def _take(self, data: bytes) -> None:
         closed: Any = None
         for event in self._parser.feed(data):
             if isinstance(event, Confirmed):
-                self._confirms.heard(event)
+                self._confirms.confirmed(event)
             elif isinstance(event, Content):
                 if event.returned:
                     self._confirms.returned(event)
@@ -207,10 +207,10 @@ class Connection:
                 self.blocked = event.frame.reason
             elif isinstance(event.frame, commands.Connection.Unblocked):
                 self.blocked = ""
-            elif isinstance(event.frame, commands.Connection.Close) and self._greeted:
+            elif isinstance(event.frame, commands.Connection.Close) and self._opened:
                 self._write(method(0, commands.Connection.CloseOk()))
                 raise ended(event.frame)
-            elif isinstance(event.frame, commands.Channel.Close) and self._greeted:
+            elif isinstance(event.frame, commands.Channel.Close) and self._opened:
                 closed = event.frame
             else:
                 self._events.append(event)
@@ -227,22 +227,22 @@ class Connection:
             self._read()
         raise ChannelClosed(close.reply_code, close.reply_text)
 
-    # --- The end --------------------------------------------------------------------------------------
+    # --- Closing --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Say good-bye, and close."""
+        """Close the connection as the protocol demands."""
         if self.open:
             with contextlib.suppress(OSError):
                 self._socket.write(method(0, commands.Connection.Close(200, "", 0, 0)), time.monotonic() + 1.0)
         self.abandon()
 
     def wake(self) -> None:
-        """End a wait in another thread; the connection is of no use then."""
+        """End a wait in another thread; the connection cannot be used after that."""
         with contextlib.suppress(OSError):
             self._socket.socket.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Close the socket without a word."""
+        """Close the socket without closing the connection first."""
         self.open = False
         self._socket.close()
 

@@ -1,4 +1,4 @@
-"""Which publications the server has taken. No I/O: both transports use this."""
+"""Matches confirms, refusals and returns with the publications of a channel. No I/O: both connections use it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Batch:
         self.done = done
         self._first = first  # tag
 
-    def heard(self, tag: int, good: bool) -> None:
-        """Take note of a confirm of one of them."""
+    def confirmed(self, tag: int, good: bool) -> None:
+        """Record that the server has accepted or refused one of them."""
         self.left -= 1
         if not good:
             self.refused.append(self.items[tag - self._first])
@@ -36,32 +36,32 @@ class Confirms:
 
     def __init__(self) -> None:
         self._tag = 0
-        self._first = 1  # none below waits
+        self._first = 1  # the lowest tag that may wait
         self._waiting: dict[int, Batch] = {}
 
     def sent(self, items: Sequence[Publication], done: Callable[[], object] | None = None) -> Batch:
-        """Take note of what is sent now; `done` is called when all of it is confirmed."""
+        """Return the batch of publications that are about to be sent; calls `done` when all are confirmed."""
         batch = Batch(items, self._tag + 1, done)
         for _ in items:
             self._tag += 1
             self._waiting[self._tag] = batch
         return batch
 
-    def heard(self, event: Confirmed) -> None:
-        """Take note of a confirm."""
+    def confirmed(self, event: Confirmed) -> None:
+        """Handle a confirm or a refusal."""
         if not event.multiple:
             batch = self._waiting.pop(event.tag, None)
             if batch is not None:
-                batch.heard(event.tag, event.good)
+                batch.confirmed(event.tag, event.good)
             return
         for tag in range(self._first, event.tag + 1):
             batch = self._waiting.pop(tag, None)
             if batch is not None:
-                batch.heard(tag, event.good)
+                batch.confirmed(tag, event.good)
         self._first = event.tag + 1
 
     def returned(self, content: Content) -> None:
-        """Take note of an unroutable one; the server says so before it confirms it."""
+        """Handle an unroutable publication; the server returns it before it confirms it."""
         for batch in dict.fromkeys(self._waiting.values()):
             for item in batch.items:
                 if item.body == content.body and item.routing_key == content.routing_key:

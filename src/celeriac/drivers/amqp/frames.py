@@ -1,7 +1,7 @@
-"""Bytes to events, and publications to bytes. No I/O: both transports use this.
+"""Turns bytes into events, and publications into bytes. No I/O: both connections use it.
 
-What travels with every task (publish, deliver, acknowledge, confirm) is packed and read here, field by field; all other
-methods are pamqp's.
+The methods that each task needs (publish, deliver, acknowledge, confirm) are encoded and decoded here, field by field;
+pamqp does all other methods.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ DELIVER, RETURN, GET_OK, ACK, NACK = 0x003C003C, 0x003C0032, 0x003C0047, 0x003C0
 END: Final = b"\xce"
 HEARTBEAT: Final = b"\x08\0\0\0\0\0\0\xce"
 HEAD: Final = struct.Struct(">BHI")
-DELIVERY: Final = struct.Struct(">Q?")  # tag, and whether it was delivered before
+DELIVERY: Final = struct.Struct(">Q?")  # tag, redelivered
 MANY_NAMES: Final = 1000
 PERSISTENT: Final = b"\x02"
 
 
 class Publication(NamedTuple):
-    """A message, and where it is sent."""
+    """A message, and its destination."""
 
     exchange: str
     routing_key: str
@@ -50,7 +50,7 @@ class Content(msgspec.Struct, gc=False):
 
     @property
     def returned(self) -> bool:
-        """Whether it comes back because no queue was bound."""
+        """Whether the server returns it because it reached no queue."""
         return self.kind == RETURN
 
     @property
@@ -59,7 +59,7 @@ class Content(msgspec.Struct, gc=False):
         return self.kind == GET_OK
 
     def headers(self) -> dict[str, Any]:
-        """Read the table of headers, which few need."""
+        """Decode the table of headers, which most readers do not need."""
         [flags] = struct.unpack_from(">H", self.properties)
         offset = 2
         for bit in (0x8000, 0x4000):  # content type and encoding come before
@@ -71,7 +71,7 @@ class Content(msgspec.Struct, gc=False):
 
 
 class Confirmed(msgspec.Struct, gc=False):
-    """The server has taken (or refused) what we published, up to or at a tag."""
+    """The server has accepted (or refused) publications: one, or all up to a tag."""
 
     channel: int
     tag: int
@@ -80,7 +80,7 @@ class Confirmed(msgspec.Struct, gc=False):
 
 
 class Method(msgspec.Struct):
-    """Any other method, as pamqp reads it."""
+    """Any other method, as decoded by pamqp."""
 
     channel: int
     frame: Any
@@ -90,15 +90,15 @@ Event = Content | Confirmed | Method
 
 
 class Parser:
-    """Takes bytes as they come, and gives events."""
+    """Splits a stream of bytes into events."""
 
     def __init__(self) -> None:
         self._rest = b""
-        self._open: dict[int, tuple[Content, int, list[bytes]]] = {}  # by channel: what has not come whole
-        self._names: dict[bytes, tuple[str, str, str]] = {}  # consumer, exchange, key: the same again and again
+        self._open: dict[int, tuple[Content, int, list[bytes]]] = {}  # by channel: the message that is incomplete
+        self._names: dict[bytes, tuple[str, str, str]] = {}  # consumer, exchange, key: they repeat
 
     def feed(self, data: bytes) -> list[Event]:
-        """Return the events that are complete."""
+        """Return the events that these bytes complete."""
         data = self._rest + data if self._rest else data
         events: list[Event] = []
         start, end = 0, len(data)
@@ -176,12 +176,12 @@ def _short(data: bytes, at: int) -> tuple[str, int]:
 
 
 def method(channel: int, what: Any) -> bytes:
-    """Pack a method of pamqp's."""
+    """Encode a method of pamqp."""
     return frame.marshal(what, channel)
 
 
 def properties(priority: int | None = None, message_id: str = "", type: str = "") -> bytes:
-    """Pack the properties of a durable message."""
+    """Encode the properties of a durable message."""
     flags, parts = 0x1000, [PERSISTENT]
     if priority is not None:
         flags |= 0x0800
@@ -196,7 +196,7 @@ def properties(priority: int | None = None, message_id: str = "", type: str = ""
 
 
 def publish(channel: int, what: Publication, frame_max: int) -> bytes:
-    """Pack a publication: a method, a header, and as many body frames as it takes."""
+    """Encode a publication: a method, a header, and body frames of at most `frame_max` bytes."""
     exchange, key, props, body, mandatory = what
     arguments = b"\0\x3c\0\x28\0\0" + _packed(exchange) + _packed(key) + (b"\x01" if mandatory else b"\0")
     parts = [
@@ -215,7 +215,7 @@ def publish(channel: int, what: Publication, frame_max: int) -> bytes:
 
 
 def acknowledge(channel: int, tag: int, multiple: bool) -> bytes:
-    """Pack an acknowledgement."""
+    """Encode an acknowledgement; `multiple`: of all messages up to the tag."""
     return HEAD.pack(FRAME_METHOD, channel, 13) + struct.pack(">IQB", ACK, tag, multiple) + END
 
 

@@ -1,4 +1,4 @@
-"""The first words on a connection, and what they tell of the server. A generator, so that both transports drive it."""
+"""The handshake that opens a connection, and what it tells about the server. A generator: both connections drive it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CAPABILITIES = {"publisher_confirms": True, "consumer_cancel_notify": True, "con
                 "basic.nack": True, "authentication_failure_close": True}  # fmt: skip
 FRAME_MAX = 131072
 CHANNEL_MAX = 65535
-ENOUGH = (3, 10)  # RabbitMQ from which quorum queues have time limits, and dead-letter safely
-STURDY = (4, 0)  # … and are our choice: those of 3.10, on one node, do not all come back when the server was killed
+HAS_QUORUM = (3, 10)  # the RabbitMQ from which quorum queues have time limits, and dead-letter with confirms
+PREFERS_QUORUM = (4, 0)  # after a KILL of a single node, not all quorum queues of 3.10 come back
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of a server, from its greeting."""
+    """What a server says of itself in the handshake."""
 
     product: str = ""
     version: str = ""
@@ -36,27 +36,28 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def has_quorum(self) -> bool:
-        """Whether it has quorum queues that do what we need."""
-        return self.product == "RabbitMQ" and self._numbers() >= ENOUGH
+        """Whether its quorum queues have all that Celeriac needs."""
+        return self.product == "RabbitMQ" and self._numbers() >= HAS_QUORUM
 
     @property
     def prefers_quorum(self) -> bool:
-        """Whether its quorum queues are better for us than its classic ones."""
-        return self.product == "RabbitMQ" and self._numbers() >= STURDY
+        """Whether to use its quorum queues rather than its classic ones."""
+        return self.product == "RabbitMQ" and self._numbers() >= PREFERS_QUORUM
 
     def _numbers(self) -> tuple[int, ...]:
         return tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
 
 
 def opening(address: Address, heartbeat: int, name: str, ask: bool = True) -> Generator[bytes, Event, Facts]:
-    """Yield what is to be sent, take the answers, and return what is known of the server.
+    """Yield the bytes to send, receive the answers, and return what is known about the server.
 
-    One that does not say whether it has confirms is asked for them. It may end the connection over that: raises
-    `NoConfirms`, and the next one is to be opened without asking.
+    If the server does not say whether it has publisher confirms, asks for them. It may end the connection because of
+    that: raises `NoConfirms`, and the next connection must be opened without asking.
     """
     start = _expect((yield PROTOCOL), commands.Connection.Start, address)
     if "PLAIN" not in start.mechanisms.split():
-        raise BrokerMisconfigured(f"The AMQP server at {address} does not take PLAIN: it offers {start.mechanisms}.")
+        raise BrokerMisconfigured(f"The AMQP server at {address} does not offer PLAIN authentication, which Celeriac "
+                                  f"needs. It offers: {start.mechanisms}.")
     ours: dict[str, Any] = {"product": "celeriac", "connection_name": name, "capabilities": CAPABILITIES}
     proof = f"\0{address.username}\0{address.password}"
     tune = _expect((yield method(0, commands.Connection.StartOk(ours, "PLAIN", proof))), commands.Connection.Tune,
@@ -75,7 +76,7 @@ def opening(address: Address, heartbeat: int, name: str, ask: bool = True) -> Ge
 
 
 def _confirming(address: Address) -> Generator[bytes, Event, bool]:
-    """Ask on a channel whether confirms can be had; close it."""
+    """Try on a channel whether the server has confirms; close the channel."""
     _expect((yield method(1, commands.Channel.Open())), commands.Channel.OpenOk, address)
     event = yield method(1, commands.Confirm.Select())
     found = event.frame if isinstance(event, Method) else None
@@ -93,5 +94,5 @@ def _expect(event: Event, kind: type[Any], address: Address) -> Any:
     if isinstance(found, commands.Connection.Close):
         raise closed(found, address)
     if not isinstance(found, kind):
-        raise BrokerMisconfigured(f"What answers at {address} is no AMQP 0-9-1 server: it says {found!r}.")
+        raise BrokerMisconfigured(f"The server at {address} does not speak AMQP 0-9-1: it sent {found!r}.")
     return found

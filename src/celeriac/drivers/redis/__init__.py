@@ -1,6 +1,6 @@
-"""Redis, as the broker and the backend share it.
+"""The Redis driver, which the broker and the backend share.
 
-`keys` is the page of every key and script. `address` reads URLs and opens sockets; `connection` (blocking), `wire`
-(asyncio) and `pubsub` use them; `server` keeps them, and runs scripts; `error_translation` turns the errors of Redis
-into ours.
+`keys` lists every key and script. `address` parses URLs and opens sockets; `connection` (blocking), `wire` (asyncio)
+and `pubsub` use them, and `opening` checks new connections. `server` keeps connections and runs scripts (see `calls`);
+`error_translation` translates Redis's errors.
 """

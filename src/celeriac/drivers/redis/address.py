@@ -1,7 +1,7 @@
-"""Where a Redis server is: URLs, sockets, and the first words on a new connection.
+"""The address of a Redis server: parses its URL, opens sockets, and has the first commands for a new connection.
 
     redis://[[user]:password@]host[:6379][/db]      rediss:// the same over TLS      unix://[user:password@]/path?db=0
-    redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/service[/db]     the Sentinels that know the master
+    redis+sentinel://[[user]:password@]host[:26379][,host[:port]…]/service[/db]     Sentinels, which know the master
 
 TLS takes `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs=none` and `ssl_check_hostname=false`, as
 redis-py does.
@@ -27,7 +27,7 @@ OPTIONS = TLS_OPTIONS | {"db"}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's address, and what it wants to hear first."""
+    """A server's address and credentials."""
 
     host: str = "localhost"
     port: int = PORT
@@ -37,12 +37,12 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     password: str = ""
     tls: bool = False
     options: dict[str, str] = {}
-    sentinels: tuple[tuple[str, int], ...] = ()  # who is to be asked for host and port
-    service: str = ""  # the name they know it by
+    sentinels: tuple[tuple[str, int], ...] = ()  # host and port of each Sentinel, which is asked for the server's
+    service: str = ""  # the Sentinels' name for the server
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Read a URL. Raises `ImproperlyConfigured`.
+        """Parse a URL. Raises `ImproperlyConfigured`.
 
         >>> Address.of("redis://:secret@db.example/2").db
         2
@@ -65,9 +65,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         unknown = sorted(set(options) - OPTIONS)
         if unknown:
             known = ", ".join(sorted(OPTIONS))
-            raise ImproperlyConfigured(f"A Redis URL has no option {unknown[0]!r}. Known: {known}.")
+            raise ImproperlyConfigured(f"A Redis URL has no option {unknown[0]!r}. Its options are {known}.")
         if parts.scheme == "unix" and not found.path:
-            raise ImproperlyConfigured("A Redis URL of a Unix socket names its path: write unix:///run/redis.sock?db=0.")
+            raise ImproperlyConfigured("The Redis URL has no path of a Unix socket: write unix:///run/redis.sock?db=0.")
         return found
 
     @classmethod
@@ -85,7 +85,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         )  # fmt: skip
 
     def at(self, host: str, port: int) -> Address:
-        """Return the address of the server that Sentinels have named."""
+        """Return the address of the server at the host and port that a Sentinel has named."""
         return msgspec.structs.replace(self, host=host, port=port, sentinels=())
 
     def __str__(self) -> str:
@@ -95,13 +95,13 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ping(self) -> str:
-        """The command line that asks whether the server is there."""
+        """The command line that checks whether the server is running."""
         host, port = self.sentinels[0] if self.sentinels else (self.host, self.port)
         where = f"-s {self.path}" if self.path else f"-h {host} -p {port}"
         return f"redis-cli {where}{' --tls' if self.tls else ''} ping"
 
     def greeting(self) -> list[tuple[Any, ...]]:
-        """Return the commands that open a connection; each must be answered without an error."""
+        """Return the first commands of a connection. It is unusable unless all succeed."""
         commands: list[tuple[Any, ...]] = []
         if self.password:
             commands.append(("AUTH", self.username, self.password) if self.username else ("AUTH", self.password))
@@ -110,11 +110,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return commands
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return how TLS is spoken; None where it is not. Raises `ImproperlyConfigured` for files that are no good."""
+        """Return the TLS settings, or None without TLS. Raises `ImproperlyConfigured` for unusable certificates."""
         return tls_context(self.options, "Redis") if self.tls else None
 
     def connect(self, timeout: float) -> socket.socket:
-        """Return a connected socket, within the time-out (seconds)."""
+        """Return a connected socket. Raises `OSError`, `TimeoutError` after so many seconds."""
         if self.path:
             plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

@@ -1,4 +1,4 @@
-"""A blocking connection: commands out, replies in. Made and kept by `server`."""
+"""A blocking connection, which sends commands and returns replies. Opened and kept by `Server`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from celeriac.drivers.sockets import TimedSocket
 __all__ = ["CHUNK", "Connection", "resolve"]
 
 CHUNK = 65536
-SPIN_SECONDS = 100e-6  # an answer is looked for so long before the kernel is asked to wake us for it
-MOST_VAIN = 1023  # after looking in vain, so many answers at most are waited for without
-SENTINEL_SECONDS = 1.0  # for one Sentinel to answer, while there are others
+SPIN_SECONDS = 100e-6  # a reply is polled for so long before the thread sleeps
+MOST_SKIPPED = 1023  # after polling in vain, it is skipped for at most so many replies
+SENTINEL_SECONDS = 1.0  # the time-out for one Sentinel
 
-_waiting: list[None] = []  # as many as there are threads of this process that wait for an answer
+_waiting: list[None] = []  # one item for each thread of this process that waits for a reply
 os.register_at_fork(after_in_child=_waiting.clear)
 
 
 class Connection:
-    """One socket. After any error it is of no use: close it.
+    """One socket. It is unusable after any error: close it.
 
-    Raises `OSError` (with `TimeoutError`) alone; error replies are returned as they are.
+    Raises only `OSError` (`TimeoutError` among them); error replies are returned as they are.
     """
 
     def __init__(self, address: Address, timeout: float, within: float) -> None:
-        """Connect within `within` seconds; later, no exchange takes longer than `timeout`."""
+        """Connect within `within` seconds; later, no exchange takes longer than `timeout` seconds."""
         deadline = time.monotonic() + within
         self.address = address
         self.reader = hiredis.Reader()
         self.socket = TimedSocket(address.connect(within))
         self._timeout = max(0.01, deadline - time.monotonic())
-        self._patience = 0  # how many answers to wait for without looking first; doubles each time that looking is vain
-        self._waits = 0  # … of these are left
+        self._skip = 0  # for how many replies polling is skipped; doubles each time that polling was in vain
+        self._skips_left = 0
         try:
             self.greetings = self._greet(address)
             self._timeout = timeout
@@ -52,7 +52,7 @@ class Connection:
         return self.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands))
 
     def exchange(self, packed: bytes, count: int) -> list[Any]:
-        """Send commands, and return as many replies."""
+        """Send commands; return as many replies."""
         deadline = time.monotonic() + self._timeout
         self.socket.write(packed, deadline)
         reader, replies = self.reader, []
@@ -71,32 +71,32 @@ class Connection:
     def _read(self, deadline: float) -> bytes:
         _waiting.append(None)
         try:
-            data = self._spin() if self.socket.plain and not self._waits and len(_waiting) == 1 else None
+            data = self._spin() if self.socket.plain and not self._skips_left and len(_waiting) == 1 else None
             if data is None:
-                self._waits = max(0, self._waits - 1)
+                self._skips_left = max(0, self._skips_left - 1)
                 data = self.socket.read(CHUNK, deadline)
         finally:
             _waiting.pop()
         if not data:
-            raise ConnectionResetError("it closed the connection")
+            raise ConnectionResetError("the server closed the connection")
         return data
 
     def _spin(self) -> bytes | None:
-        """Look for an answer without sleeping; return None if there is none in time.
+        """Poll for a reply without sleeping; return None if there is none in time.
 
-        A Redis nearby answers in less time than it takes to fall asleep and be woken, which costs as much CPU besides
-        (docs/decisions/0018-looking-before-sleeping.md). Only who waits alone looks: each look would take the GIL from
-        the others.
+        A Redis nearby replies in less time than a thread needs to fall asleep and be woken, which also costs as much
+        CPU (docs/decisions/0018-looking-before-sleeping.md). A thread polls only if no other waits for a reply, because
+        each poll takes the GIL from other threads.
         """
         deadline = time.perf_counter() + SPIN_SECONDS
         while time.perf_counter() < deadline:
-            data = self.socket.look(CHUNK)
+            data = self.socket.read_nowait(CHUNK)
             if data is not None:
-                self._patience = 0
+                self._skip = 0
                 return data
-            if len(_waiting) > 1:  # another thread had its turn meanwhile: leave it the next ones too
+            if len(_waiting) > 1:  # another thread waits now: leave it the GIL
                 return None
-        self._waits = self._patience = min(2 * self._patience + 1, MOST_VAIN)
+        self._skips_left = self._skip = min(2 * self._skip + 1, MOST_SKIPPED)
         return None
 
     def close(self) -> None:
@@ -109,21 +109,21 @@ class Connection:
 
 
 def resolve(address: Address, within: float) -> Address:
-    """Return where the server is now: where Sentinels say, if there are any. Raises `OSError`."""
+    """Return the current address of the server, as the Sentinels name it if there are any. Raises `OSError`."""
     if not address.sentinels:
         return address
-    trouble: OSError | None = None
+    failure: OSError | None = None
     question = hiredis.pack_command(cast(Any, ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service)))
     for host, port in address.sentinels:
         try:
             limit = min(within, SENTINEL_SECONDS)
             sentinel = Connection(Address(host=host, port=port), limit, limit)
-            [answer] = sentinel.exchange(question, 1)
+            [reply] = sentinel.exchange(question, 1)
             sentinel.close()
         except OSError as error:
-            trouble = error
+            failure = error
             continue
-        if isinstance(answer, list):
-            return address.at(answer[0].decode(), int(answer[1]))
-        trouble = ConnectionError(f"its Sentinel at {host}:{port} knows no {address.service!r}")
-    raise trouble or ConnectionError("it has no Sentinels")
+        if isinstance(reply, list):
+            return address.at(reply[0].decode(), int(reply[1]))
+        failure = ConnectionError(f"the Sentinel at {host}:{port} knows no {address.service!r}")
+    raise failure or ConnectionError("the URL names no Sentinels")

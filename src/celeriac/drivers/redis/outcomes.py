@@ -1,4 +1,4 @@
-"""Outcomes as values in Redis: by the backend alone, or by the broker in the script that settles."""
+"""How outcomes are encoded for the scripts. Used by the backend, and by the broker when it settles."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from celeriac.model.message import Place
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import Advance
 
-__all__ = ["CHANNELS", "addressed", "advance_parts", "channel_of", "decode", "encode", "end_parts", "milliseconds",
-           "place", "told"]  # fmt: skip
+__all__ = ["CHANNELS", "addressed", "advance_parts", "announced", "channel_of", "decode", "encode", "end_parts",
+           "milliseconds", "place"]  # fmt: skip
 
 CHANNELS = 64
-"""Over so many channels those who wait for outcomes are spread."""
+"""The ends of tasks are published on so many channels, so that a client receives only a part of them."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Outcome).decode
 
 
 def encode(outcome: Outcome) -> bytes:
-    """Return the value of an outcome: 1 or 0 for whether it is final, and MessagePack."""
+    """Encode an outcome: 1 if it is final, else 0, then MessagePack."""
     return (b"1" if outcome.ready else b"0") + _encode(outcome)
 
 
 def addressed(outcome: Outcome) -> bytes:
-    """Return the value of an outcome with its channel before it, as one argument of a script."""
+    """Encode an outcome with its channel before it, as one argument of `acknowledge`."""
     return b"%d,%b" % (channel_of(outcome.id), encode(outcome))
 
 
 def decode(value: bytes) -> Outcome:
-    """Return the outcome of a value."""
+    """Decode an outcome."""
     return _decode(memoryview(value)[1:])
 
 
-def told(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """Yield what a channel tells: ids of tasks that have ended, and their values; None for one that is too large."""
+def announced(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the ids of ended tasks in a payload of a channel, with their values; None for a value that is too large."""
     at = 0
     while at < len(payload):
         start = payload.index(0, at) + 1
@@ -51,12 +51,12 @@ def told(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
 
 
 def place(place: Place) -> str:
-    """Return where a node stands as the script `acknowledge` takes it."""
+    """Encode a node's place as `acknowledge` takes it."""
     return f"{place.workflow}:{place.node}:{place.join if place.join >= 0 else ''}"
 
 
 def end_parts(outcome: Outcome, leaves_pending: bool) -> tuple[Any, ...]:
-    """Return the end of a workflow's node as the scripts take it."""
+    """Return the end of a workflow's node as `conclude` takes it."""
     place = outcome.place
     if place is None:
         raise ValueError(f"{outcome.id} is not in a workflow")
@@ -65,7 +65,7 @@ def end_parts(outcome: Outcome, leaves_pending: bool) -> tuple[Any, ...]:
 
 
 def advance_parts(advance: Advance) -> list[Any]:
-    """Return what follows from a node's end as the scripts take it, but for its messages."""
+    """Return an advance as the script `advance` takes it, without its messages."""
     parts: list[Any] = [advance.pending.workflow, advance.pending.node, len(advance.outcomes), len(advance.joins)]
     for outcome in advance.outcomes:
         parts += end_parts(outcome, True)
@@ -73,10 +73,10 @@ def advance_parts(advance: Advance) -> list[Any]:
 
 
 def channel_of(id: str) -> int:
-    """Return the number of the channel on which the end of a task is told."""
+    """Return the number of the channel on which the end of a task is published."""
     return crc32(id.encode()) % CHANNELS
 
 
 def milliseconds(result_expires: float | None) -> str:
-    """Return how long outcomes are kept, as the scripts take it."""
+    """Return how long outcomes are kept, as the scripts take it: empty for ever."""
     return "" if result_expires is None else str(max(1, int(result_expires * 1000)))

@@ -1,9 +1,9 @@
-"""Pub/sub: who waits for something hears of it, without polling and with one connection for all of an event loop.
+"""Subscribing to channels, with one connection for all coroutines of an event loop.
 
-A callback joins a channel and is called with every payload from then on; with None after a connection was lost, for
-then it may have missed something and must look for itself. `Subscriber` is for coroutines; a thread that waits borrows
-a `PubSub` (see `server`) and pumps it. Their connections use RESP3, which allows
-other requests on a subscribed connection: subscribing and looking is one round trip.
+A callback that joins a channel is called with every payload from then on, and with None after the connection was lost
+and opened again: it may have missed payloads then, and has to check the state itself. `Subscriber` is for coroutines; a
+thread that waits borrows a `PubSub` (see `Server.pubsub`) and pumps it. Their connections use RESP3, which allows other
+commands on a subscribed connection: subscribing and checking the state takes one round trip.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from celeriac.errors import BrokerError, CeleriacError
 __all__ = ["Callback", "PubSub", "Subscriber"]
 
 Callback = Callable[[bytes | None], None]
-PAUSES = (0.05, 1.0)  # seconds between attempts to connect again: the first, and the longest
-AT_ONCE = 0.0  # the deadline of what must not wait: a connection that takes no more is lost
-OPEN_SECONDS = 3.0  # for one attempt, so that a stopping program does not wait for long
+PAUSES = (0.05, 1.0)  # seconds between attempts to reconnect: the first pause, and the longest
+AT_ONCE = 0.0  # the deadline of writes that must not block: a connection whose buffers are full counts as lost
+OPEN_SECONDS = 3.0  # the time-out of one attempt to connect: a program that stops waits for it
 
 
 class PubSub:
-    """A connection that subscribes. Each channel is confirmed, in order; `sent` and `confirmed` count them."""
+    """A connection with subscriptions. The server confirms them in order; `sent` and `confirmed` count them."""
 
     def __init__(self, connection: Connection, hear: Callable[[str, bytes], None]) -> None:
         self.connection = connection
         self.sent = 0
         self.confirmed = 0
         self.hear = hear
-        self.trouble: Exception = ConnectionResetError("it closed the connection")  # why it is of no use any more
+        self.trouble: Exception = ConnectionResetError("the server closed the connection")  # why it became unusable
         self._replies: list[Any] = []
 
     def subscribe(self, channels: Iterable[str]) -> None:
-        """Ask to hear these channels."""
+        """Subscribe to channels; see `confirm`."""
         self._send(self._packed("SUBSCRIBE", channels), AT_ONCE)
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
-        """Ask to hear no more of them."""
+        """Unsubscribe from channels."""
         self._send(self._packed("UNSUBSCRIBE", channels), AT_ONCE)
 
     def ask(self, command: tuple[Any, ...], seconds: float, channels: Iterable[str] = ()) -> Any:
-        """Subscribe, and carry out a command after that; return its reply, blocking. Raises `TimeoutError`."""
+        """Subscribe, then carry out a command; return its reply, blocking. Raises `TimeoutError`."""
         deadline = time.monotonic() + seconds
         self._send(self._packed("SUBSCRIBE", channels) + hiredis.pack_command(cast(Any, command)), deadline)
         while not self._replies:
@@ -65,12 +65,12 @@ class PubSub:
             self.connection.socket.write(packed, deadline)
 
     def pump(self, seconds: float) -> None:
-        """Block until something is heard or confirmed, or until the time is over."""
+        """Block until a payload, a confirmation or a reply has arrived, or until the time is over."""
         with contextlib.suppress(TimeoutError):
             self._feed(self.connection.socket.read(CHUNK, time.monotonic() + seconds))
 
     def confirm(self, seconds: float) -> None:
-        """Block until all commands are confirmed. Raises `TimeoutError`."""
+        """Block until all subscriptions are confirmed. Raises `TimeoutError`."""
         deadline = time.monotonic() + seconds
         while self.confirmed < self.sent:
             self._pump_until(deadline)
@@ -82,13 +82,13 @@ class PubSub:
         self.pump(left)
 
     def readable(self) -> None:
-        """Take what has come, without blocking."""
-        while (data := self.connection.socket.look(CHUNK)) is not None:
+        """Process all input that has arrived, without blocking."""
+        while (data := self.connection.socket.read_nowait(CHUNK)) is not None:
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         if not data:
-            raise ConnectionResetError("it closed the connection")
+            raise ConnectionResetError("the server closed the connection")
         self.connection.reader.feed(data)
         while (frame := self.connection.reader.gets()) is not False:
             if isinstance(frame, hiredis.ReplyError):
@@ -105,7 +105,7 @@ class PubSub:
 
 
 class Subscriber:
-    """What the coroutines of one event loop hear. Connects again by itself, for as long as anybody listens."""
+    """The subscriptions of one event loop. Reconnects by itself while there are callbacks."""
 
     def __init__(self, connect: Callable[[float], Connection], timeout: float) -> None:
         self._connect = connect
@@ -114,10 +114,10 @@ class Subscriber:
         self._pubsub: PubSub | None = None
         self._confirmed = asyncio.Event()
         self._connecting = asyncio.Lock()
-        self._again: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
 
     async def join(self, channel: str, callback: Callback) -> None:
-        """Call back with what is sent on a channel from when this returns. Raises `OSError`, `BrokerError`."""
+        """Call back with each payload sent on a channel after this returns. Raises `OSError`, `BrokerError`."""
         self._callbacks.setdefault(channel, []).append(callback)
         try:
             async with asyncio.timeout(self._timeout):
@@ -132,19 +132,19 @@ class Subscriber:
                 if self._pubsub is None:  # connecting subscribes to all channels
                     self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
         elif len(self._callbacks[channel]) == 1:
-            self._tell(PubSub.subscribe, channel)
-        await self._settled()
+            self._send(PubSub.subscribe, channel)
+        await self._all_confirmed()
 
     def join_now(self, channel: str, callback: Callback) -> None:
-        """Do as `join`, blocking the loop for a moment."""
+        """Blocking version of `join`; it blocks the event loop for a moment."""
         if self._pubsub is None:
             self._adopt(self._connect(min(self._timeout, OPEN_SECONDS)))
         assert self._pubsub is not None
         pubsub = self._pubsub
-        fresh = channel not in self._callbacks
+        is_new = channel not in self._callbacks
         self._callbacks.setdefault(channel, []).append(callback)
         try:
-            if fresh:
+            if is_new:
                 pubsub.subscribe([channel])
             pubsub.confirm(self._timeout)
         except BaseException:
@@ -160,13 +160,13 @@ class Subscriber:
             callbacks.remove(callback)
             if not callbacks:
                 del self._callbacks[channel]
-                self._tell(PubSub.unsubscribe, channel)
+                self._send(PubSub.unsubscribe, channel)
 
     def close(self) -> None:
-        """Close the connection; whoever listens is told that he may miss something."""
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        """Close the connection. Callbacks stay registered and hear nothing until the next `join`."""
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            self._reconnecting = None
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             with contextlib.suppress(RuntimeError, ValueError):
@@ -175,7 +175,7 @@ class Subscriber:
 
     # --- Inside ---------------------------------------------------------------------------------------
 
-    def _tell(self, command: Callable[[PubSub, list[str]], None], channel: str) -> None:
+    def _send(self, command: Callable[[PubSub, list[str]], None], channel: str) -> None:
         pubsub = self._pubsub
         if pubsub is not None:
             try:
@@ -184,12 +184,12 @@ class Subscriber:
                 self._lost(pubsub)
 
     def _adopt(self, connection: Connection) -> None:
-        """Listen on a new connection. Raises `OSError` if it is lost already."""
-        if self._pubsub is not None:  # `join_now` was faster
+        """Use a new connection for all subscriptions. Raises `OSError` if it is lost already."""
+        if self._pubsub is not None:  # `join_now` has connected meanwhile
             connection.close()
             return
         pubsub = self._pubsub = PubSub(connection, self._hear)
-        self._tell(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
+        self._send(lambda pubsub, _: pubsub.subscribe(self._callbacks), "")
         if self._pubsub is not pubsub:
             raise pubsub.trouble
         asyncio.get_running_loop().add_reader(connection.socket.socket.fileno(), self._readable, pubsub)
@@ -202,11 +202,11 @@ class Subscriber:
             self._lost(pubsub)
         self._confirmed.set()
 
-    async def _settled(self) -> None:
-        """Wait until what was sent is confirmed; raises what became of the connection, if it is lost."""
+    async def _all_confirmed(self) -> None:
+        """Wait until all subscriptions sent so far are confirmed. Raises the error of the connection if it is lost."""
         pubsub = self._pubsub
         if pubsub is None:
-            raise ConnectionResetError("it closed the connection")
+            raise ConnectionResetError("the server closed the connection")
         wanted = pubsub.sent
         while pubsub.confirmed < wanted:
             if self._pubsub is not pubsub:
@@ -223,9 +223,9 @@ class Subscriber:
             self.close()
             self._confirmed.set()
             if self._callbacks:
-                self._again = asyncio.ensure_future(self._connect_again())
+                self._reconnecting = asyncio.ensure_future(self._reconnect())
 
-    async def _connect_again(self) -> None:
+    async def _reconnect(self) -> None:
         pause = PAUSES[0]
         while self._callbacks and self._pubsub is None:
             try:
@@ -233,7 +233,7 @@ class Subscriber:
                     if self._pubsub is None:
                         self._adopt(await asyncio.to_thread(self._connect, min(self._timeout, OPEN_SECONDS)))
                 async with asyncio.timeout(self._timeout):
-                    await self._settled()
+                    await self._all_confirmed()
             except (OSError, CeleriacError):
                 if self._pubsub is None:
                     await asyncio.sleep(pause)

@@ -1,13 +1,13 @@
-"""The Lua scripts: each is a file in `lua/`, which says its ARGV (after the prefix, ARGV[1]) and what it returns.
+"""The Lua scripts: each is a file in `lua/` that begins with its ARGV (after the prefix, ARGV[1]) and its reply.
 
-Every script is one atomic step. KEYS[1] is the key `queues`; the other keys follow from the prefix and the names of
-queues (`keys` has them all). In all scripts `now` is seconds since the epoch, or '' for the server's own clock, so that
-skewed clocks of workers' machines do not matter. What workers need to empty a full server must work there: Redis
-refuses a script that wants more memory only until it has written, and so their first write is one that frees some, or
-would (`relieve`).
+Every script is one atomic step. KEYS[1] is the key `queues`; the other keys are built from the prefix and the names of
+queues (see `keys`). In all scripts `now` is seconds since the epoch, or '' for the server's own clock, so that skewed
+clocks of workers' machines do not matter. The scripts that workers need to empty a full server must work there: Redis
+refuses a command that needs memory only if it is the first write of a script, so these scripts begin with a write that
+needs none (`begin_writing`).
 
-`common.lua`, `hand_out.lua` and `workflows.lua` hold what scripts share: functions, in paragraphs, each of which uses
-those above it.
+`common.lua`, `deliver.lua` and `workflows.lua` hold shared functions, in paragraphs separated by blank lines. A
+paragraph uses only those above it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Final
 
 __all__ = ["SCRIPTS", "Script"]
 
-SHARED: Final = ("common.lua", "hand_out.lua", "workflows.lua")
+SHARED: Final = ("common.lua", "deliver.lua", "workflows.lua")
 
 
 class Script:
-    """A script, and its SHA1."""
+    """A script and its SHA1."""
 
     def __init__(self, name: str, body: str, shared: str) -> None:
         self.name = name
@@ -35,15 +35,19 @@ class Script:
 
 
 def _needed(body: str, shared: str) -> str:
-    """Return those shared paragraphs that a script uses: each call of a script makes its functions anew."""
+    """Return the shared paragraphs that a script uses: every call of a script creates its functions anew."""
     needed: list[str] = []
-    text = body
+    text = _uncommented(body)
     for paragraph in reversed(shared.split("\n\n")):
         names = re.findall(r"^local (?:function )?(\w+)", paragraph, re.MULTILINE)
         if any(re.search(rf"\b{name}\b", text) for name in names):
             needed.insert(0, paragraph + "\n")
-            text += paragraph
+            text += _uncommented(paragraph)
     return "".join(needed)
+
+
+def _uncommented(lua: str) -> str:
+    return re.sub(r"--.*", "", lua)
 
 
 def _scripts() -> dict[str, Script]:

@@ -1,6 +1,6 @@
-"""An asyncio connection: any number of coroutines send on it at once, and replies come back in order.
+"""An asyncio connection. Any number of coroutines may send on it at once; replies arrive in order.
 
-A coroutine that is cancelled leaves its reply to be thrown away; nobody else notices.
+If a coroutine is cancelled, its replies are discarded when they arrive; other coroutines are not affected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Request:
 
 
 class Wire(asyncio.Protocol):
-    """One connection of one event loop. Closed for good by any error; whoever waited gets an `OSError`."""
+    """One connection of one event loop. Any error closes it; all waiting coroutines get an `OSError`."""
 
     def __init__(self, timeout: float) -> None:
         self.open = False
@@ -42,7 +42,7 @@ class Wire(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, address: Address, timeout: float) -> tuple[Wire, list[Any]]:
-        """Return a connection and the replies to its greeting."""
+        """Return a new connection, and the replies to its first commands."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout):
             if address.path:
@@ -60,22 +60,22 @@ class Wire(asyncio.Protocol):
                 raise
 
     async def exchange(self, packed: bytes, count: int) -> list[Any]:
-        """Send commands, and return as many replies."""
+        """Send commands; return as many replies."""
         return await self.send(packed, count)
 
     def send(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
-        """Send commands now; the future gets the replies. It need not be waited for."""
+        """Send commands now; the future gets the replies. It need not be awaited."""
         if not self.open or self._transport is None:
-            raise ConnectionResetError("it closed the connection")
+            raise ConnectionResetError("the server closed the connection")
         request = _Request(self._loop.create_future(), count, self._loop.time())
         self._requests.append(request)
         self._transport.write(packed)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout, self._look_at_the_clock)
+            self._timer = self._loop.call_later(self._timeout, self._check_timeout)
         return request.future
 
     def close(self, error: Exception | None = None) -> None:
-        """Close the connection; whoever waits gets the error."""
+        """Close the connection; all waiting coroutines get the error."""
         self.open = False
         if self._timer is not None:
             self._timer.cancel()
@@ -85,13 +85,13 @@ class Wire(asyncio.Protocol):
         while self._requests:
             future = self._requests.popleft().future
             if not future.done():
-                future.set_exception(error or ConnectionResetError("it closed the connection"))
-                future.exception()  # its waiter may be gone
+                future.set_exception(error or ConnectionResetError("the server closed the connection"))
+                future.exception()  # marks it as retrieved: its coroutine may be gone
 
     # --- Called by the loop ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note the transport."""
+        """Called with the transport of the open connection."""
         self._transport = cast(asyncio.Transport, transport)
         plain = transport.get_extra_info("socket")
         if plain is not None:
@@ -99,17 +99,17 @@ class Wire(asyncio.Protocol):
         self.open = True
 
     def data_received(self, data: bytes) -> None:
-        """Give replies to whoever waits for them."""
+        """Pass replies to the coroutines that wait for them."""
         try:
-            self._take(data)
+            self._feed(data)
         except hiredis.ProtocolError as error:
             self.close(NotRedis(str(error)))
 
-    def _take(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> None:
         reader, requests = self._reader, self._requests
         reader.feed(data)
         while (reply := reader.gets()) is not False:
-            if not requests:  # it says why it closes the connection
+            if not requests:  # an error that nobody asked for: the server is closing the connection
                 self.close(ConnectionResetError(str(reply)))
                 return
             request = requests[0]
@@ -120,14 +120,14 @@ class Wire(asyncio.Protocol):
                     request.future.set_result(request.replies)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell whoever waits."""
+        """Called when the connection is closed, by either side."""
         self.close(error)
 
-    def _look_at_the_clock(self) -> None:
+    def _check_timeout(self) -> None:
         self._timer = None
         if self._requests:
             left = self._requests[0].sent_at + self._timeout - self._loop.time()
             if left <= 0:
                 self.close(TimeoutError())
             else:
-                self._timer = self._loop.call_later(left, self._look_at_the_clock)
+                self._timer = self._loop.call_later(left, self._check_timeout)

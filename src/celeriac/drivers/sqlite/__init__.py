@@ -1,1 +1,5 @@
-"""SQLite, as the broker and the backend share it: `database`, `schema`, `watch`, `outcomes`."""
+"""The SQLite driver, which the broker and the backend share.
+
+`database` runs transactions on the connections that `opening` opens, and wakes waiting processes (`notify`). `schema`
+has the tables; `outcomes` and `workflows` write to those that broker and backend share.
+"""

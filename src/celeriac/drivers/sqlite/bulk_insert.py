@@ -1,4 +1,4 @@
-"""Many rows by one statement: SQLite runs a list of VALUES in less than half the time that `executemany` takes."""
+"""Inserts many rows with one statement. SQLite runs a list of VALUES in less than half the time of `executemany`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Final
 
 __all__ = ["Insert"]
 
-ROWS: Final = 64  # in one statement; more make it no faster
+ROWS: Final = 64  # per statement; more rows are not faster
 
 
 class Insert:
-    """An INSERT statement, but for its values: `Insert("INTO ready (line, seq)", columns=2)`."""
+    """An INSERT statement without its values: `Insert("INTO ready (line, seq)", columns=2)`."""
 
     def __init__(self, into: str, columns: int, otherwise: str = "") -> None:
         row = f"({', '.join('?' * columns)})"

@@ -1,9 +1,9 @@
 """One SQLite file, for every thread and process that uses it.
 
 Write transactions are short, start with `BEGIN IMMEDIATE`, and are tried again while another process writes: blocking
-in `write`, without blocking the event loop in `awrite`. Readers never wait (WAL). Each thread has a connection
-of its own, made anew after a fork, and when the file was deleted or replaced: SQLite itself would go on with a file
-that nobody else can find. What was committed to such a file is done again in the one that is at the path now.
+in `write`, without blocking the event loop in `awrite`. Readers never wait (WAL). Each thread has its own connection.
+It is opened again after a fork, and when the file was deleted or replaced, because SQLite itself would go on using the
+old file; a transaction that was committed to the old file is then repeated in the new one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ log = logging.getLogger("celeriac.sqlite")
 
 Work = TypeVar("Work")
 
-SURE_SECONDS: Final = 0.001  # so long a file that was in place is taken to be so by `insert`, for a look takes 2 µs
-BELL: Final = "-bell"  # the file beside the database whose watchers are woken by a commit; see `watch`
+IN_PLACE_SECONDS: Final = 0.001  # how long `insert` relies on a check that the file is in place, which takes 2 µs
+BELL: Final = "-bell"  # the file beside the database that wakes its watchers after a commit; see `notify`
 
 
 class Session:
-    """What one thread has open; closed with the thread."""
+    """What one thread has open. Closed when the thread ends."""
 
     def __init__(self, connection: Connection, bell: Bell) -> None:
         self.connection = connection
@@ -43,29 +43,29 @@ class Session:
         self.watch: Watch | None = None
         self.pid = os.getpid()
         self.generation = _generation
-        self._sure_until = 0.0  # monotonic
+        self._in_place_until = 0.0  # monotonic
 
     def insert(self, statement: str, row: Sequence[Any]) -> bool:
-        """Write one row in a transaction of its own: the shortest way to a commit.
+        """Write one row in a transaction of its own, the fastest way. Return whether it is in the file at the path.
 
-        False: nothing was written; a constraint or the statement's own condition forbids it, or the database is busy,
-        or away.
+        False: a constraint or the statement's own condition forbids the row, the database is busy, or the file was
+        deleted or replaced.
         """
         try:
             if self.connection.execute(statement, row).rowcount != 1:
                 return False
-        except sqlite3.Error:  # the long way tells
+        except sqlite3.Error:  # the caller's next attempt, `Database.write`, raises it
             return False
         self.bell.ring()
         now = time.monotonic()
-        if now >= self._sure_until:
+        if now >= self._in_place_until:
             if not self.connection.in_place():
                 return False
-            self._sure_until = now + SURE_SECONDS
+            self._in_place_until = now + IN_PLACE_SECONDS
         return True
 
     def close(self) -> None:
-        """Let go of it all."""
+        """Close everything."""
         if self.watch is not None:
             self.watch.close()
         self.bell.close()
@@ -77,7 +77,7 @@ class Session:
 
 
 class Database:
-    """A Celeriac database file; created on first use."""
+    """A Celeriac database file. It is created on first use."""
 
     def __init__(self, path: str, synchronous: str = "normal", timeout: float = 10.0,
                  migrations: Sequence[str] = MIGRATIONS) -> None:  # fmt: skip
@@ -98,7 +98,7 @@ class Database:
             session: Session = local.session
             if session.generation == _generation:
                 return session
-            _inherited.append(session)  # never touched again, nor closed
+            _inherited.append(session)  # kept, and never used or closed in this process
         except AttributeError:
             pass
         with translated(self.path):
@@ -106,16 +106,16 @@ class Database:
         return session
 
     def watch(self) -> Watch:
-        """Return what wakes this thread when anybody has committed."""
+        """Return what wakes this thread when any process has committed."""
         session = self.session()
         if session.watch is None:
             session.watch = Watch(self.path + BELL)
         return session.watch
 
     def write(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
-        """Do the work in one write transaction; wait while others write, up to the time-out.
+        """Do the work in one write transaction, waiting up to the time-out while others write; return its result.
 
-        Whoever watches is woken, unless it is `quiet`: of no interest to them.
+        Watching processes are woken, unless the change is of no interest to them (`quiet`). `work` may be called again.
         """
         deadline = time.monotonic() + self.timeout
         with translated(self.path):
@@ -127,7 +127,7 @@ class Database:
                     return result
 
     async def awrite(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
-        """Do as `write`, letting the event loop run while others write."""
+        """Coroutine version of `write`: the event loop runs while others write."""
         deadline = time.monotonic() + self.timeout
         with translated(self.path):
             while True:
@@ -138,14 +138,14 @@ class Database:
                     return result
 
     def read(self, work: Callable[[Connection], Work]) -> Work:
-        """Do the work outside a transaction; it must only read."""
+        """Do the work outside a transaction; return its result. It must only read, and may be called again."""
         deadline = time.monotonic() + self.timeout
         with translated(self.path):
             self._in_place()
             while True:
                 try:
                     return work(self.connection())
-                except sqlite3.OperationalError as error:  # another process recovers the log of one that was killed
+                except sqlite3.OperationalError as error:  # another process is recovering the log after a crash
                     if not busy(error) or time.monotonic() > deadline:
                         raise
                 time.sleep(pause())
@@ -158,7 +158,7 @@ class Database:
             session.close()
 
     def close_before_fork(self) -> None:
-        """Close this thread's connection, unless somebody is waiting on it or in the middle of a transaction."""
+        """Close this thread's connection, unless a coroutine waits on it or it is in a transaction."""
         session: Session | None = getattr(self._local, "session", None)
         if session is None or session.pid != os.getpid() or session.connection.in_transaction:
             return
@@ -171,7 +171,7 @@ class Database:
         return Session(self._opener.open(), Bell(self.path + BELL))
 
     def _in_place(self) -> bool:
-        """Say whether this thread has the file open that is at the path; if not, it has from now on."""
+        """Return whether this thread has the file at the path open; if not, open that one."""
         old = self.session()
         if old.connection.in_place():
             return True
@@ -181,9 +181,9 @@ class Database:
         if new.watch is not None:
             new.watch.move(self.path + BELL)
         self._local.session = new
-        old.close()  # SQLite sees that the file has moved, and leaves the log at the path alone
-        log.warning("The database %s was %s while it was in use, and what it held is gone. %s", self.path, what,
-                    "The one that is there now is used." if what == "replaced" else "A new one was made.")  # fmt: skip
+        old.close()  # SQLite notices that the file has moved, and leaves the log at the path alone
+        log.warning("The database %s was %s while it was in use, and its contents are lost. %s", self.path, what,
+                    "The new file is used now." if what == "replaced" else "A new one was created.")  # fmt: skip
         return False
 
     # --- Transactions ---------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Database:
                 raise
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(
-                    f"The database {self.path} was locked by other processes for {self.timeout:g} s. Find the one "
+                    f"The database {self.path} was locked by other processes for {self.timeout:g} s. Find the process "
                     f"that holds a transaction open (`fuser {self.path}`), or raise `broker_publish_timeout`."
                 ) from error
             return False
@@ -218,10 +218,7 @@ class Database:
 
 
 def database(path: str, synchronous: str = "normal", timeout: float = 10.0) -> Database:
-    """Return the one `Database` of this process for a path and settings, so that an app's broker and backend share it.
-
-    Apps whose settings differ have each their own, on the same file.
-    """
+    """Return the process's one `Database` for these arguments, so that an app's broker and backend share it."""
     key = (os.path.realpath(path), synchronous, timeout)
     with _registry_lock:
         if key not in _registry:
@@ -232,14 +229,14 @@ def database(path: str, synchronous: str = "normal", timeout: float = 10.0) -> D
 _registry: dict[tuple[str, str, float], Database] = {}
 _registry_lock = threading.Lock()
 _inherited: list[Session] = []
-"""Connections that a fork copied. SQLite forbids to use or close them in the child, so they are kept from both."""
+"""Sessions inherited by a forked child. SQLite forbids using or closing their connections there."""
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_generation = 0  # how many forks lie between this process and the one that imported this
+_generation = 0  # how many forks there were between the process that imported this module and this one
 
 
 def _before_fork() -> None:
-    # A child inherits SQLite's belief that this process has the file locked, but not the locks. The next call
-    # opens the connection again, on either side.
+    # A child inherits SQLite's state, which says that the file is locked, but not the locks. The next call opens a new
+    # connection, in the parent as in the child.
     for known in list(_databases):
         known.close_before_fork()
 

@@ -1,4 +1,4 @@
-"""What SQLite refuses, in our words. Its errors become ours here, and nowhere else."""
+"""Translates the errors of SQLite into Celeriac's. Nothing else does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["busy", "foreign", "translated"]
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Translate the errors of a block that works with this file."""
+    """Translate SQLite's errors in a block that uses this file."""
     try:
         yield
     except sqlite3.Error as error:
@@ -21,12 +21,12 @@ def translated(path: str) -> Iterator[None]:
 
 
 def busy(error: sqlite3.Error) -> bool:
-    """Say whether an error passes, once others have done what they are at."""
+    """Return whether an error is temporary, because another connection holds a lock."""
     return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def foreign(path: str) -> ForeignDatabase:
-    """Return the error for a file that is somebody else's."""
+    """Return the error for a file that is not a Celeriac database."""
     return ForeignDatabase(f"{path} is not a Celeriac database; it was left untouched. "
                            "Name another file: broker_url='sqlite:///path/to/new.db'.")  # fmt: skip
 
@@ -38,15 +38,15 @@ def _primary_code(error: sqlite3.Error) -> int:
 def _translate(error: sqlite3.Error, path: str) -> Exception:
     code = _primary_code(error)
     if code == sqlite3.SQLITE_FULL:
-        return BrokerUnavailable(f"No room for the database {path}: the disk is full. Nothing was stored; "
-                                 "make room and call again.")  # fmt: skip
+        return BrokerUnavailable(f"The database {path} cannot grow: the disk is full. Nothing was stored; "
+                                 "free some disk space and call again.")  # fmt: skip
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return ForeignDatabase(f"The database {path} is damaged ({error}). It was left as it is; restore "
-                               "a copy, or recover what can be with `sqlite3 FILE .recover`.")  # fmt: skip
+                               "a backup, or recover its rows with `sqlite3 FILE .recover`.")  # fmt: skip
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
         kind = BrokerUnavailable if code == sqlite3.SQLITE_IOERR else BrokerMisconfigured
         return kind(f"The database {path} cannot be opened or written: {error}. Check that its "
-                                 "folder exists and may be written by this user.")  # fmt: skip
+                                 "folder exists and that this user may write to it.")  # fmt: skip
     if code == sqlite3.SQLITE_BUSY:
-        return BrokerUnavailable(f"The database {path} is locked by another process.")
+        return BrokerUnavailable(f"The database {path} is locked by another process. Call again later.")
     return BrokerError(f"SQLite: {error} ({path})")

@@ -1,13 +1,13 @@
-"""Waking up when another process has committed, without polling.
+"""Wakes waiting processes when another process has committed, without polling.
 
-After a commit the writer rings: it writes one byte into the file `…-bell` beside the database, and Linux tells whoever
-watches that file (inotify). Writers know of nobody. (Watching SQLite's own log would not do: the log is written before
-the commit can be seen, so that whoever woke up looked too early, and slept on.) Where there is no inotify, waiting
-falls back to looking again every few milliseconds. A writer that is killed between its commit and its ring wakes
-nobody: whoever waits looks again every `LONGEST_SECONDS` all the same.
+After a commit, the writer writes one byte to the file `…-bell` beside the database, and inotify wakes all processes
+that watch this file. (SQLite's own log cannot be watched instead: it is written before the commit is visible, so that
+waiting processes would read too early and sleep on.) Without inotify, a waiter reads again every few milliseconds. If a
+writer is killed between its commit and the byte, waiters find out when they read again, at the latest after
+`LONGEST_SECONDS`.
 
-A waiter notes `generation` *before* it looks at the database and passes it on when it waits, so that a change that
-came between the two ends the wait at once.
+A waiter notes `generation` *before* it reads the database, and passes it to `wait` or `changed`: a commit in between
+ends the wait at once.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ LONGEST_SECONDS: Final = 1.0
 
 
 class Bell:
-    """Wakes those who watch its file. Belongs to one connection, and goes with it."""
+    """Wakes the processes that watch its file. Belongs to one connection, and is closed with it."""
 
     def __init__(self, path: str) -> None:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError:  # a folder or a file that this user may only read: who waits finds out by itself
+        except OSError:  # this user may only read there: waiters find out when they read again
             self._fd = -1
 
     def ring(self) -> None:
-        """Wake them. Never fails: what was committed is committed, whoever hears of it."""
-        try:  # noqa: SIM105 - at every commit: `suppress` would cost more than the write
+        """Wake the watching processes. Never raises, because the commit has succeeded."""
+        try:  # noqa: SIM105 - called at every commit: `suppress` would cost more than the write
             os.pwrite(self._fd, b"\0", 0)
-        except OSError:  # no room for a byte, or no file
+        except OSError:  # the disk is full, or there is no file
             pass
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -55,11 +55,11 @@ class Bell:
 
 
 class Watch:
-    """Tells when a file is written to. Belongs to one thread (and its event loops, if it has any)."""
+    """Waits until a file is written to. Belongs to one thread and its event loops."""
 
     def __init__(self, path: str) -> None:
         self.generation = 0
-        self.moves = 0  # how often the file was found to be another, and what was known of it is void
+        self.moves = 0  # how often the database was replaced; what was read before is void then
         self._waiters: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
         self.path = path
         self._fd = _inotify()
@@ -78,7 +78,7 @@ class Watch:
             self._drain()
 
     async def changed(self, seen: int, timeout: float) -> None:
-        """Do as `wait`, for coroutines."""
+        """Coroutine version of `wait`."""
         if self._fd is None:
             await asyncio.sleep(min(timeout, POLL_SECONDS))
             return
@@ -98,7 +98,7 @@ class Watch:
                 loop.remove_reader(self._fd)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[None]]:
-        """Return those who wait in a loop. Of loops that were closed under their waiters nothing comes any more."""
+        """Return the waiters of a loop; forget those of closed loops."""
         if loop not in self._waiters and self._fd is not None:
             self._forget_closed_loops()
             self._waiters[loop] = set()
@@ -110,20 +110,20 @@ class Watch:
             del self._waiters[loop]
 
     def move(self, path: str) -> None:
-        """Watch the file that is at this path now, and wake everybody: what they have seen is void."""
+        """Watch the file that is now at this path, and wake all waiters: what they have read is void."""
         if self._fd is not None:
-            _watch(self._fd, path)  # without it, waiters look every `LONGEST_SECONDS`
+            _watch(self._fd, path)  # if that fails, waiters read again every `LONGEST_SECONDS`
         self.path = path
         self.moves += 1
         self._readable()
 
     @property
     def busy(self) -> bool:
-        """Whether a coroutine waits."""
+        """Whether a coroutine is waiting."""
         return not all(loop.is_closed() for loop in self._waiters)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = self._poll = None
@@ -134,7 +134,7 @@ class Watch:
     def _readable(self) -> None:
         self._drain()
         self._forget_closed_loops()
-        for waiters in self._waiters.values():  # who wakes first has read the bell for all
+        for waiters in self._waiters.values():  # the first loop to wake up has read the events of all
             for waiter in waiters:
                 _finish(waiter)
 
@@ -151,11 +151,11 @@ def _finish(waiter: asyncio.Future[None]) -> None:
 
 
 def _inotify() -> int | None:
-    """Return a file descriptor that becomes readable when a watched file is written to, or None."""
+    """Return a file descriptor that becomes readable when a watched file is written to; None without inotify."""
     if not sys.platform.startswith("linux"):
         return None
     fd = int(ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-    return fd if fd >= 0 else None  # no more instances for this user: polling will do
+    return fd if fd >= 0 else None  # this user has no instances left: fall back to polling
 
 
 def _watch(fd: int, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Opening a SQLite file: one that is not ours is refused, a new one is made, an older one is upgraded."""
+"""Opens a SQLite file: refuses one that is not a Celeriac database, creates a new one, upgrades an older one."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ if sys.platform != "win32":
 __all__ = ["Connection", "Opener", "pause"]
 
 HEADER: Final = b"SQLite format 3\x00"
-CREATION_SECONDS: Final = 0.5  # how long another process may need to create the file
-PAGE_BYTES: Final = 2048  # a commit writes every page that it touched: small ones make small commits faster
-CHECKPOINT_PAGES: Final = 16_000  # the log is copied into the file every 32 MB
+CREATION_SECONDS: Final = 0.5  # how long another process may take to create the file
+PAGE_BYTES: Final = 2048  # a commit writes all pages that it has changed: small pages make small commits faster
+CHECKPOINT_PAGES: Final = 16_000  # SQLite copies the log into the file every 32 MB
 
-LOGS: Final = ("-wal", "-shm", "-journal")  # SQLite's, beside the file
+LOGS: Final = ("-wal", "-shm", "-journal")  # SQLite's files beside the database
 
 File = tuple[int, int]
-"""Device and inode: no other file has both while somebody has this one open."""
+"""Device and inode. No other file has both while this one is open in any process."""
 
 
 class Connection(sqlite3.Connection):
-    """A connection, and what is remembered of the file that it has open."""
+    """A connection, and what is known about the file that it has open."""
 
     path = ""
     device, inode = -1, -1
     lines: dict[tuple[str, str], int]
-    """The number of the line, by queue and lane; of those that are committed. It never changes."""
-    news = False  # a line was entered, or looked up, that is not remembered
+    """The number of each known line, by queue and lane. Only committed lines are known. A number never changes."""
+    lane_of: dict[int, tuple[str, str]]
+    """Queue and lane of each known line, by its number."""
+    newest_line = 0  # the highest number of a known line
+    news = False  # there is a line that is not known: it was created, or looked up
 
     def in_place(self) -> bool:
-        """Say whether the file is still the one at its path. It is not, if it was deleted or replaced."""
+        """Return whether the file is still at its path: False if it was deleted or replaced."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
             return False
-        except OSError:  # nobody can tell
+        except OSError:  # unknown
             return True
         return found.st_ino == self.inode and found.st_dev == self.device
 
 
 class Opener:
-    """Opens the file at a path."""
+    """Opens the database file at a path."""
 
     def __init__(self, path: str, synchronous: str, timeout: float, migrations: Sequence[str]) -> None:
         self._path = path
@@ -63,8 +66,8 @@ class Opener:
         self._migrations = migrations
 
     def open(self) -> Connection:
-        """Return a connection of this thread's own."""
-        self._prove()
+        """Return a new connection for the calling thread."""
+        self._check()
         connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False,
                                      factory=Connection)  # fmt: skip
         try:
@@ -74,35 +77,35 @@ class Opener:
         except BaseException:
             connection.close()
             raise
-        connection.path, connection.lines = self._path, {}
+        connection.path, connection.lines, connection.lane_of = self._path, {}, {}
         file = _file(self._path)
         if file is not None:
             connection.device, connection.inode = file
-            with _proved_lock:
-                _proved[self._path] = file
+            with _checked_lock:
+                _checked[self._path] = file
         return connection
 
-    # --- Whose it is ----------------------------------------------------------------------------------
+    # --- Foreign and missing files --------------------------------------------------------------------
 
-    def _prove(self) -> None:
-        """Refuse a file that is not ours, before SQLite could change any of its bytes."""
-        with _proved_lock:
+    def _check(self) -> None:
+        """Refuse a file that is not a Celeriac database, before SQLite can change it; create a missing file."""
+        with _checked_lock:
             file = _file(self._path)
-            if self._path in _proved and (file is None or _proved[self._path] in (None, file)):
+            if self._path in _checked and (file is None or _checked[self._path] in (None, file)):
                 if file is None:
-                    _proved[self._path] = None
+                    _checked[self._path] = None
                     self._create()
                 return
             self._refuse_foreign_file()
-            _proved[self._path] = file
+            _checked[self._path] = file
             if file is None:
                 self._create()
 
     def _refuse_foreign_file(self) -> None:
-        """Look at the file's own bytes.
+        """Raise if the header of the file is not that of a Celeriac database.
 
-        Only ever before this process has its first connection: closing a file drops the POSIX locks that the process
-        has on it, SQLite's too, and another process would then delete the log under its open connections.
+        Called only before this process has its first connection to the file: closing a file drops all POSIX locks that
+        the process has on it, including SQLite's, and another process would then delete the log of open connections.
         """
         deadline = time.monotonic() + CREATION_SECONDS
         while True:
@@ -118,17 +121,17 @@ class Opener:
                 return
             if not header.startswith(HEADER) or time.monotonic() > deadline:
                 raise foreign(self._path)
-            time.sleep(pause())  # another process may be creating it just now
+            time.sleep(pause())  # another process may be creating it
 
     def _create(self) -> None:
-        """Make an empty file where there is none, and remove what one that was deleted has left: its logs.
+        """Create an empty file, and delete the logs of a former file at this path.
 
-        Processes that still have that one open share its logs by their names, and so they would with us. One process
-        at a time does this, lest it removes the logs of a file that another has just made.
+        Processes that still have the former file open would share these logs, which are found by name. A lock on the
+        folder makes sure that no process deletes the logs of a file that another has just created.
         """
-        if sys.platform == "win32":  # where nothing can be deleted that is open
+        if sys.platform == "win32":  # which does not delete open files
             return
-        with suppress(OSError):  # SQLite will say what is wrong with the folder
+        with suppress(OSError):  # SQLite will raise an error that names the problem
             folder = os.open(os.path.dirname(self._path), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX)
@@ -142,25 +145,25 @@ class Opener:
     # --- The schema -----------------------------------------------------------------------------------
 
     def _prepare(self, connection: Connection, deadline: float) -> bool:
-        """Create or upgrade the schema, and set the connection up. False: busy, to be tried again."""
+        """Create or upgrade the schema, and configure the connection. Return False if the file is busy: try again."""
         try:
-            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file that is not there yet
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # has an effect on new files only
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             if _version(connection) < len(self._migrations):
                 self._migrate(connection)
             if _version(connection) > len(self._migrations):
-                raise BrokerError(f"The database {self._path} was made by a newer Celeriac. "
-                                  "Upgrade this one: pip install -U celeriac.")  # fmt: skip
+                raise BrokerError(f"The database {self._path} was created by a newer version of Celeriac. "
+                                  "Upgrade this installation: pip install -U celeriac.")  # fmt: skip
             connection.execute("PRAGMA journal_mode = wal")
-            connection.execute("SELECT count(*) FROM leases").fetchone()  # makes the log file exist
+            connection.execute("SELECT count(*) FROM leases").fetchone()  # creates the log file
         except sqlite3.OperationalError as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            # Busy in disguise: SQLite looks whether its idea of the schema is old, cannot for another's lock on a file
-            # that is just being created, and believes the old idea.
-            half_way = "no such table" in str(error)
-            if (busy(error) or half_way) and time.monotonic() < deadline:
+            # Another process is creating the file: because of its lock, SQLite could not check whether its copy of the
+            # schema is current, and used it.
+            half_created = "no such table" in str(error)
+            if (busy(error) or half_created) and time.monotonic() < deadline:
                 return False
             raise
         return True
@@ -168,7 +171,7 @@ class Opener:
     def _migrate(self, connection: Connection) -> None:
         connection.execute("BEGIN EXCLUSIVE")
         version = _version(connection)
-        if version >= len(self._migrations):  # another process was faster
+        if version >= len(self._migrations):  # another process has done it
             connection.execute("ROLLBACK")
             return
         if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
@@ -183,13 +186,13 @@ class Opener:
 
 
 def pause() -> float:
-    """Return how long to leave a busy database alone: short and uneven, so that waiting processes take turns."""
-    return random.uniform(0.0003, 0.003)  # noqa: S311 - not a secret
+    """Return the seconds until the next attempt on a busy database: short and random, so that processes take turns."""
+    return random.uniform(0.0003, 0.003)  # noqa: S311 - not for cryptography
 
 
-_proved: dict[str, File | None] = {}
-"""By path: the file that is ours; None while this process makes it. A fork's child knows them too."""
-_proved_lock = threading.Lock()
+_checked: dict[str, File | None] = {}
+"""The files that have been checked, by path; None while this process creates one. Inherited by forked children."""
+_checked_lock = threading.Lock()
 
 
 def _file(path: str) -> File | None:
@@ -206,7 +209,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split a script into its statements. `executescript` would commit first, and lose the transaction."""
+    """Split a script into its statements. (`executescript` would commit the transaction first.)"""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"

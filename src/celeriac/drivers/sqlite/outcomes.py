@@ -1,4 +1,4 @@
-"""Storing outcomes in SQLite: by the backend alone, or by the broker in the transaction that settles."""
+"""Stores outcomes in SQLite. Called by the backend, and by the broker in the transaction that settles."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STORE = Insert(
 
 
 def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> list[bool]:
-    """Store outcomes; say of each whether there was no final one."""
+    """Store outcomes. Return for each whether it was stored: False if there was a final one."""
     rows = [(item.id, item.state, item.ready, now, _encode(item)) for item in outcomes]
     connection.execute("SAVEPOINT store")
     if STORE.write(connection, rows) == len(rows):
         return [True] * len(rows)
-    # For some there was, and what was stored does not tell which.
+    # Some were not stored, and the count does not tell which.
     connection.execute("ROLLBACK TO store")
     return [STORE.write(connection, [row]) == 1 for row in rows]

@@ -1,20 +1,20 @@
-"""The tables of a Celeriac database, and how an older file becomes a newer one.
+"""The tables of a Celeriac database, and the migrations of older files.
 
-`MIGRATIONS[n]` brings a file from version n to n + 1; the version stands in SQLite's `user_version`. A migration
-that has been released is never edited: write the next one. Each of its statements begins on a new line.
+`MIGRATIONS[n]` upgrades a file from version n to n + 1; SQLite's `user_version` holds the version. The statements of a
+released migration never change: write another migration. Each of its statements begins on a new line.
 
-A message is one row from `publish` to its settlement, in the table of the state that it is in:
+A message is one row from `publish` to its settlement, in the table of its state:
 
     fresh → ready ⇄ active → (row deleted)      scheduled → ready when its time comes      active → dead → ready by hand
 
-Each table of a state is one tree without a rowid, in the order of receipt: by `line` (a queue and a lane), then `rank`
-(9 − priority), then `seq` (age). These three are a message's place, which it keeps from state to state; nobody else has
-it. So to receive is to read the beginning of a line, and to settle is to delete by key. A message's id has no column:
-an id of ours (UUID version 7) holds milliseconds and a counter, of which `seq` is made, and is found by that. Only ids
-that senders chose themselves stand in `name`.
+Each table of a state is one B-tree without a rowid, in the order of delivery: by `line` (a queue and a lane), then
+`rank` (9 − priority), then `seq` (age). These three are the key of a message, which is unique and stays the same in all
+states. Receiving reads the beginning of a line, and settling deletes by key. There is no column for the id: an id made
+by Celeriac (UUID version 7) holds milliseconds and a counter, which `seq` is made of and by which it is found. Only ids
+chosen by callers are stored, in `name`.
 
-`fresh` is no state but a short way into `ready`: what is published one by one, with the usual priority, is appended to
-it by `seq` alone, which costs SQLite one page; whoever receives next moves it into line.
+`fresh` is not a state but a fast way into `ready`: messages published one by one with the default priority are appended
+to it by `seq` alone, which changes a single page. The next lease that receives moves them to their lines.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from typing import Final
 
 __all__ = ["ACTIVE", "APPLICATION_ID", "DEAD", "FRESH", "KEPT", "MIGRATIONS", "READY", "SCHEDULED", "STATES", "TABLES"]
 
-APPLICATION_ID: Final = 0x43454C52  # "CELR", in the file's header: this file is ours
+APPLICATION_ID: Final = 0x43454C52  # "CELR", in the header of each Celeriac database
 
 READY: Final = "ready"
 SCHEDULED: Final = "scheduled"
 ACTIVE: Final = "active"
 DEAD: Final = "dead"
 STATES: Final = (READY, SCHEDULED, ACTIVE, DEAD)
-"""The states of a message, each with a table of its name."""
+"""The states of a message; each has a table of that name."""
 
 FRESH: Final = "fresh"
 TABLES: Final = (*STATES, FRESH)
-"""Where messages are. What is fresh is ready."""
+"""The tables with messages. Fresh messages are ready."""
 
 KEPT: Final = "line, rank, seq, name, deliveries, message"
-"""The columns that a message takes along from state to state."""
+"""The columns that tables of all states have."""
 
 _KEPT: Final = """
         line INTEGER NOT NULL,
         rank INTEGER NOT NULL,
-        seq INTEGER NOT NULL,                   -- its age: made from the id, where that is one of ours
-        name TEXT,                              -- the id, where it does not say `seq`
+        seq INTEGER NOT NULL,                   -- its age, made from the id if that is made by Celeriac
+        name TEXT,                              -- the id, if it does not hold `seq`
         deliveries INTEGER NOT NULL DEFAULT 0,
         message BLOB NOT NULL,
 """
@@ -65,8 +65,8 @@ MIGRATIONS: Final = (
         PRIMARY KEY (line, rank, seq)
     ) WITHOUT ROWID;
     CREATE TABLE active ({_KEPT}
-        lease INTEGER NOT NULL,                 -- whose it is
-        receipt INTEGER NOT NULL,               -- by which of that lease's receipts; below 0: taken over
+        lease INTEGER NOT NULL,                 -- the lease that holds it
+        receipt INTEGER NOT NULL,               -- of that lease; below 0: taken over
         PRIMARY KEY (line, rank, seq)
     ) WITHOUT ROWID;
     CREATE TABLE dead ({_KEPT}
@@ -79,7 +79,7 @@ MIGRATIONS: Final = (
     CREATE UNIQUE INDEX scheduled_name ON scheduled (name) WHERE name IS NOT NULL;
     CREATE UNIQUE INDEX active_name ON active (name) WHERE name IS NOT NULL;
     CREATE UNIQUE INDEX dead_name ON dead (name) WHERE name IS NOT NULL;
-    CREATE VIEW messages AS     -- for people who look with a tool of SQLite's
+    CREATE VIEW messages AS     -- for people who use SQLite's command-line tool
         WITH every AS (
             SELECT 'ready' AS state, *, NULL AS due_at, NULL AS lease, NULL AS reason FROM ready
             UNION ALL SELECT 'scheduled', *, NULL, NULL FROM scheduled
@@ -88,7 +88,7 @@ MIGRATIONS: Final = (
         )
         SELECT queue, lane, 9 - rank AS priority, * FROM lines JOIN every USING (line);
     CREATE TABLE leases (
-        lease INTEGER PRIMARY KEY AUTOINCREMENT,    -- never used twice: it is the heart of every token
+        lease INTEGER PRIMARY KEY AUTOINCREMENT,    -- part of every token, so never used twice
         info BLOB NOT NULL,
         renewed_at REAL NOT NULL,
         expires_at REAL NOT NULL
@@ -110,7 +110,7 @@ MIGRATIONS: Final = (
     CREATE INDEX stored ON outcomes (stored_at);
     """,  # noqa: S608 - constants
     """
-    CREATE TABLE trees (id TEXT PRIMARY KEY, tree BLOB NOT NULL);  -- apart, for an UPDATE writes the whole of a row
+    CREATE TABLE trees (id TEXT PRIMARY KEY, tree BLOB NOT NULL);  -- apart: an UPDATE rewrites the whole row
     CREATE TABLE workflows (
         id TEXT PRIMARY KEY,
         left INTEGER NOT NULL,                  -- tasks that have not ended
@@ -126,8 +126,8 @@ MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     CREATE TABLE dues (
         workflow TEXT NOT NULL,
-        node INTEGER NOT NULL,                  -- has ended, and what follows has not been done
-        free_at REAL NOT NULL,                  -- until then, a worker is at it
+        node INTEGER NOT NULL,                  -- a pending node
+        free_at REAL NOT NULL,                  -- until when a worker has claimed it
         PRIMARY KEY (workflow, node)
     ) WITHOUT ROWID;
     """,
@@ -139,7 +139,7 @@ MIGRATIONS: Final = (
         message BLOB NOT NULL
     );
     DROP VIEW messages;
-    CREATE VIEW messages AS     -- for people who look with a tool of SQLite's
+    CREATE VIEW messages AS     -- for people who use SQLite's command-line tool
         WITH every AS (
             SELECT 'ready' AS state, *, NULL AS due_at, NULL AS lease, NULL AS reason FROM ready
             UNION ALL SELECT 'ready', line, rank, seq, NULL, 0, message, NULL, NULL, NULL FROM fresh

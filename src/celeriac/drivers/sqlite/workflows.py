@@ -1,6 +1,6 @@
-"""Workflows in SQLite: by the backend alone, or by the broker in the transaction that settles.
+"""Stores workflows in SQLite. Called by the backend, and by the broker in the transaction that settles.
 
-All of these work inside the caller's transaction, but for those that say that they only read.
+All functions work inside the caller's write transaction, except those that only read, which say so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, Pendi
 
 __all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees", "uproot"]
 
-PRUNE_ROWS = 500  # workflows thrown away at a time, so that nobody waits long for the write lock
+PRUNE_ROWS = 500  # workflows deleted in one transaction: others wait for the write lock meanwhile
 
 PENDING = "INSERT OR IGNORE INTO dues (workflow, node, free_at) VALUES (?, ?, 0)"
 JOINED = """
@@ -28,7 +28,7 @@ EXPIRED = "(left <= 0 AND touched_at < ?) OR (left > 0 AND touched_at < ?)"
 
 
 def plant(connection: sqlite3.Connection, plan: Plan, now: float) -> None:
-    """Keep a workflow."""
+    """Store a workflow."""
     uproot(connection, [plan.id])
     connection.execute("INSERT INTO trees (id, tree) VALUES (?, ?)", (plan.id, plan.tree))
     connection.execute("INSERT INTO workflows (id, left, touched_at) VALUES (?, ?, ?)", (plan.id, plan.left, now))
@@ -39,13 +39,13 @@ def plant(connection: sqlite3.Connection, plan: Plan, now: float) -> None:
 
 
 def trees(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, bytes]:
-    """Return trees, by id. Only reads."""
+    """Return the trees of workflows, by id. Only reads."""
     query = "SELECT id, tree FROM trees WHERE id IN (SELECT value FROM json_each(?))"
     return dict(connection.execute(query, (msgspec.json.encode(list(ids)).decode(),)))
 
 
 def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
-    """Drop workflows."""
+    """Delete workflows."""
     for id in ids:
         connection.execute("DELETE FROM trees WHERE id = ?", (id,))
         connection.execute("DELETE FROM workflows WHERE id = ?", (id,))
@@ -53,7 +53,7 @@ def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
 
 
 def conclude(connection: sqlite3.Connection, ends: Sequence[NodeEnd], now: float) -> list[bool]:
-    """Store the ends of nodes, and do what follows at once from those that are stored for the first time."""
+    """Store the outcomes of nodes and count those that are new. Return for each whether it is new."""
     done = outcomes.store(connection, [end.outcome for end in ends], now)
     left: Counter[str] = Counter()
     joins: Counter[tuple[str, int]] = Counter()
@@ -76,7 +76,7 @@ def _count_down(connection: sqlite3.Connection, left: Counter[str], joins: Count
     for workflow, ended in list(left.items()):
         query = "UPDATE workflows SET left = left - ?, touched_at = ? WHERE id = ?"
         if not connection.execute(query, (ended, now, workflow)).rowcount:
-            left[workflow] = 0  # it has expired, and nothing follows
+            left[workflow] = 0  # the workflow has expired, and nothing follows
     for (workflow, join), ended in joins.items():
         query = "UPDATE joins SET missing = max(0, missing - ?) WHERE workflow = ? AND node = ? AND missing > 0"
         if connection.execute(query, (ended, workflow, join)).rowcount:
@@ -84,7 +84,7 @@ def _count_down(connection: sqlite3.Connection, left: Counter[str], joins: Count
 
 
 def advance(connection: sqlite3.Connection, advance: Advance, now: float) -> bool:
-    """Do what follows from a node's end, but for the messages; unless somebody has done it."""
+    """Deal with a pending node, except for its messages. Return False if it has been dealt with before."""
     pending = advance.pending
     query = "DELETE FROM dues WHERE workflow = ? AND node = ?"
     if not connection.execute(query, (pending.workflow, pending.node)).rowcount:
@@ -105,29 +105,29 @@ def advance(connection: sqlite3.Connection, advance: Advance, now: float) -> boo
 
 
 def peek_pending(connection: sqlite3.Connection, limit: int, now: float) -> dict[PendingNode, bool]:
-    """Return what is due and nobody's, and whether it was somebody's. Only reads."""
+    """Return unclaimed pending nodes, and whether each was claimed before. Only reads."""
     query = "SELECT workflow, node, free_at FROM dues WHERE free_at <= ? LIMIT ?"
     rows = connection.execute(query, (now, limit))
     return {PendingNode(workflow, node): free_at > 0 for workflow, node, free_at in rows}
 
 
 def claim_pending(connection: sqlite3.Connection, limit: int, now: float, until: float) -> dict[PendingNode, bool]:
-    """Take on what is due."""
-    taken = peek_pending(connection, limit, now)
+    """Claim pending nodes until a time. Return them, and whether each was claimed before."""
+    claimed = peek_pending(connection, limit, now)
     connection.executemany(
         "UPDATE dues SET free_at = ? WHERE workflow = ? AND node = ?",
-        [(until, item.workflow, item.node) for item in taken],
+        [(until, item.workflow, item.node) for item in claimed],
     )
-    return taken
+    return claimed
 
 
 def overdue(connection: sqlite3.Connection, now: float, result_expires: float) -> bool:
-    """Say whether a workflow has expired. Only reads."""
+    """Return whether a workflow has expired. Only reads."""
     query = f"SELECT 1 FROM workflows WHERE {EXPIRED} LIMIT 1"  # noqa: S608 - a constant
     return connection.execute(query, (now - result_expires, now - UNFINISHED_SECONDS)).fetchone() is not None
 
 
 def prune(connection: sqlite3.Connection, now: float, result_expires: float) -> None:
-    """Drop workflows that have expired."""
+    """Delete expired workflows."""
     query = f"SELECT id FROM workflows WHERE {EXPIRED} LIMIT {PRUNE_ROWS}"  # noqa: S608 - constants
     uproot(connection, [id for (id,) in connection.execute(query, (now - result_expires, now - UNFINISHED_SECONDS))])

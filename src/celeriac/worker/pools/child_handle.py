@@ -39,7 +39,7 @@ from celeriac.worker.pools.frames import (
     permits,
 )
 
-__all__ = ["ChildHandle", "ChildReader", "SentRun"]
+__all__ = ["ChildHandle", "ChildReader", "Received", "SentRun"]
 
 INT: Final = struct.Struct("i")
 BLOCKED_SECONDS: Final = 0.1  # a coroutine child that takes no permit for this long is blocked

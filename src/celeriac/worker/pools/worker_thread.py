@@ -39,13 +39,14 @@ class WorkerThread:
         """Run jobs in this thread, until `stop`."""
         self.thread_id = threading.get_ident()
         while not self.stopped.is_set():
-            with contextlib.suppress(*INTERRUPTS):  # raised too late: the job that was meant had just ended
+            with contextlib.suppress(*INTERRUPTS):  # raised too late: the job that it was for had ended
                 self._run_jobs()
 
     def _run_jobs(self) -> None:
         """Run jobs, until `stop`, or until an exception from outside is raised between two of them.
 
-        It may be raised just after a wake-up was received. So a wake-up carries no job: it only says to look.
+        An exception that is pending while this waits is raised when it wakes up, before the next job starts. So a
+        wake-up carries no job, which would be lost: it only says to look.
         """
         while True:
             if self._job is not None:
@@ -58,7 +59,6 @@ class WorkerThread:
 
     def put(self, job: Job) -> None:
         """Give the thread a job. The job must call `start_job` where it can catch the exceptions of `raise_inside`."""
-        self._raise(ctypes.py_object())  # clears an exception that is still pending for the last job
         self._job = job
         self._wakeups.put(None)
 
@@ -74,7 +74,4 @@ class WorkerThread:
 
     def raise_inside(self, kind: type[BaseException]) -> None:
         """Raise an exception in the thread, as soon as it runs Python code."""
-        self._raise(ctypes.py_object(kind))
-
-    def _raise(self, kind: ctypes.py_object[type[BaseException]]) -> None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), kind)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), ctypes.py_object(kind))

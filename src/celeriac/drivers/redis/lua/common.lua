@@ -7,35 +7,75 @@ local function instant(given)
   return t[1] + t[2] / 1000000
 end
 
-local function relieve() call('DEL', P .. ':nothing') end
+-- Make the first write of a script one that Redis also accepts at `maxmemory`: all later writes are accepted then.
+local function begin_writing() call('DEL', P .. ':nothing') end
 
+-- Return the prefix of a queue's keys; and the queue of such a prefix.
 local function tag(queue) return P .. ':{' .. queue .. '}:' end
+local function queue_of(T) return string.sub(T, #P + 3, -3) end
 
--- Call with any number of arguments, a thousand at a time: Lua's stack is small.
+-- Call a command with any number of items, 1,000 at a time because Lua's stack is small. Return the last reply.
 local function many(command, key, items)
-  for i = 1, #items, 1000 do call(command, key, unpack(items, i, math.min(i + 999, #items))) end
+  local reply
+  for i = 1, #items, 1000 do reply = call(command, key, unpack(items, i, math.min(i + 999, #items))) end
+  return reply
 end
 
--- Lines that the script itself looks at before it ends, so that nobody need be woken for them until then.
-local hushed = {}
-
--- Wake one worker that waits for a lane of a queue, if there is any that lives.
-local function ring(T, lane)
-  while not hushed[T .. lane] do
-    local lease = call('SPOP', T .. 'waiters:' .. lane)
-    if not lease or call('PUBLISH', P .. ':bell:' .. lease, '') > 0 then return end
+-- Wake one worker that waits for a lane of a queue list; `mark` is '+' and the list's name. If none waits, note where
+-- the mark has to go back when one does. Return whether a worker was woken.
+local SHORT = 60  -- seconds; state of waiting workers, which all refresh sooner, expires after this
+local function ring_list(T, lane, mark)
+  local waiters = P .. ':waiters:' .. string.sub(mark, 2) .. ':' .. lane
+  while true do
+    local lease = call('SPOP', waiters)
+    if not lease then
+      local unmarked = P .. ':unmarked:' .. string.sub(mark, 2) .. ':' .. lane
+      call('SADD', unmarked, T)
+      call('EXPIRE', unmarked, SHORT)
+      return false
+    end
+    if call('PUBLISH', P .. ':bell:' .. lease, '') > 0 then
+      call('SADD', T .. 'waiters:' .. lane, mark)
+      call('SADD', P .. ':rung:' .. lease, T .. lane)
+      call('EXPIRE', P .. ':rung:' .. lease, SHORT)
+      return true
+    end
   end
 end
 
-local function stands(T, lane)
+-- Lanes of queues whose messages this script will deliver itself, so that no worker is woken for them before that: by
+-- T .. lane, or all queues of a list. `deferred` collects those of the list for which a worker would have been woken.
+local hushed = {}
+local hushed_list, hushed_lanes
+local deferred = {}
+
+-- Wake one live worker that waits for a lane of a queue, if there is one.
+local function ring(T, lane)
+  if hushed[T .. lane] then return end
+  if hushed_list and hushed_lanes[lane] and call('ZSCORE', hushed_list, queue_of(T)) then
+    deferred[T .. lane] = true
+    return
+  end
+  while true do
+    local waiter = call('SPOP', T .. 'waiters:' .. lane)
+    if not waiter then return end
+    if string.byte(waiter) == 43 then
+      if ring_list(T, lane, waiter) then return end
+    elseif call('PUBLISH', P .. ':bell:' .. waiter, '') > 0 then
+      return
+    end
+  end
+end
+
+local function has_ready(T, lane)
   local r = T .. 'ready:' .. lane
   return call('EXISTS', r..'9', r..'8', r..'7', r..'6', r..'5', r..'4', r..'3', r..'2', r..'1', r..'0') > 0
 end
 
--- Collects messages that go to their lines or to wait for their time, and then puts them there together.
-local function places() return {lines = {}, due = {}, lane_of = {}} end
+-- Collects the messages that `put` then stores together, as ready or as scheduled.
+local function batch() return {lines = {}, due = {}, lane_of = {}} end
 
-local function place(at, id, blob, due, time)
+local function add(at, id, blob, due, time)
   if due ~= '' and tonumber(due) > time then
     table.insert(at.due, due)
     table.insert(at.due, id)
@@ -50,24 +90,27 @@ end
 local function put(T, at, push)
   local lanes = {}
   for line, ids in pairs(at.lines) do
-    many(push, T .. 'ready:' .. line, ids)
-    lanes[string.sub(line, 1, 1)] = true
+    local lane = string.sub(line, 1, 1)
+    if many(push, T .. 'ready:' .. line, ids) == #ids then call('SADD', P .. ':ready:' .. lane, queue_of(T)) end
+    lanes[lane] = true
   end
   if #at.due > 0 then
     many('ZADD', T .. 'due', at.due)
-    local lane = at.lane_of[call('ZRANGE', T .. 'due', 0, 0)[1]]
-    if lane then lanes[lane] = true end  -- whoever waits must now wake earlier
+    local soonest = call('ZRANGE', T .. 'due', 0, 0, 'WITHSCORES')
+    call('ZADD', P .. ':soonest', 'LT', soonest[2], queue_of(T))
+    local lane = at.lane_of[soonest[1]]
+    if lane then lanes[lane] = true end  -- a waiting worker must now wake up earlier
   end
   for lane in pairs(lanes) do ring(T, lane) end
 end
 
 -- Store new messages of one queue (id, blob, due; flat), from `first` to `last`.
 local function publish(queue, items, first, last, time)
-  local T, at, added = tag(queue), places(), 0
+  local T, at, added = tag(queue), batch(), 0
   for i = first, last, 3 do
     if call('HSETNX', T .. 'messages', items[i], items[i + 1]) == 1 then
       added = added + 1
-      place(at, items[i], items[i + 1], items[i + 2], time)
+      add(at, items[i], items[i + 1], items[i + 2], time)
     end
   end
   if added > 0 then
@@ -76,8 +119,8 @@ local function publish(queue, items, first, last, time)
   end
 end
 
--- Say whether a message of an id of ours (UUID version 7) has ended lately: then it has left an outcome, or a mark. Ids
--- that callers chose may be used again, and tell nothing.
+-- Return whether a message with an id made by Celeriac (UUID version 7) has ended recently: it has left an outcome or a
+-- mark. Ids chosen by callers may be reused, so that nothing follows from them.
 local MARKED = 20  -- seconds
 local function ended(T, id, time)
   if #id ~= 36 or string.sub(id, 15, 15) ~= '7' then return false end
@@ -86,42 +129,42 @@ local function ended(T, id, time)
   return call('SISMEMBER', T .. 'ended:' .. spell, id) == 1 or call('SISMEMBER', T .. 'ended:' .. spell - 1, id) == 1
 end
 
--- Mark what has ended without leaving an outcome.
+-- Mark messages that have ended without leaving an outcome.
 local function mark(T, ids, time)
   local key = string.format('%sended:%.0f', T, math.floor(time / MARKED))
   call('SADD', key, unpack(ids))
   call('EXPIRE', key, 2 * MARKED)
 end
 
--- Make ready what is due, in front of its line, the soonest first.
-local function wake(T, time)
+-- Move up to 1,000 scheduled messages whose time has come to the front of their lines, the soonest first.
+local function make_due_ready(T, time)
   local ids = call('ZRANGE', T .. 'due', '-inf', time, 'BYSCORE', 'LIMIT', 0, 1000)
   if #ids == 0 then return end
   call('ZREM', T .. 'due', unpack(ids))
-  local blobs, at = call('HMGET', T .. 'messages', unpack(ids)), places()
+  local blobs, at = call('HMGET', T .. 'messages', unpack(ids)), batch()
   for i = #ids, 1, -1 do
-    if blobs[i] then place(at, ids[i], blobs[i], '', time) end
+    if blobs[i] then add(at, ids[i], blobs[i], '', time) end
   end
   put(T, at, 'LPUSH')
 end
 
--- Give held messages back to the fronts of their lines: {receipt, id, deliveries}, in any order.
-local function give_back(T, entries)
+-- Return held messages ({receipt, id, deliveries}, in any order) to the front of their lines.
+local function requeue(T, entries)
   if #entries == 0 then return end
   table.sort(entries, function(a, b) return a[1] > b[1] end)
-  local at = places()
+  local at = batch()
   for _, entry in ipairs(entries) do
     local blob = call('HGET', T .. 'messages', entry[2])
     if blob then
-      place(at, entry[2], blob, '', 0)
+      add(at, entry[2], blob, '', 0)
       if entry[3] > 0 then call('HSET', T .. 'counts', entry[2], entry[3]) end
     end
   end
   put(T, at, 'LPUSH')
 end
 
--- What is held is "receipt:deliveries" and a tail, so long that Redis never packs the hash into a list, which it would
--- search from end to end for each of a batch.
+-- A held message's value is "receipt:deliveries" and this tail. The tail is so long that Redis never stores the hash as
+-- a packed list, which it would search from end to end for each id of a batch.
 local TAIL = ':' .. string.rep(' ', 64)
 local function proof(text)
   local receipt, deliveries = string.match(text, '^(-?%d+):(-?%d+)')
@@ -129,7 +172,7 @@ local function proof(text)
 end
 
 -- Store outcomes {id, value, channel}, flat; a value begins with 1 if it is final. Return 1 or 0 for each.
-local TOLD = 4096  -- bytes; a value that is larger is not told to all who listen, but that it is there
+local LARGEST = 4096  -- bytes; of larger values, only the id is published
 local function keep(outcomes, ttl)
   local done, news, recent, n, r = {}, {}, {}, 0, 0
   for i = 1, #outcomes, 3 do
@@ -145,8 +188,8 @@ local function keep(outcomes, ttl)
       r = r + 1
       recent[r] = id
       if string.byte(value) == 49 then
-        local told = #id .. '\0' .. id .. (#value <= TOLD and #value .. '\0' .. value or '\0')
-        if news[channel] then table.insert(news[channel], told) else news[channel] = {told} end
+        local item = #id .. '\0' .. id .. (#value <= LARGEST and #value .. '\0' .. value or '\0')
+        if news[channel] then table.insert(news[channel], item) else news[channel] = {item} end
       end
     end
   end
@@ -155,6 +198,6 @@ local function keep(outcomes, ttl)
     call('LTRIM', P .. ':recent', 0, 9999)
     if ttl ~= '' then call('PEXPIRE', P .. ':recent', ttl) end
   end
-  for channel, told in pairs(news) do call('PUBLISH', P .. ':done:' .. channel, table.concat(told)) end
+  for channel, items in pairs(news) do call('PUBLISH', P .. ':done:' .. channel, table.concat(items)) end
   return done
 end

@@ -1,6 +1,7 @@
--- lease. Gives back, uncounted, what it holds; what it had taken over is left for the next sweep.
+-- lease. Ends it: the messages that it holds go back to their queues, and this delivery is not counted. Those that it
+-- had taken over are left for the next sweep.
 local lease, kept = ARGV[2], false
-relieve()
+begin_writing()
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
   local key, back = T .. 'held:' .. lease, {}
@@ -15,7 +16,7 @@ for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
     end
   end
   for _, lane in ipairs({'p', 'c'}) do call('SREM', T .. 'waiters:' .. lane, lease) end
-  give_back(T, back)
+  requeue(T, back)
 end
 if kept then
   if call('ZSCORE', P .. ':leases', lease) then call('ZADD', P .. ':leases', 0, lease) end

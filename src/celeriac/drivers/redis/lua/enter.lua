@@ -1,6 +1,6 @@
--- now, lease, seconds, info. Opens a lease, and returns when it runs out.
+-- now, lease, seconds, info. Opens a lease; returns when it expires.
 local expires = string.format('%.17g', instant(ARGV[2]) + ARGV[4])
-relieve()
+begin_writing()
 call('ZADD', P .. ':leases', expires, ARGV[3])
 call('HSET', P .. ':workers', ARGV[3], ARGV[5])
 call('HSET', P .. ':fences', ARGV[3], 0)

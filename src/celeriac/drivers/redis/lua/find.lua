@@ -1,4 +1,4 @@
--- now, ids. Returns flat: place, blob, queue, id.
+-- now, ids. Returns for each that is found, flat: state, blob, queue, id.
 local time, found, leases = instant(ARGV[2]), {}, call('ZRANGE', P .. ':leases', 0, -1)
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
@@ -6,17 +6,17 @@ for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
     local id = ARGV[i]
     local blob = call('HGET', T .. 'messages', id)
     if blob then
-      local where, due = 'ready', call('ZSCORE', T .. 'due', id)
+      local state, due = 'ready', call('ZSCORE', T .. 'due', id)
       if due then
-        if tonumber(due) > time then where = 'scheduled' end
+        if tonumber(due) > time then state = 'scheduled' end
       elseif call('ZSCORE', T .. 'dead', id) then
-        where = 'dead'
+        state = 'dead'
       else
         for _, lease in ipairs(leases) do
-          if call('HEXISTS', T .. 'held:' .. lease, id) == 1 then where = 'active' end
+          if call('HEXISTS', T .. 'held:' .. lease, id) == 1 then state = 'active' end
         end
       end
-      for _, part in ipairs({where, blob, queue, id}) do table.insert(found, part) end
+      for _, part in ipairs({state, blob, queue, id}) do table.insert(found, part) end
     end
   end
 end

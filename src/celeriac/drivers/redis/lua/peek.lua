@@ -1,6 +1,6 @@
--- queue, now, offset, limit. Returns blobs.
+-- queue, now, offset, limit. Returns the blobs of ready messages, in the order in which they will be received.
 local T, offset, left, blobs = tag(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5]), {}
-wake(T, instant(ARGV[3]))
+make_due_ready(T, instant(ARGV[3]))
 for priority = 9, 0, -1 do
   for _, lane in ipairs({'p', 'c'}) do
     local line = T .. 'ready:' .. lane .. priority

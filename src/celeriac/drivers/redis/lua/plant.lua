@@ -1,5 +1,5 @@
--- milliseconds that outcomes are kept ('' for ever), workflow, tree, left, then joins and how many are missing of
--- each. Keeps a workflow.
+-- milliseconds that outcomes are kept ('' for ever), workflow, tree, left, then joins and how many members of
+-- each have not ended. Stores a workflow.
 local key = P .. ':workflow:' .. ARGV[3]
 call('DEL', key)
 call('HSET', key, 'tree', ARGV[4], 'left', ARGV[5])

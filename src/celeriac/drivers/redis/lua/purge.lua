@@ -1,4 +1,4 @@
--- queue. Drops up to a thousand of each line, and a thousand that are scheduled; returns how many: call it again.
+-- queue. Drops up to 1,000 messages of each line and 1,000 scheduled ones. Returns how many it has dropped.
 local T, dropped = tag(ARGV[2]), 0
 local function drop(ids)
   if #ids == 0 then return end

@@ -1,8 +1,8 @@
--- now. Returns flat, for each queue: name, ready, scheduled, active, dead, 1 if it is paused.
+-- now. Returns for each queue, flat: name, ready, scheduled, active, dead, 1 if it is paused.
 local time, rows, leases = instant(ARGV[2]), {}, call('ZRANGE', P .. ':leases', 0, -1)
 for _, queue in ipairs(call('SUNION', P .. ':queues', P .. ':paused')) do
   local T = tag(queue)
-  wake(T, time)
+  make_due_ready(T, time)
   local waiting, active = 0, 0
   for _, lane in ipairs({'p', 'c'}) do
     for priority = 0, 9 do waiting = waiting + call('LLEN', T .. 'ready:' .. lane .. priority) end

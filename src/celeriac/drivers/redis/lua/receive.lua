@@ -1,6 +1,6 @@
--- now, lease, then a request for messages (see hand_out.lua): base receipt, waits, n, then n pairs lane, slots, then queues.
--- Returns 0 where the lease is lost, else {blobs, exceptions, seconds to the next due time or ''}.
-local may = may_hand_out(ARGV[3], ARGV[4])
+-- now, lease, then a request for messages that names its queues (see deliver.lua).
+-- Returns 0 if the lease is lost, else the reply to the request.
+local may = may_deliver(ARGV[3], ARGV[4])
 if may == nil then return 0 end
 if not may then return {{}, {}, '0'} end
-return hand_out(ARGV[3], instant(ARGV[2]), 4, #ARGV)
+return deliver_from_queues(ARGV[3], instant(ARGV[2]), read_request(4, #ARGV))

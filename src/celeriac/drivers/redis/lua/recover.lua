@@ -1,7 +1,8 @@
--- lease, fence, then pairs of receipts (from, to). Gives back, uncounted, what was handed out in answers that were
--- lost, and refuses requests of before the fence that are still on their way. Returns 0 where the lease is lost.
+-- lease, fence, then ranges of receipts (above, up to). Returns the messages delivered in lost replies to their queues;
+-- this delivery is not counted. Later requests with a base receipt below the fence are refused: they were sent before.
+-- Returns 1, or 0 if the lease is lost.
 if not call('HGET', P .. ':fences', ARGV[2]) then return 0 end
-relieve()
+begin_writing()
 call('HSET', P .. ':fences', ARGV[2], ARGV[3])
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
@@ -16,6 +17,6 @@ for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
       end
     end
   end
-  give_back(T, back)
+  requeue(T, back)
 end
 return 1

@@ -1,13 +1,14 @@
--- now, lease, milliseconds that outcomes are kept ('' for ever), k, then k arguments that are a request for messages (see
--- hand_out.lua; k = 0: none), to be carried out when all is settled; n, then n settlements, flat:
+-- now, lease, milliseconds that outcomes are kept ('' for ever), k, then k arguments of a request for messages (see
+-- deliver.lua; k = 0: no request), which is served after settling; n, then n settlements, flat:
 -- queue, id, "receipt:deliveries", action, value of the outcome or '', its channel,
--- and where the action is `return`: queue, blob, due, deliveries; where it is `bury`: reason;
+-- and if the action is `return`: queue, blob, due, deliveries; if it is `bury`: reason;
 -- then the number of ends of workflows' nodes, and these, flat: number of its settlement, workflow, node, its join
--- or '', 1 if more is due; then the follow-ups, flat: number of its settlement, queue, id, blob, due.
--- Returns {for each 1, or 0 where the token was stale; what is handed out, if there was a request and it may be}.
+-- or '', 1 if it leaves a pending node; then the follow-ups, flat: number of its settlement, queue, id, blob, due.
+-- Returns {for each settlement 1, or 0 if its token was stale; the reply to the request, unless it was refused}.
 local time, lease, ttl, k = instant(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local asked = k > 0 and may_hand_out(lease, ARGV[6])
-if asked then hush(6, 5 + k) end
+local request = k > 0 and may_deliver(lease, ARGV[6]) and read_request(6, 5 + k)
+if request and request.list ~= '' and call('EXISTS', P .. ':list:' .. request.list) == 0 then request = false end
+if request then hush(request) end
 local size, at, arg = {acknowledge = 6, bury = 7, ['return'] = 10}, {}, 7 + k
 local groups, done, outcomes, o, keeping = {}, {}, {}, 0, {}
 for i = 1, tonumber(ARGV[6 + k]) do
@@ -16,7 +17,7 @@ for i = 1, tonumber(ARGV[6 + k]) do
   if group then
     group.n = group.n + 1
   else
-    group = {n = 1, ids = {}, items = {}, gone = {}, released = {}, settled = {}, back = {}, traceless = {}}
+    group = {n = 1, ids = {}, items = {}, gone = {}, released = {}, settled = {}, back = {}, without_outcome = {}}
     groups[ARGV[arg]] = group
   end
   group.ids[group.n] = ARGV[arg + 1]
@@ -47,7 +48,7 @@ for queue, group in pairs(groups) do
         keeping[#keeping + 1] = i
         o = o + 3
       elseif ARGV[a + 4] == '' and ARGV[a + 3] == 'acknowledge' then
-        table.insert(group.traceless, id)
+        table.insert(group.without_outcome, id)
       end
     else
       done[i] = 0
@@ -57,12 +58,12 @@ for queue, group in pairs(groups) do
     call('HDEL', T .. 'held:' .. lease, unpack(released))
     if call('EXISTS', T .. 'counts') == 1 then call('HDEL', T .. 'counts', unpack(released)) end
     if g > 0 then call('HDEL', T .. 'messages', unpack(gone)) end
-    if #group.traceless > 0 then mark(T, group.traceless, time) end
+    if #group.without_outcome > 0 then mark(T, group.without_outcome, time) end
   end
 end
 for queue, group in pairs(groups) do
-  local T, places_of = tag(queue), {}
-  for k = #group.back, 1, -1 do  -- the oldest is put in front last
+  local T, batch_of = tag(queue), {}
+  for k = #group.back, 1, -1 do  -- the oldest is pushed to the front last
     local a = group.back[k]
     local id = ARGV[a + 1]
     if ARGV[a + 3] == 'bury' then
@@ -76,13 +77,13 @@ for queue, group in pairs(groups) do
       end
       call('HSET', U .. 'messages', id, ARGV[a + 7])
       if tonumber(ARGV[a + 9]) > 0 then call('HSET', U .. 'counts', id, ARGV[a + 9]) end
-      if not places_of[U] then places_of[U] = places() end
-      place(places_of[U], id, ARGV[a + 7], ARGV[a + 8], time)
+      if not batch_of[U] then batch_of[U] = batch() end
+      add(batch_of[U], id, ARGV[a + 7], ARGV[a + 8], time)
     end
   end
-  for U, its in pairs(places_of) do put(U, its, 'LPUSH') end
+  for U, its in pairs(batch_of) do put(U, its, 'LPUSH') end
 end
-local again, e = {}, 0  -- what has ended before: all that follows from it has followed
+local again, e = {}, 0  -- settlements of messages that had ended before: their follow-ups were published then
 if o > 0 then
   for n, new in ipairs(keep(outcomes, ttl)) do again[keeping[n]] = new == 0 end
 end
@@ -102,4 +103,5 @@ for i = arg, #ARGV, 5 do
   local number = tonumber(ARGV[i])
   if done[number] == 1 and not again[number] then publish(ARGV[i + 1], ARGV, i + 2, i + 4, time) end
 end
-return {done, asked and hand_out(lease, time, 6, 5 + k) or nil}
+if not request then return {done} end
+return {done, (request.list == '' and deliver_from_queues or deliver_from_list)(lease, time, request)}

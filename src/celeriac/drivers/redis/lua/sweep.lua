@@ -1,15 +1,16 @@
--- now, lease, base receipt, most deliveries, limit, when this lease runs out as far as its worker knows, then pairs
--- of receipts (from, to) of earlier sweeps whose answer was lost. Gives back what leases that have run out held;
--- those go when nothing is left of them. Once this lease has run out too, others are let be: the server was away,
--- perhaps, and nobody could renew. Returns 0 where this lease is lost, else {1 if there is more to do, then flat
--- what is taken over: blob, -receipt, deliveries}.
+-- now, lease, base receipt, most deliveries, limit, when this lease expires as far as its worker knows, then ranges of
+-- receipts (above, up to) of earlier sweeps whose reply was lost. Returns messages held by expired leases to their
+-- queues, or takes them over if they must not be run again; deletes expired leases that hold nothing. If this lease has
+-- expired too, other leases are left alone: the server was probably away, and no worker could renew.
+-- Returns 0 if this lease is lost, else {1 if there is more to do, then for each message taken over, flat: blob,
+-- -receipt, deliveries}.
 local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local fence = call('HGET', P .. ':fences', lease)
 if not fence then return 0 end
 if tonumber(fence) > base then return {0} end
-relieve()
-local queues, taken, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
+begin_writing()
+local queues, taken_over, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
 for d = 8, #ARGV, 2 do
   for _, queue in ipairs(queues) do
     local T = tag(queue)
@@ -18,7 +19,7 @@ for d = 8, #ARGV, 2 do
       local receipt, deliveries = proof(all[i + 1])
       if -receipt > tonumber(ARGV[d]) and -receipt <= tonumber(ARGV[d + 1]) then
         local blob = call('HGET', T .. 'messages', all[i])
-        for _, part in ipairs({blob, -receipt, deliveries}) do table.insert(taken, part) end
+        for _, part in ipairs({blob, -receipt, deliveries}) do table.insert(taken_over, part) end
       end
     end
   end
@@ -42,13 +43,13 @@ for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before
           base = base + 1
           table.insert(passed, id)
           table.insert(passed, string.format('-%.0f:%d', base, deliveries) .. TAIL)
-          for _, part in ipairs({blob, base, deliveries}) do table.insert(taken, part) end
+          for _, part in ipairs({blob, base, deliveries}) do table.insert(taken_over, part) end
         end
       end
       left = left - #all / 2
       if #gone > 0 then call('HDEL', key, unpack(gone)) end
       if #passed > 0 then many('HSET', T .. 'held:' .. lease, passed) end
-      give_back(T, back)
+      requeue(T, back)
     end
     if left > 0 then
       call('ZREM', P .. ':leases', other)
@@ -62,12 +63,12 @@ end
 call('ZREMRANGEBYSCORE', P .. ':revoked', '-inf', time)
 for _, queue in ipairs(queues) do
   local T = tag(queue)
-  wake(T, time)
-  -- A worker that was woken and then killed has woken nobody else.
+  make_due_ready(T, time)
+  -- A worker that was killed after it was woken has not woken the next one.
   for _, lane in ipairs({'p', 'c'}) do
-    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and stands(T, lane)
+    if call('EXISTS', T .. 'waiters:' .. lane) == 1 and has_ready(T, lane)
         and call('SISMEMBER', P .. ':paused', queue) == 0 then ring(T, lane) end
   end
 end
-table.insert(taken, 1, more)
-return taken
+table.insert(taken_over, 1, more)
+return taken_over

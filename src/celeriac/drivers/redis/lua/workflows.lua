@@ -1,28 +1,28 @@
--- Note that nodes of workflows have ended: `left` is how many by workflow, `joins` how often each join is to be counted
--- down by workflow, `dues` what is due besides, by workflow. Nothing follows in a workflow that has expired.
+-- Count the ends of nodes. All arguments are by workflow: `left` is how many nodes have ended, `joins` how many members
+-- of each join, `pending_of` which nodes are pending because of them. Nothing follows in a workflow that has expired.
 local UNFINISHED = 2592000000
-local function count_down(left, joins, dues, ttl)
+local function count_down(left, joins, pending_of, ttl)
   for workflow, n in pairs(left) do
-    local key, due = P .. ':workflow:' .. workflow, dues[workflow] or {}
+    local key, pending = P .. ':workflow:' .. workflow, pending_of[workflow] or {}
     if call('EXISTS', key) == 1 then
-      local open = call('HINCRBY', key, 'left', 0 - n)  -- a number -0 is none to Redis
-      for join, ended in pairs(joins[workflow] or {}) do
+      local open = call('HINCRBY', key, 'left', 0 - n)  -- not -n: Redis does not accept -0 as a number
+      for join, count in pairs(joins[workflow] or {}) do
         local missing = tonumber(call('HGET', key, join) or 0)
         if missing > 0 then
-          call('HSET', key, join, math.max(0, missing - ended))
-          if missing <= ended then table.insert(due, join) end
+          call('HSET', key, join, math.max(0, missing - count))
+          if missing <= count then table.insert(pending, join) end
         end
       end
       if ttl ~= '' then call('PEXPIRE', key, open > 0 and math.max(UNFINISHED, ttl) or ttl) end
-      for _, node in ipairs(due) do call('ZADD', P .. ':dues', 'NX', 0, workflow .. ':' .. node) end
+      for _, node in ipairs(pending) do call('ZADD', P .. ':dues', 'NX', 0, workflow .. ':' .. node) end
     end
   end
 end
 
--- Store the ends of nodes {id, value, channel, workflow, node, join or '', 1 if more is due}, flat, and do what follows
--- at once. Return 1 or 0 for each, as `keep` does.
+-- Store the ends of nodes {id, value, channel, workflow, node, join or '', 1 if it leaves a pending node}, flat, and
+-- count them. Return 1 or 0 for each, as `keep` does.
 local function conclude(ends, ttl)
-  local outcomes, o, left, joins, dues = {}, 0, {}, {}, {}
+  local outcomes, o, left, joins, pending_of = {}, 0, {}, {}, {}
   for i = 1, #ends, 7 do
     outcomes[o + 1], outcomes[o + 2], outcomes[o + 3] = ends[i], ends[i + 1], ends[i + 2]
     o = o + 3
@@ -33,17 +33,17 @@ local function conclude(ends, ttl)
       local i = 7 * n - 6
       local workflow, join = ends[i + 3], ends[i + 5]
       left[workflow] = (left[workflow] or 0) + 1
-      if not joins[workflow] then joins[workflow], dues[workflow] = {}, {} end
+      if not joins[workflow] then joins[workflow], pending_of[workflow] = {}, {} end
       if join ~= '' then joins[workflow][join] = (joins[workflow][join] or 0) + 1 end
-      if ends[i + 6] == '1' then table.insert(dues[workflow], ends[i + 4]) end
+      if ends[i + 6] == '1' then table.insert(pending_of[workflow], ends[i + 4]) end
     end
   end
-  count_down(left, joins, dues, ttl)
+  count_down(left, joins, pending_of, ttl)
   return done
 end
 
--- Do what follows from a node's end: workflow, node, n, m, n outcomes as `conclude` has them, m joins, and then, flat,
--- messages: queue, id, blob, due. Return 1, or 0 where it has been done.
+-- Deal with a pending node: workflow, node, n, m, n outcomes as `conclude` takes them, m joins, and then messages,
+-- flat: queue, id, blob, due. Return 1, or 0 if it has been dealt with before.
 local function advance(items, at, ttl, time)
   local workflow, node, n, m = items[at], items[at + 1], tonumber(items[at + 2]), tonumber(items[at + 3])
   if call('ZREM', P .. ':dues', workflow .. ':' .. node) == 0 then return 0 end

@@ -1,8 +1,8 @@
--- now, lease, then pairs of a receipt and a reason. Makes dead letters of what is held by these receipts, as it is: it
--- cannot be read. Returns how many there were.
+-- now, lease, then pairs of receipt and reason. Makes dead letters of the messages held by these receipts, which are
+-- unreadable. Returns how many there were.
 local time, reasons, count = instant(ARGV[2]), {}, 0
 for i = 4, #ARGV, 2 do reasons[tonumber(ARGV[i])] = ARGV[i + 1] end
-relieve()
+begin_writing()
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)
   local key = T .. 'held:' .. ARGV[3]

@@ -1,4 +1,4 @@
--- ids. Returns those that are dead letters, flat: blob, queue, id.
+-- ids. Returns for each that is a dead letter, flat: blob, queue, id.
 local letters = {}
 for _, queue in ipairs(call('SMEMBERS', P .. ':queues')) do
   local T = tag(queue)

@@ -1,0 +1,275 @@
+"""AMQP 0-9-1 connections of workers, of subscribers, and of those who inspect queues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pamqp import commands
+
+from celeriac.brokers.amqp.topology import AmqpTopology
+from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
+from celeriac.drivers.amqp.aio import AioConnection, Channel
+from celeriac.drivers.amqp.error_translation import ChannelClosed
+from celeriac.drivers.amqp.frames import Content, acknowledge, method
+
+__all__ = ["AmqpInspection", "AmqpSubscription", "AmqpWorkerConnection"]
+
+log = logging.getLogger("celeriac.brokers")
+
+IN_USE = 403  # the code of a queue that has an exclusive consumer
+PAUSE = (0.005, 0.03)  # seconds before the journal is tried again, while another process reads it
+MOMENT = 0.001  # seconds, in which the server pushes some more
+MOST_PREFETCH = 65535
+
+Keep = Callable[[list[bytes]], list[bool]]
+
+
+class AmqpWorkerConnection(WorkerConnection):
+    """A worker's connection: a channel that consumes, one that counts, one for each channel that is followed."""
+
+    def __init__(self, connection: AioConnection, topology: AmqpTopology, work: Channel, declared: set[Any]) -> None:
+        self.connection = connection
+        self._topology = topology
+        self._work = work
+        self._declared = declared
+        self._counting: Channel | None = None  # its calls may fail, which closes it
+        self._begun: dict[str, asyncio.Future[Any]] = {}  # by consumer tag: answers to `Basic.Consume`
+
+    @classmethod
+    async def on(cls, connection: AioConnection, topology: AmqpTopology, declared: set[Any]) -> AmqpWorkerConnection:
+        """Return a worker's connection."""
+        return cls(connection, topology, await connection.channel(), declared)
+
+    @property
+    def lost(self) -> Exception | None:  # type: ignore[override]
+        return self.connection.lost
+
+    def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
+               lost: Callable[[], None]) -> None:  # fmt: skip
+        def ended(consumer_tag: str) -> None:
+            self._begun.pop(consumer_tag, None)
+            cancelled(consumer_tag)
+
+        self._work.on_content = delivered
+        self._work.on_cancel = ended
+        self._work.on_failure = self._failed
+        self.connection.on_lost = lost
+
+    def _failed(self, error: Exception) -> None:
+        if self.connection.lost is None:
+            log.error("The server has closed the worker's channel: %s The worker connects again.", error)
+            self._declared.clear()  # a queue may have been deleted
+            self.connection.abandon(f"the server closed its channel: {error}")
+
+    # --- Consuming ------------------------------------------------------------------------------------
+
+    def consume(self, address: str, consumer_tag: str, window: int) -> asyncio.Future[Any]:
+        self._work.ask(commands.Basic.Qos(prefetch_count=min(window, MOST_PREFETCH))).add_done_callback(_ignore_error)
+        begun = self._work.ask(commands.Basic.Consume(queue=address, consumer_tag=consumer_tag))
+        self._begun[consumer_tag] = begun
+        return begun
+
+    def cancel(self, consumer_tag: str) -> None:
+        # RabbitMQ 3.10 crashes the channel when a consumer is cancelled before the server has confirmed it.
+        begun = self._begun.pop(consumer_tag, None)
+        if begun is None:
+            return
+        if begun.done():
+            self._cancel(consumer_tag, begun)
+        else:
+            begun.add_done_callback(lambda begun: self._cancel(consumer_tag, begun))
+
+    def _cancel(self, consumer_tag: str, begun: asyncio.Future[Any]) -> None:
+        if not begun.cancelled() and begun.exception() is None:
+            self._work.ask(commands.Basic.Cancel(consumer_tag)).add_done_callback(_ignore_error)
+
+    def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
+        number = self._work.number
+        upto = len(tags) if oldest is None else next((i for i, tag in enumerate(tags) if tag > oldest), len(tags))
+        parts = [acknowledge(number, tags[upto - 1], multiple=True)] if upto else []
+        parts += [acknowledge(number, tag, multiple=False) for tag in tags[upto:]]
+        self._work.tell(b"".join(parts))
+
+    def losses(self, pushed: Content) -> int | None:
+        return _losses(pushed)
+
+    async def sync(self) -> None:
+        await self._work.call(commands.Basic.Qos(prefetch_count=1))
+
+    async def count(self, addresses: Sequence[str]) -> list[int]:
+        if self._counting is None or self._counting.failed is not None:
+            self._counting = await self.connection.channel()
+        asked = [self._counting.ask(commands.Queue.Declare(queue=address, passive=True)) for address in addresses]
+        try:
+            return [(await answer).message_count for answer in asked]
+        except ChannelClosed as error:
+            raise QueueMissing(str(error)) from error
+
+    async def stop(self) -> None:
+        await self._work.call(commands.Channel.Close(200, "", 0, 0))
+
+    # --- Everything else ------------------------------------------------------------------------------
+
+    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
+        await _follow(self.connection, self._topology, channel, take)
+
+    async def announce(self) -> None:
+        channel = await self.connection.channel()
+        for declaration in self._topology.declare_presence():
+            await channel.call(declaration)
+        await channel.call(commands.Basic.Consume(queue=self._topology.presence, no_ack=True))
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await _read_journal(self.connection, self._topology, channel, keep)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def abandon(self) -> None:
+        self.connection.abandon()
+
+
+class AmqpSubscription(Subscription):
+    """A connection that follows a channel."""
+
+    def __init__(self, connection: AioConnection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def on(cls, connection: AioConnection, topology: AmqpTopology, channel: str, take: Callable[[bytes], None],
+                 lost: Callable[[], None]) -> AmqpSubscription:  # fmt: skip
+        """Follow a channel on a connection."""
+        await _follow(connection, topology, channel, take)
+        connection.on_lost = lost
+        return cls(connection)
+
+    @property
+    def lost(self) -> bool:
+        return self._connection.lost is not None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _AmqpTaken(Taken):
+    def __init__(self, channel: Channel, messages: list[Content]) -> None:
+        self.messages = messages
+        self._channel = channel
+
+    def acknowledge(self, tags: Sequence[int]) -> None:
+        for tag in tags:
+            self._channel.tell(acknowledge(self._channel.number, tag, multiple=False))
+
+    def losses(self, pushed: Content) -> int | None:
+        return _losses(pushed)
+
+
+class AmqpInspection(Inspection):
+    """Inspects queues; each question on a channel of its own, which a failure closes."""
+
+    def __init__(self, connection: AioConnection, topology: AmqpTopology) -> None:
+        self._connection = connection
+        self._topology = topology
+
+    async def size(self, address: str) -> int:
+        return (await self._counts(address))[0]
+
+    async def workers(self) -> int:
+        return (await self._counts(self._topology.presence))[1]
+
+    async def _counts(self, address: str) -> tuple[int, int]:
+        """Return how many messages are ready in a queue, and how many consumers it has; 0 where there is none."""
+        channel = await self._connection.channel()
+        try:
+            answer = await channel.call(commands.Queue.Declare(queue=address, passive=True))
+        except ChannelClosed:
+            return 0, 0
+        channel.close()
+        return answer.message_count, answer.consumer_count
+
+    async def purge(self, address: str) -> int:
+        channel = await self._connection.channel()
+        try:
+            dropped: int = (await channel.call(commands.Queue.Purge(queue=address))).message_count
+        except ChannelClosed:
+            return 0
+        channel.close()
+        return dropped
+
+    @asynccontextmanager
+    async def taking(self, address: str, limit: int) -> AsyncGenerator[Taken, None]:
+        size = min(limit, await self.size(address))
+        channel = await self._connection.channel()
+        try:
+            asked = [channel.ask(commands.Basic.Get(queue=address)) for _ in range(size)]
+            messages = [answer for one in asked if isinstance(answer := await one, Content)]
+            yield _AmqpTaken(channel, messages)
+            if messages:
+                channel.tell(method(channel.number, commands.Basic.Nack(0, multiple=True, requeue=True)))
+                await channel.call(commands.Basic.Qos(prefetch_count=0))  # answered after all that was sent before
+        finally:
+            channel.close()
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await _read_journal(self._connection, self._topology, channel, keep)
+
+
+async def _follow(connection: AioConnection, topology: AmqpTopology, channel: str,
+                  take: Callable[[bytes], None]) -> None:  # fmt: skip
+    """Consume from a queue of our own that is bound to a channel's name."""
+    opened = await connection.channel()
+    opened.on_content = lambda content: take(content.body)
+    for declaration in topology.declare_channels():
+        await opened.call(declaration)
+    made = await opened.call(commands.Queue.Declare(exclusive=True))
+    await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=channel))
+    await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
+
+
+async def _read_journal(connection: AioConnection, topology: AmqpTopology, channel: str, keep: Keep) -> None:
+    declaring = await connection.channel()
+    for declaration in topology.declare_journal(channel):
+        await declaring.call(declaration)
+    declaring.close()
+    while True:
+        try:
+            await _read_journal_once(await connection.channel(), topology.journal, keep)
+            return
+        except ChannelClosed as error:
+            if error.code != IN_USE:
+                raise
+        await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - another process is reading
+
+
+async def _read_journal_once(channel: Channel, journal: str, keep: Keep) -> None:
+    """Take everything, as the exclusive consumer; acknowledge what is obsolete, and return the rest by closing."""
+    found: list[Content] = []
+    channel.on_content = found.append
+    await channel.call(commands.Basic.Consume(queue=journal, exclusive=True))
+    while (await channel.call(commands.Queue.Declare(queue=journal, passive=True))).message_count:
+        await asyncio.sleep(MOMENT)
+    await channel.call(commands.Basic.Qos(prefetch_count=0))  # answered after all that has been pushed
+    kept = keep([content.body for content in found])
+    for content, holds in zip(found, kept, strict=True):
+        if not holds:
+            channel.tell(acknowledge(channel.number, content.tag, multiple=False))
+    await channel.call(commands.Channel.Close(200, "", 0, 0))
+
+
+def _losses(content: Content) -> int | None:
+    """Return the count of a quorum queue. A queue is told by its messages, for others may have declared it."""
+    if not content.redelivered:
+        return 0
+    counted: int | None = content.headers().get("x-delivery-count")
+    return counted
+
+
+def _ignore_error(answer: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a call, which the channel's end reports as well."""
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,165 @@
+"""Turns the messages that the server pushes into deliveries, and sends back those that must not be delivered.
+
+`Intake.deliver` is called by the connection for each message; the lease takes deliveries from the consumers' buffers.
+A message goes back to its line by being sent again, confirmed, and then acknowledged: a crash in between duplicates
+it, and never loses it. The server counts deliveries that ended with a connection; those that ended otherwise are
+counted in the envelope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from msgspec.structs import replace
+
+from celeriac.brokers.queue_server.background_jobs import PATIENCE, BackgroundJobs
+from celeriac.brokers.queue_server.consumer import Consumer, Held
+from celeriac.brokers.queue_server.consumers import Consumers
+from celeriac.brokers.queue_server.envelope import Envelope, Parcel, encode_dead, unpack
+from celeriac.brokers.queue_server.journal import Journal
+from celeriac.brokers.queue_server.sender import Sender
+from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
+from celeriac.brokers.queue_server.unacked import Unacked
+from celeriac.ports.broker import Delivery, Slots
+from celeriac.ports.operations import unreadable
+
+__all__ = ["Intake"]
+
+SURPLUS_SECONDS = 0.1  # after which messages go back that were pushed and not received
+EARLY_SECONDS = 0.5  # a message that arrives earlier than this before its time is delayed again
+
+
+class Intake:
+    """The incoming messages of a lease."""
+
+    def __init__(self, sender: Sender, unacked: Unacked, journal: Journal, consumers: Consumers,
+                 connection: WorkerConnection, jobs: BackgroundJobs, max_deliveries: int,
+                 changed: Callable[[], None]) -> None:  # fmt: skip
+        self.inherited: list[Delivery] = []  # lost with another worker, and not to be run again
+        self.slots: Slots = {}  # of the receive that is waiting
+        self.stopped = False
+        self._sender = sender
+        self._clock = sender.clock
+        self._unacked = unacked
+        self._journal = journal
+        self._consumers = consumers
+        self._connection = connection
+        self._jobs = jobs
+        self._max_deliveries = max_deliveries
+        self._changed = changed
+        self._surplus_timer: asyncio.TimerHandle | None = None
+
+    # --- Messages that are pushed ---------------------------------------------------------------------
+
+    def deliver(self, pushed: Pushed) -> None:
+        """Buffer a message for the next receive, or send it where it has to go instead."""
+        consumer_tag = pushed.consumer_tag
+        consumer = self._consumers.source(consumer_tag)
+        if consumer is None:
+            return
+        if consumer_tag == consumer.tag:
+            consumer.unsettled += 1
+        try:
+            envelope = unpack(pushed.body)
+        except ValueError as error:
+            self._put_aside(pushed, consumer, f"it cannot be read: {error}")
+            return
+        message, now = envelope.message, self._clock.now()
+        counted = self._connection.losses(pushed)
+        lost = self._lost_before(counted, message.id)
+        count = envelope.deliveries + lost
+        again = envelope.again or pushed.redelivered
+        tag = pushed.tag
+        delivery = Delivery(message, self._unacked.token(tag), count + 1, again=again,
+                            revoked=self._journal.revoked.get(message.id, 0.0) > now)  # fmt: skip
+        held = Held(tag, consumer, consumer_tag, delivery, count, again, time.monotonic())
+        self._unacked.add(held)
+        if lost and (not message.acks_late or count >= self._max_deliveries):
+            held.delivery = replace(delivery, deliveries=count, lost=True)
+            self.inherited.append(held.delivery)
+        elif message.due_at is not None and message.due_at > now + EARLY_SECONDS:
+            self._jobs.start(partial(self._send_back, [held]))  # its delay is longer than the server can count
+        elif lost and counted is None:  # only an envelope can count the losses of this queue
+            self._jobs.start(partial(self._send_back, [held]))
+        else:
+            if not consumer.buffer:
+                self._consumers.ready[consumer] = None
+            consumer.buffer.append(held)
+            if self._surplus_timer is None:
+                self.watch_surplus()
+        self._changed()
+
+    def _lost_before(self, counted: int | None, id: str) -> int:
+        """Return how often the message was lost with its worker, as far as the server counts."""
+        looks = self._journal.looks.get(id, 0)
+        if looks and not counted:
+            self._journal.forget_looks(id)  # another redelivery after this one means that it was lost
+        return (0 if looks else 1) if counted is None else max(0, counted - looks)
+
+    def _put_aside(self, pushed: Pushed, consumer: Consumer, why: str) -> None:
+        """Make a dead letter of an unreadable message, which is held until the server has confirmed the letter."""
+        queue = consumer.line.queue
+        letter = unreadable(pushed.body, queue, why, self._clock.now())
+        delivery = Delivery(letter.message, self._unacked.token(pushed.tag), lost=True)
+        held = Held(pushed.tag, consumer, pushed.consumer_tag, delivery, 0, False, time.monotonic())
+        self._unacked.add(held)
+        address = self._sender.transport.topology.dead(queue)
+        parcel = Parcel(address, encode_dead(letter.message, letter.reason, letter.at))
+
+        async def send() -> None:
+            await self._sender.send((), [parcel], PATIENCE)
+            self.acknowledge([held])
+
+        self._jobs.start(send)
+
+    # --- Messages that nobody receives ----------------------------------------------------------------
+
+    def watch_surplus(self) -> None:
+        """Look for surplus after a while, if there is anything in the buffers."""
+        if self._surplus_timer is None and self._consumers.ready:
+            self._surplus_timer = asyncio.get_running_loop().call_later(SURPLUS_SECONDS, self._find_surplus)
+
+    def _find_surplus(self) -> None:
+        """Send back what was not received in time; the consumer ends first, or as many messages would follow."""
+        self._surplus_timer = None
+        if self.stopped:
+            return
+        surplus: list[Held] = []
+        oldest = time.monotonic() - SURPLUS_SECONDS / 2
+        for consumer in list(self._consumers.ready):
+            refused = consumer.line.queue in self._journal.paused or not self.slots.get(consumer.line.lane)
+            if refused and consumer.buffer[0].received_at < oldest:
+                consumer.set(0)
+                surplus += consumer.buffer
+                consumer.buffer.clear()
+                del self._consumers.ready[consumer]
+                self._consumers.touched.add(consumer)
+        if surplus:
+            self._jobs.start(partial(self._send_back, surplus))
+        self.watch_surplus()
+
+    async def _send_back(self, surplus: Sequence[Held]) -> None:
+        """Send messages back to their lines as they were, and acknowledge them. A repetition is marked as one."""
+        envelopes = [Envelope(held.delivery.message, held.count, held.again) for held in surplus]
+        for held in surplus:
+            held.again = True
+        await self._sender.send(envelopes, (), PATIENCE)
+        self.acknowledge(surplus)
+
+    # --- The end of a delivery ------------------------------------------------------------------------
+
+    def acknowledge(self, settled: Sequence[Held]) -> None:
+        """Acknowledge deliveries; those that are not held any more are acknowledged already, or lost."""
+        if self._connection.lost is not None:
+            return
+        touched = self._consumers.touched
+        dropped = self._unacked.drop(settled)
+        for held in dropped:
+            held.consumer.settled(held.consumer_tag)
+            touched.add(held.consumer)
+            self._journal.forget_looks(held.delivery.message.id)
+        if dropped:
+            self._connection.acknowledge(sorted([held.tag for held in dropped]), self._unacked.oldest)

@@ -1,0 +1,73 @@
+"""Counts the workers of a server, and asks them what they do.
+
+Each worker announces itself to the server, which therefore knows how many there are. To learn more, broadcast a roll
+call, to which each of them answers on the channel that the call names; wait for as many answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from celeriac.brokers.queue_server.listener import Listener
+from celeriac.brokers.queue_server.sender import Sender
+from celeriac.brokers.queue_server.transport import WorkerConnection
+from celeriac.errors import BrokerError
+from celeriac.model.message import new_id
+from celeriac.ports.operations import WorkerInfo
+
+__all__ = ["ANSWER_SECONDS", "Presence", "answer_roll_calls", "call_roll"]
+
+log = logging.getLogger("celeriac.brokers")
+
+CHANNEL = "roll"
+ANSWER_SECONDS = 3.0  # for workers to answer; a busy one answers late, and without its answer counts would be wrong
+
+Broadcast = Callable[[str, Sequence[bytes]], Awaitable[None]]
+
+
+class Presence(msgspec.Struct):
+    """A worker's answer."""
+
+    worker: WorkerInfo
+    held: dict[str, int]  # number of unsettled deliveries, by queue
+
+
+async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[], Presence], broadcast: Broadcast,
+                            start_job: Callable[[Callable[[], Awaitable[None]]], None]) -> None:  # fmt: skip
+    """Be counted, and answer roll calls while the connection stands. Each answer is a job, and tried once."""
+
+    async def answer(channel: str) -> None:
+        try:
+            await broadcast(channel, [msgspec.msgpack.encode(presence())])
+        except BrokerError as error:
+            log.warning("Cannot answer a question about this worker: %s", error)
+
+    await connection.follow(CHANNEL, lambda body: start_job(partial(answer, body.decode())))
+    await connection.announce()
+
+
+async def call_roll(sender: Sender, present: int) -> list[Presence]:
+    """Return the answers of so many workers; fewer, if one does not answer within `ANSWER_SECONDS`."""
+    if not present:
+        return []
+    listener = Listener(sender.transport, f"{CHANNEL}.{new_id()}")
+    await listener.open()
+    found: list[Presence] = []
+    answers = listener.listening()
+    try:
+        await sender.broadcast(CHANNEL, [listener.channel.encode()])
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while len(found) < present:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                found.append(msgspec.msgpack.decode(await anext(answers), type=Presence))
+    except TimeoutError:
+        pass  # one is suspended, or shutting down: its lease will end
+    finally:
+        await answers.aclose()
+    return found

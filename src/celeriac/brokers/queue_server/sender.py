@@ -1,0 +1,119 @@
+"""Sends messages, dead letters and broadcasts, and declares missing lines first.
+
+Producers, leases and operations of one broker send through its `Sender`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.journal import LineMade, writing
+from celeriac.brokers.queue_server.topology import DEAD, Line
+from celeriac.brokers.queue_server.transport import Procedure, Transport, Unsent
+from celeriac.errors import BrokerError
+from celeriac.model.clock import Clock
+
+__all__ = ["DELAYS", "Sender"]
+
+DELAYS = "delays"  # in `Transport.declared`: what `declare_delays` declares
+
+
+class Sender:
+    """Sends through one transport."""
+
+    def __init__(self, transport: Transport, clock: Clock) -> None:
+        self.transport = transport
+        self.clock = clock
+
+    def publish(self, envelopes: Sequence[Envelope]) -> None:
+        """Blocking version of `send`."""
+        self.transport.do(_Sending(self, envelopes))
+
+    async def send(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel] = (),
+                   within: float | None = None) -> None:  # fmt: skip
+        """Return when the server has confirmed all; within the time-out, or so many seconds."""
+        await self.transport.ado(_Sending(self, envelopes, parcels), within)
+
+    async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
+        """Send payloads to the current subscribers of a channel."""
+        await self.transport.ado(lambda: self.transport.broadcast(channel, payloads))
+
+    def declare(self, lines: Iterable[Line], known: Container[Line] = ()) -> Procedure[None]:
+        """Declare lines that are missing, and write those to the journal that are not `known` to be in it.
+
+        The journal is written first: no worker consumes from a line that is not in it. If a line exists already, write
+        it again, once for each process: the process that declared it may have died before it wrote.
+        """
+        transport = self.transport
+        topology, declared = transport.topology, transport.declared
+        fresh = [line for line in lines if line not in declared]
+        missing = set()
+        for line in fresh:
+            topology.check(line.queue)
+            if not (yield from transport.exists(topology.address(line))):
+                missing.add(line)
+        entries = [LineMade((line.queue, line.lane, line.priority)) for line in fresh if line not in known
+                   and (line in missing or line != topology.usual(line.queue, line.lane))]  # fmt: skip
+        if entries:
+            yield from writing(transport, entries)
+        for line in fresh:
+            yield from transport.declare(line, line in missing)
+            declared.add(line)
+
+    def declare_dead(self, queue: str) -> Procedure[None]:
+        """Declare the queue of a queue's dead letters, if it is missing."""
+        transport = self.transport
+        address = transport.topology.dead(queue)
+        if address not in transport.declared:
+            if not (yield from transport.exists(address)):
+                yield from transport.declare_dead(queue)
+            transport.declared.add(address)
+
+
+class _Sending:
+    """The procedure of sending a batch. Begun again after a lost connection, it marks messages as sent again."""
+
+    def __init__(self, sender: Sender, envelopes: Sequence[Envelope], parcels: Sequence[Parcel] = ()) -> None:
+        self._sender = sender
+        self._envelopes = envelopes
+        self._parcels = parcels
+        self._sent = False
+
+    def __call__(self) -> Procedure[None]:
+        transport = self._sender.transport
+        if not (yield from self._attempt()):
+            return
+        transport.declared.clear()  # a queue was deleted: declare it again
+        unsent = yield from self._attempt()
+        if unsent:
+            raise BrokerError(f"{len(unsent.envelopes) + len(unsent.parcels)} messages cannot be routed: {transport} "
+                              f"has no queue {unsent.address!r}, and it cannot be declared.")  # fmt: skip
+
+    def _attempt(self) -> Procedure[Unsent | None]:
+        """Send the batch; keep and return the part that reached no queue."""
+        if self._sent:
+            self._envelopes = [envelope._replace(again=True) for envelope in self._envelopes]
+        yield from self._prepare()
+        self._sent = True
+        now = self._sender.clock.now()
+        unsent = yield from self._sender.transport.publish(self._envelopes, self._parcels, now, self._keep)
+        if unsent:
+            self._keep(unsent)
+        return unsent
+
+    def _keep(self, unsent: Unsent) -> None:
+        self._envelopes, self._parcels, self._sent, _ = unsent
+
+    def _prepare(self) -> Procedure[None]:
+        sender, transport = self._sender, self._sender.transport
+        topology, declared = transport.topology, transport.declared
+        fresh = {line for envelope in self._envelopes if (line := topology.line_of(envelope.message)) not in declared}
+        if fresh:
+            yield from sender.declare(sorted(fresh))
+        if DELAYS not in declared and any(envelope.message.due_at is not None for envelope in self._envelopes):
+            yield from transport.declare_delays()
+            declared.add(DELAYS)
+        for parcel in self._parcels:
+            if parcel.address.endswith(DEAD):
+                yield from sender.declare_dead(parcel.address.removesuffix(DEAD))

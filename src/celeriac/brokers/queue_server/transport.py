@@ -1,0 +1,264 @@
+"""The port of a protocol: what a queue server must be able to do, in terms of addresses, tags and bytes.
+
+`Transport` is made with its broker and shared by its producers, leases and operations. Its *procedures* are
+generators, so that sending is written once for threads and event loops: a procedure yields requests of the protocol's
+own, and `do` (blocking) or `ado` (for coroutines) sends them and passes the answers back in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.topology import Line, Topology
+from celeriac.errors import BrokerError
+
+__all__ = ["Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport", "Unsent",
+           "WorkerConnection"]  # fmt: skip
+
+Result = TypeVar("Result")
+Procedure = Generator[Any, Any, Result]
+
+
+class QueueMissing(BrokerError):
+    """The server has no queue of this name (any more)."""
+
+
+class Pushed(Protocol):
+    """A message as the server delivers it. The protocol's own class: the base makes no copy of it."""
+
+    @property
+    def tag(self) -> int:
+        """Its number on this connection; rises from message to message."""
+
+    @property
+    def consumer_tag(self) -> str:
+        """The consumer that it was pushed to."""
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been delivered before."""
+
+    @property
+    def body(self) -> bytes:
+        """An envelope, or a dead letter."""
+
+
+class Unsent(NamedTuple):
+    """The part of a batch that is still to be sent."""
+
+    envelopes: Sequence[Envelope]
+    parcels: Sequence[Parcel]
+    doubtful: bool  # it may have been sent all the same
+    address: str  # one that no message reached
+
+
+class Transport(ABC):
+    """A queue server, as this process reaches it. Waiting is bounded by `timeout` (seconds), errors are ours."""
+
+    product: str
+    """The server's product, as errors name it. `str()` of a transport also says where the server is."""
+
+    timeout: float
+    declared: set[Any]
+    """What is known to exist (lines, addresses). Cleared when something turns out to be deleted."""
+
+    @property
+    @abstractmethod
+    def topology(self) -> Topology:
+        """The names on this server; known after `learn`, and inside procedures."""
+
+    # --- Sending --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        """Carry out a procedure, blocking. It is begun again after a lost connection, until the time-out.
+
+        Raises `BrokerUnavailable` within so many seconds (the time-out), or `BrokerError`.
+        """
+
+    @abstractmethod
+    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        """Coroutine version of `do`. If it is cancelled, the procedure may have been carried out."""
+
+    @abstractmethod
+    def publish(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel], now: float,
+                keep: Callable[[Unsent], None]) -> Procedure[Unsent | None]:  # fmt: skip
+        """Send envelopes to their lines (through a delay where they are due later) and parcels to their addresses.
+
+        Returns when the server has confirmed all; or returns those that reached no queue, because it was deleted.
+        Where the server refuses a part, passes it to `keep` and raises.
+        """
+
+    @abstractmethod
+    def exists(self, address: str) -> Procedure[bool]:
+        """Say whether the server has a queue, however it was declared."""
+
+    @abstractmethod
+    def declare(self, line: Line, missing: bool) -> Procedure[None]:
+        """Declare a line's queue if it is missing; let delayed messages reach it in either case."""
+
+    @abstractmethod
+    def declare_dead(self, queue: str) -> Procedure[None]:
+        """Declare the queue of a queue's dead letters."""
+
+    @abstractmethod
+    def declare_delays(self) -> Procedure[None]:
+        """Declare what delayed messages pass through."""
+
+    @abstractmethod
+    def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
+        """Send payloads to the current subscribers of a channel, declaring what that takes."""
+
+    @abstractmethod
+    def write_journal(self, channel: str, entries: Sequence[bytes]) -> Procedure[None]:
+        """Send entries to the journal's durable queue and to the channel's subscribers; return when confirmed."""
+
+    # --- Connections ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def learn(self) -> None:
+        """Connect, unless a connection was made before, so that `topology` is known. Raises `BrokerUnavailable`."""
+
+    @abstractmethod
+    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
+        """Bound a block by so many seconds (the time-out); raise `BrokerUnavailable` if the server does not answer."""
+
+    @abstractmethod
+    async def connect_worker(self, lease_seconds: float, name: str) -> WorkerConnection:
+        """Open a worker's connection, on which the server notices a dead worker within `lease_seconds`."""
+
+    @abstractmethod
+    async def subscribe(self, channel: str, take: Callable[[bytes], None], lost: Callable[[], None]) -> Subscription:
+        """Open a connection that calls `take` with each payload of a channel. Raises `BrokerUnavailable`."""
+
+    @abstractmethod
+    def inspecting(self) -> AbstractAsyncContextManager[Inspection]:
+        """Open a connection to inspect queues with, separate from the publishers', for a block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections; a later call opens them again."""
+
+
+class WorkerConnection(ABC):
+    """A worker's connection. When it ends, the server puts what was not acknowledged back into the queues."""
+
+    lost: Exception | None
+    """Why the connection has ended."""
+
+    @abstractmethod
+    def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
+               lost: Callable[[], None]) -> None:  # fmt: skip
+        """Call `delivered` with each message that is pushed, `cancelled` with the tag of each consumer that the server
+        has ended, and `lost` when the connection has ended (also when it is closed here).
+        """
+
+    @abstractmethod
+    def consume(self, address: str, consumer_tag: str, window: int) -> asyncio.Future[Any]:
+        """Let the server push messages of a queue while fewer than `window` of this consumer are unsettled.
+
+        The future is done when the server has confirmed the consumer, or has not.
+        """
+
+    @abstractmethod
+    def cancel(self, consumer_tag: str) -> None:
+        """End a consumer. What was pushed to it stays to be settled; some more may be on its way."""
+
+    @abstractmethod
+    def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
+        """Acknowledge messages by their tags, which are sorted; `oldest`: the lowest tag that stays unacknowledged."""
+
+    @abstractmethod
+    def losses(self, pushed: Any) -> int | None:
+        """Return how often the server has taken a message back, as it counts; None if it says only that it has."""
+
+    @abstractmethod
+    async def sync(self) -> None:
+        """Return when all that the server had pushed before has been delivered."""
+
+    @abstractmethod
+    async def count(self, addresses: Sequence[str]) -> list[int]:
+        """Return how many messages wait in queues, without those that were pushed. Raises `QueueMissing`."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop consuming: return when the server has put back what was not acknowledged."""
+
+    @abstractmethod
+    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
+        """Call `take` with each payload that is broadcast on a channel from now on."""
+
+    @abstractmethod
+    async def announce(self) -> None:
+        """Be counted by `Inspection.workers` for as long as the connection lasts."""
+
+    @abstractmethod
+    async def read_journal(self, channel: str, keep: Callable[[list[bytes]], list[bool]]) -> None:
+        """Read the journal's queue, as its only reader: see `Inspection.read_journal`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Cut the connection without closing it first, as the end of the process would."""
+
+
+class Taken(ABC):
+    """Messages that were taken out of a queue for a while."""
+
+    messages: Sequence[Pushed]
+
+    @abstractmethod
+    def acknowledge(self, tags: Sequence[int]) -> None:
+        """Remove messages from the queue for good."""
+
+    @abstractmethod
+    def losses(self, pushed: Any) -> int | None:
+        """Return how often the server has taken a message back: see `WorkerConnection.losses`."""
+
+
+class Inspection(ABC):
+    """A connection of somebody who inspects queues."""
+
+    @abstractmethod
+    async def size(self, address: str) -> int:
+        """Return how many messages wait in a queue; 0 where there is none."""
+
+    @abstractmethod
+    async def workers(self) -> int:
+        """Return how many workers are connected."""
+
+    @abstractmethod
+    async def purge(self, address: str) -> int:
+        """Drop the messages that wait in a queue; return how many."""
+
+    @abstractmethod
+    def taking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:
+        """Take up to `limit` messages from a queue for a block; then put back those that were not acknowledged."""
+
+    @abstractmethod
+    async def read_journal(self, channel: str, keep: Callable[[list[bytes]], list[bool]]) -> None:
+        """Pass all entries of the journal to `keep`, oldest first, and remove those of which it says False.
+
+        The journal has one reader at a time: others wait.
+        """
+
+
+class Subscription(ABC):
+    """A subscriber's connection."""
+
+    @property
+    @abstractmethod
+    def lost(self) -> bool:
+        """Whether the connection has ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""

@@ -1,0 +1,83 @@
+"""The connection and channels of one event loop to a server: publishing and calling, without disturbing each other."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from celeriac.drivers.amqp.aio import AioConnection, Channel
+from celeriac.drivers.amqp.frames import Publication
+
+__all__ = ["Session"]
+
+
+class Session:
+    """What one event loop has open; closed when the loop shuts down its asynchronous generators, at its end."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.connection: AioConnection | None = None
+        self.opening = asyncio.Lock()
+        self.others: weakref.WeakSet[AioConnection] = weakref.WeakSet()  # of workers, subscribers and so on
+        self.end = self._until_the_end()
+        self._publishing: Channel | None = None
+        self._alone: Channel | None = None  # to publish a batch again, one caller after the other
+        self._alone_lock = asyncio.Lock()
+        self._calling: Channel | None = None  # for calls, which may fail, and so close the channel
+        self._calling_lock = asyncio.Lock()
+        self._last_call: asyncio.Future[Any] | None = None
+
+    async def _until_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.close()
+
+    async def publish(self, items: Sequence[Publication]) -> list[Publication]:
+        """Publish, on a channel that all callers share; return what could not be routed."""
+        async with self.opening:
+            channel = self._publishing
+            if channel is None or channel.failed is not None:
+                channel = self._publishing = await self._open(confirms=True)
+        return await channel.publish(items)
+
+    async def publish_alone(self, items: Sequence[Publication]) -> list[Publication]:
+        """Publish while no other caller does on this channel, so that a refusal concerns these publications."""
+        async with self._alone_lock:
+            if self._alone is None or self._alone.failed is not None:
+                self._alone = await self._open(confirms=True)
+            return await self._alone.publish(items)
+
+    async def call(self, what: Any) -> Any:
+        """Call a method while no other call is under way on this channel: a call that fails closes the channel.
+
+        A cancelled caller's call is still under way.
+        """
+        async with self._calling_lock:
+            if self._last_call is not None:
+                await asyncio.wait([self._last_call])
+            if self._calling is None or self._calling.failed is not None:
+                self._calling = await self._open()
+            self._last_call = self._calling.ask(what)
+            return await asyncio.shield(self._last_call)
+
+    async def _open(self, confirms: bool = False) -> Channel:
+        assert self.connection is not None
+        return await self.connection.channel(confirms)
+
+    def give_up(self, started: float) -> None:
+        """Close the connection if nothing was received on it since a call began that was not answered."""
+        if self.connection is not None and self.connection.received_at < started:
+            self.connection.abandon()
+
+    def close(self) -> None:
+        """Close all connections of the loop."""
+        for connection in [*self.others, *([self.connection] if self.connection is not None else [])]:
+            connection.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the connection and its channels."""
+        self.connection = self._publishing = self._alone = self._calling = None
