@@ -737,6 +737,19 @@ async def test_a_busy_queue_among_many_does_not_starve_another(place: Place) -> 
     pytest.fail("the other queue was not served")
 
 
+async def test_a_message_that_must_not_run_again_does_not_hold_up_its_queue(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(id="once", acks_late=False), message(id="next")])
+    lease = await lease_on(broker)
+    queues = ["default", "other"]
+    assert ids(await receive(lease, 1, 0, wait=LONG, queues=queues)) == ["once"]
+    await die(lease)
+    lease = await lease_on(broker)
+    async with asyncio.timeout(PROMPTLY):
+        assert ids(await receive(lease, 1, 0, wait=LONG, queues=queues)) == ["next"]
+    assert ids(await lease.sweep()) == ["once"]
+
+
 async def test_among_many_queues_higher_priorities_come_first(place: Place) -> None:
     broker = place.broker(queue_type="quorum")
     broker.publish([message(queue) for queue in MANY[:3]])
