@@ -234,7 +234,7 @@ async def test_receiving_declares_a_deleted_queue_again(
     waiting = asyncio.ensure_future(receive(lease, wait=LONG))
     await consuming(lease)
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
-    await eventually(lambda: "has cancelled the consumer default#1" in caplog.text, "the end of the consumer")
+    await eventually(lambda: "has ended the consumer default#1" in caplog.text, "the end of the consumer")
     async with asyncio.timeout(PROMPTLY):
         await place.broker().apublish([message(id="x")])
         assert ids(await waiting) == ["x"]
