@@ -23,7 +23,7 @@ PRODUCER_LEGS: Legs = {
     "write to the socket": ("exchange connection.py",),
     "wait for Redis, read": ("_read connection.py",),
     "pack the command, borrow a connection": ("server.py", "connection.py", "brokers/redis/broker.py"),
-    "make the result": ("_sent task.py", "result.py"),
+    "make the result": ("_result_of task.py", "result.py"),
 }
 
 SUPERVISOR_LEGS: Legs = {
@@ -47,7 +47,7 @@ SUPERVISOR_LEGS: Legs = {
 CHILD_LEGS: Legs = {
     "take a permit": ("_take_permit child.py",),
     "read runs, parse": ("_run_of child.py", "worker/pools/frames.py"),
-    "decode, run, encode": ("execution.py", "task.py", "context.py", "serialization.py", "arguments.py", "outcome.py",
+    "decode, run, encode": ("execution.py", "task.py", "serialization.py", "arguments.py", "outcome.py",
                             "celeriac_family.py", "signals.py"),
     "frame and write the outcome": ("work child.py",),
     WAITING: ("run forkserver.py",),

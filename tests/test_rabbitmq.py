@@ -234,7 +234,7 @@ async def test_receiving_declares_a_deleted_queue_again(
     waiting = asyncio.ensure_future(receive(lease, wait=LONG))
     await consuming(lease)
     assert place.rabbit.ask("DELETE", f"/api/queues/{quote(place.vhost)}/default") is not None
-    await eventually(lambda: "has cancelled the consumer default#1" in caplog.text, "the end of the consumer")
+    await eventually(lambda: "has ended the consumer default#1" in caplog.text, "the end of the consumer")
     async with asyncio.timeout(PROMPTLY):
         await place.broker().apublish([message(id="x")])
         assert ids(await waiting) == ["x"]
@@ -735,6 +735,19 @@ async def test_a_busy_queue_among_many_does_not_starve_another(place: Place) -> 
         if delivery.message.id == "other":
             return
     pytest.fail("the other queue was not served")
+
+
+async def test_a_message_that_must_not_run_again_does_not_hold_up_its_queue(place: Place) -> None:
+    broker = place.broker()
+    broker.publish([message(id="once", acks_late=False), message(id="next")])
+    lease = await lease_on(broker)
+    queues = ["default", "other"]
+    assert ids(await receive(lease, 1, 0, wait=LONG, queues=queues)) == ["once"]
+    await die(lease)
+    lease = await lease_on(broker)
+    async with asyncio.timeout(PROMPTLY):
+        assert ids(await receive(lease, 1, 0, wait=LONG, queues=queues)) == ["next"]
+    assert ids(await lease.sweep()) == ["once"]
 
 
 async def test_among_many_queues_higher_priorities_come_first(place: Place) -> None:

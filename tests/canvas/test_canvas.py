@@ -517,7 +517,7 @@ async def test_what_follows_is_given_a_result_that_is_ignored(
 
 def test_a_failure_reaches_the_end_of_a_chain_at_once(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker does not wait until it next looks for what others have left."""
-    monkeypatch.setattr(advancer, "LOOK_SECONDS", FOR_EVER)
+    monkeypatch.setattr(advancer, "POLL_SECONDS", FOR_EVER)
     with running_worker(app):
         for _ in range(5):
             with pytest.raises(ValueError, match="no"):

@@ -1,4 +1,4 @@
-"""AMQP 0-9-1 connections of workers, of subscribers, and of those who inspect queues."""
+"""AMQP 0-9-1 connections: of workers, of subscribers, and for inspecting queues."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ async def _read_journal_once(channel: Channel, journal: str, keep: Keep) -> None
 
 
 def _losses(content: Content) -> int | None:
-    """Return the count of a quorum queue. A queue is told by its messages, for others may have declared it."""
+    """Return a quorum queue's count. Its messages show the type of a queue, which others may have declared."""
     if not content.redelivered:
         return 0
     counted: int | None = content.headers().get("x-delivery-count")

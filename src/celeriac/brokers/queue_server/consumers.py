@@ -3,8 +3,8 @@
 The cost of a receive does not depend on the number of queues. A line whose consumer has room holds no waiting message,
 for the server would push it: such a line is *idle*, and is left alone until a message arrives. Only lines that may hold
 waiting messages are counted: those without room (*closed*), and those from which a message was received or settled
-since the last time (*touched*). Closed lines queue up: those counted first are served first, the others keep their
-place, so that all lines get their turn.
+since the last time (*touched*). Closed lines queue up: those counted first are served first, the others keep
+their position, so that all lines get their turn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Consumers"]
 log = logging.getLogger("celeriac.brokers")
 
 MOST_EXPECTED = 64  # messages; a receive does not wait for more to arrive
-FEW = 16  # lines of a lane that are handled together: all idle ones end their consumers when no slot is left for them
+FEW = 16  # lines of a lane that are fitted together: if no slot is left for idle ones, their consumers end
 DECLARED_TOGETHER = 50  # lines, within one time-out
 MANY_TAGS = 10_000  # of consumers, earlier ones included, whose lines are remembered
 
@@ -135,7 +135,7 @@ class Consumers:
             for consumer, window in windows.items():
                 count = counts.get(consumer, 0)
                 if not (window or lane.small) and consumer.tag:
-                    consumer.set(0)  # though it has no room now: it would have, before other lines had their turn
+                    consumer.set(0)  # even without room now: settling would make room before other lines had their turn
                 if again := consumer.fit(window, waiting=count > 0):
                     pause = max(pause, again)
                     self.touched.add(consumer)
@@ -167,7 +167,7 @@ class Consumers:
             windows.update((one, 0) for one in lane.consumers if one not in windows)
         else:
             self._close_some(lane, counts, windows)
-            windows.update((one, 0) for one in touched if one not in counts)  # where messages may wait as well
+            windows.update((one, 0) for one in touched if one not in counts)  # messages may wait there, too
         return counts, windows
 
     def _close_some(self, lane: _Lane, counts: dict[Consumer, int], windows: dict[Consumer, int]) -> None:

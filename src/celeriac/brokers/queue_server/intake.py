@@ -90,6 +90,9 @@ class Intake:
             consumer.buffer.append(held)
             if self._surplus_timer is None:
                 self.watch_surplus()
+            self._changed()
+            return
+        self._consumers.touched.add(consumer)  # it has less room, and no receive will find out
         self._changed()
 
     def _lost_before(self, counted: int | None, id: str) -> int:
@@ -106,6 +109,7 @@ class Intake:
         delivery = Delivery(letter.message, self._unacked.token(pushed.tag), lost=True)
         held = Held(pushed.tag, consumer, pushed.consumer_tag, delivery, 0, False, time.monotonic())
         self._unacked.add(held)
+        self._consumers.touched.add(consumer)
         address = self._sender.transport.topology.dead(queue)
         parcel = Parcel(address, encode_dead(letter.message, letter.reason, letter.at))
 
@@ -115,7 +119,7 @@ class Intake:
 
         self._jobs.start(send)
 
-    # --- Messages that nobody receives ----------------------------------------------------------------
+    # --- Messages that are not received ---------------------------------------------------------------
 
     def watch_surplus(self) -> None:
         """Look for surplus after a while, if there is anything in the buffers."""

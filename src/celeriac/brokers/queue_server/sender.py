@@ -94,9 +94,9 @@ class _Sending:
         """Send the batch; keep and return the part that reached no queue."""
         if self._sent:
             self._envelopes = [envelope._replace(again=True) for envelope in self._envelopes]
+        now = self._sender.clock.now()  # so that declaring does not shorten delays
         yield from self._prepare()
         self._sent = True
-        now = self._sender.clock.now()
         unsent = yield from self._sender.transport.publish(self._envelopes, self._parcels, now, self._keep)
         if unsent:
             self._keep(unsent)

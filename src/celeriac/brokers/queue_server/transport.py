@@ -41,7 +41,7 @@ class Pushed(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether it may have been delivered before."""
+        """Whether the server has delivered it before."""
 
     @property
     def body(self) -> bytes:
@@ -225,7 +225,7 @@ class Taken(ABC):
 
 
 class Inspection(ABC):
-    """A connection of somebody who inspects queues."""
+    """A connection that inspects queues."""
 
     @abstractmethod
     async def size(self, address: str) -> int:
