@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -21,8 +23,11 @@ __all__ = ["RedisBackend", "connect"]
 
 Result = TypeVar("Result")
 
+log = logging.getLogger("celeriac.backends")
+
 BATCH = 500
 PAGE = 500
+PENDING = re.compile(rb"([ -~\x80-\xff]{1,1000}):(\d{1,9})")  # an entry of the set of pending nodes
 LOOK_SECONDS = 5.0  # a waiting caller looks again after this, even if it was not notified
 PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
@@ -238,9 +243,16 @@ class RedisBackend(Backend, WorkflowStore):
         command = self.server.script("due", self.server.moment(self.clock), limit, repr(seconds))
         reply = await self.server.ado(command)
         found: dict[PendingNode, bool] = {}
+        foreign: list[bytes] = []
         for entry, free_at in zip(reply[::2], reply[1::2], strict=True):
-            workflow, _, node = entry.decode().rpartition(":")
-            found[PendingNode(workflow, int(node))] = float(free_at) > 0
+            if (match := PENDING.fullmatch(entry)) is not None:
+                found[PendingNode(match[1].decode(), int(match[2]))] = float(free_at) > 0
+            else:
+                foreign.append(entry)
+        if foreign:
+            log.error("%d entries of %s:dues name no node of a workflow and are removed: %r …", len(foreign),
+                      self.server.prefix, foreign[0][:100])  # fmt: skip
+            await self.server.ado(("ZREM", f"{self.server.prefix}:dues", *foreign))
         return found
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:

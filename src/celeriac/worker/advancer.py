@@ -20,7 +20,7 @@ from celeriac.errors import BackendError, BrokerError
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
-from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
+from celeriac.worker.heartbeat import FIRST_PAUSE, may_end, next_pause
 
 __all__ = ["Advancer"]
 
@@ -66,14 +66,35 @@ class Advancer:
         if not isinstance(store, WorkflowStore):
             return
         while pending := await store.claim_pending(BATCH, CLAIM_SECONDS):
-            await self._advance(store, pending)
+            try:
+                await self._advance(store, pending)
+            except Exception as error:
+                if may_end(error):
+                    raise
+                log.warning("Cannot advance %d nodes together, advancing them one by one: %s", len(pending), error)
+                for node, was_claimed in pending.items():
+                    await self._advance_or_drop(store, node, was_claimed)
+
+    async def _advance_or_drop(self, store: WorkflowStore, node: PendingNode, was_claimed: bool) -> None:
+        """Advance a node. If that can never succeed, remove it: its workflow ends here, and others go on."""
+        try:
+            await self._advance(store, {node: was_claimed})
+        except Exception as error:
+            if may_end(error):
+                raise
+            log.exception("Nothing follows node %d of the workflow %s: it cannot be advanced",
+                          node.node, node.workflow)  # fmt: skip
+            await self._write([Advance(pending=node)], {node: was_claimed}, store)
 
     async def _advance(self, store: WorkflowStore, pending: Mapping[PendingNode, bool]) -> None:
         """Advance pending nodes. True marks a node claimed before: its messages may have been published already."""
         trees = await self._app.workflows.load([node.workflow for node in pending])
         outcomes = await self._outcomes(list(pending), trees)
         now = self._app.clock.now()
-        advances = [self._follow(node, trees, outcomes, now) for node in pending]
+        await self._write([self._follow(node, trees, outcomes, now) for node in pending], pending, store)
+
+    async def _write(self, advances: Sequence[Advance], pending: Mapping[PendingNode, bool],
+                     store: WorkflowStore) -> None:  # fmt: skip
         if self._joined:
             await self._lease().advance(advances)
             return

@@ -11,13 +11,20 @@ from collections.abc import Sequence
 
 from celeriac import __about__
 from celeriac.app.app import Celeriac
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, LeaseLost
+from celeriac.errors import (
+    BackendError,
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    LeaseLost,
+    NotSupported,
+)
 from celeriac.ports.broker import Lease
 from celeriac.ports.operations import WorkerInfo
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.pool import Pool
 
-__all__ = ["FIRST_PAUSE", "Heartbeat", "next_pause"]
+__all__ = ["FIRST_PAUSE", "Heartbeat", "may_end", "next_pause"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -28,6 +35,11 @@ LONGEST_PAUSE = 1.0
 def next_pause(pause: float) -> float:
     """Return the pause after this one (seconds)."""
     return min(pause * 2, LONGEST_PAUSE)
+
+
+def may_end(error: Exception) -> bool:
+    """Return whether an error may end by itself, as an outage does, so that what failed should be tried again."""
+    return isinstance(error, BrokerError | BackendError) and not isinstance(error, NotSupported)
 
 
 class Heartbeat:

@@ -15,15 +15,15 @@ from msgspec.structs import replace
 from celeriac import states
 from celeriac.app.app import Celeriac
 from celeriac.canvas.workflows import Workflows
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import BackendError, BrokerError, WorkerLost
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Broker, Delivery, Lease, Settlement
-from celeriac.ports.workflows import workflow_store
+from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
+from celeriac.ports.workflows import WorkflowStore, workflow_store
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
-from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
+from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.statistics import Statistics
 
@@ -45,6 +45,7 @@ class Settler:
         self._writer = SettlementWriter(app.broker, app.backend, app.workflows)
         self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined)
         self._endings: list[Ending] = []
+        self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
         self._states: list[Outcome] = []  # not final
         self._has_work = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -64,13 +65,14 @@ class Settler:
         pause = FIRST_PAUSE
         while True:
             await self._has_work.wait()
-            endings, self._endings = self._endings[:BATCH], self._endings[BATCH:]
+            size = 1 if self._alone else BATCH
+            endings, self._endings = self._endings[:size], self._endings[size:]
             reported, self._states = self._states, []
             try:
                 if reported:
-                    await self._app.backend.store(reported)
+                    await self._store(reported)
                 if endings:
-                    await self._settle(endings)
+                    await self._settle_or_isolate(endings)
             except (BrokerError, BackendError) as error:
                 what = f"settle {len(endings)} deliveries" if endings else f"store {len(reported)} states"
                 log.warning("Cannot %s, trying again in %.1f s: %s", what, pause, error)
@@ -80,6 +82,7 @@ class Settler:
                 pause = next_pause(pause)
                 continue
             pause = FIRST_PAUSE
+            self._alone = max(0, self._alone - len(endings))
             if not self._endings and not self._states:
                 self._has_work.clear()
             waiters, self._waiters = self._waiters, []
@@ -98,6 +101,50 @@ class Settler:
         """Return when everything is settled."""
         while self._has_work.is_set():
             await self.progress()
+
+    async def _store(self, reported: list[Outcome]) -> None:
+        """Store states. Those that cannot be stored are dropped: none of them is final."""
+        try:
+            await self._app.backend.store(reported)
+        except Exception as error:
+            if may_end(error):
+                raise
+            log.exception("Cannot store the states of %d tasks; they are dropped", len(reported))
+
+    async def _settle_or_isolate(self, endings: list[Ending]) -> None:
+        """Settle a batch. If it fails, and not by an outage, one delivery is at fault: find it and set it aside.
+
+        Nothing that comes in may end this duty, or hold up other deliveries.
+        """
+        try:
+            await self._settle(endings)
+        except Exception as error:
+            if may_end(error):
+                raise
+            if len(endings) == 1:
+                await self._set_aside(endings[0], error)
+            else:
+                log.warning("Cannot settle %d deliveries together, settling them one by one: %s", len(endings), error)
+                self._endings[:0] = endings
+                self._alone = len(endings) + self._alone
+                endings.clear()
+
+    async def _set_aside(self, ending: Ending, error: Exception) -> None:
+        """Make a dead letter of a message that cannot be settled, with a failure as its outcome."""
+        message = ending.delivery.message
+        reason = f"it cannot be settled: {error}"
+        log.error("%s[%s] becomes a dead letter: %s", message.task, message.id, reason, exc_info=error)
+        bare = replace(message, place=None, reply_to="", link=[], link_error=[])  # any of these may be the fault
+        failure = WorkerLost(f"The worker could not settle the task: {error}. The message is now a dead letter: "
+                             "see `celeriac queues dead list`.")  # fmt: skip
+        outcome = Outcome.failed(bare, failure, states.FAILURE, self._app.clock.now(), self._options.name)
+        settlement = Settlement(delivery=ending.delivery, action=Action.BURY, outcome=outcome, reason=reason)
+        try:
+            await self._writer.write(self._heartbeat.lease, [settlement], self._app.clock.now())
+        except Exception as second:
+            if may_end(second):
+                raise
+            log.exception("Cannot set %s[%s] aside; the worker holds it until it stops", message.task, message.id)
 
     async def _settle(self, endings: Sequence[Ending]) -> None:
         now = self._app.clock.now()
@@ -152,6 +199,7 @@ class SettlementWriter:
         self._workflows = workflows
         self.joined = broker.joins(backend)
         self.left_pending = False  # whether the last call may have left pending nodes
+        self._keeps_workflows = isinstance(backend, WorkflowStore)  # otherwise nothing follows a node
         self._unsure: set[str] = set()  # tokens whose follow-ups may have been published already
 
     async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
@@ -163,10 +211,11 @@ class SettlementWriter:
         if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
             self.left_pending = False
             return await lease.settle(settlements)
-        ends = [settlement for settlement in settlements if settlement.ends_node]
+        ends = [settlement for settlement in settlements if settlement.ends_node] if self._keeps_workflows else []
         self.left_pending = bool(ends)
         is_first = await workflow_store(self._backend).conclude([node_end(item) for item in ends]) if ends else []
-        kept = [settlement for settlement in settlements if settlement.outcome is not None and not settlement.ends_node]
+        ending = {id(settlement) for settlement in ends}
+        kept = [item for item in settlements if item.outcome is not None and id(item) not in ending]
         if kept:
             is_first += await self._backend.store([item.outcome for item in kept if item.outcome is not None])
         for settlement, first in zip([*ends, *kept], is_first, strict=True):

@@ -21,7 +21,7 @@ from pamqp import commands
 
 from celeriac.brokers.queue_server.topology import DEAD, HIGHEST_PRIORITY, LONGEST_SUFFIX, Line, Topology
 from celeriac.drivers.amqp.server import Server
-from celeriac.errors import BrokerError
+from celeriac.errors import NotSupported
 
 __all__ = ["DIGITS", "UNIT", "AmqpTopology"]
 
@@ -68,7 +68,7 @@ class AmqpTopology(Topology):
         elif (over := len(self._key(f"{queue}{LONGEST_SUFFIX}")) - KEY_BYTES) > 0:
             why = f"it is too long by {over} characters (all but letters, digits and - _ count as three)"
         if why:
-            raise BrokerError(f"A queue cannot be named {queue!r} on AMQP: {why}. Choose another name.")
+            raise NotSupported(f"A queue cannot be named {queue!r} on AMQP: {why}. Choose another name.")
 
     def declare(self, line: Line) -> list[Any]:
         """Return the methods that declare a line's queue, and bind it to the end of the delays."""

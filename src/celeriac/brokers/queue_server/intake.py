@@ -68,6 +68,8 @@ class Intake:
             self._put_aside(pushed, consumer, f"it cannot be read: {error}")
             return
         message, now = envelope.message, self._clock.now()
+        if message.queue != consumer.line.queue:  # it was moved by an operator, or forged: it belongs where it is
+            message = replace(message, queue=consumer.line.queue)
         counted = self._connection.losses(pushed)
         lost = self._lost_before(counted, message.id)
         count = envelope.deliveries + lost

@@ -56,7 +56,7 @@ class Topology(ABC):
 
     @abstractmethod
     def check(self, queue: str) -> None:
-        """Refuse a queue whose name, or whose addresses, the server would not accept. Raises `BrokerError`."""
+        """Refuse a queue whose name, or whose addresses, the server would not accept. Raises `NotSupported`."""
 
 
 def queues_of(lines: Iterable[Line]) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,9 @@ from celeriac.ports.operations import UNREADABLE_WORKER, Dead, Operations, Queue
 
 __all__ = ["RedisOperations"]
 
-_info = reader(tuple[Duration, WorkerInfo], "the info of a worker", json=True)
+_info: Callable[[bytes | memoryview], tuple[float, WorkerInfo]] = reader(
+    tuple[Duration, WorkerInfo], "the info of a worker", json=True
+)
 
 
 class RedisOperations(Operations):
