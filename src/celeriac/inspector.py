@@ -7,6 +7,7 @@ read through the broker's second port, `Operations`; outcomes come from the back
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -14,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from celeriac import states
-from celeriac.app.control import Reply
+from celeriac.app.control import Reply, read_reply
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
-from celeriac.model.serialization import loads
 from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ __all__ = [
     "TaskView",
     "WorkerStats",
 ]
+
+log = logging.getLogger("celeriac.inspector")
 
 T = TypeVar("T")
 
@@ -177,7 +179,11 @@ class Inspector:
             try:
                 async with asyncio.timeout(self.timeout if timeout is None else seconds(timeout, "timeout")):
                     async for payload in answers:
-                        reply = msgspec.convert(loads(payload), Reply)
+                        try:
+                            reply = read_reply(payload)
+                        except ValueError as error:
+                            log.warning("Ignored an unreadable reply to a control command: %s", error)
+                            continue
                         replies[reply.worker] = reply
                         if replies.keys() >= expected:
                             break

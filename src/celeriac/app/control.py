@@ -6,15 +6,16 @@ on the channel that the command names. `inspector.py` sends commands and collect
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from celeriac.model.serialization import dumps
+from celeriac.errors import EncodeError
+from celeriac.model.gate import Name, Unreadable, check_nesting, reader
 from celeriac.tasks.protocols import App
 
-__all__ = ["COMMANDS", "Command", "Control", "Reply"]
+__all__ = ["COMMANDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
 
 COMMANDS = "control"
 """The channel on which workers listen for commands."""
@@ -25,18 +26,47 @@ REVOKE_SECONDS = 7 * 86400.0  # how long a revocation is remembered
 class Command(msgspec.Struct, omit_defaults=True):
     """A command to workers."""
 
-    name: str
+    name: Name
     arguments: dict[str, Any] = {}
-    destination: list[str] | None = None  # names of workers; None: all workers
-    reply_to: str | None = None  # the channel for replies; None: no reply is wanted
+    destination: list[Name] | None = None  # names of workers; None: all workers
+    reply_to: Name | None = None  # the channel for replies; None: no reply is wanted
 
 
 class Reply(msgspec.Struct, omit_defaults=True):
     """A worker's reply to a command."""
 
-    worker: str
+    worker: Name
     value: Any = None
     error: str | None = None
+
+
+LARGEST_COMMAND = 1 << 20  # bytes
+LARGEST_REPLY = 1 << 26
+
+
+def encode(value: Command | Reply) -> bytes:
+    """Return a command or a reply as JSON. Raises `EncodeError`."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncodeError(f"A control command takes plain data (strings, numbers, lists, dicts): {error}.") from None
+
+
+def _check_command(command: Command) -> None:
+    check_nesting(command.arguments, "arguments")
+    if command.reply_to is not None and not command.reply_to.startswith("reply."):
+        raise Unreadable("the name of its channel for replies does not begin with 'reply.'")
+
+
+read_command: Callable[[bytes | memoryview], Command] = reader(
+    Command, "a control command", _check_command, LARGEST_COMMAND, json=True
+)
+"""Return a command from its JSON. Raises `Unreadable`, a `ValueError`."""
+
+read_reply: Callable[[bytes | memoryview], Reply] = reader(
+    Reply, "a reply to a control command", lambda reply: check_nesting([reply.value], "values"), LARGEST_REPLY, json=True
+)
+"""Return a reply from its JSON. Raises `Unreadable`, a `ValueError`."""
 
 
 class Control:
@@ -63,4 +93,4 @@ class Control:
                    destination: Sequence[str] | None = None, reply_to: str | None = None) -> None:  # fmt: skip
         """Send a command to workers without waiting for replies."""
         command = Command(name, dict(arguments or {}), list(destination) if destination is not None else None, reply_to)
-        await self._app.broker.broadcast(COMMANDS, [dumps(msgspec.to_builtins(command))])
+        await self._app.broker.broadcast(COMMANDS, [encode(command)])

@@ -143,6 +143,7 @@ class Definitions:
         Seconds, "the messages of a worker that is silent for so long go to other workers", positive
     ] = 15.0
     worker_grace_seconds: Annotated[Seconds, "how long running tasks may take to end when a worker stops"] = 25.0
+    worker_remote_control: Annotated[bool, "whether workers obey control commands"] = True
     worker_unknown_task_seconds: Annotated[
         Seconds, "a message for a task that no worker knows becomes a dead letter after this"
     ] = 3600.0

@@ -149,7 +149,7 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*")
+_RATE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(?:\s*/\s*([smhd]))?")
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -159,9 +159,10 @@ def rate(limit: str | float) -> float:
     >>> rate("30/m")
     0.5
     """
-    match = _RATE.fullmatch(str(limit))
+    match = _RATE.fullmatch(str(limit).strip())
     if match is None or not float(match[1]):
-        raise ValueError(f"rate_limit must be '10/s', '100/m', '5/h' or a number of tasks per second, not {limit!r}")
+        raise ValueError("rate_limit must be '10/s', '100/m', '5/h' or a number of tasks per second, not "
+                         f"{str(limit)[:100]!r}")  # fmt: skip
     return float(match[1]) / _PERIODS[match[2]]
 
 

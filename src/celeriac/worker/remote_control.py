@@ -1,28 +1,31 @@
 """Carries out control commands: receives them on the control channel, runs their handlers, sends the replies.
 
-Each `@_handles` function is a command of its name. Its arguments come from the command, its return value is the reply.
+Each `@_handles` function is a command of its name. Its arguments come from the command, checked against its
+annotations; its return value is the reply.
 Called by the supervisor; sent by `app.control` and the inspector.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import resource
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from celeriac.app.app import Celeriac
-from celeriac.app.control import COMMANDS, Command, Reply
-from celeriac.errors import BrokerError, CeleriacError, NotRegistered, nearest
+from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
+from celeriac.errors import BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
+from celeriac.model.gate import Duration, Name
 from celeriac.model.message import PLAIN
 from celeriac.model.options import rate as parse_rate
-from celeriac.model.serialization import dumps, loads
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.pool import Pool
@@ -34,6 +37,9 @@ __all__ = ["COMMAND_HANDLERS", "Controlled", "serve_commands"]
 log = logging.getLogger("celeriac.worker")
 
 Handler = Callable[..., Any]
+Count = Annotated[int, Meta(ge=1, le=100)]  # children to add or remove by one command
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+MOST_CHILDREN = 1000  # plain children of a worker; more are not added by remote control
 COMMAND_HANDLERS: dict[str, Handler] = {}
 
 
@@ -54,7 +60,10 @@ class Controlled(Protocol):
 
 
 async def serve_commands(worker: Controlled) -> None:
-    """Listen on the control channel until cancelled."""
+    """Listen on the control channel until cancelled. With `worker_remote_control=False`, only wait."""
+    if not worker.app.conf.worker_remote_control:
+        worker.listening.set()
+        await asyncio.get_running_loop().create_future()
     pause = FIRST_PAUSE
     while True:
         try:
@@ -71,8 +80,8 @@ async def _listen(worker: Controlled) -> None:
         worker.listening.set()
         async for payload in commands:
             try:
-                command = msgspec.convert(loads(payload), Command)
-            except (CeleriacError, msgspec.ValidationError) as error:
+                command = read_command(payload)
+            except ValueError as error:
                 log.warning("Ignored a control command that cannot be read: %s", error)
                 continue
             if command.destination is not None and worker.name not in command.destination:
@@ -80,8 +89,8 @@ async def _listen(worker: Controlled) -> None:
             reply = _handle(worker, command)
             if command.reply_to is not None:
                 try:
-                    await broker.broadcast(command.reply_to, [dumps(msgspec.to_builtins(reply))])
-                except BrokerError as error:
+                    await broker.broadcast(command.reply_to, [encode(reply)])
+                except (BrokerError, EncodeError) as error:
                     log.warning("Cannot send the reply to the control command %s: %s", command.name, error)
 
 
@@ -91,13 +100,34 @@ def _handle(worker: Controlled, command: Command) -> Reply:
         hint = nearest(command.name, COMMAND_HANDLERS)
         return Reply(worker.name, error=f"There is no command {command.name!r}.{hint}")
     try:
-        return Reply(worker.name, handler(worker, **command.arguments))
-    except (CeleriacError, TypeError, ValueError) as error:
+        return Reply(worker.name, handler(worker, command.arguments))
+    except msgspec.ValidationError as error:
+        return Reply(worker.name, error=f"The command {command.name} has wrong arguments: {error}.")
+    except (CeleriacError, ValueError) as error:
         return Reply(worker.name, error=str(error))
+    except Exception as error:  # a fault of Celeriac's; it must not end the worker
+        log.exception("The control command %s failed", command.name)
+        return Reply(worker.name, error=f"The command failed in the worker: {type(error).__name__}: {error}")
 
 
 def _handles(function: Handler) -> Handler:
-    COMMAND_HANDLERS[function.__name__.strip("_")] = function
+    """Register a handler. Its annotations are the types and bounds of the command's arguments.
+
+    They are checked, all of them, before the handler is called: a command that is refused has changed nothing.
+    """
+    name = function.__name__.strip("_")
+    hints = get_type_hints(function, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())[1:]  # without the worker
+    fields: list[Any] = [
+        (one.name, hints[one.name]) if one.default is one.empty else (one.name, hints[one.name], one.default)
+        for one in parameters
+    ]
+    arguments = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
+
+    def handle(worker: Controlled, values: dict[str, Any]) -> Any:
+        return function(worker, **msgspec.structs.asdict(msgspec.convert(values, arguments)))
+
+    COMMAND_HANDLERS[name] = handle
     return function
 
 
@@ -159,13 +189,13 @@ def _registered(worker: Controlled) -> list[str]:
 
 
 @_handles
-def _terminate(worker: Controlled, ids: list[str]) -> dict[str, str]:
+def _terminate(worker: Controlled, ids: list[Name]) -> dict[str, str]:
     worker.pool.terminate(frozenset(ids))
     return {"ok": f"terminated those of {len(ids)} tasks that were running"}
 
 
 @_handles
-def _rate_limit(worker: Controlled, task: str, rate: str | None) -> dict[str, str]:
+def _rate_limit(worker: Controlled, task: Name, rate: str | float | None) -> dict[str, str]:
     _check_task(worker, task)
     worker.receiver.rates[task] = parse_rate(rate) if rate else None
     shown = "as often as it can" if not rate else rate if "/" in str(rate) else f"{rate}/s"
@@ -173,7 +203,8 @@ def _rate_limit(worker: Controlled, task: str, rate: str | None) -> dict[str, st
 
 
 @_handles
-def _time_limit(worker: Controlled, task: str, soft: float | None = None, hard: float | None = None) -> dict[str, str]:
+def _time_limit(worker: Controlled, task: Name, soft: Duration | None = None,
+                hard: Duration | None = None) -> dict[str, str]:  # fmt: skip
     _check_task(worker, task)
     worker.receiver.limits[task] = (soft, hard)
     shown = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
@@ -181,17 +212,17 @@ def _time_limit(worker: Controlled, task: str, soft: float | None = None, hard: 
 
 
 @_handles
-def _pool_grow(worker: Controlled, n: int = 1) -> dict[str, str]:
+def _pool_grow(worker: Controlled, n: Count = 1) -> dict[str, str]:
     return _resize(worker, n)
 
 
 @_handles
-def _pool_shrink(worker: Controlled, n: int = 1) -> dict[str, str]:
+def _pool_shrink(worker: Controlled, n: Count = 1) -> dict[str, str]:
     return _resize(worker, -n)
 
 
 @_handles
-def _add_consumer(worker: Controlled, queue: str) -> dict[str, str]:
+def _add_consumer(worker: Controlled, queue: Name) -> dict[str, str]:
     worker.app.check_queue(queue)
     if queue not in worker.receiver.queues:
         worker.receiver.queues.append(queue)
@@ -200,7 +231,7 @@ def _add_consumer(worker: Controlled, queue: str) -> dict[str, str]:
 
 
 @_handles
-def _cancel_consumer(worker: Controlled, queue: str) -> dict[str, str]:
+def _cancel_consumer(worker: Controlled, queue: Name) -> dict[str, str]:
     if queue in worker.receiver.queues:
         worker.receiver.queues.remove(queue)
         worker.receiver.freed()
@@ -214,7 +245,9 @@ def _shutdown(worker: Controlled) -> dict[str, str]:
 
 
 @_handles
-def _log_level(worker: Controlled, level: str) -> dict[str, str]:
+def _log_level(worker: Controlled, level: Name) -> dict[str, str]:
+    if level.upper() not in LOG_LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LOG_LEVELS)}, not {level[:100]!r}.")
     logging.getLogger("celeriac").setLevel(level.upper())
     return {"ok": f"log level {level.upper()}"}
 
@@ -222,6 +255,8 @@ def _log_level(worker: Controlled, level: str) -> dict[str, str]:
 def _resize(worker: Controlled, change: int) -> dict[str, str]:
     """Add or remove plain children; return the reply. Raises `ValueError` if the number does not change."""
     before = worker.pool.capacity()[PLAIN]
+    if before + change > MOST_CHILDREN:
+        raise ValueError(f"The pool cannot grow to {before + change}: {MOST_CHILDREN} are the most for one worker.")
     now = worker.pool.resize(change)
     if now == before:
         why = "a solo worker runs one plain function at a time" if worker.options.pool == "solo" else "one child stays"
