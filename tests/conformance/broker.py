@@ -24,6 +24,7 @@ from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
 from celeriac.ports.operations import Dead, WorkerInfo
 from tests.clock import FakeClock
+from tests.hostile import MESSAGES
 from tests.patience import FOR_EVER, PATIENCE
 
 LEASE_SECONDS = 15.0
@@ -127,7 +128,7 @@ def success(of: Message) -> Outcome:
 class JunkConformance:
     """For brokers in which a message can be put that cannot be read. `ports` is a fixture."""
 
-    @pytest.mark.parametrize("junk", [b"", b"\xff", b"junk", b"\x81\xa2id\x07", b"\x81\xa2id\xa1\xff"])
+    @pytest.mark.parametrize("junk", MESSAGES.values(), ids=MESSAGES)
     async def test_what_cannot_be_read_is_put_aside_and_the_others_go_on(self, ports: Ports, junk: bytes) -> None:
         lease, operations = await ports.lease(), ports.broker.operations()
         messages = [message(), message(), message()]

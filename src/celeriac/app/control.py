@@ -63,8 +63,12 @@ read_command: Callable[[bytes | memoryview], Command] = reader(
 )
 """Return a command from its JSON. Raises `Unreadable`, a `ValueError`."""
 
+def _check_reply(reply: Reply) -> None:
+    check_nesting([reply.value], "values")
+
+
 read_reply: Callable[[bytes | memoryview], Reply] = reader(
-    Reply, "a reply to a control command", lambda reply: check_nesting([reply.value], "values"), LARGEST_REPLY, json=True
+    Reply, "a reply to a control command", _check_reply, LARGEST_REPLY, json=True
 )
 """Return a reply from its JSON. Raises `Unreadable`, a `ValueError`."""
 
