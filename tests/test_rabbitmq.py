@@ -44,8 +44,8 @@ TIMEOUT = 3.0  # seconds; more than a server needs that answers
 
 @pytest.fixture(scope="module")
 def frail_rabbit() -> Iterator[RabbitServer]:
-    """A server that tests may harm, with a short `consumer_timeout`."""
-    with running_rabbit(consumer_timeout="10000") as server:
+    """A server that tests may harm."""
+    with running_rabbit() as server:
         yield server
 
 

@@ -427,7 +427,8 @@ async def test_a_cancelled_request_that_arrives_late_delivers_nothing(redis: Red
     got: list[Delivery] = []
     async with asyncio.timeout(PROMPTLY):
         while not got:
-            got = await receive(lease, wait=1.0)
+            with suppress(BrokerUnavailable):  # a busy server is still at the requests of before
+                got = await receive(lease, wait=1.0)
     assert await lease.settle([Settlement(delivery=got[0])]) == [True]
     assert redis.ask("KEYS", "*:held:*") == []
     await lease.end()
