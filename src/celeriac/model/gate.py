@@ -25,6 +25,7 @@ __all__ = [
     "LONGEST_NAME",
     "Address",
     "Attempt",
+    "AttemptOrNone",
     "Duration",
     "Instant",
     "Name",
@@ -47,6 +48,8 @@ Instant: TypeAlias = Annotated[float, Meta(ge=-7e10, le=3e11)]
 Duration: TypeAlias = Annotated[float, Meta(ge=0.0, le=4e10)]
 """Seconds: up to a thousand years, which is the limit for callers, and some."""
 Attempt: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 53)]
+AttemptOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""The number of an attempt; 0 for a task of a workflow that was not run."""
 
 Struct = TypeVar("Struct")
 

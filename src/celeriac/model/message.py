@@ -23,6 +23,7 @@ from celeriac.model.gate import (
     DEEPEST,
     Address,
     Attempt,
+    AttemptOrNone,
     Duration,
     Instant,
     Name,
@@ -76,7 +77,7 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: Name
     task: Name
     failure: Failure
-    attempt: Attempt = 1
+    attempt: AttemptOrNone = 1
     group_id: Name | None = None
     parent_id: Name | None = None
     root_id: Name | None = None

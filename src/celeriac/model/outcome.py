@@ -14,7 +14,7 @@ import msgspec
 from celeriac import states
 from celeriac.errors import DecodeError
 from celeriac.model.failure import Failure
-from celeriac.model.gate import Address, Attempt, Duration, Instant, Name, OptionalName, reader
+from celeriac.model.gate import Address, AttemptOrNone, Duration, Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
 
@@ -30,7 +30,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     id: Name
     task: Name
     state: Name
-    attempt: Attempt = 1
+    attempt: AttemptOrNone = 1
     value: bytes | None = None
     content_type: OptionalName = "application/json"
     failure: Failure | None = None

@@ -219,7 +219,8 @@ class AsyncResult(Generic[R]):
         if outcome.state in (states.FAILURE, states.REVOKED):
             error = outcome.exception() or Failure.of(TaskRevoked()).exception()
             if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
-                error.add_note(f"In the worker {outcome.worker}:\n{outcome.failure.traceback}")
+                where = f"In the worker {outcome.worker}" if outcome.worker else "Traceback"
+                error.add_note(f"{where}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
                 error.add_note(f"{outcome.task}[{outcome.id}] was not run, because {outcome.cause} before it failed.")
             elif outcome.place is not None or isinstance(error, CeleriacError):
