@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import tempfile
@@ -804,3 +805,45 @@ def test_seqs_are_in_the_order_of_ids_and_foreign_ids_have_none() -> None:
     assert None not in ages
     assert [age for age in ages if age is not None] == sorted(age for age in ages if age is not None)
     assert seqs_of(STRANGE) == [None] * len(STRANGE)
+
+
+# --- Permissions --------------------------------------------------------------------------------------
+
+
+def test_only_the_owner_may_read_and_write_a_new_database_and_the_files_beside_it(
+    path: Path, open_broker: Open
+) -> None:
+    before = os.umask(0)
+    try:
+        open_broker().publish([Message(id=new_id(), task="t")])
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert set(modes) >= {path.name, f"{path.name}-wal", f"{path.name}-bell"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_bell_has_the_permissions_that_the_database_was_given(path: Path, open_broker: Open) -> None:
+    broker = open_broker()
+    broker.publish([Message(id=new_id(), task="t")])
+    broker.close()
+    path.chmod(0o660)
+    Path(f"{path}-bell").unlink()
+    open_broker().publish([Message(id=new_id(), task="t")])
+    assert stat.S_IMODE(Path(f"{path}-bell").stat().st_mode) == 0o660
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_bell_that_is_no_file_of_ours_is_not_written_to(path: Path, open_broker: Open, kind: str) -> None:
+    bell, target = Path(f"{path}-bell"), path.parent / "target"
+    target.write_bytes(b"precious")
+    if kind == "link":
+        bell.symlink_to(target)
+    elif kind == "fifo":
+        os.mkfifo(bell)
+    else:
+        bell.mkdir()
+    broker = open_broker()
+    broker.publish([Message(id=new_id(), task="t")])
+    assert [counts.ready for counts in broker.complete(broker.operations().queues())] == [1]
+    assert target.read_bytes() == b"precious"

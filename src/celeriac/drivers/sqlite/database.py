@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from celeriac.drivers.sqlite.error_translation import busy, translated
-from celeriac.drivers.sqlite.notify import Bell, Watch
+from celeriac.drivers.sqlite.notify import BELL, Bell, Watch
 from celeriac.drivers.sqlite.opening import Connection, Opener, pause
 from celeriac.drivers.sqlite.schema import MIGRATIONS
 from celeriac.errors import BrokerUnavailable
@@ -31,7 +31,6 @@ log = logging.getLogger("celeriac.sqlite")
 Work = TypeVar("Work")
 
 IN_PLACE_SECONDS: Final = 0.001  # how long `insert` relies on a check that the file is in place, which takes 2 µs
-BELL: Final = "-bell"  # the file beside the database that wakes its watchers after a commit; see `notify`
 
 
 class Session:

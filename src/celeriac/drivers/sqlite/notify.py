@@ -14,18 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import select
+import stat
 import sys
 import time
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Bell", "Watch"]
+__all__ = ["BELL", "Bell", "Watch"]
 
+BELL: Final = "-bell"  # the end of the file's name, after that of the database
 IN_MODIFY: Final = 0x2
 POLL_SECONDS: Final = 0.005
 LONGEST_SECONDS: Final = 1.0
+
+
+log = logging.getLogger("celeriac.sqlite")
 
 
 class Bell:
@@ -33,7 +39,7 @@ class Bell:
 
     def __init__(self, path: str) -> None:
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._fd = _open_bell(path)
         except OSError:  # this user may only read there: waiters find out when they read again
             self._fd = -1
 
@@ -143,6 +149,27 @@ class Watch:
         if self._fd is not None:
             with suppress(BlockingIOError):
                 os.read(self._fd, 65536)
+
+
+def _open_bell(path: str) -> int:
+    """Open a bell file, or create it with the permissions of its database. Returns -1 for a file of another kind.
+
+    Does not follow symbolic links, and writes to no file that belongs to another user than the database.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    database = os.stat(path.removesuffix(BELL))
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        os.fchmod(fd, stat.S_IMODE(database.st_mode) & 0o666)
+    except FileExistsError:
+        fd = os.open(path, flags)
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in (database.st_uid, os.geteuid()):
+        os.close(fd)
+        log.warning("%s is not a regular file of this user; processes that wait for the database look for changes "
+                    "once a second. Remove it.", path)  # fmt: skip
+        return -1
+    return fd
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

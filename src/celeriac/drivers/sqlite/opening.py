@@ -27,6 +27,7 @@ CREATION_SECONDS: Final = 0.5  # how long another process may take to create the
 PAGE_BYTES: Final = 2048  # a commit writes all pages that it has changed: small pages make small commits faster
 CHECKPOINT_PAGES: Final = 16_000  # SQLite copies the log into the file every 32 MB
 
+PRIVATE: Final = 0o600  # the permissions of a new database
 LOGS: Final = ("-wal", "-shm", "-journal")  # SQLite's files beside the database
 
 File = tuple[int, int]
@@ -126,6 +127,9 @@ class Opener:
     def _create(self) -> None:
         """Create an empty file, and delete the logs of a former file at this path.
 
+        Only its owner may read and write it: whoever can write to it can have any task run. SQLite gives its logs the
+        mode of the file, and so does `Bell`.
+
         Processes that still have the former file open would share these logs, which are found by name. A lock on the
         folder makes sure that no process deletes the logs of a file that another has just created.
         """
@@ -138,7 +142,7 @@ class Opener:
                 if not os.path.exists(self._path):
                     for log in LOGS:
                         Path(self._path + log).unlink(missing_ok=True)
-                    os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+                    os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
             finally:
                 os.close(folder)
 
