@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 
 from celeriac import Celeriac, TaskRevoked
 from celeriac.cli import main
-from celeriac.cli.masks import masked
 from celeriac.cli.worker import _configure_logging
+from celeriac.model.masks import masked
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo

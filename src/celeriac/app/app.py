@@ -25,6 +25,7 @@ from celeriac.config.sources import from_object, from_toml
 from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
+from celeriac.model.masks import masked
 from celeriac.model.message import Message
 from celeriac.model.options import CallOptions, TaskOptions
 from celeriac.model.routing import Routes
@@ -327,7 +328,7 @@ class Celeriac:
         return self
 
     def __repr__(self) -> str:
-        return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {self.broker_url}>"
+        return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {masked(self.broker_url)}>"
 
 
 def _caller(frame: FrameType) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac.config import adapters
 from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.model.masks import masked
 from celeriac.ports.abilities import Ability
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list
     except ModuleNotFoundError as error:
         if adapter.extra is None:
             raise
-        raise ImproperlyConfigured(f"{url!r} needs a driver that is not installed ({error.name}): "
+        raise ImproperlyConfigured(f"{masked(url)!r} needs a driver that is not installed ({error.name}): "
                                    f"pip install 'celeriac[{adapter.extra}]'.") from error  # fmt: skip
     return module.connect, [name for name in settings if name.startswith(f"{adapter.driver}_")]
 
@@ -122,11 +123,11 @@ def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list
 def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfigured:
     """Return the error for a URL that no adapter opens."""
     if scheme == RPC or scheme in adapters.installed(other.group):
-        return ImproperlyConfigured(f"No {kind.name} for {url!r}: {scheme}:// is only a {other.name}. "
+        return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}: {scheme}:// is only a {other.name}. "
                                     f"Set `{kind.setting}` to another URL.")  # fmt: skip
     schemes = sorted({*kind.built_in, *adapters.installed(kind.group)})
     hint = nearest(scheme or url.partition(":")[0], schemes)
     extra = next((found.extra for name, found in kind.built_in.items() if f"'{name}'" in hint), None)
     hint = hint.replace("'?", "://'?") + (f" It needs: pip install 'celeriac[{extra}]'." if extra else "")
-    return ImproperlyConfigured(f"No {kind.name} for {url!r}.{hint} "
+    return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}.{hint} "
                                 f"Known: {', '.join(f'{name}://' for name in schemes)}.")  # fmt: skip

@@ -14,9 +14,9 @@ import click
 
 from celeriac import __version__
 from celeriac.cli.documents import as_json, emit
-from celeriac.cli.masks import masked
 from celeriac.cli.session import Session, with_session
 from celeriac.errors import CeleriacError
+from celeriac.model.masks import masked
 
 __all__ = ["command"]
 

@@ -14,8 +14,8 @@ import click
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.cli.log import stderr_handler
-from celeriac.cli.masks import masked
 from celeriac.cli.session import Session, with_session
+from celeriac.model.masks import masked
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
 

@@ -13,6 +13,7 @@ from celeriac.config.checks import check, find, meant
 from celeriac.config.definitions import DEFINITIONS, Definitions
 from celeriac.config.sources import from_environment
 from celeriac.errors import ImproperlyConfigured
+from celeriac.model.masks import masked
 
 __all__ = ["Settings"]
 
@@ -65,7 +66,7 @@ class Settings(Definitions):
                 yield name
 
     def __repr__(self) -> str:
-        return f"<Settings {self.changed()!r}>"
+        return f"<Settings {masked(self.changed())!r}>"
 
     def changed(self) -> dict[str, Any]:
         """Return the settings that differ from their defaults."""

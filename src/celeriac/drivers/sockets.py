@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import select
 import socket
 import ssl
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["TLS_OPTIONS", "TimedSocket", "number", "prepare", "tls_context"]
+__all__ = ["TLS_OPTIONS", "TimedSocket", "check_credentials", "number", "prepare", "tls_context"]
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
@@ -45,6 +46,14 @@ def number(text: str, what: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"the {what} {text!r} is not a number")
     return int(text)
+
+
+def check_credentials(url: str) -> None:
+    """Raise `ValueError` for a URL whose password has a character that ends it; the error shows no part of it."""
+    rest = url.partition("://")[2]
+    beginning = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if ":" in beginning and "@" not in beginning and "@" in rest:
+        raise ValueError("a user or a password has one of / ? #, which must be written as %2F %3F %23")
 
 
 def prepare(plain: socket.socket) -> None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Optional, get_type_hints
 
 from celeriac.errors import ArgumentsError, DecodeError, EncodeError
-from celeriac.model.records import Rebuilder, rebuilder
+from celeriac.model.records import Rebuilder, reason, rebuilder
 
 __all__ = ["Arguments", "args_of", "kwargs_of"]
 
@@ -122,7 +122,9 @@ class Arguments:
                 try:
                     bound.arguments[name] = rebuild(bound.arguments[name])
                 except (ValueError, TypeError) as error:
-                    raise DecodeError(f"The argument {name!r} of {self.name} cannot be rebuilt: {error}") from error
+                    why, shows_value = reason(error)
+                    cause = None if shows_value else error
+                    raise DecodeError(f"The argument {name!r} of {self.name} cannot be rebuilt: {why}") from cause
         return list(bound.args), dict(bound.kwargs)
 
     def rebuild_result(self, value: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-__all__ = ["Opener", "Rebuilder", "fields", "is_url", "opener", "rebuilder"]
+__all__ = ["Opener", "Rebuilder", "fields", "is_url", "opener", "reason", "rebuilder"]
 
 Opener = Callable[[Any], Any]
 Rebuilder = Callable[[Any], Any]
@@ -196,6 +196,18 @@ def _validator(hint: Any) -> Rebuilder:
         return adapter.validate_json(text, **names)
 
     return rebuild
+
+
+def reason(error: Exception) -> tuple[str, bool]:
+    """Return why data was refused, and whether the error itself shows the data.
+
+    Errors of pydantic do. The reason never does: it is stored, logged and shown, and the data may be secret.
+    """
+    details: Any = getattr(error, "errors", None)
+    if not callable(details):
+        return str(error), False
+    found = details(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in found), True
 
 
 # --- Dataclasses with InitVar -------------------------------------------------------------------------

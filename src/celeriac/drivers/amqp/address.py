@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, number, prepare, tls_context
+from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, number, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -40,6 +40,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         (('a', 5672), ('b', 5673))
         """
         try:
+            check_credentials(url)
             scheme, _, rest = url.partition("://")
             rest, _, query = rest.partition("?")
             netloc, slash, path = rest.partition("/")
@@ -75,6 +76,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         except BaseException:
             plain.close()
             raise
+
+    def __repr__(self) -> str:
+        return f"<Address of AMQP: {self}>"  # without the password
 
     def __str__(self) -> str:
         return f"{', '.join(f'{host}:{port}' for host, port in self.hosts)} (vhost {self.vhost})"

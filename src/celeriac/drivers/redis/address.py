@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, number, prepare, tls_context
+from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, number, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -48,6 +48,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         2
         """
         try:
+            check_credentials(url)
             parts = urlsplit(url)
             options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
             path = unquote(parts.path)
@@ -87,6 +88,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     def at(self, host: str, port: int) -> Address:
         """Return the address of the server at the host and port that a Sentinel has named."""
         return msgspec.structs.replace(self, host=host, port=port, sentinels=())
+
+    def __repr__(self) -> str:
+        return f"<Address of Redis: {self}>"  # without the password
 
     def __str__(self) -> str:
         if self.sentinels:

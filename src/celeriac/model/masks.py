@@ -1,4 +1,4 @@
-"""Hides passwords in output."""
+"""Hides passwords in errors, logs, representations and the output of the command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 __all__ = ["masked"]
 
-PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):\S*@")  # up to the last @: better to mask too much than too little
+# Up to the last @, and with any number of slashes: better to mask too much than too little.
+PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*:/{0,3}[^/@\s:]*):\S*@", re.IGNORECASE)
 SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&\s]*", re.IGNORECASE)
 
 
