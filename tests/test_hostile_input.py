@@ -236,3 +236,16 @@ async def test_a_worker_without_remote_control_obeys_no_command(tmp_path: Path) 
             assert await Inspector(app, timeout=0.5).ask("ping") == {}
             assert works(app)
             assert worker.name
+
+
+async def test_an_outcome_is_sent_to_no_queue_but_a_reply_queue(
+    place: Vhost, caplog: pytest.LogCaptureFixture
+) -> None:
+    with app_on(place.url, result_backend="rpc://") as app:
+        app.broker.publish([Message(id=new_id(), task="shop.add", queue="payments")])  # declares that queue
+        app.broker.publish([call(reply_to="payments"), call(reply_to="celeriac.dead")])
+        with running_worker(app, queues=["default"]):
+            assert works(app)
+            wait_for(lambda: caplog.text.count("which is not a reply queue") == 2)
+        (counts,) = [one for one in await app.broker.operations().queues() if one.queue == "payments"]
+        assert counts.ready == 1

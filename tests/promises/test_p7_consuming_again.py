@@ -183,7 +183,7 @@ def test_a_worker_recovers_from_server_failures(stage: Stage, disturb: Callable[
 async def ask_much(stage: Stage) -> None:
     """Send control commands whose answers the worker may not be able to send."""
     for _ in range(100):
-        await stage.app.control.send("ping", reply_to="nobody")
+        await stage.app.control.send("ping", reply_to="reply.nobody")
 
 
 @pytest.mark.parametrize("stage", ["redis"], indirect=True)

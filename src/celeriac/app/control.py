@@ -20,6 +20,9 @@ __all__ = ["COMMANDS", "Command", "Control", "Reply", "encode", "read_command", 
 COMMANDS = "control"
 """The channel on which workers listen for commands."""
 
+REPLIES = "reply."
+"""How the names of channels for replies begin: a command must not make workers send to other channels."""
+
 REVOKE_SECONDS = 7 * 86400.0  # how long a revocation is remembered
 
 
@@ -54,8 +57,8 @@ def encode(value: Command | Reply) -> bytes:
 
 def _check_command(command: Command) -> None:
     check_nesting(command.arguments, "arguments")
-    if command.reply_to is not None and not command.reply_to.startswith("reply."):
-        raise Unreadable("the name of its channel for replies does not begin with 'reply.'")
+    if command.reply_to is not None and not command.reply_to.startswith(REPLIES):
+        raise Unreadable(f"the name of its channel for replies does not begin with {REPLIES!r}")
 
 
 read_command: Callable[[bytes | memoryview], Command] = reader(
@@ -95,6 +98,11 @@ class Control:
 
     async def send(self, name: str, arguments: Mapping[str, Any] | None = None, *,
                    destination: Sequence[str] | None = None, reply_to: str | None = None) -> None:  # fmt: skip
-        """Send a command to workers without waiting for replies."""
+        """Send a command to workers without waiting for replies.
+
+        `reply_to` is the channel for replies, if any are wanted. Raises `ValueError` unless it begins with "reply.".
+        """
+        if reply_to is not None and not reply_to.startswith(REPLIES):
+            raise ValueError(f"reply_to must be the name of a channel that begins with {REPLIES!r}, not {reply_to!r}")
         command = Command(name, dict(arguments or {}), list(destination) if destination is not None else None, reply_to)
         await self._app.broker.broadcast(COMMANDS, [encode(command)])

@@ -59,6 +59,7 @@ class RpcBackend(WaitingBackend):
         self.server = server
         self.clock = clock
         self._expires = result_expires
+        self._replies = f"{self.server.prefix}.reply."  # how the names of all reply queues begin
         self.begin()
         _backends.add(self)
 
@@ -69,7 +70,7 @@ class RpcBackend(WaitingBackend):
         self._dropped: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
         self._bell = Bell()
-        self._queue = f"{self.server.prefix}.reply.{new_id()}"
+        self._queue = f"{self._replies}{new_id()}"
         self._reader: _Reader | None = None
 
     # --- The reply queue ------------------------------------------------------------------------------
@@ -103,7 +104,11 @@ class RpcBackend(WaitingBackend):
     # --- The port -------------------------------------------------------------------------------------
 
     async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        replies = [outcome for outcome in outcomes if outcome.reply_to]
+        replies = [outcome for outcome in outcomes if outcome.reply_to.startswith(self._replies)]
+        for outcome in outcomes:
+            if outcome.reply_to and not outcome.reply_to.startswith(self._replies):
+                log.error("The outcome of %s[%s] is dropped: its address is the queue %r, which is not a reply queue",
+                          outcome.task, outcome.id, outcome.reply_to)  # fmt: skip
         try:
             await self._send(replies)
         except ChannelClosed as error:
