@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from celeriac.cli.documents import emit
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session
 from celeriac.inspector import Answers
 
@@ -38,18 +39,18 @@ def emit_answers(answers: Answers[Any]) -> None:
 def conclude(session: Session, answers: Answers[Any]) -> None:
     """Print errors to stderr; exit with 1 unless every worker asked has replied without an error."""
     for worker, error in answers.errors.items():
-        click.echo(f"Error: {worker}: {error}", err=True)
+        echo(f"Error: {worker}: {error}", err=True)
     for worker in answers.silent:
         lease = session.app.conf.worker_lease_seconds
-        click.echo(f"Error: {worker} did not reply in time: it may be suspended, or it died within the last "
+        echo(f"Error: {worker} did not reply in time: it may be suspended, or it died within the last "
                    f"{lease:g} s.", err=True)  # fmt: skip
     for worker in answers.unknown:
-        click.echo(
+        echo(
             f"Error: No worker named {worker!r} is running. `{session.celeriac('status')}` lists them.", err=True
         )
     missing = bool(answers.errors or answers.silent or answers.unknown)
     if not answers.values and not missing:
-        click.echo(f"Error: No worker is running. Start one: {session.celeriac('worker')}", err=True)
+        echo(f"Error: No worker is running. Start one: {session.celeriac('worker')}", err=True)
         missing = True
     if missing:
         click.get_current_context().exit(1)

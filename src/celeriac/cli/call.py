@@ -11,6 +11,7 @@ import msgspec
 from celeriac.app.app import Celeriac
 from celeriac.cli import endings
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.errors import NotRegistered
 from celeriac.inspector import TaskView
@@ -93,9 +94,9 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
     elif as_json:
         emit({"id": sent.id, "task": task})
     else:
-        click.echo(sent.id)
+        echo(sent.id)
     if wait and sent.ignored and not eager:
-        click.echo(f"{task} stores no result (ignore_result): not waiting.", err=True)
+        echo(f"{task} stores no result (ignore_result): not waiting.", err=True)
 
 
 def _unknown(task: str, app: Celeriac) -> click.ClickException:

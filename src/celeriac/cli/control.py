@@ -10,6 +10,7 @@ import msgspec
 from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import report_revoked
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Answers
 from celeriac.model.options import rate as check_rate
@@ -41,7 +42,7 @@ def _report(session: Session, answers: Answers[Any], as_json: bool) -> None:
         for worker, value in answers.values.items():
             reply = value.get("ok", value) if isinstance(value, dict) else value
             text = reply if isinstance(reply, str) else msgspec.json.encode(reply).decode()
-            click.echo(f"{worker}: {text}")
+            echo(f"{worker}: {text}")
     conclude(session, answers)
 
 

@@ -24,13 +24,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 as_json: Callable[[Command], Command] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
+ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""Control characters that JSON allows in strings, and that terminals obey."""
+
+
 def emit(document: Any) -> None:
     """Print a JSON document. Values that JSON does not support are printed as text."""
     try:
         data = msgspec.json.encode(document, enc_hook=_plain)
     except (TypeError, ValueError):  # dict keys that are not plain values, lone surrogates, and the like
         data = msgspec.json.encode(_simplified(document), enc_hook=_plain)
-    click.echo(msgspec.json.format(data, indent=2).decode())
+    click.echo(msgspec.json.format(data, indent=2).decode().translate(ESCAPED))
 
 
 def _plain(value: Any) -> Any:

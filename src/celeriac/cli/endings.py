@@ -9,6 +9,7 @@ import click
 
 from celeriac import states
 from celeriac.cli.documents import emit, outcome_document, value_of
+from celeriac.cli.output import echo, echo_value
 from celeriac.cli.session import Session
 from celeriac.errors import NotSupported
 from celeriac.inspector import TaskView
@@ -40,9 +41,9 @@ async def _unknown(session: Session, ids: Sequence[str]) -> list[str]:
 
 def report_revoked(session: Session, count: int, named: Sequence[str]) -> None:
     """Print how many tasks were revoked, and which of the ids in `named` are unknown."""
-    click.echo(f"Revoked {count:,}.")
+    echo(f"Revoked {count:,}.")
     for id in session.run(_unknown(session, named)):
-        click.echo(f"Unknown task {id}: the id is mistyped, its result has expired, or it has not been sent yet.")
+        echo(f"Unknown task {id}: the id is mistyped, its result has expired, or it has not been sent yet.")
 
 
 def wait(session: Session, id: str, timeout: float | None) -> TaskView:
@@ -54,7 +55,7 @@ def wait(session: Session, id: str, timeout: float | None) -> TaskView:
         return session.run(_wait(session, id, timeout))
     except KeyboardInterrupt:
         later = "" if session.app.sends_outcomes else f" Fetch its result later: {session.celeriac(f'result {id}')}"
-        click.echo(f"Stopped waiting; the task keeps running.{later}", err=True)
+        echo(f"Stopped waiting; the task keeps running.{later}", err=True)
         return click.get_current_context().exit(INTERRUPTED)
 
 
@@ -77,7 +78,7 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
     elif outcome is not None and outcome.ready:
         _print(session, outcome, traceback)
     else:
-        click.echo(_pending(session, view), err=True)
+        echo(_pending(session, view), err=True)
     if outcome is None or not outcome.ready:
         click.get_current_context().exit(NOT_READY)
     elif outcome.state in (states.FAILURE, states.REVOKED):
@@ -95,14 +96,14 @@ def _print(session: Session, outcome: Outcome, traceback: bool) -> None:
     if failure is None:
         value = value_of(outcome, session.app)
         if outcome.state == states.SUCCESS:
-            click.echo(value if isinstance(value, str) else repr(value))
+            echo_value(value)
         else:
-            click.echo(f"{outcome.task}[{outcome.id}] ended in the state {outcome.state}, without a result.", err=True)
+            echo(f"{outcome.task}[{outcome.id}] ended in the state {outcome.state}, without a result.", err=True)
         return
     if traceback and failure.traceback:
-        click.echo(failure.traceback.rstrip())
+        echo(failure.traceback.rstrip())
     what = f"was not run, because {_cause(session, outcome.cause)}" if outcome.cause else _verb(outcome)
-    click.echo(f"Error: {outcome.task}[{outcome.id}] {what}: {failure.type}: {failure.message}", err=True)
+    echo(f"Error: {outcome.task}[{outcome.id}] {what}: {failure.type}: {failure.message}", err=True)
 
 
 def _cause(session: Session, id: str) -> str:

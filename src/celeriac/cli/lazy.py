@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import click
 from click.shell_completion import CompletionItem
 
+from celeriac.cli.output import printable
 from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
 __all__ = ["APP", "LazyGroup", "Misuse"]
@@ -78,4 +79,4 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CeleriacError as error:
-            raise (Misuse if isinstance(error, MISUSE) else click.ClickException)(str(error)) from error
+            raise (Misuse if isinstance(error, MISUSE) else click.ClickException)(printable(str(error))) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import QueueCounts
@@ -43,7 +44,7 @@ def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bo
         emit({"dropped": dropped})
     else:
         for queue, count in dropped.items():
-            click.echo(f"Dropped {count:,} from {queue}.")
+            echo(f"Dropped {count:,} from {queue}.")
 
 
 async def _counts(inspector: Inspector, queues: tuple[str, ...]) -> list[QueueCounts]:

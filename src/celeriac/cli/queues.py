@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from celeriac.cli.documents import as_json, call_of, dead_document, emit, message_document
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, show, when
 
@@ -84,7 +85,7 @@ def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         emit({"paused": queues})
     else:
-        click.echo(f"Paused {', '.join(queues)}. To resume: {session.celeriac('queues resume ' + ' '.join(queues))}")
+        echo(f"Paused {', '.join(queues)}. To resume: {session.celeriac('queues resume ' + ' '.join(queues))}")
 
 
 @command.command("resume")
@@ -102,7 +103,7 @@ def resume(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         emit({"resumed": queues})
     else:
-        click.echo(f"Resumed {', '.join(queues)}.")
+        echo(f"Resumed {', '.join(queues)}.")
 
 
 # --- Dead letters -------------------------------------------------------------------------------------
@@ -207,8 +208,8 @@ def _report(what: str, count: int, missing: list[str], as_json: bool) -> None:
     if as_json:
         emit({what: count})
     else:
-        click.echo(f"{what.capitalize()} {count:,}.")
+        echo(f"{what.capitalize()} {count:,}.")
     for id in missing:
-        click.echo(f"Error: {id} is not a dead letter.", err=True)
+        echo(f"Error: {id} is not a dead letter.", err=True)
     if missing:
         click.get_current_context().exit(1)

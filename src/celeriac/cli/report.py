@@ -14,6 +14,7 @@ import click
 
 from celeriac import __version__
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.errors import CeleriacError
 from celeriac.model.masks import masked
@@ -49,7 +50,7 @@ def command(session: Session, *, as_json: bool) -> None:
         emit(document)
     else:
         for section, facts in document.items():
-            click.echo(f"{section}:")
+            echo(f"{section}:")
             for name, value in facts.items():
                 _print(name, value)
     if session.spec and not document["app"]["broker_answers"]:
@@ -58,11 +59,11 @@ def command(session: Session, *, as_json: bool) -> None:
 
 def _print(name: str, value: Any) -> None:
     if isinstance(value, dict):
-        click.echo(f"  {name}:" + ("" if value else " none"))
+        echo(f"  {name}:" + ("" if value else " none"))
         for key, item in value.items():
-            click.echo(f"    {key} = {item!r}")
+            echo(f"    {key} = {item!r}")
     else:
-        click.echo(f"  {name}: {value}")
+        echo(f"  {name}: {value}")
 
 
 def _versions() -> dict[str, str | None]:

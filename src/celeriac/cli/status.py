@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from celeriac.cli.documents import as_json, emit, instant
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show
 from celeriac.inspector import Answers, Inspector, WorkerStats
@@ -43,7 +44,7 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
         show(["worker", "state", "pid", "host", "queues", "running", "up"],
              [_row(worker, answers) for worker in workers], title="Workers", empty="None.",
              numbers=["pid", "running"])  # fmt: skip
-        click.echo()
+        echo()
         served = {queue for worker in workers for queue in worker.queues}
         show(["queue", "ready", "scheduled", "active", "dead", "state"],
              [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, _state(queue, served))
@@ -51,7 +52,7 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
              title="Queues", numbers=["ready", "scheduled", "active", "dead"])  # fmt: skip
     if not answers.heard:
         what = "No worker replies" if workers else "No worker is running"
-        click.echo(f"Error: {what}. Start one: {session.celeriac('worker')}", err=True)
+        echo(f"Error: {what}. Start one: {session.celeriac('worker')}", err=True)
         click.get_current_context().exit(1)
 
 

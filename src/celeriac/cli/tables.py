@@ -11,6 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from celeriac.model.clock import aware
+
 __all__ = ["call", "duration", "show", "when"]
 
 PIPE_WIDTH = 10_000  # columns
@@ -58,7 +60,7 @@ def when(instant: float | None) -> str:
     """Return an instant in local time: `12:00:00` if it is today, else `2026-01-01 12:00:00`; empty for None."""
     if not instant:
         return ""
-    found = datetime.fromtimestamp(instant).astimezone()
+    found = aware(instant).astimezone()
     today = found.date() == datetime.now().astimezone().date()
     return found.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 

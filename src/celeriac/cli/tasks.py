@@ -7,6 +7,7 @@ import click
 from celeriac import states
 from celeriac.cli.documents import as_json, call_of, emit, message_document, outcome_document, value_of
 from celeriac.cli.endings import document, find, report_revoked
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.cli.workflows import find_workflow, show_workflow
@@ -125,9 +126,9 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         if value not in (None, ""):
-            click.echo(f"{name:<{width}}  {value}")
+            echo(f"{name:<{width}}  {value}")
     if outcome is not None and outcome.failure is not None and outcome.failure.traceback:
-        click.echo(f"\n{outcome.failure.traceback.rstrip()}")
+        echo(f"\n{outcome.failure.traceback.rstrip()}")
 
 
 @command.command("revoke")
@@ -182,4 +183,4 @@ def retry(session: Session, *, workflow: str, as_json: bool) -> None:
     if as_json:
         emit({"sent": sent})
     else:
-        click.echo(f"Sent {sent} again." if sent else "Nothing to retry: every task succeeded.")
+        echo(f"Sent {sent} again." if sent else "Nothing to retry: every task succeeded.")

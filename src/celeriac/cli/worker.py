@@ -14,6 +14,7 @@ import click
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.cli.log import stderr_handler
+from celeriac.cli.output import LogFormatter
 from celeriac.cli.session import Session, with_session
 from celeriac.model.masks import masked
 from celeriac.worker import WorkerOptions, run_worker
@@ -150,6 +151,6 @@ def _configure_logging(level: str | None) -> None:
             logger.setLevel(level.upper())
         return
     handler = stderr_handler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel((level or "warning").upper())

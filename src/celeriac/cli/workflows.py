@@ -6,6 +6,7 @@ import click
 
 from celeriac.canvas.workflow import Workflow
 from celeriac.cli.documents import emit
+from celeriac.cli.output import echo
 from celeriac.cli.session import Session
 from celeriac.cli.tables import duration, show, when
 from celeriac.errors import WorkflowError
@@ -45,4 +46,4 @@ def show_workflow(session: Session, id: str, state: str | None, as_json: bool) -
         took = duration(outcome.runtime) if outcome is not None and outcome.cause is None else ""
         rows.append((view.id, view.task, view.state, took, when(outcome.done_at) if outcome is not None else "", note))
     show(["id", "task", "state", "took", "ended", "note"], rows, empty="No task is in this state.", numbers=["took"])
-    click.echo(f"{ended} of {len(views)} tasks have ended.")
+    echo(f"{ended} of {len(views)} tasks have ended.")

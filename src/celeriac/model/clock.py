@@ -65,6 +65,9 @@ def instant(value: datetime | float, name: str = "the instant") -> float:
     return float(value)
 
 
+EARLIEST, LATEST = -62_135_510_400, 253_402_214_400  # a day within what `datetime` has, for any time zone
+
+
 def aware(value: float) -> datetime:
-    """Return seconds since the epoch as an aware datetime in UTC."""
-    return datetime.fromtimestamp(value, UTC)
+    """Return seconds since the epoch as an aware datetime in UTC; the nearest there is for one that is out of range."""
+    return datetime.fromtimestamp(min(max(value, EARLIEST), LATEST), UTC)

@@ -69,11 +69,11 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         return RemoteError(name, self.message, self.traceback)
 
     def _class(self) -> builtins.type[Exception] | None:
-        # Only classes of modules that are imported already: reading a result must not import a module that the sender
-        # names.
+        # Only classes of modules that are imported already, and by looking into their dicts: reading a result must not
+        # import a module that the sender names, nor run code of one (`__getattr__` of a lazy module).
         found: Any = sys.modules.get(self.module)
         for part in self.type.split("."):
-            found = getattr(found, part, None)
+            found = getattr(found, "__dict__", {}).get(part)
         return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
