@@ -25,6 +25,8 @@ from tests.redis_server import RedisServer, running_redis
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="test_chaos.py at length: 100,000 tasks over two minutes")
+    parser.addoption("--fuzz", type=int, metavar="N", help="tests/fuzz: give each surface N inputs")
+    parser.addoption("--fuzz-seed", type=int, help="tests/fuzz: make the inputs of a run that printed this seed")
     parser.addoption("--chaos-seed", type=int, help="test_chaos.py: kill as a run did that printed this seed")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from celeriac import Celeriac
 from celeriac.app.connections import file_url
@@ -30,7 +31,7 @@ from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, Imp
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN, Message, new_id, new_ids
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Settlement
+from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
 from tests.clock import FakeClock
@@ -847,3 +848,28 @@ def test_a_bell_that_is_no_file_of_ours_is_not_written_to(path: Path, open_broke
     broker.publish([Message(id=new_id(), task="t")])
     assert [counts.ready for counts in broker.complete(broker.operations().queues())] == [1]
     assert target.read_bytes() == b"precious"
+
+
+async def test_a_second_message_with_the_same_id_holds_up_no_other(path: Path, open_broker: Open) -> None:
+    """Celeriac stores none, but whoever writes to the file can."""
+    broker = open_broker()
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    twins = []
+    for _ in range(2):
+        broker.publish([Message(id="x", task="t")])
+        twins += await lease.receive(["default"], {PLAIN: 1}, 0)
+        with sqlite3.connect(path) as connection:  # it is not found by its id now
+            connection.execute("UPDATE active SET name = NULL")
+    other = Message(id=new_id(), task="t")
+    broker.publish([other])
+    twins += await lease.receive(["default"], {PLAIN: 1}, 0)
+    due = [replace(item.message, due_at=time.time() + 0.2) for item in twins]
+    back = [
+        Settlement(delivery=item, action=Action.RETURN, message=message, deliveries=0)
+        for item, message in zip(twins, due, strict=True)
+    ]
+    assert await lease.settle(back) == [True, True, True]
+    found: list[str] = []
+    while len(found) < 2:
+        found += [item.message.id for item in await lease.receive(["default"], {PLAIN: 10}, 5.0)]
+    assert sorted(found) == sorted(["x", other.id])

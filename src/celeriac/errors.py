@@ -40,6 +40,7 @@ __all__ = [
     "TimeLimitExceeded",
     "UnknownOption",
     "UnknownQueue",
+    "Unstorable",
     "WaitInTask",
     "WorkerLost",
     "WorkflowError",
@@ -162,6 +163,10 @@ class BrokerMisconfigured(BrokerUnavailable):
 
 class NotSupported(BrokerError):
     """The broker does not support this operation."""
+
+
+class Unstorable(BrokerError):
+    """The server cannot store this value; retrying does not help."""
 
 
 class ForeignDatabase(BrokerError):

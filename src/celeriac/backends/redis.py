@@ -27,7 +27,7 @@ log = logging.getLogger("celeriac.backends")
 
 BATCH = 500
 PAGE = 500
-PENDING = re.compile(rb"([ -~\x80-\xff]{1,1000}):(\d{1,9})")  # an entry of the set of pending nodes
+PENDING = re.compile(r"(.{1,1000}):([0-9]{1,9})", re.DOTALL)  # an entry of the set of pending nodes
 LOOK_SECONDS = 5.0  # a waiting caller looks again after this, even if it was not notified
 PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
@@ -245,8 +245,8 @@ class RedisBackend(Backend, WorkflowStore):
         found: dict[PendingNode, bool] = {}
         foreign: list[bytes] = []
         for entry, free_at in zip(reply[::2], reply[1::2], strict=True):
-            if (match := PENDING.fullmatch(entry)) is not None:
-                found[PendingNode(match[1].decode(), int(match[2]))] = float(free_at) > 0
+            if (match := PENDING.fullmatch(entry.decode(errors="replace"))) is not None and match[0].encode() == entry:
+                found[PendingNode(match[1], int(match[2]))] = float(free_at) > 0
             else:
                 foreign.append(entry)
         if foreign:

@@ -18,6 +18,7 @@ from celeriac.errors import (
     BrokerUnavailable,
     LeaseLost,
     NotSupported,
+    Unstorable,
 )
 from celeriac.ports.broker import Lease
 from celeriac.ports.operations import WorkerInfo
@@ -39,7 +40,7 @@ def next_pause(pause: float) -> float:
 
 def may_end(error: Exception) -> bool:
     """Return whether an error may end by itself, as an outage does, so that what failed should be tried again."""
-    return isinstance(error, BrokerError | BackendError) and not isinstance(error, NotSupported)
+    return isinstance(error, BrokerError | BackendError) and not isinstance(error, NotSupported | Unstorable)
 
 
 class Heartbeat:

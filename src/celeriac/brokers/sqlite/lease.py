@@ -36,17 +36,18 @@ SOME_FRESH = "SELECT line FROM fresh LIMIT ?"
 SELECT = "SELECT rank, seq, deliveries, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"
 _KEY = "line = ? AND rank = ? AND seq = ?"
 _UP_TO = "line = ? AND (rank, seq) <= (?, ?)"
+# OR IGNORE: a second message with the id of one that is there already is dropped. Celeriac stores none; an enemy can.
 TAKE = f"""
-    INSERT INTO active (line, rank, seq, name, deliveries, message, lease, receipt)
+    INSERT OR IGNORE INTO active (line, rank, seq, name, deliveries, message, lease, receipt)
     SELECT line, rank, seq, name, deliveries + 1, message, ?, ? FROM ready WHERE {_UP_TO}
 """  # noqa: S608 - constants
 TAKE_AWAY = f"DELETE FROM ready WHERE {_UP_TO}"  # noqa: S608
 SETTLE = "DELETE FROM active WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?"
 BURY = f"""
-    INSERT INTO dead ({KEPT}, died_at, reason) SELECT {KEPT}, ?, ? FROM active
+    INSERT OR IGNORE INTO dead ({KEPT}, died_at, reason) SELECT {KEPT}, ?, ? FROM active
     WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?
 """  # noqa: S608
-RELEASE = f"INSERT INTO ready ({KEPT}) SELECT line, rank, seq, name, deliveries - ?, message FROM active"  # noqa: S608
+RELEASE = f"INSERT OR IGNORE INTO ready ({KEPT}) SELECT line, rank, seq, name, deliveries - ?, message FROM active"  # noqa: S608
 
 Held = tuple[int, int, int, int, int]
 """Line, rank, seq, lease and receipt of a token."""

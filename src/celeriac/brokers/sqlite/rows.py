@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import struct
 from binascii import unhexlify
@@ -31,6 +32,7 @@ __all__ = [
     "write",
 ]
 
+WAKE_DUE = f"INSERT OR IGNORE INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE due_at <= ?"  # noqa: S608 - constants
 EPOCH = 1_735_689_600_000  # milliseconds; the beginning of 2025
 
 NewRow = tuple[int, int, int, bytes]
@@ -177,10 +179,16 @@ def write(connection: Connection, message: Message, now: float, *, age: int | No
     while seq is None or connection.execute(SAME_KEY, (line, rank, seq)).fetchone() is not None:
         seq = seq_of(new_id())
     values = (line, rank, seq, None if seq == own else message.id, deliveries, encode(message))
-    if _is_scheduled(message, now):
-        INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
-    else:
-        INSERT_READY.write(connection, [values])
+    try:
+        if _is_scheduled(message, now):
+            INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
+        else:
+            INSERT_READY.write(connection, [values])
+    except sqlite3.IntegrityError:  # two messages with one id: something else than Celeriac has written one of them
+        log.error("The message %s returns to the queue %s, where there is another one with its id; it is dropped",
+                  message.id, message.queue)  # fmt: skip
+
+log = logging.getLogger("celeriac.sqlite")
 
 
 def _is_scheduled(message: Message, now: float) -> bool:
@@ -223,12 +231,12 @@ def remove(connection: sqlite3.Connection, found: Found) -> None:
 def wake(connection: sqlite3.Connection, found: Found) -> None:
     """Make a scheduled message ready, whether it is due or not."""
     where = (found.line, found.rank, found.seq)
-    connection.execute(f"INSERT INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE {_HERE}", where)  # noqa: S608
+    connection.execute(f"INSERT OR IGNORE INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE {_HERE}", where)  # noqa: S608
     remove(connection, found)
 
 
 def wake_due(connection: sqlite3.Connection, now: float) -> None:
     """Make all due messages ready."""
     if connection.execute("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)).fetchone() is not None:
-        connection.execute(f"INSERT INTO ready ({KEPT}) SELECT {KEPT} FROM scheduled WHERE due_at <= ?", (now,))  # noqa: S608
+        connection.execute(WAKE_DUE, (now,))
         connection.execute("DELETE FROM scheduled WHERE due_at <= ?", (now,))

@@ -6,9 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ForeignDatabase
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ForeignDatabase, Unstorable
 
 __all__ = ["busy", "foreign", "translated"]
+
+UNSTORABLE = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG)
 
 
 @contextmanager
@@ -49,4 +51,5 @@ def _translate(error: sqlite3.Error, path: str) -> Exception:
                                  "folder exists and that this user may write to it.")  # fmt: skip
     if code == sqlite3.SQLITE_BUSY:
         return BrokerUnavailable(f"The database {path} is locked by another process. Call again later.")
-    return BrokerError(f"SQLite: {error} ({path})")
+    text = f"SQLite: {error} ({path})"
+    return Unstorable(text) if code in UNSTORABLE else BrokerError(text)
