@@ -301,6 +301,7 @@ def test_tasks_run_at_their_time_though_the_worker_is_restarted_half_way(
 ) -> None:
     full = request.config.getoption("--chaos")
     count, seconds = (10_000, 60.0) if full else (2_000, 12.0)
+    stage.app.conf.broker_publish_timeout = patience.PATIENCE
     worker = stage.worker()
     begun = time.time() + 3.0 + count / 500  # they are all sent by then
     due = {}

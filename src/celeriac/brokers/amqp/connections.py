@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ log = logging.getLogger("celeriac.brokers")
 IN_USE = 403  # the code of a queue that has an exclusive consumer
 PAUSE = (0.005, 0.03)  # seconds before the journal is tried again, while another process reads it
 MOMENT = 0.001  # seconds, in which the server pushes some more
+RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
 MOST_PREFETCH = 65535
 
 Keep = Callable[[list[bytes]], list[bool]]
@@ -159,9 +161,11 @@ class AmqpSubscription(Subscription):
 class _AmqpTaken(Taken):
     def __init__(self, channel: Channel, messages: list[Content]) -> None:
         self.messages = messages
+        self.held = len(messages)  # how many go back to the queue
         self._channel = channel
 
     def acknowledge(self, tags: Sequence[int]) -> None:
+        self.held -= len(tags)
         for tag in tags:
             self._channel.tell(acknowledge(self._channel.number, tag, multiple=False))
 
@@ -208,12 +212,23 @@ class AmqpInspection(Inspection):
         try:
             asked = [channel.ask(commands.Basic.Get(queue=address)) for _ in range(size)]
             messages = [answer for one in asked if isinstance(answer := await one, Content)]
-            yield _AmqpTaken(channel, messages)
+            taken = _AmqpTaken(channel, messages)
+            yield taken
             if messages:
                 channel.tell(method(channel.number, commands.Basic.Nack(0, multiple=True, requeue=True)))
                 await channel.call(commands.Basic.Qos(prefetch_count=0))  # answered after all that was sent before
+                await self._wait_for_return(address, taken.held)
         finally:
             channel.close()
+
+    async def _wait_for_return(self, address: str, count: int) -> None:
+        """Wait until so many messages are ready again: a quorum queue puts them back after it has answered.
+
+        Otherwise the next inspection would miss some. A worker may take them first, so the wait is bounded.
+        """
+        deadline = time.monotonic() + RETURN_SECONDS
+        while await self.size(address) < count and time.monotonic() < deadline:
+            await asyncio.sleep(MOMENT)
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
         await _read_journal(self._connection, self._topology, channel, keep)
