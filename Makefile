@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast soak chaos servers check bench docs structure clean
+.PHONY: help demo test test-fast soak chaos fuzz servers check bench docs structure clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ soak: .venv/.installed servers ## run the tests six times beside other work; a t
 chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is killed at random; and the promised times exactly
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 	$(BIN)/python -m pytest -p no:randomly -s --chaos $(wildcard tests/promises/test_p[135789]_*.py)
+
+fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, while a worker runs
+	$(BIN)/python -m pytest -p no:randomly -n 2 --timeout 3600 tests/fuzz --fuzz 20000
 
 servers:
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
