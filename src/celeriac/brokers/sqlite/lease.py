@@ -14,13 +14,14 @@ import msgspec
 
 from celeriac.brokers.sqlite.lines import Lines
 from celeriac.brokers.sqlite.rows import insert, line_up, wake_due, write
-from celeriac.brokers.sqlite.unreadable import UNREADABLE, decode_or_bury
+from celeriac.brokers.sqlite.unreadable import decode_or_bury
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import KEPT
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
+from celeriac.model.gate import Unreadable
 from celeriac.model.message import decode
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo
@@ -119,7 +120,7 @@ class SQLiteLease(Lease):
                 deliveries += [
                     Delivery(decode(message), f"{token}:{rank}:{seq}", count + 1) for rank, seq, count, message in rows
                 ]
-            except UNREADABLE:
+            except Unreadable:
                 now = self._clock.now()
                 for rank, seq, count, raw in rows:
                     message = decode_or_bury(connection, raw, (line, rank, seq), now)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from celeriac.brokers.sqlite.unreadable import UNREADABLE
 from celeriac.drivers.sqlite.bulk_insert import Insert
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
+from celeriac.model.gate import Unreadable
 from celeriac.model.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
 
 __all__ = [
@@ -216,7 +216,7 @@ def find(connection: sqlite3.Connection, id: str) -> Found | None:
         for table, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
             try:
                 message = decode(raw)
-            except UNREADABLE:
+            except Unreadable:
                 continue  # the lease that receives it makes it a dead letter
             if message.id == id:  # other ids may hold the same `seq`
                 return Found(table, line, rank, seq, message)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from typing import Final
 
 from celeriac.drivers.sqlite.schema import KEPT
+from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message, decode, encode
 from celeriac.ports.operations import unreadable
 
-__all__ = ["UNREADABLE", "decode_or_bury"]
+__all__ = ["decode_or_bury"]
 
 log = logging.getLogger("celeriac.sqlite")
-
-UNREADABLE: Final = (ValueError, TypeError)
-"""The exceptions of `decode`. `TypeError`: the value is not bytes, since SQLite stores any type in any column."""
 
 _HERE = "line = ?1 AND rank = ?2 AND seq = ?3"
 SELECT = f"SELECT queue, CAST(message AS BLOB) FROM active JOIN lines USING (line) WHERE {_HERE}"  # noqa: S608 - constants
@@ -31,7 +28,7 @@ def decode_or_bury(
     """
     try:
         return decode(raw)
-    except UNREADABLE as error:
+    except Unreadable as error:
         queue, body = connection.execute(SELECT, key).fetchone()
         letter = unreadable(body, queue, f"it cannot be read: {error}", now)
         connection.execute(f"DELETE FROM active WHERE {_HERE}", key)  # noqa: S608
