@@ -6,6 +6,7 @@ only reader it takes all entries, removes those that are obsolete, and puts the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from celeriac.brokers.queue_server.background_jobs import PATIENCE
 from celeriac.brokers.queue_server.topology import USUAL_PRIORITY, Line
 from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, WorkerConnection
 from celeriac.model.clock import Clock
+from celeriac.model.codec import Codec
 from celeriac.model.gate import Instant, Name, reader
 from celeriac.model.message import Priority
 
@@ -51,6 +53,8 @@ class Looked(msgspec.Struct, tag="look", frozen=True):
     until: Instant
 
 
+log = logging.getLogger("celeriac.brokers")
+
 Entry = LineMade | Paused | Revoked | Looked
 StartJob = Callable[[Callable[[], Awaitable[None]]], None]
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,7 +63,7 @@ _decode: Callable[[bytes | memoryview], Entry] = reader(Entry, "an entry of the 
 
 def writing(transport: Transport, entries: Sequence[Entry]) -> Procedure[None]:
     """Write entries: a procedure."""
-    yield from transport.write_journal(CHANNEL, [_encode(entry) for entry in entries])
+    yield from transport.write_journal(CHANNEL, [_sealed(entry, transport.codec) for entry in entries])
 
 
 class Journal:
@@ -80,7 +84,7 @@ class Journal:
 
     async def follow(self, connection: WorkerConnection) -> None:
         """Follow the journal; return when the present entries have been read."""
-        await connection.follow(CHANNEL, lambda body: self._apply(_read(body)))
+        await connection.follow(CHANNEL, lambda body: self._apply(_read(body, self._transport.codec)))
         await self.read(connection)
 
     async def read(self, connection: WorkerConnection | Inspection) -> None:
@@ -88,7 +92,7 @@ class Journal:
         await connection.read_journal(CHANNEL, self._keep)
 
     def _keep(self, bodies: list[bytes]) -> list[bool]:
-        entries = [_read(body) for body in bodies]
+        entries = [_read(body, self._transport.codec) for body in bodies]
         kept = _kept(entries, self._clock.now())
         for entry, holds in zip(entries, kept, strict=True):
             if holds:
@@ -125,11 +129,21 @@ class Journal:
             self._changed()
 
 
-def _read(body: bytes) -> Entry | None:
+def _sealed(entry: Entry, codec: Codec) -> bytes:
+    """Return an entry as bytes. Callers declare lines; all other entries are operators' and workers'."""
+    return codec.seal("line" if isinstance(entry, LineMade) else "journal", _encode(entry))
+
+
+def _read(body: bytes, codec: Codec) -> Entry | None:
     try:
-        return _decode(body)
-    except ValueError:
+        try:
+            return _decode(codec.open("journal", body))
+        except ValueError:
+            line = _decode(codec.open("line", body))
+    except ValueError as error:
+        log.warning("An entry of the journal is ignored: %s", error)
         return None
+    return line if isinstance(line, LineMade) else None
 
 
 def _kept(entries: Sequence[Entry | None], now: float) -> list[bool]:

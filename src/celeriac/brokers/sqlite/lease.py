@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from celeriac.brokers.sqlite.lines import Lines
-from celeriac.brokers.sqlite.rows import insert, line_up, wake_due, write
+from celeriac.brokers.sqlite.rows import insert, line_up, queue_of, wake_due, write
 from celeriac.brokers.sqlite.unreadable import decode_or_bury
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
@@ -22,7 +22,6 @@ from celeriac.drivers.sqlite.schema import KEPT
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
-from celeriac.model.message import decode
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd
@@ -115,10 +114,12 @@ class SQLiteLease(Lease):
             up_to = (line, *rows[-1][:2])
             connection.execute(TAKE, (self._number, self._receipts, *up_to))
             connection.execute(TAKE_AWAY, up_to)
-            token = f"{self._number}:{self._receipts}:{line}"
+            token, queue = f"{self._number}:{self._receipts}:{line}", queue_of(connection, line)
+            decode = connection.codec.decode
             try:
                 deliveries += [
-                    Delivery(decode(message), f"{token}:{rank}:{seq}", count + 1) for rank, seq, count, message in rows
+                    Delivery(decode(message, queue), f"{token}:{rank}:{seq}", count + 1)
+                    for rank, seq, count, message in rows
                 ]
             except Unreadable:
                 now = self._clock.now()
@@ -232,7 +233,7 @@ class SQLiteLease(Lease):
             )
         )
 
-    def _sweep(self, connection: sqlite3.Connection, now: float) -> list[Delivery]:
+    def _sweep(self, connection: Connection, now: float) -> list[Delivery]:
         self._check(connection)
         deliveries: list[Delivery] = []
         for (lease,) in connection.execute("SELECT lease FROM leases WHERE expires_at < ?", (now,)).fetchall():
@@ -250,7 +251,7 @@ class SQLiteLease(Lease):
             workflows.prune(connection, now, self._result_expires)
         return deliveries
 
-    def _inherit(self, connection: sqlite3.Connection, lease: int, now: float) -> list[Delivery]:
+    def _inherit(self, connection: Connection, lease: int, now: float) -> list[Delivery]:
         """Return the messages of a dead worker to their lines; return those that this worker takes over to settle."""
         deliveries: list[Delivery] = []
         rows = connection.execute(
