@@ -77,6 +77,7 @@ class Journal:
         self.revoked: dict[str, float] = {}
         self.looks: dict[str, int] = {}  # by id: how many deliveries, as the server counts, were inspections
         self._used: list[str] = []  # ids of which all followers must forget the looks
+        self._told: set[str] = set()  # why entries were ignored
         self._transport = transport
         self._clock = clock
         self._changed = changed
@@ -84,7 +85,7 @@ class Journal:
 
     async def follow(self, connection: WorkerConnection) -> None:
         """Follow the journal; return when the present entries have been read."""
-        await connection.follow(CHANNEL, lambda body: self._apply(_read(body, self._transport.codec)))
+        await connection.follow(CHANNEL, lambda body: self._apply(self._read(body)))
         await self.read(connection)
 
     async def read(self, connection: WorkerConnection | Inspection) -> None:
@@ -92,12 +93,22 @@ class Journal:
         await connection.read_journal(CHANNEL, self._keep)
 
     def _keep(self, bodies: list[bytes]) -> list[bool]:
-        entries = [_read(body, self._transport.codec) for body in bodies]
+        entries = [self._read(body) for body in bodies]
         kept = _kept(entries, self._clock.now())
         for entry, holds in zip(entries, kept, strict=True):
             if holds:
                 self._apply(entry)
         return kept
+
+    def _read(self, body: bytes) -> Entry | None:
+        """Return an entry from its bytes; None, told once for each reason, if it is unreadable."""
+        try:
+            return _opened(body, self._transport.codec)
+        except ValueError as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.warning("Entries of the journal are ignored: %s", error)
+            return None
 
     def forget_looks(self, id: str) -> None:
         """Forget inspections of a message, here and at all followers: it was received, or is gone."""
@@ -134,16 +145,13 @@ def _sealed(entry: Entry, codec: Codec) -> bytes:
     return codec.seal("line" if isinstance(entry, LineMade) else "journal", _encode(entry))
 
 
-def _read(body: bytes, codec: Codec) -> Entry | None:
+def _opened(body: bytes, codec: Codec) -> Entry | None:
+    """Return an entry from its bytes; None if who signed it must not write it. Raises `Unreadable`."""
     try:
-        try:
-            return _decode(codec.open("journal", body))
-        except ValueError:
-            line = _decode(codec.open("line", body))
-    except ValueError as error:
-        log.warning("An entry of the journal is ignored: %s", error)
-        return None
-    return line if isinstance(line, LineMade) else None
+        return _decode(codec.open("journal", body))
+    except ValueError:
+        line = _decode(codec.open("line", body))
+        return line if isinstance(line, LineMade) else None
 
 
 def _kept(entries: Sequence[Entry | None], now: float) -> list[bool]:
