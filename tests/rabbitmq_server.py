@@ -110,7 +110,8 @@ class RabbitServer:
         while True:
             with suppress(OSError, http.client.HTTPException):
                 if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
-                    return
+                    with socket.create_connection(("127.0.0.1", self.port)):  # it listens last of all
+                        return
             assert self.process.poll() is None, "rabbitmq-server has ended"
             assert time.monotonic() < deadline, "rabbitmq-server did not start"
             time.sleep(0.1)
@@ -249,6 +250,7 @@ async def die(lease: Lease) -> None:
     """Let a worker die: its connection ends without a word, and the server notices."""
     assert isinstance(lease, QueueServerLease)
     assert isinstance(lease._transport, AmqpTransport)
+    assert lease._lost is None, lease._lost
     server = lease._transport.server
     channel = await (await server.open(60.0, "test")).channel()
     roll = commands.Queue.Declare(queue=lease._transport.topology.presence, passive=True)
