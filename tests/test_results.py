@@ -338,9 +338,9 @@ def test_the_state_of_a_result_is_what_the_backend_knows(add: Task[..., int]) ->
     store(result, states.STARTED)
     assert (result.state, result.ready()) == (states.STARTED, False)
     store(result, states.PROGRESS, value=dumps({"done": 1, "total": 2}))
-    assert (result.state, result.info, result.result) == (states.PROGRESS, {"done": 1, "total": 2}, None)
+    assert (result.state, result.info, result.result) == (states.PROGRESS, {"done": 1, "total": 2}, result.info)
     store(result, states.RETRY, failure=Failure.of(OSError("again")))
-    assert (result.state, type(result.info), result.result) == (states.RETRY, OSError, None)
+    assert (result.state, type(result.info), type(result.result)) == (states.RETRY, OSError, OSError)
     store(result, states.REVOKED)
     assert (result.state, result.ready(), type(result.result)) == (states.REVOKED, True, TaskRevoked)
     with pytest.raises(TaskRevoked):

@@ -25,7 +25,8 @@ from celeriac import states
 from celeriac.canvas.group_result import GroupResult
 from celeriac.model.clock import Duration
 from celeriac.model.message import new_id
-from celeriac.tasks.result import AsyncResult, Results
+from celeriac.tasks.result import AsyncResult
+from celeriac.tasks.results import Results
 
 __all__ = ["atrack", "track"]
 

@@ -16,6 +16,7 @@ from celeriac.canvas.planner import Planned
 from celeriac.canvas.tree import Tree
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
+from celeriac.ports.complete import complete
 from celeriac.ports.workflows import PendingNode
 from celeriac.tasks.execution import Executor
 from celeriac.tasks.protocols import App
@@ -42,6 +43,7 @@ class _Run:
         self._trees = trees
         self._missing = missing
         self._outcomes: dict[str, Outcome] = {}
+        self._ignored: set[str] = set()  # ids of tasks whose success is not stored
         self._messages: deque[Message] = deque()
         self._pending: deque[PendingNode] = deque()
 
@@ -52,7 +54,14 @@ class _Run:
                 self._advance(self._pending.popleft())
             else:
                 self._attempt(self._messages.popleft())
+        if self._app.conf.task_store_eager_result:
+            complete(self._store([outcome for id, outcome in self._outcomes.items() if id not in self._ignored]))
         return self._outcomes
+
+    async def _store(self, outcomes: list[Outcome]) -> None:
+        # Where a caller chooses the ids, those of an earlier run are free again.
+        await self._app.backend.aforget([outcome.id for outcome in outcomes])
+        await self._app.backend.store(outcomes)
 
     def _attempt(self, message: Message) -> None:
         outcome = self._executor.run_any(message)
@@ -62,6 +71,8 @@ class _Run:
         if outcome.state == states.REPLACED:
             self._messages += outcome.following
             return
+        if message.ignore_result and outcome.state == states.SUCCESS:
+            self._ignored.add(outcome.id)
         self._ended(outcome)
         self._messages += linked(message, outcome, outcome.done_at)
 

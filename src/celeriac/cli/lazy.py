@@ -12,10 +12,13 @@ from click.shell_completion import CompletionItem
 from celeriac.cli.output import printable
 from celeriac.errors import CeleriacError, ImproperlyConfigured, UnknownQueue, nearest
 
-__all__ = ["APP", "LazyGroup", "Misuse"]
+__all__ = ["APP", "FOLDER", "LazyGroup", "Misuse"]
 
 APP = "celeriac.app.app"
 """The key for the value of -A in the context's `meta`."""
+
+FOLDER = "celeriac.folder"
+"""The key for the folder in which the command was started, before --workdir."""
 
 MISUSE = (ImproperlyConfigured, UnknownQueue)
 """Errors in the app or the command line: retrying does not help."""

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from celeriac import __version__
-from celeriac.cli.lazy import APP, LazyGroup
+from celeriac.cli.lazy import APP, FOLDER, LazyGroup
 
 __all__ = ["main"]
 
@@ -53,6 +53,7 @@ def main(context: click.Context, spec: str | None, workdir: str | None) -> None:
       1  failure; the reason is on stderr
       2  the command line or the app is invalid
     """
+    context.meta[FOLDER] = os.getcwd()
     if workdir is not None:
         os.chdir(workdir)
     context.meta[APP] = spec  # `session.py` imports the app when a command needs it

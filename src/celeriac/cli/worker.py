@@ -13,8 +13,10 @@ import click
 
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
+from celeriac.cli.lazy import FOLDER
 from celeriac.cli.log import stderr_handler
 from celeriac.cli.output import LogFormatter
+from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
 from celeriac.model.masks import masked
 from celeriac.worker import WorkerOptions, run_worker
@@ -73,11 +75,13 @@ def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) ->
               help="Replace a child whose peak memory exceeds this.")  # fmt: skip
 @click.option("--grace", metavar="SECONDS", type=click.FloatRange(min=0),
               help="Time for running tasks to end when the worker stops.  [default: 25]")  # fmt: skip
+@click.option("--reload", is_flag=True,
+              help="For development: replace the worker when a .py or .toml file of this folder changes.")  # fmt: skip
 @click.option("-B", "--beat", is_flag=True, hidden=True, expose_value=False, callback=_no_beat)
 @with_session
 def command(session: Session, *, queues: list[str] | None, concurrency: int | None, pool: str | None,
             name: str | None, loglevel: str | None, max_tasks_per_child: int | None,
-            max_memory_per_child: int | None, grace: float | None) -> None:  # fmt: skip
+            max_memory_per_child: int | None, grace: float | None, reload: bool) -> None:  # fmt: skip
     """Run a worker until it is stopped.
 
     On SIGTERM or Ctrl-C the worker stops receiving, gives running tasks the grace time to end, and returns the
@@ -88,6 +92,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
       celeriac -A shop worker
       celeriac -A shop worker -Q mail,default -c 4
       celeriac -A shop worker --pool threads --loglevel info
+      celeriac -A shop worker --reload
 
     \b
     Exit codes:
@@ -96,6 +101,9 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
       2  the command line or the app is invalid
     """
     _open_outputs()
+    context = click.get_current_context()
+    if reload:
+        context.exit(run_reloading(context.meta[FOLDER]))
     _configure_logging(loglevel)
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
@@ -107,7 +115,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     finally:
         signals.worker_ready.disconnect(banner)
     _exit_soon(code)
-    click.get_current_context().exit(code)
+    context.exit(code)
 
 
 def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:

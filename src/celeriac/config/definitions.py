@@ -134,6 +134,7 @@ class Definitions:
     task_serializer: Annotated[str, "how arguments are encoded", _accepted(serializer)] = "json"
     task_always_eager: Annotated[bool, "run calls at once, in the caller (for tests)"] = False
     task_eager_propagates: Annotated[bool, "with task_always_eager: raise what the task raises"] = False
+    task_store_eager_result: Annotated[bool, "store what runs in the caller in the result backend"] = False
     accept_content: Annotated[list[str], "serialisers that are decoded here", _serializers] = ["json"]
 
     # Results

@@ -72,6 +72,9 @@ class Control(Protocol):
     def revoke(self, ids: str | Sequence[str], terminate: bool = False) -> None:
         """Prevent tasks from being started."""
 
+    async def arevoke(self, ids: str | Sequence[str], terminate: bool = False) -> None:
+        """Coroutine version of `revoke`."""
+
 
 class Spot(Protocol):
     """The node of a workflow that a result belongs to; see `canvas/results.py`."""

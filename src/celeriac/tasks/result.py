@@ -7,40 +7,43 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any, Generic, TypeVar, cast
 
 from celeriac import states
-from celeriac.errors import CeleriacError, RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, RemoteError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
+from celeriac.tasks.current_app import current_app
 from celeriac.tasks.execution import current
+from celeriac.tasks.plain_data import error_data, plain
 from celeriac.tasks.protocols import App, Spot
 
-if TYPE_CHECKING:
-    from celeriac.model.message import Message
-
-__all__ = ["LONG", "AsyncResult", "EagerResult", "Results", "Spot", "forbid_waiting"]
+__all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 
 R = TypeVar("R")
 
 LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after this
+PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks of `aprogress`
 
 
 class AsyncResult(Generic[R]):
-    """The state and result of one task. `await result` means `await result.aget()`."""
+    """The state and result of one task, by its id. `await result` means `await result.aget()`.
+
+    Without `app` it is that of the current app. Raises `ImproperlyConfigured` if there is none.
+    """
 
     __slots__ = ("_parent", "_spot", "app", "id", "ignored", "task_name")
 
-    def __init__(self, id: str, app: App, task_name: str = "", ignored: bool = False, spot: Spot | None = None,
-                 parent: AsyncResult[Any] | None = None) -> None:  # fmt: skip
+    def __init__(self, id: str, app: App | None = None, task_name: str = "", ignored: bool = False,
+                 spot: Spot | None = None, parent: AsyncResult[Any] | None = None) -> None:  # fmt: skip
         self.id = id
         self._spot = spot
         self._parent = parent  # known without a stored workflow: in a chain sent as one message
         self.ignored = ignored  # the call had `ignore_result`: no return value is stored
-        self.app = app
+        self.app: App = current_app() if app is None else app
         self.task_name = task_name
 
     # --- Waiting for the result -----------------------------------------------------------------------
@@ -102,34 +105,71 @@ class AsyncResult(Generic[R]):
         """The outcome that the backend has now, or None."""
         return self.app.backend.fetch([self.id]).get(self.id)
 
+    async def aoutcome(self) -> Outcome | None:
+        """Coroutine version of `outcome`."""
+        return (await self.app.backend.afetch([self.id])).get(self.id)
+
     @property
     def state(self) -> str:
         """PENDING, STARTED, PROGRESS, RETRY, SUCCESS, FAILURE, REVOKED, IGNORED, or a custom state.
 
         PENDING also if nothing is known of the id.
         """
-        outcome = self.outcome
-        return states.PENDING if outcome is None else outcome.state
+        return _state(self.outcome)
 
     status = state
 
-    @property
-    def result(self) -> Any:
-        """The return value, or the exception if the task failed; None before the end."""
-        outcome = self.outcome
-        if outcome is None or not outcome.ready:
-            return None
-        return self._unwrap(outcome, propagate=False)
+    async def astate(self) -> str:
+        """Coroutine version of `state`."""
+        return _state(await self.aoutcome())
 
     @property
-    def info(self) -> Any:
-        """The `meta` of PROGRESS or a custom state, the exception that caused a retry, or the `result`."""
-        outcome = self.outcome
-        if outcome is None:
-            return None
-        if outcome.state == states.RETRY:
-            return outcome.exception()
-        return self._unwrap(outcome, propagate=False)
+    def result(self) -> Any:
+        """The return value or, if the task failed, the exception.
+
+        Before the end: the `meta` of PROGRESS or a custom state, the exception that caused a retry, or None.
+        """
+        return self._info(self.outcome)
+
+    info = result
+
+    async def ainfo(self) -> Any:
+        """Coroutine version of `info`."""
+        return self._info(await self.aoutcome())
+
+    def to_dict(self, traceback: bool = False) -> dict[str, Any]:
+        """Return what is known of the task as plain data, which can be shown to the public as JSON.
+
+        The keys are `id`, `state`, `ready`, `progress` (the `meta` of PROGRESS or a custom state), `value` (what the
+        task returned) and `error` (`type` and `message` of the exception that ended the task or caused a retry). With
+        `traceback`, `error` has it, too. Folders of the worker's machine are left out of both.
+        """
+        return self._as_dict(self.outcome, traceback)
+
+    async def ato_dict(self, traceback: bool = False) -> dict[str, Any]:
+        """Coroutine version of `to_dict`."""
+        return self._as_dict(await self.aoutcome(), traceback)
+
+    async def aprogress(self, interval: Duration = 0.5) -> AsyncIterator[dict[str, Any]]:
+        """Yield `to_dict()` now and after each change; the last one is `ready`. Made for server-sent events.
+
+        The end is noticed at once, and other changes within `interval`; if nothing changes for long, within 2 seconds.
+        Nothing ends the iteration for an id that nobody knows: cancel it when its reader has gone.
+        """
+        if self.ignored:
+            raise ResultIgnored(f"Cannot follow {self!r}: its call had `ignore_result`, so its end is unknown. "
+                                "Send it with ignore_result=False.")  # fmt: skip
+        shortest, longest = PAUSES
+        pause = first = max(shortest, seconds(interval, "interval"))
+        outcome = await self.aoutcome()
+        yield self._as_dict(outcome)
+        while outcome is None or not outcome.ready:
+            ended = await self.app.backend.afetch([self.id], wait=pause)
+            found = ended.get(self.id) or await self.aoutcome()
+            pause = max(first, min(longest, pause * 2))
+            if found != outcome:
+                outcome, pause = found, first
+                yield self._as_dict(outcome)
 
     @property
     def traceback(self) -> str | None:
@@ -213,7 +253,26 @@ class AsyncResult(Generic[R]):
         """Prevent the task from starting; with `terminate`, also end it if it is running."""
         self.app.control.revoke(self.id, terminate=terminate)
 
+    async def arevoke(self, terminate: bool = False) -> None:
+        """Coroutine version of `revoke`."""
+        await self.app.control.arevoke(self.id, terminate=terminate)
+
     # --- Internals ------------------------------------------------------------------------------------
+
+    def _info(self, outcome: Outcome | None) -> Any:
+        if outcome is None:
+            return None
+        if outcome.state == states.RETRY:
+            return outcome.exception()
+        return self._unwrap(outcome, propagate=False)
+
+    def _as_dict(self, outcome: Outcome | None, traceback: bool = False) -> dict[str, Any]:
+        data = {"id": self.id, "state": _state(outcome), "ready": False, "progress": None, "value": None, "error": None}
+        if outcome is None:
+            return data
+        error = error_data(outcome, traceback)
+        value = plain(self._unwrap(outcome, propagate=False)) if error is None else None
+        return {**data, "ready": outcome.ready, "value" if outcome.ready else "progress": value, "error": error}
 
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
@@ -269,65 +328,22 @@ class EagerResult(AsyncResult[R]):
         """Coroutine version of `get`."""
         return self.get(timeout, propagate)
 
+    async def aoutcome(self) -> Outcome:
+        """Coroutine version of `outcome`."""
+        return self._outcome
+
     def forget(self) -> None:
         """Do nothing: no outcome is stored."""
 
     def revoke(self, terminate: bool = False) -> None:
         """Do nothing: the task has ended."""
 
+    async def arevoke(self, terminate: bool = False) -> None:
+        """Do nothing: the task has ended."""
 
-class Results(Sequence[AsyncResult[R]]):
-    """The results of many calls of one task, in the order of the calls.
 
-    Only the ids are stored; each `AsyncResult` is made on access.
-    """
-
-    __slots__ = ("_app", "_ignored", "_task_name", "ids")
-
-    def __init__(self, app: App, task_name: str) -> None:
-        self.ids: list[str] = []
-        self._app = app
-        self._task_name = task_name
-        self._ignored = False
-
-    def add(self, messages: Sequence[Message]) -> None:
-        """Add messages that were sent, all with the same options."""
-        self.ids += [message.id for message in messages]
-        self._ignored = messages[0].ignore_result
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> AsyncResult[R]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[AsyncResult[R]]: ...
-
-    def __getitem__(self, index: int | slice) -> AsyncResult[R] | list[AsyncResult[R]]:
-        if isinstance(index, slice):
-            return [self._result(id) for id in self.ids[index]]
-        return self._result(self.ids[index])
-
-    def __iter__(self) -> Iterator[AsyncResult[R]]:
-        return map(self._result, self.ids)
-
-    def __add__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
-        return [*self, *others]
-
-    def __radd__(self, others: Iterable[AsyncResult[Any]]) -> list[AsyncResult[Any]]:
-        return [*others, *self]
-
-    def __eq__(self, other: object) -> bool:
-        return list(self) == list(other) if isinstance(other, Results | list) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _result(self, id: str) -> AsyncResult[R]:
-        return AsyncResult(id, self._app, self._task_name, self._ignored)
-
-    def __repr__(self) -> str:
-        return f"<Results {self._task_name}: {len(self.ids)}>"
+def _state(outcome: Outcome | None) -> str:
+    return states.PENDING if outcome is None else outcome.state
 
 
 def forbid_waiting() -> None:

@@ -7,8 +7,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.options import TaskOptions
+from celeriac.tasks.current_app import apps as _apps
+from celeriac.tasks.current_app import current_app
 from celeriac.tasks.decorators import BoundDecorator, Decorator
-from celeriac.tasks.execution import current
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.task import CoroutineTask, Task
 
@@ -17,7 +18,6 @@ __all__ = ["current_app", "register_app", "shared_task"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_apps: list[App] = []
 _shared: list[Callable[[App], Task[Any, Any]]] = []
 
 
@@ -26,16 +26,6 @@ def register_app(app: App) -> None:
     _apps.append(app)
     for build in _shared:
         build(app)
-
-
-def current_app() -> App:
-    """Return the app of the running task; outside a task, the app that was made last."""
-    request = current.get()
-    if request is not None:
-        return request.task.app
-    if not _apps:
-        raise ImproperlyConfigured("There is no app yet: make one with app = Celeriac('name').")
-    return _apps[-1]
 
 
 class _SharedTask:

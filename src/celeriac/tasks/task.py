@@ -26,7 +26,8 @@ from celeriac.tasks.execution import Request, current
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import task_at
 from celeriac.tasks.protocols import App
-from celeriac.tasks.result import AsyncResult, EagerResult, Results
+from celeriac.tasks.result import AsyncResult, EagerResult
+from celeriac.tasks.results import Results
 from celeriac.tasks.signature import Signature
 
 __all__ = ["CoroutineTask", "Task", "Tasks"]
