@@ -18,9 +18,14 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, get_task_logger
+from celeriac.errors import BackendError, BrokerUnavailable
 from celeriac.logs import JSONFormatter
+from celeriac.model.message import Message
+from celeriac.worker.attempt_log import AttemptLog
+from celeriac.worker.outages import Outages
 from tests.environment import without_settings
-from tests.patience import PATIENCE, wait_for
+from tests.patience import PATIENCE, eventually, wait_for
+from tests.redis_server import running_redis
 
 SHOP = """
 import asyncio
@@ -380,6 +385,128 @@ def test_a_task_logger_stands_below_celeriac_task() -> None:
     for name in ("celeriac", "celeriac.task", "celeriac.worker"):
         with pytest.raises(ValueError, match="one of Celeriac's own loggers"):
             get_task_logger(name)
+
+
+# --- Outages ------------------------------------------------------------------------------------------
+
+
+def test_a_redis_that_is_away_is_told_when_it_goes_and_when_it_is_back(shop: Shop, tmp_path: Path) -> None:
+    with running_redis(tmp_path, "--appendonly", "yes") as redis:
+        shop.open("-l", "debug", broker=redis.url, worker_lease_seconds=60)
+        shop.run("note", "tea")
+        redis.kill(signal.SIGTERM)
+        for duty in ("receive", "sweep expired leases", "advance workflows"):
+            shop.wait(lambda duty=duty: len(shop.lines(f"annot {duty}")) > 3, f"attempts to {duty}")
+        assert not shop.lines("is back")
+        redis.start()
+        shop.wait(lambda: shop.lines("is back"), "the end of the outage")
+        shop.run("note", "milk")
+        shop.stop()
+    told = [line for line in shop.lines("celeriac") if re.match(f"{OURS}(WARNING|ERROR)", line)]
+    gone, back, stopping = told
+    assert re.search("WARNING celeriac.worker: The broker is unavailable, the worker keeps trying: cannot .*: .+", gone)
+    assert re.search(r"WARNING celeriac.worker: The broker is back after \d+\.\d s", back)
+    assert "Shutting down after SIGTERM" in stopping
+
+
+def test_an_outage_lasts_until_all_duties_that_it_stopped_work_again(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    outages = Outages(joined=True, clock=lambda: now[0])
+    outages.worked("receive")
+    outages.failed("receive", BrokerUnavailable("no route"))
+    outages.failed("store", BackendError("the same server"))
+    outages.failed("receive", BrokerUnavailable("no route"))
+    now[0] = 12.0
+    outages.worked("receive")
+    assert caplog.messages == ["The broker is unavailable, the worker keeps trying: cannot receive: no route"]
+    outages.worked("sweep")
+    outages.worked("store")
+    outages.worked("store")
+    assert caplog.messages[1:] == ["The broker is back after 12.0 s"]
+
+
+def test_the_outages_of_a_broker_and_of_a_separate_backend_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:
+    outages = Outages(joined=False, clock=lambda: 0.0)
+    outages.failed("settle", BackendError("full"))
+    outages.failed("settle", BrokerUnavailable("down"))
+    outages.worked("settle")
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "The result backend is unavailable", "The broker is unavailable", "The result backend is back after 0.0 s",
+        "The broker is back after 0.0 s",
+    ]  # fmt: skip
+
+
+# --- Ends of attempts ---------------------------------------------------------------------------------
+
+
+def test_a_retry_is_told_with_its_exception_and_its_attempt(shop: Shop) -> None:
+    shop.open("-l", "info")
+    id = shop.run("again", 2)
+    shop.stop()
+    told = shop.lines(f"shop.again[{id}] will be retried")
+    assert [line.partition("will be retried in ")[2] for line in told] == [
+        "0.0 s (attempt 2 of 4): ConnectionError: no answer", "0.0 s (attempt 3 of 4): ConnectionError: no answer"
+    ]  # fmt: skip
+
+
+def test_tracebacks_begin_in_the_code_of_the_user(shop: Shop) -> None:
+    shop.open()
+    shop.run("fail", "cups")
+    shop.stop()
+    frame, code, error = shop.text().partition("Traceback ")[2].splitlines()[1:4]
+    assert "shop.py" in frame
+    assert (code.strip(), error.strip()) == ("raise ValueError(text)", "ValueError: cups")
+
+
+def test_no_failure_of_a_storm_is_missing_from_the_numbers(shop: Shop) -> None:
+    shop.open()
+    results = [shop.app.send_task("shop.fail", ["cups"]) for _ in range(60)]
+    for result in results:
+        result.get(timeout=PATIENCE, propagate=False)
+    shop.stop()
+    full = len(shop.lines("] failed: ValueError: cups"))
+    summed = [int(line.partition("failed with ValueError ")[2].split()[0]) for line in shop.lines("more times within")]
+    assert 5 <= full < 60
+    assert full + sum(summed) == 60
+
+
+async def test_a_storm_that_goes_on_is_told_by_its_numbers_alone(
+    app: Celeriac, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AttemptLog(app)
+
+    def lose(number: int) -> None:
+        for _ in range(number):
+            log.lost(Message(id="7", task="shop.add"), "killed by SIGKILL")
+
+    def told() -> list[str]:
+        found = [message.removeprefix("The process that ran ") for message in caplog.messages]
+        caplog.clear()
+        return found
+
+    one = "shop.add[7] died: killed by SIGKILL; the task runs again"
+    summed = "shop.add lost its process %d more times within 10 s; the last was [7]: killed by SIGKILL"
+    lose(12)
+    assert told() == [one] * 5
+    log.sum_up()
+    assert told() == [summed % 7]
+    lose(1)
+    log.sum_up()
+    assert told() == [summed % 1]
+    log.sum_up()
+    lose(5)
+    log.sum_up()
+    assert told() == [one] * 5
+
+
+async def test_the_numbers_of_a_storm_are_told_after_a_while(
+    app: Celeriac, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.worker.attempt_log.PERIOD", 0.01)
+    log = AttemptLog(app)
+    for _ in range(7):
+        log.unknown(Message(id="7", task="shop.gone"))
+    await eventually(lambda: "shop.gone is not registered here and was received 2 more times" in caplog.text)
 
 
 # --- A log that is not read ---------------------------------------------------------------------------
