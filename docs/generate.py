@@ -23,7 +23,7 @@ from typing import Any, get_args, get_origin
 import click
 
 import celeriac
-from celeriac import errors, inspector, progress, signals, testing
+from celeriac import errors, inspector, logs, progress, signals, testing
 from celeriac.app import control
 from celeriac.backends.amqp import RpcBackend
 from celeriac.backends.memory import MemoryBackend
@@ -85,12 +85,12 @@ def _abilities(title: str, adapters: dict[str, type[Port]], abilities: Iterable[
 
 CLASSES = [
     celeriac.Celeriac, celeriac.Task, celeriac.AsyncResult, celeriac.GroupResult, celeriac.Signature, celeriac.Workflow,
-    celeriac.Request, control.Control, inspector.Inspector,
+    celeriac.Request, control.Control, inspector.Inspector, logs.TaskFilter, logs.JSONFormatter,
 ]  # fmt: skip
 FUNCTIONS = [
     celeriac.shared_task, celeriac.current_app, celeriac.current_request, celeriac.signature, celeriac.chain,
     celeriac.group, celeriac.chord, celeriac.chunks, celeriac.xmap, celeriac.xstarmap, progress.track, progress.atrack,
-    testing.running_worker,
+    testing.running_worker, celeriac.get_task_logger,
 ]  # fmt: skip
 
 
@@ -285,9 +285,10 @@ def notify(sender, task_id, exception, **more):
 
 `connect(receiver, sender=task)`, or `@signal.connect(sender=task)`, receives the signals of one sender only. Task
 signals are sent in the process that runs the task, worker signals in the worker's supervisor (`worker_process_…` in
-its children), publish signals in the caller. An exception in a receiver is logged to `celeriac.signals` and not
-raised. No task signal is sent for an attempt whose end its own process could not report: a killed child, a hard time
-limit of a plain function, a task revoked before it started.
+its children), publish signals in the caller. `setup_logging` and `after_setup_…` are sent by the command
+`celeriac worker` once it has imported the app: see [logging](../howto/logging.md). An exception in a receiver is logged
+to `celeriac.signals` and not raised. No task signal is sent for an attempt whose end its own process could not report:
+a killed child, a hard time limit of a plain function, a task revoked before it started.
 
 | signal | arguments |
 |---|---|

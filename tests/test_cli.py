@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import signal
@@ -20,7 +19,6 @@ from click.testing import CliRunner, Result
 
 from celeriac import Celeriac, TaskRevoked
 from celeriac.cli import main
-from celeriac.cli.worker import _configure_logging
 from celeriac.model.masks import masked
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.broker import Action, Settlement
@@ -417,22 +415,6 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
 def test_options_that_only_celery_has_are_explained(folder: Path, arguments: tuple[str, ...], words: str) -> None:
     result = shop(*arguments)
     assert (result.exit_code, words in result.stderr) == (2, True), result.output
-
-
-def test_logging_is_configured_only_if_the_app_has_not_done_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    logger = logging.getLogger("celeriac")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "level", logging.NOTSET)
-    theirs = [logging.NullHandler()]
-    monkeypatch.setattr(logging.root, "handlers", theirs)
-    _configure_logging(None)
-    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
-    _configure_logging("info")
-    assert (logger.handlers, logger.level) == ([], logging.INFO)
-    monkeypatch.setattr(logging.root, "handlers", [])
-    _configure_logging(None)
-    assert (len(logger.handlers), logger.level, logging.root.handlers) == (1, logging.WARNING, [])
-    logger.setLevel(logging.NOTSET)
 
 
 # --- With a real worker -------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from celeriac.cli.documents import emit
-from celeriac.cli.output import LONGEST_LINE, LogFormatter, echo, echo_value, printable
+from celeriac.cli.output import LogFormatter, echo, echo_value, printable
 from celeriac.cli.tables import show, when
+from celeriac.logs import LONGEST_TEXT
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202eb\r\x00"
 
@@ -75,7 +76,7 @@ def test_no_text_of_a_task_looks_like_a_line_of_the_log() -> None:
 
 def test_a_log_line_is_printable_and_bounded() -> None:
     assert "\x1b" not in record("%s", EVIL)
-    assert len(record("%s", "x" * 20_000_000)) < LONGEST_LINE + 100
+    assert len(record("%s", "x" * 20_000_000)) < LONGEST_TEXT + 100
 
 
 def test_an_error_of_the_command_is_printable() -> None:

@@ -757,7 +757,7 @@ def test_the_other_pools_go_on_after_a_lost_lease(stage: Stage, pool: str) -> No
 def test_a_worker_that_waits_for_its_broker_still_ends_at_sigterm(stage: Stage) -> None:
     with stage.away("locked"):
         worker = stage.worker(ready=False, broker_publish_timeout=0.2)
-        stage.wait(lambda: "Waiting for the broker" in worker.text(), "the wait for the broker")
+        stage.wait(lambda: "cannot take a lease" in worker.text(), "the wait for the broker")
         assert worker.stop() == 0
 
 

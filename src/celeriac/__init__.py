@@ -33,6 +33,7 @@ from celeriac.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
+from celeriac.logs import get_task_logger
 from celeriac.tasks.execution import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
@@ -67,6 +68,7 @@ __all__ = [
     "current_app",
     "current_request",
     "errors",
+    "get_task_logger",
     "group",
     "shared_task",
     "signals",

@@ -17,8 +17,11 @@ from typing import Any, TypeVar, overload
 
 __all__ = [
     "Signal",
+    "after_setup_logger",
+    "after_setup_task_logger",
     "after_task_publish",
     "before_task_publish",
+    "setup_logging",
     "task_failure",
     "task_postrun",
     "task_prerun",
@@ -90,6 +93,9 @@ task_postrun = Signal("task_postrun", "task_id, args, kwargs, outcome")
 task_success = Signal("task_success", "task_id, result")
 task_failure = Signal("task_failure", "task_id, exception, args, kwargs")
 task_retry = Signal("task_retry", "task_id, exception, delay")
+setup_logging = Signal("setup_logging", "loglevel, logfile, format, colorize")
+after_setup_logger = Signal("after_setup_logger", "logger, loglevel, logfile, format, colorize")
+after_setup_task_logger = Signal("after_setup_task_logger", "logger, loglevel, logfile, format, colorize")
 worker_ready = Signal("worker_ready", "worker")
 worker_shutdown = Signal("worker_shutdown", "worker")
 worker_process_init = Signal("worker_process_init", "lane")

@@ -12,6 +12,7 @@ from celeriac.ports.operations import WorkerInfo
 from celeriac.tasks.execution import Executor
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.decide import Ending, decide
+from celeriac.worker.outages import Outages
 from celeriac.worker.settler import SettlementWriter
 
 SLOTS = {PLAIN: 100, COROUTINE: 100}
@@ -26,7 +27,7 @@ class Crew:
         self.chance = chance or random.Random(1)
         self.executor = Executor(app, "crew")
         self.writer = SettlementWriter(app.broker, app.backend, app.workflows)
-        self.advancing = Advancer(app, lambda: self.lease, self.writer.joined)
+        self.advancing = Advancer(app, lambda: self.lease, self.writer.joined, Outages(self.writer.joined))
         self.before_settling: Callable[[list[Delivery]], None] = lambda deliveries: None
 
     @classmethod

@@ -1,19 +1,106 @@
-"""Log handler of a worker: writes to stderr and never blocks.
+"""Logging of a worker: sets it up unless the app has done so, with a handler that writes to stderr and never blocks.
 
 A task can fill the pipe behind stderr, or its reader can stop reading. A supervisor that blocked on it would miss its
 heartbeats and lose its lease. The handler therefore opens the pipe a second time, in non-blocking mode. The original
-descriptor is shared with the children and stays blocking, so prints in tasks wait as usual.
+descriptor is shared with the children and stays blocking, so prints in tasks wait as usual. So do lines that tasks log.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 
-__all__ = ["NonBlockingHandler", "stderr_handler"]
+from celeriac import signals
+from celeriac.cli.output import LogFormatter
+from celeriac.config.definitions import JSON, LOG_FORMAT
+from celeriac.config.settings import Settings
+from celeriac.logs import JSONFormatter, task_logger
+
+__all__ = ["NonBlockingHandler", "set_up_logging", "stderr_handler"]
+
+log = logging.getLogger("celeriac.worker")
+
+
+def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: str | None) -> logging.Formatter | None:
+    """Log to stderr, from the root logger, unless the app has configured logging. Call it once the app is imported.
+
+    Return the formatter; None if the app's own handlers are used.
+    """
+    shown = _shown(log_format, conf)
+    number = logging.root.level if level is None else logging.getLevelNamesMapping()[level.upper()]
+    facts = {"loglevel": number, "logfile": None, "format": shown, "colorize": False}  # the names are Celery's
+    formatter: logging.Formatter | None = None
+    if signals.setup_logging.receivers:
+        signals.setup_logging.send(None, **facts)
+    else:
+        formatter = _set_up(conf, worker, level, shown)
+        signals.after_setup_logger.send(None, logger=logging.root, **facts)
+        signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
+    _enable()
+    if formatter is None and log_format == JSON:
+        log.warning("--log-format json has no effect, because the app has configured logging. Use the formatter "
+                    "celeriac.logs.JSONFormatter there, or set worker_hijack_root_logger.")  # fmt: skip
+    return formatter
+
+
+def _shown(log_format: str | None, conf: Settings) -> str:
+    """Return the format of lines that no task writes: "json", or a format of `logging`."""
+    if log_format == "text" and conf.worker_log_format == JSON:
+        return LOG_FORMAT
+    return JSON if log_format == JSON else conf.worker_log_format
+
+
+def _set_up(conf: Settings, worker: str, level: str | None, shown: str) -> logging.Formatter | None:
+    ours = logging.getLogger("celeriac")
+    if conf.worker_hijack_root_logger:
+        logging.root.handlers.clear()
+        ours.handlers.clear()
+    if level is not None:
+        ours.setLevel(level.upper())
+    if ours.hasHandlers():
+        return None
+    formatter = JSONFormatter(worker) if shown == JSON else LogFormatter(shown, conf.worker_task_log_format)
+    handler = stderr_handler()
+    handler.setFormatter(formatter)
+    handler.addFilter(_is_not_shown)
+    logging.root.addHandler(handler)
+    if level is not None:
+        logging.root.setLevel(level.upper())
+    return formatter
+
+
+def _enable() -> None:
+    """Enable Celeriac's loggers, and those of `get_task_logger`.
+
+    `logging.config` disables all loggers that exist already, unless it is told not to.
+    """
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger) and any(f"{one.name}.".startswith("celeriac.") for one in _line(logger)):
+            logger.disabled = False
+
+
+def _line(logger: logging.Logger) -> Iterator[logging.Logger]:
+    """Yield a logger and its parents, without the root logger."""
+    while logger.parent is not None:
+        yield logger
+        logger = logger.parent
+
+
+def _is_not_shown(record: logging.LogRecord) -> bool:
+    """Return whether no handler of the app, on a logger below the root, has written this record to the terminal."""
+    return not any(
+        isinstance(handler, logging.StreamHandler)
+        and handler.stream in (sys.stderr, sys.stdout)
+        and record.levelno >= handler.level
+        and handler.filter(record)
+        for logger in _line(logging.getLogger(record.name))
+        for handler in logger.handlers
+    )
 
 
 def stderr_handler() -> logging.Handler:
@@ -31,11 +118,15 @@ def stderr_handler() -> logging.Handler:
 
 
 class NonBlockingHandler(logging.Handler):
-    """Writes lines to a pipe, terminal or socket; drops lines while it is full, and reports their number later."""
+    """Writes lines to a pipe, terminal or socket; drops lines while it is full, and reports their number later.
+
+    In processes forked from this one it waits instead.
+    """
 
     def __init__(self, out: int | socket.socket) -> None:
         super().__init__()
         self._out = out
+        self._pid = os.getpid()
         self._rest = b""  # the unwritten part of a line
         self._dropped = 0
 
@@ -45,6 +136,9 @@ class NonBlockingHandler(logging.Handler):
             line = self.format(record).encode(errors="backslashreplace") + b"\n"
         except Exception:  # noqa: BLE001 - the arguments do not match the message; the same as in every handler
             self.handleError(record)
+            return
+        if os.getpid() != self._pid:
+            self._wait_and_write(line)
             return
         if self._dropped:
             line = f"({self._dropped} log lines were dropped here: stderr was full)\n".encode() + line
@@ -63,3 +157,10 @@ class NonBlockingHandler(logging.Handler):
             return data[self._out.send(data, socket.MSG_DONTWAIT) :] if data else data
         except OSError:  # no room, or the reader has gone
             return data
+
+    def _wait_and_write(self, data: bytes) -> None:
+        """Write all of it, as soon as there is room; nothing if the reader has gone."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLOUT)
+        while data and all(events == select.POLLOUT for _, events in poll.poll()):
+            data = self._write(data)

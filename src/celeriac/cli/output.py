@@ -7,9 +7,11 @@ import sys
 
 import click
 
+from celeriac.logs import add_task, shortened
+
 __all__ = ["LogFormatter", "echo", "echo_value", "printable"]
 
-LONGEST_LINE = 20_000  # characters of one log record
+SUPERVISOR = "celeriac.worker"  # the logger whose lines about a task name it in their texts
 
 
 def printable(text: str) -> str:
@@ -40,15 +42,18 @@ def echo_value(value: object) -> None:
 
 
 class LogFormatter(logging.Formatter):
-    """Formats log records for stderr.
+    """Formats log records for stderr: with the second format if a task has logged the record.
 
     Control characters are escaped, and continuation lines are indented: no text of a task (its name, the message of
     its exception) can look like a line of the log. Long records are cut.
     """
 
+    def __init__(self, format: str, task_format: str | None = None) -> None:
+        super().__init__(format)
+        self._of_tasks = logging.Formatter(task_format or format)
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""
-        text = super().format(record)
-        if len(text) > LONGEST_LINE:
-            text = f"{text[:LONGEST_LINE]} … ({len(text) - LONGEST_LINE:,} characters left out)"
-        return printable(text).replace("\n", "\n  ")
+        is_of_task = add_task(record) and record.name != SUPERVISOR
+        text = self._of_tasks.format(record) if is_of_task else super().format(record)
+        return printable(shortened(text)).replace("\n", "\n  ")

@@ -14,10 +14,10 @@ import click
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.cli.lazy import FOLDER
-from celeriac.cli.log import stderr_handler
-from celeriac.cli.output import LogFormatter
+from celeriac.cli.log import set_up_logging, stderr_handler
 from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
+from celeriac.logs import JSONFormatter
 from celeriac.model.masks import masked
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
@@ -69,6 +69,8 @@ def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) ->
 @click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
 @click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False),
               help="Log messages of this level and above.  [default: warning]")  # fmt: skip
+@click.option("--log-format", type=click.Choice(["text", "json"]),
+              help="Log text, or one JSON object per line.  [default: as worker_log_format says]")  # fmt: skip
 @click.option("--max-tasks-per-child", metavar="N", type=click.IntRange(min=1),
               help="Replace a child after N tasks.")  # fmt: skip
 @click.option("--max-memory-per-child", metavar="KIB", type=click.IntRange(min=1),
@@ -80,7 +82,7 @@ def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) ->
 @click.option("-B", "--beat", is_flag=True, hidden=True, expose_value=False, callback=_no_beat)
 @with_session
 def command(session: Session, *, queues: list[str] | None, concurrency: int | None, pool: str | None,
-            name: str | None, loglevel: str | None, max_tasks_per_child: int | None,
+            name: str | None, loglevel: str | None, log_format: str | None, max_tasks_per_child: int | None,
             max_memory_per_child: int | None, grace: float | None, reload: bool) -> None:  # fmt: skip
     """Run a worker until it is stopped.
 
@@ -104,11 +106,11 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     context = click.get_current_context()
     if reload:
         context.exit(run_reloading(context.meta[FOLDER]))
-    _configure_logging(loglevel)
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
                                max_memory_per_child=max_memory_per_child)  # fmt: skip
-    banner = partial(_announce, session.app, options)
+    formatter = set_up_logging(session.app.conf, options.name, loglevel, log_format)
+    banner = partial(_announce, session.app, options, formatter if isinstance(formatter, JSONFormatter) else None)
     signals.worker_ready.connect(banner)
     try:
         code = run_worker(session.app, options)
@@ -118,8 +120,8 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     context.exit(code)
 
 
-def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
-    """Print the banner once the worker is ready."""
+def _announce(app: Celeriac, options: WorkerOptions, formatter: JSONFormatter | None, **more: Any) -> None:
+    """Print the banner once the worker is ready: text, or one JSON object."""
     children = [f"{1 if options.pool == 'solo' else options.concurrency} for plain functions"]
     if options.coroutine_children:
         children.append(f"{options.coroutine_children} for {options.coroutine_concurrency} coroutines at a time")
@@ -131,10 +133,14 @@ def _announce(app: Celeriac, options: WorkerOptions, **more: Any) -> None:
         "queues": listed(options.queues),
         options.pool: "; ".join(children),
     }
-    lines = [f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it."]
-    lines += [f"  {name:<10} {fact}" for name, fact in facts.items()]
-    # Through the non-blocking handler: tasks may already have filled the pipe.
-    stderr_handler().emit(logging.makeLogRecord({"msg": "\n".join(lines)}))
+    ready = f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it."
+    text = "\n".join([ready, *[f"  {name:<10} {fact}" for name, fact in facts.items()]])
+    written: dict[str, Any] = {"msg": text}
+    handler = stderr_handler()  # it never blocks: tasks may already have filled the pipe
+    if formatter is not None:
+        handler.setFormatter(formatter)
+        written = {"name": "celeriac.worker", "levelname": "INFO", "msg": ready, **facts}
+    handler.emit(logging.makeLogRecord(written))
 
 
 def _open_outputs() -> None:
@@ -149,16 +155,3 @@ def _exit_soon(code: int) -> None:
         timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
         timer.daemon = True
         timer.start()
-
-
-def _configure_logging(level: str | None) -> None:
-    """Log Celeriac's messages to stderr, unless the app has configured logging; never touch the root logger."""
-    logger = logging.getLogger("celeriac")
-    if logger.hasHandlers():
-        if level is not None:
-            logger.setLevel(level.upper())
-        return
-    handler = stderr_handler()
-    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel((level or "warning").upper())

@@ -4,6 +4,7 @@ Names are Celery's where Celery has one. `settings.py` holds values; `checks.py`
 define their own settings in the same form (`definitions_of`): see docs/howto/adapters.md.
 """
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -15,7 +16,22 @@ from celeriac.model.options import rate
 from celeriac.model.routing import Routes
 from celeriac.model.serialization import serializer
 
-__all__ = ["DEFINITIONS", "NOT_NEEDED", "RENAMED", "Definitions", "OneOf", "Setting", "definitions_of", "positive"]
+__all__ = [
+    "DEFINITIONS",
+    "JSON",
+    "LOG_FORMAT",
+    "NOT_NEEDED",
+    "RENAMED",
+    "Definitions",
+    "OneOf",
+    "Setting",
+    "definitions_of",
+    "positive",
+]
+
+JSON = "json"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+TASK_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(task_name)s[%(task_id)s]: %(message)s"
 
 if TYPE_CHECKING:
     Seconds = float  # the type when read; a `timedelta` is accepted too, and converted
@@ -85,6 +101,20 @@ def _accepted(check: Callable[[Any], Any]) -> Rule:
         return value
 
     return rule
+
+
+def _log_format(value: str) -> str:
+    """Return a format of `logging` that can be filled in."""
+    record = logging.makeLogRecord({"task_name": "shop.add", "task_id": "1"})
+    try:
+        logging.Formatter(value).format(record)
+    except ValueError as error:
+        raise ValueError(f"a format of the module logging, not {value!r}: {error}.") from None
+    return value
+
+
+def _log_format_or_json(value: str) -> str:
+    return value if value == JSON else _log_format(value)
 
 
 class Definitions:
@@ -159,6 +189,15 @@ class Definitions:
     ] = 15.0
     worker_grace_seconds: Annotated[Seconds, "how long running tasks may take to end when a worker stops"] = 25.0
     worker_remote_control: Annotated[bool, "whether workers obey control commands"] = True
+    worker_hijack_root_logger: Annotated[
+        bool, "log as if the app had not configured logging: the handlers of the root logger are replaced"
+    ] = False
+    worker_log_format: Annotated[
+        str, "the format of log lines, for Python's `logging`; or 'json'", _log_format_or_json
+    ] = LOG_FORMAT
+    worker_task_log_format: Annotated[
+        str, "the format of lines that are logged while a task runs, with %(task_name)s and %(task_id)s", _log_format
+    ] = TASK_LOG_FORMAT
     worker_unknown_task_seconds: Annotated[
         Seconds, "a message for a task that no worker knows becomes a dead letter after this"
     ] = 3600.0

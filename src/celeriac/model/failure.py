@@ -7,9 +7,12 @@ and so do the messages of error callbacks. `result.py` turns it back into an exc
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -19,6 +22,7 @@ from celeriac.model.serialization import dumps, loads
 
 __all__ = ["Failure"]
 
+PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"  # the folder of Celeriac's own files
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters
 PARTS_LIMIT = 64_000  # bytes; an exception with larger arguments is not rebuilt
@@ -142,9 +146,17 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _users_part(whole: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames at its top that are Celeriac's; all of it if it has no others."""
+    part = whole
+    while part is not None and part.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        part = part.tb_next
+    return part or whole
+
+
 def _traceback_of(error: BaseException) -> str:
     try:
-        text = _printable("".join(traceback.format_exception(error)))
+        text = _printable("".join(traceback.format_exception(type(error), error, _users_part(error.__traceback__))))
     except BaseException:  # noqa: BLE001 - a __str__ or __repr__ of the user's
         return ""
     if len(text) <= TRACEBACK_LIMIT:

@@ -21,11 +21,13 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
 from celeriac.worker.heartbeat import FIRST_PAUSE, may_end, next_pause
+from celeriac.worker.outages import Outages
 
 __all__ = ["Advancer"]
 
 log = logging.getLogger("celeriac.worker")
 
+ADVANCE = "advance workflows"  # the duty, for `Outages`
 BATCH = 200  # nodes advanced in one step
 FETCH = 2_000  # outcomes fetched in one request
 CLAIM_SECONDS = 5.0  # a claimed node that is not advanced by then may be claimed by another worker
@@ -35,11 +37,12 @@ POLL_SECONDS = 1.0  # between looks for nodes that other workers left pending
 class Advancer:
     """Advances workflows until cancelled."""
 
-    def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool) -> None:
+    def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool, outages: Outages) -> None:
         self.wake = asyncio.Event()  # set it when there may be a pending node
         self._app = app
         self._lease = lease
         self._joined = joined
+        self._outages = outages
 
     async def run(self) -> None:
         """Advance pending nodes as they come, until cancelled."""
@@ -50,9 +53,10 @@ class Advancer:
             self.wake.clear()
             try:
                 await self.finish()
+                self._outages.worked(ADVANCE)
                 pause = FIRST_PAUSE
             except (BrokerError, BackendError) as error:
-                log.warning("Cannot advance workflows, trying again in %.1f s: %s", pause, error)
+                self._outages.failed(ADVANCE, error)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue

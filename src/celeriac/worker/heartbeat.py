@@ -23,6 +23,7 @@ from celeriac.errors import (
 from celeriac.ports.broker import Lease
 from celeriac.ports.operations import WorkerInfo
 from celeriac.worker.options import WorkerOptions
+from celeriac.worker.outages import Outages
 from celeriac.worker.pools.pool import Pool
 
 __all__ = ["FIRST_PAUSE", "Heartbeat", "may_end", "next_pause"]
@@ -31,6 +32,7 @@ log = logging.getLogger("celeriac.worker")
 
 FIRST_PAUSE = 0.1  # seconds before a server is tried again; the pause doubles each time
 LONGEST_PAUSE = 1.0
+ENTER, RENEW = "take a lease", "renew the lease"  # duties, for `Outages`
 
 
 def next_pause(pause: float) -> float:
@@ -48,6 +50,7 @@ class Heartbeat:
 
     def __init__(self, app: Celeriac, options: WorkerOptions) -> None:
         self.lease: Lease
+        self.outages = Outages(app.broker.joins(app.backend))
         self._app = app
         self._options = options
         self._is_lost = asyncio.Event()
@@ -71,11 +74,12 @@ class Heartbeat:
                     info, self._options.lease_seconds, self._options.max_deliveries
                 )
                 self._renewed_at = time.monotonic()
+                self.outages.worked(ENTER)
                 return
             except BrokerMisconfigured:
                 raise
             except BrokerUnavailable as error:
-                log.warning("Waiting for the broker: %s", error)
+                self.outages.failed(ENTER, error)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
 
@@ -88,13 +92,15 @@ class Heartbeat:
             lease = self.lease
             try:
                 await lease.renew()
+                self.outages.worked(RENEW)
                 self._renewed(time.monotonic())
                 wait, pause = interval, FIRST_PAUSE
             except LeaseLost:
+                self.outages.worked(RENEW)
                 self.lost(lease)
                 wait, pause = interval, FIRST_PAUSE
             except BrokerError as error:
-                log.warning("Cannot renew the lease: %s", error)
+                self.outages.failed(RENEW, error)
                 wait, pause = min(pause, interval), next_pause(pause)
 
     def _renewed(self, now: float) -> None:

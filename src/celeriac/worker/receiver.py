@@ -7,7 +7,6 @@ endings. Called by the supervisor.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,8 +25,7 @@ from celeriac.worker.rates import RateLimits
 
 __all__ = ["Receiver"]
 
-log = logging.getLogger("celeriac.worker")
-
+RECEIVE, LOOK = "receive", "look which tasks have ended"  # duties, for `Outages`
 WAIT_SECONDS = 30.0  # for a message, in one request
 
 
@@ -60,11 +58,13 @@ class Receiver:
                 deliveries = await self._receive(lease)
                 pause = FIRST_PAUSE
             except LeaseLost:
+                self._heartbeat.outages.worked(RECEIVE)
                 self._heartbeat.lost(lease)
                 await asyncio.sleep(pause)
                 continue
             except BrokerError as error:
-                log.warning("Cannot receive, trying again in %.1f s: %s", pause, error)
+                self._heartbeat.outages.failed(RECEIVE, error)
+                self._filled = True  # look before waiting: the end of the outage is told when there is a reply
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue
@@ -93,7 +93,10 @@ class Receiver:
         if not self.queues or not any(slots.values()):
             await self._freed.wait()
             return []
-        deliveries = await lease.receive(list(self.queues), slots, 0.0) if self._filled else []
+        deliveries: list[Delivery] = []
+        if self._filled:
+            deliveries = await lease.receive(list(self.queues), slots, 0.0)
+            self._heartbeat.outages.worked(RECEIVE)
         if not deliveries:
             deliveries = await self._wait(lease, slots)
         self._filled = bool(deliveries) and len(deliveries) in slots.values()
@@ -137,9 +140,10 @@ class Receiver:
         while True:
             try:
                 found = await self._app.backend.afetch(ids)
+                self._heartbeat.outages.worked(LOOK)
                 return {id: outcome for id, outcome in found.items() if outcome.ready}
             except (BrokerError, BackendError) as error:
-                log.warning("Cannot ask the backend which tasks have ended, trying again in %.1f s: %s", pause, error)
+                self._heartbeat.outages.failed(LOOK, error)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
 
@@ -189,8 +193,6 @@ class Receiver:
             return self._revoked(delivery, TaskExpired(), now)
         task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is None:
-            log.warning("No task named %s is registered here; the message %s goes back to its queue. Is another app "
-                        "using this broker_url?", message.task, message.id)  # fmt: skip
             return Ending(delivery=delivery, unknown=True)
         if task.lane != message.lane:
             # The sender did not know whether the function is plain or a coroutine.

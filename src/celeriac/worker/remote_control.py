@@ -29,6 +29,7 @@ from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
+from celeriac.worker.outages import Outages
 from celeriac.worker.pools.pool import Pool
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.settler import Settler
@@ -40,6 +41,7 @@ log = logging.getLogger("celeriac.worker")
 Handler = Callable[..., Any]
 Count = Annotated[int, Meta(ge=1, le=100)]  # children to add or remove by one command
 COMMAND_SECONDS = 120.0  # how old a signed command may be, and how far the clocks of machines may differ
+LISTEN = "listen for control commands"  # the duty, for `Outages`
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MOST_CHILDREN = 1000  # plain children of a worker; more are not added by remote control
 COMMAND_HANDLERS: dict[str, Handler] = {}
@@ -53,6 +55,7 @@ class Controlled(Protocol):
     name: str
     started: float  # monotonic
     listening: asyncio.Event  # set once commands are received
+    outages: Outages
     pool: Pool
     receiver: Receiver
     settler: Settler
@@ -71,7 +74,7 @@ async def serve_commands(worker: Controlled) -> None:
         try:
             await _listen(worker, repetitions)
         except BrokerError as error:
-            log.warning("Cannot listen for control commands, trying again in %.1f s: %s", pause, error)
+            worker.outages.failed(LISTEN, error)
         await asyncio.sleep(pause)
         pause = next_pause(pause)
 
@@ -98,6 +101,7 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
     broker = worker.app.broker
     async with aclosing(await broker.listen(COMMANDS)) as commands:  # type: ignore[type-var]
         worker.listening.set()
+        worker.outages.worked(LISTEN)
         async for payload in commands:
             try:
                 command = read_command(broker.codec.open("command", payload))

@@ -22,6 +22,7 @@ from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
 from celeriac.ports.workflows import WorkflowStore, workflow_store
 from celeriac.worker.advancer import Advancer
+from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
 from celeriac.worker.options import WorkerOptions
@@ -43,7 +44,8 @@ class Settler:
         self._options = options
         self._heartbeat = heartbeat
         self._writer = SettlementWriter(app.broker, app.backend, app.workflows)
-        self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined)
+        self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages)
+        self.attempt_log = AttemptLog(app)
         self._endings: list[Ending] = []
         self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
         self._states: list[Outcome] = []  # not final
@@ -74,13 +76,13 @@ class Settler:
                 if endings:
                     await self._settle_or_isolate(endings)
             except (BrokerError, BackendError) as error:
-                what = f"settle {len(endings)} deliveries" if endings else f"store {len(reported)} states"
-                log.warning("Cannot %s, trying again in %.1f s: %s", what, pause, error)
+                self._heartbeat.outages.failed("settle", error)
                 self._endings[:0] = endings
                 self._states[:0] = reported
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue
+            self._heartbeat.outages.worked("settle")
             pause = FIRST_PAUSE
             self._alone = max(0, self._alone - len(endings))
             if not self._endings and not self._states:
@@ -165,25 +167,12 @@ class Settler:
             elif outcome is not None:
                 counted.append(outcome)
                 if logs_all or outcome.state == states.FAILURE:
-                    _log_outcome(outcome)
+                    self.attempt_log.ended(message, outcome)
             elif ending.lost is not None:
-                log.error("The process that ran %s[%s] died: %s; the task runs again",
-                          message.task, message.id, ending.lost)  # fmt: skip
+                self.attempt_log.lost(message, ending.lost)
+            elif ending.unknown:
+                self.attempt_log.unknown(message)
         self.statistics.add(counted)
-
-
-def _log_outcome(outcome: Outcome) -> None:
-    where, failure = f"{outcome.task}[{outcome.id}]", outcome.failure
-    if outcome.state == states.SUCCESS:
-        log.info("%s succeeded in %.3f s", where, outcome.runtime)
-    elif failure is None:
-        log.info("%s ended: %s", where, outcome.state)
-    elif outcome.state == states.RETRY:
-        log.info("%s will be retried in %.1f s: %s", where, outcome.retry_delay or 0.0, failure.message)
-    elif outcome.state == states.REVOKED:
-        log.info("%s was revoked: %s", where, failure.message)
-    else:
-        log.error("%s failed: %s: %s\n%s", where, failure.type, failure.message, failure.traceback)
 
 
 class SettlementWriter:

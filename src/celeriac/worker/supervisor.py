@@ -52,6 +52,7 @@ __all__ = ["Supervisor", "run_worker"]
 
 log = logging.getLogger("celeriac.worker")
 
+SWEEP = "sweep expired leases"  # the duty, for `Outages`
 SWEEP_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ECHO_SECONDS = 0.1  # a second stop signal within this time is not a second request
@@ -142,6 +143,7 @@ class Supervisor:
         self.listening = asyncio.Event()
         self.ready = asyncio.Event()
         self.heartbeat = Heartbeat(app, options)
+        self.outages = self.heartbeat.outages
         self.settler = Settler(app, options, self.heartbeat)
         self.receiver = Receiver(app, options, self.heartbeat, self.settler.ended)
         reports = Reports(ended=self.settler.ended, reported=self.settler.reported, freed=self.receiver.freed,
@@ -208,6 +210,7 @@ class Supervisor:
                 await self.settler.advancer.finish()
         for duty in others:
             await _cancel(duty)
+        self.settler.attempt_log.sum_up()
         with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
             async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
                 await self.heartbeat.lease.end()
@@ -308,12 +311,14 @@ class Supervisor:
         while True:
             lease = self.heartbeat.lease
             try:
-                if self.heartbeat.may_sweep():
-                    await self.receiver.accept(await lease.sweep())
+                taken_over = await lease.sweep() if self.heartbeat.may_sweep() else []
+                self.outages.worked(SWEEP)
+                await self.receiver.accept(taken_over)
             except LeaseLost:
+                self.outages.worked(SWEEP)
                 self.heartbeat.lost(lease)
             except BrokerError as error:
-                log.warning("Cannot sweep expired leases: %s", error)
+                self.outages.failed(SWEEP, error)
             await asyncio.sleep(SWEEP_SECONDS)
 
 
