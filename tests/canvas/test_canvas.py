@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -640,6 +641,44 @@ def test_a_task_is_replaced_by_a_task_or_a_workflow(app: Celeriac, eager: bool) 
                 assert result.get(TIMEOUT) == value + extra
         listed = replaced_by(app, lambda: group(s(app, "add", 1), s(app, "add", 2)))
         assert (listed.s().apply() if eager else listed.delay()).get(TIMEOUT) == [2, 3]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_is_linked_to_a_replacement_is_sent_wherever_the_task_that_it_replaces_stands(
+    app: Celeriac, eager: bool
+) -> None:
+    noted: queue.Queue[int] = queue.Queue()
+
+    @app.task(name="note")
+    def note(number: int) -> None:
+        noted.put(number)
+
+    parts: list[Callable[[], Any]] = [
+        lambda: chain(s(app, "add", 1), s(app, "add", 1)).link(note.si(1)),
+        lambda: chain(s(app, "add", 1), s(app, "add", 1).link(note.si(1))),
+        lambda: s(app, "add", 2).link(group() | note.si(1)),
+        lambda: s(app, "add", 2).link(note.si(1)),
+        lambda: group(s(app, "add", 1), s(app, "add", 2)).link(note.si(1)),
+    ]
+    with running_worker(app):
+        for part in parts:
+            task = replaced_by(app, part)
+            about = s(app, "about")
+            for sent in (task.s(), task.s() | about, group(task.s(), task.si()) | about, about | task.s()):
+                (sent.apply() if eager else sent.delay()).get(TIMEOUT)
+                if isinstance(sent, chain) and isinstance(sent.tasks[0], chord):
+                    assert noted.get(timeout=TIMEOUT) == 1
+                assert noted.get(timeout=TIMEOUT) == 1
+    assert noted.empty()
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_an_empty_chain_replaces_no_task(app: Celeriac, eager: bool) -> None:
+    with running_worker(app):
+        task = replaced_by(app, chain)
+        result = task.s().apply() if eager else task.delay()
+        with pytest.raises(WorkflowError, match="A chain without tasks has no result"):
+            result.get(TIMEOUT)
 
 
 @pytest.mark.usefixtures("worker")
