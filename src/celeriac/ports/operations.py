@@ -114,7 +114,7 @@ UNREADABLE_WORKER = WorkerInfo(name="(unreadable)")
 def anew(message: Message) -> Message:
     """Return a dead letter's message as it is sent again: as if it had never been tried."""
     # Its workflow has continued without it, and would not count it again.
-    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, place=None)
+    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, requeued=0, place=None)
 
 
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,

@@ -49,7 +49,7 @@ class Request:
         self.task = task
         self.args = args
         self.kwargs = kwargs
-        self.deliveries = deliveries
+        self.deliveries = deliveries + message.requeued
         self.worker = worker
         self.is_eager = is_eager
         self.started = started

@@ -77,7 +77,7 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     message = delivery.message
     if outcome.state == states.RETRY:
         due_at = now + (outcome.retry_delay or 0.0)
-        following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None)
+        following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None, requeued=0)
         # With `ignore_result` a later success is not stored, so nothing would ever replace a stored RETRY.
         kept = None if message.ignore_result else outcome
         return Settlement(delivery=delivery, action=Action.RETURN, outcome=kept, message=following, deliveries=0)
@@ -87,7 +87,7 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
         return Settlement(delivery=delivery, follow_ups=outcome.following)
     if outcome.rejected:
         if outcome.requeue:
-            again = replace(message, due_at=now + REQUEUE_SECONDS)
+            again = replace(message, due_at=now + REQUEUE_SECONDS, requeued=message.requeued + 1)
             return Settlement(delivery=delivery, action=Action.RETURN, message=again, deliveries=0)
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
         return _settle_with(delivery, outcome, now, Action.BURY, reason)
