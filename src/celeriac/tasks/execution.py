@@ -99,7 +99,7 @@ class Request:
 
     @property
     def parent_id(self) -> str | None:
-        """The id of the task that sent this one, or that precedes it in a workflow."""
+        """The id of the task that sent this one, or that precedes it in a workflow: after a group, its last to end."""
         return self.message.parent_id
 
     @property
