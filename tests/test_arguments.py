@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import namedtuple
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NotRequired, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -91,6 +92,71 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+class Corner(enum.Enum):
+    TOP = (0, (1, 2))
+    LOW = (1, (0, 0))
+
+
+class Mixed(enum.Enum):
+    ONE = 1
+    HALF = 0.5
+    NONE = None
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Bits(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Mode(enum.StrEnum):
+    FAST = "fast"
+
+
+class Town(NamedTuple):
+    name: str
+    at: tuple[float, float]
+    colour: Colour = Colour.RED
+
+
+class Key(str):
+    __slots__ = ()
+
+
+Pair = namedtuple("Pair", "x y")
+
+
+class Trip(TypedDict):
+    towns: list[Town]
+    paid: NotRequired[Line]
+    by: Person
+    colours: dict[Colour, set[Level]]
+
+
+class Branch(TypedDict):
+    pair: tuple[int, int]
+    inner: list[Branch]
+
+
+class Sized(Protocol):
+    def size(self) -> int: ...
+
+
+@dataclass
+class Painted:
+    colour: Colour
+    rights: Rights
+    town: Town | None = None
+
+
 class Aliased(pydantic.BaseModel):
     id: int = pydantic.Field(alias="theId")
 
@@ -138,6 +204,10 @@ class Dated:
 
 
 STRICT = Strict(colour=Colour.RED, pair=(1, 2), many={3}, at=datetime(2026, 1, 1, tzinfo=UTC))
+PERSON = Person(name="c", age=2)
+D = Decimal("1.10")
+TOWN = Town("Ulm", (48.4, 10.0))
+BRANCH: Branch = {"pair": (3, 4), "inner": []}
 ORDER = Order(UUID(int=5), [Line("a", Decimal("1.10"))], datetime(2026, 1, 1, tzinfo=UTC), {"x"}, timedelta(1))
 
 
@@ -214,6 +284,20 @@ def test_a_bound_task_is_called_without_its_self(app: Celeriac) -> None:
         (Aliased, Aliased(theId=3)), (Guarded, Guarded(id=1)), (Strict, STRICT), (list[Strict], [STRICT]),
         (Site, Site(url="https://x.y/", path=Path("/x"))), (Numbers, Numbers([1])),  # type: ignore[arg-type]
         (Names, Names({"c": Person(name="c", age=2)})), (Dated, Dated(1, date(2026, 1, 1))),
+        (Colour, Colour.RED), (Colour | None, None), (list[Colour], [Colour.RED]), (Level, Level.LOW),
+        (Mode, Mode.FAST), (dict[Colour, Level], {Colour.RED: Level.LOW}), (set[Colour], {Colour.RED}),
+        (Mixed, Mixed.HALF), (Mixed, Mixed.NONE), (Corner, Corner.LOW), (list[Corner], [Corner.TOP]),
+        (Rights, Rights.READ | Rights.WRITE),
+        (Bits, Bits.A | Bits.B), (Bits, Bits(0)), (tuple, (1, "a")), (tuple[int, str], (1, "a")),
+        (tuple[()], ()), (tuple[tuple[int, ...], ...], ((1, 2), ())),
+        (list[tuple[datetime, Decimal]], [(STRICT.at, D)]),
+        (dict[tuple[int, int], tuple[int, int]], {(1, 2): (3, 4)}), (frozenset[tuple[int, int]], frozenset({(1, 2)})),
+        (tuple[int, int] | None, (1, 2)), (tuple[Key, Any], (Key("a"), 1)), (tuple[Hashable, ...], (1, "a")),
+        (tuple[Sized, int], ("a", 1)), (Town, TOWN), (list[Town], [TOWN]), (Pair, Pair(1, [2])),
+        (Trip, {"towns": [TOWN], "paid": Line("a", D), "by": PERSON, "colours": {Colour.RED: {Level.LOW}}}),
+        (Trip, {"towns": [], "by": PERSON, "colours": {}}), (Branch, {"pair": (1, 2), "inner": [BRANCH]}),
+        (Painted, Painted(Colour.RED, Rights.WRITE, TOWN)), (tuple[Line, Colour], (Line("a", D), Colour.RED)),
+        (tuple[Person, Colour], (PERSON, Colour.RED)), (Person | tuple[int, int], (1, 2)),
         (list[Dated], [Dated(1, date(2026, 1, 1))]), (pydantic.HttpUrl, pydantic.HttpUrl("https://x.y/")),
     ],
     ids=str,
@@ -236,7 +320,8 @@ def test_unannotated_records_arrive_as_plain_data(app: Celeriac) -> None:
     assert task.apply((Point(1, 2),)).get() == {"type": "Point", "x": 1, "y": 2}
 
 
-@pytest.mark.parametrize(("hint", "value"), [(Order, {"id": 3}), (Person, {"name": "x", "age": "old"}), (Point, 3)])
+@pytest.mark.parametrize(("hint", "value"), [(Order, {"id": 3}), (Person, {"name": "x", "age": "old"}), (Point, 3),
+                                              (Colour, "blue"), (tuple[int, int], [1]), (Rights, 8), (Corner, [3])])
 def test_an_argument_that_cannot_be_rebuilt_fails_the_task_with_its_name(app: Celeriac, hint: Any, value: Any) -> None:
     def take(person: Any) -> None:
         raise AssertionError
@@ -279,6 +364,7 @@ def test_none_is_taken_where_it_is_the_default(app: Celeriac) -> None:
         (Line | Order, Line("a", Decimal(1)), {"name": "a", "price": Decimal(1)}), (Order, None, None),
         (Person, None, None), (Order, {"id": 3}, {"id": 3}), (Person, [1], [1]), (Hidden, {}, {}),
         (Iterator[Line], [Line("a", Decimal(1))], [{"name": "a", "price": Decimal(1)}]), (Point | Person, 3, 3),
+        (Colour, "blue", "blue"), (tuple[int, int], (1, 2, 3), [1, 2, 3]), (Trip, {"by": PERSON}, {"by": vars(PERSON)}),
     ],
     ids=str,
 )  # fmt: skip
@@ -318,6 +404,30 @@ def test_a_path_that_may_be_text_is_text(app: Celeriac) -> None:
         return path
 
     assert task_of(app, take).apply((Path("/x"),)).get() == "/x"
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "found"),
+    [
+        (str | Mode, Mode.FAST, "fast"), (list[int] | tuple[int, ...], (1, 2), [1, 2]), (Any, Colour.RED, "red"),
+        (dict[str, Any], TOWN._asdict(), {"name": "Ulm", "at": [48.4, 10.0], "colour": "red"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_json_cannot_tell_apart_stays_plain_data(app: Celeriac, hint: Any, value: Any, found: Any) -> None:
+    def echo(x: Any) -> Any:
+        assert x == found
+        return x
+
+    echo.__annotations__ = {"x": hint, "return": hint}
+    assert task_of(app, echo).apply((value,)).get() == found
+
+
+def test_variable_arguments_of_plain_types_are_not_checked(app: Celeriac) -> None:
+    def take(*numbers: int) -> list[int]:
+        return list(numbers)
+
+    assert task_of(app, take).apply((1, True, "x")).get() == [1, True, "x"]
 
 
 def test_variable_arguments_are_rebuilt_each(app: Celeriac) -> None:

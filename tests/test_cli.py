@@ -315,6 +315,17 @@ def test_waiting_distinguishes_an_unknown_task_from_a_scheduled_one(folder: Path
         worker.end()
 
 
+def test_an_unregistered_task_is_reported_with_the_nearest_name(folder: Path) -> None:
+    id = shop("call", "shop.ad", "-a", "[2, 2]", "--unregistered").stdout.strip()
+    worker = RunningWorker(folder, "-c", "1", "--grace", "2")
+    try:
+        wait_for(lambda: "Did you mean 'shop.add'?" in worker.said(), "the warning")
+        wait_for(lambda: "Did you mean 'shop.add'?" in shop("tasks", "show", id).stdout, "the message in its queue")
+        assert "Did you mean 'shop.add'?" in shop("result", id).stderr
+    finally:
+        worker.end()
+
+
 def test_purging_asks_first(folder: Path) -> None:
     shop("call", "shop.add", "-a", "[2, 2]")
     result = shop("purge", "default", input="n\n")

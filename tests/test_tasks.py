@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -578,6 +579,30 @@ def test_how_another_task_has_ended_is_a_failure_of_the_one_that_asks(
     with pytest.raises((Reject, TaskRevoked)):
         result.get()
     assert f"In {other.name}[" in str(result.traceback)
+
+
+def test_the_tasks_of_packages_are_discovered_when_a_worker_imports_them(
+    app: Celeriac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("fruit_shop", "bare_shop", "fruit_mail"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    shared = "from celeriac import shared_task\n\n@shared_task(name='{}')\ndef task(): pass\n"
+    (tmp_path / "fruit_shop" / "tasks.py").write_text(shared.format("of fruit_shop.tasks"))
+    (tmp_path / "fruit_mail" / "jobs.py").write_text(shared.format("of fruit_mail.jobs"))
+    (tmp_path / "lone_shop.py").write_text(shared.format("of lone_shop"))
+    app.autodiscover_tasks(["fruit_shop", "bare_shop"])
+    app.autodiscover_tasks(lambda: ["fruit_mail"], related_name="jobs")
+    assert "of fruit_shop.tasks" not in app.tasks
+    app.import_tasks()
+    assert {"of fruit_shop.tasks", "of fruit_mail.jobs"} <= set(app.tasks)
+    app.autodiscover_tasks(["lone_shop"], related_name=None, force=True)
+    assert "of lone_shop" in app.tasks
+    with pytest.raises(ImproperlyConfigured, match=r"needs a list of packages: \['fruit_shop'\]"):
+        app.autodiscover_tasks("fruit_shop")
+    with pytest.raises(ModuleNotFoundError, match="no_such_shop"):
+        app.autodiscover_tasks(["no_such_shop"], force=True)
 
 
 def test_an_error_callback_that_raises_the_error_it_received_fails(app: Celeriac) -> None:

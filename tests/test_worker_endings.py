@@ -319,13 +319,15 @@ def test_a_rate_limit_can_be_set_while_the_worker_runs(stage: Stage) -> None:
     assert starts[-1] - starts[0] > 0.8
 
 
-@pytest.mark.parametrize("lasts", [3600, 2])
-def test_an_unknown_task_goes_back_to_its_queue_and_ends_as_a_dead_letter(stage: Stage, lasts: float) -> None:
+@pytest.mark.parametrize(("lasts", "name"), [(3600, "not_yet"), (2, "plan")])
+def test_an_unknown_task_goes_back_to_its_queue_and_ends_as_a_dead_letter(
+    stage: Stage, lasts: float, name: str
+) -> None:
     worker = stage.worker("-c", "1", worker_unknown_task_seconds=lasts)
-    result = stage.app.send_task("victim.not_yet", (1,))
+    result = stage.app.send_task(f"victim.{name}", (1,))
     stage.wait(lambda: "is registered here" in worker.text(), "the warning that the task is unknown")
     if lasts == 2:
-        with pytest.raises(Exception, match=r"No task named 'victim\.not_yet'"):
+        with pytest.raises(Exception, match=r"No task named 'victim\.plan'.* Did you mean 'victim\.plain'\?"):
             get(result)
         (dead,) = asyncio.run(stage.inspector().dead())
         assert dead.message.id == result.id

@@ -85,7 +85,8 @@ class NotRegistered(CeleriacError, KeyError):
     def __str__(self) -> str:
         return (
             f"No task named {self.task!r} is registered.{nearest(self.task, self.known)} "
-            "Import the module that defines it, or add that module to the setting `imports`."
+            "Import the module that defines it, or name that module in the setting `imports` or in "
+            "`app.autodiscover_tasks`."
         )
 
 

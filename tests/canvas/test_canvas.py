@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,10 +320,38 @@ def test_headers_ids_and_options_flow_to_every_task(app: Celeriac) -> None:
     assert {told["root"] for told in (first, *members, last)} == {first["id"]}
     assert [told["parent"] for told in members] == [first["id"]] * 2
     assert [told["group"] for told in members] == [result.parent.id] * 2
-    assert last["parent"] == result.parent.id
+    assert last["parent"] in [told["id"] for told in members]
     assert members[0]["headers"] == {"own": 1, "customer": 7}
     assert last["headers"] == {"customer": 7}
     assert {(told["queue"], told["priority"]) for told in (first, *members, last)} == {("other", 9)}
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_parent_of_what_follows_a_group_is_the_member_that_ended_last(app: Celeriac, eager: bool) -> None:
+    about = s(app, "about")
+    with running_worker(app):
+        for parts in ([about, about], [about, group(about, group())], [about | about, about]):
+            made = group(parts) | group(about, about) | about
+            result = made.apply() if eager else made.delay()
+            assert result.get(TIMEOUT)["parent"] in [one.id for one in result.parent.results]
+            ends = {outcome.id: outcome.done_at for outcome in _outcomes(result.parent.parent.results)}
+            (parent,) = {told["parent"] for told in result.parent.get(TIMEOUT)}
+            assert ends[parent] == max(ends.values())
+        failed = group(about, s(app, "fail")) | about | about
+        result = failed.apply() if eager else failed.delay()
+        with pytest.raises(ValueError, match="no"):
+            result.get(TIMEOUT)
+        assert result.outcome.parent_id == result.parent.id
+        assert result.parent.outcome.parent_id in [one.id for one in result.parent.parent.results]
+        lone = group() | about
+        assert (lone.apply() if eager else lone.delay()).get(TIMEOUT)["parent"] is None
+
+
+def _outcomes(results: Iterable[Any]) -> list[Outcome]:
+    found = [
+        _outcomes(result.results) if isinstance(result, GroupResult) else [result.outcome] for result in results
+    ]
+    return [outcome for some in found for outcome in some]
 
 
 def test_a_countdown_counts_from_when_its_task_is_sent(app: Celeriac) -> None:
@@ -640,6 +669,44 @@ def test_a_task_is_replaced_by_a_task_or_a_workflow(app: Celeriac, eager: bool) 
                 assert result.get(TIMEOUT) == value + extra
         listed = replaced_by(app, lambda: group(s(app, "add", 1), s(app, "add", 2)))
         assert (listed.s().apply() if eager else listed.delay()).get(TIMEOUT) == [2, 3]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_is_linked_to_a_replacement_is_sent_wherever_the_task_that_it_replaces_stands(
+    app: Celeriac, eager: bool
+) -> None:
+    noted: queue.Queue[int] = queue.Queue()
+
+    @app.task(name="note")
+    def note(number: int) -> None:
+        noted.put(number)
+
+    parts: list[Callable[[], Any]] = [
+        lambda: chain(s(app, "add", 1), s(app, "add", 1)).link(note.si(1)),
+        lambda: chain(s(app, "add", 1), s(app, "add", 1).link(note.si(1))),
+        lambda: s(app, "add", 2).link(group() | note.si(1)),
+        lambda: s(app, "add", 2).link(note.si(1)),
+        lambda: group(s(app, "add", 1), s(app, "add", 2)).link(note.si(1)),
+    ]
+    with running_worker(app):
+        for part in parts:
+            task = replaced_by(app, part)
+            about = s(app, "about")
+            for sent in (task.s(), task.s() | about, group(task.s(), task.si()) | about, about | task.s()):
+                (sent.apply() if eager else sent.delay()).get(TIMEOUT)
+                if isinstance(sent, chain) and isinstance(sent.tasks[0], chord):
+                    assert noted.get(timeout=TIMEOUT) == 1
+                assert noted.get(timeout=TIMEOUT) == 1
+    assert noted.empty()
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_an_empty_chain_replaces_no_task(app: Celeriac, eager: bool) -> None:
+    with running_worker(app):
+        task = replaced_by(app, chain)
+        result = task.s().apply() if eager else task.delay()
+        with pytest.raises(WorkflowError, match="A chain without tasks has no result"):
+            result.get(TIMEOUT)
 
 
 @pytest.mark.usefixtures("worker")

@@ -786,14 +786,14 @@ class BrokerConformance:
         assert ids(await operations.dead(None, 1, offset=1)) == [second.id]
 
     async def test_a_dead_letter_that_is_sent_again_is_as_if_new(self, ports: Ports) -> None:
-        sent = message(attempt=4, unknown_since=ports.clock.now() - 9999, due_at=ports.clock.now() - 5)
+        sent = message(attempt=4, requeued=2, unknown_since=ports.clock.now() - 9999, due_at=ports.clock.now() - 5)
         await self.bury(ports, sent)
         operations = ports.broker.operations()
         assert await operations.resend([sent.id, "nobody"]) == 1
         assert await operations.dead(None, 10) == []
         assert await ports.backend.afetch([sent.id]) == {}
         delivery = await one(await ports.lease())
-        assert delivery.message == replace(sent, attempt=1, unknown_since=None, due_at=None)
+        assert delivery.message == replace(sent, attempt=1, requeued=0, unknown_since=None, due_at=None)
         assert delivery.deliveries == 1
 
     async def test_a_dead_letter_can_be_dropped(self, ports: Ports) -> None:

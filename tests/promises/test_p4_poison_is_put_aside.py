@@ -31,6 +31,16 @@ def test_a_task_that_ends_its_child_is_put_aside_after_three_deliveries(stage: S
 
 
 @LANES
+def test_a_message_that_its_task_requeues_is_redelivered_and_comes_no_closer_to_being_put_aside(
+    stage: Stage, lane: str
+) -> None:
+    stage.worker(task_max_deliveries=2)
+    result = stage.send(lane, "requeues", 3)
+    assert result.get(timeout=PATIENCE)["redelivered"]
+    assert [(run.attempt, run.deliveries) for run in stage.runs(result)] == [(1, 1), (1, 2), (1, 3), (1, 4)]
+
+
+@LANES
 def test_a_dead_letter_can_be_sent_again_as_if_new(stage: Stage, lane: str) -> None:
     stage.worker()
     result = stage.send(lane, "kills_itself_unless", stage.path("antidote"))

@@ -171,6 +171,16 @@ def ignores(task: Any, value: Any) -> Any:
     raise Ignore
 
 
+def requeues(task: Any, value: int) -> dict[str, Any]:
+    """Put the message back into its queue until the delivery `value`, which kills its process; then return."""
+    if task.request.deliveries < value:
+        raise Reject("not yet", requeue=True)
+    if task.request.deliveries == value:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(10)
+    return task.request.delivery_info
+
+
 def rejects(task: Any, value: Any) -> Any:
     raise Reject("not for me")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,7 @@ class Celeriac:
         self._templates: dict[str, MessageTemplate] = {}
         self._routes: Routes | None = None
         self._queues: frozenset[str] | None = None
+        self._discovered: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
         self.conf.watch(self._configuration_changed)
         shared.register_app(self)
 
@@ -175,10 +177,26 @@ class Celeriac:
             module = self.main or _main_name()
         return f"{module}.{function.__name__}"
 
+    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]],
+                           related_name: str | None = "tasks", force: bool = False) -> None:  # fmt: skip
+        """Let workers import the module `tasks` of each of these packages that has one: `shop.tasks`, `mail.tasks`.
+
+        With `related_name=None` they import the packages themselves. Nothing is imported before a worker starts, so
+        that these modules may import the app; with `force` they are imported now.
+        """
+        if isinstance(packages, str):
+            raise ImproperlyConfigured(f"autodiscover_tasks needs a list of packages: [{packages!r}].")
+        self._discovered.append((packages, related_name))
+        if force:
+            self.import_tasks()
+
     def import_tasks(self) -> None:
-        """Import the modules that the setting `imports` names."""
+        """Import the modules that the setting `imports` names, and those that `autodiscover_tasks` finds."""
         for module in self.conf.imports:
             importlib.import_module(module)
+        for packages, related_name in self._discovered:
+            for package in packages() if callable(packages) else packages:
+                _import_related(package, related_name)
 
     def known_task(self, name: str) -> Task[Any, Any]:
         """Return a registered or built-in task by its name. Raises `NotRegistered`."""
@@ -336,6 +354,15 @@ def _caller(frame: FrameType) -> tuple[str, str | None]:
     file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
     folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
     return folder, module if module not in MAIN else None
+
+
+def _import_related(package: str, related_name: str | None) -> None:
+    """Import a package, and its module with this name if it has one."""
+    found = importlib.import_module(package)
+    if related_name is not None and hasattr(found, "__path__"):
+        name = f"{package}.{related_name}"
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
 
 
 def _main_name() -> str:

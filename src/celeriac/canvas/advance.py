@@ -41,6 +41,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
 
     value: bytes = b"null"  # its result, encoded
     cause: Outcome | None = None  # the outcome of the task that did not succeed; None if it ended well
+    last: str | None = None  # the id of the task that ended last, and with it the node; None in an empty group
 
 
 def wanted(tree: Tree, number: int) -> list[str]:
@@ -55,6 +56,16 @@ def advance(tree: Tree, number: int, outcomes: Mapping[str, Outcome], now: float
 
 def end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
     """Return how a node has ended. A join ends as its first member that has not ended well does."""
+    latest, last = -1.0, None
+    for leaf in tree.leaves(number):
+        id = tree.step(leaf).id
+        done_at = outcomes[id].done_at if id in outcomes else 0.0
+        if done_at >= latest:
+            latest, last = done_at, id
+    return replace(_end_of(tree, number, outcomes), last=last)
+
+
+def _end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
     node = tree.nodes[number]
     if isinstance(node, Step):
         outcome = outcomes.get(node.id)
@@ -62,9 +73,9 @@ def end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
             outcome = _lost_outcome(tree, node)
         return End(outcome.value or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
     if not node.members and node.source >= 0:
-        before = end_of(tree, node.source, outcomes)
+        before = _end_of(tree, node.source, outcomes)
         return before if before.cause is not None else End(b"[]")
-    ends = [end_of(tree, member, outcomes) for member in node.members]
+    ends = [_end_of(tree, member, outcomes) for member in node.members]
     causes = [end.cause for end in ends if end.cause is not None]
     if not causes:
         return End(b"[" + b",".join([end.value for end in ends]) + b"]")
@@ -86,6 +97,8 @@ def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
     while ended:
         current, end = ended.pop()
         node = tree.nodes[current]
+        if isinstance(node, Step):
+            end = replace(end, last=node.id)
         if current != settled:
             if node.join >= 0:
                 joins.append(node.join)
@@ -95,26 +108,26 @@ def follow(tree: Tree, number: int, end: End, now: float) -> Advance:
         for follower in tree.followers.get(current, ()):
             following = tree.nodes[follower]
             if isinstance(following, Join):
-                ended.append((follower, end if end.cause is not None else End(b"[]")))
+                ended.append((follower, end if end.cause is not None else replace(end, value=b"[]")))
             elif end.cause is None:
-                messages.append(send(tree, follower, end.value, now))
+                messages.append(send(tree, follower, end, now))
             else:
-                outcomes.append(_unrun_outcome(tree, follower, end.cause, now))
+                outcomes.append(_unrun_outcome(tree, follower, end.cause, end.last, now))
                 ended.append((follower, end))
     return Advance(pending=PendingNode(tree.id, number), messages=messages, outcomes=outcomes, joins=joins)
 
 
-def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:
-    """Return the message of a step, with its source's encoded result inserted."""
+def send(tree: Tree, number: int, before: End | None, now: float) -> Message:
+    """Return the message of a step, with the encoded result of its source inserted, if it has one."""
     step = tree.step(number)
     message = step.message
     fields: dict[str, Any] = {"sent_at": now, "place": tree.place(number)}
     if step.id != tree.root:
         fields["root_id"] = tree.root
-    if value is not None and not step.immutable:
-        fields["body"] = prepend(value, message.body)
-    if step.source >= 0:
-        fields["parent_id"] = tree.nodes[step.source].id
+    if before is not None and not step.immutable:
+        fields["body"] = prepend(before.value, message.body)
+    if before is not None and before.last is not None:
+        fields["parent_id"] = before.last
     if step.countdown is not None:
         fields["due_at"] = now + step.countdown
     if step.expires is not None:
@@ -122,7 +135,7 @@ def send(tree: Tree, number: int, value: bytes | None, now: float) -> Message:
     return replace(message, **fields)
 
 
-def _unrun_outcome(tree: Tree, number: int, cause: Outcome, now: float) -> Outcome:
+def _unrun_outcome(tree: Tree, number: int, cause: Outcome, parent: str | None, now: float) -> Outcome:
     """Return the outcome of a step that is not run, because a node before it has not ended well."""
     step = tree.step(number)
     message = step.message
@@ -131,8 +144,7 @@ def _unrun_outcome(tree: Tree, number: int, cause: Outcome, now: float) -> Outco
         args = failure.args if failure.args is not None and len(failure.args) <= CAUSE_BYTES else None
         failure = Failure(failure.module, failure.type, failure.message[:CAUSE_BYTES], args)
     return Outcome(id=step.id, task=step.task, state=cause.state, attempt=0, failure=failure, done_at=now,
-                   started_at=now, group_id=message.group_id, parent_id=tree.nodes[step.source].id,
-                   root_id=tree.root,
+                   started_at=now, group_id=message.group_id, parent_id=parent or message.parent_id, root_id=tree.root,
                    place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip
 
 

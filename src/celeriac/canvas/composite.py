@@ -40,11 +40,6 @@ class Composite(ABC):
     def lay_out(self, planner: Planner, given: Given) -> int:
         """Add the nodes of its parts to a planner; return the node whose end is the end of the whole."""
 
-    def ends_in_task(self) -> bool:
-        """Return whether its result is that of a single task."""
-        last = self.tasks[-1] if self.tasks else None
-        return isinstance(last, Signature) or (last is not None and bool(last.ends_in_task()))
-
     @property
     def app(self) -> App:
         """The app of the first task. Raises `WorkflowError` if there is no task."""

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from celeriac.canvas.group import group
-from celeriac.canvas.workflows import GATHER
+from celeriac.canvas.planner import GATHER
 from celeriac.errors import NotRegistered
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.signature import Signature

@@ -116,9 +116,6 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         """Return the ids that the caller chose for the tasks."""
         return [task.options["task_id"] for task in self.tasks if "task_id" in task.options]
 
-    def ends_in_task(self) -> bool:
-        return False
-
     def lay_out(self, planner: Planner, given: Given) -> int:
         inside, links, errors = self.prepare(given)
         end = planner.add_group(self.tasks, inside)

@@ -25,7 +25,9 @@ from celeriac.tasks.message_template import check_callback, check_same_app, chec
 from celeriac.tasks.protocols import App
 from celeriac.tasks.signature import Signature, listed
 
-__all__ = ["FIRST_ONLY", "Given", "Planned", "Planner", "as_replacement", "check_unique"]
+__all__ = ["FIRST_ONLY", "GATHER", "Given", "Planned", "Planner", "as_replacement", "check_unique"]
+
+GATHER = "celeriac.gather"  # the built-in task that returns its argument
 
 FIRST_ONLY = ("countdown", "eta")
 """Options of a call that apply only to the tasks that start at once."""
@@ -85,7 +87,8 @@ class Planner:
              options: Mapping[str, Any] | None = None, stands_for: Message | None = None) -> Planned:  # fmt: skip
         """Lay out a whole workflow, and raise its errors.
 
-        With `stands_for`, the last step takes the id, the links and the place of that message, which it replaces.
+        With `stands_for`, the last step takes the id, the links and the place of that message, which it replaces. If
+        the workflow ends in a group, or more follows its last step, a built-in task that passes the result on does.
         """
         options = dict(options or {})
         if self._headers:
@@ -93,6 +96,9 @@ class Planner:
         id = options.pop("task_id", None)
         end = self.add(part, Given(args, kwargs or {}, options, id=id))
         if stands_for is not None:
+            # A step with the place of another workflow has its followers there.
+            if end in self._joins or (stands_for.place is not None and self._is_followed(end)):
+                end = self.add(Signature(self._app, GATHER), Given(source=end, options=_headers(options)))
             self._take_over(end, stands_for)
         return self._finish(end)
 
@@ -193,6 +199,10 @@ class Planner:
         check_callback(self._app, "link_error", signature)
         options = {"headers": self._headers, **signature.options} if self._headers else {}
         return Link(signature.message(**options), signature.immutable)
+
+    def _is_followed(self, number: int) -> bool:
+        joins = [node for node in self._nodes if isinstance(node, Join)]
+        return number in [node.source for node in joins] + [step["source"] for step in self._steps.values()]
 
     def _take_over(self, end: int, message: Message) -> None:
         """Give the last step the id, the links and the place of a message that is replaced."""

@@ -126,7 +126,7 @@ class Workflow:
             else:
                 before = end_of(self.tree, source, outcomes)
                 if before.cause is None:
-                    messages.append(send(self.tree, number, before.value, now))
+                    messages.append(send(self.tree, number, before, now))
         return messages
 
     def _missing(self, again: set[int]) -> dict[int, int]:

@@ -36,11 +36,10 @@ from celeriac.tasks.signature import Signature
 if TYPE_CHECKING:
     from celeriac.tasks.execution import Request
 
-__all__ = ["GATHER", "Workflows"]
+__all__ = ["Workflows"]
 
 log = logging.getLogger("celeriac.workflows")
 
-GATHER = "celeriac.gather"  # the built-in task that returns its argument
 CACHED_TREES = 256  # kept in memory at most
 CACHED_BYTES = 32_000_000  # of all cached trees together
 
@@ -145,8 +144,6 @@ class Workflows:
             part = chain(part)
         if not isinstance(part, Composite):
             raise TypeError(f"replace needs a signature or a workflow, not {part!r}")
-        if not part.ends_in_task():
-            part = part | Signature(self._app, GATHER)
         planned = Planner(self._app).plan(part, stands_for=old)
         if request.is_eager:
             self.replacements[planned.tree.id] = planned

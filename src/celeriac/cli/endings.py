@@ -11,12 +11,12 @@ from celeriac import states
 from celeriac.cli.documents import emit, outcome_document, value_of
 from celeriac.cli.output import echo, echo_value
 from celeriac.cli.session import Session
-from celeriac.errors import NotSupported
+from celeriac.errors import NotSupported, nearest
 from celeriac.inspector import TaskView
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 
-__all__ = ["conclude", "document", "find", "report_revoked", "wait"]
+__all__ = ["conclude", "document", "find", "report_revoked", "unregistered", "wait"]
 
 # Exit codes:
 NOT_READY: Final = 3
@@ -116,6 +116,15 @@ def _verb(outcome: Outcome) -> str:
     return "was revoked" if outcome.state == states.REVOKED else "failed"
 
 
+def unregistered(session: Session, view: TaskView) -> str:
+    """Say so if no worker that received a message has its task, and which task may be meant; otherwise return ""."""
+    message, known = view.message, session.app.tasks
+    if message is None or message.unknown_since is None or view.place not in ("ready", "scheduled"):
+        return ""
+    hint = nearest(message.task, known) if message.task not in known else ""
+    return f"no worker that received it has this task registered.{hint}"
+
+
 def _pending(session: Session, view: TaskView) -> str:
     if not view.known and session.app.sends_outcomes:  # this process has sent the task, so it exists
         return f"No result yet: {view.id}. `{session.celeriac('status')}` shows workers and queues."
@@ -124,7 +133,6 @@ def _pending(session: Session, view: TaskView) -> str:
                 f"`{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
     where = {"active": "a worker holds it", "dead": "it is a dead letter", "ready": "it is waiting for a worker",
              "scheduled": "it is not due yet"}.get(view.place or "", "the broker holds no message for it")  # fmt: skip
-    if view.message is not None and view.message.unknown_since is not None and view.place in ("ready", "scheduled"):
-        where = "no worker that received it has this task registered"
-    return (f"No result yet: {view.task}[{view.id}] is {view.state}; {where}. "
+    where = unregistered(session, view) or f"{where}."
+    return (f"No result yet: {view.task}[{view.id}] is {view.state}; {where} "
             f"`{session.celeriac('status')}` shows workers and queues.")  # fmt: skip

@@ -6,7 +6,7 @@ import click
 
 from celeriac import states
 from celeriac.cli.documents import as_json, call_of, emit, message_document, outcome_document, value_of
-from celeriac.cli.endings import document, find, report_revoked
+from celeriac.cli.endings import document, find, report_revoked, unregistered
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
@@ -99,6 +99,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
     if message is not None:
         facts += [
             ("message", {"active": "held by a worker", "dead": "dead letter"}.get(view.place or "", view.place)),
+            ("not run", unregistered(session, view)),
             ("call", f"{message.task}({call(call_of(message, session.app))})"),
             ("queue", f"{message.queue}, priority {message.priority}"),
             ("attempt", message.attempt),

@@ -180,9 +180,9 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _parameter_hint(hint: Any, parameter: inspect.Parameter) -> Any:
-    """Return the annotation of the whole parameter: for `*orders: Order`, a tuple of them."""
+    """Return the annotation of the whole parameter: for `*orders: Order`, a list of them."""
     if parameter.kind is parameter.VAR_POSITIONAL:
-        return tuple[hint, ...]
+        return list[hint]
     if parameter.kind is parameter.VAR_KEYWORD:
         return dict[str, hint]
     return Optional[hint] if parameter.default is None else hint  # noqa: UP045 - not all hints have an `|`

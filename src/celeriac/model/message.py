@@ -116,6 +116,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     failed: Failed | None = None  # in the message of an error callback: the task that failed
     place: Place | None = None  # set in a workflow
     unknown_since: Instant | None = None  # when a worker first found no such task
+    requeued: Annotated[int, Meta(ge=0)] = 0  # how often this attempt raised `Reject(requeue=True)`
 
     @property
     def gives_result(self) -> bool:

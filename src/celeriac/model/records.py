@@ -2,7 +2,8 @@
 
 A record is an instance of a dataclass, a msgspec Struct, an attrs class, or a model or dataclass of pydantic.
 `serialization.py` asks for the `opener` of a value's class, `arguments.py` for the `rebuilder` of an annotation. Each
-is made once per class or annotation, and then raises if that cannot be supported.
+is made once per class or annotation, and then raises if that cannot be supported. Enums, tuples, NamedTuples and paths,
+which JSON does not keep either, are rebuilt by annotation too, also inside TypedDicts.
 
 pydantic is optional. It is never imported here: a user's class that needs it has imported it already.
 """
@@ -12,12 +13,17 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, Flag
 from functools import cache, lru_cache
 from inspect import signature
 from pathlib import PurePath
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from uuid import UUID
 
 import msgspec
 
@@ -89,6 +95,12 @@ def _model_opener(kind: type) -> Opener:
 
 # --- Rebuilding: from plain data ----------------------------------------------------------------------
 
+RESTORED = (PurePath, Enum, tuple)
+"""Classes besides records whose values are sent as something else: text, a value, a list."""
+
+SENT_AS_BASE: tuple[Any, ...] = (str, int, float, bytes, datetime, date, timedelta, UUID, Decimal)
+"""Classes whose subclasses are sent as they are, without the name of the subclass."""
+
 
 def rebuilder(hint: Any) -> Rebuilder | None:
     """Return the function that turns plain data into the annotated type, or None if that is plain data.
@@ -98,29 +110,42 @@ def rebuilder(hint: Any) -> Rebuilder | None:
     """
     classes = list(_classes(hint))
     has_record = any(_is_record(kind) for kind in classes)
-    if not has_record and not any(issubclass(kind, PurePath) for kind in classes):
+    if not has_record and not any(issubclass(kind, RESTORED) for kind in classes):
         return None
     try:
-        if any(_is_validated(kind) for kind in classes) and not any(_is_foreign(kind) for kind in classes):
+        # TypedDicts are not left to pydantic either, which refuses them before Python 3.12.
+        is_mixed = any(_is_foreign(kind) or is_typeddict(kind) for kind in classes)
+        if any(_is_validated(kind) for kind in classes) and not is_mixed:
             return _validator(_mapped(hint, lambda kind: kind))
         buildable = _mapped(hint, _buildable)
         msgspec.msgpack.Decoder(buildable)  # raises if any part cannot be built
     except (TypeError, NameError, RuntimeError) as error:  # some errors of pydantic are RuntimeErrors
         if not has_record:
-            return None  # such as `str | Path`: the text is a valid value
+            return None  # such as `str | Path`: the text is a valid value; or `list | tuple`
         raise TypeError(str(error).partition("\n")[0]) from error
     return lambda value: msgspec.convert(value, buildable, dec_hook=_build)
 
 
-def _classes(hint: Any) -> Iterator[type]:
-    """Yield the classes that values of an annotation can consist of."""
+def _classes(hint: Any, outer: tuple[Any, ...] = ()) -> Iterator[type]:
+    """Yield the classes that values of an annotation can consist of, with those of the fields of TypedDicts."""
     origin = get_origin(hint)
     if origin is type or origin is collections.abc.Callable:
         return
-    if isinstance(origin or hint, type):
-        yield origin or hint
+    kind = origin or hint
+    if isinstance(kind, type):
+        yield kind
+        if kind not in outer and (is_typeddict(kind) or (issubclass(kind, tuple) and kind is not tuple)):
+            for part in _field_hints(kind):
+                yield from _classes(part, (*outer, kind))
     for part in get_args(hint):
-        yield from _classes(part)
+        yield from _classes(part, outer)
+
+
+def _field_hints(kind: type) -> list[Any]:
+    try:
+        return list(get_type_hints(kind).values())
+    except (NameError, TypeError):  # it names types that are imported under TYPE_CHECKING
+        return []
 
 
 def _is_record(kind: type) -> bool:
@@ -155,13 +180,16 @@ def _mapped(hint: Any, change: Callable[[Any], Any]) -> Any:
 
 def _build(kind: Any, value: Any) -> Any:
     """Build a value of a type that msgspec does not support; msgspec calls this."""
+    construct = kind
     if isinstance(kind, type):
         if _is_validated(kind):
             return _validator(kind)(value)
-        if issubclass(kind, PurePath):
-            return kind(value)
-        if isinstance(kind, _WithoutInit):
+        if isinstance(value, kind):
+            return value
+        if isinstance(kind, _StandIn):
             return kind.build(value)
+        if issubclass(kind, (PurePath, *SENT_AS_BASE)):
+            return construct(value)
     raise TypeError(f"cannot build {kind!r}")
 
 
@@ -210,13 +238,25 @@ def reason(error: Exception) -> tuple[str, bool]:
     return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in found), True
 
 
-# --- Dataclasses with InitVar -------------------------------------------------------------------------
+# --- Classes that msgspec cannot build ----------------------------------------------------------------
 
 
-class _WithoutInit(type):
-    """Metaclass of stand-ins for dataclasses that must be built without `__init__`: their InitVars were not kept."""
+class _StandIn(type):
+    """Metaclass of classes that stand in an annotation for one that msgspec cannot build; `_build` lets them build."""
 
     kind: type
+
+    @abstractmethod
+    def build(cls, value: Any) -> Any:
+        """Return an instance of the class. Raises `ValueError` or `TypeError` for data that does not fit."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, cls.kind)
+
+
+class _WithoutInit(_StandIn):
+    """For dataclasses that must be built without `__init__`: their InitVars were not kept."""
+
     mirror: type[msgspec.Struct]  # the same fields, types and defaults
 
     def build(cls, value: Any) -> Any:
@@ -227,23 +267,42 @@ class _WithoutInit(type):
                 object.__setattr__(made, name, item)
         return made
 
-    def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, cls.kind)
+
+class _OfAnyValues(_StandIn):
+    """For flags, whose members can be combined, and for enums with values other than text or whole numbers."""
+
+    kind: type[Enum]
+
+    def build(cls, value: Any) -> Any:
+        for member in cls.kind:
+            if _listed(member.value) == value:
+                return member
+        return cls.kind(value)
+
+
+def _listed(value: Any) -> Any:
+    """Return a value with lists instead of tuples, as it arrives."""
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @cache
-def _buildable(hint: Any) -> Any:
-    """Return the stand-in for a class with InitVars, which msgspec cannot build, or the class itself."""
-    declared = getattr(hint, "__dataclass_fields__", {}).values()
+def _buildable(kind: Any) -> Any:
+    """Return the stand-in for a class that msgspec cannot build, or the class itself."""
+    if issubclass(kind, Enum):
+        values = {type(member.value) for member in kind}
+        if issubclass(kind, Flag) or values not in ({str}, {int}):
+            return _OfAnyValues(kind.__name__, (), {"kind": kind})
+        return kind
+    declared = getattr(kind, "__dataclass_fields__", {}).values()
     if not any(field._field_type is dataclasses._FIELD_INITVAR for field in declared):  # type: ignore[attr-defined]
-        return hint
-    types = get_type_hints(hint)
+        return Any if getattr(kind, "_is_protocol", False) else kind
+    types = get_type_hints(kind)
     mirror = msgspec.defstruct(
-        hint.__name__,
-        [(field.name, _mapped(types[field.name], _buildable), _default(field)) for field in dataclasses.fields(hint)],
+        kind.__name__,
+        [(field.name, _mapped(types[field.name], _buildable), _default(field)) for field in dataclasses.fields(kind)],
         kw_only=True,
     )
-    return _WithoutInit(hint.__name__, (), {"kind": hint, "mirror": mirror})
+    return _WithoutInit(kind.__name__, (), {"kind": kind, "mirror": mirror})
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -49,7 +49,7 @@ class Request:
         self.task = task
         self.args = args
         self.kwargs = kwargs
-        self.deliveries = deliveries
+        self.deliveries = deliveries + message.requeued
         self.worker = worker
         self.is_eager = is_eager
         self.started = started
@@ -99,7 +99,7 @@ class Request:
 
     @property
     def parent_id(self) -> str | None:
-        """The id of the task that sent this one, or that precedes it in a workflow."""
+        """The id of the task that sent this one, or that precedes it in a workflow: after a group, its last to end."""
         return self.message.parent_id
 
     @property

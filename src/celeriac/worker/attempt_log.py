@@ -13,6 +13,7 @@ import msgspec
 
 from celeriac import states
 from celeriac.app.app import Celeriac
+from celeriac.errors import NotRegistered, nearest
 from celeriac.model.failure import Failure
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
@@ -62,9 +63,10 @@ class AttemptLog:
             log.error("The process that ran %s[%s] died: %s; the task runs again", message.task, message.id, why,
                       extra=_named(message))  # fmt: skip
 
-    def unknown(self, message: Message) -> None:
+    def unknown(self, message: Message, error: NotRegistered) -> None:
         """Log that no task of this name is registered here."""
-        why = "Is another app using this broker_url?"
+        why = (f"Is its module imported, or named in the setting `imports` or in `app.autodiscover_tasks`?"
+               f"{nearest(message.task, error.known)} Is another app using this broker_url?")  # fmt: skip
         if self._is_in_full(message, "is not registered here and was received", why):
             log.warning("No task named %s is registered here; the message %s goes back to its queue. %s",
                         message.task, message.id, why, extra=_named(message))  # fmt: skip

@@ -40,7 +40,7 @@ class Ending(msgspec.Struct, kw_only=True, gc=False):
     outcome: Outcome | None = None  # the attempt ended by itself, or the pool ended it and made its outcome
     lost: str | None = None  # the attempt had started, and its process died; why
     given_back: bool = False  # not started, or stopped through no fault of its own; does not count as a delivery
-    unknown: bool = False  # this worker has no task of that name
+    unknown: NotRegistered | None = None  # this worker has no task of that name
     due_at: float | None = None  # with `given_back`: do not deliver before this time
     lane: str | None = None  # with `given_back`: the lane that the task belongs to
 
@@ -58,8 +58,8 @@ def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds
         if ending.lane is not None:
             back = replace(back, lane=ending.lane)
         return Settlement(delivery=delivery, action=Action.RETURN, message=back, deliveries=delivery.deliveries - 1)
-    if ending.unknown:
-        return _unknown(delivery, now, unknown_task_seconds)
+    if ending.unknown is not None:
+        return _unknown(delivery, ending.unknown, now, unknown_task_seconds)
     how = ending.lost or "lost with its worker"
     if message.acks_late and delivery.deliveries < max_deliveries:
         return Settlement(delivery=delivery, action=Action.RETURN, message=message, deliveries=delivery.deliveries)
@@ -77,7 +77,7 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     message = delivery.message
     if outcome.state == states.RETRY:
         due_at = now + (outcome.retry_delay or 0.0)
-        following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None)
+        following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None, requeued=0)
         # With `ignore_result` a later success is not stored, so nothing would ever replace a stored RETRY.
         kept = None if message.ignore_result else outcome
         return Settlement(delivery=delivery, action=Action.RETURN, outcome=kept, message=following, deliveries=0)
@@ -87,7 +87,7 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
         return Settlement(delivery=delivery, follow_ups=outcome.following)
     if outcome.rejected:
         if outcome.requeue:
-            again = replace(message, due_at=now + REQUEUE_SECONDS)
+            again = replace(message, due_at=now + REQUEUE_SECONDS, requeued=message.requeued + 1)
             return Settlement(delivery=delivery, action=Action.RETURN, message=again, deliveries=0)
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
         return _settle_with(delivery, outcome, now, Action.BURY, reason)
@@ -110,12 +110,11 @@ def _settle_with(delivery: Delivery, outcome: Outcome, now: float,
     return Settlement(delivery=delivery, action=action, outcome=outcome, follow_ups=follow_ups, reason=reason)
 
 
-def _unknown(delivery: Delivery, now: float, seconds: float) -> Settlement:
+def _unknown(delivery: Delivery, error: NotRegistered, now: float, seconds: float) -> Settlement:
     """Return a task that is not registered here to its queue, with growing delays; bury it after `seconds`."""
     message = delivery.message
     since = message.unknown_since if message.unknown_since is not None else now
     if now - since >= seconds:
-        error = NotRegistered(message.task)
         outcome = Outcome.failed(message, error, states.FAILURE, now)
         return _settle_with(delivery, outcome, now, Action.BURY, str(error))
     first, longest = UNKNOWN_TASK_DELAYS

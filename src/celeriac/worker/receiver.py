@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from msgspec.structs import replace as _replace
 
 from celeriac import states
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
+from celeriac.errors import BackendError, BrokerError, LeaseLost, NotRegistered, TaskExpired, TaskRevoked
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
@@ -27,6 +28,7 @@ __all__ = ["Receiver"]
 
 RECEIVE, LOOK = "receive", "look which tasks have ended"  # duties, for `Outages`
 WAIT_SECONDS = 30.0  # for a message, in one request
+MOST_UNKNOWN = 1000  # names of unknown tasks that are remembered
 
 
 class Receiver:
@@ -48,6 +50,7 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
+        self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
     async def run(self) -> None:
         """Receive until cancelled."""
@@ -193,7 +196,7 @@ class Receiver:
             return self._revoked(delivery, TaskExpired(), now)
         task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is None:
-            return Ending(delivery=delivery, unknown=True)
+            return Ending(delivery=delivery, unknown=self._not_registered(message.task))
         if task.lane != message.lane:
             # The sender did not know whether the function is plain or a coroutine.
             return Ending(delivery=delivery, given_back=True, lane=task.lane)
@@ -203,6 +206,14 @@ class Receiver:
             if due_at is not None:
                 return Ending(delivery=delivery, given_back=True, due_at=due_at)
         return None
+
+    def _not_registered(self, name: str) -> NotRegistered:
+        """Return the error for a task that is not registered here, with the most similar name that is."""
+        if name not in self._unknown:
+            if len(self._unknown) >= MOST_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[name] = NotRegistered(name, get_close_matches(name, self._app.tasks, n=1))
+        return self._unknown[name]
 
     def _revoked(self, delivery: Delivery, error: TaskRevoked, now: float) -> Ending:
         outcome = Outcome.failed(delivery.message, error, states.REVOKED, now, self._options.name)

@@ -170,8 +170,8 @@ class Settler:
                     self.attempt_log.ended(message, outcome)
             elif ending.lost is not None:
                 self.attempt_log.lost(message, ending.lost)
-            elif ending.unknown:
-                self.attempt_log.unknown(message)
+            elif ending.unknown is not None:
+                self.attempt_log.unknown(message, ending.unknown)
         self.statistics.add(counted)
 
 
