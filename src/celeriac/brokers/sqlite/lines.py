@@ -114,4 +114,4 @@ def _paused(connection: Connection) -> set[str]:
 def _lane_of(connection: Connection, line: int) -> tuple[str, str]:
     if line not in connection.lane_of:
         learn(connection)
-    return connection.lane_of[line]
+    return connection.lane_of.get(line, ("", ""))  # no such line: the file is damaged

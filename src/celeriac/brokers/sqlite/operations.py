@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.sqlite.rows import Found, find, insert, remove, wake_due
+from celeriac.brokers.sqlite.unreadable import queue_of
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
@@ -30,7 +31,7 @@ __all__ = ["SQLiteOperations"]
 
 OF_QUEUE = "line IN (SELECT line FROM lines WHERE queue = ?)"
 COUNT = " UNION ALL ".join(
-    f"SELECT queue, '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
+    f"SELECT CAST(queue AS TEXT), '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
     for table in TABLES
 )
 ALL_READY = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
@@ -46,7 +47,7 @@ class SQLiteOperations(Operations):
     async def queues(self) -> list[QueueCounts]:
         await self._wake_due()
         counted = self._rows(COUNT, ())
-        paused = {queue for (queue,) in self._rows("SELECT queue FROM pauses", ())}
+        paused = {queue for (queue,) in self._rows("SELECT CAST(queue AS TEXT) FROM pauses", ())}
         counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
         for queue, table, count in counted:
             found = counts.setdefault(queue, {})
@@ -87,11 +88,11 @@ class SQLiteOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         condition, parameters = (f"WHERE {OF_QUEUE}", (queue,)) if queue is not None else ("", ())
         rows = self._rows(
-            f"SELECT CAST(message AS BLOB), line, reason, died_at FROM dead {condition} "  # noqa: S608
+            f"SELECT CAST(message AS BLOB), line, CAST(reason AS TEXT), died_at FROM dead {condition} "  # noqa: S608
             "ORDER BY died_at DESC, seq DESC LIMIT ? OFFSET ?",
             (*parameters, limit, offset),
         )
-        return [Dead(message=self._shown(raw, line), reason=reason, at=at) for raw, line, reason, at in rows]
+        return [Dead(message=self._shown(raw, line), reason=reason, at=_time(at)) for raw, line, reason, at in rows]
 
     async def resend(self, ids: Sequence[str]) -> int:
         def work(connection: Connection) -> int:
@@ -118,7 +119,7 @@ class SQLiteOperations(Operations):
         query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
         rows = self._rows(query, (self._clock.now(),))
         return [
-            msgspec.structs.replace(_worker(info), renewed_at=renewed, expires_at=expires)
+            msgspec.structs.replace(_worker(info), renewed_at=_time(renewed), expires_at=_time(expires))
             for info, renewed, expires in rows
         ]
 
@@ -137,8 +138,7 @@ class SQLiteOperations(Operations):
         try:
             return decode(raw)
         except ValueError:
-            ((queue,),) = self._rows("SELECT queue FROM lines WHERE line = ?", (line,))
-            return unreadable(raw, queue).message
+            return unreadable(raw, self._database.read(partial(queue_of, line=line))).message
 
     def _rows(self, query: str, parameters: Sequence[Any]) -> list[Any]:
         return self._database.read(lambda connection: connection.execute(query, parameters).fetchall())
@@ -152,6 +152,11 @@ def _worker(info: bytes) -> WorkerInfo:
         return read_worker(info)
     except ValueError:
         return UNREADABLE_WORKER
+
+
+def _time(value: Any) -> float:
+    """Return a time of the file, where a damaged one may have any value."""
+    return value if isinstance(value, int | float) else 0.0
 
 
 def _letters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Found]:

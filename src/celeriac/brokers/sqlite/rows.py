@@ -24,6 +24,7 @@ __all__ = [
     "insert_one",
     "line_up",
     "new_row",
+    "number_of",
     "remove",
     "seq_of",
     "seqs_of",
@@ -67,7 +68,7 @@ BY_NAME = " UNION ALL ".join(
 )
 
 
-def _number(connection: Connection, queue: str, lane: str) -> int:
+def number_of(connection: Connection, queue: str, lane: str) -> int:
     """Return the number of a line; create a new line inside the caller's write transaction."""
     key = (queue, lane)
     if key not in connection.lines:
@@ -152,7 +153,7 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
         kind = (message.queue, message.lane, message.priority, message.due_at)
         if kind != before:
             before = kind
-            line = _number(connection, message.queue, message.lane)
+            line = number_of(connection, message.queue, message.lane)
             state = SCHEDULED if _is_scheduled(message, now) else READY
             group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
@@ -173,7 +174,7 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
 
 def write(connection: Connection, message: Message, now: float, *, age: int | None = None, deliveries: int = 0) -> None:
     """Write a message that is not there. Its `seq` is `age`, or that of its id, or a new one if the key is taken."""
-    line, rank = _number(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
+    line, rank = number_of(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
     own = seq_of(message.id)
     seq = own if age is None else age
     while seq is None or connection.execute(SAME_KEY, (line, rank, seq)).fetchone() is not None:
