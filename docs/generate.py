@@ -151,6 +151,7 @@ def _doc(found: Any, whole: bool = True) -> str:
 
 SECTIONS = {
     "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_"),
+    "Security": ("security_",),
     "Tasks": ("task_", "accept_content"),
     "Results": ("result_",),
     "Workers": ("worker_", "imports"),

@@ -27,12 +27,14 @@ from pamqp import commands
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.amqp.transport import AmqpTransport, post
-from celeriac.brokers.queue_server.envelope import unpack
+from celeriac.brokers.queue_server.envelope import Envelope
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.sender import DELAYS
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC
+from celeriac.model.message import decode
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
@@ -109,7 +111,8 @@ class RabbitServer:
         while True:
             with suppress(OSError, http.client.HTTPException):
                 if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
-                    return
+                    with socket.create_connection(("127.0.0.1", self.port)):  # it listens last of all
+                        return
             assert self.process.poll() is None, "rabbitmq-server has ended"
             assert time.monotonic() < deadline, "rabbitmq-server did not start"
             time.sleep(0.1)
@@ -236,8 +239,9 @@ class RabbitClock(FakeClock):
         deadline = time.monotonic() + PATIENCE
         for name in topology.delay_queues():
             while isinstance(got := connection.call(commands.Basic.Get(queue=name), deadline), Content):
-                parcel = unpack(got.body)
-                moved = post(parcel, topology, topology.line_of(parcel.message), self.now() + 1e-6)
+                parcel = Envelope(decode(got.body[1:]), got.body[0])
+                line = topology.line_of(parcel.message)
+                moved = post(parcel, topology, line, self.now() + 1e-6, PLAIN_CODEC)
                 assert connection.publish([moved], PATIENCE) == []
                 connection.send(acknowledge(1, got.tag, multiple=False))
         connection.close()
@@ -247,6 +251,7 @@ async def die(lease: Lease) -> None:
     """Let a worker die: its connection ends without a word, and the server notices."""
     assert isinstance(lease, QueueServerLease)
     assert isinstance(lease._transport, AmqpTransport)
+    assert lease._lost is None, lease._lost
     server = lease._transport.server
     channel = await (await server.open(60.0, "test")).channel()
     roll = commands.Queue.Declare(queue=lease._transport.topology.presence, passive=True)

@@ -23,6 +23,7 @@ from celeriac.drivers.memory import Store
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
+from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import Message
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
@@ -64,7 +65,7 @@ def redis_(server: RedisServer) -> Iterator[Ports]:
 
     def spoil(message: Message, junk: bytes) -> None:
         key = f"{here.prefix}:{{{message.queue}}}:messages"
-        server.ask("HSET", key, message.id, blob(message)[:3] + junk)  # the scripts' letters stay
+        server.ask("HSET", key, message.id, blob(message, PLAIN_CODEC)[:3] + junk)  # the scripts' letters stay
 
     yield Ports(RedisBroker(here, clock), RedisBackend(here, clock), clock, lambda: RedisBroker(elsewhere, clock),
                 spoil=spoil)  # fmt: skip

@@ -15,11 +15,12 @@ from celeriac.app.control import Command, Reply, encode, read_command, read_repl
 from celeriac.canvas.tree import Join, Step, Tree, decode_tree
 from celeriac.drivers.redis.outcomes import announced
 from celeriac.errors import DecodeError
+from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.gate import DEEPEST, Unreadable, check_nesting, reader
 from celeriac.model.message import Link, Message, Place, decode
 from celeriac.model.message import encode as encode_message
 from celeriac.model.options import rate
-from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome, read_outcome
+from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome
 from celeriac.ports.operations import read_dead, read_worker
 from tests.hostile import COMMANDS, MESSAGES, OUTCOMES
 
@@ -50,7 +51,7 @@ def test_a_message_at_its_bounds_is_read() -> None:
 def test_an_unreadable_outcome_is_a_failure_that_says_so(name: str) -> None:
     with pytest.raises(Unreadable):
         decode_outcome(OUTCOMES[name])
-    found = read_outcome("x", OUTCOMES[name])
+    found = PLAIN_CODEC.read_outcome("x", OUTCOMES[name])
     assert (found.id, found.task, found.state) == ("x", "(unreadable)", states.FAILURE)
     error = found.exception()
     assert isinstance(error, DecodeError)
@@ -59,7 +60,7 @@ def test_an_unreadable_outcome_is_a_failure_that_says_so(name: str) -> None:
 
 def test_a_readable_outcome_is_read_as_it_was() -> None:
     outcome = Outcome(id="x", task="t", state="SUCCESS", value=b"1", done_at=1.5, place=Place("w", 3, 1))
-    assert read_outcome("x", memoryview(encode_outcome(outcome))) == outcome
+    assert PLAIN_CODEC.read_outcome("x", memoryview(encode_outcome(outcome))) == outcome
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -437,17 +437,17 @@ async def test_a_server_that_accepts_no_messages_is_reported(frail: Place) -> No
     broker.publish([message()])
     lease = await lease_on(broker)
     delivery = await one(lease)
-    frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
+    await asyncio.to_thread(frail.rabbit.control, "set_vm_memory_high_watermark", "0.00001")
     try:
         for _ in range(2):
             with pytest.raises(BrokerUnavailable, match="accepts no messages at present"):
-                broker.publish([message()])
+                await asyncio.to_thread(broker.publish, [message()])
         with pytest.raises(BrokerUnavailable, match="accepts no messages at present"):
             await broker.apublish([message()])
         # A worker can still say what it has done.
         assert await lease.settle([Settlement(delivery=delivery)]) == [True]
     finally:
-        frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
+        await asyncio.to_thread(frail.rabbit.control, "set_vm_memory_high_watermark", "absolute", "1GB")
     broker.publish([message()])
 
 
@@ -457,10 +457,10 @@ async def test_a_worker_starts_and_keeps_its_running_tasks_while_the_server_acce
     first, standing = await lease_on(broker), await lease_on(frail.broker(timeout=TIMEOUT))
     assert ids(await receive(first, 1, 0)) == ["a"]
     running = await one(standing)
-    frail.rabbit.control("set_vm_memory_high_watermark", "0.00001")
+    await asyncio.to_thread(frail.rabbit.control, "set_vm_memory_high_watermark", "0.00001")
     try:
         with pytest.raises(BrokerUnavailable, match="accepts no messages at present"):
-            broker.publish([message()])
+            await asyncio.to_thread(broker.publish, [message()])
         await die(first)  # its messages are counted, and so sent again
         waiting = asyncio.ensure_future(receive(standing, wait=LONG))
         late = await lease_on(frail.broker(timeout=TIMEOUT))
@@ -468,7 +468,7 @@ async def test_a_worker_starts_and_keeps_its_running_tasks_while_the_server_acce
         await asyncio.sleep(TIMEOUT + 0.5)  # longer than the time-out
         await standing.renew()
     finally:
-        frail.rabbit.control("set_vm_memory_high_watermark", "absolute", "1GB")
+        await asyncio.to_thread(frail.rabbit.control, "set_vm_memory_high_watermark", "absolute", "1GB")
     async with asyncio.timeout(PROMPTLY):
         got = await waiting
         while "a" not in ids(got):
@@ -481,11 +481,11 @@ async def test_a_worker_starts_and_keeps_its_running_tasks_while_the_server_acce
 async def test_a_task_beyond_the_consumer_timeout_ends_the_lease_and_the_log_says_why(
     frail: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    frail.rabbit.control("eval", "application:set_env(rabbit, consumer_timeout, 3000).")
+    await asyncio.to_thread(frail.rabbit.control, "eval", "application:set_env(rabbit, consumer_timeout, 3000).")
     broker = frail.broker()
     broker.publish([message()])
     lease = await lease_on(broker)
-    frail.rabbit.control("eval", "application:unset_env(rabbit, consumer_timeout).")
+    await asyncio.to_thread(frail.rabbit.control, "eval", "application:unset_env(rabbit, consumer_timeout).")
     await one(lease)
     async with asyncio.timeout(PROMPTLY):
         with pytest.raises(LeaseLost):

@@ -30,8 +30,8 @@ class Settings:
 class FolderBackend(KeyValueWorkflows):
     """Outcomes and workflows in files, shared by all processes of a machine."""
 
-    def __init__(self, folder: Path, clock: Clock, result_expires: float | None, fsync: bool = False) -> None:
-        super().__init__(clock, result_expires)
+    def __init__(self, folder: Path, clock: Clock, result_expires: float | None, codec: Any, fsync: bool) -> None:
+        super().__init__(clock, result_expires, codec)
         self.folder = folder
         self.fsync = fsync
 
@@ -94,6 +94,6 @@ class FolderBackend(KeyValueWorkflows):
         return f"<FolderBackend {self.folder}>"
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, fsync: bool) -> FolderBackend:
+def connect(url: str, *, clock: Clock, timeout: float, **settings: Any) -> FolderBackend:
     """Return the backend of a `folder://` URL."""
-    return FolderBackend(Path(url.removeprefix("folder://")), clock, result_expires, fsync)
+    return FolderBackend(Path(url.removeprefix("folder://")), clock, **settings)

@@ -180,7 +180,7 @@ class Inspector:
                 async with asyncio.timeout(self.timeout if timeout is None else seconds(timeout, "timeout")):
                     async for payload in answers:
                         try:
-                            reply = read_reply(payload)
+                            reply = read_reply(self._app.broker.codec.open("reply", payload, channel))
                         except ValueError as error:
                             log.warning("Ignored an unreadable reply to a control command: %s", error)
                             continue

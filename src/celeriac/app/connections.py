@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac.config import adapters
 from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.model.codec import codec_of
+from celeriac.model.keys import parse_key
 from celeriac.model.masks import masked
 from celeriac.ports.abilities import Ability
 
@@ -104,8 +106,14 @@ def _open(kind: Kind, other: Kind, url: str, settings: Settings, clock: Clock) -
     else:
         raise _unknown(kind, other, url, scheme)
     options = {name.partition("_")[2]: getattr(settings, name) for name in own}
-    return connect(url, clock=clock, timeout=settings.broker_publish_timeout,
-                   result_expires=settings.result_expires, **options)  # fmt: skip
+    codec = codec_of(tuple(map(parse_key, settings.security_keys)), str(options.get("prefix", "")),
+                     settings.security_encrypt, settings.security_accept_unsigned)  # fmt: skip
+    port = connect(url, clock=clock, timeout=settings.broker_publish_timeout,
+                   result_expires=settings.result_expires, codec=codec, **options)  # fmt: skip
+    if port.codec is not codec:
+        raise ImproperlyConfigured(f"The {kind.name} for {scheme}:// does not sign what it stores, and `security_keys` "
+                                   "demands it. Use another one, or upgrade it.")  # fmt: skip
+    return port
 
 
 def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list[str]]:

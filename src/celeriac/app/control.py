@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from celeriac.errors import EncodeError
-from celeriac.model.gate import Name, Unreadable, check_nesting, reader
+from celeriac.model.gate import Instant, Name, OptionalName, Unreadable, check_nesting, reader
+from celeriac.model.message import new_id
 from celeriac.tasks.protocols import App
 
 __all__ = ["COMMANDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
@@ -33,6 +34,8 @@ class Command(msgspec.Struct, omit_defaults=True):
     arguments: dict[str, Any] = {}
     destination: list[Name] | None = None  # names of workers; None: all workers
     reply_to: Name | None = None  # the channel for replies; None: no reply is wanted
+    sent_at: Instant = 0.0  # set if it is signed, as is the nonce: so that it cannot be repeated
+    nonce: OptionalName = ""
 
 
 class Reply(msgspec.Struct, omit_defaults=True):
@@ -104,5 +107,8 @@ class Control:
         """
         if reply_to is not None and not reply_to.startswith(REPLIES):
             raise ValueError(f"reply_to must be the name of a channel that begins with {REPLIES!r}, not {reply_to!r}")
+        broker = self._app.broker
         command = Command(name, dict(arguments or {}), list(destination) if destination is not None else None, reply_to)
-        await self._app.broker.broadcast(COMMANDS, [encode(command)])
+        if broker.codec.signs:
+            command.sent_at, command.nonce = self._app.clock.now(), new_id()
+        await broker.broadcast(COMMANDS, [broker.codec.seal("command", encode(command))])

@@ -31,8 +31,9 @@ from celeriac.drivers.amqp.server import Server, each, server
 from celeriac.drivers.bell import Bell
 from celeriac.errors import BrokerError, ResultLost
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import new_id
-from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome
+from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 
 __all__ = ["RpcBackend", "connect"]
@@ -58,6 +59,7 @@ class RpcBackend(WaitingBackend):
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
         self.clock = clock
+        self.codec = server.codec
         self._expires = result_expires
         self._replies = f"{self.server.prefix}.reply."  # how the names of all reply queues begin
         self.begin()
@@ -119,7 +121,8 @@ class RpcBackend(WaitingBackend):
         return [True] * len(outcomes)
 
     async def _send(self, outcomes: Sequence[Outcome]) -> None:
-        items = [Publication("", outcome.reply_to, properties(), encode_outcome(outcome)) for outcome in outcomes]
+        encode = self.codec.encode_outcome
+        items = [Publication("", outcome.reply_to, properties(), encode(outcome)) for outcome in outcomes]
         if items:
             await self.server.ado(lambda: _sending(items))
 
@@ -240,10 +243,17 @@ class _Reader:
     def _take(self, connection: Connection, events: Sequence[Event]) -> None:
         contents = [event for event in events if isinstance(event, Content)]
         if contents:
-            self._backend.hear(filter(None, map(_decoded, contents)))
+            self._backend.hear(filter(None, map(self._decoded, contents)))
             connection.send(acknowledge(CHANNEL, contents[-1].tag, multiple=True))
         if len(contents) < len(events):  # a `basic.cancel`: the server sends nothing else unasked
             raise ConnectionLost("the reply queue was deleted, or its node has failed")
+
+    def _decoded(self, content: Content) -> Outcome | None:
+        try:
+            return self._server.codec.decode_outcome(content.body)
+        except ValueError as error:
+            log.warning("A message of %d bytes in the reply queue is ignored: %s", len(content.body), error)
+            return None
 
     def stop(self) -> None:
         """End the thread."""
@@ -256,14 +266,6 @@ class _Reader:
 
 def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
     yield items  # an unroutable outcome has no caller that waits for it
-
-
-def _decoded(content: Content) -> Outcome | None:
-    try:
-        return decode_outcome(content.body)
-    except ValueError:
-        log.warning("An unreadable message of %d bytes in the reply queue is ignored", len(content.body))
-        return None
 
 
 _backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
@@ -301,7 +303,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",
-            queue_type: str = "auto") -> RpcBackend:  # fmt: skip
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
+            prefix: str = "celeriac", queue_type: str = "auto") -> RpcBackend:  # fmt: skip
     """Return the backend for an `amqp://` URL: `connections.py` replaces `rpc://` by the broker's URL."""
-    return RpcBackend(server(url, prefix, queue_type, timeout), clock, result_expires)
+    return RpcBackend(server(url, prefix, queue_type, timeout, codec), clock, result_expires)

@@ -17,7 +17,8 @@ from hashlib import sha256
 
 from celeriac.backends.bases import SyncBackend
 from celeriac.model.clock import Clock
-from celeriac.model.outcome import Outcome, encode_outcome, read_outcome
+from celeriac.model.codec import PLAIN_CODEC, Codec
+from celeriac.model.outcome import Outcome
 
 __all__ = ["KeyValueBackend", "safe"]
 
@@ -28,8 +29,9 @@ LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with othe
 class KeyValueBackend(SyncBackend):
     """Outcomes in a key-value store. The four operations may be called from several threads at a time."""
 
-    def __init__(self, clock: Clock, result_expires: float | None) -> None:
+    def __init__(self, clock: Clock, result_expires: float | None, codec: Codec = PLAIN_CODEC) -> None:
         super().__init__(clock)
+        self.codec = codec
         self.expires = result_expires
 
     # --- The adapter's part ---------------------------------------------------------------------------
@@ -59,7 +61,7 @@ class KeyValueBackend(SyncBackend):
     def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
         asked = [_final(outcome.id) for outcome in outcomes if not outcome.ready]
         ended = set(self.get_many(asked)) if asked else set()
-        finals = [(_final(outcome.id), encode_outcome(outcome)) for outcome in outcomes if outcome.ready]
+        finals = [(_final(outcome.id), self.codec.encode_outcome(outcome)) for outcome in outcomes if outcome.ready]
         added = iter(self.add_many(finals, self.expires))
         done = []
         for outcome in outcomes:
@@ -70,7 +72,7 @@ class KeyValueBackend(SyncBackend):
             elif key in ended:
                 done.append(False)
             else:
-                self.set(_early(outcome.id), encode_outcome(outcome), self.expires)
+                self.set(_early(outcome.id), self.codec.encode_outcome(outcome), self.expires)
                 done.append(True)
         return done
 
@@ -82,7 +84,7 @@ class KeyValueBackend(SyncBackend):
         for id in ids:
             value = found.get(_final(id)) or found.get(_early(id))
             if value is not None:
-                outcomes[id] = read_outcome(id, value)
+                outcomes[id] = self.codec.read_outcome(id, value)
         return outcomes
 
     def forget(self, ids: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.memory import Store, Workflow, store
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
@@ -18,8 +19,9 @@ class MemoryBackend(WaitingBackend, WorkflowStore):
 
     lacks = frozenset()
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, codec: Codec = PLAIN_CODEC) -> None:
         self.shared = store
+        self.codec = codec
         self.clock = clock
 
     async def store(self, outcomes: Sequence[Outcome]) -> list[bool]:
@@ -98,6 +100,7 @@ class MemoryBackend(WaitingBackend, WorkflowStore):
         pass
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBackend:
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+            codec: Codec = PLAIN_CODEC) -> MemoryBackend:  # fmt: skip
     """Return the backend for a `memory://name` URL."""
-    return MemoryBackend(store(url.partition("://")[2]), clock)
+    return MemoryBackend(store(url.partition("://")[2]), clock, codec)

@@ -15,6 +15,7 @@ from celeriac.drivers.redis.error_translation import is_our_limit
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -41,6 +42,7 @@ class RedisBackend(Backend, WorkflowStore):
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
         self.clock = clock
+        self.codec = server.codec
         self._kept = outcomes.milliseconds(result_expires)
 
     async def store(self, items: Sequence[Outcome]) -> list[bool]:
@@ -50,7 +52,7 @@ class RedisBackend(Backend, WorkflowStore):
                 *[
                     part
                     for item in items[start : start + BATCH]
-                    for part in (item.id, outcomes.encode(item), outcomes.channel_of(item.id))
+                    for part in (item.id, outcomes.encode(item, self.codec), outcomes.channel_of(item.id))
                 ],
             )
             for start in range(0, len(items), BATCH)
@@ -88,7 +90,7 @@ class RedisBackend(Backend, WorkflowStore):
         wanted = set(ids)
 
         def hear(channel: str, payload: bytes) -> None:
-            _take_notified(payload, wanted, found, ended)
+            _take_notified(payload, wanted, found, ended, self.codec)
 
         channels = self._channels(ids)
         gives_up = time.monotonic() + self.server.timeout
@@ -128,7 +130,7 @@ class RedisBackend(Backend, WorkflowStore):
             if payload is None:
                 ended.update(wanted)
             else:
-                _take_notified(payload, wanted, found, ended)
+                _take_notified(payload, wanted, found, ended, self.codec)
             if found or ended:
                 some.set()
 
@@ -231,7 +233,7 @@ class RedisBackend(Backend, WorkflowStore):
                 *(
                     part
                     for end in ends[start : start + BATCH]
-                    for part in outcomes.end_parts(end.outcome, end.leaves_pending)
+                    for part in outcomes.end_parts(end.outcome, end.leaves_pending, self.codec)
                 ),
             )
             for start in range(0, len(ends), BATCH)
@@ -257,17 +259,20 @@ class RedisBackend(Backend, WorkflowStore):
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
         now = self.server.moment(self.clock)
-        commands = [
-            self.server.script("advance", now, self._kept, *outcomes.advance_parts(item)) for item in advances
-        ]
+        parts = [outcomes.advance_parts(item, self.codec) for item in advances]
+        commands = [self.server.script("advance", now, self._kept, *of_one) for of_one in parts]
         return [bool(done) for done in await self.server.ado_all(commands)] if commands else []
 
     def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
         return ("MGET", *map(self._key, ids))
 
     def _found(self, ids: Sequence[str], values: Sequence[bytes | None], final: bool) -> dict[str, Outcome]:
-        known = {id: value for id, value in zip(ids, values, strict=True) if value is not None}
-        return {id: outcomes.read(id, value) for id, value in known.items() if not final or value.startswith(b"1")}
+        known = {
+            id: value
+            for id, value in zip(ids, values, strict=True)
+            if value is not None and (not final or value.startswith(b"1"))
+        }
+        return {id: outcomes.read(id, value, self.codec) for id, value in known.items()}
 
     def _key(self, id: str) -> str:
         return f"{self.server.prefix}:outcome:{id}"
@@ -282,13 +287,14 @@ class RedisBackend(Backend, WorkflowStore):
         return f"<RedisBackend {self.server.address}>"
 
 
-def _take_notified(payload: bytes, wanted: set[str], found: dict[str, Outcome], ended: set[str]) -> None:
+def _take_notified(payload: bytes, wanted: set[str], found: dict[str, Outcome], ended: set[str],
+                   codec: Codec) -> None:  # fmt: skip
     for id, value in outcomes.announced(payload):
         if id in wanted:
             if value is None:
                 ended.add(id)
             else:
-                found[id] = outcomes.read(id, value)
+                found[id] = outcomes.read(id, value, codec)
 
 
 def _gathering(wanted: set[str]) -> float:
@@ -301,7 +307,7 @@ def _found_trees(ids: Sequence[str], values: Sequence[bytes | None]) -> dict[str
     return {id: value for id, value in zip(ids, values, strict=True) if value is not None}
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac") -> RedisBackend:  # fmt: skip
     """Return the backend for a `redis://` URL."""
-    return RedisBackend(server(url, prefix, timeout), clock, result_expires)
+    return RedisBackend(server(url, prefix, timeout, codec), clock, result_expires)

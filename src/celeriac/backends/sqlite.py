@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,10 @@ from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.clock import Clock
-from celeriac.model.outcome import Outcome, read_outcome
+from celeriac.model.codec import PLAIN_CODEC, Codec
+from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
@@ -31,9 +32,10 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
+        self.codec = database.codec
 
     async def store(self, outcomes_: Sequence[Outcome]) -> list[bool]:
-        def work(connection: sqlite3.Connection) -> list[bool]:
+        def work(connection: Connection) -> list[bool]:
             final = {
                 id
                 for (id,) in connection.execute(
@@ -55,7 +57,7 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
         condition = " AND final = 1" if final else ""
         query, parameter = (FETCH_ONE, ids[0]) if len(ids) == 1 else (FETCH, _json(ids))
         rows = self.database.read(lambda connection: connection.execute(query + condition, (parameter,)).fetchall())
-        return {id: read_outcome(id, outcome) for id, outcome in rows}
+        return {id: self.codec.read_outcome(id, outcome) for id, outcome in rows}
 
     def watch(self, ids: Sequence[str]) -> Watch:
         return self.database.watch()
@@ -82,7 +84,7 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
                 (*parameters, limit, offset),
             ).fetchall()
         )
-        return [read_outcome(id, outcome) for id, outcome in rows]
+        return [self.codec.read_outcome(id, outcome) for id, outcome in rows]
 
     # --- Workflows ------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ def _forget(ids: Sequence[str]) -> Any:
     )
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             synchronous: str = "normal") -> SQLiteBackend:  # fmt: skip
     """Return the backend for a `sqlite:///` URL."""
-    return SQLiteBackend(database(path_of(url), synchronous, timeout), clock)
+    return SQLiteBackend(database(path_of(url), synchronous, timeout, codec), clock)

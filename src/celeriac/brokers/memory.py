@@ -14,6 +14,7 @@ from msgspec.structs import replace as _replace
 from celeriac.drivers.memory import Held, Store, store
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
@@ -30,8 +31,10 @@ class MemoryBroker(Broker):
 
     lacks = frozenset()
 
-    def __init__(self, store: Store, clock: Clock, result_expires: float | None = 86400.0) -> None:
+    def __init__(self, store: Store, clock: Clock, result_expires: float | None = 86400.0,
+                 codec: Codec = PLAIN_CODEC) -> None:  # fmt: skip
         self.shared = store
+        self.codec = codec
         self.clock = clock
         self.result_expires = result_expires
 
@@ -326,6 +329,7 @@ def _add(store: Store, messages: Iterable[Message]) -> None:
             store.messages[message.id] = (store.number(), message, 0)
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None) -> MemoryBroker:
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+            codec: Codec = PLAIN_CODEC) -> MemoryBroker:  # fmt: skip
     """Return the broker for a `memory://name` URL."""
-    return MemoryBroker(store(url.partition("://")[2]), clock, result_expires)
+    return MemoryBroker(store(url.partition("://")[2]), clock, result_expires, codec)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from celeriac.canvas.advance import advance
 from celeriac.canvas.tree import Join, Node, Step, Tree
 from celeriac.errors import UnknownOption, WorkflowError
+from celeriac.model.codec import Codec
 from celeriac.model.message import Link, Message, encode, new_id
 from celeriac.ports.workflows import Plan
 from celeriac.tasks.execution import current
@@ -43,12 +44,12 @@ class Planned(NamedTuple):
         """Whether there is anything to run."""
         return any(isinstance(node, Step) for node in self.tree.nodes)
 
-    def plan(self) -> Plan:
-        """Return the workflow as a backend stores it."""
+    def plan(self, codec: Codec) -> Plan:
+        """Return the workflow as a backend with this codec stores it."""
         nodes = self.tree.nodes
         return Plan(
             id=self.tree.id,
-            tree=self.tree.encode(),
+            tree=codec.seal("tree", self.tree.encode(), self.tree.id),
             left=sum(isinstance(node, Step) and node.foreign is None for node in nodes),
             missing=self.missing,
         )

@@ -157,5 +157,5 @@ def _check_walks(tree: Tree) -> None:
                 waiting += [(member, False) for member in node.members or [node.source] if member >= 0]
 
 
-decode_tree: Callable[[bytes], Tree] = reader(Tree, "a workflow", _check)
+decode_tree: Callable[[bytes | memoryview], Tree] = reader(Tree, "a workflow", _check)
 """Return a tree from its bytes. Raises `Unreadable`, a `ValueError`."""

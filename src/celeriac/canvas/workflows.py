@@ -70,7 +70,7 @@ class Workflows:
             message, result = self._as_one_message(part, planned)
             self._app.publish([message])
             return result
-        self._app.backend.plant(planned.plan())
+        self._app.backend.plant(planned.plan(self._app.backend.codec))
         for start in range(0, len(planned.starts), PUBLISH_BATCH):
             self._app.publish(planned.starts[start : start + PUBLISH_BATCH])
         return result_of(self._app, planned.tree, planned.tree.end)
@@ -89,7 +89,7 @@ class Workflows:
             message, result = self._as_one_message(part, planned)
             await self._app.apublish([message])
             return result
-        await self._app.backend.aplant(planned.plan())
+        await self._app.backend.aplant(planned.plan(self._app.backend.codec))
         for start in range(0, len(planned.starts), PUBLISH_BATCH):
             await self._app.apublish(planned.starts[start : start + PUBLISH_BATCH])
         return result_of(self._app, planned.tree, planned.tree.end)
@@ -156,7 +156,7 @@ class Workflows:
         else:
             if planned.chosen:
                 free_unused_ids(self._app, planned.chosen)
-            self._app.backend.plant(planned.plan())
+            self._app.backend.plant(planned.plan(self._app.backend.codec))
         return planned.starts
 
     # --- Finding --------------------------------------------------------------------------------------
@@ -202,10 +202,10 @@ class Workflows:
 
         A tree that cannot be decoded is logged and left out, as if it had expired, so that it does not stop a worker.
         """
-        found = {}
+        found, codec = {}, self._app.backend.codec
         for id, data in trees.items():
             try:
-                found[id] = decode_tree(data)
+                found[id] = decode_tree(codec.open("tree", data, id))
             except ValueError as error:
                 log.error("Cannot decode the stored tree of workflow %s: %s", id, error)
         with self._lock:
@@ -224,15 +224,15 @@ class Workflows:
         """Store the ids of a group in the backend, under the group's id."""
         nodes: list[Node] = []
         end = _add_nodes(group, nodes)
-        tree = Tree(group.id, group.id, nodes, end)
-        workflow_store(self._app.backend).plant(Plan(id=group.id, tree=tree.encode(), left=0))
+        backend = workflow_store(self._app.backend)
+        tree = backend.codec.seal("tree", Tree(group.id, group.id, nodes, end).encode(), group.id)
+        backend.plant(Plan(id=group.id, tree=tree, left=0))
 
     def restore(self, id: str) -> GroupResult[Any] | None:
         """Return a group that was saved, or None."""
-        found = workflow_store(self._app.backend).trees([id])
-        if id not in found:
+        tree = self.cache(workflow_store(self._app.backend).trees([id])).get(id)
+        if tree is None:
             return None
-        tree = decode_tree(found[id])
         result: GroupResult[Any] = result_of(self._app, tree, tree.end)
         return result
 

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "tasks": "List recent tasks; show, revoke or retry them.",
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
     "purge": "Delete the waiting messages of queues.",
+    "keys": "Make keys that sign messages.",
     "report": "Print the information that a bug report needs.",
     "demo": "Run a demonstration on this machine.",
     "completion": "Print a shell completion script.",

@@ -3,7 +3,7 @@
 A package brings an adapter with an entry point in the group `celeriac.brokers` or `celeriac.backends`. Its name is the
 scheme of URLs, its value a module (or an object) that has
 
-- `connect(url, *, clock, timeout, result_expires, **settings)`, which returns the broker or backend;
+- `connect(url, *, clock, timeout, result_expires, codec, **settings)`, which returns the broker or backend;
 - optionally a class `Settings`, in the form of `definitions.Definitions`. Its names begin with the scheme, or a word of
   it (`folder_fsync` for `folder://`); `connect` gets each without that word (`fsync`).
 

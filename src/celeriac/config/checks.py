@@ -12,6 +12,7 @@ from celeriac.config.adapters import installed_settings, setting_of_adapter
 from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED, RENAMED, Setting
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import seconds
+from celeriac.model.masks import masked
 
 __all__ = ["PREFIXES", "check", "find", "meant"]
 
@@ -66,9 +67,10 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind) if kind is not Any else value
     except msgspec.ValidationError as error:
+        shown = masked({name: value})[name]
         if (wanted := _words(kind)) is None:
-            raise ImproperlyConfigured(f"{name}: {error}, got {value!r}.") from None
-        raise ImproperlyConfigured(f"{name} takes {wanted}, not {value!r}.") from None
+            raise ImproperlyConfigured(f"{name}: {error}, got {shown!r}.") from None
+        raise ImproperlyConfigured(f"{name} takes {wanted}, not {shown!r}.") from None
 
 
 def meant(name: str) -> str:

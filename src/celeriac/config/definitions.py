@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import msgspec
 
 from celeriac.model.clock import Duration
+from celeriac.model.keys import parse_key
 from celeriac.model.options import rate
 from celeriac.model.routing import Routes
 from celeriac.model.serialization import serializer
@@ -70,6 +71,12 @@ def _serializers(names: list[str]) -> list[str]:
     return names
 
 
+def _keys(texts: list[str]) -> list[str]:
+    for text in texts:
+        parse_key(text)
+    return texts
+
+
 def _accepted(check: Callable[[Any], Any]) -> Rule:
     """Return the rule that a check accepts the value."""
 
@@ -98,6 +105,13 @@ class Definitions:
     amqp_queue_type: Annotated[
         str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later", OneOf("auto", "quorum", "classic")
     ] = "auto"
+
+    # Security
+    security_keys: Annotated[
+        list[str], "secrets that sign and check all that is stored or sent: the first signs, all are accepted", _keys
+    ] = []
+    security_encrypt: Annotated[bool, "encrypt it too, with keys that are derived from those"] = False
+    security_accept_unsigned: Annotated[bool, "accept what is not signed, while senders are given keys"] = False
 
     # Tasks
     task_default_queue: Annotated[str, "the queue of tasks that no route and no option names one for"] = "default"
@@ -179,5 +193,9 @@ NOT_NEEDED = {
     "task_reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
     "worker_cancel_long_running_tasks_on_connection_loss": "a lost lease always cancels; remove it",
     "enable_utc": "instants are always UTC inside; remove it",
+    "security_key": "messages are signed with secrets, not certificates: set `security_keys`",
+    "security_certificate": "messages are signed with secrets, not certificates: set `security_keys`",
+    "security_cert_store": "messages are signed with secrets, not certificates: set `security_keys`",
+    "security_digest": "signatures are HMAC-SHA256; remove it",
     "beat_schedule": "schedules are not part of this version",
 }

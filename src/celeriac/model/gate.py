@@ -21,8 +21,11 @@ from msgspec import Meta
 
 __all__ = [
     "DEEPEST",
+    "LARGEST",
     "LONGEST_ADDRESS",
     "LONGEST_NAME",
+    "SEALED",
+    "UNDECODABLE",
     "Address",
     "Attempt",
     "AttemptOrNone",
@@ -33,6 +36,7 @@ __all__ = [
     "Unreadable",
     "check_nesting",
     "reader",
+    "refusal",
 ]
 
 LARGEST: Final = 1 << 30  # bytes of one value; `message_max_bytes` limits messages further
@@ -51,11 +55,25 @@ Attempt: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 53)]
 AttemptOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
 """The number of an attempt; 0 for a task of a workflow that was not run."""
 
+SEALED: Final = b"\xc1"
+"""The first byte of what is signed or encrypted (seals.py). No MessagePack and no JSON begins with it."""
+
 Struct = TypeVar("Struct")
 
 
 class Unreadable(ValueError):
     """The bytes are not a value that Celeriac writes."""
+
+
+UNDECODABLE: Final = (ValueError, RecursionError, OverflowError, TypeError)
+"""What decoding raises. A TypeError: the value is not bytes, since SQLite stores any type in any column."""
+
+
+def refusal(data: Any, what: str, error: Exception) -> Unreadable:
+    """Return the error for bytes that decoding has refused."""
+    if isinstance(data, bytes | memoryview) and bytes(data[:1]) == SEALED:
+        return Unreadable(f"{what} that is signed, and `security_keys` is not set here")
+    return Unreadable(f"not {what}: {error}")
 
 
 def reader(kind: type[Struct] | Any, what: str, check: Callable[[Struct], None] | None = None,
@@ -71,9 +89,8 @@ def reader(kind: type[Struct] | Any, what: str, check: Callable[[Struct], None] 
             if len(data) > largest:
                 raise Unreadable(f"{len(data):,} bytes are too many for {what}")
             value: Struct = decode(data)
-        except (ValueError, RecursionError, OverflowError, TypeError) as error:
-            # A TypeError: the value is not bytes, since SQLite stores any type in any column.
-            raise Unreadable(f"not {what}: {error}") from None
+        except UNDECODABLE as error:
+            raise refusal(data, what, error) from None
         if check is not None:
             check(value)
         return value

@@ -1,4 +1,4 @@
-"""Hides passwords in errors, logs, representations and the output of the command."""
+"""Hides passwords and keys in errors, logs, representations and the output of the command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ __all__ = ["masked"]
 PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*:/{0,3}[^/@\s:]*):\S*@", re.IGNORECASE)
 SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&\s]*", re.IGNORECASE)
 
+KEYS = frozenset({"security_keys"})  # settings that are hidden as a whole
+
 
 def masked(value: Any) -> Any:
     """Return a value with the passwords of all its URLs replaced by `***`.
@@ -21,7 +23,7 @@ def masked(value: Any) -> Any:
     if isinstance(value, str):
         return SECRET.sub(r"\1***", PASSWORD.sub(r"\1:***@", value))
     if isinstance(value, dict):
-        return {name: masked(item) for name, item in value.items()}
+        return {name: "***" if name in KEYS else masked(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]
     return value

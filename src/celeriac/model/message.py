@@ -21,6 +21,8 @@ from msgspec import Meta
 from celeriac.model.failure import Failure
 from celeriac.model.gate import (
     DEEPEST,
+    LARGEST,
+    UNDECODABLE,
     Address,
     Attempt,
     AttemptOrNone,
@@ -31,6 +33,7 @@ from celeriac.model.gate import (
     Unreadable,
     check_nesting,
     reader,
+    refusal,
 )
 
 __all__ = [
@@ -135,12 +138,23 @@ encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 
 
 
-def _check(message: Message) -> None:
-    """Raise `Unreadable` for a message without id or task, or with headers or links that are nested too deeply."""
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """Return the message from such bytes. Raises `Unreadable`, a `ValueError`."""
+    # This is what `reader` makes, written out: it is called for each message.
+    try:
+        if len(data) > LARGEST:
+            raise Unreadable(f"{len(data):,} bytes are too many")
+        message = _decode(data)
+    except UNDECODABLE as error:
+        raise refusal(data, "a message", error) from None
     if not message.id or not message.task:
         raise Unreadable("a message has an id and the name of a task")
     if message.headers or message.link or message.link_error:
         _check_nesting(message)
+    return message
 
 
 def _check_nesting(message: Message) -> None:
@@ -154,9 +168,6 @@ def _check_nesting(message: Message) -> None:
         messages = [link.message for one in messages for link in (*one.link, *one.link_error)]
         level += 1
 
-
-decode: Callable[[bytes | memoryview], Message] = reader(Message, "a message", _check)
-"""Return the message from such bytes. Raises `Unreadable`, a `ValueError`."""
 
 decode_part: Callable[[bytes | memoryview], Message] = reader(Message, "a message of a workflow", _check_nesting)
 """Return a message of a workflow, which may lack id and task. Raises `Unreadable`."""

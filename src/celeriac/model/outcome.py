@@ -18,7 +18,7 @@ from celeriac.model.gate import Address, AttemptOrNone, Duration, Instant, Name,
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
 
-__all__ = ["Outcome", "decode_outcome", "encode_outcome", "read_outcome"]
+__all__ = ["Outcome", "decode_outcome", "encode_outcome", "unreadable_outcome"]
 
 
 class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
@@ -77,10 +77,7 @@ decode_outcome: Callable[[bytes | memoryview], Outcome] = reader(Outcome, "an ou
 """Return the outcome from such bytes. Raises `Unreadable`, a `ValueError`."""
 
 
-def read_outcome(id: str, data: bytes | memoryview) -> Outcome:
-    """Return the stored outcome of a task. For unreadable bytes, return a failure that says so: `get` raises it."""
-    try:
-        return decode_outcome(data)
-    except ValueError as error:
-        why = DecodeError(f"The stored outcome of the task {id} is unreadable: {error}.")
-        return Outcome(id=id, task="(unreadable)", state=states.FAILURE, failure=Failure.of(why))
+def unreadable_outcome(id: str, error: Exception) -> Outcome:
+    """Return what stands for the stored outcome of a task that cannot be read: a failure, which `get` raises."""
+    why = DecodeError(f"The stored outcome of the task {id} is unreadable: {error}.")
+    return Outcome(id=id, task="(unreadable)", state=states.FAILURE, failure=Failure.of(why))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from celeriac.model.codec import PLAIN_CODEC, Codec
+
 __all__ = ["BACKEND_ABILITIES", "BROKER_ABILITIES", "Ability", "Port"]
 
 
@@ -29,7 +31,10 @@ BACKEND_ABILITIES = (Ability.KEEP_OUTCOMES, Ability.KEEP_WORKFLOWS, Ability.LIST
 
 
 class Port:
-    """Base of `Broker` and `Backend`: says what its server cannot do."""
+    """Base of `Broker` and `Backend`: says what its server cannot do, and how values become bytes."""
+
+    codec: Codec = PLAIN_CODEC
+    """Encodes and decodes what is stored and sent: the one that `connect` was given."""
 
     lacks: frozenset[Ability] = frozenset()
     """What this server cannot do. Operations that need it raise `NotSupported`."""

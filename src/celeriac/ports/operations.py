@@ -5,11 +5,14 @@ Used only by front ends, through `Broker.operations()`.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
@@ -107,12 +110,20 @@ read_worker: Callable[[bytes | memoryview], WorkerInfo] = reader(WorkerInfo, "th
 read_dead: Callable[[bytes | memoryview], Dead] = reader(Dead, "a dead letter")
 """Return a dead letter from its msgpack. Raises `Unreadable`, a `ValueError`."""
 
-UNREADABLE_WORKER = WorkerInfo(name="(unreadable)")
-"""What front ends show for a worker whose info cannot be read."""
+UNREADABLE: Final = "(unreadable)"
+"""What front ends show for the name of a task or worker that cannot be read."""
+
+UNREADABLE_WORKER = WorkerInfo(name=UNREADABLE)
 
 
-def anew(message: Message) -> Message:
-    """Return a dead letter's message as it is sent again: as if it had never been tried."""
+def anew(message: Message, codec: Codec = PLAIN_CODEC, skip: int = 0) -> Message:
+    """Return a dead letter's message as it is sent again: as if it had never been tried.
+
+    A letter whose message could not be read is read again, without its first `skip` bytes: the key may be there now.
+    """
+    if message.task == UNREADABLE:
+        with contextlib.suppress(ValueError):
+            message = codec.decode(message.body[skip:], message.queue)
     # Its workflow has continued without it, and would not count it again.
     return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, place=None)
 
@@ -120,5 +131,5 @@ def anew(message: Message) -> Message:
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,
                id: str | None = None) -> Dead:  # fmt: skip
     """Return a dead letter for bytes that cannot be decoded: they become the body of its message."""
-    message = Message(id=id or new_id(), task="(unreadable)", body=body, queue=queue)
+    message = Message(id=id or new_id(), task=UNREADABLE, body=body, queue=queue)
     return Dead(message=message, reason=why, at=at)

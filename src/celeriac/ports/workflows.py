@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from celeriac.errors import BackendError
+from celeriac.model.codec import Codec
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
@@ -59,6 +60,9 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class WorkflowStore(ABC):
     """Keeps workflows, by id. Implemented by backends, next to `Backend`; `lacks` is then without KEEP_WORKFLOWS."""
+
+    codec: Codec
+    """As in `Backend`; trees are sealed with it before they come here."""
 
     @abstractmethod
     def plant(self, plan: Plan) -> None:

@@ -55,7 +55,11 @@ class Heartbeat:
         self._no_sweep_until = 0.0  # monotonic
 
     async def enter(self, pool: Pool, queues: Sequence[str]) -> None:
-        """Take a lease; wait while the broker cannot be reached. Raises `BrokerMisconfigured`."""
+        """Take a lease; wait while the broker cannot be reached.
+
+        Raises `BrokerMisconfigured`, and `ImproperlyConfigured` if `security_keys` has a caller's key first.
+        """
+        self._app.broker.codec.seal("worker", b"")  # some brokers sign it later than now
         info = WorkerInfo(
             name=self._options.name, host=socket.gethostname(), pid=os.getpid(), started_at=self._app.clock.now(),
             queues=tuple(queues), concurrency=pool.capacity(), version=__about__.VERSION,

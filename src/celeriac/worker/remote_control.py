@@ -23,21 +23,23 @@ from msgspec import Meta
 from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
 from celeriac.errors import BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
-from celeriac.model.gate import Duration, Name
+from celeriac.model.gate import Duration, Name, Unreadable
 from celeriac.model.message import PLAIN
 from celeriac.model.options import rate as parse_rate
+from celeriac.model.seals import is_sealed
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.pool import Pool
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.settler import Settler
 
-__all__ = ["COMMAND_HANDLERS", "Controlled", "serve_commands"]
+__all__ = ["COMMAND_HANDLERS", "Controlled", "Repetitions", "serve_commands"]
 
 log = logging.getLogger("celeriac.worker")
 
 Handler = Callable[..., Any]
 Count = Annotated[int, Meta(ge=1, le=100)]  # children to add or remove by one command
+COMMAND_SECONDS = 120.0  # how old a signed command may be, and how far the clocks of machines may differ
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MOST_CHILDREN = 1000  # plain children of a worker; more are not added by remote control
 COMMAND_HANDLERS: dict[str, Handler] = {}
@@ -64,23 +66,43 @@ async def serve_commands(worker: Controlled) -> None:
     if not worker.app.conf.worker_remote_control:
         worker.listening.set()
         await asyncio.get_running_loop().create_future()
-    pause = FIRST_PAUSE
+    pause, repetitions = FIRST_PAUSE, Repetitions()
     while True:
         try:
-            await _listen(worker)
+            await _listen(worker, repetitions)
         except BrokerError as error:
             log.warning("Cannot listen for control commands, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
         pause = next_pause(pause)
 
 
-async def _listen(worker: Controlled) -> None:
+class Repetitions:
+    """Refuses signed commands that are repeated: they are old, or their nonce has come before."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}  # nonces of the last minutes, the oldest first; when each came
+
+    def check(self, command: Command, now: float) -> None:
+        """Raise `Unreadable` for a repeated command."""
+        if abs(now - command.sent_at) > COMMAND_SECONDS:
+            raise Unreadable(f"it was sent {now - command.sent_at:.0f} s ago, and at most {COMMAND_SECONDS:.0f} s are "
+                             "allowed: it is repeated, or the clocks of the machines differ")  # fmt: skip
+        while self._seen and (oldest := next(iter(self._seen))) and self._seen[oldest] < now - 2 * COMMAND_SECONDS:
+            del self._seen[oldest]
+        if command.nonce in self._seen:
+            raise Unreadable("it is repeated")
+        self._seen[command.nonce] = now
+
+
+async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
     broker = worker.app.broker
     async with aclosing(await broker.listen(COMMANDS)) as commands:  # type: ignore[type-var]
         worker.listening.set()
         async for payload in commands:
             try:
-                command = read_command(payload)
+                command = read_command(broker.codec.open("command", payload))
+                if is_sealed(payload):
+                    repetitions.check(command, worker.app.clock.now())
             except ValueError as error:
                 log.warning("Ignored a control command that cannot be read: %s", error)
                 continue
@@ -89,7 +111,8 @@ async def _listen(worker: Controlled) -> None:
             reply = _handle(worker, command)
             if command.reply_to is not None:
                 try:
-                    await broker.broadcast(command.reply_to, [encode(reply)])
+                    sealed = broker.codec.seal("reply", encode(reply), command.reply_to)
+                    await broker.broadcast(command.reply_to, [sealed])
                 except (BrokerError, EncodeError) as error:
                     log.warning("Cannot send the reply to the control command %s: %s", command.name, error)
 

@@ -7,6 +7,7 @@ from celeriac.brokers.amqp.transport import AmqpTransport
 from celeriac.brokers.queue_server import QueueServerBroker
 from celeriac.drivers.amqp.server import Server, server
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 
 __all__ = ["AmqpBroker", "connect"]
 
@@ -24,7 +25,7 @@ class AmqpBroker(QueueServerBroker):
         return AmqpTopology.on(self.server)
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, prefix: str = "celeriac",
-            queue_type: str = "auto") -> AmqpBroker:  # fmt: skip
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
+            prefix: str = "celeriac", queue_type: str = "auto") -> AmqpBroker:  # fmt: skip
     """Return the broker of an `amqp://` URL."""
-    return AmqpBroker(server(url, prefix, queue_type, timeout), clock)
+    return AmqpBroker(server(url, prefix, queue_type, timeout, codec), clock)

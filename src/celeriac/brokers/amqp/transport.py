@@ -20,6 +20,7 @@ from celeriac.drivers.amqp.error_translation import MISSING, ChannelClosed, Refu
 from celeriac.drivers.amqp.frames import Publication, properties
 from celeriac.drivers.amqp.server import Server, each
 from celeriac.errors import BrokerError
+from celeriac.model.codec import Codec
 from celeriac.model.message import Message
 
 __all__ = ["AmqpTransport", "post"]
@@ -36,6 +37,7 @@ class AmqpTransport(Transport):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.timeout = server.timeout
+        self.codec = server.codec
         self.declared = server.declared
         self._topology: AmqpTopology | None = None
 
@@ -56,7 +58,8 @@ class AmqpTransport(Transport):
     def publish(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel], now: float,
                 keep: Callable[[Unsent], None]) -> Procedure[Unsent | None]:  # fmt: skip
         topology = self.topology
-        items = [post(envelope, topology, topology.line_of(envelope.message), now) for envelope in envelopes]
+        codec, line_of = self.codec, topology.line_of
+        items = [post(envelope, topology, line_of(envelope.message), now, codec) for envelope in envelopes]
         items += [Publication("", parcel.address, PLAIN_PROPERTIES, parcel.body) for parcel in parcels]
 
         def part(left: Callable[[Publication], bool], doubtful: bool) -> Unsent:
@@ -189,14 +192,15 @@ class AmqpTransport(Transport):
         return f"{self.product} at {self.server.address}"
 
 
-def post(envelope: Envelope, topology: AmqpTopology, line: Line, now: float) -> Publication:
+def post(envelope: Envelope, topology: AmqpTopology, line: Line, now: float, codec: Codec) -> Publication:
     """Address an envelope: to its line, or to the delays before it."""
     message = envelope.message
-    marks = properties(message.priority, message.id, message.task) if _short(message) else properties(message.priority)
+    shown = _short(message) and not codec.encrypts
+    marks = properties(message.priority, message.id, message.task) if shown else properties(message.priority)
     if message.due_at is None or message.due_at <= now:
-        return Publication("", topology.address(line), marks, envelope.pack())
+        return Publication("", topology.address(line), marks, envelope.pack(codec))
     exchange, key = topology.delayed(message.due_at - now, line)
-    return Publication(exchange, key, marks, envelope.pack())
+    return Publication(exchange, key, marks, envelope.pack(codec))
 
 
 def _short(message: Message) -> bool:

@@ -30,6 +30,7 @@ class QueueServerBroker(Broker):
     def __init__(self, transport: Transport, clock: Clock) -> None:
         self.transport = transport
         self.clock = clock
+        self.codec = transport.codec
         self.sender = Sender(transport, clock)
 
     def publish(self, messages: Sequence[Message]) -> None:

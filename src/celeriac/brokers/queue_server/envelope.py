@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from celeriac.model.codec import Codec
 from celeriac.model.gate import Unreadable
-from celeriac.model.message import Message, decode, encode
+from celeriac.model.message import Message
 from celeriac.ports.operations import Dead, unreadable
 from celeriac.ports.operations import read_dead as decode_dead
 
@@ -28,10 +29,10 @@ class Envelope(NamedTuple):
     deliveries: int = 0
     again: bool = False  # it may have been sent before
 
-    def pack(self) -> bytes:
+    def pack(self, codec: Codec) -> bytes:
         """Return it as bytes."""
         first = min(max(self.deliveries, 0), MAX_DELIVERIES) | (AGAIN if self.again else 0)
-        return bytes((first,)) + encode(self.message)
+        return bytes((first,)) + codec.encode(self.message)
 
 
 class Parcel(NamedTuple):
@@ -41,23 +42,23 @@ class Parcel(NamedTuple):
     body: bytes
 
 
-def unpack(body: bytes) -> Envelope:
-    """Read an envelope. Raises `Unreadable`, a `ValueError`."""
+def unpack(body: bytes, queue: str, codec: Codec) -> Envelope:
+    """Read an envelope of a queue. Raises `Unreadable`, a `ValueError`."""
     if not body:
         raise Unreadable("it is empty")
-    return Envelope(decode(memoryview(body)[1:]), body[0] & MAX_DELIVERIES, bool(body[0] & AGAIN))
+    return Envelope(codec.decode(memoryview(body)[1:], queue), body[0] & MAX_DELIVERIES, bool(body[0] & AGAIN))
 
 
-def encode_dead(message: Message, reason: str, at: float) -> bytes:
+def encode_dead(message: Message, reason: str, at: float, codec: Codec) -> bytes:
     """Return a dead letter as bytes."""
-    return msgspec.msgpack.encode(Dead(message=message, reason=reason, at=at))
+    return codec.seal("dead", msgspec.msgpack.encode(Dead(message=message, reason=reason, at=at)))
 
 
-def read_dead(body: bytes, queue: str) -> Dead:
+def read_dead(body: bytes, queue: str, codec: Codec) -> Dead:
     """Read a dead letter; bytes that are none become the body of one."""
     try:
-        return decode_dead(body)
-    except ValueError:
-        return unreadable(body, queue)
+        return decode_dead(codec.open("dead", body))
+    except ValueError as error:
+        return unreadable(body, queue, str(error))
 
 

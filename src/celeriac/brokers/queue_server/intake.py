@@ -63,13 +63,11 @@ class Intake:
         if consumer_tag == consumer.tag:
             consumer.unsettled += 1
         try:
-            envelope = unpack(pushed.body)
+            envelope = unpack(pushed.body, consumer.line.queue, self._sender.transport.codec)
         except ValueError as error:
             self._put_aside(pushed, consumer, f"it cannot be read: {error}")
             return
         message, now = envelope.message, self._clock.now()
-        if message.queue != consumer.line.queue:  # it was moved by an operator, or forged: it belongs where it is
-            message = replace(message, queue=consumer.line.queue)
         counted = self._connection.losses(pushed)
         lost = self._lost_before(counted, message.id)
         count = envelope.deliveries + lost
@@ -112,8 +110,9 @@ class Intake:
         held = Held(pushed.tag, consumer, pushed.consumer_tag, delivery, 0, False, time.monotonic())
         self._unacked.add(held)
         self._consumers.touched.add(consumer)
-        address = self._sender.transport.topology.dead(queue)
-        parcel = Parcel(address, encode_dead(letter.message, letter.reason, letter.at))
+        transport = self._sender.transport
+        body = encode_dead(letter.message, letter.reason, letter.at, transport.codec)
+        parcel = Parcel(transport.topology.dead(queue), body)
 
         async def send() -> None:
             await self._sender.send((), [parcel], PATIENCE)

@@ -6,6 +6,7 @@ only reader it takes all entries, removes those that are obsolete, and puts the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from celeriac.brokers.queue_server.background_jobs import PATIENCE
 from celeriac.brokers.queue_server.topology import USUAL_PRIORITY, Line
 from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, WorkerConnection
 from celeriac.model.clock import Clock
+from celeriac.model.codec import Codec
 from celeriac.model.gate import Instant, Name, reader
 from celeriac.model.message import Priority
 
@@ -51,6 +53,8 @@ class Looked(msgspec.Struct, tag="look", frozen=True):
     until: Instant
 
 
+log = logging.getLogger("celeriac.brokers")
+
 Entry = LineMade | Paused | Revoked | Looked
 StartJob = Callable[[Callable[[], Awaitable[None]]], None]
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,7 +63,7 @@ _decode: Callable[[bytes | memoryview], Entry] = reader(Entry, "an entry of the 
 
 def writing(transport: Transport, entries: Sequence[Entry]) -> Procedure[None]:
     """Write entries: a procedure."""
-    yield from transport.write_journal(CHANNEL, [_encode(entry) for entry in entries])
+    yield from transport.write_journal(CHANNEL, [_sealed(entry, transport.codec) for entry in entries])
 
 
 class Journal:
@@ -73,6 +77,7 @@ class Journal:
         self.revoked: dict[str, float] = {}
         self.looks: dict[str, int] = {}  # by id: how many deliveries, as the server counts, were inspections
         self._used: list[str] = []  # ids of which all followers must forget the looks
+        self._told: set[str] = set()  # why entries were ignored
         self._transport = transport
         self._clock = clock
         self._changed = changed
@@ -80,7 +85,7 @@ class Journal:
 
     async def follow(self, connection: WorkerConnection) -> None:
         """Follow the journal; return when the present entries have been read."""
-        await connection.follow(CHANNEL, lambda body: self._apply(_read(body)))
+        await connection.follow(CHANNEL, lambda body: self._apply(self._read(body)))
         await self.read(connection)
 
     async def read(self, connection: WorkerConnection | Inspection) -> None:
@@ -88,12 +93,22 @@ class Journal:
         await connection.read_journal(CHANNEL, self._keep)
 
     def _keep(self, bodies: list[bytes]) -> list[bool]:
-        entries = [_read(body) for body in bodies]
+        entries = [self._read(body) for body in bodies]
         kept = _kept(entries, self._clock.now())
         for entry, holds in zip(entries, kept, strict=True):
             if holds:
                 self._apply(entry)
         return kept
+
+    def _read(self, body: bytes) -> Entry | None:
+        """Return an entry from its bytes; None, told once for each reason, if it is unreadable."""
+        try:
+            return _opened(body, self._transport.codec)
+        except ValueError as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.warning("Entries of the journal are ignored: %s", error)
+            return None
 
     def forget_looks(self, id: str) -> None:
         """Forget inspections of a message, here and at all followers: it was received, or is gone."""
@@ -125,11 +140,18 @@ class Journal:
             self._changed()
 
 
-def _read(body: bytes) -> Entry | None:
+def _sealed(entry: Entry, codec: Codec) -> bytes:
+    """Return an entry as bytes. Callers declare lines; all other entries are operators' and workers'."""
+    return codec.seal("line" if isinstance(entry, LineMade) else "journal", _encode(entry))
+
+
+def _opened(body: bytes, codec: Codec) -> Entry | None:
+    """Return an entry from its bytes; None if who signed it must not write it. Raises `Unreadable`."""
     try:
-        return _decode(body)
+        return _decode(codec.open("journal", body))
     except ValueError:
-        return None
+        line = _decode(codec.open("line", body))
+        return line if isinstance(line, LineMade) else None
 
 
 def _kept(entries: Sequence[Entry | None], now: float) -> list[bool]:

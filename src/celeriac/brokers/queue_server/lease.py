@@ -70,7 +70,7 @@ class QueueServerLease(Lease):
         try:
             async with self._transport.answering():
                 await self.journal.follow(self.connection)
-                await answer_roll_calls(self.connection, self._presence, self._sender.broadcast, self._jobs.start)
+                await answer_roll_calls(self.connection, self._presence, self._sender, self._jobs.start)
         except BaseException:
             self.connection.close()
             raise
@@ -184,7 +184,7 @@ class QueueServerLease(Lease):
                 message = settlement.message or delivery.message
                 envelopes.append(Envelope(message, settlement.deliveries, held.again))
             elif settlement.action is Action.BURY:
-                letter = encode_dead(delivery.message, settlement.reason, self._clock.now())
+                letter = encode_dead(delivery.message, settlement.reason, self._clock.now(), self._transport.codec)
                 letters.append(Parcel(self._transport.topology.dead(delivery.message.queue), letter))
         if envelopes or letters:
             await self._sender.send(envelopes, letters)

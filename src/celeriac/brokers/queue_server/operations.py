@@ -69,19 +69,19 @@ class QueueServerOperations(Operations):
         """Read messages, and record that they were inspected; return also what to send instead of worn ones, by tag."""
         found: list[Message] = []
         looks: dict[str, int] = {}
-        worn = _worn(taken)
+        worn, codec = _worn(taken), self._transport.codec
         for pushed in taken.messages:
             try:
-                envelope = unpack(pushed.body)
-            except ValueError:
-                found.append(unreadable(pushed.body, queue).message)  # a worker puts it aside
+                envelope = unpack(pushed.body, queue, codec)
+            except ValueError as error:
+                found.append(unreadable(pushed.body, queue, str(error)).message)  # a worker puts it aside
                 continue
             message = envelope.message
             found.append(message)
             counted, looked = taken.losses(pushed), journal.looks.get(message.id, 0)
             if pushed.tag in worn:
                 lost = max(0, (counted or 0) - looked)
-                worn[pushed.tag] = Envelope(message, envelope.deliveries + lost, again=True).pack()
+                worn[pushed.tag] = Envelope(message, envelope.deliveries + lost, again=True).pack(codec)
                 looks[message.id] = 0
             elif not pushed.redelivered:
                 looks[message.id] = 1
@@ -126,13 +126,14 @@ class QueueServerOperations(Operations):
                 topology.check(queue)
             for name in [queue] if queue is not None else queues_of(journal.lines):
                 async with inspection.taking(topology.dead(name), MOST) as taken:
-                    found += [read_dead(pushed.body, name) for pushed in taken.messages]
+                    found += [read_dead(pushed.body, name, self._transport.codec) for pushed in taken.messages]
                     await self._send_again(topology.dead(name), taken, _worn(taken))
         return sorted(found, key=lambda letter: letter.at)[::-1][offset : offset + limit]
 
     async def resend(self, ids: Sequence[str]) -> int:
         async def again(letters: Sequence[Dead]) -> None:
-            await self._sender.send([Envelope(anew(letter.message)) for letter in letters])
+            codec = self._transport.codec
+            await self._sender.send([Envelope(anew(letter.message, codec, skip=1)) for letter in letters])
 
         return await self._remove(ids, again)
 
@@ -147,7 +148,8 @@ class QueueServerOperations(Operations):
             for queue in queues_of(journal.lines):
                 address = self._transport.topology.dead(queue)
                 async with inspection.taking(address, MOST) as taken:
-                    letters = [(pushed.tag, read_dead(pushed.body, queue)) for pushed in taken.messages]
+                    codec = self._transport.codec
+                    letters = [(pushed.tag, read_dead(pushed.body, queue, codec)) for pushed in taken.messages]
                     meant = {tag: letter for tag, letter in letters if letter.message.id in wanted}
                     if meant:
                         if first is not None:

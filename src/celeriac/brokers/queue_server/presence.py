@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
@@ -29,8 +29,6 @@ log = logging.getLogger("celeriac.brokers")
 CHANNEL = "roll"
 ANSWER_SECONDS = 3.0  # for workers to answer; a busy one answers late, and without its answer counts would be wrong
 
-Broadcast = Callable[[str, Sequence[bytes]], Awaitable[None]]
-
 
 class Presence(msgspec.Struct):
     """A worker's answer."""
@@ -42,13 +40,15 @@ class Presence(msgspec.Struct):
 _read: Callable[[bytes | memoryview], Presence] = reader(Presence, "the presence of a worker")
 
 
-async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[], Presence], broadcast: Broadcast,
+async def answer_roll_calls(connection: WorkerConnection, presence: Callable[[], Presence], sender: Sender,
                             start_job: Callable[[Callable[[], Awaitable[None]]], None]) -> None:  # fmt: skip
     """Be counted, and answer roll calls while the connection stands. Each answer is a job, and tried once."""
 
+    codec = sender.transport.codec
+
     async def answer(channel: str) -> None:
         try:
-            await broadcast(channel, [msgspec.msgpack.encode(presence())])
+            await sender.broadcast(channel, [codec.seal("worker", msgspec.msgpack.encode(presence()))])
         except BrokerError as error:
             log.warning("Cannot answer a question about this worker: %s", error)
 
@@ -77,7 +77,7 @@ async def call_roll(sender: Sender, present: int) -> list[Presence]:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 answer = await anext(answers)
                 try:
-                    found.append(_read(answer))
+                    found.append(_read(sender.transport.codec.open("worker", answer)))
                 except ValueError as error:
                     log.warning("The answer of a worker to a roll call is unreadable: %s", error)
     except TimeoutError:

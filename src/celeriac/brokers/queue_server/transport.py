@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line, Topology
 from celeriac.errors import BrokerError
+from celeriac.model.codec import Codec
 
 __all__ = ["Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport", "Unsent",
            "WorkerConnection"]  # fmt: skip
@@ -64,6 +65,7 @@ class Transport(ABC):
     """The server's product, as errors name it. `str()` of a transport also says where the server is."""
 
     timeout: float
+    codec: Codec
     declared: set[Any]
     """What is known to exist (lines, addresses). Cleared when something turns out to be deleted."""
 

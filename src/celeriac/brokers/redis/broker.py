@@ -14,8 +14,9 @@ from celeriac.brokers.redis.envelope import blob, publications
 from celeriac.brokers.redis.lease import RedisLease
 from celeriac.brokers.redis.operations import RedisOperations
 from celeriac.drivers.redis.error_translation import InDoubt
-from celeriac.drivers.redis.server import Server, server
+from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Lease
@@ -34,13 +35,13 @@ class RedisBroker(Broker):
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.server = server
         self.clock = clock
+        self.codec = server.codec
         self.result_expires = result_expires
 
     def publish(self, messages: Sequence[Message]) -> None:
         try:
             if len(messages) == 1 and messages[0].due_at is None:
-                message = messages[0]
-                self.server.do(self.server.script("publish_one", message.queue, message.id, blob(message)), again=False)
+                self.server.do(self._publication(messages[0]), again=False)
                 return
             for commands in self._publications(messages, "publish"):
                 self.server.do_all(commands, again=False)
@@ -52,9 +53,7 @@ class RedisBroker(Broker):
         if not again:
             with contextlib.suppress(InDoubt):
                 if len(messages) == 1 and messages[0].due_at is None:
-                    message = messages[0]
-                    command = self.server.script("publish_one", message.queue, message.id, blob(message))
-                    await self.server.ado(command, again=False)
+                    await self.server.ado(self._publication(messages[0]), again=False)
                     return
                 for commands in self._publications(messages, "publish"):
                     await self.server.ado_all(commands, again=False)
@@ -62,14 +61,17 @@ class RedisBroker(Broker):
         for commands in self._publications(messages, "publish_again"):
             await self.server.ado_all(commands)
 
-    def _publications(self, messages: Sequence[Message], script: str) -> list[list[tuple[object, ...]]]:
+    def _publication(self, message: Message) -> Command:
+        return self.server.script("publish_one", message.queue, message.id, blob(message, self.codec))
+
+    def _publications(self, messages: Sequence[Message], script: str) -> list[list[Command]]:
         moment = self.server.moment(self.clock)
-        commands = [self.server.script(script, *batch) for batch in publications(messages, moment)]
+        commands = [self.server.script(script, *batch) for batch in publications(messages, moment, self.codec)]
         return [commands[start : start + WINDOW] for start in range(0, len(commands), WINDOW)]
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         name = os.urandom(9).hex()  # part of every token, so never used twice
-        info = msgspec.json.encode([seconds, worker])
+        info = self.codec.seal("worker", msgspec.json.encode([seconds, worker]))
         moment = self.server.moment(self.clock)
         expires = await self.server.ado(self.server.script("enter", moment, name, repr(seconds), info))
         return RedisLease(self.server, self.clock, name, seconds, expires, max_deliveries, self.result_expires)
@@ -123,7 +125,7 @@ class RedisBroker(Broker):
         return f"<RedisBroker {self.server.address}>"
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac") -> RedisBroker:  # fmt: skip
     """Return the broker of a `redis://` URL."""
-    return RedisBroker(server(url, prefix, timeout), clock, result_expires)
+    return RedisBroker(server(url, prefix, timeout, codec), clock, result_expires)

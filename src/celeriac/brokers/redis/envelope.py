@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from celeriac.model.codec import Codec
 from celeriac.model.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
-from celeriac.model.message import decode as _decode
-from celeriac.model.message import encode as _encode
 from celeriac.ports.operations import unreadable
 
-__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown"]
+__all__ = ["LANE_LETTERS", "blob", "due", "publications", "shown", "unpack"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile
@@ -26,23 +25,22 @@ _CODES = {
 }
 
 
-def blob(message: Message) -> bytes:
+def blob(message: Message, codec: Codec) -> bytes:
     """Encode a message."""
-    return _CODES[message.lane, message.priority, message.acks_late] + _encode(message)
+    return _CODES[message.lane, message.priority, message.acks_late] + codec.encode(message)
 
 
-def decode(blob: bytes) -> Message:
-    """Decode a message. Raises `ValueError`."""
-    message: Message = _decode(memoryview(blob)[3:])
-    return message
+def unpack(blob: bytes, queue: str, codec: Codec) -> Message:
+    """Decode a message of a queue. Raises `Unreadable`, a `ValueError`."""
+    return codec.decode(memoryview(blob)[3:], queue)
 
 
-def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
+def shown(blob: bytes, queue: str, codec: Codec, id: str | None = None) -> Message:
     """Decode a message for display; return a placeholder if it is unreadable."""
     try:
-        return decode(blob)
-    except ValueError:
-        return unreadable(blob[3:], queue, id=id).message
+        return unpack(blob, queue, codec)
+    except ValueError as error:
+        return unreadable(blob[3:], queue, str(error), id=id).message
 
 
 def due(message: Message) -> str:
@@ -50,7 +48,7 @@ def due(message: Message) -> str:
     return "" if message.due_at is None else repr(message.due_at)
 
 
-def publications(messages: Sequence[Message], moment: str) -> Iterable[tuple[Any, ...]]:
+def publications(messages: Sequence[Message], moment: str, codec: Codec) -> Iterable[tuple[Any, ...]]:
     """Yield the arguments of the script `publish` for each batch; all messages of a batch have one queue."""
     queues: dict[str, list[Message]] = {}
     for message in messages:
@@ -58,5 +56,5 @@ def publications(messages: Sequence[Message], moment: str) -> Iterable[tuple[Any
     for queue, of_queue in queues.items():
         for start in range(0, len(of_queue), PUBLISH_BATCH):
             batch = of_queue[start : start + PUBLISH_BATCH]
-            fields = [part for message in batch for part in (message.id, blob(message), due(message))]
+            fields = [part for message in batch for part in (message.id, blob(message, codec), due(message))]
             yield (queue, moment, *fields)

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, decode, due
+from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, due, unpack
 from celeriac.brokers.redis.receipts import Receipts
 from celeriac.brokers.redis.requests import Queues, Request
 from celeriac.brokers.redis.settlements import alike, each
@@ -175,9 +175,9 @@ class RedisLease(Lease):
 
     def _accept(self, request: Request, reply: Any) -> list[Delivery]:
         """Return the deliveries of a reply."""
-        blobs, exceptions, due_in = reply
+        blobs, exceptions, due_in, runs = reply
         self._due_at = self._clock.now() + float(due_in) if due_in else float("inf")
-        deliveries = self._receipts.deliveries(request, blobs, exceptions)
+        deliveries = self._receipts.deliveries(request, blobs, exceptions, runs)
         # An unreadable message has taken a slot, which is free again: ask once more.
         self._rung = self._rung or len(deliveries) < len(blobs)
         filled = [LANE_LETTERS[delivery.message.lane] for delivery in deliveries]
@@ -207,7 +207,7 @@ class RedisLease(Lease):
     async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         tokens = [settlement.delivery.token for settlement in settlements]
         try:
-            shortest, now = alike(settlements, self._name), self._server.moment(self._clock)
+            shortest, now = alike(settlements, self._name, self._server.codec), self._server.moment(self._clock)
             if shortest is not None and await self._server.ado(
                 self._server.script("acknowledge", now, self._name, self._result_ttl, *shortest), again=False
             ):
@@ -229,8 +229,9 @@ class RedisLease(Lease):
             self._idle = None
             self._prepare(request)
         asked = request.arguments if request is not None else ()
+        parts = each(settlements, self._name, self._server.codec)
         command = self._server.script("settle", self._server.moment(self._clock), self._name, self._result_ttl,
-                                      len(asked), *asked, *each(settlements, self._name))  # fmt: skip
+                                      len(asked), *asked, *parts)  # fmt: skip
         try:
             done, *replies = await self._server.ado(command, again=False)
         except BaseException:
@@ -267,11 +268,11 @@ class RedisLease(Lease):
         return done
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
-        now, commands = self._server.moment(self._clock), []
+        now, commands, codec = self._server.moment(self._clock), [], self._server.codec
         for item in advances:
-            parts = outcomes.advance_parts(item)
+            parts = outcomes.advance_parts(item, codec)
             for message in item.messages:
-                parts += (message.queue, message.id, blob(message), due(message))
+                parts += (message.queue, message.id, blob(message, codec), due(message))
             commands.append(self._server.script("advance", now, self._result_ttl, *parts))
         return [bool(done) for done in await self._server.ado_all(commands)] if commands else []
 
@@ -304,14 +305,15 @@ class RedisLease(Lease):
                 raise LeaseLost
             del self._sweep_doubts[: len(doubts)]
             more = bool(reply[0])
-            for i in range(1, len(reply), 3):
-                value, receipt, count = reply[i : i + 3]
+            for i in range(1, len(reply), 4):
+                value, receipt, count, queue = reply[i : i + 4]
                 token = f"{self._name}:-{receipt}:{count}"
                 try:
-                    deliveries.append(Delivery(decode(value), token, count, lost=True))
+                    message = unpack(value, queue.decode(), self._server.codec)
                 except ValueError as error:
                     self._receipts.bury({-receipt: str(error)})
                     continue
+                deliveries.append(Delivery(message, token, count, lost=True))
                 self._receipts.held.add(token)
         return deliveries
 

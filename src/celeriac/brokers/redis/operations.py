@@ -39,19 +39,19 @@ class RedisOperations(Operations):
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         values = await self._run("peek", queue, self._moment(), offset, limit)
-        return [shown(value, queue) for value in values if value]
+        return [shown(value, queue, self._server.codec) for value in values if value]
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._run("queues", self._moment())  # moves due messages to their lines
         found = await self._ranked("due", queue, "ZRANGE", limit, offset)
-        return [shown(value, of, id) for _, id, of, value, _ in found]
+        return [shown(value, of, self._server.codec, id) for _, id, of, value, _ in found]
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         if not ids:
             return {}
-        reply = await self._run("find", self._moment(), *ids)
+        codec, reply = self._server.codec, await self._run("find", self._moment(), *ids)
         return {
-            id.decode(): (place.decode(), shown(value, queue.decode(), id.decode()))
+            id.decode(): (place.decode(), shown(value, queue.decode(), codec, id.decode()))
             for place, value, queue, id in zip(*(reply[i::4] for i in range(4)), strict=True)
         }
 
@@ -70,7 +70,7 @@ class RedisOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         found = await self._ranked("dead", queue, "ZREVRANGE", limit, offset)
         return [
-            Dead(message=shown(value, of, id), reason=(reason or b"").decode(), at=at)
+            Dead(message=shown(value, of, self._server.codec, id), reason=(reason or b"").decode(), at=at)
             for at, id, of, value, reason in found
         ]
 
@@ -83,14 +83,15 @@ class RedisOperations(Operations):
     async def _remove_dead(self, ids: Sequence[str], again: bool) -> int:
         if not ids:
             return 0
-        by_queue: dict[str, list[Message]] = {}
+        codec, by_queue = self._server.codec, dict[str, list[Message]]()
         reply = await self._run("dead_letters", *ids)
         for value, queue, id in zip(*(reply[i::3] for i in range(3)), strict=True):
-            message = shown(value, queue.decode(), id.decode())
+            message = shown(value, queue.decode(), codec, id.decode())
             by_queue.setdefault(message.queue, []).append(message)
         total = 0
         for queue, messages in by_queue.items():
-            parts = [part for message in messages for part in (message.id, blob(anew(message)) if again else b"")]
+            blobs = [blob(anew(message, codec), codec) if again else b"" for message in messages]
+            parts = [part for message, value in zip(messages, blobs, strict=True) for part in (message.id, value)]
             total += await self._run("remove_dead", queue, int(again), *parts)
         return total
 
@@ -107,7 +108,7 @@ class RedisOperations(Operations):
         for info, score in zip(infos, rows[1::2], strict=True):
             if info is not None:
                 try:
-                    seconds, worker = _info(info)
+                    seconds, worker = _info(self._server.codec.open("worker", info))
                 except ValueError:
                     seconds, worker = 0.0, UNREADABLE_WORKER
                 expires = float(score)

@@ -21,10 +21,11 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
-from celeriac.brokers.redis.envelope import decode
+from celeriac.brokers.redis.envelope import unpack
 from celeriac.brokers.redis.requests import Request
 from celeriac.drivers.redis.server import Server
 from celeriac.errors import BrokerError, LeaseLost
@@ -66,14 +67,22 @@ class Receipts:
         """Note that a request is not pending any more."""
         self._pending.remove(base)
 
-    def deliveries(self, request: Request, blobs: Sequence[bytes], exceptions: Sequence[int]) -> list[Delivery]:
-        """Return the deliveries of a reply, in the order of their receipts."""
-        lease, first = self._lease, request.base + 1
+    def deliveries(self, request: Request, blobs: Sequence[bytes], exceptions: Sequence[int],
+                   runs: Sequence[Any]) -> list[Delivery]:  # fmt: skip
+        """Return the deliveries of a reply, in the order of their receipts. `runs`: see deliver.lua."""
+        lease, first, codec = self._lease, request.base + 1, self._server.codec
+        found: list[Delivery] = []
         unreadable: dict[int, str] = {}
-        try:
-            found = [Delivery(decode(value), f"{lease}:{receipt}:1") for receipt, value in enumerate(blobs, first)]
-        except ValueError:
-            found, unreadable = self._decode_each(blobs, first)
+        for i in range(0, len(runs), 2):
+            queue, start = runs[i + 1].decode(), len(found)
+            run = blobs[start : start + runs[i]]
+            try:
+                found += [
+                    Delivery(unpack(value, queue, codec), f"{lease}:{receipt}:1")
+                    for receipt, value in enumerate(run, first + start)
+                ]
+            except ValueError:
+                found += self._unpack_each(run, queue, first + start, unreadable)
         for i in range(0, len(exceptions), 3):
             index, deliveries, revoked = exceptions[i : i + 3]
             token = f"{lease}:{first + index}:{deliveries}"
@@ -84,18 +93,18 @@ class Receipts:
         self.held.update([delivery.token for delivery in found])
         return found
 
-    def _decode_each(self, blobs: Sequence[bytes], first: int) -> tuple[list[Delivery], dict[int, str]]:
-        """Return a delivery for each blob, with an empty message if it is unreadable, and the reasons by receipt."""
+    def _unpack_each(self, run: Sequence[bytes], queue: str, first: int,
+                     unreadable: dict[int, str]) -> list[Delivery]:  # fmt: skip
+        """Return a delivery for each blob: with an empty message if it is unreadable; note the reason by receipt."""
         found: list[Delivery] = []
-        unreadable: dict[int, str] = {}
-        for receipt, value in enumerate(blobs, first):
+        for receipt, value in enumerate(run, first):
             try:
-                message = decode(value)
+                message = unpack(value, queue, self._server.codec)
             except ValueError as error:
                 message = Message(id="", task="")
                 unreadable[receipt] = str(error)
             found.append(Delivery(message, f"{self._lease}:{receipt}:1"))
-        return found, unreadable
+        return found
 
     # --- Doubts ---------------------------------------------------------------------------------------
 

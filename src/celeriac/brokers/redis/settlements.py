@@ -7,12 +7,13 @@ from typing import Any
 
 from celeriac.brokers.redis.envelope import blob, due
 from celeriac.drivers.redis import outcomes
+from celeriac.model.codec import Codec
 from celeriac.ports.broker import Action, Settlement
 
 __all__ = ["alike", "each"]
 
 
-def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
+def alike(settlements: Sequence[Settlement], lease: str, codec: Codec) -> list[Any] | None:
     """Return the arguments of `acknowledge`, the fastest script; None if a settlement is not simple enough for it."""
     queue, prefix = settlements[0].delivery.message.queue, len(lease) + 1
     ids, proofs, values, places = [], [], [], []
@@ -25,12 +26,12 @@ def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
             values.append(b"")
             places.append("")
         elif outcome.place is None:
-            values.append(outcomes.addressed(outcome))
+            values.append(outcomes.addressed(outcome, codec))
             places.append("")
         elif settlement.leaves_pending:
             return None
         else:
-            values.append(outcomes.addressed(outcome))
+            values.append(outcomes.addressed(outcome, codec))
             places.append(outcomes.place(outcome.place))
         ids.append(message.id)
         proofs.append(delivery.token[prefix:] if delivery.token.startswith(lease) else "")
@@ -39,23 +40,23 @@ def alike(settlements: Sequence[Settlement], lease: str) -> list[Any] | None:
     return [queue, len(ids), *ids, *proofs, *values, *(places if any(places) else ())]
 
 
-def each(settlements: Sequence[Settlement], lease: str) -> list[Any]:
+def each(settlements: Sequence[Settlement], lease: str, codec: Codec) -> list[Any]:
     """Return the arguments of `settle`: the number of settlements, the settlements, ends of nodes, follow-ups."""
     parts: list[Any] = [len(settlements)]
     for settlement in settlements:
-        parts += _item(settlement, lease)
+        parts += _item(settlement, lease, codec)
     ending = [(number, item) for number, item in enumerate(settlements, start=1) if item.ends_node]
     parts.append(len(ending))
     for number, item in ending:
         if item.outcome is not None:
-            parts += (number, *outcomes.end_parts(item.outcome, item.leaves_pending)[3:])
+            parts += (number, *outcomes.place_parts(item.outcome, item.leaves_pending))
     for number, settlement in enumerate(settlements, start=1):
         for message in settlement.follow_ups:
-            parts += (number, message.queue, message.id, blob(message), due(message))
+            parts += (number, message.queue, message.id, blob(message, codec), due(message))
     return parts
 
 
-def _item(settlement: Settlement, lease: str) -> tuple[Any, ...]:
+def _item(settlement: Settlement, lease: str, codec: Codec) -> tuple[Any, ...]:
     delivery, outcome, action = settlement.delivery, settlement.outcome, settlement.action
     message = delivery.message
     holder, _, proof = delivery.token.partition(":")
@@ -64,11 +65,11 @@ def _item(settlement: Settlement, lease: str) -> tuple[Any, ...]:
     if outcome is None:
         value, channel = b"", 0
     else:
-        value, channel = outcomes.encode(outcome), outcomes.channel_of(outcome.id)
+        value, channel = outcomes.encode(outcome, codec), outcomes.channel_of(outcome.id)
     item = (message.queue, message.id, proof, action.value, value, channel)
     if action is Action.ACKNOWLEDGE:
         return item
     if action is Action.BURY:
         return (*item, settlement.reason)
     back = settlement.message or message
-    return (*item, back.queue, blob(back), due(back), settlement.deliveries)
+    return (*item, back.queue, blob(back, codec), due(back), settlement.deliveries)

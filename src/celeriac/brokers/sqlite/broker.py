@@ -16,8 +16,10 @@ from celeriac.brokers.sqlite.operations import SQLiteOperations
 from celeriac.brokers.sqlite.rows import find, insert, insert_one, new_row, wake
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import SCHEDULED
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Lease
@@ -37,6 +39,7 @@ class SQLiteBroker(Broker):
     def __init__(self, database: Database, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.database = database
         self.clock = clock
+        self.codec = database.codec
         self.result_expires = result_expires
 
     def publish(self, messages: Sequence[Message]) -> None:
@@ -45,7 +48,7 @@ class SQLiteBroker(Broker):
             session = self.database.session()
             line = session.connection.lines.get((messages[0].queue, messages[0].lane))
             if line is not None:
-                row = new_row(messages[0], line, now)
+                row = new_row(messages[0], line, now, self.codec)
                 if row is not None and session.insert(insert_one(row), row):
                     return
         self.database.write(lambda connection: insert(connection, messages, now))
@@ -62,11 +65,12 @@ class SQLiteBroker(Broker):
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         now = self.clock.now()
+        info = self.codec.seal("worker", msgspec.json.encode(worker))
 
         def enter(connection: sqlite3.Connection) -> int:
             cursor = connection.execute(
                 "INSERT INTO leases (info, renewed_at, expires_at) VALUES (?, ?, ?)",
-                (msgspec.json.encode(worker), now, now + seconds),
+                (info, now, now + seconds),
             )
             return int(cursor.lastrowid or 0)
 
@@ -77,7 +81,7 @@ class SQLiteBroker(Broker):
         return getattr(backend, "database", None) is self.database
 
     async def revoke(self, ids: Sequence[str], until: float) -> None:
-        def mark(connection: sqlite3.Connection) -> None:
+        def mark(connection: Connection) -> None:
             connection.executemany(
                 "INSERT INTO revoked (id, until) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = excluded.until",
                 [(id, until) for id in ids],
@@ -137,7 +141,7 @@ def _sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> list
     return connection.execute(query, (seen, channel)).fetchall()
 
 
-def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,
+def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             synchronous: str = "normal") -> SQLiteBroker:  # fmt: skip
     """Return the broker of a `sqlite:///` URL."""
-    return SQLiteBroker(database(path_of(url), synchronous, timeout), clock, result_expires)
+    return SQLiteBroker(database(path_of(url), synchronous, timeout, codec), clock, result_expires)

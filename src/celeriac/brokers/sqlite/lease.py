@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.sqlite.lines import Lines
-from celeriac.brokers.sqlite.rows import insert, line_up, wake_due, write
+from celeriac.brokers.sqlite.rows import insert, line_up, queue_of, wake_due, write
 from celeriac.brokers.sqlite.unreadable import bury_damaged, decode_or_bury
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
@@ -23,7 +23,6 @@ from celeriac.drivers.sqlite.schema import ACTIVE, KEPT, READY
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
-from celeriac.model.message import decode
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd
@@ -108,6 +107,7 @@ class SQLiteLease(Lease):
         free = dict(slots)
         deliveries: list[Delivery] = []
         self._receipts += 1
+        decode = connection.codec.decode
         # Reading takes no turn: else, with two queues, one of them would always be served first.
         for line, lane in self._lines.of(queues).in_turn(connection, slots, self._receipts):
             rows = connection.execute(SELECT, (line, free[lane])).fetchall() if free[lane] > 0 else ()
@@ -115,10 +115,10 @@ class SQLiteLease(Lease):
                 if not any(free.values()):
                     break
                 continue
-            token = f"{self._number}:{self._receipts}:{line}"
+            token, queue = f"{self._number}:{self._receipts}:{line}", queue_of(connection, line)
             try:
                 made = [
-                    Delivery(decode(message), "%s:%x:%x" % (token, rank, seq), count + 1)  # noqa: UP031 - it is faster
+                    Delivery(decode(message, queue), "%s:%x:%x" % (token, rank, seq), count + 1)  # noqa: UP031 - it is faster
                     for rank, seq, count, message in rows
                 ]
             except (Unreadable, TypeError):

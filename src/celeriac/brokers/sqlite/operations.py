@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.sqlite.rows import Found, find, insert, remove, wake_due
-from celeriac.brokers.sqlite.unreadable import queue_of
+from celeriac.brokers.sqlite.rows import Found, find, insert, queue_of, remove, wake_due
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.model.clock import Clock
-from celeriac.model.message import Message, decode
+from celeriac.model.message import Message
 from celeriac.ports.operations import (
     UNREADABLE_WORKER,
     Dead,
@@ -101,13 +100,13 @@ class SQLiteOperations(Operations):
                 remove(connection, letter)
                 # Its failure was recorded as final, and would otherwise be its result.
                 connection.execute("DELETE FROM outcomes WHERE id = ?", (letter.message.id,))
-            insert(connection, [anew(letter.message) for letter in letters], self._clock.now())
+            insert(connection, [anew(letter.message, connection.codec) for letter in letters], self._clock.now())
             return len(letters)
 
         return await self._database.awrite(work)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: Connection) -> int:
             letters = _letters(connection, ids)
             for letter in letters:
                 remove(connection, letter)
@@ -119,7 +118,7 @@ class SQLiteOperations(Operations):
         query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
         rows = self._rows(query, (self._clock.now(),))
         return [
-            msgspec.structs.replace(_worker(info), renewed_at=_time(renewed), expires_at=_time(expires))
+            msgspec.structs.replace(self._worker(info), renewed_at=_time(renewed), expires_at=_time(expires))
             for info, renewed, expires in rows
         ]
 
@@ -135,10 +134,17 @@ class SQLiteOperations(Operations):
 
     def _shown(self, raw: bytes, line: int) -> Message:
         """Decode the message of a row for display; return a placeholder if it is unreadable."""
+        queue = self._database.read(partial(queue_of, line=line))
         try:
-            return decode(raw)
+            return self._database.codec.decode(raw, queue)
+        except ValueError as error:
+            return unreadable(raw, queue, str(error)).message
+
+    def _worker(self, info: bytes) -> WorkerInfo:
+        try:
+            return read_worker(self._database.codec.open("worker", info))
         except ValueError:
-            return unreadable(raw, self._database.read(partial(queue_of, line=line))).message
+            return UNREADABLE_WORKER
 
     def _rows(self, query: str, parameters: Sequence[Any]) -> list[Any]:
         return self._database.read(lambda connection: connection.execute(query, parameters).fetchall())
@@ -147,19 +153,12 @@ class SQLiteOperations(Operations):
         return await self._database.awrite(lambda connection: connection.execute(statement, parameters).rowcount)
 
 
-def _worker(info: bytes) -> WorkerInfo:
-    try:
-        return read_worker(info)
-    except ValueError:
-        return UNREADABLE_WORKER
-
-
 def _time(value: Any) -> float:
     """Return a time of the file, where a damaged one may have any value."""
     return value if isinstance(value, int | float) else 0.0
 
 
-def _letters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Found]:
+def _letters(connection: Connection, ids: Sequence[str]) -> list[Found]:
     """Return the dead letters among these messages."""
     found = (find(connection, id) for id in ids)
     return [letter for letter in found if letter is not None and letter.state == DEAD]

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from celeriac.drivers.sqlite.bulk_insert import Insert
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import FRESH, KEPT, READY, SCHEDULED, STATES, TABLES
+from celeriac.model.codec import Codec
 from celeriac.model.gate import Unreadable
-from celeriac.model.message import HIGHEST_PRIORITY, Message, decode, encode, new_id
+from celeriac.model.message import HIGHEST_PRIORITY, Message, new_id
 
 __all__ = [
     "LINE_UP",
@@ -25,6 +26,7 @@ __all__ = [
     "line_up",
     "new_row",
     "number_of",
+    "queue_of",
     "remove",
     "seq_of",
     "seqs_of",
@@ -79,6 +81,15 @@ def number_of(connection: Connection, queue: str, lane: str) -> int:
     return connection.lines[key]
 
 
+def queue_of(connection: Connection, line: int) -> str:
+    """Return the queue of a line; where the file is damaged and there is no such line, `default`."""
+    if line in connection.lane_of:
+        return connection.lane_of[line][0]
+    query = "SELECT CAST(queue AS TEXT) FROM lines WHERE line = ?"
+    found = connection.execute(query, (line,)).fetchone()  # not committed yet
+    return (found[0] if found is not None else "") or "default"
+
+
 def seq_of(id: str) -> int | None:
     """Return the `seq` that an id made by Celeriac holds: 41 bits of milliseconds, 22 of a counter. None for others."""
     if len(id) != 36 or id[14] != "7" or id[8:24:5] != "----":
@@ -123,10 +134,10 @@ def _seq(high: int, low: int) -> int:
     return (high >> 16) - EPOCH << 22 | high << 14 & 0x3F_C000 | low >> 48 & 0x3FFF
 
 
-def new_row(message: Message, line: int, now: float) -> NewRow | None:
+def new_row(message: Message, line: int, now: float, codec: Codec) -> NewRow | None:
     """Return the row of a message that is ready and whose id holds a `seq`; None for all others."""
     seq = None if _is_scheduled(message, now) else seq_of(message.id)
-    return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, encode(message))
+    return None if seq is None else (line, HIGHEST_PRIORITY - message.priority, seq, codec.encode(message))
 
 
 def insert_one(row: NewRow) -> str:
@@ -163,8 +174,10 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
         if group and connection.execute(ANY_BETWEEN, (line, rank, min(group), max(group))).fetchone() is not None:
             apart += group.values()
         elif state == READY:
-            INSERT.write(connection, list(zip(repeat(line), repeat(rank), group, map(encode, group.values()))))
+            messages_ = map(connection.codec.encode, group.values())
+            INSERT.write(connection, list(zip(repeat(line), repeat(rank), group, messages_)))
         else:
+            encode = connection.codec.encode
             rows = [(line, rank, seq, None, 0, encode(message), message.due_at) for seq, message in group.items()]
             INSERT_SCHEDULED.write(connection, rows)
     for message in apart:
@@ -179,7 +192,7 @@ def write(connection: Connection, message: Message, now: float, *, age: int | No
     seq = own if age is None else age
     while seq is None or connection.execute(SAME_KEY, (line, rank, seq)).fetchone() is not None:
         seq = seq_of(new_id())
-    values = (line, rank, seq, None if seq == own else message.id, deliveries, encode(message))
+    values = (line, rank, seq, None if seq == own else message.id, deliveries, connection.codec.encode(message))
     try:
         if _is_scheduled(message, now):
             INSERT_SCHEDULED.write(connection, [(*values, message.due_at)])
@@ -211,12 +224,12 @@ class Found(NamedTuple):
         return READY if self.table == FRESH else self.table
 
 
-def find(connection: sqlite3.Connection, id: str) -> Found | None:
+def find(connection: Connection, id: str) -> Found | None:
     """Return the message with this id, in whatever state; None if there is none."""
     for query, value in ((BY_SEQ, seq_of(id)), (BY_NAME, id)):
         for table, line, rank, seq, raw in connection.execute(query, (value,)) if value is not None else ():
             try:
-                message = decode(raw)
+                message = connection.codec.decode(raw, queue_of(connection, line))
             except Unreadable:
                 continue  # the lease that receives it makes it a dead letter
             if message.id == id:  # other ids may hold the same `seq`

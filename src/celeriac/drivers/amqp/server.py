@@ -26,6 +26,7 @@ from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.session import Session
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
+from celeriac.model.codec import PLAIN_CODEC, Codec
 
 __all__ = ["Procedure", "Server", "each", "server"]
 
@@ -45,12 +46,14 @@ class Server:
     facts: Facts  # known when the first connection is open
     quorum: bool  # likewise: whether to declare quorum queues
 
-    def __init__(self, url: str, prefix: str = "celeriac", queue_type: str = "auto", timeout: float = 10.0) -> None:
+    def __init__(self, url: str, prefix: str = "celeriac", queue_type: str = "auto", timeout: float = 10.0,
+                 codec: Codec = PLAIN_CODEC) -> None:  # fmt: skip
         if queue_type not in QUEUE_TYPES:
             raise ImproperlyConfigured(f"amqp_queue_type: one of {', '.join(QUEUE_TYPES)}, not {queue_type!r}.")
         self.address = Address.of(url)
         self.prefix = prefix
         self.timeout = timeout
+        self.codec = codec
         self.declared: set[Any] = set()  # queues and exchanges that are known to exist, and whatever brokers add
         self._queue_type = queue_type
         self._idle: list[Connection] = []
@@ -290,9 +293,10 @@ def _nothing() -> Generator[Any, Any, None]:
     yield commands.Basic.Qos(prefetch_count=0)
 
 
-def server(url: str, prefix: str = "celeriac", queue_type: str = "auto", timeout: float = 10.0) -> Server:
+def server(url: str, prefix: str = "celeriac", queue_type: str = "auto", timeout: float = 10.0,
+           codec: Codec = PLAIN_CODEC) -> Server:  # fmt: skip
     """Return the one `Server` of this process for a URL, so that broker and backend share it."""
-    return _registry.of(url, prefix, queue_type, timeout)
+    return _registry.of(url, prefix, queue_type, timeout, codec)
 
 
 _registry: Registry[Server] = Registry(Server)

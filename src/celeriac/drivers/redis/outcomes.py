@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 from zlib import crc32
 
+from celeriac.model.codec import Codec
 from celeriac.model.message import Place
-from celeriac.model.outcome import Outcome, encode_outcome, read_outcome
+from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import Advance
 
 __all__ = ["CHANNELS", "addressed", "advance_parts", "announced", "channel_of", "encode", "end_parts",
-           "milliseconds", "place", "read"]  # fmt: skip
+           "milliseconds", "place", "place_parts", "read"]  # fmt: skip
 
 CHANNELS = 64
 """The ends of tasks are published on so many channels, so that a client receives only a part of them."""
@@ -22,19 +23,19 @@ LONGEST_SIZE = 10  # digits
 log = logging.getLogger("celeriac.redis")
 
 
-def encode(outcome: Outcome) -> bytes:
+def encode(outcome: Outcome, codec: Codec) -> bytes:
     """Encode an outcome: 1 if it is final, else 0, then MessagePack."""
-    return (b"1" if outcome.ready else b"0") + encode_outcome(outcome)
+    return (b"1" if outcome.ready else b"0") + codec.encode_outcome(outcome)
 
 
-def addressed(outcome: Outcome) -> bytes:
+def addressed(outcome: Outcome, codec: Codec) -> bytes:
     """Encode an outcome with its channel before it, as one argument of `acknowledge`."""
-    return b"%d,%b" % (channel_of(outcome.id), encode(outcome))
+    return b"%d,%b" % (channel_of(outcome.id), encode(outcome, codec))
 
 
-def read(id: str, value: bytes) -> Outcome:
+def read(id: str, value: bytes, codec: Codec) -> Outcome:
     """Return the outcome of a task from its value; a failure if that is unreadable."""
-    return read_outcome(id, memoryview(value)[1:])
+    return codec.read_outcome(id, memoryview(value)[1:])
 
 
 def announced(payload: bytes) -> Iterator[tuple[str, bytes | None]]:
@@ -69,20 +70,24 @@ def place(place: Place) -> str:
     return f"{place.workflow}:{place.node}:{place.join if place.join >= 0 else ''}"
 
 
-def end_parts(outcome: Outcome, leaves_pending: bool) -> tuple[Any, ...]:
+def end_parts(outcome: Outcome, leaves_pending: bool, codec: Codec) -> tuple[Any, ...]:
     """Return the end of a workflow's node as `conclude` takes it."""
+    return (outcome.id, encode(outcome, codec), channel_of(outcome.id), *place_parts(outcome, leaves_pending))
+
+
+def place_parts(outcome: Outcome, leaves_pending: bool) -> tuple[Any, ...]:
+    """Return the place of a workflow's node that ends, as the scripts take it."""
     place = outcome.place
     if place is None:
         raise ValueError(f"{outcome.id} is not in a workflow")
-    join = place.join if place.join >= 0 else ""
-    return (outcome.id, encode(outcome), channel_of(outcome.id), place.workflow, place.node, join, int(leaves_pending))
+    return (place.workflow, place.node, place.join if place.join >= 0 else "", int(leaves_pending))
 
 
-def advance_parts(advance: Advance) -> list[Any]:
+def advance_parts(advance: Advance, codec: Codec) -> list[Any]:
     """Return an advance as the script `advance` takes it, without its messages."""
     parts: list[Any] = [advance.pending.workflow, advance.pending.node, len(advance.outcomes), len(advance.joins)]
     for outcome in advance.outcomes:
-        parts += end_parts(outcome, True)
+        parts += end_parts(outcome, True, codec)
     return [*parts, *advance.joins]
 
 

@@ -28,6 +28,7 @@ from celeriac.drivers.redis.wire import Wire
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
+from celeriac.model.codec import PLAIN_CODEC, Codec
 
 __all__ = ["Command", "Server", "server"]
 
@@ -37,10 +38,11 @@ IDLE_CONNECTIONS = 64  # blocking connections kept for the next threads
 class Server:
     """A Redis server, and the prefix of Celeriac's keys on it."""
 
-    def __init__(self, url: str, prefix: str = "celeriac", timeout: float = 10.0) -> None:
+    def __init__(self, url: str, prefix: str = "celeriac", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> None:
         self.address = Address.of(url)
         self.prefix = prefix
         self.timeout = timeout
+        self.codec = codec
         self._route = f"{prefix}:queues"
         self._idle: list[Connection] = []
         self._idle_pubsubs: list[PubSub] = []
@@ -327,9 +329,9 @@ class Server:
         return f"<Server {self.address} {self.prefix}>"
 
 
-def server(url: str, prefix: str = "celeriac", timeout: float = 10.0) -> Server:
+def server(url: str, prefix: str = "celeriac", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> Server:
     """Return the process's one `Server` for these arguments, so that broker and backend share it."""
-    return _registry.of(url, prefix, timeout)
+    return _registry.of(url, prefix, timeout, codec)
 
 
 _registry: Registry[Server] = Registry(Server)

@@ -23,6 +23,7 @@ from celeriac.drivers.sqlite.notify import BELL, Bell, Watch
 from celeriac.drivers.sqlite.opening import Connection, Opener, pause
 from celeriac.drivers.sqlite.schema import MIGRATIONS
 from celeriac.errors import BrokerUnavailable
+from celeriac.model.codec import PLAIN_CODEC, Codec
 
 __all__ = ["Database", "Session", "database"]
 
@@ -78,11 +79,12 @@ class Session:
 class Database:
     """A Celeriac database file. It is created on first use."""
 
-    def __init__(self, path: str, synchronous: str = "normal", timeout: float = 10.0,
+    def __init__(self, path: str, synchronous: str = "normal", timeout: float = 10.0, codec: Codec = PLAIN_CODEC,
                  migrations: Sequence[str] = MIGRATIONS) -> None:  # fmt: skip
         self.path = os.path.abspath(path)
         self.timeout = timeout
-        self._opener = Opener(self.path, synchronous, timeout, migrations)
+        self.codec = codec
+        self._opener = Opener(self.path, synchronous, timeout, codec, migrations)
         self._local = threading.local()
         _databases.add(self)
 
@@ -216,16 +218,16 @@ class Database:
         return result
 
 
-def database(path: str, synchronous: str = "normal", timeout: float = 10.0) -> Database:
+def database(path: str, synchronous: str = "normal", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> Database:
     """Return the process's one `Database` for these arguments, so that an app's broker and backend share it."""
-    key = (os.path.realpath(path), synchronous, timeout)
+    key = (os.path.realpath(path), synchronous, timeout, codec)
     with _registry_lock:
         if key not in _registry:
             _registry[key] = Database(*key)
         return _registry[key]
 
 
-_registry: dict[tuple[str, str, float], Database] = {}
+_registry: dict[tuple[str, str, float, Codec], Database] = {}
 _registry_lock = threading.Lock()
 _inherited: list[Session] = []
 """Sessions inherited by a forked child. SQLite forbids using or closing their connections there."""

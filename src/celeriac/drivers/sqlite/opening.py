@@ -16,6 +16,7 @@ from typing import Final
 from celeriac.drivers.sqlite.error_translation import busy, foreign
 from celeriac.drivers.sqlite.schema import APPLICATION_ID
 from celeriac.errors import BrokerError, BrokerMisconfigured
+from celeriac.model.codec import Codec
 
 if sys.platform != "win32":
     import fcntl
@@ -39,6 +40,8 @@ class Connection(sqlite3.Connection):
 
     path = ""
     device, inode = -1, -1
+    codec: Codec
+    """Encodes and decodes what is stored."""
     lines: dict[tuple[str, str], int]
     """The number of each known line, by queue and lane. Only committed lines are known. A number never changes."""
     lane_of: dict[int, tuple[str, str]]
@@ -60,10 +63,11 @@ class Connection(sqlite3.Connection):
 class Opener:
     """Opens the database file at a path."""
 
-    def __init__(self, path: str, synchronous: str, timeout: float, migrations: Sequence[str]) -> None:
+    def __init__(self, path: str, synchronous: str, timeout: float, codec: Codec, migrations: Sequence[str]) -> None:
         self._path = path
         self._synchronous = synchronous
         self._timeout = timeout
+        self._codec = codec
         self._migrations = migrations
 
     def open(self) -> Connection:
@@ -78,7 +82,7 @@ class Opener:
         except BaseException:
             connection.close()
             raise
-        connection.path, connection.lines, connection.lane_of = self._path, {}, {}
+        connection.path, connection.codec, connection.lines, connection.lane_of = self._path, self._codec, {}, {}
         connection.text_factory = _text
         file = _file(self._path)
         if file is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from celeriac.drivers.sqlite.bulk_insert import Insert
-from celeriac.model.outcome import Outcome, encode_outcome
+from celeriac.drivers.sqlite.opening import Connection
+from celeriac.model.outcome import Outcome
 
 __all__ = ["store"]
 
@@ -18,9 +18,10 @@ STORE = Insert(
 )
 
 
-def store(connection: sqlite3.Connection, outcomes: Sequence[Outcome], now: float) -> list[bool]:
+def store(connection: Connection, outcomes: Sequence[Outcome], now: float) -> list[bool]:
     """Store outcomes. Return for each whether it was stored: False if there was a final one."""
-    rows = [(item.id, item.state, item.ready, now, encode_outcome(item)) for item in outcomes]
+    encode = connection.codec.encode_outcome
+    rows = [(item.id, item.state, item.ready, now, encode(item)) for item in outcomes]
     connection.execute("SAVEPOINT store")
     if STORE.write(connection, rows) == len(rows):
         return [True] * len(rows)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from celeriac.drivers.sqlite import outcomes
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
 
@@ -52,7 +53,7 @@ def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
         connection.execute("DELETE FROM joins WHERE workflow = ?", (id,))
 
 
-def conclude(connection: sqlite3.Connection, ends: Sequence[NodeEnd], now: float) -> list[bool]:
+def conclude(connection: Connection, ends: Sequence[NodeEnd], now: float) -> list[bool]:
     """Store the outcomes of nodes and count those that are new. Return for each whether it is new."""
     done = outcomes.store(connection, [end.outcome for end in ends], now)
     left: Counter[str] = Counter()
@@ -83,7 +84,7 @@ def _count_down(connection: sqlite3.Connection, left: Counter[str], joins: Count
             connection.execute(JOINED, (workflow, join))
 
 
-def advance(connection: sqlite3.Connection, advance: Advance, now: float) -> bool:
+def advance(connection: Connection, advance: Advance, now: float) -> bool:
     """Deal with a pending node, except for its messages. Return False if it has been dealt with before."""
     pending = advance.pending
     query = "DELETE FROM dues WHERE workflow = ? AND node = ?"

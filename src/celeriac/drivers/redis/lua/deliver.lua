@@ -16,13 +16,14 @@ local function read_request(first, last)
     free[ARGV[i]] = tonumber(ARGV[i + 1])
   end
   return {base = tonumber(ARGV[first]), waits = tonumber(ARGV[first + 1]), free = free, lanes = lanes,
-          list = ARGV[list], first = list + 1, last = last, blobs = {}, total = 0, exceptions = {}}
+          list = ARGV[list], first = list + 1, last = last, blobs = {}, total = 0, exceptions = {}, runs = {}}
 end
 
--- Return the reply to a request: {blobs, exceptions, seconds until the next message becomes due or ''}. The receipts
--- are base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked.
+-- Return the reply to a request: {blobs, exceptions, seconds until the next message becomes due or '', runs}. The
+-- receipts are base + 1, base + 2 …; exceptions are flat: index of the blob, deliveries, 1 if it is revoked; so are
+-- runs: how many blobs, and the queue that they were taken from.
 local function answer(request, soonest, time)
-  return {request.blobs, request.exceptions, soonest and string.format('%.6f', soonest - time) or ''}
+  return {request.blobs, request.exceptions, soonest and string.format('%.6f', soonest - time) or '', request.runs}
 end
 
 -- Wake nobody for lines from which the request will be served.
@@ -66,7 +67,11 @@ local function take(lease, time, request, T, lane, rare, revocations)
       end
     end
     free[lane] = free[lane] - (total - before)
-    if h > 0 then many('HSET', T .. 'held:' .. lease, held) end
+    if h > 0 then
+      many('HSET', T .. 'held:' .. lease, held)
+      table.insert(request.runs, total - before)
+      table.insert(request.runs, queue_of(T))
+    end
   end
   request.total = total
 end

@@ -3,7 +3,7 @@
 -- queues, or takes them over if they must not be run again; deletes expired leases that hold nothing. If this lease has
 -- expired too, other leases are left alone: the server was probably away, and no worker could renew.
 -- Returns 0 if this lease is lost, else {1 if there is more to do, then for each message taken over, flat: blob,
--- -receipt, deliveries}.
+-- -receipt, deliveries, queue}.
 local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local fence = call('HGET', P .. ':fences', lease)
@@ -19,7 +19,7 @@ for d = 8, #ARGV, 2 do
       local receipt, deliveries = proof(all[i + 1])
       if -receipt > tonumber(ARGV[d]) and -receipt <= tonumber(ARGV[d + 1]) then
         local blob = call('HGET', T .. 'messages', all[i])
-        for _, part in ipairs({blob, -receipt, deliveries}) do table.insert(taken_over, part) end
+        for _, part in ipairs({blob, -receipt, deliveries, queue}) do table.insert(taken_over, part) end
       end
     end
   end
@@ -43,7 +43,7 @@ for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before
           base = base + 1
           table.insert(passed, id)
           table.insert(passed, string.format('-%.0f:%d', base, deliveries) .. TAIL)
-          for _, part in ipairs({blob, base, deliveries}) do table.insert(taken_over, part) end
+          for _, part in ipairs({blob, base, deliveries, queue}) do table.insert(taken_over, part) end
         end
       end
       left = left - #all / 2

@@ -1,0 +1,80 @@
+"""AES-256-GCM, for seals (seals.py). Imported only where encryption is used: it needs the package cryptography.
+
+Each process that writes draws a salt, and derives its own key from the key of the kind and the salt; the nonce is the
+number of the value in that process. So no pair of key and nonce repeats, however many values all processes write
+(NIST SP 800-38D, 8.2.1; with random nonces, one key would be spent after 2³² values).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections import OrderedDict
+from itertools import count
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from celeriac.model.gate import Unreadable
+
+__all__ = ["Cipher"]
+
+SALT: Final = 16
+NUMBER: Final = 8
+NONCE: Final = 12
+MOST_SALTS: Final = 4096  # processes whose derived keys are remembered
+
+
+class Cipher:
+    """Encrypts and decrypts with keys that are derived from one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._generation = -1
+        self._salt = b""
+        self._numbers = count()
+        self._own = AESGCM(key)  # replaced before its first use
+        self._known: OrderedDict[bytes, AESGCM] = OrderedDict()
+
+    def encrypt(self, data: bytes, context: bytes) -> bytes:
+        """Return salt, number, and the encrypted bytes."""
+        if self._generation != _generation:
+            self._begin()
+        number = next(self._numbers).to_bytes(NUMBER)
+        return self._salt + number + self._own.encrypt(number.rjust(NONCE, b"\0"), data, context)
+
+    def _begin(self) -> None:
+        """Draw a salt: at first, and in the child of a fork, which would repeat its parent's numbers."""
+        self._salt, self._numbers = os.urandom(SALT), count()
+        self._own = self._derive(self._salt)
+        self._generation = _generation
+
+    def _derive(self, salt: bytes) -> AESGCM:
+        return AESGCM(hmac.digest(self._key, b"salt " + salt, "sha256"))
+
+    def decrypt(self, data: memoryview, context: bytes) -> bytes:
+        """Return the bytes that were encrypted. Raises `Unreadable`."""
+        salt, number = bytes(data[:SALT]), bytes(data[SALT : SALT + NUMBER])
+        cipher = self._known.get(salt) or self._derive(salt)
+        try:
+            plain = cipher.decrypt(number.rjust(NONCE, b"\0"), data[SALT + NUMBER :], context)
+        except (InvalidTag, ValueError):
+            raise Unreadable("it cannot be decrypted: it was changed, or sealed for another use or prefix") from None
+        if salt not in self._known:  # only now: forged salts must not push out true ones
+            self._known[salt] = cipher
+            if len(self._known) > MOST_SALTS:
+                self._known.popitem(last=False)
+        return plain
+
+
+_generation = 0  # how many forks lie between the process that imported this module and this one
+
+
+def _after_fork() -> None:
+    global _generation
+    _generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,123 @@
+"""Seals: what proves that bytes were written by somebody with a key, and hides them if wanted.
+
+Sealed bytes begin with 0xC1, which begins neither MessagePack nor JSON, so that they are never mistaken for plain ones:
+
+    signed      C1 01, id of the key (4), HMAC-SHA256 truncated to 128 bits (16), the bytes
+    encrypted   C1 02, id of the key (4), salt (16), number (8), the bytes in AES-256-GCM (and its tag, 16)
+
+Signing is RFC 2104's; encryption.py encrypts. Both forms are accepted, so that encryption can be switched on while
+workers run. The first key of `security_keys` seals, and all of them open, so that keys can be replaced likewise.
+"""
+
+from __future__ import annotations
+
+import hmac
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from celeriac.errors import ImproperlyConfigured
+from celeriac.model.gate import SEALED, Unreadable
+from celeriac.model.keys import Key, Kind
+
+if TYPE_CHECKING:
+    from celeriac.model.encryption import Cipher
+
+__all__ = ["Seal", "is_sealed"]
+
+Bytes = bytes | memoryview
+
+SIGNED: Final = SEALED + b"\x01"
+ENCRYPTED: Final = SEALED + b"\x02"
+HEAD: Final = 6  # bytes: the form, and the id of the key
+TAG: Final = 16
+
+
+class Seal:
+    """Seals values of one kind with the first of some keys, and opens those sealed with any of them.
+
+    `context` is what a value belongs to, such as the id of its workflow: it is not stored, and must be the same.
+    """
+
+    def __init__(self, kind: Kind, keys: Sequence[Key], prefix: str, encrypt: bool) -> None:
+        self._kind = kind
+        self._secrets = {key.id: secret for key in keys if (secret := key.derive(kind, prefix)) is not None}
+        self._signers = {SIGNED + id: _Signer(secret) for id, secret in self._secrets.items()}
+        self._ciphers: dict[bytes, Cipher] = {}
+        first = keys[0].id
+        self._head = (ENCRYPTED if encrypt else SIGNED) + first
+        self._signer = self._signers.get(SIGNED + first)
+        self._cipher = _cipher(self._secrets[first]) if encrypt and first in self._secrets else None
+
+    def close(self, data: bytes, context: bytes = b"") -> bytes:
+        """Return the bytes, sealed. Raises `ImproperlyConfigured` if the key must not seal this kind."""
+        if self._cipher is not None:
+            return self._head + self._cipher.encrypt(data, context)
+        if self._signer is None:
+            raise ImproperlyConfigured(
+                f"A value of the kind {self._kind!r} must be signed, and the first of `security_keys` is a caller's "
+                "key, which calls tasks and reads results alone. Workers and commands to them need the whole key."
+            )
+        return self._head + self._signer.tag(data, context) + data
+
+    def open(self, data: Bytes, context: bytes = b"") -> Bytes:
+        """Return the bytes that were sealed. Raises `Unreadable` if the seal is missing or wrong."""
+        head = bytes(data[:HEAD])
+        signer = self._signers.get(head)
+        if signer is None:
+            return self._decrypt(head, data, context)
+        rest = memoryview(data)[HEAD + TAG :]
+        if not hmac.compare_digest(signer.tag(rest, context), data[HEAD : HEAD + TAG]):
+            raise Unreadable("its signature is wrong: it was changed, or signed for another use or prefix")
+        return rest
+
+    def _decrypt(self, head: bytes, data: Bytes, context: bytes) -> bytes:
+        cipher = self._ciphers.get(head)
+        if cipher is None:
+            if not is_sealed(head):
+                raise Unreadable("it is not signed, and `security_keys` demands it")
+            secret = self._secrets.get(head[2:])
+            if not head.startswith(ENCRYPTED) or secret is None:
+                raise Unreadable(f"it was signed with the key {head[2:].hex()}, which is not among `security_keys` "
+                                 "here, or must not sign this")  # fmt: skip
+            try:
+                cipher = self._ciphers[head] = _cipher(secret)
+            except ImproperlyConfigured as error:
+                raise Unreadable(str(error)) from None
+        return cipher.decrypt(memoryview(data)[HEAD:], context)
+
+
+class _Signer:
+    """HMAC-SHA256 with one key. The states after its padded key are kept, which halves the cost for short values."""
+
+    def __init__(self, key: bytes) -> None:
+        padded = key.ljust(64, b"\0")  # a key has 32 bytes, a block of SHA-256 64
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in padded))
+
+    def tag(self, data: Bytes, context: bytes) -> bytes:
+        """Return the tag of bytes in their context."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        if context:
+            inner.update(len(context).to_bytes(4) + context)
+        inner.update(data)
+        outer.update(inner.digest())
+        return outer.digest()[:TAG]
+
+
+def is_sealed(data: Bytes) -> bool:
+    """Return whether bytes are sealed, rightly or not."""
+    return bytes(data[:1]) == SEALED
+
+
+@cache
+def _cipher(secret: bytes) -> Cipher:
+    try:
+        encryption = importlib.import_module("celeriac.model.encryption")
+    except ModuleNotFoundError as error:
+        raise ImproperlyConfigured(f"Encryption needs a package that is not installed ({error.name}): "
+                                   "pip install 'celeriac[crypto]'.") from error  # fmt: skip
+    cipher: Cipher = encryption.Cipher(secret)
+    return cipher
