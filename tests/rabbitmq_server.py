@@ -39,14 +39,15 @@ from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
 
-__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "running_rabbit"]
+__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "free_ports", "running_rabbit"]
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 USER = "rabbitmq"
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Return ports of this machine on which nothing listens."""
     probes = [socket.socket() for _ in range(number)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -65,7 +66,7 @@ class RabbitServer:
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.folder = folder
-        self.port, self.http, self.dist, self.epmd = _free_ports(4)
+        self.port, self.http, self.dist, self.epmd = free_ports(4)
         self._vhosts = count(1)
         self._account: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
         settings = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN
 from celeriac.ports.broker import Settlement
 from celeriac.ports.operations import WorkerInfo
+from tests.certificates import Certificates
 from tests.conformance.broker import message, success
 from tests.patience import PATIENCE
 from tests.promises.harness import set_stage
@@ -58,31 +58,6 @@ async def serves(url: str) -> None:
 
 
 # --- TLS ----------------------------------------------------------------------------------------------
-
-
-class Certificates:
-    """A certificate authority and certificates that it has signed."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.authority = folder / "ca.crt"
-        self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                      "-keyout", folder / "ca.key", "-out", self.authority, "-days", "2",
-                      "-subj", f"/CN={folder.name}")  # fmt: skip
-
-    def sign(self, name: str, subject: str) -> tuple[Path, Path]:
-        """Return certificate and key for a subject alternative name."""
-        certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                      "-CA", self.authority, "-CAkey", self.folder / "ca.key", "-keyout", key, "-out", certificate,
-                      "-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName={subject}",
-                      "-addext", "basicConstraints=critical,CA:FALSE")  # fmt: skip
-        return certificate, key
-
-    def _openssl(self, *arguments: Any) -> None:
-        done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

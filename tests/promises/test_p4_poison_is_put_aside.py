@@ -9,7 +9,7 @@ import pytest
 from celeriac import states
 from celeriac.errors import WorkerLost
 from tests.patience import PATIENCE
-from tests.promises.harness import Stage
+from tests.promises.harness import SHORT_LEASE, Stage
 
 LANES = pytest.mark.parametrize("lane", ["plain", "coroutine"])
 
@@ -73,6 +73,36 @@ def test_a_task_that_kills_its_whole_worker_is_put_aside_too(stage: Stage) -> No
         result.get(timeout=PATIENCE)
     assert len({run.worker for run in stage.runs(result)}) == 3
     assert len(stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")) == 1
+
+
+FAULT = """
+
+from celeriac.worker.receiver import Receiver
+
+dispatch = Receiver._dispatch
+
+def fragile(self, deliveries):
+    if any("fault" in one.message.headers and not one.lost for one in deliveries):
+        raise ZeroDivisionError
+    dispatch(self, deliveries)
+
+Receiver._dispatch = fragile
+"""
+
+
+def test_a_message_whose_receipt_makes_workers_fail_is_put_aside_too(stage: Stage) -> None:
+    with (stage.folder / "victim.py").open("a") as file:
+        file.write(FAULT)
+    culprit = stage.send("plain", "returns", 1, headers={"fault": True})
+    for _ in range(3):
+        worker = stage.worker(ready=False, worker_lease_seconds=1)
+        assert worker.wait() == 1
+        assert "One of the worker's duties has failed" in worker.text()
+    stage.worker(worker_lease_seconds=SHORT_LEASE)
+    with pytest.raises(WorkerLost, match="3 times"):
+        culprit.get(timeout=PATIENCE)
+    assert len(stage.wait(lambda: asyncio.run(stage.inspector().dead()), "a dead letter")) == 1
+    assert stage.send("plain", "returns", 1).get(timeout=PATIENCE) == 1
 
 
 @pytest.mark.parametrize("stage", ["sqlite"], indirect=True)  # takes its time, and is the pool's affair alone

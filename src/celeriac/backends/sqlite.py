@@ -80,7 +80,7 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
         where, parameters = ("WHERE state = ?", (state,)) if state else ("", ())
         rows = self.database.read(
             lambda connection: connection.execute(
-                f"SELECT id, outcome FROM outcomes {where} ORDER BY stored_at DESC LIMIT ? OFFSET ?",  # noqa: S608
+                f"SELECT CAST(id AS TEXT), outcome FROM outcomes {where} ORDER BY stored_at DESC LIMIT ? OFFSET ?",  # noqa: S608
                 (*parameters, limit, offset),
             ).fetchall()
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["TLS_OPTIONS", "TimedSocket", "check_credentials", "number", "prepare", "tls_context"]
+__all__ = ["TLS_OPTIONS", "TimedSocket", "check_credentials", "distrust", "number", "prepare", "tls_context"]
 
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_OPTIONS = frozenset({*FILES, "ssl_check_hostname", "ssl_cert_reqs"})
@@ -39,6 +39,18 @@ def tls_context(options: Mapping[str, str], server: str) -> ssl.SSLContext:
             "file in PEM format."
         ) from error
     return context
+
+
+def distrust(error: BaseException, server: str, url: str) -> str:
+    """Say why the certificate of a server cannot be trusted, and what to do; an empty string for other errors.
+
+    `server` names the server, `url` is the beginning of its URLs. Such an error does not end by itself, as an outage
+    does.
+    """
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return ""
+    return (f"The certificate of {server} cannot be trusted: {error.verify_message}. Name the authority that signed "
+            f"it: {url}…?ssl_ca_certs=/path/to/ca.crt")  # fmt: skip
 
 
 def number(text: str, what: str) -> int:

@@ -159,6 +159,7 @@ class Supervisor:
         self._asked_at = 0.0  # monotonic
         self._cold = asyncio.Event()
         self._failure: str | None = None
+        self._faulty = False  # it stops because of an unexpected error, which any of its deliveries may have caused
         self._duties: list[asyncio.Task[None]] = []
 
     # --- Life -----------------------------------------------------------------------------------------
@@ -166,7 +167,9 @@ class Supervisor:
     async def run(self) -> int:
         """Start, work, stop; return the exit code.
 
-        Stopping gives running tasks the grace time, and gives everything else back to the broker at once.
+        Stopping gives running tasks the grace time, and gives everything else back to the broker at once. After an
+        unexpected error nothing is given back: as when this process is killed, others take over what it held once
+        its lease has expired, and count that as a delivery. So a message that causes such errors becomes a dead letter.
         """
         self._loop = asyncio.get_running_loop()
         if self.pool.kind == "processes":  # many allocations, and no user code that makes cycles
@@ -200,8 +203,9 @@ class Supervisor:
 
         deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
         await _cancel(receiving)
-        self.pool.recall()
-        await self._drain(deadline)
+        if not self._faulty:
+            self.pool.recall()
+            await self._drain(deadline)
         await self._stop_pool()
         last = time.monotonic() + FINAL_SECONDS
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
@@ -211,9 +215,10 @@ class Supervisor:
         for duty in others:
             await _cancel(duty)
         self.settler.attempt_log.sum_up()
-        with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
-            async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
-                await self.heartbeat.lease.end()
+        if not self._faulty:
+            with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
+                async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
+                    await self.heartbeat.lease.end()
         signals.worker_shutdown.send(self, worker=self.name)
         self.app.close()
         if self._failure is not None:
@@ -274,7 +279,9 @@ class Supervisor:
         """Stop the worker if a duty has failed: half a worker is worse than none."""
         self._duties.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("One of the worker's duties has failed; the worker stops", exc_info=error)
+            self._faulty = True
+            log.critical("One of the worker's duties has failed; the worker stops, and others take over its tasks when "
+                         "its lease expires", exc_info=error)  # fmt: skip
             self._broken(f"{type(error).__name__}: {error}")
 
     def _broken(self, why: str) -> None:
@@ -297,7 +304,7 @@ class Supervisor:
         """Stop the pool within `FINAL_SECONDS`: the kernel may delay SIGKILL, or the fork server may be stuck."""
         try:
             async with asyncio.timeout(FINAL_SECONDS):
-                await self.pool.stop(abandon=False)
+                await self.pool.stop(abandon=self._faulty)
         except TimeoutError:
             children = [child.pid for child in self.pool.children()]
             log.error("Exiting before these child processes have ended: %s", ", ".join(map(str, children)))

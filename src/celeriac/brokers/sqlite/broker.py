@@ -105,7 +105,7 @@ class SQLiteBroker(Broker):
     async def listen(self, channel: str) -> AsyncIterator[bytes]:
         rows = self.database.read(
             lambda connection: connection.execute(
-                "SELECT seq FROM sqlite_sequence WHERE name = 'broadcasts'"
+                "SELECT CAST(seq AS INTEGER) FROM sqlite_sequence WHERE name = 'broadcasts'"
             ).fetchall()
         )
         return self._listen(channel, rows[0][0] if rows else 0)

@@ -1,24 +1,25 @@
 """A worker's lease on a SQLite broker: receive, settle, renew, sweep.
 
-A token is `lease:receipt:line:rank:seq`; all messages received in one step have the same receipt. Neither a lease's
-number nor one of its receipts is ever used twice: a token is valid while the row of `active` has both. A receipt below
-0 marks a message that was taken over from a dead worker and must never be run again.
+A token is `lease:receipt:line:rank:seq`, the last two in hexadecimal; all messages received in one step have the same
+receipt. Neither a lease's number nor one of its receipts is ever used twice: a token is valid while the row of `active`
+has both. A receipt below 0 marks a message that was taken over from a dead worker and must never be run again.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from celeriac.brokers.sqlite.lines import Lines
 from celeriac.brokers.sqlite.rows import insert, line_up, queue_of, wake_due, write
-from celeriac.brokers.sqlite.unreadable import decode_or_bury
+from celeriac.brokers.sqlite.unreadable import bury_damaged, decode_or_bury
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
-from celeriac.drivers.sqlite.schema import KEPT
+from celeriac.drivers.sqlite.schema import ACTIVE, KEPT, READY
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
@@ -33,7 +34,8 @@ MANY_FRESH = 1_000  # fresh messages; of more, only so many are read to find out
 PRUNE_ROWS = 5_000  # outcomes deleted in one transaction: others wait for the write lock meanwhile
 
 SOME_FRESH = "SELECT line FROM fresh LIMIT ?"
-SELECT = "SELECT rank, seq, deliveries, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"
+COUNT = "CAST(deliveries AS INTEGER)"  # SQLite stores any type in any column, and a damaged file may have any
+SELECT = f"SELECT rank, seq, {COUNT}, message FROM ready WHERE line = ? ORDER BY rank, seq LIMIT ?"  # noqa: S608 - a constant
 _KEY = "line = ? AND rank = ? AND seq = ?"
 _UP_TO = "line = ? AND (rank, seq) <= (?, ?)"
 # OR IGNORE: a second message with the id of one that is there already is dropped. Celeriac stores none; an enemy can.
@@ -48,6 +50,7 @@ BURY = f"""
     WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?
 """  # noqa: S608
 RELEASE = f"INSERT OR IGNORE INTO ready ({KEPT}) SELECT line, rank, seq, name, deliveries - ?, message FROM active"  # noqa: S608
+EXPIRED = "(expires_at < ? OR expires_at >= '')"  # text, which sorts after numbers, is damaged
 
 Held = tuple[int, int, int, int, int]
 """Line, rank, seq, lease and receipt of a token."""
@@ -94,7 +97,8 @@ class SQLiteLease(Lease):
         if self._lines.of(queues).any_ready(connection, slots, {line for (line,) in some}):
             return 0.0
         (soonest,) = connection.execute("SELECT min(due_at) FROM scheduled").fetchone()
-        return float("inf") if soonest is None else max(0.0, soonest - self._clock.now())
+        # Text sorts after numbers: if this is none, there is none.
+        return max(0.0, soonest - self._clock.now()) if isinstance(soonest, int | float) else float("inf")
 
     def _take(self, connection: Connection, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         self._check(connection)
@@ -103,6 +107,7 @@ class SQLiteLease(Lease):
         free = dict(slots)
         deliveries: list[Delivery] = []
         self._receipts += 1
+        decode = connection.codec.decode
         # Reading takes no turn: else, with two queues, one of them would always be served first.
         for line, lane in self._lines.of(queues).in_turn(connection, slots, self._receipts):
             rows = connection.execute(SELECT, (line, free[lane])).fetchall() if free[lane] > 0 else ()
@@ -110,24 +115,30 @@ class SQLiteLease(Lease):
                 if not any(free.values()):
                     break
                 continue
+            token, queue = f"{self._number}:{self._receipts}:{line}", queue_of(connection, line)
+            try:
+                made = [
+                    Delivery(decode(message, queue), "%s:%x:%x" % (token, rank, seq), count + 1)  # noqa: UP031 - it is faster
+                    for rank, seq, count, message in rows
+                ]
+            except (Unreadable, TypeError):
+                if not all(type(rank) is type(seq) is int for rank, seq, *_ in rows):
+                    bury_damaged(connection, READY, "line = ?", (line,), self._clock.now())
+                    continue  # the next request takes the others
+                made = None
             free[lane] -= len(rows)
             up_to = (line, *rows[-1][:2])
             connection.execute(TAKE, (self._number, self._receipts, *up_to))
             connection.execute(TAKE_AWAY, up_to)
-            token, queue = f"{self._number}:{self._receipts}:{line}", queue_of(connection, line)
-            decode = connection.codec.decode
-            try:
-                deliveries += [
-                    Delivery(decode(message, queue), f"{token}:{rank}:{seq}", count + 1)
-                    for rank, seq, count, message in rows
-                ]
-            except Unreadable:
-                now = self._clock.now()
-                for rank, seq, count, raw in rows:
-                    message = decode_or_bury(connection, raw, (line, rank, seq), now)
-                    if message is not None:
-                        deliveries.append(Delivery(message, f"{token}:{rank}:{seq}", count + 1))
+            deliveries += self._readable(connection, rows, line, token) if made is None else made
         return self._with_revoked(connection, deliveries)
+
+    def _readable(self, connection: Connection, rows: Sequence[Any], line: int, token: str) -> list[Delivery]:
+        """Return the deliveries of those messages that can be read; the others become dead letters."""
+        now = self._clock.now()
+        read = ((row, decode_or_bury(connection, row[3], (line, row[0], row[1]), now)) for row in rows)
+        return [Delivery(message, f"{token}:{rank:x}:{seq:x}", count + 1)
+                for (rank, seq, count, _), message in read if message is not None]  # fmt: skip
 
     def _with_revoked(self, connection: sqlite3.Connection, deliveries: list[Delivery]) -> list[Delivery]:
         """Return the deliveries, with `revoked` set on those of revoked messages."""
@@ -226,7 +237,7 @@ class SQLiteLease(Lease):
         return any(
             connection.execute(query, (bound,)).fetchone() is not None
             for query, bound in (
-                ("SELECT 1 FROM leases WHERE expires_at < ?", now),
+                (f"SELECT 1 FROM leases WHERE {EXPIRED}", now),  # noqa: S608 - a constant
                 ("SELECT 1 FROM outcomes WHERE stored_at < ? LIMIT 1", horizon),
                 ("SELECT 1 FROM broadcasts WHERE sent_at < ? LIMIT 1", now - 2 * BROADCAST_SECONDS),
                 ("SELECT 1 FROM revoked WHERE until < ? LIMIT 1", now - BROADCAST_SECONDS),
@@ -236,7 +247,7 @@ class SQLiteLease(Lease):
     def _sweep(self, connection: Connection, now: float) -> list[Delivery]:
         self._check(connection)
         deliveries: list[Delivery] = []
-        for (lease,) in connection.execute("SELECT lease FROM leases WHERE expires_at < ?", (now,)).fetchall():
+        for (lease,) in connection.execute(f"SELECT lease FROM leases WHERE {EXPIRED}", (now,)).fetchall():  # noqa: S608
             if lease != self._number:
                 deliveries += self._inherit(connection, lease, now)
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
@@ -254,8 +265,9 @@ class SQLiteLease(Lease):
     def _inherit(self, connection: Connection, lease: int, now: float) -> list[Delivery]:
         """Return the messages of a dead worker to their lines; return those that this worker takes over to settle."""
         deliveries: list[Delivery] = []
+        bury_damaged(connection, ACTIVE, "lease = ?", (lease,), now)
         rows = connection.execute(
-            "SELECT line, rank, seq, deliveries, message FROM active WHERE lease = ?", (lease,)
+            f"SELECT line, rank, seq, {COUNT}, message FROM active WHERE lease = ?", (lease,)  # noqa: S608 - constants
         ).fetchall()
         for line, rank, seq, count, raw in rows:
             here = (line, rank, seq)
@@ -269,7 +281,7 @@ class SQLiteLease(Lease):
                 self._receipts += 1
                 mine = (self._number, -self._receipts)
                 connection.execute(f"UPDATE active SET lease = ?, receipt = ? WHERE {_KEY}", (*mine, *here))  # noqa: S608
-                token = ":".join(map(str, (*mine, *here)))
+                token = f"{self._number}:{-self._receipts}:{line}:{rank:x}:{seq:x}"
                 deliveries.append(Delivery(message, token, count, lost=True))
         return deliveries
 
@@ -297,4 +309,4 @@ def _not_new(settlements: Sequence[Settlement], new: Sequence[bool]) -> set[int]
 
 def _held(token: str) -> Held:
     lease, receipt, line, rank, seq = token.split(":")
-    return int(line), int(rank), int(seq), int(lease), int(receipt)
+    return int(line), int(rank, 16), int(seq, 16), int(lease), int(receipt)

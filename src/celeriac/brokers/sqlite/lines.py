@@ -35,8 +35,9 @@ def learn(connection: Connection) -> None:
     connection.news = False
     query = "SELECT line, queue, lane FROM lines WHERE line > ? ORDER BY line"
     for line, queue, lane in connection.execute(query, (connection.newest_line,)):
-        connection.lines[queue, lane] = line
-        connection.lane_of[line] = (queue, lane)
+        if isinstance(queue, str) and isinstance(lane, str):  # else the file is damaged
+            connection.lines[queue, lane] = line
+            connection.lane_of[line] = (queue, lane)
         connection.newest_line = line
 
 
@@ -114,4 +115,4 @@ def _paused(connection: Connection) -> set[str]:
 def _lane_of(connection: Connection, line: int) -> tuple[str, str]:
     if line not in connection.lane_of:
         learn(connection)
-    return connection.lane_of[line]
+    return connection.lane_of.get(line, ("", ""))  # no such line: the file is damaged

@@ -30,7 +30,7 @@ __all__ = ["SQLiteOperations"]
 
 OF_QUEUE = "line IN (SELECT line FROM lines WHERE queue = ?)"
 COUNT = " UNION ALL ".join(
-    f"SELECT queue, '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
+    f"SELECT CAST(queue AS TEXT), '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
     for table in TABLES
 )
 ALL_READY = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
@@ -46,7 +46,7 @@ class SQLiteOperations(Operations):
     async def queues(self) -> list[QueueCounts]:
         await self._wake_due()
         counted = self._rows(COUNT, ())
-        paused = {queue for (queue,) in self._rows("SELECT queue FROM pauses", ())}
+        paused = {queue for (queue,) in self._rows("SELECT CAST(queue AS TEXT) FROM pauses", ())}
         counts: dict[str, dict[str, int]] = {queue: {} for queue in paused}
         for queue, table, count in counted:
             found = counts.setdefault(queue, {})
@@ -87,11 +87,11 @@ class SQLiteOperations(Operations):
     async def dead(self, queue: str | None, limit: int, offset: int = 0) -> list[Dead]:
         condition, parameters = (f"WHERE {OF_QUEUE}", (queue,)) if queue is not None else ("", ())
         rows = self._rows(
-            f"SELECT CAST(message AS BLOB), line, reason, died_at FROM dead {condition} "  # noqa: S608
+            f"SELECT CAST(message AS BLOB), line, CAST(reason AS TEXT), died_at FROM dead {condition} "  # noqa: S608
             "ORDER BY died_at DESC, seq DESC LIMIT ? OFFSET ?",
             (*parameters, limit, offset),
         )
-        return [Dead(message=self._shown(raw, line), reason=reason, at=at) for raw, line, reason, at in rows]
+        return [Dead(message=self._shown(raw, line), reason=reason, at=_time(at)) for raw, line, reason, at in rows]
 
     async def resend(self, ids: Sequence[str]) -> int:
         def work(connection: Connection) -> int:
@@ -118,7 +118,7 @@ class SQLiteOperations(Operations):
         query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
         rows = self._rows(query, (self._clock.now(),))
         return [
-            msgspec.structs.replace(self._worker(info), renewed_at=renewed, expires_at=expires)
+            msgspec.structs.replace(self._worker(info), renewed_at=_time(renewed), expires_at=_time(expires))
             for info, renewed, expires in rows
         ]
 
@@ -151,6 +151,11 @@ class SQLiteOperations(Operations):
 
     async def _change(self, statement: str, parameters: Sequence[Any]) -> int:
         return await self._database.awrite(lambda connection: connection.execute(statement, parameters).rowcount)
+
+
+def _time(value: Any) -> float:
+    """Return a time of the file, where a damaged one may have any value."""
+    return value if isinstance(value, int | float) else 0.0
 
 
 def _letters(connection: Connection, ids: Sequence[str]) -> list[Found]:

@@ -25,6 +25,7 @@ __all__ = [
     "insert_one",
     "line_up",
     "new_row",
+    "number_of",
     "queue_of",
     "remove",
     "seq_of",
@@ -69,7 +70,7 @@ BY_NAME = " UNION ALL ".join(
 )
 
 
-def _number(connection: Connection, queue: str, lane: str) -> int:
+def number_of(connection: Connection, queue: str, lane: str) -> int:
     """Return the number of a line; create a new line inside the caller's write transaction."""
     key = (queue, lane)
     if key not in connection.lines:
@@ -81,11 +82,12 @@ def _number(connection: Connection, queue: str, lane: str) -> int:
 
 
 def queue_of(connection: Connection, line: int) -> str:
-    """Return the queue of a line."""
+    """Return the queue of a line; where the file is damaged and there is no such line, `default`."""
     if line in connection.lane_of:
         return connection.lane_of[line][0]
-    found = connection.execute("SELECT queue FROM lines WHERE line = ?", (line,)).fetchone()  # not committed yet
-    return str(found[0])
+    query = "SELECT CAST(queue AS TEXT) FROM lines WHERE line = ?"
+    found = connection.execute(query, (line,)).fetchone()  # not committed yet
+    return (found[0] if found is not None else "") or "default"
 
 
 def seq_of(id: str) -> int | None:
@@ -162,7 +164,7 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
         kind = (message.queue, message.lane, message.priority, message.due_at)
         if kind != before:
             before = kind
-            line = _number(connection, message.queue, message.lane)
+            line = number_of(connection, message.queue, message.lane)
             state = SCHEDULED if _is_scheduled(message, now) else READY
             group = together.setdefault((state, line, HIGHEST_PRIORITY - message.priority), {})
         if seq is None or group.setdefault(seq, message) is not message:
@@ -185,7 +187,7 @@ def insert(connection: Connection, messages: Sequence[Message], now: float) -> N
 
 def write(connection: Connection, message: Message, now: float, *, age: int | None = None, deliveries: int = 0) -> None:
     """Write a message that is not there. Its `seq` is `age`, or that of its id, or a new one if the key is taken."""
-    line, rank = _number(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
+    line, rank = number_of(connection, message.queue, message.lane), HIGHEST_PRIORITY - message.priority
     own = seq_of(message.id)
     seq = own if age is None else age
     while seq is None or connection.execute(SAME_KEY, (line, rank, seq)).fetchone() is not None:

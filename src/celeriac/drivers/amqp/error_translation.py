@@ -7,6 +7,7 @@ from typing import Any
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.frames import Publication
+from celeriac.drivers.sockets import distrust
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
 
 __all__ = ["MISSING", "ChannelClosed", "ConnectionLost", "NoConfirms", "Refused", "closed", "ended",
@@ -93,6 +94,8 @@ def unavailable(error: BaseException, address: Address, timeout: float, blocked:
     """Return the error for a server that cannot be reached, does not answer, or is `blocked`, for this reason."""
     if isinstance(error, BrokerUnavailable):
         return error
+    if distrusted := distrust(error, f"RabbitMQ at {address}", "amqps://"):
+        return BrokerMisconfigured(distrusted)
     if blocked:
         return BrokerUnavailable(f"RabbitMQ at {address} accepts no messages at present: {blocked}. Give it more "
                                  "memory or disk, or let workers catch up: rabbitmq-diagnostics alarms")  # fmt: skip

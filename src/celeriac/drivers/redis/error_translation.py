@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Final
 
 import hiredis
 
 from celeriac.drivers.redis.address import Address
+from celeriac.drivers.sockets import distrust
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
 
 __all__ = ["BUSY", "InDoubt", "NotRedis", "code_of", "is_our_limit", "refused", "silent", "unsuitable"]
@@ -70,10 +70,8 @@ def is_our_limit(error: OSError) -> bool:
 
 def silent(error: BaseException, address: Address, timeout: float) -> BrokerUnavailable:
     """Return the error for a server that cannot be reached, does not reply, or cannot be trusted."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return BrokerMisconfigured(f"The certificate of Redis at {address} cannot be trusted: "
-                                   f"{error.verify_message}. Name the authority that signed it: "
-                                   "rediss://…?ssl_ca_certs=/path/to/ca.crt")  # fmt: skip
+    if distrusted := distrust(error, f"Redis at {address}", "rediss://"):
+        return BrokerMisconfigured(distrusted)
     if isinstance(error, NotRedis):
         return BrokerMisconfigured(f"The server at {address} does not speak Redis's protocol ({error}). Name the port "
                                    "of a Redis server; if it expects TLS, write rediss://.")  # fmt: skip

@@ -83,6 +83,7 @@ class Opener:
             connection.close()
             raise
         connection.path, connection.codec, connection.lines, connection.lane_of = self._path, self._codec, {}, {}
+        connection.text_factory = _text
         file = _file(self._path)
         if file is not None:
             connection.device, connection.inode = file
@@ -191,6 +192,11 @@ class Opener:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
         connection.execute("COMMIT")
+
+
+def _text(data: bytes) -> str:
+    """Return text of the file. Where it is damaged, it need not be UTF-8; sqlite3 would refuse the whole query."""
+    return data.decode(errors="replace")
 
 
 def pause() -> float:
