@@ -25,9 +25,11 @@ from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
 from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import Message
+from celeriac.ports.schedules import ScheduleKeeper, Schedules, schedules_of
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
+from tests.conformance.schedules import PublishingConformance, SchedulesConformance
 from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
 
@@ -119,3 +121,23 @@ class TestBackend(BackendConformance):
 @pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
 class TestWorkflows(WorkflowConformance, JoinedConformance):
     pass
+
+
+@pytest.fixture
+def schedules(ports: Ports) -> Schedules:
+    return schedules_of(ports.broker, ports.backend)
+
+
+@pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
+class TestSchedules(SchedulesConformance, PublishingConformance):
+    pass
+
+
+@pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
+class TestSchedulesBesideAnotherBroker(SchedulesConformance):
+    @pytest.fixture
+    def schedules(self, ports: Ports) -> Schedules:
+        assert isinstance(ports.backend, ScheduleKeeper)
+        kept = ports.backend.schedules()
+        assert not kept.publishes
+        return kept

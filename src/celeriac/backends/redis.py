@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.error_translation import is_our_limit
+from celeriac.drivers.redis.schedules import RedisSchedules
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
+from celeriac.ports.schedules import ScheduleKeeper, Schedules
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["RedisBackend", "connect"]
@@ -34,7 +36,7 @@ PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
 
 
-class RedisBackend(Backend, WorkflowStore):
+class RedisBackend(Backend, WorkflowStore, ScheduleKeeper):
     """Outcomes by task id, each a value that expires; waiting callers subscribe to one of 64 channels."""
 
     lacks = frozenset()
@@ -262,6 +264,9 @@ class RedisBackend(Backend, WorkflowStore):
         parts = [outcomes.advance_parts(item, self.codec) for item in advances]
         commands = [self.server.script("advance", now, self._kept, *of_one) for of_one in parts]
         return [bool(done) for done in await self.server.ado_all(commands)] if commands else []
+
+    def schedules(self) -> Schedules:
+        return RedisSchedules(self.server, self.clock, self._kept)
 
     def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
         return ("MGET", *map(self._key, ids))

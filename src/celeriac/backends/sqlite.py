@@ -12,9 +12,11 @@ from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.opening import Connection
+from celeriac.drivers.sqlite.schedules import SQLiteSchedules
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
+from celeriac.ports.schedules import ScheduleKeeper, Schedules
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
@@ -24,7 +26,7 @@ FETCH_ONE = "SELECT id, outcome FROM outcomes WHERE id = ?"
 FEW = 32  # ids that are looked for without a pause
 
 
-class SQLiteBackend(WaitingBackend, WorkflowStore):
+class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper):
     """Outcomes by task id."""
 
     lacks = frozenset()
@@ -119,6 +121,9 @@ class SQLiteBackend(WaitingBackend, WorkflowStore):
         return await self.database.awrite(
             lambda connection: [workflows.advance(connection, advance, now) for advance in advances]
         )
+
+    def schedules(self) -> Schedules:
+        return SQLiteSchedules(self.database, self.clock)
 
     def close(self) -> None:
         self.database.close()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from msgspec.structs import replace as _replace
 
-from celeriac.drivers.memory import Held, Store, store
+from celeriac.drivers.memory import Held, Store, Workflow, store
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -19,14 +19,15 @@ from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.schedules import Change, Due, Entry, ScheduleKeeper, Schedules, first_revision
 from celeriac.ports.workflows import Advance
 
-__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "connect"]
+__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "MemorySchedules", "connect"]
 
 BROADCAST_SECONDS = 60.0
 
 
-class MemoryBroker(Broker):
+class MemoryBroker(Broker, ScheduleKeeper):
     """Messages in a dict."""
 
     lacks = frozenset()
@@ -80,6 +81,9 @@ class MemoryBroker(Broker):
                 yield payload
             if not news:
                 await self.shared.changed(generation, BROADCAST_SECONDS)
+
+    def schedules(self) -> Schedules:
+        return MemorySchedules(self.shared, self.clock)
 
     def operations(self) -> Operations:
         return MemoryOperations(self.shared, self.clock)
@@ -321,6 +325,58 @@ class MemoryOperations(Operations):
                 **{id: ("active", held.delivery.message) for id, held in self._store.held.items()},
                 **{id: ("dead", letter.message) for id, letter in self._store.dead.items()},
             }
+
+
+class MemorySchedules(Schedules):
+    """Entries in a dict."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def create(self, entries: Sequence[Entry]) -> list[bool]:
+        with self._store.lock:
+            new = [_replace(entry, revision=first_revision()) for entry in entries]
+            done = [self._store.schedules.setdefault(entry.name, entry) is entry for entry in new]
+        self._store.ring()
+        return done
+
+    async def change(self, changes: Sequence[Change]) -> list[bool]:
+        with self._store.lock:
+            done = [self._change(change) for change in changes]
+        self._store.ring()
+        return done
+
+    def _change(self, change: Change) -> bool:
+        known = self._store.schedules.get(change.before.name)
+        if known is None or known.revision != change.before.revision:
+            return False
+        self._store.schedules[known.name] = _replace(change.after, revision=known.revision + 1)
+        for plan in change.plans:
+            self._store.workflows[plan.id] = Workflow(plan, self._clock.now())
+        _add(self._store, change.messages)
+        return True
+
+    async def remove(self, names: Sequence[str]) -> list[bool]:
+        with self._store.lock:
+            return [self._store.schedules.pop(name, None) is not None for name in names]
+
+    async def get(self, names: Sequence[str]) -> dict[str, Entry]:
+        with self._store.lock:
+            return {name: self._store.schedules[name] for name in names if name in self._store.schedules}
+
+    async def page(self, after: str, limit: int) -> list[Entry]:
+        with self._store.lock:
+            names = sorted(name for name in self._store.schedules if name > after)
+            return [self._store.schedules[name] for name in names[:limit]]
+
+    async def due(self, limit: int) -> Due:
+        now = int(self._clock.now() * 1000)
+        with self._store.lock:
+            waiting = sorted((entry.next_at, entry.name) for entry in self._store.schedules.values()
+                             if entry.next_at is not None)  # fmt: skip
+            found = [self._store.schedules[name] for next_at, name in waiting if next_at <= now][:limit]
+        return Due(now, found, waiting[len(found)][0] if len(found) < len(waiting) else None)
 
 
 def _add(store: Store, messages: Iterable[Message]) -> None:

@@ -10,6 +10,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery
 from celeriac.ports.operations import Dead, WorkerInfo
+from celeriac.ports.schedules import Entry
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, PendingNode, Plan
 
 __all__ = ["Held", "Store", "Workflow", "store"]
@@ -49,6 +50,7 @@ class Store(Bell):
         self.outcomes: dict[str, tuple[float, Outcome]] = {}  # id: when it was stored, outcome
         self.workflows: dict[str, Workflow] = {}
         self.pending: dict[PendingNode, float] = {}  # when it may be claimed
+        self.schedules: dict[str, Entry] = {}
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # the last number given out by `number`
 

@@ -7,13 +7,16 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 
-from celeriac.brokers.redis.envelope import blob, publications
+from celeriac.brokers.redis.envelope import blob, due, publications
 from celeriac.brokers.redis.lease import RedisLease
 from celeriac.brokers.redis.operations import RedisOperations
 from celeriac.drivers.redis.error_translation import InDoubt
+from celeriac.drivers.redis.outcomes import milliseconds
+from celeriac.drivers.redis.schedules import RedisSchedules
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -21,13 +24,14 @@ from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
+from celeriac.ports.schedules import ScheduleKeeper, Schedules
 
 __all__ = ["RedisBroker", "connect"]
 
 WINDOW = 16  # batches that are sent in one round trip
 
 
-class RedisBroker(Broker):
+class RedisBroker(Broker, ScheduleKeeper):
     """A broker that stores messages in Redis."""
 
     lacks = frozenset()
@@ -114,6 +118,12 @@ class RedisBroker(Broker):
 
     def _broadcast_channel(self, channel: str) -> str:
         return f"{self.server.prefix}:broadcast:{channel}"
+
+    def schedules(self) -> Schedules:
+        return RedisSchedules(self.server, self.clock, milliseconds(self.result_expires), self._packed)
+
+    def _packed(self, message: Message) -> tuple[Any, ...]:
+        return (message.queue, message.id, blob(message, self.codec), due(message))
 
     def operations(self) -> Operations:
         return RedisOperations(self.server, self.clock)

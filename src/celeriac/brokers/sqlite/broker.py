@@ -14,9 +14,11 @@ from celeriac.brokers.sqlite.lease import SQLiteLease
 from celeriac.brokers.sqlite.lines import learn
 from celeriac.brokers.sqlite.operations import SQLiteOperations
 from celeriac.brokers.sqlite.rows import find, insert, insert_one, new_row, wake
+from celeriac.drivers.sqlite import workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.opening import Connection
+from celeriac.drivers.sqlite.schedules import SQLiteSchedules
 from celeriac.drivers.sqlite.schema import SCHEDULED
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -24,6 +26,7 @@ from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
+from celeriac.ports.schedules import Change, ScheduleKeeper, Schedules
 
 __all__ = ["SQLiteBroker", "connect"]
 
@@ -31,7 +34,7 @@ LISTEN_PAUSE = 0.02  # seconds between two reads, so that a busy database does n
 LISTEN_WAIT = 60.0  # seconds
 
 
-class SQLiteBroker(Broker):
+class SQLiteBroker(Broker, ScheduleKeeper):
     """A broker that stores messages in a SQLite file."""
 
     lacks = frozenset()
@@ -126,6 +129,9 @@ class SQLiteBroker(Broker):
                 await watch.changed(generation, LISTEN_WAIT)
                 await asyncio.sleep(LISTEN_PAUSE)
 
+    def schedules(self) -> Schedules:
+        return SQLiteSchedules(self.database, self.clock, _send)
+
     def operations(self) -> Operations:
         return SQLiteOperations(self.database, self.clock)
 
@@ -134,6 +140,16 @@ class SQLiteBroker(Broker):
 
     def __repr__(self) -> str:
         return f"<SQLiteBroker {os.path.relpath(self.database.path)}>"
+
+
+def _send(connection: Connection, changes: Sequence[Change], now: float) -> None:
+    """Publish what changes of schedules send, inside the caller's write transaction."""
+    for change in changes:
+        for plan in change.plans:
+            workflows.plant(connection, plan, now)
+    messages = [message for change in changes for message in change.messages]
+    if messages:
+        insert(connection, messages, now)
 
 
 def _sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> list[tuple[int, bytes]]:

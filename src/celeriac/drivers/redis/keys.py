@@ -51,6 +51,12 @@ Of workflows:
                                       do when no task is left, else 30 days after the last end of a task
     P:dues                    zset    ID:NODE of each pending node → until when a worker has claimed it
 
+Of schedules:
+
+    P:schedules               hash    name → revision:entry in MessagePack
+    P:schedules:next          zset    name of each entry that waits → when it is due, in milliseconds
+    P:schedules:names         zset    every name, with the score 0: sorted, for pages
+
 Channels (`PUBLISH`):
 
     P:bell:LEASE              empty: there may be something to receive

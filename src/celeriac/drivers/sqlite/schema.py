@@ -149,4 +149,13 @@ MIGRATIONS: Final = (
         )
         SELECT queue, lane, 9 - rank AS priority, * FROM lines JOIN every USING (line);
     """,
+    """
+    CREATE TABLE schedules (
+        name TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        next_at INTEGER,                        -- milliseconds since the epoch
+        entry BLOB NOT NULL
+    );
+    CREATE INDEX next ON schedules (next_at) WHERE next_at IS NOT NULL;
+    """,
 )

@@ -1,6 +1,17 @@
+-- Milliseconds that an unfinished workflow is kept after its last change.
+local UNFINISHED = 2592000000
+
+-- Store a workflow; items from `first` to `last` are joins, and how many members of each have not ended.
+local function plant(id, tree, left, items, first, last, ttl)
+  local key = P .. ':workflow:' .. id
+  call('DEL', key)
+  call('HSET', key, 'tree', tree, 'left', left)
+  for i = first, last, 2 do call('HSET', key, items[i], items[i + 1]) end
+  if ttl ~= '' then call('PEXPIRE', key, tonumber(left) > 0 and math.max(UNFINISHED, ttl) or ttl) end
+end
+
 -- Count the ends of nodes. All arguments are by workflow: `left` is how many nodes have ended, `joins` how many members
 -- of each join, `pending_of` which nodes are pending because of them. Nothing follows in a workflow that has expired.
-local UNFINISHED = 2592000000
 local function count_down(left, joins, pending_of, ttl)
   for workflow, n in pairs(left) do
     local key, pending = P .. ':workflow:' .. workflow, pending_of[workflow] or {}
