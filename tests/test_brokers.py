@@ -25,7 +25,7 @@ from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
 from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import Message
-from celeriac.ports.schedules import ScheduleKeeper, Schedules, schedules_of
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
@@ -124,8 +124,8 @@ class TestWorkflows(WorkflowConformance, JoinedConformance):
 
 
 @pytest.fixture
-def schedules(ports: Ports) -> Schedules:
-    return schedules_of(ports.broker, ports.backend)
+def schedules(ports: Ports) -> ScheduleStore:
+    return schedule_store(ports.broker, ports.backend)
 
 
 @pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
@@ -136,7 +136,7 @@ class TestSchedules(SchedulesConformance, PublishingConformance):
 @pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
 class TestSchedulesBesideAnotherBroker(SchedulesConformance):
     @pytest.fixture
-    def schedules(self, ports: Ports) -> Schedules:
+    def schedules(self, ports: Ports) -> ScheduleStore:
         assert isinstance(ports.backend, ScheduleKeeper)
         kept = ports.backend.schedules()
         assert not kept.publishes

@@ -21,6 +21,9 @@ __all__ = [
     "after_setup_task_logger",
     "after_task_publish",
     "before_task_publish",
+    "schedule_missed",
+    "schedule_sent",
+    "schedule_skipped",
     "setup_logging",
     "task_failure",
     "task_postrun",
@@ -96,6 +99,9 @@ task_retry = Signal("task_retry", "task_id, exception, delay")
 setup_logging = Signal("setup_logging", "loglevel, logfile, format, colorize")
 after_setup_logger = Signal("after_setup_logger", "logger, loglevel, logfile, format, colorize")
 after_setup_task_logger = Signal("after_setup_task_logger", "logger, loglevel, logfile, format, colorize")
+schedule_sent = Signal("schedule_sent", "name, tick, ids")
+schedule_missed = Signal("schedule_missed", "name, count")
+schedule_skipped = Signal("schedule_skipped", "name, count")
 worker_ready = Signal("worker_ready", "worker")
 worker_shutdown = Signal("worker_shutdown", "worker")
 worker_process_init = Signal("worker_process_init", "lane")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack
 from celeriac import signals
 from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
+from celeriac.beat.declared import Declared
+from celeriac.beat.scheduler import Scheduler
+from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.canvas import functions
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
@@ -67,6 +71,10 @@ class Celeriac:
         self.conf = Settings(settings, os.environ if environ is None else environ)
         self.tasks = Tasks()
         self.control = Control(self)
+        self.schedules = Schedules(self)
+        self.declared = Declared(self, self.main, self.schedules)
+        self.on_after_configure = signals.Signal("on_after_configure", "no arguments")
+        self.on_after_finalize = signals.Signal("on_after_finalize", "no arguments")
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = functions.builtin_tasks(self)
@@ -197,6 +205,33 @@ class Celeriac:
         for packages, related_name in self._discovered:
             for package in packages() if callable(packages) else packages:
                 _import_related(package, related_name)
+
+        self.on_after_configure.send(self)
+        self.on_after_finalize.send(self)
+
+    # --- Schedules ------------------------------------------------------------------------------------
+
+    def add_periodic_task(self, schedule: Any, sig: Any, args: Sequence[Any] = (),
+                          kwargs: Mapping[str, Any] | None = None, name: str | None = None,
+                          **options: Any) -> str:  # fmt: skip
+        """Declare that schedulers send a task's signature, or a workflow; return the name of the entry.
+
+        `schedule` is as for `app.schedules.add`. Options are those of a call, and policies of the entry.
+        """
+        policies = {key: options.pop(key) for key in POLICIES if key in options}
+        if args or kwargs or options:
+            sig = sig.clone(args, kwargs, **options)
+        name = name or repr(sig)
+        self.declared.add(name, schedule, sig, policies)
+        return name
+
+    async def beat(self, name: str = "") -> None:
+        """Run a scheduler in this event loop until cancelled. Any number may run, here and elsewhere."""
+        await self.scheduler(name).run()
+
+    def scheduler(self, name: str = "") -> Scheduler:
+        """Return a scheduler, which `beat` runs."""
+        return Scheduler(self, name or f"{self.main}@{socket.gethostname()}.{os.getpid()}", self.declared.sync)
 
     def known_task(self, name: str) -> Task[Any, Any]:
         """Return a registered or built-in task by its name. Raises `NotRegistered`."""

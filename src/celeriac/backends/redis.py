@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.error_translation import is_our_limit
-from celeriac.drivers.redis.schedules import RedisSchedules
+from celeriac.drivers.redis.schedules import RedisScheduleStore
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
-from celeriac.ports.schedules import ScheduleKeeper, Schedules
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["RedisBackend", "connect"]
@@ -265,8 +265,8 @@ class RedisBackend(Backend, WorkflowStore, ScheduleKeeper):
         commands = [self.server.script("advance", now, self._kept, *of_one) for of_one in parts]
         return [bool(done) for done in await self.server.ado_all(commands)] if commands else []
 
-    def schedules(self) -> Schedules:
-        return RedisSchedules(self.server, self.clock, self._kept)
+    def schedules(self) -> ScheduleStore:
+        return RedisScheduleStore(self.server, self.clock, self._kept)
 
     def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
         return ("MGET", *map(self._key, ids))

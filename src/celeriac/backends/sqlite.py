@@ -12,11 +12,11 @@ from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.opening import Connection
-from celeriac.drivers.sqlite.schedules import SQLiteSchedules
+from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
-from celeriac.ports.schedules import ScheduleKeeper, Schedules
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["SQLiteBackend", "connect"]
@@ -122,8 +122,8 @@ class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper):
             lambda connection: [workflows.advance(connection, advance, now) for advance in advances]
         )
 
-    def schedules(self) -> Schedules:
-        return SQLiteSchedules(self.database, self.clock)
+    def schedules(self) -> ScheduleStore:
+        return SQLiteScheduleStore(self.database, self.clock)
 
     def close(self) -> None:
         self.database.close()

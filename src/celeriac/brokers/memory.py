@@ -19,10 +19,10 @@ from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleKeeper, Schedules, first_revision
+from celeriac.ports.schedules import Change, Due, Entry, ScheduleKeeper, ScheduleStore, first_revision
 from celeriac.ports.workflows import Advance
 
-__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "MemorySchedules", "connect"]
+__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "MemoryScheduleStore", "connect"]
 
 BROADCAST_SECONDS = 60.0
 
@@ -82,8 +82,8 @@ class MemoryBroker(Broker, ScheduleKeeper):
             if not news:
                 await self.shared.changed(generation, BROADCAST_SECONDS)
 
-    def schedules(self) -> Schedules:
-        return MemorySchedules(self.shared, self.clock)
+    def schedules(self) -> ScheduleStore:
+        return MemoryScheduleStore(self.shared, self.clock)
 
     def operations(self) -> Operations:
         return MemoryOperations(self.shared, self.clock)
@@ -327,7 +327,7 @@ class MemoryOperations(Operations):
             }
 
 
-class MemorySchedules(Schedules):
+class MemoryScheduleStore(ScheduleStore):
     """Entries in a dict."""
 
     def __init__(self, store: Store, clock: Clock) -> None:

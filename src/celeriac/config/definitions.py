@@ -15,6 +15,7 @@ from celeriac.model.keys import parse_key
 from celeriac.model.options import rate
 from celeriac.model.routing import Routes
 from celeriac.model.serialization import serializer
+from celeriac.schedules.zones import zone_name
 
 __all__ = [
     "DEFINITIONS",
@@ -85,6 +86,11 @@ def _serializers(names: list[str]) -> list[str]:
     for name in names:
         serializer(name)
     return names
+
+
+def _zone(name: str) -> str:
+    zone_name(name)
+    return name
 
 
 def _keys(texts: list[str]) -> list[str]:
@@ -167,6 +173,12 @@ class Definitions:
     task_store_eager_result: Annotated[bool, "store what runs in the caller in the result backend"] = False
     accept_content: Annotated[list[str], "serialisers that are decoded here", _serializers] = ["json"]
 
+    # Schedules
+    timezone: Annotated[str, "the zone of schedules that name none", _zone] = "UTC"
+    beat_schedule: Annotated[
+        dict[str, Any], "{'nightly': {'task': 'shop.report', 'schedule': crontab(hour=3, minute=0)}}"
+    ] = {}
+
     # Results
     result_expires: Annotated[
         Seconds | None, "how long outcomes are kept; None or 0: for ever", _none_if_zero
@@ -237,5 +249,4 @@ NOT_NEEDED = {
     "security_certificate": "messages are signed with secrets, not certificates: set `security_keys`",
     "security_cert_store": "messages are signed with secrets, not certificates: set `security_keys`",
     "security_digest": "signatures are HMAC-SHA256; remove it",
-    "beat_schedule": "schedules are not part of this version",
 }

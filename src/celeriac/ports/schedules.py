@@ -25,8 +25,8 @@ from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker
 from celeriac.ports.workflows import Plan
 
-__all__ = ["Change", "Due", "Entry", "Moment", "ScheduleKeeper", "Schedules", "decode_entry", "encode_entry",
-           "first_revision", "schedules_of"]  # fmt: skip
+__all__ = ["Change", "Due", "Entry", "Moment", "ScheduleKeeper", "ScheduleStore", "decode_entry", "encode_entry",
+           "first_revision", "schedule_store"]  # fmt: skip
 
 Moment: TypeAlias = Annotated[int, Meta(ge=-70_000_000_000_000, le=300_000_000_000_000)]
 """Milliseconds since the epoch, from before the year 1 to after the year 9999."""
@@ -67,7 +67,7 @@ class Due(msgspec.Struct, frozen=True):
     soonest: int | None  # when the next of all other entries is due, as far as they are known; None: none is
 
 
-class Schedules(ABC):
+class ScheduleStore(ABC):
     """Keeps entries, by name."""
 
     publishes = True
@@ -107,11 +107,11 @@ class ScheduleKeeper(ABC):
     """What keeps schedules. Implemented by brokers next to `Broker`, and by backends next to `Backend`."""
 
     @abstractmethod
-    def schedules(self) -> Schedules:
+    def schedules(self) -> ScheduleStore:
         """Return the port for schedules."""
 
 
-def schedules_of(broker: Broker, backend: Backend) -> Schedules:
+def schedule_store(broker: Broker, backend: Backend) -> ScheduleStore:
     """Return the port for schedules of a broker, or else of a backend. Raises `BackendError` if neither keeps any."""
     for keeper in (broker, backend):
         if isinstance(keeper, ScheduleKeeper):

@@ -16,7 +16,7 @@ from celeriac.brokers.redis.lease import RedisLease
 from celeriac.brokers.redis.operations import RedisOperations
 from celeriac.drivers.redis.error_translation import InDoubt
 from celeriac.drivers.redis.outcomes import milliseconds
-from celeriac.drivers.redis.schedules import RedisSchedules
+from celeriac.drivers.redis.schedules import RedisScheduleStore
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -24,7 +24,7 @@ from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
-from celeriac.ports.schedules import ScheduleKeeper, Schedules
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 
 __all__ = ["RedisBroker", "connect"]
 
@@ -119,8 +119,8 @@ class RedisBroker(Broker, ScheduleKeeper):
     def _broadcast_channel(self, channel: str) -> str:
         return f"{self.server.prefix}:broadcast:{channel}"
 
-    def schedules(self) -> Schedules:
-        return RedisSchedules(self.server, self.clock, milliseconds(self.result_expires), self._packed)
+    def schedules(self) -> ScheduleStore:
+        return RedisScheduleStore(self.server, self.clock, milliseconds(self.result_expires), self._packed)
 
     def _packed(self, message: Message) -> tuple[Any, ...]:
         return (message.queue, message.id, blob(message, self.codec), due(message))

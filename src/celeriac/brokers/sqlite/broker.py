@@ -18,7 +18,7 @@ from celeriac.drivers.sqlite import workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.opening import Connection
-from celeriac.drivers.sqlite.schedules import SQLiteSchedules
+from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
 from celeriac.drivers.sqlite.schema import SCHEDULED
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -26,7 +26,7 @@ from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
-from celeriac.ports.schedules import Change, ScheduleKeeper, Schedules
+from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
 __all__ = ["SQLiteBroker", "connect"]
 
@@ -129,8 +129,8 @@ class SQLiteBroker(Broker, ScheduleKeeper):
                 await watch.changed(generation, LISTEN_WAIT)
                 await asyncio.sleep(LISTEN_PAUSE)
 
-    def schedules(self) -> Schedules:
-        return SQLiteSchedules(self.database, self.clock, _send)
+    def schedules(self) -> ScheduleStore:
+        return SQLiteScheduleStore(self.database, self.clock, _send)
 
     def operations(self) -> Operations:
         return SQLiteOperations(self.database, self.clock)

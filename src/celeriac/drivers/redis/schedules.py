@@ -1,4 +1,4 @@
-"""Schedules in Redis: for the broker, which publishes what they send, and for the backend beside another broker."""
+"""Schedules in Redis: for the broker, which publishes what they send, and for the backend of another broker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from celeriac.drivers.redis.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
-from celeriac.ports.schedules import Change, Due, Entry, Schedules, decode_entry, encode_entry, first_revision
+from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
 from celeriac.ports.workflows import Plan
 
-__all__ = ["RedisSchedules"]
+__all__ = ["RedisScheduleStore"]
 
 log = logging.getLogger("celeriac.redis")
 
@@ -23,7 +23,7 @@ BATCH = 200  # changes per script call: Redis serves no other client meanwhile
 LONGEST_REVISION = 16  # digits
 
 
-class RedisSchedules(Schedules):
+class RedisScheduleStore(ScheduleStore):
     """Entries in a hash. `pack` returns a message as the scripts take it; without it, a change sends nothing."""
 
     def __init__(self, server: Server, clock: Clock, kept: str,

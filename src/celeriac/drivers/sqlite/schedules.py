@@ -1,4 +1,4 @@
-"""Schedules in SQLite: for the broker, which publishes what they send, and for the backend beside another broker."""
+"""Schedules in SQLite: for the broker, which publishes what they send, and for the backend of another broker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
-from celeriac.ports.schedules import Change, Due, Entry, Schedules, decode_entry, encode_entry, first_revision
+from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
 
-__all__ = ["SQLiteSchedules"]
+__all__ = ["SQLiteScheduleStore"]
 
 log = logging.getLogger("celeriac.sqlite")
 
@@ -30,7 +30,7 @@ SET_ASIDE = "UPDATE schedules SET next_at = NULL WHERE name = ? AND revision = ?
 Row = tuple[str, int, bytes]
 
 
-class SQLiteSchedules(Schedules):
+class SQLiteScheduleStore(ScheduleStore):
     """Entries in a table. `send` publishes what changes send, in their transaction; without it, they send nothing."""
 
     def __init__(self, database: Database, clock: Clock,

@@ -1,0 +1,1 @@
+"""Beat: sends what is scheduled. See `scheduler.py`."""

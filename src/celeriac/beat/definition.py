@@ -1,0 +1,53 @@
+"""What an entry is, besides its cursor: when it sends, what, and what happens to ticks that cannot be sent in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from celeriac.beat.template import Template
+from celeriac.model.gate import OptionalName, reader
+from celeriac.schedules.kinds import AnySchedule
+from celeriac.schedules.moments import LATEST
+from celeriac.schedules.ticks import MAX_MISSED, Missed
+
+__all__ = ["CODE", "HAND", "Definition", "Overlap", "decode_definition", "encode_definition"]
+
+Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
+
+Overlap: TypeAlias = Literal["allow", "skip", "one", "all", "cancel"]
+"""What happens to a tick while what the last one sent has not ended.
+
+`allow`: it is sent. `skip`: it is left out. `one`: the latest is sent when the end has come. `all`: each is sent, one
+after the other. `cancel`: what runs is revoked and terminated, and the tick is sent.
+"""
+
+CODE = "code"
+HAND = "hand"
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An entry as it was declared. Durations are in milliseconds."""
+
+    when: AnySchedule
+    what: Template
+    salt: bytes  # makes the ids of what it sends
+    missed: Missed = "latest"
+    window: Milliseconds | None = None  # ticks that are older are not sent any more
+    max_missed: Annotated[int, Meta(ge=1, le=10_000)] = MAX_MISSED
+    overlap: Overlap = "allow"
+    overlap_timeout: Milliseconds | None = None  # what was sent counts as ended after this, whatever is known of it
+    jitter: Milliseconds = 0
+    times: Annotated[int, Meta(ge=1)] | None = None  # it is over after so many ticks
+    origin: Literal["code", "hand"] = "hand"  # `code`: declared by an app, and removed when the app declares it no more
+    app: OptionalName = ""  # the app that declared it
+
+
+encode_definition: Callable[[Definition], bytes] = msgspec.msgpack.Encoder().encode
+"""Return a definition as bytes."""
+
+decode_definition: Callable[[bytes | memoryview], Definition] = reader(Definition, "the definition of a schedule")
+"""Return a definition from such bytes. Raises `Unreadable`."""

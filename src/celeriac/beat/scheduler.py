@@ -1,0 +1,231 @@
+"""The scheduler: sends what entries of the store of schedules say, each tick once, with any number of schedulers.
+
+    due      the store gives the entries that are due, and the time by its clock
+    decide   what each of them sends, and what becomes of it; pure (decide.py)
+    send     compare-and-set replaces each entry, and publishes in the same step
+
+If broker and store are two servers, the last step is three: claim the entry, publish, confirm. A scheduler that is
+killed in between leaves a claim. After `CLAIM_SECONDS` another one decides again by the same instant, and sends the
+same ids: messages that may have been sent before are marked, and workers look whether they have ended.
+
+A scheduler keeps nothing in memory that matters: it may be killed at any time, and started anywhere. It runs by itself
+(`celeriac beat`), in workers (`celeriac worker --beat`) or in any process (`app.beat()`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from celeriac import signals
+from celeriac.beat.decide import Decision, decide
+from celeriac.beat.definition import Definition, decode_definition
+from celeriac.beat.template import Filled
+from celeriac.errors import BackendError, BrokerError, CeleriacError
+from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
+from celeriac.ports.workflows import workflow_store
+from celeriac.schedules.moments import iso
+from celeriac.schedules.ticks import jitter
+from celeriac.tasks.protocols import App
+
+__all__ = ["Scheduler", "definition_of"]
+
+log = logging.getLogger("celeriac.beat")
+
+BATCH = 500  # entries that are dealt with in one step
+LONGEST_SLEEP = 1.0  # seconds; edits are in force after this
+SPREAD = 0.05  # seconds; schedulers wake up so far apart, so that one of them usually does all the work
+CLAIM_SECONDS = 30.0
+PAUSES = (0.1, 5.0)  # seconds between attempts while a server is away: the first, the longest
+
+
+class _Work(NamedTuple):
+    """An entry that is due, and what was decided about it."""
+
+    entry: Entry
+    decision: Decision
+    filled: list[Filled]  # what is sent, by tick
+    cancelled: list[str]  # ids of tasks that are to be revoked first
+
+    @property
+    def change(self) -> Change:
+        """The change that carries it out."""
+        ends = self.filled[-1].ends if self.filled else []
+        after = replace(self.decision.after, last_id=ends[0]) if ends else self.decision.after
+        return Change(
+            before=self.entry, after=after,
+            messages=[message for filled in self.filled for message in filled.messages],
+            plans=[filled.plan for filled in self.filled if filled.plan is not None],
+        )  # fmt: skip
+
+
+class Scheduler:
+    """One scheduler of an app. `sync` brings what the app declares into the store, before the first tick is sent."""
+
+    def __init__(self, app: App, name: str, sync: Callable[[], Awaitable[None]]) -> None:
+        self.app = app
+        self.name = name
+        self._sync: Callable[[], Awaitable[None]] | None = sync
+        self.started = asyncio.Event()  # set after the first look into the store
+        self._store: ScheduleStore | None = None
+        self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
+
+    async def run(self) -> None:
+        """Send until cancelled. While a server is away, try again: what is missed meanwhile is due when it is back."""
+        first, longest = PAUSES
+        pause, away_since = first, 0.0
+        while True:
+            try:
+                wait = await self.turn()
+            except (BrokerError, BackendError) as error:
+                if not away_since:
+                    away_since = time.monotonic()
+                    log.warning("ScheduleStore wait for a server: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
+                continue
+            if away_since:
+                log.warning("The server is back after %.1f s", time.monotonic() - away_since)
+            pause, away_since = first, 0.0
+            self.started.set()
+            await asyncio.sleep(wait)
+
+    async def turn(self) -> float:
+        """Deal with the entries that are due now; return after how many seconds there may be more."""
+        store = self._store = self._store or schedule_store(self.app.broker, self.app.backend)
+        if self._sync is not None:
+            await self._sync()
+            self._sync = None
+        found = await store.due(BATCH)
+        if found.entries:
+            await self._deal_with(store, found.entries, found.now)
+        if len(found.entries) == BATCH:
+            return 0.0
+        if found.soonest is None:
+            return LONGEST_SLEEP
+        return min(LONGEST_SLEEP, max(0.0, (found.soonest - found.now) / 1000) + self._offset)
+
+    async def _deal_with(self, store: ScheduleStore, entries: Sequence[Entry], now: int) -> None:
+        running = await self._running(entries, now)
+        work = [self._decided(entry, now, entry.name in running) for entry in entries]
+        cancelled = [id for item in work for id in item.cancelled]
+        if cancelled:
+            await self.app.control.arevoke(cancelled, terminate=True)
+        if store.publishes:
+            done = await store.change([item.change for item in work])
+        else:
+            done = await self._send(store, work, now)
+        for item, good in zip(work, done, strict=True):
+            if good:
+                self._tell(item)
+
+    def _decided(self, entry: Entry, now: int, runs: bool) -> _Work:
+        """Decide about an entry. One that cannot be sent is not looked at any more, and holds up no other."""
+        try:
+            definition = definition_of(entry)
+            decision = decide(entry, definition, now, runs)
+            filled = [self._filled(entry, definition, tick, now) for tick in decision.ticks]
+        except (ValueError, CeleriacError) as error:
+            log.error("The schedule %s cannot be sent, and does not run until it is changed: %s", entry.name, error)
+            return _Work(entry, Decision(replace(entry, next_at=None)), [], [])
+        last = _last_ends(entry, definition) if decision.cancels else []
+        return _Work(entry, decision, filled, last)
+
+    def _filled(self, entry: Entry, definition: Definition, tick: int, now: int) -> Filled:
+        delay = jitter(entry.name, tick, definition.jitter) / 1000 if definition.jitter else 0.0
+        return definition.what.fill(definition.salt, tick, now / 1000, delay, self.app.backend.codec)
+
+    async def _running(self, entries: Sequence[Entry], now: int) -> set[str]:
+        """Return the names of entries that mind overlaps, and of which what was sent last has not ended."""
+        ends: dict[str, list[str]] = {}
+        for entry in entries:
+            try:
+                definition = definition_of(entry)
+            except ValueError:
+                continue
+            limit = definition.overlap_timeout
+            if definition.overlap == "allow" or entry.last_at is None or (
+                limit is not None and now - entry.last_at > limit
+            ):
+                continue
+            ends[entry.name] = _last_ends(entry, definition)
+        if not ends:
+            return set()
+        found = await self.app.backend.afetch([id for ids in ends.values() for id in ids])
+        ended = {id for id, outcome in found.items() if outcome.ready}
+        return {name for name, ids in ends.items() if not ended.issuperset(ids)}
+
+    def _tell(self, item: _Work) -> None:
+        """Log what was sent and what was left out, and send the signals."""
+        name, decision = item.entry.name, item.decision
+        for tick, filled in zip(decision.ticks, item.filled, strict=True):
+            log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id)
+            if signals.schedule_sent.receivers:
+                ids = [message.id for message in filled.messages]
+                signals.schedule_sent.send(self, name=name, tick=_instant(tick), ids=ids)
+        for count, why, signal in (
+            (decision.missed, "they were found late", signals.schedule_missed),
+            (decision.skipped, "what it sent last has not ended", signals.schedule_skipped),
+        ):
+            if count:
+                log.warning("The schedule %s leaves out %d ticks: %s", name, count, why)
+                signal.send(self, name=name, count=count)
+
+    async def _send(self, store: ScheduleStore, work: Sequence[_Work], now: int) -> list[bool]:
+        """Claim, publish, confirm: where the broker does not keep the schedules. Return which were confirmed."""
+        until = now + int(CLAIM_SECONDS * 1000)
+        claims = [
+            Change(before=item.entry, after=replace(item.entry, next_at=until, claimed_at=item.entry.claimed_at or now))
+            if item.filled
+            else Change(before=item.entry, after=item.decision.after)
+            for item in work
+        ]
+        claimed = await store.change(claims)
+        mine = [(item, claim) for item, claim, good in zip(work, claims, claimed, strict=True) if good and item.filled]
+        changes = [item.change for item, _ in mine]
+        for plan in [plan for change in changes for plan in change.plans]:
+            await workflow_store(self.app.backend).aplant(plan)
+        for again in (False, True):
+            messages = [
+                message
+                for (item, _), change in zip(mine, changes, strict=True)
+                if (item.entry.claimed_at is not None) is again
+                for message in change.messages
+            ]
+            if messages:
+                await self.app.broker.apublish(messages, again)
+        confirmed = await store.change([
+            Change(before=replace(claim.after, revision=item.entry.revision + 1), after=change.after)
+            for (item, claim), change in zip(mine, changes, strict=True)
+        ])  # fmt: skip
+        good_names = {item.entry.name for (item, _), good in zip(mine, confirmed, strict=True) if good}
+        return [
+            good and (not item.filled or item.entry.name in good_names)
+            for item, good in zip(work, claimed, strict=True)
+        ]
+
+
+@lru_cache(maxsize=10_000)
+def _definition(raw: bytes) -> Definition:
+    return decode_definition(raw)
+
+
+def definition_of(entry: Entry) -> Definition:
+    """Return the definition of an entry. Raises `Unreadable`."""
+    return _definition(bytes(entry.definition))
+
+
+def _instant(tick: int) -> datetime:
+    return datetime.fromtimestamp(tick / 1000, UTC)
+
+
+def _last_ends(entry: Entry, definition: Definition) -> list[str]:
+    return definition.what.ends_at(definition.salt, entry.last_at) if entry.last_at is not None else []

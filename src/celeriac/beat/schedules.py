@@ -1,0 +1,315 @@
+"""`app.schedules`: adds, changes, pauses, removes and shows the entries of the store of schedules.
+
+Each method has a coroutine version, whose name begins with `a`. A change is in force on every scheduler within a
+second. Nothing but the store knows an entry: who adds one needs no scheduler, and a scheduler not the app's code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from celeriac.beat.decide import beginning
+from celeriac.beat.definition import Definition, Overlap, encode_definition
+from celeriac.beat.scheduler import definition_of
+from celeriac.beat.template import Filled, template_of
+from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.model.clock import Duration
+from celeriac.model.gate import Unreadable
+from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
+from celeriac.ports.workflows import workflow_store
+from celeriac.schedules.kinds import as_schedule
+from celeriac.schedules.moments import milliseconds, moment
+from celeriac.schedules.schedule import Schedule
+from celeriac.schedules.ticks import Missed
+from celeriac.tasks.protocols import App
+
+__all__ = ["ScheduleInfo", "Schedules", "UnknownSchedule"]
+
+SALT = 16  # bytes
+MOST_BACKFILLED = 10_000  # ticks in one call
+NEAR = 200  # names that a wrong one is compared with
+DURATIONS = ("window", "overlap_timeout", "jitter")
+CHOICES = {"missed": get_args(Missed), "overlap": get_args(Overlap)}
+NUMBERS = ("max_missed", "times")
+POLICIES = (*CHOICES, *DURATIONS, *NUMBERS)
+
+
+class UnknownSchedule(ImproperlyConfigured, KeyError):
+    """There is no schedule of this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry, as it is shown to people."""
+
+    name: str
+    task: str  # the first one that it sends
+    schedule: str  # as it was written
+    words: str  # what that means
+    next_at: datetime | None  # the next tick; None: it is paused, or over
+    last_at: datetime | None  # the tick that was sent last
+    last_id: str
+    paused: bool
+    sent: int
+    missed: int
+    skipped: int
+    version: int
+    origin: str
+    problem: str = ""  # why it cannot be read
+
+
+class Schedules:
+    """The schedules of an app."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    @property
+    def store(self) -> ScheduleStore:
+        """The store. Raises `BackendError` if neither the broker nor the backend keeps schedules."""
+        return schedule_store(self._app.broker, self._app.backend)
+
+    # --- Changing -------------------------------------------------------------------------------------
+
+    def add(self, name: str, schedule: Schedule | Duration | str, what: Any, **policies: Any) -> None:
+        """Send `what`, a signature or a workflow, whenever the schedule says: from now on.
+
+        The schedule is `crontab(…)`, `cron(…)`, `every(…)`, `solar(…)` or `at(…)`, seconds or a timedelta for an
+        interval, or a cron expression. Policies: `missed` ("latest", "all", "skip"), `window`, `max_missed`; `overlap`
+        ("allow", "skip", "one", "all", "cancel"), `overlap_timeout`; `jitter`; `times`. Raises `ImproperlyConfigured`
+        if the name is taken, and for anything that cannot be sent.
+        """
+        self._app.broker.complete(self.aadd(name, schedule, what, **policies))
+
+    async def aadd(self, name: str, schedule: Schedule | Duration | str, what: Any, **policies: Any) -> None:
+        """Coroutine version of `add`."""
+        definition = self.definition(schedule, what, **policies)
+        (done,) = await self.store.create([self.entry(name, definition)])
+        if not done:
+            raise ImproperlyConfigured(f"There is a schedule named {name!r} already: change it, or remove it first.")
+
+    def change(self, name: str, schedule: Schedule | Duration | str | None = None, what: Any = None,
+               **policies: Any) -> None:  # fmt: skip
+        """Change what is given, and leave the rest. With another schedule, its ticks begin now."""
+        self._app.broker.complete(self.achange(name, schedule, what, **policies))
+
+    async def achange(self, name: str, schedule: Schedule | Duration | str | None = None, what: Any = None,
+                      **policies: Any) -> None:  # fmt: skip
+        """Coroutine version of `change`."""
+
+        def edit(entry: Entry) -> Entry:
+            old = definition_of(entry)
+            given = self._policies(policies)
+            if schedule is not None:
+                given["when"] = self._when(schedule)
+            if what is not None:
+                given["what"] = template_of(self._app, what)
+            return self.redefined(entry, replace(old, **given))
+
+        await self._edit(name, edit)
+
+    def pause(self, name: str) -> None:
+        """Stop sending until it is resumed. Ticks that come meanwhile are left out."""
+        self._app.broker.complete(self.apause(name))
+
+    async def apause(self, name: str) -> None:
+        """Coroutine version of `pause`."""
+        await self._edit(name, lambda entry: replace(entry, paused=True, next_at=None, claimed_at=None))
+
+    def resume(self, name: str) -> None:
+        """End a pause: the ticks that are sent begin now."""
+        self._app.broker.complete(self.aresume(name))
+
+    async def aresume(self, name: str) -> None:
+        """Coroutine version of `resume`."""
+
+        def edit(entry: Entry) -> Entry:
+            return beginning(replace(entry, paused=False), definition_of(entry), self._now()) if entry.paused else entry
+
+        await self._edit(name, edit)
+
+    def remove(self, name: str) -> None:
+        """Remove an entry. What it has sent already is run."""
+        self._app.broker.complete(self.aremove(name))
+
+    async def aremove(self, name: str) -> None:
+        """Coroutine version of `remove`."""
+        (done,) = await self.store.remove([name])
+        if not done:
+            raise await self._unknown(name)
+
+    async def _edit(self, name: str, edit: Callable[[Entry], Entry]) -> None:
+        """Change an entry by compare-and-set: again, if a scheduler was faster."""
+        while True:
+            entry = await self._entry(name)
+            after = edit(entry)
+            if after is entry:
+                return
+            after = replace(after, version=entry.version + 1)
+            (done,) = await self.store.change([Change(before=entry, after=after)])
+            if done:
+                return
+
+    # --- Looking --------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> ScheduleInfo:
+        """Return an entry. Raises `UnknownSchedule`."""
+        return self._app.broker.complete(self.aget(name))
+
+    async def aget(self, name: str) -> ScheduleInfo:
+        """Coroutine version of `get`."""
+        return _info(await self._entry(name))
+
+    def list(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
+        """Return up to `limit` entries whose names come after this one, sorted by name."""
+        return self._app.broker.complete(self.alist(after, limit))
+
+    async def alist(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
+        """Coroutine version of `list`."""
+        return [_info(entry) for entry in await self.store.page(after, limit)]
+
+    def next(self, name: str, count: int = 5) -> Sequence[datetime]:
+        """Return the next ticks of an entry, as if it were not paused."""
+        return self._app.broker.complete(self.anext(name, count))
+
+    async def anext(self, name: str, count: int = 5) -> Sequence[datetime]:
+        """Coroutine version of `next`."""
+        entry = await self._entry(name)
+        when, tick = definition_of(entry).when, max(entry.cursor, self._now())
+        found: list[datetime] = []
+        while len(found) < count and (following := when.next(tick)) is not None:
+            found.append(_datetime(following))
+            tick = following
+        return found
+
+    # --- Sending by hand ------------------------------------------------------------------------------
+
+    def run(self, name: str) -> str:
+        """Send what an entry sends, now, besides its ticks; return the id of the (last) task."""
+        return self._app.broker.complete(self.arun(name))
+
+    async def arun(self, name: str) -> str:
+        """Coroutine version of `run`."""
+        definition = definition_of(await self._entry(name))
+        (filled,) = await self._send([self._fill(definition, os.urandom(SALT), self._now())])
+        return filled.ends[0]
+
+    def backfill(self, name: str, start: datetime, end: datetime) -> int:
+        """Send the ticks after `start` and until `end` (aware datetimes) now; return how many there are.
+
+        Each has the id that it had, or would have had, at its time. A tick whose task is still known is not run again.
+        """
+        return self._app.broker.complete(self.abackfill(name, start, end))
+
+    async def abackfill(self, name: str, start: datetime, end: datetime) -> int:
+        """Coroutine version of `backfill`."""
+        entry = await self._entry(name)
+        definition, first, last = definition_of(entry), moment(start, "start"), moment(end, "end")
+        count = definition.when.count(first, last)
+        if count > MOST_BACKFILLED:
+            raise ValueError(f"{name} has {count:,} ticks between {start} and {end}, and {MOST_BACKFILLED:,} are the "
+                             "most at a time: give a shorter time.")  # fmt: skip
+        ticks: list[int] = []
+        tick = definition.when.next(first)
+        while tick is not None and tick <= last:
+            ticks.append(tick)
+            tick = definition.when.next(tick)
+        ends = {one: definition.what.ends_at(definition.salt, one) for one in ticks}
+        known = await self._app.backend.afetch([id for ids in ends.values() for id in ids])
+        new = [one for one, ids in ends.items() if known.keys().isdisjoint(ids)]
+        await self._send([self._fill(definition, definition.salt, one) for one in new])
+        return len(new)
+
+    def _fill(self, definition: Definition, salt: bytes, tick: int) -> Filled:
+        return definition.what.fill(salt, tick, self._app.clock.now(), 0.0, self._app.backend.codec)
+
+    async def _send(self, filled: Sequence[Filled]) -> Sequence[Filled]:
+        for one in filled:
+            if one.plan is not None:
+                await workflow_store(self._app.backend).aplant(one.plan)
+        await self._app.broker.apublish([message for one in filled for message in one.messages])
+        return filled
+
+    # --- Internals ------------------------------------------------------------------------------------
+
+    def definition(self, schedule: Schedule | Duration | str, what: Any, **more: Any) -> Definition:
+        """Return the definition of an entry. Raises for what cannot be."""
+        origin = {name: more.pop(name) for name in ("origin", "app") if name in more}
+        return Definition(when=self._when(schedule), what=template_of(self._app, what), salt=os.urandom(SALT),
+                          **self._policies(more), **origin)  # fmt: skip
+
+    def _when(self, schedule: Schedule | Duration | str) -> Any:
+        return as_schedule(schedule).in_zone(self._app.conf.timezone)
+
+    def _policies(self, given: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in POLICIES:
+                raise ImproperlyConfigured(f"A schedule has no policy {name!r}.{nearest(name, POLICIES)} "
+                                           f"It has: {', '.join(sorted(POLICIES))}.")  # fmt: skip
+            if name in DURATIONS:
+                found[name] = None if value is None else milliseconds(value, name)
+                continue
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ImproperlyConfigured(f"{name}: one of {', '.join(CHOICES[name])}, not {value!r}.")
+            if name in NUMBERS and value is not None and (type(value) is not int or value < 1):
+                raise ImproperlyConfigured(f"{name}: a whole number, at least 1, not {value!r}.")
+            found[name] = value
+        if found.get("jitter", 0) is None:
+            found["jitter"] = 0
+        return found
+
+    def entry(self, name: str, definition: Definition) -> Entry:
+        """Return a new entry."""
+        return self.redefined(Entry(name=name, cursor=0), definition)
+
+    def redefined(self, entry: Entry, definition: Definition) -> Entry:
+        """Return an entry with another definition. Its cursor stays if the schedule does."""
+        changed = replace(entry, definition=msgspec.Raw(encode_definition(definition)))
+        try:
+            same = definition_of(entry).when == definition.when
+        except Unreadable:
+            same = False
+        return changed if same and entry.next_at is not None else beginning(changed, definition, self._now())
+
+    def _now(self) -> int:
+        return int(self._app.clock.now() * 1000)
+
+    async def _entry(self, name: str) -> Entry:
+        found = await self.store.get([name])
+        if name not in found:
+            raise await self._unknown(name)
+        return found[name]
+
+    async def _unknown(self, name: str) -> UnknownSchedule:
+        names = [entry.name for entry in await self.store.page("", NEAR)]
+        return UnknownSchedule(f"There is no schedule named {name!r}.{nearest(name, names)} "
+                               "`celeriac schedules list` shows all.")  # fmt: skip
+
+
+def _datetime(tick: int) -> datetime:
+    return datetime.fromtimestamp(tick / 1000, UTC)
+
+
+def _info(entry: Entry) -> ScheduleInfo:
+    try:
+        definition = definition_of(entry)
+        task, schedule, words = definition.what.task, repr(definition.when), definition.when.describe()
+        origin, problem = str(definition.origin), ""
+    except Unreadable as error:
+        task, schedule, words, origin, problem = "", "", "", "?", str(error)
+    return ScheduleInfo(
+        name=entry.name, task=task, schedule=schedule, words=words, paused=entry.paused,
+        next_at=None if entry.next_at is None else _datetime(entry.next_at),
+        last_at=None if entry.last_at is None else _datetime(entry.last_at), last_id=entry.last_id,
+        sent=entry.sent, missed=entry.missed, skipped=entry.skipped, version=entry.version, origin=origin,
+        problem=problem,
+    )  # fmt: skip

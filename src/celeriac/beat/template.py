@@ -1,0 +1,167 @@
+"""What an entry sends at each tick: messages, and the tree of a workflow, made once and filled in for each tick.
+
+A template is made where the entry is declared, by the code that also sends calls and workflows. Its ids are
+placeholders. At a tick each is replaced by another, which is a function of the entry's salt, the tick and the
+placeholder: every scheduler sends the same messages with the same ids, and needs neither the tasks nor the app's code.
+All ids have the same length, so they are replaced in the encoded bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from celeriac.canvas.composite import Composite
+from celeriac.canvas.planner import Planner
+from celeriac.canvas.tree import Step, Tree
+from celeriac.errors import UnknownOption, WorkflowError
+from celeriac.model.codec import Codec
+from celeriac.model.gate import Duration, Name
+from celeriac.model.message import Message, decode, encode
+from celeriac.ports.workflows import Plan
+from celeriac.schedules.ticks import tick_id
+from celeriac.tasks.protocols import App
+from celeriac.tasks.signature import Signature
+
+__all__ = ["Filled", "Template", "template_of"]
+
+ID_LENGTH = 36  # characters of all ids that Celeriac makes
+CHOSEN = "A schedule sends a task again and again, so that it cannot have the option task_id: leave it out."
+DATED = "A schedule sends a task again and again, so that the option {} cannot be an instant: use {}."
+
+
+class First(msgspec.Struct, array_like=True, frozen=True):
+    """A message that is sent at the tick."""
+
+    message: bytes
+    delay: Duration = 0.0  # seconds, from the tick until it may be started
+    expires: Duration | None = None  # seconds, from the tick
+
+
+class Template(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is sent at each tick."""
+
+    task: Name  # the first task, for people
+    firsts: Annotated[list[First], Meta(min_length=1)]
+    ids: Annotated[list[Annotated[str, Meta(min_length=ID_LENGTH, max_length=ID_LENGTH)]], Meta(min_length=1)]
+    ends: Annotated[list[int], Meta(min_length=1)]  # which of the ids are of tasks whose ends are the end of all
+    tree: bytes | None = None  # of a workflow
+    workflow: Annotated[int, Meta(ge=0)] = 0  # which of the ids is the workflow's
+    left: int = 0  # as in `Plan`
+    missing: dict[int, int] = {}
+
+    def __post_init__(self) -> None:
+        if max((*self.ends, self.workflow)) >= len(self.ids) or min(self.ends) < 0:
+            raise ValueError("the ids of its ends are missing")
+
+    @property
+    def sends_workflow(self) -> bool:
+        """Whether it sends a workflow, and not a single task."""
+        return self.tree is not None
+
+    def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
+        """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
+        ids = {id: tick_id(salt + id.encode(), tick) for id in self.ids}
+        at = tick / 1000 + delay
+        messages = []
+        for first in self.firsts:
+            message, due_at = decode(_filled(first.message, ids)), at + first.delay
+            messages.append(replace(
+                message, sent_at=now, due_at=due_at if due_at > now else None,
+                expires_at=None if first.expires is None else at + first.expires,
+            ))  # fmt: skip
+        plan: Plan | None = None
+        if self.tree is not None:
+            workflow = ids[self.ids[self.workflow]]
+            tree = codec.seal("tree", _filled(self.tree, ids), workflow)
+            plan = Plan(id=workflow, tree=tree, left=self.left, missing=self.missing)
+        return Filled(messages, plan, [ids[self.ids[end]] for end in self.ends])
+
+    def without_ids(self) -> Template:
+        """Return the template with other placeholders, which are the same in all templates that send the same."""
+        ids = {id: f"{number:0{ID_LENGTH}}" for number, id in enumerate(self.ids)}
+        firsts = [First(_filled(first.message, ids), first.delay, first.expires) for first in self.firsts]
+        tree = None if self.tree is None else _filled(self.tree, ids)
+        return replace(self, firsts=firsts, tree=tree, ids=list(ids.values()))
+
+    def ends_at(self, salt: bytes, tick: int) -> list[str]:
+        """Return the ids of the tasks whose ends are the end of what was sent at a tick."""
+        return [tick_id(salt + self.ids[end].encode(), tick) for end in self.ends]
+
+
+class Filled(msgspec.Struct, frozen=True):
+    """What is sent at one tick."""
+
+    messages: list[Message]
+    plan: Plan | None
+    ends: list[str]
+
+
+def _filled(data: bytes, ids: Mapping[str, str]) -> bytes:
+    for id, new in ids.items():
+        data = data.replace(id.encode(), new.encode())
+    return data
+
+
+def template_of(app: App, what: Any) -> Template:
+    """Return the template of a signature or a workflow. Raises the errors of a call with the same arguments."""
+    if isinstance(what, Signature) and not what.leads_on():
+        _check_options(what)
+        what._checked((), None)
+        message = replace(what.message(), reply_to="")
+        return Template(message.task, [_first(message)], list(dict.fromkeys(_ids(message))), [0])
+    if not isinstance(what, Signature | Composite):
+        raise WorkflowError(f"A schedule sends a task's signature or a workflow, not {what!r}: task.s(…).")
+    planned = Planner(app).plan(what)
+    if planned.chosen:
+        raise UnknownOption(CHOSEN)
+    tree = planned.tree
+    ids = list(dict.fromkeys(_tree_ids(tree)))
+    leaves = [tree.step(number).id for number in tree.leaves(tree.end)]
+    plan = planned.plan(Codec())
+    return Template(
+        task=next(step.task for _, step in tree.steps()),
+        firsts=[_first(replace(message, reply_to="")) for message in planned.starts],
+        ids=ids, ends=[ids.index(id) for id in leaves], tree=plan.tree, workflow=ids.index(tree.id), left=plan.left,
+        missing=dict(plan.missing),
+    )  # fmt: skip
+
+
+def _check_options(signature: Signature[Any]) -> None:
+    if "task_id" in signature.options:
+        raise UnknownOption(CHOSEN)
+    if "eta" in signature.options:
+        raise UnknownOption(DATED.format("eta", "countdown, or another schedule"))
+    if isinstance(signature.options.get("expires"), datetime):
+        raise UnknownOption(DATED.format("expires", "seconds"))
+
+
+def _first(message: Message) -> First:
+    """Return a message as it is stored: what is an instant in a call is a time after the tick here."""
+    delay = 0.0 if message.due_at is None else max(0.0, message.due_at - message.sent_at)
+    expires = None if message.expires_at is None else message.expires_at - message.sent_at
+    return First(encode(replace(message, sent_at=0.0, due_at=None, expires_at=None)), delay, expires)
+
+
+def _ids(message: Message) -> Iterator[str]:
+    """Yield the ids of a message, and of those that it links to."""
+    yield message.id
+    for link in (*message.link, *message.link_error):
+        yield from _ids(link.message)
+
+
+def _tree_ids(tree: Tree) -> Iterator[str]:
+    yield tree.id
+    yield tree.root
+    for node in tree.nodes:
+        yield node.id
+        links = node.message.link_error if isinstance(node, Step) else node.link_error
+        for link in (*links, *(node.message.link if isinstance(node, Step) else ())):
+            yield from _ids(link.message)
+
+
