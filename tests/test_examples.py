@@ -46,6 +46,25 @@ def test_no_example_is_left_out() -> None:
     assert listed == found
 
 
+WEB = {"fastapi": "web_fastapi", "flask": "web_flask"}
+"""The pages in docs/howto that show the whole of a folder."""
+
+
+def test_no_web_example_is_left_out() -> None:
+    assert {path.name for path in EXAMPLES.glob("web_*")} == set(WEB.values())
+
+
+@pytest.mark.parametrize("page", WEB)
+def test_a_web_example_is_what_its_page_shows(page: str) -> None:
+    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8")
+    files = [path for path in (EXAMPLES / WEB[page]).iterdir() if path.is_file()]
+    assert files
+    for path in files:
+        first = f"<!-- {path.name} -->" if path.suffix == ".html" else f"# {path.name}"
+        shown = f"\n{first}\n{path.read_text(encoding='utf-8')}```\n" in text
+        assert shown, f"{page}.md does not show {path.name} as it is"
+
+
 @pytest.mark.parametrize("name", PRINTED)
 def test_an_example_runs_with_the_command_that_it_tells(name: str) -> None:
     before = set(EXAMPLES.iterdir())
