@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from celeriac import states
 from celeriac.errors import CeleriacError, RemoteError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
@@ -23,7 +23,14 @@ from celeriac.tasks.protocols import App, Spot
 
 __all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=Any)  # of `AsyncResult(id)`, whose task is not known
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after this
 PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks of `aprogress`
