@@ -14,7 +14,7 @@ from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
 __all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "read_dead", "read_worker",
-           "unreadable"]  # fmt: skip
+           "unreadable", "worker_of"]  # fmt: skip
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +109,14 @@ read_dead: Callable[[bytes | memoryview], Dead] = reader(Dead, "a dead letter")
 
 UNREADABLE_WORKER = WorkerInfo(name="(unreadable)")
 """What front ends show for a worker whose info cannot be read."""
+
+
+def worker_of(info: bytes | memoryview) -> WorkerInfo:
+    """Return the info of a worker from its JSON; `UNREADABLE_WORKER` if it cannot be read."""
+    try:
+        return read_worker(info)
+    except ValueError:
+        return UNREADABLE_WORKER
 
 
 def anew(message: Message) -> Message:

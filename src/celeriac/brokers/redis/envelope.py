@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from celeriac.model.gate import Duration, reader
 from celeriac.model.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
 from celeriac.model.message import decode as _decode
 from celeriac.model.message import encode as _encode
-from celeriac.ports.operations import unreadable
+from celeriac.ports.operations import UNREADABLE_WORKER, WorkerInfo, unreadable
 
-__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown"]
+__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown", "worker_of"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile
@@ -24,6 +25,10 @@ _CODES = {
     for priority in range(HIGHEST_PRIORITY + 1)
     for late in (True, False)
 }
+
+_info: Callable[[bytes | memoryview], tuple[float, WorkerInfo]] = reader(
+    tuple[Duration, WorkerInfo], "the info of a worker", json=True
+)
 
 
 def blob(message: Message) -> bytes:
@@ -43,6 +48,14 @@ def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
         return decode(blob)
     except ValueError:
         return unreadable(blob[3:], queue, id=id).message
+
+
+def worker_of(info: bytes) -> tuple[float, WorkerInfo]:
+    """Decode the length of a worker's lease (seconds) and its info; for display, so that unreadable ones are shown."""
+    try:
+        return _info(info)
+    except ValueError:
+        return 0.0, UNREADABLE_WORKER
 
 
 def due(message: Message) -> str:

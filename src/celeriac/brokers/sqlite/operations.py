@@ -15,16 +15,7 @@ from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message, decode
-from celeriac.ports.operations import (
-    UNREADABLE_WORKER,
-    Dead,
-    Operations,
-    QueueCounts,
-    WorkerInfo,
-    anew,
-    read_worker,
-    unreadable,
-)
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable, worker_of
 
 __all__ = ["SQLiteOperations"]
 
@@ -118,7 +109,7 @@ class SQLiteOperations(Operations):
         query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
         rows = self._rows(query, (self._clock.now(),))
         return [
-            msgspec.structs.replace(_worker(info), renewed_at=renewed, expires_at=expires)
+            msgspec.structs.replace(worker_of(info), renewed_at=renewed, expires_at=expires)
             for info, renewed, expires in rows
         ]
 
@@ -145,13 +136,6 @@ class SQLiteOperations(Operations):
 
     async def _change(self, statement: str, parameters: Sequence[Any]) -> int:
         return await self._database.awrite(lambda connection: connection.execute(statement, parameters).rowcount)
-
-
-def _worker(info: bytes) -> WorkerInfo:
-    try:
-        return read_worker(info)
-    except ValueError:
-        return UNREADABLE_WORKER
 
 
 def _letters(connection: sqlite3.Connection, ids: Sequence[str]) -> list[Found]:
