@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from msgspec.structs import replace as _replace
 
+from celeriac.brokers.dead_workers import tell_returned
 from celeriac.drivers.memory import Held, Store, store
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
@@ -18,7 +19,6 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
-from celeriac.ports.dead_workers import tell_returned
 from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
 from celeriac.ports.workflows import Advance
 

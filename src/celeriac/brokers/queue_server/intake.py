@@ -15,6 +15,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from celeriac.brokers.dead_workers import tell_received
 from celeriac.brokers.queue_server.background_jobs import PATIENCE, BackgroundJobs
 from celeriac.brokers.queue_server.consumer import Consumer, Held
 from celeriac.brokers.queue_server.consumers import Consumers
@@ -25,7 +26,6 @@ from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
 from celeriac.brokers.queue_server.unacked import Unacked
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery, Slots
-from celeriac.ports.dead_workers import tell_received
 from celeriac.ports.operations import unreadable
 
 __all__ = ["Intake"]

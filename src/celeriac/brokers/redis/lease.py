@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from celeriac.brokers.dead_workers import NAMED, tell_returned
 from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, due, shown, unpack, worker_of
 from celeriac.brokers.redis.receipts import Receipts
 from celeriac.brokers.redis.requests import Queues, Request
@@ -22,7 +23,6 @@ from celeriac.drivers.redis.server import Server
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.ports.broker import Delivery, Lease, Settlement, Slots
-from celeriac.ports.dead_workers import NAMED, tell_returned
 from celeriac.ports.workflows import Advance
 
 __all__ = ["RedisLease"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from celeriac.brokers.dead_workers import tell_returned
 from celeriac.brokers.sqlite.lines import Lines
 from celeriac.brokers.sqlite.rows import insert, line_up, queue_of, wake_due, write
 from celeriac.brokers.sqlite.unreadable import bury_damaged, decode_or_bury
@@ -25,7 +26,6 @@ from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
-from celeriac.ports.dead_workers import tell_returned
 from celeriac.ports.operations import WorkerInfo, worker_of
 from celeriac.ports.workflows import Advance, NodeEnd
 
