@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from msgspec.structs import replace
+
 from celeriac import states
-from celeriac.errors import CeleriacError, RemoteError, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, ResultTimeout, TaskRevoked, WaitInTask
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
@@ -123,12 +125,15 @@ class AsyncResult(Generic[R]):
 
     @property
     def info(self) -> Any:
-        """The `meta` of PROGRESS or a custom state, the exception that caused a retry, or the `result`."""
+        """The `meta` of PROGRESS or a custom state, the exception that caused a retry, or the `result`.
+
+        Unlike that of `result`, an exception here has no traceback of the worker, so that it may be shown to anyone.
+        """
         outcome = self.outcome
         if outcome is None:
             return None
-        if outcome.state == states.RETRY:
-            return outcome.exception()
+        if outcome.failure is not None:
+            return replace(outcome.failure, traceback="").exception()
         return self._unwrap(outcome, propagate=False)
 
     @property
@@ -218,7 +223,7 @@ class AsyncResult(Generic[R]):
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
             error = outcome.exception() or Failure.of(TaskRevoked()).exception()
-            if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
+            if outcome.failure is not None and outcome.failure.traceback:
                 where = f"In the worker {outcome.worker}" if outcome.worker else "Traceback"
                 error.add_note(f"{where}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
