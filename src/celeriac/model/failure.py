@@ -17,6 +17,7 @@ from types import GetSetDescriptorType, MemberDescriptorType, ModuleType, Traceb
 from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac.errors import CeleriacError, EncodeError, RemoteError
 from celeriac.model.serialization import dumps, loads
@@ -27,6 +28,8 @@ PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"  # the folder of Celeriac's 
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters
 PARTS_LIMIT = 64_000  # bytes; an exception with larger arguments is not rebuilt
+MEMBERS_LIMIT = 200  # exceptions in an ExceptionGroup, including those of groups in it; a larger group is not rebuilt
+LEVELS_LIMIT = 20  # of groups in groups
 
 OWN = frozenset(kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, BaseException))
 """Python's own exception classes."""
@@ -44,6 +47,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     args: bytes | None = None  # arguments for its class, encoded; None if it cannot be rebuilt
     traceback: str = ""
     state: bytes | None = None  # its attributes, encoded; None if it has none
+    members: list[Failure] = []  # of an ExceptionGroup, without tracebacks: that of the group shows them
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -54,11 +58,25 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         except BaseException:  # noqa: BLE001 - a __str__ of the user's
             message = "(the exception's __str__ failed)"
         args = state = None
+        members: list[Failure] = []
         with suppress(BaseException):  # raised by objects of the user's
-            args, state = _parts_of(error)
-        return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state)
+            if isinstance(error, ExceptionGroup):
+                args, state = _group_parts_of(error)
+                members = [replace(cls.of(member), traceback="") for member in error.exceptions]
+            else:
+                args, state = _parts_of(error)
+        return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state,
+                   members)  # fmt: skip
 
-    def exception(self) -> BaseException:
+    def shortened(self, size: int) -> Failure:
+        """Return the failure without its traceback, and without parts larger than this many bytes."""
+        args = self.args if self.args is not None and len(self.args) <= size else None
+        members = [member.shortened(size) for member in self.members]
+        if len(msgspec.msgpack.encode(members)) > size:
+            members = []
+        return Failure(self.module, self.type, self.message[:size], args, members=members)
+
+    def exception(self, levels: int = LEVELS_LIMIT) -> BaseException:
         """Return an exception of the original class if that can be rebuilt, else a `RemoteError`.
 
         No code of the class makes it (docs/decisions/0010-exceptions.md). A `BaseException` (`SystemExit`,
@@ -68,7 +86,10 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         kind = self._class()
         if kind is not None and self.args is not None:
             try:
-                rebuilt = _made(kind, _untagged(loads(self.args)))
+                args = _untagged(loads(self.args))
+                if self.members and levels:
+                    args = [*args, [member.exception(levels - 1) for member in self.members]]
+                rebuilt = _made(kind, args)
                 if self.state is not None:
                     _restore(rebuilt, _untagged(loads(self.state)))
                 if _message_of(rebuilt) == self.message:
@@ -117,6 +138,17 @@ def _made(kind: type[Exception], args: list[Any]) -> Exception:
     return error
 
 
+def _group_parts_of(group: ExceptionGroup[Any]) -> tuple[bytes, bytes | None]:
+    """Return the message of a group as its arguments, and its attributes; raise if the group is too large."""
+    waiting: list[tuple[BaseException, int]] = [(group, 0)]
+    for count, (error, level) in enumerate(waiting):  # which grows
+        if count > MEMBERS_LIMIT or level > LEVELS_LIMIT:
+            raise EncodeError
+        if isinstance(error, ExceptionGroup):
+            waiting += [(member, level + 1) for member in error.exceptions]
+    return _encoded([group.message]), _state_of(vars(group))
+
+
 def _parts_of(error: BaseException) -> tuple[bytes, bytes | None]:
     """Return an exception's arguments and attributes as its base among Python's own classes tells them.
 
@@ -124,14 +156,19 @@ def _parts_of(error: BaseException) -> tuple[bytes, bytes | None]:
     for the reader: the exception's class matters more. Notes are left out: they are in the traceback.
     """
     _, args, *rest = cast(tuple[Any, ...], _base(type(error)).__reduce__(error))
+    return _encoded(list(args)), _state_of(rest[0] or {} if rest else {})
+
+
+def _state_of(attributes: dict[str, Any]) -> bytes | None:
+    """Return attributes, encoded; those that cannot be encoded, such as a connection, are None for the reader."""
     state: dict[str, Any] = {}
-    for name, value in (rest[0] or {}).items() if rest else ():
+    for name, value in attributes.items():
         if not name.startswith("__"):
             state[name] = None
             with suppress(Exception):  # raised by objects of the user's
                 _encoded(value)
                 state[name] = value
-    return _encoded(list(args)), _encoded(state) if state else None
+    return _encoded(state) if state else None
 
 
 def _restore(error: BaseException, state: dict[str, Any]) -> None:

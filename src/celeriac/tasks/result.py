@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, cast
 
+from msgspec.structs import replace
+
 from celeriac import states
-from celeriac.errors import CeleriacError, RemoteError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
@@ -138,11 +140,14 @@ class AsyncResult(Generic[R]):
         """
         return self._info(self.outcome)
 
-    info = result
+    @property
+    def info(self) -> Any:
+        """The same as `result`, but an exception has no traceback of the worker, so that it may be shown to anyone."""
+        return self._info(_without_traceback(self.outcome))
 
     async def ainfo(self) -> Any:
         """Coroutine version of `info`."""
-        return self._info(await self.aoutcome())
+        return self._info(_without_traceback(await self.aoutcome()))
 
     def to_dict(self, traceback: bool = False) -> dict[str, Any]:
         """Return what is known of the task as plain data, which can be shown to the public as JSON.
@@ -284,7 +289,7 @@ class AsyncResult(Generic[R]):
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
             error = outcome.exception() or Failure.of(TaskRevoked()).exception()
-            if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
+            if outcome.failure is not None and outcome.failure.traceback:
                 where = f"In the worker {outcome.worker}" if outcome.worker else "Traceback"
                 error.add_note(f"{where}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
@@ -347,6 +352,12 @@ class EagerResult(AsyncResult[R]):
 
     async def arevoke(self, terminate: bool = False) -> None:
         """Do nothing: the task has ended."""
+
+
+def _without_traceback(outcome: Outcome | None) -> Outcome | None:
+    if outcome is None or outcome.failure is None:
+        return outcome
+    return replace(outcome, failure=replace(outcome.failure, traceback=""))
 
 
 def _state(outcome: Outcome | None) -> str:
