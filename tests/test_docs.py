@@ -31,7 +31,9 @@ import pytest
 
 from celeriac import signals, states
 from celeriac.config import definitions as config
+from celeriac.model.failure import Failure
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
+from celeriac.model.outcome import Outcome
 from tests.patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -291,6 +293,14 @@ def test_the_options_page_has_every_option() -> None:
 
 def test_the_states_page_has_every_state() -> None:
     assert table("reference/states.md", "States") == {*states.__all__} - {"READY_STATES"}
+
+
+def test_the_outcome_page_has_every_field() -> None:
+    page = (DOCS / "reference/outcome.md").read_text(encoding="utf-8")
+    before, _, after = page.partition("\n## Failures\n")
+    for struct, text in ((Outcome, before), (Failure, after)):
+        named = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+        assert {name.strip("`") for cell in named for name in cell.split(", ")} == {*struct.__struct_fields__}
 
 
 def test_the_generated_pages_are_up_to_date() -> None:
