@@ -109,20 +109,25 @@ def steps(client: httpx.Client, id: str) -> Iterator[dict[str, Any]]:
 
 def test_the_steps_of_a_task_are_sent_to_the_browser_until_its_end(reports: httpx.Client) -> None:
     assert "EventSource(`${report}/events`)" in reports.get("/").text
-    id = start(reports, 15)
+    id = start(reports, 10)
     *before, last = steps(reports, id)
-    assert {step["id"] for step in before} == {id}
-    assert any(step["progress"] for step in before)
     assert not any(step["ready"] for step in before)
     assert last == {
-        "id": id, "state": "SUCCESS", "ready": True, "progress": None, "value": "a report of 15 pages", "error": None,
+        "id": id, "state": "SUCCESS", "ready": True, "progress": None, "value": "a report of 10 pages", "error": None,
     }  # fmt: skip
     assert reports.get(f"/reports/{id}").json() == last
     assert list(steps(reports, id)) == [last]
 
 
+def test_the_error_of_a_task_is_sent_without_its_traceback(reports: httpx.Client) -> None:
+    *_, last = steps(reports, start(reports, 1001))
+    assert (last["state"], last["error"]) == (
+        "FAILURE", {"type": "ValueError", "message": "A report has at most 1,000 pages."},
+    )  # fmt: skip
+
+
 def test_a_task_is_cancelled_while_it_runs(reports: httpx.Client) -> None:
-    id = start(reports, 100)
+    id = start(reports, 1000)  # takes longer than any test waits
     following = steps(reports, id)
     assert any(step["progress"] for step in following)
     assert reports.delete(f"/reports/{id}").status_code == 202
@@ -135,9 +140,13 @@ def test_an_unknown_id_is_pending_and_a_wrong_argument_is_refused(reports: httpx
     assert reports.post("/reports?pages=many").status_code == 422
 
 
-def test_a_server_stops_although_a_stream_is_open(reports: httpx.Client) -> None:
-    """The fixture asserts that the server ends well."""
-    assert next(steps(reports, "nobody"))["state"] == "PENDING"
+def test_a_server_stops_although_a_stream_is_open(tmp_path: Path) -> None:
+    with site("web_fastapi", tmp_path, {}) as found, found.client(*UVICORN) as client:
+        following = steps(client, "nobody")
+        assert next(following)["state"] == "PENDING"
+        found.stop()
+        with pytest.raises(httpx.TransportError):
+            next(following)
 
 
 def test_without_a_broker_the_answer_is_503(tmp_path: Path) -> None:
