@@ -20,7 +20,7 @@ demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one termi
 test: .venv/.installed servers ## run the tests
 	$(BIN)/python -m pytest -n 3
 
-SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py
+SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py tests/test_dist.py tests/test_site.py
 
 test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
 	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
