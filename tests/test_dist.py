@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from typing import NamedTuple
 
 import click
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from celeriac.__about__ import VERSION
 from celeriac.cli import main
+from celeriac.config.definitions import DEFINITIONS
 from tests.environment import without_settings
 from tests.patience import PATIENCE, wait_for
 
@@ -177,7 +180,7 @@ def shell_of(word: str) -> str:
     return str(text.replace('\\"', '"'))
 
 
-def test_the_image_copies_what_exists_and_what_its_context_has() -> None:
+def test_the_image_copies_what_its_context_has_and_its_package_needs(tmp_path: Path) -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     kept = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
@@ -191,15 +194,19 @@ def test_the_image_copies_what_exists_and_what_its_context_has() -> None:
             else:
                 copied |= {*sources}
     assert copied == kept
-    assert all((ROOT / name).exists() for name in copied)
-    assert {PROJECT["readme"], "LICENSE", "src", "pyproject.toml"} <= copied
+    for name in copied:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    assert wheel(tmp_path / "dist").exists()
 
 
 def test_the_image_installs_extras_that_exist_and_runs_as_a_user_without_rights() -> None:
     runs = " ".join(found.rest for found in dockerfile() if found.word == "RUN")
     extras = re.findall(r"'\.\[([\w,]+)\]'", runs)
-    assert [*map(str.strip, ",".join(extras).split(","))] == ["redis", "amqp", "uvloop"]
-    assert set(",".join(extras).split(",")) <= {*PROJECT["optional-dependencies"]}
+    assert extras == ["redis,amqp,uvloop"]
+    assert {*extras[0].split(",")} <= {*PROJECT["optional-dependencies"]}
     (user,) = [found.rest for found in dockerfile() if found.word == "USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)  # a number: Kubernetes checks `runAsNonRoot` by it
     assert f"--uid {user.partition(':')[0]} " in runs
@@ -207,9 +214,9 @@ def test_the_image_installs_extras_that_exist_and_runs_as_a_user_without_rights(
     assert tuple(map(int, re.findall(r"\d+", python))) >= (3, 11)
 
 
-@pytest.mark.parametrize("word", ["CMD", "HEALTHCHECK"])
-def test_the_image_runs_commands_that_exist(word: str) -> None:
-    words = shlex.split(shell_of(word))
+def check(text: str) -> None:
+    """Check that a command line of `celeriac` names commands and options that exist."""
+    words = shlex.split(text)
     arguments = words[words.index("celeriac") + 1 :]
     command: click.Command = main
     with click.Context(main) as context:
@@ -218,6 +225,26 @@ def test_the_image_runs_commands_that_exist(word: str) -> None:
             assert found is not None
             command = found
         command.make_context(command.name, [*arguments], parent=context)
+
+
+@pytest.mark.parametrize("word", ["CMD", "HEALTHCHECK"])
+def test_the_image_runs_commands_that_exist(word: str) -> None:
+    check(shell_of(word))
+
+
+def test_the_manifests_run_commands_that_exist_and_wait_longer_than_the_worker() -> None:
+    page = (ROOT / "docs/howto/containers.md").read_text(encoding="utf-8")
+    compose, manifest = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    pod = manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    check(shlex.join(container["command"]))
+    *_, probe = container["livenessProbe"]["exec"]["command"]
+    check(probe)
+    grace = DEFINITIONS["worker_grace_seconds"].default
+    assert pod["terminationGracePeriodSeconds"] > grace
+    assert int(compose["services"]["worker"]["stop_grace_period"].removesuffix("s")) > grace
+    users = {found.rest.partition(":")[0] for found in dockerfile() if found.word == "USER"}
+    assert users == {str(pod["securityContext"]["runAsUser"])}
 
 
 def test_the_check_of_the_image_asks_its_own_worker(installed: Path, shop: Path) -> None:

@@ -58,7 +58,8 @@ def append(page: Path, text: str) -> None:
 def test_files_outside_of_the_docs_that_pages_link_to_become_pages(project: Path) -> None:
     assert build(project) == []
     site = project / "build/site"
-    assert 'href="examples/buy.py.html"' in (site / "index.html").read_text(encoding="utf-8")
+    assert 'href="examples/index.html"' in (site / "index.html").read_text(encoding="utf-8")
+    assert 'href="buy.py.html"' in (site / "examples/index.html").read_text(encoding="utf-8")
     assert "bought" in (site / "examples/buy.py.html").read_text(encoding="utf-8")
     assert 'href="howto/buy.html"' in (site / "CHANGELOG.html").read_text(encoding="utf-8")
 

@@ -29,7 +29,9 @@ __all__ = ["build"]
 ROOT = Path(__file__).parents[1]
 SHIM = "https://unpkg.com/iframe-worker/shim"  # zensical loads it for the search of pages opened from disk
 OWN_SHIM = "assets/search-from-disk.js"
-CODE = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".sh": "sh"}
+LANGUAGES = {
+    ".html": "html", ".ipynb": "json", ".py": "python", ".toml": "toml", ".yaml": "yaml", "Dockerfile": "docker"
+}  # fmt: skip
 FENCED = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 SOURCE = """\
@@ -67,7 +69,10 @@ def build(root: Path) -> list[str]:
 
 
 class Writer:
-    """Writes the pages: those of `docs/`, then whatever they link to, then whatever these link to."""
+    """Writes the pages: those of `docs/`, then whatever they link to, then whatever these link to.
+
+    A page of a file of source shows it, and that of a folder without a README lists its files.
+    """
 
     def __init__(self, root: Path, pages: Path) -> None:
         self.root = root
@@ -85,11 +90,15 @@ class Writer:
     def write(self, file: Path) -> None:
         page = self.pages / self.page_of(file)
         page.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".md":
-            page.write_text(self._rewritten(file), encoding="utf-8")
-        elif file.suffix in CODE and file in self.linked:
+        if file.is_dir():
+            names = sorted(path.name for path in file.iterdir() if path.is_file())
+            text = f"# {file.relative_to(self.root)}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
+            page.write_text(self._turned(text, file / "README.md"), encoding="utf-8")
+        elif file.suffix == ".md":
+            page.write_text(self._turned(file.read_text(encoding="utf-8"), file), encoding="utf-8")
+        elif file in self.linked and (language := _language(file)):
             text = file.read_text(encoding="utf-8")
-            shown = SOURCE.format(path=file.relative_to(self.root), fence="````", language=CODE[file.suffix], text=text)
+            shown = SOURCE.format(path=file.relative_to(self.root), fence="````", language=language, text=text)
             page.write_text(shown, encoding="utf-8")
         else:
             shutil.copyfile(file, page)
@@ -97,9 +106,11 @@ class Writer:
     def page_of(self, file: Path) -> PurePosixPath:
         """Return where a file's page is, from the folder of all pages."""
         path = PurePosixPath(file.relative_to(self.docs if file.is_relative_to(self.docs) else self.root).as_posix())
-        return path.with_name(f"{path.name}.md") if file in self.linked and path.suffix in CODE else path
+        if file.is_dir():
+            return path / "README.md"
+        return path.with_name(f"{path.name}.md") if file in self.linked and _language(file) else path
 
-    def _rewritten(self, file: Path) -> str:
+    def _turned(self, text: str, file: Path) -> str:
         """Return the text of a page, its links turned to the pages of what they name."""
 
         def turn(link: re.Match[str]) -> str:
@@ -107,21 +118,19 @@ class Writer:
             target = (file.parent / path).resolve()
             if urlsplit(path).scheme or not path or not target.exists():
                 return link[0]  # zensical reports those that lead nowhere
-            if target.is_dir():
-                target = self._index(target)
+            if (target / "README.md").exists():
+                target = target / "README.md"
             if not target.is_relative_to(self.docs) and target not in self.linked:
                 self.linked.append(target)
             to = os.path.relpath(self.page_of(target), self.page_of(file).parent)
             return f"{link[1]}{to}{hash_}{anchor}{link[3]}"
 
-        parts = FENCED.split(file.read_text(encoding="utf-8"))
+        parts = FENCED.split(text)
         return "".join(part if part.startswith("```") else LINK.sub(turn, part) for part in parts)
 
-    @staticmethod
-    def _index(folder: Path) -> Path:
-        """Return the file that stands for a folder: its README, or its first source."""
-        readme = folder / "README.md"
-        return readme if readme.exists() else min(folder.glob("*.py"))
+
+def _language(file: Path) -> str | None:
+    return LANGUAGES.get(file.suffix) or LANGUAGES.get(file.name)
 
 
 def _navigation_faults(root: Path, written: Writer) -> Iterator[str]:
