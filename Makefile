@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast soak chaos fuzz servers check bench docs structure clean
+.PHONY: help demo test test-fast soak chaos fuzz servers check bench docs site dist structure clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +20,8 @@ demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one termi
 test: .venv/.installed servers ## run the tests
 	$(BIN)/python -m pytest -n 3
 
-SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py
+SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py \
+	tests/test_reload.py tests/test_web_examples.py tests/test_dist.py tests/test_site.py
 
 test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
 	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
@@ -45,11 +46,12 @@ servers:
 		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server; } || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server; } >/dev/null
 
-check: .venv/.installed ## lint, types, layers, public names
+check: .venv/.installed ## lint, types, layers, public names, and the documentation's site
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -p no:randomly tests/test_public_names.py
+	$(BIN)/python tools/site.py
 
 bench: .venv/.installed servers ## measure against Celery and others
 	$(BIN)/python -m benchmarks.environments
@@ -59,8 +61,14 @@ docs: .venv/.installed ## run the examples of the pages and of the docstrings
 	$(BIN)/python -m pytest -q -p no:randomly --doctest-modules --doctest-glob='*.md' --doctest-continue-on-failure \
 		README.md docs src/celeriac
 
+site: .venv/.installed ## make the documentation's site in build/site
+	$(BIN)/python tools/site.py
+
+dist: .venv/.installed ## make the sdist and the wheel in dist
+	$(BIN)/python -m build --no-isolation
+
 structure: .venv/.installed ## print the files on a task's road, lines per package and adapter, and fan-in
 	$(BIN)/python tools/structure.py
 
 clean: ## remove what was generated
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

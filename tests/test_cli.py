@@ -481,6 +481,11 @@ def test_a_call_that_fails_exits_with_1_and_its_traceback_can_be_read(live: Path
     result = shop("call", "shop.fail", "-a", '["bad luck"]', "--wait", "--json")
     document = json.loads(result.stdout)
     assert (result.exit_code, document["error"]["type"]) == (1, "ValueError")
+    assert "traceback" not in document
+    for more in (("result", "--traceback"), ("tasks", "show")):
+        result = shop(*more, document["id"], "--json")
+        assert "raise ValueError(why)" in json.loads(result.stdout)["traceback"]
+    assert not any("traceback" in outcome for outcome in json.loads(shop("tasks", "--json").stdout))
     result = shop("result", document["id"], "--traceback")
     assert (result.exit_code, "raise ValueError(why)" in result.stdout) == (1, True)
     assert "ValueError: bad luck" in result.stderr

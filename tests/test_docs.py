@@ -2,11 +2,14 @@
 
 How a page is read (`Reader`):
 
-- a block of code whose first line is `# name.py` (or `.toml`) is written to that file, in a folder of the page's own;
+- a block of code whose first line is `# name.py` (or `.toml`), or `<!-- name.html -->`, is written to that file, in a
+  folder of the page's own;
 - in a ```console block each `$ command` is run there, and must print what stands below it. `…` stands for any text,
   a run of spaces for any other. `$ echo $?` shows the exit code of the command before it; without one that code is 0;
 - `$ celeriac … worker …` goes to the background, and what stands below it is how its output begins. It is stopped by
-  the next one, or at the end of the page, and must then exit with 0;
+  the next one, or at the end of the page, and must then exit with 0. So does a web server, `$ uvicorn …` or
+  `$ flask … run`. It takes a free port, which stands in for the one that the page shows;
+- a ```python block whose first line is `# In [n]` is a cell of a notebook, which prints the ```text block after it;
 - other ```python blocks must compile, and ```sh blocks are for other machines than this.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -27,7 +31,9 @@ import pytest
 
 from celeriac import signals, states
 from celeriac.config import definitions as config
+from celeriac.model.failure import Failure
 from celeriac.model.options import CALL_OPTIONS, TASK_OPTIONS
+from celeriac.model.outcome import Outcome
 from tests.patience import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +42,17 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 READ = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md"))]
 
 READY = "is ready. Ctrl-C stops it."
-FILE = re.compile(r"# ([\w./-]+\.(?:py|toml))\n")
+FILE = re.compile(r"(?:# |<!-- )([\w./-]+\.(?:py|toml|html))(?: -->)?\n")
+CELL = re.compile(r"# In \[\d+\]\n")
+SERVING = re.compile(r"[Rr]unning on (http://[\w.:]+).*\n")
+SHOWN = re.compile(r"http://127\.0\.0\.1:[58]000")  # the addresses that pages show
+
+WORKER, SERVER = "a worker", "a web server"
+BACKGROUND = {
+    WORKER: (re.compile(r"celeriac\b.*\bworker\b"), signal.SIGTERM),
+    SERVER: (re.compile(r"uvicorn\b|flask\b.*\brun\b"), signal.SIGINT),
+}
+"""What goes to the background: how it is recognised, and the signal that stops it."""
 
 
 class Block(NamedTuple):
@@ -70,10 +86,14 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.code = 0  # the exit code of the last command
-        self.worker: subprocess.Popen[bytes] | None = None
+        self.running: dict[str, subprocess.Popen[bytes]] = {}  # in the background
+        self.address = ""  # of the web server
+        self.kernel: subprocess.Popen[str] | None = None  # of the notebook
+        self.printed = ""  # by the last cell
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CELERIAC_", "PYTEST_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-        self.environment = {**kept, "PATH": path, "COLUMNS": "120", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+        self.environment = {**kept, "PATH": path, "COLUMNS": "120", "TERM": "dumb", "PYTHONUNBUFFERED": "1",
+                            "UVICORN_PORT": "0", "FLASK_RUN_PORT": "0", "no_proxy": "127.0.0.1"}  # fmt: skip
 
     def read(self, block: Block) -> None:
         name = FILE.match(block.text)
@@ -84,16 +104,24 @@ class Reader:
         if block.language == "console":
             for command, expected in commands(block):
                 self.run(block, command, expected)
+        elif CELL.match(block.text) is not None:
+            self.printed = self.cell(block.text)
+        elif block.language == "text" and self.printed:
+            check(block, "the cell", self.printed, block.text)
+            self.printed = ""
 
     def run(self, block: Block, command: str, expected: str) -> None:
         if command == "echo $?":
             printed, self.code = f"{self.code}\n", 0
         else:
             assert self.code == 0, f"{block}: the command before {command!r} has failed with {self.code}"
-            is_worker = re.match(r"celeriac\b.*\bworker\b", command) is not None
-            printed = self.start(command) if is_worker else self.do(command)
-        as_shown = re.fullmatch(pattern(expected), plain(printed)) is not None
-        assert as_shown, f"{block}: `{command}` printed\n{printed}\nand not\n{expected}"
+            kind = next((kind for kind, (called, _) in BACKGROUND.items() if called.match(command)), None)
+            printed = self.do(self.here(command)) if kind is None else self.start(kind, command)
+        check(block, f"`{command}`", printed, self.here(expected))
+
+    def here(self, text: str) -> str:
+        """Return text with the address of the web server instead of the one that the page shows."""
+        return SHOWN.sub(self.address, text) if self.address else text
 
     def do(self, command: str) -> str:
         done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, timeout=PATIENCE,
@@ -101,31 +129,51 @@ class Reader:
         self.code = done.returncode
         return done.stdout.decode()
 
-    def start(self, command: str) -> str:
-        """Start a worker; return what it has printed when it is ready, or has given up."""
-        self.stop()
-        log = self.folder / "worker.log"
+    def start(self, kind: str, command: str) -> str:
+        """Start a worker or a web server; return what it has printed when it is ready, or has given up."""
+        self.stop(kind)
+        log = self.folder / f"{kind}.log"
         with log.open("wb") as file:
-            self.worker = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
-                                           stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
-        worker = self.worker
-        wait_for(lambda: worker.poll() is not None or ready(log.read_text()), f"a worker that is ready (`{command}`)")
-        if self.worker.poll() is not None:
-            self.code, self.worker = self.worker.returncode, None
+            process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
+                                       stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
+        self.running[kind] = process
+        is_up = ready if kind == WORKER else SERVING.search
+        wait_for(lambda: process.poll() is not None or is_up(log.read_text()), f"{kind} that is ready (`{command}`)")
+        if process.poll() is not None:
+            self.code = self.running.pop(kind).returncode
+        elif (serving := SERVING.search(log.read_text())) is not None:
+            self.address = serving[1]
         return log.read_text()
 
-    def stop(self) -> None:
-        if self.worker is not None:
-            self.worker.send_signal(signal.SIGTERM)
-            code = self.worker.wait(PATIENCE)
-            self.worker = None
-            assert code == 0, (self.folder / "worker.log").read_text()
+    def cell(self, text: str) -> str:
+        """Run a cell of a notebook; return what it prints."""
+        if self.kernel is None:
+            self.kernel = subprocess.Popen([sys.executable, ROOT / "tests" / "notebook.py"], cwd=self.folder,
+                                           env=self.environment, text=True,
+                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        assert self.kernel.stdin is not None
+        assert self.kernel.stdout is not None
+        self.kernel.stdin.write(json.dumps(text) + "\n")
+        self.kernel.stdin.flush()
+        return str(json.loads(self.kernel.stdout.readline()))
+
+    def stop(self, kind: str) -> None:
+        if (process := self.running.get(kind)) is not None:
+            process.send_signal(BACKGROUND[kind][1])
+            code = process.wait(PATIENCE)
+            del self.running[kind]
+            assert code == 0, (self.folder / f"{kind}.log").read_text()
 
     def leave(self) -> None:
-        """End what is left of a page that was not read to its end."""
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker.wait()
+        """End what is left of a page that was not read to its end, and the notebook."""
+        for process in (*self.running.values(), *([self.kernel] if self.kernel is not None else [])):
+            process.kill()
+            process.communicate()
+
+
+def check(block: Block, what: str, printed: str, expected: str) -> None:
+    as_shown = re.fullmatch(pattern(expected), plain(printed)) is not None
+    assert as_shown, f"{block}: {what} printed\n{printed}\nand not\n{expected}"
 
 
 def commands(block: Block) -> Iterator[tuple[str, str]]:
@@ -158,8 +206,9 @@ def test_what_a_page_says_can_be_done(name: str, tmp_path: Path) -> None:
     try:
         for block in blocks(ROOT / name):
             reader.read(block)
-        assert reader.code == 0
-        reader.stop()
+        assert (reader.code, reader.printed) == (0, "")
+        for kind in (SERVER, WORKER):
+            reader.stop(kind)
     finally:
         reader.leave()
 
@@ -244,6 +293,14 @@ def test_the_options_page_has_every_option() -> None:
 
 def test_the_states_page_has_every_state() -> None:
     assert table("reference/states.md", "States") == {*states.__all__} - {"READY_STATES"}
+
+
+def test_the_outcome_page_has_every_field() -> None:
+    page = (DOCS / "reference/outcome.md").read_text(encoding="utf-8")
+    before, _, after = page.partition("\n## Failures\n")
+    for struct, text in ((Outcome, before), (Failure, after)):
+        named = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+        assert {name.strip("`") for cell in named for name in cell.split(", ")} == {*struct.__struct_fields__}
 
 
 def test_the_generated_pages_are_up_to_date() -> None:

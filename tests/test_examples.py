@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,36 @@ def test_no_example_is_left_out() -> None:
     assert found == set(PRINTED)
     listed = set(re.findall(r"`python examples/(\w+)\.py`", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
     assert listed == found
+
+
+PAGES = {"adapters": "adapter", "fastapi": "web_fastapi", "flask": "web_flask", "scripts-and-notebooks": "notebook"}
+"""The pages in docs/howto, which `test_docs.py` follows, of the examples that are folders."""
+
+SOURCES = {".py", ".html", ".ipynb"}
+
+
+def test_every_folder_has_a_page() -> None:
+    assert {path.parent.name for path in EXAMPLES.glob("*/*") if path.suffix in SOURCES} == {*PAGES.values()}
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"adapters"}))
+def test_an_example_is_what_its_page_shows(page: str) -> None:
+    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8")
+    files = [path for path in (EXAMPLES / PAGES[page]).iterdir() if path.suffix in SOURCES]
+    assert files
+    for path in files:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            assert re.findall(r"\n# In \[\d+\]\n(.*?)\n```\n", text, re.DOTALL) == list(cells(content))
+        else:
+            first = f"<!-- {path.name} -->" if path.suffix == ".html" else f"# {path.name}"
+            assert f"\n{first}\n{content}```\n" in text, f"{page}.md does not show {path.name} as it is"
+
+
+def cells(notebook: str) -> Iterator[str]:
+    for cell in json.loads(notebook)["cells"]:
+        if cell["cell_type"] == "code":
+            yield "".join(cell["source"])
 
 
 @pytest.mark.parametrize("name", PRINTED)

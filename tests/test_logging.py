@@ -531,3 +531,28 @@ def test_lines_that_tasks_log_wait_for_room_and_none_is_dropped(shop: Shop) -> N
     shop.workers[0].send_signal(signal.SIGTERM)
     pipe.read()
     assert shop.workers[0].wait(PATIENCE) == 0
+
+
+# --- Dead workers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty broker; empty for a file of the shop's own."""
+    if request.param == "sqlite":
+        return ""
+    found = request.getfixturevalue("redis" if request.param == "redis" else "place")
+    return str(found.url)
+
+
+def test_what_a_dead_worker_leaves_behind_is_told(shop: Shop, broker: str) -> None:
+    shop.open("-c", "1", broker=broker, worker_lease_seconds=3)
+    result = shop.app.send_task("shop.hold", [str(shop.folder / "begun")])
+    wait_for((shop.folder / "begun").exists, "the start of the task")
+    shop.work("-n", "w2", worker_lease_seconds=3)
+    shop.workers[0].kill()
+    said = "The lease of the worker w1 has expired" if "amqp" not in broker else "A worker that held messages has died"
+    (line,) = shop.wait(lambda: shop.lines(said), "the line about the dead worker")
+    assert line.endswith(f": shop.hold[{result.id}]")
+    (shop.folder / "go").touch()
+    assert result.get(timeout=PATIENCE) is None

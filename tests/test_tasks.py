@@ -386,6 +386,76 @@ def test_what_a_task_raises_is_raised_by_get_with_the_traceback_of_where_it_ran(
     assert "KeyError: 'gone'" in str(result.traceback)
 
 
+def test_a_remote_error_has_the_traceback_of_where_it_was_raised_as_a_note(app: Celeriac) -> None:
+    @app.task
+    def fail() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(RemoteError, match="SystemExit: 3") as caught:
+        fail.apply().get()
+    assert "in fail" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("error", [KeyError("no"), SystemExit(3), ExceptionGroup("many", [OSError(1)])], ids=repr)
+def test_the_exception_in_info_shows_nothing_of_the_worker(app: Celeriac, error: BaseException) -> None:
+    @app.task
+    def fail() -> None:
+        raise error
+
+    info = fail.apply().info
+    assert isinstance(info, (RemoteError, type(error)))
+    assert "fail" not in repr(vars(info))
+
+
+class Several(ExceptionGroup[Exception]):
+    pass
+
+
+class Unlike(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} is not {two}")
+
+
+def test_an_exception_group_comes_back_as_itself(app: Celeriac) -> None:
+    inner = Several("inner", [KeyError("gone"), Reject("no")])
+    inner.code = 7  # type: ignore[attr-defined]
+
+    @app.task
+    def fail() -> None:
+        raise ExceptionGroup("outer", [ValueError("bad"), inner, Unlike(1, 2)])
+
+    for call in (fail.s(), fail.s() | fail.si()):
+        found: list[str] = []
+        result = call.apply()
+        try:
+            result.get()
+        except* KeyError as group:
+            found += map(repr, group.exceptions[0].exceptions)  # type: ignore[attr-defined]
+        except* (ValueError, RemoteError) as group:
+            found += map(str, group.exceptions)
+        except* Reject as group:
+            found += map(str, group.exceptions[0].exceptions)  # type: ignore[attr-defined]
+        assert found == ["KeyError('gone')", "bad", "tests.test_tasks.Unlike: 1 is not 2", "no"]
+    error = fail.apply().result
+    assert [type(one) for one in error.exceptions] == [ValueError, Several, RemoteError]
+    assert error.exceptions[1].code == 7
+    assert "in fail" in error.__notes__[0]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_an_exception_group_that_is_too_large_becomes_a_remote_error(app: Celeriac, wide: bool) -> None:
+    group = ExceptionGroup("many", [OSError(n) for n in range(1000 if wide else 1)])
+    for _ in range(0 if wide else 500):
+        group = ExceptionGroup("deep", [group])
+
+    @app.task
+    def fail() -> None:
+        raise group
+
+    with pytest.raises(RemoteError, match="ExceptionGroup: many .*1000" if wide else "ExceptionGroup: deep"):
+        fail.apply().get()
+
+
 @pytest.mark.parametrize(
     "error", [SystemExit(1), KeyboardInterrupt(), MemoryError(), asyncio.CancelledError(), RecursionError()]
 )

@@ -79,6 +79,15 @@ async def coroutine_calls() -> None:
     assert_type(await add.aapply_async((1,)), AsyncResult[int])
 
 
+async def results_by_their_ids() -> None:
+    result = AsyncResult("id")
+    assert_type(result, AsyncResult[Any])
+    assert_type(await result.astate(), str)
+    assert_type(AsyncResult[int]("id").get(), int)
+    async for step in result.aprogress():
+        assert_type(step, dict[str, Any])
+
+
 def signatures() -> None:
     assert_type(add.s(1), Signature[int])
     assert_type(add.si(1, 2).set(queue="x"), Signature[int])

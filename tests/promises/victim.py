@@ -46,7 +46,7 @@ def note(what: str) -> None:
 
 
 class Odd(Exception):
-    """Cannot be rebuilt from its arguments."""
+    """Cannot be made from its arguments."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} is not {two}")

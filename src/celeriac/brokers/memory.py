@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from msgspec.structs import replace as _replace
 
+from celeriac.brokers.dead_workers import tell_returned
 from celeriac.drivers.memory import Held, Store, Workflow, store
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
@@ -194,24 +195,26 @@ class MemoryLease(Lease):
             for lease, info in list(self._store.leases.items()):
                 if info.expires_at < now and lease != self._number:
                     del self._store.leases[lease]
-                    taken += self._inherit(lease)
+                    taken += self._inherit(lease, info.name)
             self._store.broadcasts = [entry for entry in self._store.broadcasts if entry[1] > now - BROADCAST_SECONDS]
             self._store.revoked = {id: until for id, until in self._store.revoked.items() if until > now}
             self._store.prune(now, self._result_expires)
         self._store.ring()
         return taken
 
-    def _inherit(self, lease: int) -> list[Delivery]:
-        taken = []
+    def _inherit(self, lease: int, worker: str) -> list[Delivery]:
+        taken, returned = [], []
         for id, held in [(id, held) for id, held in self._store.held.items() if held.lease == lease]:
             message, deliveries = held.delivery.message, held.delivery.deliveries
             if message.acks_late and deliveries < self._max_deliveries:
                 del self._store.held[id]
                 self._store.messages[id] = (held.age, message, deliveries)
+                returned.append(message)
             else:
                 delivery = Delivery(message, str(self._store.number()), deliveries, lost=True)
                 self._store.held[id] = Held(delivery, self._number, held.age)
                 taken.append(delivery)
+        tell_returned(worker, returned, len(returned))
         return taken
 
     async def end(self) -> None:

@@ -139,10 +139,7 @@ def _unrun_outcome(tree: Tree, number: int, cause: Outcome, parent: str | None, 
     """Return the outcome of a step that is not run, because a node before it has not ended well."""
     step = tree.step(number)
     message = step.message
-    failure = cause.failure
-    if failure is not None:
-        args = failure.args if failure.args is not None and len(failure.args) <= CAUSE_BYTES else None
-        failure = Failure(failure.module, failure.type, failure.message[:CAUSE_BYTES], args)
+    failure = cause.failure.shortened(CAUSE_BYTES) if cause.failure is not None else None
     return Outcome(id=step.id, task=step.task, state=cause.state, attempt=0, failure=failure, done_at=now,
                    started_at=now, group_id=message.group_id, parent_id=parent or message.parent_id, root_id=tree.root,
                    place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip

@@ -97,9 +97,10 @@ def message_document(message: Message, app: Celeriac) -> dict[str, Any]:
     }
 
 
-def outcome_document(outcome: Outcome, app: Celeriac) -> dict[str, Any]:
-    """Return an outcome as plain data."""
+def outcome_document(outcome: Outcome, app: Celeriac, traceback: bool = False) -> dict[str, Any]:
+    """Return an outcome as plain data; the traceback, which shows paths and code of the worker, only if asked for."""
     failure = outcome.failure
+    shown = {"traceback": None if failure is None else failure.traceback or None} if traceback else {}
     return {
         "id": outcome.id,
         "task": outcome.task,
@@ -110,7 +111,7 @@ def outcome_document(outcome: Outcome, app: Celeriac) -> dict[str, Any]:
         "error": None
         if failure is None
         else {"type": failure.type, "module": failure.module, "message": failure.message},
-        "traceback": None if failure is None else failure.traceback or None,
+        **shown,
         "worker": outcome.worker,
         "started_at": instant(outcome.started_at),
         "done_at": instant(outcome.done_at),

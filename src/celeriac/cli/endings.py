@@ -74,7 +74,7 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
     """Print a task's result, and exit with 0 (succeeded or ignored), 1 (failed or revoked) or 3 (no result yet)."""
     outcome = view.outcome
     if as_json:
-        emit(document(session, view))
+        emit(document(session, view, traceback))
     elif outcome is not None and outcome.ready:
         _print(session, outcome, traceback)
     else:
@@ -85,10 +85,12 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
         click.get_current_context().exit(1)
 
 
-def document(session: Session, view: TaskView) -> dict[str, Any]:
+def document(session: Session, view: TaskView, traceback: bool = False) -> dict[str, Any]:
     """Return what is known about a task as plain data."""
     known = {"id": view.id, "task": view.task or None, "state": view.state, "place": view.place}
-    return known if view.outcome is None else {**outcome_document(view.outcome, session.app), "place": view.place}
+    if view.outcome is None:
+        return known
+    return {**outcome_document(view.outcome, session.app, traceback), "place": view.place}
 
 
 def _print(session: Session, outcome: Outcome, traceback: bool) -> None:

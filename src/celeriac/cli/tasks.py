@@ -93,7 +93,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
                                    f"forgotten. `{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
     message, outcome = view.message, view.outcome
     if as_json:
-        emit({**document(session, view), "message": message and message_document(message, session.app)})
+        emit({**document(session, view, traceback=True), "message": message and message_document(message, session.app)})
         return
     facts: list[tuple[str, object]] = [("id", view.id), ("task", view.task), ("state", view.state)]
     if message is not None:

@@ -47,13 +47,13 @@ class Codec:
             self.encode = lambda message: messages.close(plain.encode(message))
             self.encode_outcome = lambda outcome: outcomes.close(encode_outcome(outcome))
 
-    def decode(self, data: Bytes, queue: str) -> Message:
-        """Return the message from bytes that were found in a queue. Raises `Unreadable`.
+    def decode(self, data: Bytes, queue: str | None) -> Message:
+        """Return the message from bytes that were found in a queue (None: in any). Raises `Unreadable`.
 
         A plain message that names another queue was moved by an operator, and belongs where it is.
         """
         message = plain.decode(self.open("message", data) if self.signs else data)
-        if message.queue != queue:
+        if message.queue != queue and queue is not None:
             if self.signs:
                 raise Unreadable(f"it was signed for the queue {message.queue!r}, and found in {queue!r}")
             return replace(message, queue=queue)

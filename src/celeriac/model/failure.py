@@ -10,12 +10,14 @@ import builtins
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType, TracebackType
+from typing import Any, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac.errors import CeleriacError, EncodeError, RemoteError
 from celeriac.model.serialization import dumps, loads
@@ -26,6 +28,14 @@ PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"  # the folder of Celeriac's 
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters
 PARTS_LIMIT = 64_000  # bytes; an exception with larger arguments is not rebuilt
+MEMBERS_LIMIT = 200  # exceptions in an ExceptionGroup, including those of groups in it; a larger group is not rebuilt
+LEVELS_LIMIT = 20  # of groups in groups
+
+OWN = frozenset(kind for kind in vars(builtins).values() if isinstance(kind, type) and issubclass(kind, BaseException))
+"""Python's own exception classes."""
+
+NAMESPACES: dict[type, Any] = {kind: vars(kind)["__dict__"] for kind in (ModuleType, type)}
+"""By kind: what gives the dict of a module, or of a class."""
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +47,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     args: bytes | None = None  # arguments for its class, encoded; None if it cannot be rebuilt
     traceback: str = ""
     state: bytes | None = None  # its attributes, encoded; None if it has none
+    members: list[Failure] = []  # of an ExceptionGroup, without tracebacks: that of the group shows them
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -47,67 +58,130 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         except BaseException:  # noqa: BLE001 - a __str__ of the user's
             message = "(the exception's __str__ failed)"
         args = state = None
+        members: list[Failure] = []
         with suppress(BaseException):  # raised by objects of the user's
-            args, state = _parts_of(error)
-        return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state)
+            if isinstance(error, ExceptionGroup):
+                args, state = _group_parts_of(error)
+                members = [replace(cls.of(member), traceback="") for member in error.exceptions]
+            else:
+                args, state = _parts_of(error)
+        return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state,
+                   members)  # fmt: skip
 
-    def exception(self) -> BaseException:
+    def shortened(self, size: int) -> Failure:
+        """Return the failure without its traceback, and without parts larger than this many bytes."""
+        args = self.args if self.args is not None and len(self.args) <= size else None
+        members = [member.shortened(size) for member in self.members]
+        if len(msgspec.msgpack.encode(members)) > size:
+            members = []
+        return Failure(self.module, self.type, self.message[:size], args, members=members)
+
+    def exception(self, levels: int = LEVELS_LIMIT) -> BaseException:
         """Return an exception of the original class if that can be rebuilt, else a `RemoteError`.
 
-        A `BaseException` (`SystemExit`, `KeyboardInterrupt`, `CancelledError`) becomes a `RemoteError` too: it must not
-        end the process that reads the result.
+        No code of the class makes it (docs/decisions/0010-exceptions.md). A `BaseException` (`SystemExit`,
+        `KeyboardInterrupt`, `CancelledError`) becomes a `RemoteError` too: it must not end the process that reads the
+        result.
         """
         kind = self._class()
         if kind is not None and self.args is not None:
             try:
-                rebuilt = kind(*_untagged(loads(self.args)))
+                args = _untagged(loads(self.args))
+                if self.members and levels:
+                    args = [*args, [member.exception(levels - 1) for member in self.members]]
+                rebuilt = _made(kind, args)
                 if self.state is not None:
                     _restore(rebuilt, _untagged(loads(self.state)))
                 if _message_of(rebuilt) == self.message:
                     if isinstance(rebuilt, CeleriacError):
                         rebuilt.of_another = True
                     return rebuilt
-            except (Exception, SystemExit):  # noqa: BLE001 - a constructor of the user's that needs other arguments
+            except (Exception, SystemExit):  # noqa: BLE001 - raised by the `__str__` of a class that misses something
                 pass
         name = self.type if self.module == "builtins" else f"{self.module}.{self.type}"
         return RemoteError(name, self.message, self.traceback)
 
     def _class(self) -> builtins.type[Exception] | None:
         # Only classes of modules that are imported already, and by looking into their dicts: reading a result must not
-        # import a module that the sender names, nor run code of one (`__getattr__` of a lazy module).
+        # import a module that the sender names, nor run code of one (`__getattr__` or a property of a lazy module).
         found: Any = sys.modules.get(self.module)
         for part in self.type.split("."):
-            found = getattr(found, "__dict__", {}).get(part)
-        return found if isinstance(found, type) and issubclass(found, Exception) else None
+            namespace = _namespace(found)
+            if namespace is None:
+                return None
+            found = namespace.get(part)
+        return found if issubclass(type(found), type) and issubclass(found, Exception) else None
+
+
+def _namespace(holder: Any) -> Mapping[str, Any] | None:
+    """Return the dict of a module or a class, whatever `__dict__` their own classes may define; else None."""
+    for kind, namespace in NAMESPACES.items():
+        if issubclass(type(holder), kind):
+            found: Mapping[str, Any] = namespace.__get__(holder)
+            return found
+    return None
+
+
+def _base(kind: type[BaseException]) -> type[BaseException]:
+    """Return the nearest of Python's own exception classes that a class is derived from, or is."""
+    return next(base for base in kind.__mro__ if base in OWN)
+
+
+def _made(kind: type[Exception], args: list[Any]) -> Exception:
+    """Return an exception with these arguments, made by Python's own classes alone.
+
+    So a class may have any constructor, and no sender of a result can call one.
+    """
+    base = _base(kind)
+    error: Exception = base.__new__(kind, *args)
+    base.__init__(error, *args)
+    return error
+
+
+def _group_parts_of(group: ExceptionGroup[Any]) -> tuple[bytes, bytes | None]:
+    """Return the message of a group as its arguments, and its attributes; raise if the group is too large."""
+    waiting: list[tuple[BaseException, int]] = [(group, 0)]
+    for count, (error, level) in enumerate(waiting):  # which grows
+        if count > MEMBERS_LIMIT or level > LEVELS_LIMIT:
+            raise EncodeError
+        if isinstance(error, ExceptionGroup):
+            waiting += [(member, level + 1) for member in error.exceptions]
+    return _encoded([group.message]), _state_of(vars(group))
 
 
 def _parts_of(error: BaseException) -> tuple[bytes, bytes | None]:
-    """Return an exception's arguments and attributes as `__reduce__` gives them; raise if an argument would be lost.
+    """Return an exception's arguments and attributes as its base among Python's own classes tells them.
 
-    Attributes that cannot be encoded, such as a response or a connection, are left out: the exception's class matters
-    more. Notes are left out too: they are in the traceback.
+    Raises if an argument would be lost. Attributes that cannot be encoded, such as a response or a connection, are None
+    for the reader: the exception's class matters more. Notes are left out: they are in the traceback.
     """
-    reduced = error.__reduce__()
-    if isinstance(reduced, str) or reduced[0] is not type(error):
-        reduced = (type(error), error.args, vars(error))
-    _, args, *rest = reduced
-    state = {}
-    for name, value in (rest[0] or {}).items() if rest else ():
+    _, args, *rest = cast(tuple[Any, ...], _base(type(error)).__reduce__(error))
+    return _encoded(list(args)), _state_of(rest[0] or {} if rest else {})
+
+
+def _state_of(attributes: dict[str, Any]) -> bytes | None:
+    """Return attributes, encoded; those that cannot be encoded, such as a connection, are None for the reader."""
+    state: dict[str, Any] = {}
+    for name, value in attributes.items():
         if not name.startswith("__"):
+            state[name] = None
             with suppress(Exception):  # raised by objects of the user's
                 _encoded(value)
                 state[name] = value
-    return _encoded(list(args)), _encoded(state) if state else None
+    return _encoded(state) if state else None
 
 
 def _restore(error: BaseException, state: dict[str, Any]) -> None:
-    """Set an exception's attributes. One that the constructor set to an equal value stays: an enum equals its value."""
-    made = vars(error)
-    error.__setstate__({
-        name: value
-        for name, value in state.items()
-        if not name.startswith("__") and not (name in made and made[name] == value)
-    })  # fmt: skip
+    """Set an exception's attributes, without calling any setter of its class: only those of Python's own classes."""
+    base = _base(type(error))
+    for name, value in state.items():
+        if name.startswith("__"):
+            continue
+        own = getattr(base, name, None)
+        if own is None:
+            vars(error)[name] = value
+        elif isinstance(own, GetSetDescriptorType | MemberDescriptorType):  # not a method
+            own.__set__(error, value)
 
 
 def _encoded(value: Any) -> bytes:

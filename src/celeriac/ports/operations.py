@@ -17,7 +17,7 @@ from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
 __all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "read_dead", "read_worker",
-           "unreadable"]  # fmt: skip
+           "unreadable", "worker_of"]  # fmt: skip
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +114,14 @@ UNREADABLE: Final = "(unreadable)"
 """What front ends show for the name of a task or worker that cannot be read."""
 
 UNREADABLE_WORKER = WorkerInfo(name=UNREADABLE)
+
+
+def worker_of(info: bytes | memoryview, codec: Codec) -> WorkerInfo:
+    """Return the info of a worker from its JSON; `UNREADABLE_WORKER` if it cannot be read."""
+    try:
+        return read_worker(codec.open("worker", info))
+    except ValueError:
+        return UNREADABLE_WORKER
 
 
 def anew(message: Message, codec: Codec = PLAIN_CODEC, skip: int = 0) -> Message:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
+
+from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.errors import CeleriacError, RemoteError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
@@ -23,7 +25,14 @@ from celeriac.tasks.protocols import App, Spot
 
 __all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=Any)  # of `AsyncResult(id)`, whose task is not known
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after this
 PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks of `aprogress`
@@ -131,11 +140,14 @@ class AsyncResult(Generic[R]):
         """
         return self._info(self.outcome)
 
-    info = result
+    @property
+    def info(self) -> Any:
+        """The same as `result`, but an exception has no traceback of the worker, so that it may be shown to anyone."""
+        return self._info(_without_traceback(self.outcome))
 
     async def ainfo(self) -> Any:
         """Coroutine version of `info`."""
-        return self._info(await self.aoutcome())
+        return self._info(_without_traceback(await self.aoutcome()))
 
     def to_dict(self, traceback: bool = False) -> dict[str, Any]:
         """Return what is known of the task as plain data, which can be shown to the public as JSON.
@@ -277,7 +289,7 @@ class AsyncResult(Generic[R]):
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
         if outcome.state in (states.FAILURE, states.REVOKED):
             error = outcome.exception() or Failure.of(TaskRevoked()).exception()
-            if outcome.failure is not None and outcome.failure.traceback and not isinstance(error, RemoteError):
+            if outcome.failure is not None and outcome.failure.traceback:
                 where = f"In the worker {outcome.worker}" if outcome.worker else "Traceback"
                 error.add_note(f"{where}:\n{outcome.failure.traceback}")
             if outcome.cause is not None:
@@ -340,6 +352,12 @@ class EagerResult(AsyncResult[R]):
 
     async def arevoke(self, terminate: bool = False) -> None:
         """Do nothing: the task has ended."""
+
+
+def _without_traceback(outcome: Outcome | None) -> Outcome | None:
+    if outcome is None or outcome.failure is None:
+        return outcome
+    return replace(outcome, failure=replace(outcome.failure, traceback=""))
 
 
 def _state(outcome: Outcome | None) -> str:

@@ -29,6 +29,7 @@ class BackgroundJobs:
         self._failed = failed  # ends the lease
         self._done = done
         self._running: set[asyncio.Task[None]] = set()
+        self._told = False  # that jobs fail, since the last one that succeeded
 
     def start(self, job: Callable[[], Awaitable[None]]) -> None:
         """Start a job, which must be repeatable."""
@@ -41,13 +42,16 @@ class BackgroundJobs:
             try:
                 await job()
             except BrokerUnavailable as error:
-                log.warning("Cannot return messages to their queues, trying again in %g s: %s", PAUSE, error)
+                if not self._told:
+                    self._told = True
+                    log.warning("Cannot return messages to their queues, trying again every %g s: %s", PAUSE, error)
                 await asyncio.sleep(PAUSE)
             except BrokerError as error:
                 log.warning("Cannot return messages to their queues: %s. The worker's lease ends now, so that the "
                             "server returns them.", error)  # fmt: skip
                 self._failed()
             else:
+                self._told = False
                 break
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from celeriac.brokers.dead_workers import tell_received
 from celeriac.brokers.queue_server.background_jobs import PATIENCE, BackgroundJobs
 from celeriac.brokers.queue_server.consumer import Consumer, Held
 from celeriac.brokers.queue_server.consumers import Consumers
@@ -23,12 +24,14 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
 from celeriac.brokers.queue_server.unacked import Unacked
+from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery, Slots
 from celeriac.ports.operations import unreadable
 
 __all__ = ["Intake"]
 
 SURPLUS_SECONDS = 0.1  # after which messages go back that were pushed and not received
+TELL_SECONDS = 0.5  # in which the messages of a dead worker are collected, to be logged in one line
 EARLY_SECONDS = 0.5  # a message that arrives earlier than this before its time is delayed again
 
 
@@ -51,6 +54,7 @@ class Intake:
         self._max_deliveries = max_deliveries
         self._changed = changed
         self._surplus_timer: asyncio.TimerHandle | None = None
+        self._left_behind: list[Message] = []  # by workers that died; not logged yet
 
     # --- Messages that are pushed ---------------------------------------------------------------------
 
@@ -77,6 +81,8 @@ class Intake:
                             revoked=self._journal.revoked.get(message.id, 0.0) > now)  # fmt: skip
         held = Held(tag, consumer, consumer_tag, delivery, count, again, time.monotonic())
         self._unacked.add(held)
+        if lost:
+            self._tell_soon(message)
         if lost and (not message.acks_late or count >= self._max_deliveries):
             held.delivery = replace(delivery, deliveries=count, lost=True)
             self.inherited.append(held.delivery)
@@ -94,6 +100,16 @@ class Intake:
             return
         self._consumers.touched.add(consumer)  # it has less room, and no receive will find out
         self._changed()
+
+    def _tell_soon(self, message: Message) -> None:
+        """Log soon that a message was lost with another worker: its other messages come now, too."""
+        self._left_behind.append(message)
+        if len(self._left_behind) == 1:
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        tell_received(self._left_behind)
+        self._left_behind.clear()
 
     def _lost_before(self, counted: int | None, id: str) -> int:
         """Return how often the message was lost with its worker, as far as the server counts."""

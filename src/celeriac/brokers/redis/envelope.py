@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celeriac.model.codec import Codec
+from celeriac.model.gate import Duration, reader
 from celeriac.model.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
-from celeriac.ports.operations import unreadable
+from celeriac.ports.operations import UNREADABLE_WORKER, WorkerInfo, unreadable
 
-__all__ = ["LANE_LETTERS", "blob", "due", "publications", "shown", "unpack"]
+__all__ = ["LANE_LETTERS", "blob", "due", "publications", "shown", "unpack", "worker_of"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile
@@ -24,23 +25,35 @@ _CODES = {
     for late in (True, False)
 }
 
+_info: Callable[[bytes | memoryview], tuple[float, WorkerInfo]] = reader(
+    tuple[Duration, WorkerInfo], "the info of a worker", json=True
+)
+
 
 def blob(message: Message, codec: Codec) -> bytes:
     """Encode a message."""
     return _CODES[message.lane, message.priority, message.acks_late] + codec.encode(message)
 
 
-def unpack(blob: bytes, queue: str, codec: Codec) -> Message:
-    """Decode a message of a queue. Raises `Unreadable`, a `ValueError`."""
+def unpack(blob: bytes, queue: str | None, codec: Codec) -> Message:
+    """Decode a message of a queue; None if it does not matter which. Raises `Unreadable`, a `ValueError`."""
     return codec.decode(memoryview(blob)[3:], queue)
 
 
-def shown(blob: bytes, queue: str, codec: Codec, id: str | None = None) -> Message:
+def shown(blob: bytes, queue: str | None, codec: Codec, id: str | None = None) -> Message:
     """Decode a message for display; return a placeholder if it is unreadable."""
     try:
         return unpack(blob, queue, codec)
     except ValueError as error:
-        return unreadable(blob[3:], queue, str(error), id=id).message
+        return unreadable(blob[3:], queue or "", str(error), id=id).message
+
+
+def worker_of(info: bytes, codec: Codec) -> tuple[float, WorkerInfo]:
+    """Decode the length of a worker's lease (seconds) and its info; for display, so that unreadable ones are shown."""
+    try:
+        return _info(codec.open("worker", info))
+    except ValueError:
+        return 0.0, UNREADABLE_WORKER
 
 
 def due(message: Message) -> str:

@@ -13,7 +13,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, due, unpack
+from celeriac.brokers.dead_workers import NAMED, tell_returned
+from celeriac.brokers.redis.envelope import LANE_LETTERS, blob, due, shown, unpack, worker_of
 from celeriac.brokers.redis.receipts import Receipts
 from celeriac.brokers.redis.requests import Queues, Request
 from celeriac.brokers.redis.settlements import alike, each
@@ -289,11 +290,12 @@ class RedisLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         deliveries: list[Delivery] = []
-        more = True
+        more, codec = True, self._server.codec
         while more:
             base, doubts = self._receipts.start(SWEEP_BATCH), list(self._sweep_doubts)
             command = self._server.script("sweep", self._server.moment(self._clock), self._name, base,
-                                          self._max_deliveries, SWEEP_BATCH, self._expires, *doubts)  # fmt: skip
+                                          self._max_deliveries, SWEEP_BATCH, self._expires, NAMED,
+                                          *doubts)  # fmt: skip
             try:
                 reply = await self._server.ado(command, again=False)
             except BaseException:
@@ -305,11 +307,14 @@ class RedisLease(Lease):
                 raise LeaseLost
             del self._sweep_doubts[: len(doubts)]
             more = bool(reply[0])
-            for i in range(1, len(reply), 4):
+            for info, number, *blobs in reply[1]:
+                messages = [shown(value, None, codec) for value in blobs]
+                tell_returned(worker_of(info, codec)[1].name, messages, number)
+            for i in range(2, len(reply), 4):
                 value, receipt, count, queue = reply[i : i + 4]
                 token = f"{self._name}:-{receipt}:{count}"
                 try:
-                    message = unpack(value, queue.decode(), self._server.codec)
+                    message = unpack(value, queue.decode(), codec)
                 except ValueError as error:
                     self._receipts.bury({-receipt: str(error)})
                     continue

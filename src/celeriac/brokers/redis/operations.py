@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from celeriac.brokers.redis.envelope import blob, shown
+from celeriac.brokers.redis.envelope import blob, shown, worker_of
 from celeriac.drivers.redis.server import Server
 from celeriac.model.clock import Clock
-from celeriac.model.gate import Duration, reader
 from celeriac.model.message import Message
-from celeriac.ports.operations import UNREADABLE_WORKER, Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
 
 __all__ = ["RedisOperations"]
-
-_info: Callable[[bytes | memoryview], tuple[float, WorkerInfo]] = reader(
-    tuple[Duration, WorkerInfo], "the info of a worker", json=True
-)
 
 
 class RedisOperations(Operations):
@@ -107,10 +102,7 @@ class RedisOperations(Operations):
         found = []
         for info, score in zip(infos, rows[1::2], strict=True):
             if info is not None:
-                try:
-                    seconds, worker = _info(self._server.codec.open("worker", info))
-                except ValueError:
-                    seconds, worker = 0.0, UNREADABLE_WORKER
+                seconds, worker = worker_of(info, self._server.codec)
                 expires = float(score)
                 found.append(msgspec.structs.replace(worker, renewed_at=expires - seconds, expires_at=expires))
         return found

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from celeriac.brokers.dead_workers import tell_returned
 from celeriac.brokers.sqlite.lines import Lines
 from celeriac.brokers.sqlite.rows import insert, line_up, queue_of, wake_due, write
 from celeriac.brokers.sqlite.unreadable import bury_damaged, decode_or_bury
@@ -23,8 +24,9 @@ from celeriac.drivers.sqlite.schema import ACTIVE, KEPT, READY
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
+from celeriac.model.message import Message
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
-from celeriac.ports.operations import WorkerInfo
+from celeriac.ports.operations import WorkerInfo, worker_of
 from celeriac.ports.workflows import Advance, NodeEnd
 
 __all__ = ["SQLiteLease"]
@@ -54,6 +56,9 @@ EXPIRED = "(expires_at < ? OR expires_at >= '')"  # text, which sorts after numb
 
 Held = tuple[int, int, int, int, int]
 """Line, rank, seq, lease and receipt of a token."""
+
+Returned = tuple[str, list[Message]]
+"""The name of a dead worker, and its messages that returned to their queues."""
 
 
 class SQLiteLease(Lease):
@@ -226,8 +231,12 @@ class SQLiteLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         now = self._clock.now()
-        overdue = self._database.read(lambda connection: self._overdue(connection, now))
-        return await self._database.awrite(lambda connection: self._sweep(connection, now)) if overdue else []
+        if not self._database.read(lambda connection: self._overdue(connection, now)):
+            return []
+        deliveries, returned = await self._database.awrite(lambda connection: self._sweep(connection, now))
+        for worker, messages in returned:
+            tell_returned(worker, messages, len(messages))
+        return deliveries
 
     def _overdue(self, connection: sqlite3.Connection, now: float) -> bool:
         """Return whether there is anything to sweep. Only reads."""
@@ -244,12 +253,17 @@ class SQLiteLease(Lease):
             )
         )
 
-    def _sweep(self, connection: Connection, now: float) -> list[Delivery]:
+    def _sweep(self, connection: Connection, now: float) -> tuple[list[Delivery], list[Returned]]:
+        """Return what this worker takes over to settle, and what returned to the queues."""
         self._check(connection)
         deliveries: list[Delivery] = []
-        for (lease,) in connection.execute(f"SELECT lease FROM leases WHERE {EXPIRED}", (now,)).fetchall():  # noqa: S608
+        returned: list[Returned] = []
+        expired = f"SELECT lease, CAST(info AS BLOB) FROM leases WHERE {EXPIRED}"  # noqa: S608 - a constant
+        for lease, info in connection.execute(expired, (now,)).fetchall():
             if lease != self._number:
-                deliveries += self._inherit(connection, lease, now)
+                taken_over, messages = self._inherit(connection, lease, now)
+                deliveries += taken_over
+                returned.append((worker_of(info, connection.codec).name, messages))
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
         connection.execute("DELETE FROM broadcasts WHERE sent_at < ?", (now - BROADCAST_SECONDS,))
         connection.execute("DELETE FROM revoked WHERE until < ?", (now,))
@@ -260,11 +274,15 @@ class SQLiteLease(Lease):
                 (now - self._result_expires, PRUNE_ROWS),
             )
             workflows.prune(connection, now, self._result_expires)
-        return deliveries
+        return deliveries, returned
 
-    def _inherit(self, connection: Connection, lease: int, now: float) -> list[Delivery]:
-        """Return the messages of a dead worker to their lines; return those that this worker takes over to settle."""
+    def _inherit(self, connection: Connection, lease: int, now: float) -> tuple[list[Delivery], list[Message]]:
+        """Return the messages of a dead worker to their lines, but for those that this worker takes over to settle.
+
+        The latter are the first list that is returned, the former the second.
+        """
         deliveries: list[Delivery] = []
+        returned: list[Message] = []
         bury_damaged(connection, ACTIVE, "lease = ?", (lease,), now)
         rows = connection.execute(
             f"SELECT line, rank, seq, {COUNT}, message FROM active WHERE lease = ?", (lease,)  # noqa: S608 - constants
@@ -277,13 +295,14 @@ class SQLiteLease(Lease):
             if message.acks_late and count < self._max_deliveries:
                 connection.execute(f"{RELEASE} WHERE {_KEY}", (0, *here))
                 connection.execute(f"DELETE FROM active WHERE {_KEY}", here)  # noqa: S608
+                returned.append(message)
             else:
                 self._receipts += 1
                 mine = (self._number, -self._receipts)
                 connection.execute(f"UPDATE active SET lease = ?, receipt = ? WHERE {_KEY}", (*mine, *here))  # noqa: S608
                 token = f"{self._number}:{-self._receipts}:{line}:{rank:x}:{seq:x}"
                 deliveries.append(Delivery(message, token, count, lost=True))
-        return deliveries
+        return deliveries, returned
 
     async def end(self) -> None:
         def work(connection: sqlite3.Connection) -> None:

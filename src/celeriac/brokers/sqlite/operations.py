@@ -15,16 +15,7 @@ from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
-from celeriac.ports.operations import (
-    UNREADABLE_WORKER,
-    Dead,
-    Operations,
-    QueueCounts,
-    WorkerInfo,
-    anew,
-    read_worker,
-    unreadable,
-)
+from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable, worker_of
 
 __all__ = ["SQLiteOperations"]
 
@@ -116,9 +107,9 @@ class SQLiteOperations(Operations):
 
     async def workers(self) -> list[WorkerInfo]:
         query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
-        rows = self._rows(query, (self._clock.now(),))
+        rows, codec = self._rows(query, (self._clock.now(),)), self._database.codec
         return [
-            msgspec.structs.replace(self._worker(info), renewed_at=_time(renewed), expires_at=_time(expires))
+            msgspec.structs.replace(worker_of(info, codec), renewed_at=_time(renewed), expires_at=_time(expires))
             for info, renewed, expires in rows
         ]
 
@@ -139,12 +130,6 @@ class SQLiteOperations(Operations):
             return self._database.codec.decode(raw, queue)
         except ValueError as error:
             return unreadable(raw, queue, str(error)).message
-
-    def _worker(self, info: bytes) -> WorkerInfo:
-        try:
-            return read_worker(self._database.codec.open("worker", info))
-        except ValueError:
-            return UNREADABLE_WORKER
 
     def _rows(self, query: str, parameters: Sequence[Any]) -> list[Any]:
         return self._database.read(lambda connection: connection.execute(query, parameters).fetchall())

@@ -1,17 +1,20 @@
--- now, lease, base receipt, most deliveries, limit, when this lease expires as far as its worker knows, then ranges of
--- receipts (above, up to) of earlier sweeps whose reply was lost. Returns messages held by expired leases to their
--- queues, or takes them over if they must not be run again; deletes expired leases that hold nothing. If this lease has
--- expired too, other leases are left alone: the server was probably away, and no worker could renew.
--- Returns 0 if this lease is lost, else {1 if there is more to do, then for each message taken over, flat: blob,
--- -receipt, deliveries, queue}.
+-- now, lease, base receipt, most deliveries, limit, when this lease expires as far as its worker knows, how many
+-- messages of a dead worker are named, then ranges of receipts (above, up to) of earlier sweeps whose reply was lost.
+-- Returns messages held by expired leases to their queues, or takes them over if they must not be run again; deletes
+-- expired leases that hold nothing. If this lease has expired too, other leases are left alone: the server was probably
+-- away, and no worker could renew.
+-- Returns 0 if this lease is lost, else {1 if there is more to do; for each dead worker whose messages have returned
+-- {its info, their number, the blobs of those that are named}; then for each message taken over, flat: blob, -receipt,
+-- deliveries, queue}.
 local time, lease, base = instant(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local most, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local fence = call('HGET', P .. ':fences', lease)
 if not fence then return 0 end
-if tonumber(fence) > base then return {0} end
+if tonumber(fence) > base then return {0, {}} end
 begin_writing()
 local queues, taken_over, left, more = call('SMEMBERS', P .. ':queues'), {}, limit, 0
-for d = 8, #ARGV, 2 do
+local returned = {}
+for d = 9, #ARGV, 2 do
   for _, queue in ipairs(queues) do
     local T = tag(queue)
     local all = call('HGETALL', T .. 'held:' .. lease)
@@ -29,6 +32,7 @@ local before = string.format('(%.17g', time)
 local current = tonumber(ARGV[7]) >= time
 for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before, 'BYSCORE', 'LIMIT', 0, 10) or {}) do
   if other ~= lease then
+    local left_behind = {call('HGET', P .. ':workers', other) or '', 0}
     for _, queue in ipairs(queues) do
       local T = tag(queue)
       local key, back, passed, gone = T .. 'held:' .. other, {}, {}, {}
@@ -39,6 +43,8 @@ for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before
         table.insert(gone, id)
         if blob and string.sub(blob, 3, 3) == 'l' and deliveries < most and receipt > 0 then
           table.insert(back, {receipt, id, deliveries})
+          left_behind[2] = left_behind[2] + 1
+          if #left_behind < 2 + tonumber(ARGV[8]) then table.insert(left_behind, blob) end
         elseif blob then
           base = base + 1
           table.insert(passed, id)
@@ -51,6 +57,7 @@ for _, other in ipairs(current and call('ZRANGE', P .. ':leases', '-inf', before
       if #passed > 0 then many('HSET', T .. 'held:' .. lease, passed) end
       requeue(T, back)
     end
+    if left_behind[2] > 0 then table.insert(returned, left_behind) end
     if left > 0 then
       call('ZREM', P .. ':leases', other)
       call('HDEL', P .. ':workers', other)
@@ -71,4 +78,5 @@ for _, queue in ipairs(queues) do
   end
 end
 table.insert(taken_over, 1, more)
+table.insert(taken_over, 2, returned)
 return taken_over
