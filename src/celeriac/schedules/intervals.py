@@ -7,9 +7,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from celeriac.model.clock import LONGEST, Duration
+from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
-from celeriac.schedules.moments import milliseconds
+from celeriac.schedules.moments import LONGEST, milliseconds
 from celeriac.schedules.schedule import Schedule, limits
 from celeriac.schedules.wall import call
 
@@ -21,7 +21,7 @@ UNITS: Final = {"weeks": 604_800_000, "days": 86_400_000, "hours": 3_600_000, "m
 class Every(Schedule, frozen=True, omit_defaults=True, gc=False, tag="every"):
     """An interval; `every()` makes it. Ticks are at `phase + n * period` milliseconds since the epoch."""
 
-    period: Annotated[int, Meta(ge=1, le=int(LONGEST) * 1000)]
+    period: Annotated[int, Meta(ge=1, le=LONGEST)]
     phase: Annotated[int, Meta(ge=0)] = 0
 
     def _check(self) -> None:
@@ -80,7 +80,7 @@ def every(
         period += round(milliseconds(number, unit) * (UNITS[unit] // 1000))
     if interval is not None and any(given.values()):
         raise InvalidSchedule("every() takes an interval or units, not both: every(30), every(minutes=5).")
-    if not 1 <= period <= int(LONGEST) * 1000:
+    if not 1 <= period <= LONGEST:
         raise InvalidSchedule("the interval of every() must be from a millisecond to a thousand years, "
                               f"not {period / 1000:g} seconds.")  # fmt: skip
     return Every(period, milliseconds(phase, "phase") % period, **limits(starts, ends))
