@@ -42,9 +42,9 @@ def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: s
         signals.after_setup_logger.send(None, logger=logging.root, **facts)
         signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
     _enable()
-    if formatter is None and log_format == JSON:
-        log.warning("--log-format json has no effect, because the app has configured logging. Use the formatter "
-                    "celeriac.logs.JSONFormatter there, or set worker_hijack_root_logger.")  # fmt: skip
+    if shown == JSON and formatter is None and not signals.setup_logging.receivers:
+        log.warning("Log lines are not JSON, because the app has configured logging. Use celeriac.logs.JSONFormatter "
+                    "there, or set worker_hijack_root_logger.")  # fmt: skip
     return formatter
 
 

@@ -217,6 +217,9 @@ NOT_NEEDED = {
     "task_acks_on_failure_or_timeout": "failures and time-outs are settled like every ending; remove it",
     "task_reject_on_worker_lost": "a lost message is always sent again, `task_max_deliveries` times; remove it",
     "worker_cancel_long_running_tasks_on_connection_loss": "a lost lease always cancels; remove it",
+    "worker_redirect_stdouts": "what tasks print is written as it is; remove it",
+    "worker_redirect_stdouts_level": "what tasks print is written as it is; remove it",
+    "worker_log_color": "the log has no colours; remove it",
     "enable_utc": "instants are always UTC inside; remove it",
     "beat_schedule": "schedules are not part of this version",
 }
