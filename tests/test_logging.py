@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
+import os
 import re
 import signal
 import struct
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, get_task_logger
+from celeriac.cli.log import NonBlockingHandler
 from celeriac.errors import BackendError, BrokerUnavailable
 from celeriac.logs import JSONFormatter
 from celeriac.model.message import Message
@@ -565,6 +568,25 @@ def test_lines_that_tasks_log_wait_for_room_and_none_is_dropped(shop: Shop) -> N
     shop.workers[0].send_signal(signal.SIGTERM)
     pipe.read()
     assert shop.workers[0].wait(PATIENCE) == 0
+
+
+def test_a_note_about_dropped_lines_is_a_line_of_the_log() -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(theirs, b"x" * 4096):
+            pass
+    handler = NonBlockingHandler(theirs)
+    handler.setFormatter(JSONFormatter("w1"))
+    for message in ("first", "second"):
+        handler.emit(logging.makeLogRecord({"msg": message}))
+    os.read(ours, 1 << 20)
+    handler.emit(logging.makeLogRecord({"msg": "third"}))
+    lines = [json.loads(line) for line in os.read(ours, 1 << 20).splitlines()]
+    os.close(ours)
+    os.close(theirs)
+    assert [line["message"] for line in lines] == ["2 log lines were dropped here: stderr was full", "third"]
+    assert (lines[0]["level"], lines[0]["worker"]) == ("WARNING", "w1")
 
 
 # --- Dead workers -------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ __all__ = ["NonBlockingHandler", "set_up_logging", "stderr_handler"]
 
 log = logging.getLogger("celeriac.worker")
 
+ABOUT_THE_LOG = {"name": log.name, "levelname": "WARNING", "levelno": logging.WARNING}
+
 
 def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: str | None) -> logging.Formatter | None:
     """Log to stderr, from the root logger, unless the app has configured logging. Call it once the app is imported.
@@ -133,7 +135,7 @@ class NonBlockingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or drop it if there is no room."""
         try:
-            line = self.format(record).encode(errors="backslashreplace") + b"\n"
+            line = self._line(record)
         except Exception:  # noqa: BLE001 - the arguments do not match the message; the same as in every handler
             self.handleError(record)
             return
@@ -141,13 +143,17 @@ class NonBlockingHandler(logging.Handler):
             self._wait_and_write(line)
             return
         if self._dropped:
-            line = f"({self._dropped} log lines were dropped here: stderr was full)\n".encode() + line
+            note = f"{self._dropped} log lines were dropped here: stderr was full"
+            line = self._line(logging.makeLogRecord({**ABOUT_THE_LOG, "msg": note})) + line
         self._rest = self._write(self._rest)
         left = line if self._rest else self._write(line)
         if left is line:
             self._dropped += 1
         else:
             self._rest, self._dropped = left, 0
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
 
     def _write(self, data: bytes) -> bytes:
         """Write as much as there is room for; return the rest."""
