@@ -185,20 +185,26 @@ class MemoryLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         now = self._clock.now()
-        taken = []
+        taken: list[Delivery] = []
+        returned: list[tuple[str, list[Message]]] = []
         with self._store.lock:
             self._prove()
             for lease, info in list(self._store.leases.items()):
                 if info.expires_at < now and lease != self._number:
                     del self._store.leases[lease]
-                    taken += self._inherit(lease, info.name)
+                    taken_over, messages = self._inherit(lease)
+                    taken += taken_over
+                    returned.append((info.name, messages))
             self._store.broadcasts = [entry for entry in self._store.broadcasts if entry[1] > now - BROADCAST_SECONDS]
             self._store.revoked = {id: until for id, until in self._store.revoked.items() if until > now}
             self._store.prune(now, self._result_expires)
         self._store.ring()
+        for worker, messages in returned:
+            tell_returned(worker, messages, len(messages))
         return taken
 
-    def _inherit(self, lease: int, worker: str) -> list[Delivery]:
+    def _inherit(self, lease: int) -> tuple[list[Delivery], list[Message]]:
+        """Return what this worker takes over to settle, and what returned to the queues."""
         taken, returned = [], []
         for id, held in [(id, held) for id, held in self._store.held.items() if held.lease == lease]:
             message, deliveries = held.delivery.message, held.delivery.deliveries
@@ -210,8 +216,7 @@ class MemoryLease(Lease):
                 delivery = Delivery(message, str(self._store.number()), deliveries, lost=True)
                 self._store.held[id] = Held(delivery, self._number, held.age)
                 taken.append(delivery)
-        tell_returned(worker, returned, len(returned))
-        return taken
+        return taken, returned
 
     async def end(self) -> None:
         with self._store.lock:

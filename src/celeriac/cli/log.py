@@ -25,6 +25,8 @@ __all__ = ["NonBlockingHandler", "set_up_logging", "stderr_handler"]
 
 log = logging.getLogger("celeriac.worker")
 
+ABOUT_THE_LOG = {"name": log.name, "levelname": "WARNING", "levelno": logging.WARNING}
+
 
 def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: str | None) -> logging.Formatter | None:
     """Log to stderr, from the root logger, unless the app has configured logging. Call it once the app is imported.
@@ -42,9 +44,9 @@ def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: s
         signals.after_setup_logger.send(None, logger=logging.root, **facts)
         signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
     _enable()
-    if formatter is None and log_format == JSON:
-        log.warning("--log-format json has no effect, because the app has configured logging. Use the formatter "
-                    "celeriac.logs.JSONFormatter there, or set worker_hijack_root_logger.")  # fmt: skip
+    if shown == JSON and formatter is None and not signals.setup_logging.receivers:
+        log.warning("Log lines are not JSON, because the app has configured logging. Use celeriac.logs.JSONFormatter "
+                    "there, or set worker_hijack_root_logger.")  # fmt: skip
     return formatter
 
 
@@ -133,7 +135,7 @@ class NonBlockingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or drop it if there is no room."""
         try:
-            line = self.format(record).encode(errors="backslashreplace") + b"\n"
+            line = self._line(record)
         except Exception:  # noqa: BLE001 - the arguments do not match the message; the same as in every handler
             self.handleError(record)
             return
@@ -141,13 +143,17 @@ class NonBlockingHandler(logging.Handler):
             self._wait_and_write(line)
             return
         if self._dropped:
-            line = f"({self._dropped} log lines were dropped here: stderr was full)\n".encode() + line
+            note = f"{self._dropped} log lines were dropped here: stderr was full"
+            line = self._line(logging.makeLogRecord({**ABOUT_THE_LOG, "msg": note})) + line
         self._rest = self._write(self._rest)
         left = line if self._rest else self._write(line)
         if left is line:
             self._dropped += 1
         else:
             self._rest, self._dropped = left, 0
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
 
     def _write(self, data: bytes) -> bytes:
         """Write as much as there is room for; return the rest."""

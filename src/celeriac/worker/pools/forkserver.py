@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import select
 import signal
 import socket
 import sys
 import threading
-import traceback
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
@@ -33,6 +33,8 @@ from celeriac.worker.pools.child import PlainChild
 from celeriac.worker.pools.coroutine_child import CoroutineChild
 
 __all__ = ["Exited", "Spawn", "SpawnFailed", "Spawned", "exit_reason", "start_forkserver"]
+
+log = logging.getLogger("celeriac.worker")
 
 PR_SET_PDEATHSIG: Final = 1
 REQUEST_BYTES: Final = 4096
@@ -88,8 +90,8 @@ def start_forkserver(app: Celeriac) -> socket.socket:
         ours.close()
         _ForkServer(app, theirs).run()
         status = 0
-    except BaseException:  # noqa: BLE001 - this process must never return into the supervisor's code
-        traceback.print_exc()
+    except BaseException:  # this process must never return into the supervisor's code
+        log.critical("The fork server has failed", exc_info=True)
     finally:
         os._exit(status)
 
@@ -164,8 +166,8 @@ class _ForkServer:
             status = 0
         except (BrokenPipeError, ConnectionResetError):
             pass  # the supervisor is gone
-        except BaseException:  # noqa: BLE001 - a child must never return into the fork server's code
-            traceback.print_exc()
+        except BaseException:  # a child must never return into the fork server's code
+            log.critical("A child process has failed and exits", exc_info=True)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
