@@ -6,15 +6,18 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -452,9 +455,10 @@ def test_logging_is_configured_only_if_the_app_has_not_done_so(monkeypatch: pyte
 class RunningWorker:
     """`celeriac -A shop worker` in a process of its own."""
 
-    def __init__(self, path: Path, *arguments: str, spec: str = "shop") -> None:
-        self.log = (path / "worker.log").open("w+")
-        command = [CELERIAC, "-A", spec, "worker", *arguments]
+    def __init__(self, path: Path, *arguments: str, spec: str = "shop", log: str = "worker.log",
+                 through: Sequence[str] = ()) -> None:  # fmt: skip
+        self.log = (path / log).open("w+")
+        command = [*through, CELERIAC, "-A", spec, "worker", *arguments]
         self.process = subprocess.Popen(command, cwd=path, stderr=self.log, stdout=self.log)
         wait_for(lambda: self.process.poll() is not None or "is ready" in self.said(), "a worker")
         assert self.process.poll() is None, self.said()
@@ -625,6 +629,58 @@ def test_a_worker_prints_its_settings_and_obeys_grow_shrink_and_shutdown(folder:
     finally:
         worker.end()
     assert read("status")["workers"] == []
+
+
+def test_two_workers_of_one_name_are_noticed_and_told_apart(folder: Path) -> None:
+    with ExitStack() as stack:
+        workers = []
+        for log in ("first.log", "second.log"):
+            workers.append(RunningWorker(folder, "-c", "1", "-n", "same", log=log))
+            stack.callback(workers[-1].end)
+        first, second = workers
+        pids = sorted(worker.process.pid for worker in workers)
+        assert f"Another worker is named same, too: pid {first.process.pid} on " in second.said()
+        assert "Another worker" not in first.said()
+        shown = shop("status").stdout
+        assert all(re.search(rf"same \(pid {pid} on .*\) +ready", shown) for pid in pids)
+        document = read("status")
+        assert sorted((worker["name"], worker["pid"], worker["answers"]) for worker in document["workers"]) == [
+            ("same", pid, True) for pid in pids
+        ]
+        answers = read("inspect", "stats", "--destination", "same")
+        assert sorted(stats["pid"] for stats in answers["workers"].values()) == pids
+        assert (answers["silent"], answers["unknown"]) == ([], [])
+
+
+def test_the_banner_shows_the_whole_path_of_the_database(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CELERIAC_BROKER_URL", "CELERIAC_RESULT_BACKEND"):
+        monkeypatch.setenv(name, "sqlite:///./jobs.db")
+    worker = RunningWorker(folder, "-c", "1")
+    worker.end()
+    assert worker.said().count(f"sqlite:///{folder}/jobs.db") == 2
+
+
+def test_a_worker_says_that_its_result_backend_is_down_before_it_is_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERIAC_RESULT_BACKEND", "redis://127.0.0.1:1/0")
+    worker = RunningWorker(folder, "-c", "1", "--grace", "2")
+    worker.end()
+    before, ready, _ = worker.said().partition("is ready")
+    assert ready
+    assert "The result backend redis://127.0.0.1:1/0 cannot be reached" in before
+
+
+def test_a_worker_raises_the_limit_of_open_files(folder: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
+    worker = RunningWorker(folder, "-c", "1", through=["sh", "-c", 'ulimit -S -n 200; exec "$@"', "sh"])
+    try:
+        process = psutil.Process(worker.process.pid)
+        for one in (process, *process.children(recursive=True)):
+            assert one.rlimit(psutil.RLIMIT_NOFILE)[0] == most
+    finally:
+        worker.end()
 
 
 def test_status_shows_changes_made_by_remote_control(folder: Path) -> None:

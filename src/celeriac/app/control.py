@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from celeriac.errors import EncodeError
-from celeriac.model.gate import Name, Unreadable, check_nesting, reader
+from celeriac.model.gate import Name, OptionalName, Unreadable, check_nesting, reader
 from celeriac.tasks.protocols import App
 
 __all__ = ["COMMANDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
@@ -41,6 +41,8 @@ class Reply(msgspec.Struct, omit_defaults=True):
     worker: Name
     value: Any = None
     error: str | None = None
+    host: OptionalName = ""  # with the pid, these tell workers of one name apart
+    pid: int = 0
 
 
 LARGEST_COMMAND = 1 << 20  # bytes

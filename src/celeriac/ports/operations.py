@@ -6,6 +6,7 @@ Used only by front ends, through `Broker.operations()`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -13,8 +14,8 @@ import msgspec
 from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
-__all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "read_dead", "read_worker",
-           "unreadable"]  # fmt: skip
+__all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "labelled", "read_dead",
+           "read_worker", "unreadable"]  # fmt: skip
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +110,21 @@ read_dead: Callable[[bytes | memoryview], Dead] = reader(Dead, "a dead letter")
 
 UNREADABLE_WORKER = WorkerInfo(name="(unreadable)")
 """What front ends show for a worker whose info cannot be read."""
+
+
+def labelled(workers: Sequence[WorkerInfo]) -> dict[str, WorkerInfo]:
+    """Return workers by what front ends call them: their names, with pid and host if others have the same name.
+
+    >>> list(labelled([WorkerInfo(name="a", pid=1), WorkerInfo(name="b", pid=2), WorkerInfo(name="b", pid=3)]))
+    ['a', 'b (pid 2)', 'b (pid 3)']
+    """
+    names = Counter(worker.name for worker in workers)
+    return {
+        worker.name
+        if names[worker.name] == 1
+        else f"{worker.name} (pid {worker.pid}{worker.host and f' on {worker.host}'})": worker
+        for worker in workers
+    }
 
 
 def anew(message: Message) -> Message:

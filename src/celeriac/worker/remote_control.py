@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import resource
+import socket
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -87,6 +88,7 @@ async def _listen(worker: Controlled) -> None:
             if command.destination is not None and worker.name not in command.destination:
                 continue
             reply = _handle(worker, command)
+            reply.host, reply.pid = socket.gethostname(), os.getpid()
             if command.reply_to is not None:
                 try:
                     await broker.broadcast(command.reply_to, [encode(reply)])

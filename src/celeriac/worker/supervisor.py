@@ -39,6 +39,7 @@ from celeriac.worker.pools.pool import Pool, Reports, give_back
 from celeriac.worker.pools.process_pool import ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
 from celeriac.worker.pools.worker_thread import WorkerThread
+from celeriac.worker.preflight import check, raise_open_files
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.remote_control import serve_commands
 from celeriac.worker.settler import Settler
@@ -65,6 +66,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
 
     Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
     """
+    raise_open_files()
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
@@ -186,14 +188,15 @@ class Supervisor:
                          self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
                          serve_commands(self), self.settler.advancer.run())
         ]  # fmt: skip
-        listening = asyncio.ensure_future(self.listening.wait())
-        await asyncio.wait([stop, listening, *self._duties], return_when=asyncio.FIRST_COMPLETED)
-        if listening.done():
+        preparing = asyncio.ensure_future(self._prepare())
+        await asyncio.wait([stop, preparing, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        if preparing.done():
+            preparing.result()
             self.ready.set()
             log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues))
             signals.worker_ready.send(self, worker=self.name)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
-        listening.cancel()
+        preparing.cancel()
         stop.cancel()
 
         deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
@@ -218,6 +221,10 @@ class Supervisor:
             return 1
         log.info("%s has stopped", self.name)
         return 0
+
+    async def _prepare(self) -> None:
+        await check(self.app, self.options)
+        await self.listening.wait()
 
     def ask_to_stop(self, why: str) -> None:
         """Begin a graceful stop. The second call begins a cold one: what runs is given back now.
