@@ -339,6 +339,10 @@ def test_purging_asks_first(folder: Path) -> None:
     assert shop("purge", "default", input="y\n").stdout == "Dropped 1 from default.\n"
     assert read("purge", "default", "mail", "--yes") == {"dropped": {"default": 0, "mail": 0}}
     assert shop("purge", "defualt", "--yes").exit_code == 2
+    assert shop("purge", "--yes").exit_code == shop("purge", "mail", "--all", "--yes").exit_code == 2
+    shop("call", "shop.add", "-a", "[2, 2]")
+    assert "1 in default, 0 in mail" in shop("purge", "--all", input="n\n").stderr
+    assert read("purge", "--all", "--yes") == {"dropped": {"default": 1, "mail": 0}}
 
 
 def test_queues_are_paused_and_resumed(folder: Path) -> None:

@@ -14,8 +14,13 @@ import msgspec
 from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
-__all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "labelled", "read_dead",
-           "read_worker", "unreadable"]  # fmt: skip
+__all__ = ["UNREADABLE_TASK", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "Operations", "QueueCounts", "WorkerInfo",
+           "anew", "labelled", "read_dead", "read_worker", "unreadable"]  # fmt: skip
+
+
+WITHDRAWN = 1000  # messages at a time
+UNREADABLE_TASK = "(unreadable)"
+"""The task of the message that stands for one that cannot be decoded."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +79,18 @@ class Operations(ABC):
         """
 
     @abstractmethod
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+        """Delete up to `limit` ready and scheduled messages of a queue, and return them; none if there are no more.
+
+        Scheduled ones only with `Ability.SEE_SCHEDULED`.
+        """
+
     async def purge(self, queue: str) -> int:
-        """Delete the ready and scheduled messages of a queue; return how many there were."""
+        """Delete the ready and scheduled messages of a queue; return how many there were. Their tasks do not end."""
+        count = 0
+        while withdrawn := await self.withdraw(queue, WITHDRAWN):
+            count += len(withdrawn)
+        return count
 
     @abstractmethod
     async def pause(self, queue: str) -> None:
@@ -136,5 +151,5 @@ def anew(message: Message) -> Message:
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,
                id: str | None = None) -> Dead:  # fmt: skip
     """Return a dead letter for bytes that cannot be decoded: they become the body of its message."""
-    message = Message(id=id or new_id(), task="(unreadable)", body=body, queue=queue)
+    message = Message(id=id or new_id(), task=UNREADABLE_TASK, body=body, queue=queue)
     return Dead(message=message, reason=why, at=at)
