@@ -687,6 +687,26 @@ def test_a_worker_raises_the_limit_of_open_files(folder: Path) -> None:
         worker.end()
 
 
+def test_the_processes_of_a_worker_have_titles(folder: Path) -> None:
+    worker = RunningWorker(folder, "-c", "1", "-n", "w1")
+    try:
+        process = psutil.Process(worker.process.pid)
+        (forkserver,) = process.children()
+
+        def titles() -> set[str]:
+            return {" ".join(child.cmdline()).rstrip() for child in forkserver.children()}
+
+        assert " ".join(process.cmdline()).rstrip() == "celeriac: worker w1"
+        assert " ".join(forkserver.cmdline()).rstrip() == "celeriac: fork server of w1"
+        wait_for(lambda: titles() == {f"celeriac: {what}, child of w1" for what in ("idle", "coroutines")}, "idle")
+        id = shop("call", "shop.sleep", "-a", "[60]").stdout.strip()
+        wait_for(lambda: "celeriac: shop.sleep, child of w1" in titles(), "the title of the task")
+        shop("control", "terminate", id)
+        wait_for(lambda: "celeriac: idle, child of w1" in titles(), "the title of the next child")
+    finally:
+        worker.end()
+
+
 def test_status_shows_changes_made_by_remote_control(folder: Path) -> None:
     worker = RunningWorker(folder, "-c", "1", "-n", "w2", "--grace", "5")
     try:

@@ -38,6 +38,7 @@ from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
 from celeriac.worker.pools.process_pool import ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
+from celeriac.worker.pools.titles import set_title
 from celeriac.worker.pools.worker_thread import WorkerThread
 from celeriac.worker.preflight import check, raise_open_files
 from celeriac.worker.receiver import Receiver
@@ -67,13 +68,14 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
     """
     raise_open_files()
+    set_title(f"worker {options.name}")
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
         _ = app.broker, app.backend  # import the adapters once, not in every child
         app.close()  # the fork server must inherit no connection
-        return _run(app, options, start_forkserver(app))
+        return _run(app, options, start_forkserver(app, options.name))
     if options.pool == "solo":
         return _run_solo(app, options)
     return _run(app, options)
