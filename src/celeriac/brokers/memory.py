@@ -281,12 +281,12 @@ class MemoryOperations(Operations):
         places = self._places()
         return {id: places[id] for id in ids if id in places}
 
-    async def purge(self, queue: str) -> int:
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
         with self._store.lock:
-            gone = [id for id, (_, message, _) in self._store.messages.items() if message.queue == queue]
-            for id in gone:
-                del self._store.messages[id]
-        return len(gone)
+            gone = [message for _, message, _ in self._store.messages.values() if message.queue == queue][:limit]
+            for message in gone:
+                del self._store.messages[message.id]
+        return gone
 
     async def pause(self, queue: str) -> None:
         self._store.paused.add(queue)

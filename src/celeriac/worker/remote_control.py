@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import resource
+import socket
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -113,6 +114,7 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
             if command.destination is not None and worker.name not in command.destination:
                 continue
             reply = _handle(worker, command)
+            reply.host, reply.pid = socket.gethostname(), os.getpid()
             if command.reply_to is not None:
                 try:
                     sealed = broker.codec.seal("reply", encode(reply), command.reply_to)

@@ -38,7 +38,9 @@ from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
 from celeriac.worker.pools.process_pool import ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
+from celeriac.worker.pools.titles import set_title
 from celeriac.worker.pools.worker_thread import WorkerThread
+from celeriac.worker.preflight import check, raise_open_files
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.remote_control import serve_commands
 from celeriac.worker.settler import Settler
@@ -66,13 +68,15 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
 
     Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
     """
+    raise_open_files()
+    set_title(f"worker {options.name}")
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
         _ = app.broker, app.backend  # import the adapters once, not in every child
         app.close()  # the fork server must inherit no connection
-        return _run(app, options, start_forkserver(app))
+        return _run(app, options, start_forkserver(app, options.name))
     if options.pool == "solo":
         return _run_solo(app, options)
     return _run(app, options)
@@ -191,14 +195,15 @@ class Supervisor:
                          self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
                          serve_commands(self), self.settler.advancer.run())
         ]  # fmt: skip
-        listening = asyncio.ensure_future(self.listening.wait())
-        await asyncio.wait([stop, listening, *self._duties], return_when=asyncio.FIRST_COMPLETED)
-        if listening.done():
+        preparing = asyncio.ensure_future(self._prepare())
+        await asyncio.wait([stop, preparing, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        if preparing.done():
+            preparing.result()
             self.ready.set()
             log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues))
             signals.worker_ready.send(self, worker=self.name)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
-        listening.cancel()
+        preparing.cancel()
         stop.cancel()
 
         deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
@@ -226,6 +231,10 @@ class Supervisor:
             return 1
         log.info("%s has stopped", self.name)
         return 0
+
+    async def _prepare(self) -> None:
+        await check(self.app, self.options)
+        await self.listening.wait()
 
     def ask_to_stop(self, why: str) -> None:
         """Begin a graceful stop. The second call begins a cold one: what runs is given back now.

@@ -196,15 +196,6 @@ class AmqpInspection(Inspection):
         channel.close()
         return answer.message_count, answer.consumer_count
 
-    async def purge(self, address: str) -> int:
-        channel = await self._connection.channel()
-        try:
-            dropped: int = (await channel.call(commands.Queue.Purge(queue=address))).message_count
-        except ChannelClosed:
-            return 0
-        channel.close()
-        return dropped
-
     @asynccontextmanager
     async def taking(self, address: str, limit: int) -> AsyncGenerator[Taken, None]:
         size = min(limit, await self.size(address))

@@ -238,10 +238,6 @@ class Inspection(ABC):
         """Return how many workers are connected."""
 
     @abstractmethod
-    async def purge(self, address: str) -> int:
-        """Drop the messages that wait in a queue; return how many."""
-
-    @abstractmethod
     def taking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:
         """Take up to `limit` messages from a queue for a block; then put back those that were not acknowledged."""
 

@@ -35,6 +35,7 @@ from celeriac.worker.pools.frames import (
     frame,
     parse_to_child,
 )
+from celeriac.worker.pools.titles import ChildTitle
 
 __all__ = ["PlainChild", "exit_fork", "state_outcome"]
 
@@ -55,6 +56,7 @@ class PlainChild:
         self._is_sending = False  # the main thread sends a frame, or waits for the lock
         self._postponed: SoftTimeLimitExceeded | None = None  # raised when the main thread has sent its frame
         self._executor = Executor(app, worker, self._report)
+        self._title = ChildTitle(worker)
         self._poll = select.poll()
         self._poll.register(permits, select.POLLIN)
 
@@ -68,6 +70,8 @@ class PlainChild:
             if run is None:
                 break
             self._running = index
+            if self._title.is_shown:
+                self._title.show(run.message.task)
             if run.message.soft_time_limit is not None:
                 signal.signal(signal.SIGUSR1, self._soft_time_limit)  # an earlier task may have replaced the handler
             outcome = self._executor.run(run.message, run.deliveries)
@@ -83,6 +87,8 @@ class PlainChild:
             try:
                 data = os.read(self._permits, PERMIT.size)
             except BlockingIOError:
+                if self._title.is_shown:
+                    self._title.show("idle")
                 self._poll.poll()
                 continue
             return PERMIT.unpack(data)[0] if data else None

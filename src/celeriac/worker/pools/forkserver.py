@@ -31,6 +31,7 @@ from celeriac.app.app import Celeriac
 from celeriac.model.message import COROUTINE
 from celeriac.worker.pools.child import PlainChild
 from celeriac.worker.pools.coroutine_child import CoroutineChild
+from celeriac.worker.pools.titles import set_title
 
 __all__ = ["Exited", "Spawn", "SpawnFailed", "Spawned", "exit_reason", "start_forkserver"]
 
@@ -77,8 +78,8 @@ def exit_reason(status: int) -> str:
     return f"exited with status {status}"
 
 
-def start_forkserver(app: Celeriac) -> socket.socket:
-    """Fork the fork server; return the socket (SOCK_SEQPACKET) on which it takes requests and sends reports."""
+def start_forkserver(app: Celeriac, worker: str) -> socket.socket:
+    """Fork the fork server of a worker; return the socket (SOCK_SEQPACKET) for its requests and reports."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -88,6 +89,7 @@ def start_forkserver(app: Celeriac) -> socket.socket:
     status = 1
     try:
         ours.close()
+        set_title(f"fork server of {worker}")
         _ForkServer(app, theirs).run()
         status = 0
     except BaseException:  # this process must never return into the supervisor's code
@@ -161,6 +163,7 @@ class _ForkServer:
                 os.set_inheritable(fd, False)  # for programs that tasks start
             sock, permits = socket.socket(fileno=fds[0]), fds[1]
             sock.settimeout(None)  # the app may have set a default timeout
+            set_title(f"{'coroutines' if request.lane == COROUTINE else 'idle'}, child of {request.worker}")
             kind: Any = CoroutineChild if request.lane == COROUTINE else PlainChild
             kind(self._app, request.worker, sock, permits, request.reports_memory).work()
             status = 0
