@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from celeriac import __about__
 from celeriac.app.app import Celeriac
 from celeriac.errors import (
+    AccessRefused,
     BackendError,
     BrokerError,
     BrokerMisconfigured,
@@ -93,6 +94,8 @@ class Heartbeat:
             except LeaseLost:
                 self.lost(lease)
                 wait, pause = interval, FIRST_PAUSE
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 log.warning("Cannot renew the lease: %s", error)
                 wait, pause = min(pause, interval), next_pause(pause)

@@ -15,7 +15,7 @@ from msgspec.structs import replace as _replace
 
 from celeriac import states
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
+from celeriac.errors import AccessRefused, BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
@@ -63,6 +63,8 @@ class Receiver:
                 self._heartbeat.lost(lease)
                 await asyncio.sleep(pause)
                 continue
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 log.warning("Cannot receive, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
@@ -138,6 +140,8 @@ class Receiver:
             try:
                 found = await self._app.backend.afetch(ids)
                 return {id: outcome for id, outcome in found.items() if outcome.ready}
+            except AccessRefused:
+                raise
             except (BrokerError, BackendError) as error:
                 log.warning("Cannot ask the backend which tasks have ended, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)

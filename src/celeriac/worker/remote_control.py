@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
-from celeriac.errors import BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
+from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
 from celeriac.model.gate import Duration, Name, Unreadable
 from celeriac.model.message import PLAIN
 from celeriac.model.options import rate as parse_rate
@@ -70,6 +70,8 @@ async def serve_commands(worker: Controlled) -> None:
     while True:
         try:
             await _listen(worker, repetitions)
+        except AccessRefused:
+            raise
         except BrokerError as error:
             log.warning("Cannot listen for control commands, trying again in %.1f s: %s", pause, error)
         await asyncio.sleep(pause)
