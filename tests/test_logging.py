@@ -21,7 +21,7 @@ import pytest
 
 from celeriac import Celeriac, get_task_logger
 from celeriac.cli.log import NonBlockingHandler
-from celeriac.errors import BackendError, BrokerUnavailable
+from celeriac.errors import BackendError, BrokerUnavailable, NotRegistered
 from celeriac.logs import JSONFormatter
 from celeriac.model.message import Message
 from celeriac.tasks.execution import Executor
@@ -542,7 +542,7 @@ async def test_the_numbers_of_a_storm_are_told_after_a_while(
     monkeypatch.setattr("celeriac.worker.attempt_log.PERIOD", 0.01)
     log = AttemptLog(app)
     for _ in range(7):
-        log.unknown(Message(id="7", task="shop.gone"))
+        log.unknown(Message(id="7", task="shop.gone"), NotRegistered("shop.gone"))
     await eventually(lambda: "shop.gone is not registered here and was received 2 more times" in caplog.text)
 
 

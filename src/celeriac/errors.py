@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
+    "AccessRefused",
     "ArgumentsError",
     "BackendError",
     "BrokerError",
@@ -160,6 +161,10 @@ class BrokerUnavailable(BrokerError, ConnectionError):
 
 class BrokerMisconfigured(BrokerUnavailable):
     """The broker can never be reached as it is configured: fix the configuration, retrying does not help."""
+
+
+class AccessRefused(BrokerError):
+    """The server does not allow this to its user: grant the rights, retrying does not help."""
 
 
 class NotSupported(BrokerError):

@@ -16,14 +16,16 @@ import sys
 from collections.abc import Iterator
 
 from celeriac import signals
-from celeriac.cli.output import LogFormatter
+from celeriac.cli.output import printable
 from celeriac.config.definitions import JSON, LOG_FORMAT
 from celeriac.config.settings import Settings
-from celeriac.logs import JSONFormatter, task_logger
+from celeriac.logs import JSONFormatter, add_task, shortened, task_logger
 
-__all__ = ["NonBlockingHandler", "set_up_logging", "stderr_handler"]
+__all__ = ["LogFormatter", "NonBlockingHandler", "set_up_logging", "stderr_handler"]
 
 log = logging.getLogger("celeriac.worker")
+
+SUPERVISOR = "celeriac.worker"  # the logger whose lines about a task name it in their texts
 
 ABOUT_THE_LOG = {"name": log.name, "levelname": "WARNING", "levelno": logging.WARNING}
 
@@ -117,6 +119,24 @@ def stderr_handler() -> logging.Handler:
     except OSError:
         pass  # stderr is not a file, or this user may not open it
     return logging.StreamHandler()
+
+
+class LogFormatter(logging.Formatter):
+    """Formats log records for stderr: with the second format if a task has logged the record.
+
+    Control characters are escaped, and continuation lines are indented: no text of a task (its name, the message of
+    its exception) can look like a line of the log. Long records are cut.
+    """
+
+    def __init__(self, format: str, task_format: str | None = None) -> None:
+        super().__init__(format)
+        self._of_tasks = logging.Formatter(task_format or format)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        is_of_task = add_task(record) and record.name != SUPERVISOR
+        text = self._of_tasks.format(record) if is_of_task else super().format(record)
+        return printable(shortened(text)).replace("\n", "\n  ")
 
 
 class NonBlockingHandler(logging.Handler):

@@ -15,7 +15,15 @@ from msgspec.structs import replace as _replace
 
 from celeriac import states
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, LeaseLost, NotRegistered, TaskExpired, TaskRevoked
+from celeriac.errors import (
+    AccessRefused,
+    BackendError,
+    BrokerError,
+    LeaseLost,
+    NotRegistered,
+    TaskExpired,
+    TaskRevoked,
+)
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
@@ -65,6 +73,8 @@ class Receiver:
                 self._heartbeat.lost(lease)
                 await asyncio.sleep(pause)
                 continue
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 self._heartbeat.outages.failed(RECEIVE, error)
                 self._filled = True  # look before waiting: the end of the outage is told when there is a reply
@@ -145,6 +155,8 @@ class Receiver:
                 found = await self._app.backend.afetch(ids)
                 self._heartbeat.outages.worked(LOOK)
                 return {id: outcome for id, outcome in found.items() if outcome.ready}
+            except AccessRefused:
+                raise
             except (BrokerError, BackendError) as error:
                 self._heartbeat.outages.failed(LOOK, error)
                 await asyncio.sleep(pause)

@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
-from celeriac.errors import BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
+from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
 from celeriac.model.gate import Duration, Name, Unreadable
 from celeriac.model.message import PLAIN
 from celeriac.model.options import rate as parse_rate
@@ -74,6 +74,8 @@ async def serve_commands(worker: Controlled) -> None:
     while True:
         try:
             await _listen(worker, repetitions)
+        except AccessRefused:
+            raise
         except BrokerError as error:
             worker.outages.failed(LISTEN, error)
         await asyncio.sleep(pause)

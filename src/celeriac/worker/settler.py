@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from celeriac import states
 from celeriac.app.app import Celeriac
 from celeriac.canvas.workflows import Workflows
-from celeriac.errors import BackendError, BrokerError, WorkerLost
+from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
@@ -75,6 +75,8 @@ class Settler:
                     await self._store(reported)
                 if endings:
                     await self._settle_or_isolate(endings)
+            except AccessRefused:
+                raise
             except (BrokerError, BackendError) as error:
                 self._heartbeat.outages.failed("settle", error)
                 self._endings[:0] = endings

@@ -31,7 +31,7 @@ from typing import Any
 
 from celeriac import signals
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
+from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.forkserver import start_forkserver
@@ -288,6 +288,9 @@ class Supervisor:
         """Stop the worker if a duty has failed: half a worker is worse than none."""
         self._duties.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, AccessRefused):
+                self._broken(str(error))
+                return
             self._faulty = True
             log.critical("One of the worker's duties has failed; the worker stops, and others take over its tasks when "
                          "its lease expires", exc_info=error)  # fmt: skip
@@ -333,6 +336,8 @@ class Supervisor:
             except LeaseLost:
                 self.outages.worked(SWEEP)
                 self.heartbeat.lost(lease)
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 self.outages.failed(SWEEP, error)
             await asyncio.sleep(SWEEP_SECONDS)
