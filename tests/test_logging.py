@@ -24,6 +24,7 @@ from celeriac.cli.log import NonBlockingHandler
 from celeriac.errors import BackendError, BrokerUnavailable, NotRegistered
 from celeriac.logs import JSONFormatter
 from celeriac.model.message import Message
+from celeriac.signals import Signal
 from celeriac.tasks.execution import Executor
 from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.outages import Outages
@@ -487,6 +488,20 @@ def test_tracebacks_begin_in_the_code_of_the_user(shop: Shop) -> None:
         frame, code, error = said.partition(f"[{id}] failed")[2].splitlines()[2:5]
         assert 'shop.py", line' in frame
         assert (code.strip(), error.strip()) == ("raise ValueError(text)", "ValueError: cups")
+
+
+def test_the_traceback_of_a_receiver_begins_in_the_receiver(caplog: pytest.LogCaptureFixture) -> None:
+    def receiver(**more: Any) -> None:
+        raise ValueError("cups")
+
+    signal = Signal("s", "x")
+    signal.connect(receiver)
+    signal.send(None)
+    assert "in receiver" in caplog.text.partition("Traceback")[2].splitlines()[1]
+    caplog.clear()
+    signal.connect(lambda: None)
+    signal.send(None)
+    assert "TypeError" in caplog.text
 
 
 def test_a_traceback_without_code_of_the_user_is_whole(app: Celeriac) -> None:

@@ -76,8 +76,11 @@ class Signal:
                     receiver(sender=sender, **arguments)
                 except KeyboardInterrupt:
                     raise
-                except BaseException:
-                    log.exception("A receiver of the signal %s failed: %r", self.name, receiver)
+                except BaseException as error:
+                    whole = error.__traceback__
+                    users = whole.tb_next if whole is not None else None  # without the frame of this function
+                    log.exception("A receiver of the signal %s failed: %r", self.name, receiver,
+                                  exc_info=(type(error), error, users or whole))  # fmt: skip
 
     def __bool__(self) -> bool:
         return bool(self.receivers)
