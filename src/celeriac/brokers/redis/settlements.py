@@ -71,4 +71,5 @@ def _item(settlement: Settlement, lease: str) -> tuple[Any, ...]:
     if action is Action.BURY:
         return (*item, settlement.reason)
     back = settlement.message or message
-    return (*item, back.queue, blob(back), due(back), settlement.deliveries)
+    when = due(back) if settlement.delay is None else f"+{settlement.delay!r}"
+    return (*item, back.queue, blob(back), when, settlement.deliveries)
