@@ -22,7 +22,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, states
 from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.redis import RedisBroker, requests
@@ -34,13 +34,21 @@ from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.pubsub import Subscriber
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import (
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    ImproperlyConfigured,
+    LeaseLost,
+    NotRegistered,
+)
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN, Message, Place, new_ids
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
+from celeriac.worker.decide import Ending, decide
 from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
 from tests.patience import eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
@@ -1102,6 +1110,33 @@ async def test_on_a_full_server_tasks_are_recorded_as_started_and_workflows_go_o
 
 
 # --- Keys ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [86400.0, -86400.0])
+@pytest.mark.parametrize(("how", "delay"), [("unknown", 1.0), ("retry", 7.5), ("requeue", 1.0), ("rate", 0.5)])
+async def test_what_a_worker_returns_is_due_by_the_clock_of_the_server(
+    broker: RedisBroker, off: float, how: str, delay: float
+) -> None:
+    broker.publish([message()])
+    lease, now = await lease_on(broker), time.time() + off
+    (delivery,) = await receive(lease)
+    retry = Outcome(id=delivery.message.id, task="t", state=states.RETRY, retry_delay=delay)
+    requeue = Outcome(id=delivery.message.id, task="t", state=states.FAILURE, rejected=True, requeue=True)
+    ending = {
+        "unknown": Ending(delivery=delivery, unknown=NotRegistered("t")),
+        "retry": Ending(delivery=delivery, outcome=retry),
+        "requeue": Ending(delivery=delivery, outcome=requeue),
+        "rate": Ending(delivery=delivery, given_back=True, due_at=now + delay),
+    }[how]
+
+    async def server_time() -> float:
+        whole, micros = await broker.server.ado(("TIME",))
+        return int(whole) + int(micros) / 1e6
+
+    before = await server_time()
+    assert await lease.settle([decide(ending, now, 3, 1e9)]) == [True]
+    _, due_at = await broker.server.ado(("ZRANGE", "celeriac:{default}:due", 0, -1, "WITHSCORES"))
+    assert before + delay - 0.001 <= float(due_at) <= await server_time() + delay + 0.001
 
 
 async def test_only_names_of_queues_are_left_when_results_have_expired(redis: RedisServer) -> None:

@@ -72,4 +72,5 @@ def _item(settlement: Settlement, lease: str, codec: Codec) -> tuple[Any, ...]:
     if action is Action.BURY:
         return (*item, settlement.reason)
     back = settlement.message or message
-    return (*item, back.queue, blob(back, codec), due(back), settlement.deliveries)
+    when = due(back) if settlement.delay is None else f"+{settlement.delay!r}"
+    return (*item, back.queue, blob(back, codec), when, settlement.deliveries)
