@@ -33,7 +33,7 @@ from celeriac.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from celeriac.tasks.execution import Request, current_request
+from celeriac.tasks.request import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
 from celeriac.tasks.signature import Signature

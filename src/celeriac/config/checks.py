@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from types import UnionType
 from typing import Any, get_args
@@ -12,8 +13,9 @@ from celeriac.config.adapters import installed_settings, setting_of_adapter
 from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED, RENAMED, Setting
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import seconds
+from celeriac.model.options import check_limits
 
-__all__ = ["PREFIXES", "check", "find", "meant"]
+__all__ = ["PREFIXES", "check", "check_together", "find", "meant"]
 
 PREFIXES = ("CELERY_", "CELERIAC_")
 """What the names of settings begin with in Django's settings, or in the environment."""
@@ -52,6 +54,15 @@ def check(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and value < 0:
         raise ImproperlyConfigured(f"{name}: 0 or more, not {value!r}.")
     return value
+
+
+def check_together(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the values of all settings, each of which is right; None if nothing is."""
+    try:
+        check_limits(values["task_soft_time_limit"], values["task_time_limit"], prefix="task_")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:

@@ -16,8 +16,8 @@ from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
-from celeriac.tasks.execution import current
 from celeriac.tasks.protocols import App, Spot
+from celeriac.tasks.request import current
 
 if TYPE_CHECKING:
     from celeriac.model.message import Message

@@ -13,12 +13,13 @@ from typing import Any
 
 from msgspec.structs import replace as _replace
 
-from celeriac import states
+from celeriac import signals, states
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, LeaseLost, TaskExpired, TaskRevoked
+from celeriac.errors import BackendError, BrokerError, LeaseLost, NotRegistered, TaskExpired, TaskRevoked
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
+from celeriac.worker.ending_signals import request_of
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.pool import Pool
@@ -166,6 +167,10 @@ class Receiver:
                 endings.append(ending)
             else:
                 start.append(self._with_limits(delivery))
+        if signals.task_received.receivers:
+            for delivery in start:
+                request = request_of(self._app, delivery, self._options.name)
+                signals.task_received.send(self._options.name, request=request)
         if start:
             self.pool.dispatch(start)
         if endings:
@@ -191,6 +196,8 @@ class Receiver:
         if task is None:
             log.warning("No task named %s is registered here; the message %s goes back to its queue. Is another app "
                         "using this broker_url?", message.task, message.id)  # fmt: skip
+            signals.task_unknown.send(self._options.name, message=message, name=message.task, id=message.id,
+                                      exc=NotRegistered(message.task, self._app.tasks))  # fmt: skip
             return Ending(delivery=delivery, unknown=True)
         if task.lane != message.lane:
             # The sender did not know whether the function is plain or a coroutine.
