@@ -18,6 +18,7 @@ from celeriac.model.message import Message
 from celeriac.testing import running_worker
 from tests.environment import without_settings
 from tests.patience import PATIENCE
+from tests.promises.harness import Stage, get
 
 MakeApp = Callable[..., Celeriac]
 
@@ -270,6 +271,43 @@ def test_the_hooks_of_a_plain_task_may_be_coroutines_inside_a_loop_too(app: Cele
 
     assert asyncio.run(inside()) == 2.0
     assert [note[0] for note in Noted.notes] == ["before_start", "on_success", "after_return"]
+
+
+HOOKED = """
+class Slow(Task):
+    def on_success(self, *given):
+        while True:
+            time.sleep(0.01)
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        Path(__file__).with_name(task_id).write_text(f"{self.request.id} {exc}")
+
+class AsyncSlow(Slow):
+    async def on_success(self, *given):
+        await asyncio.sleep(600)
+
+def divide(x, y):
+    return x / y
+
+async def adivide(x, y):
+    return x / y
+
+app.task(base=Slow, name="plain.slow")(divide)
+app.task(base=AsyncSlow, name="coroutine.slow")(adivide)
+"""
+
+
+def test_hooks_run_in_the_process_of_the_task_within_its_soft_time_limit(stage: Stage) -> None:
+    with (stage.folder / "victim.py").open("a") as module:
+        module.write(f"from celeriac import Task\n{HOOKED}")
+    worker = stage.worker("-c", "1")
+    for name in ("plain.slow", "coroutine.slow"):
+        assert get(stage.app.send_task(name, (4, 2), soft_time_limit=0.5)) == 2.0
+        failed = stage.app.send_task(name, (4, 0))
+        with pytest.raises(ZeroDivisionError):
+            get(failed)
+        assert (stage.folder / failed.id).read_text() == f"{failed.id} division by zero"
+    assert worker.text().count("The hook on_success of") == 2
 
 
 def test_a_task_without_hooks_calls_none(app: Celeriac) -> None:

@@ -30,6 +30,7 @@ class OverridingTemplate:
     def message(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any] | None = None, *,
                 group_id: str | None = None) -> Message:  # fmt: skip
         """Return the message that `apply_async` would send. Raises `WorkflowError` if it would not send one."""
+        self.made.clear()
         token = capturing.set(self)
         try:
             self.task.apply_async(args, kwargs, **(options or {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NoReturn, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Unpack, cast, overload
 
 import msgspec
 
@@ -19,9 +19,11 @@ from celeriac.model.retry import RetryPolicy
 from celeriac.model.serialization import decode, dumps
 from celeriac.tasks.execution import error_callback_count
 from celeriac.tasks.hooks import ExceptionInfo
-from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.request import DirectRequest, Request, current
+
+if TYPE_CHECKING:
+    from celeriac.tasks.message_template import MessageTemplate
 
 __all__ = ["RunningTask"]
 
@@ -42,6 +44,11 @@ class RunningTask:
     autoretry_for: tuple[type[BaseException], ...]
     dont_autoretry_for: tuple[type[BaseException], ...]
     _retry_policy: RetryPolicy | None = None
+
+    if TYPE_CHECKING:
+
+        def message_template(self) -> MessageTemplate:
+            """Return the template of this task's messages. See `Task`."""
 
     MaxRetriesExceededError = MaxRetriesExceeded
     """The error of `retry` when no attempt is left, under Celery's name."""
@@ -159,10 +166,6 @@ class RunningTask:
         if message.max_retries is not None:
             return msgspec.structs.replace(self._retry_policy, max_retries=message.max_retries)
         return self._retry_policy
-
-    def message_template(self) -> MessageTemplate:
-        """Return the template of this task's messages."""
-        raise NotImplementedError
 
     # --- Hooks, for subclasses. They are plain or `async def`. What one raises is logged --------------------
 

@@ -94,8 +94,7 @@ class Task(RunningTask, Generic[P, R]):
         self.options = options
         self.is_registered = True
         self.run = MethodType(function, self) if bind else function  # type: ignore[method-assign]
-        calls_itself = kind.__call__ not in (Task.__call__, CoroutineTask.__call__)
-        self.body: Callable[..., Any] = self if calls_itself else self.run
+        self.body: Callable[..., Any] = self if kind.__call__ is not Task.__call__ else self.run
         self.is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(kind.__call__)
         self.lane = COROUTINE if self.is_coroutine else PLAIN
         self.arguments = Arguments(function, name, bind)

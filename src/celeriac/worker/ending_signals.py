@@ -24,11 +24,12 @@ def send_ending_signals(app: Celeriac, ending: Ending, outcome: Outcome) -> None
     task = app.tasks.get(outcome.task)
     if task is None:
         return
-    request = request_of(app, ending.delivery, outcome.worker)
     if outcome.state == states.REVOKED:
+        request = request_of(app, ending.delivery, outcome.worker)
         expired = outcome.failure is not None and outcome.failure.type == "TaskExpired"
         signals.task_revoked.send(task, request=request, terminated=outcome.runtime > 0, signum=None, expired=expired)
     elif outcome.state == states.FAILURE and (ending.outcome is None or ending.killed):
+        request = request_of(app, ending.delivery, outcome.worker)
         error = outcome.exception()
         assert error is not None
         signals.task_failure.send(task, task_id=outcome.id, exception=error, args=request.args, kwargs=request.kwargs,
