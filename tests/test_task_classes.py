@@ -7,14 +7,16 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, Ignore, Reject, Task, chain, current_request, group, shared_task, states
-from celeriac.errors import ImproperlyConfigured, UnknownOption, WorkflowError
+from celeriac import Celeriac, Ignore, Reject, Task, chain, current_request, group, shared_task, signals, states
+from celeriac.errors import DecodeError, ImproperlyConfigured, UnknownOption, WorkflowError
 from celeriac.model.message import Message
+from celeriac.tasks.execution import Executor
 from celeriac.testing import running_worker
 from tests.environment import without_settings
 from tests.patience import PATIENCE
@@ -271,6 +273,39 @@ def test_the_hooks_of_a_plain_task_may_be_coroutines_inside_a_loop_too(app: Cele
 
     assert asyncio.run(inside()) == 2.0
     assert [note[0] for note in Noted.notes] == ["before_start", "on_success", "after_return"]
+
+
+@dataclass
+class Order:
+    article: str
+
+
+@pytest.mark.parametrize("base", [Noted, NotedLater])
+@pytest.mark.parametrize("lane", ["plain", "coroutine"])
+async def test_arguments_that_cannot_be_rebuilt_are_a_failure_to_hooks_and_receivers(
+    app: Celeriac, base: Any, lane: str
+) -> None:
+    async def coroutine(order: Order) -> None: ...
+
+    def plain(order: Order) -> None: ...
+
+    base.notes.clear()
+    told: list[Any] = []
+
+    @signals.task_failure.connect
+    def receive(sender: Any, exception: Any, task_id: str, args: Any, **more: Any) -> None:
+        told.append((sender, sender.request.id, type(exception), task_id, args))
+
+    task = app.task(base=base, name="t", autoretry_for=Exception)(coroutine if lane == "coroutine" else plain)
+    message = Message(id="i", task="t", body=b'[[{"price":3}],{}]')
+    executor = Executor(app)
+    try:
+        outcome = await executor.arun(message) if lane == "coroutine" else executor.run(message)
+    finally:
+        signals.task_failure.disconnect(receive)
+    assert outcome.state == states.FAILURE
+    assert [note[0] for note in Noted.notes] == ["on_failure", "after_return"]
+    assert told == [(task, "i", DecodeError, "i", [])]
 
 
 HOOKED = """

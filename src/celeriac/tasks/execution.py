@@ -144,8 +144,9 @@ class Executor:
                 outcome.state = states.REVOKED
             outcome.failure = Failure.of(escaped)
             returned = escaped
-        if request is not None and are_told(request):
-            self._tell(request, outcome, returned)
+        told = request or self._bare_request(message)
+        if told is not None and are_told(told):
+            self._tell(told, outcome, returned)
         return outcome
 
     def _classify(self, outcome: Outcome, message: Message, request: Request | None,
@@ -197,10 +198,17 @@ class Executor:
                        parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to,
                        place=message.place)  # fmt: skip
 
+    def _bare_request(self, message: Message) -> Request | None:
+        """Return the request of a message whose arguments cannot be decoded; None if its task is not known here."""
+        task = self._app.tasks.get(message.task)
+        if task is None:
+            return None
+        return Request(message, task, [], {}, worker=self._worker, is_eager=self._is_eager)
+
     def _tell(self, request: Request, outcome: Outcome, returned: Any) -> None:
         """Call hooks and receivers. Those of a coroutine task may be coroutines, which `arun` awaits."""
         steps = tell(request, outcome, returned)
-        if request.task.is_coroutine:
+        if request.task.is_coroutine and current.get() is request:
             request.steps = steps
             return
         token = current.set(request)
