@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from celeriac import signals
 from celeriac.app.app import Celeriac
 from celeriac.errors import CeleriacError
 from celeriac.model.clock import Duration, seconds
@@ -31,6 +32,7 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
     """
     options = WorkerOptions.of(app, queues=queues, concurrency=concurrency, pool="threads",
                                grace_seconds=seconds(grace_seconds, "grace_seconds"))  # fmt: skip
+    signals.worker_init.send(options.name)
     ready = threading.Event()
     supervisors: list[Supervisor] = []
     failures: list[BaseException] = []

@@ -19,9 +19,9 @@ from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
 from celeriac.tasks.current_app import current_app
-from celeriac.tasks.execution import current
 from celeriac.tasks.plain_data import error_data, plain
 from celeriac.tasks.protocols import App, Spot
+from celeriac.tasks.request import current
 
 __all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 

@@ -38,6 +38,7 @@ class Ending(msgspec.Struct, kw_only=True, gc=False):
 
     delivery: Delivery
     outcome: Outcome | None = None  # the attempt ended by itself, or the pool ended it and made its outcome
+    killed: bool = False  # with `outcome`: the pool made it, and killed the child
     lost: str | None = None  # the attempt had started, and its process died; why
     given_back: bool = False  # not started, or stopped through no fault of its own; does not count as a delivery
     unknown: NotRegistered | None = None  # this worker has no task of that name
@@ -78,9 +79,9 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     message = delivery.message
     if outcome.state == states.RETRY:
         delay = outcome.retry_delay or 0.0
-        following = replace(message, attempt=message.attempt + 1, due_at=now + delay, unknown_since=None, requeued=0)
+        following = replace(outcome.next_attempt(message), due_at=now + delay, unknown_since=None, requeued=0)
         # With `ignore_result` a later success is not stored, so nothing would ever replace a stored RETRY.
-        kept = None if message.ignore_result else outcome
+        kept = None if following.ignore_result else replace(outcome, following=[])
         return Settlement(delivery=delivery, action=Action.RETURN, outcome=kept, message=following,
                           delay=delay, deliveries=0)  # fmt: skip
     if outcome.state == states.REPLACED:

@@ -26,6 +26,7 @@ from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
 from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
 from celeriac.model.gate import Duration, Name, Unreadable
 from celeriac.model.message import PLAIN
+from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
@@ -237,6 +238,7 @@ def _rate_limit(worker: Controlled, task: Name, rate: str | float | None) -> dic
 def _time_limit(worker: Controlled, task: Name, soft: Duration | None = None,
                 hard: Duration | None = None) -> dict[str, str]:  # fmt: skip
     _check_task(worker, task)
+    check_limits(soft, hard, f"{task}: ")
     worker.receiver.limits[task] = (soft, hard)
     shown = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
     return {"ok": f"{task} now has: soft limit {shown[0]}, hard limit {shown[1]}"}

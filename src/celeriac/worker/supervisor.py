@@ -70,6 +70,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     """
     raise_open_files()
     set_title(f"worker {options.name}")
+    signals.worker_init.send(options.name)  # before the fork server: what receivers set up is there in each child
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
@@ -166,6 +167,11 @@ class Supervisor:
         self._faulty = False  # it stops because of an unexpected error, which any of its deliveries may have caused
         self._duties: list[asyncio.Task[None]] = []
 
+    @property
+    def hostname(self) -> str:
+        """The worker's name, under the name that Celery gives it, for receivers of signals."""
+        return self.name
+
     # --- Life -----------------------------------------------------------------------------------------
 
     async def run(self) -> int:
@@ -201,7 +207,7 @@ class Supervisor:
             preparing.result()
             self.ready.set()
             log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues))
-            signals.worker_ready.send(self, worker=self.name)
+            signals.worker_ready.send(self)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         preparing.cancel()
         stop.cancel()
@@ -224,7 +230,7 @@ class Supervisor:
             with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
                 async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
                     await self.heartbeat.lease.end()
-        signals.worker_shutdown.send(self, worker=self.name)
+        signals.worker_shutdown.send(self)
         self.app.close()
         if self._failure is not None:
             log.critical("%s has failed: %s", self.name, self._failure)
@@ -246,10 +252,12 @@ class Supervisor:
                 return
             log.warning("Cold shutdown: running tasks go back to the broker.")
             self._cold.set()
+            signals.worker_shutting_down.send(self.name, sig=why, how="Cold", exitcode=0)
         else:
             log.warning("Shutting down after %s: running tasks have %g s.", why, self.options.grace_seconds)
             self._asked_at = time.monotonic()
             self._stop_asked.set()
+            signals.worker_shutting_down.send(self.name, sig=why, how="Warm", exitcode=0)
 
     def stop_soon(self, why: str) -> None:
         """Thread-safe version of `ask_to_stop`, which may be called after the end."""
@@ -271,6 +279,7 @@ class Supervisor:
     def _signalled(self, number: int) -> None:
         if number == signal.SIGQUIT:
             self._stop_cold()
+            signals.worker_shutting_down.send(self.name, sig="SIGQUIT", how="Cold", exitcode=0)
         else:
             self.ask_to_stop(signal.Signals(number).name)
 

@@ -23,7 +23,8 @@ from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps
-from celeriac.tasks.execution import Executor, Request, current
+from celeriac.tasks.execution import Executor
+from celeriac.tasks.request import Request, current
 from celeriac.worker.pools.frames import (
     PERMIT,
     RECEIVE_BYTES,
@@ -44,6 +45,7 @@ class PlainChild:
     """The main loop of a plain child."""
 
     def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._worker = worker
         self._socket = sock
         self._permits = permits
         self._reports_memory = reports_memory
@@ -63,7 +65,7 @@ class PlainChild:
     def work(self) -> None:
         """Run until the supervisor closes the pipe of permits."""
         signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a signal may come before the first task starts
-        signals.worker_process_init.send(self, lane=PLAIN)
+        signals.worker_process_init.send(self._worker, lane=PLAIN)
         self._send(Ready())
         while (index := self._take_permit()) is not None:
             run = self._run_of(index)
@@ -79,7 +81,7 @@ class PlainChild:
                 exit_fork(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(Ran(index, outcome, memory))
-        signals.worker_process_shutdown.send(self, lane=PLAIN)
+        signals.worker_process_shutdown.send(self._worker, pid=self._pid, exitcode=0, lane=PLAIN)
 
     def _take_permit(self) -> int | None:
         """Wait for a permit and take it. None: the supervisor has closed the pipe."""
