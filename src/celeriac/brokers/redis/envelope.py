@@ -13,7 +13,7 @@ from celeriac.model.message import decode as _decode
 from celeriac.model.message import encode as _encode
 from celeriac.ports.operations import unreadable
 
-__all__ = ["LANE_LETTERS", "blob", "decode", "due", "publications", "shown"]
+__all__ = ["LANE_LETTERS", "blob", "decode", "due", "due_again", "publications", "shown"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile
@@ -46,7 +46,19 @@ def shown(blob: bytes, queue: str, id: str | None = None) -> Message:
 
 
 def due(message: Message) -> str:
-    """Return when a message becomes due, as the scripts take it: empty for at once."""
+    """Return when a message that is published becomes due, as the scripts take it: empty for at once.
+
+    A `+` and seconds are a duration by the server's clock; otherwise it is an instant.
+    """
+    if message.due_at is None:
+        return ""
+    return repr(message.due_at) if message.countdown is None else f"+{message.countdown!r}"
+
+
+def due_again(message: Message, delay: float | None) -> str:
+    """Return when a message that goes back to its queue becomes due: after a delay, or as it says."""
+    if delay is not None:
+        return f"+{delay!r}"
     return "" if message.due_at is None else repr(message.due_at)
 
 
