@@ -499,7 +499,7 @@ def test_the_traceback_of_a_receiver_begins_in_the_receiver(caplog: pytest.LogCa
     signal.send(None)
     assert "in receiver" in caplog.text.partition("Traceback")[2].splitlines()[1]
     caplog.clear()
-    signal.connect(lambda: None)
+    signal.connect(lambda **_: None)
     signal.send(None)
     assert "TypeError" in caplog.text
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -32,6 +31,7 @@ from celeriac.model.masks import masked
 from celeriac.model.message import Message
 from celeriac.model.options import CallOptions, TaskOptions
 from celeriac.model.routing import Routes
+from celeriac.ports.complete import in_thread
 from celeriac.signals import after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
@@ -288,7 +288,7 @@ class Celeriac:
         if name in self.tasks:
             task = self.tasks[name]
             if task.overrides_sending:
-                return await asyncio.to_thread(partial(Task.apply_async, task, args, kwargs, **options))
+                return await in_thread(partial(Task.apply_async, task, args, kwargs, **options))
             return await task.aapply_async(args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.conf.task_always_eager:

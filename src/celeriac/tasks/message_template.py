@@ -196,7 +196,7 @@ class MessageTemplate:
             self._app.check_queue(options["queue"])
             fields["queue"] = options["queue"]
         if options.get("countdown"):
-            fields["due_at"] = now + options["countdown"]
+            fields["due_at"], fields["countdown"] = now + options["countdown"], options["countdown"]
         elif "eta" in options:
             fields["due_at"] = instant(options["eta"])
         expires = options.get("expires")

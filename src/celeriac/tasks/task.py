@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, MethodType
@@ -16,6 +15,7 @@ from celeriac.model.arguments import Arguments, args_of, kwargs_of
 from celeriac.model.clock import Duration
 from celeriac.model.message import COROUTINE, PLAIN, Message
 from celeriac.model.options import CallOptions, check_class, check_task, rate
+from celeriac.ports.complete import in_thread
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.hooks import HOOKS, after_before_start
 from celeriac.tasks.message_template import MessageTemplate, checked_call
@@ -164,7 +164,7 @@ class Task(RunningTask, Generic[P, R]):
         """Coroutine version of `delay`."""
         if self.overrides_sending:
             if type(self).delay is not Task.delay:
-                return await asyncio.to_thread(self.delay, *args, **kwargs)
+                return await in_thread(self.delay, *args, **kwargs)
             return await self.aapply_async(args, kwargs)
         message = self._checked_message(args, kwargs)
         return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
@@ -185,7 +185,7 @@ class Task(RunningTask, Generic[P, R]):
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Coroutine version of `apply_async`. It runs an override of that in a thread, unless it is overridden too."""
         if self.overrides_sending and type(self).aapply_async is Task.aapply_async:
-            return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+            return await in_thread(self.apply_async, args, kwargs, **options)
         if options.get("link") is not None and self.s().leads_on(options):
             return await self.s().aapply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
@@ -218,7 +218,7 @@ class Task(RunningTask, Generic[P, R]):
                           **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Coroutine version of `delay_many`."""
         if self.overrides_sending:
-            return await asyncio.to_thread(self._send_each, calls, options)
+            return await in_thread(self._send_each, calls, options)
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)

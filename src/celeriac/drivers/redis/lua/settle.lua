@@ -1,7 +1,7 @@
 -- now, lease, milliseconds that outcomes are kept ('' for ever), k, then k arguments of a request for messages (see
 -- deliver.lua; k = 0: no request), which is served after settling; n, then n settlements, flat:
 -- queue, id, "receipt:deliveries", action, value of the outcome or '', its channel,
--- and if the action is `return`: queue, blob, due (or `+` and seconds from now), deliveries; if it is `bury`: reason;
+-- and if the action is `return`: queue, blob, due, deliveries; if it is `bury`: reason;
 -- then the number of ends of workflows' nodes, and these, flat: number of its settlement, workflow, node, its join
 -- or '', 1 if it leaves a pending node; then the follow-ups, flat: number of its settlement, queue, id, blob, due.
 -- Returns {for each settlement 1, or 0 if its token was stale; the reply to the request, unless it was refused}.
@@ -78,9 +78,7 @@ for queue, group in pairs(groups) do
       call('HSET', U .. 'messages', id, ARGV[a + 7])
       if tonumber(ARGV[a + 9]) > 0 then call('HSET', U .. 'counts', id, ARGV[a + 9]) end
       if not batch_of[U] then batch_of[U] = batch() end
-      local due = ARGV[a + 8]
-      if string.sub(due, 1, 1) == '+' then due = string.format('%.6f', time + tonumber(string.sub(due, 2))) end
-      add(batch_of[U], id, ARGV[a + 7], due, time)
+      add(batch_of[U], id, ARGV[a + 7], ARGV[a + 8], time)
     end
   end
   for U, its in pairs(batch_of) do put(U, its, 'LPUSH') end
