@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 import os
@@ -270,7 +269,7 @@ class Celeriac:
         if name in self.tasks:
             task = self.tasks[name]
             if task.overrides_sending:
-                return await asyncio.to_thread(partial(Task.apply_async, task, args, kwargs, **options))
+                return await self.broker.in_thread(partial(Task.apply_async, task, args, kwargs, **options))
             return await task.aapply_async(args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.conf.task_always_eager:

@@ -9,8 +9,9 @@ Every method that waits is cancel-safe: when cancelled, it has done all of its w
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -173,6 +174,10 @@ class Broker(Port, ABC):
     def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run one of this broker's coroutines from synchronous code; return its result."""
         return complete(work)
+
+    async def in_thread(self, call: Callable[[], Result]) -> Result:
+        """Make a call that blocks, such as `publish`, in a thread: the caller's event loop runs on."""
+        return await asyncio.to_thread(call)
 
     @abstractmethod
     def close(self) -> None:

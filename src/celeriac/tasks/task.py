@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, cast
 
@@ -101,13 +101,28 @@ class Task(RunningTask, Generic[P, R]):
         self.hooks = frozenset(hook for hook in HOOKS if getattr(kind, hook) is not getattr(RunningTask, hook))
         if "before_start" in self.hooks:
             self.body = after_before_start(self, self.body)
-        self.overrides_sending = kind.apply_async is not Task.apply_async or kind.delay is not Task.delay
+        self._notice_overrides()
         self.__name__ = getattr(source, "__name__", name)
         self.__qualname__ = getattr(source, "__qualname__", name)
         self.__module__ = source.__module__
         self.__doc__ = source.__doc__
         self.__wrapped__ = function
         self.options_changed()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "apply_async":
+            self._notice_overrides()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "apply_async":
+            self._notice_overrides()
+
+    def _notice_overrides(self) -> None:
+        """Find out whether `apply_async` or `delay` is not ours: overridden by the class, or replaced in a test."""
+        ours = getattr(self.apply_async, "__func__", None) is Task.apply_async and type(self).delay is Task.delay
+        self.overrides_sending = not ours
 
     def options_changed(self) -> None:
         """Derive what depends on the options."""
@@ -163,7 +178,7 @@ class Task(RunningTask, Generic[P, R]):
         """Coroutine version of `delay`."""
         if self.overrides_sending:
             if type(self).delay is not Task.delay:
-                return await asyncio.to_thread(self.delay, *args, **kwargs)
+                return await self.app.broker.in_thread(partial(self.delay, *args, **kwargs))
             return await self.aapply_async(args, kwargs)
         message = self._checked_message(args, kwargs)
         return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
@@ -184,7 +199,7 @@ class Task(RunningTask, Generic[P, R]):
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Coroutine version of `apply_async`. It runs an override of that in a thread, unless it is overridden too."""
         if self.overrides_sending and type(self).aapply_async is Task.aapply_async:
-            return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+            return await self.app.broker.in_thread(partial(self.apply_async, args, kwargs, **options))
         if options.get("link") is not None and self.s().leads_on(options):
             return await self.s().aapply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
@@ -217,7 +232,7 @@ class Task(RunningTask, Generic[P, R]):
                           **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Coroutine version of `delay_many`."""
         if self.overrides_sending:
-            return await asyncio.to_thread(self._send_each, calls, options)
+            return await self.app.broker.in_thread(partial(self._send_each, calls, options))
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
