@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -102,7 +103,8 @@ def test_an_attribute_of_a_tasks_class_is_checked_as_an_option(app: Celeriac) ->
 
 @pytest.mark.parametrize(
     ("attribute", "instead"),
-    [("retry_kwargs", "max_retries"), ("routing_key", "queue"), ("acks_on_failure", "remove it"), ("throws", "remove")],
+    [("retry_kwargs", "max_retries"), ("routing_key", "queue"), ("acks_on_failure", "remove it"), ("throws", "remove"),
+     ("Request", "task_revoked"), ("backend", "result_backend")],
 )
 def test_what_would_do_nothing_in_a_tasks_class_is_refused(app: Celeriac, attribute: str, instead: str) -> None:
     made = type("Made", (Task,), {attribute: "x"})
@@ -640,6 +642,21 @@ def test_an_overriding_task_runs_eagerly(make_app: MakeApp) -> None:
     assert task.delay(1).get() == [{"tenant": 7}, 1]
     assert group(task.s(1), task.s(2)).delay().get() == [[{"tenant": 7}, 1], [{"tenant": 7}, 2]]
     assert [result.get() for result in task.delay_many([(1,)])] == [[{"tenant": 7}, 1]]
+
+
+async def test_apply_async_can_be_replaced_in_a_test(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = app.task(name="add")(lambda x: x)
+    for _ in range(2):
+        with mock.patch.object(add, "apply_async", return_value="sent") as replaced, monkeypatch.context() as patch:
+            assert add.delay(1) == "sent"
+            assert await add.adelay(2) == "sent"
+            assert add.delay_many([(3,)]) == ["sent"]
+            assert [call.args[0] for call in replaced.call_args_list] == [(1,), (2,), (3,)]
+            patch.setattr(add, "apply_async", lambda args, kwargs: args)
+            assert add.delay(4) == (4,)
+        assert not add.overrides_sending
+        assert add.delay(5).id
+    assert len(await app.broker.operations().peek("default", 10)) == 2
 
 
 def test_a_plain_task_takes_the_short_road(app: Celeriac) -> None:

@@ -376,7 +376,8 @@ class BrokerConformance:
         ports.broker.publish([message()])
         lease = await ports.lease()
         delivery = await one(lease)
-        retry = replace(delivery.message, attempt=2, due_at=ports.clock.now() + 10, priority=9, lane=COROUTINE)
+        retry = replace(delivery.message, attempt=2, due_at=ports.clock.now() + 10, priority=9, lane=COROUTINE,
+                        body=b"[[9],{}]", headers={"a": 1})  # fmt: skip
         settlement = Settlement(delivery=delivery, action=Action.RETURN, message=retry, deliveries=0)
         assert await lease.settle([settlement]) == [True]
         assert await receive(lease) == []

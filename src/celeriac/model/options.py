@@ -124,9 +124,12 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 UNSUPPORTED = {
+    "Request": "connect to signals.task_failure, task_revoked or task_received",
+    "Strategy": "connect to signals.task_received",
     "acks_on_failure": "failures are acknowledged like every ending; remove it",
     "acks_on_failure_or_timeout": "failures and time-outs are acknowledged like every ending; remove it",
     "acks_on_timeout": "time-outs are acknowledged like every ending; remove it",
+    "backend": "the setting `result_backend` applies to all tasks",
     "compression": "messages are not compressed; remove it",
     "delivery_mode": "messages are always stored; remove it",
     "exchange": "set the attribute `queue`",
@@ -136,6 +139,7 @@ UNSUPPORTED = {
     "retry_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
     "routing_key": "set the attribute `queue`",
     "shadow_name": "name the task in the decorator",
+    "store_errors_even_if_ignored": "failures are always stored; remove it",
     "throws": "the log treats all failures alike; remove it",
 }
 """Attributes that a task class may have in Celery and not here, and what to do instead."""

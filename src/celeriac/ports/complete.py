@@ -1,6 +1,6 @@
 """Runs a coroutine to its end from synchronous code, whether or not an event loop runs there; and the other way round.
 
-asyncio is imported on the first call: it takes as long to import as the rest of Celeriac, and not every caller needs it.
+asyncio is imported on the first call: that takes as long as importing all of Celeriac, and not every caller needs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
         result: Result = asyncio.run(work)
         return result
     with ThreadPoolExecutor(1) as thread:  # the caller blocks this thread's loop
-        return thread.submit(copy_context().run, asyncio.run, work).result()  # type: ignore[return-value]
+        found: Result = thread.submit(copy_context().run, asyncio.run, work).result()
+        return found
 
 
 async def in_thread(function: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:

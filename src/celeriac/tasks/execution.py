@@ -21,7 +21,6 @@ from celeriac.model.failure import Failure
 from celeriac.model.message import Failed, Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import JSON, decode, serializer
-from celeriac.ports.complete import complete
 from celeriac.signals import task_postrun, task_prerun, task_success
 from celeriac.tasks.hooks import are_told, tell
 from celeriac.tasks.protocols import AnyTask, App
@@ -214,7 +213,7 @@ class Executor:
         token = current.set(request)
         try:
             for step in steps:
-                complete(step)
+                self._app.broker.complete(step)
         except Exception:  # a time limit passed meanwhile
             log.exception("The end of %s[%s] was told to a part of its hooks and receivers", request.name, request.id)
         finally:

@@ -14,7 +14,6 @@ from typing import Any
 
 from celeriac import signals, states
 from celeriac.model.outcome import Outcome
-from celeriac.ports.complete import complete
 from celeriac.tasks.request import Request
 
 __all__ = ["HOOKS", "ExceptionInfo", "after_before_start", "are_told", "tell"]
@@ -112,7 +111,7 @@ def after_before_start(task: Any, body: Callable[..., Any]) -> Callable[..., Any
         request = task.request
         pending = task.before_start(request.id, request.args, request.kwargs)
         if inspect.isawaitable(pending):
-            complete(_awaited(pending))
+            task.app.broker.complete(_awaited(pending))
         return body(*args, **kwargs)
 
     async def arun(*args: Any, **kwargs: Any) -> Any:

@@ -102,13 +102,28 @@ class Task(RunningTask, Generic[P, R]):
         self.hooks = frozenset(hook for hook in HOOKS if getattr(kind, hook) is not getattr(RunningTask, hook))
         if "before_start" in self.hooks:
             self.body = after_before_start(self, self.body)
-        self.overrides_sending = kind.apply_async is not Task.apply_async or kind.delay is not Task.delay
+        self._notice_overrides()
         self.__name__ = getattr(source, "__name__", name)
         self.__qualname__ = getattr(source, "__qualname__", name)
         self.__module__ = source.__module__
         self.__doc__ = source.__doc__
         self.__wrapped__ = function
         self.options_changed()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "apply_async":
+            self._notice_overrides()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "apply_async":
+            self._notice_overrides()
+
+    def _notice_overrides(self) -> None:
+        """Find out whether `apply_async` or `delay` is not ours: overridden by the class, or replaced in a test."""
+        ours = getattr(self.apply_async, "__func__", None) is Task.apply_async and type(self).delay is Task.delay
+        self.overrides_sending = not ours
 
     def options_changed(self) -> None:
         """Derive what depends on the options."""
