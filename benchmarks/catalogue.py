@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
     "redis": {
         "redis-drain": redis.drain,
         "redis-drain-results": redis.drain_kept,
+        "redis-signing": redis.signing,
         "redis-delay": redis.delay,
         "redis-delay-many": redis.delay_many,
         "redis-roundtrip": redis.roundtrip,

@@ -17,16 +17,18 @@ from benchmarks.redis_server import ARGUMENTS, running
 from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["coroutines", "delay", "delay_many", "drain", "drain_kept", "growth", "memory", "redis_report", "roundtrip",
-           "sleeping"]  # fmt: skip
+           "signing", "sleeping"]  # fmt: skip
 
 OURS = "celeriac_redis"
 COROUTINES = "celeriac_coroutines"
+SIGNED, ENCRYPTED = "celeriac_signed", "celeriac_encrypted"
 CELERY = "celery_redis"
 PEERS = (CELERY, "dramatiq_redis", "huey_redis", "taskiq_redis", "rq_redis", "saq_redis", "arq_redis")
 BOUND = "bare_redis"
 ISSUE = 3
 CHILDREN = 2
 ROUNDS = 3
+SIGNING_ROUNDS = 6
 DRAIN_SECONDS = 2.0  # of work to queue for each contender, computed from its pace
 SEND_ROUNDS, SEND_SECONDS = 8, 0.5  # many short rounds: results depend on how the kernel schedules the two processes
 ROUNDTRIP_SECONDS = 2.0
@@ -66,6 +68,20 @@ def drain(stage: Stage) -> Report:
 def drain_kept(stage: Stage) -> Report:
     """Redis: no-op tasks drained, results kept."""
     return _drain(stage, "redis-drain-results", KEPT, over_celery=40.0, bar=5.0)
+
+
+def signing(stage: Stage) -> Report:
+    """Redis: what signing and encrypting cost a drain with results."""
+    kept = {SIGNED: 0.95, ENCRYPTED: 0.90}
+    title = f"waiting no-op tasks, {CHILDREN} children, results kept: plain, signed, encrypted"
+    with redis_report(stage, "redis-signing", title) as (report, _):
+        measure = drain_for(stage, report, DRAIN_SECONDS, CHILDREN)
+        compare_rates(stage, report, OURS, tuple(kept), measure, rounds=SIGNING_ROUNDS)
+        for name, share in kept.items():
+            found = report.figures[name]["best"] / report.figures[OURS]["best"]
+            title = report.figures[name]["title"]
+            report.bars.append(Bar(f"{title} ÷ plain", found, share, "×", at_least=True))
+        return report
 
 
 # --- Sending ------------------------------------------------------------------------------------------

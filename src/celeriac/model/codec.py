@@ -43,9 +43,9 @@ class Codec:
         self._seals: dict[Kind, Seal] = {}
         self.encode, self.encode_outcome = plain.encode, encode_outcome
         if keys:
-            close, close_outcome = self._seal_of("message").close, self._seal_of("outcome").close
-            self.encode = lambda message: close(plain.encode(message))
-            self.encode_outcome = lambda outcome: close_outcome(encode_outcome(outcome))
+            messages, outcomes = self._seal_of("message"), self._seal_of("outcome")
+            self.encode = lambda message: messages.close(plain.encode(message))
+            self.encode_outcome = lambda outcome: outcomes.close(encode_outcome(outcome))
 
     def decode(self, data: Bytes, queue: str) -> Message:
         """Return the message from bytes that were found in a queue. Raises `Unreadable`.
@@ -79,9 +79,13 @@ class Codec:
 
     def open(self, kind: Kind, data: Bytes, context: str = "") -> Bytes:
         """Return the bytes that `seal` was given. Raises `Unreadable`."""
-        if not self.signs or (self._lenient and not is_sealed(data)):
+        if not self.signs:
             return data
-        return self._seal_of(kind).open(data, context.encode())
+        if not isinstance(data, bytes | memoryview):  # SQLite stores any type in any column
+            raise Unreadable("it is not signed, and not even bytes")
+        if self._lenient and not is_sealed(data):
+            return data
+        return self._seal_of(kind).open(data, context.encode() if context else b"")
 
     def _seal_of(self, kind: Kind) -> Seal:
         seal = self._seals.get(kind)
