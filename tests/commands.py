@@ -24,6 +24,6 @@ def command(app: Celeriac, *arguments: str) -> Result:
         result = CliRunner().invoke(main, ["-A", MODULE, *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise AssertionError(f"celeriac {' '.join(arguments)} has raised an exception") from result.exception
-    assert result.exit_code in (0, 1), result.output
+    assert "Usage: " not in result.output, result.output
     assert "Traceback" not in result.output
     return result

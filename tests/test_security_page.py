@@ -174,6 +174,11 @@ def keys(redis: RedisServer) -> list[bytes]:
     return sorted(redis.ask("KEYS", "*"))
 
 
+def test_a_monitor_on_redis_cannot_be_a_worker(guarded: Callable[[str], Celeriac]) -> None:
+    with pytest.raises(AccessRefused, match=GRANT), running_worker(guarded("monitor")):
+        pytest.fail("it has started")
+
+
 def test_a_worker_on_redis_that_loses_a_right_ends_and_says_which(
     guarded: Callable[[str], Celeriac], shared_guarded_redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -44,7 +44,8 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
         waiting = asyncio.ensure_future(supervisor.ready.wait())
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        ready.set()
+        if not running.done():
+            ready.set()
         if await running:
             raise CeleriacError("The test worker failed: see the log of `celeriac.worker` for the reason.")
 
