@@ -34,7 +34,7 @@ from celeriac.errors import (
     WorkerLost,
 )
 from celeriac.logs import get_task_logger
-from celeriac.tasks.execution import Request, current_request
+from celeriac.tasks.request import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
 from celeriac.tasks.signature import Signature

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from celeriac import signals
 from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
 from celeriac.beat.declared import Declared
@@ -34,11 +35,15 @@ from celeriac.model.masks import masked
 from celeriac.model.message import Message
 from celeriac.model.options import CallOptions, TaskOptions
 from celeriac.model.routing import Routes
+from celeriac.ports.complete import in_thread
+from celeriac.signals import after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.decorators import BoundDecorator, Decorator
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import address_of, app_at
+from celeriac.tasks.protocols import Template
+from celeriac.tasks.publish_signals import send_after_publish, send_before_publish
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import CoroutineTask, Task, Tasks
@@ -73,8 +78,8 @@ class Celeriac:
         self.control = Control(self)
         self.schedules = Schedules(self)
         self.declared = Declared(self, self.main, self.schedules)
-        self.on_after_configure = signals.Signal("on_after_configure", "no arguments")
-        self.on_after_finalize = signals.Signal("on_after_finalize", "no arguments")
+        self.on_after_configure = signals.Signal("on_after_configure")
+        self.on_after_finalize = signals.Signal("on_after_finalize")
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = functions.builtin_tasks(self)
@@ -163,20 +168,45 @@ class Celeriac:
         if not callable(function):
             raise ImproperlyConfigured(f"@app.task must be given a function, not {function!r}. "
                                        "To name the task, write @app.task(name=…).")  # fmt: skip
+        if isinstance(function, type) and issubclass(function, Task):
+            raise ImproperlyConfigured(f"{function.__qualname__} is a task class: register it with "
+                                       f"app.register_task({function.__name__}()).")  # fmt: skip
         name = name or self.name_of(function)
-        if name in self.tasks:
-            known = self.tasks[name]
-            if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
-                raise ImproperlyConfigured(
-                    f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
-                    f"{function.__module__}.{function.__qualname__}. Give one another name: @app.task(name=…)."
-                )
-        task = (base or Task)(self, function, name, options, bind)
-        if base is None and task.is_coroutine:
-            task = CoroutineTask(self, function, name, options, bind)
+        self._check_name(name, function)
+        kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
+        task = kind()
+        task.attach(self, function, name, options, bind)
         self.tasks[name] = task
         self._queues = None
         return task
+
+    def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:
+        """Register a task that is a class, or an object of one, with the method `run`; return the task.
+
+            class Add(Task):
+                def run(self, x, y): ...
+
+            add = app.register_task(Add())
+        """
+        made = task() if isinstance(task, type) else task
+        kind = type(made)
+        if not isinstance(made, Task) or kind.run is Task.run:
+            raise ImproperlyConfigured(f"register_task needs a subclass of Task that has a method `run`, not {task!r}.")
+        name = made.name or self.name_of(kind)
+        self._check_name(name, kind)
+        made.attach(self, kind.run, name, options, True, kind)
+        self.tasks[name] = made
+        self._queues = None
+        return made
+
+    def _check_name(self, name: str, source: Any) -> None:
+        """Raise `ImproperlyConfigured` if a task of this name was made of something else."""
+        known = self.tasks.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (source.__module__, source.__qualname__):
+            raise ImproperlyConfigured(
+                f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
+                f"{source.__module__}.{source.__qualname__}. Give one another name: @app.task(name=…)."
+            )
 
     def name_of(self, function: Callable[..., Any]) -> str:
         """Return the default name of a function's task: its module and its own name."""
@@ -240,10 +270,10 @@ class Celeriac:
             raise NotRegistered(name, self.tasks)
         return task
 
-    def message_template(self, task: str) -> MessageTemplate:
-        """Return the template of a task's messages. The task need not be registered here."""
+    def message_template(self, task: str) -> Template:
+        """Return what makes a task's messages for workflows. The task need not be registered here."""
         if task in self.tasks or task in self.builtin_tasks:
-            return self.known_task(task).message_template()
+            return self.known_task(task).workflow_template()
         if task not in self._templates:
             if not isinstance(task, str):
                 name = getattr(task, "name", "shop.add")
@@ -257,29 +287,29 @@ class Celeriac:
         """Send messages. With `task_always_eager`, send nothing and return False: the caller runs them instead."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish.receivers:
-            signals.before_task_publish.send(self, messages=messages)
+        if before_task_publish.receivers:
+            messages = send_before_publish(messages)
         self.broker.publish(messages)
-        if signals.after_task_publish.receivers:
-            signals.after_task_publish.send(self, messages=messages)
+        if after_task_publish.receivers:
+            send_after_publish(messages)
         return True
 
     async def apublish(self, messages: Sequence[Message]) -> bool:
         """Coroutine version of `publish`."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish.receivers:
-            signals.before_task_publish.send(self, messages=messages)
+        if before_task_publish.receivers:
+            messages = send_before_publish(messages)
         await self.broker.apublish(messages)
-        if signals.after_task_publish.receivers:
-            signals.after_task_publish.send(self, messages=messages)
+        if after_task_publish.receivers:
+            send_after_publish(messages)
         return True
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                   **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
         """Send a message for a task by its name. The task need not be registered here."""
-        if name in self.tasks:
-            return self.tasks[name].apply_async(args, kwargs, **options)
+        if name in self.tasks:  # as in Celery, an override of `apply_async` may call `send_task`
+            return Task.apply_async(self.tasks[name], args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.conf.task_always_eager:
             free_ids(self, [message.id])
@@ -291,7 +321,10 @@ class Celeriac:
                          **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
         """Coroutine version of `send_task`."""
         if name in self.tasks:
-            return await self.tasks[name].aapply_async(args, kwargs, **options)
+            task = self.tasks[name]
+            if task.overrides_sending:
+                return await in_thread(partial(Task.apply_async, task, args, kwargs, **options))
+            return await task.aapply_async(args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.conf.task_always_eager:
             await afree_ids(self, [message.id])

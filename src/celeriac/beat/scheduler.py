@@ -95,7 +95,9 @@ class Scheduler:
             if away_since:
                 log.warning("The server is back after %.1f s", time.monotonic() - away_since)
             pause, away_since = first, 0.0
-            self.started.set()
+            if not self.started.is_set():
+                self.started.set()
+                signals.beat_init.send(self)
             await asyncio.sleep(wait)
 
     async def turn(self) -> float:

@@ -13,12 +13,12 @@ import click
 
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
+from celeriac.app.connections import shown
 from celeriac.cli.lazy import FOLDER
 from celeriac.cli.log import set_up_logging, stderr_handler
 from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
 from celeriac.logs import JSONFormatter
-from celeriac.model.masks import masked
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
 
@@ -128,8 +128,8 @@ def _announce(app: Celeriac, options: WorkerOptions, formatter: JSONFormatter | 
     results = app.conf.result_backend
     facts = {
         "app": f"{app.main}, {len(app.tasks)} task{'' if len(app.tasks) == 1 else 's'}",
-        "broker": masked(app.broker_url),
-        "results": masked(results) if results else "with the broker",
+        "broker": shown(app.broker_url),
+        "results": shown(results) if results else "with the broker",
         "queues": listed(options.queues),
         options.pool: "; ".join(children),
     }
