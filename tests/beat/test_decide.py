@@ -109,6 +109,11 @@ def test_a_claim_is_decided_again_as_it_was() -> None:
     assert decision.after.claimed_at is None
 
 
+def test_a_cursor_never_goes_back() -> None:
+    after = beginning(entry(50_000), definition(), 20_000)
+    assert (after.cursor, after.next_at) == (50_000, 60_000)
+
+
 def test_an_instant_is_over_once_it_is_sent() -> None:
     decision = decide(entry(), definition(when=at("1970-01-01T00:00:30+00:00")), 31_000, runs=False)
     assert (decision.ticks, decision.after.next_at) == ([30_000], None)

@@ -31,10 +31,14 @@ class Decision(NamedTuple):
 
 
 def beginning(entry: Entry, definition: Definition, now: int) -> Entry:
-    """Return an entry whose ticks begin after now: it is new, or was paused, or has another schedule."""
+    """Return an entry whose ticks begin after now: it is new, or was paused, or has another schedule.
+
+    Its cursor never goes back, so that no tick is sent again by a clock that does.
+    """
     over = definition.times is not None and entry.sent >= definition.times
-    next_at = None if entry.paused or over else definition.when.next(now)
-    return replace(entry, cursor=now, next_at=next_at, claimed_at=None)
+    cursor = max(entry.cursor, now)
+    next_at = None if entry.paused or over else definition.when.next(cursor)
+    return replace(entry, cursor=cursor, next_at=next_at, claimed_at=None)
 
 
 def decide(entry: Entry, definition: Definition, now: int, runs: bool) -> Decision:

@@ -72,13 +72,21 @@ class Declared:
             return task.clone(args, kwargs, **options) if args or kwargs or options else task
         return self._app.signature(name, args, kwargs, **options)
 
-    async def sync(self) -> None:
-        """Bring the store up to date."""
+    async def sync(self, edits: bool = True) -> None:
+        """Bring the store up to date. Without `edits`, only add what is missing.
+
+        A scheduler of an older release that loses its server for a while must not undo what a newer one declares.
+        """
         wanted = self.definitions()
         names = list(wanted)
         for start in range(0, len(names), BATCH):
-            await self._sync({name: wanted[name] for name in names[start : start + BATCH]})
-        await self._remove(wanted)
+            batch = {name: wanted[name] for name in names[start : start + BATCH]}
+            if edits:
+                await self._sync(batch)
+            else:
+                await self._schedules.store.create([self._schedules.entry(name, batch[name]) for name in batch])
+        if edits:
+            await self._remove(wanted)
 
     async def _sync(self, wanted: Mapping[str, Definition]) -> None:
         store = self._schedules.store
@@ -99,7 +107,7 @@ class Declared:
         except Unreadable:
             return Change(before=entry, after=self._schedules.redefined(entry, wanted))
         if old.origin != CODE:
-            log.warning("The schedule %s is declared, but one that was made by hand has its name, and stays", entry.name)
+            log.warning("The schedule %s is declared, but one made by hand has its name, and stays", entry.name)
             return None
         new = replace(wanted, salt=old.salt)
         if _same(old, new):

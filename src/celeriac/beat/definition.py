@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from celeriac.beat.template import Template
 from celeriac.model.gate import OptionalName, reader
@@ -14,7 +15,8 @@ from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
-__all__ = ["CODE", "HAND", "Definition", "Overlap", "decode_definition", "encode_definition"]
+__all__ = ["CODE", "HAND", "Definition", "Overlap", "decode_definition", "encode_definition",
+           "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 
@@ -44,6 +46,13 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times: Annotated[int, Meta(ge=1)] | None = None  # it is over after so many ticks
     origin: Literal["code", "hand"] = "hand"  # `code`: declared by an app, and removed when the app declares it no more
     app: OptionalName = ""  # the app that declared it
+
+
+def with_visible_ends(definition: Definition) -> Definition:
+    """Return a definition whose tasks store an outcome if it minds overlaps, so that their ends are seen."""
+    if definition.overlap == "allow":
+        return definition
+    return replace(definition, what=definition.what.with_outcomes())
 
 
 encode_definition: Callable[[Definition], bytes] = msgspec.msgpack.Encoder().encode

@@ -6,7 +6,8 @@
 
 If broker and store are two servers, the last step is three: claim the entry, publish, confirm. A scheduler that is
 killed in between leaves a claim. After `CLAIM_SECONDS` another one decides again by the same instant, and sends the
-same ids: messages that may have been sent before are marked, and workers look whether they have ended.
+same ids. All these messages are marked as possibly sent before, the first ones too: a scheduler that was frozen may
+publish long after another has done so. Workers look whether a marked message has ended.
 
 A scheduler keeps nothing in memory that matters: it may be killed at any time, and started anywhere. It runs by itself
 (`celeriac beat`), in workers (`celeriac worker --beat`) or in any process (`app.beat()`).
@@ -18,7 +19,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,7 +30,8 @@ from celeriac import signals
 from celeriac.beat.decide import Decision, decide
 from celeriac.beat.definition import Definition, decode_definition
 from celeriac.beat.template import Filled
-from celeriac.errors import BackendError, BrokerError, CeleriacError
+from celeriac.errors import BackendError, BrokerError, BrokerUnavailable, CeleriacError
+from celeriac.ports.abilities import Ability
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
 from celeriac.schedules.moments import iso
@@ -43,7 +45,9 @@ log = logging.getLogger("celeriac.beat")
 BATCH = 500  # entries that are dealt with in one step
 LONGEST_SLEEP = 1.0  # seconds; edits are in force after this
 SPREAD = 0.05  # seconds; schedulers wake up so far apart, so that one of them usually does all the work
+MESSAGES = 5_000  # that are sent in one step, unless one entry has more
 CLAIM_SECONDS = 30.0
+POSTPONED = 60.0  # seconds, after which an entry that the broker has refused is tried again
 PAUSES = (0.1, 5.0)  # seconds between attempts while a server is away: the first, the longest
 
 
@@ -68,12 +72,18 @@ class _Work(NamedTuple):
 
 
 class Scheduler:
-    """One scheduler of an app. `sync` brings what the app declares into the store, before the first tick is sent."""
+    """One scheduler of an app.
 
-    def __init__(self, app: App, name: str, sync: Callable[[], Awaitable[None]]) -> None:
+    `sync` brings what the app declares into the store, before the first tick is sent. It is called with False after an
+    outage: then it only adds what is missing, for a server may have come back without its data.
+    """
+
+    def __init__(self, app: App, name: str, sync: Callable[[bool], Awaitable[None]]) -> None:
         self.app = app
         self.name = name
-        self._sync: Callable[[], Awaitable[None]] | None = sync
+        self._sync = sync
+        self._synced = False
+        self._batch = BATCH  # 1 after the broker has refused something, until it is known what
         self.started = asyncio.Event()  # set after the first look into the store
         self._store: ScheduleStore | None = None
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
@@ -88,12 +98,13 @@ class Scheduler:
             except (BrokerError, BackendError) as error:
                 if not away_since:
                     away_since = time.monotonic()
-                    log.warning("ScheduleStore wait for a server: %s", error)
+                    log.warning("Schedules wait for a server: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(longest, pause * 2)
                 continue
             if away_since:
                 log.warning("The server is back after %.1f s", time.monotonic() - away_since)
+                self._synced = False
             pause, away_since = first, 0.0
             if not self.started.is_set():
                 self.started.set()
@@ -103,13 +114,14 @@ class Scheduler:
     async def turn(self) -> float:
         """Deal with the entries that are due now; return after how many seconds there may be more."""
         store = self._store = self._store or schedule_store(self.app.broker, self.app.backend)
-        if self._sync is not None:
-            await self._sync()
-            self._sync = None
-        found = await store.due(BATCH)
+        if not self._synced:
+            await self._sync(not self.started.is_set())
+            self._synced = True
+        batch = self._batch
+        found = await store.due(batch)
         if found.entries:
             await self._deal_with(store, found.entries, found.now)
-        if len(found.entries) == BATCH:
+        if len(found.entries) == batch or self._batch < batch:
             return 0.0
         if found.soonest is None:
             return LONGEST_SLEEP
@@ -117,14 +129,34 @@ class Scheduler:
 
     async def _deal_with(self, store: ScheduleStore, entries: Sequence[Entry], now: int) -> None:
         running = await self._running(entries, now)
-        work = [self._decided(entry, now, entry.name in running) for entry in entries]
+        work: list[_Work] = []
+        messages = 0
+        for entry in entries:
+            work.append(self._decided(entry, now, entry.name in running))
+            messages += sum(len(filled.messages) for filled in work[-1].filled)
+            if messages >= MESSAGES:  # after a long time without schedulers
+                await self._carry_out(store, work, now)
+                work, messages = [], 0
+        if work:
+            await self._carry_out(store, work, now)
+
+    async def _carry_out(self, store: ScheduleStore, work: Sequence[_Work], now: int) -> None:
         cancelled = [id for item in work for id in item.cancelled]
         if cancelled:
             await self.app.control.arevoke(cancelled, terminate=True)
-        if store.publishes:
-            done = await store.change([item.change for item in work])
-        else:
-            done = await self._send(store, work, now)
+        try:
+            done = await (self._change if store.publishes else self._send)(store, work, now)
+        except (BrokerUnavailable, BackendError):
+            raise
+        except CeleriacError as error:
+            self._batch = 1
+            if len(work) == 1:
+                entry = work[0].entry
+                log.error("The broker refuses what the schedule %s sends; it is tried again in %g s: %s",
+                          entry.name, POSTPONED, error)  # fmt: skip
+                await store.change([Change(before=entry, after=replace(entry, next_at=_postponed(now)))])
+            return
+        self._batch = min(BATCH, self._batch * 2)
         for item, good in zip(work, done, strict=True):
             if good:
                 self._tell(item)
@@ -148,6 +180,8 @@ class Scheduler:
     async def _running(self, entries: Sequence[Entry], now: int) -> set[str]:
         """Return the names of entries that mind overlaps, and of which what was sent last has not ended."""
         ends: dict[str, list[str]] = {}
+        old: list[str] = []  # ids of which an outcome would not be kept any more
+        expires = self.app.conf.result_expires
         for entry in entries:
             try:
                 definition = definition_of(entry)
@@ -159,11 +193,21 @@ class Scheduler:
             ):
                 continue
             ends[entry.name] = _last_ends(entry, definition)
+            if limit is None and expires and now - entry.last_at > expires * 1000:
+                old += ends[entry.name]
         if not ends:
             return set()
         found = await self.app.backend.afetch([id for ids in ends.values() for id in ids])
         ended = {id for id, outcome in found.items() if outcome.ready}
+        ended |= await self._not_held([id for id in old if id not in found])
         return {name for name, ids in ends.items() if not ended.issuperset(ids)}
+
+    async def _not_held(self, ids: Sequence[str]) -> set[str]:
+        """Return the ids of which the broker holds no message, as far as it can tell."""
+        held: Collection[str] = ()
+        if ids and self.app.broker.can(Ability.KNOW_IDS):
+            held = await self.app.broker.operations().find(ids)
+        return {id for id in ids if id not in held}
 
     def _tell(self, item: _Work) -> None:
         """Log what was sent and what was left out, and send the signals."""
@@ -181,38 +225,54 @@ class Scheduler:
                 log.warning("The schedule %s leaves out %d ticks: %s", name, count, why)
                 signal.send(self, name=name, count=count)
 
+    async def _change(self, store: ScheduleStore, work: Sequence[_Work], now: int) -> list[bool]:
+        """Replace the entries and publish, in one step. Return what was done by this scheduler."""
+        changes = [item.change for item in work]
+        if not self.app.broker.joins(self.app.backend):  # which keeps the workflows
+            await self._plant(changes)
+            changes = [replace(change, plans=()) for change in changes]
+        return await store.change(changes)
+
     async def _send(self, store: ScheduleStore, work: Sequence[_Work], now: int) -> list[bool]:
         """Claim, publish, confirm: where the broker does not keep the schedules. Return which were confirmed."""
         until = now + int(CLAIM_SECONDS * 1000)
-        claims = [
-            Change(before=item.entry, after=replace(item.entry, next_at=until, claimed_at=item.entry.claimed_at or now))
-            if item.filled
-            else Change(before=item.entry, after=item.decision.after)
-            for item in work
+        claimed = await store.change([_claim(item, now, until) if item.filled else item.change for item in work])
+        mine = [item for item, good in zip(work, claimed, strict=True) if good and item.filled]
+        changes = [item.change for item in mine]
+        held = [replace(_claim(item, now, until).after, revision=item.entry.revision + 1) for item in mine]
+        try:
+            await self._plant(changes)
+            messages = [message for change in changes for message in change.messages]
+            if messages:
+                await self.app.broker.apublish(messages, True)
+        except (CeleriacError, asyncio.CancelledError) as error:
+            # Others need not wait for the end of the claim. What was sent all the same has the same ids.
+            refused = len(mine) == 1 and isinstance(error, CeleriacError) and not isinstance(error, BrokerUnavailable)
+            again = _postponed(now) if refused else now
+            await store.change([Change(before=entry, after=replace(entry, next_at=again)) for entry in held])
+            raise
+        confirmed = await store.change([
+            replace(change, before=entry, messages=(), plans=())
+            for entry, change in zip(held, changes, strict=True)
+        ])  # fmt: skip
+        names = {entry.name for entry, good in zip(held, confirmed, strict=True) if good}
+        return [
+            good and (not item.filled or item.entry.name in names) for item, good in zip(work, claimed, strict=True)
         ]
-        claimed = await store.change(claims)
-        mine = [(item, claim) for item, claim, good in zip(work, claims, claimed, strict=True) if good and item.filled]
-        changes = [item.change for item, _ in mine]
+
+    async def _plant(self, changes: Sequence[Change]) -> None:
         for plan in [plan for change in changes for plan in change.plans]:
             await workflow_store(self.app.backend).aplant(plan)
-        for again in (False, True):
-            messages = [
-                message
-                for (item, _), change in zip(mine, changes, strict=True)
-                if (item.entry.claimed_at is not None) is again
-                for message in change.messages
-            ]
-            if messages:
-                await self.app.broker.apublish(messages, again)
-        confirmed = await store.change([
-            Change(before=replace(claim.after, revision=item.entry.revision + 1), after=change.after)
-            for (item, claim), change in zip(mine, changes, strict=True)
-        ])  # fmt: skip
-        good_names = {item.entry.name for (item, _), good in zip(mine, confirmed, strict=True) if good}
-        return [
-            good and (not item.filled or item.entry.name in good_names)
-            for item, good in zip(work, claimed, strict=True)
-        ]
+
+
+def _claim(item: _Work, now: int, until: int) -> Change:
+    entry = item.entry
+    at = now if entry.claimed_at is None else entry.claimed_at
+    return Change(before=entry, after=replace(entry, next_at=until, claimed_at=at))
+
+
+def _postponed(now: int) -> int:
+    return now + int(POSTPONED * 1000)
 
 
 @lru_cache(maxsize=10_000)

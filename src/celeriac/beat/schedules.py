@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
-from celeriac.beat.definition import Definition, Overlap, encode_definition
+from celeriac.beat.definition import Definition, Overlap, encode_definition, with_visible_ends
 from celeriac.beat.scheduler import definition_of
 from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
@@ -29,7 +29,7 @@ from celeriac.schedules.schedule import Schedule
 from celeriac.schedules.ticks import Missed
 from celeriac.tasks.protocols import App
 
-__all__ = ["ScheduleInfo", "Schedules", "UnknownSchedule"]
+__all__ = ["POLICIES", "ScheduleInfo", "Schedules", "UnknownSchedule"]
 
 SALT = 16  # bytes
 MOST_BACKFILLED = 10_000  # ticks in one call
@@ -112,7 +112,7 @@ class Schedules:
                 given["when"] = self._when(schedule)
             if what is not None:
                 given["what"] = template_of(self._app, what)
-            return self.redefined(entry, replace(old, **given))
+            return self.redefined(entry, with_visible_ends(replace(old, **given)))
 
         await self._edit(name, edit)
 
@@ -243,8 +243,10 @@ class Schedules:
     def definition(self, schedule: Schedule | Duration | str, what: Any, **more: Any) -> Definition:
         """Return the definition of an entry. Raises for what cannot be."""
         origin = {name: more.pop(name) for name in ("origin", "app") if name in more}
-        return Definition(when=self._when(schedule), what=template_of(self._app, what), salt=os.urandom(SALT),
-                          **self._policies(more), **origin)  # fmt: skip
+        return with_visible_ends(Definition(
+            when=self._when(schedule), what=template_of(self._app, what), salt=os.urandom(SALT),
+            **self._policies(more), **origin,
+        ))  # fmt: skip
 
     def _when(self, schedule: Schedule | Duration | str) -> Any:
         return as_schedule(schedule).in_zone(self._app.conf.timezone)

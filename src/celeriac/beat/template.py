@@ -1,14 +1,15 @@
 """What an entry sends at each tick: messages, and the tree of a workflow, made once and filled in for each tick.
 
 A template is made where the entry is declared, by the code that also sends calls and workflows. Its ids are
-placeholders. At a tick each is replaced by another, which is a function of the entry's salt, the tick and the
-placeholder: every scheduler sends the same messages with the same ids, and needs neither the tasks nor the app's code.
-All ids have the same length, so they are replaced in the encoded bytes.
+placeholders. At a tick each is replaced by another, which is a function of the entry's salt, the tick and the number of
+the placeholder: every scheduler sends the same messages with the same ids, also after an edit of what is sent, and
+needs neither the tasks nor the app's code. All ids have the same length, so they are replaced in the encoded bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -28,9 +29,10 @@ from celeriac.schedules.ticks import tick_id
 from celeriac.tasks.protocols import App
 from celeriac.tasks.signature import Signature
 
-__all__ = ["Filled", "Template", "template_of"]
+__all__ = ["Filled", "First", "Template", "template_of"]
 
 ID_LENGTH = 36  # characters of all ids that Celeriac makes
+ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CHOSEN = "A schedule sends a task again and again, so that it cannot have the option task_id: leave it out."
 DATED = "A schedule sends a task again and again, so that the option {} cannot be an instant: use {}."
 
@@ -66,8 +68,8 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
         """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
-        ids = {id: tick_id(salt + id.encode(), tick) for id in self.ids}
-        at = tick / 1000 + delay
+        new = [self._id(number, salt, tick) for number in range(len(self.ids))]
+        ids, at = _by_placeholder(self.ids, new), tick / 1000 + delay
         messages = []
         for first in self.firsts:
             message, due_at = decode(_filled(first.message, ids)), at + first.delay
@@ -77,21 +79,34 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
             ))  # fmt: skip
         plan: Plan | None = None
         if self.tree is not None:
-            workflow = ids[self.ids[self.workflow]]
+            workflow = new[self.workflow]
             tree = codec.seal("tree", _filled(self.tree, ids), workflow)
             plan = Plan(id=workflow, tree=tree, left=self.left, missing=self.missing)
-        return Filled(messages, plan, [ids[self.ids[end]] for end in self.ends])
+        return Filled(messages, plan, [new[end] for end in self.ends])
 
     def without_ids(self) -> Template:
         """Return the template with other placeholders, which are the same in all templates that send the same."""
-        ids = {id: f"{number:0{ID_LENGTH}}" for number, id in enumerate(self.ids)}
+        numbers = [f"{number:0{ID_LENGTH}}" for number in range(len(self.ids))]
+        ids = _by_placeholder(self.ids, numbers)
         firsts = [First(_filled(first.message, ids), first.delay, first.expires) for first in self.firsts]
         tree = None if self.tree is None else _filled(self.tree, ids)
-        return replace(self, firsts=firsts, tree=tree, ids=list(ids.values()))
+        return replace(self, firsts=firsts, tree=tree, ids=numbers)
+
+    def with_outcomes(self) -> Template:
+        """Return the template without `ignore_result`. The last tasks of a workflow store their outcomes anyway."""
+        if self.sends_workflow:
+            return self
+        messages = [replace(decode(first.message), ignore_result=False) for first in self.firsts]
+        return replace(self, firsts=[
+            replace(first, message=encode(message)) for first, message in zip(self.firsts, messages, strict=True)
+        ])  # fmt: skip
 
     def ends_at(self, salt: bytes, tick: int) -> list[str]:
         """Return the ids of the tasks whose ends are the end of what was sent at a tick."""
-        return [tick_id(salt + self.ids[end].encode(), tick) for end in self.ends]
+        return [self._id(end, salt, tick) for end in self.ends]
+
+    def _id(self, number: int, salt: bytes, tick: int) -> str:
+        return tick_id(salt + number.to_bytes(4), tick)
 
 
 class Filled(msgspec.Struct, frozen=True):
@@ -102,10 +117,13 @@ class Filled(msgspec.Struct, frozen=True):
     ends: list[str]
 
 
-def _filled(data: bytes, ids: Mapping[str, str]) -> bytes:
-    for id, new in ids.items():
-        data = data.replace(id.encode(), new.encode())
-    return data
+def _by_placeholder(placeholders: Sequence[str], new: Sequence[str]) -> dict[bytes, bytes]:
+    return {id.encode(): other.encode() for id, other in zip(placeholders, new, strict=True)}
+
+
+def _filled(data: bytes, ids: Mapping[bytes, bytes]) -> bytes:
+    """Replace all placeholders in one pass: a workflow of a thousand tasks has a thousand."""
+    return ID.sub(lambda found: ids.get(found[0], found[0]), data)
 
 
 def template_of(app: App, what: Any) -> Template:

@@ -1,0 +1,257 @@
+"""Schedulers among faults: claims that run out, edits at a bad moment, servers that refuse or lose what they had."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from celeriac import Celeriac, chord
+from celeriac.beat import scheduler as scheduling
+from celeriac.brokers.memory import MemoryScheduleStore
+from celeriac.errors import BrokerUnavailable, Unstorable
+from celeriac.model.message import Message, new_id
+from celeriac.ports.schedules import Change, Due
+from celeriac.schedules.intervals import every
+from celeriac.testing import running_worker
+from tests.beat.test_scheduler import app_on, beating, ran
+from tests.clock import FakeClock
+from tests.patience import eventually
+
+DAY = 86_400
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def app(clock: FakeClock) -> Any:
+    with app_on({"broker_url": f"memory://{new_id()}"}, clock=clock) as made:
+        yield made
+
+
+async def waiting(app: Celeriac) -> list[Message]:
+    """Return the messages of the queue."""
+    return await app.broker.operations().peek("default", 100_000)
+
+
+async def is_empty(app: Celeriac) -> bool:
+    counts = await app.broker.operations().queues()
+    return not any(count.ready + count.active + count.scheduled for count in counts)
+
+
+# --- Claims, where the broker is another server --------------------------------------------------------
+
+
+@pytest.fixture
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    return {"broker_url": request.getfixturevalue("place").url, "result_backend": f"sqlite:///{tmp_path / 'r.db'}"}
+
+
+async def test_a_scheduler_that_goes_on_after_its_claim_ran_out_makes_nothing_run_twice(
+    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "CLAIM_SECONDS", 0.0)
+    with app_on(urls) as frozen, app_on(urls) as other, running_worker(other):
+        await frozen.schedules.aadd("once", every(0.01), frozen.tasks["shop.note"].s("tick"), times=1)
+        publish = frozen.broker.apublish
+
+        async def freeze(messages: Sequence[Message], again: bool = False) -> None:
+            await other.scheduler("other").turn()
+            await eventually(lambda: ran(other))
+            await eventually(lambda: other.AsyncResult(messages[0].id).ready())
+            await publish(messages, again)
+
+        monkeypatch.setattr(frozen.broker, "apublish", freeze)
+        await eventually(lambda: frozen.schedules.get("once").next_at, "its time")
+        time.sleep(0.05)
+        await frozen.scheduler("frozen").turn()
+        await other.tasks["shop.note"].adelay("after")
+        await eventually(lambda: "after" in ran(other))
+        assert ran(other) == ["tick", "after"]
+        assert (await other.schedules.aget("once")).sent == 1
+
+
+async def test_a_claim_that_could_not_be_published_is_given_up_at_once(
+    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with app_on(urls) as app:
+        await app.schedules.aadd("once", every(0.01), app.tasks["shop.note"].s(), times=1)
+        publish = app.broker.apublish
+
+        async def fail(messages: Sequence[Message], again: bool = False) -> None:
+            raise BrokerUnavailable("cut off")
+
+        monkeypatch.setattr(app.broker, "apublish", fail)
+        time.sleep(0.05)
+        with pytest.raises(BrokerUnavailable):
+            await app.scheduler("one").turn()
+        monkeypatch.setattr(app.broker, "apublish", publish)
+        await app.scheduler("another").turn()
+        assert (await app.schedules.aget("once")).sent == 1
+
+
+# --- Edits -----------------------------------------------------------------------------------------------
+
+
+def test_a_tick_has_the_same_id_after_an_edit_of_what_is_sent(app: Celeriac) -> None:
+    note, add = app.tasks["shop.note"], app.tasks["shop.add"]
+    old = app.schedules.definition(every(1), note.s("old"))
+    for what in (note.s("new"), add.s(1, 2)):
+        new = replace(app.schedules.definition(every(1), what), salt=old.salt)
+        assert new.what.ends_at(new.salt, 5_000) == old.what.ends_at(old.salt, 5_000)
+
+
+async def test_an_edit_by_a_clock_that_is_behind_sends_no_tick_again(app: Celeriac, clock: FakeClock) -> None:
+    await app.schedules.aadd("x", every(10), app.tasks["shop.note"].s(), missed="all")
+    scheduler = app.scheduler()
+    clock.advance(100)
+    await scheduler.turn()
+    assert len(await waiting(app)) == 10
+    clock.advance(-60)
+    await app.schedules.apause("x")
+    await app.schedules.aresume("x")
+    await app.schedules.achange("x", every(5))
+    for _ in range(60):
+        await scheduler.turn()
+        clock.advance(1)
+    assert len(await waiting(app)) == 10
+    clock.advance(5)
+    await scheduler.turn()
+    assert len({message.id for message in await waiting(app)}) == 11
+
+
+async def test_a_clock_that_steps_back_and_forth_sends_each_tick_once(app: Celeriac, clock: FakeClock) -> None:
+    begun = clock.now()
+    await app.schedules.aadd("x", every(10), app.tasks["shop.note"].s(), missed="all")
+    schedulers = [app.scheduler("one"), app.scheduler("two")]
+    for step in (15, -15, 300, -3600, 5, 3700, -100, 250):
+        clock.advance(step)
+        for scheduler in schedulers:
+            await scheduler.turn()
+    passed = 555  # until the furthest that the clock was
+    info = await app.schedules.aget("x")
+    assert info.last_at is not None
+    assert info.last_at.timestamp() - begun == passed // 10 * 10
+    assert (info.sent, info.missed, len(await waiting(app))) == (passed // 10, 0, passed // 10)
+
+
+# --- Two servers, and servers that refuse ------------------------------------------------------------
+
+
+async def test_a_workflow_is_sent_where_the_broker_keeps_schedules_and_another_server_the_outcomes(
+    tmp_path: Path,
+) -> None:
+    urls = {"broker_url": f"memory://{new_id()}", "result_backend": f"sqlite:///{tmp_path / 'results.db'}"}
+    with app_on(urls) as app, running_worker(app):
+        add, note = app.tasks["shop.add"], app.tasks["shop.note"]
+        await app.schedules.aadd("sums", every(0.1), chord([add.s(1, 1), add.s(2, 2)], note.s()), times=2)
+        async with beating(app):
+            await eventually(lambda: ran(app) == [[2, 4], [2, 4]])
+
+
+async def test_what_the_broker_refuses_holds_up_no_other_schedule(
+    app: Celeriac, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = app.tasks["shop.note"]
+    for number in range(20):
+        await app.schedules.aadd(f"good{number}", every(10), note.s("good"))
+    await app.schedules.aadd("bad", every(10), note.s("bad").set(headers={"bad": True}), missed="all")
+    change = MemoryScheduleStore.change
+
+    async def refuse(self: MemoryScheduleStore, changes: Sequence[Change]) -> list[bool]:
+        if any("bad" in message.headers for one in changes for message in one.messages):
+            raise Unstorable("too bad")
+        return await change(self, changes)
+
+    monkeypatch.setattr(MemoryScheduleStore, "change", refuse)
+    scheduler = app.scheduler()
+    clock.advance(10)
+    while await scheduler.turn() == 0:
+        pass
+    assert len(await waiting(app)) == 20
+    monkeypatch.setattr(MemoryScheduleStore, "change", change)
+    clock.advance(60)
+    while await scheduler.turn() == 0:
+        pass
+    assert (await app.schedules.aget("bad")).sent == 7
+
+
+async def test_after_a_long_time_no_step_sends_more_than_a_server_can_take(
+    app: Celeriac, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "MESSAGES", 50)
+    for number in range(20):
+        await app.schedules.aadd(f"x{number}", every(1), app.tasks["shop.note"].s(), missed="all")
+    clock.advance(40)
+    change = MemoryScheduleStore.change
+    sizes = []
+
+    async def measure(self: MemoryScheduleStore, changes: Sequence[Change]) -> list[bool]:
+        sizes.append(sum(len(one.messages) for one in changes))
+        return await change(self, changes)
+
+    monkeypatch.setattr(MemoryScheduleStore, "change", measure)
+    await app.scheduler().turn()
+    assert sizes == [80] * 10
+
+
+async def test_declared_schedules_that_a_server_has_lost_are_there_again_after_its_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schedule = {name: {"task": "shop.note", "schedule": 3600.0} for name in ("one", "two")}
+    with app_on({"broker_url": f"memory://{new_id()}"}, beat_schedule=schedule) as app:
+        due = MemoryScheduleStore.due
+        outages = []
+
+        async def fail(self: MemoryScheduleStore, limit: int) -> Due:
+            if not outages:
+                return await due(self, limit)
+            outages.pop()
+            raise BrokerUnavailable("restarting")
+
+        monkeypatch.setattr(MemoryScheduleStore, "due", fail)
+        async with beating(app):
+            await eventually(lambda: len(app.schedules.list()) == 2)
+            two = await app.schedules.aget("two")
+            await app.schedules.aadd("three", every(3600), app.tasks["shop.note"].s())
+            await app.schedules.aremove("one")
+            outages.append("once")
+            await eventually(lambda: [info.name for info in app.schedules.list()] == ["one", "three", "two"])
+            assert await app.schedules.aget("two") == two
+
+
+# --- Ends that nobody can tell any more --------------------------------------------------------------
+
+
+async def test_a_schedule_that_minds_overlaps_sees_the_ends_of_tasks_that_ignore_their_results() -> None:
+    with app_on({"broker_url": f"memory://{new_id()}"}) as app, running_worker(app):
+        quiet = app.tasks["shop.note"].s("x").set(ignore_result=True)
+        await app.schedules.aadd("x", every(0.1), quiet, overlap="skip", times=3)
+        async with beating(app):
+            await eventually(lambda: len(ran(app)) == 3)
+
+
+async def test_a_schedule_that_minds_overlaps_goes_on_when_the_last_outcome_is_not_kept_any_more(
+    app: Celeriac, clock: FakeClock
+) -> None:
+    await app.schedules.aadd("x", every(DAY), app.tasks["shop.note"].s("x"), overlap="skip")
+    scheduler = app.scheduler()
+    clock.advance(DAY)
+    await scheduler.turn()
+    clock.advance(2 * DAY)
+    await scheduler.turn()
+    assert (await app.schedules.aget("x")).sent == 1  # it waits in the queue
+    with running_worker(app):
+        await eventually(lambda: ran(app))
+        await eventually(lambda: app.AsyncResult(app.schedules.get("x").last_id).ready())
+    await app.backend.aforget([(await app.schedules.aget("x")).last_id])
+    clock.advance(DAY)
+    await scheduler.turn()
+    assert (await app.schedules.aget("x")).sent == 2
