@@ -36,7 +36,7 @@ from celeriac.model.message import Message
 from celeriac.model.options import CallOptions, TaskOptions
 from celeriac.model.routing import Routes
 from celeriac.ports.complete import in_thread
-from celeriac.signals import after_task_publish, before_task_publish
+from celeriac.signals import Signal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.decorators import BoundDecorator, Decorator
@@ -78,8 +78,8 @@ class Celeriac:
         self.control = Control(self)
         self.schedules = Schedules(self)
         self.declared = Declared(self, self.main, self.schedules)
-        self.on_after_configure = signals.Signal("on_after_configure")
-        self.on_after_finalize = signals.Signal("on_after_finalize")
+        self.on_after_configure = Signal("on_after_configure")
+        self.on_after_finalize = Signal("on_after_finalize")
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = functions.builtin_tasks(self)
