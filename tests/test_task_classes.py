@@ -670,7 +670,9 @@ def test_a_plain_task_takes_the_short_road(app: Celeriac) -> None:
 def test_a_shared_task_needs_no_app_to_be_called_and_looked_at(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celeriac.tasks.current_app.apps", [])
+    none: list[Any] = []
+    for where in ("current_app.apps", "shared._apps"):
+        monkeypatch.setattr(f"celeriac.tasks.{where}", none)
 
     @shared_task(name="lib.double", bind=True, max_retries=4)
     def double(self: Any, x: int) -> int:

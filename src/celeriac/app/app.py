@@ -1,4 +1,4 @@
-"""The app: the configuration, the task registry, and the broker and backend that the configuration names.
+"""The app: the configuration, the tasks, and the broker and backend that the configuration names.
 
 `Celeriac` is the object that users make. Tasks, signatures, results, workflows and the worker hold it.
 """
@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import inspect
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
+from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
-from celeriac.beat.scheduler import Scheduler
 from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.canvas import functions
 from celeriac.canvas.group_result import GroupResult
@@ -28,27 +26,27 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
 from celeriac.config.settings import Settings
 from celeriac.config.sources import from_object, from_toml
-from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
+from celeriac.errors import ArgumentsError, NotRegistered, UnknownQueue
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
-from celeriac.model.options import CallOptions, TaskOptions
+from celeriac.model.options import CallOptions
 from celeriac.model.routing import Routes
 from celeriac.ports.complete import in_thread
 from celeriac.signals import Signal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
-from celeriac.tasks.decorators import BoundDecorator, Decorator
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import address_of, app_at
 from celeriac.tasks.protocols import Template
 from celeriac.tasks.publish_signals import send_after_publish, send_before_publish
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
-from celeriac.tasks.task import CoroutineTask, Task, Tasks
+from celeriac.tasks.task import Task
 
 if TYPE_CHECKING:
+    from celeriac.beat.scheduler import Scheduler
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
 
@@ -58,10 +56,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DATABASE_NAME = "celeriac.db"
-MAIN = ("__main__", "__mp_main__")  # the running script; its name in processes spawned by multiprocessing
 
 
-class Celeriac:
+class Celeriac(Registering):
     """An app. `app = Celeriac("shop")` is enough: it stores messages and results in `celeriac.db` beside its file.
 
     Settings are keywords (`task_acks_late=False`); `app.conf` has all of them.
@@ -69,12 +66,12 @@ class Celeriac:
 
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
                  **settings: Any) -> None:  # fmt: skip
+        super().__init__()
         self._folder, module = _caller(sys._getframe(1))
         self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
         self.main = main or module
         self.clock = clock or Clock()
         self.conf = Settings(settings, os.environ if environ is None else environ)
-        self.tasks = Tasks()
         self.control = Control(self)
         self.schedules = Schedules(self)
         self.declared = Declared(self, self.main, self.schedules)
@@ -87,8 +84,6 @@ class Celeriac:
         self._backend: Backend | None = None
         self._templates: dict[str, MessageTemplate] = {}
         self._routes: Routes | None = None
-        self._queues: frozenset[str] | None = None
-        self._discovered: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
         self.conf.watch(self._configuration_changed)
         shared.register_app(self)
 
@@ -130,112 +125,9 @@ class Celeriac:
         if queue not in self.queues and not self.conf.task_create_missing_queues:
             raise UnknownQueue(queue, self.queues)
 
-    # --- Tasks ----------------------------------------------------------------------------------------
-
-    @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
-
-    @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-    @overload
-    def task(self, /, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
-             **options: Unpack[TaskOptions]) -> BoundDecorator: ...  # fmt: skip
-
-    @overload
-    def task(self, /, *, name: str | None = None, bind: Literal[False] = False,
-             base: type[Task[Any, Any]] | None = None, **options: Unpack[TaskOptions]) -> Decorator: ...  # fmt: skip
-
-    def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
-             base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
-        """Register a function, plain or `async def`, as a task. With or without options:
-
-            @app.task
-            def add(x, y): ...
-
-            @app.task(bind=True, queue="mail", autoretry_for=(OSError,), time_limit=60)
-            def send(self, to): ...
-        """
-
-        def register(function: Callable[..., Any]) -> Task[Any, Any]:
-            return self.register(function, name, bind, base, options)
-
-        return register if function is None else register(function)
-
-    def register(self, function: Callable[..., Any], name: str | None, bind: bool,
-                 base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
-        """Register a function as a task, and return the task. `task` and `shared_task` call this."""
-        if not callable(function):
-            raise ImproperlyConfigured(f"@app.task must be given a function, not {function!r}. "
-                                       "To name the task, write @app.task(name=…).")  # fmt: skip
-        if isinstance(function, type) and issubclass(function, Task):
-            raise ImproperlyConfigured(f"{function.__qualname__} is a task class: register it with "
-                                       f"app.register_task({function.__name__}()).")  # fmt: skip
-        name = name or self.name_of(function)
-        self._check_name(name, function)
-        kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
-        task = kind()
-        task.attach(self, function, name, options, bind)
-        self.tasks[name] = task
-        self._queues = None
-        return task
-
-    def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:
-        """Register a task that is a class, or an object of one, with the method `run`; return the task.
-
-            class Add(Task):
-                def run(self, x, y): ...
-
-            add = app.register_task(Add())
-        """
-        made = task() if isinstance(task, type) else task
-        kind = type(made)
-        if not isinstance(made, Task) or kind.run is Task.run:
-            raise ImproperlyConfigured(f"register_task needs a subclass of Task that has a method `run`, not {task!r}.")
-        name = made.name or self.name_of(kind)
-        self._check_name(name, kind)
-        made.attach(self, kind.run, name, options, True, kind)
-        self.tasks[name] = made
-        self._queues = None
-        return made
-
-    def _check_name(self, name: str, source: Any) -> None:
-        """Raise `ImproperlyConfigured` if a task of this name was made of something else."""
-        known = self.tasks.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (source.__module__, source.__qualname__):
-            raise ImproperlyConfigured(
-                f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
-                f"{source.__module__}.{source.__qualname__}. Give one another name: @app.task(name=…)."
-            )
-
-    def name_of(self, function: Callable[..., Any]) -> str:
-        """Return the default name of a function's task: its module and its own name."""
-        module = function.__module__
-        if module in MAIN:
-            module = self.main or _main_name()
-        return f"{module}.{function.__name__}"
-
-    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]],
-                           related_name: str | None = "tasks", force: bool = False) -> None:  # fmt: skip
-        """Let workers import the module `tasks` of each of these packages that has one: `shop.tasks`, `mail.tasks`.
-
-        With `related_name=None` they import the packages themselves. Nothing is imported before a worker starts, so
-        that these modules may import the app; with `force` they are imported now.
-        """
-        if isinstance(packages, str):
-            raise ImproperlyConfigured(f"autodiscover_tasks needs a list of packages: [{packages!r}].")
-        self._discovered.append((packages, related_name))
-        if force:
-            self.import_tasks()
-
     def import_tasks(self) -> None:
-        """Import the modules that the setting `imports` names, and those that `autodiscover_tasks` finds."""
-        for module in self.conf.imports:
-            importlib.import_module(module)
-        for packages, related_name in self._discovered:
-            for package in packages() if callable(packages) else packages:
-                _import_related(package, related_name)
-
+        """Import the modules with tasks, and send `on_after_configure` and `on_after_finalize`."""
+        super().import_tasks()
         self.on_after_configure.send(self)
         self.on_after_finalize.send(self)
 
@@ -261,7 +153,12 @@ class Celeriac:
 
     def scheduler(self, name: str = "") -> Scheduler:
         """Return a scheduler, which `beat` runs."""
-        return Scheduler(self, name or f"{self.main}@{socket.gethostname()}.{os.getpid()}", self.declared.sync)
+        scheduler = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
+        name = name or f"{self.main}@{socket.gethostname()}.{os.getpid()}"
+        made: Scheduler = scheduler.Scheduler(self, name, self.declared.sync)
+        return made
+
+    # --- Tasks: `registering.py` has more -------------------------------------------------------------
 
     def known_task(self, name: str) -> Task[Any, Any]:
         """Return a registered or built-in task by its name. Raises `NotRegistered`."""
@@ -422,18 +319,3 @@ def _caller(frame: FrameType) -> tuple[str, str | None]:
     file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
     folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
     return folder, module if module not in MAIN else None
-
-
-def _import_related(package: str, related_name: str | None) -> None:
-    """Import a package, and its module with this name if it has one."""
-    found = importlib.import_module(package)
-    if related_name is not None and hasattr(found, "__path__"):
-        name = f"{package}.{related_name}"
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name)
-
-
-def _main_name() -> str:
-    """Return the name by which the running script can be imported."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"

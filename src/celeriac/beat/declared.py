@@ -12,8 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from celeriac.beat.definition import CODE, Definition
-from celeriac.beat.scheduler import definition_of
+from celeriac.beat.definition import CODE, Definition, definition_of
 from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.gate import Unreadable

@@ -21,14 +21,13 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from celeriac import signals
 from celeriac.beat.decide import Decision, decide
-from celeriac.beat.definition import Definition, decode_definition
+from celeriac.beat.definition import Definition, definition_of
 from celeriac.beat.template import Filled
 from celeriac.errors import BackendError, BrokerError, BrokerUnavailable, CeleriacError
 from celeriac.ports.abilities import Ability
@@ -38,7 +37,7 @@ from celeriac.schedules.moments import iso
 from celeriac.schedules.ticks import jitter
 from celeriac.tasks.protocols import App
 
-__all__ = ["Scheduler", "definition_of"]
+__all__ = ["Scheduler"]
 
 log = logging.getLogger("celeriac.beat")
 
@@ -273,16 +272,6 @@ def _claim(item: _Work, now: int, until: int) -> Change:
 
 def _postponed(now: int) -> int:
     return now + int(POSTPONED * 1000)
-
-
-@lru_cache(maxsize=10_000)
-def _definition(raw: bytes) -> Definition:
-    return decode_definition(raw)
-
-
-def definition_of(entry: Entry) -> Definition:
-    """Return the definition of an entry. Raises `Unreadable`."""
-    return _definition(bytes(entry.definition))
 
 
 def _instant(tick: int) -> datetime:

@@ -15,8 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
-from celeriac.beat.definition import Definition, Overlap, encode_definition, with_visible_ends
-from celeriac.beat.scheduler import definition_of
+from celeriac.beat.definition import Definition, Overlap, definition_of, encode_definition, with_visible_ends
 from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
