@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
-from celeriac.schedules.moments import LONGEST, milliseconds
+from celeriac.schedules.moments import LONGEST, in_seconds, milliseconds
 from celeriac.schedules.schedule import Schedule, limits
 from celeriac.schedules.wall import call
 
@@ -47,9 +47,9 @@ class Every(Schedule, frozen=True, omit_defaults=True, gc=False, tag="every"):
 
     def _call(self, **limits: str | None) -> str:
         unit, size = _unit(self.period)
-        phase = None if self.phase == 0 else _number(self.phase)
+        phase = None if self.phase == 0 else in_seconds(self.phase)
         if unit == "seconds":
-            return call("every", (_number(self.period),), phase=phase, **limits)
+            return call("every", (in_seconds(self.period),), phase=phase, **limits)
         return call("every", (), **{unit: self.period // size}, phase=phase, **limits)
 
 
@@ -89,8 +89,3 @@ def every(
 def _unit(period: int) -> tuple[str, int]:
     """Return the largest unit that divides an interval, or seconds."""
     return next(((unit, size) for unit, size in UNITS.items() if period % size == 0), ("seconds", 1_000))
-
-
-def _number(value: int) -> float:
-    """Return milliseconds in seconds, whole if they are."""
-    return value // 1000 if value % 1000 == 0 else value / 1000

@@ -14,7 +14,7 @@ from celeriac.model import clock
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
 
-__all__ = ["LATEST", "LONGEST", "Moment", "iso", "milliseconds", "moment"]
+__all__ = ["LATEST", "LONGEST", "Moment", "in_seconds", "iso", "milliseconds", "moment"]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = (datetime(9999, 12, 29, tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1)  # `datetime` ends days later
@@ -51,6 +51,11 @@ def milliseconds(value: Duration, name: str) -> int:
         return round(clock.seconds(value, name) * 1000)
     except (TypeError, ValueError) as error:
         raise InvalidSchedule(f"{error}.") from None
+
+
+def in_seconds(value: int) -> float:
+    """Return milliseconds in seconds, as an integer if they are whole."""
+    return value // 1000 if value % 1000 == 0 else value / 1000
 
 
 def iso(value: int, zone: tzinfo = UTC) -> str:

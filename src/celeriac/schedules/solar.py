@@ -12,7 +12,7 @@ from msgspec import Meta
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
-from celeriac.schedules.moments import milliseconds
+from celeriac.schedules.moments import in_seconds, milliseconds
 from celeriac.schedules.schedule import Schedule, limits
 from celeriac.schedules.wall import call
 
@@ -96,7 +96,7 @@ class Solar(Schedule, frozen=True, omit_defaults=True, gc=False, tag="solar"):
         return text
 
     def _call(self, **limits: str | None) -> str:
-        offset = self.offset / 1000 if self.offset else None
+        offset = in_seconds(self.offset) if self.offset else None
         return call("solar", (self.event, self.lat, self.lon), offset=offset, **limits)
 
 
