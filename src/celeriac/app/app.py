@@ -18,7 +18,6 @@ from celeriac import signals
 from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
 from celeriac.beat.declared import Declared
-from celeriac.beat.scheduler import Scheduler
 from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.canvas import functions
 from celeriac.canvas.group_result import GroupResult
@@ -44,6 +43,7 @@ from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import CoroutineTask, Task, Tasks
 
 if TYPE_CHECKING:
+    from celeriac.beat.scheduler import Scheduler
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
 
@@ -176,6 +176,8 @@ class Celeriac:
             task = CoroutineTask(self, function, name, options, bind)
         self.tasks[name] = task
         self._queues = None
+        if (schedule := task.options.pop("schedule", None)) is not None:
+            self.declared.add_task(task, schedule)
         return task
 
     def name_of(self, function: Callable[..., Any]) -> str:
@@ -226,12 +228,15 @@ class Celeriac:
         return name
 
     async def beat(self, name: str = "") -> None:
-        """Run a scheduler in this event loop until cancelled. Any number may run, here and elsewhere."""
+        """Import the task modules, and run a scheduler in this event loop until cancelled. Any number may run."""
+        self.import_tasks()
         await self.scheduler(name).run()
 
     def scheduler(self, name: str = "") -> Scheduler:
         """Return a scheduler, which `beat` runs."""
-        return Scheduler(self, name or f"{self.main}@{socket.gethostname()}.{os.getpid()}", self.declared.sync)
+        # Imported here, because it needs asyncio, and processes that only send tasks do not.
+        made: type[Scheduler] = importlib.import_module("celeriac.beat.scheduler").Scheduler
+        return made(self, name or f"{self.main}@{socket.gethostname()}.{os.getpid()}", self.declared.sync)
 
     def known_task(self, name: str) -> Task[Any, Any]:
         """Return a registered or built-in task by its name. Raises `NotRegistered`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -11,11 +12,12 @@ from msgspec.structs import replace
 
 from celeriac.beat.template import Template
 from celeriac.model.gate import OptionalName, reader
+from celeriac.ports.schedules import Entry
 from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
-__all__ = ["CODE", "HAND", "Definition", "Overlap", "decode_definition", "encode_definition",
+__all__ = ["CODE", "HAND", "Definition", "Overlap", "decode_definition", "definition_of", "encode_definition",
            "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
@@ -60,3 +62,13 @@ encode_definition: Callable[[Definition], bytes] = msgspec.msgpack.Encoder().enc
 
 decode_definition: Callable[[bytes | memoryview], Definition] = reader(Definition, "the definition of a schedule")
 """Return a definition from such bytes. Raises `Unreadable`."""
+
+
+@lru_cache(maxsize=10_000)
+def _definition(raw: bytes) -> Definition:
+    return decode_definition(raw)
+
+
+def definition_of(entry: Entry) -> Definition:
+    """Return the definition of an entry. Raises `Unreadable`."""
+    return _definition(bytes(entry.definition))

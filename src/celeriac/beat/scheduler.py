@@ -16,19 +16,19 @@ A scheduler keeps nothing in memory that matters: it may be killed at any time, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from celeriac import signals
 from celeriac.beat.decide import Decision, decide
-from celeriac.beat.definition import Definition, decode_definition
+from celeriac.beat.definition import Definition, definition_of
 from celeriac.beat.template import Filled
 from celeriac.errors import BackendError, BrokerError, BrokerUnavailable, CeleriacError
 from celeriac.ports.abilities import Ability
@@ -38,7 +38,7 @@ from celeriac.schedules.moments import iso
 from celeriac.schedules.ticks import jitter
 from celeriac.tasks.protocols import App
 
-__all__ = ["Scheduler", "definition_of"]
+__all__ = ["Scheduler"]
 
 log = logging.getLogger("celeriac.beat")
 
@@ -85,21 +85,22 @@ class Scheduler:
         self._synced = False
         self._batch = BATCH  # 1 after the broker has refused something, until it is known what
         self.started = asyncio.Event()  # set after the first look into the store
+        self._stopping = asyncio.Event()
         self._store: ScheduleStore | None = None
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
 
     async def run(self) -> None:
-        """Send until cancelled. While a server is away, try again: what is missed meanwhile is due when it is back."""
+        """Send until stopped. While a server is away, try again: what is missed meanwhile is due when it is back."""
         first, longest = PAUSES
         pause, away_since = first, 0.0
-        while True:
+        while not self._stopping.is_set():
             try:
                 wait = await self.turn()
             except (BrokerError, BackendError) as error:
                 if not away_since:
                     away_since = time.monotonic()
                     log.warning("Schedules wait for a server: %s", error)
-                await asyncio.sleep(pause)
+                await self._sleep(pause)
                 pause = min(longest, pause * 2)
                 continue
             if away_since:
@@ -107,7 +108,17 @@ class Scheduler:
                 self._synced = False
             pause, away_since = first, 0.0
             self.started.set()
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
+
+    def stop(self) -> None:
+        """End `run`, once it has sent what it is about to send."""
+        self._stopping.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, unless stopped meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def turn(self) -> float:
         """Deal with the entries that are due now; return after how many seconds there may be more."""
@@ -271,16 +282,6 @@ def _claim(item: _Work, now: int, until: int) -> Change:
 
 def _postponed(now: int) -> int:
     return now + int(POSTPONED * 1000)
-
-
-@lru_cache(maxsize=10_000)
-def _definition(raw: bytes) -> Definition:
-    return decode_definition(raw)
-
-
-def definition_of(entry: Entry) -> Definition:
-    """Return the definition of an entry. Raises `Unreadable`."""
-    return _definition(bytes(entry.definition))
 
 
 def _instant(tick: int) -> datetime:
