@@ -425,8 +425,6 @@ def test_a_worker_of_an_unknown_queue_does_not_start(folder: Path) -> None:
     [
         (("worker", "-P", "prefork"), "Celery's pool 'prefork' is called 'processes' here"),
         (("worker", "-P", "gevent"), "use 'processes'"),
-        (("worker", "-B"), "This version has no schedules"),
-        (("beat",), "This version has no schedules"),
         (("multi", "start"), "docs/howto/deploy.md"),
     ],
 )

@@ -7,8 +7,8 @@ How a page is read (`Reader`):
 - in a ```console block each `$ command` is run there, and must print what stands below it. `…` stands for any text,
   a run of spaces for any other. `$ echo $?` shows the exit code of the command before it; without one that code is 0;
 - `$ celeriac … worker …` goes to the background, and what stands below it is how its output begins. It is stopped by
-  the next one, or at the end of the page, and must then exit with 0. So does a web server, `$ uvicorn …` or
-  `$ flask … run`. It takes a free port, which stands in for the one that the page shows;
+  the next one, or at the end of the page, and must then exit with 0. So does a scheduler, `$ celeriac … beat …`, and a
+  web server, `$ uvicorn …` or `$ flask … run`. It takes a free port, which stands in for the one that the page shows;
 - a ```python block whose first line is `# In [n]` is a cell of a notebook, which prints the ```text block after it;
 - other ```python blocks must compile, and ```sh blocks are for other machines than this.
 """
@@ -47,10 +47,11 @@ CELL = re.compile(r"# In \[\d+\]\n")
 SERVING = re.compile(r"[Rr]unning on (http://[\w.:]+).*\n")
 SHOWN = re.compile(r"http://127\.0\.0\.1:[58]000")  # the addresses that pages show
 
-WORKER, SERVER = "a worker", "a web server"
-LOGS = {WORKER: "worker.log", SERVER: "server.log"}  # pages may send the same text there
+WORKER, SCHEDULER, SERVER = "a worker", "a scheduler", "a web server"
+LOGS = {WORKER: "worker.log", SCHEDULER: "scheduler.log", SERVER: "server.log"}  # pages may send the same text there
 BACKGROUND = {
     WORKER: (re.compile(r"celeriac\b.*\bworker\b"), signal.SIGTERM),
+    SCHEDULER: (re.compile(r"celeriac\b.*\bbeat\b"), signal.SIGTERM),
     SERVER: (re.compile(r"uvicorn\b|flask\b.*\brun\b"), signal.SIGINT),
 }
 """What goes to the background: how it is recognised, and the signal that stops it."""
@@ -131,14 +132,14 @@ class Reader:
         return done.stdout.decode()
 
     def start(self, kind: str, command: str) -> str:
-        """Start a worker or a web server; return what it has printed when it is ready, or has given up."""
+        """Start a worker, a scheduler or a web server; return what it has printed when it is ready, or has given up."""
         self.stop(kind)
         log = self.folder / LOGS[kind]
         with log.open("wb") as file:
             process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
                                        stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # fmt: skip
         self.running[kind] = process
-        is_up = ready if kind == WORKER else SERVING.search
+        is_up = SERVING.search if kind == SERVER else ready
         wait_for(lambda: process.poll() is not None or is_up(log.read_text()), f"{kind} that is ready (`{command}`)")
         if process.poll() is not None:
             self.code = self.running.pop(kind).returncode
@@ -188,9 +189,9 @@ def commands(block: Block) -> Iterator[tuple[str, str]]:
 
 
 def ready(text: str) -> bool:
-    """Say whether a worker has written its banner to the end."""
+    """Say whether a worker or a scheduler has written its banner to the end."""
     banner = text.partition(READY)[2]
-    return re.search(r"\n  (processes|threads|solo) .*\n", banner) is not None
+    return re.search(r"\n  (processes|threads|solo|next) .*\n", banner) is not None
 
 
 def plain(text: str) -> str:

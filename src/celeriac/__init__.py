@@ -34,6 +34,7 @@ from celeriac.errors import (
     WorkerLost,
 )
 from celeriac.logs import get_task_logger
+from celeriac.schedules import at, cron, crontab, every, solar
 from celeriac.tasks.request import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
@@ -62,17 +63,22 @@ __all__ = [
     "WorkerLost",
     "Workflow",
     "__version__",
+    "at",
     "chain",
     "chord",
     "chunks",
+    "cron",
+    "crontab",
     "current_app",
     "current_request",
     "errors",
+    "every",
     "get_task_logger",
     "group",
     "shared_task",
     "signals",
     "signature",
+    "solar",
     "states",
     "xmap",
     "xstarmap",

@@ -147,8 +147,14 @@ class Celeriac(Registering):
         self.declared.add(name, schedule, sig, policies)
         return name
 
+    def _add(self, name: str, task: Task[Any, Any]) -> None:
+        super()._add(name, task)
+        if (schedule := task.options.pop("schedule", None)) is not None:
+            self.declared.add_task(task, schedule)
+
     async def beat(self, name: str = "") -> None:
-        """Run a scheduler in this event loop until cancelled. Any number may run, here and elsewhere."""
+        """Import the task modules, and run a scheduler in this event loop until cancelled. Any number may run."""
+        self.import_tasks()
         await self.scheduler(name).run()
 
     def scheduler(self, name: str = "") -> Scheduler:

@@ -82,8 +82,7 @@ class Registering:
         kind = base or (CoroutineTask if inspect.iscoroutinefunction(function) else Task)
         task = kind()
         task.attach(cast(App, self), function, name, options, bind)
-        self.tasks[name] = task
-        self._queues = None
+        self._add(name, task)
         return task
 
     def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:
@@ -101,9 +100,13 @@ class Registering:
         name = made.name or self.name_of(kind)
         self._check_name(name, kind)
         made.attach(cast(App, self), kind.run, name, options, True, kind)
-        self.tasks[name] = made
-        self._queues = None
+        self._add(name, made)
         return made
+
+    def _add(self, name: str, task: Task[Any, Any]) -> None:
+        """Add a task that was attached to the app."""
+        self.tasks[name] = task
+        self._queues = None
 
     def _check_name(self, name: str, source: Any) -> None:
         """Raise `ImproperlyConfigured` if a task of this name was made of something else."""

@@ -17,7 +17,8 @@ from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.gate import Unreadable
 from celeriac.ports.schedules import Change, Entry
-from celeriac.tasks.protocols import App
+from celeriac.schedules.kinds import as_schedule
+from celeriac.tasks.protocols import AnyTask, App
 
 __all__ = ["Declared"]
 
@@ -40,6 +41,12 @@ class Declared:
         """Declare an entry. A later one of the same name replaces it."""
         self._schedules.definition(schedule, what, **policies)  # raises where it is declared
         self._added[name] = schedule, what, policies
+
+    def add_task(self, task: AnyTask, schedule: Any) -> None:
+        """Declare that a task is sent without arguments. The entry has the task's name."""
+        as_schedule(schedule)
+        task.arguments.check((), {})
+        self._added[task.name] = schedule, self._app.signature(task.name), {}
 
     def definitions(self) -> dict[str, Definition]:
         """Return all that is declared, by name. Raises `ImproperlyConfigured` for what cannot be, with its name."""

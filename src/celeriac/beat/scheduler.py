@@ -16,6 +16,7 @@ A scheduler keeps nothing in memory that matters: it may be killed at any time, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import zlib
@@ -84,21 +85,22 @@ class Scheduler:
         self._synced = False
         self._batch = BATCH  # 1 after the broker has refused something, until it is known what
         self.started = asyncio.Event()  # set after the first look into the store
+        self._stopping = asyncio.Event()
         self._store: ScheduleStore | None = None
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
 
     async def run(self) -> None:
-        """Send until cancelled. While a server is away, try again: what is missed meanwhile is due when it is back."""
+        """Send until stopped. While a server is away, try again: what is missed meanwhile is due when it is back."""
         first, longest = PAUSES
         pause, away_since = first, 0.0
-        while True:
+        while not self._stopping.is_set():
             try:
                 wait = await self.turn()
             except (BrokerError, BackendError) as error:
                 if not away_since:
                     away_since = time.monotonic()
                     log.warning("Schedules wait for a server: %s", error)
-                await asyncio.sleep(pause)
+                await self._sleep(pause)
                 pause = min(longest, pause * 2)
                 continue
             if away_since:
@@ -108,7 +110,17 @@ class Scheduler:
             if not self.started.is_set():
                 self.started.set()
                 signals.beat_init.send(self)
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
+
+    def stop(self) -> None:
+        """End `run`, once it has sent what it is about to send."""
+        self._stopping.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, unless stopped meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def turn(self) -> float:
         """Deal with the entries that are due now; return after how many seconds there may be more."""

@@ -20,6 +20,7 @@ from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.model.gate import Unreadable
+from celeriac.model.message import Message
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
 from celeriac.schedules.kinds import as_schedule
@@ -37,6 +38,8 @@ DURATIONS = ("window", "overlap_timeout", "jitter")
 CHOICES = {"missed": get_args(Missed), "overlap": get_args(Overlap)}
 NUMBERS = ("max_missed", "times")
 POLICIES = (*CHOICES, *DURATIONS, *NUMBERS)
+DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Definition)}
+STUCK = "it could not be sent, as the scheduler's log says: change it, or pause and resume it"
 
 
 class UnknownSchedule(ImproperlyConfigured, KeyError):
@@ -51,8 +54,12 @@ class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     task: str  # the first one that it sends
+    messages: list[Message] = []  # that it sends at each tick; their ids are placeholders
+    workflow: bool = False  # whether it sends a workflow, of which the messages are the beginning
+    policies: dict[str, Any] = {}  # those that were given; durations in seconds
     schedule: str  # as it was written
     words: str  # what that means
+    timezone: str  # in which its times are told
     next_at: datetime | None  # the next tick; None: it is paused, or over
     last_at: datetime | None  # the tick that was sent last
     last_id: str
@@ -62,7 +69,14 @@ class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int
     version: int
     origin: str
-    problem: str = ""  # why it cannot be read
+    problem: str = ""  # why it is not sent, and is not going to be
+
+    @property
+    def state(self) -> str:
+        """One of "active", "paused", "over" and "problem"."""
+        if self.problem:
+            return "problem"
+        return "paused" if self.paused else "over" if self.next_at is None else "active"
 
 
 class Schedules:
@@ -105,7 +119,7 @@ class Schedules:
         """Coroutine version of `change`."""
 
         def edit(entry: Entry) -> Entry:
-            old = definition_of(entry)
+            old = self._definition(entry)
             given = self._policies(policies)
             if schedule is not None:
                 given["when"] = self._when(schedule)
@@ -131,7 +145,9 @@ class Schedules:
         """Coroutine version of `resume`."""
 
         def edit(entry: Entry) -> Entry:
-            return beginning(replace(entry, paused=False), definition_of(entry), self._now()) if entry.paused else entry
+            if not entry.paused:
+                return entry
+            return beginning(replace(entry, paused=False), self._definition(entry), self._now())
 
         await self._edit(name, edit)
 
@@ -165,7 +181,7 @@ class Schedules:
 
     async def aget(self, name: str) -> ScheduleInfo:
         """Coroutine version of `get`."""
-        return _info(await self._entry(name))
+        return self._info(await self._entry(name))
 
     def list(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
         """Return up to `limit` entries whose names come after this one, sorted by name."""
@@ -173,7 +189,7 @@ class Schedules:
 
     async def alist(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
         """Coroutine version of `list`."""
-        return [_info(entry) for entry in await self.store.page(after, limit)]
+        return [self._info(entry) for entry in await self.store.page(after, limit)]
 
     def next(self, name: str, count: int = 5) -> Sequence[datetime]:
         """Return the next ticks of an entry, as if it were not paused."""
@@ -182,7 +198,10 @@ class Schedules:
     async def anext(self, name: str, count: int = 5) -> Sequence[datetime]:
         """Coroutine version of `next`."""
         entry = await self._entry(name)
-        when, tick = definition_of(entry).when, max(entry.cursor, self._now())
+        definition = self._definition(entry)
+        when, tick = definition.when, max(entry.cursor, self._now())
+        if definition.times is not None:
+            count = min(count, definition.times - entry.sent)
         found: list[datetime] = []
         while len(found) < count and (following := when.next(tick)) is not None:
             found.append(_datetime(following))
@@ -197,7 +216,7 @@ class Schedules:
 
     async def arun(self, name: str) -> str:
         """Coroutine version of `run`."""
-        definition = definition_of(await self._entry(name))
+        definition = self._definition(await self._entry(name))
         (filled,) = await self._send([self._fill(definition, os.urandom(SALT), self._now())])
         return filled.ends[0]
 
@@ -211,7 +230,7 @@ class Schedules:
     async def abackfill(self, name: str, start: datetime, end: datetime) -> int:
         """Coroutine version of `backfill`."""
         entry = await self._entry(name)
-        definition, first, last = definition_of(entry), moment(start, "start"), moment(end, "end")
+        definition, first, last = self._definition(entry), moment(start, "start"), moment(end, "end")
         count = definition.when.count(first, last)
         if count > MOST_BACKFILLED:
             raise ValueError(f"{name} has {count:,} ticks between {start} and {end}, and {MOST_BACKFILLED:,} are the "
@@ -281,6 +300,36 @@ class Schedules:
             same = False
         return changed if same and entry.next_at is not None else beginning(changed, definition, self._now())
 
+    def _info(self, entry: Entry) -> ScheduleInfo:
+        timezone: str = self._app.conf.timezone
+        try:
+            definition = definition_of(entry)
+            messages = definition.what.messages()
+        except Unreadable as error:
+            known: dict[str, Any] = {"task": "", "schedule": "", "words": "", "origin": "?", "problem": str(error)}
+        else:
+            when = definition.when
+            timezone = getattr(when, "tz", None) or timezone
+            known = {
+                "task": definition.what.task, "schedule": repr(when), "words": when.describe(),
+                "origin": definition.origin, "problem": STUCK if _is_stuck(entry, definition) else "",
+                "messages": messages, "workflow": definition.what.sends_workflow, "policies": _policies_of(definition),
+            }  # fmt: skip
+        return ScheduleInfo(
+            name=entry.name, timezone=timezone, paused=entry.paused,
+            next_at=None if entry.next_at is None else _datetime(entry.next_at),
+            last_at=None if entry.last_at is None else _datetime(entry.last_at), last_id=entry.last_id,
+            sent=entry.sent, missed=entry.missed, skipped=entry.skipped, version=entry.version, **known,
+        )  # fmt: skip
+
+    def _definition(self, entry: Entry) -> Definition:
+        """Return the definition of an entry. Raises `ImproperlyConfigured` for one that is damaged."""
+        try:
+            return definition_of(entry)
+        except Unreadable as error:
+            raise ImproperlyConfigured(f"The schedule {entry.name!r} cannot be read: {error}. "
+                                       "Remove it, and add it again.") from error  # fmt: skip
+
     def _now(self) -> int:
         return int(self._app.clock.now() * 1000)
 
@@ -300,17 +349,15 @@ def _datetime(tick: int) -> datetime:
     return datetime.fromtimestamp(tick / 1000, UTC)
 
 
-def _info(entry: Entry) -> ScheduleInfo:
-    try:
-        definition = definition_of(entry)
-        task, schedule, words = definition.what.task, repr(definition.when), definition.when.describe()
-        origin, problem = str(definition.origin), ""
-    except Unreadable as error:
-        task, schedule, words, origin, problem = "", "", "", "?", str(error)
-    return ScheduleInfo(
-        name=entry.name, task=task, schedule=schedule, words=words, paused=entry.paused,
-        next_at=None if entry.next_at is None else _datetime(entry.next_at),
-        last_at=None if entry.last_at is None else _datetime(entry.last_at), last_id=entry.last_id,
-        sent=entry.sent, missed=entry.missed, skipped=entry.skipped, version=entry.version, origin=origin,
-        problem=problem,
-    )  # fmt: skip
+def _policies_of(definition: Definition) -> dict[str, Any]:
+    """Return the policies that are not the default."""
+    found = {name: getattr(definition, name) for name in POLICIES}
+    given = {name: value for name, value in found.items() if value != DEFAULTS[name]}
+    return {name: value / 1000 if name in DURATIONS else value for name, value in given.items()}
+
+
+def _is_stuck(entry: Entry, definition: Definition) -> bool:
+    """Return whether a scheduler has given up on an entry that has ticks to come."""
+    if entry.paused or entry.next_at is not None or (definition.times is not None and entry.sent >= definition.times):
+        return False
+    return definition.when.next(entry.cursor) is not None

@@ -66,6 +66,10 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether it sends a workflow, and not a single task."""
         return self.tree is not None
 
+    def messages(self) -> list[Message]:
+        """Return the messages that are sent, with placeholders as ids. Raises `Unreadable`."""
+        return [decode(first.message) for first in self.firsts]
+
     def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
         """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
         new = [self._id(number, salt, tick) for number in range(len(self.ids))]

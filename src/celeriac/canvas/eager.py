@@ -14,7 +14,6 @@ from celeriac.canvas.planner import Planned
 from celeriac.canvas.tree import Tree
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
-from celeriac.ports.complete import complete
 from celeriac.ports.workflows import PendingNode
 from celeriac.tasks.execution import Executor
 from celeriac.tasks.protocols import App
@@ -53,7 +52,8 @@ class _Run:
             else:
                 self._attempt(self._messages.popleft())
         if self._app.conf.task_store_eager_result:
-            complete(self._store([outcome for id, outcome in self._outcomes.items() if id not in self._ignored]))
+            ended = [outcome for id, outcome in self._outcomes.items() if id not in self._ignored]
+            self._app.broker.complete(self._store(ended))
         return self._outcomes
 
     async def _store(self, outcomes: list[Outcome]) -> None:

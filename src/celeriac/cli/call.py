@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import click
-import msgspec
 
 from celeriac.app.app import Celeriac
 from celeriac.cli import endings
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.options import aware_time, json_value
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.errors import NotRegistered
 from celeriac.inspector import TaskView
 
-__all__ = ["command"]
-
-
-def _json(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    """Parse JSON of the type that the option takes: a list for --args, an object for --kwargs."""
-    kind, example = (list, "'[2, 2]'") if parameter.name == "args" else (dict, "'{\"x\": 2}'")
-    if value is None:
-        return kind()
-    try:
-        return msgspec.json.decode(value, type=kind)
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(f"must be JSON, for example {example}: {error}") from None
-
-
-def _eta(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise click.BadParameter(f"must be an ISO 8601 time with a time zone, for example 2030-01-31T12:00:00+01:00 "
-                                 f"or 2030-01-31T12:00:00Z, not {value!r}")  # fmt: skip
-    return found
+__all__ = ["command", "unknown_task"]
 
 
 @click.command("call")
 @click.argument("task")
-@click.option("-a", "--args", metavar="JSON", callback=_json, help="Positional arguments: a JSON list.")
-@click.option("-k", "--kwargs", metavar="JSON", callback=_json, help="Keyword arguments: a JSON object.")
+@click.option("-a", "--args", metavar="JSON", callback=json_value, help="Positional arguments: a JSON list.")
+@click.option("-k", "--kwargs", metavar="JSON", callback=json_value, help="Keyword arguments: a JSON object.")
 @click.option("--countdown", metavar="SECONDS", type=click.FloatRange(min=0), help="Start no sooner than this.")
-@click.option("--eta", metavar="TIME", callback=_eta, help="Start no sooner than this time (ISO 8601 with zone).")
+@click.option("--eta", metavar="TIME", callback=aware_time, help="Start no sooner than this time (ISO 8601 with zone).")
 @click.option("--expires", metavar="SECONDS", type=click.FloatRange(min=0), help="Do not start after this.")
 @click.option("-q", "--queue", metavar="NAME", help="Send to this queue.  [default: as routed]")
 @click.option("--priority", metavar="0-9", type=click.IntRange(0, 9), help="9 is the highest.")
@@ -81,7 +56,7 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait.")
     if task not in session.app.tasks and not unregistered:
-        raise _unknown(task, session.app)
+        raise unknown_task(task, session.app)
     eager = session.app.conf.task_always_eager
     if session.app.broker_url.startswith("memory:") and not eager:
         raise click.ClickException("The broker memory:// exists only within one process: no worker could receive "
@@ -99,7 +74,8 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
         echo(f"{task} stores no result (ignore_result): not waiting.", err=True)
 
 
-def _unknown(task: str, app: Celeriac) -> click.ClickException:
+def unknown_task(task: str, app: Celeriac) -> click.ClickException:
+    """Return the error for a task that this app does not have, with the name that was probably meant."""
     matches = [name for name in app.tasks if name.rpartition(".")[2] == task]
     if len(matches) == 1:
         return click.ClickException(f"No task named {task!r} is registered. Did you mean {matches[0]!r}?")

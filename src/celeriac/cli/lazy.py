@@ -25,7 +25,6 @@ MISUSE = (ImproperlyConfigured, UnknownQueue)
 
 
 CELERY_COMMANDS = {
-    "beat": "This version has no schedules.",
     "multi": "Start several workers with systemd or your container platform: see docs/howto/deploy.md.",
 }
 """Hints for Celery's commands that Celeriac does not have."""

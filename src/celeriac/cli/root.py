@@ -14,6 +14,7 @@ __all__ = ["main"]
 
 COMMANDS: Final = {
     "worker": "Run a worker.",
+    "beat": "Run a scheduler.",
     "status": "Show workers and queues.",
     "inspect": "Query running workers.",
     "control": "Send commands to running workers.",
@@ -21,6 +22,7 @@ COMMANDS: Final = {
     "result": "Show the result of a task.",
     "tasks": "List recent tasks; show, revoke or retry them.",
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
+    "schedules": "List, add, change, pause, remove and run what is sent periodically.",
     "purge": "Delete the waiting messages of queues.",
     "keys": "Make keys that sign messages.",
     "report": "Print the information that a bug report needs.",

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from celeriac.model.clock import aware
 
-__all__ = ["call", "duration", "show", "when"]
+__all__ = ["call", "duration", "show", "until", "when"]
 
 PIPE_WIDTH = 10_000  # columns
 LAST_WIDTH = 24  # character columns: the least width of the last column on a narrow terminal
@@ -80,6 +80,20 @@ def duration(seconds: float | None) -> str:
         if seconds < limit:
             return _two(seconds, big, small, units)
     return _two(seconds, 86400, 3600, "d h")
+
+
+def until(instant: float | None, now: float) -> str:
+    """Return how far ahead an instant is, as text, whole seconds at least; empty for None.
+
+    >>> until(1_000.0, 940.4), until(1_000.0, 1_000.0), until(1_000.0, 1_075.0)
+    ('in 1 min 0 s', 'now', '1 min 15 s late')
+    """
+    if instant is None:
+        return ""
+    left = round(instant - now)
+    if abs(left) < 1:
+        return "now"
+    return f"in {duration(left)}" if left > 0 else f"{duration(-left)} late"
 
 
 def _two(seconds: float, big: int, small: int, units: str) -> str:

@@ -14,18 +14,19 @@ import click
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.app.connections import shown
+from celeriac.cli.banner import show_banner
+from celeriac.cli.beat import check_schedules
 from celeriac.cli.lazy import FOLDER
-from celeriac.cli.log import set_up_logging, stderr_handler
+from celeriac.cli.log import set_up_logging
+from celeriac.cli.options import log_options
 from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
-from celeriac.logs import JSONFormatter
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
 
 __all__ = ["command"]
 
 EXIT_SECONDS = 1.0  # for the interpreter's own shutdown, before threads that are still running are abandoned
-LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
@@ -54,11 +55,6 @@ class _Pool(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value:
-        raise click.UsageError("This version has no schedules. Remove -B.")
-
-
 @click.command("worker")
 @click.option("-Q", "--queues", metavar="A,B", callback=_names,
               help="Receive from these queues.  [default: every queue that the app declares]")  # fmt: skip
@@ -67,10 +63,8 @@ def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) ->
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
 @click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
-@click.option("-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False),
-              help="Log messages of this level and above.  [default: warning]")  # fmt: skip
-@click.option("--log-format", type=click.Choice(["text", "json"]),
-              help="Log text, or one JSON object per line.  [default: as worker_log_format says]")  # fmt: skip
+@click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
+@log_options
 @click.option("--max-tasks-per-child", metavar="N", type=click.IntRange(min=1),
               help="Replace a child after N tasks.")  # fmt: skip
 @click.option("--max-memory-per-child", metavar="KIB", type=click.IntRange(min=1),
@@ -79,11 +73,11 @@ def _no_beat(context: click.Context, parameter: click.Parameter, value: bool) ->
               help="Time for running tasks to end when the worker stops.  [default: 25]")  # fmt: skip
 @click.option("--reload", is_flag=True,
               help="For development: replace the worker when a .py or .toml file of this folder changes.")  # fmt: skip
-@click.option("-B", "--beat", is_flag=True, hidden=True, expose_value=False, callback=_no_beat)
 @with_session
 def command(session: Session, *, queues: list[str] | None, concurrency: int | None, pool: str | None,
-            name: str | None, loglevel: str | None, log_format: str | None, max_tasks_per_child: int | None,
-            max_memory_per_child: int | None, grace: float | None, reload: bool) -> None:  # fmt: skip
+            name: str | None, beat: bool, loglevel: str | None, log_format: str | None,
+            max_tasks_per_child: int | None, max_memory_per_child: int | None, grace: float | None,
+            reload: bool) -> None:  # fmt: skip
     """Run a worker until it is stopped.
 
     On SIGTERM or Ctrl-C the worker stops receiving, gives running tasks the grace time to end, and returns the
@@ -94,6 +88,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
       celeriac -A shop worker
       celeriac -A shop worker -Q mail,default -c 4
       celeriac -A shop worker --pool threads --loglevel info
+      celeriac -A shop worker --beat
       celeriac -A shop worker --reload
 
     \b
@@ -108,9 +103,11 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
         context.exit(run_reloading(context.meta[FOLDER]))
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
-                               max_memory_per_child=max_memory_per_child)  # fmt: skip
+                               max_memory_per_child=max_memory_per_child, beat=beat)  # fmt: skip
+    if options.beat:
+        check_schedules(session.app)
     formatter = set_up_logging(session.app.conf, options.name, loglevel, log_format)
-    banner = partial(_announce, session.app, options, formatter if isinstance(formatter, JSONFormatter) else None)
+    banner = partial(_announce, session.app, options, formatter)
     signals.worker_ready.connect(banner)
     try:
         code = run_worker(session.app, options)
@@ -120,7 +117,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     context.exit(code)
 
 
-def _announce(app: Celeriac, options: WorkerOptions, formatter: JSONFormatter | None, **more: Any) -> None:
+def _announce(app: Celeriac, options: WorkerOptions, formatter: logging.Formatter | None, **more: Any) -> None:
     """Print the banner once the worker is ready: text, or one JSON object."""
     children = [f"{1 if options.pool == 'solo' else options.concurrency} for plain functions"]
     if options.coroutine_children:
@@ -131,16 +128,11 @@ def _announce(app: Celeriac, options: WorkerOptions, formatter: JSONFormatter | 
         "broker": shown(app.broker_url),
         "results": shown(results) if results else "with the broker",
         "queues": listed(options.queues),
+        **({"beat": "sends what is scheduled"} if options.beat else {}),
         options.pool: "; ".join(children),
     }
     ready = f"celeriac {__version__}: the worker {options.name} is ready. Ctrl-C stops it."
-    text = "\n".join([ready, *[f"  {name:<10} {fact}" for name, fact in facts.items()]])
-    written: dict[str, Any] = {"msg": text}
-    handler = stderr_handler()  # it never blocks: tasks may already have filled the pipe
-    if formatter is not None:
-        handler.setFormatter(formatter)
-        written = {"name": "celeriac.worker", "levelname": "INFO", "msg": ready, **facts}
-    handler.emit(logging.makeLogRecord(written))
+    show_banner(ready, facts, formatter, "celeriac.worker")
 
 
 def _open_outputs() -> None:

@@ -196,6 +196,7 @@ class Definitions:
     worker_max_memory_per_child: Annotated[
         int | None, "replace a child whose peak memory passes this (KiB)", positive
     ] = None
+    worker_beat: Annotated[bool, "run a scheduler in every worker, as `celeriac worker --beat` does"] = False
     worker_lease_seconds: Annotated[
         Seconds, "the messages of a worker that is silent for so long go to other workers", positive
     ] = 15.0

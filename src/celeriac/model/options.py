@@ -57,6 +57,7 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff_max: Duration
     retry_jitter: bool
     typing: bool
+    schedule: Any  # as `app.add_periodic_task` takes it
 
 
 class CallOptions(TypedDict, total=False):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from secrets import randbits
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -21,9 +21,11 @@ from msgspec import Meta
 from celeriac.errors import BackendError
 from celeriac.model.gate import Name, OptionalName, reader
 from celeriac.model.message import Message
-from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Broker
 from celeriac.ports.workflows import Plan
+
+if TYPE_CHECKING:
+    from celeriac.ports.backend import Backend
+    from celeriac.ports.broker import Broker
 
 __all__ = ["Change", "Due", "Entry", "Moment", "ScheduleKeeper", "ScheduleStore", "decode_entry", "encode_entry",
            "first_revision", "schedule_store"]  # fmt: skip

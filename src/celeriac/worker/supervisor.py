@@ -8,6 +8,7 @@ Its duties, each an asyncio task of its own:
     advance     workflows whose nodes have ended (`advancer.py`)
     sweep       expired leases of dead workers, every second
     serve       control commands (`remote_control.py`)
+    beat        sends what is scheduled, if it was started with `--beat` (`beat/scheduler.py`)
 
 The pool runs beside them and calls back. Everything shares one event loop, without threads. (In the pools `threads` and
 `solo`, tasks run in threads of this process, and the first paragraph does not hold.) `Supervisor.run` has the order of
@@ -159,6 +160,7 @@ class Supervisor:
             else ThreadPool(app, options, reports, main_thread)
         )
         self.receiver.pool = self.pool
+        self.scheduler = app.scheduler(options.name) if options.beat else None
         self._wake = wake  # a pipe of signal numbers, if this is not the main thread
         self._stop_asked = asyncio.Event()
         self._asked_at = 0.0  # monotonic
@@ -201,6 +203,8 @@ class Supervisor:
                          self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
                          serve_commands(self), self.settler.advancer.run())
         ]  # fmt: skip
+        if self.scheduler is not None:
+            others.append(self._duty(self.scheduler.run()))
         preparing = asyncio.ensure_future(self._prepare())
         await asyncio.wait([stop, preparing, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         if preparing.done():
@@ -212,6 +216,8 @@ class Supervisor:
         preparing.cancel()
         stop.cancel()
 
+        if self.scheduler is not None:
+            self.scheduler.stop()
         deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
         await _cancel(receiving)
         if not self._faulty:
