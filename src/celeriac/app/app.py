@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from celeriac import signals
 from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
+from celeriac.app.modules import MAIN, caller, import_related, main_name
 from celeriac.beat.declared import Declared
 from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.canvas import functions
@@ -53,7 +52,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DATABASE_NAME = "celeriac.db"
-MAIN = ("__main__", "__mp_main__")  # the running script; its name in processes spawned by multiprocessing
 
 
 class Celeriac:
@@ -64,7 +62,7 @@ class Celeriac:
 
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
                  **settings: Any) -> None:  # fmt: skip
-        self._folder, module = _caller(sys._getframe(1))
+        self._folder, module = caller(sys._getframe(1))
         self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
         self.main = main or module
         self.clock = clock or Clock()
@@ -184,7 +182,7 @@ class Celeriac:
         """Return the default name of a function's task: its module and its own name."""
         module = function.__module__
         if module in MAIN:
-            module = self.main or _main_name()
+            module = self.main or main_name()
         return f"{module}.{function.__name__}"
 
     def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]],
@@ -206,7 +204,7 @@ class Celeriac:
             importlib.import_module(module)
         for packages, related_name in self._discovered:
             for package in packages() if callable(packages) else packages:
-                _import_related(package, related_name)
+                import_related(package, related_name)
 
         self.on_after_configure.send(self)
         self.on_after_finalize.send(self)
@@ -387,25 +385,3 @@ class Celeriac:
 
     def __repr__(self) -> str:
         return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {masked(self.broker_url)}>"
-
-
-def _caller(frame: FrameType) -> tuple[str, str | None]:
-    """Return the folder of the file that makes the app, and its module's name unless it is the running script."""
-    file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
-    folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
-    return folder, module if module not in MAIN else None
-
-
-def _import_related(package: str, related_name: str | None) -> None:
-    """Import a package, and its module with this name if it has one."""
-    found = importlib.import_module(package)
-    if related_name is not None and hasattr(found, "__path__"):
-        name = f"{package}.{related_name}"
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name)
-
-
-def _main_name() -> str:
-    """Return the name by which the running script can be imported."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"
