@@ -111,7 +111,7 @@ def show_schedule(session: Session, *, name: str, as_json: bool) -> None:
         ("skipped", f"{info.skipped:,}"),
         ("policies", ", ".join(f"{policy}={value!r}" for policy, value in info.policies.items())),
         ("made by", {"code": "the app's code", "hand": "hand"}.get(info.origin)),
-        ("changed", f"{info.version:,} times" if info.version else None),
+        ("changes", info.version or None),
     ]
     for fact, value in facts:
         if value not in (None, ""):
