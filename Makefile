@@ -38,7 +38,7 @@ chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is kil
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 	$(BIN)/python -m pytest -p no:randomly -s --chaos $(wildcard tests/promises/test_p[135789]_*.py)
 
-fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, while a worker runs
+fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, on each server and pool: about an hour
 	$(BIN)/python -m pytest -p no:randomly -n 2 --timeout 3600 tests/fuzz --fuzz 20000
 
 servers:

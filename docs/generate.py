@@ -354,12 +354,35 @@ def notify(sender, task_id, exception, **more):
     print(f"{sender.name}[{task_id}] failed: {exception}")
 ```
 
-`connect(receiver, sender=task)`, or `@signal.connect(sender=task)`, receives the signals of one sender only. Task
-signals are sent in the process that runs the task, worker signals in the worker's supervisor (`worker_process_…` in
-its children), publish signals in the caller. `setup_logging` and `after_setup_…` are sent by the command
-`celeriac worker` once it has imported the app: see [logging](../howto/logging.md). An exception in a receiver is logged
-to `celeriac.signals` and not raised. No task signal is sent for an attempt whose end its own process could not report:
-a killed child, a hard time limit of a plain function, a task revoked before it started.
+A receiver names the arguments that it wants, and has `**kwargs` for the rest. If it cannot be called, or names an
+argument (without a default, or with the default `None`) that the signal does not have, `connect` raises `TypeError`.
+Besides the arguments in the table, all signals have `sender` and `signal`.
+
+- `connect(receiver, sender=task)`, or `@signal.connect(sender=task)`, receives the signals of one sender only; a task
+  or a worker can be named by its name.
+- A receiver is connected once for a sender, however often `connect` is called; with `dispatch_uid`, so is one of
+  several functions. `disconnect(receiver)` and `disconnect(dispatch_uid=…)` end it.
+- Connections are kept, unlike in Celery, where `weak=True` is the default: there a function without another reference
+  disappears. `weak=True` does that here too.
+- An exception in a receiver is logged to `celeriac.signals` and not raised.
+
+Task signals are sent in the process that runs the task, where `sender` is the task and `sender.request` its request.
+`task_received`, `task_revoked` and `task_unknown` are sent in the worker's supervisor, and so is `task_failure` for an
+attempt that its own process could not report, because it died or was killed at the hard time limit. Receivers in the
+supervisor must return quickly: it does nothing else meanwhile. Their requests have the arguments as plain data.
+`task_unknown` is sent each time that a worker receives a message for a task that it does not know.
+
+Worker signals are sent in the supervisor, `worker_init` before it forks its children, and `worker_process_…` in the
+children. The sender of `worker_ready` and `worker_shutdown` is the worker (`sender.app`, `sender.hostname`), that of
+the others its name. Children that still run a task when the worker stops are killed, and send nothing.
+
+`setup_logging` and `after_setup_…` are sent by the command `celeriac worker` once it has imported the app: see
+[logging](../howto/logging.md).
+
+Publish signals are sent in the caller, for each message that it sends; the sender is the name of the task. Later steps
+of workflows, linked tasks and retries are sent by workers, without a signal. `body` is `(args, kwargs, embed)`. A
+receiver of `before_task_publish` can add to `headers`, which the task finds in `self.request.headers`; changing
+anything else raises.
 
 | signal | arguments |
 |---|---|
@@ -367,8 +390,11 @@ a killed child, a hard time limit of a plain function, a task revoked before it 
     for name in signals.__all__:
         found = getattr(signals, name)
         if isinstance(found, signals.Signal):
-            arguments = (found.__doc__ or "").removeprefix("Sent with: ").removesuffix(".")
-            text += f"| `{name}` | {', '.join(f'`{one}`' for one in arguments.split(', '))} |\n"
+            text += f"| `{name}` | {', '.join(f'`{one}`' for one in found.arguments)} |\n".replace("|  |", "| |")
+    text += "\n## Celery's signals without a counterpart\n\nUsing one is an error that gives the reason.\n\n"
+    text += "| signal | reason |\n|---|---|\n"
+    for name, why in signals.NOT_SENT.items():
+        text += f"| `{name}` | {_cell(why)} |\n"
     return text
 
 

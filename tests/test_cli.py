@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -334,6 +337,10 @@ def test_purging_asks_first(folder: Path) -> None:
     assert shop("purge", "default", input="y\n").stdout == "Dropped 1 from default.\n"
     assert read("purge", "default", "mail", "--yes") == {"dropped": {"default": 0, "mail": 0}}
     assert shop("purge", "defualt", "--yes").exit_code == 2
+    assert shop("purge", "--yes").exit_code == shop("purge", "mail", "--all", "--yes").exit_code == 2
+    shop("call", "shop.add", "-a", "[2, 2]")
+    assert "1 in default, 0 in mail" in shop("purge", "--all", input="n\n").stderr
+    assert read("purge", "--all", "--yes") == {"dropped": {"default": 1, "mail": 0}}
 
 
 def test_queues_are_paused_and_resumed(folder: Path) -> None:
@@ -432,9 +439,10 @@ def test_options_that_only_celery_has_are_explained(folder: Path, arguments: tup
 class RunningWorker:
     """`celeriac -A shop worker` in a process of its own."""
 
-    def __init__(self, path: Path, *arguments: str, spec: str = "shop") -> None:
-        self.log = (path / "worker.log").open("w+")
-        command = [CELERIAC, "-A", spec, "worker", *arguments]
+    def __init__(self, path: Path, *arguments: str, spec: str = "shop", log: str = "worker.log",
+                 through: Sequence[str] = ()) -> None:  # fmt: skip
+        self.log = (path / log).open("w+")
+        command = [*through, CELERIAC, "-A", spec, "worker", *arguments]
         self.process = subprocess.Popen(command, cwd=path, stderr=self.log, stdout=self.log)
         wait_for(lambda: self.process.poll() is not None or "is ready" in self.said(), "a worker")
         assert self.process.poll() is None, self.said()
@@ -605,6 +613,78 @@ def test_a_worker_prints_its_settings_and_obeys_grow_shrink_and_shutdown(folder:
     finally:
         worker.end()
     assert read("status")["workers"] == []
+
+
+def test_two_workers_of_one_name_are_noticed_and_told_apart(folder: Path) -> None:
+    with ExitStack() as stack:
+        workers = []
+        for log in ("first.log", "second.log"):
+            workers.append(RunningWorker(folder, "-c", "1", "-n", "same", log=log))
+            stack.callback(workers[-1].end)
+        first, second = workers
+        pids = sorted(worker.process.pid for worker in workers)
+        assert f"Another worker is named same, too: pid {first.process.pid} on " in second.said()
+        assert "Another worker" not in first.said()
+        shown = shop("status").stdout
+        assert all(re.search(rf"same \(pid {pid} on .*\) +ready", shown) for pid in pids)
+        document = read("status")
+        assert sorted((worker["name"], worker["pid"], worker["answers"]) for worker in document["workers"]) == [
+            ("same", pid, True) for pid in pids
+        ]
+        answers = read("inspect", "stats", "--destination", "same")
+        assert sorted(stats["pid"] for stats in answers["workers"].values()) == pids
+        assert (answers["silent"], answers["unknown"]) == ([], [])
+
+
+def test_the_banner_shows_the_whole_path_of_the_database(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CELERIAC_BROKER_URL", "CELERIAC_RESULT_BACKEND"):
+        monkeypatch.setenv(name, "sqlite:///./jobs.db")
+    worker = RunningWorker(folder, "-c", "1")
+    worker.end()
+    assert worker.said().count(f"sqlite:///{folder}/jobs.db") == 2
+
+
+def test_a_worker_says_that_its_result_backend_is_down_before_it_is_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERIAC_RESULT_BACKEND", "redis://127.0.0.1:1/0")
+    worker = RunningWorker(folder, "-c", "1", "--grace", "2")
+    worker.end()
+    before, ready, _ = worker.said().partition("is ready")
+    assert ready
+    assert "The result backend redis://127.0.0.1:1/0 cannot be reached" in before
+
+
+def test_a_worker_raises_the_limit_of_open_files(folder: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
+    worker = RunningWorker(folder, "-c", "1", through=["sh", "-c", 'ulimit -S -n 200; exec "$@"', "sh"])
+    try:
+        process = psutil.Process(worker.process.pid)
+        for one in (process, *process.children(recursive=True)):
+            assert one.rlimit(psutil.RLIMIT_NOFILE)[0] == most
+    finally:
+        worker.end()
+
+
+def test_the_processes_of_a_worker_have_titles(folder: Path) -> None:
+    worker = RunningWorker(folder, "-c", "1", "-n", "w1")
+    try:
+        process = psutil.Process(worker.process.pid)
+        (forkserver,) = process.children()
+
+        def titles() -> set[str]:
+            return {" ".join(child.cmdline()).rstrip() for child in forkserver.children()}
+
+        assert " ".join(process.cmdline()).rstrip() == "celeriac: worker w1"
+        assert " ".join(forkserver.cmdline()).rstrip() == "celeriac: fork server of w1"
+        wait_for(lambda: titles() == {f"celeriac: {what}, child of w1" for what in ("idle", "coroutines")}, "idle")
+        id = shop("call", "shop.sleep", "-a", "[60]").stdout.strip()
+        wait_for(lambda: "celeriac: shop.sleep, child of w1" in titles(), "the title of the task")
+        shop("control", "terminate", id)
+        wait_for(lambda: "celeriac: idle, child of w1" in titles(), "the title of the next child")
+    finally:
+        worker.end()
 
 
 def test_status_shows_changes_made_by_remote_control(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, TaskRevoked, group, states
 from celeriac.app.control import COMMANDS, Command, Reply
 from celeriac.errors import UnknownQueue
 from celeriac.inspector import ActiveTask, Inspector, TaskStats, WorkerStats
@@ -21,6 +22,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps, loads
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
+from celeriac.testing import running_worker
 from tests.patience import FOR_EVER, PATIENCE
 
 SLOTS = {PLAIN: 10, COROUTINE: 10}
@@ -153,7 +155,31 @@ async def test_messages_can_be_seen_and_purged(app: Celeriac) -> None:
     assert [message.id for message in await inspector.peek("default")] == [now.id]
     assert [message.id for message in await inspector.scheduled()] == [later.id]
     assert await inspector.purge(["default", "mail", "default"]) == {"default": 2, "mail": 0}
-    assert not (await inspector.find([now.id]))[now.id].known
+    for result in (now, later):
+        with pytest.raises(TaskRevoked, match="was purged: its message was deleted from the queue 'default'"):
+            await result.aget(PATIENCE)
+        assert (await inspector.find([result.id]))[result.id].state == states.REVOKED
+
+
+async def test_a_purged_task_ends_its_workflow_and_sends_its_error_callbacks(app: Celeriac) -> None:
+    told: queue.Queue[str] = queue.Queue()
+
+    @app.task(name="told", queue="mail")
+    def tell(id: str) -> None:
+        told.put(id)
+
+    @app.task(name="adds")
+    def add(*numbers: object) -> int:
+        return 1
+
+    lone = add.s(1).on_error(tell.s()).delay()
+    ended = (group(add.s(1), add.s(2)) | add.s()).on_error(tell.s()).delay()
+    assert await Inspector(app).purge(["default"]) == {"default": 3}
+    with running_worker(app):
+        for result in (lone, ended):
+            with pytest.raises(TaskRevoked, match="was purged"):
+                await asyncio.to_thread(result.get, PATIENCE)
+        assert {told.get(timeout=PATIENCE) for _ in range(2)} >= {lone.id}
 
 
 async def test_a_paused_queue_gives_nothing_until_it_is_resumed(app: Celeriac) -> None:

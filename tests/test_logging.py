@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
+import os
 import re
 import signal
 import struct
@@ -18,9 +20,12 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, get_task_logger
-from celeriac.errors import BackendError, BrokerUnavailable
+from celeriac.cli.log import NonBlockingHandler
+from celeriac.errors import BackendError, BrokerUnavailable, NotRegistered
 from celeriac.logs import JSONFormatter
 from celeriac.model.message import Message
+from celeriac.signals import Signal
+from celeriac.tasks.execution import Executor
 from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.outages import Outages
 from tests.environment import without_settings
@@ -62,6 +67,12 @@ async def anote(text):
 @app.task(max_retries=0)
 def fail(text):
     logger.warning("about to fail %s", text)
+    raise ValueError(text)
+
+
+@app.task(max_retries=0)
+async def afail(text):
+    await asyncio.sleep(0)
     raise ValueError(text)
 
 
@@ -122,6 +133,17 @@ def add(logger, format, **more):
 @signals.after_setup_task_logger.connect
 def add_to_tasks(logger, **more):
     logger.addHandler(logging.FileHandler("tasks.log"))
+"""
+
+
+FAILS_ONCE = """
+@signals.worker_process_init.connect
+def fail_once(**more):
+    try:
+        os.close(os.open("failed", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    raise KeyboardInterrupt("not now")
 """
 
 
@@ -343,8 +365,17 @@ def test_json_is_one_object_on_each_line_with_task_and_id(shop: Shop) -> None:
 
 def test_json_that_the_apps_own_logging_rules_out_is_told(shop: Shop) -> None:
     shop.open("--log-format", "json", setup=BASIC)
-    (line,) = shop.lines("--log-format json has no effect")
+    (line,) = shop.lines("Log lines are not JSON, because the app has configured logging")
     assert line.startswith("APP WARNING celeriac.worker: ")
+
+
+def test_a_child_that_fails_is_told_in_json_too(shop: Shop) -> None:
+    shop.open("--log-format", "json", setup=FAILS_ONCE)
+    shop.run("note", "tea")
+    shop.stop()
+    found = [json.loads(line) for line in shop.text().splitlines()]
+    (failed,) = [line for line in found if line["message"] == "A child process has failed and exits"]
+    assert (failed["level"], failed["exception"].splitlines()[-1]) == ("CRITICAL", "KeyboardInterrupt: not now")
 
 
 def test_text_overrides_a_setting_of_json(shop: Shop) -> None:
@@ -451,11 +482,28 @@ def test_a_retry_is_told_with_its_exception_and_its_attempt(shop: Shop) -> None:
 
 def test_tracebacks_begin_in_the_code_of_the_user(shop: Shop) -> None:
     shop.open()
-    shop.run("fail", "cups")
-    shop.stop()
-    frame, code, error = shop.text().partition("Traceback ")[2].splitlines()[1:4]
-    assert "shop.py" in frame
-    assert (code.strip(), error.strip()) == ("raise ValueError(text)", "ValueError: cups")
+    for task in ("fail", "afail"):
+        id = shop.run(task, "cups")
+        said = shop.wait(lambda id=id: shop.text().partition(f"[{id}] failed")[2].count("\n") > 4 and shop.text())
+        frame, code, error = said.partition(f"[{id}] failed")[2].splitlines()[2:5]
+        assert 'shop.py", line' in frame
+        assert (code.strip(), error.strip()) == ("raise ValueError(text)", "ValueError: cups")
+
+
+def test_the_traceback_of_a_receiver_begins_in_the_receiver(caplog: pytest.LogCaptureFixture) -> None:
+    def receiver(**more: Any) -> None:
+        raise ValueError("cups")
+
+    signal = Signal("s", "x")
+    signal.connect(receiver)
+    signal.send(None)
+    assert "in receiver" in caplog.text.partition("Traceback")[2].splitlines()[1]
+
+
+def test_a_traceback_without_code_of_the_user_is_whole(app: Celeriac) -> None:
+    failure = Executor(app).run(Message(id="7", task="shop.gone")).failure
+    assert failure is not None
+    assert "execution.py" in failure.traceback
 
 
 def test_no_failure_of_a_storm_is_missing_from_the_numbers(shop: Shop) -> None:
@@ -505,7 +553,7 @@ async def test_the_numbers_of_a_storm_are_told_after_a_while(
     monkeypatch.setattr("celeriac.worker.attempt_log.PERIOD", 0.01)
     log = AttemptLog(app)
     for _ in range(7):
-        log.unknown(Message(id="7", task="shop.gone"))
+        log.unknown(Message(id="7", task="shop.gone"), NotRegistered("shop.gone"))
     await eventually(lambda: "shop.gone is not registered here and was received 2 more times" in caplog.text)
 
 
@@ -531,6 +579,25 @@ def test_lines_that_tasks_log_wait_for_room_and_none_is_dropped(shop: Shop) -> N
     shop.workers[0].send_signal(signal.SIGTERM)
     pipe.read()
     assert shop.workers[0].wait(PATIENCE) == 0
+
+
+def test_a_note_about_dropped_lines_is_a_line_of_the_log() -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(theirs, b"x" * 4096):
+            pass
+    handler = NonBlockingHandler(theirs)
+    handler.setFormatter(JSONFormatter("w1"))
+    for message in ("first", "second"):
+        handler.emit(logging.makeLogRecord({"msg": message}))
+    os.read(ours, 1 << 20)
+    handler.emit(logging.makeLogRecord({"msg": "third"}))
+    lines = [json.loads(line) for line in os.read(ours, 1 << 20).splitlines()]
+    os.close(ours)
+    os.close(theirs)
+    assert [line["message"] for line in lines] == ["2 log lines were dropped here: stderr was full", "third"]
+    assert (lines[0]["level"], lines[0]["worker"]) == ("WARNING", "w1")
 
 
 # --- Dead workers -------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from celeriac.cli.documents import emit
-from celeriac.cli.output import LogFormatter, echo, echo_value, printable
+from celeriac.cli.log import LogFormatter
+from celeriac.cli.output import echo, echo_value, printable
 from celeriac.cli.tables import show, when
 from celeriac.logs import LONGEST_TEXT
 

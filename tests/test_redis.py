@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import hiredis
 import pytest
 
-from celeriac import Celeriac
+from celeriac import Celeriac, states
 from celeriac.app.connections import open_broker
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.redis import RedisBroker, requests
@@ -34,13 +35,21 @@ from celeriac.drivers.redis.outcomes import channel_of
 from celeriac.drivers.redis.pubsub import Subscriber
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.redis.wire import Wire
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import (
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    ImproperlyConfigured,
+    LeaseLost,
+    NotRegistered,
+)
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN, Message, Place, new_ids
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
+from celeriac.worker.decide import Ending, decide
 from tests.conformance.broker import LONG, PROMPTLY, BrokerConformance, Ports, ids, message, success
 from tests.patience import eventually, in_time, wait_for
 from tests.redis_server import RedisServer, running_redis
@@ -584,8 +593,11 @@ async def test_messages_that_an_older_version_published_are_received_from_many_q
     broker.publish([message("queue-3"), message("queue-4", due_at=time.time() + 0.05)])
     redis.ask("DEL", "celeriac:ready:p", "celeriac:soonest")  # which older versions do not write
     lease = await lease_on(broker)
-    assert len(await lease.receive(names(30), {PLAIN: 5}, 0)) == 1
-    assert len(await lease.receive(names(30), {PLAIN: 5}, PROMPTLY)) == 1
+    found = await lease.receive(names(30), {PLAIN: 5}, 0)
+    assert "queue-3" in [delivery.message.queue for delivery in found]
+    if len(found) < 2:  # the other one is due now, or soon
+        found += await lease.receive(names(30), {PLAIN: 5}, PROMPTLY)
+    assert sorted(delivery.message.queue for delivery in found) == ["queue-3", "queue-4"]
 
 
 # --- Settlements that carry a request for messages ------------------------------------------------------
@@ -1102,6 +1114,55 @@ async def test_on_a_full_server_tasks_are_recorded_as_started_and_workflows_go_o
 
 
 # --- Keys ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [86400.0, -86400.0])
+@pytest.mark.parametrize(("how", "delay"), [("unknown", 1.0), ("retry", 7.5), ("requeue", 1.0), ("rate", 0.5)])
+async def test_what_a_worker_returns_is_due_by_the_clock_of_the_server(
+    broker: RedisBroker, off: float, how: str, delay: float
+) -> None:
+    broker.publish([message()])
+    lease, now = await lease_on(broker), time.time() + off
+    (delivery,) = await receive(lease)
+    retry = Outcome(id=delivery.message.id, task="t", state=states.RETRY, retry_delay=delay)
+    requeue = Outcome(id=delivery.message.id, task="t", state=states.FAILURE, rejected=True, requeue=True)
+    ending = {
+        "unknown": Ending(delivery=delivery, unknown=NotRegistered("t")),
+        "retry": Ending(delivery=delivery, outcome=retry),
+        "requeue": Ending(delivery=delivery, outcome=requeue),
+        "rate": Ending(delivery=delivery, given_back=True, due_at=now + delay),
+    }[how]
+
+    before = await server_time(broker)
+    assert await lease.settle([decide(ending, now, 3, 1e9)]) == [True]
+    await check_due(broker, before, delay)
+
+
+@pytest.mark.parametrize("off", [86400.0, -86400.0])
+async def test_a_countdown_passes_by_the_clock_of_the_server_and_an_eta_is_an_instant(
+    redis: RedisServer, broker: RedisBroker, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Celeriac("t", broker_url=redis.url, environ={})
+    monkeypatch.setattr(Clock, "now", staticmethod(lambda: time.time() + off))
+    before = await server_time(broker)
+    await app.asend_task("t", countdown=7.5)
+    await check_due(broker, before, 7.5)
+    at = datetime.fromtimestamp(before + 60, UTC)
+    await app.broker.operations().withdraw("default", 1)
+    await app.asend_task("t", eta=at)
+    await check_due(broker, at.timestamp(), 0.0)
+    app.close()
+
+
+async def server_time(broker: RedisBroker) -> float:
+    whole, micros = await broker.server.ado(("TIME",))
+    return int(whole) + int(micros) / 1e6
+
+
+async def check_due(broker: RedisBroker, since: float, delay: float) -> None:
+    """Check that the only scheduled message is due so long after `since` or some time from then until now."""
+    _, due_at = await broker.server.ado(("ZRANGE", "celeriac:{default}:due", 0, -1, "WITHSCORES"))
+    assert since + delay - 0.001 <= float(due_at) <= max(since, await server_time(broker)) + delay + 0.001
 
 
 async def test_only_names_of_queues_are_left_when_results_have_expired(redis: RedisServer) -> None:

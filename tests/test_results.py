@@ -254,6 +254,16 @@ def test_an_exception_in_a_map_is_raised_in_its_turn_or_yielded(app: Celeriac) -
         list(app.map(half, [1], window=0))
 
 
+def test_a_map_says_what_it_takes(app: Celeriac, add: Task[..., int]) -> None:
+    for map_ in (app.map, app.amap):
+        with pytest.raises(TypeError, match=r"app\.map\(add, \[1, 2\]\), not 'add' as the task.* use a group"):
+            map_("add", [1])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"not .*add\(1\) as the task"):
+            map_(add.s(1), [1])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="not 3 as the items: they must be iterable"):
+            map_(add, 3)  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("worker")
 async def test_a_map_can_be_iterated_by_a_coroutine(app: Celeriac, add: Task[..., int]) -> None:
     assert [value async for value in app.amap(add, range(20), window=4)] == list(range(20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import sqlite3
 import stat
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -612,6 +614,29 @@ def test_publishing_waits_until_a_lock_is_released(path: Path, open_broker: Open
 def test_the_error_names_a_folder_that_does_not_exist(tmp_path: Path, open_broker: Open) -> None:
     with pytest.raises(BrokerUnavailable, match=r"folder exists"):
         open_broker(at=tmp_path / "no" / "such.db").publish([message()])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_error_names_open_files_when_no_more_may_be_opened(path: Path, open_broker: Open, known: bool) -> None:
+    broker = open_broker()
+    if known:
+        broker.publish([message()])
+        broker.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
+    try:
+        with suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(BrokerUnavailable, match=rf"too many files are open.*/proc/{os.getpid()}/fd") as caught:
+            broker.publish([message()])
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert type(caught.value) is BrokerUnavailable
+    broker.publish([message()])
 
 
 def test_a_path_that_is_a_folder_is_refused(tmp_path: Path, open_broker: Open) -> None:

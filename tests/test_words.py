@@ -544,7 +544,7 @@ def test_a_receiver_that_raises_is_logged_and_the_others_are_called(caplog: pyte
     signal.connect(lambda sender, **more: heard.append(more))
     with caplog.at_level(logging.ERROR):
         signal.send(None, x=1)
-    assert heard == [{"x": 1}]
+    assert heard == [{"x": 1, "signal": signal}]
     assert "A receiver of the signal s failed" in caplog.text
     with pytest.raises(TypeError):
         signal.connect("no function")  # type: ignore[type-var]

@@ -4,7 +4,18 @@ and so is a `type: ignore` that is not needed."""
 from collections.abc import Iterator, Sequence
 from typing import Any, assert_type
 
-from celeriac import AsyncResult, Celeriac, GroupResult, Signature, Task, group, shared_task
+from celeriac import (
+    AsyncResult,
+    Celeriac,
+    GroupResult,
+    Request,
+    Retry,
+    Signature,
+    Task,
+    group,
+    shared_task,
+    signals,
+)
 
 app = Celeriac("typing")
 
@@ -31,6 +42,27 @@ def bound(self: Task[..., Any], x: int) -> str:
 @app.task(bind=True, max_retries=3)
 async def bound_fetch(self: Task[..., Any], x: int) -> str:
     return str(x)
+
+
+class Noted(Task[..., Any]):
+    max_retries = 5
+
+    def on_failure(self, exc: BaseException, *given: Any) -> None: ...
+
+    def run(self, x: int) -> int:
+        return x
+
+
+@app.task(bind=True, base=Noted)
+def retries(self: Task[..., Any], x: int) -> int:
+    assert_type(self.request, Request)
+    assert_type(self.request.called_directly, bool)
+    assert_type(self.request.id, str)
+    assert_type(self.max_retries, int | None)
+    assert_type(self.retry(throw=False), Retry)
+    if x:
+        self.retry((x,), countdown=3, queue="slow", headers={"a": 1})
+    raise self.retry(exc=OSError(), kwargs={"x": 1})
 
 
 @shared_task
@@ -62,6 +94,19 @@ def wrong_calls() -> None:
     shared.delay("1")  # type: ignore[arg-type]
     add.apply_async((1,), countdwn=10)  # type: ignore[call-arg]
     add.apply_async((1,), priority="high")  # type: ignore[arg-type]
+
+
+def wrong_retries(self: Task[..., Any]) -> None:
+    self.retry(countdwn=3)  # type: ignore[call-overload]
+    self.retry(queue=3)  # type: ignore[call-overload]
+
+
+@signals.task_failure.connect
+def told(sender: Any, exception: BaseException, **more: Any) -> None: ...
+
+
+@signals.task_success.connect(sender=add, weak=False, dispatch_uid="told")
+def told_once(sender: Any, result: Any, **more: Any) -> None: ...
 
 
 def bound_calls() -> None:

@@ -35,7 +35,7 @@ from celeriac.errors import (
 )
 from celeriac.logs import get_task_logger
 from celeriac.schedules import at, cron, crontab, every, solar
-from celeriac.tasks.execution import Request, current_request
+from celeriac.tasks.request import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
 from celeriac.tasks.signature import Signature

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
+    "AccessRefused",
     "ArgumentsError",
     "BackendError",
     "BrokerError",
@@ -162,6 +163,10 @@ class BrokerMisconfigured(BrokerUnavailable):
     """The broker can never be reached as it is configured: fix the configuration, retrying does not help."""
 
 
+class AccessRefused(BrokerError):
+    """The server does not allow this to its user: grant the rights, retrying does not help."""
+
+
 class NotSupported(BrokerError):
     """The broker does not support this operation."""
 
@@ -274,8 +279,14 @@ class Replaced(CeleriacError):
 class Retry(CeleriacError):
     """Raised by `task.retry()`: this attempt ends and the next one is scheduled."""
 
-    def __init__(self, message: str | None = None, *, exc: BaseException | None = None,
-                 delay: float = 0.0) -> None:  # fmt: skip
+    def __init__(self, message: str | None = None, *, exc: BaseException | None = None, delay: float = 0.0,
+                 following: Any = None) -> None:  # fmt: skip
         super().__init__(message)
         self.exc = exc
         self.delay = delay
+        self.following = following  # the message of the next attempt, where `retry` changed it
+
+    @property
+    def when(self) -> float:
+        """The seconds until the next attempt, under Celery's name."""
+        return self.delay

@@ -16,11 +16,12 @@ import msgspec
 
 from celeriac import states
 from celeriac.app.control import Reply, read_reply
+from celeriac.app.purging import end_purged
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo
+from celeriac.ports.operations import WITHDRAWN, Dead, QueueCounts, WorkerInfo, labelled
 
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac
@@ -163,19 +164,24 @@ class Inspector:
                   ) -> dict[str, Reply]:  # fmt: skip
         """Send a control command, and return the replies by worker name.
 
-        Returns when every running worker in `destination` has replied, or after `timeout` seconds.
+        Returns when every running worker in `destination` has replied, or after `timeout` seconds. Workers of one name
+        have their pids and hosts after it.
         """
-        expected = {worker.name for worker in await self.workers()}
-        if destination is not None:
-            expected &= set(destination)
+        workers = {
+            label: worker
+            for label, worker in labelled(await self.workers()).items()
+            if destination is None or worker.name in destination
+        }
+        labels = {(worker.name, worker.host, worker.pid): label for label, worker in workers.items()}
         replies: dict[str, Reply] = {}
-        if not expected:
+        if not workers:
             return replies
         channel = f"reply.{new_id()}"
         # Listen before sending, so that no reply is missed.
         answers = cast(AsyncGenerator[bytes, None], await self._app.broker.listen(channel))
         async with aclosing(answers):
-            await self._app.control.send(name, arguments, destination=sorted(expected), reply_to=channel)
+            addressed = sorted({worker.name for worker in workers.values()})
+            await self._app.control.send(name, arguments, destination=addressed, reply_to=channel)
             try:
                 async with asyncio.timeout(self.timeout if timeout is None else seconds(timeout, "timeout")):
                     async for payload in answers:
@@ -184,8 +190,8 @@ class Inspector:
                         except ValueError as error:
                             log.warning("Ignored an unreadable reply to a control command: %s", error)
                             continue
-                        replies[reply.worker] = reply
-                        if replies.keys() >= expected:
+                        replies[labels.get((reply.worker, reply.host, reply.pid), reply.worker)] = reply
+                        if replies.keys() >= workers.keys():
                             break
             except TimeoutError:
                 pass
@@ -193,7 +199,8 @@ class Inspector:
 
     async def _answers(self, kind: type[T], name: str,
                        arguments: Mapping[str, Any] | None = None) -> Answers[T]:  # fmt: skip
-        names = {worker.name for worker in await self.workers()}
+        running = labelled(await self.workers())
+        names = {worker.name for worker in running.values()}
         asked = names if self.destination is None else set(self.destination)
         replies = await self.ask(name, arguments, sorted(asked), self.timeout)
         values: dict[str, T] = {}
@@ -206,7 +213,7 @@ class Inspector:
                 values[worker] = msgspec.convert(reply.value, kind)
             except msgspec.ValidationError as error:  # a worker of another version
                 errors[worker] = f"its reply is not understood ({error}): is it of another version of Celeriac?"
-        silent = (asked & names) - replies.keys()
+        silent = {label for label, worker in running.items() if worker.name in asked} - replies.keys()
         return Answers(values, errors, tuple(sorted(silent)), tuple(sorted(asked - names)))
 
     async def ping(self) -> Answers[dict[str, Any]]:
@@ -313,9 +320,17 @@ class Inspector:
         return await self._app.broker.operations().scheduled(queue, limit, offset)
 
     async def purge(self, queues: Sequence[str]) -> dict[str, int]:
-        """Delete ready and scheduled messages; return how many, by queue. Raises `UnknownQueue`."""
+        """Delete ready and scheduled messages; return how many, by queue. Raises `UnknownQueue`.
+
+        Their tasks end as REVOKED, so that nobody waits for them any more.
+        """
         await self.check_queues(queues)
-        return {queue: await self._app.broker.operations().purge(queue) for queue in dict.fromkeys(queues)}
+        counts = dict.fromkeys(queues, 0)
+        for queue in counts:
+            while messages := await self._app.broker.operations().withdraw(queue, WITHDRAWN):
+                await end_purged(self._app, messages)
+                counts[queue] += len(messages)
+        return counts
 
     async def pause(self, queues: Sequence[str]) -> None:
         """Stop all workers from receiving from queues until they are resumed. Raises `UnknownQueue`."""

@@ -13,7 +13,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from celeriac.tasks.execution import current
+from celeriac.tasks.request import current
 
 __all__ = ["JSONFormatter", "TaskFilter", "add_task", "get_task_logger", "shortened", "task_logger"]
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from celeriac import signals
 from celeriac.app.app import Celeriac
 from celeriac.errors import CeleriacError
 from celeriac.model.clock import Duration, seconds
@@ -31,6 +32,7 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
     """
     options = WorkerOptions.of(app, queues=queues, concurrency=concurrency, pool="threads",
                                grace_seconds=seconds(grace_seconds, "grace_seconds"))  # fmt: skip
+    signals.worker_init.send(options.name)
     ready = threading.Event()
     supervisors: list[Supervisor] = []
     failures: list[BaseException] = []
@@ -42,7 +44,8 @@ def running_worker(app: Celeriac, *, queues: Sequence[str] | None = None, concur
         waiting = asyncio.ensure_future(supervisor.ready.wait())
         await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        ready.set()
+        if not running.done():
+            ready.set()
         if await running:
             raise CeleriacError("The test worker failed: see the log of `celeriac.worker` for the reason.")
 

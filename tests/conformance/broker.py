@@ -376,7 +376,8 @@ class BrokerConformance:
         ports.broker.publish([message()])
         lease = await ports.lease()
         delivery = await one(lease)
-        retry = replace(delivery.message, attempt=2, due_at=ports.clock.now() + 10, priority=9, lane=COROUTINE)
+        retry = replace(delivery.message, attempt=2, due_at=ports.clock.now() + 10, priority=9, lane=COROUTINE,
+                        body=b"[[9],{}]", headers={"a": 1})  # fmt: skip
         settlement = Settlement(delivery=delivery, action=Action.RETURN, message=retry, deliveries=0)
         assert await lease.settle([settlement]) == [True]
         assert await receive(lease) == []
@@ -743,6 +744,17 @@ class BrokerConformance:
         assert await receive(lease) == []
         assert len(await receive(lease, queues=["other"])) == 1
         assert await lease.settle([Settlement(delivery=delivery)]) == [True]
+
+    async def test_what_waits_can_be_withdrawn_and_is_returned(self, ports: Ports) -> None:
+        late = [message(due_at=ports.clock.now() + 60)] if ports.can(Ability.SEE_SCHEDULED) else []
+        sent = [message(), message(lane=COROUTINE), message(priority=9), *late]
+        ports.broker.publish([*sent, message("other")])
+        operations, found = ports.broker.operations(), []
+        while some := await operations.withdraw("default", 2):
+            assert len(some) <= 2
+            found += some
+        assert {one.id: one for one in found} == {one.id: one for one in sent}
+        assert [(counts.queue, counts.ready) for counts in await operations.queues()] == [("other", 1)]
 
     async def test_nobody_receives_from_a_paused_queue(self, ports: Ports) -> None:
         operations = ports.broker.operations()

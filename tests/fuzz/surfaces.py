@@ -1,4 +1,4 @@
-"""The places where bytes come in, on SQLite and Redis: each writes what the fuzzer makes as an enemy would."""
+"""The places where bytes come in, on each server: each writes what the fuzzer makes as an enemy would."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from celeriac.brokers.queue_server.journal import CHANNEL as JOURNAL
+from celeriac.brokers.queue_server.presence import CHANNEL as ROLL_CALLS
 from celeriac.brokers.sqlite.rows import seq_of
+from celeriac.drivers.amqp.blocking import Connection
+from celeriac.drivers.amqp.frames import Publication, properties
 from celeriac.model.message import new_id
+from tests.patience import PATIENCE
+from tests.rabbitmq_server import Place
 from tests.redis_server import RedisServer
 
-__all__ = ["OnRedis", "OnSQLite", "Server"]
+__all__ = ["OnRabbitMQ", "OnRedis", "OnSQLite", "Server"]
 
 
 class Server(ABC):
     """A broker and backend that can be written to behind Celeriac's back."""
 
     url: str
+
+    def close(self) -> None:  # noqa: B027 - not all have something to close
+        """Leave nothing open."""
 
     @abstractmethod
     def message(self, data: bytes) -> None:
@@ -104,3 +113,37 @@ class OnRedis(Server):
         name = f"fuzz-{new_id()}"
         self._server.ask("ZADD", "celeriac:leases", "4e9", name)
         self._server.ask("HSET", "celeriac:workers", name, data)
+
+
+class OnRabbitMQ(Server):
+    """A vhost of a RabbitMQ server, with results over `rpc://`: in the reply queue of a caller are its results."""
+
+    def __init__(self, place: Place) -> None:
+        self.url = place.url
+        self.reply_to = ""  # of the app that reads results
+        self._server = place.server()
+        self._connected: Connection | None = None
+
+    def message(self, data: bytes) -> None:
+        self._send("", "default", b"\0" + data)
+
+    def outcome(self, id: str, data: bytes) -> None:
+        self._send("", self.reply_to, data)
+
+    def workflow(self, id: str, data: bytes, node: bytes | int) -> None:
+        raise NotImplementedError("rpc:// keeps no workflows")
+
+    def worker(self, data: bytes) -> None:
+        """Send bytes as a roll call, as an answer to one, and as an entry of the journal, which workers read."""
+        self._send("celeriac.channels", ROLL_CALLS, data)
+        self._send("celeriac.channels", JOURNAL, data)
+
+    def _send(self, exchange: str, key: str, body: bytes) -> None:
+        if self._connected is None:
+            self._connected = self._server.connect(PATIENCE)
+        self._connected.publish([Publication(exchange, key, properties(), body)], PATIENCE)
+
+    def close(self) -> None:
+        """Close the connection that writes."""
+        if self._connected is not None:
+            self._connected.close()

@@ -1,7 +1,9 @@
-"""The fuzzer: whatever is written into a server, workers and callers go on.
+"""The fuzzer: whatever is written into a server, workers, callers and commands go on.
 
-In `make test` each surface gets a few hundred inputs; `make fuzz` gives each 20,000 (`--fuzz N`). A failure prints the
-seed; `--fuzz-seed S` repeats its inputs. After every 25 inputs a good task must run.
+In `make test` each surface gets a few inputs; `make fuzz` gives each 20,000 (`--fuzz N`). A failure prints the seed;
+`--fuzz-seed S` repeats its inputs. After every 25 inputs a good task must run; now and then the commands that look at
+the server are run, which must not let an exception out. Messages and control commands are read by worker processes
+with a pool of each kind, all else by a worker in this process.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +29,60 @@ from celeriac.errors import CeleriacError
 from celeriac.inspector import Inspector
 from celeriac.model.message import new_id
 from celeriac.testing import running_worker
+from tests.commands import command
+from tests.environment import without_settings
 from tests.fuzz.mutations import Mutator
-from tests.fuzz.surfaces import OnRedis, OnSQLite, Server
+from tests.fuzz.surfaces import OnRabbitMQ, OnRedis, OnSQLite, Server
 from tests.hostile import COMMANDS, MESSAGES, OUTCOMES
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
+from tests.rabbitmq_server import Place
 
-FEW = 150  # inputs for each surface in `make test`
+FEW = 50  # inputs for each surface in `make test`
 EACH = 25  # inputs between two good tasks
-GROWTH = 100 << 20  # bytes that the process may grow by in a long run
+LOOKS = 40  # times that the commands run, at most; in short runs with each good task
+GROWTH = 100 << 20  # bytes that a worker's supervisor may grow by, from a quarter of the inputs to the end
+COMMANDS_THAT_LOOK: Sequence[Sequence[str]] = (
+    ["status"], ["queues"], ["queues", "peek", "default"], ["queues", "dead", "list"], ["tasks"], ["inspect", "active"],
+    ["inspect", "stats"],
+)  # fmt: skip
+
+SHOP = """
+from celeriac import Celeriac
+
+app = Celeriac("shop")
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+"""
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
-    return OnSQLite(tmp_path) if request.param == "sqlite" else OnRedis(request.getfixturevalue("redis"))
+SERVERS = ("sqlite", "redis", "rabbitmq")
+POOLS = ("processes", "threads", "solo")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on each server; those that have a pool with each of these, and in `make test` with one of them."""
+    if "pool" in metafunc.fixturenames:
+        every = [(server, pool) for server in SERVERS for pool in POOLS]
+        pairs = every if metafunc.config.getoption("--fuzz") else list(zip(SERVERS, POOLS, strict=True))
+        metafunc.parametrize(("server", "pool"), pairs, indirect=["server"])
+    elif metafunc.definition.get_closest_marker("parametrize") is None:
+        metafunc.parametrize("server", SERVERS, indirect=True)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    made: Server
+    if request.param == "sqlite":
+        made = OnSQLite(tmp_path)
+    elif request.param == "redis":
+        made = OnRedis(request.getfixturevalue("redis"))
+    else:
+        place: Place = request.getfixturevalue("place")
+        made = OnRabbitMQ(place)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -49,6 +94,8 @@ def app(server: Server) -> Iterator[Celeriac]:
         return x + y
 
     assert made.broker.complete(made.broker.operations().queues()) == []  # creates the database
+    if isinstance(server, OnRabbitMQ):
+        server.reply_to = made.backend.reply_to
     yield made
     made.close()
 
@@ -66,42 +113,79 @@ def count(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--fuzz") or FEW)
 
 
-def feed(app: Celeriac, count: int, write: Callable[[int], None], look: Callable[[int], None] = lambda number: None,
-         ) -> None:  # fmt: skip
-    """Write inputs while a worker runs; every few, look at the last and run a good task."""
-    process, before = psutil.Process(os.getpid()), 0
+@contextmanager
+def worker_here(app: Celeriac) -> Iterator[psutil.Process]:
+    """Run a worker in threads of this process; return the process."""
     with running_worker(app):
-        for number in range(count):
-            write(number)
-            if number % EACH == EACH - 1:
+        yield psutil.Process(os.getpid())
+
+
+@contextmanager
+def worker_process(server: Server, folder: Path, pool: str) -> Iterator[psutil.Process]:
+    """Run `celeriac worker` with a pool of this kind; return its supervisor. It must live until it is stopped."""
+    (folder / "shop.py").write_text(SHOP)
+    log = folder / "worker.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-c", "2", "--pool", pool], cwd=folder,
+            env=without_settings() | {"CELERIAC_BROKER_URL": server.url}, stdin=subprocess.DEVNULL, stdout=file,
+            stderr=file, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: "is ready" in log.read_text(errors="replace"), "a worker that is ready")
+        yield psutil.Process(process.pid)
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        process.terminate()
+        assert process.wait(PATIENCE) == 0, log.read_text(errors="replace")[-3000:]
+    finally:
+        for one in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
+            one.kill()
+        process.kill()
+        process.wait()
+
+
+def feed(app: Celeriac, process: psutil.Process, count: int, write: Callable[[int], None],
+         look: Callable[[int], None], mend: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+    """Write inputs while a worker runs; every few, mend what they may change, and run a good task; sometimes, look."""
+    before, looks = 0, 0
+    for number in range(count):
+        write(number)
+        if number % EACH == EACH - 1:
+            if number * LOOKS >= looks * count:
                 look(number)
-                assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
-            if number == count // 4:
-                before = process.memory_info().rss
-        assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
+                looks += 1
+            mend()
+            assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
+        if number == count // 4:
+            before = process.memory_info().rss
+    assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
     assert process.memory_info().rss - before < GROWTH
+
+
+def show(app: Celeriac, *ids: str) -> None:
+    """Run the commands that look, as users do."""
+    for arguments in COMMANDS_THAT_LOOK:
+        command(app, *arguments)
+    for id in ids:
+        command(app, "tasks", "show", id)
+        command(app, "result", id)
 
 
 MESSAGE = {"id": "x", "task": "shop.add", "body": b"[[1,2],{}]", "queue": "default", "lane": "plain", "priority": 5,
            "attempt": 1, "sent_at": 1.7e9, "root_id": "x"}  # fmt: skip
 
 
-def test_messages(app: Celeriac, server: Server, seed: int, count: int) -> None:
+def test_messages(app: Celeriac, server: Server, tmp_path: Path, pool: str, seed: int, count: int) -> None:
     mutator, names = Mutator(seed), random.Random(seed)
+    ids = [new_id()]
 
     def write(number: int) -> None:
         task = names.choice(["shop.add", "shop.add", "unknown"])
-        server.message(mutator.make({**MESSAGE, "id": new_id(), "task": task}, list(MESSAGES.values())))
+        ids[0] = new_id()
+        server.message(mutator.make({**MESSAGE, "id": ids[0], "task": task}, list(MESSAGES.values())))
 
-    def look(number: int) -> None:
-        operations = app.broker.operations()
-        complete = app.broker.complete
-        assert complete(operations.queues())
-        complete(operations.dead(None, 50))
-        complete(operations.peek("default", 50))
-        complete(operations.scheduled(None, 50))
-
-    feed(app, count, write, look)
+    with worker_process(server, tmp_path, pool) as process:
+        feed(app, process, count, write, lambda number: show(app, ids[0]))
 
 
 def test_outcomes(app: Celeriac, server: Server, seed: int, count: int) -> None:
@@ -111,14 +195,14 @@ def test_outcomes(app: Celeriac, server: Server, seed: int, count: int) -> None:
 
     def write(number: int) -> None:
         server.outcome(ids[number], mutator.make({**good, "id": ids[number]}, list(OUTCOMES.values())))
-        read(app, ids[number])
+        if not isinstance(server, OnRabbitMQ):  # there, bytes without an id are nobody's outcome
+            read(app, ids[number])
 
-    def look(number: int) -> None:
-        assert asyncio.run(Inspector(app).recent(50)) is not None
-
-    feed(app, count, write, look)
+    with worker_here(app) as process:
+        feed(app, process, count, write, lambda number: show(app, *ids[number - 2 : number]))
 
 
+@pytest.mark.parametrize("server", ["sqlite", "redis"], indirect=True)  # rpc:// keeps none
 def test_workflows(app: Celeriac, server: Server, seed: int, count: int) -> None:
     mutator, chance = Mutator(seed), random.Random(seed)
     step = [0, "a", "shop.add", {"id": "", "task": "", "body": b"[[1,2],{}]"}]
@@ -129,7 +213,8 @@ def test_workflows(app: Celeriac, server: Server, seed: int, count: int) -> None
         node = chance.choice([0, 1, 7, -1, 10**9, b"garbage", b"a:b:x", b":1", b"\xff:0"])
         server.workflow(new_id(), mutator.make(good, corpus), node)
 
-    feed(app, count, write)
+    with worker_here(app) as process:
+        feed(app, process, count, write, lambda number: show(app))
 
 
 def read(app: Celeriac, id: str) -> None:
@@ -151,11 +236,13 @@ def test_infos_of_workers(app: Celeriac, server: Server, seed: int, count: int) 
         info = mutator.make(good, [b"", b"junk", b"[]"])
         server.worker(b"[15.0," + info + b"]" if isinstance(server, OnRedis) else info)
 
-    feed(app, min(count, 2_000), write, lambda number: _show_workers(app))
+    def look(number: int) -> None:
+        assert app.broker.complete(app.broker.operations().workers())
+        if number < FEW:  # a command asks each of these workers, and waits for answers in vain
+            command(app, "queues")
 
-
-def _show_workers(app: Celeriac) -> None:
-    assert len(app.broker.complete(app.broker.operations().workers())) > 1
+    with worker_here(app) as process:
+        feed(app, process, min(count, 2_000), write, look)
 
 
 COMMAND = {"name": "ping", "arguments": {}, "destination": None, "reply_to": "reply.x"}
@@ -163,7 +250,7 @@ NAMES = ["ping", "stats", "active", "reserved", "registered", "rate_limit", "tim
          "cancel_consumer", "pool_shrink", "terminate", "log_level"]  # fmt: skip
 
 
-def test_control_commands(app: Celeriac, seed: int, count: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_control_commands(app: Celeriac, server: Server, tmp_path: Path, pool: str, seed: int, count: int) -> None:
     mutator, chance = Mutator(seed, lambda value: json.dumps(value, default=repr).encode()), random.Random(seed)
 
     def write(number: int) -> None:
@@ -174,9 +261,11 @@ def test_control_commands(app: Celeriac, seed: int, count: int, caplog: pytest.L
         payload = mutator.make({**COMMAND, "name": name, "arguments": taken}, list(COMMANDS.values())[:-2])
         app.broker.complete(app.broker.broadcast(CHANNEL, [payload]))
 
-    def look(number: int) -> None:
+    def mend() -> None:
         assert asyncio.run(Inspector(app, timeout=PATIENCE).ping()).values
         app.broker.complete(app.control.send("add_consumer", {"queue": "default"}))  # it may have been cancelled
         app.broker.complete(app.control.send("rate_limit", {"task": "shop.add", "rate": None}))
+        app.broker.complete(app.control.send("time_limit", {"task": "shop.add", "soft": None, "hard": None}))
 
-    feed(app, count, write, look)
+    with worker_process(server, tmp_path, pool) as process:
+        feed(app, process, count, write, lambda number: show(app), mend)

@@ -1,4 +1,4 @@
-"""The app: the configuration, the task registry, and the broker and backend that the configuration names.
+"""The app: the configuration, the tasks, and the broker and backend that the configuration names.
 
 `Celeriac` is the object that users make. Tasks, signatures, results, workflows and the worker hold it.
 """
@@ -9,13 +9,14 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
-from celeriac import signals
 from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
 from celeriac.app.control import Control
-from celeriac.app.modules import MAIN, caller, import_related, main_name
+from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
 from celeriac.beat.schedules import POLICIES, Schedules
 from celeriac.canvas import functions
@@ -25,21 +26,24 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
 from celeriac.config.settings import Settings
 from celeriac.config.sources import from_object, from_toml
-from celeriac.errors import ArgumentsError, ImproperlyConfigured, NotRegistered, UnknownQueue
+from celeriac.errors import ArgumentsError, NotRegistered, UnknownQueue
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
-from celeriac.model.options import CallOptions, TaskOptions
+from celeriac.model.options import CallOptions
 from celeriac.model.routing import Routes
+from celeriac.ports.complete import in_thread
+from celeriac.signals import Signal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
-from celeriac.tasks.decorators import BoundDecorator, Decorator
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import address_of, app_at
+from celeriac.tasks.protocols import Template
+from celeriac.tasks.publish_signals import send_after_publish, send_before_publish
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
-from celeriac.tasks.task import CoroutineTask, Task, Tasks
+from celeriac.tasks.task import Task
 
 if TYPE_CHECKING:
     from celeriac.beat.scheduler import Scheduler
@@ -54,7 +58,7 @@ R = TypeVar("R")
 DATABASE_NAME = "celeriac.db"
 
 
-class Celeriac:
+class Celeriac(Registering):
     """An app. `app = Celeriac("shop")` is enough: it stores messages and results in `celeriac.db` beside its file.
 
     Settings are keywords (`task_acks_late=False`); `app.conf` has all of them.
@@ -62,17 +66,17 @@ class Celeriac:
 
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
                  **settings: Any) -> None:  # fmt: skip
-        self._folder, module = caller(sys._getframe(1))
+        super().__init__()
+        self._folder, module = _caller(sys._getframe(1))
         self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
         self.main = main or module
         self.clock = clock or Clock()
         self.conf = Settings(settings, os.environ if environ is None else environ)
-        self.tasks = Tasks()
         self.control = Control(self)
         self.schedules = Schedules(self)
         self.declared = Declared(self, self.main, self.schedules)
-        self.on_after_configure = signals.Signal("on_after_configure", "no arguments")
-        self.on_after_finalize = signals.Signal("on_after_finalize", "no arguments")
+        self.on_after_configure = Signal("on_after_configure")
+        self.on_after_finalize = Signal("on_after_finalize")
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = functions.builtin_tasks(self)
@@ -80,8 +84,6 @@ class Celeriac:
         self._backend: Backend | None = None
         self._templates: dict[str, MessageTemplate] = {}
         self._routes: Routes | None = None
-        self._queues: frozenset[str] | None = None
-        self._discovered: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
         self.conf.watch(self._configuration_changed)
         shared.register_app(self)
 
@@ -123,89 +125,9 @@ class Celeriac:
         if queue not in self.queues and not self.conf.task_create_missing_queues:
             raise UnknownQueue(queue, self.queues)
 
-    # --- Tasks ----------------------------------------------------------------------------------------
-
-    @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
-
-    @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
-
-    @overload
-    def task(self, /, *, name: str | None = None, bind: Literal[True], base: type[Task[Any, Any]] | None = None,
-             **options: Unpack[TaskOptions]) -> BoundDecorator: ...  # fmt: skip
-
-    @overload
-    def task(self, /, *, name: str | None = None, bind: Literal[False] = False,
-             base: type[Task[Any, Any]] | None = None, **options: Unpack[TaskOptions]) -> Decorator: ...  # fmt: skip
-
-    def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False,
-             base: type[Task[Any, Any]] | None = None, **options: Any) -> Any:  # fmt: skip
-        """Register a function, plain or `async def`, as a task. With or without options:
-
-            @app.task
-            def add(x, y): ...
-
-            @app.task(bind=True, queue="mail", autoretry_for=(OSError,), time_limit=60)
-            def send(self, to): ...
-        """
-
-        def register(function: Callable[..., Any]) -> Task[Any, Any]:
-            return self.register(function, name, bind, base, options)
-
-        return register if function is None else register(function)
-
-    def register(self, function: Callable[..., Any], name: str | None, bind: bool,
-                 base: type[Task[Any, Any]] | None, options: Mapping[str, Any]) -> Task[Any, Any]:  # fmt: skip
-        """Register a function as a task, and return the task. `task` and `shared_task` call this."""
-        if not callable(function):
-            raise ImproperlyConfigured(f"@app.task must be given a function, not {function!r}. "
-                                       "To name the task, write @app.task(name=…).")  # fmt: skip
-        name = name or self.name_of(function)
-        if name in self.tasks:
-            known = self.tasks[name]
-            if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
-                raise ImproperlyConfigured(
-                    f"Two functions are registered as the task {name!r}: {known.__module__}.{known.__qualname__} and "
-                    f"{function.__module__}.{function.__qualname__}. Give one another name: @app.task(name=…)."
-                )
-        task = (base or Task)(self, function, name, options, bind)
-        if base is None and task.is_coroutine:
-            task = CoroutineTask(self, function, name, options, bind)
-        self.tasks[name] = task
-        self._queues = None
-        if (schedule := task.options.pop("schedule", None)) is not None:
-            self.declared.add_task(task, schedule)
-        return task
-
-    def name_of(self, function: Callable[..., Any]) -> str:
-        """Return the default name of a function's task: its module and its own name."""
-        module = function.__module__
-        if module in MAIN:
-            module = self.main or main_name()
-        return f"{module}.{function.__name__}"
-
-    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]],
-                           related_name: str | None = "tasks", force: bool = False) -> None:  # fmt: skip
-        """Let workers import the module `tasks` of each of these packages that has one: `shop.tasks`, `mail.tasks`.
-
-        With `related_name=None` they import the packages themselves. Nothing is imported before a worker starts, so
-        that these modules may import the app; with `force` they are imported now.
-        """
-        if isinstance(packages, str):
-            raise ImproperlyConfigured(f"autodiscover_tasks needs a list of packages: [{packages!r}].")
-        self._discovered.append((packages, related_name))
-        if force:
-            self.import_tasks()
-
     def import_tasks(self) -> None:
-        """Import the modules that the setting `imports` names, and those that `autodiscover_tasks` finds."""
-        for module in self.conf.imports:
-            importlib.import_module(module)
-        for packages, related_name in self._discovered:
-            for package in packages() if callable(packages) else packages:
-                import_related(package, related_name)
-
+        """Import the modules with tasks, and send `on_after_configure` and `on_after_finalize`."""
+        super().import_tasks()
         self.on_after_configure.send(self)
         self.on_after_finalize.send(self)
 
@@ -225,6 +147,11 @@ class Celeriac:
         self.declared.add(name, schedule, sig, policies)
         return name
 
+    def _add(self, name: str, task: Task[Any, Any]) -> None:
+        super()._add(name, task)
+        if (schedule := task.options.pop("schedule", None)) is not None:
+            self.declared.add_task(task, schedule)
+
     async def beat(self, name: str = "") -> None:
         """Import the task modules, and run a scheduler in this event loop until cancelled. Any number may run."""
         self.import_tasks()
@@ -232,9 +159,12 @@ class Celeriac:
 
     def scheduler(self, name: str = "") -> Scheduler:
         """Return a scheduler, which `beat` runs."""
-        # Imported here, because it needs asyncio, and processes that only send tasks do not.
-        made: type[Scheduler] = importlib.import_module("celeriac.beat.scheduler").Scheduler
-        return made(self, name or f"{self.main}@{socket.gethostname()}.{os.getpid()}", self.declared.sync)
+        scheduler = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
+        name = name or f"{self.main}@{socket.gethostname()}.{os.getpid()}"
+        made: Scheduler = scheduler.Scheduler(self, name, self.declared.sync)
+        return made
+
+    # --- Tasks: `registering.py` has more -------------------------------------------------------------
 
     def known_task(self, name: str) -> Task[Any, Any]:
         """Return a registered or built-in task by its name. Raises `NotRegistered`."""
@@ -243,10 +173,10 @@ class Celeriac:
             raise NotRegistered(name, self.tasks)
         return task
 
-    def message_template(self, task: str) -> MessageTemplate:
-        """Return the template of a task's messages. The task need not be registered here."""
+    def message_template(self, task: str) -> Template:
+        """Return what makes a task's messages for workflows. The task need not be registered here."""
         if task in self.tasks or task in self.builtin_tasks:
-            return self.known_task(task).message_template()
+            return self.known_task(task).workflow_template()
         if task not in self._templates:
             if not isinstance(task, str):
                 name = getattr(task, "name", "shop.add")
@@ -260,29 +190,29 @@ class Celeriac:
         """Send messages. With `task_always_eager`, send nothing and return False: the caller runs them instead."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish.receivers:
-            signals.before_task_publish.send(self, messages=messages)
+        if before_task_publish.receivers:
+            messages = send_before_publish(messages)
         self.broker.publish(messages)
-        if signals.after_task_publish.receivers:
-            signals.after_task_publish.send(self, messages=messages)
+        if after_task_publish.receivers:
+            send_after_publish(messages)
         return True
 
     async def apublish(self, messages: Sequence[Message]) -> bool:
         """Coroutine version of `publish`."""
         if self.conf.task_always_eager:
             return False
-        if signals.before_task_publish.receivers:
-            signals.before_task_publish.send(self, messages=messages)
+        if before_task_publish.receivers:
+            messages = send_before_publish(messages)
         await self.broker.apublish(messages)
-        if signals.after_task_publish.receivers:
-            signals.after_task_publish.send(self, messages=messages)
+        if after_task_publish.receivers:
+            send_after_publish(messages)
         return True
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                   **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
         """Send a message for a task by its name. The task need not be registered here."""
-        if name in self.tasks:
-            return self.tasks[name].apply_async(args, kwargs, **options)
+        if name in self.tasks:  # as in Celery, an override of `apply_async` may call `send_task`
+            return Task.apply_async(self.tasks[name], args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.conf.task_always_eager:
             free_ids(self, [message.id])
@@ -294,7 +224,10 @@ class Celeriac:
                          **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
         """Coroutine version of `send_task`."""
         if name in self.tasks:
-            return await self.tasks[name].aapply_async(args, kwargs, **options)
+            task = self.tasks[name]
+            if task.overrides_sending:
+                return await in_thread(partial(Task.apply_async, task, args, kwargs, **options))
+            return await task.aapply_async(args, kwargs, **options)
         message = self.message_template(name).message(args_of(args), kwargs_of(kwargs), options)
         if options.get("task_id") is not None and not self.conf.task_always_eager:
             await afree_ids(self, [message.id])
@@ -385,3 +318,10 @@ class Celeriac:
 
     def __repr__(self) -> str:
         return f"<Celeriac {self.main}: {len(self.tasks)} tasks, {masked(self.broker_url)}>"
+
+
+def _caller(frame: FrameType) -> tuple[str, str | None]:
+    """Return the folder of the file that makes the app, and its module's name unless it is the running script."""
+    file, module = frame.f_globals.get("__file__"), frame.f_globals.get("__name__")
+    folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
+    return folder, module if module not in MAIN else None

@@ -8,6 +8,7 @@ searched only for schemes that are not listed here.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
 
-__all__ = ["BuiltIn", "Kind", "file_url", "open_backend", "open_broker", "sends_outcomes"]
+__all__ = ["BuiltIn", "Kind", "file_url", "open_backend", "open_broker", "sends_outcomes", "shown"]
 
 
 class BuiltIn(NamedTuple):
@@ -57,6 +58,7 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
 
 BROKER = Kind("broker", "broker_url", adapters.BROKERS, _schemes("celeriac.brokers"))
 BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, _schemes("celeriac.backends"))
+FILE = "sqlite:///"
 RPC = "rpc"
 REPLYING = frozenset({RPC, "amqp", "amqps"})
 """Built-in backends that send each outcome to its caller."""
@@ -64,7 +66,18 @@ REPLYING = frozenset({RPC, "amqp", "amqps"})
 
 def file_url(path: str) -> str:
     """Return the URL of the embedded database at a path."""
-    return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
+    return FILE + _escaped(path)
+
+
+def _escaped(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3F")
+
+
+def shown(url: str) -> str:
+    """Return a URL as people should see it: without passwords, and with the whole path of a database file."""
+    if not url.startswith(FILE):
+        return str(masked(url))
+    return FILE + os.path.normpath(os.path.join(_escaped(os.getcwd()), url.removeprefix(FILE)))
 
 
 def open_broker(url: str, settings: Settings, clock: Clock) -> Broker:

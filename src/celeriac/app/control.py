@@ -44,6 +44,8 @@ class Reply(msgspec.Struct, omit_defaults=True):
     worker: Name
     value: Any = None
     error: str | None = None
+    host: OptionalName = ""  # with the pid, these tell workers of one name apart
+    pid: int = 0
 
 
 LARGEST_COMMAND = 1 << 20  # bytes

@@ -107,7 +107,9 @@ class Scheduler:
                 log.warning("The server is back after %.1f s", time.monotonic() - away_since)
                 self._synced = False
             pause, away_since = first, 0.0
-            self.started.set()
+            if not self.started.is_set():
+                self.started.set()
+                signals.beat_init.send(self)
             await self._sleep(wait)
 
     def stop(self) -> None:

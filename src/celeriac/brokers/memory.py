@@ -189,20 +189,26 @@ class MemoryLease(Lease):
 
     async def sweep(self) -> list[Delivery]:
         now = self._clock.now()
-        taken = []
+        taken: list[Delivery] = []
+        returned: list[tuple[str, list[Message]]] = []
         with self._store.lock:
             self._prove()
             for lease, info in list(self._store.leases.items()):
                 if info.expires_at < now and lease != self._number:
                     del self._store.leases[lease]
-                    taken += self._inherit(lease, info.name)
+                    taken_over, messages = self._inherit(lease)
+                    taken += taken_over
+                    returned.append((info.name, messages))
             self._store.broadcasts = [entry for entry in self._store.broadcasts if entry[1] > now - BROADCAST_SECONDS]
             self._store.revoked = {id: until for id, until in self._store.revoked.items() if until > now}
             self._store.prune(now, self._result_expires)
         self._store.ring()
+        for worker, messages in returned:
+            tell_returned(worker, messages, len(messages))
         return taken
 
-    def _inherit(self, lease: int, worker: str) -> list[Delivery]:
+    def _inherit(self, lease: int) -> tuple[list[Delivery], list[Message]]:
+        """Return what this worker takes over to settle, and what returned to the queues."""
         taken, returned = [], []
         for id, held in [(id, held) for id, held in self._store.held.items() if held.lease == lease]:
             message, deliveries = held.delivery.message, held.delivery.deliveries
@@ -214,8 +220,7 @@ class MemoryLease(Lease):
                 delivery = Delivery(message, str(self._store.number()), deliveries, lost=True)
                 self._store.held[id] = Held(delivery, self._number, held.age)
                 taken.append(delivery)
-        tell_returned(worker, returned, len(returned))
-        return taken
+        return taken, returned
 
     async def end(self) -> None:
         with self._store.lock:
@@ -280,12 +285,12 @@ class MemoryOperations(Operations):
         places = self._places()
         return {id: places[id] for id in ids if id in places}
 
-    async def purge(self, queue: str) -> int:
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
         with self._store.lock:
-            gone = [id for id, (_, message, _) in self._store.messages.items() if message.queue == queue]
-            for id in gone:
-                del self._store.messages[id]
-        return len(gone)
+            gone = [message for _, message, _ in self._store.messages.values() if message.queue == queue][:limit]
+            for message in gone:
+                del self._store.messages[message.id]
+        return gone
 
     async def pause(self, queue: str) -> None:
         self._store.paused.add(queue)

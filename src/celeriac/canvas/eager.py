@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import msgspec
-
 from celeriac import states
 from celeriac.canvas.advance import advance
 from celeriac.canvas.links import linked
@@ -66,7 +64,7 @@ class _Run:
     def _attempt(self, message: Message) -> None:
         outcome = self._executor.run_any(message)
         while outcome.state == states.RETRY:
-            message = msgspec.structs.replace(message, attempt=message.attempt + 1)
+            message = outcome.next_attempt(message)
             outcome = self._executor.run_any(message)
         if outcome.state == states.REPLACED:
             self._messages += outcome.following

@@ -27,8 +27,12 @@ FETCH_BATCH = 200  # ids fetched at a time
 def map_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
               return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip
     """Yield the result of `task(item)` for each item, in order."""
+    return _map(_Window(task, items, window), return_exceptions)
+
+
+def _map(work: _Window[R], return_exceptions: bool) -> Iterator[R]:
     forbid_waiting()
-    work: _Window[R] = _Window(task, items, window)
+    task = work.task
     while True:
         work.add(task.delay_many(work.next_calls(), **work.options))
         if not work.waiting:
@@ -42,10 +46,14 @@ def map_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
             task.app.backend.forget([result.id for result in done])
 
 
-async def amap_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
-                     return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
+def amap_tasks(task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
+               return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
     """Coroutine version of `map_tasks`."""
-    work: _Window[R] = _Window(task, items, window)
+    return _amap(_Window(task, items, window), return_exceptions)
+
+
+async def _amap(work: _Window[R], return_exceptions: bool) -> AsyncIterator[R]:
+    task = work.task
     while True:
         work.add(await task.adelay_many(work.next_calls(), **work.options))
         if not work.waiting:
@@ -63,13 +71,19 @@ class _Window(Generic[R]):
     """The calls that have been sent and not yielded, oldest first, and the outcomes that have arrived."""
 
     def __init__(self, task: Task[Any, R], items: Iterable[Any], size: int) -> None:
+        if not hasattr(task, "delay_many"):  # a task, or one of `shared_task`
+            raise TypeError(f"map takes a task and the items to call it with, app.map(add, [1, 2]), not {task!r} as "
+                            "the task. For calls with more arguments use a group of signatures.")  # fmt: skip
+        if not isinstance(items, Iterable):
+            raise TypeError(f"map takes a task and the items to call it with, app.map(add, [1, 2]), not {items!r} as "
+                            "the items: they must be iterable.")  # fmt: skip
         if size < 1:
             raise ValueError(f"window must be 1 or more, not {size!r}")
         self.waiting: deque[AsyncResult[R]] = deque()
         self.options: CallOptions = {}
         if task.options.get("ignore_result", task.app.conf.task_ignore_result):
             self.options = {"ignore_result": False}  # outcomes must be stored until they are yielded
-        self._task = task
+        self.task = task
         self._items = iter(items)
         self._size = size
         self._early: dict[str, Outcome] = {}
@@ -100,5 +114,5 @@ class _Window(Generic[R]):
         ready: list[AsyncResult[R]] = []
         while self.waiting and self.waiting[0].id in self._early:
             result = self.waiting.popleft()
-            ready.append(EagerResult(self._early.pop(result.id), self._task.app))
+            ready.append(EagerResult(self._early.pop(result.id), self.task.app))
         return ready

@@ -20,9 +20,9 @@ from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.codec import Codec
 from celeriac.model.message import Link, Message, encode, new_id
 from celeriac.ports.workflows import Plan
-from celeriac.tasks.execution import current
 from celeriac.tasks.message_template import check_callback, check_same_app, check_takes_result
 from celeriac.tasks.protocols import App
+from celeriac.tasks.request import current
 from celeriac.tasks.signature import Signature, listed
 
 __all__ = ["FIRST_ONLY", "GATHER", "Given", "Planned", "Planner", "as_replacement", "check_unique"]

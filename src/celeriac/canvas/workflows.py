@@ -34,7 +34,7 @@ from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
 
 if TYPE_CHECKING:
-    from celeriac.tasks.execution import Request
+    from celeriac.tasks.request import Request
 
 __all__ = ["Workflows"]
 

@@ -16,14 +16,18 @@ import sys
 from collections.abc import Iterator
 
 from celeriac import signals
-from celeriac.cli.output import LogFormatter
+from celeriac.cli.output import printable
 from celeriac.config.definitions import JSON, LOG_FORMAT
 from celeriac.config.settings import Settings
-from celeriac.logs import JSONFormatter, task_logger
+from celeriac.logs import JSONFormatter, add_task, shortened, task_logger
 
-__all__ = ["NonBlockingHandler", "set_up_logging", "stderr_handler"]
+__all__ = ["LogFormatter", "NonBlockingHandler", "set_up_logging", "stderr_handler"]
 
 log = logging.getLogger("celeriac.worker")
+
+SUPERVISOR = "celeriac.worker"  # the logger whose lines about a task name it in their texts
+
+ABOUT_THE_LOG = {"name": log.name, "levelname": "WARNING", "levelno": logging.WARNING}
 
 
 def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: str | None) -> logging.Formatter | None:
@@ -42,9 +46,9 @@ def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: s
         signals.after_setup_logger.send(None, logger=logging.root, **facts)
         signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
     _enable()
-    if formatter is None and log_format == JSON:
-        log.warning("--log-format json has no effect, because the app has configured logging. Use the formatter "
-                    "celeriac.logs.JSONFormatter there, or set worker_hijack_root_logger.")  # fmt: skip
+    if shown == JSON and formatter is None and not signals.setup_logging.receivers:
+        log.warning("Log lines are not JSON, because the app has configured logging. Use celeriac.logs.JSONFormatter "
+                    "there, or set worker_hijack_root_logger.")  # fmt: skip
     return formatter
 
 
@@ -117,6 +121,24 @@ def stderr_handler() -> logging.Handler:
     return logging.StreamHandler()
 
 
+class LogFormatter(logging.Formatter):
+    """Formats log records for stderr: with the second format if a task has logged the record.
+
+    Control characters are escaped, and continuation lines are indented: no text of a task (its name, the message of
+    its exception) can look like a line of the log. Long records are cut.
+    """
+
+    def __init__(self, format: str, task_format: str | None = None) -> None:
+        super().__init__(format)
+        self._of_tasks = logging.Formatter(task_format or format)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        is_of_task = add_task(record) and record.name != SUPERVISOR
+        text = self._of_tasks.format(record) if is_of_task else super().format(record)
+        return printable(shortened(text)).replace("\n", "\n  ")
+
+
 class NonBlockingHandler(logging.Handler):
     """Writes lines to a pipe, terminal or socket; drops lines while it is full, and reports their number later.
 
@@ -133,7 +155,7 @@ class NonBlockingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or drop it if there is no room."""
         try:
-            line = self.format(record).encode(errors="backslashreplace") + b"\n"
+            line = self._line(record)
         except Exception:  # noqa: BLE001 - the arguments do not match the message; the same as in every handler
             self.handleError(record)
             return
@@ -141,13 +163,17 @@ class NonBlockingHandler(logging.Handler):
             self._wait_and_write(line)
             return
         if self._dropped:
-            line = f"({self._dropped} log lines were dropped here: stderr was full)\n".encode() + line
+            note = f"{self._dropped} log lines were dropped here: stderr was full"
+            line = self._line(logging.makeLogRecord({**ABOUT_THE_LOG, "msg": note})) + line
         self._rest = self._write(self._rest)
         left = line if self._rest else self._write(line)
         if left is line:
             self._dropped += 1
         else:
             self._rest, self._dropped = left, 0
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode(errors="backslashreplace") + b"\n"
 
     def _write(self, data: bytes) -> bytes:
         """Write as much as there is room for; return the rest."""

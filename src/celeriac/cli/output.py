@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import click
 
-from celeriac.logs import add_task, shortened
-
-__all__ = ["LogFormatter", "echo", "echo_value", "printable"]
-
-SUPERVISOR = "celeriac.worker"  # the logger whose lines about a task name it in their texts
-
+__all__ = ["echo", "echo_value", "printable"]
 
 def printable(text: str) -> str:
     r"""Return text with characters that are not printable escaped, except newlines and tabs.
@@ -39,21 +33,3 @@ def echo_value(value: object) -> None:
         echo(text)
     else:
         click.echo(text, color=True)  # otherwise click would leave out escape sequences
-
-
-class LogFormatter(logging.Formatter):
-    """Formats log records for stderr: with the second format if a task has logged the record.
-
-    Control characters are escaped, and continuation lines are indented: no text of a task (its name, the message of
-    its exception) can look like a line of the log. Long records are cut.
-    """
-
-    def __init__(self, format: str, task_format: str | None = None) -> None:
-        super().__init__(format)
-        self._of_tasks = logging.Formatter(task_format or format)
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as text."""
-        is_of_task = add_task(record) and record.name != SUPERVISOR
-        text = self._of_tasks.format(record) if is_of_task else super().format(record)
-        return printable(shortened(text)).replace("\n", "\n  ")

@@ -14,19 +14,21 @@ __all__ = ["command"]
 
 
 @click.command("purge")
-@click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
+@click.argument("queues", nargs=-1, metavar="[QUEUE...]")
+@click.option("--all", "of_all", is_flag=True, help="Purge every queue: those that the app declares, and any others.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @as_json
 @with_session
-def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def command(session: Session, *, queues: tuple[str, ...], of_all: bool, yes: bool, as_json: bool) -> None:
     """Delete all waiting messages of queues, ready and scheduled. They cannot be recovered.
 
-    Running tasks continue, and dead letters are kept.
+    Their tasks end as REVOKED. Running tasks continue, and dead letters are kept.
 
     \b
     Examples:
       celeriac -A shop purge mail
       celeriac -A shop purge mail default --yes
+      celeriac -A shop purge --all
 
     \b
     Exit codes:
@@ -34,8 +36,11 @@ def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bo
       1  failure, or not confirmed
       2  the command line or the app is invalid
     """
+    if of_all == bool(queues):
+        raise click.UsageError("Give the names of queues, or --all.")
     inspector = session.inspector()
     counts = session.run(_counts(inspector, queues))
+    queues = tuple(count.queue for count in counts)
     if not yes:
         waiting = ", ".join(f"{count.ready + count.scheduled:,} in {count.queue}" for count in counts)
         click.confirm(f"Delete all waiting messages ({waiting})? They cannot be recovered.", abort=True, err=True)
@@ -49,4 +54,4 @@ def command(session: Session, *, queues: tuple[str, ...], yes: bool, as_json: bo
 
 async def _counts(inspector: Inspector, queues: tuple[str, ...]) -> list[QueueCounts]:
     await inspector.check_queues(queues)
-    return [counts for counts in await inspector.queues() if counts.queue in queues]
+    return [counts for counts in await inspector.queues() if not queues or counts.queue in queues]

@@ -12,7 +12,7 @@ from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show
 from celeriac.inspector import Answers, Inspector, WorkerStats
-from celeriac.ports.operations import QueueCounts, WorkerInfo
+from celeriac.ports.operations import QueueCounts, WorkerInfo, labelled
 
 __all__ = ["command"]
 
@@ -35,17 +35,17 @@ def command(session: Session, *, timeout: float, as_json: bool) -> None:
       0  at least one worker replied
       1  no worker replied
     """
-    workers, answers, queues = session.run(_look(session.inspector(timeout=timeout)))
-    workers = [_updated(worker, answers.values.get(worker.name)) for worker in workers]
+    found, answers, queues = session.run(_look(session.inspector(timeout=timeout)))
+    workers = {label: _updated(worker, answers.values.get(label)) for label, worker in labelled(found).items()}
     if as_json:
-        emit({"workers": [_document(worker, answers) for worker in workers],
+        emit({"workers": [_document(label, worker, answers) for label, worker in workers.items()],
               "queues": [msgspec.to_builtins(queue) for queue in queues]})  # fmt: skip
     else:
         show(["worker", "state", "pid", "host", "queues", "running", "up"],
-             [_row(worker, answers) for worker in workers], title="Workers", empty="None.",
+             [_row(label, worker, answers) for label, worker in workers.items()], title="Workers", empty="None.",
              numbers=["pid", "running"])  # fmt: skip
         echo()
-        served = {queue for worker in workers for queue in worker.queues}
+        served = {queue for worker in workers.values() for queue in worker.queues}
         show(["queue", "ready", "scheduled", "active", "dead", "state"],
              [(queue.queue, queue.ready, queue.scheduled, queue.active, queue.dead, _state(queue, served))
               for queue in queues],
@@ -72,11 +72,11 @@ def _running(stats: WorkerStats | None) -> int | None:
     return None if stats is None else sum(child.running for child in stats.pool.children)
 
 
-def _row(worker: WorkerInfo, answers: Answers[WorkerStats]) -> tuple[Any, ...]:
-    stats = answers.values.get(worker.name)
-    state = "ready" if stats is not None else "replies with an error" if worker.name in answers.errors else "silent"
+def _row(label: str, worker: WorkerInfo, answers: Answers[WorkerStats]) -> tuple[Any, ...]:
+    stats = answers.values.get(label)
+    state = "ready" if stats is not None else "replies with an error" if label in answers.errors else "silent"
     busy = "" if stats is None else f"{_running(stats)} of {sum(stats.capacity.values())}"
-    return (worker.name, state, str(worker.pid), worker.host, ", ".join(worker.queues), busy,
+    return (label, state, str(worker.pid), worker.host, ", ".join(worker.queues), busy,
             duration(stats.uptime if stats is not None else None))  # fmt: skip
 
 
@@ -86,14 +86,14 @@ def _state(queue: QueueCounts, served: set[str]) -> str:
     return "open" if queue.queue in served else "no worker"
 
 
-def _document(worker: WorkerInfo, answers: Answers[WorkerStats]) -> dict[str, Any]:
-    stats = answers.values.get(worker.name)
+def _document(label: str, worker: WorkerInfo, answers: Answers[WorkerStats]) -> dict[str, Any]:
+    stats = answers.values.get(label)
     return {
         **msgspec.to_builtins(worker),
         "started_at": instant(worker.started_at),
         "renewed_at": instant(worker.renewed_at),
         "expires_at": instant(worker.expires_at),
-        "answers": stats is not None or worker.name in answers.errors,
+        "answers": stats is not None or label in answers.errors,
         "running": _running(stats),
         "uptime": None if stats is None else stats.uptime,
     }

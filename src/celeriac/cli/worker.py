@@ -13,6 +13,7 @@ import click
 
 from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
+from celeriac.app.connections import shown
 from celeriac.cli.banner import show_banner
 from celeriac.cli.beat import check_schedules
 from celeriac.cli.lazy import FOLDER
@@ -20,7 +21,6 @@ from celeriac.cli.log import set_up_logging
 from celeriac.cli.options import log_options
 from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
-from celeriac.model.masks import masked
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
 
@@ -125,8 +125,8 @@ def _announce(app: Celeriac, options: WorkerOptions, formatter: logging.Formatte
     results = app.conf.result_backend
     facts = {
         "app": f"{app.main}, {len(app.tasks)} task{'' if len(app.tasks) == 1 else 's'}",
-        "broker": masked(app.broker_url),
-        "results": masked(results) if results else "with the broker",
+        "broker": shown(app.broker_url),
+        "results": shown(results) if results else "with the broker",
         "queues": listed(options.queues),
         **({"beat": "sends what is scheduled"} if options.beat else {}),
         options.pool: "; ".join(children),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from types import UnionType
 from typing import Any, get_args
@@ -13,8 +14,9 @@ from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED, RENAMED, Settin
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import seconds
 from celeriac.model.masks import masked
+from celeriac.model.options import check_limits
 
-__all__ = ["PREFIXES", "check", "find", "meant"]
+__all__ = ["PREFIXES", "check", "check_together", "find", "meant"]
 
 PREFIXES = ("CELERY_", "CELERIAC_")
 """What the names of settings begin with in Django's settings, or in the environment."""
@@ -53,6 +55,15 @@ def check(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and value < 0:
         raise ImproperlyConfigured(f"{name}: 0 or more, not {value!r}.")
     return value
+
+
+def check_together(values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the values of all settings, each of which is right; None if nothing is."""
+    try:
+        check_limits(values["task_soft_time_limit"], values["task_time_limit"], prefix="task_")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from celeriac.config.checks import check, find, meant
+from celeriac.config.checks import check, check_together, find, meant
 from celeriac.config.definitions import DEFINITIONS, Definitions
 from celeriac.config.sources import from_environment
 from celeriac.errors import ImproperlyConfigured
@@ -42,13 +42,19 @@ class Settings(Definitions):
                 checked[name] = check(name, value)
             except ImproperlyConfigured as error:
                 problems.append(str(error))
+        checked = {name: value for name, value in checked.items() if name not in self._pinned}
+        if (problem := check_together({**self.__dict__, **checked})) is not None:
+            problems.append(problem)
         if problems:
             raise ImproperlyConfigured(_report(problems))
-        self.__dict__.update({name: value for name, value in checked.items() if name not in self._pinned})
+        self.__dict__.update(checked)
         self._changed()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__[name] = check(name, value)
+        value = check(name, value)
+        if (problem := check_together({**self.__dict__, name: value})) is not None:
+            raise ImproperlyConfigured(problem)
+        self.__dict__[name] = value
         self._changed()
 
     def __getattr__(self, name: str) -> Any:

@@ -10,10 +10,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from types import SimpleNamespace
 from typing import Any, Optional, get_type_hints
 
-from celeriac.errors import ArgumentsError, DecodeError, EncodeError
+from celeriac.errors import ArgumentsError, DecodeError, EncodeError, ImproperlyConfigured
 from celeriac.model.records import Rebuilder, reason, rebuilder
 
 __all__ = ["Arguments", "args_of", "kwargs_of"]
@@ -53,6 +54,7 @@ class Arguments:
     """A function's parameters, inspected once, so that checking a usual call costs two comparisons."""
 
     def __init__(self, function: Callable[..., Any], name: str, bound: bool) -> None:
+        _check_function(function, name, bound)
         self.function = function
         self.name = name
         signature = inspect.signature(function)
@@ -60,7 +62,8 @@ class Arguments:
         if bound:
             if not parameters:
                 raise ArgumentsError(f"{name} has bind=True, but its function has no parameter: add `self`.")
-            parameters = parameters[1:]
+            if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+                parameters = parameters[1:]
         self.signature = signature.replace(parameters=parameters)
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         needs_keywords = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
@@ -100,6 +103,28 @@ class Arguments:
     def accepts(self, count: int) -> bool:
         """Return whether the function accepts this many positional arguments; there may be too few."""
         return count <= self._max_args
+
+    def changed(self, old: tuple[Sequence[Any], Mapping[str, Any]], args: Sequence[Any] | None,
+                kwargs: Mapping[str, Any] | None, before: int = 0) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+        """Return the arguments of a call that keeps the old ones where new ones are None.
+
+        A parameter that is given in another way than before has its new argument alone. `before` is the number of
+        parameters that have arguments besides the old ones.
+        """
+        names = [
+            parameter.name if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else None
+            for parameter in self.signature.parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ][before:]
+        if args is not None and kwargs is None:
+            covered = names[: len(args)]
+            return list(args), {name: value for name, value in old[1].items() if name not in covered}
+        if args is None and kwargs is not None:
+            left = dict(kwargs)
+            kept = [left.pop(name, value) if name is not None else value
+                    for name, value in zip_longest(names[: len(old[0])], old[0])]  # fmt: skip
+            return kept, left
+        return list(old[0] if args is None else args), dict(old[1] if kwargs is None else kwargs)
 
     def prepare(self) -> None:
         """Raise `ArgumentsError` if a required argument has an annotation that can never be rebuilt.
@@ -163,6 +188,21 @@ class Arguments:
             return rebuilder(_hints(self.function).get("return")) or _unchanged
         except TypeError:
             return _unchanged
+
+
+def _check_function(function: Callable[..., Any], name: str, bind: bool) -> None:
+    """Raise `ImproperlyConfigured` for a function that can be no task."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ImproperlyConfigured(f"{name} cannot be a task: it yields, and a task has one result. Return a list, or "
+                                   "send a task for each item.")  # fmt: skip
+    outer, _, _ = getattr(function, "__qualname__", "").rpartition(".")
+    in_class = bool(outer) and not outer.endswith("<locals>")
+    first = next(iter(inspect.signature(function).parameters), "") if in_class and not bind else ""
+    if first in ("self", "cls") and not inspect.ismethod(function):
+        raise ImproperlyConfigured(
+            f"{name} cannot be a task: it is a method of {outer}, and a worker has no {outer} to call it on. Make it a "
+            "function, a static method, or the method `run` of a subclass of Task (app.register_task)."
+        )
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

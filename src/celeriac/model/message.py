@@ -98,6 +98,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     priority: Priority = 5  # 0 to 9, higher is sooner
     sent_at: Instant = 0.0
     due_at: Instant | None = None  # not to be started before
+    countdown: Duration | None = None  # seconds from the publication to `due_at`, if the call gave them and no instant
     expires_at: Instant | None = None  # not to be started after
     attempt: Attempt = 1
     acks_late: bool = True

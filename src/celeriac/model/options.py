@@ -1,7 +1,7 @@
 """The options of tasks and of calls: their names and types, and the checks of their values.
 
 `@app.task(**TaskOptions)` declares a task's options; `task.apply_async(..., **CallOptions)` overrides them for one
-call. `MessageTemplate` merges them.
+call, and `self.retry(..., **RetryOptions)` for the attempts that follow. `MessageTemplate` merges them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ __all__ = [
     "CALL_OPTIONS",
     "TASK_OPTIONS",
     "CallOptions",
+    "RetryOptions",
     "TaskOptions",
     "boolean",
     "check_call",
+    "check_class",
+    "check_limits",
+    "check_retry",
     "check_task",
-    "declared",
     "rate",
     "text",
 ]
@@ -77,8 +80,25 @@ class CallOptions(TypedDict, total=False):
     link_error: Any
 
 
+class RetryOptions(TypedDict, total=False):
+    """The options of `self.retry(...)` besides its own parameters. They hold for all attempts that follow."""
+
+    queue: str | None
+    priority: int | None
+    expires: Duration | datetime | None
+    headers: dict[str, Any] | None
+    serializer: str | None
+    acks_late: bool | None
+    ignore_result: bool | None
+    soft_time_limit: Duration | None
+    time_limit: Duration | None
+    link: Any
+    link_error: Any
+
+
 TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
 CALL_OPTIONS = frozenset(CallOptions.__annotations__)
+RETRY_OPTIONS = frozenset(RetryOptions.__annotations__)
 NONE_IS_A_VALUE = frozenset({"soft_time_limit", "time_limit"})
 """Options of a call where None means no limit. For all others None means that the option is not given."""
 
@@ -100,33 +120,37 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("retry_backoff_max", "expires"):
         if name in checked:
             checked[name] = _duration(checked[name], name)
+    check_limits(checked.get("soft_time_limit"), checked.get("time_limit"))
     return checked
 
 
 UNSUPPORTED = {
-    "__call__": "override call(self, request), which workers call",
+    "Request": "connect to signals.task_failure, task_revoked or task_received",
+    "Strategy": "connect to signals.task_received",
+    "acks_on_failure": "failures are acknowledged like every ending; remove it",
     "acks_on_failure_or_timeout": "failures and time-outs are acknowledged like every ending; remove it",
-    "after_return": "connect to signals.task_postrun, or override call(self, request)",
-    "before_start": "connect to signals.task_prerun, or override call(self, request)",
-    "on_failure": "connect to signals.task_failure",
-    "on_retry": "connect to signals.task_retry",
-    "on_success": "connect to signals.task_success",
+    "acks_on_timeout": "time-outs are acknowledged like every ending; remove it",
+    "backend": "the setting `result_backend` applies to all tasks",
+    "compression": "messages are not compressed; remove it",
+    "delivery_mode": "messages are always stored; remove it",
+    "exchange": "set the attribute `queue`",
+    "on_bound": "the task is bound when it is registered; write that after the app",
     "reject_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
     "retry_kwargs": "set the attributes `max_retries` and `default_retry_delay`",
+    "retry_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
+    "routing_key": "set the attribute `queue`",
+    "shadow_name": "name the task in the decorator",
+    "store_errors_even_if_ignored": "failures are always stored; remove it",
     "throws": "the log treats all failures alike; remove it",
 }
 """Attributes that a task class may have in Celery and not here, and what to do instead."""
 
 
-def declared(kind: type, root: type) -> dict[str, Any]:
-    """Return the options that a task class sets as attributes (`max_retries = 5`). `root` is `Task` itself.
-
-    Raises `UnknownOption` for Celery's hooks and options that would have no effect.
-    """
+def check_class(kind: type) -> None:
+    """Raise `UnknownOption` for an attribute of a task class that has an effect in Celery and none here."""
     for name, instead in UNSUPPORTED.items():
-        if getattr(kind, name, None) is not getattr(root, name, None):
+        if getattr(kind, name, None) is not None:
             raise UnknownOption(f"{kind.__qualname__}.{name} has no effect in Celeriac: {instead}.")
-    return {name: getattr(kind, name) for name in TaskOptions.__annotations__ if hasattr(kind, name)}
 
 
 def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +171,27 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
         instant(checked["expires"], "expires")
     elif "expires" in checked:
         checked["expires"] = _duration(checked["expires"], "expires")
+    check_limits(checked.get("soft_time_limit"), checked.get("time_limit"))
     return checked
+
+
+def check_retry(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a retry, as `check_call` does those of a call."""
+    _check_names(options, RETRY_OPTIONS, {"args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries"},
+                 "A retry")  # fmt: skip
+    return check_call(options)
+
+
+def check_limits(soft: float | None, hard: float | None, whose: str = "", prefix: str = "") -> None:
+    """Raise `ValueError` for a soft time limit (seconds) above the hard one, which would end the attempt before.
+
+    The error says `whose` limits these are; `prefix` begins their names.
+    """
+    if soft is not None and hard is not None and soft > hard:
+        raise ValueError(
+            f"{whose}{prefix}soft_time_limit must not be above {prefix}time_limit: after {hard:g} s the attempt is "
+            f"ended, so nothing would happen after {soft:g} s. Change one of them."
+        )
 
 
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(?:\s*/\s*([smhd]))?")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.errors import DecodeError
@@ -47,12 +48,16 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     reply_to: Address = ""  # of the message
     place: Place | None = None  # set in a workflow
     cause: Name | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
-    following: list[Message] = []  # in REPLACED only: the messages that replace this task's
+    following: list[Message] = []  # in REPLACED: what replaces the message; in RETRY: the next attempt, if changed
 
     @property
     def ready(self) -> bool:
         """Whether nothing more happens after this."""
         return self.state in states.READY_STATES
+
+    def next_attempt(self, message: Message) -> Message:
+        """Return the message of the attempt that follows a RETRY."""
+        return replace(self.following[0] if self.following else message, attempt=message.attempt + 1)
 
     @classmethod
     def failed(cls, message: Message, error: BaseException, state: str, now: float, worker: str = "",

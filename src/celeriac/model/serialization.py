@@ -36,6 +36,7 @@ __all__ = [
     "PICKLE",
     "Serializer",
     "decode",
+    "decode_own",
     "dumps",
     "dumps_call",
     "dumps_calls",
@@ -311,3 +312,8 @@ def decode(content_type: str, data: bytes, accept: Iterable[str]) -> Any:
         raise DecodeError(f"The content type {content_type!r} is not accepted; "
                           f"if you trust the senders, add {found.name!r} to `accept_content`.")  # fmt: skip
     return found.loads(data)
+
+
+def decode_own(content_type: str, data: bytes) -> Any:
+    """Decode bytes that this process has encoded."""
+    return decode(content_type, data, _by_name)

@@ -67,6 +67,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outcome: Outcome | None = None  # to be stored; None if there is nothing to keep
     follow_ups: Sequence[Message] = ()  # to be published
     message: Message | None = None  # RETURN: the message as it goes back (`due_at` included)
+    delay: float | None = None  # RETURN: seconds until it is due, by the server's clock if it has one; else: `due_at`
     deliveries: int = 0  # RETURN: the new count of deliveries
     reason: str = ""  # BURY
     value: bytes | None = None  # passed to the next steps of the workflow, whether or not the outcome keeps it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -16,8 +17,11 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 
-__all__ = ["UNREADABLE_WORKER", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew", "read_dead", "read_worker",
-           "unreadable", "worker_of"]  # fmt: skip
+__all__ = ["UNREADABLE", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew",
+           "labelled", "read_dead", "read_worker", "unreadable", "worker_of"]  # fmt: skip
+
+
+WITHDRAWN = 1000  # messages at a time
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +80,18 @@ class Operations(ABC):
         """
 
     @abstractmethod
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+        """Delete up to `limit` ready and scheduled messages of a queue, and return them; none if there are no more.
+
+        Scheduled ones only with `Ability.SEE_SCHEDULED`.
+        """
+
     async def purge(self, queue: str) -> int:
-        """Delete the ready and scheduled messages of a queue; return how many there were."""
+        """Delete the ready and scheduled messages of a queue; return how many there were. Their tasks do not end."""
+        count = 0
+        while withdrawn := await self.withdraw(queue, WITHDRAWN):
+            count += len(withdrawn)
+        return count
 
     @abstractmethod
     async def pause(self, queue: str) -> None:
@@ -114,6 +128,21 @@ UNREADABLE: Final = "(unreadable)"
 """What front ends show for the name of a task or worker that cannot be read."""
 
 UNREADABLE_WORKER = WorkerInfo(name=UNREADABLE)
+
+
+def labelled(workers: Sequence[WorkerInfo]) -> dict[str, WorkerInfo]:
+    """Return workers by what front ends call them: their names, with pid and host if others have the same name.
+
+    >>> list(labelled([WorkerInfo(name="a", pid=1), WorkerInfo(name="b", pid=2), WorkerInfo(name="b", pid=3)]))
+    ['a', 'b (pid 2)', 'b (pid 3)']
+    """
+    names = Counter(worker.name for worker in workers)
+    return {
+        worker.name
+        if names[worker.name] == 1
+        else f"{worker.name} (pid {worker.pid}{worker.host and f' on {worker.host}'})": worker
+        for worker in workers
+    }
 
 
 def worker_of(info: bytes | memoryview, codec: Codec) -> WorkerInfo:

@@ -7,9 +7,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from celeriac.model.clock import LONGEST, Duration
+from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
-from celeriac.schedules.moments import milliseconds
+from celeriac.schedules.moments import LONGEST, in_seconds, milliseconds
 from celeriac.schedules.schedule import Schedule, limits
 from celeriac.schedules.wall import call
 
@@ -21,7 +21,7 @@ UNITS: Final = {"weeks": 604_800_000, "days": 86_400_000, "hours": 3_600_000, "m
 class Every(Schedule, frozen=True, omit_defaults=True, gc=False, tag="every"):
     """An interval; `every()` makes it. Ticks are at `phase + n * period` milliseconds since the epoch."""
 
-    period: Annotated[int, Meta(ge=1, le=int(LONGEST) * 1000)]
+    period: Annotated[int, Meta(ge=1, le=LONGEST)]
     phase: Annotated[int, Meta(ge=0)] = 0
 
     def _check(self) -> None:
@@ -47,9 +47,9 @@ class Every(Schedule, frozen=True, omit_defaults=True, gc=False, tag="every"):
 
     def _call(self, **limits: str | None) -> str:
         unit, size = _unit(self.period)
-        phase = None if self.phase == 0 else _number(self.phase)
+        phase = None if self.phase == 0 else in_seconds(self.phase)
         if unit == "seconds":
-            return call("every", (_number(self.period),), phase=phase, **limits)
+            return call("every", (in_seconds(self.period),), phase=phase, **limits)
         return call("every", (), **{unit: self.period // size}, phase=phase, **limits)
 
 
@@ -80,7 +80,7 @@ def every(
         period += round(milliseconds(number, unit) * (UNITS[unit] // 1000))
     if interval is not None and any(given.values()):
         raise InvalidSchedule("every() takes an interval or units, not both: every(30), every(minutes=5).")
-    if not 1 <= period <= int(LONGEST) * 1000:
+    if not 1 <= period <= LONGEST:
         raise InvalidSchedule("the interval of every() must be from a millisecond to a thousand years, "
                               f"not {period / 1000:g} seconds.")  # fmt: skip
     return Every(period, milliseconds(phase, "phase") % period, **limits(starts, ends))
@@ -89,8 +89,3 @@ def every(
 def _unit(period: int) -> tuple[str, int]:
     """Return the largest unit that divides an interval, or seconds."""
     return next(((unit, size) for unit, size in UNITS.items() if period % size == 0), ("seconds", 1_000))
-
-
-def _number(value: int) -> float:
-    """Return milliseconds in seconds, whole if they are."""
-    return value // 1000 if value % 1000 == 0 else value / 1000

@@ -14,10 +14,11 @@ from celeriac.model import clock
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
 
-__all__ = ["LATEST", "Moment", "iso", "milliseconds", "moment"]
+__all__ = ["LATEST", "LONGEST", "Moment", "in_seconds", "iso", "milliseconds", "moment"]
 
-LATEST: Final = (clock.LATEST - 2 * 86_400) * 1000  # in the year 9999, days before the end of what `datetime` has
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = (datetime(9999, 12, 29, tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1)  # `datetime` ends days later
+LONGEST: Final = timedelta(days=365_250) // timedelta(milliseconds=1)  # a thousand years
 
 Moment: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 """Milliseconds since the epoch. Schedules have no tick before 1970 or after 9999."""
@@ -45,11 +46,16 @@ def moment(value: datetime | str, name: str) -> int:
 
 
 def milliseconds(value: Duration, name: str) -> int:
-    """Return seconds or a timedelta as milliseconds. Raises `InvalidSchedule` for anything else."""
+    """Return seconds or a timedelta, of up to a thousand years, as milliseconds. Raises `InvalidSchedule`."""
     try:
         return round(clock.seconds(value, name) * 1000)
     except (TypeError, ValueError) as error:
         raise InvalidSchedule(f"{error}.") from None
+
+
+def in_seconds(value: int) -> float:
+    """Return milliseconds in seconds, as an integer if they are whole."""
+    return value // 1000 if value % 1000 == 0 else value / 1000
 
 
 def iso(value: int, zone: tzinfo = UTC) -> str:

@@ -12,7 +12,7 @@ from msgspec import Meta
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
-from celeriac.schedules.moments import milliseconds
+from celeriac.schedules.moments import in_seconds, milliseconds
 from celeriac.schedules.schedule import Schedule, limits
 from celeriac.schedules.wall import call
 
@@ -24,7 +24,7 @@ MOST_COUNTED: Final = 1_000
 EPOCH: Final = 25_567.5  # 1970 as ephem counts days
 
 
-class Event(NamedTuple):
+class _Event(NamedTuple):
     """An event: how ephem finds it from noon on, and where the sun stands then."""
 
     method: str = ""  # empty: noon itself
@@ -33,15 +33,15 @@ class Event(NamedTuple):
 
 
 EVENTS: Final = {
-    "dawn_astronomical": Event("previous_rising", "-18", True),
-    "dawn_nautical": Event("previous_rising", "-12", True),
-    "dawn_civil": Event("previous_rising", "-6", True),
-    "sunrise": Event("previous_rising", "-0:34"),
-    "solar_noon": Event(),
-    "sunset": Event("next_setting", "-0:34"),
-    "dusk_civil": Event("next_setting", "-6", True),
-    "dusk_nautical": Event("next_setting", "-12", True),
-    "dusk_astronomical": Event("next_setting", "-18", True),
+    "dawn_astronomical": _Event("previous_rising", "-18", True),
+    "dawn_nautical": _Event("previous_rising", "-12", True),
+    "dawn_civil": _Event("previous_rising", "-6", True),
+    "sunrise": _Event("previous_rising", "-0:34"),
+    "solar_noon": _Event(),
+    "sunset": _Event("next_setting", "-0:34"),
+    "dusk_civil": _Event("next_setting", "-6", True),
+    "dusk_nautical": _Event("next_setting", "-12", True),
+    "dusk_astronomical": _Event("next_setting", "-18", True),
 }
 
 
@@ -96,7 +96,7 @@ class Solar(Schedule, frozen=True, omit_defaults=True, gc=False, tag="solar"):
         return text
 
     def _call(self, **limits: str | None) -> str:
-        offset = self.offset / 1000 if self.offset else None
+        offset = in_seconds(self.offset) if self.offset else None
         return call("solar", (self.event, self.lat, self.lon), offset=offset, **limits)
 
 
@@ -152,7 +152,8 @@ def _event(name: str, lat: float, lon: float, day: int) -> int | None:
             return None
     if abs(found - noon) > 0.51:  # of another day
         return None
-    return int(round((found - EPOCH) * DAY))
+    seconds: float = (found - EPOCH) * DAY
+    return round(seconds)
 
 
 @cache

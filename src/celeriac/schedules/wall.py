@@ -47,7 +47,7 @@ class WallSchedule(Schedule, frozen=True, kw_only=True, omit_defaults=True, gc=F
             self._pattern()
         except InvalidSchedule as error:
             raise InvalidSchedule(f"{self!r}: {error}") from None
-        if self.next(-1) is None:
+        if (self.starts is not None or self.ends is not None) and self.next(-1) is None:
             raise InvalidSchedule(f"{self!r} never comes.")
 
     def _first(self, low: int, high: int) -> int | None:

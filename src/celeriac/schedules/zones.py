@@ -13,8 +13,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
 from celeriac.errors import nearest
-from celeriac.model.clock import LATEST
 from celeriac.schedules.invalid import InvalidSchedule
+from celeriac.schedules.moments import LATEST
 
 __all__ = ["UTC_NAME", "Dst", "Piece", "piece", "zone", "zone_name"]
 
@@ -123,6 +123,6 @@ def _pieces(name: str, block: int) -> tuple[Piece, ...]:
 
 
 def _offset(tz: ZoneInfo, instant: int) -> int:
-    found = datetime.fromtimestamp(min(max(instant, 0), LATEST), tz).utcoffset()
+    found = datetime.fromtimestamp(min(max(instant, 0), LATEST // 1000), tz).utcoffset()
     assert found is not None
     return int(found.total_seconds())

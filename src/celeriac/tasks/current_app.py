@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from celeriac.errors import ImproperlyConfigured
-from celeriac.tasks.execution import current
 from celeriac.tasks.protocols import App
+from celeriac.tasks.request import current
 
 __all__ = ["apps", "current_app"]
 

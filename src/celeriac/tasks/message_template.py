@@ -11,17 +11,27 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
 from celeriac.model.arguments import Arguments, kwargs_of
 from celeriac.model.clock import instant
 from celeriac.model.message import PLAIN, Link, Message, new_id, new_ids
-from celeriac.model.options import check_call
+from celeriac.model.options import check_call, check_limits, check_retry
 from celeriac.model.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
-from celeriac.tasks.execution import Request, current, error_callback_count
+from celeriac.tasks.execution import error_callback_count
 from celeriac.tasks.protocols import App
+from celeriac.tasks.request import Request, current
 from celeriac.tasks.signature import Signature, listed
 
-__all__ = ["PUBLISH_BATCH", "MessageTemplate", "check_callback", "check_same_app", "check_takes_result"]
+__all__ = [
+    "PUBLISH_BATCH",
+    "MessageTemplate",
+    "check_callback",
+    "check_same_app",
+    "check_takes_result",
+    "checked_call",
+]
 
 PUBLISH_BATCH = 1000  # messages sent in one step
 
@@ -32,6 +42,8 @@ Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
 
 COPIED_OPTIONS = ("priority", "headers", "acks_late", "ignore_result", "soft_time_limit", "time_limit", "max_retries")
 """Call options that become message headers unchanged."""
+
+LIMITS = frozenset({"soft_time_limit", "time_limit"})
 
 DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__struct_fields__}
 
@@ -46,6 +58,7 @@ class MessageTemplate:
         self._task = task
         chosen = serializer(options.get("serializer", conf.task_serializer))
         self._dumps = _dumps(chosen)
+        self._content_type = chosen.content_type
         self._replies = app.sends_outcomes
         self._limit = conf.message_max_bytes
         self._expires: float | None = options.get("expires")
@@ -61,6 +74,7 @@ class MessageTemplate:
             "lane": lane,
             "content_type": chosen.content_type,
         }
+        check_limits(self._fields["soft_time_limit"], self._fields["time_limit"], f"{task}: ")
         # Fields that equal their default are left out, since fewer keywords make a message faster to build.
         self._fields = {name: value for name, value in self._fields.items() if value != DEFAULTS[name]}
 
@@ -110,7 +124,7 @@ class MessageTemplate:
         """
         whole = isinstance(calls, list | tuple)
         if whole and not _fit(cast(Sequence[Any], calls), arguments):
-            checked = [_checked(call, arguments) for call in calls]
+            checked = [checked_call(call, arguments) for call in calls]
             for start in range(0, len(checked), PUBLISH_BATCH):
                 yield self.messages(checked[start : start + PUBLISH_BATCH], options)
             return
@@ -119,7 +133,25 @@ class MessageTemplate:
             if whole or _fit(batch, arguments):
                 yield self.messages([(args, NO_KWARGS) for args in cast(list[tuple[Any, ...]], batch)], options)
             else:
-                yield self.messages([_checked(call, arguments) for call in batch], options)
+                yield self.messages([checked_call(call, arguments) for call in batch], options)
+
+    def next_attempt(self, message: Message, options: Mapping[str, Any],
+                     call: tuple[Sequence[Any], Mapping[str, Any]] | None) -> Message:  # fmt: skip
+        """Return a message with other options, and with other arguments if `call` has them. See `Task.retry`."""
+        options = check_retry(options)
+        if "headers" in options:
+            options["headers"] = {**message.headers, **options["headers"]}
+        fields = self._fields_of(options, self._app.clock.now())
+        if call is not None:
+            chosen = serializer(options["serializer"]) if "serializer" in options else None
+            dumps = _dumps(chosen) if chosen is not None else self._dumps
+            fields["content_type"] = chosen.content_type if chosen is not None else self._content_type
+            fields["body"] = dumps(tuple(call[0]), dict(call[1]))
+            if len(fields["body"]) > self._limit:
+                raise self._too_large(fields["body"])
+        changed = replace(message, **fields)
+        check_limits(changed.soft_time_limit, changed.time_limit, f"{self._task}: ")
+        return changed
 
     def _common_fields(self) -> dict[str, Any]:
         """Return the headers that all messages have, with the address that outcomes are sent to (`rpc://`)."""
@@ -138,6 +170,8 @@ class MessageTemplate:
         if options.get("serializer") is not None:
             chosen = serializer(options["serializer"])
             dumps, fields["content_type"] = _dumps(chosen), chosen.content_type
+        if not LIMITS.isdisjoint(options):
+            check_limits(fields.get("soft_time_limit"), fields.get("time_limit"), f"{self._task}: ")
         if request is not None:
             fields["parent_id"] = request.id
             fields["root_id"] = request.root_id
@@ -148,19 +182,24 @@ class MessageTemplate:
         if not options and self._expires is None:
             return {}
         options = check_call(options)
+        if "headers" in options and "headers" in self._fields:
+            options["headers"] = {**self._fields["headers"], **options["headers"]}
+        options.setdefault("expires", self._expires)
+        return self._fields_of(options, now)
+
+    def _fields_of(self, options: Mapping[str, Any], now: float) -> dict[str, Any]:
+        """Return the headers that checked options set."""
         fields = {name: options[name] for name in COPIED_OPTIONS if name in options}
-        if "headers" in fields and "headers" in self._fields:
-            fields["headers"] = {**self._fields["headers"], **fields["headers"]}
         if "task_id" in options:
             fields["id"] = options["task_id"]
         if "queue" in options:
             self._app.check_queue(options["queue"])
             fields["queue"] = options["queue"]
         if options.get("countdown"):
-            fields["due_at"] = now + options["countdown"]
+            fields["due_at"], fields["countdown"] = now + options["countdown"], options["countdown"]
         elif "eta" in options:
             fields["due_at"] = instant(options["eta"])
-        expires = options.get("expires", self._expires)
+        expires = options.get("expires")
         if expires is not None:
             fields["expires_at"] = instant(expires) if isinstance(expires, datetime) else now + expires
         for name in ("link", "link_error"):
@@ -214,7 +253,7 @@ def _fit(calls: Sequence[Any], arguments: Arguments | None) -> bool:
     return set(map(type, calls)) == {tuple} and (arguments is None or arguments.fit(calls))
 
 
-def _checked(call: Any, arguments: Arguments | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def checked_call(call: Any, arguments: Arguments | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the checked arguments and named arguments of one of many calls."""
     if isinstance(call, tuple):
         args, kwargs = call, NO_KWARGS

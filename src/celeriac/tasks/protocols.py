@@ -42,6 +42,7 @@ class AnyTask(Protocol):
     options: dict[str, Any]
     arguments: Arguments
     checks_arguments: bool
+    hooks: frozenset[str]
     autoretry_for: tuple[type[BaseException], ...]
     dont_autoretry_for: tuple[type[BaseException], ...]
 
@@ -64,6 +65,14 @@ class AnyTask(Protocol):
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Unpack[CallOptions]) -> Any:  # fmt: skip
         """Run the task in this process."""
+
+    def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                    **options: Unpack[CallOptions]) -> Any:  # fmt: skip
+        """Send a message."""
+
+    async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+                           **options: Unpack[CallOptions]) -> Any:  # fmt: skip
+        """Coroutine version of `apply_async`."""
 
 
 class Control(Protocol):

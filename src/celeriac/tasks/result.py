@@ -19,9 +19,9 @@ from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
 from celeriac.tasks.current_app import current_app
-from celeriac.tasks.execution import current
 from celeriac.tasks.plain_data import error_data, plain
 from celeriac.tasks.protocols import App, Spot
+from celeriac.tasks.request import current
 
 __all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 
@@ -143,11 +143,11 @@ class AsyncResult(Generic[R]):
     @property
     def info(self) -> Any:
         """The same as `result`, but an exception has no traceback of the worker, so that it may be shown to anyone."""
-        return self._info(_without_traceback(self.outcome))
+        return self._public_info(self.outcome)
 
     async def ainfo(self) -> Any:
         """Coroutine version of `info`."""
-        return self._info(_without_traceback(await self.aoutcome()))
+        return self._public_info(await self.aoutcome())
 
     def to_dict(self, traceback: bool = False) -> dict[str, Any]:
         """Return what is known of the task as plain data, which can be shown to the public as JSON.
@@ -278,6 +278,11 @@ class AsyncResult(Generic[R]):
             return outcome.exception()
         return self._unwrap(outcome, propagate=False)
 
+    def _public_info(self, outcome: Outcome | None) -> Any:
+        if outcome is not None and outcome.failure is not None:
+            return replace(outcome.failure, traceback="").exception()
+        return self._info(outcome)
+
     def _as_dict(self, outcome: Outcome | None, traceback: bool = False) -> dict[str, Any]:
         data = {"id": self.id, "state": _state(outcome), "ready": False, "progress": None, "value": None, "error": None}
         if outcome is None:
@@ -352,12 +357,6 @@ class EagerResult(AsyncResult[R]):
 
     async def arevoke(self, terminate: bool = False) -> None:
         """Do nothing: the task has ended."""
-
-
-def _without_traceback(outcome: Outcome | None) -> Outcome | None:
-    if outcome is None or outcome.failure is None:
-        return outcome
-    return replace(outcome, failure=replace(outcome.failure, traceback=""))
 
 
 def _state(outcome: Outcome | None) -> str:

@@ -108,7 +108,10 @@ class Signature(Generic[R]):
         if self.leads_on(options):
             return cast(AsyncResult[R], self.KINDS["chain"](self).apply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
-        return cast(AsyncResult[R], self.app.send_task(self.task, merged, named, **{**self.options, **options}))
+        options = {**self.options, **options}
+        if self.task in self.app.tasks:
+            return cast(AsyncResult[R], self.app.tasks[self.task].apply_async(merged, named, **options))
+        return cast(AsyncResult[R], self.app.send_task(self.task, merged, named, **options))
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Any) -> AsyncResult[R]:  # fmt: skip
@@ -116,7 +119,10 @@ class Signature(Generic[R]):
         if self.leads_on(options):
             return cast(AsyncResult[R], await self.KINDS["chain"](self).aapply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
-        return cast(AsyncResult[R], await self.app.asend_task(self.task, merged, named, **{**self.options, **options}))
+        options = {**self.options, **options}
+        if self.task in self.app.tasks:
+            return cast(AsyncResult[R], await self.app.tasks[self.task].aapply_async(merged, named, **options))
+        return cast(AsyncResult[R], await self.app.asend_task(self.task, merged, named, **options))
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Any) -> AsyncResult[R]:  # fmt: skip

@@ -6,36 +6,34 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast
+from types import MappingProxyType, MethodType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, cast
 
-import msgspec
-
-from celeriac import states
-from celeriac.errors import CeleriacError, EncodeError, MaxRetriesExceeded, NotRegistered, Replaced, Retry
+from celeriac.errors import EncodeError, NotRegistered, UnknownOption
 from celeriac.model.arguments import Arguments, args_of, kwargs_of
-from celeriac.model.clock import Duration, instant, seconds
+from celeriac.model.clock import Duration
 from celeriac.model.message import COROUTINE, PLAIN, Message
-from celeriac.model.options import CallOptions, check_task, declared, rate, text
-from celeriac.model.retry import RetryPolicy
-from celeriac.model.serialization import dumps
+from celeriac.model.options import CallOptions, check_class, check_task, rate
+from celeriac.ports.complete import in_thread
 from celeriac.tasks.custom_ids import afree_ids, free_ids
-from celeriac.tasks.execution import Request, current
-from celeriac.tasks.message_template import MessageTemplate
+from celeriac.tasks.hooks import HOOKS, after_before_start
+from celeriac.tasks.message_template import MessageTemplate, checked_call
+from celeriac.tasks.overrides import OverridingTemplate, capturing
 from celeriac.tasks.pickling import task_at
-from celeriac.tasks.protocols import App
+from celeriac.tasks.protocols import App, Template
+from celeriac.tasks.request import Request
 from celeriac.tasks.result import AsyncResult, EagerResult
 from celeriac.tasks.results import Results
+from celeriac.tasks.running import RunningTask
 from celeriac.tasks.signature import Signature
+from celeriac.tasks.task_options import declare_options, given_options
 
 __all__ = ["CoroutineTask", "Task", "Tasks"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-RESERVED_STATES = states.READY_STATES | {states.RETRY, states.REPLACED}  # `update_state` refuses them
 LINKS = frozenset({"link", "link_error"})  # options that contain calls of other tasks
 
 
@@ -46,44 +44,110 @@ class Tasks(dict[str, "Task[Any, Any]"]):
         raise NotRegistered(name, self)
 
 
-class Task(Generic[P, R]):
+class Task(RunningTask, Generic[P, R]):
     """A function that workers can run. Made by `@app.task`.
 
-    A subclass (`@app.task(base=…)`) may set options as attributes; the options of the decorator override them.
+    A subclass (`@app.task(base=…)`) may set options as attributes, override hooks, `__call__` and `apply_async`; the
+    options of the decorator override its own. A subclass with a method `run` is a task itself: `app.register_task`.
     """
 
-    def __init__(self, app: App, function: Callable[..., Any], name: str, options: Mapping[str, Any],
-                 bind: bool = False) -> None:  # fmt: skip
+    declared: ClassVar[dict[str, Any]] = {}
+    early_options: Mapping[str, Any] = MappingProxyType({})  # set before it is registered
+    is_registered: bool = False
+    overrides_sending: bool = True  # while it is not registered
+
+    if TYPE_CHECKING:
+        queue: str
+        priority: int
+        expires: Duration | None
+        serializer: str
+        acks_late: bool
+        ignore_result: bool
+        track_started: bool
+        soft_time_limit: Duration | None
+        time_limit: Duration | None
+        rate_limit: str | float | None
+        max_retries: int | None
+        default_retry_delay: Duration | None
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        declare_options(cls)
+
+    def __init__(self, app: App | None = None, function: Callable[..., Any] | None = None, name: str = "",
+                 options: Mapping[str, Any] = MappingProxyType({}), bind: bool = False) -> None:  # fmt: skip
+        if app is not None and function is not None:
+            self.attach(app, function, name, options, bind)
+
+    def attach(self, app: App, function: Callable[..., Any], name: str, options: Mapping[str, Any], bind: bool,
+               source: Any = None) -> None:  # fmt: skip
+        """Become the task of a function in an app. Called once, when the task is registered.
+
+        `source` has the names and the docstring of the task, if not the function.
+        """
+        kind, source = type(self), source or function
+        check_class(kind)
+        options = check_task({**given_options(self), **options})
         self.app = app
         self.name = name
         self.function = function
         self.bind = bind
-        self.options = check_task({**declared(type(self), Task), **options})
-        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.options = options
+        self.is_registered = True
+        self.run = MethodType(function, self) if bind else function  # type: ignore[method-assign]
+        self.body: Callable[..., Any] = self if kind.__call__ is not Task.__call__ else self.run
+        self.is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(kind.__call__)
         self.lane = COROUTINE if self.is_coroutine else PLAIN
         self.arguments = Arguments(function, name, bind)
-        self.checks_arguments: bool = self.options.get("typing", True)
-        self.autoretry_for: tuple[type[BaseException], ...] = self.options.get("autoretry_for", ())
-        self.dont_autoretry_for: tuple[type[BaseException], ...] = self.options.get("dont_autoretry_for", ())
-        self._template: MessageTemplate | None = None
-        self._retry_policy: RetryPolicy | None = None
-        self.__name__ = getattr(function, "__name__", name)
-        self.__qualname__ = getattr(function, "__qualname__", name)
-        self.__module__ = function.__module__
-        self.__doc__ = function.__doc__
+        self.hooks = frozenset(hook for hook in HOOKS if getattr(kind, hook) is not getattr(RunningTask, hook))
+        if "before_start" in self.hooks:
+            self.body = after_before_start(self, self.body)
+        self._notice_overrides()
+        self.__name__ = getattr(source, "__name__", name)
+        self.__qualname__ = getattr(source, "__qualname__", name)
+        self.__module__ = source.__module__
+        self.__doc__ = source.__doc__
         self.__wrapped__ = function
+        self.options_changed()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "apply_async":
+            self._notice_overrides()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name == "apply_async":
+            self._notice_overrides()
+
+    def _notice_overrides(self) -> None:
+        """Find out whether `apply_async` or `delay` is not ours: overridden by the class, or replaced in a test."""
+        ours = getattr(self.apply_async, "__func__", None) is Task.apply_async and type(self).delay is Task.delay
+        self.overrides_sending = not ours
+
+    def options_changed(self) -> None:
+        """Derive what depends on the options."""
+        self.checks_arguments = self.options.get("typing", True)
+        self.configuration_changed()
+
+    def configuration_changed(self) -> None:
+        """Drop what was derived from the configuration."""
+        self._template: MessageTemplate | None = None
+        self._retry_policy = None
 
     # --- Running in this process ----------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function in this process, like any function."""
-        return cast(R, self.function(self, *args, **kwargs) if self.bind else self.function(*args, **kwargs))
+        return cast(R, self.run(*args, **kwargs))
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, like any function. A task class may define it, in place of a decorated function."""
+        raise NotImplementedError(f"{type(self).__qualname__} has no method `run`, and is the task of no function.")
 
     def call(self, request: Request) -> Any:
         """Call the function for an attempt. `Executor` calls this; a subclass may override it."""
-        if self.bind:
-            return self.function(self, *request.args, **request.kwargs)
-        return self.function(*request.args, **request.kwargs)
+        return self.body(*request.args, **request.kwargs)
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
               **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
@@ -106,17 +170,25 @@ class Task(Generic[P, R]):
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a message that calls the function with these arguments."""
+        if self.overrides_sending:
+            return self.apply_async(args, kwargs)
         message = self._checked_message(args, kwargs)
         return self._result_of(message) if self.app.publish([message]) else self.run_eagerly(message)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Coroutine version of `delay`."""
+        if self.overrides_sending:
+            if type(self).delay is not Task.delay:
+                return await in_thread(self.delay, *args, **kwargs)
+            return await self.aapply_async(args, kwargs)
         message = self._checked_message(args, kwargs)
         return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
         """Send a message, with options: `add.apply_async((2, 2), queue="math", countdown=10)`."""
+        if self.overrides_sending and (captured := self._captured(args, kwargs, options)) is not None:
+            return self._result_of(captured)
         if options.get("link") is not None and self.s().leads_on(options):
             return self.s().apply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
@@ -126,7 +198,9 @@ class Task(Generic[P, R]):
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                            **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
-        """Coroutine version of `apply_async`."""
+        """Coroutine version of `apply_async`. It runs an override of that in a thread, unless it is overridden too."""
+        if self.overrides_sending and type(self).aapply_async is Task.aapply_async:
+            return await in_thread(self.apply_async, args, kwargs, **options)
         if options.get("link") is not None and self.s().leads_on(options):
             return await self.s().aapply_async(args, kwargs, **options)
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
@@ -141,6 +215,8 @@ class Task(Generic[P, R]):
         The arguments of a list of calls are checked before the first is sent; those of an iterator are checked, and all
         are encoded, a thousand at a time. An exception after some were sent has their results in its attribute `sent`.
         """
+        if self.overrides_sending:
+            return self._send_each(calls, options)
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
@@ -156,6 +232,8 @@ class Task(Generic[P, R]):
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                           **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Coroutine version of `delay_many`."""
+        if self.overrides_sending:
+            return await in_thread(self._send_each, calls, options)
         if self.app.conf.task_always_eager:
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
@@ -167,6 +245,38 @@ class Task(Generic[P, R]):
             _attach_sent(error, results)
             raise
         return results
+
+    def _send_each(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+                   options: CallOptions) -> list[AsyncResult[R]]:  # fmt: skip
+        """Send calls one by one, by the `apply_async` (or `delay`) of the task's class."""
+        if options.get("task_id") is not None:
+            raise UnknownOption("task_id applies to a single call; each of many calls gets its own id.")
+        if isinstance(calls, list | tuple):
+            for call in calls:
+                checked_call(call, self.arguments if self.checks_arguments else None)
+        by_delay = type(self).delay is not Task.delay and not options
+        results: list[AsyncResult[R]] = []
+        try:
+            for call in calls:
+                args, kwargs = checked_call(call, None)
+                if by_delay:
+                    results.append(self.delay(*args, **kwargs))
+                else:
+                    results.append(self.apply_async(args, kwargs, **options))
+        except Exception as error:
+            _attach_sent(error, results)
+            raise
+        return results
+
+    def _captured(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None,
+                  options: Mapping[str, Any]) -> Message | None:  # fmt: skip
+        """Return the message of a call that a workflow captures, or None if this is not such a call."""
+        template = capturing.get()
+        if template is None or template.task is not self:
+            return None
+        message = self.message_template().message(args_of(args), kwargs_of(kwargs), options)
+        template.made.append(message)
+        return message
 
     def _run_all_eagerly(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                          options: Mapping[str, Any]) -> list[AsyncResult[R]]:  # fmt: skip
@@ -197,9 +307,11 @@ class Task(Generic[P, R]):
             self._template = MessageTemplate(self.app, self.name, self.options, self.lane)
         return self._template
 
-    def configuration_changed(self) -> None:
-        """Drop what was derived from the configuration."""
-        self._template = self._retry_policy = None
+    def workflow_template(self) -> Template:
+        """Return what makes the messages of this task in workflows."""
+        if type(self).apply_async is not Task.apply_async:
+            return OverridingTemplate(self)
+        return self.message_template()
 
     # --- Signatures -----------------------------------------------------------------------------------
 
@@ -236,71 +348,6 @@ class Task(Generic[P, R]):
         """Return the result of an earlier call by its id."""
         return AsyncResult(id, self.app, self.name)
 
-    # --- In the running task --------------------------------------------------------------------------
-
-    @property
-    def request(self) -> Request:
-        """The attempt that is running. Raises `CeleriacError` outside a task."""
-        request = current.get()
-        if request is None:
-            raise CeleriacError(f"{self.name} is not running as a task, so it has no request. "
-                                "Call it with .delay(), or .apply() in a test.")  # fmt: skip
-        return request
-
-    def retry(self, *, exc: BaseException | None = None, countdown: Duration | None = None,
-              eta: datetime | None = None, max_retries: int | None = None) -> NoReturn:  # fmt: skip
-        """End this attempt and schedule the next.
-
-        Always raises: `Retry`, or if no attempt is left, `exc`, else the exception being handled, else
-        `MaxRetriesExceeded`.
-        """
-        request = self.request
-        exc = exc or sys.exc_info()[1]
-        policy = self.retry_policy(request.message)
-        if max_retries is not None:
-            policy = msgspec.structs.replace(policy, max_retries=max_retries)
-        if not policy.allows(request.attempt):
-            if exc is not None:
-                raise exc
-            raise MaxRetriesExceeded(f"{self.name}[{request.id}] was retried {request.retries} times, its maximum.")
-        if eta is not None:
-            delay = max(0.0, instant(eta, "eta") - self.app.clock.now())
-        elif countdown is not None:
-            delay = seconds(countdown, "countdown")
-        else:
-            delay = policy.delay_after(request.attempt)
-        raise Retry(str(exc) if exc is not None else f"{self.name} asked for a retry", exc=exc, delay=delay)
-
-    def replace(self, part: Any) -> NoReturn:
-        """End this attempt, and run a signature or a workflow instead of this task: its result becomes the task's.
-
-        Always raises. Callers and tasks that wait for this task wait for the replacement. As for `retry`, sending it
-        and ending the attempt are one atomic step.
-        """
-        raise Replaced(self.app.workflows.replacement(self.request, part))
-
-    def progress(self, done: float, total: float | None = None, **more: Any) -> None:
-        """Report progress: `result.info` becomes `{"done": …, "total": …, **more}`."""
-        self.update_state(states.PROGRESS, {"done": done, "total": total, **more})
-
-    def update_state(self, state: str, meta: Any = None) -> None:
-        """Set a custom state. `meta`, which must be serialisable, becomes `result.info`."""
-        if text(state, "state") in RESERVED_STATES:
-            raise ValueError(f"Only Celeriac sets the state {state!r}. Return or raise instead, or use another name.")
-        request = self.request
-        if request.report is not None:
-            request.report(request.message, state, meta)
-        else:
-            dumps(meta)  # raises what it would raise in a worker
-
-    def retry_policy(self, message: Message) -> RetryPolicy:
-        """Return how often and when an attempt of a message is retried."""
-        if self._retry_policy is None:
-            self._retry_policy = RetryPolicy.of(self.options, self.app.conf.task_max_retries)
-        if message.max_retries is not None:
-            return msgspec.structs.replace(self._retry_policy, max_retries=message.max_retries)
-        return self._retry_policy
-
     @property
     def rate(self) -> float | None:
         """How many attempts a worker may start per second, or None for no limit."""
@@ -314,6 +361,9 @@ class Task(Generic[P, R]):
         return f"<{type(self).__name__} {self.name}>"
 
 
+declare_options(Task)
+
+
 class CoroutineTask(Task[P, R]):
     """A task whose function is a coroutine function. Calling it returns the coroutine."""
 
@@ -323,8 +373,8 @@ class CoroutineTask(Task[P, R]):
             """Call the function in this process. Await what it returns."""
 
 
-def _attach_sent(error: Exception, results: Results[Any]) -> None:
+def _attach_sent(error: Exception, results: Sequence[AsyncResult[Any]]) -> None:
     """Give an error the results of the calls that were sent before it."""
-    if results.ids:
+    if results:
         error.sent = results  # type: ignore[attr-defined]
         error.add_note(f"{len(results):,} calls were sent before this error; `error.sent` has their results.")

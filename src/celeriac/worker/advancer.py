@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from celeriac.app.app import Celeriac
 from celeriac.canvas.advance import advance, wanted
 from celeriac.canvas.tree import Tree
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import AccessRefused, BackendError, BrokerError
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
@@ -55,6 +55,8 @@ class Advancer:
                 await self.finish()
                 self._outages.worked(ADVANCE)
                 pause = FIRST_PAUSE
+            except AccessRefused:
+                raise
             except (BrokerError, BackendError) as error:
                 self._outages.failed(ADVANCE, error)
                 await asyncio.sleep(pause)

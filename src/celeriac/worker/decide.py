@@ -38,6 +38,7 @@ class Ending(msgspec.Struct, kw_only=True, gc=False):
 
     delivery: Delivery
     outcome: Outcome | None = None  # the attempt ended by itself, or the pool ended it and made its outcome
+    killed: bool = False  # with `outcome`: the pool made it, and killed the child
     lost: str | None = None  # the attempt had started, and its process died; why
     given_back: bool = False  # not started, or stopped through no fault of its own; does not count as a delivery
     unknown: NotRegistered | None = None  # this worker has no task of that name
@@ -52,12 +53,13 @@ def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds
     if ending.outcome is not None:
         return _conclude(delivery, ending.outcome, now)
     if ending.given_back:
-        back = message
+        back, delay = message, None
         if ending.due_at is not None:
-            back = replace(back, due_at=ending.due_at)
+            back, delay = replace(back, due_at=ending.due_at), max(0.0, ending.due_at - now)
         if ending.lane is not None:
             back = replace(back, lane=ending.lane)
-        return Settlement(delivery=delivery, action=Action.RETURN, message=back, deliveries=delivery.deliveries - 1)
+        return Settlement(delivery=delivery, action=Action.RETURN, message=back, delay=delay,
+                          deliveries=delivery.deliveries - 1)  # fmt: skip
     if ending.unknown is not None:
         return _unknown(delivery, ending.unknown, now, unknown_task_seconds)
     how = ending.lost or "lost with its worker"
@@ -76,11 +78,12 @@ def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds
 def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     message = delivery.message
     if outcome.state == states.RETRY:
-        due_at = now + (outcome.retry_delay or 0.0)
-        following = replace(message, attempt=message.attempt + 1, due_at=due_at, unknown_since=None, requeued=0)
+        delay = outcome.retry_delay or 0.0
+        following = replace(outcome.next_attempt(message), due_at=now + delay, unknown_since=None, requeued=0)
         # With `ignore_result` a later success is not stored, so nothing would ever replace a stored RETRY.
-        kept = None if message.ignore_result else outcome
-        return Settlement(delivery=delivery, action=Action.RETURN, outcome=kept, message=following, deliveries=0)
+        kept = None if following.ignore_result else replace(outcome, following=[])
+        return Settlement(delivery=delivery, action=Action.RETURN, outcome=kept, message=following,
+                          delay=delay, deliveries=0)  # fmt: skip
     if outcome.state == states.REPLACED:
         if [following.id for following in outcome.following] == [message.id]:
             return Settlement(delivery=delivery, action=Action.RETURN, message=outcome.following[0])
@@ -88,7 +91,8 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     if outcome.rejected:
         if outcome.requeue:
             again = replace(message, due_at=now + REQUEUE_SECONDS, requeued=message.requeued + 1)
-            return Settlement(delivery=delivery, action=Action.RETURN, message=again, deliveries=0)
+            return Settlement(delivery=delivery, action=Action.RETURN, message=again, delay=REQUEUE_SECONDS,
+                              deliveries=0)  # fmt: skip
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
         return _settle_with(delivery, outcome, now, Action.BURY, reason)
     if outcome.state == states.SUCCESS:
@@ -118,8 +122,10 @@ def _unknown(delivery: Delivery, error: NotRegistered, now: float, seconds: floa
         outcome = Outcome.failed(message, error, states.FAILURE, now)
         return _settle_with(delivery, outcome, now, Action.BURY, str(error))
     first, longest = UNKNOWN_TASK_DELAYS
-    back = replace(message, due_at=now + min(longest, max(first, now - since)), unknown_since=since)
-    return Settlement(delivery=delivery, action=Action.RETURN, message=back, deliveries=delivery.deliveries - 1)
+    delay = min(longest, max(first, now - since))
+    back = replace(message, due_at=now + delay, unknown_since=since)
+    return Settlement(delivery=delivery, action=Action.RETURN, message=back, delay=delay,
+                      deliveries=delivery.deliveries - 1)  # fmt: skip
 
 
 # --- Workflows ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from celeriac import __about__
 from celeriac.app.app import Celeriac
 from celeriac.errors import (
+    AccessRefused,
     BackendError,
     BrokerError,
     BrokerMisconfigured,
@@ -99,6 +100,8 @@ class Heartbeat:
                 self.outages.worked(RENEW)
                 self.lost(lease)
                 wait, pause = interval, FIRST_PAUSE
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 self.outages.failed(RENEW, error)
                 wait, pause = min(pause, interval), next_pause(pause)

@@ -13,12 +13,21 @@ from typing import Any
 
 from msgspec.structs import replace as _replace
 
-from celeriac import states
+from celeriac import signals, states
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, LeaseLost, NotRegistered, TaskExpired, TaskRevoked
+from celeriac.errors import (
+    AccessRefused,
+    BackendError,
+    BrokerError,
+    LeaseLost,
+    NotRegistered,
+    TaskExpired,
+    TaskRevoked,
+)
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
+from celeriac.worker.ending_signals import request_of
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.pool import Pool
@@ -65,6 +74,8 @@ class Receiver:
                 self._heartbeat.lost(lease)
                 await asyncio.sleep(pause)
                 continue
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 self._heartbeat.outages.failed(RECEIVE, error)
                 self._filled = True  # look before waiting: the end of the outage is told when there is a reply
@@ -145,6 +156,8 @@ class Receiver:
                 found = await self._app.backend.afetch(ids)
                 self._heartbeat.outages.worked(LOOK)
                 return {id: outcome for id, outcome in found.items() if outcome.ready}
+            except AccessRefused:
+                raise
             except (BrokerError, BackendError) as error:
                 self._heartbeat.outages.failed(LOOK, error)
                 await asyncio.sleep(pause)
@@ -173,6 +186,10 @@ class Receiver:
                 endings.append(ending)
             else:
                 start.append(self._with_limits(delivery))
+        if signals.task_received.receivers:
+            for delivery in start:
+                request = request_of(self._app, delivery, self._options.name)
+                signals.task_received.send(self._options.name, request=request)
         if start:
             self.pool.dispatch(start)
         if endings:
@@ -196,7 +213,10 @@ class Receiver:
             return self._revoked(delivery, TaskExpired(), now)
         task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is None:
-            return Ending(delivery=delivery, unknown=self._not_registered(message.task))
+            unknown = self._not_registered(message.task)
+            signals.task_unknown.send(self._options.name, message=message, name=message.task, id=message.id,
+                                      exc=unknown)  # fmt: skip
+            return Ending(delivery=delivery, unknown=unknown)
         if task.lane != message.lane:
             # The sender did not know whether the function is plain or a coroutine.
             return Ending(delivery=delivery, given_back=True, lane=task.lane)

@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import resource
+import socket
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -22,9 +23,10 @@ from msgspec import Meta
 
 from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
-from celeriac.errors import BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
+from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
 from celeriac.model.gate import Duration, Name, Unreadable
 from celeriac.model.message import PLAIN
+from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
@@ -73,6 +75,8 @@ async def serve_commands(worker: Controlled) -> None:
     while True:
         try:
             await _listen(worker, repetitions)
+        except AccessRefused:
+            raise
         except BrokerError as error:
             worker.outages.failed(LISTEN, error)
         await asyncio.sleep(pause)
@@ -113,6 +117,7 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
             if command.destination is not None and worker.name not in command.destination:
                 continue
             reply = _handle(worker, command)
+            reply.host, reply.pid = socket.gethostname(), os.getpid()
             if command.reply_to is not None:
                 try:
                     sealed = broker.codec.seal("reply", encode(reply), command.reply_to)
@@ -233,6 +238,7 @@ def _rate_limit(worker: Controlled, task: Name, rate: str | float | None) -> dic
 def _time_limit(worker: Controlled, task: Name, soft: Duration | None = None,
                 hard: Duration | None = None) -> dict[str, str]:  # fmt: skip
     _check_task(worker, task)
+    check_limits(soft, hard, f"{task}: ")
     worker.receiver.limits[task] = (soft, hard)
     shown = ["none" if limit is None else f"{limit:g} s" for limit in (soft, hard)]
     return {"ok": f"{task} now has: soft limit {shown[0]}, hard limit {shown[1]}"}

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from celeriac import states
+from celeriac import signals, states
 from celeriac.app.app import Celeriac
 from celeriac.canvas.workflows import Workflows
-from celeriac.errors import BackendError, BrokerError, WorkerLost
+from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
@@ -24,6 +24,7 @@ from celeriac.ports.workflows import WorkflowStore, workflow_store
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
+from celeriac.worker.ending_signals import send_ending_signals
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.statistics import Statistics
@@ -75,6 +76,8 @@ class Settler:
                     await self._store(reported)
                 if endings:
                     await self._settle_or_isolate(endings)
+            except AccessRefused:
+                raise
             except (BrokerError, BackendError) as error:
                 self._heartbeat.outages.failed("settle", error)
                 self._endings[:0] = endings
@@ -157,6 +160,7 @@ class Settler:
         if self._writer.left_pending:
             self.advancer.wake.set()
         logs_all = log.isEnabledFor(logging.INFO)
+        is_heard = signals.task_revoked.receivers or signals.task_failure.receivers
         counted: list[Outcome] = []
         for ending, settlement, is_accepted in zip(endings, settlements, accepted, strict=True):
             outcome = ending.outcome or settlement.outcome
@@ -166,6 +170,8 @@ class Settler:
                             message.task, message.id)  # fmt: skip
             elif outcome is not None:
                 counted.append(outcome)
+                if is_heard:
+                    send_ending_signals(self._app, ending, outcome)
                 if logs_all or outcome.state == states.FAILURE:
                     self.attempt_log.ended(message, outcome)
             elif ending.lost is not None:

@@ -32,14 +32,16 @@ from typing import Any
 
 from celeriac import signals
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured, LeaseLost
+from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
 from celeriac.worker.pools.process_pool import ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
+from celeriac.worker.pools.titles import set_title
 from celeriac.worker.pools.worker_thread import WorkerThread
+from celeriac.worker.preflight import check, raise_open_files
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.remote_control import serve_commands
 from celeriac.worker.settler import Settler
@@ -67,13 +69,16 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
 
     Call it in the main thread, as the last work of the process: it returns with the stop signals blocked.
     """
+    raise_open_files()
+    set_title(f"worker {options.name}")
+    signals.worker_init.send(options.name)  # before the fork server: what receivers set up is there in each child
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
         _ = app.broker, app.backend  # import the adapters once, not in every child
         app.close()  # the fork server must inherit no connection
-        return _run(app, options, start_forkserver(app))
+        return _run(app, options, start_forkserver(app, options.name))
     if options.pool == "solo":
         return _run_solo(app, options)
     return _run(app, options)
@@ -164,6 +169,11 @@ class Supervisor:
         self._faulty = False  # it stops because of an unexpected error, which any of its deliveries may have caused
         self._duties: list[asyncio.Task[None]] = []
 
+    @property
+    def hostname(self) -> str:
+        """The worker's name, under the name that Celery gives it, for receivers of signals."""
+        return self.name
+
     # --- Life -----------------------------------------------------------------------------------------
 
     async def run(self) -> int:
@@ -195,14 +205,15 @@ class Supervisor:
         ]  # fmt: skip
         if self.scheduler is not None:
             others.append(self._duty(self.scheduler.run()))
-        listening = asyncio.ensure_future(self.listening.wait())
-        await asyncio.wait([stop, listening, *self._duties], return_when=asyncio.FIRST_COMPLETED)
-        if listening.done():
+        preparing = asyncio.ensure_future(self._prepare())
+        await asyncio.wait([stop, preparing, *self._duties], return_when=asyncio.FIRST_COMPLETED)
+        if preparing.done():
+            preparing.result()
             self.ready.set()
             log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues))
-            signals.worker_ready.send(self, worker=self.name)
+            signals.worker_ready.send(self)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
-        listening.cancel()
+        preparing.cancel()
         stop.cancel()
 
         if self.scheduler is not None:
@@ -225,13 +236,17 @@ class Supervisor:
             with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
                 async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
                     await self.heartbeat.lease.end()
-        signals.worker_shutdown.send(self, worker=self.name)
+        signals.worker_shutdown.send(self)
         self.app.close()
         if self._failure is not None:
             log.critical("%s has failed: %s", self.name, self._failure)
             return 1
         log.info("%s has stopped", self.name)
         return 0
+
+    async def _prepare(self) -> None:
+        await check(self.app, self.options)
+        await self.listening.wait()
 
     def ask_to_stop(self, why: str) -> None:
         """Begin a graceful stop. The second call begins a cold one: what runs is given back now.
@@ -243,10 +258,12 @@ class Supervisor:
                 return
             log.warning("Cold shutdown: running tasks go back to the broker.")
             self._cold.set()
+            signals.worker_shutting_down.send(self.name, sig=why, how="Cold", exitcode=0)
         else:
             log.warning("Shutting down after %s: running tasks have %g s.", why, self.options.grace_seconds)
             self._asked_at = time.monotonic()
             self._stop_asked.set()
+            signals.worker_shutting_down.send(self.name, sig=why, how="Warm", exitcode=0)
 
     def stop_soon(self, why: str) -> None:
         """Thread-safe version of `ask_to_stop`, which may be called after the end."""
@@ -268,6 +285,7 @@ class Supervisor:
     def _signalled(self, number: int) -> None:
         if number == signal.SIGQUIT:
             self._stop_cold()
+            signals.worker_shutting_down.send(self.name, sig="SIGQUIT", how="Cold", exitcode=0)
         else:
             self.ask_to_stop(signal.Signals(number).name)
 
@@ -285,6 +303,9 @@ class Supervisor:
         """Stop the worker if a duty has failed: half a worker is worse than none."""
         self._duties.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, AccessRefused):
+                self._broken(str(error))
+                return
             self._faulty = True
             log.critical("One of the worker's duties has failed; the worker stops, and others take over its tasks when "
                          "its lease expires", exc_info=error)  # fmt: skip
@@ -330,6 +351,8 @@ class Supervisor:
             except LeaseLost:
                 self.outages.worked(SWEEP)
                 self.heartbeat.lost(lease)
+            except AccessRefused:
+                raise
             except BrokerError as error:
                 self.outages.failed(SWEEP, error)
             await asyncio.sleep(SWEEP_SECONDS)

@@ -15,7 +15,7 @@ from pamqp import commands
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
 from celeriac.drivers.amqp.aio import AioConnection, Channel
-from celeriac.drivers.amqp.error_translation import ChannelClosed
+from celeriac.drivers.amqp.error_translation import ChannelClosed, RightsMissing
 from celeriac.drivers.amqp.frames import Content, acknowledge, method
 
 __all__ = ["AmqpInspection", "AmqpSubscription", "AmqpWorkerConnection"]
@@ -63,7 +63,10 @@ class AmqpWorkerConnection(WorkerConnection):
         self.connection.on_lost = lost
 
     def _failed(self, error: Exception) -> None:
-        if self.connection.lost is None:
+        if isinstance(error, RightsMissing):
+            self.refusal = error
+            self.connection.abandon(str(error))
+        elif self.connection.lost is None:
             log.error("The server has closed the worker's channel: %s The worker connects again.", error)
             self._declared.clear()  # a queue may have been deleted
             self.connection.abandon(f"the server closed its channel: {error}")
@@ -196,15 +199,6 @@ class AmqpInspection(Inspection):
         channel.close()
         return answer.message_count, answer.consumer_count
 
-    async def purge(self, address: str) -> int:
-        channel = await self._connection.channel()
-        try:
-            dropped: int = (await channel.call(commands.Queue.Purge(queue=address))).message_count
-        except ChannelClosed:
-            return 0
-        channel.close()
-        return dropped
-
     @asynccontextmanager
     async def taking(self, address: str, limit: int) -> AsyncGenerator[Taken, None]:
         size = min(limit, await self.size(address))
@@ -256,7 +250,7 @@ async def _read_journal(connection: AioConnection, topology: AmqpTopology, chann
             await _read_journal_once(await connection.channel(), topology.journal, keep)
             return
         except ChannelClosed as error:
-            if error.code != IN_USE:
+            if error.code != IN_USE or isinstance(error, RightsMissing):
                 raise
         await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - another process is reading
 

@@ -24,7 +24,7 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.presence import Presence, answer_roll_calls
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.unacked import Unacked
-from celeriac.errors import LeaseLost
+from celeriac.errors import BrokerError, LeaseLost
 from celeriac.model.message import new_id
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo
@@ -236,9 +236,13 @@ class QueueServerLease(Lease):
 
     def _check_stands(self) -> None:
         if self._lost is not None or self._ended:
-            why = self._lost or ENDED
-            raise LeaseLost(f"The worker's connection has ended ({why}), and the broker has returned its messages to "
-                            "their queues.")  # fmt: skip
+            raise self._no_lease(self._lost or ENDED)
+
+    def _no_lease(self, why: object) -> BrokerError:
+        """Return the error after the end of the connection; that of missing rights, if these have ended it."""
+        return self.connection.refusal or LeaseLost(
+            f"The worker's connection has ended ({why}), and the broker has returned its messages to their queues."
+        )
 
     async def _call(self, work: Awaitable[Any]) -> Any:
         """Await an answer on the worker's connection, without which there is no lease."""
@@ -247,5 +251,4 @@ class QueueServerLease(Lease):
                 return await work
         except OSError as error:
             self.connection.abandon()
-            raise LeaseLost(f"The worker's connection has ended ({error}), and the broker has returned its messages "
-                            "to their queues.") from error  # fmt: skip
+            raise self._no_lease(error) from error

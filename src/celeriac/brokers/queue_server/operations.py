@@ -18,6 +18,7 @@ from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.topology import queues_of
 from celeriac.brokers.queue_server.transport import Inspection, Taken
 from celeriac.errors import NotSupported
+from celeriac.model.codec import Codec
 from celeriac.model.message import LANES, Message
 from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
 
@@ -106,9 +107,15 @@ class QueueServerOperations(Operations):
         raise NotSupported(f"{self._transport.product} cannot find a message by its id. SQLite and Redis can: see "
                            "docs/brokers.md.")  # fmt: skip
 
-    async def purge(self, queue: str) -> int:
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
         async with self._inspecting() as (inspection, journal):
-            return sum([await inspection.purge(address) for address in self._addresses(journal, queue)])
+            found: list[Message] = []
+            for address in self._addresses(journal, queue):
+                if len(found) < limit:
+                    async with inspection.taking(address, limit - len(found)) as taken:
+                        taken.acknowledge([pushed.tag for pushed in taken.messages])
+                        found += [_readable(pushed.body, queue, self._transport.codec) for pushed in taken.messages]
+            return found
 
     async def pause(self, queue: str) -> None:
         await self._transport.ado(lambda: writing(self._transport, [Paused(queue, paused=True)]))
@@ -200,3 +207,10 @@ class QueueServerOperations(Operations):
 def _worn(taken: Taken) -> dict[int, bytes]:
     """Return the messages that the server is about to drop, by tag."""
     return {pushed.tag: pushed.body for pushed in taken.messages if (taken.losses(pushed) or 0) >= WORN}
+
+
+def _readable(body: bytes, queue: str, codec: Codec) -> Message:
+    try:
+        return unpack(body, queue, codec).message
+    except ValueError as error:
+        return unreadable(body, queue, str(error)).message

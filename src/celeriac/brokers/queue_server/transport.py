@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line, Topology
-from celeriac.errors import BrokerError
+from celeriac.errors import AccessRefused, BrokerError
 from celeriac.model.codec import Codec
 
 __all__ = ["Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport", "Unsent",
@@ -152,6 +152,8 @@ class WorkerConnection(ABC):
 
     lost: Exception | None
     """Why the connection has ended."""
+    refusal: AccessRefused | None = None
+    """Set if it has ended because the worker lacks rights: connecting again would not help."""
 
     @abstractmethod
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
@@ -236,10 +238,6 @@ class Inspection(ABC):
     @abstractmethod
     async def workers(self) -> int:
         """Return how many workers are connected."""
-
-    @abstractmethod
-    async def purge(self, address: str) -> int:
-        """Drop the messages that wait in a queue; return how many."""
 
     @abstractmethod
     def taking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:

@@ -13,7 +13,7 @@ from celeriac.model.gate import Duration, reader
 from celeriac.model.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
 from celeriac.ports.operations import UNREADABLE_WORKER, WorkerInfo, unreadable
 
-__all__ = ["LANE_LETTERS", "blob", "due", "publications", "shown", "unpack", "worker_of"]
+__all__ = ["LANE_LETTERS", "blob", "due", "due_again", "publications", "shown", "unpack", "worker_of"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile
@@ -57,7 +57,19 @@ def worker_of(info: bytes, codec: Codec) -> tuple[float, WorkerInfo]:
 
 
 def due(message: Message) -> str:
-    """Return when a message becomes due, as the scripts take it: empty for at once."""
+    """Return when a message that is published becomes due, as the scripts take it: empty for at once.
+
+    A `+` and seconds are a duration by the server's clock; otherwise it is an instant.
+    """
+    if message.due_at is None:
+        return ""
+    return repr(message.due_at) if message.countdown is None else f"+{message.countdown!r}"
+
+
+def due_again(message: Message, delay: float | None) -> str:
+    """Return when a message that goes back to its queue becomes due: after a delay, or as it says."""
+    if delay is not None:
+        return f"+{delay!r}"
     return "" if message.due_at is None else repr(message.due_at)
 
 

@@ -50,11 +50,9 @@ class RedisOperations(Operations):
             for place, value, queue, id in zip(*(reply[i::4] for i in range(4)), strict=True)
         }
 
-    async def purge(self, queue: str) -> int:
-        total = 0
-        while dropped := await self._run("purge", queue):
-            total += dropped
-        return total
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+        found, codec = await self._run("purge", queue, limit), self._server.codec
+        return [shown(value, queue, codec, id.decode()) for id, value in zip(found[::2], found[1::2], strict=True)]
 
     async def pause(self, queue: str) -> None:
         await self._server.ado(("SADD", self._key("paused"), queue))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celeriac.brokers.redis.envelope import blob, due
+from celeriac.brokers.redis.envelope import blob, due, due_again
 from celeriac.drivers.redis import outcomes
 from celeriac.model.codec import Codec
 from celeriac.ports.broker import Action, Settlement
@@ -72,4 +72,4 @@ def _item(settlement: Settlement, lease: str, codec: Codec) -> tuple[Any, ...]:
     if action is Action.BURY:
         return (*item, settlement.reason)
     back = settlement.message or message
-    return (*item, back.queue, blob(back, codec), due(back), settlement.deliveries)
+    return (*item, back.queue, blob(back, codec), due_again(back, settlement.delay), settlement.deliveries)

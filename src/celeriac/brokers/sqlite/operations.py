@@ -60,14 +60,18 @@ class SQLiteOperations(Operations):
         found = ((id, self._database.read(partial(find, id=id))) for id in ids)
         return {id: (item.state, item.message) for id, item in found if item is not None}
 
-    async def purge(self, queue: str) -> int:
-        def work(connection: sqlite3.Connection) -> int:
-            return sum(
-                connection.execute(f"DELETE FROM {table} WHERE {OF_QUEUE}", (queue,)).rowcount  # noqa: S608
-                for table in (READY, FRESH, SCHEDULED)
-            )
+    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+        def work(connection: sqlite3.Connection) -> list[tuple[bytes, int]]:
+            deleted: list[tuple[bytes, int]] = []
+            for table in (READY, FRESH, SCHEDULED):
+                query = f"SELECT CAST(message AS BLOB), line, rank, seq FROM {table} WHERE {OF_QUEUE} LIMIT ?"  # noqa: S608
+                found = connection.execute(query, (queue, limit - len(deleted))).fetchall()
+                keys = [key for _, *key in found]
+                connection.executemany(f"DELETE FROM {table} WHERE line = ? AND rank = ? AND seq = ?", keys)  # noqa: S608
+                deleted += [(raw, line) for raw, line, _, _ in found]
+            return deleted
 
-        return await self._database.awrite(work)
+        return [self._shown(raw, line) for raw, line in await self._database.awrite(work)]
 
     async def pause(self, queue: str) -> None:
         await self._change("INSERT OR IGNORE INTO pauses (queue) VALUES (?)", (queue,))

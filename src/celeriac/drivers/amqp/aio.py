@@ -12,7 +12,13 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost, NoConfirms, Refused, ended
+from celeriac.drivers.amqp.error_translation import (
+    ConnectionLost,
+    NoConfirms,
+    Refused,
+    channel_closed,
+    ended,
+)
 from celeriac.drivers.amqp.frames import (
     HEARTBEAT,
     Confirmed,
@@ -305,7 +311,7 @@ class Channel:
             self.connection.write(method(self.number, commands.Channel.CloseOk()))
             if not self._closing:
                 self.connection.forget(self)
-            error = ChannelClosed(frame.reply_code or 0, frame.reply_text)
+            error = channel_closed(frame.reply_code or 0, frame.reply_text)
             error.shared = len(self._batches) > 1
             self.fail(error)
         elif isinstance(frame, commands.Basic.Cancel):

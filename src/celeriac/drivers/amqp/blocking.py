@@ -13,7 +13,14 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost, NoConfirms, Refused, ended
+from celeriac.drivers.amqp.error_translation import (
+    ChannelClosed,
+    ConnectionLost,
+    NoConfirms,
+    Refused,
+    channel_closed,
+    ended,
+)
 from celeriac.drivers.amqp.frames import (
     HEARTBEAT,
     Confirmed,
@@ -225,7 +232,7 @@ class Connection:
         if self.facts.confirms:
             self._write(method(CHANNEL, commands.Confirm.Select()))
             self._read()
-        raise ChannelClosed(close.reply_code, close.reply_text)
+        raise channel_closed(close.reply_code, close.reply_text)
 
     # --- Closing --------------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from typing import Any
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.frames import Publication
 from celeriac.drivers.sockets import distrust
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
+from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["MISSING", "ChannelClosed", "ConnectionLost", "NoConfirms", "Refused", "closed", "ended",
-           "unavailable"]  # fmt: skip
+__all__ = ["MISSING", "ChannelClosed", "ConnectionLost", "NoConfirms", "Refused", "RightsMissing", "channel_closed",
+           "closed", "ended", "unavailable"]  # fmt: skip
 
+FORBIDDEN = 403
 MISSING = 404  # the code of a queue or exchange that does not exist
 
 
@@ -44,6 +45,10 @@ class ChannelClosed(BrokerError):
         return self.code == 406 and "larger than" in self.text
 
 
+class RightsMissing(ChannelClosed, AccessRefused):
+    """The server has closed a channel because its user lacks a permission."""
+
+
 class Refused(ChannelClosed):
     """The server has refused messages: their queue is being created, or is full, or its node has failed."""
 
@@ -57,6 +62,11 @@ class Refused(ChannelClosed):
         return True
 
 
+def channel_closed(code: int, text: str) -> ChannelClosed:
+    """Return the error for a `channel.close` of the server. A queue in exclusive use has the code of missing rights."""
+    return (RightsMissing if code == FORBIDDEN and "exclusive" not in text else ChannelClosed)(code, text)
+
+
 def _step(code: int, text: str) -> str:
     if code == 406 and "timed out" in text:
         return (" A task ran longer than the server's `consumer_timeout` (30 minutes by default), so the server took "
@@ -67,8 +77,9 @@ def _step(code: int, text: str) -> str:
     if code == 406 and "larger than" in text:
         return (" Send less, or send a reference (to a file, a row), or raise the limit in rabbitmq.conf: "
                 "max_message_size = 134217728")  # fmt: skip
-    if code == 403:
-        return " Give the user the permissions: rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'"
+    if code == FORBIDDEN:
+        return (" Give the user the permissions of its role (docs/security.md), or all: "
+                "rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'")  # fmt: skip
     return ""
 
 
@@ -80,7 +91,7 @@ def ended(close: Any) -> ConnectionLost:
 def closed(close: Any, address: Address) -> BrokerUnavailable:
     """Return the error for a `connection.close` while the connection is opened."""
     code, text = close.reply_code, close.reply_text
-    if code == 403:
+    if code == FORBIDDEN:
         return BrokerMisconfigured(f"RabbitMQ at {address} refuses the user {address.username!r}: wrong name or "
                                    f"password, or no permission to connect ({text}).")  # fmt: skip
     if code == 530:

@@ -8,7 +8,7 @@ import hiredis
 
 from celeriac.drivers.redis.address import Address
 from celeriac.drivers.sockets import distrust
-from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
+from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured
 
 __all__ = ["BUSY", "InDoubt", "NotRedis", "code_of", "is_our_limit", "refused", "silent", "unsuitable"]
 
@@ -32,7 +32,8 @@ STEPS: Final = {
     "NOREPLICAS": "too few of its replicas can be reached",
     "NOAUTH": "it wants a password: write redis://:password@host",
     "WRONGPASS": "the user or the password is wrong",
-    "NOPERM": "this user may not do that. Grant it ~celeriac:* &celeriac:* +@all -@dangerous +info (with your prefix)",
+    "NOPERM": "this user may not do that. Grant it what its role needs (docs/security.md), or everything: "
+    "~celeriac:* &celeriac:* +@all -@dangerous +info (with your prefix)",
     "MOVED": "this node of the Redis Cluster does not have the keys. Give `redis_prefix` a hash tag ('{celeriac}'), "
     "and name the node that has its slot in the URL",
 }
@@ -40,6 +41,8 @@ WORDINGS: Final = {"user executing the script can't": "NOPERM", "max number of c
 """Error replies that are recognised by their text, for lack of a code."""
 
 FOR_NOW: Final = frozenset({*BUSY, "FULL", "OOM", "READONLY", "MISCONF", "NOREPLICAS"})
+
+REFUSALS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 
 NO_EVICTION: Final = "noeviction"
 OLDEST: Final = (7, 0)
@@ -57,7 +60,7 @@ def code_of(reply: hiredis.ReplyError) -> str:
 def refused(reply: hiredis.ReplyError, address: Address) -> BrokerError:
     """Return Celeriac's error for an error reply."""
     code = code_of(reply)
-    kind = BrokerUnavailable if code in FOR_NOW else BrokerError
+    kind = BrokerUnavailable if code in FOR_NOW else AccessRefused if code in REFUSALS else BrokerError
     if code in STEPS:
         return kind(f"Redis at {address} refused a command: {STEPS[code]} ({reply}).")
     return kind(f"Redis at {address} replied with an error: {reply}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ForeignDatabase, Unstorable
 
-__all__ = ["busy", "foreign", "translated"]
+__all__ = ["busy", "foreign", "translated", "unreadable"]
 
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 UNSTORABLE = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG)
 
 
@@ -33,6 +36,29 @@ def foreign(path: str) -> ForeignDatabase:
                            "Name another file: broker_url='sqlite:///path/to/new.db'.")  # fmt: skip
 
 
+def unreadable(path: str, error: OSError) -> BrokerUnavailable:
+    """Return the error for a file that cannot be opened or read."""
+    if error.errno in TOO_MANY:
+        return _too_many_files(path)
+    return BrokerMisconfigured(f"The database {path} cannot be read: {error}. Check the path and its permissions.")
+
+
+def _too_many_files(path: str) -> BrokerUnavailable:
+    return BrokerUnavailable(
+        f"The database {path} cannot be opened: too many files are open. Raise the limit of this process "
+        f"(`ulimit -n`), or find what it leaves open: `ls -l /proc/{os.getpid()}/fd`."
+    )
+
+
+def _may_open_no_file() -> bool:
+    """Return whether this process has as many files open as it may: SQLite does not say so."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in TOO_MANY
+    return False
+
+
 def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
@@ -45,6 +71,8 @@ def _translate(error: sqlite3.Error, path: str) -> Exception:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return ForeignDatabase(f"The database {path} is damaged ({error}). It was left as it is; restore "
                                "a backup, or recover its rows with `sqlite3 FILE .recover`.")  # fmt: skip
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and _may_open_no_file():
+        return _too_many_files(path)
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
         kind = BrokerUnavailable if code == sqlite3.SQLITE_IOERR else BrokerMisconfigured
         return kind(f"The database {path} cannot be opened or written: {error}. Check that its "

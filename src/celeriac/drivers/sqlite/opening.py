@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from celeriac.drivers.sqlite.error_translation import busy, foreign
+from celeriac.drivers.sqlite.error_translation import busy, foreign, unreadable
 from celeriac.drivers.sqlite.schema import APPLICATION_ID
-from celeriac.errors import BrokerError, BrokerMisconfigured
+from celeriac.errors import BrokerError
 from celeriac.model.codec import Codec
 
 if sys.platform != "win32":
@@ -121,8 +121,7 @@ class Opener:
             except FileNotFoundError:
                 return
             except OSError as error:
-                raise BrokerMisconfigured(f"The database {self._path} cannot be read: {error}. "
-                                          "Check the path and its permissions.") from error  # fmt: skip
+                raise unreadable(self._path, error) from error
             if not header or header[68:72] == APPLICATION_ID.to_bytes(4, "big"):
                 return
             if not header.startswith(HEADER) or time.monotonic() > deadline:

@@ -23,7 +23,8 @@ from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import PLAIN, Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import dumps
-from celeriac.tasks.execution import Executor, Request, current
+from celeriac.tasks.execution import Executor
+from celeriac.tasks.request import Request, current
 from celeriac.worker.pools.frames import (
     PERMIT,
     RECEIVE_BYTES,
@@ -35,6 +36,7 @@ from celeriac.worker.pools.frames import (
     frame,
     parse_to_child,
 )
+from celeriac.worker.pools.titles import ChildTitle
 
 __all__ = ["PlainChild", "exit_fork", "state_outcome"]
 
@@ -43,6 +45,7 @@ class PlainChild:
     """The main loop of a plain child."""
 
     def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._worker = worker
         self._socket = sock
         self._permits = permits
         self._reports_memory = reports_memory
@@ -55,19 +58,22 @@ class PlainChild:
         self._is_sending = False  # the main thread sends a frame, or waits for the lock
         self._postponed: SoftTimeLimitExceeded | None = None  # raised when the main thread has sent its frame
         self._executor = Executor(app, worker, self._report)
+        self._title = ChildTitle(worker)
         self._poll = select.poll()
         self._poll.register(permits, select.POLLIN)
 
     def work(self) -> None:
         """Run until the supervisor closes the pipe of permits."""
         signal.signal(signal.SIGUSR1, self._soft_time_limit)  # a signal may come before the first task starts
-        signals.worker_process_init.send(self, lane=PLAIN)
+        signals.worker_process_init.send(self._worker, lane=PLAIN)
         self._send(Ready())
         while (index := self._take_permit()) is not None:
             run = self._run_of(index)
             if run is None:
                 break
             self._running = index
+            if self._title.is_shown:
+                self._title.show(run.message.task)
             if run.message.soft_time_limit is not None:
                 signal.signal(signal.SIGUSR1, self._soft_time_limit)  # an earlier task may have replaced the handler
             outcome = self._executor.run(run.message, run.deliveries)
@@ -75,7 +81,7 @@ class PlainChild:
                 exit_fork(outcome)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(Ran(index, outcome, memory))
-        signals.worker_process_shutdown.send(self, lane=PLAIN)
+        signals.worker_process_shutdown.send(self._worker, pid=self._pid, exitcode=0, lane=PLAIN)
 
     def _take_permit(self) -> int | None:
         """Wait for a permit and take it. None: the supervisor has closed the pipe."""
@@ -83,6 +89,8 @@ class PlainChild:
             try:
                 data = os.read(self._permits, PERMIT.size)
             except BlockingIOError:
+                if self._title.is_shown:
+                    self._title.show("idle")
                 self._poll.poll()
                 continue
             return PERMIT.unpack(data)[0] if data else None

@@ -136,6 +136,7 @@ class CoroutineChild(asyncio.Protocol):
 
     def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
         self._executor = Executor(app, worker, self._report)
+        self._worker = worker
         self._socket = sock
         self._permits = permits
         self._reports_memory = reports_memory
@@ -163,13 +164,13 @@ class CoroutineChild(asyncio.Protocol):
         self._disconnected = asyncio.Event()
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=self._socket)
         self._loop.add_reader(self._permits, self._permits_came)
-        signals.worker_process_init.send(self, lane=COROUTINE)
+        signals.worker_process_init.send(self._worker, lane=COROUTINE)
         self._send(frame(Ready()))
         await self._done.wait()
         self._flush()
         self._transport.close()  # after everything is written
         await self._disconnected.wait()
-        signals.worker_process_shutdown.send(self, lane=COROUTINE)
+        signals.worker_process_shutdown.send(self._worker, pid=self._pid, exitcode=0, lane=COROUTINE)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import select
 import signal
 import socket
 import sys
 import threading
-import traceback
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
@@ -31,8 +31,11 @@ from celeriac.app.app import Celeriac
 from celeriac.model.message import COROUTINE
 from celeriac.worker.pools.child import PlainChild
 from celeriac.worker.pools.coroutine_child import CoroutineChild
+from celeriac.worker.pools.titles import set_title
 
 __all__ = ["Exited", "Spawn", "SpawnFailed", "Spawned", "exit_reason", "start_forkserver"]
+
+log = logging.getLogger("celeriac.worker")
 
 PR_SET_PDEATHSIG: Final = 1
 REQUEST_BYTES: Final = 4096
@@ -75,8 +78,8 @@ def exit_reason(status: int) -> str:
     return f"exited with status {status}"
 
 
-def start_forkserver(app: Celeriac) -> socket.socket:
-    """Fork the fork server; return the socket (SOCK_SEQPACKET) on which it takes requests and sends reports."""
+def start_forkserver(app: Celeriac, worker: str) -> socket.socket:
+    """Fork the fork server of a worker; return the socket (SOCK_SEQPACKET) for its requests and reports."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -86,10 +89,11 @@ def start_forkserver(app: Celeriac) -> socket.socket:
     status = 1
     try:
         ours.close()
+        set_title(f"fork server of {worker}")
         _ForkServer(app, theirs).run()
         status = 0
-    except BaseException:  # noqa: BLE001 - this process must never return into the supervisor's code
-        traceback.print_exc()
+    except BaseException:  # this process must never return into the supervisor's code
+        log.critical("The fork server has failed", exc_info=True)
     finally:
         os._exit(status)
 
@@ -159,13 +163,14 @@ class _ForkServer:
                 os.set_inheritable(fd, False)  # for programs that tasks start
             sock, permits = socket.socket(fileno=fds[0]), fds[1]
             sock.settimeout(None)  # the app may have set a default timeout
+            set_title(f"{'coroutines' if request.lane == COROUTINE else 'idle'}, child of {request.worker}")
             kind: Any = CoroutineChild if request.lane == COROUTINE else PlainChild
             kind(self._app, request.worker, sock, permits, request.reports_memory).work()
             status = 0
         except (BrokenPipeError, ConnectionResetError):
             pass  # the supervisor is gone
-        except BaseException:  # noqa: BLE001 - a child must never return into the fork server's code
-            traceback.print_exc()
+        except BaseException:  # a child must never return into the fork server's code
+            log.critical("A child process has failed and exits", exc_info=True)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

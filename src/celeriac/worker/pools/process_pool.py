@@ -8,13 +8,14 @@ it recalls what the child has not started, so that it knows which attempt the si
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
 
-from celeriac import states
+from celeriac import signals, states
 from celeriac.app.app import Celeriac
 from celeriac.errors import TaskRevoked
 from celeriac.model.message import COROUTINE, LANES, PLAIN
@@ -34,6 +35,7 @@ __all__ = ["ProcessPool"]
 
 log = logging.getLogger("celeriac.worker")
 
+LEAVE_SECONDS = 0.5  # at the end: for children to send `worker_process_shutdown`, before they are killed
 SHORT_LIFE = 1.0  # seconds; if a child exits sooner without having run anything, the next is forked after this pause
 
 
@@ -272,7 +274,7 @@ class ProcessPool(Pool):
         for index, run in child.running.items():
             delivery = run.delivery
             if index in child.verdicts:
-                yield Ending(delivery=delivery, outcome=child.verdicts[index])
+                yield Ending(delivery=delivery, outcome=child.verdicts[index], killed=True)
             elif (child.killed_by_us or index in cleared) and delivery.message.acks_late:
                 yield Ending(delivery=delivery, given_back=True)
             else:
@@ -334,6 +336,8 @@ class ProcessPool(Pool):
             await asyncio.wait([self._growing])
         if not abandon:
             self.recall()
+            if signals.worker_process_shutdown.receivers:
+                await self._let_idle_children_end()
         for child in self._children.values():
             if abandon:
                 child.recall()
@@ -344,3 +348,14 @@ class ProcessPool(Pool):
             self._has_no_children.clear()
             await self._has_no_children.wait()
         self._spawner.end()
+
+    async def _let_idle_children_end(self) -> None:
+        """Give the children that run nothing the time to send `worker_process_shutdown`, unless others still run."""
+        if not self._children or any(child.running for child in self._children.values()):
+            return
+        self._has_no_children.clear()
+        for child in self._children.values():
+            child.close_permits()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._has_no_children.wait()

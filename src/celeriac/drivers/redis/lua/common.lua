@@ -75,7 +75,9 @@ end
 -- Collects the messages that `put` then stores together, as ready or as scheduled.
 local function batch() return {lines = {}, due = {}, lane_of = {}} end
 
+-- Add a message that is due at an instant, after a time (`+` and seconds), or at once ('').
 local function add(at, id, blob, due, time)
+  if string.byte(due) == 43 then due = string.format('%.6f', time + tonumber(string.sub(due, 2))) end
   if due ~= '' and tonumber(due) > time then
     table.insert(at.due, due)
     table.insert(at.due, id)

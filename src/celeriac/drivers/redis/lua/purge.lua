@@ -1,14 +1,26 @@
--- queue. Drops up to 1,000 messages of each line and 1,000 scheduled ones. Returns how many it has dropped.
-local T, dropped = tag(ARGV[2]), 0
-local function drop(ids)
+-- queue, limit. Deletes up to `limit` ready and scheduled messages of a queue. Returns their ids and blobs: id, blob, …
+local T, left, deleted = tag(ARGV[2]), tonumber(ARGV[3]), {}
+local function delete(ids)
   if #ids == 0 then return end
-  dropped = dropped + call('HDEL', T .. 'messages', unpack(ids))
+  left = left - #ids
+  local blobs = call('HMGET', T .. 'messages', unpack(ids))
+  for i, id in ipairs(ids) do
+    if blobs[i] then
+      table.insert(deleted, id)
+      table.insert(deleted, blobs[i])
+    end
+  end
+  call('HDEL', T .. 'messages', unpack(ids))
   call('HDEL', T .. 'counts', unpack(ids))
 end
 for priority = 0, 9 do
-  for _, lane in ipairs({'p', 'c'}) do drop(call('LPOP', T .. 'ready:' .. lane .. priority, 1000) or {}) end
+  for _, lane in ipairs({'p', 'c'}) do
+    if left > 0 then delete(call('LPOP', T .. 'ready:' .. lane .. priority, left) or {}) end
+  end
 end
-local ids = call('ZRANGE', T .. 'due', 0, 999)
-if #ids > 0 then call('ZREM', T .. 'due', unpack(ids)) end
-drop(ids)
-return dropped
+if left > 0 then
+  local ids = call('ZRANGE', T .. 'due', 0, left - 1)
+  if #ids > 0 then call('ZREM', T .. 'due', unpack(ids)) end
+  delete(ids)
+end
+return deleted

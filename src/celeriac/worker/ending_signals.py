@@ -1,0 +1,46 @@
+"""The task signals that the supervisor sends: for attempts that no child can report, because none runs them any more.
+
+`Settler` calls this for each ending that was settled, where a receiver is connected. Hooks of task classes are not
+called for these: they run in children.
+"""
+
+from __future__ import annotations
+
+from celeriac import signals, states
+from celeriac.app.app import Celeriac
+from celeriac.errors import CeleriacError
+from celeriac.model.outcome import Outcome
+from celeriac.model.serialization import decode
+from celeriac.ports.broker import Delivery
+from celeriac.tasks.hooks import ExceptionInfo
+from celeriac.tasks.request import Request
+from celeriac.worker.decide import Ending
+
+__all__ = ["request_of", "send_ending_signals"]
+
+
+def send_ending_signals(app: Celeriac, ending: Ending, outcome: Outcome) -> None:
+    """Send `task_revoked`, or `task_failure` for an attempt whose process died or was killed at its time limit."""
+    task = app.tasks.get(outcome.task)
+    if task is None:
+        return
+    if outcome.state == states.REVOKED:
+        request = request_of(app, ending.delivery, outcome.worker)
+        expired = outcome.failure is not None and outcome.failure.type == "TaskExpired"
+        signals.task_revoked.send(task, request=request, terminated=outcome.runtime > 0, signum=None, expired=expired)
+    elif outcome.state == states.FAILURE and (ending.outcome is None or ending.killed):
+        request = request_of(app, ending.delivery, outcome.worker)
+        error = outcome.exception()
+        assert error is not None
+        signals.task_failure.send(task, task_id=outcome.id, exception=error, args=request.args, kwargs=request.kwargs,
+                                  traceback=None, einfo=ExceptionInfo(error, str(error)))  # fmt: skip
+
+
+def request_of(app: Celeriac, delivery: Delivery, worker: str) -> Request:
+    """Return the request of a delivery that this process does not run. Its arguments are plain data."""
+    message, task = delivery.message, app.known_task(delivery.message.task)
+    try:
+        args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
+    except CeleriacError:  # the child that decodes the body fails the task
+        args, kwargs = [], {}
+    return Request(message, task, list(args), dict(kwargs), deliveries=delivery.deliveries, worker=worker)

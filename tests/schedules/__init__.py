@@ -1,0 +1,1 @@
+"""Schedules against other implementations: minute by minute, cronsim, Celery, ephem."""
