@@ -53,6 +53,12 @@ def nightly() -> None:
     pass
 """
 
+MISTAKEN = """
+@app.on_after_configure.connect
+def setup_periodic_tasks(sender, **kwargs):
+    sender.add_periodic_task(30, nightly.s(1))
+"""
+
 WRONG = """
 from celeriac import Celeriac
 
@@ -521,6 +527,15 @@ def test_a_task_that_cannot_be_sent_by_its_schedule_is_refused(make_app: Callabl
 
         @app.task(schedule="daily")
         def report() -> None: ...
+
+
+def test_a_mistake_in_a_receiver_of_on_after_configure_ends_the_command(folder: Path) -> None:
+    with (folder / "shop.py").open("a") as file:
+        file.write(MISTAKEN)
+    result = shop("schedules")
+    assert result.exit_code == 2
+    assert "a receiver of on_after_configure fails: celeriac.errors.ArgumentsError: These arguments" in result.stderr
+    assert "in setup_periodic_tasks: sender.add_periodic_task(30, nightly.s(1))" in result.stderr
 
 
 async def test_app_beat_imports_the_modules_of_tasks_so_that_their_schedules_are_kept(
