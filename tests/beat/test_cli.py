@@ -33,6 +33,7 @@ from celeriac.worker.options import WorkerOptions
 from celeriac.worker.supervisor import Supervisor
 from tests.environment import without_settings
 from tests.patience import PATIENCE, eventually, wait_for
+from tests.rabbitmq_server import Place
 from tests.redis_server import running_redis
 
 CELERIAC = str(Path(sys.executable).with_name("celeriac"))
@@ -169,6 +170,17 @@ def test_a_scheduler_waits_for_its_broker_at_the_start_and_later(app: Celeriac, 
             wait_for(lambda: beat.said().count("The server is back") == 2)
             assert beat.stop() == 0
         app.close()
+
+
+def test_with_rabbitmq_the_entries_are_in_the_result_backend(app: Celeriac, folder: Path, place: Place) -> None:
+    servers = {"broker_url": place.url, "result_backend": f"sqlite:///{folder / 'results.db'}"}
+    app.conf.update(servers)
+    with running(folder, "beat", **{f"CELERIAC_{name.upper()}": url for name, url in servers.items()}) as beat:
+        beat.says("is ready")
+        wait_for(lambda: app.schedules.get("often").sent >= 2)
+        assert beat.stop() == 0
+        assert re.search(r"entries +2 in sqlite:///.*results\.db\n", beat.said())
+    app.close()
 
 
 def test_a_scheduler_that_waits_for_its_broker_can_be_stopped(folder: Path) -> None:
