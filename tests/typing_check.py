@@ -12,6 +12,7 @@ from celeriac import (
     Retry,
     Signature,
     Task,
+    crontab,
     group,
     shared_task,
     signals,
@@ -32,6 +33,10 @@ async def fetch(url: str) -> bytes:
 
 @app.task(queue="mail", time_limit=60, autoretry_for=(OSError,))
 def send(to: str) -> None: ...
+
+
+@app.task(schedule=crontab(minute=0))
+def hourly() -> None: ...
 
 
 @app.task(bind=True)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from celeriac.errors import nearest
 
 __all__ = [
+    "SetupSignal",
     "Signal",
     "after_setup_logger",
     "after_setup_task_logger",
@@ -113,10 +114,7 @@ class Signal:
 
     def send(self, sender: Any, **arguments: Any) -> None:
         """Call the receivers, in the order in which they were connected."""
-        for connection in self.receivers:
-            receiver = connection.target()
-            if receiver is None or not _is_from(connection.sender, sender):
-                continue
+        for receiver in self._wanted_by(sender):
             try:
                 receiver(sender=sender, signal=self, **arguments)
             except KeyboardInterrupt:
@@ -126,6 +124,11 @@ class Signal:
                 users = whole.tb_next if whole is not None else None  # without the frame of this function
                 log.exception("A receiver of the signal %s failed: %r", self.name, receiver,
                               exc_info=(type(error), error, users or whole))  # fmt: skip
+
+    def _wanted_by(self, sender: Any) -> list[Callable[..., Any]]:
+        """Return the receivers of what an object sends."""
+        targets = [connection.target() for connection in self.receivers if _is_from(connection.sender, sender)]
+        return [target for target in targets if target is not None]
 
     def _found(self, receiver: Callable[..., Any] | None, uid: Hashable) -> list[_Connection]:
         if uid is not None:
@@ -163,6 +166,15 @@ class Signal:
 
     def __repr__(self) -> str:
         return f"<Signal {self.name}: {len(self.receivers)} receivers>"
+
+
+class SetupSignal(Signal):
+    """A signal whose receivers set up an app: what they raise reaches the sender, and ends the command."""
+
+    def send(self, sender: Any, **arguments: Any) -> None:
+        """Call the receivers, in the order in which they were connected."""
+        for receiver in self._wanted_by(sender):
+            receiver(sender=sender, signal=self, **arguments)
 
 
 def _is_from(wanted: Any, sender: Any) -> bool:

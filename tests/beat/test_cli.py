@@ -33,6 +33,7 @@ from celeriac.worker.options import WorkerOptions
 from celeriac.worker.supervisor import Supervisor
 from tests.environment import without_settings
 from tests.patience import PATIENCE, eventually, wait_for
+from tests.rabbitmq_server import Place
 from tests.redis_server import running_redis
 
 CELERIAC = str(Path(sys.executable).with_name("celeriac"))
@@ -51,6 +52,12 @@ def note(value: str = "") -> str:
 @app.task(schedule=crontab(minute=30, hour=2, tz="Europe/Berlin"))
 def nightly() -> None:
     pass
+"""
+
+MISTAKEN = """
+@app.on_after_configure.connect
+def setup_periodic_tasks(sender, **kwargs):
+    sender.add_periodic_task(30, nightly.s(1))
 """
 
 WRONG = """
@@ -163,6 +170,17 @@ def test_a_scheduler_waits_for_its_broker_at_the_start_and_later(app: Celeriac, 
             wait_for(lambda: beat.said().count("The server is back") == 2)
             assert beat.stop() == 0
         app.close()
+
+
+def test_with_rabbitmq_the_entries_are_in_the_result_backend(app: Celeriac, folder: Path, place: Place) -> None:
+    servers = {"broker_url": place.url, "result_backend": f"sqlite:///{folder / 'results.db'}"}
+    app.conf.update(servers)
+    with running(folder, "beat", **{f"CELERIAC_{name.upper()}": url for name, url in servers.items()}) as beat:
+        beat.says("is ready")
+        wait_for(lambda: app.schedules.get("often").sent >= 2)
+        assert beat.stop() == 0
+        assert re.search(r"entries +2 in sqlite:///.*results\.db\n", beat.said())
+    app.close()
 
 
 def test_a_scheduler_that_waits_for_its_broker_can_be_stopped(folder: Path) -> None:
@@ -521,6 +539,15 @@ def test_a_task_that_cannot_be_sent_by_its_schedule_is_refused(make_app: Callabl
 
         @app.task(schedule="daily")
         def report() -> None: ...
+
+
+def test_a_mistake_in_a_receiver_of_on_after_configure_ends_the_command(folder: Path) -> None:
+    with (folder / "shop.py").open("a") as file:
+        file.write(MISTAKEN)
+    result = shop("schedules")
+    assert result.exit_code == 2
+    assert "a receiver of on_after_configure fails: celeriac.errors.ArgumentsError: These arguments" in result.stderr
+    assert "in setup_periodic_tasks: sender.add_periodic_task(30, nightly.s(1))" in result.stderr
 
 
 async def test_app_beat_imports_the_modules_of_tasks_so_that_their_schedules_are_kept(

@@ -34,7 +34,7 @@ from celeriac.model.message import Message
 from celeriac.model.options import CallOptions
 from celeriac.model.routing import Routes
 from celeriac.ports.complete import in_thread
-from celeriac.signals import Signal, after_task_publish, before_task_publish
+from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.message_template import MessageTemplate
@@ -75,8 +75,8 @@ class Celeriac(Registering):
         self.control = Control(self)
         self.schedules = Schedules(self)
         self.declared = Declared(self, self.main, self.schedules)
-        self.on_after_configure = Signal("on_after_configure")
-        self.on_after_finalize = Signal("on_after_finalize")
+        self.on_after_configure = SetupSignal("on_after_configure")
+        self.on_after_finalize = SetupSignal("on_after_finalize")
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = functions.builtin_tasks(self)

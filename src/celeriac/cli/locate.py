@@ -85,7 +85,7 @@ def _how_to_make(module: ModuleType) -> str:
 
 
 def _import(name: str) -> ModuleType:
-    with importing(f"The module {name!r}"):
+    with importing(f"The module {name!r} cannot be imported"):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -115,7 +115,7 @@ def importing(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         last = traceback.format_exception_only(error)[-1].strip()
         where = _location(error)
-        raise AppError(f"{what} cannot be imported: {last}" + (f"\n  {where}" if where else "")) from error
+        raise AppError(f"{what}: {last}" + (f"\n  {where}" if where else "")) from error
 
 
 def _location(error: BaseException) -> str:

@@ -35,7 +35,7 @@ class Session:
             raise AppError("No app is given. Pass -A: celeriac -A shop …, where shop.py contains "
                            "app = Celeriac('shop'), or set CELERIAC_APP=shop.")  # fmt: skip
         app = find_app(self.spec)
-        with importing("A module of tasks (of the setting `imports`, or of autodiscover_tasks)"):
+        with importing("A module of tasks cannot be imported, or a receiver of on_after_configure fails"):
             app.import_tasks()
         return app
 
