@@ -13,13 +13,12 @@ from celeriac.schedules.cron import cron
 from celeriac.schedules.crontab import crontab
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.schedule import Schedule
-from tests.schedules.changes import ALL, ZONES, Change, changes, minutes
+from tests.schedules.changes import ALL, Change, minutes, places
 from tests.schedules.expressions import Expression, expressions
 
 MINUTE = timedelta(minutes=1)
 POLICIES = ("cron", "skip", "both")
 
-places = st.sampled_from([(zone, change) for zone in ZONES for change in changes(zone)])
 
 
 def expected(expression: Expression, zone: str, change: Change, dst: str, vixie: bool) -> list[int]:

@@ -17,10 +17,9 @@ from celeriac.schedules.cron import cron
 from celeriac.schedules.crontab import crontab
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.schedule import Schedule
-from tests.schedules.changes import ZONES, Change, changes
+from tests.schedules.changes import Change, places
 from tests.schedules.expressions import Expression, expressions
 
-places = st.sampled_from([(zone, change) for zone in ZONES for change in changes(zone)])
 instants = st.integers(946_684_800, 2_145_916_800)
 
 
