@@ -45,8 +45,8 @@ def expected(expression: Expression, zone: str, change: Change, dst: str, vixie:
     return found
 
 
-def check(schedule: Schedule, ticks: list[int], start: int, end: int) -> None:
-    """Check the ticks of `start <= tick < end`: found from either end, and counted."""
+def check(schedule: Schedule, ticks: list[int], start: int, end: int, asked: int) -> None:
+    """Check the ticks of `start <= tick < end`: found from either end, and from an instant in between, and counted."""
     forward, tick = [], schedule.next(start - 1)
     while tick is not None and tick < end:
         forward.append(tick)
@@ -58,12 +58,19 @@ def check(schedule: Schedule, ticks: list[int], start: int, end: int) -> None:
         tick = schedule.previous(tick)
     assert backward[::-1] == ticks
     assert schedule.count(start - 1, end - 1) == len(ticks)
+    later, earlier = [tick for tick in ticks if tick > asked], [tick for tick in ticks if tick < asked]
+    assert schedule.count(asked, end - 1) == len(later)
+    assert schedule.count(start - 1, asked - 1) == len(earlier)
+    if later:
+        assert schedule.next(asked) == later[0]
+    if earlier:
+        assert schedule.previous(asked) == earlier[-1]
 
 
 @settings(max_examples=100_000 if ALL else 200)
-@given(at_night() | expressions(), places, st.sampled_from(POLICIES), st.booleans())
+@given(at_night() | expressions(), places, st.sampled_from(POLICIES), st.booleans(), st.integers(-7_200_000, 7_200_000))
 def test_ticks_are_those_that_one_finds_minute_by_minute(
-    expression: Expression, place: tuple[str, Change], dst: str, vixie: bool
+    expression: Expression, place: tuple[str, Change], dst: str, vixie: bool, asked: int
 ) -> None:
     zone, change = place
     shown = minutes(zone, change)
@@ -77,7 +84,7 @@ def test_ticks_are_those_that_one_finds_minute_by_minute(
     except InvalidSchedule:  # it never comes, like the 31st of February
         assert ticks == []
     else:
-        check(made, ticks, shown[0][0] * 1000, (shown[-1][0] + 60) * 1000)
+        check(made, ticks, shown[0][0] * 1000, (shown[-1][0] + 60) * 1000, change * 1000 + asked)
 
 
 def local(schedule: Schedule, zone: str, after: str, count: int) -> list[str]:
