@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from functools import cache
 from zoneinfo import ZoneInfo
 
-__all__ = ["ALL", "ZONES", "Change", "changes", "minutes"]
+from hypothesis import strategies as st
+
+__all__ = ["ALL", "ZONES", "Change", "minutes", "places"]
 
 ALL = os.environ.get("CELERIAC_TEST_CHANGES") == "all"
 """Set this variable to test every change of every zone, which takes hours, and not a sample of them."""
@@ -24,12 +26,12 @@ Change = int
 """The instant of a change, in seconds since the epoch."""
 
 START, END = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (2000, 2038))
-STEP = 6 * 3600
+STEP = 12 * 3600
 AROUND = 36 * 3600
 
 
 @cache
-def changes(zone: str) -> list[Change]:
+def _changes(zone: str) -> list[Change]:
     """Return the changes of a zone's offset."""
     found, tz = [], ZoneInfo(zone)
     for start in range(START, END, STEP):
@@ -41,6 +43,10 @@ def changes(zone: str) -> list[Change]:
             low, high = (middle, high) if _offset(middle, tz) == _offset(low, tz) else (low, middle)
         found.append(high)
     return found
+
+
+places = st.deferred(lambda: st.sampled_from([(zone, change) for zone in ZONES for change in _changes(zone)]))
+"""A zone and one of its changes."""
 
 
 def _offset(instant: int, tz: ZoneInfo) -> object:

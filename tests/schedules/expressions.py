@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["Expression", "expressions"]
+__all__ = ["Expression", "at_night", "expressions"]
 
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -123,6 +123,13 @@ def expressions(plain: bool = False) -> st.SearchStrategy[Expression]:
         st.sampled_from(range(1, 13)).map(lambda month: (MONTHS[month - 1], frozenset({month}))),
         _numbers(1, 12, plain),
     )
-    at_night = st.lists(_terms(0, 4, plain=True), min_size=1, max_size=2).map(_list)  # when clocks are changed
-    hours = st.one_of(_numbers(0, 23, plain), at_night)
-    return st.builds(Expression, _numbers(0, 59, plain), hours, st.one_of(days), months, st.one_of(weekdays))
+    minutes, hours = _numbers(0, 59, plain), _numbers(0, 23, plain)
+    return st.builds(Expression, minutes, hours, st.one_of(days), months, st.one_of(weekdays))
+
+
+def at_night() -> st.SearchStrategy[Expression]:
+    """Return expressions that come at fixed times in the hours in which clocks are changed, on most days."""
+    minutes = st.lists(_terms(0, 59, plain=False), min_size=1, max_size=2).map(_list)
+    hours = st.lists(_terms(0, 4, plain=True), min_size=1, max_size=2).map(_list)
+    weekdays = st.one_of(st.just(STAR), _numbers(0, 7, plain=False).map(_in_week))
+    return st.builds(Expression, minutes, hours, st.just(STAR), st.just(("*", frozenset(range(1, 13)))), weekdays)

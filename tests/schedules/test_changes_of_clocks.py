@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celeriac.schedules import zones
 from celeriac.schedules.cron import cron
 from celeriac.schedules.crontab import crontab
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.schedule import Schedule
-from tests.schedules.changes import ALL, ZONES, Change, changes, minutes
-from tests.schedules.expressions import Expression, expressions
+from tests.schedules.changes import ALL, Change, minutes, places
+from tests.schedules.expressions import Expression, at_night, expressions
 
 MINUTE = timedelta(minutes=1)
 POLICIES = ("cron", "skip", "both")
 
-places = st.sampled_from([(zone, change) for zone in ZONES for change in changes(zone)])
 
 
 def expected(expression: Expression, zone: str, change: Change, dst: str, vixie: bool) -> list[int]:
@@ -45,8 +45,8 @@ def expected(expression: Expression, zone: str, change: Change, dst: str, vixie:
     return found
 
 
-def check(schedule: Schedule, ticks: list[int], start: int, end: int) -> None:
-    """Check the ticks of `start <= tick < end`: found from either end, and counted."""
+def check(schedule: Schedule, ticks: list[int], start: int, end: int, asked: int) -> None:
+    """Check the ticks of `start <= tick < end`: found from either end, and from an instant in between, and counted."""
     forward, tick = [], schedule.next(start - 1)
     while tick is not None and tick < end:
         forward.append(tick)
@@ -58,12 +58,19 @@ def check(schedule: Schedule, ticks: list[int], start: int, end: int) -> None:
         tick = schedule.previous(tick)
     assert backward[::-1] == ticks
     assert schedule.count(start - 1, end - 1) == len(ticks)
+    later, earlier = [tick for tick in ticks if tick > asked], [tick for tick in ticks if tick < asked]
+    assert schedule.count(asked, end - 1) == len(later)
+    assert schedule.count(start - 1, asked - 1) == len(earlier)
+    if later:
+        assert schedule.next(asked) == later[0]
+    if earlier:
+        assert schedule.previous(asked) == earlier[-1]
 
 
 @settings(max_examples=100_000 if ALL else 200)
-@given(expressions(), places, st.sampled_from(POLICIES), st.booleans())
+@given(at_night() | expressions(), places, st.sampled_from(POLICIES), st.booleans(), st.integers(-7_200_000, 7_200_000))
 def test_ticks_are_those_that_one_finds_minute_by_minute(
-    expression: Expression, place: tuple[str, Change], dst: str, vixie: bool
+    expression: Expression, place: tuple[str, Change], dst: str, vixie: bool, asked: int
 ) -> None:
     zone, change = place
     shown = minutes(zone, change)
@@ -77,7 +84,7 @@ def test_ticks_are_those_that_one_finds_minute_by_minute(
     except InvalidSchedule:  # it never comes, like the 31st of February
         assert ticks == []
     else:
-        check(made, ticks, shown[0][0] * 1000, (shown[-1][0] + 60) * 1000)
+        check(made, ticks, shown[0][0] * 1000, (shown[-1][0] + 60) * 1000, change * 1000 + asked)
 
 
 def local(schedule: Schedule, zone: str, after: str, count: int) -> list[str]:
@@ -126,6 +133,30 @@ def test_every_half_hour_stays_every_half_hour(dst: str) -> None:
             following = schedule.next(tick)
             assert following == tick + 1_800_000
             tick = following
+
+
+def test_two_changes_within_a_week_are_both_seen() -> None:
+    """Noronha put its clocks forward on October 8, 2000, and back on the 15th."""
+    ticks = local(cron("0 0 * * *", tz="America/Noronha"), "America/Noronha", "2000-10-07T12:00", 9)
+    assert ticks == [
+        "10-08T01:00-01:00",
+        *(f"10-{day:02}T00:00-01:00" for day in range(9, 15)),
+        *(f"10-{day:02}T00:00-02:00" for day in (15, 16)),
+    ]
+
+
+def test_a_change_is_seen_at_the_border_of_what_is_probed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = int(datetime(2026, 10, 25, 1, tzinfo=UTC).timestamp())
+    schedule = cron("45 2 * * *", tz="Europe/Berlin")
+    for border in (change - 1800, change, change + 1, change + 1800, change + 86_000):
+        monkeypatch.setattr(zones, "BLOCK", border)
+        zones._pieces.cache_clear()
+        assert local(schedule, "Europe/Berlin", "2026-10-25T00:00", 2) == ["10-25T02:45+02:00", "10-26T02:45+01:00"]
+        tick = schedule.next((change + 86_400) * 1000)
+        assert tick is not None
+        assert schedule.previous(tick) == (change - 900) * 1000
+    monkeypatch.undo()
+    zones._pieces.cache_clear()
 
 
 def test_several_times_that_are_left_out_are_made_up_for_by_one_tick() -> None:

@@ -74,6 +74,9 @@ def test_limits_are_part_of_a_schedule() -> None:
     assert schedule.previous(START + 100 * HOUR) == START + 3 * HOUR
     assert schedule.previous(START) is None
     assert schedule.count(0, START + 100 * HOUR) == 4
+    between = cron("@hourly", starts="2026-01-01T00:30Z", ends="2026-01-01T01:30Z")
+    assert (between.next(0), between.next(START + HOUR)) == (START + HOUR, None)
+    assert (between.previous(START + HOUR), between.previous(START + 9 * HOUR)) == (None, START + HOUR)
     assert every(hours=1, starts=datetime(2026, 1, 1, tzinfo=UTC)).next(0) == START
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from celeriac.schedules.cron import cron
@@ -92,11 +92,12 @@ def test_each_due_tick_is_sent_or_counted(schedule: AnySchedule, cursor: int, le
 
 @given(schedules(), st.integers(0, 3 * 10**12), st.lists(st.integers(0, 10**7), max_size=10))
 def test_ticks_do_not_depend_on_when_one_looks(schedule: AnySchedule, start: int, waits: list[int]) -> None:
-    once = due(schedule, start, start + sum(waits), missed="all", max_missed=10**6)
+    assume(schedule.count(start, start + sum(waits)) <= 2_000)
+    once = due(schedule, start, start + sum(waits), missed="all", max_missed=2_000)
     ticks, cursor, now = [], start, start
     for wait in waits:
         now += wait
-        found = due(schedule, cursor, now, missed="all", max_missed=10**6)
+        found = due(schedule, cursor, now, missed="all", max_missed=2_000)
         ticks += found.ticks
         cursor = found.cursor
     assert ticks == once.ticks

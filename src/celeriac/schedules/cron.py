@@ -10,8 +10,8 @@ from msgspec import Meta
 from celeriac.errors import nearest
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.pattern import Pattern, pattern
-from celeriac.schedules.schedule import limits
-from celeriac.schedules.wall import WallSchedule, call, options
+from celeriac.schedules.schedule import call, limits
+from celeriac.schedules.wall import WallSchedule, options
 from celeriac.schedules.zones import Dst
 
 __all__ = ["Cron", "cron"]

@@ -10,8 +10,7 @@ from msgspec import Meta
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.moments import LONGEST, in_seconds, milliseconds
-from celeriac.schedules.schedule import Schedule, limits
-from celeriac.schedules.wall import call
+from celeriac.schedules.schedule import Schedule, call, limits
 
 __all__ = ["Every", "every"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from celeriac.schedules.moments import Moment, iso, moment
-from celeriac.schedules.schedule import Schedule
-from celeriac.schedules.wall import call
+from celeriac.schedules.schedule import Schedule, call
 
 __all__ = ["At", "at"]
 

@@ -39,30 +39,24 @@ class Pattern:
         """Return the first match."""
         day, second = divmod(low, DAY)
         time = self._time_from(second)
-        if time is None:
-            day, time = day + 1, self._time_from(0)
-        found = self._day_from(day, (high - 1) // DAY)
-        if found is None or time is None:
-            return None
-        if found > day:
-            time = self._time_from(0)
-        assert time is not None
-        wall = found * DAY + time
+        if time is None or not self._on(day):
+            found = self._day_from(day + 1, (high - 1) // DAY)
+            if found is None:
+                return None
+            day, time = found, self._earliest
+        wall = day * DAY + time
         return wall if wall < high else None
 
     def last(self, low: int, high: int) -> int | None:
         """Return the last match."""
         day, second = divmod(high - 1, DAY)
         time = self._time_until(second)
-        if time is None:
-            day, time = day - 1, self._time_until(DAY - 1)
-        found = self._day_until(day, low // DAY)
-        if found is None or time is None:
-            return None
-        if found < day:
-            time = self._time_until(DAY - 1)
-        assert time is not None
-        wall = found * DAY + time
+        if time is None or not self._on(day):
+            found = self._day_until(day - 1, low // DAY)
+            if found is None:
+                return None
+            day, time = found, self._latest
+        wall = day * DAY + time
         return wall if wall >= low else None
 
     def count(self, low: int, high: int) -> int:
@@ -72,13 +66,21 @@ class Pattern:
         day, second = divmod(low, DAY)
         last_day, last_second = divmod(high, DAY)
         found = self._count_days(day, last_day) * self._times_before(DAY)
-        if self._day_from(day, day) is not None:
+        if self._on(day):
             found -= self._times_before(second)
-        if self._day_from(last_day, last_day) is not None:
+        if self._on(last_day):
             found += self._times_before(last_second)
         return found
 
     # --- Times of a day, in seconds --------------------------------------------------------------------
+
+    @property
+    def _earliest(self) -> int:
+        return _lowest(self.hours) * 3600 + _lowest(self.minutes) * 60 + _lowest(self.seconds)
+
+    @property
+    def _latest(self) -> int:
+        return _highest(self.hours) * 3600 + _highest(self.minutes) * 60 + _highest(self.seconds)
 
     def _time_from(self, second: int) -> int | None:
         """Return the first time at or after a second of the day."""
@@ -118,6 +120,9 @@ class Pattern:
         return found
 
     # --- Days, as days since the epoch -----------------------------------------------------------------
+
+    def _on(self, day: int) -> bool:
+        return self._day_from(day, day) is not None
 
     def _day_from(self, day: int, last: int) -> int | None:
         """Return the first day that matches, from `day` to `last`."""

@@ -17,7 +17,7 @@ import msgspec
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.moments import LATEST, Moment, iso, moment
 
-__all__ = ["Schedule", "limits"]
+__all__ = ["Schedule", "call", "limits"]
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -94,3 +94,14 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 def limits(starts: datetime | str | None, ends: datetime | str | None) -> dict[str, Any]:
     """Return the limits of a schedule as its fields."""
     return {name: moment(value, name) for name, value in (("starts", starts), ("ends", ends)) if value is not None}
+
+
+def call(name: str, positional: tuple[Any, ...], **named: Any) -> str:
+    """Return a call as text. Arguments that are None are left out.
+
+    >>> call("cron", ("@daily",), tz="Asia/Tokyo", ends=None)
+    "cron('@daily', tz='Asia/Tokyo')"
+    """
+    parts = [repr(value) for value in positional]
+    parts += [f"{key}={value!r}" for key, value in named.items() if value is not None]
+    return f"{name}({', '.join(parts)})"

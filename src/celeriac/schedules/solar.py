@@ -13,8 +13,7 @@ from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.moments import in_seconds, milliseconds
-from celeriac.schedules.schedule import Schedule, limits
-from celeriac.schedules.wall import call
+from celeriac.schedules.schedule import Schedule, call, limits
 
 __all__ = ["Solar", "solar"]
 

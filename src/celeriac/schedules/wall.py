@@ -20,7 +20,7 @@ from celeriac.schedules.pattern import Pattern
 from celeriac.schedules.schedule import Schedule
 from celeriac.schedules.zones import UTC_NAME, Dst, Piece, piece, zone, zone_name
 
-__all__ = ["WallSchedule", "ZoneName", "call", "options"]
+__all__ = ["WallSchedule", "ZoneName", "options"]
 
 HORIZON: Final = 50 * 366 * 86_400  # seconds; days of a calendar come at most 40 years apart (a Monday, February 29)
 
@@ -110,14 +110,3 @@ def options(tz: str | tzinfo | None, dst: str) -> dict[str, Any]:
     if dst not in get_args(Dst):
         raise InvalidSchedule(f"dst must be 'cron', 'skip' or 'both', not {dst!r}.{nearest(str(dst), get_args(Dst))}")
     return {"tz": None if tz is None else zone_name(tz), "dst": dst}
-
-
-def call(name: str, positional: tuple[Any, ...], **named: Any) -> str:
-    """Return a call as text. Arguments that are None are left out.
-
-    >>> call("cron", ("@daily",), tz="Asia/Tokyo", ends=None)
-    "cron('@daily', tz='Asia/Tokyo')"
-    """
-    parts = [repr(value) for value in positional]
-    parts += [f"{key}={value!r}" for key, value in named.items() if value is not None]
-    return f"{name}({', '.join(parts)})"
