@@ -89,7 +89,11 @@ class Scheduler:
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
 
     async def run(self) -> None:
-        """Send until cancelled. While a server is away, try again: what is missed meanwhile is due when it is back."""
+        """Send until cancelled. While a server is away, try again: what is missed meanwhile is due when it is back.
+
+        Raises `BackendError` if nothing keeps schedules, and `ImproperlyConfigured` for what cannot be declared.
+        """
+        self._store = schedule_store(self.app.broker, self.app.backend)
         first, longest = PAUSES
         pause, away_since = first, 0.0
         while True:
@@ -236,6 +240,9 @@ class Scheduler:
         until = now + int(CLAIM_SECONDS * 1000)
         claimed = await store.change([_claim(item, now, until) if item.filled else item.change for item in work])
         mine = [item for item, good in zip(work, claimed, strict=True) if good and item.filled]
+        taken_over = [item.entry.name for item in mine if item.entry.claimed_at is not None]
+        if taken_over:
+            log.warning("Takes over %d claims that were not confirmed: %s …", len(taken_over), taken_over[0])
         changes = [item.change for item in mine]
         held = [replace(_claim(item, now, until).after, revision=item.entry.revision + 1) for item in mine]
         try:
