@@ -20,7 +20,7 @@ from celeriac.beat import scheduler
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
 
-LONGEST = 0.2  # seconds
+LONGEST = 0.6  # seconds
 
 
 class WrongClock(Clock):
