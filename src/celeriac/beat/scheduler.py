@@ -214,8 +214,10 @@ class Scheduler:
     def _tell(self, item: _Work) -> None:
         """Log what was sent and what was left out, and send the signals."""
         name, decision = item.entry.name, item.decision
+        logs = log.isEnabledFor(logging.INFO)
         for tick, filled in zip(decision.ticks, item.filled, strict=True):
-            log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id)
+            if logs:
+                log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id)
             if signals.schedule_sent.receivers:
                 ids = [message.id for message in filled.messages]
                 signals.schedule_sent.send(self, name=name, tick=_instant(tick), ids=ids)
