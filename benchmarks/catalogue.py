@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, rabbitmq, redis, sqlite, startup
+from benchmarks import canvas, footprint, rabbitmq, redis, schedules, sqlite, startup
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -44,6 +44,11 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "canvas-chain": canvas.canvas_chain,
         "canvas-width": canvas.canvas_width,
         "canvas-bytes": canvas.canvas_bytes,
+    },
+    "schedules": {
+        "schedules-due": schedules.due,
+        "schedules-idle": schedules.idle,
+        "schedules-start": schedules.start,
     },
 }
 BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark in group.items()}

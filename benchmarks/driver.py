@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -23,6 +24,7 @@ STEP = 100  # calls between two checks of the time
 POLL_SECONDS = 0.02
 SHOW_SECONDS = 0.5  # between two progress reports of a drain
 START_SECONDS = 60.0  # for a worker to complete its first task
+SETTLING_SECONDS = 2.0  # for a scheduler to start
 
 
 def facts(peer: Peer) -> dict[str, Any]:
@@ -142,6 +144,28 @@ def hold(peer: Peer, held: int) -> dict[str, Any]:
     return {}
 
 
+def schedule(peer: Any, count: int, period: int) -> dict[str, Any]:
+    """Store `count` schedules, each with a period in seconds."""
+    peer.schedule(count, period)
+    return {"count": count}
+
+
+def beat(peer: Any, seconds: int, count: int, period: int) -> dict[str, Any]:
+    """Run a scheduler for a time; return what it sent, how late, its memory, and its CPU once it has started."""
+    started: list[tuple[float, float]] = []
+    threading.Timer(SETTLING_SECONDS, lambda: started.append((time.perf_counter(), time.process_time()))).start()
+    result: dict[str, Any] = peer.beat(seconds, count, period)
+    took, used = time.perf_counter() - started[0][0], time.process_time() - started[0][1]
+    with open("/proc/self/status") as status:
+        rss = next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
+    return {**result, "seconds": seconds, "cpu_percent": used / took * 100, "rss_mb": rss}
+
+
+def declare(peer: Any, count: int) -> dict[str, Any]:
+    """Time the start of a scheduler with `count` schedules that code declares, in an empty store and then again."""
+    return {"first": peer.declare(count), "again": peer.declare(count)}
+
+
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
     """Replace this process with a worker."""
     command = peer.worker(children, bool(tuned))
@@ -152,7 +176,7 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
     for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 worker)
+                 schedule, beat, declare, worker)
 }
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from celeriac import Celeriac, chord
 from celeriac.beat import scheduler as scheduling
 from celeriac.brokers.memory import MemoryScheduleStore
-from celeriac.errors import BrokerUnavailable, Unstorable
+from celeriac.errors import BackendError, BrokerUnavailable, Unstorable
 from celeriac.model.message import Message, new_id
 from celeriac.ports.schedules import Change, Due
 from celeriac.schedules.intervals import every
@@ -225,6 +225,12 @@ async def test_declared_schedules_that_a_server_has_lost_are_there_again_after_i
             outages.append("once")
             await eventually(lambda: [info.name for info in app.schedules.list()] == ["one", "three", "two"])
             assert await app.schedules.aget("two") == two
+
+
+async def test_where_nothing_keeps_schedules_a_scheduler_says_so_at_once() -> None:
+    with app_on({"broker_url": "amqp://localhost", "result_backend": "rpc://"}) as app:
+        with pytest.raises(BackendError, match="keeps schedules"):
+            await app.beat()
 
 
 # --- Ends that nobody can tell any more --------------------------------------------------------------

@@ -90,7 +90,11 @@ class Scheduler:
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
 
     async def run(self) -> None:
-        """Send until stopped. While a server is away, try again: what is missed meanwhile is due when it is back."""
+        """Send until stopped. While a server is away, try again: what is missed meanwhile is due when it is back.
+
+        Raises `BackendError` if nothing keeps schedules, and `ImproperlyConfigured` for what cannot be declared.
+        """
+        self._store = schedule_store(self.app.broker, self.app.backend)
         first, longest = PAUSES
         pause, away_since = first, 0.0
         while not self._stopping.is_set():
@@ -223,8 +227,10 @@ class Scheduler:
     def _tell(self, item: _Work) -> None:
         """Log what was sent and what was left out, and send the signals."""
         name, decision = item.entry.name, item.decision
+        logs = log.isEnabledFor(logging.INFO)
         for tick, filled in zip(decision.ticks, item.filled, strict=True):
-            log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id)
+            if logs:
+                log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id)
             if signals.schedule_sent.receivers:
                 ids = [message.id for message in filled.messages]
                 signals.schedule_sent.send(self, name=name, tick=_instant(tick), ids=ids)
@@ -249,6 +255,9 @@ class Scheduler:
         until = now + int(CLAIM_SECONDS * 1000)
         claimed = await store.change([_claim(item, now, until) if item.filled else item.change for item in work])
         mine = [item for item, good in zip(work, claimed, strict=True) if good and item.filled]
+        taken_over = [item.entry.name for item in mine if item.entry.claimed_at is not None]
+        if taken_over:
+            log.warning("Takes over %d claims that were not confirmed: %s …", len(taken_over), taken_over[0])
         changes = [item.change for item in mine]
         held = [replace(_claim(item, now, until).after, revision=item.entry.revision + 1) for item in mine]
         try:
