@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celeriac.errors import ImproperlyConfigured
-from celeriac.schedules import solar as module
 from celeriac.schedules.solar import EVENTS, solar
+
+module = importlib.import_module("celeriac.schedules.solar")  # the package exports the function by this name
 
 MINUTE = 60_000
 DAY = 86_400_000

@@ -12,23 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import celeriac.schedules.cron
-import celeriac.schedules.crontab
-import celeriac.schedules.intervals
-import celeriac.schedules.once
-import celeriac.schedules.solar
+import celeriac.schedules
 from celeriac.model.gate import Unreadable
 from celeriac.schedules.kinds import AnySchedule, encode, read_schedule
 from tests.schedules.samples import SAMPLES, schedules
 
 NOW = 1_800_000_000_000
-CALLS = {
-    "cron": celeriac.schedules.cron.cron,
-    "crontab": celeriac.schedules.crontab.crontab,
-    "every": celeriac.schedules.intervals.every,
-    "solar": celeriac.schedules.solar.solar,
-    "at": celeriac.schedules.once.at,
-}
+CALLS = {name: getattr(celeriac.schedules, name) for name in celeriac.schedules.__all__}
 
 
 def check(schedule: AnySchedule) -> None:
