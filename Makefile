@@ -18,7 +18,7 @@ demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one termi
 	$(BIN)/celeriac demo
 
 test: .venv/.installed servers ## run the tests
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py \
 	tests/test_reload.py tests/test_web_examples.py tests/test_dist.py tests/test_site.py
@@ -30,7 +30,7 @@ soak: .venv/.installed servers ## run the tests six times beside other work; a t
 	@mkdir -p build/soak; yes > /dev/null & one=$$!; yes > /dev/null & two=$$!; \
 	trap 'kill $$one $$two' EXIT; trap 'exit 130' INT TERM HUP; failed=0; \
 	for run in 1 2 3 4 5 6; do \
-		$(BIN)/python -m pytest -n 3 > build/soak/$$run.log 2>&1 || { failed=1; grep -E '^(FAILED|ERROR)' build/soak/$$run.log; }; \
+		$(BIN)/python -m pytest -n 3 --dist worksteal > build/soak/$$run.log 2>&1 || { failed=1; grep -E '^(FAILED|ERROR)' build/soak/$$run.log; }; \
 		echo "run $$run: $$(tail -n 1 build/soak/$$run.log) (build/soak/$$run.log)"; \
 	done; exit $$failed
 

@@ -29,7 +29,7 @@ PRODUCER_LEGS: Legs = {
 SUPERVISOR_LEGS: Legs = {
     "write to Redis's socket": ("send wire.py",),
     "read Redis's replies": ("drivers/redis/wire.py",),
-    "receive: decode messages": ("_ask lease.py", "receive lease.py", "_accept lease.py", "decode envelope.py"),
+    "receive: decode messages": ("_ask lease.py", "receive lease.py", "_accept lease.py", "unpack envelope.py"),
     "check": ("worker/receiver.py", "rates.py"),
     "to the children: choose, frame, write": (
         "dispatch process_pool.py", "worker/pools/assignment.py", "run child_handle.py", "frame frames.py",
