@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from unittest.mock import patch
 
 from click.testing import CliRunner, Result
 
@@ -20,8 +19,11 @@ def command(app: Celeriac, *arguments: str) -> Result:
     """Run a command. It may fail, with a message; an exception that it lets out, and a wrong usage, are faults."""
     module = ModuleType(MODULE)
     module.__dict__["app"] = app
-    with patch.dict(sys.modules, {MODULE: module}):
+    sys.modules[MODULE] = module
+    try:
         result = CliRunner().invoke(main, ["-A", MODULE, *arguments])
+    finally:
+        del sys.modules[MODULE]
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise AssertionError(f"celeriac {' '.join(arguments)} has raised an exception") from result.exception
     assert "Usage: " not in result.output, result.output

@@ -27,6 +27,7 @@ from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.tasks.shared import _apps
+from tests.modules import forget_modules
 from tests.patience import PATIENCE, wait_for
 
 CELERIAC = str(Path(sys.executable).with_name("celeriac"))
@@ -69,11 +70,8 @@ def _inside(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("CELERIAC_APP", raising=False)
-    before = set(sys.modules)
     yield path
-    for name in set(sys.modules) - before:
-        if not name.startswith("celeriac."):
-            del sys.modules[name]
+    forget_modules(path)
 
 
 def run(*arguments: str, **options: Any) -> Result:

@@ -219,7 +219,7 @@ def check(text: str) -> None:
     words = shlex.split(text)
     arguments = words[words.index("celeriac") + 1 :]
     command: click.Command = main
-    with click.Context(main) as context:
+    with click.Context(main, **main.context_settings) as context:  # commands keep the names of their help options
         while isinstance(command, click.Group):
             _, found, arguments = command.resolve_command(context, arguments)
             assert found is not None

@@ -32,6 +32,7 @@ from celeriac.testing import running_worker
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.supervisor import Supervisor
 from tests.environment import without_settings
+from tests.modules import forget_modules
 from tests.patience import PATIENCE, eventually, wait_for
 from tests.rabbitmq_server import Place
 from tests.redis_server import running_redis
@@ -74,11 +75,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("CELERIAC_APP", raising=False)
-    before = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if not name.startswith("celeriac."):
-            del sys.modules[name]
+    forget_modules(tmp_path)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ second. Nothing but the store knows an entry: who adds one needs no scheduler, a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -21,6 +21,7 @@ from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
+from celeriac.ports.abilities import Ability
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
 from celeriac.schedules.kinds import as_schedule
@@ -241,19 +242,30 @@ class Schedules:
             ticks.append(tick)
             tick = definition.when.next(tick)
         ends = {one: definition.what.ends_at(definition.salt, one) for one in ticks}
-        known = await self._app.backend.afetch([id for ids in ends.values() for id in ids])
-        new = [one for one, ids in ends.items() if known.keys().isdisjoint(ids)]
-        await self._send([self._fill(definition, definition.salt, one) for one in new])
+        known = await self._known([id for ids in ends.values() for id in ids])
+        new = [one for one, ids in ends.items() if known.isdisjoint(ids)]
+        await self._send([self._fill(definition, definition.salt, one) for one in new], again=True)
         return len(new)
 
     def _fill(self, definition: Definition, salt: bytes, tick: int) -> Filled:
         return definition.what.fill(salt, tick, self._app.clock.now(), 0.0, self._app.backend.codec)
 
-    async def _send(self, filled: Sequence[Filled]) -> Sequence[Filled]:
+    async def _known(self, ids: Sequence[str]) -> set[str]:
+        """Return the ids of tasks that wait, run or have ended, as far as broker and backend can tell.
+
+        What ends between the two questions is found by the second.
+        """
+        held: Collection[str] = ()
+        if ids and self._app.broker.can(Ability.KNOW_IDS):
+            held = await self._app.broker.operations().find(ids)
+        return {*held, *await self._app.backend.afetch(ids)}
+
+    async def _send(self, filled: Sequence[Filled], again: bool = False) -> Sequence[Filled]:
+        """Send what was filled. `again`: it may have been sent before, and workers look whether it has ended."""
         for one in filled:
             if one.plan is not None:
                 await workflow_store(self._app.backend).aplant(one.plan)
-        await self._app.broker.apublish([message for one in filled for message in one.messages])
+        await self._app.broker.apublish([message for one in filled for message in one.messages], again)
         return filled
 
     # --- Internals ------------------------------------------------------------------------------------
