@@ -306,7 +306,8 @@ async def test_only_refused_messages_are_sent_again(place: Place, way: str) -> N
     broker.publish([message("full")])
     some = [message("ok", id="a"), message("full", id="refused"), message("ok", id="b")]
     sending = broker.apublish(some) if way == "apublish" else asyncio.to_thread(broker.publish, some)
-    with pytest.raises(BrokerUnavailable, match="1 of 1 messages were not accepted"):
+    # On a busy machine the time-out may come while the server has not refused it again yet.
+    with pytest.raises(BrokerUnavailable, match=r"1 of 1 messages were not accepted|did not answer"):
         await sending
     assert ids(await receive(await lease_on(broker), queues=["ok"])) == ["a", "b"]
 
