@@ -165,7 +165,7 @@ def test_a_backend_is_no_broker(folder: None, app: Celeriac) -> None:
 @pytest.mark.parametrize("scheme", ["memcached", "cache+memcached", "tyrant", "tyrant+memcached"])
 def test_a_built_in_backend_is_no_broker(app: Celeriac, scheme: str) -> None:
     app.conf.broker_url = f"{scheme}://localhost"
-    with pytest.raises(ImproperlyConfigured, match=rf"{re.escape(scheme)}:// is only a result backend. Set `broker_url`"):
+    with pytest.raises(ImproperlyConfigured, match=rf"{re.escape(scheme)}:// is only a result backend"):
         _ = app.broker
 
 
