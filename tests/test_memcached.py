@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celeriac import Celeriac, states
 from celeriac.backends.memcached import MemcachedBackend, connect
@@ -30,7 +34,8 @@ from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
 from tests.environment import without_settings
 from tests.memcached_server import MemcachedClock, MemcachedServer, answering, running_memcached
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
+from tests.test_docs import DOCS, WORKER, Reader, blocks
 from tests.test_pairs import APP, CALLER, run
 
 SHORT = 0.5  # seconds; of time-outs that a test waits for
@@ -307,6 +312,35 @@ def test_a_server_that_answers_something_else_is_named(reply: bytes) -> None:
                 call()
 
 
+class Replies(Peer):
+    """A server that has sent all that it ever sends."""
+
+    data = b""
+
+    def _connect(self, deadline: float) -> Stream:
+        here, there = socket.socketpair()
+        with there:
+            there.sendall(self.data)
+        return Stream(here)
+
+
+PARTS = [b"VALUE ", b"x", b" ", b"0 ", b"1", b"9" * 5000, b"\r\n", b"END\r\n", b"STORED\r\n", b"NOT_", b"ERROR"]
+
+
+@given(st.lists(st.sampled_from(PARTS) | st.binary(max_size=20)).map(b"".join))
+def test_whatever_a_server_sends_is_a_reply_or_an_error_of_the_backend(data: bytes) -> None:
+    peer = Replies("Memcached", "nowhere", 1, PATIENCE)
+    peer.data = data
+    calls: list[Callable[[], Any]] = [
+        lambda: protocol.get_all(peer, ["x", "y"]), lambda: protocol.store_all(peer, "add", [("x", b"1")] * 2, 0),
+        lambda: protocol.delete_all(peer, ["x"]),
+    ]  # fmt: skip
+    for call in calls:
+        with suppress(BackendError):
+            call()
+        peer.close()
+
+
 def test_half_a_reply_is_waited_for_until_the_timeout() -> None:
     with answering([b"VALUE celeriac:f:x 0 9999999999\r\n123"]) as port:
         with pytest.raises(BackendError, match=r"did not answer within 0\.5 s"):
@@ -366,6 +400,25 @@ assert backend.servers.peers[0]._idle == [parents]
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE, cwd=tmp_path)
     assert len(server.keys()) == 1001
+
+
+def test_a_worker_keeps_what_it_cannot_store(
+    make_app: Callable[..., Celeriac], own: MemcachedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(result_backend=own.url)
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    with running_worker(app):
+        assert add.delay(1, 2).get(timeout=LONG) == 3
+        own.kill()
+        results = [add.delay(number, 1) for number in range(20)]
+        wait_for(lambda: "The result backend is unavailable" in caplog.text, "the outage in the log")
+        own.start()
+        assert [result.get(timeout=LONG) for result in results] == list(range(1, 21))
+        wait_for(lambda: "The result backend is back" in caplog.text, "the end of the outage in the log")
 
 
 # --- URLs and settings --------------------------------------------------------------------------------
@@ -482,3 +535,15 @@ def test_calls_come_back_from_a_worker(
     assert len(refused) == 3
     keepers = ascii("set `result_backend` to one of sqlite://, redis://, db+…://, mongodb://.")
     assert all(keepers.strip("'") in line for line in refused)
+
+
+def test_what_the_page_says_can_be_done(server: MemcachedServer, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    reader.environment["CELERIAC_RESULT_BACKEND"] = server.url  # in place of the one that the page names
+    try:
+        for block in blocks(DOCS / "backends" / "memcached.md"):
+            reader.read(block)
+        assert reader.code == 0
+        reader.stop(WORKER)
+    finally:
+        reader.leave()

@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celeriac import Celeriac, states
 from celeriac.backends import memcached, tyrant
@@ -38,6 +42,7 @@ from tests.conformance.broker import LONG, Ports
 from tests.environment import without_settings
 from tests.memcached_server import answering
 from tests.patience import PATIENCE
+from tests.test_docs import DOCS, WORKER, Reader, blocks
 from tests.test_pairs import APP, CALLER, run
 from tests.tyrant_server import TyrantServer, running_tyrant
 
@@ -370,6 +375,36 @@ def test_a_server_that_answers_something_else_is_named(reply: bytes) -> None:
             backend.fetch(["x"])
 
 
+class Replies(Peer):
+    """A server that has sent all that it ever sends."""
+
+    data = b""
+
+    def _connect(self, deadline: float) -> Stream:
+        here, there = socket.socketpair()
+        with there:
+            there.sendall(self.data)
+        return Stream(here)
+
+
+PARTS = [b"\0", b"\1", b"\0\0\0\1", b"\0\0\0\0\1", b"x", b"\xff" * 4, b"\0\0\0\2"]
+
+
+@given(st.lists(st.sampled_from(PARTS) | st.binary(max_size=8)).map(b"".join))
+def test_whatever_a_server_sends_is_a_reply_or_an_error_of_the_backend(data: bytes) -> None:
+    peer = Replies("Tokyo Tyrant", "nowhere", 1, PATIENCE)
+    peer.data = data
+    calls: list[Callable[[], Any]] = [
+        lambda: protocol.get_all(peer, [b"x", b"y"]), lambda: protocol.keys_with(peer, b"x", 5),
+        lambda: protocol.put_all(peer, [protocol.Put(b"x", b"1", new=False)] * 2),
+        lambda: protocol.delete_all(peer, [b"x"]),
+    ]  # fmt: skip
+    for call in calls:
+        with suppress(BackendError):
+            call()
+        peer.close()
+
+
 def test_a_sweep_believes_no_list_of_other_keys() -> None:
     reply = b"\0\0\0\0\1\0\0\0\5other"
     with answering([reply]) as port:
@@ -428,3 +463,15 @@ def test_calls_come_back_from_a_worker(server: TyrantServer, kind: str, tmp_path
         code = worker.wait(PATIENCE)
     assert told.stdout == "all is well\n", told.stderr + (tmp_path / "log").read_text()
     assert code == 0
+
+
+def test_what_the_page_says_can_be_done(server: TyrantServer, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    reader.environment["CELERIAC_RESULT_BACKEND"] = server.url  # in place of the one that the page names
+    try:
+        for block in blocks(DOCS / "backends" / "tyrant.md"):
+            reader.read(block)
+        assert reader.code == 0
+        reader.stop(WORKER)
+    finally:
+        reader.leave()

@@ -7,6 +7,7 @@ functions raise `BackendError`, as `Peer.ask` does, and if the server refuses a 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ STORED: Final[Mapping[bytes, bool | None]] = {
     b"STORED": True, b"NOT_STORED": False, b"SERVER_ERROR object too large for cache": None,
 }  # fmt: skip
 DELETED: Final[Mapping[bytes, bool | None]] = {b"DELETED": True, b"NOT_FOUND": False}
+SIZE: Final = re.compile(rb"[0-9]{1,10}")  # `-I` allows up to 1 GB
 ERRORS: Final = (b"ERROR", b"SERVER_ERROR", b"CLIENT_ERROR")
 
 
@@ -62,7 +64,7 @@ def _values(peer: Peer, keys: frozenset[str]) -> Callable[[Stream], dict[str, by
         found = {}
         while (line := stream.line()) != b"END":
             parts = line.split(b" ")
-            if len(parts) != 4 or parts[0] != b"VALUE" or not parts[3].isdigit():
+            if len(parts) != 4 or parts[0] != b"VALUE" or not SIZE.fullmatch(parts[3]):
                 raise _unexpected(peer, line)
             key = parts[1].decode(errors="replace")
             if key not in keys:
