@@ -294,6 +294,7 @@ GARBAGE = [
     b"\r\n",
     b"\0" * 10_000,
     b"VALUE celeriac:f:x 0 -5\r\n",
+    b"VALUE celeriac:f:x 0 " + b"9" * 5000 + b"\r\n",
     b"VALUE celeriac:f:x 0 1 1 1\r\n",
     b"VALUE celeriac:f:other 0 1\r\n1\r\nEND\r\n",
     b"VALUE celeriac:f:x 0 1\r\n123END\r\n",
@@ -370,6 +371,27 @@ def test_a_connection_is_not_used_again_after_an_exception_between_request_and_r
         peer.ask(b"get x\r\n", interrupted)
     assert peer.ask(b"version\r\n", Stream.line).startswith(b"VERSION")
     peer.close()
+
+
+def test_a_connection_on_which_something_has_come_is_not_used_again() -> None:
+    opened: list[socket.socket] = []
+
+    class Late(Peer):
+        def _connect(self, deadline: float) -> Stream:
+            here, there = socket.socketpair()
+            there.sendall(b"STORED\r\n")
+            opened.append(there)
+            return Stream(here)
+
+    peer = Late("Memcached", "nowhere", 1, PATIENCE)
+    item = ("x", b"1")
+    for _ in range(2):
+        assert protocol.store_all(peer, "add", [item], 0) == [True]
+        opened[-1].sendall(b"NOT_STORED\r\n")  # late, or of somebody else
+    assert len(opened) == 2
+    peer.close()
+    for there in opened:
+        there.close()
 
 
 def test_a_fork_opens_connections_of_its_own(server: MemcachedServer, tmp_path: Path) -> None:
