@@ -15,10 +15,11 @@ from urllib.parse import unquote
 
 import pytest
 
+from celeriac.drivers.peer import Peer, Stream
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
 
-__all__ = ["MemcachedClock", "MemcachedServer", "answering", "running_memcached"]
+__all__ = ["MemcachedClock", "MemcachedServer", "Replies", "answering", "running_memcached"]
 
 MISSING = "memcached is not installed: apt-get install memcached"
 
@@ -112,6 +113,28 @@ class MemcachedClock(FakeClock):
                     server.ask(f"touch {key} {int(left - seconds)}")
                 elif left >= 0:
                     server.ask(f"delete {key}")
+
+
+class Replies(Peer):
+    """A peer whose server has sent `data` on each connection, and then ends it."""
+
+    data = b""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind, "nowhere", 1, PATIENCE)
+        self._others: list[socket.socket] = []
+
+    def _connect(self, deadline: float) -> Stream:
+        here, there = socket.socketpair()
+        self._others.append(there)  # stays open, for requests
+        there.sendall(self.data)
+        there.shutdown(socket.SHUT_WR)
+        return Stream(here)
+
+    def close(self) -> None:
+        super().close()
+        while self._others:
+            self._others.pop().close()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from celeriac.testing import running_worker
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
 from tests.environment import without_settings
-from tests.memcached_server import MemcachedClock, MemcachedServer, answering, running_memcached
+from tests.memcached_server import MemcachedClock, MemcachedServer, Replies, answering, running_memcached
 from tests.patience import PATIENCE, wait_for
 from tests.test_docs import DOCS, WORKER, Reader, blocks
 from tests.test_pairs import APP, CALLER, run
@@ -313,24 +313,12 @@ def test_a_server_that_answers_something_else_is_named(reply: bytes) -> None:
                 call()
 
 
-class Replies(Peer):
-    """A server that has sent all that it ever sends."""
-
-    data = b""
-
-    def _connect(self, deadline: float) -> Stream:
-        here, there = socket.socketpair()
-        with there:
-            there.sendall(self.data)
-        return Stream(here)
-
-
 PARTS = [b"VALUE ", b"x", b" ", b"0 ", b"1", b"9" * 5000, b"\r\n", b"END\r\n", b"STORED\r\n", b"NOT_", b"ERROR"]
 
 
 @given(st.lists(st.sampled_from(PARTS) | st.binary(max_size=20)).map(b"".join))
 def test_whatever_a_server_sends_is_a_reply_or_an_error_of_the_backend(data: bytes) -> None:
-    peer = Replies("Memcached", "nowhere", 1, PATIENCE)
+    peer = Replies("Memcached")
     peer.data = data
     calls: list[Callable[[], Any]] = [
         lambda: protocol.get_all(peer, ["x", "y"]), lambda: protocol.store_all(peer, "add", [("x", b"1")] * 2, 0),
@@ -371,6 +359,39 @@ def test_a_connection_is_not_used_again_after_an_exception_between_request_and_r
         peer.ask(b"get x\r\n", interrupted)
     assert peer.ask(b"version\r\n", Stream.line).startswith(b"VERSION")
     peer.close()
+
+
+def test_a_reply_counts_even_if_the_server_ends_the_connection_after_it() -> None:
+    peer = Replies("Memcached")
+    peer.data = b"STORED\r\n"
+    for _ in range(2):
+        assert protocol.store_all(peer, "add", [("x", b"1")], 0) == [True]
+    peer.close()
+
+
+def test_a_large_reply_has_more_time() -> None:
+    class Slow(Peer):
+        def _connect(self, deadline: float) -> Stream:
+            self.here, self.there = socket.socketpair()
+            return Stream(self.here)
+
+    def send() -> None:
+        slow.there.sendall(b"VALUE x 0 3000000\r\n" + b"1" * 2_000_000)
+        time.sleep(2 * SHORT)  # longer than the time-out: two megabytes have two seconds more
+        slow.there.sendall(b"1" * 1_000_000 + b"\r\nEND\r\n")
+        slow.there.close()
+
+    slow = Slow("Memcached", "nowhere", 1, SHORT)
+    thread = threading.Thread(target=send)
+
+    def read(stream: Stream) -> bytes:
+        thread.start()
+        stream.line()
+        return stream.take(3_000_002)
+
+    assert len(slow.ask(b"get x\r\n", lambda stream: (read(stream), stream.line()))[0]) == 3_000_002
+    thread.join()
+    slow.close()
 
 
 def test_a_connection_on_which_something_has_come_is_not_used_again() -> None:

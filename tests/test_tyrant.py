@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
 from tests.environment import without_settings
-from tests.memcached_server import answering
+from tests.memcached_server import Replies, answering
 from tests.patience import PATIENCE
 from tests.test_docs import DOCS, WORKER, Reader, blocks
 from tests.test_pairs import APP, CALLER, run
@@ -375,24 +374,12 @@ def test_a_server_that_answers_something_else_is_named(reply: bytes) -> None:
             backend.fetch(["x"])
 
 
-class Replies(Peer):
-    """A server that has sent all that it ever sends."""
-
-    data = b""
-
-    def _connect(self, deadline: float) -> Stream:
-        here, there = socket.socketpair()
-        with there:
-            there.sendall(self.data)
-        return Stream(here)
-
-
 PARTS = [b"\0", b"\1", b"\0\0\0\1", b"\0\0\0\0\1", b"x", b"\xff" * 4, b"\0\0\0\2"]
 
 
 @given(st.lists(st.sampled_from(PARTS) | st.binary(max_size=8)).map(b"".join))
 def test_whatever_a_server_sends_is_a_reply_or_an_error_of_the_backend(data: bytes) -> None:
-    peer = Replies("Tokyo Tyrant", "nowhere", 1, PATIENCE)
+    peer = Replies("Tokyo Tyrant")
     peer.data = data
     calls: list[Callable[[], Any]] = [
         lambda: protocol.get_all(peer, [b"x", b"y"]), lambda: protocol.keys_with(peer, b"x", 5),

@@ -24,6 +24,7 @@ Reply = TypeVar("Reply")
 IDLE_CONNECTIONS = 64  # kept for the next threads
 CHUNK = 262_144
 LONGEST_LINE = 4096
+SLOWEST = 1_000_000  # bytes in a second, that a connection is given time for
 MOST_VALUES = 512  # in one request that stores …
 MOST_BYTES = 4_194_304  # … and so many bytes, unless one value has more
 
@@ -67,13 +68,17 @@ class Stream:
         if not data:
             raise ConnectionResetError("the server closed the connection")
         self._buffer += data
+        self.deadline += len(data) / SLOWEST
 
-    def is_quiet(self) -> bool:
-        """Return whether nothing has come that nobody asked for: the end of the connection, for example."""
+    def end_reply(self) -> None:
+        """Note that a reply was read to its end. Raises `Garbled` if more was received."""
         if self._read < len(self._buffer):
-            return False
+            raise Garbled("it says more than it was asked")
         self._buffer.clear()
         self._read = 0
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing has come since the last reply: neither data, nor the end of the connection."""
         return not self.socket.has_input()
 
     def close(self) -> None:
@@ -100,9 +105,10 @@ class Peer:
         """Send a request; return what `read` makes of the reply.
 
         If an open connection turns out to be lost, the request is sent once more, on a new one: it must not matter if
-        it is carried out twice. Raises `BackendError`, at the latest after the time-out.
+        it is carried out twice. Raises `BackendError`, at the latest after the time-out, and one second more for each
+        megabyte that was sent and received.
         """
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + self.timeout + len(request) / SLOWEST
         try:
             if (stream := self._open()) is not None:
                 try:
@@ -124,8 +130,7 @@ class Peer:
             stream.deadline = deadline
             stream.socket.write(request, deadline)
             reply = read(stream)
-            if not stream.is_quiet():
-                raise Garbled("it says more than it was asked")
+            stream.end_reply()
         except BaseException:  # the exception of a time limit may come between a request and its reply
             stream.close()
             raise
