@@ -43,8 +43,9 @@ fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where 
 
 servers:
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server; } || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server; } >/dev/null
+		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
+			command -v memcached >/dev/null; } || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server memcached; } >/dev/null
 
 check: .venv/.installed ## lint, types, layers, public names, and the documentation's site
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -161,6 +162,13 @@ def test_a_backend_is_no_broker(folder: None, app: Celeriac) -> None:
         _ = app.broker
 
 
+@pytest.mark.parametrize("scheme", ["memcached", "cache+memcached", "tyrant", "tyrant+memcached"])
+def test_a_built_in_backend_is_no_broker(app: Celeriac, scheme: str) -> None:
+    app.conf.broker_url = f"{scheme}://localhost"
+    with pytest.raises(ImproperlyConfigured, match=rf"{re.escape(scheme)}:// is only a result backend"):
+        _ = app.broker
+
+
 def test_a_broker_of_another_package_is_no_backend(install: Install, app: Celeriac) -> None:
     source = "from celeriac.brokers.memory import connect\n"
     install("line", {"celeriac.brokers": {"line": "celeriac_line"}}, celeriac_line=source)
@@ -228,7 +236,7 @@ def test_every_adapter_is_in_the_contracts_that_keep_adapters_apart() -> None:
     tools = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     contracts = tools["importlinter"]["contracts"]
     listed = {module for contract in contracts if contract["type"] == "independence" for module in contract["modules"]}
-    shared = {"__init__", "bases", "dead_workers", "key_value", "key_value_workflows", "queue_server"}
+    shared = {"__init__", "bases", "dead_workers", "key_value", "key_value_workflows", "queue_server", "stamped_values"}
     adapters = {
         f"celeriac.{package}.{path.stem}"
         for package in ("brokers", "backends")

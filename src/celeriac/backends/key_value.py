@@ -1,7 +1,8 @@
 """Base of backends on key-value stores: a backend from four operations on keys and values.
 
 An adapter implements `get_many`, `set`, `add` and `delete_many`, all with keys of ASCII letters, digits and `:-_.`, and
-values of bytes; `KeyValueWorkflows` (backends/key_value_workflows.py) needs compare-and-set too, and keeps workflows.
+values of bytes. `KeyValueWorkflows` (backends/key_value_workflows.py) needs compare-and-set too, and keeps workflows;
+`StampedValues` (backends/stamped_values.py) is for servers that do not let values expire.
 
 | key | value | written by |
 |---|---|---|
@@ -12,18 +13,22 @@ values of bytes; `KeyValueWorkflows` (backends/key_value_workflows.py) needs com
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import TypeAlias
 
-from celeriac.backends.bases import SyncBackend
+from celeriac.backends.bases import SyncBackend, without_value
+from celeriac.errors import Unstorable
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 
 __all__ = ["KeyValueBackend", "safe"]
 
-LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with other characters, are hashed
+PutMany: TypeAlias = Callable[[Sequence[tuple[str, bytes]], float | None], Sequence[bool | None]]
 
+TOO_LARGE = "cannot be stored: it is larger than the server of the result backend allows."
+LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with other characters, are hashed
 
 
 class KeyValueBackend(SyncBackend):
@@ -52,18 +57,27 @@ class KeyValueBackend(SyncBackend):
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete keys; those that do not exist are ignored."""
 
-    def add_many(self, items: Sequence[tuple[str, bytes]], expires: float | None) -> list[bool]:
-        """Call `add` for each item, in their order. Override it if the client can send many requests at once."""
+    def add_many(self, items: Sequence[tuple[str, bytes]], expires: float | None) -> Sequence[bool | None]:
+        """Call `add` for each item, in their order. Override it if the client can send many requests at once.
+
+        It may return None for a value that is too large for the server: a failure that says so is added instead.
+        """
         return [self.add(key, value, expires) for key, value in items]
+
+    def set_many(self, items: Sequence[tuple[str, bytes]], expires: float | None) -> Sequence[bool | None]:
+        """Call `set` for each item, as `add_many` does for `add`. It may return None, too."""
+        for key, value in items:
+            self.set(key, value, expires)
+        return [True] * len(items)
 
     # --- What follows from it -------------------------------------------------------------------------
 
     def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
         asked = [_final(outcome.id) for outcome in outcomes if not outcome.ready]
         ended = set(self.get_many(asked)) if asked else set()
-        finals = [(_final(outcome.id), self.codec.encode_outcome(outcome)) for outcome in outcomes if outcome.ready]
-        added = iter(self.add_many(finals, self.expires))
+        added = iter(self._put_outcomes([outcome for outcome in outcomes if outcome.ready], _final, self.add_many))
         done = []
+        early: dict[str, Outcome] = {}  # by id: the last one counts
         for outcome in outcomes:
             key = _final(outcome.id)
             if outcome.ready:
@@ -72,9 +86,26 @@ class KeyValueBackend(SyncBackend):
             elif key in ended:
                 done.append(False)
             else:
-                self.set(_early(outcome.id), self.codec.encode_outcome(outcome), self.expires)
+                early[outcome.id] = outcome
                 done.append(True)
+        self._put_outcomes(list(early.values()), _early, self.set_many)
         return done
+
+    def _put_outcomes(self, outcomes: Sequence[Outcome], key_of: Callable[[str], str], put: PutMany) -> list[bool]:
+        """Put outcomes; in place of those that are too large, such without a value. Return for each whether it was."""
+        if not outcomes:
+            return []
+        done = list(put([(key_of(item.id), self.codec.encode_outcome(item)) for item in outcomes], self.expires))
+        places = [place for place, was_put in enumerate(done) if was_put is None]
+        if places:
+            bare = [without_value(outcomes[place], TOO_LARGE) for place in places]
+            items = [(key_of(item.id), self.codec.encode_outcome(item)) for item in bare]
+            for place, was_put in zip(places, put(items, self.expires), strict=True):
+                if was_put is None:
+                    raise Unstorable(f"{self!r} refuses values of so few bytes that not even the failure of "
+                                     f"{outcomes[place].id} can be stored.")  # fmt: skip
+                done[place] = was_put
+        return [was_put is True for was_put in done]
 
     def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         found = self.get_many([_final(id) for id in ids])

@@ -26,7 +26,7 @@ from celeriac.canvas.workflow import Workflow
 from celeriac.errors import MessageTooLarge, WorkflowError
 from celeriac.model.message import Link, Message, Place, encode
 from celeriac.model.outcome import Outcome
-from celeriac.ports.workflows import Plan, WorkflowStore, workflow_store
+from celeriac.ports.workflows import KEEPERS, Plan, WorkflowStore, workflow_store
 from celeriac.tasks.custom_ids import afree_unused_ids, free_unused_ids
 from celeriac.tasks.message_template import PUBLISH_BATCH
 from celeriac.tasks.protocols import App
@@ -112,7 +112,7 @@ class Workflows:
         """Return a plain chain as one message whose links hold the rest, for a backend that cannot store workflows."""
         if not isinstance(part, chain) or not part.is_plain():
             raise WorkflowError("A workflow other than a plain chain of tasks needs a result backend that stores "
-                                "workflows: set `result_backend`.")  # fmt: skip
+                                f"workflows: set `result_backend` to one of {KEEPERS}.")  # fmt: skip
         tree = planned.tree
         steps = [step for _, step in tree.steps()]
         result: AsyncResult[Any] | None = None
@@ -122,14 +122,15 @@ class Workflows:
         for before, step in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
             if step.countdown is not None or step.expires is not None:
                 raise WorkflowError(f"{step.task} has `countdown` or `expires` and is not the first of its chain. That "
-                                    "needs a result backend that stores workflows: set `result_backend`.")  # fmt: skip
+                                    "needs a result backend that stores workflows: set `result_backend` to one of "
+                                    f"{KEEPERS}.")  # fmt: skip
             last = replace(before.message, link=[Link(last, step.immutable)])
         size = len(encode(last))
         if size > self._app.conf.message_max_bytes:
             raise MessageTooLarge(
                 f"A chain of {len(steps)} tasks is {size:,} bytes in one message, more than `message_max_bytes` allows "
                 f"({self._app.conf.message_max_bytes:,}). A result backend that stores workflows would send it step by "
-                "step: set `result_backend`."
+                f"step: set `result_backend` to one of {KEEPERS}."
             )
         assert result is not None
         return last, result
@@ -149,7 +150,7 @@ class Workflows:
             self.replacements[planned.tree.id] = planned
         elif not isinstance(self._app.backend, WorkflowStore):
             raise WorkflowError("Replacing a task with a workflow needs a result backend that stores workflows: set "
-                                "`result_backend`.")  # fmt: skip
+                                f"`result_backend` to one of {KEEPERS}.")  # fmt: skip
         else:
             if planned.chosen:
                 free_unused_ids(self._app, planned.chosen)

@@ -141,6 +141,8 @@ class Definitions:
     amqp_queue_type: Annotated[
         str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later", OneOf("auto", "quorum", "classic")
     ] = "auto"
+    memcached_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
+    tyrant_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
 
     # Security
     security_keys: Annotated[

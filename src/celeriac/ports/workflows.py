@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -20,10 +21,23 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
 
-__all__ = ["UNFINISHED_SECONDS", "Advance", "NodeEnd", "PendingNode", "Plan", "WorkflowStore", "workflow_store"]
+__all__ = [
+    "KEEPERS",
+    "UNFINISHED_SECONDS",
+    "Advance",
+    "NodeEnd",
+    "PendingNode",
+    "Plan",
+    "WorkflowStore",
+    "workflow_store",
+]
 
 UNFINISHED_SECONDS = 30 * 86400.0
 """An unfinished workflow is kept this long after its last change; a finished one as long as outcomes are."""
+
+
+KEEPERS: Final = "sqlite://, redis://, db+…://, mongodb://"
+"""The backends that keep workflows, for errors that say what to set."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,4 +124,4 @@ def workflow_store(backend: Backend) -> WorkflowStore:
     """Return the backend as a store of workflows. Raises `BackendError` if it keeps none."""
     if isinstance(backend, WorkflowStore):
         return backend
-    raise BackendError(f"{backend!r} keeps no workflows. Set `result_backend` to one that does: sqlite://, redis://.")
+    raise BackendError(f"{backend!r} keeps no workflows. Set `result_backend` to one that does: {KEEPERS}.")

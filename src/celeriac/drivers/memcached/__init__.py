@@ -1,0 +1,1 @@
+"""The Memcached driver: `protocol` has the requests and replies, `servers` finds the server of a key."""
