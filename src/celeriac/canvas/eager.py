@@ -72,7 +72,7 @@ class _Run:
         if message.ignore_result and outcome.state == states.SUCCESS:
             self._ignored.add(outcome.id)
         self._ended(outcome)
-        self._messages += linked(message, outcome, outcome.done_at)
+        self._messages += linked(message, outcome, self._app.clock.now())
 
     def _ended(self, outcome: Outcome) -> None:
         self._outcomes[outcome.id] = outcome
@@ -96,7 +96,7 @@ class _Run:
         return self._trees[workflow]
 
     def _advance(self, node: PendingNode) -> None:
-        done = advance(self._tree(node.workflow), node.node, self._outcomes, 0.0)
+        done = advance(self._tree(node.workflow), node.node, self._outcomes, self._app.clock.now())
         for outcome in done.outcomes:
             if outcome.place is not None and outcome.place.workflow != node.workflow:
                 self._ended(outcome)

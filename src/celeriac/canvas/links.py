@@ -25,8 +25,7 @@ def linked(message: Message, outcome: Outcome, now: float) -> list[Message]:
         return callbacks(message.link_error, outcome, now)
     sent = []
     for link in message.link:
-        following = replace(link.message, sent_at=now, countdown=None, parent_id=message.id,
-                            root_id=message.root_id or message.id)  # fmt: skip
+        following = link.sent(now, parent_id=message.id, root_id=message.root_id or message.id)
         if not link.immutable:
             following = replace(following, body=prepend(outcome.value or b"null", following.body))
         sent.append(following)
@@ -41,7 +40,7 @@ def callbacks(links: Sequence[Link], cause: Outcome, now: float) -> list[Message
     failed = Failed(cause.cause or cause.id, cause.task, failure, cause.attempt, cause.group_id, cause.parent_id,
                     cause.root_id)  # fmt: skip
     return [
-        replace(link.message, sent_at=now, countdown=None, parent_id=cause.id, root_id=cause.root_id or cause.id,
-                failed=None if link.immutable else failed)
+        link.sent(now, parent_id=cause.id, root_id=cause.root_id or cause.id,
+                  failed=None if link.immutable else failed)
         for link in links
     ]  # fmt: skip

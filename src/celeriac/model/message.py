@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from celeriac.model.failure import Failure
 from celeriac.model.gate import (
@@ -129,8 +130,18 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message that is sent when another has ended. Its id is fixed in advance, so a second send has no effect."""
 
-    message: Message
+    message: Message  # its `due_at` and `expires_at` count from the call, and are set anew where they are durations
     immutable: bool = False  # the result (or the failed task) is not put before its arguments
+    expires: Duration | None = None  # seconds from when it is sent to `expires_at`, if the call gave them
+
+    def sent(self, now: float, **fields: Any) -> Message:
+        """Return the message as it is sent now, with other fields: its countdown and its expiry begin."""
+        message = self.message
+        if message.countdown is not None:
+            fields["due_at"] = now + message.countdown
+        if self.expires is not None:
+            fields["expires_at"] = now + self.expires
+        return replace(message, sent_at=now, **fields)
 
 
 SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids still sort after earlier ones

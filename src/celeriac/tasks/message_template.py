@@ -27,6 +27,7 @@ from celeriac.tasks.signature import Signature, listed
 __all__ = [
     "PUBLISH_BATCH",
     "MessageTemplate",
+    "as_link",
     "check_callback",
     "check_same_app",
     "check_takes_result",
@@ -210,13 +211,21 @@ class MessageTemplate:
     def _link(self, name: str, entry: Any) -> Link:
         signature = self._app.signature(entry) if isinstance(entry, Mapping) else entry
         try:
-            link = Link(signature.message(), signature.immutable)
+            link = as_link(signature, signature.message())
         except AttributeError:
             raise UnknownOption(f"{name} must be signatures (task.s(...)), not {entry!r}.") from None
         check_callback(self._app, name, signature)
         if name == "link" and not link.immutable:
             check_takes_result(link.message)
         return link
+
+
+def as_link(signature: Signature[Any], message: Message) -> Link:
+    """Return the link of a signature, whose message this is. Its durations count from when it is sent."""
+    expires: float | None = None
+    if message.expires_at is not None and not isinstance(signature.options.get("expires"), datetime):
+        expires = message.expires_at - message.sent_at
+    return Link(message, signature.immutable, expires)
 
 
 def check_same_app(app: App, signature: Signature[Any]) -> None:
