@@ -162,7 +162,8 @@ def anew(message: Message, codec: Codec = PLAIN_CODEC, skip: int = 0) -> Message
         with contextlib.suppress(ValueError):
             message = codec.decode(message.body[skip:], message.queue)
     # Its workflow has continued without it, and would not count it again.
-    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, requeued=0, place=None)
+    return msgspec.structs.replace(message, attempt=1, due_at=None, countdown=None, unknown_since=None, requeued=0,
+                                   place=None)  # fmt: skip
 
 
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,
