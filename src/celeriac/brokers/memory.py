@@ -19,7 +19,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
-from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
 from celeriac.ports.schedules import Change, Due, Entry, ScheduleKeeper, ScheduleStore, first_revision
 from celeriac.ports.workflows import Advance
 
@@ -285,12 +285,30 @@ class MemoryOperations(Operations):
         places = self._places()
         return {id: places[id] for id in ids if id in places}
 
-    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+    async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         with self._store.lock:
-            gone = [message for _, message, _ in self._store.messages.values() if message.queue == queue][:limit]
-            for message in gone:
-                del self._store.messages[message.id]
-        return gone
+            found = [message for _, message, _ in self._store.messages.values() if message.queue == queue][:limit]
+        return [Waiting(message.id, message) for message in found]
+
+    async def remove(self, queue: str, removals: Sequence[Removal]) -> list[bool]:
+        with self._store.lock:
+            done = [self._store.messages.pop(removal.key, None) is not None for removal in removals]
+            for removal, gone in zip(removals, done, strict=True):
+                if gone:
+                    self._end(removal)
+        self._store.ring()
+        return done
+
+    def _end(self, removal: Removal) -> None:
+        outcome, now = removal.outcome, self._clock.now()
+        if outcome is None:
+            return
+        if outcome.place is not None:
+            is_new = self._store.conclude(outcome, removal.leaves_pending, now)
+        else:
+            is_new = self._store.keep(outcome, now)
+        if is_new:
+            _add(self._store, removal.follow_ups)
 
     async def pause(self, queue: str) -> None:
         self._store.paused.add(queue)
