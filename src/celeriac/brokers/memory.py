@@ -16,7 +16,8 @@ from celeriac.drivers.memory import Held, Store, Workflow, store
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
-from celeriac.model.message import Message
+from celeriac.model.gate import LARGEST
+from celeriac.model.message import Message, too_large
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
@@ -49,7 +50,8 @@ class MemoryBroker(Broker, ScheduleKeeper):
         self.publish(messages)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
-        return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires)
+        return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires,
+                           self.codec.largest)  # fmt: skip
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "shared", None) is self.shared
@@ -97,8 +99,9 @@ class MemoryLease(Lease):
     """A lease is a number in the store; a token is the number of the delivery."""
 
     def __init__(self, store: Store, clock: Clock, worker: WorkerInfo, seconds: float, max_deliveries: int,
-                 result_expires: float | None) -> None:  # fmt: skip
+                 result_expires: float | None, largest: int = LARGEST) -> None:  # fmt: skip
         self._store = store
+        self._largest = largest
         self._clock = clock
         self._worker = worker
         self._seconds = seconds
@@ -133,6 +136,7 @@ class MemoryLease(Lease):
             and (message.due_at is None or message.due_at <= now)
         )
         free = dict(slots)
+        due = [entry for entry in due if not self._put_aside(entry[-1], now)]
         taken = []
         for _, age, deliveries, message in due:
             if free.get(message.lane, 0) > 0:
@@ -143,6 +147,15 @@ class MemoryLease(Lease):
                 self._store.held[message.id] = Held(delivery, self._number, age)
                 taken.append(delivery)
         return taken
+
+    def _put_aside(self, message: Message, now: float) -> bool:
+        """Make a dead letter of a message that is too large. Others encode messages, and look at all of its bytes."""
+        if len(message.body) <= self._largest:
+            return False
+        reason = f"it cannot be read: {too_large(len(message.body), self._largest)}"
+        del self._store.messages[message.id]
+        self._store.dead[message.id] = Dead(message=message, reason=reason, at=now)
+        return True
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         with self._store.lock:

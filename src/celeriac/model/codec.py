@@ -14,11 +14,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from celeriac.model import message as plain
-from celeriac.model.gate import Unreadable
+from celeriac.model.gate import LARGEST, Unreadable
 from celeriac.model.keys import Key, Kind
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome, unreadable_outcome
-from celeriac.model.seals import Seal, is_sealed
+from celeriac.model.seals import MOST_ADDED, Seal, is_sealed
 
 __all__ = ["PLAIN_CODEC", "Codec", "codec_of"]
 
@@ -33,8 +33,9 @@ class Codec:
     encode_outcome: Callable[[Outcome], bytes]
     """Return an outcome as bytes."""
 
-    def __init__(self, keys: Sequence[Key] = (), prefix: str = "", encrypt: bool = False,
-                 lenient: bool = False) -> None:  # fmt: skip
+    def __init__(self, keys: Sequence[Key] = (), prefix: str = "", encrypt: bool = False, lenient: bool = False,
+                 largest: int = LARGEST) -> None:  # fmt: skip
+        self.largest = largest  # bytes of a message that is decoded, without its seal
         self.signs = bool(keys)
         self.encrypts = bool(keys) and encrypt
         self._keys = tuple(keys)
@@ -52,7 +53,11 @@ class Codec:
 
         A plain message that names another queue was moved by an operator, and belongs where it is.
         """
-        message = plain.decode(self.open("message", data) if self.signs else data)
+        if self.signs:
+            if isinstance(data, bytes | memoryview) and len(data) > self.largest + MOST_ADDED:
+                raise plain.too_large(len(data), self.largest)
+            data = self.open("message", data)
+        message = plain.decode(data, self.largest)
         if message.queue != queue and queue is not None:
             if self.signs:
                 raise Unreadable(f"it was signed for the queue {message.queue!r}, and found in {queue!r}")
@@ -99,10 +104,10 @@ class Codec:
 
 
 PLAIN_CODEC: Final = Codec()
-"""The codec of an app without keys."""
+"""A codec without keys and limits."""
 
 
 @cache
-def codec_of(keys: tuple[Key, ...], prefix: str, encrypt: bool, lenient: bool) -> Codec:
+def codec_of(keys: tuple[Key, ...], prefix: str, encrypt: bool, lenient: bool, largest: int) -> Codec:
     """Return the one codec for these arguments: connections are shared by those that have the same."""
-    return Codec(keys, prefix, encrypt, lenient) if keys else PLAIN_CODEC
+    return Codec(keys, prefix, encrypt, lenient, largest)

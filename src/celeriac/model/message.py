@@ -53,6 +53,7 @@ __all__ = [
     "encode",
     "new_id",
     "new_ids",
+    "too_large",
 ]
 
 PLAIN: Final = "plain"
@@ -119,6 +120,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     place: Place | None = None  # set in a workflow
     unknown_since: Instant | None = None  # when a worker first found no such task
     requeued: Annotated[int, Meta(ge=0)] = 0  # how often this attempt raised `Reject(requeue=True)`
+    omitted: Annotated[int, Meta(ge=0)] = 0  # bytes that it would have with its arguments: too many, so its task fails
 
     @property
     def gives_result(self) -> bool:
@@ -154,13 +156,15 @@ encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
-def decode(data: bytes | memoryview) -> Message:
+def decode(data: bytes | memoryview, largest: int = LARGEST) -> Message:
     """Return the message from such bytes. Raises `Unreadable`, a `ValueError`."""
     # This is what `reader` makes, written out: it is called for each message.
     try:
-        if len(data) > LARGEST:
-            raise Unreadable(f"{len(data):,} bytes are too many")
+        if len(data) > largest:
+            raise too_large(len(data), largest)
         message = _decode(data)
+    except Unreadable:
+        raise
     except UNDECODABLE as error:
         raise refusal(data, "a message", error) from None
     if not message.id or not message.task:
@@ -168,6 +172,11 @@ def decode(data: bytes | memoryview) -> Message:
     if message.headers or message.link or message.link_error:
         _check_nesting(message)
     return message
+
+
+def too_large(size: int, largest: int) -> Unreadable:
+    """Return the error for a message of so many bytes."""
+    return Unreadable(f"it has {size:,} bytes, more than `worker_message_max_bytes` allows ({largest:,})")
 
 
 def _check_nesting(message: Message) -> None:

@@ -25,7 +25,7 @@ from celeriac.model.keys import Key, Kind
 if TYPE_CHECKING:
     from celeriac.model.encryption import Cipher
 
-__all__ = ["Seal", "is_sealed"]
+__all__ = ["MOST_ADDED", "Seal", "is_sealed"]
 
 Bytes = bytes | memoryview
 
@@ -33,6 +33,7 @@ SIGNED: Final = SEALED + b"\x01"
 ENCRYPTED: Final = SEALED + b"\x02"
 HEAD: Final = 6  # bytes: the form, and the id of the key
 TAG: Final = 16
+MOST_ADDED: Final = HEAD + 16 + 8 + TAG  # bytes that a seal adds, in its longer form
 
 
 class Seal:
