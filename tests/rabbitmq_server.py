@@ -239,9 +239,10 @@ class RabbitClock(FakeClock):
         deadline = time.monotonic() + PATIENCE
         for name in topology.delay_queues():
             while isinstance(got := connection.call(commands.Basic.Get(queue=name), deadline), Content):
-                parcel = Envelope(decode(got.body[1:]), got.body[0])
-                line = topology.line_of(parcel.message)
-                moved = post(parcel, topology, line, self.now() + 1e-6, PLAIN_CODEC)
+                message = decode(got.body[1:])
+                left = (message.due_at or 0.0) - self.now() - 1e-6
+                line = topology.line_of(message)
+                moved = post(Envelope(message, got.body[0], delay=left), topology, line, 0.0, PLAIN_CODEC)
                 assert connection.publish([moved], PATIENCE) == []
                 connection.send(acknowledge(1, got.tag, multiple=False))
         connection.close()

@@ -113,6 +113,31 @@ async def test_calls_retries_and_workflows_work(make: Callable[..., Celeriac], e
     assert await reasons(app) == []
 
 
+def test_a_workflow_that_is_run_again_stays_signed(make: Callable[..., Celeriac]) -> None:
+    broken = [True]
+
+    def app_with_careful() -> Celeriac:
+        app = make(KEY)
+
+        @app.task(name="shop.careful", max_retries=0)
+        def careful(x: int) -> int:
+            if broken[0]:
+                raise OSError("not yet")
+            return x
+
+        return app
+
+    app = app_with_careful()
+    with running_worker(app_with_careful()):
+        result = (app.tasks["shop.careful"].s(1) | app.tasks["shop.add"].s(1) | app.tasks["shop.add"].s(1)).delay()
+        with pytest.raises(OSError, match="not yet"):
+            result.get(timeout=PATIENCE)
+    broken[0] = False
+    assert app.workflow(result.workflow_id).retry() == 1
+    with running_worker(app_with_careful()):  # another one: it has to read the workflow
+        assert result.get(timeout=PATIENCE) == 3
+
+
 def test_outcomes_are_sent_to_their_callers_signed(place: Vhost) -> None:
     settings: dict[str, Any] = {"broker_url": place.url, "result_backend": "rpc://"}
     caller, worker = (Celeriac("shop", security_keys=[KEY], **settings) for _ in range(2))

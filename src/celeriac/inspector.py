@@ -16,12 +16,12 @@ import msgspec
 
 from celeriac import states
 from celeriac.app.control import Reply, read_reply
-from celeriac.app.purging import end_purged
+from celeriac.app.purging import purge
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.operations import WITHDRAWN, Dead, QueueCounts, WorkerInfo, labelled
+from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, labelled
 
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac
@@ -325,12 +325,7 @@ class Inspector:
         Their tasks end as REVOKED, so that nobody waits for them any more.
         """
         await self.check_queues(queues)
-        counts = dict.fromkeys(queues, 0)
-        for queue in counts:
-            while messages := await self._app.broker.operations().withdraw(queue, WITHDRAWN):
-                await end_purged(self._app, messages)
-                counts[queue] += len(messages)
-        return counts
+        return {queue: await purge(self._app, queue) for queue in dict.fromkeys(queues)}
 
     async def pause(self, queues: Sequence[str]) -> None:
         """Stop all workers from receiving from queues until they are resumed. Raises `UnknownQueue`."""

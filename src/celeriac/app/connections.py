@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celeriac.config import adapters
+from celeriac.config.settings import received_max_bytes
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.codec import codec_of
 from celeriac.model.keys import parse_key
@@ -126,10 +127,11 @@ def _open(kind: Kind, other: Kind, url: str, settings: Settings, clock: Clock) -
         raise _unknown(kind, other, url, scheme)
     options = {name.partition("_")[2]: getattr(settings, name) for name in own}
     codec = codec_of(tuple(map(parse_key, settings.security_keys)), str(options.get("prefix", "")),
-                     settings.security_encrypt, settings.security_accept_unsigned)  # fmt: skip
+                     settings.security_encrypt, settings.security_accept_unsigned,
+                     received_max_bytes(settings))  # fmt: skip
     port = connect(url, clock=clock, timeout=settings.broker_publish_timeout,
                    result_expires=settings.result_expires, codec=codec, **options)  # fmt: skip
-    if port.codec is not codec:
+    if port.codec is not codec and codec.signs:
         raise ImproperlyConfigured(f"The {kind.name} for {scheme}:// does not sign what it stores, and `security_keys` "
                                    "demands it. Use another one, or upgrade it.")  # fmt: skip
     return port

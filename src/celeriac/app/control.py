@@ -16,7 +16,7 @@ from celeriac.model.gate import Instant, Name, OptionalName, Unreadable, check_n
 from celeriac.model.message import new_id
 from celeriac.tasks.protocols import App
 
-__all__ = ["COMMANDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
+__all__ = ["COMMANDS", "REVOKE_SECONDS", "Command", "Control", "Reply", "encode", "read_command", "read_reply"]
 
 COMMANDS = "control"
 """The channel on which workers listen for commands."""

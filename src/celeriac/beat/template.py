@@ -77,8 +77,9 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
         messages = []
         for first in self.firsts:
             message, due_at = decode(_filled(first.message, ids)), at + first.delay
+            countdown = due_at - now if due_at > now else None  # less than the call's, if the tick is late
             messages.append(replace(
-                message, sent_at=now, due_at=due_at if due_at > now else None,
+                message, sent_at=now, due_at=None if countdown is None else due_at, countdown=countdown,
                 expires_at=None if first.expires is None else at + first.expires,
             ))  # fmt: skip
         plan: Plan | None = None

@@ -16,10 +16,11 @@ from celeriac.drivers.memory import Held, Store, Workflow, store
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
-from celeriac.model.message import Message
+from celeriac.model.gate import LARGEST
+from celeriac.model.message import Message, too_large
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
-from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
 from celeriac.ports.schedules import Change, Due, Entry, ScheduleKeeper, ScheduleStore, first_revision
 from celeriac.ports.workflows import Advance
 
@@ -49,7 +50,8 @@ class MemoryBroker(Broker, ScheduleKeeper):
         self.publish(messages)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
-        return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires)
+        return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires,
+                           self.codec.largest)  # fmt: skip
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "shared", None) is self.shared
@@ -97,8 +99,9 @@ class MemoryLease(Lease):
     """A lease is a number in the store; a token is the number of the delivery."""
 
     def __init__(self, store: Store, clock: Clock, worker: WorkerInfo, seconds: float, max_deliveries: int,
-                 result_expires: float | None) -> None:  # fmt: skip
+                 result_expires: float | None, largest: int = LARGEST) -> None:  # fmt: skip
         self._store = store
+        self._largest = largest
         self._clock = clock
         self._worker = worker
         self._seconds = seconds
@@ -133,6 +136,7 @@ class MemoryLease(Lease):
             and (message.due_at is None or message.due_at <= now)
         )
         free = dict(slots)
+        due = [entry for entry in due if not self._put_aside(entry[-1], now)]
         taken = []
         for _, age, deliveries, message in due:
             if free.get(message.lane, 0) > 0:
@@ -143,6 +147,15 @@ class MemoryLease(Lease):
                 self._store.held[message.id] = Held(delivery, self._number, age)
                 taken.append(delivery)
         return taken
+
+    def _put_aside(self, message: Message, now: float) -> bool:
+        """Make a dead letter of a message that is too large. Others encode messages, and look at all of its bytes."""
+        if len(message.body) <= self._largest:
+            return False
+        reason = f"it cannot be read: {too_large(len(message.body), self._largest)}"
+        del self._store.messages[message.id]
+        self._store.dead[message.id] = Dead(message=message, reason=reason, at=now)
+        return True
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         with self._store.lock:
@@ -285,12 +298,30 @@ class MemoryOperations(Operations):
         places = self._places()
         return {id: places[id] for id in ids if id in places}
 
-    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+    async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         with self._store.lock:
-            gone = [message for _, message, _ in self._store.messages.values() if message.queue == queue][:limit]
-            for message in gone:
-                del self._store.messages[message.id]
-        return gone
+            found = [message for _, message, _ in self._store.messages.values() if message.queue == queue][:limit]
+        return [Waiting(message.id, message) for message in found]
+
+    async def remove(self, queue: str, removals: Sequence[Removal]) -> list[bool]:
+        with self._store.lock:
+            done = [self._store.messages.pop(removal.key, None) is not None for removal in removals]
+            for removal, gone in zip(removals, done, strict=True):
+                if gone:
+                    self._end(removal)
+        self._store.ring()
+        return done
+
+    def _end(self, removal: Removal) -> None:
+        outcome, now = removal.outcome, self._clock.now()
+        if outcome is None:
+            return
+        if outcome.place is not None:
+            is_new = self._store.conclude(outcome, removal.leaves_pending, now)
+        else:
+            is_new = self._store.keep(outcome, now)
+        if is_new:
+            _add(self._store, removal.follow_ups)
 
     async def pause(self, queue: str) -> None:
         self._store.paused.add(queue)

@@ -6,12 +6,14 @@ Called by `workflows.py`, for `apply` and for `task_always_eager`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from celeriac import states
 from celeriac.canvas.advance import advance
-from celeriac.canvas.links import linked
+from celeriac.canvas.links import fitting, linked
 from celeriac.canvas.planner import Planned
 from celeriac.canvas.tree import Tree
+from celeriac.config.settings import received_max_bytes
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import PendingNode
@@ -37,6 +39,7 @@ class _Run:
     def __init__(self, app: App, trees: dict[str, Tree], missing: dict[str, dict[int, int]]) -> None:
         self._app = app
         self._executor = Executor(app, worker="eager", is_eager=True)
+        self._largest = received_max_bytes(app.conf)
         self._trees = trees
         self._missing = missing
         self._outcomes: dict[str, Outcome] = {}
@@ -72,7 +75,10 @@ class _Run:
         if message.ignore_result and outcome.state == states.SUCCESS:
             self._ignored.add(outcome.id)
         self._ended(outcome)
-        self._messages += linked(message, outcome, outcome.done_at)
+        self._send(linked(message, outcome, self._app.clock.now()))
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        self._messages += [fitting(message, self._largest) for message in messages]
 
     def _ended(self, outcome: Outcome) -> None:
         self._outcomes[outcome.id] = outcome
@@ -96,12 +102,12 @@ class _Run:
         return self._trees[workflow]
 
     def _advance(self, node: PendingNode) -> None:
-        done = advance(self._tree(node.workflow), node.node, self._outcomes, 0.0)
+        done = advance(self._tree(node.workflow), node.node, self._outcomes, self._app.clock.now())
         for outcome in done.outcomes:
             if outcome.place is not None and outcome.place.workflow != node.workflow:
                 self._ended(outcome)
             self._outcomes[outcome.id] = outcome
-        self._messages += done.messages
+        self._send(done.messages)
         self._count(node.workflow, list(done.joins))
 
 

@@ -20,7 +20,7 @@ from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.codec import Codec
 from celeriac.model.message import Link, Message, encode, new_id
 from celeriac.ports.workflows import Plan
-from celeriac.tasks.message_template import check_callback, check_same_app, check_takes_result
+from celeriac.tasks.message_template import as_link, check_callback, check_same_app, check_takes_result
 from celeriac.tasks.protocols import App
 from celeriac.tasks.request import current
 from celeriac.tasks.signature import Signature, listed
@@ -198,7 +198,7 @@ class Planner:
         signature = self._signature_of(entry)
         check_callback(self._app, "link_error", signature)
         options = {"headers": self._headers, **signature.options} if self._headers else {}
-        return Link(signature.message(**options), signature.immutable)
+        return as_link(signature, signature.message(**options))
 
     def _is_followed(self, number: int) -> bool:
         joins = [node for node in self._nodes if isinstance(node, Join)]

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from celeriac import states
 from celeriac.canvas import graph
 from celeriac.canvas.advance import end_of, send
+from celeriac.canvas.links import fitting
 from celeriac.canvas.results import result_of
 from celeriac.canvas.tree import Join, Step, Tree
+from celeriac.config.settings import received_max_bytes
 from celeriac.errors import WorkflowError
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
@@ -110,14 +112,15 @@ class Workflow:
         self.app.backend.forget([*ids, *callbacks])
         self.app.broker.complete(self.app.broker.revoke(ids, 0.0))  # lift earlier revocations
         missing = self._missing(again)
-        plan = Plan(id=self.id, tree=self.tree.encode(), left=len(again), missing=missing)
-        workflow_store(self.app.backend).plant(plan)
+        store = workflow_store(self.app.backend)
+        tree = store.codec.seal("tree", self.tree.encode(), self.id)
+        store.plant(Plan(id=self.id, tree=tree, left=len(again), missing=missing))
         self.app.publish(messages)
         return len(messages)
 
     def _messages(self, again: set[int], outcomes: dict[str, Outcome]) -> list[Message]:
         """Return the messages of the steps to run again whose sources have ended well."""
-        now = self.app.clock.now()
+        now, largest = self.app.clock.now(), received_max_bytes(self.app.conf)
         messages = []
         for number in sorted(again):
             source = self.tree.nodes[number].source
@@ -126,7 +129,7 @@ class Workflow:
             else:
                 before = end_of(self.tree, source, outcomes)
                 if before.cause is None:
-                    messages.append(send(self.tree, number, before, now))
+                    messages.append(fitting(send(self.tree, number, before, now), largest))
         return messages
 
     def _missing(self, again: set[int]) -> dict[int, int]:

@@ -120,11 +120,7 @@ class Workflows:
             result = AsyncResult(step.id, self._app, step.task, parent=result)
         last = steps[-1].message
         for before, step in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
-            if step.countdown is not None or step.expires is not None:
-                raise WorkflowError(f"{step.task} has `countdown` or `expires` and is not the first of its chain. That "
-                                    "needs a result backend that stores workflows: set `result_backend` to one of "
-                                    f"{KEEPERS}.")  # fmt: skip
-            last = replace(before.message, link=[Link(last, step.immutable)])
+            last = replace(before.message, link=[Link(last, step.immutable, step.expires)])
         size = len(encode(last))
         if size > self._app.conf.message_max_bytes:
             raise MessageTooLarge(

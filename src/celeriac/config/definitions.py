@@ -133,6 +133,10 @@ class Definitions:
         Seconds, "`delay()` raises when the broker has not answered by then", positive
     ] = 10.0
     message_max_bytes: Annotated[int, "a larger message is refused at the call", positive] = 1_048_576
+    worker_message_max_bytes: Annotated[
+        int, "a larger message that comes in becomes a dead letter, and a task that would get larger results fails; at "
+        "least twice the sum of `message_max_bytes` and `result_max_bytes` counts", positive
+    ] = 67_108_864  # fmt: skip
     sqlite_synchronous: Annotated[
         str, "'normal' survives killed processes; 'full' also a power cut", OneOf("normal", "full")
     ] = "normal"

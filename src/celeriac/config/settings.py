@@ -15,7 +15,7 @@ from celeriac.config.sources import from_environment
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.masks import masked
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "received_max_bytes"]
 
 
 class Settings(Definitions):
@@ -86,6 +86,15 @@ class Settings(Definitions):
     def _changed(self) -> None:
         for callback in self.__dict__["_on_change"]:
             callback()
+
+
+def received_max_bytes(settings: Settings) -> int:
+    """Return how many bytes a message may have that a worker receives.
+
+    Never so few that a worker could refuse what a call may send, with a result inserted, its headers and its links.
+    """
+    least = 2 * (settings.message_max_bytes + settings.result_max_bytes)
+    return max(settings.worker_message_max_bytes, least)
 
 
 def _plain(default: Any) -> Any:

@@ -14,15 +14,16 @@ from typing import Final
 from msgspec.structs import replace
 
 from celeriac.model import message as plain
-from celeriac.model.gate import Unreadable
+from celeriac.model.gate import LARGEST, Unreadable
 from celeriac.model.keys import Key, Kind
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome, unreadable_outcome
-from celeriac.model.seals import Seal, is_sealed
+from celeriac.model.seals import MOST_ADDED, Seal, is_sealed
 
 __all__ = ["PLAIN_CODEC", "Codec", "codec_of"]
 
 Bytes = bytes | memoryview
+BYTES: Final = (bytes, memoryview)
 
 
 class Codec:
@@ -33,8 +34,10 @@ class Codec:
     encode_outcome: Callable[[Outcome], bytes]
     """Return an outcome as bytes."""
 
-    def __init__(self, keys: Sequence[Key] = (), prefix: str = "", encrypt: bool = False,
-                 lenient: bool = False) -> None:  # fmt: skip
+    def __init__(self, keys: Sequence[Key] = (), prefix: str = "", encrypt: bool = False, lenient: bool = False,
+                 largest: int = LARGEST) -> None:  # fmt: skip
+        self.largest = largest  # bytes of a message that is decoded, without its seal
+        self._largest_sealed = largest + MOST_ADDED
         self.signs = bool(keys)
         self.encrypts = bool(keys) and encrypt
         self._keys = tuple(keys)
@@ -43,16 +46,23 @@ class Codec:
         self._seals: dict[Kind, Seal] = {}
         self.encode, self.encode_outcome = plain.encode, encode_outcome
         if keys:
-            messages, outcomes = self._seal_of("message"), self._seal_of("outcome")
-            self.encode = lambda message: messages.close(plain.encode(message))
-            self.encode_outcome = lambda outcome: outcomes.close(encode_outcome(outcome))
+            self.encode = self._seal_of("message").closing(plain.encode)
+            self.encode_outcome = self._seal_of("outcome").closing(encode_outcome)
+            self._open_message = self._seal_of("message").open
 
     def decode(self, data: Bytes, queue: str | None) -> Message:
         """Return the message from bytes that were found in a queue (None: in any). Raises `Unreadable`.
 
         A plain message that names another queue was moved by an operator, and belongs where it is.
         """
-        message = plain.decode(self.open("message", data) if self.signs else data)
+        if self.signs:
+            if self._lenient or not isinstance(data, BYTES):
+                data = self.open("message", data)
+            elif len(data) > self._largest_sealed:
+                raise plain.too_large(len(data), self.largest)
+            else:
+                data = self._open_message(data)
+        message = plain.decode(data, self.largest)
         if message.queue != queue and queue is not None:
             if self.signs:
                 raise Unreadable(f"it was signed for the queue {message.queue!r}, and found in {queue!r}")
@@ -81,7 +91,7 @@ class Codec:
         """Return the bytes that `seal` was given. Raises `Unreadable`."""
         if not self.signs:
             return data
-        if not isinstance(data, bytes | memoryview):  # SQLite stores any type in any column
+        if not isinstance(data, BYTES):  # SQLite stores any type in any column
             raise Unreadable("it is not signed, and not even bytes")
         if self._lenient and not is_sealed(data):
             return data
@@ -99,10 +109,10 @@ class Codec:
 
 
 PLAIN_CODEC: Final = Codec()
-"""The codec of an app without keys."""
+"""A codec without keys and limits."""
 
 
 @cache
-def codec_of(keys: tuple[Key, ...], prefix: str, encrypt: bool, lenient: bool) -> Codec:
+def codec_of(keys: tuple[Key, ...], prefix: str, encrypt: bool, lenient: bool, largest: int = LARGEST) -> Codec:
     """Return the one codec for these arguments: connections are shared by those that have the same."""
-    return Codec(keys, prefix, encrypt, lenient) if keys else PLAIN_CODEC
+    return Codec(keys, prefix, encrypt, lenient, largest) if keys or largest != LARGEST else PLAIN_CODEC

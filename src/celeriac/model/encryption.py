@@ -22,6 +22,7 @@ __all__ = ["Cipher"]
 
 SALT: Final = 16
 NUMBER: Final = 8
+HEAD: Final = SALT + NUMBER
 NONCE: Final = 12
 MOST_SALTS: Final = 4096  # processes whose derived keys are remembered
 
@@ -41,8 +42,8 @@ class Cipher:
         """Return salt, number, and the encrypted bytes."""
         if self._generation != _generation:
             self._begin()
-        number = next(self._numbers).to_bytes(NUMBER)
-        return self._salt + number + self._own.encrypt(number.rjust(NONCE, b"\0"), data, context)
+        nonce = next(self._numbers).to_bytes(NONCE)
+        return self._salt + nonce[-NUMBER:] + self._own.encrypt(nonce, data, context)
 
     def _begin(self) -> None:
         """Draw a salt: at first, and in the child of a fork, which would repeat its parent's numbers."""
@@ -55,10 +56,10 @@ class Cipher:
 
     def decrypt(self, data: memoryview, context: bytes) -> bytes:
         """Return the bytes that were encrypted. Raises `Unreadable`."""
-        salt, number = bytes(data[:SALT]), bytes(data[SALT : SALT + NUMBER])
+        salt, number = data[:SALT].tobytes(), data[SALT:HEAD].tobytes()
         cipher = self._known.get(salt) or self._derive(salt)
         try:
-            plain = cipher.decrypt(number.rjust(NONCE, b"\0"), data[SALT + NUMBER :], context)
+            plain = cipher.decrypt(number.rjust(NONCE, b"\0"), data[HEAD:], context)
         except (InvalidTag, ValueError):
             raise Unreadable("it cannot be decrypted: it was changed, or sealed for another use or prefix") from None
         if salt not in self._known:  # only now: forged salts must not push out true ones

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from celeriac.model.failure import Failure
 from celeriac.model.gate import (
@@ -52,6 +53,7 @@ __all__ = [
     "encode",
     "new_id",
     "new_ids",
+    "too_large",
 ]
 
 PLAIN: Final = "plain"
@@ -118,6 +120,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     place: Place | None = None  # set in a workflow
     unknown_since: Instant | None = None  # when a worker first found no such task
     requeued: Annotated[int, Meta(ge=0)] = 0  # how often this attempt raised `Reject(requeue=True)`
+    omitted: Annotated[int, Meta(ge=0)] = 0  # bytes that it would have with its arguments: too many, so its task fails
 
     @property
     def gives_result(self) -> bool:
@@ -129,8 +132,18 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message that is sent when another has ended. Its id is fixed in advance, so a second send has no effect."""
 
-    message: Message
+    message: Message  # its `due_at` and `expires_at` count from the call, and are set anew where they are durations
     immutable: bool = False  # the result (or the failed task) is not put before its arguments
+    expires: Duration | None = None  # seconds from when it is sent to `expires_at`, if the call gave them
+
+    def sent(self, now: float, **fields: Any) -> Message:
+        """Return the message as it is sent now, with other fields: its countdown and its expiry begin."""
+        message = self.message
+        if message.countdown is not None:
+            fields["due_at"] = now + message.countdown
+        if self.expires is not None:
+            fields["expires_at"] = now + self.expires
+        return replace(message, sent_at=now, **fields)
 
 
 SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids still sort after earlier ones
@@ -143,13 +156,15 @@ encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
-def decode(data: bytes | memoryview) -> Message:
+def decode(data: bytes | memoryview, largest: int = LARGEST) -> Message:
     """Return the message from such bytes. Raises `Unreadable`, a `ValueError`."""
     # This is what `reader` makes, written out: it is called for each message.
     try:
-        if len(data) > LARGEST:
-            raise Unreadable(f"{len(data):,} bytes are too many")
+        if len(data) > largest:
+            raise too_large(len(data), largest)
         message = _decode(data)
+    except Unreadable:
+        raise
     except UNDECODABLE as error:
         raise refusal(data, "a message", error) from None
     if not message.id or not message.task:
@@ -157,6 +172,11 @@ def decode(data: bytes | memoryview) -> Message:
     if message.headers or message.link or message.link_error:
         _check_nesting(message)
     return message
+
+
+def too_large(size: int, largest: int) -> Unreadable:
+    """Return the error for a message of so many bytes."""
+    return Unreadable(f"it has {size:,} bytes, more than `worker_message_max_bytes` allows ({largest:,})")
 
 
 def _check_nesting(message: Message) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from celeriac.errors import NotSupported
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
+from celeriac.model.outcome import Outcome
 
-__all__ = ["UNREADABLE", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "Operations", "QueueCounts", "WorkerInfo", "anew",
-           "labelled", "read_dead", "read_worker", "unreadable", "worker_of"]  # fmt: skip
+__all__ = ["UNREADABLE", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "First", "Operations", "QueueCounts",
+           "Removal", "Waiting", "WorkerInfo", "anew", "labelled", "read_dead", "read_worker", "unreadable",
+           "worker_of"]  # fmt: skip
 
 
 WITHDRAWN = 1000  # messages at a time
@@ -57,6 +60,26 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     at: Instant
 
 
+class Waiting(NamedTuple):
+    """A ready or scheduled message, and the broker's own key for it, which unreadable ones have too."""
+
+    key: Any
+    message: Message
+
+
+class Removal(NamedTuple):
+    """A message that is deleted from its queue, and what is stored about the end of its task."""
+
+    key: Any
+    outcome: Outcome | None = None
+    leaves_pending: bool = False  # more follows from the end of its node in a workflow than the count of its join
+    follow_ups: Sequence[Message] = ()  # published if its task had not ended before
+
+
+First = Callable[[Sequence[Message]], Awaitable[Sequence[Message]]]
+"""What is done before messages are deleted. Returns those that are to be deleted."""
+
+
 class Operations(ABC):
     """Inspects and operates a broker."""
 
@@ -79,12 +102,34 @@ class Operations(ABC):
         Raises `NotSupported` without `Ability.KNOW_IDS`.
         """
 
-    @abstractmethod
-    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+    async def waiting(self, queue: str, limit: int) -> list[Waiting]:
+        """Return up to `limit` ready and scheduled messages of a queue, in any order; none if there are no more.
+
+        Raises `NotSupported` without `Ability.KNOW_IDS`.
+        """
+        raise NotSupported("This broker cannot list waiting messages without taking them.")
+
+    async def remove(self, queue: str, removals: Sequence[Removal]) -> list[bool]:
+        """Delete messages that `waiting` has returned; False for those that are not waiting any more.
+
+        In the same step as the deletion, all outcomes are stored and all that follows is published. Removals have
+        outcomes only if broker and backend are joined. Raises `NotSupported` without `Ability.KNOW_IDS`.
+        """
+        raise NotSupported("This broker cannot delete single messages.")
+
+    async def withdraw(self, queue: str, limit: int, first: First | None = None) -> list[Message]:
         """Delete up to `limit` ready and scheduled messages of a queue, and return them; none if there are no more.
 
-        Scheduled ones only with `Ability.SEE_SCHEDULED`.
+        Scheduled ones only with `Ability.SEE_SCHEDULED`. `first` is called with them before they are deleted; if it
+        raises, or the process is killed, they are in their queue again. Without `Ability.KNOW_IDS`, no worker can take
+        them meanwhile.
         """
+        found = await self.waiting(queue, limit)
+        if first is not None:
+            meant = {message.id for message in await first([one.message for one in found])}
+            found = [one for one in found if one.message.id in meant]
+        removed = await self.remove(queue, [Removal(one.key) for one in found])
+        return [one.message for one, gone in zip(found, removed, strict=True) if gone]
 
     async def purge(self, queue: str) -> int:
         """Delete the ready and scheduled messages of a queue; return how many there were. Their tasks do not end."""
@@ -162,7 +207,8 @@ def anew(message: Message, codec: Codec = PLAIN_CODEC, skip: int = 0) -> Message
         with contextlib.suppress(ValueError):
             message = codec.decode(message.body[skip:], message.queue)
     # Its workflow has continued without it, and would not count it again.
-    return msgspec.structs.replace(message, attempt=1, due_at=None, unknown_since=None, requeued=0, place=None)
+    return msgspec.structs.replace(message, attempt=1, due_at=None, countdown=None, unknown_since=None, requeued=0,
+                                   place=None)  # fmt: skip
 
 
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,

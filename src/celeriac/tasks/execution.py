@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celeriac import states
-from celeriac.errors import EncodeError, Ignore, Reject, Replaced, Retry, TaskRevoked
+from celeriac.errors import EncodeError, Ignore, MessageTooLarge, Reject, Replaced, Retry, TaskRevoked
 from celeriac.model.clock import seconds
 from celeriac.model.failure import Failure
 from celeriac.model.message import Failed, Message
@@ -94,6 +94,11 @@ class Executor:
 
     def _prepare(self, message: Message, deliveries: int, started: float) -> Request:
         task = self._app.tasks.get(message.task) or self._app.known_task(message.task)
+        if message.omitted:
+            raise MessageTooLarge(
+                f"The results that {message.task} was to receive make a message of {message.omitted:,} bytes, more "
+                "than `worker_message_max_bytes` allows. Store the data, and return its paths or keys instead."
+            )
         args, kwargs = decode(message.content_type, message.body, self._accept)
         if message.failed is not None:
             args = [*_error_callback_args(message.failed, task, len(args)), *args]

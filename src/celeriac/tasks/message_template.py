@@ -13,10 +13,11 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
+from celeriac.config.settings import received_max_bytes
 from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
 from celeriac.model.arguments import Arguments, kwargs_of
 from celeriac.model.clock import instant
-from celeriac.model.message import PLAIN, Link, Message, new_id, new_ids
+from celeriac.model.message import PLAIN, Link, Message, encode, new_id, new_ids
 from celeriac.model.options import check_call, check_limits, check_retry
 from celeriac.model.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
 from celeriac.tasks.execution import error_callback_count
@@ -27,6 +28,7 @@ from celeriac.tasks.signature import Signature, listed
 __all__ = [
     "PUBLISH_BATCH",
     "MessageTemplate",
+    "as_link",
     "check_callback",
     "check_same_app",
     "check_takes_result",
@@ -42,6 +44,9 @@ Dumps = Callable[[tuple[Any, ...], dict[str, Any]], bytes]
 
 COPIED_OPTIONS = ("priority", "headers", "acks_late", "ignore_result", "soft_time_limit", "time_limit", "max_retries")
 """Call options that become message headers unchanged."""
+
+UNBOUNDED = frozenset({"headers", "link", "link_error"})
+"""Options whose values `message_max_bytes` does not limit."""
 
 LIMITS = frozenset({"soft_time_limit", "time_limit"})
 
@@ -61,6 +66,7 @@ class MessageTemplate:
         self._content_type = chosen.content_type
         self._replies = app.sends_outcomes
         self._limit = conf.message_max_bytes
+        self._largest = received_max_bytes(conf)
         self._expires: float | None = options.get("expires")
         self._fields: dict[str, Any] = {
             "queue": route.get("queue") or options.get("queue") or conf.task_default_queue,
@@ -96,7 +102,10 @@ class MessageTemplate:
         if len(body) > self._limit:
             raise self._too_large(body)
         id = fields.pop("id", None) or new_id()
-        return Message(id=id, task=self._task, body=body, sent_at=now, **fields)
+        message = Message(id=id, task=self._task, body=body, sent_at=now, **fields)
+        if options and not UNBOUNDED.isdisjoint(options):
+            self._check_whole(message)
+        return message
 
     def messages(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
                  options: Mapping[str, Any]) -> list[Message]:  # fmt: skip
@@ -109,6 +118,8 @@ class MessageTemplate:
         longest = max(bodies, key=len)
         if len(longest) > limit:
             raise self._too_large(longest)
+        if not UNBOUNDED.isdisjoint(options):
+            self._check_whole(Message(id="", task=task, body=longest, **fields))
         ids = new_ids(len(bodies))
         if not fields:  # unpacking `**fields` costs more than all the rest
             return [Message(id=id, task=task, body=body, sent_at=now) for id, body in zip(ids, bodies, strict=True)]
@@ -150,8 +161,22 @@ class MessageTemplate:
             if len(fields["body"]) > self._limit:
                 raise self._too_large(fields["body"])
         changed = replace(message, **fields)
+        if not UNBOUNDED.isdisjoint(options):
+            self._check_whole(changed)
         check_limits(changed.soft_time_limit, changed.time_limit, f"{self._task}: ")
         return changed
+
+    def _check_whole(self, message: Message) -> None:
+        """Raise `MessageTooLarge` for a message that workers would refuse because of its headers and links.
+
+        They have half of the space: results may be inserted later.
+        """
+        size, largest = len(encode(message)), self._largest // 2
+        if size > largest:
+            raise MessageTooLarge(
+                f"The message of {self._task} has {size:,} bytes with its headers and links, and workers receive none "
+                f"of more than {largest:,} (half of `worker_message_max_bytes`). Send less, or call tasks in turn."
+            )
 
     def _common_fields(self) -> dict[str, Any]:
         """Return the headers that all messages have, with the address that outcomes are sent to (`rpc://`)."""
@@ -210,13 +235,21 @@ class MessageTemplate:
     def _link(self, name: str, entry: Any) -> Link:
         signature = self._app.signature(entry) if isinstance(entry, Mapping) else entry
         try:
-            link = Link(signature.message(), signature.immutable)
+            link = as_link(signature, signature.message())
         except AttributeError:
             raise UnknownOption(f"{name} must be signatures (task.s(...)), not {entry!r}.") from None
         check_callback(self._app, name, signature)
         if name == "link" and not link.immutable:
             check_takes_result(link.message)
         return link
+
+
+def as_link(signature: Signature[Any], message: Message) -> Link:
+    """Return the link of a signature, whose message this is. Its durations count from when it is sent."""
+    expires: float | None = None
+    if message.expires_at is not None and not isinstance(signature.options.get("expires"), datetime):
+        expires = message.expires_at - message.sent_at
+    return Link(message, signature.immutable, expires)
 
 
 def check_same_app(app: App, signature: Signature[Any]) -> None:

@@ -13,8 +13,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from celeriac.app.app import Celeriac
 from celeriac.canvas.advance import advance, wanted
+from celeriac.canvas.links import fitting
 from celeriac.canvas.tree import Tree
 from celeriac.errors import AccessRefused, BackendError, BrokerError
 from celeriac.model.outcome import Outcome
@@ -121,7 +124,9 @@ class Advancer:
         if node.workflow not in trees:
             log.error("Nothing follows node %d of the workflow %s: the workflow has expired", node.node, node.workflow)
             return Advance(pending=node)
-        return advance(trees[node.workflow], node.node, outcomes, now)
+        done = advance(trees[node.workflow], node.node, outcomes, now)
+        largest = self._app.broker.codec.largest
+        return replace(done, messages=[fitting(message, largest) for message in done.messages])
 
     async def _outcomes(self, pending: Sequence[PendingNode], trees: Mapping[str, Tree]) -> dict[str, Outcome]:
         """Return the outcomes that are needed to advance these nodes, by id."""

@@ -86,7 +86,8 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
                           delay=delay, deliveries=0)  # fmt: skip
     if outcome.state == states.REPLACED:
         if [following.id for following in outcome.following] == [message.id]:
-            return Settlement(delivery=delivery, action=Action.RETURN, message=outcome.following[0])
+            following = outcome.following[0]
+            return Settlement(delivery=delivery, action=Action.RETURN, message=following, delay=following.countdown)
         return Settlement(delivery=delivery, follow_ups=outcome.following)
     if outcome.rejected:
         if outcome.requeue:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from celeriac import signals, states
 from celeriac.app.app import Celeriac
+from celeriac.canvas.links import fitting
 from celeriac.canvas.workflows import Workflows
 from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
 from celeriac.model.message import Message
@@ -200,12 +201,13 @@ class SettlementWriter:
     async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
         if self.joined:
-            settlements = await self._with_next_steps(settlements, now)
+            settlements = self._fitting(await self._with_next_steps(settlements, now))
             self.left_pending = any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements)
             return await lease.settle(settlements)
         if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
             self.left_pending = False
             return await lease.settle(settlements)
+        settlements = self._fitting(settlements)
         ends = [settlement for settlement in settlements if settlement.ends_node] if self._keeps_workflows else []
         self.left_pending = bool(ends)
         is_first = await workflow_store(self._backend).conclude([node_end(item) for item in ends]) if ends else []
@@ -226,6 +228,15 @@ class SettlementWriter:
         accepted = await lease.settle([replace(settlement, outcome=None, follow_ups=()) for settlement in settlements])
         self._unsure.difference_update(settlement.delivery.token for settlement in settlements)
         return accepted
+
+    def _fitting(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        """Return the settlements with follow-ups that workers receive."""
+        largest = self._broker.codec.largest
+        return [
+            replace(item, follow_ups=[fitting(message, largest) for message in item.follow_ups])
+            if item.follow_ups else item
+            for item in settlements
+        ]  # fmt: skip
 
     def _may_have_been_sent(self, delivery: Delivery) -> bool:
         known = delivery.token in self._unsure or delivery.again or delivery.deliveries > 1

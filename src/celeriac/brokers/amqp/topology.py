@@ -37,6 +37,8 @@ Table = dict[str, Any]
 class AmqpTopology(Topology):
     """The names on one server; `limits`: whether its quorum queues have a limit of deliveries by default."""
 
+    longest_delay = UNIT * (2**DIGITS - 1)
+
     def __init__(self, prefix: str, quorum: bool, limits: bool = False) -> None:
         super().__init__(priority_lines=quorum)
         self.quorum = quorum

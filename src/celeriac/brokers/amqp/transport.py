@@ -197,9 +197,10 @@ def post(envelope: Envelope, topology: AmqpTopology, line: Line, now: float, cod
     message = envelope.message
     shown = _short(message) and not codec.encrypts
     marks = properties(message.priority, message.id, message.task) if shown else properties(message.priority)
-    if message.due_at is None or message.due_at <= now:
+    seconds = envelope.seconds(now) if message.due_at is not None else 0.0
+    if seconds <= 0:
         return Publication("", topology.address(line), marks, envelope.pack(codec))
-    exchange, key = topology.delayed(message.due_at - now, line)
+    exchange, key = topology.delayed(seconds, line)
     return Publication(exchange, key, marks, envelope.pack(codec))
 
 

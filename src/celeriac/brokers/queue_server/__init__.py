@@ -25,7 +25,7 @@ What the transport must provide, and what the base makes of it:
 | a durable queue with one reader, and broadcasts  | `journal`: lines, pauses, revocations, inspections                |
 | broadcasts, and a count of connected workers     | `presence`: the workers, and what they hold                       |
 | `size`, `purge`, `taking`                        | `operations`: counts, peek, dead letters                          |
-| delays, or queues that lead to them              | due times: a message that arrives too early is sent back          |
+| delays, or queues that lead to them              | due times: what must wait longer than they last is sent back      |
 
 Two rules keep it safe. A message that goes elsewhere (RETURN, BURY, surplus) is sent, confirmed, and only then
 acknowledged: a crash in between duplicates it, and never loses it. And the envelope marks messages that may have been

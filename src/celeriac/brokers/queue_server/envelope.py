@@ -2,6 +2,10 @@
 
 The byte counts the deliveries that ended otherwise than with a connection (the server counts those that did); its
 highest bit says that the message may have been sent twice.
+
+Durations are waited for by the server's clock. A message whose `countdown` is set has a duration, and `due_at` is only
+what the sender expected: whoever receives it knows that the server has waited, whatever clocks say. A message with a
+`due_at` alone waits for an instant (an ETA), by the clock of who sends it, and then of who receives it.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac.model.codec import Codec
 from celeriac.model.gate import Unreadable
@@ -16,7 +21,7 @@ from celeriac.model.message import Message
 from celeriac.ports.operations import Dead, unreadable
 from celeriac.ports.operations import read_dead as decode_dead
 
-__all__ = ["Envelope", "Parcel", "encode_dead", "read_dead", "unpack"]
+__all__ = ["Envelope", "Parcel", "encode_dead", "read_dead", "returned", "unpack"]
 
 AGAIN = 0x80
 MAX_DELIVERIES = 0x7F
@@ -28,11 +33,31 @@ class Envelope(NamedTuple):
     message: Message
     deliveries: int = 0
     again: bool = False  # it may have been sent before
+    delay: float | None = None  # seconds that the server keeps it; None: as long as the message says; not packed
+
+    def seconds(self, now: float) -> float:
+        """Return how long the server must keep it; 0 or less: not at all."""
+        if self.delay is not None:
+            return self.delay
+        message = self.message
+        if message.due_at is None:
+            return 0.0
+        return message.due_at - now if message.countdown is None else message.countdown
 
     def pack(self, codec: Codec) -> bytes:
         """Return it as bytes."""
         first = min(max(self.deliveries, 0), MAX_DELIVERIES) | (AGAIN if self.again else 0)
         return bytes((first,)) + codec.encode(self.message)
+
+
+def returned(message: Message, deliveries: int, again: bool, delay: float | None) -> Envelope:
+    """Return the envelope of a message that goes back to its line: after a delay, or when it says so.
+
+    A countdown that the message was called with has passed by now, and the delay takes its place.
+    """
+    if delay is not None:
+        return Envelope(replace(message, countdown=delay), deliveries, again, delay)
+    return Envelope(message, deliveries, again, None if message.countdown is None else 0.0)
 
 
 class Parcel(NamedTuple):

@@ -86,8 +86,8 @@ class Intake:
         if lost and (not message.acks_late or count >= self._max_deliveries):
             held.delivery = replace(delivery, deliveries=count, lost=True)
             self.inherited.append(held.delivery)
-        elif message.due_at is not None and message.due_at > now + EARLY_SECONDS:
-            self._jobs.start(partial(self._send_back, [held]))  # its delay is longer than the server can count
+        elif message.due_at is not None and (early := self._early(message, now)) is not None:
+            self._jobs.start(partial(self._send_back, [held], early))
         elif lost and counted is None:  # only an envelope can count the losses of this queue
             self._jobs.start(partial(self._send_back, [held]))
         else:
@@ -100,6 +100,16 @@ class Intake:
             return
         self._consumers.touched.add(consumer)  # it has less room, and no receive will find out
         self._changed()
+
+    def _early(self, message: Message, now: float) -> Message | None:
+        """Return the message as it has to wait longer; None if its time has come.
+
+        A duration was waited for by the server, as far as it can count. Only an instant is compared with a clock.
+        """
+        if message.countdown is None:
+            return message if message.due_at is not None and message.due_at > now + EARLY_SECONDS else None
+        left = message.countdown - self._sender.transport.topology.longest_delay
+        return replace(message, countdown=left) if left > 0 else None
 
     def _tell_soon(self, message: Message) -> None:
         """Log soon that a message was lost with another worker: its other messages come now, too."""
@@ -162,9 +172,15 @@ class Intake:
             self._jobs.start(partial(self._send_back, surplus))
         self.watch_surplus()
 
-    async def _send_back(self, surplus: Sequence[Held]) -> None:
-        """Send messages back to their lines as they were, and acknowledge them. A repetition is marked as one."""
-        envelopes = [Envelope(held.delivery.message, held.count, held.again) for held in surplus]
+    async def _send_back(self, surplus: Sequence[Held], early: Message | None = None) -> None:
+        """Send messages back to their lines as they were, and acknowledge them. A repetition is marked as one.
+
+        `early` replaces a single message, which waits as long as it says.
+        """
+        if early is not None:
+            envelopes = [Envelope(early, held.count, held.again) for held in surplus]
+        else:
+            envelopes = [Envelope(held.delivery.message, held.count, held.again, 0.0) for held in surplus]
         for held in surplus:
             held.again = True
         await self._sender.send(envelopes, (), PATIENCE)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from celeriac.brokers.queue_server.background_jobs import BackgroundJobs
 from celeriac.brokers.queue_server.consumer import Held
 from celeriac.brokers.queue_server.consumers import Consumers
-from celeriac.brokers.queue_server.envelope import Envelope, Parcel, encode_dead
+from celeriac.brokers.queue_server.envelope import Envelope, Parcel, encode_dead, returned
 from celeriac.brokers.queue_server.intake import Intake
 from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.presence import Presence, answer_roll_calls
@@ -182,7 +182,7 @@ class QueueServerLease(Lease):
             envelopes += [Envelope(follow, again=held.again) for follow in settlement.follow_ups]
             if settlement.action is Action.RETURN:
                 message = settlement.message or delivery.message
-                envelopes.append(Envelope(message, settlement.deliveries, held.again))
+                envelopes.append(returned(message, settlement.deliveries, held.again, settlement.delay))
             elif settlement.action is Action.BURY:
                 letter = encode_dead(delivery.message, settlement.reason, self._clock.now(), self._transport.codec)
                 letters.append(Parcel(self._transport.topology.dead(delivery.message.queue), letter))
@@ -227,7 +227,7 @@ class QueueServerLease(Lease):
                 await self._jobs.finished()  # they send back messages that must not be sent back twice
                 kept = [held for held in self._unacked.all() if not held.delivery.lost]
                 # One of them may just have been settled, and its outcome stored: so they are marked.
-                await self._sender.send([Envelope(held.delivery.message, held.count, again=True) for held in kept])
+                await self._sender.send([Envelope(held.delivery.message, held.count, True, 0.0) for held in kept])
                 self._intake.acknowledge(kept)
                 await self.connection.stop()
         finally:

@@ -20,7 +20,7 @@ from celeriac.brokers.queue_server.transport import Inspection, Taken
 from celeriac.errors import NotSupported
 from celeriac.model.codec import Codec
 from celeriac.model.message import LANES, Message
-from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable
+from celeriac.ports.operations import Dead, First, Operations, QueueCounts, WorkerInfo, anew, unreadable
 
 __all__ = ["QueueServerOperations"]
 
@@ -107,14 +107,17 @@ class QueueServerOperations(Operations):
         raise NotSupported(f"{self._transport.product} cannot find a message by its id. SQLite and Redis can: see "
                            "docs/brokers.md.")  # fmt: skip
 
-    async def withdraw(self, queue: str, limit: int) -> list[Message]:
+    async def withdraw(self, queue: str, limit: int, first: First | None = None) -> list[Message]:
         async with self._inspecting() as (inspection, journal):
             found: list[Message] = []
             for address in self._addresses(journal, queue):
                 if len(found) < limit:
                     async with inspection.taking(address, limit - len(found)) as taken:
+                        messages = [_readable(one.body, queue, self._transport.codec) for one in taken.messages]
+                        if first is not None and messages:
+                            await first(messages)
                         taken.acknowledge([pushed.tag for pushed in taken.messages])
-                        found += [_readable(pushed.body, queue, self._transport.codec) for pushed in taken.messages]
+                        found += messages
             return found
 
     async def pause(self, queue: str) -> None:

@@ -126,7 +126,7 @@ class RedisBroker(Broker, ScheduleKeeper):
         return (message.queue, message.id, blob(message, self.codec), due(message))
 
     def operations(self) -> Operations:
-        return RedisOperations(self.server, self.clock)
+        return RedisOperations(self.server, self.clock, self.result_expires)
 
     def close(self) -> None:
         self.server.close()

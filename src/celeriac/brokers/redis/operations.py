@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.redis.envelope import blob, shown, worker_of
+from celeriac.brokers.redis.envelope import blob, due, shown, worker_of
+from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
-from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew
+from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
 
 __all__ = ["RedisOperations"]
 
@@ -19,9 +20,10 @@ __all__ = ["RedisOperations"]
 class RedisOperations(Operations):
     """Operations by scripts and single commands."""
 
-    def __init__(self, server: Server, clock: Clock) -> None:
+    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self._server = server
         self._clock = clock
+        self._result_ttl = outcomes.milliseconds(result_expires)
 
     async def queues(self) -> list[QueueCounts]:
         rows = await self._run("queues", self._moment())
@@ -50,9 +52,31 @@ class RedisOperations(Operations):
             for place, value, queue, id in zip(*(reply[i::4] for i in range(4)), strict=True)
         }
 
-    async def withdraw(self, queue: str, limit: int) -> list[Message]:
-        found, codec = await self._run("purge", queue, limit), self._server.codec
-        return [shown(value, queue, codec, id.decode()) for id, value in zip(found[::2], found[1::2], strict=True)]
+    async def waiting(self, queue: str, limit: int) -> list[Waiting]:
+        found, codec = await self._run("waiting", queue, limit), self._server.codec
+        return [
+            Waiting((id, line), shown(value, queue, codec, id.decode()))
+            for id, line, value in zip(*(found[i::3] for i in range(3)), strict=True)
+        ]
+
+    async def remove(self, queue: str, removals: Sequence[Removal]) -> list[bool]:
+        if not removals:
+            return []
+        codec, parts = self._server.codec, list[Any]()
+        for removal in removals:
+            outcome = removal.outcome
+            parts += removal.key
+            if outcome is None:
+                parts += ("",) * 6
+            elif outcome.place is None:
+                parts += (outcomes.encode(outcome, codec), outcomes.channel_of(outcome.id), "", "", "", "")
+            else:
+                parts += outcomes.end_parts(outcome, removal.leaves_pending, codec)[1:]
+        for number, removal in enumerate(removals, start=1):
+            for message in removal.follow_ups:
+                parts += (number, message.queue, message.id, blob(message, codec), due(message))
+        done = await self._run("purge", queue, self._moment(), self._result_ttl, len(removals), *parts)
+        return [gone == 1 for gone in done]
 
     async def pause(self, queue: str) -> None:
         await self._server.ado(("SADD", self._key("paused"), queue))

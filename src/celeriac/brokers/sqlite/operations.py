@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,12 +9,24 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.sqlite.rows import Found, find, insert, queue_of, remove, wake_due
+from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
-from celeriac.ports.operations import Dead, Operations, QueueCounts, WorkerInfo, anew, unreadable, worker_of
+from celeriac.ports.operations import (
+    Dead,
+    Operations,
+    QueueCounts,
+    Removal,
+    Waiting,
+    WorkerInfo,
+    anew,
+    unreadable,
+    worker_of,
+)
+from celeriac.ports.workflows import NodeEnd
 
 __all__ = ["SQLiteOperations"]
 
@@ -24,6 +35,8 @@ COUNT = " UNION ALL ".join(
     f"SELECT CAST(queue AS TEXT), '{table}', count(*) FROM {table} JOIN lines USING (line) GROUP BY queue"  # noqa: S608
     for table in TABLES
 )
+WAITING = (READY, FRESH, SCHEDULED)
+DELETE_WAITING = [f"DELETE FROM {table} WHERE line = ? AND rank IS ? AND seq IS ?" for table in WAITING]  # noqa: S608
 ALL_READY = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
 
 
@@ -60,18 +73,24 @@ class SQLiteOperations(Operations):
         found = ((id, self._database.read(partial(find, id=id))) for id in ids)
         return {id: (item.state, item.message) for id, item in found if item is not None}
 
-    async def withdraw(self, queue: str, limit: int) -> list[Message]:
-        def work(connection: sqlite3.Connection) -> list[tuple[bytes, int]]:
-            deleted: list[tuple[bytes, int]] = []
-            for table in (READY, FRESH, SCHEDULED):
-                query = f"SELECT CAST(message AS BLOB), line, rank, seq FROM {table} WHERE {OF_QUEUE} LIMIT ?"  # noqa: S608
-                found = connection.execute(query, (queue, limit - len(deleted))).fetchall()
-                keys = [key for _, *key in found]
-                connection.executemany(f"DELETE FROM {table} WHERE line = ? AND rank = ? AND seq = ?", keys)  # noqa: S608
-                deleted += [(raw, line) for raw, line, _, _ in found]
-            return deleted
+    async def waiting(self, queue: str, limit: int) -> list[Waiting]:
+        found: list[Waiting] = []
+        for table in WAITING:
+            query = f"SELECT CAST(message AS BLOB), line, rank, seq FROM {table} WHERE {OF_QUEUE} LIMIT ?"  # noqa: S608
+            rows = self._rows(query, (queue, limit - len(found)))
+            found += [Waiting((line, rank, seq), self._shown(raw, line)) for raw, line, rank, seq in rows]
+        return found
 
-        return [self._shown(raw, line) for raw, line in await self._database.awrite(work)]
+    async def remove(self, queue: str, removals: Sequence[Removal]) -> list[bool]:
+        def work(connection: Connection) -> list[bool]:
+            done = [
+                any(connection.execute(delete, removal.key).rowcount for delete in DELETE_WAITING)
+                for removal in removals
+            ]
+            _end(connection, [one for one, gone in zip(removals, done, strict=True) if gone], self._clock.now())
+            return done
+
+        return await self._database.awrite(work)
 
     async def pause(self, queue: str) -> None:
         await self._change("INSERT OR IGNORE INTO pauses (queue) VALUES (?)", (queue,))
@@ -145,6 +164,18 @@ class SQLiteOperations(Operations):
 def _time(value: Any) -> float:
     """Return a time of the file, where a damaged one may have any value."""
     return value if isinstance(value, int | float) else 0.0
+
+
+def _end(connection: Connection, removals: Sequence[Removal], now: float) -> None:
+    """Store the outcomes of messages that were deleted; where they are new, publish what follows."""
+    alone = [one for one in removals if one.outcome is not None and one.outcome.place is None]
+    nodes = [one for one in removals if one.outcome is not None and one.outcome.place is not None]
+    is_new = outcomes.store(connection, [one.outcome for one in alone if one.outcome], now) if alone else []
+    if nodes:
+        ends = [NodeEnd(one.outcome, one.leaves_pending) for one in nodes if one.outcome]
+        is_new += workflows.conclude(connection, ends, now)
+    insert(connection, [message for one, new in zip([*alone, *nodes], is_new, strict=True) if new
+                        for message in one.follow_ups], now)  # fmt: skip
 
 
 def _letters(connection: Connection, ids: Sequence[str]) -> list[Found]:

@@ -66,10 +66,10 @@ Channels (`PUBLISH`):
     P:broadcast:NAME          control commands, their replies, events
 
 Each script of `scripts` begins with its arguments and its reply. KEYS[1] is always `P:queues`, and ARGV[1] the prefix.
-`publish`, `publish_one`, `purge`, `remove_dead` and `peek` change the keys of one queue, and keys of all queues;
+`publish`, `publish_one`, `remove_dead` and `peek` change the keys of one queue, and keys of all queues;
 `receive` and `sweep` touch many queues; `settle` touches the queues of a batch, of its follow-ups and of a request for
-messages that it carries, and P:outcome and P:workflow, as does `advance`; `publish_again` reads P:outcome, too. On
-Redis Cluster all keys must therefore be in one slot: give the prefix a hash tag (`redis_prefix = "{celeriac}"`), and
-name the node that has the slot. The hash tags of the queues allow a client for Cluster to spread them later, without a
-change of the keys.
+messages that it carries, and P:outcome and P:workflow, as do `advance` and `purge`; `publish_again` reads P:outcome,
+too. On Redis Cluster all keys must therefore be in one slot: give the prefix a hash tag (`redis_prefix =
+"{celeriac}"`), and name the node that has the slot. The hash tags of the queues allow a client for Cluster to spread
+them later, without a change of the keys.
 """
