@@ -15,11 +15,11 @@ from celeriac.schedules.intervals import every
 from celeriac.schedules.once import at
 
 ID = new_id()
-WHAT = Template("t", [First(encode(Message(id=ID, task="t")))], [ID], [0])
+WHAT = Template("t", [First(encode(Message(id=ID, task="t")))], 1, [0])
 
 
 def definition(**fields: Any) -> Definition:
-    return Definition(**{"when": every(10), "what": WHAT, "salt": b"salt", **fields})
+    return Definition(**{"when": every(10), "what": WHAT, **fields})
 
 
 def entry(cursor: int = 0, **fields: Any) -> Entry:

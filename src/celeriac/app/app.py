@@ -99,6 +99,7 @@ class Celeriac(Registering):
 
     def _configuration_changed(self) -> None:
         self._templates.clear()
+        self.declared.forget()
         self._routes = self._queues = None
         for task in (*self.tasks.values(), *self.builtin_tasks.values()):
             task.configuration_changed()
@@ -149,6 +150,7 @@ class Celeriac(Registering):
 
     def _add(self, name: str, task: Task[Any, Any]) -> None:
         super()._add(name, task)
+        self.declared.forget()
         if (schedule := task.options.pop("schedule", None)) is not None:
             self.declared.add_task(task, schedule)
 
@@ -159,9 +161,9 @@ class Celeriac(Registering):
 
     def scheduler(self, name: str = "") -> Scheduler:
         """Return a scheduler, which `beat` runs."""
-        scheduler = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
+        scheduling = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
         name = name or f"{self.main}@{socket.gethostname()}.{os.getpid()}"
-        made: Scheduler = scheduler.Scheduler(self, name, self.declared.sync)
+        made: Scheduler = scheduling.Scheduler(self, name, self.declared)
         return made
 
     # --- Tasks: `registering.py` has more -------------------------------------------------------------

@@ -15,7 +15,15 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
-from celeriac.beat.definition import Definition, Overlap, definition_of, encode_definition, with_visible_ends
+from celeriac.beat.definition import (
+    LAST_RECORD,
+    RECORD,
+    Definition,
+    Overlap,
+    definition_of,
+    encode_definition,
+    with_visible_ends,
+)
 from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
@@ -158,7 +166,7 @@ class Schedules:
 
     async def aremove(self, name: str) -> None:
         """Coroutine version of `remove`."""
-        (done,) = await self.store.remove([name])
+        (done,) = await self.store.remove({name: None})
         if not done:
             raise await self._unknown(name)
 
@@ -190,7 +198,7 @@ class Schedules:
 
     async def alist(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
         """Coroutine version of `list`."""
-        return [self._info(entry) for entry in await self.store.page(after, limit)]
+        return [self._info(entry) for entry in await self._page(after, limit)]
 
     def next(self, name: str, count: int = 5) -> Sequence[datetime]:
         """Return the next ticks of an entry, as if it were not paused."""
@@ -241,10 +249,10 @@ class Schedules:
         while tick is not None and tick <= last:
             ticks.append(tick)
             tick = definition.when.next(tick)
-        ends = {one: definition.what.ends_at(definition.salt, one) for one in ticks}
+        ends = {one: definition.what.ends_at(entry.salt, one) for one in ticks}
         known = await self._known([id for ids in ends.values() for id in ids])
         new = [one for one, ids in ends.items() if known.isdisjoint(ids)]
-        await self._send([self._fill(definition, definition.salt, one) for one in new], again=True)
+        await self._send([self._fill(definition, entry.salt, one) for one in new], again=True)
         return len(new)
 
     def _fill(self, definition: Definition, salt: bytes, tick: int) -> Filled:
@@ -274,8 +282,7 @@ class Schedules:
         """Return the definition of an entry. Raises for what cannot be."""
         origin = {name: more.pop(name) for name in ("origin", "app") if name in more}
         return with_visible_ends(Definition(
-            when=self._when(schedule), what=template_of(self._app, what), salt=os.urandom(SALT),
-            **self._policies(more), **origin,
+            when=self._when(schedule), what=template_of(self._app, what), **self._policies(more), **origin,
         ))  # fmt: skip
 
     def _when(self, schedule: Schedule | Duration | str) -> Any:
@@ -300,8 +307,11 @@ class Schedules:
         return found
 
     def entry(self, name: str, definition: Definition) -> Entry:
-        """Return a new entry."""
-        return self.redefined(Entry(name=name, cursor=0), definition)
+        """Return a new entry. Raises `ImproperlyConfigured` for a name that is not for entries."""
+        if name.startswith(RECORD):
+            raise ImproperlyConfigured(f"The name of a schedule must not begin with a control character: {name!r}.")
+        new = Entry(name=name, definition=msgspec.Raw(encode_definition(definition)), salt=os.urandom(SALT), cursor=0)
+        return beginning(new, definition, self._now())
 
     def redefined(self, entry: Entry, definition: Definition) -> Entry:
         """Return an entry with another definition. Its cursor stays if the schedule does."""
@@ -351,8 +361,12 @@ class Schedules:
             raise await self._unknown(name)
         return found[name]
 
+    async def _page(self, after: str, limit: int) -> Sequence[Entry]:
+        """Return the entries whose names come after this one, but for the records, whose names come first of all."""
+        return await self.store.page(max(after, LAST_RECORD), limit)
+
     async def _unknown(self, name: str) -> UnknownSchedule:
-        names = [entry.name for entry in await self.store.page("", NEAR)]
+        names = [entry.name for entry in await self._page("", NEAR)]
         return UnknownSchedule(f"There is no schedule named {name!r}.{nearest(name, names)} "
                                "`celeriac schedules list` shows all.")  # fmt: skip
 

@@ -1,15 +1,16 @@
 """What an entry sends at each tick: messages, and the tree of a workflow, made once and filled in for each tick.
 
-A template is made where the entry is declared, by the code that also sends calls and workflows. Its ids are
-placeholders. At a tick each is replaced by another, which is a function of the entry's salt, the tick and the number of
-the placeholder: every scheduler sends the same messages with the same ids, also after an edit of what is sent, and
-needs neither the tasks nor the app's code. All ids have the same length, so they are replaced in the encoded bytes.
+A template is made where the entry is declared, by the code that also sends calls and workflows. Its ids are numbered
+placeholders, so that templates that send the same are equal. At a tick each is replaced by an id, which is a function
+of the entry's salt, the tick and the number of the placeholder: every scheduler sends the same messages with the same
+ids, also after an edit of what is sent, and needs neither the tasks nor the app's code. All ids and placeholders have
+the same length, so they are replaced in the encoded bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -31,8 +32,8 @@ from celeriac.tasks.signature import Signature
 
 __all__ = ["Filled", "First", "Template", "template_of"]
 
-ID_LENGTH = 36  # characters of all ids that Celeriac makes
-ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # each id that Celeriac makes, and each placeholder
+PLACEHOLDER = "5d0c3a71-9b84-4e6f-a2d7-{:012x}"  # the first part was drawn at random: no arguments contain it
 CHOSEN = "A schedule sends a task again and again, so that it cannot have the option task_id: leave it out."
 DATED = "A schedule sends a task again and again, so that the option {} cannot be an instant: use {}."
 
@@ -50,7 +51,7 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
 
     task: Name  # the first task, for people
     firsts: Annotated[list[First], Meta(min_length=1)]
-    ids: Annotated[list[Annotated[str, Meta(min_length=ID_LENGTH, max_length=ID_LENGTH)]], Meta(min_length=1)]
+    ids: Annotated[int, Meta(ge=1)]  # how many it has
     ends: Annotated[list[int], Meta(min_length=1)]  # which of the ids are of tasks whose ends are the end of all
     tree: bytes | None = None  # of a workflow
     workflow: Annotated[int, Meta(ge=0)] = 0  # which of the ids is the workflow's
@@ -58,8 +59,10 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: dict[int, int] = {}
 
     def __post_init__(self) -> None:
-        if max((*self.ends, self.workflow)) >= len(self.ids) or min(self.ends) < 0:
+        if max((*self.ends, self.workflow)) >= self.ids or min(self.ends) < 0:
             raise ValueError("the ids of its ends are missing")
+        if self.ids > sum(len(first.message) for first in self.firsts) + len(self.tree or b""):
+            raise ValueError("it does not contain so many ids")
 
     @property
     def sends_workflow(self) -> bool:
@@ -72,8 +75,8 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
         """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
-        new = [self._id(number, salt, tick) for number in range(len(self.ids))]
-        ids, at = _by_placeholder(self.ids, new), tick / 1000 + delay
+        new = [self._id(number, salt, tick) for number in range(self.ids)]
+        ids, at = _by_placeholder(map(PLACEHOLDER.format, range(self.ids)), new), tick / 1000 + delay
         messages = []
         for first in self.firsts:
             message, due_at = decode(_filled(first.message, ids)), at + first.delay
@@ -87,14 +90,6 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
             tree = codec.seal("tree", _filled(self.tree, ids), workflow)
             plan = Plan(id=workflow, tree=tree, left=self.left, missing=self.missing)
         return Filled(messages, plan, [new[end] for end in self.ends])
-
-    def without_ids(self) -> Template:
-        """Return the template with other placeholders, which are the same in all templates that send the same."""
-        numbers = [f"{number:0{ID_LENGTH}}" for number in range(len(self.ids))]
-        ids = _by_placeholder(self.ids, numbers)
-        firsts = [First(_filled(first.message, ids), first.delay, first.expires) for first in self.firsts]
-        tree = None if self.tree is None else _filled(self.tree, ids)
-        return replace(self, firsts=firsts, tree=tree, ids=numbers)
 
     def with_outcomes(self) -> Template:
         """Return the template without `ignore_result`. The last tasks of a workflow store their outcomes anyway."""
@@ -121,12 +116,14 @@ class Filled(msgspec.Struct, frozen=True):
     ends: list[str]
 
 
-def _by_placeholder(placeholders: Sequence[str], new: Sequence[str]) -> dict[bytes, bytes]:
-    return {id.encode(): other.encode() for id, other in zip(placeholders, new, strict=True)}
+def _by_placeholder(old: Iterable[str], new: Iterable[str]) -> dict[bytes, bytes]:
+    return {id.encode(): other.encode() for id, other in zip(old, new, strict=True)}
 
 
 def _filled(data: bytes, ids: Mapping[bytes, bytes]) -> bytes:
-    """Replace all placeholders in one pass: a workflow of a thousand tasks has a thousand."""
+    """Replace ids, all in one pass: a workflow of a thousand tasks has a thousand."""
+    if len(ids) == 1:
+        return data.replace(*next(iter(ids.items())))
     return ID.sub(lambda found: ids.get(found[0], found[0]), data)
 
 
@@ -136,7 +133,8 @@ def template_of(app: App, what: Any) -> Template:
         _check_options(what)
         what._checked((), None)
         message = replace(what.message(), reply_to="")
-        return Template(message.task, [_first(message)], list(dict.fromkeys(_ids(message))), [0])
+        ids = list(dict.fromkeys(_ids(message)))
+        return Template(message.task, [_first(message, _placeholders(ids))], len(ids), [0])
     if not isinstance(what, Signature | Composite):
         raise WorkflowError(f"A schedule sends a task's signature or a workflow, not {what!r}: task.s(…).")
     planned = Planner(app).plan(what)
@@ -144,13 +142,14 @@ def template_of(app: App, what: Any) -> Template:
         raise UnknownOption(CHOSEN)
     tree = planned.tree
     ids = list(dict.fromkeys(_tree_ids(tree)))
+    placeholders = _placeholders(ids)
     leaves = [tree.step(number).id for number in tree.leaves(tree.end)]
     plan = planned.plan(Codec())
     return Template(
         task=next(step.task for _, step in tree.steps()),
-        firsts=[_first(replace(message, reply_to="")) for message in planned.starts],
-        ids=ids, ends=[ids.index(id) for id in leaves], tree=plan.tree, workflow=ids.index(tree.id), left=plan.left,
-        missing=dict(plan.missing),
+        firsts=[_first(replace(message, reply_to=""), placeholders) for message in planned.starts],
+        ids=len(ids), ends=[ids.index(id) for id in leaves], tree=_filled(plan.tree, placeholders),
+        workflow=ids.index(tree.id), left=plan.left, missing=dict(plan.missing),
     )  # fmt: skip
 
 
@@ -163,11 +162,17 @@ def _check_options(signature: Signature[Any]) -> None:
         raise UnknownOption(DATED.format("expires", "seconds"))
 
 
-def _first(message: Message) -> First:
+def _placeholders(ids: Sequence[str]) -> dict[bytes, bytes]:
+    """Return a placeholder for each id, by its position."""
+    return _by_placeholder(ids, map(PLACEHOLDER.format, range(len(ids))))
+
+
+def _first(message: Message, placeholders: Mapping[bytes, bytes]) -> First:
     """Return a message as it is stored: what is an instant in a call is a time after the tick here."""
     delay = 0.0 if message.due_at is None else max(0.0, message.due_at - message.sent_at)
     expires = None if message.expires_at is None else message.expires_at - message.sent_at
-    return First(encode(replace(message, sent_at=0.0, due_at=None, expires_at=None)), delay, expires)
+    plain = encode(replace(message, sent_at=0.0, due_at=None, expires_at=None))
+    return First(_filled(plain, placeholders), delay, expires)
 
 
 def _ids(message: Message) -> Iterator[str]:

@@ -88,7 +88,8 @@ def command(session: Session, *, name: str | None, loglevel: str | None, log_for
 def check_schedules(app: Celeriac) -> None:
     """Raise if there is no store for schedules, and for those that are declared wrongly."""
     _ = app.schedules.store
-    app.declared.definitions()
+    for _ in app.declared.definitions():
+        pass
 
 
 async def _beat(app: Celeriac, name: str, formatter: logging.Formatter | None) -> None:
