@@ -517,8 +517,8 @@ def test_the_option_schedule_of_a_task_declares_an_entry_of_its_name(make_app: C
     @shared_task(name="shared.poll", schedule=30)
     def poll() -> None: ...
 
-    found = app.declared.definitions()
-    assert {name: repr(decode_definition(raw).when) for name, raw in found} == {
+    found = {name: decode_definition(raw) for name, raw in app.declared.definitions()}
+    assert {name: repr(definition.when) for name, definition in found.items()} == {
         report.name: "crontab(minute=0, hour=3, tz='Europe/Berlin')",
         clean.name: "every(hours=1)",
         "shared.poll": "every(30)",

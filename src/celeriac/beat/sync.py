@@ -154,9 +154,7 @@ class Sync:
         while page:
             known = [(entry, missing.pop(entry.name, None)) for entry in page]
             if edits:
-                gone = [entry for entry, wanted in known if wanted is None and self._is_mine(entry)]
-                if gone:
-                    await store.remove({entry.name: entry.revision for entry in gone})
+                await self._remove(store, [entry for entry, wanted in known if wanted is None])
                 await self._change(store, [entry for entry, wanted in known if wanted is not None])
             await asyncio.sleep(0)
             page = await store.page(page[-1].name, BATCH)
@@ -169,6 +167,13 @@ class Sync:
             if taken and edits:  # by another scheduler
                 await self._change(store, list((await store.get(taken)).values()))
             await asyncio.sleep(0)
+
+    async def _remove(self, store: ScheduleStore, entries: Sequence[Entry]) -> None:
+        """Remove the entries that this app has declared."""
+        while gone := {entry.name: entry.revision for entry in entries if self._is_mine(entry)}:
+            done = await store.remove(gone)
+            changed = [name for name, good in zip(gone, done, strict=True) if not good]
+            entries = list((await store.get(changed)).values())  # a tick was sent, or a person was faster
 
     async def _change(self, store: ScheduleStore, entries: Sequence[Entry]) -> None:
         """Change the entries that are not as declared."""

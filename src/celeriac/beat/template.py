@@ -20,37 +20,30 @@ from msgspec.structs import replace
 
 from celeriac.canvas.composite import Composite
 from celeriac.canvas.planner import Planner
-from celeriac.canvas.tree import Step, Tree
+from celeriac.canvas.tree import Node, Step, Tree
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.codec import Codec
-from celeriac.model.gate import Duration, Name
-from celeriac.model.message import Message, decode, encode
+from celeriac.model.gate import Name
+from celeriac.model.message import Link, Message, decode, encode
 from celeriac.ports.workflows import Plan
 from celeriac.schedules.ticks import tick_id
 from celeriac.tasks.protocols import App
-from celeriac.tasks.signature import Signature
+from celeriac.tasks.signature import Signature, listed
 
-__all__ = ["Filled", "First", "Template", "template_of"]
+__all__ = ["Filled", "Template", "template_of"]
 
 ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # each id that Celeriac makes, and each placeholder
 PLACEHOLDER = "5d0c3a71-9b84-4e6f-a2d7-{:012x}"  # the first part was drawn at random: no arguments contain it
 CHOSEN = "A schedule sends a task again and again, so that it cannot have the option task_id: leave it out."
+ROUNDED = 3  # digits of a second
 DATED = "A schedule sends a task again and again, so that the option {} cannot be an instant: use {}."
-
-
-class First(msgspec.Struct, array_like=True, frozen=True):
-    """A message that is sent at the tick."""
-
-    message: bytes
-    delay: Duration = 0.0  # seconds, from the tick until it may be started
-    expires: Duration | None = None  # seconds, from the tick
 
 
 class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is sent at each tick."""
 
     task: Name  # the first task, for people
-    firsts: Annotated[list[First], Meta(min_length=1)]
+    firsts: Annotated[list[bytes], Meta(min_length=1)]  # messages; their instants are seconds after the tick
     ids: Annotated[int, Meta(ge=1)]  # how many it has
     ends: Annotated[list[int], Meta(min_length=1)]  # which of the ids are of tasks whose ends are the end of all
     tree: bytes | None = None  # of a workflow
@@ -61,7 +54,7 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         if max((*self.ends, self.workflow)) >= self.ids or min(self.ends) < 0:
             raise ValueError("the ids of its ends are missing")
-        if self.ids > sum(len(first.message) for first in self.firsts) + len(self.tree or b""):
+        if self.ids > sum(map(len, self.firsts)) + len(self.tree or b""):
             raise ValueError("it does not contain so many ids")
 
     @property
@@ -71,19 +64,13 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def messages(self) -> list[Message]:
         """Return the messages that are sent, with placeholders as ids. Raises `Unreadable`."""
-        return [decode(first.message) for first in self.firsts]
+        return list(map(decode, self.firsts))
 
     def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
         """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
         new = [self._id(number, salt, tick) for number in range(self.ids)]
         ids, at = _by_placeholder(map(PLACEHOLDER.format, range(self.ids)), new), tick / 1000 + delay
-        messages = []
-        for first in self.firsts:
-            message, due_at = decode(_filled(first.message, ids)), at + first.delay
-            messages.append(replace(
-                message, sent_at=now, due_at=due_at if due_at > now else None,
-                expires_at=None if first.expires is None else at + first.expires,
-            ))  # fmt: skip
+        messages = [_dated(decode(_filled(first, ids)), at, now) for first in self.firsts]
         plan: Plan | None = None
         if self.tree is not None:
             workflow = new[self.workflow]
@@ -95,10 +82,7 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the template without `ignore_result`. The last tasks of a workflow store their outcomes anyway."""
         if self.sends_workflow:
             return self
-        messages = [replace(decode(first.message), ignore_result=False) for first in self.firsts]
-        return replace(self, firsts=[
-            replace(first, message=encode(message)) for first, message in zip(self.firsts, messages, strict=True)
-        ])  # fmt: skip
+        return replace(self, firsts=[encode(replace(message, ignore_result=False)) for message in self.messages()])
 
     def ends_at(self, salt: bytes, tick: int) -> list[str]:
         """Return the ids of the tasks whose ends are the end of what was sent at a tick."""
@@ -132,22 +116,22 @@ def template_of(app: App, what: Any) -> Template:
     if isinstance(what, Signature) and not what.leads_on():
         _check_options(what)
         what._checked((), None)
-        message = replace(what.message(), reply_to="")
+        message = _undated(what.message())
         ids = list(dict.fromkeys(_ids(message)))
-        return Template(message.task, [_first(message, _placeholders(ids))], len(ids), [0])
+        return Template(message.task, [_filled(encode(message), _placeholders(ids))], len(ids), [0])
     if not isinstance(what, Signature | Composite):
         raise WorkflowError(f"A schedule sends a task's signature or a workflow, not {what!r}: task.s(…).")
     planned = Planner(app).plan(what)
     if planned.chosen:
         raise UnknownOption(CHOSEN)
-    tree = planned.tree
+    tree = _undated_tree(planned.tree)
     ids = list(dict.fromkeys(_tree_ids(tree)))
     placeholders = _placeholders(ids)
     leaves = [tree.step(number).id for number in tree.leaves(tree.end)]
-    plan = planned.plan(Codec())
+    plan = planned._replace(tree=tree).plan(Codec())
     return Template(
         task=next(step.task for _, step in tree.steps()),
-        firsts=[_first(replace(message, reply_to=""), placeholders) for message in planned.starts],
+        firsts=[_filled(encode(_undated(message)), placeholders) for message in planned.starts],
         ids=len(ids), ends=[ids.index(id) for id in leaves], tree=_filled(plan.tree, placeholders),
         workflow=ids.index(tree.id), left=plan.left, missing=dict(plan.missing),
     )  # fmt: skip
@@ -160,6 +144,10 @@ def _check_options(signature: Signature[Any]) -> None:
         raise UnknownOption(DATED.format("eta", "countdown, or another schedule"))
     if isinstance(signature.options.get("expires"), datetime):
         raise UnknownOption(DATED.format("expires", "seconds"))
+    for name in ("link", "link_error"):
+        for link in listed(signature.options.get(name)):
+            if isinstance(link, Signature):
+                _check_options(link)
 
 
 def _placeholders(ids: Sequence[str]) -> dict[bytes, bytes]:
@@ -167,12 +155,59 @@ def _placeholders(ids: Sequence[str]) -> dict[bytes, bytes]:
     return _by_placeholder(ids, map(PLACEHOLDER.format, range(len(ids))))
 
 
-def _first(message: Message, placeholders: Mapping[bytes, bytes]) -> First:
-    """Return a message as it is stored: what is an instant in a call is a time after the tick here."""
-    delay = 0.0 if message.due_at is None else max(0.0, message.due_at - message.sent_at)
-    expires = None if message.expires_at is None else message.expires_at - message.sent_at
-    plain = encode(replace(message, sent_at=0.0, due_at=None, expires_at=None))
-    return First(_filled(plain, placeholders), delay, expires)
+def _undated(message: Message) -> Message:
+    """Return a message as it is stored: what is an instant in a call is seconds after the tick here."""
+    return replace(
+        message, sent_at=0.0, due_at=_seconds(message, message.due_at), reply_to="",
+        expires_at=_seconds(message, message.expires_at),
+        link=[replace(link, message=_undated(link.message)) for link in message.link],
+        link_error=[replace(link, message=_undated(link.message)) for link in message.link_error],
+    )  # fmt: skip
+
+
+def _seconds(message: Message, instant: float | None) -> float | None:
+    """Return how long after a message was made an instant is; rounded, so that it does not depend on the time."""
+    return None if instant is None else max(0.0, round(instant - message.sent_at, ROUNDED))
+
+
+def _dated(message: Message, at: float, now: float) -> Message:
+    """Return a message that is sent now, `at` which instants are counted from."""
+    due_at = at + (message.due_at or 0.0)
+    dated = replace(message, sent_at=now, due_at=due_at if due_at > now else None,
+                    expires_at=None if message.expires_at is None else at + message.expires_at)  # fmt: skip
+    if not dated.link and not dated.link_error:
+        return dated
+    return replace(
+        dated, link=[replace(link, message=_dated(link.message, at, now)) for link in message.link],
+        link_error=[replace(link, message=_dated(link.message, at, now)) for link in message.link_error],
+    )  # fmt: skip
+
+
+def _undated_tree(tree: Tree) -> Tree:
+    """Return a tree without instants. The delays of its steps count from when they are sent, and stay."""
+    nodes: list[Node] = []
+    for node in tree.nodes:
+        if isinstance(node, Step):
+            message = replace(_timeless(node.message), id="", task="")
+            nodes.append(replace(
+                node, raw=msgspec.Raw(encode(message)),
+                countdown=None if node.countdown is None else round(node.countdown, ROUNDED),
+                expires=None if node.expires is None else round(node.expires, ROUNDED),
+            ))  # fmt: skip
+        else:
+            nodes.append(replace(node, link_error=[_timeless_link(link) for link in node.link_error]))
+    return Tree(tree.id, tree.root, nodes, tree.end)
+
+
+def _timeless(message: Message) -> Message:
+    return replace(
+        message, sent_at=0.0, due_at=None, expires_at=None, link=[_timeless_link(link) for link in message.link],
+        link_error=[_timeless_link(link) for link in message.link_error],
+    )  # fmt: skip
+
+
+def _timeless_link(link: Link) -> Link:
+    return replace(link, message=_timeless(link.message))
 
 
 def _ids(message: Message) -> Iterator[str]:
