@@ -276,15 +276,16 @@ async def test_delays_and_expiry_of_linked_tasks_count_from_the_tick(app: Celeri
     note = app.tasks["shop.note"]
     after = note.si("after").set(countdown=30, expires=60)
     failed = note.si("failed").set(expires=20)
-    await app.schedules.aadd("x", every(DAY), note.s("x").set(link=after, link_error=failed, countdown=5, expires=10))
+    what = note.s("x").set(link=after, link_error=failed, countdown=15, expires=25)
+    await app.schedules.aadd("x", every(10), what)
     clock.advance(DAY)
     await app.scheduler().turn()
     (tick,) = await app.broker.operations().scheduled("default", 10)
     (link,), (error,) = tick.link, tick.link_error
     assert tick.due_at is not None
-    at = tick.due_at - 5
-    assert clock.now() - DAY < at <= clock.now()
-    assert (tick.expires_at, link.message.due_at, link.message.expires_at) == (at + 10, at + 30, at + 60)
+    at = tick.due_at - 15
+    assert clock.now() - 10 < at <= clock.now()
+    assert (tick.expires_at, link.message.due_at, link.message.expires_at) == (at + 25, at + 30, at + 60)
     assert (error.message.due_at, error.message.expires_at) == (None, at + 20)
 
 
