@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
+import platform
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -162,7 +162,7 @@ class Celeriac(Registering):
     def scheduler(self, name: str = "") -> Scheduler:
         """Return a scheduler, which `beat` runs."""
         scheduling = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
-        name = name or f"{self.main}@{socket.gethostname()}.{os.getpid()}"
+        name = name or f"{self.main}@{platform.node()}.{os.getpid()}"
         made: Scheduler = scheduling.Scheduler(self, name, self.declared)
         return made
 
