@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from celeriac.model.message import new_id
 from celeriac.ports.schedules import Change
 from tests.beat.test_scheduler import app_on
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 
 HOUR = 3600.0
 OLD = {"kept": HOUR, "changed": HOUR, "old": HOUR}
@@ -91,8 +93,11 @@ async def test_a_deployment_is_rolled_back_a_minute_after_its_last_scheduler_was
 
 
 async def test_a_deployment_is_rolled_back_soon_after_its_last_scheduler_was_stopped(rollout: Rollout) -> None:
-    old, stopped = await rollout.started(rollout.old), await rollout.started(rollout.new)
-    await stopped.sync.leave(rollout.new.schedules.store, int(rollout.clock.now() * 1000))
+    old, new = await rollout.started(rollout.old), rollout.new.scheduler()
+    running = asyncio.ensure_future(new.run())
+    await asyncio.wait_for(new.started.wait(), PATIENCE)
+    new.stop()
+    await running
     await rollout.passes(4, old)
     assert await rollout.is_in_force(NEW)
     await rollout.passes(2, old)
