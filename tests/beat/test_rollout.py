@@ -92,12 +92,18 @@ async def test_a_deployment_is_rolled_back_a_minute_after_its_last_scheduler_was
     assert await rollout.is_in_force(OLD)
 
 
-async def test_a_deployment_is_rolled_back_soon_after_its_last_scheduler_was_stopped(rollout: Rollout) -> None:
+@pytest.mark.parametrize("how", ["stopped", "cancelled"])
+async def test_a_deployment_is_rolled_back_soon_after_its_last_scheduler_was_stopped(
+    rollout: Rollout, how: str
+) -> None:
     old, new = await rollout.started(rollout.old), rollout.new.scheduler()
     running = asyncio.ensure_future(new.run())
     await asyncio.wait_for(new.started.wait(), PATIENCE)
-    new.stop()
-    await running
+    if how == "stopped":
+        new.stop()
+    else:
+        running.cancel()
+    await asyncio.wait([running])
     await rollout.passes(4, old)
     assert await rollout.is_in_force(NEW)
     await rollout.passes(2, old)

@@ -50,6 +50,7 @@ SPREAD = 0.05  # seconds; schedulers wake up so far apart, so that one of them u
 MESSAGES = 5_000  # that are sent in one step, unless one entry has more
 CLAIM_SECONDS = 30.0
 POSTPONED = 60.0  # seconds, after which an entry that the broker has refused is tried again
+LEAVE_SECONDS = 1.0  # for the last word of a scheduler that is stopped
 PAUSES = (0.1, 5.0)  # seconds between attempts while a server is away: the first, the longest
 
 
@@ -86,6 +87,7 @@ class Scheduler:
         self._batch = BATCH  # 1 after the broker has refused something, until it is known what
         self.started = asyncio.Event()  # set after the first look into the store
         self._stopping = asyncio.Event()
+        self._away_since = 0.0  # monotonic; 0: no server is away
         self._store: ScheduleStore | None = None
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
 
@@ -94,30 +96,35 @@ class Scheduler:
 
         Raises `BackendError` if nothing keeps schedules, and `ImproperlyConfigured` for what cannot be declared.
         """
-        self._store = schedule_store(self.app.broker, self.app.backend)
-        first, longest = PAUSES
-        pause, away_since = first, 0.0
+        store = self._store = schedule_store(self.app.broker, self.app.backend)
+        try:
+            await self._run()
+        finally:
+            if self.started.is_set() and not self._away_since:
+                with contextlib.suppress(BrokerError, BackendError, TimeoutError):
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await self.sync.leave(store, (await store.due(1)).now)
+
+    async def _run(self) -> None:
+        pause, longest = PAUSES
         while not self._stopping.is_set():
             try:
                 wait = await self.turn()
             except (BrokerError, BackendError) as error:
-                if not away_since:
-                    away_since = time.monotonic()
+                if not self._away_since:
+                    self._away_since = time.monotonic()
                     log.warning("Schedules wait for a server: %s", error)
                 await self._sleep(pause)
                 pause = min(longest, pause * 2)
                 continue
-            if away_since:
-                log.warning("The server is back after %.1f s", time.monotonic() - away_since)
+            if self._away_since:
+                log.warning("The server is back after %.1f s", time.monotonic() - self._away_since)
                 self.sync.after_outage()
-            pause, away_since = first, 0.0
+            pause, self._away_since = PAUSES[0], 0.0
             if not self.started.is_set():
                 self.started.set()
                 signals.beat_init.send(self)
             await self._sleep(wait)
-        if not away_since and self.started.is_set():
-            with contextlib.suppress(BrokerError, BackendError):
-                await self.sync.leave(self._store, (await self._store.due(1)).now)
 
     def stop(self) -> None:
         """End `run`, once it has sent what it is about to send."""
