@@ -18,7 +18,8 @@ from celeriac.app.connections import file_url, open_backend, open_broker, sends_
 from celeriac.app.control import Control
 from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
-from celeriac.beat.schedules import POLICIES, Schedules
+from celeriac.beat.info import POLICIES
+from celeriac.beat.schedules import Schedules
 from celeriac.canvas import functions
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celeriac.beat.definition import CODE, encode_definition
-from celeriac.beat.schedules import POLICIES, Schedules
+from celeriac.beat.info import POLICIES
+from celeriac.beat.schedules import Schedules
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.schedules.kinds import as_schedule
 from celeriac.tasks.protocols import AnyTask, App

@@ -14,7 +14,7 @@ import click
 
 from celeriac import __version__
 from celeriac.app.app import Celeriac
-from celeriac.beat.schedules import ScheduleInfo
+from celeriac.beat.info import ScheduleInfo
 from celeriac.cli.banner import show_banner
 from celeriac.cli.log import set_up_logging
 from celeriac.cli.options import log_options
