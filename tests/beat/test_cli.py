@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from celeriac import Celeriac, crontab, every
+from celeriac.beat.definition import decode_definition
 from celeriac.cli import main
 from celeriac.errors import ArgumentsError, ImproperlyConfigured
 from celeriac.model.message import new_id
@@ -453,7 +454,7 @@ def test_a_schedule_is_run_by_hand_and_backfilled(app: Celeriac, folder: Path) -
 
 
 def test_a_declared_schedule_that_is_removed_comes_back_and_the_command_says_so(app: Celeriac, folder: Path) -> None:
-    asyncio.run(app.declared.sync())
+    asyncio.run(app.scheduler().turn())
     result = shop("schedules", "remove", "often", "--yes")
     assert "The app's code declares often: the next scheduler that starts adds it again" in result.stderr
 
@@ -516,7 +517,7 @@ def test_the_option_schedule_of_a_task_declares_an_entry_of_its_name(make_app: C
     @shared_task(name="shared.poll", schedule=30)
     def poll() -> None: ...
 
-    found = app.declared.definitions()
+    found = {name: decode_definition(raw) for name, raw in app.declared.definitions()}
     assert {name: repr(definition.when) for name, definition in found.items()} == {
         report.name: "crontab(minute=0, hour=3, tz='Europe/Berlin')",
         clean.name: "every(hours=1)",

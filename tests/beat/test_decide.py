@@ -8,18 +8,18 @@ import pytest
 
 from celeriac.beat.decide import LOOK_AGAIN, beginning, decide
 from celeriac.beat.definition import Definition, decode_definition, encode_definition
-from celeriac.beat.template import First, Template
+from celeriac.beat.template import Template
 from celeriac.model.message import Message, encode, new_id
 from celeriac.ports.schedules import Entry
 from celeriac.schedules.intervals import every
 from celeriac.schedules.once import at
 
 ID = new_id()
-WHAT = Template("t", [First(encode(Message(id=ID, task="t")))], [ID], [0])
+WHAT = Template("t", [encode(Message(id=ID, task="t"))], 1, [0])
 
 
 def definition(**fields: Any) -> Definition:
-    return Definition(**{"when": every(10), "what": WHAT, "salt": b"salt", **fields})
+    return Definition(**{"when": every(10), "what": WHAT, **fields})
 
 
 def entry(cursor: int = 0, **fields: Any) -> Entry:

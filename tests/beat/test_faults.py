@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from celeriac import Celeriac, chord
 from celeriac.beat import scheduler as scheduling
+from celeriac.beat.definition import definition_of
 from celeriac.brokers.memory import MemoryScheduleStore
-from celeriac.errors import BackendError, BrokerUnavailable, Unstorable
+from celeriac.canvas.tree import decode_tree
+from celeriac.errors import BackendError, BrokerUnavailable, UnknownOption, Unstorable
 from celeriac.model.message import Message, new_id
 from celeriac.ports.schedules import Change, Due
+from celeriac.ports.workflows import workflow_store
 from celeriac.schedules.intervals import every
 from celeriac.testing import running_worker
 from tests.beat.test_scheduler import app_on, beating, ran
@@ -100,12 +103,18 @@ async def test_a_claim_that_could_not_be_published_is_given_up_at_once(
 # --- Edits -----------------------------------------------------------------------------------------------
 
 
-def test_a_tick_has_the_same_id_after_an_edit_of_what_is_sent(app: Celeriac) -> None:
+async def test_a_tick_has_the_same_id_after_an_edit_of_what_is_sent(app: Celeriac) -> None:
     note, add = app.tasks["shop.note"], app.tasks["shop.add"]
-    old = app.schedules.definition(every(1), note.s("old"))
+
+    async def ends() -> list[str]:
+        (entry,) = (await app.schedules.store.get(["x"])).values()
+        return definition_of(entry).what.ends_at(entry.salt, 5_000)
+
+    await app.schedules.aadd("x", every(1), note.s("old"))
+    old = await ends()
     for what in (note.s("new"), add.s(1, 2)):
-        new = replace(app.schedules.definition(every(1), what), salt=old.salt)
-        assert new.what.ends_at(new.salt, 5_000) == old.what.ends_at(old.salt, 5_000)
+        await app.schedules.achange("x", every(2), what)
+        assert await ends() == old
 
 
 async def test_an_edit_by_a_clock_that_is_behind_sends_no_tick_again(app: Celeriac, clock: FakeClock) -> None:
@@ -261,3 +270,48 @@ async def test_a_schedule_that_minds_overlaps_goes_on_when_the_last_outcome_is_n
     clock.advance(DAY)
     await scheduler.turn()
     assert (await app.schedules.aget("x")).sent == 2
+
+
+async def test_delays_and_expiry_of_linked_tasks_count_from_when_they_are_sent(app: Celeriac, clock: FakeClock) -> None:
+    note = app.tasks["shop.note"]
+    after = note.si("after").set(countdown=30, expires=60)
+    failed = note.si("failed").set(expires=20)
+    what = note.s("x").set(link=after, link_error=failed, countdown=15, expires=25)
+    await app.schedules.aadd("x", every(10), what)
+    clock.advance(DAY)
+    await app.scheduler().turn()
+    (tick,) = await app.broker.operations().scheduled("default", 10)
+    (link,), (error,) = tick.link, tick.link_error
+    assert tick.due_at is not None
+    at = tick.due_at - 15
+    assert clock.now() - 10 < at <= clock.now()
+    assert tick.expires_at == at + 25
+    sent = link.sent(at + 100)
+    assert (sent.due_at, sent.expires_at) == (at + 130, at + 160)
+    sent = error.sent(at + 100)
+    assert (sent.due_at, sent.expires_at) == (None, at + 120)
+
+
+@pytest.mark.parametrize("name", ["link", "link_error"])
+async def test_an_instant_in_a_linked_task_is_refused(app: Celeriac, name: str) -> None:
+    note = app.tasks["shop.note"]
+    for option in ("eta", "expires"):
+        linked = note.s().set(**{option: datetime(2040, 1, 1, tzinfo=UTC)})
+        with pytest.raises(UnknownOption, match=f"{option} cannot be an instant"):
+            await app.schedules.aadd("x", every(DAY), note.s("x").set(**{name: linked}))
+
+
+async def test_an_error_callback_of_a_workflow_that_is_sent_long_after_it_was_declared_has_not_expired(
+    app: Celeriac, clock: FakeClock
+) -> None:
+    note = app.tasks["shop.note"]
+    steps = note.s("x") | note.s().on_error(note.si("failed").set(expires=20))
+    await app.schedules.aadd("x", every(DAY), steps)
+    clock.advance(DAY)
+    await app.scheduler().turn()
+    (message,) = await waiting(app)
+    assert message.place is not None
+    trees = workflow_store(app.backend).trees([message.place.workflow])
+    tree = decode_tree(trees[message.place.workflow])
+    (link,) = [link for _, step in tree.steps() for link in step.message.link_error]
+    assert (link.message.task, link.message.expires_at) == ("shop.note", None)

@@ -75,8 +75,8 @@ def ran(app: Celeriac) -> list[Any]:
 
 async def test_each_tick_is_sent_once_by_three_schedulers(app: Celeriac, urls: dict[str, str]) -> None:
     note = app.tasks["shop.note"]
-    await app.schedules.aadd("often", every(0.2), note.s("x"), missed="all")
     begun = time.monotonic()
+    await app.schedules.aadd("often", every(0.2), note.s("x"), missed="all")
     with app_on(urls) as second, app_on(urls) as third, running_worker(app):
         async with beating(app, second, third):
             await eventually(lambda: len(ran(app)) >= 10)

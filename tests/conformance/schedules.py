@@ -41,7 +41,7 @@ class SchedulesConformance:
 
     async def test_what_is_created_is_returned_as_it_was(self, schedules: ScheduleStore) -> None:
         given = entry(next_at=7, paused=True, claimed_at=5, version=3, sent=2, missed=1, skipped=1, last_at=-4,
-                      last_id="x")  # fmt: skip
+                      last_id="x", salt=b"salt")  # fmt: skip
         assert await schedules.create([given]) == [True]
         found = await schedules.get(["nightly", "other"])
         assert list(found) == ["nightly"]
@@ -70,7 +70,7 @@ class SchedulesConformance:
         (before,) = (await schedules.get(["nightly"])).values()
         await schedules.change([fired(before)])
         (before,) = (await schedules.get(["nightly"])).values()
-        assert await schedules.remove(["nightly"]) == [True]
+        assert await schedules.remove({"nightly": before.revision}) == [True]
         await schedules.create([entry()])
         assert await schedules.change([fired(before)]) == [False]
 
@@ -82,13 +82,22 @@ class SchedulesConformance:
 
     async def test_what_is_removed_is_gone(self, schedules: ScheduleStore) -> None:
         await schedules.create([entry("a"), entry("b")])
-        assert await schedules.remove(["a", "none"]) == [True, False]
+        assert await schedules.remove({"a": None, "none": None}) == [True, False]
         assert await schedules.get(["a"]) == {}
         assert [one.name for one in await schedules.page("", 10)] == ["b"]
         assert [one.name for one in (await schedules.due(10)).entries] == ["b"]
 
+    async def test_an_entry_that_has_changed_since_is_not_removed(self, schedules: ScheduleStore) -> None:
+        await schedules.create([entry("a"), entry("b")])
+        found = await schedules.get(["a", "b"])
+        await schedules.change([fired(found["a"])])
+        read = {name: one.revision for name, one in found.items()}
+        assert await schedules.remove({**read, "none": 1}) == [False, True, False]
+        assert list(await schedules.get(["a", "b"])) == ["a"]
+        assert [one.name for one in (await schedules.due(10)).entries] == ["a"]
+
     async def test_pages_are_sorted_by_name(self, schedules: ScheduleStore) -> None:
-        names = sorted(["b", "a", "ä", "aa", "Z", "10", "9", "x.y", "ß", "\U0001f99e"])
+        names = sorted(["\x01b", "b", "a", "ä", "aa", "Z", "10", "9", "x.y", "ß", "\U0001f99e"])
         await schedules.create([entry(name) for name in reversed(names)])
         found: list[str] = []
         while page := await schedules.page(found[-1] if found else "", 3):

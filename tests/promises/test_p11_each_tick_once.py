@@ -30,7 +30,7 @@ from typing import NamedTuple
 import pytest
 
 from celeriac import chain
-from celeriac.beat.scheduler import definition_of
+from celeriac.beat.definition import LAST_RECORD, definition_of
 from celeriac.errors import BackendError, BrokerError
 from celeriac.ports.schedules import Entry
 from celeriac.schedules.intervals import every
@@ -213,10 +213,10 @@ def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
         ticks = ticks_between(entry, begun[name].cursor)
         definition = definition_of(entry)
         for tick in ticks:
-            filled = definition.what.fill(definition.salt, tick, 0.0, 0.0, stage.app.backend.codec)
+            filled = definition.what.fill(entry.salt, tick, 0.0, 0.0, stage.app.backend.codec)
             expected |= dict.fromkeys((*(message.id for message in filled.messages), *filled.ends), (name, tick))
         assert (entry.sent, entry.missed, entry.skipped) == (len(ticks), 0, 0), entry
-        assert (entry.last_at, entry.last_id) == (ticks[-1], definition.what.ends_at(definition.salt, ticks[-1])[0])
+        assert (entry.last_at, entry.last_id) == (ticks[-1], definition.what.ends_at(entry.salt, ticks[-1])[0])
     deadline = time.monotonic() + LONG
     while not stage.is_empty():
         assert time.monotonic() < deadline, f"{stage.counts()} are left:\n{stage.workers[0].text()[-5000:]}"
@@ -246,7 +246,7 @@ def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
 def entries(stage: Stage, size: Size) -> dict[str, Entry]:
     """Declare half of the schedules, add the others, and return them all."""
     stage.app.conf.beat_schedule = declared(size.schedules // 2)
-    asyncio.run(stage.app.declared.sync())
+    asyncio.run(stage.app.scheduler("first").turn())
     plain, coroutine = stage.victim.brief, stage.victim.abrief
     for number in range(size.schedules // 2):
         what = chain(plain.si(number), coroutine.si(number)) if is_chain(number) else coroutine.si(number)
@@ -260,7 +260,7 @@ def is_chain(number: int) -> bool:
 
 
 async def stored(stage: Stage) -> dict[str, Entry]:
-    return {entry.name: entry for entry in await stage.app.schedules.store.page("", 1_000)}
+    return {entry.name: entry for entry in await stage.app.schedules.store.page(LAST_RECORD, 1_000)}
 
 
 def settled(stage: Stage, begun: dict[str, Entry]) -> dict[str, Entry]:
@@ -269,7 +269,6 @@ def settled(stage: Stage, begun: dict[str, Entry]) -> dict[str, Entry]:
 
     async def finish() -> dict[str, Entry]:
         scheduler = stage.app.scheduler("last")
-        scheduler._synced = True
         await scheduler.turn()
         found = await stored(stage)
         done = all(entry.claimed_at is None and entry.cursor >= now - 1000 for entry in found.values())

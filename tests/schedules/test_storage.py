@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import celeriac.schedules
-from celeriac.model.gate import Unreadable
-from celeriac.schedules.kinds import AnySchedule, encode, read_schedule
+from celeriac.model.gate import Unreadable, reader
+from celeriac.schedules.kinds import AnySchedule
 from tests.schedules.samples import SAMPLES, schedules
 
 NOW = 1_800_000_000_000
+
+encode = msgspec.msgpack.encode
+read_schedule: Callable[[bytes], AnySchedule] = reader(AnySchedule, "a schedule")
 CALLS = {name: getattr(celeriac.schedules, name) for name in celeriac.schedules.__all__}
 
 

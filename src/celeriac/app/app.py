@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
+import platform
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +18,8 @@ from celeriac.app.connections import file_url, open_backend, open_broker, sends_
 from celeriac.app.control import Control
 from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
-from celeriac.beat.schedules import POLICIES, Schedules
+from celeriac.beat.info import POLICIES
+from celeriac.beat.schedules import Schedules
 from celeriac.canvas import functions
 from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
@@ -99,6 +100,7 @@ class Celeriac(Registering):
 
     def _configuration_changed(self) -> None:
         self._templates.clear()
+        self.declared.forget()
         self._routes = self._queues = None
         for task in (*self.tasks.values(), *self.builtin_tasks.values()):
             task.configuration_changed()
@@ -149,6 +151,7 @@ class Celeriac(Registering):
 
     def _add(self, name: str, task: Task[Any, Any]) -> None:
         super()._add(name, task)
+        self.declared.forget()
         if (schedule := task.options.pop("schedule", None)) is not None:
             self.declared.add_task(task, schedule)
 
@@ -159,9 +162,9 @@ class Celeriac(Registering):
 
     def scheduler(self, name: str = "") -> Scheduler:
         """Return a scheduler, which `beat` runs."""
-        scheduler = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
-        name = name or f"{self.main}@{socket.gethostname()}.{os.getpid()}"
-        made: Scheduler = scheduler.Scheduler(self, name, self.declared.sync)
+        scheduling = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
+        name = name or f"{self.main}@{platform.node()}.{os.getpid()}"
+        made: Scheduler = scheduling.Scheduler(self, name, self.declared)
         return made
 
     # --- Tasks: `registering.py` has more -------------------------------------------------------------

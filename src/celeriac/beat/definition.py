@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -17,8 +17,8 @@ from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
-__all__ = ["CODE", "HAND", "Definition", "Overlap", "decode_definition", "definition_of", "encode_definition",
-           "with_visible_ends"]  # fmt: skip
+__all__ = ["CODE", "HAND", "LAST_RECORD", "RECORD", "Definition", "Origin", "Overlap", "decode_definition",
+           "definition_of", "encode_definition", "read_origin", "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 
@@ -29,8 +29,11 @@ Overlap: TypeAlias = Literal["allow", "skip", "one", "all", "cancel"]
 after the other. `cancel`: what runs is revoked and terminated, and the tick is sent.
 """
 
-CODE = "code"
-HAND = "hand"
+CODE: Final = "code"
+HAND: Final = "hand"
+
+RECORD: Final = "\x01"  # names that begin with it are not of schedules: see `release.py`
+LAST_RECORD: Final = RECORD + "\U0010ffff"  # comes after all of them, and before all others
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,7 +41,6 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     when: AnySchedule
     what: Template
-    salt: bytes  # makes the ids of what it sends
     missed: Missed = "latest"
     window: Milliseconds | None = None  # ticks that are older are not sent any more
     max_missed: Annotated[int, Meta(ge=1, le=10_000)] = MAX_MISSED
@@ -67,6 +69,17 @@ decode_definition: Callable[[bytes | memoryview], Definition] = reader(Definitio
 @lru_cache(maxsize=10_000)
 def _definition(raw: bytes) -> Definition:
     return decode_definition(raw)
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The part of a definition that tells who made it. It is quick to read."""
+
+    origin: Literal["code", "hand"] = HAND
+    app: OptionalName = ""
+
+
+read_origin: Callable[[bytes | memoryview], Origin] = reader(Origin, "the definition of a schedule")
+"""Return the origin from the bytes of a definition. Raises `Unreadable`."""
 
 
 def definition_of(entry: Entry) -> Definition:

@@ -20,7 +20,7 @@ import contextlib
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -28,7 +28,9 @@ from msgspec.structs import replace
 
 from celeriac import signals
 from celeriac.beat.decide import Decision, decide
+from celeriac.beat.declared import Declared
 from celeriac.beat.definition import Definition, definition_of
+from celeriac.beat.sync import Sync
 from celeriac.beat.template import Filled
 from celeriac.errors import BackendError, BrokerError, BrokerUnavailable, CeleriacError
 from celeriac.ports.abilities import Ability
@@ -48,6 +50,7 @@ SPREAD = 0.05  # seconds; schedulers wake up so far apart, so that one of them u
 MESSAGES = 5_000  # that are sent in one step, unless one entry has more
 CLAIM_SECONDS = 30.0
 POSTPONED = 60.0  # seconds, after which an entry that the broker has refused is tried again
+LEAVE_SECONDS = 1.0  # for the last word of a scheduler that is stopped
 PAUSES = (0.1, 5.0)  # seconds between attempts while a server is away: the first, the longest
 
 
@@ -74,18 +77,17 @@ class _Work(NamedTuple):
 class Scheduler:
     """One scheduler of an app.
 
-    `sync` brings what the app declares into the store, before the first tick is sent. It is called with False after an
-    outage: then it only adds what is missing, for a server may have come back without its data.
+    `sync` brings what the app declares into the store, before the first tick is sent.
     """
 
-    def __init__(self, app: App, name: str, sync: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(self, app: App, name: str, declared: Declared) -> None:
         self.app = app
         self.name = name
-        self._sync = sync
-        self._synced = False
+        self.sync = Sync(declared)
         self._batch = BATCH  # 1 after the broker has refused something, until it is known what
         self.started = asyncio.Event()  # set after the first look into the store
         self._stopping = asyncio.Event()
+        self._away_since = 0.0  # monotonic; 0: no server is away
         self._store: ScheduleStore | None = None
         self._offset = zlib.crc32(name.encode()) % 1000 / 1000 * SPREAD
 
@@ -94,23 +96,31 @@ class Scheduler:
 
         Raises `BackendError` if nothing keeps schedules, and `ImproperlyConfigured` for what cannot be declared.
         """
-        self._store = schedule_store(self.app.broker, self.app.backend)
-        first, longest = PAUSES
-        pause, away_since = first, 0.0
+        store = self._store = schedule_store(self.app.broker, self.app.backend)
+        try:
+            await self._run()
+        finally:
+            if self.started.is_set() and not self._away_since:
+                with contextlib.suppress(BrokerError, BackendError, TimeoutError):
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await self.sync.leave(store, (await store.due(1)).now)
+
+    async def _run(self) -> None:
+        pause, longest = PAUSES
         while not self._stopping.is_set():
             try:
                 wait = await self.turn()
             except (BrokerError, BackendError) as error:
-                if not away_since:
-                    away_since = time.monotonic()
+                if not self._away_since:
+                    self._away_since = time.monotonic()
                     log.warning("Schedules wait for a server: %s", error)
                 await self._sleep(pause)
                 pause = min(longest, pause * 2)
                 continue
-            if away_since:
-                log.warning("The server is back after %.1f s", time.monotonic() - away_since)
-                self._synced = False
-            pause, away_since = first, 0.0
+            if self._away_since:
+                log.warning("The server is back after %.1f s", time.monotonic() - self._away_since)
+                self.sync.after_outage()
+            pause, self._away_since = PAUSES[0], 0.0
             if not self.started.is_set():
                 self.started.set()
                 signals.beat_init.send(self)
@@ -129,11 +139,10 @@ class Scheduler:
     async def turn(self) -> float:
         """Deal with the entries that are due now; return after how many seconds there may be more."""
         store = self._store = self._store or schedule_store(self.app.broker, self.app.backend)
-        if not self._synced:
-            await self._sync(not self.started.is_set())
-            self._synced = True
         batch = self._batch
         found = await store.due(batch)
+        if await self.sync.turn(store, found.now):
+            found = await store.due(batch)
         if found.entries:
             await self._deal_with(store, found.entries, found.now)
         if len(found.entries) == batch or self._batch < batch:
@@ -190,7 +199,7 @@ class Scheduler:
 
     def _filled(self, entry: Entry, definition: Definition, tick: int, now: int) -> Filled:
         delay = jitter(entry.name, tick, definition.jitter) / 1000 if definition.jitter else 0.0
-        return definition.what.fill(definition.salt, tick, now / 1000, delay, self.app.backend.codec)
+        return definition.what.fill(entry.salt, tick, now / 1000, delay, self.app.backend.codec)
 
     async def _running(self, entries: Sequence[Entry], now: int) -> set[str]:
         """Return the names of entries that mind overlaps, and of which what was sent last has not ended."""
@@ -300,4 +309,4 @@ def _instant(tick: int) -> datetime:
 
 
 def _last_ends(entry: Entry, definition: Definition) -> list[str]:
-    return definition.what.ends_at(definition.salt, entry.last_at) if entry.last_at is not None else []
+    return definition.what.ends_at(entry.salt, entry.last_at) if entry.last_at is not None else []

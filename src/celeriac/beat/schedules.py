@@ -8,39 +8,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
-from typing import Any, get_args
+from datetime import datetime
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
-from celeriac.beat.definition import Definition, Overlap, definition_of, encode_definition, with_visible_ends
+from celeriac.beat.definition import (
+    LAST_RECORD,
+    RECORD,
+    Definition,
+    definition_of,
+    encode_definition,
+    with_visible_ends,
+)
+from celeriac.beat.info import CHOICES, DURATIONS, NUMBERS, POLICIES, ScheduleInfo, info_of, instant
 from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
 from celeriac.model.gate import Unreadable
-from celeriac.model.message import Message
 from celeriac.ports.abilities import Ability
 from celeriac.ports.schedules import Change, Entry, ScheduleStore, schedule_store
 from celeriac.ports.workflows import workflow_store
 from celeriac.schedules.kinds import as_schedule
 from celeriac.schedules.moments import milliseconds, moment
 from celeriac.schedules.schedule import Schedule
-from celeriac.schedules.ticks import Missed
 from celeriac.tasks.protocols import App
 
-__all__ = ["POLICIES", "ScheduleInfo", "Schedules", "UnknownSchedule"]
+__all__ = ["Schedules", "UnknownSchedule"]
 
 SALT = 16  # bytes
 MOST_BACKFILLED = 10_000  # ticks in one call
 NEAR = 200  # names that a wrong one is compared with
-DURATIONS = ("window", "overlap_timeout", "jitter")
-CHOICES = {"missed": get_args(Missed), "overlap": get_args(Overlap)}
-NUMBERS = ("max_missed", "times")
-POLICIES = (*CHOICES, *DURATIONS, *NUMBERS)
-DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Definition)}
-STUCK = "it could not be sent, as the scheduler's log says: change it, or pause and resume it"
 
 
 class UnknownSchedule(ImproperlyConfigured, KeyError):
@@ -48,36 +48,6 @@ class UnknownSchedule(ImproperlyConfigured, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry, as it is shown to people."""
-
-    name: str
-    task: str  # the first one that it sends
-    messages: list[Message] = []  # that it sends at each tick; their ids are placeholders
-    workflow: bool = False  # whether it sends a workflow, of which the messages are the beginning
-    policies: dict[str, Any] = {}  # those that were given; durations in seconds
-    schedule: str  # as it was written
-    words: str  # what that means
-    timezone: str  # in which its times are told
-    next_at: datetime | None  # the next tick; None: it is paused, or over
-    last_at: datetime | None  # the tick that was sent last
-    last_id: str
-    paused: bool
-    sent: int
-    missed: int
-    skipped: int
-    version: int
-    origin: str
-    problem: str = ""  # why it is not sent, and is not going to be
-
-    @property
-    def state(self) -> str:
-        """One of "active", "paused", "over" and "problem"."""
-        if self.problem:
-            return "problem"
-        return "paused" if self.paused else "over" if self.next_at is None else "active"
 
 
 class Schedules:
@@ -158,7 +128,7 @@ class Schedules:
 
     async def aremove(self, name: str) -> None:
         """Coroutine version of `remove`."""
-        (done,) = await self.store.remove([name])
+        (done,) = await self.store.remove({name: None})
         if not done:
             raise await self._unknown(name)
 
@@ -182,7 +152,7 @@ class Schedules:
 
     async def aget(self, name: str) -> ScheduleInfo:
         """Coroutine version of `get`."""
-        return self._info(await self._entry(name))
+        return info_of(await self._entry(name), self._app.conf.timezone)
 
     def list(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
         """Return up to `limit` entries whose names come after this one, sorted by name."""
@@ -190,7 +160,7 @@ class Schedules:
 
     async def alist(self, after: str = "", limit: int = 1000) -> Sequence[ScheduleInfo]:
         """Coroutine version of `list`."""
-        return [self._info(entry) for entry in await self.store.page(after, limit)]
+        return [info_of(entry, self._app.conf.timezone) for entry in await self._page(after, limit)]
 
     def next(self, name: str, count: int = 5) -> Sequence[datetime]:
         """Return the next ticks of an entry, as if it were not paused."""
@@ -205,7 +175,7 @@ class Schedules:
             count = min(count, definition.times - entry.sent)
         found: list[datetime] = []
         while len(found) < count and (following := when.next(tick)) is not None:
-            found.append(_datetime(following))
+            found.append(instant(following))
             tick = following
         return found
 
@@ -241,10 +211,10 @@ class Schedules:
         while tick is not None and tick <= last:
             ticks.append(tick)
             tick = definition.when.next(tick)
-        ends = {one: definition.what.ends_at(definition.salt, one) for one in ticks}
+        ends = {one: definition.what.ends_at(entry.salt, one) for one in ticks}
         known = await self._known([id for ids in ends.values() for id in ids])
         new = [one for one, ids in ends.items() if known.isdisjoint(ids)]
-        await self._send([self._fill(definition, definition.salt, one) for one in new], again=True)
+        await self._send([self._fill(definition, entry.salt, one) for one in new], again=True)
         return len(new)
 
     def _fill(self, definition: Definition, salt: bytes, tick: int) -> Filled:
@@ -274,8 +244,7 @@ class Schedules:
         """Return the definition of an entry. Raises for what cannot be."""
         origin = {name: more.pop(name) for name in ("origin", "app") if name in more}
         return with_visible_ends(Definition(
-            when=self._when(schedule), what=template_of(self._app, what), salt=os.urandom(SALT),
-            **self._policies(more), **origin,
+            when=self._when(schedule), what=template_of(self._app, what), **self._policies(more), **origin,
         ))  # fmt: skip
 
     def _when(self, schedule: Schedule | Duration | str) -> Any:
@@ -300,8 +269,11 @@ class Schedules:
         return found
 
     def entry(self, name: str, definition: Definition) -> Entry:
-        """Return a new entry."""
-        return self.redefined(Entry(name=name, cursor=0), definition)
+        """Return a new entry. Raises `ImproperlyConfigured` for a name that is not for entries."""
+        if name.startswith(RECORD):
+            raise ImproperlyConfigured(f"The name of a schedule must not begin with a control character: {name!r}.")
+        new = Entry(name=name, definition=msgspec.Raw(encode_definition(definition)), salt=os.urandom(SALT), cursor=0)
+        return beginning(new, definition, self._now())
 
     def redefined(self, entry: Entry, definition: Definition) -> Entry:
         """Return an entry with another definition. Its cursor stays if the schedule does."""
@@ -311,28 +283,6 @@ class Schedules:
         except Unreadable:
             same = False
         return changed if same and entry.next_at is not None else beginning(changed, definition, self._now())
-
-    def _info(self, entry: Entry) -> ScheduleInfo:
-        timezone: str = self._app.conf.timezone
-        try:
-            definition = definition_of(entry)
-            messages = definition.what.messages()
-        except Unreadable as error:
-            known: dict[str, Any] = {"task": "", "schedule": "", "words": "", "origin": "?", "problem": str(error)}
-        else:
-            when = definition.when
-            timezone = getattr(when, "tz", None) or timezone
-            known = {
-                "task": definition.what.task, "schedule": repr(when), "words": when.describe(),
-                "origin": definition.origin, "problem": STUCK if _is_stuck(entry, definition) else "",
-                "messages": messages, "workflow": definition.what.sends_workflow, "policies": _policies_of(definition),
-            }  # fmt: skip
-        return ScheduleInfo(
-            name=entry.name, timezone=timezone, paused=entry.paused,
-            next_at=None if entry.next_at is None else _datetime(entry.next_at),
-            last_at=None if entry.last_at is None else _datetime(entry.last_at), last_id=entry.last_id,
-            sent=entry.sent, missed=entry.missed, skipped=entry.skipped, version=entry.version, **known,
-        )  # fmt: skip
 
     def _definition(self, entry: Entry) -> Definition:
         """Return the definition of an entry. Raises `ImproperlyConfigured` for one that is damaged."""
@@ -351,25 +301,11 @@ class Schedules:
             raise await self._unknown(name)
         return found[name]
 
+    async def _page(self, after: str, limit: int) -> Sequence[Entry]:
+        """Return the entries whose names come after this one, but for the records, whose names come first of all."""
+        return await self.store.page(max(after, LAST_RECORD), limit)
+
     async def _unknown(self, name: str) -> UnknownSchedule:
-        names = [entry.name for entry in await self.store.page("", NEAR)]
+        names = [entry.name for entry in await self._page("", NEAR)]
         return UnknownSchedule(f"There is no schedule named {name!r}.{nearest(name, names)} "
                                "`celeriac schedules list` shows all.")  # fmt: skip
-
-
-def _datetime(tick: int) -> datetime:
-    return datetime.fromtimestamp(tick / 1000, UTC)
-
-
-def _policies_of(definition: Definition) -> dict[str, Any]:
-    """Return the policies that are not the default."""
-    found = {name: getattr(definition, name) for name in POLICIES}
-    given = {name: value for name, value in found.items() if value != DEFAULTS[name]}
-    return {name: value / 1000 if name in DURATIONS else value for name, value in given.items()}
-
-
-def _is_stuck(entry: Entry, definition: Definition) -> bool:
-    """Return whether a scheduler has given up on an entry that has ticks to come."""
-    if entry.paused or entry.next_at is not None or (definition.times is not None and entry.sent >= definition.times):
-        return False
-    return definition.when.next(entry.cursor) is not None

@@ -1,15 +1,16 @@
 """What an entry sends at each tick: messages, and the tree of a workflow, made once and filled in for each tick.
 
-A template is made where the entry is declared, by the code that also sends calls and workflows. Its ids are
-placeholders. At a tick each is replaced by another, which is a function of the entry's salt, the tick and the number of
-the placeholder: every scheduler sends the same messages with the same ids, also after an edit of what is sent, and
-needs neither the tasks nor the app's code. All ids have the same length, so they are replaced in the encoded bytes.
+A template is made where the entry is declared, by the code that also sends calls and workflows. Its ids are numbered
+placeholders, so that templates that send the same are equal. At a tick each is replaced by an id, which is a function
+of the entry's salt, the tick and the number of the placeholder: every scheduler sends the same messages with the same
+ids, also after an edit of what is sent, and needs neither the tasks nor the app's code. All ids and placeholders have
+the same length, so they are replaced in the encoded bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -19,38 +20,31 @@ from msgspec.structs import replace
 
 from celeriac.canvas.composite import Composite
 from celeriac.canvas.planner import Planner
-from celeriac.canvas.tree import Step, Tree
+from celeriac.canvas.tree import Node, Step, Tree
 from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.codec import Codec
-from celeriac.model.gate import Duration, Name
-from celeriac.model.message import Message, decode, encode
+from celeriac.model.gate import Name
+from celeriac.model.message import Link, Message, decode, encode
 from celeriac.ports.workflows import Plan
 from celeriac.schedules.ticks import tick_id
 from celeriac.tasks.protocols import App
-from celeriac.tasks.signature import Signature
+from celeriac.tasks.signature import Signature, listed
 
-__all__ = ["Filled", "First", "Template", "template_of"]
+__all__ = ["Filled", "Template", "template_of"]
 
-ID_LENGTH = 36  # characters of all ids that Celeriac makes
-ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # each id that Celeriac makes, and each placeholder
+PLACEHOLDER = "5d0c3a71-9b84-4e6f-a2d7-{:012x}"  # the first part was drawn at random: no arguments contain it
 CHOSEN = "A schedule sends a task again and again, so that it cannot have the option task_id: leave it out."
+ROUNDED = 3  # digits of a second
 DATED = "A schedule sends a task again and again, so that the option {} cannot be an instant: use {}."
-
-
-class First(msgspec.Struct, array_like=True, frozen=True):
-    """A message that is sent at the tick."""
-
-    message: bytes
-    delay: Duration = 0.0  # seconds, from the tick until it may be started
-    expires: Duration | None = None  # seconds, from the tick
 
 
 class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is sent at each tick."""
 
     task: Name  # the first task, for people
-    firsts: Annotated[list[First], Meta(min_length=1)]
-    ids: Annotated[list[Annotated[str, Meta(min_length=ID_LENGTH, max_length=ID_LENGTH)]], Meta(min_length=1)]
+    firsts: Annotated[list[bytes], Meta(min_length=1)]  # messages; their instants are seconds after the tick
+    ids: Annotated[int, Meta(ge=1)]  # how many it has
     ends: Annotated[list[int], Meta(min_length=1)]  # which of the ids are of tasks whose ends are the end of all
     tree: bytes | None = None  # of a workflow
     workflow: Annotated[int, Meta(ge=0)] = 0  # which of the ids is the workflow's
@@ -58,8 +52,10 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: dict[int, int] = {}
 
     def __post_init__(self) -> None:
-        if max((*self.ends, self.workflow)) >= len(self.ids) or min(self.ends) < 0:
+        if max((*self.ends, self.workflow)) >= self.ids or min(self.ends) < 0:
             raise ValueError("the ids of its ends are missing")
+        if self.ids > sum(map(len, self.firsts)) + len(self.tree or b""):
+            raise ValueError("it does not contain so many ids")
 
     @property
     def sends_workflow(self) -> bool:
@@ -68,20 +64,13 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def messages(self) -> list[Message]:
         """Return the messages that are sent, with placeholders as ids. Raises `Unreadable`."""
-        return [decode(first.message) for first in self.firsts]
+        return list(map(decode, self.firsts))
 
     def fill(self, salt: bytes, tick: int, now: float, delay: float, codec: Codec) -> Filled:
         """Return what is sent at a tick (milliseconds since the epoch), `delay` seconds late. Raises `Unreadable`."""
-        new = [self._id(number, salt, tick) for number in range(len(self.ids))]
-        ids, at = _by_placeholder(self.ids, new), tick / 1000 + delay
-        messages = []
-        for first in self.firsts:
-            message, due_at = decode(_filled(first.message, ids)), at + first.delay
-            countdown = due_at - now if due_at > now else None  # less than the call's, if the tick is late
-            messages.append(replace(
-                message, sent_at=now, due_at=None if countdown is None else due_at, countdown=countdown,
-                expires_at=None if first.expires is None else at + first.expires,
-            ))  # fmt: skip
+        new = [self._id(number, salt, tick) for number in range(self.ids)]
+        ids, at = _by_placeholder(map(PLACEHOLDER.format, range(self.ids)), new), tick / 1000 + delay
+        messages = [_dated(decode(_filled(first, ids)), at, now) for first in self.firsts]
         plan: Plan | None = None
         if self.tree is not None:
             workflow = new[self.workflow]
@@ -89,22 +78,11 @@ class Template(msgspec.Struct, frozen=True, omit_defaults=True):
             plan = Plan(id=workflow, tree=tree, left=self.left, missing=self.missing)
         return Filled(messages, plan, [new[end] for end in self.ends])
 
-    def without_ids(self) -> Template:
-        """Return the template with other placeholders, which are the same in all templates that send the same."""
-        numbers = [f"{number:0{ID_LENGTH}}" for number in range(len(self.ids))]
-        ids = _by_placeholder(self.ids, numbers)
-        firsts = [First(_filled(first.message, ids), first.delay, first.expires) for first in self.firsts]
-        tree = None if self.tree is None else _filled(self.tree, ids)
-        return replace(self, firsts=firsts, tree=tree, ids=numbers)
-
     def with_outcomes(self) -> Template:
         """Return the template without `ignore_result`. The last tasks of a workflow store their outcomes anyway."""
         if self.sends_workflow:
             return self
-        messages = [replace(decode(first.message), ignore_result=False) for first in self.firsts]
-        return replace(self, firsts=[
-            replace(first, message=encode(message)) for first, message in zip(self.firsts, messages, strict=True)
-        ])  # fmt: skip
+        return replace(self, firsts=[encode(replace(message, ignore_result=False)) for message in self.messages()])
 
     def ends_at(self, salt: bytes, tick: int) -> list[str]:
         """Return the ids of the tasks whose ends are the end of what was sent at a tick."""
@@ -122,12 +100,14 @@ class Filled(msgspec.Struct, frozen=True):
     ends: list[str]
 
 
-def _by_placeholder(placeholders: Sequence[str], new: Sequence[str]) -> dict[bytes, bytes]:
-    return {id.encode(): other.encode() for id, other in zip(placeholders, new, strict=True)}
+def _by_placeholder(old: Iterable[str], new: Iterable[str]) -> dict[bytes, bytes]:
+    return {id.encode(): other.encode() for id, other in zip(old, new, strict=True)}
 
 
 def _filled(data: bytes, ids: Mapping[bytes, bytes]) -> bytes:
-    """Replace all placeholders in one pass: a workflow of a thousand tasks has a thousand."""
+    """Replace ids, all in one pass: a workflow of a thousand tasks has a thousand."""
+    if len(ids) == 1:
+        return data.replace(*next(iter(ids.items())))
     return ID.sub(lambda found: ids.get(found[0], found[0]), data)
 
 
@@ -136,22 +116,24 @@ def template_of(app: App, what: Any) -> Template:
     if isinstance(what, Signature) and not what.leads_on():
         _check_options(what)
         what._checked((), None)
-        message = replace(what.message(), reply_to="")
-        return Template(message.task, [_first(message)], list(dict.fromkeys(_ids(message))), [0])
+        message = _undated(what.message())
+        ids = list(dict.fromkeys(_ids(message)))
+        return Template(message.task, [_filled(encode(message), _placeholders(ids))], len(ids), [0])
     if not isinstance(what, Signature | Composite):
         raise WorkflowError(f"A schedule sends a task's signature or a workflow, not {what!r}: task.s(…).")
     planned = Planner(app).plan(what)
     if planned.chosen:
         raise UnknownOption(CHOSEN)
-    tree = planned.tree
+    tree = _undated_tree(planned.tree)
     ids = list(dict.fromkeys(_tree_ids(tree)))
+    placeholders = _placeholders(ids)
     leaves = [tree.step(number).id for number in tree.leaves(tree.end)]
-    plan = planned.plan(Codec())
+    plan = planned._replace(tree=tree).plan(Codec())
     return Template(
         task=next(step.task for _, step in tree.steps()),
-        firsts=[_first(replace(message, reply_to="")) for message in planned.starts],
-        ids=ids, ends=[ids.index(id) for id in leaves], tree=plan.tree, workflow=ids.index(tree.id), left=plan.left,
-        missing=dict(plan.missing),
+        firsts=[_filled(encode(_undated(message)), placeholders) for message in planned.starts],
+        ids=len(ids), ends=[ids.index(id) for id in leaves], tree=_filled(plan.tree, placeholders),
+        workflow=ids.index(tree.id), left=plan.left, missing=dict(plan.missing),
     )  # fmt: skip
 
 
@@ -162,13 +144,64 @@ def _check_options(signature: Signature[Any]) -> None:
         raise UnknownOption(DATED.format("eta", "countdown, or another schedule"))
     if isinstance(signature.options.get("expires"), datetime):
         raise UnknownOption(DATED.format("expires", "seconds"))
+    for name in ("link", "link_error"):
+        for link in listed(signature.options.get(name)):
+            if isinstance(link, Signature):
+                _check_options(link)
 
 
-def _first(message: Message) -> First:
-    """Return a message as it is stored: what is an instant in a call is a time after the tick here."""
-    delay = 0.0 if message.due_at is None else max(0.0, message.due_at - message.sent_at)
-    expires = None if message.expires_at is None else message.expires_at - message.sent_at
-    return First(encode(replace(message, sent_at=0.0, due_at=None, expires_at=None)), delay, expires)
+def _placeholders(ids: Sequence[str]) -> dict[bytes, bytes]:
+    """Return a placeholder for each id, by its position."""
+    return _by_placeholder(ids, map(PLACEHOLDER.format, range(len(ids))))
+
+
+def _undated(message: Message) -> Message:
+    """Return a message as it is stored: what is an instant in a call is seconds after the tick here."""
+    plain = _timeless(message)
+    return replace(plain, due_at=_seconds(message, message.due_at), expires_at=_seconds(message, message.expires_at),
+                   reply_to="")  # fmt: skip
+
+
+def _seconds(message: Message, instant: float | None) -> float | None:
+    """Return how long after a message was made an instant is; rounded, so that it does not depend on the time."""
+    return None if instant is None else max(0.0, round(instant - message.sent_at, ROUNDED))
+
+
+def _dated(message: Message, at: float, now: float) -> Message:
+    """Return a message that is sent now, `at` which its instants are counted from."""
+    due_at = at + (message.due_at or 0.0)
+    countdown = due_at - now if due_at > now else None  # less than the call's, if the tick is late
+    return replace(message, sent_at=now, due_at=None if countdown is None else due_at, countdown=countdown,
+                   expires_at=None if message.expires_at is None else at + message.expires_at)  # fmt: skip
+
+
+def _undated_tree(tree: Tree) -> Tree:
+    """Return a tree without instants. The delays of its steps count from when they are sent, and stay."""
+    nodes: list[Node] = []
+    for node in tree.nodes:
+        if isinstance(node, Step):
+            message = replace(_timeless(node.message), id="", task="")
+            nodes.append(replace(
+                node, raw=msgspec.Raw(encode(message)),
+                countdown=None if node.countdown is None else round(node.countdown, ROUNDED),
+                expires=None if node.expires is None else round(node.expires, ROUNDED),
+            ))  # fmt: skip
+        else:
+            nodes.append(replace(node, link_error=[_timeless_link(link) for link in node.link_error]))
+    return Tree(tree.id, tree.root, nodes, tree.end)
+
+
+def _timeless(message: Message) -> Message:
+    """Return a message without instants. Durations of what it links to count from when that is sent, and stay."""
+    return replace(
+        message, sent_at=0.0, due_at=None, expires_at=None, link=[_timeless_link(link) for link in message.link],
+        link_error=[_timeless_link(link) for link in message.link_error],
+    )  # fmt: skip
+
+
+def _timeless_link(link: Link) -> Link:
+    expires = None if link.expires is None else round(link.expires, ROUNDED)
+    return replace(link, message=_timeless(link.message), expires=expires)
 
 
 def _ids(message: Message) -> Iterator[str]:

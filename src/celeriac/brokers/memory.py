@@ -7,7 +7,7 @@ workers must run in threads of that process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace as _replace
 
@@ -396,9 +396,16 @@ class MemoryScheduleStore(ScheduleStore):
         _add(self._store, change.messages)
         return True
 
-    async def remove(self, names: Sequence[str]) -> list[bool]:
+    async def remove(self, names: Mapping[str, int | None]) -> list[bool]:
         with self._store.lock:
-            return [self._store.schedules.pop(name, None) is not None for name in names]
+            return [self._remove(name, revision) for name, revision in names.items()]
+
+    def _remove(self, name: str, revision: int | None) -> bool:
+        known = self._store.schedules.get(name)
+        if known is None or revision not in (None, known.revision):
+            return False
+        del self._store.schedules[name]
+        return True
 
     async def get(self, names: Sequence[str]) -> dict[str, Entry]:
         with self._store.lock:

@@ -14,7 +14,7 @@ import click
 
 from celeriac import __version__
 from celeriac.app.app import Celeriac
-from celeriac.beat.schedules import ScheduleInfo
+from celeriac.beat.info import ScheduleInfo
 from celeriac.cli.banner import show_banner
 from celeriac.cli.log import set_up_logging
 from celeriac.cli.options import log_options
@@ -88,7 +88,8 @@ def command(session: Session, *, name: str | None, loglevel: str | None, log_for
 def check_schedules(app: Celeriac) -> None:
     """Raise if there is no store for schedules, and for those that are declared wrongly."""
     _ = app.schedules.store
-    app.declared.definitions()
+    for _ in app.declared.definitions():
+        pass
 
 
 async def _beat(app: Celeriac, name: str, formatter: logging.Formatter | None) -> None:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from celeriac.beat.schedules import ScheduleInfo
+from celeriac.beat.info import ScheduleInfo
 from celeriac.cli.documents import as_json, call_of, emit
 from celeriac.cli.output import echo
 from celeriac.cli.schedules_change import add, backfill, change

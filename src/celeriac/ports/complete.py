@@ -1,13 +1,13 @@
 """Runs a coroutine to its end from synchronous code, whether or not an event loop runs there; and the other way round.
 
-asyncio is imported on the first call: that takes as long as importing all of Celeriac, and not every caller needs it.
+asyncio and the executor are imported on the first call: that takes as long as importing all of Celeriac, and not every
+caller needs them.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,7 +25,8 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
     except RuntimeError:
         result: Result = asyncio.run(work)
         return result
-    with ThreadPoolExecutor(1) as thread:  # the caller blocks this thread's loop
+    futures = importlib.import_module("concurrent.futures")
+    with futures.ThreadPoolExecutor(1) as thread:  # the caller blocks this thread's loop
         found: Result = thread.submit(copy_context().run, asyncio.run, work).result()
         return found
 

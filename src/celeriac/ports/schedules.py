@@ -11,7 +11,7 @@ then `change` publishes nothing, and a scheduler claims an entry, publishes, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import randbits
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -39,6 +39,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: Name
     definition: msgspec.Raw = msgspec.Raw(b"\xc0")  # what is sent, and when; MessagePack that only schedulers read
+    salt: bytes = b""  # makes the ids of what it sends
     cursor: Moment  # the ticks up to this one have been dealt with
     next_at: Moment | None = None  # when a scheduler has to look at it; None: it is paused, or over
     paused: bool = False
@@ -84,8 +85,8 @@ class ScheduleStore(ABC):
         """Carry out each in one atomic step. Return False if the revision of its entry is not that of `before`."""
 
     @abstractmethod
-    async def remove(self, names: Sequence[str]) -> list[bool]:
-        """Delete entries. Return for each whether there was one."""
+    async def remove(self, names: Mapping[str, int | None]) -> list[bool]:
+        """Delete entries. Return False for each that is not there, or has another revision than this; None: any."""
 
     @abstractmethod
     async def get(self, names: Sequence[str]) -> dict[str, Entry]:

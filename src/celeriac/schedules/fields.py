@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+import msgspec
 
 from celeriac.errors import nearest
 from celeriac.schedules.invalid import InvalidSchedule
@@ -38,15 +38,14 @@ WEEKDAYS: Final = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Frid
 LAST: Final = 0  # the week of `5L`
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True, eq=False):
     """A field of an expression. Numbers over `highest` begin again from `lowest`, `span` lower."""
 
     name: str  # in errors
     lowest: int
     highest: int
     span: int
-    names: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, int] = {}
 
 
 def _names(words: tuple[str, ...], first: int) -> dict[str, int]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from celeriac.model.clock import Duration
-from celeriac.model.gate import reader
 from celeriac.schedules.cron import Cron, cron
 from celeriac.schedules.crontab import Crontab
 from celeriac.schedules.intervals import Every, every
@@ -18,19 +14,11 @@ from celeriac.schedules.once import At
 from celeriac.schedules.schedule import Schedule
 from celeriac.schedules.solar import Solar
 
-__all__ = ["AnySchedule", "as_schedule", "encode", "read_schedule"]
+__all__ = ["AnySchedule", "as_schedule"]
 
 AnySchedule: TypeAlias = Cron | Crontab | Every | Solar | At
 """For the fields of Structs. Whatever is decoded has passed all checks: its methods end, and raise nothing (those of
 `Solar` raise `ImproperlyConfigured` where ephem is missing)."""
-
-LARGEST: Final = 4_000  # bytes
-
-encode: Callable[[AnySchedule], bytes] = msgspec.msgpack.Encoder().encode
-"""Return a schedule as bytes (msgpack)."""
-
-read_schedule: Callable[[bytes | memoryview], AnySchedule] = reader(AnySchedule, "a schedule", largest=LARGEST)
-"""Return the schedule from such bytes. Raises `Unreadable`."""
 
 
 def as_schedule(value: Schedule | Duration | str) -> AnySchedule:

@@ -7,10 +7,11 @@ lowest bit of the shifted set. The search takes one step for each month in betwe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from celeriac.schedules import fields
 from celeriac.schedules.fields import LAST, Days
@@ -23,8 +24,7 @@ EPOCH: Final = date(1970, 1, 1).toordinal()
 LENGTHS: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True, eq=False):
     """The wall times that match. Each method searches in `low <= time < high`."""
 
     seconds: int

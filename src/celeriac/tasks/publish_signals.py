@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import platform
 from collections import UserDict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -42,7 +42,7 @@ class _Headers(UserDict[str, Any]):
             "parent_id": message.parent_id,
             "argsrepr": repr(args),
             "kwargsrepr": repr(kwargs),
-            "origin": f"{os.getpid()}@{socket.gethostname()}",
+            "origin": f"{os.getpid()}@{platform.node()}",
             "ignore_result": message.ignore_result,
         }
         self.data = {**message.headers, **fields}

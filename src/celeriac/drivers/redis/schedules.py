@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -55,8 +55,9 @@ class RedisScheduleStore(ScheduleStore):
                 parts += self._pack(message)
         return parts
 
-    async def remove(self, names: Sequence[str]) -> list[bool]:
-        return await self._each("schedules_remove", [], [(name,) for name in names])
+    async def remove(self, names: Mapping[str, int | None]) -> list[bool]:
+        rows = [(name, "" if revision is None else revision) for name, revision in names.items()]
+        return await self._each("schedules_remove", [], rows)
 
     async def get(self, names: Sequence[str]) -> dict[str, Entry]:
         values = await self._server.ado(("HMGET", self._key(), *names)) if names else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ log = logging.getLogger("celeriac.sqlite")
 
 CREATE = "INSERT OR IGNORE INTO schedules (name, revision, next_at, entry) VALUES (?, ?, ?, ?)"
 CHANGE = "UPDATE schedules SET revision = revision + 1, next_at = ?, entry = ? WHERE name = ? AND revision = ?"
+REMOVE = "DELETE FROM schedules WHERE name = ?1 AND revision = ifnull(?2, revision)"
 READ = "SELECT name, revision, CAST(entry AS BLOB) FROM schedules"
 DUE = f"{READ} WHERE next_at <= ? ORDER BY next_at LIMIT ?"
 SOONEST = "SELECT next_at FROM schedules WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1 OFFSET ?"
@@ -61,10 +62,9 @@ class SQLiteScheduleStore(ScheduleStore):
 
         return await self._database.awrite(work)
 
-    async def remove(self, names: Sequence[str]) -> list[bool]:
-        statement = "DELETE FROM schedules WHERE name = ?"
+    async def remove(self, names: Mapping[str, int | None]) -> list[bool]:
         return await self._database.awrite(
-            lambda connection: [connection.execute(statement, (name,)).rowcount == 1 for name in names]
+            lambda connection: [connection.execute(REMOVE, row).rowcount == 1 for row in names.items()]
         )
 
     async def get(self, names: Sequence[str]) -> dict[str, Entry]:
