@@ -17,6 +17,7 @@ from celeriac import Celeriac
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.clock import FakeClock
+from tests.mongodb_server import MongoServer, running_mongodb
 from tests.promises.grounds import shared_servers
 from tests.promises.harness import Stage, set_stage
 from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
@@ -88,6 +89,13 @@ def redis(shared_redis: RedisServer) -> RedisServer:
     """The same, empty."""
     shared_redis.ask("FLUSHALL")
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    """A MongoDB for all tests that leave it running; each has a database of its own."""
+    with running_mongodb(tmp_path_factory.mktemp("mongodb"), own=False) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

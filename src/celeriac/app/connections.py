@@ -56,8 +56,9 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
     }
 
 
+ONLY_RESULTS = dict.fromkeys(("mongodb", "mongodb+srv"), BuiltIn("celeriac.backends.mongodb", "mongodb", "mongodb"))
 BROKER = Kind("broker", "broker_url", adapters.BROKERS, _schemes("celeriac.brokers"))
-BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, _schemes("celeriac.backends"))
+BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, _schemes("celeriac.backends") | ONLY_RESULTS)
 FILE = "sqlite:///"
 RPC = "rpc"
 REPLYING = frozenset({RPC, "amqp", "amqps"})
@@ -143,7 +144,7 @@ def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list
 
 def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfigured:
     """Return the error for a URL that no adapter opens."""
-    if scheme == RPC or scheme in adapters.installed(other.group):
+    if scheme == RPC or scheme in other.built_in or scheme in adapters.installed(other.group):
         return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}: {scheme}:// is only a {other.name}. "
                                     f"Set `{kind.setting}` to another URL.")  # fmt: skip
     schemes = sorted({*kind.built_in, *adapters.installed(kind.group)})

@@ -84,8 +84,8 @@ class MongoBackend(PollingBackend, WorkflowStore):
         encoded = self.codec.encode_outcome(outcome)
         if len(encoded) <= outcomes.MOST:
             return outcome, encoded
-        why = f"has {len(encoded):,} bytes, and MongoDB keeps up to {outcomes.MOST:,}. Store it elsewhere, and return where."
-        outcome = without_value(outcome, why)
+        limits = f"has {len(encoded):,} bytes, and MongoDB keeps up to {outcomes.MOST:,}"
+        outcome = without_value(outcome, f"{limits}. Store it elsewhere, and return where it is.")
         return outcome, self.codec.encode_outcome(outcome)
 
     def close(self) -> None:

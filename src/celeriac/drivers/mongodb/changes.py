@@ -27,7 +27,7 @@ import msgspec
 from celeriac.drivers.mongodb.requests import moment
 from celeriac.ports.workflows import UNFINISHED_SECONDS
 
-__all__ = ["Change"]
+__all__ = ["WORD", "Change"]
 
 WORD = 30  # bits; a BSON number of 32 has a sign
 

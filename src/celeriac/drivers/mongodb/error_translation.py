@@ -6,6 +6,7 @@ do is `AccessRefused`, and what the server can never store is `Unstorable`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     DuplicateKeyError,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -33,8 +35,10 @@ LOGIN: Final = frozenset({11, 18, 8000})  # the user is unknown, or the password
 RIGHTS: Final = frozenset({13})
 NOT_PRIMARY: Final = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
 TIMED_OUT: Final = frozenset({50, 64, 262})
-DETAILS = (" (configured timeouts", ", Timeout:", ", full error:")  # what PyMongo appends to the reason
-LONGEST = 500  # characters of a reason
+UNHEARD: Final = ("No servers found yet", "operation cancelled")  # no connection has had an answer
+CODE: Final = re.compile(r"'code': (\d{1,6})\b")  # in the text of an error that ended the search for a server
+DETAILS: Final = (" (configured timeouts", ", Timeout:", ", full error:")  # what PyMongo appends to the reason
+LONGEST: Final = 500  # characters of a reason
 
 
 def translated(error: PyMongoError | BSONError, address: Address, timeout: float) -> CeleriacError:
@@ -51,9 +55,10 @@ def translated(error: PyMongoError | BSONError, address: Address, timeout: float
                              f"{address.database} ({reason}).")  # fmt: skip
     if code in TOO_LARGE:
         return Unstorable(f"{where} cannot store this: {reason}. Documents have at most 16 MB.")
-    if code in NOT_PRIMARY:
+    if code in NOT_PRIMARY or isinstance(error, NotPrimaryError):
         return BackendError(f"{where} has no primary at the moment ({reason}).")
-    if code in TIMED_OUT or (error.timeout and not isinstance(error, ServerSelectionTimeoutError)):
+    unheard = any(word in reason for word in UNHEARD)
+    if code in TIMED_OUT or unheard or (error.timeout and not isinstance(error, ServerSelectionTimeoutError)):
         return BackendError(f"{where} did not answer within {timeout:g} s (`broker_publish_timeout`): {reason}.")
     if isinstance(error, AutoReconnect | ConfigurationError):
         return BackendError(f"{where} cannot be reached: {reason}. {_next_step(reason, address)}")
@@ -68,7 +73,10 @@ def _reason(error: PyMongoError) -> tuple[int | None, str]:
         return first.get("code"), str(first.get("errmsg", "the writes failed"))[:LONGEST]
     if isinstance(error, DuplicateKeyError):
         return error.code, "the id is taken"
-    return (error.code if isinstance(error, OperationFailure) else None), _brief(error)
+    if isinstance(error, OperationFailure):
+        return error.code, _brief(error)
+    found = CODE.search(str(error)) if isinstance(error, ServerSelectionTimeoutError) else None
+    return (int(found[1]) if found else None), _brief(error)
 
 
 def _brief(error: Exception) -> str:

@@ -111,8 +111,8 @@ class Server:
         if not self._warned:
             self._warned = True
             why = translated(error, self.address, self.timeout)
-            log.warning("The indexes of %s.* cannot be made: outcomes and workflows are not deleted when they expire, and "
-                        "listing them takes long. %s", self.prefix, why)  # fmt: skip
+            log.warning("The indexes of %s.* cannot be made: what expires is not deleted, and listing is slow. %s",
+                        self.prefix, why)  # fmt: skip
 
     # --- Connections ----------------------------------------------------------------------------------
 

@@ -27,11 +27,8 @@ class Session:
         try:
             yield
         finally:
-            await self.client.close()
+            await self.client.close()  # again, if the loop's end has cancelled `closing`
 
     def close(self) -> None:
         """Close the client soon."""
-        self.closing = self.loop.create_task(self._close())
-
-    async def _close(self) -> None:
-        await self._end.aclose()
+        self.closing = self.loop.create_task(self.client.close())

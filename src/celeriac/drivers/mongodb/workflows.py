@@ -20,7 +20,7 @@ from celeriac.errors import Unstorable, WorkflowError
 from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
 
-__all__ = ["advance", "claim_pending", "conclude", "plant", "trees", "uproot"]
+__all__ = ["MOST_NODES", "advance", "claim_pending", "conclude", "plant", "trees", "uproot"]
 
 MOST_NODES = 500_000  # all may be pending at once, with some 22 bytes each
 DAY = 86400.0
@@ -186,4 +186,4 @@ def _follow(change: Change, now: float, expires: float | None) -> Work[bool]:
 
 
 def _unchangeable(workflow: str) -> Unstorable:
-    return Unstorable(f"The counters of the workflow {workflow} cannot be changed: they are not as Celeriac writes them.")
+    return Unstorable(f"The counters of the workflow {workflow} are not as Celeriac writes them: they cannot change.")
