@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import signal
 from collections.abc import Callable, Iterator
@@ -96,6 +97,13 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     """A MongoDB for all tests that leave it running; each has a database of its own."""
     with running_mongodb(tmp_path_factory.mktemp("mongodb"), own=False) as server:
         yield server
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Leave nothing to the garbage collector that it would find in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

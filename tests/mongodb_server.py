@@ -25,11 +25,17 @@ from pymongo.errors import PyMongoError
 
 from tests.patience import PATIENCE, wait_for
 
-__all__ = ["MongoServer", "database_on", "running_mongodb"]
+__all__ = ["LEFT", "MongoServer", "database_on", "running_mongodb"]
 
 MISSING = "no server for MongoDB: run `make servers`, or name one by CELERIAC_TEST_MONGODB_URL"
 PROGRAM = Path(__file__).resolve().parent.parent / ".cache" / "mongodb" / "bin" / "secantusd-py"
 DIRECT = "directConnection=true"
+
+LEFT = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+"""PyMongo leaves the socket of an attempt to connect to the garbage collector, if the loop ends meanwhile.
+
+Tests ignore the warning, and use the fixture `collected`, so that it does not come in another test.
+"""
 
 
 class MongoServer:

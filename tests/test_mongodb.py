@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import bson
@@ -34,12 +35,17 @@ from celeriac.errors import BackendError, ImproperlyConfigured, Unstorable, Work
 from celeriac.model.clock import Clock
 from celeriac.model.message import Place, new_id
 from celeriac.model.outcome import Outcome
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance, node_end, plan
 from tests.conformance.broker import Ports
-from tests.mongodb_server import MongoServer, database_on
+from tests.conformance.schedules import SchedulesConformance, entry
+from tests.mongodb_server import LEFT, MongoServer, database_on
 from tests.patience import PATIENCE
+from tests.test_docs import DOCS, WORKER, Reader, blocks
+
+pytestmark = [pytest.mark.filterwarnings(LEFT), pytest.mark.usefixtures("collected")]
 
 TIMEOUT = 60.0
 
@@ -75,6 +81,27 @@ class TestBackend(BackendConformance):
 
 class TestWorkflows(WorkflowConformance):
     pass
+
+
+class TestSchedules(SchedulesConformance):
+    @pytest.fixture
+    def schedules(self, ports: Ports) -> ScheduleStore:
+        assert isinstance(ports.backend, ScheduleKeeper)
+        kept = ports.backend.schedules()
+        assert not kept.publishes
+        return kept
+
+
+async def test_a_schedule_that_is_unreadable_is_set_aside(backend: MongoBackend) -> None:
+    store = backend.schedules()
+    assert await store.create([entry("good"), entry("bad")]) == [True, True]
+    schedules = backend.server.client()[backend.server.address.database]["celeriac.schedules"]
+    for junk in ({"entry": b"\xff"}, {"entry": 1}, {"entry": b"x", "revision": "1"}):
+        schedules.update_one({"_id": "bad"}, {"$set": {"next_at": 0, **junk}})
+        assert [one.name for one in (await store.due(10)).entries] == ["good"]
+        assert list(await store.get(["bad", "good"])) == ["good"]
+        assert "next_at" not in (schedules.find_one({"_id": "bad"}) or {})
+    assert (await store.due(10)).soonest is None
 
 
 def outcome(state: str = states.SUCCESS, id: str = "", **fields: Any) -> Outcome:
@@ -128,6 +155,17 @@ def test_mongodb_is_only_a_result_backend() -> None:
     assert opened.server.prefix == "shop"
     for text in (repr(opened), repr(opened.server), shown(url)):
         assert "secret" not in text
+
+
+def test_what_the_page_says_can_be_done(url: str, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    try:
+        for block in blocks(DOCS / "backends" / "mongodb.md"):
+            reader.read(block._replace(text=block.text.replace("mongodb://localhost/shop", url)))
+        reader.stop(WORKER)
+        assert reader.code == 0
+    finally:
+        reader.leave()
 
 
 # --- The fence ----------------------------------------------------------------------------------------

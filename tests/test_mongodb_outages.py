@@ -36,12 +36,11 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import NodeEnd, PendingNode
 from tests.conformance.backend import node_end, plan
 from tests.environment import without_settings
-from tests.mongodb_server import DIRECT, MongoServer, database_on, running_mongodb
+from tests.mongodb_server import DIRECT, LEFT, MongoServer, database_on, running_mongodb
 from tests.patience import PATIENCE, in_time, wait_for
 from tests.test_pairs import APP, CALLER, run
 
-# PyMongo leaves the socket of an attempt to connect to the garbage collector, if the loop ends meanwhile.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.filterwarnings(LEFT), pytest.mark.usefixtures("collected")]
 
 TIMEOUT = 2.0  # seconds; more than a server needs that answers
 

@@ -1,4 +1,4 @@
-"""Outcomes and workflows in MongoDB."""
+"""Outcomes, workflows and schedules in MongoDB."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from celeriac.backends.bases import PollingBackend, without_value
 from celeriac.drivers.mongodb import outcomes, workflows
+from celeriac.drivers.mongodb.schedules import MongoScheduleStore
 from celeriac.drivers.mongodb.server import Server, server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MongoBackend", "connect"]
 
 
-class MongoBackend(PollingBackend, WorkflowStore):
+class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper):
     """Outcomes by task id, each a document that expires."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -75,9 +77,14 @@ class MongoBackend(PollingBackend, WorkflowStore):
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
         now = self.clock.now()
-        done = [await self.server.ado(workflows.advance(item, self._pack, now, self.expires)) for item in advances]
+        done = await self.server.ado_each(
+            [(item.pending.workflow, workflows.advance(item, self._pack, now, self.expires)) for item in advances]
+        )
         self.wake(outcome.id for advance in advances for outcome in advance.outcomes)
         return done
+
+    def schedules(self) -> ScheduleStore:
+        return MongoScheduleStore(self.server, self.clock)
 
     def _pack(self, outcome: Outcome) -> tuple[Outcome, bytes]:
         """Return an outcome encoded; and the outcome itself, or what is stored in its place if it is too large."""

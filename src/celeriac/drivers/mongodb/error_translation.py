@@ -25,13 +25,13 @@ from pymongo.errors import (
 from celeriac.drivers.mongodb.address import Address
 from celeriac.errors import AccessRefused, BackendError, CeleriacError, Unstorable
 
-__all__ = ["DUPLICATE", "LOGIN", "translated"]
+__all__ = ["LOGIN", "refused", "translated"]
+
+LOGIN: Final = frozenset({11, 18, 8000})
+"""Codes of a user that is unknown, or of a wrong password."""
 
 DUPLICATE: Final = 11000
-"""The code of an upsert or an insert whose id is taken."""
-
 TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
-LOGIN: Final = frozenset({11, 18, 8000})  # the user is unknown, or the password wrong
 RIGHTS: Final = frozenset({13})
 NOT_PRIMARY: Final = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
 TIMED_OUT: Final = frozenset({50, 64, 262})
@@ -39,6 +39,14 @@ UNHEARD: Final = ("No servers found yet", "operation cancelled")  # no connectio
 CODE: Final = re.compile(r"'code': (\d{1,6})\b")  # in the text of an error that ended the search for a server
 DETAILS: Final = (" (configured timeouts", ", Timeout:", ", full error:")  # what PyMongo appends to the reason
 LONGEST: Final = 500  # characters of a reason
+
+
+def refused(error: BulkWriteError) -> list[int]:
+    """Return the indexes of the writes that failed because their id is taken. Raises the error if others failed too."""
+    details: Mapping[str, Any] = error.details
+    if details["writeConcernErrors"] or any(item["code"] != DUPLICATE for item in details["writeErrors"]):
+        raise error
+    return [item["index"] for item in details["writeErrors"]]
 
 
 def translated(error: PyMongoError | BSONError, address: Address, timeout: float) -> CeleriacError:

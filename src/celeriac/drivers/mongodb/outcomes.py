@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from celeriac.drivers.mongodb.error_translation import DUPLICATE
+from celeriac.drivers.mongodb.error_translation import refused
 from celeriac.drivers.mongodb.requests import OUTCOMES, Work, alive, call, find, find_of, moment
 from celeriac.model.codec import Codec
 from celeriac.model.outcome import Outcome
@@ -39,14 +39,14 @@ def store(packed: Sequence[tuple[Outcome, bytes]], now: float, expires: float | 
         if outcome.id not in last or not packed[last[outcome.id]][0].ready:
             last[outcome.id] = number
     chosen = list(last.values())
-    refused = yield from _upsert([_put(*packed[number], {"final": {"$ne": True}}, now, expires) for number in chosen])
-    if refused:
+    taken = yield from _upsert([_put(*packed[number], {"final": {"$ne": True}}, now, expires) for number in chosen])
+    if taken:
         # The id is taken by a final outcome; or by one that another process inserted at this moment, which may not be
         # final; or by one that has expired. The second attempt tells.
-        chosen = [chosen[place] for place in refused]
+        chosen = [chosen[place] for place in taken]
         free = {"$or": [{"final": {"$ne": True}}, {"expires_at": {"$lte": moment(now)}}]}
-        refused = yield from _upsert([_put(*packed[number], free, now, expires) for number in chosen])
-    ended = {packed[chosen[place]][0].id for place in refused}
+        taken = yield from _upsert([_put(*packed[number], free, now, expires) for number in chosen])
+    ended = {packed[chosen[place]][0].id for place in taken}
     return [outcome.id not in ended and number <= last[outcome.id] for number, (outcome, _) in enumerate(packed)]
 
 
@@ -62,16 +62,13 @@ def _put(outcome: Outcome, encoded: bytes, condition: dict[str, Any], now: float
 
 def _upsert(updates: Sequence[UpdateOne]) -> Work[list[int]]:
     """Make updates; return the indexes of those that were refused, because the id is taken and the condition fails."""
-    refused: list[int] = []
+    taken: list[int] = []
     for start in range(0, len(updates), BATCH):
         try:
             yield call(OUTCOMES, "bulk_write", updates[start : start + BATCH], ordered=False)
         except BulkWriteError as error:
-            details: Mapping[str, Any] = error.details
-            if details["writeConcernErrors"] or any(item["code"] != DUPLICATE for item in details["writeErrors"]):
-                raise
-            refused += [start + item["index"] for item in details["writeErrors"]]
-    return refused
+            taken += [start + index for index in refused(error)]
+    return taken
 
 
 def look(ids: Sequence[str], final: bool, now: float, codec: Codec) -> Work[dict[str, Outcome]]:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from bson.errors import BSONError
@@ -32,6 +32,7 @@ log = logging.getLogger("celeriac.mongodb")
 
 Result = TypeVar("Result")
 
+AT_ONCE = 20  # works of one call
 LONGEST_CONNECT = 5.0  # seconds until a host that accepts a connection and says nothing counts as down
 INDEX_SECONDS = 3600.0  # indexes are made again after this: the database may have been dropped
 EXPIRY = IndexModel("expires_at", name="expires_at", expireAfterSeconds=0)
@@ -93,6 +94,25 @@ class Server:
             return end.value  # type: ignore[no-any-return]
         except (PyMongoError, BSONError) as error:
             raise translated(error, self.address, self.timeout) from error
+
+    async def ado_each(self, works: Sequence[tuple[str, Work[bool]]]) -> list[bool]:
+        """Do works side by side, and those with the same key one after the other; return all results."""
+        of_key: dict[str, list[int]] = {}
+        for number, (key, _) in enumerate(works):
+            of_key.setdefault(key, []).append(number)
+        done = [False] * len(works)
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def do_all(numbers: Sequence[int]) -> None:
+            async with turns:
+                for number in numbers:
+                    done[number] = await self.ado(works[number][1])
+
+        ends = await asyncio.gather(*map(do_all, of_key.values()), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+        return done
 
     def indexed(self, work: Work[Result]) -> Work[Result]:
         """Return the same work, with the making of the indexes before it if that is due."""
