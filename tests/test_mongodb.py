@@ -187,10 +187,11 @@ def test_of_two_processes_that_store_a_final_outcome_one_is_first(url: str) -> N
 
 
 def _store_all(url: str, ids: list[str], value: bytes) -> list[int]:
-    backend = MongoBackend(Server(url, timeout=TIMEOUT), Clock())
-    done = [asyncio.run(backend.store([outcome(id=id, value=value)])) for id in ids]
-    backend.close()
-    return [int(first) for [first] in done]
+    async def store() -> list[int]:
+        backend = MongoBackend(Server(url, timeout=TIMEOUT), Clock())
+        return [int(first) for id in ids for first in await backend.store([outcome(id=id, value=value)])]
+
+    return asyncio.run(store())
 
 
 def test_a_final_outcome_is_not_refused_because_of_another_that_comes_at_the_same_time(backend: MongoBackend) -> None:

@@ -81,7 +81,7 @@ class MongoScheduleStore(ScheduleStore):
         others = yield find(SCHEDULES, {"next_at": {"$exists": True}}, {"next_at": 1}, sort=[("next_at", 1)],
                             skip=len(entries), limit=1)  # fmt: skip
         soonest = others[0]["next_at"] if others else None
-        return Due(now, entries, soonest if isinstance(soonest, int) else None)
+        return Due(now, entries, int(soonest) if isinstance(soonest, int) else None)
 
     def _row(self, entry: Entry, revision: int) -> dict[str, Any]:
         encoded = self._server.codec.seal("schedule", encode_entry(entry), entry.name)
@@ -104,7 +104,7 @@ class MongoScheduleStore(ScheduleStore):
         entry = decode_entry(self._server.codec.open("schedule", encoded, name))
         if entry.name != name:
             raise Unreadable(f"it is the schedule {entry.name!r}")
-        return replace(entry, revision=revision)
+        return replace(entry, revision=int(revision))  # it is a `bson.Int64`
 
 
 def _insert(rows: Sequence[dict[str, Any]]) -> Work[set[str]]:
