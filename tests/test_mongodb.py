@@ -18,6 +18,7 @@ from typing import Any
 import bson
 import psutil
 import pytest
+from pymongo.errors import BulkWriteError
 
 from celeriac import states
 from celeriac.app.connections import open_backend, open_broker, shown
@@ -25,9 +26,10 @@ from celeriac.backends.mongodb import MongoBackend, connect
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.config.settings import Settings
 from celeriac.drivers.memory import Store
+from celeriac.drivers.mongodb import workflows
 from celeriac.drivers.mongodb.address import Address
 from celeriac.drivers.mongodb.changes import WORD
-from celeriac.drivers.mongodb.outcomes import MOST
+from celeriac.drivers.mongodb.outcomes import MOST, store
 from celeriac.drivers.mongodb.requests import Request, Work, call
 from celeriac.drivers.mongodb.server import Server
 from celeriac.drivers.mongodb.workflows import MOST_NODES
@@ -71,8 +73,8 @@ def backend(url: str, clock: FakeClock) -> Iterator[MongoBackend]:
 
 @pytest.fixture
 def ports(backend: MongoBackend, clock: FakeClock) -> Ports:
-    store = Store()
-    return Ports(MemoryBroker(store, clock), backend, clock, lambda: MemoryBroker(store, clock))
+    messages = Store()
+    return Ports(MemoryBroker(messages, clock), backend, clock, lambda: MemoryBroker(messages, clock))
 
 
 class TestBackend(BackendConformance):
@@ -93,15 +95,15 @@ class TestSchedules(SchedulesConformance):
 
 
 async def test_a_schedule_that_is_unreadable_is_set_aside(backend: MongoBackend) -> None:
-    store = backend.schedules()
-    assert await store.create([entry("good"), entry("bad")]) == [True, True]
-    schedules = backend.server.client()[backend.server.address.database]["celeriac.schedules"]
+    schedules = backend.schedules()
+    assert await schedules.create([entry("good"), entry("bad")]) == [True, True]
+    rows = backend.server.client()[backend.server.address.database]["celeriac.schedules"]
     for junk in ({"entry": b"\xff"}, {"entry": 1}, {"entry": b"x", "revision": "1"}):
-        schedules.update_one({"_id": "bad"}, {"$set": {"next_at": 0, **junk}})
-        assert [one.name for one in (await store.due(10)).entries] == ["good"]
-        assert list(await store.get(["bad", "good"])) == ["good"]
-        assert "next_at" not in (schedules.find_one({"_id": "bad"}) or {})
-    assert (await store.due(10)).soonest is None
+        rows.update_one({"_id": "bad"}, {"$set": {"next_at": 0, **junk}})
+        assert [one.name for one in (await schedules.due(10)).entries] == ["good"]
+        assert list(await schedules.get(["bad", "good"])) == ["good"]
+        assert "next_at" not in (rows.find_one({"_id": "bad"}) or {})
+    assert (await schedules.due(10)).soonest is None
 
 
 def outcome(state: str = states.SUCCESS, id: str = "", **fields: Any) -> Outcome:
@@ -187,11 +189,11 @@ def test_of_two_processes_that_store_a_final_outcome_one_is_first(url: str) -> N
 
 
 def _store_all(url: str, ids: list[str], value: bytes) -> list[int]:
-    async def store() -> list[int]:
+    async def store_all() -> list[int]:
         backend = MongoBackend(Server(url, timeout=TIMEOUT), Clock())
         return [int(first) for id in ids for first in await backend.store([outcome(id=id, value=value)])]
 
-    return asyncio.run(store())
+    return asyncio.run(store_all())
 
 
 def test_a_final_outcome_is_not_refused_because_of_another_that_comes_at_the_same_time(backend: MongoBackend) -> None:
@@ -200,7 +202,7 @@ def test_a_final_outcome_is_not_refused_because_of_another_that_comes_at_the_sam
     for _ in range(15):
         id, start = new_id(), threading.Barrier(2)
 
-        def store(state: str, id: str = id, start: threading.Barrier = start) -> list[bool]:
+        def started(state: str, id: str = id, start: threading.Barrier = start) -> list[bool]:
             async def work() -> list[bool]:
                 await backend.alook(["nobody"], False)  # connects
                 start.wait(PATIENCE)
@@ -209,9 +211,29 @@ def test_a_final_outcome_is_not_refused_because_of_another_that_comes_at_the_sam
             return asyncio.run(work())
 
         with ThreadPoolExecutor(2) as threads:
-            [_, ended] = threads.map(store, (states.STARTED, states.SUCCESS))
+            [_, ended] = threads.map(started, (states.STARTED, states.SUCCESS))
         assert ended == [True]
         assert backend.fetch([id])[id].state == states.SUCCESS
+
+
+def test_a_duplicate_key_is_asked_for_again(backend: MongoBackend, clock: FakeClock) -> None:
+    """As a server answers an upsert whose document another process has inserted since it looked."""
+    started, ended = outcome(states.STARTED, "x"), outcome(states.SUCCESS, "x")
+    asyncio.run(backend.store([started]))
+    work = store([backend._pack(ended)], clock.now(), 60.0)
+    next(work)
+    again = work.throw(BulkWriteError({"writeErrors": [{"index": 0, "code": 11000}], "writeConcernErrors": []}))
+    assert backend.server.do(_then(again, work)) == [True]
+    assert backend.fetch(["x"]) == {"x": ended}
+
+
+def _then(request: Request, work: Work[Any]) -> Work[Any]:
+    """Go on with work that has yielded a request."""
+    try:
+        while True:
+            request = work.send((yield request))
+    except StopIteration as end:
+        return end.value
 
 
 async def test_of_one_batch_the_last_states_and_the_first_end_stay(backend: MongoBackend) -> None:
@@ -263,10 +285,10 @@ async def test_a_node_whose_value_is_too_large_ends_as_a_failure_that_is_followe
 
 async def test_a_request_that_is_too_large_is_not_sent_again_for_ever(backend: MongoBackend) -> None:
     with pytest.raises(Unstorable, match="at most 16 MB"):
-        await backend.server.ado(_work(call("outcomes", "insert_one", {"_id": "x", "value": b"1" * 20_000_000})))
+        await backend.server.ado(_only(call("outcomes", "insert_one", {"_id": "x", "value": b"1" * 20_000_000})))
 
 
-def _work(request: Request) -> Work[Any]:
+def _only(request: Request) -> Work[Any]:
     return (yield request)
 
 
@@ -416,6 +438,26 @@ async def test_two_workers_claim_different_nodes_while_others_are_added(backend:
     rest = list(await backend.claim_pending(100, 600.0))
     assert sorted(item.node for item in [*first, *second, *rest]) == list(range(40))
     assert await backend.claim_pending(100, 600.0) == {}
+
+
+async def test_a_claim_does_not_hide_a_node_that_is_added_meanwhile(backend: MongoBackend, clock: FakeClock) -> None:
+    backend.plant(plan("w", left=3))
+    await backend.conclude([node_end("w", 0, leaves_pending=True)])
+    work = workflows.claim_pending(10, 600.0, clock.now())
+    found = backend.server.do(_only(next(work)))
+    await backend.conclude([node_end("w", 1, leaves_pending=True)])
+    claimed = backend.server.do(_then(work.send(found), work))
+    assert {*claimed, *await backend.claim_pending(10, 600.0)} == {PendingNode("w", 0), PendingNode("w", 1)}
+
+
+async def test_a_node_that_was_stored_and_not_counted_is_counted_and_left_pending(backend: MongoBackend) -> None:
+    backend.plant(plan("w", left=1, missing={1: 1}))
+    end = node_end("w", 0, join=1)
+    await backend.store([end.outcome])
+    assert await backend.conclude([end]) == [False]
+    assert set(await backend.claim_pending(10, 5.0)) == {PendingNode("w", 0), PendingNode("w", 1)}
+    assert await backend.conclude([end]) == [False]
+    assert await backend.claim_pending(10, 5.0) == {}
 
 
 async def test_an_idle_workflow_is_not_looked_at_again(backend: MongoBackend, clock: FakeClock) -> None:
