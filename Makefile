@@ -41,7 +41,7 @@ chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is kil
 fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, on each server and pool: about an hour
 	$(BIN)/python -m pytest -p no:randomly -n 2 --timeout 3600 tests/fuzz --fuzz 20000
 
-MONGODB := .cache/mongodb
+MONGODB := .venv/peers/mongodb
 MONGODB_PACKAGE := secantusdb>=0.7.0b3
 
 servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own

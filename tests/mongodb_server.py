@@ -28,7 +28,7 @@ from tests.patience import PATIENCE, wait_for
 __all__ = ["LEFT", "MongoServer", "database_on", "running_mongodb"]
 
 MISSING = "no server for MongoDB: run `make servers`, or name one by CELERIAC_TEST_MONGODB_URL"
-PROGRAM = Path(__file__).resolve().parent.parent / ".cache" / "mongodb" / "bin" / "secantusd-py"
+PROGRAM = Path(__file__).resolve().parent.parent / ".venv" / "peers" / "mongodb" / "bin" / "secantusd-py"
 DIRECT = "directConnection=true"
 
 LEFT = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
