@@ -41,7 +41,13 @@ chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is kil
 fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, on each server and pool: about an hour
 	$(BIN)/python -m pytest -p no:randomly -n 2 --timeout 3600 tests/fuzz --fuzz 20000
 
-servers:
+MONGODB := .venv/peers/mongodb
+MONGODB_PACKAGE := secantusdb>=0.7.0b3
+
+servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own
+	@test -x $(MONGODB)/bin/secantusd-py || \
+		{ $(PYTHON) -m venv $(MONGODB) && $(MONGODB)/bin/python -m pip install --quiet --pre '$(MONGODB_PACKAGE)'; } || \
+		{ rm -rf $(MONGODB); echo 'There is no server for the tests of MongoDB, which are skipped.'; }
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
 		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
 			command -v memcached >/dev/null; } || \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import signal
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from celeriac import Celeriac
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.clock import FakeClock
+from tests.mongodb_server import MongoServer, running_mongodb
 from tests.promises.grounds import shared_servers
 from tests.promises.harness import Stage, set_stage
 from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
@@ -88,6 +90,20 @@ def redis(shared_redis: RedisServer) -> RedisServer:
     """The same, empty."""
     shared_redis.ask("FLUSHALL")
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    """A MongoDB for all tests that leave it running; each has a database of its own."""
+    with running_mongodb(tmp_path_factory.mktemp("mongodb"), own=False) as server:
+        yield server
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Leave nothing to the garbage collector that it would find in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

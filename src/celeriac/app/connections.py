@@ -60,6 +60,7 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
 BROKER = Kind("broker", "broker_url", adapters.BROKERS, _schemes("celeriac.brokers"))
 BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
     **_schemes("celeriac.backends"),
+    **dict.fromkeys(("mongodb", "mongodb+srv"), BuiltIn("celeriac.backends.mongodb", "mongodb", "mongodb")),
     "memcached": BuiltIn("celeriac.backends.memcached", "memcached"),
     "cache+memcached": BuiltIn("celeriac.backends.memcached", "memcached"),  # as in Celery
     "tyrant": BuiltIn("celeriac.backends.tyrant", "tyrant"),

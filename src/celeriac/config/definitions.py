@@ -141,6 +141,7 @@ class Definitions:
         str, "'normal' survives killed processes; 'full' also a power cut", OneOf("normal", "full")
     ] = "normal"
     redis_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
+    mongodb_prefix: Annotated[str, "what the names of this app's collections begin with"] = "celeriac"
     amqp_prefix: Annotated[str, "what names on the server begin with, except those of the queues"] = "celeriac"
     amqp_queue_type: Annotated[
         str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later", OneOf("auto", "quorum", "classic")
