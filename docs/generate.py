@@ -220,7 +220,7 @@ def _session(text: str) -> str:
 # --- Settings -----------------------------------------------------------------------------------------
 
 SECTIONS = {
-    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_"),
+    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_", "sql_"),
     "Security": ("security_",),
     "Tasks": ("task_", "accept_content"),
     "Schedules": ("beat_", "timezone"),
