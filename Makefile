@@ -43,8 +43,10 @@ fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where 
 
 servers:
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server; } || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server; } >/dev/null
+		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
+		test -x /usr/sbin/mariadbd && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; } || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server \
+		postgresql mariadb-server; } >/dev/null
 
 check: .venv/.installed ## lint, types, layers, public names, and the documentation's site
 	$(BIN)/ruff check

@@ -37,7 +37,7 @@ class MariaDBServer(SQLServer):
             self.program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--port={self.port}",
             "--bind-address=127.0.0.1", f"--socket={self.folder / 's'}", f"--pid-file={self.folder / 'pid'}",
             "--skip-name-resolve", "--skip-log-bin", "--character-set-server=utf8mb4",
-            "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M",
+            "--innodb-flush-method=nosync", "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M",
             "--open-files-limit=4096", f"--max-allowed-packet={PACKET}",
         ]  # fmt: skip
 

@@ -16,13 +16,13 @@ __all__ = ["PostgreSQLServer", "running_postgresql"]
 
 PROGRAMS = "/usr/lib/postgresql"  # Debian's; not in PATH
 SETTINGS = {
-    "listen_addresses": "127.0.0.1", "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+    "listen_addresses": "127.0.0.1", "fsync": "off", "full_page_writes": "off",
     "max_connections": "100", "autovacuum": "off",
 }  # fmt: skip
 
 
 class PostgreSQLServer(SQLServer):
-    """`postgres`. Every user of this machine is let in without a password, but those whose names begin with `secret`."""
+    """`postgres`. The administrator needs no password."""
 
     user = "postgres"
     schema = "public"
@@ -37,8 +37,7 @@ class PostgreSQLServer(SQLServer):
         self.run(initdb, "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale",
                  "C.UTF-8", "--no-sync")  # fmt: skip
         rules = self.folder / "data" / "pg_hba.conf"
-        rules.write_text("host all /^secret 127.0.0.1/32 scram-sha-256\n"
-                         "host all secret 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")  # fmt: skip
+        rules.write_text("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
 
     def command(self) -> list[str]:
         options = {**SETTINGS, "unix_socket_directories": str(self.folder)}

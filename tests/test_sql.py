@@ -11,9 +11,11 @@ from celeriac.backends.sql import SQLBackend
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.drivers.memory import Store
 from celeriac.drivers.sql.database import Database
+from celeriac.ports.schedules import ScheduleStore, schedule_store
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance
 from tests.conformance.broker import Ports
+from tests.conformance.schedules import SchedulesConformance
 
 TIMEOUT = 60.0
 
@@ -68,3 +70,13 @@ class TestBackend(Everywhere, BackendConformance):
 
 class TestWorkflows(Everywhere, WorkflowConformance):
     pass
+
+
+class TestSchedules(Everywhere, SchedulesConformance):
+    @pytest.fixture
+    def schedules(self, ports: Ports) -> ScheduleStore:
+        return schedule_store(_NoSchedules(), ports.backend)  # type: ignore[arg-type]
+
+
+class _NoSchedules:
+    """A broker that keeps no schedules."""

@@ -18,6 +18,7 @@ from celeriac.backends.bases import SyncBackend, without_value
 from celeriac.drivers.sql.database import Database, database
 from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros, state_key
 from celeriac.drivers.sql.outcomes import OutcomeTable, Row
+from celeriac.drivers.sql.schedules import SQLScheduleStore
 from celeriac.drivers.sql.schema import MYSQL
 from celeriac.drivers.sql.workflows import WorkflowTables
 from celeriac.errors import BackendError, BrokerError
@@ -26,6 +27,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Unreadable
 from celeriac.model.outcome import Outcome, unreadable_outcome
 from celeriac.ports.abilities import Ability
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.schema import SchemaOwner
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
@@ -34,11 +36,10 @@ __all__ = ["SQLBackend", "connect"]
 log = logging.getLogger("celeriac.backends")
 
 SWEEP_SECONDS = 60.0  # between two sweeps of one process: that much, or up to twice as much
-ESCAPED = (b"\0", b"\n", b"\r", b"\x1a", b'"', b"'", b"\\")  # bytes that are sent to MySQL as two
 ROW_BYTES = 1_000  # of a statement, besides the outcome
 
 
-class SQLBackend(SyncBackend, WorkflowStore, SchemaOwner):
+class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
     """Outcomes by task id, in tables."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -68,17 +69,14 @@ class SQLBackend(SyncBackend, WorkflowStore, SchemaOwner):
     def _row(self, outcome: Outcome) -> Row:
         """Return the row of an outcome; if the server would refuse that as too large, of a failure that says so."""
         data = self.codec.encode_outcome(outcome)
-        largest = self.database.largest - ROW_BYTES
-        if len(data) * 2 > largest and (size := self._size(data)) > largest:
-            why = f"is too large for {self.database.address}: {size:,} bytes, and it accepts {largest:,}."
+        largest, limit = self.database.largest - ROW_BYTES, ""
+        if self.database.address.system in MYSQL:
+            largest, limit = largest // 2, " (half of `max_allowed_packet`)"  # in the text of a statement, a byte is two
+        if len(data) > largest:
+            why = f"has {len(data):,} bytes, and {self.database.address} accepts {largest:,}{limit}."
             outcome = without_value(outcome, why)
             data = self.codec.encode_outcome(outcome)
         return Row(key(outcome.id), state_key(outcome.state), outcome.ready, data)
-
-    def _size(self, data: bytes) -> int:
-        """Return how many bytes of a statement some bytes take up."""
-        is_escaped = self.database.address.system in MYSQL
-        return len(data) + (sum(map(data.count, ESCAPED)) if is_escaped else 0)
 
     def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         names = {key(id): id for id in ids}
@@ -196,6 +194,9 @@ class SQLBackend(SyncBackend, WorkflowStore, SchemaOwner):
         for step in steps:
             while self.database.write(step):
                 pass
+
+    def schedules(self) -> ScheduleStore:
+        return SQLScheduleStore(self.database, self.clock, self.codec)
 
     def schema(self) -> str:
         return self.database.tables.text(self.database.address.dialect())
