@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from celeriac.model.outcome import Outcome
 from tests.clock import FakeClock
 from tests.environment import without_settings
 from tests.mariadb_server import PACKET
-from tests.patience import PATIENCE, in_time
+from tests.patience import PATIENCE, in_time, wait_for
 from tests.sql_server import SQLServer
 
 TIMEOUT = 60.0
@@ -335,3 +337,57 @@ def test_a_sweep_deletes_what_has_expired(server: SQLServer, opened: Open, clock
     backend.save([kept])
     backend.sweep()
     assert server.ask("SELECT id FROM celeriac_outcomes", name) == [(kept.id,)]
+
+
+# --- Workers ------------------------------------------------------------------------------------------
+
+APP = """
+from celeriac import Celeriac
+
+app = Celeriac("shop")
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+@app.task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+"""
+CALLER = """
+from celeriac import chord
+from shop import add, total
+
+result = chord([add.s(i, i) for i in range(20)], total.s()).delay()
+print("sent", flush=True)
+input()
+print(result.get(timeout=100))
+"""
+
+
+def test_a_worker_goes_on_when_its_database_is_back(postgresql: SQLServer, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    (tmp_path / "caller.py").write_text(CALLER)
+    environment = without_settings() | {"CELERIAC_RESULT_BACKEND": postgresql.url(postgresql.database())}
+    log = tmp_path / "log"
+
+    def start(*command: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, *command], cwd=tmp_path, env=environment, text=True, **options)
+
+    caller = start("caller.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == "sent\n"
+    postgresql.kill()
+    with log.open("w") as file:
+        worker = start("-m", "celeriac", "-A", "shop", "worker", "-c", "2", stdout=file, stderr=file)
+    try:
+        wait_for(lambda: "The result backend is unavailable, the worker keeps trying" in log.read_text())
+        postgresql.start()
+        assert caller.communicate("\n", PATIENCE)[0] == "380\n"
+        wait_for(lambda: "The result backend is back" in log.read_text())
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 0, log.read_text()
+    finally:
+        for process in (worker, caller):
+            process.kill()
+            process.wait()

@@ -71,7 +71,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
         data = self.codec.encode_outcome(outcome)
         largest, limit = self.database.largest - ROW_BYTES, ""
         if self.database.address.system in MYSQL:
-            largest, limit = largest // 2, " (half of `max_allowed_packet`)"  # in the text of a statement, a byte is two
+            largest, limit = largest // 2, " (half of `max_allowed_packet`)"  # a statement has two characters a byte
         if len(data) > largest:
             why = f"has {len(data):,} bytes, and {self.database.address} accepts {largest:,}{limit}."
             outcome = without_value(outcome, why)

@@ -23,7 +23,7 @@ FAMILY: Final = "db+"
 EXAMPLE: Final = "db+postgresql://user:password@host:5432/database"
 
 
-class Kind(NamedTuple):
+class _Kind(NamedTuple):
     """What is known of a database system."""
 
     title: str
@@ -35,11 +35,11 @@ class Kind(NamedTuple):
 
 MYSQL_PING: Final = "mysqladmin -h {host} -P {port} ping"
 KINDS: Final = {
-    "postgresql": Kind("PostgreSQL", "psycopg", "postgresql", 5432, "pg_isready -h {host} -p {port}"),
-    "mysql": Kind("MySQL", "pymysql", "mysql", 3306, MYSQL_PING),
-    "mariadb": Kind("MariaDB", "pymysql", "mysql", 3306, MYSQL_PING),
-    "oracle": Kind("Oracle", "oracledb", "oracle", 1521),
-    "sqlite": Kind("SQLite"),
+    "postgresql": _Kind("PostgreSQL", "psycopg", "postgresql", 5432, "pg_isready -h {host} -p {port}"),
+    "mysql": _Kind("MySQL", "pymysql", "mysql", 3306, MYSQL_PING),
+    "mariadb": _Kind("MariaDB", "pymysql", "mysql", 3306, MYSQL_PING),
+    "oracle": _Kind("Oracle", "oracledb", "oracle", 1521),
+    "sqlite": _Kind("SQLite"),
 }
 
 
@@ -50,7 +50,7 @@ class Address:
         """Read a URL. Raises `ImproperlyConfigured`, also for a driver that is not installed."""
         self.url = _parsed(text)
         self.system = self.url.get_backend_name()
-        self.kind = KINDS.get(self.system, Kind(self.system))
+        self.kind = KINDS.get(self.system, _Kind(self.system))
         self.dialect = self._dialect(text)
         if self.system == "sqlite" and self.url.database in (None, "", ":memory:"):
             raise ImproperlyConfigured(f"{masked(text)!r} names no file: write db+sqlite:///path/to/results.db "

@@ -80,7 +80,7 @@ class Database:
                 tries += 1
                 if time.monotonic() > give_up_at or not self._may_repeat(error, committing, tries):
                     raise translated(error, self.address) from error
-            time.sleep(pause(tries))
+            time.sleep(_pause(tries))
 
     def _may_repeat(self, error: SQLAlchemyError, committing: bool, tries: int) -> bool:
         """Return whether a transaction should be repeated, of which nothing has been written."""
@@ -146,7 +146,7 @@ class Database:
                     if not may_be_race(error) or tries == RACES:
                         raise
                     connection.rollback()
-                time.sleep(pause(tries))
+                time.sleep(_pause(tries))
             if engine.dialect.name in MYSQL:
                 self.largest = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
         if version > VERSION:
@@ -176,7 +176,7 @@ class Database:
         return f"<Database {self.address}>"
 
 
-def pause(tries: int) -> float:
+def _pause(tries: int) -> float:
     """Return the pause (seconds) before another try."""
     return random.random() * min(LONGEST_PAUSE, PAUSE * 2.0**tries)  # noqa: S311 - spreads those who wait
 

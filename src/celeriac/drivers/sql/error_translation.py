@@ -14,32 +14,32 @@ from celeriac.model.masks import masked
 __all__ = ["is_conflict", "is_lost", "is_missing_table", "may_be_race", "translated"]
 
 
-class Trouble(NamedTuple):
+class _Trouble(NamedTuple):
     """What an error means: Celeriac's class of it, and what to do."""
 
     kind: type[CeleriacError]
     step: str
 
 
-CONFLICT: Final = Trouble(BackendUnavailable, "others were changing the same rows for too long; call again")
-PASSWORD: Final = Trouble(AccessRefused, "the user or the password is wrong: correct `result_backend`")
-RIGHTS: Final = Trouble(
+CONFLICT: Final = _Trouble(BackendUnavailable, "others were changing the same rows for too long; call again")
+PASSWORD: Final = _Trouble(AccessRefused, "the user or the password is wrong: correct `result_backend`")
+RIGHTS: Final = _Trouble(
     AccessRefused,
     "this user may not do that. It needs SELECT, INSERT, UPDATE and DELETE on Celeriac's tables; if it may not create "
     "them, have an administrator carry out what `celeriac backend schema` prints",
 )
-DATABASE: Final = Trouble(BackendError, "there is no such database: create it, or correct `result_backend`")
-TABLE: Final = Trouble(BackendError, "Celeriac's tables are missing: see `celeriac backend schema`")
-SCHEMA: Final = Trouble(BackendError, "there is no such schema: create it, or correct `sql_schema`")
-READ_ONLY: Final = Trouble(
+DATABASE: Final = _Trouble(BackendError, "there is no such database: create it, or correct `result_backend`")
+TABLE: Final = _Trouble(BackendError, "Celeriac's tables are missing: see `celeriac backend schema`")
+SCHEMA: Final = _Trouble(BackendError, "there is no such schema: create it, or correct `sql_schema`")
+READ_ONLY: Final = _Trouble(
     BackendUnavailable, "it accepts no writes, as a standby does. Name the primary server in the URL"
 )
-FULL: Final = Trouble(BackendUnavailable, "its disk is full. Nothing was stored; free some disk space")
-CROWDED: Final = Trouble(
+FULL: Final = _Trouble(BackendUnavailable, "its disk is full. Nothing was stored; free some disk space")
+CROWDED: Final = _Trouble(
     BackendUnavailable, "it has as many connections as it may have. Allow more of them, or close others"
 )
-AWAY: Final = Trouble(BackendUnavailable, "it is starting or shutting down")
-TOO_LARGE: Final = Trouble(Unstorable, "the value is too large for it")
+AWAY: Final = _Trouble(BackendUnavailable, "it is starting or shutting down")
+TOO_LARGE: Final = _Trouble(Unstorable, "the value is too large for it")
 
 TROUBLES: Final = {
     # PostgreSQL: SQLSTATE
@@ -69,8 +69,8 @@ WORDINGS: Final = (
     (re.compile("database .* does not exist"), DATABASE),
     (re.compile("too many (clients|connections)|remaining connection slots"), CROWDED),
     (re.compile("(starting up|shutting down|recovery mode|not yet accepting connections)"), AWAY),
-    (re.compile("readonly database"), Trouble(BackendError, "the file cannot be written: check its permissions")),
-    (re.compile("unable to open database file"), Trouble(BackendError, "check that its folder exists and that this "
+    (re.compile("readonly database"), _Trouble(BackendError, "the file cannot be written: check its permissions")),
+    (re.compile("unable to open database file"), _Trouble(BackendError, "check that its folder exists and that this "
                                                                        "user may write to it")),
     (re.compile("no such table"), TABLE),
 )  # fmt: skip
@@ -112,7 +112,7 @@ def translated(error: exc.SQLAlchemyError, address: Address) -> CeleriacError:
     return kind(f"{address} replied with an error: {reason}")
 
 
-def _trouble(error: exc.SQLAlchemyError) -> Trouble | None:
+def _trouble(error: exc.SQLAlchemyError) -> _Trouble | None:
     original = getattr(error, "orig", None)
     for code in _codes(original):
         if code in TROUBLES:

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from celeriac.drivers.sql.schema import Tables
 
-__all__ = ["OutcomeTable", "Row", "pages"]
+__all__ = ["PAGE", "OutcomeTable", "Row", "pages"]
 
 PAGE: Final = 500  # rows of a statement; Oracle accepts 1,000 values after IN
 PAGE_BYTES: Final = 8_000_000  # of outcomes in one statement, unless the server accepts less
@@ -41,11 +41,11 @@ class Row(NamedTuple):
 
 
 class OutcomeTable:
-    """The statements on outcomes."""
+    """The statements on outcomes. `generic`: never the short way; for tests."""
 
     def __init__(self, tables: Tables, generic: bool = False) -> None:
-        self._generic = generic  # also where there is a shorter way; for tests
         table = self._table = tables.outcomes
+        self._upserts = {} if generic else {name: _upsert(make, table) for name, make in UPSERTS.items()}
         values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in REPLACED}
         self._insert = insert(table)
         self._update = update(table).where(table.c.id == bindparam("key"), table.c.is_final == 0).values(values)
@@ -79,19 +79,14 @@ class OutcomeTable:
     def _store_page(self, connection: Connection, page: list[Row], now: int) -> set[str]:
         """Store outcomes of as many tasks. Return the keys of those that had a final one."""
         dialect = connection.dialect
-        upsert = UPSERTS.get(dialect.name)
         values = [
             {"id": row.key, "state": row.state, "is_final": int(row.is_final), "stored_at": now, "outcome": row.data}
             for row in page
         ]
-        if upsert is None or self._generic or not dialect.insert_executemany_returning:
+        upsert = self._upserts.get(dialect.name)
+        if upsert is None or not dialect.insert_executemany_returning:
             return self._store_generic(connection, values)
-        statement: Any = upsert(self._table)
-        new = {name: statement.excluded[name] for name in REPLACED}
-        statement = statement.on_conflict_do_update(
-            index_elements=[self._table.c.id], set_=new, where=self._table.c.is_final == 0
-        ).returning(self._table.c.id)
-        return {row.key for row in page} - set(connection.execute(statement, values).scalars())
+        return {row.key for row in page} - set(connection.execute(upsert, values).scalars())
 
     def _store_generic(self, connection: Connection, values: list[dict[str, Any]]) -> set[str]:
         keys = [value["id"] for value in values]
@@ -144,6 +139,14 @@ class OutcomeTable:
         for page in pages(keys, PAGE):
             connection.execute(self._delete_expired, {"keys": page, "until": until})
         return len(keys) == EXPIRED_ROWS
+
+
+def _upsert(make: Any, table: Table) -> Any:
+    """Return the statement that stores outcomes, and returns the keys of those that it has stored."""
+    statement = make(table)
+    new = {name: statement.excluded[name] for name in REPLACED}
+    where = table.c.is_final == 0
+    return statement.on_conflict_do_update(index_elements=[table.c.id], set_=new, where=where).returning(table.c.id)
 
 
 def pages(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
