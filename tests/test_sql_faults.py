@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,39 @@ def test_a_killed_server_is_an_outage_which_ends_when_it_is_back(server: SQLServ
     server.start()
     assert backend.save([first, second]) == [False, True]
     assert backend.fetch([first.id, second.id]) == {first.id: first, second.id: second}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
+def test_a_caller_that_waits_bears_an_outage(server: SQLServer, opened: Open, is_async: bool) -> None:
+    url = server.url(server.database())
+    waiting, worker = opened(url), opened(url)
+    sent = outcome()
+    worker.fetch([sent.id])
+    lost = threading.Event()
+    read = waiting._look
+
+    def look(ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        try:
+            return read(ids, final)
+        except BackendUnavailable:
+            lost.set()
+            raise
+
+    waiting._look = look  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as threads:
+        if is_async:
+            found = threads.submit(lambda: asyncio.run(waiting.afetch([sent.id], wait=PATIENCE)))
+        else:
+            found = threads.submit(waiting.fetch, [sent.id], PATIENCE)
+        server.kill()
+        assert lost.wait(PATIENCE)
+        begun = time.monotonic()
+        with pytest.raises(BackendUnavailable):
+            worker.fetch([sent.id], wait=0.5)
+        assert in_time(time.monotonic() - begun, 1.0)
+        server.start()
+        worker.save([sent])
+        assert found.result(PATIENCE) == {sent.id: sent}
 
 
 def test_a_restart_that_nobody_has_noticed_costs_no_error(server: SQLServer, opened: Open) -> None:

@@ -9,7 +9,10 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -21,7 +24,7 @@ from celeriac.drivers.sql.outcomes import OutcomeTable, Row
 from celeriac.drivers.sql.schedules import SQLScheduleStore
 from celeriac.drivers.sql.schema import MYSQL
 from celeriac.drivers.sql.workflows import WorkflowTables
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import BackendError, BackendUnavailable, BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Unreadable
@@ -36,6 +39,10 @@ __all__ = ["SQLBackend", "connect"]
 log = logging.getLogger("celeriac.backends")
 
 SWEEP_SECONDS = 60.0  # between two sweeps of one process: that much, or up to twice as much
+OUTAGE_PAUSE = 0.1  # seconds between two looks of a waiting caller, while the server cannot be reached
+NOT_AT_ALL = float("-inf")
+WAITS_UNTIL: ContextVar[float] = ContextVar("celeriac.backends.sql", default=NOT_AT_ALL)
+"""The deadline (monotonic) of the call that waits."""
 ROW_BYTES = 1_000  # of a statement, besides the outcome
 
 
@@ -78,7 +85,48 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
             data = self.codec.encode_outcome(outcome)
         return Row(key(outcome.id), state_key(outcome.state), outcome.ready, data)
 
+    def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        with self._waiting(wait):
+            return super().fetch(ids, wait)
+
+    async def afetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
+        with self._waiting(wait):
+            return await super().afetch(ids, wait)
+
+    @contextmanager
+    def _waiting(self, wait: float) -> Iterator[None]:
+        """Note until when a call waits: until then it bears an outage, but not for longer than the time-out."""
+        token = WAITS_UNTIL.set(self.clock.monotonic() + wait if wait > 0 else NOT_AT_ALL)
+        try:
+            yield
+        finally:
+            WAITS_UNTIL.reset(token)
+
     def look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        lost_at = self.clock.monotonic()
+        while True:
+            try:
+                return self._look(ids, final)
+            except BackendUnavailable:
+                if not self._bears(lost_at):
+                    raise
+            time.sleep(OUTAGE_PAUSE)
+
+    async def alook(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
+        lost_at = self.clock.monotonic()
+        while True:
+            try:
+                return await asyncio.to_thread(self._look, ids, final)
+            except BackendUnavailable:
+                if not self._bears(lost_at):
+                    raise
+            await asyncio.sleep(OUTAGE_PAUSE)
+
+    def _bears(self, lost_at: float) -> bool:
+        """Return whether a waiting caller looks again, after an outage since that instant."""
+        return self.clock.monotonic() + OUTAGE_PAUSE < min(WAITS_UNTIL.get(), lost_at + self.database.timeout)
+
+    def _look(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
         names = {key(id): id for id in ids}
         rows = self.database.read(lambda connection: self._outcomes.look(connection, names, final, self._since()))
         return {names[found]: self.codec.read_outcome(names[found], data) for found, data in rows}
