@@ -19,6 +19,8 @@ from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.clock import FakeClock
 from tests.mongodb_server import MongoServer, running_mongodb
+from tests.mariadb_server import MariaDBServer, running_mariadb
+from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.grounds import shared_servers
 from tests.promises.harness import Stage, set_stage
 from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
@@ -118,6 +120,34 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def shared_postgresql() -> Iterator[PostgreSQLServer]:
+    """A PostgreSQL for all tests; each makes a database of its own."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(shared_postgresql: PostgreSQLServer) -> Iterator[PostgreSQLServer]:
+    """The same, to be killed and frozen: it runs again when the test ends."""
+    yield shared_postgresql
+    shared_postgresql.restored()
+
+
+@pytest.fixture(scope="session")
+def shared_mariadb() -> Iterator[MariaDBServer]:
+    """A MariaDB for all tests; each makes a database of its own."""
+    with running_mariadb() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb(shared_mariadb: MariaDBServer) -> Iterator[MariaDBServer]:
+    """The same, to be killed and frozen: it runs again when the test ends."""
+    yield shared_mariadb
+    shared_mariadb.restored()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from tests.environment import without_settings
 from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
+from tests.sql_server import SQLServer
 
 BROKERS = ("rabbitmq", "redis", "sqlite")
 BACKENDS = ("rpc", "redis", "sqlite")
@@ -89,6 +90,9 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, s
     if "redis" in request.param:
         redis: RedisServer = request.getfixturevalue("redis")
         found["redis"] = redis.url
+    if backend in ("postgresql", "mariadb"):
+        server: SQLServer = request.getfixturevalue(backend)
+        found[backend] = server.url(server.database())
     if broker == "rabbitmq":
         rabbit = request.getfixturevalue("rabbit")
         vhost = rabbit.vhost()
@@ -104,11 +108,13 @@ def run(folder: Path, urls: dict[str, str], *command: str, **options: Any) -> su
                           timeout=PATIENCE, check=False, **options)  # fmt: skip
 
 
+SQL_PAIRS = [("sqlite", "postgresql"), ("redis", "mariadb")]
 PAIRS = [(broker, backend) for broker in BROKERS for backend in BACKENDS]
 
 
-@pytest.mark.parametrize("urls", [pair for pair in PAIRS if "rabbitmq" in pair or "rpc" not in pair], indirect=True,
-                         ids="-".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "urls", [pair for pair in PAIRS if "rabbitmq" in pair or "rpc" not in pair] + SQL_PAIRS, indirect=True, ids="-".join
+)
 def test_calls_come_back_through_every_pair(urls: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pairs.py").write_text(APP)
     (tmp_path / "caller.py").write_text(CALLER)

@@ -14,6 +14,7 @@ __all__ = [
     "AccessRefused",
     "ArgumentsError",
     "BackendError",
+    "BackendUnavailable",
     "BrokerError",
     "BrokerMisconfigured",
     "BrokerUnavailable",
@@ -181,6 +182,10 @@ class ForeignDatabase(BrokerError):
 
 class BackendError(CeleriacError):
     """The result backend refused the request or failed."""
+
+
+class BackendUnavailable(BackendError, ConnectionError):
+    """The result backend cannot be reached."""
 
 
 class LeaseLost(BrokerError):

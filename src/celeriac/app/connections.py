@@ -44,6 +44,16 @@ class Kind(NamedTuple):
     setting: str
     group: str
     built_in: Mapping[str, BuiltIn]
+    families: Mapping[str, BuiltIn] = {}  # by the beginning of a scheme; the first that fits counts
+
+    def adapter(self, scheme: str) -> BuiltIn | None:
+        """Return the built-in adapter of a scheme."""
+        found = (adapter for beginning, adapter in self.families.items() if scheme.startswith(beginning))
+        return self.built_in.get(scheme) or next(found, None)
+
+    def schemes(self) -> dict[str, BuiltIn]:
+        """Return the built-in adapters by scheme, of a family those that have a name."""
+        return {**self.built_in, **{name: found for name, found in self.families.items() if name[-1] != "+"}}
 
 
 def _schemes(package: str) -> dict[str, BuiltIn]:
@@ -57,6 +67,11 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
     }
 
 
+SQL = {
+    "db+postgresql": "postgresql", "db+mysql": "mysql", "db+mariadb": "mysql", "db+oracle": "oracle",
+    "db+sqlite": "sqlalchemy", "db+": "sqlalchemy",
+}  # fmt: skip
+"""The extras of databases: a scheme may go on with the name of a driver, and may name any that SQLAlchemy knows."""
 BROKER = Kind("broker", "broker_url", adapters.BROKERS, _schemes("celeriac.brokers"))
 BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
     **_schemes("celeriac.backends"),
@@ -65,7 +80,7 @@ BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
     "cache+memcached": BuiltIn("celeriac.backends.memcached", "memcached"),  # as in Celery
     "tyrant": BuiltIn("celeriac.backends.tyrant", "tyrant"),
     "tyrant+memcached": BuiltIn("celeriac.backends.memcached", "tyrant"),
-})  # fmt: skip
+}, {name: BuiltIn("celeriac.backends.sql", "sql", extra) for name, extra in SQL.items()})  # fmt: skip
 FILE = "sqlite:///"
 RPC = "rpc"
 REPLYING = frozenset({RPC, "amqp", "amqps"})
@@ -108,7 +123,7 @@ def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) ->
 def sends_outcomes(url: str, backend: Callable[[], Backend]) -> bool:
     """Return whether the backend of a URL sends outcomes to their callers. `backend` opens it, if it must be asked."""
     scheme = _scheme(url)
-    if scheme == RPC or scheme in BACKEND.built_in:
+    if scheme == RPC or BACKEND.adapter(scheme) is not None:
         return scheme in REPLYING
     return not backend().can(Ability.KEEP_OUTCOMES)
 
@@ -119,8 +134,8 @@ def _scheme(url: str) -> str:
 
 def _open(kind: Kind, other: Kind, url: str, settings: Settings, clock: Clock) -> Any:
     scheme = _scheme(url) if "://" in url else ""
-    if scheme in kind.built_in:
-        connect, own = _built_in(url, kind.built_in[scheme], settings)
+    if (built_in := kind.adapter(scheme)) is not None:
+        connect, own = _built_in(url, built_in, settings)
     elif scheme in (found := adapters.installed(kind.group)):
         adapter = adapters.load(found[scheme])
         connect, own = adapter.connect, list(adapter.settings)
@@ -152,12 +167,12 @@ def _built_in(url: str, adapter: BuiltIn, settings: Settings) -> tuple[Any, list
 
 def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfigured:
     """Return the error for a URL that no adapter opens."""
-    if scheme == RPC or scheme in {*other.built_in, *adapters.installed(other.group)}:
+    if scheme == RPC or other.adapter(scheme) is not None or scheme in adapters.installed(other.group):
         return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}: {scheme}:// is only a {other.name}. "
                                     f"Set `{kind.setting}` to another URL.")  # fmt: skip
-    schemes = sorted({*kind.built_in, *adapters.installed(kind.group)})
+    schemes = sorted({*kind.schemes(), *adapters.installed(kind.group)})
     hint = nearest(scheme or url.partition(":")[0], schemes)
-    extra = next((found.extra for name, found in kind.built_in.items() if f"'{name}'" in hint), None)
+    extra = next((found.extra for name, found in kind.schemes().items() if f"'{name}'" in hint), None)
     hint = hint.replace("'?", "://'?") + (f" It needs: pip install 'celeriac[{extra}]'." if extra else "")
     return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}.{hint} "
                                 f"Known: {', '.join(f'{name}://' for name in schemes)}.")  # fmt: skip

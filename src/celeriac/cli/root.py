@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
     "schedules": "List, add, change, pause, remove and run what is sent periodically.",
     "purge": "Delete the waiting messages of queues.",
+    "backend": "Print the tables of a result backend.",
     "keys": "Make keys that sign messages.",
     "report": "Print the information that a bug report needs.",
     "demo": "Run a demonstration on this machine.",

@@ -5,6 +5,7 @@ define their own settings in the same form (`definitions_of`): see docs/howto/ad
 """
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -109,6 +110,12 @@ def _accepted(check: Callable[[Any], Any]) -> Rule:
     return rule
 
 
+def _table_prefix(value: str) -> str:
+    if not re.fullmatch("[a-z][a-z0-9_]{0,15}", value):  # some databases limit names to 30 characters
+        raise ValueError(f"up to 16 lower-case letters, digits and _, a letter first, not {value!r}.")
+    return value
+
+
 def _log_format(value: str) -> str:
     """Return a format of `logging` that can be filled in."""
     record = logging.makeLogRecord({"task_name": "shop.add", "task_id": "1"})
@@ -148,6 +155,10 @@ class Definitions:
     ] = "auto"
     memcached_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
     tyrant_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
+    sql_schema: Annotated[str | None, "the schema of the tables in a db+…:// backend; None: the user's own"] = None
+    sql_table_prefix: Annotated[
+        str, "what the names of these tables begin with", _table_prefix
+    ] = "celeriac_"
 
     # Security
     security_keys: Annotated[
@@ -261,6 +272,11 @@ NOT_NEEDED = {
     "beat_max_loop_interval": "a scheduler wakes up for each tick, and sees changes within a second; remove it",
     "beat_cron_starting_deadline": "the policy `window` of an entry says how old a tick may be that is sent",
     "enable_utc": "instants are always UTC inside; remove it",
+    "database_table_names": "set `sql_table_prefix`",
+    "database_table_schemas": "set `sql_schema`",
+    "database_create_tables_at_setup": "tables are made on first use; remove it",
+    "database_short_lived_sessions": "connections that were lost are opened again; remove it",
+    "database_engine_options": "write what the driver takes after the ? of the URL; remove it",
     "security_key": "messages are signed with secrets, not certificates: set `security_keys`",
     "security_certificate": "messages are signed with secrets, not certificates: set `security_keys`",
     "security_cert_store": "messages are signed with secrets, not certificates: set `security_keys`",

@@ -1,0 +1,159 @@
+"""What the SQL servers of the tests have in common: a process in a temporary folder, run by an unprivileged user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.patience import PATIENCE
+
+__all__ = ["SQLServer"]
+
+
+class SQLServer(ABC):
+    """A server that can be stopped, killed, frozen and started again, with a new database for each test."""
+
+    user: str  # who runs it, if the tests are run by root
+
+    def __init__(self, folder: Path, program: str, missing: str) -> None:
+        if not os.path.exists(program):
+            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+                pytest.fail(missing)
+            pytest.skip(missing)
+        self.folder = folder
+        self.program = program
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._names = count(1)
+        self._shared = ""
+        self._account: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            self._account = {"user": self.user, "group": self.user, "extra_groups": []}
+            shutil.chown(folder, self.user, self.user)
+        self.prepare()
+        self.start()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make its data."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the command line that runs it."""
+
+    @abstractmethod
+    def ask(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        """Carry out a statement as administrator, on a connection of its own. Raises if it cannot be reached."""
+
+    @abstractmethod
+    def url(self, database: str, user: str | None = None, password: str = "") -> str:
+        """Return the URL of the result backend in a database."""
+
+    def database(self) -> str:
+        """Return the name of a new, empty database."""
+        name = f"test_{os.getpid()}_{next(self._names)}"
+        self.ask(f"CREATE DATABASE {name}")
+        return name
+
+    def emptied(self) -> str:
+        """Return the name of one database that all tests share; its tables are empty."""
+        if not self._shared:
+            self._shared = self.database()
+        found = self.ask(f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{self.schema}'",
+                         self._shared)  # fmt: skip
+        for name in {name for (name,) in found if name.startswith("celeriac_")} - {"celeriac_version"}:
+            self.ask(f"DELETE FROM {name}", self._shared)
+        return self._shared
+
+    @property
+    def schema(self) -> str:
+        """The schema of tables in the shared database."""
+        return self._shared
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        log = self.folder / "server.log"
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(self.command(), cwd=self.folder, env=self.environment(), stdout=file,
+                                            stderr=file, stdin=subprocess.DEVNULL, **self._account)  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with suppress(Exception):
+                self.ask("SELECT 1")
+                return
+            assert self.process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"{self.program} did not start"
+            time.sleep(0.02)
+
+    def run(self, *command: str) -> None:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=PATIENCE, check=False, **self._account,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout.decode()
+
+    def environment(self) -> dict[str, str]:
+        return {"HOME": str(self.folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self.process is not None
+        found = psutil.Process(self.process.pid)
+        return [found, *found.children(recursive=True)]
+
+    def _send(self, number: int) -> None:
+        for process in self._processes():
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    def freeze(self) -> None:
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill it and its processes, as `kill -9` and a crash do."""
+        self._send(signal.SIGKILL)
+        self._ended()
+
+    def stop(self) -> None:
+        """Stop it in order; its clients are cut off."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT if self.user == "postgres" else signal.SIGTERM)
+        self._ended()
+
+    def _ended(self) -> None:
+        assert self.process is not None
+        self.process.wait(PATIENCE)
+        self.process = None
+
+    def restored(self) -> None:
+        """Have it run again, whatever a test has done to it."""
+        if self.process is None:
+            self.start()
+        else:
+            self.thaw()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,162 @@
+"""The backend on SQL databases keeps the promises of its ports, on PostgreSQL, MariaDB and SQLite."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from secrets import randbits
+from typing import Any
+
+import pytest
+from sqlalchemy import create_mock_engine
+from sqlalchemy.dialects.oracle.oracledb import OracleDialect_oracledb
+from sqlalchemy.sql import ClauseElement
+
+from celeriac import states
+from celeriac.backends.sql import SQLBackend
+from celeriac.brokers.memory import MemoryBroker
+from celeriac.drivers.memory import Store
+from celeriac.drivers.sql.database import Database
+from celeriac.drivers.sql.outcomes import OutcomeTable, Row
+from celeriac.drivers.sql.schema import Tables
+from celeriac.drivers.sql.workflows import WorkflowTables
+from celeriac.model.codec import Codec
+from celeriac.model.keys import new_key, parse_key
+from celeriac.model.outcome import Outcome
+from celeriac.ports.schedules import ScheduleStore, schedule_store
+from tests.clock import FakeClock
+from tests.conformance.backend import BackendConformance, WorkflowConformance
+from tests.conformance.broker import Ports
+from tests.conformance.schedules import SchedulesConformance
+
+TIMEOUT = 60.0
+ORACLE = "CELERIAC_TEST_ORACLE_URL"
+PLACES = [  # and whether to leave out the upsert of its own: then it takes the way of all others
+    ("postgresql", False), ("postgresql", True), ("mariadb", False), ("sqlite", False), ("sqlite", True),
+    *([("oracle", False)] if ORACLE in os.environ else []),
+]  # fmt: skip
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    system = getattr(request, "param", "sqlite")
+    if system == "oracle":
+        return os.environ[ORACLE]
+    if system == "sqlite":
+        return f"db+sqlite:///{tmp_path}/results.db"
+    server = request.getfixturevalue(system)
+    return str(server.url(server.emptied()))
+
+
+Open = Callable[..., SQLBackend]
+
+
+@pytest.fixture
+def opened(url: str, clock: FakeClock) -> Iterator[Open]:
+    """Open backends in that database; each has connections of its own, as another process has."""
+    backends: list[SQLBackend] = []
+    prefix = f"t{randbits(32):x}_" if "oracle" in url else "celeriac_"
+
+    def open_(**options: object) -> SQLBackend:
+        database = Database(url, None, prefix, TIMEOUT)
+        backends.append(SQLBackend(database, clock, **options))  # type: ignore[arg-type]
+        return backends[-1]
+
+    yield open_
+    for backend in backends:
+        if "oracle" in url:
+            backend.database.write(backend.database.tables.metadata.drop_all)
+        backend.close()
+
+
+@pytest.fixture
+def ports(opened: Open, clock: FakeClock, generic: bool) -> Ports:
+    store = Store()
+    return Ports(MemoryBroker(store, clock), opened(generic=generic), clock, lambda: MemoryBroker(store, clock))
+
+
+@pytest.mark.parametrize(("url", "generic"), PLACES, indirect=["url"])
+class Everywhere:
+    pass
+
+
+class TestBackend(Everywhere, BackendConformance):
+    pass
+
+
+class TestWorkflows(Everywhere, WorkflowConformance):
+    pass
+
+
+class TestSchedules(Everywhere, SchedulesConformance):
+    @pytest.fixture
+    def schedules(self, ports: Ports) -> ScheduleStore:
+        return schedule_store(_NoSchedules(), ports.backend)  # type: ignore[arg-type]
+
+
+class _NoSchedules:
+    """A broker that keeps no schedules."""
+
+
+def test_outcomes_are_sealed_where_the_app_has_keys(opened: Open) -> None:
+    codec = Codec([parse_key(new_key())], encrypt=False)
+    backend, other = opened(codec=codec), opened()
+    sent = Outcome(id="a", task="t", state=states.SUCCESS, value=b"1")
+    assert backend.save([sent]) == [True]
+    assert backend.fetch(["a"]) == {"a": sent}
+    assert other.fetch(["a"])["a"].state == states.FAILURE
+
+
+# --- Oracle: what it would be told --------------------------------------------------------------------
+
+
+def test_all_of_this_is_kept_by_a_real_oracle_too() -> None:
+    if ORACLE not in os.environ:
+        pytest.skip(f"no Oracle to be had here: set {ORACLE}=db+oracle://user:password@host/?service_name=…")
+    assert ("oracle", False) in PLACES
+
+
+def oracle(statement: Any) -> str:
+    """Return a statement as Oracle is told it, on one line."""
+    return " ".join(str(statement.compile(dialect=OracleDialect_oracledb())).split())
+
+
+def test_oracle_has_large_values_and_exact_instants() -> None:
+    text = Tables("mine", "shop_").text(OracleDialect_oracledb())
+    assert "outcome BLOB NOT NULL" in text
+    assert "stored_at NUMBER(19) NOT NULL" in text
+    assert "name RAW(2000) NOT NULL" in text
+    assert "INSERT INTO mine.shop_version (id, version) VALUES (1, 1)" in text
+    assert all(len(name) <= 30 for name in re.findall(r"(?:TABLE mine\.|INDEX mine\.|INDEX )(\w+)", text))
+
+
+def test_oracle_locks_what_it_reads_and_is_asked_for_no_upsert() -> None:
+    told: list[str] = []
+    connection = create_mock_engine("oracle+oracledb://", lambda statement, *_, **__: told.append(oracle(statement)))
+    outcomes = OutcomeTable(Tables(None, "celeriac_"))
+    with pytest.raises(TypeError):  # it answers nothing
+        outcomes.store(connection, [Row("a", "SUCCESS", True, b"1")], 1, 1_000)  # type: ignore[arg-type]
+    assert told == [
+        "SELECT celeriac_outcomes.id, celeriac_outcomes.is_final FROM celeriac_outcomes "
+        "WHERE celeriac_outcomes.id IN (__[POSTCOMPILE_keys]) ORDER BY celeriac_outcomes.id FOR UPDATE"
+    ]
+
+
+def test_oracle_is_told_how_many_rows_to_fetch_and_never_with_a_lock() -> None:
+    """`FETCH FIRST … FOR UPDATE` compiles, and fails with ORA-02014."""
+    tables = Tables(None, "celeriac_")
+    outcomes = OutcomeTable(tables)
+    workflows = WorkflowTables(tables, outcomes, lambda outcome: Row("", "", True, b""))
+    statements = [
+        oracle(statement)
+        for of in (outcomes, workflows)
+        for statement in vars(of).values()
+        if isinstance(statement, ClauseElement)
+    ]
+    limited = [statement for statement in statements if "FETCH FIRST" in statement]
+    assert len(limited) == 2
+    assert not any("FOR UPDATE" in statement for statement in limited)
+    assert not any("ON CONFLICT" in statement or "RETURNING" in statement for statement in statements)
