@@ -18,8 +18,8 @@ from celeriac import Celeriac
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.clock import FakeClock
-from tests.mongodb_server import MongoServer, running_mongodb
 from tests.mariadb_server import MariaDBServer, running_mariadb
+from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.grounds import shared_servers
 from tests.promises.harness import Stage, set_stage
