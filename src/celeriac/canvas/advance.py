@@ -71,7 +71,7 @@ def _end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
         outcome = outcomes.get(node.id)
         if outcome is None or not outcome.ready:
             outcome = _lost_outcome(tree, node)
-        return End(outcome.value or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
+        return End(outcome.encoded_value() or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
     if not node.members and node.source >= 0:
         before = _end_of(tree, node.source, outcomes)
         return before if before.cause is not None else End(b"[]")

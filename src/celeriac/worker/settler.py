@@ -17,7 +17,7 @@ from celeriac.app.app import Celeriac
 from celeriac.canvas.workflows import Workflows
 from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
 from celeriac.model.message import Message
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Call, Outcome
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
 from celeriac.ports.workflows import WorkflowStore, workflow_store
@@ -158,6 +158,8 @@ class Settler:
         settlements = [
             decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
         ]
+        if self._app.conf.result_extended:
+            settlements = [_with_call(settlement) for settlement in settlements]
         accepted = await self._writer.write(self._heartbeat.lease, settlements, now)
         if self._writer.left_pending:
             self.advancer.wake.set()
@@ -181,6 +183,13 @@ class Settler:
             elif ending.unknown is not None:
                 self.attempt_log.unknown(message, ending.unknown)
         self.statistics.add(counted)
+
+
+def _with_call(settlement: Settlement) -> Settlement:
+    """Return a settlement whose outcome says what was called."""
+    if settlement.outcome is None:
+        return settlement
+    return replace(settlement, outcome=replace(settlement.outcome, call=Call.of(settlement.delivery.message)))
 
 
 class SettlementWriter:

@@ -31,8 +31,10 @@ from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
 __all__ = ["SQLiteBroker", "connect"]
 
-LISTEN_PAUSES = (0.0005, 0.02)  # seconds from a commit to the read: the first, and the longest. It doubles while commits
-# follow each other and bring nothing, so that a busy database does not wake listeners at every commit
+LISTEN_PAUSES = (0.0005, 0.02)
+"""The first and the longest time from a commit to the read (seconds). It doubles while commits follow each other and
+bring nothing, so that a busy database does not wake listeners at every commit."""
+
 LISTEN_WAIT = 60.0  # seconds
 
 
