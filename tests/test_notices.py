@@ -6,7 +6,6 @@ The callers here poll once an hour, so that what they get, they were told of.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -40,7 +38,7 @@ from tests.environment import without_settings
 from tests.key_value import SyncDictBackend
 from tests.patience import FOR_EVER, PATIENCE, eventually, wait_for
 from tests.rabbitmq_server import Place
-from tests.redis_server import running_redis
+from tests.redis_server import RedisServer, running_redis
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "adapter" / "celeriac_folder.py"
 
@@ -383,19 +381,25 @@ def test_a_notice_that_is_not_signed_for_this_channel_is_ignored(
     assert "it is not signed" in caplog.text
 
 
-def test_a_caller_that_nothing_can_tell_polls_and_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
-    class Deaf(MemoryBroker):
-        async def listen(self, channel: str) -> Any:
-            raise AccessRefused("no rights")
-
+def test_a_caller_without_the_right_to_listen_polls_and_says_so_once(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.ask("ACL", "SETUSER", "shy", "on", ">secret", "resetchannels", "~*", "+@all")
+    broker = open_broker(redis.url.replace("://", "://shy:secret@"), Settings(), Clock())
     backend = Counting(Clock())
-    backend.notices = listener = NoticeListener(lambda: Deaf(Store(), Clock()), backend)
+    backend.notices = listener = NoticeListener(lambda: broker, backend)
     ended = Outcome(id=new_id(), task="t", state=states.SUCCESS)
-    timer = threading.Timer(1.0, backend.kept.put, ([ended], time.time()))
-    timer.start()
-    assert backend.fetch([ended.id], wait=FOR_EVER) == {ended.id: ended}
+    waiting = threading.Thread(target=backend.fetch, args=([ended.id], FOR_EVER))
+    waiting.start()
+    wait_for(lambda: "is not told" in caplog.text, "a warning")
+    backend.kept.put([ended], time.time())
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+    assert backend.fetch([new_id()], wait=0.1) == {}
+    assert (caplog.text.count("is not told"), listener.listening) == (1, False)
     listener.close()
-    assert caplog.text.count("and polls: no rights") == 1
+    broker.close()
+    redis.ask("ACL", "DELUSER", "shy")
 
 
 def test_pauses_grow_to_an_eighth_of_the_wait_while_the_caller_is_told() -> None:
@@ -504,11 +508,19 @@ async def test_a_channel_that_is_not_for_notices_is_ignored_and_told(caplog: pyt
     assert caplog.text.count("is not a channel for notices") == 2
 
 
-@pytest.mark.parametrize("error", [BrokerUnavailable("away"), AccessRefused("no rights"), ZeroDivisionError()])
-async def test_what_cannot_be_told_is_dropped_and_later_ends_are_told(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
+async def test_a_worker_without_the_right_to_tell_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Heard()
+    notifier = Notifier(broker, SyncDictBackend(Clock()))
+    broker.error = AccessRefused("no rights")
+    for _ in range(2):
+        notifier.stored([ended("1")])
+        await notifier.finish()
+    assert caplog.text.count("may not tell callers") == 1
+    assert not notifier._waiting
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), ZeroDivisionError()])
+async def test_what_cannot_be_told_is_dropped_and_later_ends_are_told(error: Exception) -> None:
     broker = Heard()
     notifier = Notifier(broker, SyncDictBackend(Clock()))
     duty = asyncio.ensure_future(notifier.run())
@@ -520,7 +532,6 @@ async def test_what_cannot_be_told_is_dropped_and_later_ends_are_told(
     notifier.stored([ended("3")])
     await eventually(lambda: broker.heard)
     assert broker.heard == [("ended.a", ["3"])]
-    assert caplog.text.count("may not tell callers") == isinstance(error, AccessRefused)
     duty.cancel()
     with suppress(asyncio.CancelledError):
         await duty

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
-from celeriac.errors import CeleriacError
+from celeriac.errors import AccessRefused, CeleriacError
 from celeriac.model.notices import own_channel, read_notice
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import MISSED, Broker
@@ -73,9 +73,12 @@ class NoticeListener:
                     self._backend.wake(None)  # of what ended before, this process was not told
                     async for notice in notices:
                         self._hear(broker, channel, notice)
+            except AccessRefused as error:  # a right does not come back by itself
+                log.warning("This process is not told of the ends of its tasks, and polls: %s", error)
+                return
             except CeleriacError as error:
                 log.log(logging.DEBUG if failures else logging.WARNING,
-                        "This process cannot be told of the ends of its tasks, and polls: %s", error)  # fmt: skip
+                        "This process is not told of the ends of its tasks, and polls: %s", error)  # fmt: skip
             finally:
                 self.listening = False
             await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])

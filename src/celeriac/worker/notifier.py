@@ -26,14 +26,16 @@ MOST_CHANNELS = 1000  # with notices to be sent; callers with others are not tol
 
 
 class Notifier:
-    """Collects the ids of ended tasks by the channels of their callers, and sends them."""
+    """Collects the ids of ended tasks by the channels of their callers, and sends them.
+
+    `is_needed`: whether the backend keeps outcomes and cannot notify callers, and the worker may.
+    """
 
     def __init__(self, broker: Broker, backend: Backend) -> None:
         self.is_needed = needs_notices(backend)
         self._broker = broker
         self._waiting: dict[str, list[str]] = {}  # ids by channel; an empty list: too many to name
         self._has_work = asyncio.Event()
-        self._refused = False
 
     def stored(self, outcomes: Iterable[Outcome]) -> None:
         """Tell the callers of these tasks soon."""
@@ -84,8 +86,8 @@ class Notifier:
         return False
 
     def _failed(self, error: BrokerError) -> None:
-        if isinstance(error, AccessRefused) and not self._refused:
-            self._refused = True
+        if isinstance(error, AccessRefused):  # a right does not come back by itself
+            self.is_needed = False
             log.warning("The worker may not tell callers that their tasks have ended, so they poll: %s", error)
         else:
             log.debug("Cannot tell callers that their tasks have ended: %s", error)
