@@ -39,7 +39,7 @@ class Advancer:
     """Advances workflows until cancelled."""
 
     def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool, outages: Outages,
-                 notifier: Notifier) -> None:  # fmt: skip
+                 notifier: Notifier | None = None) -> None:  # fmt: skip
         self.wake = asyncio.Event()  # set it when there may be a pending node
         self._app = app
         self._lease = lease
@@ -123,7 +123,8 @@ class Advancer:
 
     def _tell(self, advances: Sequence[Advance]) -> None:
         """Tell the callers of tasks that were ended without being run."""
-        self._notifier.stored(outcome for item in advances for outcome in item.outcomes)
+        if self._notifier is not None and self._notifier.is_needed:
+            self._notifier.stored(outcome for item in advances for outcome in item.outcomes)
 
     def _follow(self, node: PendingNode, trees: Mapping[str, Tree], outcomes: Mapping[str, Outcome],
                 now: float) -> Advance:  # fmt: skip

@@ -199,7 +199,8 @@ class SettlementWriter:
     repeats work and never loses it.
     """
 
-    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows, notifier: Notifier) -> None:
+    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows,
+                 notifier: Notifier | None = None) -> None:  # fmt: skip
         self._broker = broker
         self._backend = backend
         self._workflows = workflows
@@ -244,7 +245,7 @@ class SettlementWriter:
 
     def _tell(self, settlements: Sequence[Settlement]) -> None:
         """Tell the callers where the backend cannot."""
-        if self._notifier.is_needed:
+        if self._notifier is not None and self._notifier.is_needed:
             self._notifier.stored(item.outcome for item in settlements if item.outcome is not None)
 
     def _may_have_been_sent(self, delivery: Delivery) -> bool:
