@@ -33,7 +33,7 @@ from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable,
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Action, Broker, Delivery, Settlement
+from celeriac.ports.broker import MISSED, Action, Broker, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.patience import eventually, in_time
@@ -429,6 +429,9 @@ async def test_messages_delays_and_outcomes_survive_a_server_that_is_killed(frai
         while not heard.done():
             await broker.broadcast("news", [b"1"])
             await asyncio.wait([heard], timeout=0.1)
+        assert heard.result() is MISSED
+        await broker.broadcast("news", [b"1"])
+        assert await anext(news) == b"1"
     backend.close()
 
 

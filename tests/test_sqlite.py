@@ -33,7 +33,7 @@ from celeriac.errors import BrokerError, BrokerUnavailable, ForeignDatabase, Imp
 from celeriac.model.clock import Clock
 from celeriac.model.message import COROUTINE, PLAIN, Message, new_id, new_ids
 from celeriac.model.outcome import Outcome
-from celeriac.ports.broker import Action, Settlement
+from celeriac.ports.broker import MISSED, Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.states import SUCCESS
 from tests.clock import FakeClock
@@ -375,6 +375,7 @@ async def test_a_listener_receives_broadcasts_from_the_file_that_replaced_the_fi
     delete_all(path)
     await there.broadcast("c", [b"4"])
     async with asyncio.timeout(PATIENCE):
+        assert await anext(heard) is MISSED
         assert await anext(heard) == b"4"
 
 

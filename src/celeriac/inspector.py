@@ -21,6 +21,7 @@ from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
+from celeriac.ports.broker import MISSED
 from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, labelled
 
 if TYPE_CHECKING:
@@ -185,6 +186,8 @@ class Inspector:
             try:
                 async with asyncio.timeout(self.timeout if timeout is None else seconds(timeout, "timeout")):
                     async for payload in answers:
+                        if payload is MISSED:
+                            continue
                         try:
                             reply = read_reply(self._app.broker.codec.open("reply", payload, channel))
                         except ValueError as error:

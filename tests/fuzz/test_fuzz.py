@@ -14,7 +14,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,18 @@ import pytest
 
 from celeriac import Celeriac
 from celeriac.app.control import COMMANDS as CHANNEL
+from celeriac.app.notices import NoticeListener
 from celeriac.errors import CeleriacError
 from celeriac.inspector import Inspector
 from celeriac.model.message import new_id
+from celeriac.model.notices import encode_notice, own_channel
 from celeriac.testing import running_worker
 from tests.commands import command
 from tests.environment import without_settings
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.surfaces import OnRabbitMQ, OnRedis, OnSQLite, Server
 from tests.hostile import COMMANDS, MESSAGES, OUTCOMES
+from tests.key_value import SyncDictBackend
 from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place
 
@@ -243,6 +246,33 @@ def test_infos_of_workers(app: Celeriac, server: Server, seed: int, count: int) 
 
     with worker_here(app) as process:
         feed(app, process, min(count, 2_000), write, look)
+
+
+def test_notices(app: Celeriac, server: Server, seed: int, count: int) -> None:
+    mutator, woken = Mutator(seed, lambda value: msgspec.msgpack.encode(list(value.values()))), set[str]()
+
+    class Woken(SyncDictBackend):
+        def wake(self, ids: Iterable[str] | None) -> None:
+            woken.update(ids or ())
+
+    listener = NoticeListener(lambda: app.broker, Woken(app.clock))
+    listener.begin()
+    wait_for(lambda: listener.listening, "a listener")
+
+    def send(payload: bytes) -> None:
+        app.broker.complete(app.broker.broadcast(own_channel(), [payload]))
+
+    def mend() -> None:
+        id = new_id()
+        send(encode_notice([id]))
+        wait_for(lambda: id in woken, "a notice that is heard")
+
+    def write(number: int) -> None:
+        send(mutator.make({"first": new_id(), "second": new_id()}, [b"", b"junk", encode_notice([])]))
+
+    with worker_here(app) as process:
+        feed(app, process, count, write, lambda number: None, mend)
+    listener.close()
 
 
 COMMAND = {"name": "ping", "arguments": {}, "destination": None, "reply_to": "reply.x"}

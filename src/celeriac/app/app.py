@@ -14,7 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
-from celeriac.app.connections import file_url, open_backend, open_broker, sends_outcomes
+from celeriac.app.connections import file_url, needs_notices, open_backend, open_broker, sends_notices, sends_outcomes
 from celeriac.app.control import Control
 from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
@@ -293,6 +293,11 @@ class Celeriac(Registering):
         return sends_outcomes(self.backend_url, lambda: self.backend)
 
     @property
+    def sends_notices(self) -> bool:
+        """Whether callers are told that outcomes were stored, on a channel that each message names."""
+        return sends_notices(self.backend_url, lambda: self.backend)
+
+    @property
     def backend_url(self) -> str:
         """The URL of the result backend: the setting, or the URL of the broker."""
         url: str | None = self.conf.result_backend
@@ -303,6 +308,9 @@ class Celeriac(Registering):
         """The result backend, made on first use."""
         if self._backend is None:
             self._backend = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
+            if needs_notices(self._backend):
+                notices = importlib.import_module("celeriac.app.notices")  # it imports asyncio, which takes long
+                self._backend.notices = notices.NoticeListener(lambda: self.broker, self._backend)
         return self._backend
 
     def close(self) -> None:
@@ -310,6 +318,8 @@ class Celeriac(Registering):
         if self._broker is not None:
             self._broker.close()
         if self._backend is not None:
+            if self._backend.notices is not None:
+                self._backend.notices.close()
             self._backend.close()
         self._broker = self._backend = None
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
 
-__all__ = ["BuiltIn", "Kind", "file_url", "open_backend", "open_broker", "sends_outcomes", "shown"]
+__all__ = ["BuiltIn", "Kind", "file_url", "needs_notices", "open_backend", "open_broker", "sends_notices",
+           "sends_outcomes", "shown"]  # fmt: skip
 
 
 class BuiltIn(NamedTuple):
@@ -85,6 +86,8 @@ FILE = "sqlite:///"
 RPC = "rpc"
 REPLYING = frozenset({RPC, "amqp", "amqps"})
 """Built-in backends that send each outcome to its caller."""
+NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel"})
+"""Built-in backends that notify the callers in all processes."""
 
 
 def file_url(path: str) -> str:
@@ -126,6 +129,22 @@ def sends_outcomes(url: str, backend: Callable[[], Backend]) -> bool:
     if scheme == RPC or BACKEND.adapter(scheme) is not None:
         return scheme in REPLYING
     return not backend().can(Ability.KEEP_OUTCOMES)
+
+
+def sends_notices(url: str, backend: Callable[[], Backend]) -> bool:
+    """Return whether workers tell callers what the backend of a URL has stored. `backend` opens it, if need be.
+
+    A caller that only sends tasks shall not have to import the driver of a backend.
+    """
+    scheme = _scheme(url)
+    if scheme == RPC or BACKEND.adapter(scheme) is not None:
+        return scheme not in REPLYING and scheme not in NOTIFYING
+    return needs_notices(backend())
+
+
+def needs_notices(backend: Backend) -> bool:
+    """Return whether a backend keeps outcomes and cannot notify the callers in other processes."""
+    return backend.can(Ability.KEEP_OUTCOMES) and not backend.can(Ability.NOTIFY)
 
 
 def _scheme(url: str) -> str:

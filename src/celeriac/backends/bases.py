@@ -37,6 +37,8 @@ log = logging.getLogger("celeriac.backends")
 
 FIRST_PAUSE = 0.005  # seconds between two looks of a caller that waits; doubled after each look …
 LONGEST_PAUSE = 0.25  # … up to this
+RELAXED_PAUSE = 2.0  # the longest where workers tell callers of ends, and so polling finds what they do not …
+RELAXING = 8.0  # … but at most this part of the time that the caller has waited: an eighth
 FEW = 32  # tasks; a caller that waits for more …
 PAUSE_PER_ID = 2e-5  # … sleeps so many seconds for each, before each look
 
@@ -121,7 +123,11 @@ class WaitingBackend(Backend):
 
 
 class PollingBackend(WaitingBackend):
-    """Waits by polling, with growing pauses. Outcomes stored in this process wake its waiting callers at once."""
+    """Waits by polling, with growing pauses. Outcomes stored in this process wake its waiting callers at once.
+
+    Those stored in other processes wake them by notices of the workers (`Backend.notices`), which may be lost, and are
+    not sent to processes that wait for tasks of others.
+    """
 
     lacks = frozenset({Ability.KEEP_WORKFLOWS, Ability.LIST_RECENT, Ability.NOTIFY})
 
@@ -140,15 +146,16 @@ class PollingBackend(WaitingBackend):
         self.wake(outcome.id for outcome in outcomes if outcome.ready)
         return done
 
-    def wake(self, ids: Iterable[str]) -> None:
-        """Make the callers in this process that wait for one of these tasks look now."""
-        ended = set(ids) if self._polls else set()
+    def wake(self, ids: Iterable[str] | None) -> None:
+        if not self._polls:
+            return
+        ended = None if ids is None else set(ids)
         for poll, wanted in self._polls.copy().items():
-            if not ended.isdisjoint(wanted):
+            if ended is None or not ended.isdisjoint(wanted):
                 poll.ring()
 
     def watch(self, ids: Sequence[str]) -> Bell:
-        poll = _Poll()
+        poll = _Poll(self)
         self._polls[poll] = frozenset(ids)
         return poll
 
@@ -209,9 +216,11 @@ def without_value(outcome: Outcome, why: str) -> Outcome:
 class _Poll(Bell):
     """The sleep of one waiting caller: until it is woken, or a pause that doubles each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
         super().__init__()
+        self._backend = backend
         self._pause = FIRST_PAUSE
+        self._slept = 0.0
 
     def wait(self, seen: int, timeout: float) -> None:
         super().wait(seen, min(timeout, self._next()))
@@ -220,5 +229,11 @@ class _Poll(Bell):
         await super().changed(seen, min(timeout, self._next()))
 
     def _next(self) -> float:
-        pause, self._pause = self._pause, min(LONGEST_PAUSE, self._pause * 2)
+        notices, longest = self._backend.notices, LONGEST_PAUSE
+        if notices is not None:
+            notices.begin()
+            if notices.listening:
+                longest = max(longest, min(RELAXED_PAUSE, self._slept / RELAXING))
+        pause, self._pause = self._pause, min(longest, self._pause * 2)
+        self._slept += pause
         return pause

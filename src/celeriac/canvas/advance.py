@@ -71,7 +71,7 @@ def _end_of(tree: Tree, number: int, outcomes: Mapping[str, Outcome]) -> End:
         outcome = outcomes.get(node.id)
         if outcome is None or not outcome.ready:
             outcome = _lost_outcome(tree, node)
-        return End(outcome.value or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
+        return End(outcome.encoded_value() or b"null") if outcome.state == states.SUCCESS else End(cause=outcome)
     if not node.members and node.source >= 0:
         before = _end_of(tree, node.source, outcomes)
         return before if before.cause is not None else End(b"[]")
@@ -142,7 +142,7 @@ def _unrun_outcome(tree: Tree, number: int, cause: Outcome, parent: str | None, 
     failure = cause.failure.shortened(CAUSE_BYTES) if cause.failure is not None else None
     return Outcome(id=step.id, task=step.task, state=cause.state, attempt=0, failure=failure, done_at=now,
                    started_at=now, group_id=message.group_id, parent_id=parent or message.parent_id, root_id=tree.root,
-                   place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip
+                   reply_to=message.reply_to, place=tree.place(number), cause=cause.cause or cause.id)  # fmt: skip
 
 
 def _lost_outcome(tree: Tree, step: Step) -> Outcome:

@@ -60,7 +60,8 @@ def value_of(outcome: Outcome, app: Celeriac) -> Any:
     if outcome.value is None:
         return None
     try:
-        return decode(outcome.content_type, outcome.value, app.conf.accept_content)
+        value = outcome.encoded_value(app.conf.result_max_bytes) or b""
+        return decode(outcome.content_type, value, app.conf.accept_content)
     except DecodeError:
         return f"({len(outcome.value)} bytes of {outcome.content_type})"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import msgspec
 
 from celeriac.model.clock import Duration
+from celeriac.model.compression import method
 from celeriac.model.keys import parse_key
 from celeriac.model.options import rate
 from celeriac.model.routing import Routes
@@ -203,6 +204,12 @@ class Definitions:
     ] = 86400.0
     result_serializer: Annotated[str, "how return values are encoded", _accepted(serializer)] = "json"
     result_max_bytes: Annotated[int, "a larger return value fails its task", positive] = 16_777_216
+    result_compression: Annotated[
+        str | None, "'zlib', 'bzip2' or 'lzma': how return values of 1 KiB and more are compressed", _accepted(method)
+    ] = None
+    result_extended: Annotated[
+        bool, "store the arguments, the queue and the time of the call with the outcome; arguments up to 64 KiB"
+    ] = False
 
     # Workers
     imports: Annotated[list[str], "modules that define tasks, imported by workers"] = []
@@ -271,6 +278,31 @@ NOT_NEEDED = {
     "beat_sync_every": "each tick is recorded in the step that sends it; remove it",
     "beat_max_loop_interval": "a scheduler wakes up for each tick, and sees changes within a second; remove it",
     "beat_cron_starting_deadline": "the policy `window` of an entry says how old a tick may be that is sent",
+    "result_accept_content": "results are decoded by `accept_content`, like all else: set that",
+    "result_backend_always_retry": "workers keep outcomes until the result backend takes them; remove it",
+    "result_backend_max_retries": "workers keep outcomes until the result backend takes them; remove it",
+    "result_backend_base_sleep_between_retries_ms": "the pause grows from 0.1 to 1 second; remove it",
+    "result_backend_max_sleep_between_retries_ms": "the pause grows from 0.1 to 1 second; remove it",
+    "result_backend_thread_safe": "results can be used in every thread; remove it",
+    "result_backend_transport_options": "what the server needs is part of the URL in `result_backend`; remove it",
+    "result_cache_max": "callers keep no results, except with `rpc://`, which keeps those it has read; remove it",
+    "result_chord_join_timeout": "the body of a chord starts when its last task has ended, and nobody waits; remove it",
+    "result_chord_retry_interval": "the tasks of a chord are counted as they end, not polled; remove it",
+    "result_exchange": "with `rpc://`, results go straight to the queue of their caller; remove it",
+    "result_exchange_type": "with `rpc://`, results go straight to the queue of their caller; remove it",
+    "result_persistent": "results survive a restart of the server, also with `rpc://`; remove it",
+    "override_backends": "a package brings a result backend by its entry point, see docs/howto/adapters.md; remove it",
+    "cache_backend": "the URL in `result_backend` names the servers; remove it",
+    "cache_backend_options": "what the server needs is part of the URL in `result_backend`; remove it",
+    "mongodb_backend_settings": "the URL in `result_backend` names the server and its database; remove it",
+    "redis_backend_use_ssl": "set `result_backend` to a URL that begins with rediss://; remove it",
+    "redis_backend_health_check_interval": "a lost connection is noticed, and opened again; remove it",
+    "redis_backend_credential_provider": "the URL in `result_backend` has the user and the password; remove it",
+    "redis_max_connections": "a process opens one connection for each thread or event loop that needs it; remove it",
+    "redis_socket_timeout": "`broker_publish_timeout` bounds how long a server may take to answer: set that",
+    "redis_socket_connect_timeout": "`broker_publish_timeout` bounds how long a server may take to answer: set that",
+    "redis_socket_keepalive": "a lost connection is noticed, and opened again; remove it",
+    "redis_retry_on_timeout": "requests are sent again after a lost connection, without doing them twice; remove it",
     "enable_utc": "instants are always UTC inside; remove it",
     "database_table_names": "set `sql_table_prefix`",
     "database_table_schemas": "set `sql_schema`",

@@ -1,7 +1,7 @@
 """The keys of `security_keys`, from which the keys that sign are derived.
 
     a key of `security_keys`: a secret of 32 characters or more
-    ├── caller    message, outcome, tree, line       what callers and workers exchange
+    ├── caller    message, outcome, tree, line, notice       what callers and workers exchange
     └── operator  command, reply, worker, journal, dead, schedule
 
 Each arrow is HMAC-SHA256 with the key above it, over the name below it; the last step adds the prefix of the app's keys
@@ -20,11 +20,11 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 __all__ = ["CALLER_KINDS", "Key", "Kind", "new_key", "parse_key", "write_caller_key"]
 
 Kind: TypeAlias = Literal[
-    "message", "outcome", "tree", "line", "command", "reply", "worker", "journal", "dead", "schedule"
+    "message", "outcome", "tree", "line", "notice", "command", "reply", "worker", "journal", "dead", "schedule"
 ]  # fmt: skip
 """What is signed. Nothing that was signed as one kind is accepted as another."""
 
-CALLER_KINDS: Final = frozenset({"message", "outcome", "tree", "line"})
+CALLER_KINDS: Final = frozenset({"message", "outcome", "tree", "line", "notice"})
 """What the holder of a caller's key may write."""
 
 SHORTEST: Final = 32  # characters

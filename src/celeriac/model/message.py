@@ -112,7 +112,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     group_id: Name | None = None
     parent_id: Name | None = None
     root_id: Name | None = None
-    reply_to: Address = ""  # the address that outcomes are sent to (`rpc://`); empty: the backend stores them
+    reply_to: Address = ""  # where outcomes are sent to (`rpc://`), or notices of them (`notices.py`); empty: neither
     headers: dict[str, Any] = {}
     link: list[Link] = []  # sent when this succeeds, with its result
     link_error: list[Link] = []  # sent when this fails, as error callbacks

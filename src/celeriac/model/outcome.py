@@ -14,18 +14,38 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.errors import DecodeError
+from celeriac.model.compression import decompress
 from celeriac.model.failure import Failure
-from celeriac.model.gate import Address, AttemptOrNone, Duration, Instant, Name, OptionalName, reader
+from celeriac.model.gate import LARGEST, Address, AttemptOrNone, Duration, Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
 
-__all__ = ["Outcome", "decode_outcome", "encode_outcome", "unreadable_outcome"]
+__all__ = ["Call", "Outcome", "decode_outcome", "encode_outcome", "unreadable_outcome"]
+
+
+MOST_CALL_BYTES = 65_536  # of arguments that are stored with an outcome
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an outcome says of its message, with `result_extended`."""
+
+    queue: Name = "default"
+    sent_at: Instant = 0.0
+    body: bytes | None = None  # the encoded arguments; None: they are too large to be stored twice
+    content_type: OptionalName = "application/json"
+
+    @classmethod
+    def of(cls, message: Message) -> Call:
+        """Return what is kept of a message."""
+        body = message.body if len(message.body) <= MOST_CALL_BYTES else None
+        return cls(message.queue, message.sent_at, body, message.content_type)
 
 
 class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """How one attempt ended or, in the states before the end, how far it is.
 
-    `value` is the encoded return value; in PROGRESS and custom states, the encoded `meta`; in RETRY, None.
+    `value` is the encoded return value, compressed or not; in PROGRESS and custom states, the encoded `meta`; in RETRY,
+    None.
     """
 
     id: Name
@@ -34,6 +54,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     attempt: AttemptOrNone = 1
     value: bytes | None = None
     content_type: OptionalName = "application/json"
+    compression: OptionalName = ""  # the method with which `value` is compressed
     failure: Failure | None = None
     retry_delay: Duration | None = None  # seconds; in RETRY only
     requeue: bool = False  # the task raised `Reject(requeue=True)`
@@ -46,6 +67,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     parent_id: Name | None = None
     root_id: Name | None = None
     reply_to: Address = ""  # of the message
+    call: Call | None = None  # with `result_extended`
     place: Place | None = None  # set in a workflow
     cause: Name | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
     following: list[Message] = []  # in REPLACED: what replaces the message; in RETRY: the next attempt, if changed
@@ -54,6 +76,12 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def ready(self) -> bool:
         """Whether nothing more happens after this."""
         return self.state in states.READY_STATES
+
+    def encoded_value(self, limit: int = LARGEST) -> bytes | None:
+        """Return the encoded value as it was before compression. Raises `DecodeError` for more than `limit` bytes."""
+        if not self.compression or self.value is None:
+            return self.value
+        return decompress(self.compression, self.value, limit)
 
     def next_attempt(self, message: Message) -> Message:
         """Return the message of the attempt that follows a RETRY."""

@@ -23,7 +23,7 @@ class Ability(Enum):
     KEEP_OUTCOMES = "keeps outcomes for every caller that has the id (otherwise: sends each to its caller)"
     KEEP_WORKFLOWS = "keeps workflows (otherwise: plain chains alone)"
     LIST_RECENT = "lists the outcomes stored last"
-    NOTIFY = "notifies all waiting callers (otherwise: those in other processes poll)"
+    NOTIFY = "notifies all waiting callers (otherwise: workers tell those in other processes through the broker)"
 
 
 BROKER_ABILITIES = (Ability.KNOW_IDS, Ability.SEE_SCHEDULED, Ability.CLOCK_LEASES, Ability.JOIN_OUTCOMES)

@@ -10,18 +10,35 @@ An adapter need not implement all of this: the bases in `backends.bases` derive 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability, Port
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Notices"]
+
+
+class Notices(Protocol):
+    """What workers tell this process of: that outcomes were stored. See `app/notices.py`."""
+
+    listening: bool
+    """Whether notices arrive at present."""
+
+    def begin(self) -> None:
+        """Let notices arrive from now on: a caller begins to wait. Returns at once; may be called again."""
+
+    def close(self) -> bool:
+        """Let no more arrive until the next `begin`; return whether they did."""
 
 
 class Backend(Port, ABC):
     """Holds outcomes, by task id, until they expire."""
 
     lacks = frozenset({Ability.KEEP_WORKFLOWS})
+
+    notices: Notices | None = None
+    """Calls `wake`, from another thread. The app sets it where the backend lacks `Ability.NOTIFY`."""
 
     @property
     def reply_to(self) -> str:
@@ -57,6 +74,9 @@ class Backend(Port, ABC):
     @abstractmethod
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
         """Return the outcomes stored last, newest first. Raises `NotSupported` without `Ability.LIST_RECENT`."""
+
+    def wake(self, ids: Iterable[str] | None) -> None:
+        """Make the callers in this process that wait for one of these tasks look now; with None, all callers."""
 
     @abstractmethod
     def close(self) -> None:

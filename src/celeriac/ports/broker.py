@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.workflows import Advance
 
 __all__ = [
+    "MISSED",
     "Action",
     "Broker",
     "Delivery",
@@ -38,6 +39,14 @@ Result = TypeVar("Result")
 
 Slots = Mapping[str, int]
 """How many messages a worker can start now, by lane."""
+
+
+class _Missed(bytes):
+    """Bytes that no payload is: compare with `is`."""
+
+
+MISSED: Final[bytes] = _Missed()
+"""What `listen` yields when payloads may have been missed, because its connection was lost."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -165,7 +174,10 @@ class Broker(Port, ABC):
 
     @abstractmethod
     async def listen(self, channel: str) -> AsyncIterator[bytes]:
-        """Start listening on a channel; return an iterator of the payloads sent from then on. `aclose` ends it."""
+        """Start listening on a channel; return an iterator of the payloads sent from then on. `aclose` ends it.
+
+        After a lost connection it listens again, and yields `MISSED`. Raises `BrokerUnavailable`.
+        """
 
     @abstractmethod
     def operations(self) -> Operations:

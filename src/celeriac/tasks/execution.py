@@ -17,6 +17,7 @@ from typing import Any
 from celeriac import states
 from celeriac.errors import EncodeError, Ignore, MessageTooLarge, Reject, Replaced, Retry, TaskRevoked
 from celeriac.model.clock import seconds
+from celeriac.model.compression import COMPRESSED_FROM, compressor, method
 from celeriac.model.failure import Failure
 from celeriac.model.message import Failed, Message
 from celeriac.model.outcome import Outcome
@@ -44,6 +45,7 @@ class Executor:
         self._accept = frozenset(app.conf.accept_content)
         self._serializer = serializer(app.conf.result_serializer)
         self._result_max_bytes = app.conf.result_max_bytes
+        self._compression = method(app.conf.result_compression) if app.conf.result_compression is not None else None
 
     def run(self, message: Message, deliveries: int = 1) -> Outcome:
         """Run one attempt of a plain task."""
@@ -128,6 +130,8 @@ class Executor:
                         f"{message.task} returned {len(outcome.value):,} bytes, more than `result_max_bytes` allows "
                         f"({self._result_max_bytes:,}). Store the data, and return its path or key."
                     )
+                if self._compression is not None and not message.gives_result:
+                    _compress(outcome, self._compression)
         except BaseException as error:  # noqa: BLE001 - a time limit, or code of the user's that encoding calls
             if isinstance(error, EncodeError):
                 error = error.within(f"The return value of {message.task}", 0)
@@ -223,6 +227,14 @@ class Executor:
             log.exception("The end of %s[%s] was told to a part of its hooks and receivers", request.name, request.id)
         finally:
             current.reset(token)
+
+
+def _compress(outcome: Outcome, name: str) -> None:
+    """Compress a return value, if that makes it smaller."""
+    if outcome.value is not None and len(outcome.value) >= COMPRESSED_FROM:
+        smaller = compressor(name)(outcome.value)
+        if len(smaller) < len(outcome.value):
+            outcome.value, outcome.compression = smaller, name
 
 
 def _send_prerun(request: Request) -> None:

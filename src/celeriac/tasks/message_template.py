@@ -18,6 +18,7 @@ from celeriac.errors import MessageTooLarge, UnknownOption, WorkflowError
 from celeriac.model.arguments import Arguments, kwargs_of
 from celeriac.model.clock import instant
 from celeriac.model.message import PLAIN, Link, Message, encode, new_id, new_ids
+from celeriac.model.notices import own_channel
 from celeriac.model.options import check_call, check_limits, check_retry
 from celeriac.model.serialization import JSON, Serializer, dumps_call, dumps_calls, serializer
 from celeriac.tasks.execution import error_callback_count
@@ -64,7 +65,8 @@ class MessageTemplate:
         chosen = serializer(options.get("serializer", conf.task_serializer))
         self._dumps = _dumps(chosen)
         self._content_type = chosen.content_type
-        self._replies = app.sends_outcomes
+        self._address = _address(app)
+        self._sends_outcomes = app.sends_outcomes
         self._limit = conf.message_max_bytes
         self._largest = received_max_bytes(conf)
         self._expires: float | None = options.get("expires")
@@ -93,7 +95,7 @@ class MessageTemplate:
             body = self._dumps(args, kwargs)
             if len(body) > self._limit:
                 raise self._too_large(body)
-            fields = self._common_fields() if self._replies else self._fields
+            fields = self._fields if self._address is None else self._with_address(self._fields)
             return Message(id=new_id(), task=self._task, body=body, sent_at=now, **fields)
         dumps, fields = self._specialised(options or {}, now, request)
         if group_id is not None:
@@ -178,9 +180,11 @@ class MessageTemplate:
                 f"of more than {largest:,} (half of `worker_message_max_bytes`). Send less, or call tasks in turn."
             )
 
-    def _common_fields(self) -> dict[str, Any]:
-        """Return the headers that all messages have, with the address that outcomes are sent to (`rpc://`)."""
-        return {**self._fields, "reply_to": self._app.backend.reply_to} if self._replies else self._fields
+    def _with_address(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return headers with the address of the caller, if workers are to send it anything."""
+        if self._address is None or (fields.get("ignore_result") and not self._sends_outcomes):
+            return fields
+        return {**fields, "reply_to": self._address()}
 
     def _too_large(self, body: bytes) -> MessageTooLarge:
         return MessageTooLarge(
@@ -191,7 +195,7 @@ class MessageTemplate:
     def _specialised(self, options: Mapping[str, Any], now: float,
                      request: Request | None) -> tuple[Dumps, dict[str, Any]]:  # fmt: skip
         """Return the encoder and the headers of a call that has options, or is made inside a task."""
-        dumps, fields = self._dumps, {**self._common_fields(), **self._option_fields(options, now)}
+        dumps, fields = self._dumps, self._with_address({**self._fields, **self._option_fields(options, now)})
         if options.get("serializer") is not None:
             chosen = serializer(options["serializer"])
             dumps, fields["content_type"] = _dumps(chosen), chosen.content_type
@@ -250,6 +254,13 @@ def as_link(signature: Signature[Any], message: Message) -> Link:
     if message.expires_at is not None and not isinstance(signature.options.get("expires"), datetime):
         expires = message.expires_at - message.sent_at
     return Link(message, signature.immutable, expires)
+
+
+def _address(app: App) -> Callable[[], str] | None:
+    """Return what gives the address of this process: the reply queue (`rpc://`), or the channel for notices."""
+    if app.sends_outcomes:
+        return lambda: app.backend.reply_to
+    return own_channel if app.sends_notices else None
 
 
 def check_same_app(app: App, signature: Signature[Any]) -> None:

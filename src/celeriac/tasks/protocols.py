@@ -162,6 +162,10 @@ class App(Protocol):
         """Whether outcomes are sent to their callers (`rpc://`)."""
 
     @property
+    def sends_notices(self) -> bool:
+        """Whether callers are told that outcomes were stored, on a channel that each message names."""
+
+    @property
     def routes(self) -> Routes:
         """The routing table."""
 

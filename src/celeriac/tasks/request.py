@@ -125,7 +125,7 @@ class Request:
 
     @property
     def reply_to(self) -> str | None:
-        """The address that the outcome is sent to (`rpc://`), if it is sent."""
+        """The address that the outcome, or a notice of it, is sent to; None if neither is sent."""
         return self.message.reply_to or None
 
     @property

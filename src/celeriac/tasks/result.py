@@ -19,6 +19,7 @@ from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
 from celeriac.tasks.current_app import current_app
+from celeriac.tasks.facts import Facts
 from celeriac.tasks.plain_data import error_data, plain
 from celeriac.tasks.protocols import App, Spot
 from celeriac.tasks.request import current
@@ -38,7 +39,7 @@ LONG = 3600.0  # seconds; a wait without a time-out asks the backend again after
 PAUSES = (0.01, 2.0)  # seconds; the shortest and the longest between two looks of `aprogress`
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(Facts, Generic[R]):
     """The state and result of one task, by its id. `await result` means `await result.aget()`.
 
     Without `app` it is that of the current app. Raises `ImproperlyConfigured` if there is none.
@@ -306,7 +307,8 @@ class AsyncResult(Generic[R]):
             return error
         if outcome.value is None:
             return None
-        value = decode(outcome.content_type, outcome.value, self.app.conf.accept_content)
+        conf = self.app.conf
+        value = decode(outcome.content_type, outcome.encoded_value(conf.result_max_bytes) or b"", conf.accept_content)
         task = self.app.tasks.get(outcome.task)
         return value if task is None or outcome.state != states.SUCCESS else task.arguments.rebuild_result(value)
 

@@ -24,6 +24,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
 from celeriac.worker.heartbeat import FIRST_PAUSE, may_end, next_pause
+from celeriac.worker.notifier import Notifier
 from celeriac.worker.outages import Outages
 
 __all__ = ["Advancer"]
@@ -40,12 +41,14 @@ POLL_SECONDS = 1.0  # between looks for nodes that other workers left pending
 class Advancer:
     """Advances workflows until cancelled."""
 
-    def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool, outages: Outages) -> None:
+    def __init__(self, app: Celeriac, lease: Callable[[], Lease], joined: bool, outages: Outages,
+                 notifier: Notifier | None = None) -> None:  # fmt: skip
         self.wake = asyncio.Event()  # set it when there may be a pending node
         self._app = app
         self._lease = lease
         self._joined = joined
         self._outages = outages
+        self._notifier = notifier
 
     async def run(self) -> None:
         """Advance pending nodes as they come, until cancelled."""
@@ -106,6 +109,7 @@ class Advancer:
                      store: WorkflowStore) -> None:  # fmt: skip
         if self._joined:
             await self._lease().advance(advances)
+            self._tell(advances)
             return
         # Publish first: a crash before `advance` publishes again, and loses nothing.
         for again in (False, True):
@@ -118,6 +122,12 @@ class Advancer:
             if messages:
                 await self._app.broker.apublish(messages, again)
         await store.advance(advances)
+        self._tell(advances)
+
+    def _tell(self, advances: Sequence[Advance]) -> None:
+        """Tell the callers of tasks that were ended without being run."""
+        if self._notifier is not None and self._notifier.is_needed:
+            self._notifier.stored(outcome for item in advances for outcome in item.outcomes)
 
     def _follow(self, node: PendingNode, trees: Mapping[str, Tree], outcomes: Mapping[str, Outcome],
                 now: float) -> Advance:  # fmt: skip

@@ -29,6 +29,7 @@ from celeriac.model.message import PLAIN
 from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
+from celeriac.ports.broker import MISSED
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.outages import Outages
@@ -107,6 +108,8 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
         worker.listening.set()
         worker.outages.worked(LISTEN)
         async for payload in commands:
+            if payload is MISSED:
+                continue
             try:
                 command = read_command(broker.codec.open("command", payload))
                 if is_sealed(payload):

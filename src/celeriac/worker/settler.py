@@ -18,7 +18,7 @@ from celeriac.canvas.links import fitting
 from celeriac.canvas.workflows import Workflows
 from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
 from celeriac.model.message import Message
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Call, Outcome
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
 from celeriac.ports.workflows import WorkflowStore, workflow_store
@@ -27,6 +27,7 @@ from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
 from celeriac.worker.ending_signals import send_ending_signals
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
+from celeriac.worker.notifier import Notifier
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.statistics import Statistics
 
@@ -45,8 +46,9 @@ class Settler:
         self._app = app
         self._options = options
         self._heartbeat = heartbeat
-        self._writer = SettlementWriter(app.broker, app.backend, app.workflows)
-        self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages)
+        self.notifier = Notifier(app.broker, app.backend)
+        self._writer = SettlementWriter(app.broker, app.backend, app.workflows, self.notifier)
+        self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages, self.notifier)
         self.attempt_log = AttemptLog(app)
         self._endings: list[Ending] = []
         self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
@@ -157,6 +159,8 @@ class Settler:
         settlements = [
             decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
         ]
+        if self._app.conf.result_extended:
+            settlements = [_with_call(settlement) for settlement in settlements]
         accepted = await self._writer.write(self._heartbeat.lease, settlements, now)
         if self._writer.left_pending:
             self.advancer.wake.set()
@@ -182,6 +186,13 @@ class Settler:
         self.statistics.add(counted)
 
 
+def _with_call(settlement: Settlement) -> Settlement:
+    """Return a settlement whose outcome says what was called."""
+    if settlement.outcome is None:
+        return settlement
+    return replace(settlement, outcome=replace(settlement.outcome, call=Call.of(settlement.delivery.message)))
+
+
 class SettlementWriter:
     """Writes settlements to the servers: in one atomic step where the broker and the backend share one.
 
@@ -189,10 +200,12 @@ class SettlementWriter:
     repeats work and never loses it.
     """
 
-    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows) -> None:
+    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows,
+                 notifier: Notifier | None = None) -> None:  # fmt: skip
         self._broker = broker
         self._backend = backend
         self._workflows = workflows
+        self._notifier = notifier
         self.joined = broker.joins(backend)
         self.left_pending = False  # whether the last call may have left pending nodes
         self._keeps_workflows = isinstance(backend, WorkflowStore)  # otherwise nothing follows a node
@@ -203,7 +216,9 @@ class SettlementWriter:
         if self.joined:
             settlements = self._fitting(await self._with_next_steps(settlements, now))
             self.left_pending = any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements)
-            return await lease.settle(settlements)
+            accepted = await lease.settle(settlements)
+            self._tell(settlements)
+            return accepted
         if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
             self.left_pending = False
             return await lease.settle(settlements)
@@ -218,6 +233,7 @@ class SettlementWriter:
         for settlement, first in zip([*ends, *kept], is_first, strict=True):
             if not first:  # a final outcome was stored before
                 self._unsure.add(settlement.delivery.token)
+        self._tell(settlements)
         following = [settlement for settlement in settlements if settlement.follow_ups]
         sent: dict[bool, list[Message]] = {False: [], True: []}
         for settlement in following:
@@ -237,6 +253,11 @@ class SettlementWriter:
             if item.follow_ups else item
             for item in settlements
         ]  # fmt: skip
+
+    def _tell(self, settlements: Sequence[Settlement]) -> None:
+        """Tell the callers where the backend cannot."""
+        if self._notifier is not None and self._notifier.is_needed:
+            self._notifier.stored(item.outcome for item in settlements if item.outcome is not None)
 
     def _may_have_been_sent(self, delivery: Delivery) -> bool:
         known = delivery.token in self._unsure or delivery.again or delivery.deliveries > 1

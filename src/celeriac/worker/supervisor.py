@@ -6,6 +6,7 @@ Its duties, each an asyncio task of its own:
     settle      what has ended, in batches (`settler.py`, by the rules of `decide.py`)
     renew       the lease, three times in its length (`heartbeat.py`)
     advance     workflows whose nodes have ended (`advancer.py`)
+    notify      callers of what was stored, where the result backend cannot (`notifier.py`)
     sweep       expired leases of dead workers, every second
     serve       control commands (`remote_control.py`)
     beat        sends what is scheduled, if it was started with `--beat` (`beat/scheduler.py`)
@@ -203,6 +204,8 @@ class Supervisor:
                          self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
                          serve_commands(self), self.settler.advancer.run())
         ]  # fmt: skip
+        if self.settler.notifier.is_needed:
+            others.append(self._duty(self.settler.notifier.run()))
         if self.scheduler is not None:
             others.append(self._duty(self.scheduler.run()))
         preparing = asyncio.ensure_future(self._prepare())
@@ -229,6 +232,7 @@ class Supervisor:
             async with asyncio.timeout(FINAL_SECONDS):
                 await self.settler.finished()
                 await self.settler.advancer.finish()
+                await self.settler.notifier.finish()
         for duty in others:
             await _cancel(duty)
         self.settler.attempt_log.sum_up()

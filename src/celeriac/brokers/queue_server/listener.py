@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 
 from celeriac.brokers.queue_server.transport import Subscription, Transport
 from celeriac.errors import BrokerError
+from celeriac.ports.broker import MISSED
 
 __all__ = ["Listener"]
 
@@ -53,6 +54,7 @@ class Listener:
         while True:
             with contextlib.suppress(BrokerError):
                 await self.open()
+                self._payloads.append(MISSED)
                 return
             await asyncio.sleep(PAUSES[min(attempts, len(PAUSES) - 1)])
             attempts += 1

@@ -22,7 +22,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Broker, Lease
+from celeriac.ports.broker import MISSED, Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 
@@ -98,9 +98,8 @@ class RedisBroker(Broker, ScheduleKeeper):
         arrived = asyncio.Event()
 
         def hear(payload: bytes | None) -> None:
-            if payload is not None:
-                payloads.append(payload)
-                arrived.set()
+            payloads.append(MISSED if payload is None else payload)
+            arrived.set()
 
         self.server.hear_now(name, hear)
 

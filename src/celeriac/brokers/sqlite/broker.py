@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -24,13 +25,16 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Broker, Lease
+from celeriac.ports.broker import MISSED, Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
 __all__ = ["SQLiteBroker", "connect"]
 
-LISTEN_PAUSE = 0.02  # seconds between two reads, so that a busy database does not wake listeners at every commit
+LISTEN_PAUSES = (0.0005, 0.02)
+"""The first and the longest time from a commit to the read (seconds). It doubles while commits follow each other and
+bring nothing, so that a busy database does not wake listeners at every commit."""
+
 LISTEN_WAIT = 60.0  # seconds
 
 
@@ -116,18 +120,25 @@ class SQLiteBroker(Broker, ScheduleKeeper):
     async def _listen(self, channel: str, seen: int) -> AsyncIterator[bytes]:
         watch = self.database.watch()
         moves = watch.moves
+        pause, longest = LISTEN_PAUSES
         while True:
             generation = watch.generation
-            rows = self.database.read(partial(_sent_after, seen, channel))
+            last, payloads = self.database.read(partial(_sent_after, seen, channel))
             if watch.moves != moves:
                 moves, seen = watch.moves, 0  # the file was replaced; its broadcasts are numbered from the start
+                yield MISSED
                 continue
-            for seq, payload in rows:
-                seen = seq
+            seen = max(seen, last)
+            for payload in payloads:
                 yield payload
-            if not rows:
+            if payloads:
+                pause = LISTEN_PAUSES[0]
+            else:
+                begun = time.monotonic()
                 await watch.changed(generation, LISTEN_WAIT)
-                await asyncio.sleep(LISTEN_PAUSE)
+                pause = LISTEN_PAUSES[0] if time.monotonic() > begun + longest else pause
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
 
     def schedules(self) -> ScheduleStore:
         return SQLiteScheduleStore(self.database, self.clock, _send)
@@ -152,9 +163,11 @@ def _send(connection: Connection, changes: Sequence[Change], now: float) -> None
         insert(connection, messages, now)
 
 
-def _sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
-    query = "SELECT seq, payload FROM broadcasts WHERE seq > ? AND channel = ? ORDER BY seq"
-    return connection.execute(query, (seen, channel)).fetchall()
+def _sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> tuple[int, list[bytes]]:
+    """Return the number of the last broadcast, and the payloads that were sent on a channel since an earlier one."""
+    ((last,),) = connection.execute("SELECT ifnull(max(seq), 0) FROM broadcasts")
+    query = "SELECT payload FROM broadcasts WHERE seq > ? AND seq <= ? AND channel = ? ORDER BY seq"
+    return last, [payload for (payload,) in connection.execute(query, (seen, last, channel))]
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,

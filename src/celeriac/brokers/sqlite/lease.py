@@ -248,7 +248,8 @@ class SQLiteLease(Lease):
             for query, bound in (
                 (f"SELECT 1 FROM leases WHERE {EXPIRED}", now),  # noqa: S608 - a constant
                 ("SELECT 1 FROM outcomes WHERE stored_at < ? LIMIT 1", horizon),
-                ("SELECT 1 FROM broadcasts WHERE sent_at < ? LIMIT 1", now - 2 * BROADCAST_SECONDS),
+                ("SELECT 1 FROM (SELECT sent_at FROM broadcasts ORDER BY seq LIMIT 1) WHERE sent_at < ?",
+                 now - 2 * BROADCAST_SECONDS),
                 ("SELECT 1 FROM revoked WHERE until < ? LIMIT 1", now - BROADCAST_SECONDS),
             )
         )
