@@ -40,13 +40,16 @@ def store(packed: Sequence[tuple[Outcome, bytes]], now: float, expires: float | 
             last[outcome.id] = number
     chosen = list(last.values())
     taken = yield from _upsert([_put(*packed[number], {"final": {"$ne": True}}, now, expires) for number in chosen])
+    ended: set[str] = set()
     if taken:
-        # The id is taken by a final outcome; or by one that another process inserted at this moment, which may not be
-        # final; or by one that has expired. The second attempt tells.
-        chosen = [chosen[place] for place in taken]
+        ids = [packed[chosen[place]][0].id for place in taken]
+        rows = yield from find_of(OUTCOMES, ids, {"final": True, **alive(now)}, {"_id": 1})
+        ended = {row["_id"] for row in rows}
+        # The others have expired, or were inserted by another process at this moment, and may not be final.
+        chosen = [chosen[place] for place, id in zip(taken, ids, strict=True) if id not in ended]
         free = {"$or": [{"final": {"$ne": True}}, {"expires_at": {"$lte": moment(now)}}]}
         taken = yield from _upsert([_put(*packed[number], free, now, expires) for number in chosen])
-    ended = {packed[chosen[place]][0].id for place in taken}
+        ended.update(packed[chosen[place]][0].id for place in taken)
     return [outcome.id not in ended and number <= last[outcome.id] for number, (outcome, _) in enumerate(packed)]
 
 
