@@ -12,6 +12,7 @@ values of bytes. `KeyValueWorkflows` (backends/key_value_workflows.py) needs com
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -28,7 +29,7 @@ __all__ = ["KeyValueBackend", "safe"]
 PutMany: TypeAlias = Callable[[Sequence[tuple[str, bytes]], float | None], Sequence[bool | None]]
 
 TOO_LARGE = "cannot be stored: it is larger than the server of the result backend allows."
-LONGEST_ID = 64  # characters of an id in a key; longer ones, and ones with other characters, are hashed
+PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")  # an id that is part of a key as it is; others are hashed
 
 
 class KeyValueBackend(SyncBackend):
@@ -73,9 +74,12 @@ class KeyValueBackend(SyncBackend):
     # --- What follows from it -------------------------------------------------------------------------
 
     def save(self, outcomes: Sequence[Outcome]) -> list[bool]:
+        finals = [outcome for outcome in outcomes if outcome.ready]
+        if len(finals) == len(outcomes):
+            return self._put_outcomes(finals, _final, self.add_many)
         asked = [_final(outcome.id) for outcome in outcomes if not outcome.ready]
-        ended = set(self.get_many(asked)) if asked else set()
-        added = iter(self._put_outcomes([outcome for outcome in outcomes if outcome.ready], _final, self.add_many))
+        ended = set(self.get_many(asked))
+        added = iter(self._put_outcomes(finals, _final, self.add_many))
         done = []
         early: dict[str, Outcome] = {}  # by id: the last one counts
         for outcome in outcomes:
@@ -134,6 +138,6 @@ def _early(id: str) -> str:
 
 def safe(id: str) -> str:
     """Return an id as part of a key: a hash of it, if it is long or has special characters."""
-    if len(id) <= LONGEST_ID and id.isascii() and id.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    if PLAIN.fullmatch(id):
         return id
     return f"hash:{sha256(id.encode()).hexdigest()}"

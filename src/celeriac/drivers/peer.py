@@ -52,6 +52,16 @@ class Stream:
         self._read = end + 2
         return found
 
+    def lines(self, number: int) -> list[bytes]:
+        """Return the next lines, without their ends. Raises `OSError`."""
+        while (ends := self._buffer.count(b"\r\n", self._read)) < number:
+            if len(self._buffer) - self._read > LONGEST_LINE * (ends + 1):
+                raise Garbled("a line without an end")
+            self._fill()
+        *found, rest = bytes(self._buffer[self._read :]).split(b"\r\n", number)
+        self._read = len(self._buffer) - len(rest)
+        return found
+
     def take(self, size: int) -> bytes:
         """Return so many bytes. Raises `OSError`."""
         while len(self._buffer) - self._read < size:

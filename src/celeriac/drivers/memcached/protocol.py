@@ -45,13 +45,13 @@ def store_all(peer: Peer, verb: str, items: Sequence[tuple[str, bytes]], expires
     """`set` or `add` values. Return for each whether it was stored; None: it is larger than the server allows."""
     end = f"{verb} %b 0 {expires} %d\r\n".encode()
     request = b"".join([b"%b%b\r\n" % (end % (key.encode(), len(value)), value) for key, value in items])
-    return peer.ask(request, lambda stream: [_reply(peer, stream, STORED) for _ in items])
+    return peer.ask(request, lambda stream: _replies(peer, stream, STORED, len(items)))
 
 
 def delete_all(peer: Peer, keys: Sequence[str]) -> None:
     """Delete keys; those that do not exist are ignored."""
     request = b"".join([b"delete %b\r\n" % key.encode() for key in keys])
-    peer.ask(request, lambda stream: [_reply(peer, stream, DELETED) for _ in keys])
+    peer.ask(request, lambda stream: _replies(peer, stream, DELETED, len(keys)))
 
 
 def get_all(peer: Peer, keys: Sequence[str]) -> dict[str, bytes]:
@@ -78,12 +78,15 @@ def _values(peer: Peer, keys: frozenset[str]) -> Callable[[Stream], dict[str, by
     return read
 
 
-def _reply(peer: Peer, stream: Stream, known: Mapping[bytes, bool | None]) -> bool | None:
-    """Read a reply of one line; return what it means."""
-    line = stream.line()
-    if line not in known:
-        raise _unexpected(peer, line)
-    return known[line]
+def _replies(peer: Peer, stream: Stream, known: Mapping[bytes, bool | None], number: int) -> list[bool | None]:
+    """Read replies of one line each; return what they mean."""
+    lines = stream.lines(min(number, 1))  # a server of another kind may send no more
+    if known.keys() >= set(lines):
+        lines += stream.lines(number - len(lines))
+    try:
+        return [known[line] for line in lines]
+    except KeyError as error:
+        raise _unexpected(peer, error.args[0]) from None
 
 
 def _unexpected(peer: Peer, line: bytes) -> Exception:

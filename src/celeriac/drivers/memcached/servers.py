@@ -58,13 +58,14 @@ class Servers:
 
     def server_of(self, key: str) -> Peer:
         """Return the server of a key."""
-        if len(self.peers) == 1:
-            return self.peers[0]
         end = b" " + key.encode()
         return self._names[max(self._names, key=lambda name: blake2b(name + end, digest_size=8).digest())]
 
     def _by_server(self, items: Iterable[tuple[str, Item]]) -> Iterator[tuple[Peer, list[Item]]]:
         """Group items, which come with their keys, by the server of the key."""
+        if len(self.peers) == 1:
+            yield self.peers[0], [item for _, item in items]
+            return
         found: dict[Peer, list[Item]] = {}
         for key, item in items:
             found.setdefault(self.server_of(key), []).append(item)

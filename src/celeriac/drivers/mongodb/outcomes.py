@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pymongo import UpdateOne
+from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from celeriac.drivers.mongodb.error_translation import refused
@@ -39,36 +39,42 @@ def store(packed: Sequence[tuple[Outcome, bytes]], now: float, expires: float | 
         if outcome.id not in last or not packed[last[outcome.id]][0].ready:
             last[outcome.id] = number
     chosen = list(last.values())
-    taken = yield from _upsert([_put(*packed[number], {"final": {"$ne": True}}, now, expires) for number in chosen])
-    ended: set[str] = set()
+    # Most tasks have no outcome yet, and an insertion costs a server less than an update that looks for a document.
+    taken = yield from _write([_insertion(*packed[number], now, expires) for number in chosen])
     if taken:
-        ids = [packed[chosen[place]][0].id for place in taken]
-        rows = yield from find_of(OUTCOMES, ids, {"final": True, **alive(now)}, {"_id": 1})
-        ended = {row["_id"] for row in rows}
-        # The others have expired, or were inserted by another process at this moment, and may not be final.
-        chosen = [chosen[place] for place, id in zip(taken, ids, strict=True) if id not in ended]
-        free = {"$or": [{"final": {"$ne": True}}, {"expires_at": {"$lte": moment(now)}}]}
-        taken = yield from _upsert([_put(*packed[number], free, now, expires) for number in chosen])
-        ended.update(packed[chosen[place]][0].id for place in taken)
+        # The id is taken: by an outcome that is not final or has expired, which is replaced, or by a final one.
+        chosen = [chosen[place] for place in taken]
+        taken = yield from _write([_replacement(*packed[number], now, expires) for number in chosen])
+    ended = {packed[chosen[place]][0].id for place in taken}
     return [outcome.id not in ended and number <= last[outcome.id] for number, (outcome, _) in enumerate(packed)]
 
 
-def _put(outcome: Outcome, encoded: bytes, condition: dict[str, Any], now: float, expires: float | None) -> UpdateOne:
-    fields: dict[str, Any] = {"outcome": encoded, "final": outcome.ready, "state": outcome.state, "stored_at": now}
-    update: dict[str, Any] = {"$set": fields}
+def _insertion(outcome: Outcome, encoded: bytes, now: float, expires: float | None) -> InsertOne[dict[str, Any]]:
+    return InsertOne({"_id": outcome.id, **_fields(outcome, encoded, now, expires)})
+
+
+def _replacement(outcome: Outcome, encoded: bytes, now: float, expires: float | None) -> UpdateOne:
+    """Return the update of what is not final, or has expired. An upsert: the server may have deleted it meanwhile."""
+    free = {"$or": [{"final": {"$ne": True}}, {"expires_at": {"$lte": moment(now)}}]}
+    update: dict[str, Any] = {"$set": _fields(outcome, encoded, now, expires)}
     if expires is None:
         update["$unset"] = {"expires_at": ""}
-    else:
+    return UpdateOne({"_id": outcome.id, **free}, update, upsert=True)
+
+
+def _fields(outcome: Outcome, encoded: bytes, now: float, expires: float | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"outcome": encoded, "final": outcome.ready, "state": outcome.state, "stored_at": now}
+    if expires is not None:
         fields["expires_at"] = moment(now + expires)
-    return UpdateOne({"_id": outcome.id, **condition}, update, upsert=True)
+    return fields
 
 
-def _upsert(updates: Sequence[UpdateOne]) -> Work[list[int]]:
-    """Make updates; return the indexes of those that were refused, because the id is taken and the condition fails."""
+def _write(changes: Sequence[InsertOne[dict[str, Any]] | UpdateOne]) -> Work[list[int]]:
+    """Make changes; return the indexes of those that were refused, because the id is taken."""
     taken: list[int] = []
-    for start in range(0, len(updates), BATCH):
+    for start in range(0, len(changes), BATCH):
         try:
-            yield call(OUTCOMES, "bulk_write", updates[start : start + BATCH], ordered=False)
+            yield call(OUTCOMES, "bulk_write", changes[start : start + BATCH], ordered=False)
         except BulkWriteError as error:
             taken += [start + index for index in refused(error)]
     return taken
