@@ -193,7 +193,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
             lambda connection: self._workflows.conclude(connection, ends, now, self.database.largest),
         )
         self.wake(end.outcome.id for end in ends)
-        await asyncio.to_thread(self._sweep_if_due)
+        self._sweep_if_due()
         return done
 
     async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
