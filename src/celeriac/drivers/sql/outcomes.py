@@ -3,17 +3,33 @@
 Each function works in the caller's transaction, with statements that are sorted by key, so that two transactions do not
 wait for each other. Two ways lead to the same end:
 
-- PostgreSQL and SQLite: one `INSERT … ON CONFLICT (id) DO UPDATE … WHERE is_final = 0 RETURNING id` for a batch;
+- PostgreSQL and SQLite: one `INSERT … ON CONFLICT (id) DO UPDATE … WHERE is_final = 0 RETURNING id` for a batch. On
+  PostgreSQL its values are arrays: drivers take longer to put a thousand values into a statement than it takes to run;
 - all others: `SELECT … FOR UPDATE`, then `UPDATE … WHERE is_final = 0` for what is there and `INSERT` for what is not.
   If another transaction stores one of them in between, the insertion fails, and the transaction is repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
@@ -25,8 +41,8 @@ __all__ = ["PAGE", "OutcomeTable", "Row", "pages"]
 PAGE: Final = 500  # rows of a statement; Oracle accepts 1,000 values after IN
 PAGE_BYTES: Final = 8_000_000  # of outcomes in one statement, unless the server accepts less
 EXPIRED_ROWS: Final = 1_000  # deleted in one transaction
+ARRAYS: Final[Mapping[str, Any]] = {"id": Text(), "state": Text(), "is_final": SmallInteger(), "outcome": LargeBinary()}
 REPLACED: Final = ("state", "is_final", "stored_at", "outcome")  # columns
-UPSERTS: Final = {"postgresql": postgresql_insert, "sqlite": sqlite_insert}
 
 Item = TypeVar("Item")
 
@@ -45,7 +61,9 @@ class OutcomeTable:
 
     def __init__(self, tables: Tables, generic: bool = False) -> None:
         table = self._table = tables.outcomes
-        self._upserts = {} if generic else {name: _upsert(make, table) for name, make in UPSERTS.items()}
+        self._upserts: dict[str, Any] = {}
+        if not generic:
+            self._upserts = {"postgresql": _upsert_arrays(table), "sqlite": _upsert(sqlite_insert(table), table)}
         values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in REPLACED}
         self._insert = insert(table)
         self._update = update(table).where(table.c.id == bindparam("key"), table.c.is_final == 0).values(values)
@@ -86,7 +104,10 @@ class OutcomeTable:
         upsert = self._upserts.get(dialect.name)
         if upsert is None or not dialect.insert_executemany_returning:
             return self._store_generic(connection, values)
-        return {row.key for row in page} - set(connection.execute(upsert, values).scalars())
+        given: Any = values
+        if dialect.name == "postgresql":
+            given = {name: [value[name] for value in values] for name in values[0]} | {"stored_at": now}
+        return {row.key for row in page} - set(connection.execute(upsert, given).scalars())
 
     def _store_generic(self, connection: Connection, values: list[dict[str, Any]]) -> set[str]:
         keys = [value["id"] for value in values]
@@ -141,12 +162,19 @@ class OutcomeTable:
         return len(keys) == EXPIRED_ROWS
 
 
-def _upsert(make: Any, table: Table) -> Any:
-    """Return the statement that stores outcomes, and returns the keys of those that it has stored."""
-    statement = make(table)
+def _upsert(statement: Any, table: Table) -> Any:
+    """Return an insertion that also replaces what is not final, and returns the keys of those that it has stored."""
     new = {name: statement.excluded[name] for name in REPLACED}
     where = table.c.is_final == 0
     return statement.on_conflict_do_update(index_elements=[table.c.id], set_=new, where=where).returning(table.c.id)
+
+
+def _upsert_arrays(table: Table) -> Any:
+    """Return the same for PostgreSQL: its values are arrays, one for each column, but for the instant."""
+    arrays: list[Any] = [cast(bindparam(name), ARRAY(kind)) for name, kind in ARRAYS.items()]
+    new = func.unnest(*arrays).table_valued(*ARRAYS).render_derived("new")
+    rows = select(*(new.c[name] for name in ARRAYS), cast(bindparam("stored_at"), BigInteger))
+    return _upsert(postgresql_insert(table).from_select([*ARRAYS, "stored_at"], rows), table)
 
 
 def pages(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
