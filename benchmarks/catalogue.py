@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, rabbitmq, redis, schedules, sqlite, startup
+from benchmarks import canvas, footprint, rabbitmq, redis, results, schedules, sqlite, startup
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -49,6 +49,10 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "schedules-due": schedules.due,
         "schedules-idle": schedules.idle,
         "schedules-start": schedules.start,
+    },
+    "results": {
+        "results-drain": results.drain,
+        "results-stores": results.stores,
     },
 }
 BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark in group.items()}

@@ -24,6 +24,7 @@ STEP = 100  # calls between two checks of the time
 POLL_SECONDS = 0.02
 SHOW_SECONDS = 0.5  # between two progress reports of a drain
 START_SECONDS = 60.0  # for a worker to complete its first task
+MOST_BATCHES = 4_000
 SETTLING_SECONDS = 2.0  # for a scheduler to start
 
 
@@ -166,6 +167,20 @@ def declare(peer: Any, count: int) -> dict[str, Any]:
     return {"first": peer.declare(count), "again": peer.declare(count)}
 
 
+def store(peer: Any, size: int, seconds: float) -> dict[str, Any]:
+    """Store outcomes in batches of `size`, for about so many seconds."""
+    warm, *batches = peer.batches(size, MOST_BATCHES)
+    peer.store(warm)
+    done, start = 0, time.perf_counter()
+    for batch in batches:
+        new = peer.store(batch)
+        assert new == size, f"{size - new} of {size} were not new"
+        done += size
+        if time.perf_counter() - start > seconds:
+            break
+    return _rate(done, time.perf_counter() - start)
+
+
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
     """Replace this process with a worker."""
     command = peer.worker(children, bool(tuned))
@@ -176,7 +191,7 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
     for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 schedule, beat, declare, worker)
+                 schedule, beat, declare, store, worker)
 }
 
 

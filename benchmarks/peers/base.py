@@ -15,12 +15,13 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 __all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "KEPT", "NONE", "RABBITMQ_VARIABLE", "REDIS_VARIABLE", "RESULTS",
-           "RESULTS_VARIABLE", "Peer"]  # fmt: skip
+           "RESULTS_VARIABLE", "STORE_VARIABLE", "Peer"]  # fmt: skip
 
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
 FOLDER = Path(os.environ.get(FOLDER_VARIABLE, "."))
 REDIS_VARIABLE = "BENCHMARK_REDIS"  # its URL
 RABBITMQ_VARIABLE = "BENCHMARK_RABBITMQ"  # its URL, with the vhost of the current measurement
+STORE_VARIABLE = "BENCHMARK_STORE"  # the URL of the result backend that is measured
 RESULTS_VARIABLE = "BENCHMARK_RESULTS"  # how results are handled, one of:
 NONE, KEPT, AWAITED = "none", "kept", "awaited"
 RESULTS = os.environ.get(RESULTS_VARIABLE, KEPT)

@@ -1,0 +1,31 @@
+"""No task queue: documents inserted with pymongo, each batch in one command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pymongo import MongoClient
+
+from benchmarks.peers.store_peer import URL, VALUE, StorePeer
+
+
+class BareMongoDB(StorePeer):
+    """One collection."""
+
+    title = "bare pymongo"
+    module = "pymongo"
+    packages = ("pymongo",)
+    settings = f"insert_many of {len(VALUE)} bytes each, unordered, acknowledged and journaled"
+
+    def __init__(self) -> None:
+        client = MongoClient(URL, w="majority", journal=True)
+        self._collection = client.get_database()["bare"]
+
+    def store(self, ids: Sequence[str]) -> int:
+        now = datetime.now(UTC)
+        documents = [{"_id": id, "state": "SUCCESS", "final": True, "stored_at": now, "outcome": VALUE} for id in ids]
+        return len(self._collection.insert_many(documents, ordered=False).inserted_ids)
+
+
+PEER = BareMongoDB()
