@@ -2,8 +2,8 @@
 
 `python -m benchmarks.environments` creates the missing ones in `.venv/peers/`. arq requires redis-py below 6, SAQ
 below 8, taskiq-redis 8: each is measured with a version that its authors allow. aiormq and AMQPStorm are client
-libraries (`benchmarks.clients`) that no task queue here uses. SecantusDB is a server (`result_servers`). `stage` and
-`clients` ask for a contender's interpreter.
+libraries (`benchmarks.clients`) that no task queue here uses. `stage` and `clients` ask
+for a contender's interpreter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import venv
 from pathlib import Path
 
-__all__ = ["REQUIREMENTS", "interpreter", "main"]
+__all__ = ["FOLDER", "REQUIREMENTS", "interpreter", "main"]
 
 FOLDER = Path(__file__).resolve().parent.parent / ".venv" / "peers"
 REQUIREMENTS = {
@@ -22,7 +22,6 @@ REQUIREMENTS = {
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
     # It also needs typing-extensions, but does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
-    "secantusdb": ("--pre", "secantusdb>=0.7.0b3"),  # serves MongoDB's protocol; run as a process, never imported
 }
 """By contender: the packages to install with pip."""
 

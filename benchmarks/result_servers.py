@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.environments import interpreter
+from benchmarks.environments import FOLDER
 from benchmarks.peers.base import STORE_VARIABLE
 from benchmarks.server import answer, free_ports
 from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["STORES", "Store", "running"]
 
+SECANTUS = str(FOLDER / "mongodb" / "bin" / "secantusd-py")  # made by `make servers`, and run as a process of its own
 START_SECONDS = 30.0
 GRACE_SECONDS = 5.0  # for a server to end
 
@@ -33,8 +34,8 @@ class Store:
 
     title: str
     program: str
-    package: str  # of Debian, or of PyPI
-    user: str  # that it runs as, if started as root
+    package: str  # what to install if it is missing
+    user: str  # that it runs as, if started as root; empty: as root
     prepare: Callable[[Path], Sequence[str]]  # a command that makes its data; empty: none
     start: Callable[[Path, int], Sequence[str]]
     url: Callable[[int], str]
@@ -75,10 +76,10 @@ STORES = {
         lambda port: f"memcached://127.0.0.1:{port}",
     ),
     "mongodb": Store(
-        "MongoDB (SecantusDB)", str(Path(interpreter("secantusdb")).with_name("secantusd-py")), "secantusdb", "nobody",
+        "MongoDB (SecantusDB)", SECANTUS, "it with `make servers`", "",
         lambda folder: (),
-        lambda folder, port: (str(Path(interpreter("secantusdb")).with_name("secantusd-py")), "--host", "127.0.0.1",
-                              "--port", str(port), "--storage-path", f"{folder}/data", "--cache-size", "128M"),
+        lambda folder, port: (SECANTUS, "--host", "127.0.0.1", "--port", str(port), "--storage-path", f"{folder}/data",
+                              "--cache-size", "128M"),
         lambda port: f"mongodb://127.0.0.1:{port}/celeriac?directConnection=true",
     ),
 }  # fmt: skip
@@ -91,7 +92,7 @@ def running(stage: Stage, name: str) -> Iterator[str]:
     if shutil.which(store.program) is None:
         raise BenchmarkError(f"{store.title} is not installed ({store.program}): install {store.package}")
     with stage.scratch() as folder:
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and store.user:
             folder.chmod(0o755)
             shutil.chown(folder, store.user)
         (port,) = free_ports(1)
@@ -110,7 +111,7 @@ def running(stage: Stage, name: str) -> Iterator[str]:
 
 
 def _start(store: Store, folder: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    user = store.user if os.geteuid() == 0 else None
+    user = store.user if os.geteuid() == 0 and store.user else None
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8"}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, user=user, extra_groups=[] if user else None,

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from benchmarks.peers.celeriac_store import CeleriacStore
 
-PEER = CeleriacStore("pymemcache")
+PEER = CeleriacStore()
