@@ -17,7 +17,7 @@ from celeriac.web.answers import Revoke, Tasks, View
 from celeriac.web.bodies import JSON
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.problems import Problem
-from celeriac.web.shapes import ByIds, Terminate, WaitQuery
+from celeriac.web.shapes import ByIds, Terminate, ViewQuery
 from celeriac.web.site import Site
 
 __all__ = ["ENDPOINTS", "split_ids"]
@@ -30,16 +30,15 @@ SOON = {"Retry-After": "1"}
 async def _tasks(site: Site, call: Call) -> Response:
     """Look at many tasks. With `wait`, wait for the first to end. What nothing is known of is left out."""
     ids = split_ids(site, call.query.ids)
-    views = await site.read(site.inspector.find(ids))
+    views = await site.views(ids, call.query.workflow)
     if call.query.wait and not any(_ready(view) for view in views.values()):
         await site.ended(call.request, ids, call.query.wait)
-        views = await site.read(site.inspector.find(ids))
+        views = await site.views(ids, call.query.workflow)
     traceback = call.may("results:traceback")
-    known = {id: view_document(view, site.app, traceback) for id, view in views.items() if view.known}
-    return json_answer({"tasks": known})
+    return json_answer({"tasks": {id: view_document(view, site.app, traceback) for id, view in views.items()}})
 
 
-@ENDPOINTS.add("GET", "/tasks/{id}", "results:read", {200: View}, query=WaitQuery, problems=("unknown-id",))
+@ENDPOINTS.add("GET", "/tasks/{id}", "results:read", {200: View}, query=ViewQuery, problems=("unknown-id",))
 async def _task(site: Site, call: Call) -> Response:
     """Look at a task. With `wait`, wait for its end."""
     view, applied = await _waited(site, call)
@@ -51,7 +50,7 @@ async def _task(site: Site, call: Call) -> Response:
     return Response(body, HTTPStatus.OK, headers, JSON)
 
 
-@ENDPOINTS.add("GET", "/tasks/{id}/result", "results:read", {200: Any, 202: View}, query=WaitQuery,
+@ENDPOINTS.add("GET", "/tasks/{id}/result", "results:read", {200: Any, 202: View}, query=ViewQuery,
                problems=("unknown-id", "task-failed", "expired"))  # fmt: skip
 async def _result(site: Site, call: Call) -> Response:
     """Return the bare value that a task has returned. With `wait`, wait for its end."""
@@ -91,12 +90,12 @@ def split_ids(site: Site, text: str) -> list[str]:
 async def _waited(site: Site, call: Call) -> tuple[TaskView, dict[str, str]]:
     """Return the view of a task, after a wait for its end if the request asks for one; and headers that say so."""
     id = call.path["id"]
-    view = await site.view(id)
+    view = await site.view(id, call.query.workflow)
     preferred = _preferred(call.request)
     wait = call.query.wait or preferred or 0.0
     if wait and not _ready(view):
         await site.ended(call.request, [id], wait)
-        view = await site.view(id)
+        view = await site.view(id, call.query.workflow)
     headers = {"Preference-Applied": f"wait={preferred:g}"} if preferred is not None and not call.query.wait else {}
     return view, headers
 

@@ -32,6 +32,7 @@ __all__ = [
     "Purge",
     "Task",
     "Terminate",
+    "ViewQuery",
     "WaitQuery",
 ]
 
@@ -40,6 +41,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=3e10)]
 Limit = Annotated[int, Meta(ge=1, le=200)]
 Offset = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Wait = Annotated[float, Meta(ge=0.0, le=60.0)]
+Workflow = Annotated[Name | None, Meta(description="which they are in, to find those that are not sent yet")]
 Instant = Annotated[datetime, Meta(tz=True)]
 
 
@@ -155,6 +157,12 @@ class WaitQuery(_Given):
     wait: Wait = 0.0
 
 
+class ViewQuery(WaitQuery):
+    """How long to wait, and which workflow a task is in."""
+
+    workflow: Workflow = None
+
+
 class BatchQuery(_Given):
     """For lines of JSON: the task that they call."""
 
@@ -166,6 +174,7 @@ class ByIds(_Given):
 
     ids: Annotated[str, Meta(min_length=1, description="between commas")]
     wait: Annotated[Wait, Meta(description="for the first to end")] = 0.0
+    workflow: Workflow = None
 
 
 class EventsQuery(_Given):

@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 from starlette.requests import Request
 
 from celeriac.app.app import Celeriac
-from celeriac.errors import nearest
+from celeriac.canvas.workflow import Workflow
+from celeriac.errors import WorkflowError, nearest
 from celeriac.inspector import Inspector, TaskView
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
@@ -67,13 +68,34 @@ class Site:
         """Forget the counts: this server has changed a queue."""
         self._counts_until = 0.0
 
-    async def view(self, id: str) -> TaskView:
+    async def views(self, ids: Sequence[str], workflow: str | None = None) -> dict[str, TaskView]:
+        """Return what is known of tasks, by id; those of which nothing is known are left out.
+
+        The tasks of a workflow that have not been sent yet are known to the workflow alone: with its id, they pend.
+        """
+        views = await self.read(self.inspector.find(ids))
+        unknown = {id for id, view in views.items() if not view.known}
+        if unknown and workflow is not None:
+            unknown -= {step.id for _, step in (await self.workflow(workflow)).tree.steps()}
+        if not self.app.broker.can(Ability.KNOW_IDS):
+            return views
+        return {id: view for id, view in views.items() if id not in unknown}
+
+    async def view(self, id: str, workflow: str | None = None) -> TaskView:
         """Return what is known of a task. Raises a `Problem` if that is nothing."""
-        view = (await self.read(self.inspector.find([id])))[id]
-        if not view.known and self.app.broker.can(Ability.KNOW_IDS):
+        views = await self.views([id], workflow)
+        if not views:
             raise Problem("unknown-id", f"Nothing is known of the task {id}: the id is wrong, or its result has "
-                          "expired or was forgotten.")  # fmt: skip
-        return view
+                          "expired or was forgotten. A task of a workflow is unknown before it is sent: ask with "
+                          "?workflow=ID.")  # fmt: skip
+        return views[id]
+
+    async def workflow(self, id: str) -> Workflow:
+        """Return a workflow that was sent. Raises a `Problem`."""
+        try:
+            return await in_thread(self.app.workflow, id)
+        except WorkflowError as error:
+            raise Problem("unknown-workflow", str(error)) from None
 
     def task(self, name: str) -> Any:
         """Return a registered task. Raises a `Problem` with the name that was probably meant."""

@@ -13,13 +13,11 @@ from celeriac.canvas.chain import chain
 from celeriac.canvas.chord import chord
 from celeriac.canvas.group import group
 from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.workflow import Workflow
 from celeriac.documents import workflow_document
 from celeriac.errors import CeleriacError, NotRegistered, UnknownQueue, WorkflowError, nearest
 from celeriac.ports.complete import in_thread
 from celeriac.tasks.signature import Signature
-from celeriac.web.answers import Done, WorkflowSent
-from celeriac.web.answers import Workflow as WorkflowAnswer
+from celeriac.web.answers import Done, Workflow, WorkflowSent
 from celeriac.web.bodies import converted
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.problems import Problem
@@ -56,7 +54,8 @@ async def _send(site: Site, call: Call) -> Response:
     workflow_id = await in_thread(lambda: result.workflow_id) if not site.app.conf.task_always_eager else None
     ids = [leaf.id for leaf in result.leaves] if isinstance(result, GroupResult) else [result.id]
     asked = ",".join(quote(id, safe="") for id in ids)
-    links = {"self": link(call.request, f"{API}/tasks?ids={asked}"),
+    inside = f"&workflow={quote(workflow_id, safe='')}" if workflow_id is not None else ""
+    links = {"self": link(call.request, f"{API}/tasks?ids={asked}{inside}"),
              "events": link(call.request, f"{API}/events?ids={asked}")}  # fmt: skip
     if workflow_id is not None:
         own = link(call.request, f"{API}/workflows/{quote(workflow_id, safe='')}")
@@ -121,10 +120,10 @@ def _bad(pointer: str, wanted: str) -> Problem:
                    errors=[{"pointer": pointer, "detail": f"takes {wanted}"}])  # fmt: skip
 
 
-@ENDPOINTS.add("GET", "/workflows/{id}", "tasks:read", {200: WorkflowAnswer}, problems=("unknown-workflow",))
+@ENDPOINTS.add("GET", "/workflows/{id}", "tasks:read", {200: Workflow}, problems=("unknown-workflow",))
 async def _show(site: Site, call: Call) -> Response:
     """Look at a workflow: its tasks, and how many have ended."""
-    found = await _found(site, call.path["id"])
+    found = await site.workflow(call.path["id"])
     return json_answer(workflow_document(found, await in_thread(found.steps)))
 
 
@@ -132,7 +131,7 @@ async def _show(site: Site, call: Call) -> Response:
                problems=("unknown-workflow",))  # fmt: skip
 async def _graph(site: Site, call: Call) -> Response:
     """Draw a workflow, with the states of its tasks."""
-    found = await _found(site, call.path["id"])
+    found = await site.workflow(call.path["id"])
     drawing = await in_thread(found.graph, call.query.format)
     return Response(drawing, HTTPStatus.OK, {"Cache-Control": "no-store"}, DRAWINGS[call.query.format])
 
@@ -141,7 +140,7 @@ async def _graph(site: Site, call: Call) -> Response:
                problems=("unknown-workflow",))  # fmt: skip
 async def _revoke(site: Site, call: Call) -> Response:
     """Revoke the tasks of a workflow that have not ended."""
-    found = await _found(site, call.path["id"])
+    found = await site.workflow(call.path["id"])
     count = await in_thread(found.cancel, call.body.terminate)
     return json_answer({"count": count}, HTTPStatus.ACCEPTED)
 
@@ -149,16 +148,9 @@ async def _revoke(site: Site, call: Call) -> Response:
 @ENDPOINTS.add("POST", "/workflows/{id}/retry", "tasks:retry", {202: Done}, problems=("unknown-workflow", "changed"))
 async def _retry(site: Site, call: Call) -> Response:
     """Run the tasks of a workflow again that did not succeed. It must have ended."""
-    found = await _found(site, call.path["id"])
+    found = await site.workflow(call.path["id"])
     try:
         count = await in_thread(found.retry)
     except WorkflowError as error:
         raise Problem("changed", str(error)) from None
     return json_answer({"count": count}, HTTPStatus.ACCEPTED)
-
-
-async def _found(site: Site, id: str) -> Workflow:
-    try:
-        return await in_thread(site.app.workflow, id)
-    except WorkflowError as error:
-        raise Problem("unknown-workflow", str(error)) from None
