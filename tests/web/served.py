@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celeriac import Celeriac, crontab
+from celeriac.errors import Reject
 
 app = Celeriac("shop", task_queues=["mail", "idle", "spare"], web_token_file="tokens")
 app.conf.beat_schedule = {"nightly": {"task": "shop.add", "args": (1, 2), "schedule": crontab(hour=3, minute=0)}}
@@ -77,6 +78,14 @@ def echo(*args, **kwargs):
 def note(text: str) -> None:
     with open("notes", "a") as file:
         file.write(f"{text}\\n")
+
+
+@app.task
+def reject(name: str) -> str:
+    """Become a dead letter, until there is a file of this name."""
+    if not Path(name).exists():
+        raise Reject("not today")
+    return "taken"
 
 
 @app.task

@@ -23,7 +23,8 @@ class ClaimStore(ABC):
     async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
         """Take a key for some time, for the caller alone. Return None, or the value of the claim that holds it.
 
-        With 0 seconds, only look.
+        With 0 seconds, only look. Values must differ between callers: to a store whose replies can get lost, a value
+        that it holds already is the same claim, which comes a second time.
         """
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import h11
@@ -18,6 +20,7 @@ from celeriac.web.guard import is_loopback
 
 __all__ = ["serve"]
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 HEADER_SECONDS: Final = 15.0  # within which a request must have arrived, but for its body
 STOP_SECONDS: Final = 5  # for requests that are being handled when the server is stopped
 CONNECTIONS: Final = 1000
@@ -50,6 +53,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._stopping = stopping
         self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at signals. (uvicorn would end the process with them, once it has stopped.)"""
+        before = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

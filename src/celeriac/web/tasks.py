@@ -19,7 +19,7 @@ from celeriac.web.answers import BatchSent, Sent, View
 from celeriac.web.bodies import NDJSON, content_type, converted
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.idempotency import sent_once
-from celeriac.web.problems import Problem
+from celeriac.web.problems import Problem, problem_of
 from celeriac.web.shapes import Batch, BatchCall, BatchQuery, Options, Task, WaitQuery
 from celeriac.web.site import API, Site
 
@@ -102,7 +102,7 @@ def message_of(site: Site, call: Call, name: str, args: Sequence[Any], kwargs: d
     except CeleriacError as error:
         if isinstance(error, TypeError):  # an option
             raise _bad_options(error, pointer) from None
-        raise
+        raise problem_of(error) from None
     except (TypeError, ValueError) as error:
         raise _bad_options(error, pointer) from None
     return message
