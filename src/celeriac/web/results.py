@@ -31,7 +31,7 @@ async def _tasks(site: Site, call: Call) -> Response:
     """Look at many tasks. With `wait`, wait for the first to end. What nothing is known of is left out."""
     ids = split_ids(site, call.query.ids)
     views = await site.views(ids, call.query.workflow)
-    if call.query.wait and not any(_ready(view) for view in views.values()):
+    if call.query.wait and views and not any(_ready(view) for view in views.values()):
         await site.ended(call.request, ids, call.query.wait)
         views = await site.views(ids, call.query.workflow)
     traceback = call.may("results:traceback")
