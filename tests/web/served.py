@@ -119,8 +119,8 @@ class Served:
         """Start a command, and wait until it has written something."""
         log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-m", "celeriac", "-A", "shop", *arguments], cwd=self.folder,
-                                       env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)  # fmt: skip
+            process = subprocess.Popen(command(arguments), cwd=self.folder, env=self.environment,
+                                       stdin=subprocess.DEVNULL, stdout=out, stderr=out)  # fmt: skip
         self.processes.append(process)
         wait_for(lambda: process.poll() is not None or ready in log.read_text(), " ".join(arguments))
         assert process.poll() is None, log.read_text()
@@ -128,8 +128,8 @@ class Served:
 
     def run(self, *arguments: str) -> str:
         """Run a command, and return what it prints."""
-        done = subprocess.run([sys.executable, "-m", "celeriac", "-A", "shop", *arguments], cwd=self.folder,
-                              env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)  # fmt: skip
+        done = subprocess.run(command(arguments), cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=PATIENCE)  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
@@ -154,6 +154,10 @@ class Served:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def command(arguments: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-m", "celeriac", "-A", "shop", *arguments]
 
 
 @contextmanager

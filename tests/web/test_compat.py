@@ -16,7 +16,8 @@ def test_celerys_views(client: httpx.Client) -> None:
     assert client.get(f"/compat/{id}/done/").json() == {"task": {"id": id, "executed": True}}
     failed = send(client, "shop.fail", "no 'tea'", wait=60).json()["id"]
     found = client.get(f"/compat/{failed}/status/").json()["task"]
-    assert (found["status"], found["result"], found["exc"]) == ("FAILURE", 'ValueError("no \'tea\'")', "builtins.ValueError")
+    assert (found["status"], found["exc"]) == ("FAILURE", "builtins.ValueError")
+    assert found["result"] == 'ValueError("no \'tea\'")'
     assert "no 'tea'" in found["traceback"]
     assert client.get(f"/compat/{failed}/done/").json()["task"]["executed"] is False
     unknown = client.get("/compat/nobody/status/").json()
@@ -55,7 +56,8 @@ def test_flowers_task_api(client: httpx.Client) -> None:
 
 
 def test_flower_revokes(client: httpx.Client) -> None:
-    id = client.post("/compat/api/task/send-task/shop.until", json={"args": [f"never-{uuid.uuid4()}"]}).json()["task-id"]
+    body = {"args": [f"never-{uuid.uuid4()}"]}
+    id = client.post("/compat/api/task/send-task/shop.until", json=body).json()["task-id"]
     wait_for(lambda: client.get(f"{API}/tasks/{id}").json()["place"] == "active", "the start")
     answer = client.post(f"/compat/api/task/revoke/{id}", params={"terminate": "true"})
     assert answer.json() == {"message": f"Revoked '{id}'"}

@@ -93,7 +93,8 @@ def shop(place: Place) -> Iterator[Celeriac]:
 def test_a_status_url_tells_the_state_without_a_token(shop: Celeriac, guarded: Place) -> None:
     url = shop.send_task("shop.add", (20, 22)).status_url(expires=timedelta(hours=1))
     assert url.startswith(shop.conf.web_url + "/s/")
-    answer = httpx.get(url.replace(shop.conf.web_url, guarded.address), params={"wait": 30}, timeout=120, trust_env=False)
+    there = url.replace(shop.conf.web_url, guarded.address)
+    answer = httpx.get(there, params={"wait": 30}, timeout=120, trust_env=False)
     assert answer.json() == {
         "id": url.rpartition("/s/")[2].partition(".")[0], "state": "SUCCESS", "ready": True, "progress": None,
         "value": 42, "error": None,

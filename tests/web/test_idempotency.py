@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -37,6 +38,10 @@ def test_a_repeated_request_gives_the_first_answer_and_sends_nothing(client: htt
     for shown in (f'"{key}"', key):
         again = client.post(f"{API}/tasks", json=body, headers=headers(shown))
         assert (again.status_code, again.json()) == (202, first.json())
+    otherwise = f'{{"args": ["{text}"],\n "task": "shop.note"}}'.encode()
+    waited = client.post(f"{API}/tasks", params={"wait": 60}, content=otherwise,
+                         headers={**headers(key), "Content-Type": "application/json"})  # fmt: skip
+    assert (waited.status_code, waited.json()["id"], waited.json()["ready"]) == (200, first.json()["id"], True)
     other = client.post(f"{API}/tasks", json=body, headers=headers(str(uuid.uuid4())))
     client.get(f"{API}/tasks/{other.json()['id']}/result", params={"wait": 60})
     assert (place.served.folder / "notes").read_text().splitlines().count(text) == 2
@@ -99,8 +104,6 @@ async def test_a_claim_is_taken_once_and_expires(shop: Celeriac) -> None:
         if (held := await taken()) is None:
             break
         assert held == b"first"
-        import asyncio
-
         await asyncio.sleep(0.01)
     assert await store.claim(key, b"fourth", 60.0, shop.clock.now()) == b"third"
 
@@ -113,6 +116,33 @@ async def test_users_have_keys_of_their_own(shop: Celeriac) -> None:
         ]
     assert ids[0] == ids[2] != ids[1]
     assert {message.id for message in await shop.broker.operations().peek("default", 10)} == set(ids)
+
+
+async def test_while_a_request_is_handled_its_repetition_is_refused(
+    shop: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, publish = asyncio.Event(), asyncio.Event(), shop.apublish
+
+    async def slow(messages: Any) -> bool:
+        begun.set()
+        await go.wait()
+        return await publish(messages)
+
+    monkeypatch.setattr(shop, "apublish", slow)
+    async with clients_of(shop) as client:
+        first = asyncio.ensure_future(client.post(f"{API}/tasks", json=BODY, headers=headers("k")))
+        await begun.wait()
+        problem(await client.post(f"{API}/tasks", json=BODY, headers=headers("k")), 409, "outstanding")
+        go.set()
+        assert (await first).status_code == 202
+
+
+async def test_a_repetition_tells_the_first_time_that_a_task_is_due(shop: Celeriac) -> None:
+    body = {**BODY, "options": {"countdown": 3600}}
+    async with clients_of(shop) as client:
+        first = await client.post(f"{API}/tasks", json=body, headers=headers("k"))
+        await asyncio.sleep(0.01)
+        assert (await client.post(f"{API}/tasks", json=body, headers=headers("k"))).json() == first.json()
 
 
 async def test_a_request_that_failed_between_claim_and_publish_is_finished_by_its_repetition(
@@ -137,8 +167,10 @@ def test_each_key_is_one_task_though_the_server_is_killed_again_and_again(tmp_pa
     with serving(tmp_path) as served:
         ids: dict[str, str] = {}
         keys = [f"key-{number}" for number in range(20)]
+        process, address = served.web()
         for number, key in enumerate(keys):
-            process, address = served.web() if number % 5 == 0 else (process, address)
+            if process.poll() is not None:
+                process, address = served.web()
             body = {"task": "shop.note", "args": [key], "options": {"queue": "idle"}}
             try:
                 timeout = 0.002 * (number % 5 + 1) if number % 5 == 4 else 60

@@ -12,6 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Mount
 
 from celeriac import Celeriac
@@ -41,13 +42,16 @@ ANN = User("ann", frozenset({"admin"}))
 
 
 def site(app: Celeriac) -> Starlette:
-    return api(app, authenticate=lambda request: ANN if request.headers.get("authorization") == "Bearer the-token" else None,
-               limits=Limits(rate=1e9, burst=10**9))  # fmt: skip
+    def authenticate(request: Request) -> User | None:
+        return ANN if request.headers.get("authorization") == TOKEN["Authorization"] else None
+
+    return api(app, authenticate=authenticate, limits=Limits(rate=1e9, burst=10**9))
 
 
 async def test_the_document_names_every_address_under_its_prefix(shop: Celeriac) -> None:
     mounted = Starlette(routes=[Mount("/inner/celeriac", site(shop))])
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(mounted), base_url="http://localhost", headers=TOKEN) as client:
+    transport = httpx.ASGITransport(mounted)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=TOKEN) as client:
         document = (await client.get(f"/inner/celeriac{API}/openapi.json")).json()
         assert document["servers"] == [{"url": "/inner/celeriac"}]
         sent = await client.post(f"/inner/celeriac{API}/tasks", json={"task": "shop.add", "args": [1]})
@@ -79,7 +83,8 @@ def test_the_server_does_what_the_document_says(shop: Celeriac) -> None:
             called.add(case.operation.label)
             for name in {"wait", "timeout"} & {*(case.query or {})}:
                 case.query[name] = min(0.1, case.query[name]) if isinstance(case.query[name], float) else 0
-            case.call_and_validate(headers=TOKEN, excluded_checks=[positive_data_acceptance])  # arguments have types of their own
+            # Not whether all that fits the schema is accepted: the arguments of a task have types of their own.
+            case.call_and_validate(headers=TOKEN, excluded_checks=[positive_data_acceptance])
 
         check()
     assert len(called) == len(ENDPOINTS) - 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from celeriac.web.scopes import SCOPES
 from celeriac.web.tokens import TokenFile, Tokens, new_token, read_tokens
 from tests.patience import PATIENCE, wait_for
 from tests.web.conftest import Place
-from tests.web.served import SECRET
+from tests.web.served import SECRET, serving
 from tests.web.test_tasks import API, problem
 
 SIMPLE = {"task": "shop.add", "args": [1]}
@@ -172,7 +173,9 @@ def test_a_line_that_is_no_token_is_an_error(line: str, why: str) -> None:
 # --- Without tokens -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.", "", "[::2]"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.", "", "[::2]"]
+)
 def test_a_name_that_leads_to_this_machine_is_not_served(client: httpx.Client, host: str) -> None:
     problem(client.get(f"{API}/queues", headers={"Host": host}), 403, "forbidden")
 
@@ -298,8 +301,6 @@ async def test_a_body_that_does_not_arrive_is_given_up(app: Celeriac) -> None:
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        import asyncio
-
         await asyncio.Event().wait()
         return None
 
@@ -385,8 +386,6 @@ def test_a_status_url_holds_until_its_expiry_for_its_task(
 
 
 def test_the_server_stops_although_streams_are_open(tmp_path: Path) -> None:
-    from tests.web.served import serving
-
     with serving(tmp_path) as served:
         process, address = served.web()
         with httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client:

@@ -242,7 +242,8 @@ def test_a_revoked_task_ends_as_such(client: httpx.Client, place: Place) -> None
 def test_workflows_are_nested(client: httpx.Client) -> None:
     body = {"chain": [
         {"task": "shop.add", "args": [1]},
-        {"chord": {"header": [{"task": "shop.add"}, {"chain": [{"task": "shop.add", "args": [7]}, {"task": "shop.add"}]}],
+        {"chord": {"header": [{"task": "shop.add"},
+                              {"chain": [{"task": "shop.add", "args": [7]}, {"task": "shop.add"}]}],
                    "body": {"task": "shop.total"}}},
         {"task": "shop.echo", "args": ["last"], "immutable": True},
     ]}  # fmt: skip

@@ -39,7 +39,7 @@ Document = dict[str, Any]
 
 @ENDPOINTS.add("GET", "/{id}/status/", "results:read", {200: Document}, under=UNDER)
 async def _status(site: Site, call: Call) -> Response:
-    """Tell the state of a task, as Celery's `task_status` did."""
+    """Tell the state of a task, as Celery's view of a status did."""
     outcome = await _outcome(site, call.path["id"])
     told: Document = {"id": call.path["id"], "status": _state(outcome), "result": None}
     if outcome is not None and outcome.state in EXCEPTION_STATES:

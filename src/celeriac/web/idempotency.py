@@ -37,6 +37,7 @@ LONGEST: Final = 255  # characters
 class _Claim(msgspec.Struct, array_like=True):
     fingerprint: bytes
     ids: list[str]
+    due_at: float | None  # of all of them
 
 
 async def sent_once(site: Site, call: Call, messages: Sequence[Message],
@@ -61,21 +62,27 @@ async def sent_once(site: Site, call: Call, messages: Sequence[Message],
 
 async def _claimed(site: Site, call: Call, messages: Sequence[Message], chosen: bool,
                    name: str) -> tuple[Sequence[Message], dict[str, Outcome]]:  # fmt: skip
-    request = call.request
-    told = b"\0".join((request.url.path.encode(), request.url.query.encode(), call.data))
-    claim = _Claim(sha256(told).digest(), [message.id for message in messages])
+    claim = _Claim(_fingerprint(call), [message.id for message in messages], messages[0].due_at)
     store, now = claim_store(site.app.backend), site.app.clock.now
     before = await store.claim(name, msgspec.msgpack.encode(claim), KEPT, now())
     if before is not None:
         earlier = msgspec.msgpack.decode(before, type=_Claim)
         if earlier.fingerprint != claim.fingerprint:
             raise Problem("key-reused", "This Idempotency-Key came with another request before: use a new one.")
-        messages = [replace(message, id=id) for message, id in zip(messages, earlier.ids, strict=True)]
+        messages = [replace(message, id=id, due_at=earlier.due_at)
+                    for message, id in zip(messages, earlier.ids, strict=True)]  # fmt: skip
         if await store.claim(f"{name}:sent", b"", 0.0, now()) is not None:
             return messages, {}
     outcomes = await _publish(site.app, messages, chosen and before is None, before is not None)
     await store.claim(f"{name}:sent", b"1", KEPT, now())
     return messages, outcomes
+
+
+def _fingerprint(call: Call) -> bytes:
+    """Return a hash of what is asked for: not of how it is written, nor of how long the client waits."""
+    query = sorted((name, value) for name, value in call.request.query_params.multi_items() if name != "wait")
+    body = call.data if call.body is None else call.body
+    return sha256(msgspec.json.encode((call.request.url.path, query, body), order="sorted")).digest()
 
 
 async def _publish(app: Celeriac, messages: Sequence[Message], chosen: bool,

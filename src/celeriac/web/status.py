@@ -28,7 +28,7 @@ LONGEST_WAIT = 30.0  # seconds; the clients are anybody's browsers
 
 
 @ENDPOINTS.add("GET", "/s/{ticket:path}", None, {200: dict[str, Any]}, query=WaitQuery, under="",
-               problems=("unknown-id", "expired", "too-many"))  # fmt: skip
+               problems=("unknown-id", "expired", "too-many", "not-supported", "broker-unavailable"))  # fmt: skip
 async def _status(site: Site, call: Call) -> Response:
     """Tell how a task is doing, to whoever has this URL."""
     secret: str | None = site.app.conf.web_secret
@@ -37,6 +37,8 @@ async def _status(site: Site, call: Call) -> Response:
         raise Problem("unknown-id", "This is not a status URL of this server: it is incomplete, or was changed.")
     if site.app.clock.now() > ticket.expires_at:
         raise Problem("expired", "This status URL has expired.")
+    if site.app.sends_outcomes:
+        raise Problem("not-supported", "With rpc:// results go only to the caller: set `result_backend`.")
     result = site.app.AsyncResult(ticket.id)
     outcome = await result.aoutcome()
     if call.query.wait and (outcome is None or not outcome.ready):
