@@ -16,7 +16,7 @@ from celeriac import Celeriac
 from celeriac.errors import ImproperlyConfigured
 from celeriac.web import Limits, User, api
 from tests.patience import wait_for
-from tests.web.conftest import Place
+from tests.web.conftest import Running
 from tests.web.served import SECRET
 from tests.web.test_tasks import API, problem, send
 
@@ -48,7 +48,7 @@ def test_each_end_is_told_once_and_then_the_stream_ends(client: httpx.Client) ->
     }
 
 
-def test_progress_is_told_before_the_end(client: httpx.Client, place: Place) -> None:
+def test_progress_is_told_before_the_end(client: httpx.Client, running: Running) -> None:
     name = f"file-{uuid.uuid4()}"
     id = send(client, "shop.steps", name).json()["id"]
     found = []
@@ -56,7 +56,7 @@ def test_progress_is_told_before_the_end(client: httpx.Client, place: Place) -> 
         found.append(kind)
         if kind == "task.changed" and data["data"]["state"] == "PROGRESS":
             assert data["data"]["progress"] == {"done": 1, "of": 2}
-            (place.served.folder / name).touch()
+            (running.served.folder / name).touch()
     assert found[-2:] == ["task.ended", "end"]
     assert "task.changed" in found
 
@@ -67,7 +67,7 @@ async def test_only_so_many_streams_are_open(app: Celeriac) -> None:
         problem(await client.get(f"{API}/events", params={"ids": "x"}), 429, "too-many")
 
 
-def test_a_stream_that_its_reader_leaves_is_closed(client: httpx.Client, place: Place) -> None:
+def test_a_stream_that_its_reader_leaves_is_closed(client: httpx.Client, running: Running) -> None:
     """The server allows 200; so 300 can be opened one after the other only if each is counted off."""
     for _ in range(300):
         with client.stream("GET", f"{API}/events", params={"ids": "nobody"}) as answer:
@@ -82,15 +82,15 @@ def test_a_stream_that_its_reader_leaves_is_closed(client: httpx.Client, place: 
 
 
 @pytest.fixture
-def shop(place: Place) -> Iterator[Celeriac]:
+def shop(running: Running) -> Iterator[Celeriac]:
     """The app of the server, in this process."""
-    app = Celeriac("shop", broker_url=f"sqlite:///{place.served.folder}/celeriac.db", web_secret=SECRET,
-                   web_url=f"{place.address}/", environ={})  # fmt: skip
+    app = Celeriac("shop", broker_url=f"sqlite:///{running.served.folder}/celeriac.db", web_secret=SECRET,
+                   web_url=f"{running.address}/", environ={})  # fmt: skip
     yield app
     app.close()
 
 
-def test_a_status_url_tells_the_state_without_a_token(shop: Celeriac, guarded: Place) -> None:
+def test_a_status_url_tells_the_state_without_a_token(shop: Celeriac, guarded: Running) -> None:
     url = shop.send_task("shop.add", (20, 22)).status_url(expires=timedelta(hours=1))
     assert url.startswith(shop.conf.web_url + "/s/")
     there = url.replace(shop.conf.web_url, guarded.address)
@@ -138,20 +138,20 @@ def test_a_secret_that_is_short_is_an_error() -> None:
 # --- Waiting costs nothing ----------------------------------------------------------------------------
 
 
-def test_fifty_waits_at_once_end_with_their_tasks(client: httpx.Client, place: Place) -> None:
+def test_fifty_waits_at_once_end_with_their_tasks(client: httpx.Client, running: Running) -> None:
     names = [f"file-{uuid.uuid4()}" for _ in range(50)]
     ids = [send(client, "shop.until", name).json()["id"] for name in names]
     results: list[Any] = []
 
     def wait(id: str) -> None:
-        results.append(httpx.get(f"{place.address}{API}/tasks/{id}/result", params={"wait": 60}, timeout=120,
+        results.append(httpx.get(f"{running.address}{API}/tasks/{id}/result", params={"wait": 60}, timeout=120,
                                  trust_env=False).json())  # fmt: skip
 
     threads = [threading.Thread(target=wait, args=(id,)) for id in ids]
     for thread in threads:
         thread.start()
     for name in names:
-        (place.served.folder / name).touch()
+        (running.served.folder / name).touch()
     for thread in threads:
         thread.join()
     assert results == ["there"] * 50

@@ -19,7 +19,7 @@ from celeriac.ports.claims import claim_store
 from celeriac.web import User, api
 from tests.patience import wait_for
 from tests.redis_server import RedisServer
-from tests.web.conftest import Place
+from tests.web.conftest import Running
 from tests.web.served import serving
 from tests.web.test_tasks import API, problem
 
@@ -30,7 +30,7 @@ def headers(key: str) -> dict[str, str]:
     return {"Idempotency-Key": key}
 
 
-def test_a_repeated_request_gives_the_first_answer_and_sends_nothing(client: httpx.Client, place: Place) -> None:
+def test_a_repeated_request_gives_the_first_answer_and_sends_nothing(client: httpx.Client, running: Running) -> None:
     key, text = str(uuid.uuid4()), f"note {uuid.uuid4()}"
     body = {"task": "shop.note", "args": [text]}
     first = client.post(f"{API}/tasks", json=body, headers=headers(f'"{key}"'))
@@ -44,7 +44,7 @@ def test_a_repeated_request_gives_the_first_answer_and_sends_nothing(client: htt
     assert (waited.status_code, waited.json()["id"], waited.json()["ready"]) == (200, first.json()["id"], True)
     other = client.post(f"{API}/tasks", json=body, headers=headers(str(uuid.uuid4())))
     client.get(f"{API}/tasks/{other.json()['id']}/result", params={"wait": 60})
-    assert (place.served.folder / "notes").read_text().splitlines().count(text) == 2
+    assert (running.served.folder / "notes").read_text().splitlines().count(text) == 2
 
 
 def test_a_key_belongs_to_one_request(client: httpx.Client) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.patience import wait_for
-from tests.web.conftest import Place
+from tests.web.conftest import Running
 from tests.web.served import serving
 from tests.web.test_tasks import API, problem, send
 
@@ -52,7 +52,7 @@ def test_a_queue_is_purged_only_of_what_was_expected(client: httpx.Client) -> No
     assert client.get(f"{API}/tasks/{ids[0]}").json()["state"] == "REVOKED"
 
 
-def test_dead_letters_are_sent_again_and_dropped(client: httpx.Client, place: Place) -> None:
+def test_dead_letters_are_sent_again_and_dropped(client: httpx.Client, running: Running) -> None:
     name = f"dead-{uuid.uuid4()}"
     ids = [send(client, "shop.reject", name).json()["id"] for _ in range(2)]
 
@@ -61,7 +61,7 @@ def test_dead_letters_are_sent_again_and_dropped(client: httpx.Client, place: Pl
 
     found = wait_for(lambda: len(dead()) == 2 and dead(), "the dead letters")
     assert found[ids[0]]["reason"] == "not today"
-    (place.served.folder / name).touch()
+    (running.served.folder / name).touch()
     assert client.post(f"{API}/dead/resend", json={"ids": [ids[0], "nobody"]}).json() == {"count": 1}
     assert client.get(f"{API}/tasks/{ids[0]}/result", params={"wait": 60}).json() == "taken"
     assert client.post(f"{API}/dead/drop", json={"ids": [ids[1]]}).json() == {"count": 1}
@@ -84,8 +84,9 @@ def test_a_worker_is_shown_and_takes_orders(client: httpx.Client) -> None:
     problem(client.post(f"{API}/workers/nobody/orders", json={"order": "ping"}), 404, "unknown-worker")
 
 
-def test_a_schedule_is_shown_paused_resumed_and_run(client: httpx.Client, place: Place) -> None:
-    place.served.run("schedules", "add", "early", "--schedule", "0 4 * * *", "--task", "shop.add", "--args", "[20, 1]")
+def test_a_schedule_is_shown_paused_resumed_and_run(client: httpx.Client, running: Running) -> None:
+    options = ("--schedule", "0 4 * * *", "--task", "shop.add", "--args", "[20, 1]")
+    running.served.run("schedules", "add", "early", *options)
     assert "early" in [entry["name"] for entry in client.get(f"{API}/schedules").json()]
     shown = client.get(f"{API}/schedules/early").json()
     assert (shown["state"], shown["sends"][0]["args"]) == ("active", [20, 1])

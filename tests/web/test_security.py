@@ -27,7 +27,7 @@ from celeriac.web.problems import KINDS, TABLE, Problem, kind_of
 from celeriac.web.scopes import SCOPES
 from celeriac.web.tokens import TokenFile, Tokens, new_token, read_tokens
 from tests.patience import PATIENCE, wait_for
-from tests.web.conftest import Place
+from tests.web.conftest import Running
 from tests.web.served import SECRET, serving
 from tests.web.test_tasks import API, problem
 
@@ -39,14 +39,14 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def locked(guarded: Place) -> Iterator[httpx.Client]:
+def locked(guarded: Running) -> Iterator[httpx.Client]:
     """A client of the server with tokens; without one."""
     with httpx.Client(base_url=guarded.address, timeout=PATIENCE, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture
-def token(guarded: Place) -> Callable[..., str]:
+def token(guarded: Running) -> Callable[..., str]:
     def make(*scopes: str) -> str:
         name = f"t{time.monotonic_ns()}"
         options = [part for scope in scopes for part in ("--scope", scope)]
@@ -101,7 +101,9 @@ def test_each_endpoint_needs_its_scope(locked: httpx.Client, token: Callable[...
 def test_a_token_may_send_only_tasks_of_its_pattern(locked: httpx.Client, token: Callable[..., str]) -> None:
     mail = bearer(token("tasks:send:mail.*"))
     allowed = {"task": "mail.send", "args": ["ann"], "options": {"queue": "idle"}}
-    assert locked.post(f"{API}/tasks", json=allowed, headers=mail).status_code == 202
+    sent = locked.post(f"{API}/tasks", json=allowed, headers=mail)
+    assert sent.status_code == 202
+    assert "status" not in sent.json()["links"]  # by which the result could be read
     for path, body in (
         ("tasks", SIMPLE),
         ("tasks/batch", {"task": "shop.add", "calls": [{"args": [1]}]}),
@@ -131,7 +133,7 @@ def test_a_traceback_and_orders_need_scopes_of_their_own(
         )
 
 
-def test_a_removed_token_is_refused_at_once(locked: httpx.Client, guarded: Place) -> None:
+def test_a_removed_token_is_refused_at_once(locked: httpx.Client, guarded: Running) -> None:
     text = guarded.served.run("web", "token", "add", "brief", "--scope", "queues:read", "--expires", "1h")
     assert locked.get(f"{API}/queues", headers=bearer(text)).status_code == 200
     assert "brief" in guarded.served.run("web", "token", "list")
@@ -210,26 +212,26 @@ def test_the_page_of_another_site_changes_nothing(client: httpx.Client, headers:
         problem(client.request(method, path, headers=headers), 403, "forbidden")
 
 
-def test_a_page_of_the_same_site_may(client: httpx.Client, place: Place) -> None:
-    for headers in ({"Sec-Fetch-Site": "same-origin", "Cookie": "a=1"}, {"Origin": place.address}):
+def test_a_page_of_the_same_site_may(client: httpx.Client, running: Running) -> None:
+    for headers in ({"Sec-Fetch-Site": "same-origin", "Cookie": "a=1"}, {"Origin": running.address}):
         assert client.post(f"{API}/tasks/x/revoke", headers=headers).status_code == 202
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_without_tokens_no_other_address_is_listened_on(place: Place, host: str) -> None:
+def test_without_tokens_no_other_address_is_listened_on(running: Running, host: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "celeriac", "-A", "shop", "web", "--host", host, "--port", "0"], timeout=PATIENCE,
-        cwd=place.served.folder, env=place.served.environment, capture_output=True, text=True,
+        cwd=running.served.folder, env=running.served.environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Make a token" in done.stderr
 
 
-def test_an_address_that_is_taken_is_an_error(place: Place) -> None:
-    port = place.address.rpartition(":")[2]
+def test_an_address_that_is_taken_is_an_error(running: Running) -> None:
+    port = running.address.rpartition(":")[2]
     done = subprocess.run(
         [sys.executable, "-m", "celeriac", "-A", "shop", "web", "--port", port], timeout=PATIENCE,
-        cwd=place.served.folder, env=place.served.environment, capture_output=True, text=True,
+        cwd=running.served.folder, env=running.served.environment, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, "Choose another --port" in done.stderr) == (2, True)
 
@@ -314,9 +316,9 @@ async def test_a_body_that_does_not_arrive_is_given_up(app: Celeriac) -> None:
     assert answered[0]["status"] == 408
 
 
-def test_a_connection_without_a_request_is_closed(place: Place) -> None:
+def test_a_connection_without_a_request_is_closed(running: Running) -> None:
     """A slow loris sends a header now and then, and never ends."""
-    host, _, port = place.address.removeprefix("http://").rpartition(":")
+    host, _, port = running.address.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as raw:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n")
         raw.settimeout(1.0)

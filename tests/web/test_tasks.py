@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.patience import wait_for
-from tests.web.conftest import Place
+from tests.web.conftest import Running
 
 API = "/api/v1"
 
@@ -34,6 +34,7 @@ def test_a_task_is_sent_and_its_view_is_at_the_location(client: httpx.Client) ->
     sent = answer.json()
     assert (sent["task"], sent["state"], sent["queue"], sent["due_at"]) == ("shop.add", "PENDING", "default", None)
     assert answer.headers["location"] == sent["links"]["self"] == f"{API}/tasks/{sent['id']}"
+    assert client.get(sent["links"]["status"], params={"wait": 30}).json()["value"] == 42
     view = client.get(answer.headers["location"], params={"wait": 60}).json()
     assert (view["state"], view["ready"], view["result"], view["error"]) == ("SUCCESS", True, 42, None)
     assert view["worker"].startswith("shop@")
@@ -149,14 +150,14 @@ def test_a_batch_is_sent_as_a_whole(client: httpx.Client) -> None:
     assert [found[id]["result"] for id in ids[-3:]] == [999, 1000, 1001]
 
 
-def test_of_a_batch_with_a_mistake_nothing_is_sent(client: httpx.Client, place: Place) -> None:
+def test_of_a_batch_with_a_mistake_nothing_is_sent(client: httpx.Client, running: Running) -> None:
     calls: list[Any] = [{"args": ["of a wrong batch"]}, {"args": []}, {"kwargs": {"txt": "x"}}]
     found = problem(client.post(f"{API}/tasks/batch", json={"task": "shop.note", "calls": calls}), 422, "bad-arguments")
     assert [(error["index"], error["pointer"]) for error in found["errors"]] == [
         (1, "/kwargs/text"), (2, "/kwargs/text"), (2, "/kwargs/txt"),
     ]  # fmt: skip
     assert send(client, "shop.note", "after it", wait=60).json()["state"] == "SUCCESS"
-    assert "of a wrong batch" not in (place.served.folder / "notes").read_text()
+    assert "of a wrong batch" not in (running.served.folder / "notes").read_text()
 
 
 def test_lines_of_json_are_a_batch(client: httpx.Client) -> None:
@@ -196,7 +197,7 @@ def test_the_result_of_a_task_that_failed_is_424(client: httpx.Client) -> None:
     assert "ValueError: no tea" in view["traceback"]
 
 
-def test_the_result_of_a_task_that_runs_is_202(client: httpx.Client, place: Place) -> None:
+def test_the_result_of_a_task_that_runs_is_202(client: httpx.Client, running: Running) -> None:
     name = f"file-{uuid.uuid4()}"
     id = send(client, "shop.steps", name).json()["id"]
 
@@ -206,7 +207,7 @@ def test_the_result_of_a_task_that_runs_is_202(client: httpx.Client, place: Plac
     assert wait_for(progress, "the progress") == {"done": 1, "of": 2}
     answer = client.get(f"{API}/tasks/{id}/result")
     assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
-    (place.served.folder / name).touch()
+    (running.served.folder / name).touch()
     preferring = client.get(f"{API}/tasks/{id}/result", headers={"Prefer": "respond-async, wait=60"})
     assert (preferring.status_code, preferring.json()) == (200, "there")
     assert preferring.headers["preference-applied"] == "wait=60"
@@ -228,7 +229,7 @@ def test_many_tasks_are_looked_at_together(client: httpx.Client) -> None:
     problem(client.get(f"{API}/tasks", params={"ids": ",".join(map(str, range(1001)))}), 422, "bad-query")
 
 
-def test_a_revoked_task_ends_as_such(client: httpx.Client, place: Place) -> None:
+def test_a_revoked_task_ends_as_such(client: httpx.Client, running: Running) -> None:
     id = send(client, "shop.until", "never").json()["id"]
     wait_for(lambda: client.get(f"{API}/tasks/{id}").json()["place"] == "active", "the start")
     assert client.post(f"{API}/tasks/{id}/revoke", json={"terminate": True}).status_code == 202

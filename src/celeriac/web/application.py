@@ -19,8 +19,8 @@ from celeriac.app.app import Celeriac
 from celeriac.web import compat, events, health, queues, results, status, task_types, tasks, workers, workflows
 from celeriac.web.bodies import JSON, NDJSON, content_type, converted, decoded, query_of, read_body, read_lines
 from celeriac.web.endpoints import Call, Endpoint, json_answer
-from celeriac.web.guard import Authenticate, Guard
-from celeriac.web.limits import Buckets, Limits
+from celeriac.web.guard import SAFE, Authenticate, Guard
+from celeriac.web.limits import Limits
 from celeriac.web.openapi import openapi
 from celeriac.web.problems import Problem, answer, problem_of
 from celeriac.web.scopes import User
@@ -65,7 +65,7 @@ class Api(Starlette):
     def __init__(self, app: Celeriac, authenticate: Authenticate | None, limits: Limits) -> None:
         self.site = Site(app, limits)
         self.guard = Guard(app, Tokens(app.conf.web_tokens, token_file(app)), authenticate, app.conf.web_allowed_hosts,
-                           Buckets(limits.rate, limits.burst))  # fmt: skip
+                           self.site.buckets)  # fmt: skip
         self._document: dict[str, Any] | None = None
         routes = [Route(f"{API}/openapi.json", self._openapi)]
         by_path: dict[str, dict[str, Endpoint]] = {}
@@ -93,6 +93,8 @@ class Api(Starlette):
         try:
             call = await self._checked(request, endpoint)
             response = await endpoint.handler(self.site, call)
+            if request.method not in SAFE:
+                log.info("%s: %s %s", call.user.name, request.method, request.url.path)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
@@ -108,8 +110,6 @@ class Api(Starlette):
     async def _checked(self, request: Request, endpoint: Endpoint) -> Call:
         """Return what a request asks for. Raises a `Problem` if it may not, or is not well formed."""
         if endpoint.scope is None:
-            if endpoint.path.startswith("/s/"):
-                self.guard.take(request)
             user = NOBODY
         else:
             user = await self.guard.user(request, unsafe=endpoint.scope.startswith("tasks:send"))

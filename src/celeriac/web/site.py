@@ -17,7 +17,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.complete import in_thread
 from celeriac.ports.operations import QueueCounts
-from celeriac.web.limits import Limits, Streams
+from celeriac.web.limits import Buckets, Limits, Streams
 from celeriac.web.problems import Problem
 
 __all__ = ["API", "Site"]
@@ -36,6 +36,7 @@ class Site:
         self.limits = limits
         self.inspector = Inspector(app)
         self.streams = Streams(limits.streams)
+        self.buckets = Buckets(limits.rate, limits.burst)
         self.stopping = asyncio.Event()
         self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
         self._counts: list[QueueCounts] = []

@@ -37,6 +37,7 @@ async def _status(site: Site, call: Call) -> Response:
         raise Problem("unknown-id", "This is not a status URL of this server: it is incomplete, or was changed.")
     if site.app.clock.now() > ticket.expires_at:
         raise Problem("expired", "This status URL has expired.")
+    site.buckets.take(f"status {ticket.id}")
     if site.app.sends_outcomes:
         raise Problem("not-supported", "With rpc:// results go only to the caller: set `result_backend`.")
     result = site.app.AsyncResult(ticket.id)

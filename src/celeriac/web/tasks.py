@@ -14,6 +14,7 @@ from celeriac.documents import instant, view_document
 from celeriac.errors import CeleriacError, EncodeError
 from celeriac.inspector import TaskView
 from celeriac.model.message import Message
+from celeriac.model.status_urls import signed_path
 from celeriac.states import PENDING
 from celeriac.web.answers import BatchSent, Sent, View
 from celeriac.web.bodies import NDJSON, content_type, converted
@@ -26,6 +27,7 @@ from celeriac.web.site import API, Site
 __all__ = ["ENDPOINTS", "call_options", "check_allowed", "message_of"]
 
 ENDPOINTS = Endpoints()
+STATUS_SECONDS = 3600.0
 SENDING = ("unknown-task", "unknown-queue", "bad-arguments", "too-large", "broker-unavailable")
 
 
@@ -45,6 +47,10 @@ async def _send(site: Site, call: Call) -> Response:
     own = link(call.request, f"{API}/tasks/{quote(message.id, safe='')}")
     links = {"self": own, "revoke": f"{own}/revoke", "result": f"{own}/result",
              "events": link(call.request, f"{API}/events?ids={quote(message.id, safe='')}")}  # fmt: skip
+    secret: str | None = site.app.conf.web_secret
+    if secret is not None and call.may("results:read"):
+        until = int(site.app.clock.now() + STATUS_SECONDS)
+        links["status"] = link(call.request, signed_path(secret, message.id, until, True))
     return json_answer({"id": message.id, "task": message.task, "state": PENDING, "queue": message.queue,
                         "due_at": instant(message.due_at), "links": links},
                        HTTPStatus.ACCEPTED, {"Location": own})  # fmt: skip
