@@ -27,7 +27,7 @@ def test_nothing_else_needs_the_extra() -> None:
 
 
 def test_without_it_the_command_names_it() -> None:
-    app = "import types, celeriac; sys.modules['shop'] = m = types.ModuleType('shop'); m.app = celeriac.Celeriac('shop')"
+    app = "import types, celeriac; sys.modules['shop'] = types.SimpleNamespace(app=celeriac.Celeriac('shop'))"
     for command in ("['web']", "['web', 'token', 'list']"):
         done = run(f"{WITHOUT}{app}\nfrom celeriac.cli import main\nmain(['-A', 'shop', *{command}])")
         assert (done.returncode, "pip install 'celeriac[web]'" in done.stderr) == (2, True), done.stderr

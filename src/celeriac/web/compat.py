@@ -185,8 +185,7 @@ def _flower_document(site: Site, call: Call, id: str, outcome: Outcome | None) -
 
 
 async def _outcome(site: Site, id: str) -> Outcome | None:
-    view = (await site.read(site.inspector.find([id])))[id]
-    return view.outcome
+    return (await site.inspector.find([id]))[id].outcome
 
 
 def _state(outcome: Outcome | None) -> str:
