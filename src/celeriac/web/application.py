@@ -23,7 +23,7 @@ from celeriac.web.guard import SAFE, Authenticate, Guard
 from celeriac.web.limits import Limits
 from celeriac.web.openapi import openapi
 from celeriac.web.problems import Problem, answer, problem_of
-from celeriac.web.scopes import User
+from celeriac.web.scopes import SEND, User
 from celeriac.web.shapes import AnyQuery, Flow
 from celeriac.web.site import API, Site
 from celeriac.web.tokens import TokenFile, Tokens
@@ -93,7 +93,7 @@ class Api(Starlette):
         try:
             call = await self._checked(request, endpoint)
             response = await endpoint.handler(self.site, call)
-            if request.method not in SAFE:
+            if request.method not in SAFE or endpoint.scope == SEND:
                 log.info("%s: %s %s", call.user.name, request.method, request.url.path)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -104,7 +104,9 @@ class Api(Starlette):
             if problem.kind.status > 500:
                 log.warning("%s %s: %s", request.method, request.url.path, problem.detail)
             response = answer(request, problem)
-        self._finish(request, response)
+        response.headers.update(SNIFFING)
+        if endpoint.path.startswith("/s/"):
+            response.headers.update(status.cors(self.site, request))
         return response
 
     async def _checked(self, request: Request, endpoint: Endpoint) -> Call:
@@ -112,7 +114,7 @@ class Api(Starlette):
         if endpoint.scope is None:
             user = NOBODY
         else:
-            user = await self.guard.user(request, unsafe=endpoint.scope.startswith("tasks:send"))
+            user = await self.guard.user(request, unsafe=endpoint.scope == SEND)
             if not user.may(endpoint.scope):
                 raise Problem("scope", f"{user.name} lacks the scope {endpoint.scope}.", needed=endpoint.scope)
         query = AnyQuery() if endpoint.query is AnyQuery else query_of(request, endpoint.query)
@@ -145,15 +147,10 @@ class Api(Starlette):
 
     # --- Answers --------------------------------------------------------------------------------------
 
-    def _finish(self, request: Request, response: Response) -> None:
-        response.headers.update(SNIFFING)
-        if "/s/" in request.url.path:
-            response.headers.update(status.cors(self.site, request))
-
     async def _refuse(self, request: Request, error: Exception) -> Response:
         """Answer for a path or method that there is not, and for a fault of the server."""
         response = answer(request, problem_of(error))
-        self._finish(request, response)
+        response.headers.update(SNIFFING)
         return response
 
     async def _openapi(self, request: Request) -> Response:

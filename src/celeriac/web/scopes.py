@@ -10,7 +10,7 @@ import msgspec
 
 from celeriac.errors import ImproperlyConfigured, nearest
 
-__all__ = ["ALL", "ROLES", "SCOPES", "User", "check_scopes"]
+__all__ = ["ALL", "ROLES", "SCOPES", "SEND", "User", "check_scopes"]
 
 SEND: Final = "tasks:send"
 ALL: Final = "admin"
