@@ -57,6 +57,11 @@ def test_a_key_belongs_to_one_request(client: httpx.Client) -> None:
         problem(client.post(f"{API}/tasks", json=BODY, headers=headers(wrong)), 400, "bad-request")
 
 
+def test_a_workflow_takes_no_key(client: httpx.Client) -> None:
+    body = {"group": [{"task": "shop.add", "args": [1]}]}
+    problem(client.post(f"{API}/workflows", json=body, headers=headers("k")), 400, "bad-request")
+
+
 def test_a_batch_is_sent_once(client: httpx.Client) -> None:
     key = headers(str(uuid.uuid4()))
     body = {"task": "shop.add", "calls": [{"args": [n]} for n in range(10)]}

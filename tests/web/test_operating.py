@@ -100,7 +100,8 @@ def test_a_schedule_is_shown_paused_resumed_and_run(client: httpx.Client, runnin
 
 def test_the_probes_tell_whether_the_servers_answer(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"status": "ok"}
-    assert client.get("/readyz").json() == {"status": "ok", "broker": "ok", "backend": "ok"}
+    ready = {"status": "ok", "broker": "ok", "backend": "ok"}
+    wait_for(lambda: client.get("/readyz").json() == ready, "an answer of the database within a second")
 
 
 def test_without_its_broker_the_api_is_not_ready_and_says_503(tmp_path_factory: pytest.TempPathFactory) -> None:

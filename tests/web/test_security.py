@@ -253,6 +253,20 @@ async def test_an_application_knows_its_users(app: Celeriac) -> None:
         problem(await client.patch(f"{API}/queues/default", headers=same, json={"paused": True}), 403, "scope")
 
 
+async def test_a_token_of_an_application_may_come_from_a_page_of_another_site(app: Celeriac) -> None:
+    """A browser adds cookies by itself, and never a bearer token."""
+
+    def authenticate(request: Request) -> User | None:
+        return User("ann", frozenset({"admin"})) if request.headers.get("authorization") == "Bearer ann" else None
+
+    cross = {"Authorization": "Bearer ann", "Sec-Fetch-Site": "cross-site"}
+    transport = httpx.ASGITransport(api(app, authenticate=authenticate), client=("203.0.113.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="https://shop.example") as client:
+        path = f"{API}/queues/default"
+        assert (await client.patch(path, headers=cross, json={"paused": True})).status_code == 200
+        problem(await client.patch(path, headers={**cross, "Cookie": "a=b"}, json={"paused": True}), 403, "forbidden")
+
+
 async def test_hosts_are_those_that_are_allowed(make_app: Callable[..., Celeriac]) -> None:
     app = make_app(web_allowed_hosts=["shop.example"])
     transport = httpx.ASGITransport(api(app, authenticate=lambda request: User("ann", frozenset({"admin"}))))

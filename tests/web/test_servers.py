@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place
 from tests.redis_server import RedisServer
 from tests.web.served import check_shape, serving
@@ -19,7 +19,7 @@ def test_on_redis(redis: RedisServer, tmp_path: Path) -> None:
         served.worker()
         with httpx.Client(base_url=served.web()[1], timeout=PATIENCE, trust_env=False,
                           event_hooks={"response": [check_shape]}) as client:  # fmt: skip
-            assert client.get("/readyz").status_code == 200
+            wait_for(lambda client=client: client.get("/readyz").status_code == 200, "being ready")
             assert send(client, "shop.add", 20, 22, wait=60).json()["result"] == 42
             later = send(client, "shop.add", 1, options={"countdown": 3600}).json()
             assert client.get(later["links"]["self"]).json()["place"] == "scheduled"
@@ -35,7 +35,7 @@ def test_on_rabbitmq(place: Place, tmp_path: Path, backend: str) -> None:
         served.worker()
         with httpx.Client(base_url=served.web()[1], timeout=PATIENCE, trust_env=False,
                           event_hooks={"response": [check_shape]}) as client:  # fmt: skip
-            assert client.get("/readyz").status_code == 200
+            wait_for(lambda client=client: client.get("/readyz").status_code == 200, "being ready")
             assert send(client, "shop.add", 20, 22, wait=60).json()["result"] == 42
             sent = send(client, "shop.add", 1).json()
             if backend == "rpc://":

@@ -97,7 +97,8 @@ class Guard:
         if found is None:
             raise Problem("unauthenticated", "Send a token: Authorization: Bearer clr_…. `celeriac web token add` "
                           "makes one.", headers=CHALLENGE)  # fmt: skip
-        if unsafe:
+        by_header = scheme.lower() == "bearer" and "cookie" not in request.headers and not self.is_open
+        if unsafe and not by_header:
             _check_same_site(request)
         return found
 

@@ -28,7 +28,7 @@ __all__ = ["ENDPOINTS", "call_options", "check_allowed", "message_of"]
 
 ENDPOINTS = Endpoints()
 STATUS_SECONDS = 3600.0
-SENDING = ("unknown-task", "unknown-queue", "bad-arguments", "too-large", "broker-unavailable")
+SENDING = ("bad-request", "unknown-task", "unknown-queue", "bad-arguments", "too-large", "broker-unavailable")
 
 
 @ENDPOINTS.add("POST", "/tasks", "tasks:send", {202: Sent, 200: View}, query=WaitQuery, body=Task,

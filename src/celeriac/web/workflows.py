@@ -20,6 +20,7 @@ from celeriac.tasks.signature import Signature
 from celeriac.web.answers import Done, Workflow, WorkflowSent
 from celeriac.web.bodies import converted
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
+from celeriac.web.idempotency import HEADER
 from celeriac.web.problems import Problem
 from celeriac.web.shapes import Flow, GraphQuery, Leaf, Terminate
 from celeriac.web.site import API, Site
@@ -33,9 +34,11 @@ DRAWINGS = {"json": "application/json", "mermaid": "text/vnd.mermaid", "dot": "t
 
 
 @ENDPOINTS.add("POST", "/workflows", "tasks:send", {202: WorkflowSent}, body=Flow, batch=True,
-               problems=("unknown-task", "unknown-queue", "bad-arguments", "broker-unavailable"))  # fmt: skip
+               problems=("bad-request", "unknown-task", "unknown-queue", "bad-arguments", "broker-unavailable"))  # fmt: skip
 async def _send(site: Site, call: Call) -> Response:
     """Send a workflow: a chain, a group or a chord of calls and of workflows."""
+    if HEADER in call.request.headers:
+        raise Problem("bad-request", "Workflows take no Idempotency-Key: a repeated request would send another one.")
     part = _Reader(site, call).part(call.body, "")
     if not isinstance(part, Signature) and part.find_app() is None:
         raise Problem("bad-body", "The workflow has no task.", errors=[{"pointer": "", "detail": "it has no task"}])
