@@ -22,6 +22,7 @@ from tests.patience import PATIENCE, wait_for
 __all__ = ["SECRET", "Served", "check_shape", "serving"]
 
 SECRET = "a secret of the tests, which is long enough"
+USUAL = {"web_secret": SECRET, "web_rate": 100_000}  # tests ask more often than clients
 ADDRESS = re.compile(r"running on (http://\S+)")
 SHOP = '''\
 import asyncio
@@ -109,7 +110,7 @@ class Served:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
         self.environment = without_settings() | {
-            f"CELERIAC_{name.upper()}": str(value) for name, value in {"web_secret": SECRET, **settings}.items()
+            f"CELERIAC_{name.upper()}": str(value) for name, value in {**USUAL, **settings}.items()
         }
         self.processes: list[subprocess.Popen[bytes]] = []
         if not (folder / "shop.py").exists():

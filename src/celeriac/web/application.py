@@ -49,9 +49,11 @@ def api(app: Celeriac, *, authenticate: Authenticate | None = None, limits: Limi
         site.mount("/celeriac", api(app))
 
     Tokens (`celeriac web token add`) say who may do what. `authenticate(request)` does so for users that your own
-    application knows: it returns a `User` with scopes, or None. Without both, only this machine is served.
+    application knows: it returns a `User` with scopes, or None. Without both, only this machine is served. `limits`
+    are those of the settings, if they are left out.
     """
-    return Api(app, authenticate, limits or Limits())
+    rate = app.conf.web_rate
+    return Api(app, authenticate, limits or Limits(rate=rate, burst=max(1, round(2 * rate))))
 
 
 def token_file(app: Celeriac) -> TokenFile:

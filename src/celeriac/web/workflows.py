@@ -34,7 +34,7 @@ DRAWINGS = {"json": "application/json", "mermaid": "text/vnd.mermaid", "dot": "t
 
 
 @ENDPOINTS.add("POST", "/workflows", "tasks:send", {202: WorkflowSent}, body=Flow, batch=True,
-               problems=("bad-request", "unknown-task", "unknown-queue", "bad-arguments", "broker-unavailable"))  # fmt: skip
+               problems=("bad-request", "unknown-task", "unknown-queue", "bad-arguments"))  # fmt: skip
 async def _send(site: Site, call: Call) -> Response:
     """Send a workflow: a chain, a group or a chord of calls and of workflows."""
     if HEADER in call.request.headers:
