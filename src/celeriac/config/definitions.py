@@ -246,8 +246,8 @@ class Definitions:
         list[str], "hosts that requests may be addressed to; none: any, once there are tokens"
     ] = []
     web_rate: Annotated[
-        float, "requests that each token may make per second; twice as many at once after a pause", positive
-    ] = 100.0
+        int, "requests that each token may make per second; twice as many at once after a pause", positive
+    ] = 100
     web_secret: Annotated[str | None, "the secret that signs status URLs, of 32 characters or more", _secret] = None
     web_origins: Annotated[list[str], "sites whose pages may read status URLs ('*': all)"] = []
 

@@ -53,7 +53,7 @@ def api(app: Celeriac, *, authenticate: Authenticate | None = None, limits: Limi
     are those of the settings, if they are left out.
     """
     rate = app.conf.web_rate
-    return Api(app, authenticate, limits or Limits(rate=rate, burst=max(1, round(2 * rate))))
+    return Api(app, authenticate, limits or Limits(rate=rate, burst=2 * rate))
 
 
 def token_file(app: Celeriac) -> TokenFile:
