@@ -8,7 +8,8 @@ How a page is read (`Reader`):
   a run of spaces for any other. `$ echo $?` shows the exit code of the command before it; without one that code is 0;
 - `$ celeriac … worker …` goes to the background, and what stands below it is how its output begins. It is stopped by
   the next one, or at the end of the page, and must then exit with 0. So does a scheduler, `$ celeriac … beat …`, and a
-  web server, `$ uvicorn …` or `$ flask … run`. It takes a free port, which stands in for the one that the page shows;
+  web server, `$ uvicorn …`, `$ flask … run` or `$ celeriac … web`. It takes a free port, which stands in for the one
+  that the page shows;
 - a ```python block whose first line is `# In [n]` is a cell of a notebook, which prints the ```text block after it;
 - other ```python blocks must compile, and ```sh blocks are for other machines than this.
 """
@@ -53,7 +54,7 @@ LOGS = {WORKER: "worker.log", SCHEDULER: "scheduler.log", SERVER: "server.log"} 
 BACKGROUND = {
     WORKER: (re.compile(r"celeriac\b.*\bworker\b"), signal.SIGTERM),
     SCHEDULER: (re.compile(r"celeriac\b.*\bbeat\b"), signal.SIGTERM),
-    SERVER: (re.compile(r"uvicorn\b|flask\b.*\brun\b"), signal.SIGINT),
+    SERVER: (re.compile(r"uvicorn\b|flask\b.*\brun\b|celeriac\b.*\bweb$"), signal.SIGINT),
 }
 """What goes to the background: how it is recognised, and the signal that stops it."""
 
@@ -96,7 +97,8 @@ class Reader:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CELERIAC_", "PYTEST_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
         self.environment = {**kept, "PATH": path, "COLUMNS": "120", "TERM": "dumb", "PYTHONUNBUFFERED": "1",
-                            "UVICORN_PORT": "0", "FLASK_RUN_PORT": "0", "no_proxy": "127.0.0.1"}  # fmt: skip
+                            "UVICORN_PORT": "0", "FLASK_RUN_PORT": "0", "CELERIAC_WEB_PORT": "0",
+                            "no_proxy": "127.0.0.1"}  # fmt: skip
 
     def read(self, block: Block) -> None:
         name = FILE.match(block.text)

@@ -48,7 +48,8 @@ def test_no_example_is_left_out() -> None:
     assert listed == found
 
 
-PAGES = {"adapters": "adapter", "fastapi": "web_fastapi", "flask": "web_flask", "scripts-and-notebooks": "notebook"}
+PAGES = {"adapters": "adapter", "fastapi": "web_fastapi", "flask": "web_flask", "scripts-and-notebooks": "notebook",
+         "status-page": "status_page"}  # fmt: skip
 """The pages in docs/howto, which `test_docs.py` follows, of the examples that are folders."""
 
 SOURCES = {".py", ".html", ".ipynb"}

@@ -272,13 +272,17 @@ class Celeriac(Registering):
         """Return a workflow that was sent by its id (`result.workflow_id`), or raise `WorkflowError`."""
         return self.workflows.find(id)
 
+    def beside(self, name: str) -> str:
+        """Return the path of a file beside the app's own, where its database is by default."""
+        return os.path.join(self._folder, name)
+
     # --- Broker and backend ---------------------------------------------------------------------------
 
     @property
     def broker_url(self) -> str:
         """The URL of the broker: the setting, or the database beside the app's file."""
         url: str | None = self.conf.broker_url
-        return url or file_url(os.path.join(self._folder, DATABASE_NAME))
+        return url or file_url(self.beside(DATABASE_NAME))
 
     @property
     def broker(self) -> Broker:

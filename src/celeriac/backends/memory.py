@@ -9,12 +9,13 @@ from celeriac.drivers.memory import Store, Workflow, store
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
+from celeriac.ports.claims import ClaimKeeper, ClaimStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
-__all__ = ["MemoryBackend", "connect"]
+__all__ = ["MemoryBackend", "MemoryClaimStore", "connect"]
 
 
-class MemoryBackend(WaitingBackend, WorkflowStore):
+class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper):
     """Outcomes in a dict."""
 
     lacks = frozenset()
@@ -96,8 +97,28 @@ class MemoryBackend(WaitingBackend, WorkflowStore):
         self.shared.ring()
         return done
 
+    def claims(self) -> ClaimStore:
+        return MemoryClaimStore(self.shared)
+
     def close(self) -> None:
         pass
+
+
+class MemoryClaimStore(ClaimStore):
+    """Claims in a dict."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
+        with self._store.lock:
+            until, held = self._store.claims.get(key, (0.0, b""))
+            if until > now:
+                return held
+            self._store.claims.pop(key, None)
+            if seconds > 0:
+                self._store.claims[key] = (now + seconds, value)
+            return None
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,

@@ -10,12 +10,14 @@ import msgspec
 from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
+from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.database import Database, database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
+from celeriac.ports.claims import ClaimKeeper, ClaimStore
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
@@ -26,10 +28,11 @@ FETCH_ONE = "SELECT id, outcome FROM outcomes WHERE id = ?"
 FEW = 32  # ids that are looked for without a pause
 
 
-class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper):
+class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper):
     """Outcomes by task id."""
 
     lacks = frozenset()
+    reads_block = True
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
@@ -124,6 +127,9 @@ class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper):
 
     def schedules(self) -> ScheduleStore:
         return SQLiteScheduleStore(self.database, self.clock)
+
+    def claims(self) -> ClaimStore:
+        return SQLiteClaimStore(self.database)
 
     def close(self) -> None:
         self.database.close()

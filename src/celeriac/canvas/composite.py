@@ -168,7 +168,7 @@ class Composite(ABC):
         """Return a workflow of this kind with these parts."""
 
     def graph(self, format: str = "mermaid") -> str:
-        """Return a drawing as "mermaid", "dot", or "text" for a terminal."""
+        """Return a drawing as "mermaid", "dot", "json", or "text" for a terminal."""
         tree = Planner(self.app, check=False).plan(self).tree
         return graph.draw(tree, format, {})
 

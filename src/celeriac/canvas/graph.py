@@ -1,12 +1,15 @@
-"""Drawings of workflows as Mermaid, DOT, or text for a terminal. Called by the `graph` methods of workflows."""
+"""Drawings of workflows as Mermaid, DOT, JSON, or text for a terminal. Called by the `graph` methods of workflows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from celeriac.canvas.tree import Step, Tree
 from celeriac.errors import nearest
+from celeriac.states import PENDING
 
 __all__ = ["draw"]
 
@@ -58,6 +61,17 @@ def _dot(tree: Tree, states: States) -> str:
     return "\n".join([*lines, "}"])
 
 
+def _json(tree: Tree, states: States) -> str:
+    """Return nodes and edges. A node with `members` gathers the results of a group, and is no task."""
+    nodes = [
+        {"node": number, "id": node.id, "task": node.task, "state": states.get(number, PENDING)}
+        if isinstance(node, Step)
+        else {"node": number, "id": node.id, "members": node.members}
+        for number, node in enumerate(tree.nodes)
+    ]
+    return msgspec.json.encode({"nodes": nodes, "edges": list(_edges(tree))}).decode()
+
+
 def _text(tree: Tree, states: States) -> str:
     """Draw the steps from top to bottom in order; the members of a group are indented between `┌` and `└`."""
     lines: list[str] = []
@@ -89,4 +103,5 @@ def _text(tree: Tree, states: States) -> str:
     return "\n".join(lines)
 
 
-FORMATS: dict[str, Callable[[Tree, States], str]] = {"mermaid": _mermaid, "dot": _dot, "text": _text}
+FORMATS: dict[str, Callable[[Tree, States], str]] = {"mermaid": _mermaid, "dot": _dot, "json": _json,
+                                                     "text": _text}  # fmt: skip

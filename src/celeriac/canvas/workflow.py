@@ -81,7 +81,7 @@ class Workflow:
         return [view.id for view in self.steps() if view.outcome is None or not view.outcome.ready]
 
     def graph(self, format: str = "mermaid") -> str:
-        """Return a drawing with the states of its tasks, as "mermaid", "dot" or "text"."""
+        """Return a drawing with the states of its tasks, as "mermaid", "dot", "json" or "text"."""
         return graph.draw(self.tree, format, {view.node: view.state for view in self.steps()})
 
     # --- Acting ---------------------------------------------------------------------------------------

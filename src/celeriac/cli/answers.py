@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from celeriac.cli.documents import emit
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session
+from celeriac.documents import answers_document
 from celeriac.inspector import Answers
 
 __all__ = ["asks", "conclude", "emit_answers"]
@@ -32,8 +32,7 @@ def asks(command: Command) -> Command:
 
 def emit_answers(answers: Answers[Any]) -> None:
     """Print replies as one JSON document: values by worker, errors, and workers that did not reply."""
-    emit({"workers": msgspec.to_builtins(answers.values), "errors": answers.errors,
-          "silent": answers.silent, "unknown": answers.unknown})  # fmt: skip
+    emit(answers_document(answers))
 
 
 def conclude(session: Session, answers: Answers[Any]) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from celeriac import states
-from celeriac.cli.documents import emit, outcome_document, value_of
+from celeriac.cli.documents import emit
 from celeriac.cli.output import echo, echo_value
 from celeriac.cli.session import Session
+from celeriac.documents import value_of, view_document
 from celeriac.errors import NotSupported, nearest
 from celeriac.inspector import TaskView
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 
-__all__ = ["conclude", "document", "find", "report_revoked", "unregistered", "wait"]
+__all__ = ["conclude", "find", "report_revoked", "unregistered", "wait"]
 
 # Exit codes:
 NOT_READY: Final = 3
@@ -74,7 +75,7 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
     """Print a task's result, and exit with 0 (succeeded or ignored), 1 (failed or revoked) or 3 (no result yet)."""
     outcome = view.outcome
     if as_json:
-        emit(document(session, view, traceback))
+        emit(view_document(view, session.app, traceback))
     elif outcome is not None and outcome.ready:
         _print(session, outcome, traceback)
     else:
@@ -83,14 +84,6 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
         click.get_current_context().exit(NOT_READY)
     elif outcome.state in (states.FAILURE, states.REVOKED):
         click.get_current_context().exit(1)
-
-
-def document(session: Session, view: TaskView, traceback: bool = False) -> dict[str, Any]:
-    """Return what is known about a task as plain data."""
-    known = {"id": view.id, "task": view.task or None, "state": view.state, "place": view.place}
-    if view.outcome is None:
-        return known
-    return {**outcome_document(view.outcome, session.app, traceback), "place": view.place}
 
 
 def _print(session: Session, outcome: Outcome, traceback: bool) -> None:

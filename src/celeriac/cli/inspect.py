@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from celeriac.cli.answers import asks, conclude, emit_answers
-from celeriac.cli.documents import as_json, call_of, emit, message_document
+from celeriac.cli.documents import as_json, emit
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
+from celeriac.documents import call_of, message_document
 from celeriac.model.clock import Clock
 
 __all__ = ["command"]

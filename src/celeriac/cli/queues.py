@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 import msgspec
 
-from celeriac.cli.documents import as_json, call_of, dead_document, emit, message_document
+from celeriac.cli.documents import as_json, emit
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, show, when
+from celeriac.documents import call_of, dead_document, message_document
 
 __all__ = ["command"]
 

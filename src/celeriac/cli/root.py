@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "tasks": "List recent tasks; show, revoke or retry them.",
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
     "schedules": "List, add, change, pause, remove and run what is sent periodically.",
+    "web": "Serve the HTTP API, and make tokens for it.",
     "purge": "Delete the waiting messages of queues.",
     "backend": "Print the tables of a result backend.",
     "keys": "Make keys that sign messages.",

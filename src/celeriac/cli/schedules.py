@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
 from celeriac.beat.info import ScheduleInfo
-from celeriac.cli.documents import as_json, call_of, emit
+from celeriac.cli.documents import as_json, emit
 from celeriac.cli.output import echo
 from celeriac.cli.schedules_change import add, backfill, change
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, until, when
+from celeriac.documents import call_of, schedule_document
 
 __all__ = ["command"]
 
@@ -69,7 +69,7 @@ def list_schedules(session: Session, *, limit: int = 100, after: str = "", as_js
     """
     found = session.run(session.app.schedules.alist(after, limit))
     if as_json:
-        emit([_document(session, info) for info in found])
+        emit([schedule_document(info, session.app) for info in found])
         return
     show(["name", "what", "schedule", "next", "last", "sent", "missed", "skipped", "state"],
          [(info.name, _what(session, info), info.schedule, _next(session, info), when(_seconds(info.last_at)),
@@ -94,7 +94,7 @@ def show_schedule(session: Session, *, name: str, as_json: bool) -> None:
     """
     info = session.run(session.app.schedules.aget(name))
     if as_json:
-        emit(_document(session, info))
+        emit(schedule_document(info, session.app))
         return
     facts = [
         ("name", info.name),
@@ -296,33 +296,3 @@ def _warn_if_overdue(session: Session, found: Sequence[ScheduleInfo]) -> None:
     if late > OVERDUE:
         echo(f"Nothing has been sent that is {duration(late)} late: no scheduler runs, or it cannot reach its "
              f"servers. To start one: {session.celeriac('beat')}", err=True)  # fmt: skip
-
-
-def _document(session: Session, info: ScheduleInfo) -> dict[str, Any]:
-    """Return an entry as plain data."""
-    calls = [(message, call_of(message, session.app)) for message in info.messages]
-    return {
-        "name": info.name,
-        "state": info.state,
-        "problem": info.problem or None,
-        "task": info.task,
-        "workflow": info.workflow,
-        "sends": [
-            {"task": message.task, "queue": message.queue, "priority": message.priority,
-             "args": given and given[0], "kwargs": given and given[1]}
-            for message, given in calls
-        ],
-        "schedule": info.schedule,
-        "words": info.words,
-        "timezone": info.timezone,
-        "policies": info.policies,
-        "next_at": info.next_at and info.next_at.isoformat(),
-        "last_at": info.last_at and info.last_at.isoformat(),
-        "last_id": info.last_id or None,
-        "paused": info.paused,
-        "sent": info.sent,
-        "missed": info.missed,
-        "skipped": info.skipped,
-        "version": info.version,
-        "origin": info.origin,
-    }  # fmt: skip

@@ -7,10 +7,11 @@ from typing import Any
 import click
 import msgspec
 
-from celeriac.cli.documents import as_json, emit, instant
+from celeriac.cli.documents import as_json, emit
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show
+from celeriac.documents import instant
 from celeriac.inspector import Answers, Inspector, WorkerStats
 from celeriac.ports.operations import QueueCounts, WorkerInfo, labelled
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from celeriac import states
-from celeriac.cli.documents import as_json, call_of, emit, message_document, outcome_document, value_of
-from celeriac.cli.endings import document, find, report_revoked, unregistered
+from celeriac.cli.documents import as_json, emit
+from celeriac.cli.endings import find, report_revoked, unregistered
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.cli.workflows import find_workflow, show_workflow
+from celeriac.documents import call_of, message_document, outcome_document, value_of, view_document
 from celeriac.errors import WorkflowError
 from celeriac.model.outcome import Outcome
 
@@ -93,7 +94,8 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
                                    f"forgotten. `{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
     message, outcome = view.message, view.outcome
     if as_json:
-        emit({**document(session, view, traceback=True), "message": message and message_document(message, session.app)})
+        document = view_document(view, session.app, traceback=True)
+        emit({**document, "message": message and message_document(message, session.app)})
         return
     facts: list[tuple[str, object]] = [("id", view.id), ("task", view.task), ("state", view.state)]
     if message is not None:

@@ -9,6 +9,7 @@ from celeriac.cli.documents import emit
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session
 from celeriac.cli.tables import duration, show, when
+from celeriac.documents import workflow_document
 from celeriac.errors import WorkflowError
 
 __all__ = ["find_workflow", "show_workflow"]
@@ -29,11 +30,8 @@ def show_workflow(session: Session, id: str, state: str | None, as_json: bool) -
     ended = sum(view.outcome is not None and view.outcome.ready for view in views)
     shown = [view for view in views if state in (None, view.state)]
     if as_json:
-        tasks = [
-            {"id": view.id, "task": view.task, "state": view.state, "cause": view.outcome and view.outcome.cause}
-            for view in shown
-        ]
-        emit({"workflow": id, "ended": ended, "total": len(views), "tasks": tasks})
+        document = workflow_document(workflow, views)
+        emit({**document, "tasks": [task for task in document["tasks"] if state in (None, task["state"])]})
         return
     rows = []
     for view in shown:

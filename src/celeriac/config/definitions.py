@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 JSON = "json"
+SHORTEST_SECRET = 32  # characters
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TASK_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(task_name)s[%(task_id)s]: %(message)s"
 
@@ -99,6 +100,24 @@ def _keys(texts: list[str]) -> list[str]:
     for text in texts:
         parse_key(text)
     return texts
+
+
+def _port(value: int) -> int:
+    if not 0 <= value <= 65535:
+        raise ValueError(f"from 0 to 65535, not {value!r}.")
+    return value
+
+
+def _base_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError(f"a URL that begins with http:// or https://, not {value!r}.")
+    return value.rstrip("/")
+
+
+def _secret(value: str) -> str:
+    if len(value) < SHORTEST_SECRET:
+        raise ValueError(f"at least {SHORTEST_SECRET} characters (`celeriac keys` makes one), not {len(value)}.")
+    return value
 
 
 def _accepted(check: Callable[[Any], Any]) -> Rule:
@@ -239,6 +258,23 @@ class Definitions:
     worker_unknown_task_seconds: Annotated[
         Seconds, "a message for a task that no worker knows becomes a dead letter after this"
     ] = 3600.0
+
+    # The HTTP API
+    web_host: Annotated[str, "the address that `celeriac web` listens on"] = "127.0.0.1"
+    web_port: Annotated[int, "its port; 0: any that is free", _port] = 8000
+    web_url: Annotated[str | None, "where others reach it, for the URLs that it is asked for", _base_url] = None
+    web_tokens: Annotated[list[str], "tokens as hashes: what `celeriac web token add --print` prints"] = []
+    web_token_file: Annotated[
+        str | None, "the file with more of them; None: the file celeriac.tokens beside the app"
+    ] = None
+    web_allowed_hosts: Annotated[
+        list[str], "hosts that requests may be addressed to; none: any, once there are tokens"
+    ] = []
+    web_rate: Annotated[
+        int, "requests that each token may make per second; twice as many at once after a pause", positive
+    ] = 100
+    web_secret: Annotated[str | None, "the secret that signs status URLs, of 32 characters or more", _secret] = None
+    web_origins: Annotated[list[str], "sites whose pages may read status URLs ('*': all)"] = []
 
 
 def definitions_of(kind: type) -> dict[str, Setting]:

@@ -51,6 +51,7 @@ class Store(Bell):
         self.workflows: dict[str, Workflow] = {}
         self.pending: dict[PendingNode, float] = {}  # when it may be claimed
         self.schedules: dict[str, Entry] = {}
+        self.claims: dict[str, tuple[float, bytes]] = {}  # until when, value
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # the last number given out by `number`
 

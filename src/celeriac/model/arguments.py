@@ -84,6 +84,52 @@ class Arguments:
             why = MISSING.sub(r"\1 is missing", str(error))
             raise ArgumentsError(f"These arguments do not fit {self.name}{self.signature}: {why}.") from None
 
+    def problems(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, int | str, str]]:
+        """Return all that is wrong with the arguments of a call: "args" or "kwargs", an index or a name, and the fault.
+
+        `check` raises an error about the first of them. This looks at records too, as `rebuild` does.
+        """
+        found: list[tuple[str, int | str, str]] = []
+        places: dict[str, tuple[str, int | str]] = {}
+        left, more_args, more_kwargs = dict(kwargs), False, False
+        count = 0
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                more_args = True
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                more_kwargs = True
+            elif parameter.kind is not parameter.KEYWORD_ONLY and count < len(args):
+                places[name] = ("args", count)
+                count += 1
+                if name in left and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                    del left[name]
+                    found.append(("kwargs", name, f"{name} is given twice: args has it, too"))
+            elif name in left and parameter.kind is not parameter.POSITIONAL_ONLY:
+                del left[name]
+                places[name] = ("kwargs", name)
+            elif parameter.default is parameter.empty:
+                found.append(("kwargs", name, f"{name} is missing"))
+        if not more_args:
+            found += [("args", index, "there is no parameter for it") for index in range(count, len(args))]
+        if not more_kwargs:
+            found += [("kwargs", name, f"there is no parameter named {name!r}") for name in left]
+        return found or self._unfit(args, kwargs, places)
+
+    def _unfit(self, args: Sequence[Any], kwargs: Mapping[str, Any],
+               places: Mapping[str, tuple[str, int | str]]) -> list[tuple[str, int | str, str]]:  # fmt: skip
+        """Return the arguments that cannot become the records that their annotations name."""
+        if self._rebuilders is None:
+            self.prepare()
+        bound = self.signature.bind(*args, **kwargs)
+        found = []
+        for name, rebuild in (self._rebuilders or {}).items():
+            if name in bound.arguments:
+                try:
+                    rebuild(bound.arguments[name])
+                except (ValueError, TypeError) as error:
+                    found.append((*places.get(name, ("kwargs", name)), f"{name} cannot be rebuilt: {reason(error)[0]}"))
+        return found
+
     def with_name(self, error: EncodeError, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EncodeError:
         """Return the error of a body that cannot be serialised, reworded to name the argument."""
         if len(error.path) < 2:

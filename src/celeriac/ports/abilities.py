@@ -39,6 +39,9 @@ class Port:
     lacks: frozenset[Ability] = frozenset()
     """What this server cannot do. Operations that need it raise `NotSupported`."""
 
+    reads_block: bool = False
+    """Whether its coroutines read without giving the event loop to others. Front ends run those in threads."""
+
     def can(self, ability: Ability) -> bool:
         """Return whether the server has an ability."""
         return ability not in self.lacks

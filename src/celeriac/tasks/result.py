@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.errors import CeleriacError, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import CeleriacError, ImproperlyConfigured, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
+from celeriac.model.status_urls import signed_path
 from celeriac.tasks.current_app import current_app
 from celeriac.tasks.facts import Facts
 from celeriac.tasks.plain_data import error_data, plain
@@ -183,6 +184,20 @@ class AsyncResult(Facts, Generic[R]):
             if found != outcome:
                 outcome, pause = found, first
                 yield self._as_dict(outcome)
+
+    def status_url(self, expires: Duration = 3600.0, result: bool = True) -> str:
+        """Return a URL that tells how the task is doing, to whoever has it; for a page that polls it, without a token.
+
+        It answers with JSON as `to_dict` gives it, until `expires` (seconds, or a timedelta) have passed; without
+        `result`, it leaves out the value that the task returns. `celeriac web` serves it. Raises `ImproperlyConfigured`
+        without the settings `web_url` and `web_secret`.
+        """
+        base, secret = self.app.conf.web_url, self.app.conf.web_secret
+        if base is None or secret is None:
+            raise ImproperlyConfigured("A status URL needs the settings `web_url`, where `celeriac web` is reached, "
+                                       "and `web_secret`, which signs it (`celeriac keys` makes one).")  # fmt: skip
+        until = int(self.app.clock.now() + seconds(expires, "expires"))
+        return f"{base}{signed_path(secret, self.id, until, result)}"
 
     @property
     def traceback(self) -> str | None:

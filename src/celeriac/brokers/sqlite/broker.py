@@ -42,6 +42,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
     """A broker that stores messages in a SQLite file."""
 
     lacks = frozenset()
+    reads_block = True
 
     def __init__(self, database: Database, clock: Clock, result_expires: float | None = 86400.0) -> None:
         self.database = database

@@ -57,6 +57,10 @@ Of schedules:
     P:schedules:next          zset    name of each entry that waits → when it is due, in milliseconds
     P:schedules:names         zset    every name, with the score 0: sorted, for pages
 
+Of requests that are handled once:
+
+    P:claim:KEY               string  what the first one left, until it expires
+
 Channels (`PUBLISH`):
 
     P:bell:LEASE              empty: there may be something to receive

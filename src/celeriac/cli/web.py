@@ -1,0 +1,183 @@
+"""`celeriac web`: serves the HTTP API, and keeps its tokens."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+from celeriac import __version__
+from celeriac.cli.documents import as_json, emit
+from celeriac.cli.log import set_up_logging
+from celeriac.cli.options import log_options
+from celeriac.cli.output import echo
+from celeriac.cli.session import Session, with_session
+from celeriac.cli.tables import show
+from celeriac.errors import ImproperlyConfigured
+
+__all__ = ["command"]
+
+UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+LONGEST: Final = 36_500  # days
+
+
+def _web(module: str) -> Any:
+    """Import a module of `celeriac.web`. Raises `ImproperlyConfigured` without the extra that it needs."""
+    try:
+        return importlib.import_module(f"celeriac.web.{module}")
+    except ModuleNotFoundError as error:
+        raise ImproperlyConfigured(f"celeriac web needs a package that is not installed ({error.name}): "
+                                   "pip install 'celeriac[web]'.") from error  # fmt: skip
+
+
+@click.group("web", invoke_without_command=True)
+@click.option("--host", metavar="HOST", help="Listen on this address.  [default: web_host, 127.0.0.1]")
+@click.option("--port", metavar="PORT", type=click.IntRange(0, 65535),
+              help="Listen on this port; 0: any.  [default: web_port, 8000]")  # fmt: skip
+@click.option("--allow-host", "hosts", metavar="NAME", multiple=True,
+              help="Accept requests for this host; can be repeated.  [default: web_allowed_hosts]")  # fmt: skip
+@log_options
+@with_session
+def command(session: Session, *, host: str | None, port: int | None, hosts: tuple[str, ...], loglevel: str | None,
+            log_format: str | None) -> None:  # fmt: skip
+    """Serve the HTTP API until it is stopped.
+
+    Without a token only this machine is served. The addresses are described by /api/v1/openapi.json.
+
+    \b
+    Examples:
+      celeriac -A shop web
+      celeriac -A shop web token add ci --scope tasks:send --expires 90d
+      celeriac -A shop web --host 0.0.0.0 --port 8000
+
+    \b
+    Exit codes:
+      0  the server was stopped
+      1  the server could not start
+      2  the command line or the app is invalid
+    """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
+    app = session.app
+    serving = _web("serving")
+    if app.broker_url.startswith("memory:"):
+        raise ImproperlyConfigured("memory:// lives in one process, and no worker runs in this one. Set another "
+                                   "broker: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
+    if hosts:
+        app.conf.web_allowed_hosts = [*app.conf.web_allowed_hosts, *hosts]
+    set_up_logging(app.conf, f"{app.main or 'celeriac'} web", loglevel, log_format)
+
+    def ready(address: str) -> None:
+        echo(f"celeriac {__version__}: the HTTP API is running on {address}\n  app        {app.main}, {len(app.tasks)} "
+             f"tasks\n  Ctrl-C stops it.", err=True)  # fmt: skip
+
+    serving.serve(app, host or app.conf.web_host, app.conf.web_port if port is None else port, ready)
+    app.close()
+
+
+# --- Tokens -------------------------------------------------------------------------------------------
+
+
+@command.group("token")
+def token() -> None:
+    """Make, list and remove tokens, which clients of the HTTP API send.
+
+    \b
+    Examples:
+      celeriac -A shop web token add ci --scope tasks:send:mail.* --scope results:read
+      celeriac -A shop web token list
+      celeriac -A shop web token remove ci
+    """
+
+
+def _expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})([hdw])", value)
+    length = timedelta(**{UNITS[match[2]]: int(match[1])}) if match is not None else timedelta()
+    if not timedelta() < length <= timedelta(days=LONGEST):
+        raise click.BadParameter(f"must be a number of hours, days or weeks, such as 90d, not {value!r}")
+    return (datetime.now(UTC) + length).replace(microsecond=0)
+
+
+@token.command("add")
+@click.argument("name")
+@click.option("--scope", "scopes", metavar="SCOPE", multiple=True, required=True,
+              help="What it allows: a scope, or viewer, operator or admin; can be repeated.")  # fmt: skip
+@click.option("--expires", "expires_at", metavar="TIME", callback=_expiry,
+              help="After this: 12h, 90d, 4w.  [default: never]")  # fmt: skip
+@click.option("--print", "only_print", is_flag=True, help="Store nothing; also print the line for web_tokens.")
+@as_json
+@with_session
+def add(session: Session, *, name: str, scopes: tuple[str, ...], expires_at: datetime | None, only_print: bool,
+        as_json: bool) -> None:  # fmt: skip
+    """Make a token named NAME, and print it. It is not shown again: only its hash is kept.
+
+    \b
+    Examples:
+      celeriac -A shop web token add ci --scope tasks:send --expires 90d
+      celeriac -A shop web token add ann --scope operator
+      celeriac -A shop web token add mail --scope 'tasks:send:mail.*' --scope results:read
+    """
+    text, made = _web("tokens").new_token(name, scopes, expires_at)
+    if not only_print:
+        _file(session).add(made)
+    if as_json:
+        emit({"token": text, "line": str(made)})
+        return
+    echo(text)
+    if only_print:
+        echo(str(made))
+
+
+@token.command("list")
+@as_json
+@with_session
+def list_tokens(session: Session, *, as_json: bool) -> None:
+    """List tokens, without the tokens themselves.
+
+    \b
+    Examples:
+      celeriac -A shop web token list
+    """
+    kept = _file(session).read()
+    fixed = _web("tokens").read_tokens(session.app.conf.web_tokens, "web_tokens")
+    found = [(one, "web_tokens" if one.name in fixed else "file") for one in {**kept, **fixed}.values()]
+    if as_json:
+        emit([{"name": one.name, "scopes": one.scopes, "expires_at": one.expires_at and one.expires_at.isoformat(),
+               "kept_in": where} for one, where in found])  # fmt: skip
+        return
+    show(["name", "scopes", "expires", "kept in"],
+         [(one.name, " ".join(one.scopes), one.expires_at.isoformat() if one.expires_at else "never", where)
+          for one, where in found], empty="There are no tokens: only this machine is served.")  # fmt: skip
+
+
+@token.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@as_json
+@with_session
+def remove(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
+    """Remove tokens. A running server refuses them from then on.
+
+    \b
+    Examples:
+      celeriac -A shop web token remove ci
+    """
+    file = _file(session)
+    unknown = [name for name in names if name not in file.read()]
+    if unknown:
+        raise click.ClickException(f"There is no token named {unknown[0]!r} in {file.path}. Nothing was removed.")
+    for name in names:
+        file.remove(name)
+    if as_json:
+        emit({"removed": names})
+    else:
+        echo(f"Removed {', '.join(names)}.")
+
+
+def _file(session: Session) -> Any:
+    return _web("application").token_file(session.app)
+

@@ -1,0 +1,210 @@
+"""Documents: messages, outcomes, dead letters, schedules and workflows as plain data, and as JSON.
+
+The command (`--json`) and the HTTP API call these functions, so that both give the same documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from celeriac import states
+from celeriac.app.app import Celeriac
+from celeriac.beat.info import ScheduleInfo
+from celeriac.canvas.workflow import StepView, Workflow
+from celeriac.errors import DecodeError
+from celeriac.inspector import Answers, TaskView
+from celeriac.model.clock import aware
+from celeriac.model.message import Message
+from celeriac.model.outcome import Outcome
+from celeriac.model.records import fields
+from celeriac.model.serialization import decode
+from celeriac.ports.operations import Dead
+
+__all__ = [
+    "answers_document",
+    "call_of",
+    "dead_document",
+    "instant",
+    "message_document",
+    "outcome_document",
+    "schedule_document",
+    "to_json",
+    "value_of",
+    "view_document",
+    "workflow_document",
+]
+
+KIN = ("parent_id", "root_id", "group_id")
+
+
+def to_json(document: Any) -> bytes:
+    """Return a document as JSON. Values that JSON does not support are written as text."""
+    try:
+        return msgspec.json.encode(document, enc_hook=_plain)
+    except (TypeError, ValueError):  # dict keys that are not plain values, lone surrogates, and the like
+        return msgspec.json.encode(_simplified(document), enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    record = fields(value)
+    return record if record is not None else repr(value)
+
+
+def _simplified(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_simplified(str(key)): _simplified(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_simplified(item) for item in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def instant(value: float | None) -> str | None:
+    """Return an instant as ISO 8601 in UTC, or None."""
+    return aware(value).isoformat(timespec="milliseconds") if value else None
+
+
+def value_of(outcome: Outcome, app: Celeriac) -> Any:
+    """Return a task's return value as plain data; a note with its size if it cannot be decoded here."""
+    if outcome.value is None:
+        return None
+    try:
+        value = outcome.encoded_value(app.conf.result_max_bytes) or b""
+        return decode(outcome.content_type, value, app.conf.accept_content)
+    except DecodeError:
+        return f"({len(outcome.value)} bytes of {outcome.content_type})"
+
+
+def call_of(message: Message, app: Celeriac) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return a message's args and kwargs; None if they cannot be decoded here."""
+    try:
+        args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
+    except (DecodeError, TypeError, ValueError):
+        return None
+    return args, kwargs
+
+
+def message_document(message: Message, app: Celeriac) -> dict[str, Any]:
+    """Return a message as plain data."""
+    call = call_of(message, app)
+    return {
+        "id": message.id,
+        "task": message.task,
+        "queue": message.queue,
+        "lane": message.lane,
+        "priority": message.priority,
+        "attempt": message.attempt,
+        "sent_at": instant(message.sent_at),
+        "due_at": instant(message.due_at),
+        "expires_at": instant(message.expires_at),
+        "args": None if call is None else call[0],
+        "kwargs": None if call is None else call[1],
+        "body_bytes": len(message.body),
+        "headers": message.headers,
+        "parent_id": message.parent_id,
+        "root_id": message.root_id,
+        "group_id": message.group_id,
+    }
+
+
+def outcome_document(outcome: Outcome, app: Celeriac, traceback: bool = False) -> dict[str, Any]:
+    """Return an outcome as plain data; the traceback, which shows paths and code of the worker, only if asked for."""
+    failure = outcome.failure
+    shown = {"traceback": None if failure is None else failure.traceback or None} if traceback else {}
+    return {
+        "id": outcome.id,
+        "task": outcome.task,
+        "state": outcome.state,
+        "attempt": outcome.attempt,
+        "cause": outcome.cause,
+        "result": value_of(outcome, app),
+        "error": None
+        if failure is None
+        else {"type": failure.type, "module": failure.module, "message": failure.message},
+        **shown,
+        "worker": outcome.worker,
+        "started_at": instant(outcome.started_at),
+        "done_at": instant(outcome.done_at),
+        "runtime": outcome.runtime,
+        "parent_id": outcome.parent_id,
+        "root_id": outcome.root_id,
+        "group_id": outcome.group_id,
+    }
+
+
+def dead_document(dead: Dead, app: Celeriac) -> dict[str, Any]:
+    """Return a dead letter as plain data."""
+    return {**message_document(dead.message, app), "reason": dead.reason, "dead_at": instant(dead.at)}
+
+
+def view_document(view: TaskView, app: Celeriac, traceback: bool = False) -> dict[str, Any]:
+    """Return what is known about a task as plain data: its outcome's document, and what its message says besides."""
+    message, outcome = view.message, view.outcome
+    ready = outcome is not None and outcome.ready
+    if outcome is not None:
+        document = outcome_document(outcome, app, traceback)
+    else:
+        document = dict.fromkeys(("cause", "result", "error", "worker", "started_at", "done_at", "runtime"))
+        document |= {name: message and getattr(message, name) for name in ("attempt", *KIN)}
+        document |= {"id": view.id, "task": view.task or None, "state": view.state}
+    reported = outcome is not None and not ready and outcome.state not in (states.STARTED, states.RETRY)
+    return {
+        **document,
+        "ready": ready,
+        "place": view.place,
+        "progress": document["result"] if reported else None,
+        "queue": message and message.queue,
+        "sent_at": message and instant(message.sent_at),
+        "due_at": message and instant(message.due_at),
+    }
+
+
+def workflow_document(workflow: Workflow, views: Sequence[StepView]) -> dict[str, Any]:
+    """Return a workflow as plain data, with its tasks (`workflow.steps()`) in the order in which they were written."""
+    return {
+        "workflow": workflow.id,
+        "ended": sum(view.outcome is not None and view.outcome.ready for view in views),
+        "total": len(views),
+        "tasks": [
+            {"id": view.id, "task": view.task, "state": view.state, "cause": view.outcome and view.outcome.cause}
+            for view in views
+        ],
+    }
+
+
+def answers_document(answers: Answers[Any]) -> dict[str, Any]:
+    """Return the replies of workers as plain data: values by worker, errors, and workers that did not reply."""
+    return {"workers": msgspec.to_builtins(answers.values), "errors": answers.errors,
+            "silent": answers.silent, "unknown": answers.unknown}  # fmt: skip
+
+
+def schedule_document(info: ScheduleInfo, app: Celeriac) -> dict[str, Any]:
+    """Return an entry of the store of schedules as plain data."""
+    calls = [(message, call_of(message, app)) for message in info.messages]
+    return {
+        "name": info.name,
+        "state": info.state,
+        "problem": info.problem or None,
+        "task": info.task,
+        "workflow": info.workflow,
+        "sends": [
+            {"task": message.task, "queue": message.queue, "priority": message.priority,
+             "args": given and given[0], "kwargs": given and given[1]}
+            for message, given in calls
+        ],
+        "schedule": info.schedule,
+        "words": info.words,
+        "timezone": info.timezone,
+        "policies": info.policies,
+        "next_at": info.next_at and info.next_at.isoformat(),
+        "last_at": info.last_at and info.last_at.isoformat(),
+        "last_id": info.last_id or None,
+        "paused": info.paused,
+        "sent": info.sent,
+        "missed": info.missed,
+        "skipped": info.skipped,
+        "version": info.version,
+        "origin": info.origin,
+    }  # fmt: skip

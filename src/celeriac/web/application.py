@@ -1,0 +1,162 @@
+"""The ASGI application: routes made from the endpoints, and what happens to each request before its handler.
+
+Host → address → user → rate → scope → query → body → handler. What any of them raises is answered as a problem.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from celeriac.app.app import Celeriac
+from celeriac.web import compat, events, health, queues, results, status, task_types, tasks, workers, workflows
+from celeriac.web.bodies import JSON, NDJSON, content_type, converted, decoded, query_of, read_body, read_lines
+from celeriac.web.endpoints import Call, Endpoint, json_answer
+from celeriac.web.guard import SAFE, Authenticate, Guard
+from celeriac.web.limits import Limits
+from celeriac.web.openapi import openapi
+from celeriac.web.problems import Problem, answer, problem_of
+from celeriac.web.scopes import SEND, User
+from celeriac.web.shapes import AnyQuery, Flow
+from celeriac.web.site import API, Site
+from celeriac.web.tokens import TokenFile, Tokens
+
+__all__ = ["ENDPOINTS", "Api", "api", "token_file"]
+
+log = logging.getLogger("celeriac.web")
+
+ENDPOINTS: Sequence[Endpoint] = (
+    *tasks.ENDPOINTS, *results.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS, *queues.ENDPOINTS,
+    *workers.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *compat.ENDPOINTS,
+)  # fmt: skip
+"""All endpoints. Of those that fit a path, the first answers."""
+
+NOBODY = User("nobody")
+NO_BODY = frozenset({"", JSON})
+SNIFFING = {"X-Content-Type-Options": "nosniff"}
+
+
+def api(app: Celeriac, *, authenticate: Authenticate | None = None, limits: Limits | None = None) -> Api:
+    """Return the HTTP API of an app, for any ASGI server, or to be mounted in any ASGI application under any prefix.
+
+        site.mount("/celeriac", api(app))
+
+    Tokens (`celeriac web token add`) say who may do what. `authenticate(request)` does so for users that your own
+    application knows: it returns a `User` with scopes, or None. Without both, only this machine is served. `limits`
+    are those of the settings, if they are left out.
+    """
+    rate = app.conf.web_rate
+    return Api(app, authenticate, limits or Limits(rate=rate, burst=2 * rate))
+
+
+def token_file(app: Celeriac) -> TokenFile:
+    """Return the file with the tokens of an app."""
+    return TokenFile(app.conf.web_token_file or app.beside("celeriac.tokens"))
+
+
+class Api(Starlette):
+    """The HTTP API of an app."""
+
+    def __init__(self, app: Celeriac, authenticate: Authenticate | None, limits: Limits) -> None:
+        self.site = Site(app, limits)
+        self.guard = Guard(app, Tokens(app.conf.web_tokens, token_file(app)), authenticate, app.conf.web_allowed_hosts,
+                           self.site.buckets)  # fmt: skip
+        self._document: dict[str, Any] | None = None
+        routes = [Route(f"{API}/openapi.json", self._openapi)]
+        by_path: dict[str, dict[str, Endpoint]] = {}
+        for endpoint in ENDPOINTS:
+            by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+        routes += [Route(path, self._handler(found), methods=list(found)) for path, found in by_path.items()]
+        handlers: dict[Any, Any] = {HTTPException: self._refuse, Exception: self._refuse}
+        super().__init__(routes=routes, exception_handlers=handlers)
+        self.router.redirect_slashes = False
+
+    def stop(self) -> None:
+        """End all streams and waits, so that the server can stop."""
+        self.site.stopping.set()
+
+    # --- Requests -------------------------------------------------------------------------------------
+
+    def _handler(self, endpoints: dict[str, Endpoint]) -> Any:
+        async def handle(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" and "HEAD" not in endpoints else request.method
+            return await self._handle(request, endpoints[method])
+
+        return handle
+
+    async def _handle(self, request: Request, endpoint: Endpoint) -> Response:
+        try:
+            call = await self._checked(request, endpoint)
+            response = await endpoint.handler(self.site, call)
+            if request.method not in SAFE or endpoint.scope == SEND:
+                log.info("%s: %s %s", call.user.name, request.method, request.url.path)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.kind.name == "internal":
+                raise
+            if problem.kind.status > 500:
+                log.warning("%s %s: %s", request.method, request.url.path, problem.detail)
+            response = answer(request, problem)
+        response.headers.update(SNIFFING)
+        if endpoint.path.startswith("/s/"):
+            response.headers.update(status.cors(self.site, request))
+        return response
+
+    async def _checked(self, request: Request, endpoint: Endpoint) -> Call:
+        """Return what a request asks for. Raises a `Problem` if it may not, or is not well formed."""
+        if endpoint.scope is None:
+            user = NOBODY
+        else:
+            user = await self.guard.user(request, unsafe=endpoint.scope == SEND)
+            if not user.may(endpoint.scope):
+                raise Problem("scope", f"{user.name} lacks the scope {endpoint.scope}.", needed=endpoint.scope)
+        query = AnyQuery() if endpoint.query is AnyQuery else query_of(request, endpoint.query)
+        data, body = await self._body(request, endpoint)
+        return Call(request, user, request.path_params, query, body, data)
+
+    async def _body(self, request: Request, endpoint: Endpoint) -> tuple[bytes, Any]:
+        if endpoint.body is None:
+            return b"", None
+        limits = self.site.limits
+        limit = limits.batch if endpoint.batch else max(limits.body, self.site.app.conf.message_max_bytes)
+        kind = content_type(request)
+        if isinstance(endpoint.body, str):  # the handler reads it
+            return await read_body(request, limit, limits.body_seconds), None
+        if endpoint.lines and kind == NDJSON:
+            data = await read_body(request, limit, limits.body_seconds)
+            return data, read_lines(data, limits.calls)
+        data = b""
+        if kind in NO_BODY and (kind or endpoint.optional):
+            data = await read_body(request, limit, limits.body_seconds)
+        if endpoint.optional and not data and not kind:
+            return b"", endpoint.body()
+        if kind != JSON:
+            raise Problem("wrong-content-type", f"The body has the content type {kind!r}: send {JSON}"
+                          f"{f' or {NDJSON}' if endpoint.lines else ''}.")  # fmt: skip
+        if endpoint.optional and not data:
+            return b"", endpoint.body()
+        value = decoded(data)
+        return data, value if endpoint.body is Flow else converted(value, endpoint.body)
+
+    # --- Answers --------------------------------------------------------------------------------------
+
+    async def _refuse(self, request: Request, error: Exception) -> Response:
+        """Answer for a path or method that there is not, and for a fault of the server."""
+        response = answer(request, problem_of(error))
+        response.headers.update(SNIFFING)
+        return response
+
+    async def _openapi(self, request: Request) -> Response:
+        if self._document is None:
+            self._document = openapi(ENDPOINTS)
+        prefix = request.scope.get("root_path", "").rstrip("/")
+        return json_answer({**self._document, "servers": [{"url": prefix or "/"}]})

@@ -1,0 +1,72 @@
+"""Scopes: what a token, or a user, may do. Each endpoint names the scope that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Final
+
+import msgspec
+
+from celeriac.errors import ImproperlyConfigured, nearest
+
+__all__ = ["ALL", "ROLES", "SCOPES", "SEND", "User", "check_scopes"]
+
+SEND: Final = "tasks:send"
+ALL: Final = "admin"
+
+SCOPES: Final = {
+    SEND: "send tasks; tasks:send:mail.* only those with such names",
+    "tasks:read": "list dead letters, workflows and the types of tasks",
+    "tasks:revoke": "revoke tasks, and end those that run",
+    "tasks:retry": "run the failed tasks of a workflow again",
+    "results:read": "read states, return values and errors",
+    "results:traceback": "see tracebacks, which show paths and code of workers",
+    "queues:read": "count and see waiting messages",
+    "queues:write": "pause and resume queues",
+    "queues:purge": "delete the waiting messages of a queue",
+    "dead:write": "send dead letters again, or delete them",
+    "workers:read": "list workers",
+    "workers:control": "send orders to workers, and stop them",
+    "schedules:read": "list schedules",
+    "schedules:write": "pause, resume and run schedules",
+    "events:read": "follow tasks until they end",
+}
+"""What each scope allows."""
+
+VIEWER: Final = tuple(scope for scope in SCOPES if scope.endswith(":read"))
+ROLES: Final = {
+    "viewer": VIEWER,
+    "operator": (*VIEWER, "results:traceback", "tasks:revoke", "tasks:retry", "queues:write", "dead:write",
+                 "schedules:write"),
+    ALL: tuple(SCOPES),
+}  # fmt: skip
+"""Names of sets of scopes."""
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who makes a request: a name, for limits and logs, and scopes or roles."""
+
+    name: str
+    scopes: frozenset[str] = frozenset()
+
+    def may(self, scope: str) -> bool:
+        """Return whether this user may do what a scope allows; of `tasks:send`, for any task at all."""
+        return any(scope == held or (scope == SEND and held.startswith(f"{SEND}:")) for held in self._held())
+
+    def may_send(self, task: str) -> bool:
+        """Return whether this user may send a task."""
+        return any(held == SEND or (held.startswith(f"{SEND}:") and fnmatchcase(task, held[len(SEND) + 1 :]))
+                   for held in self._held())  # fmt: skip
+
+    def _held(self) -> Iterable[str]:
+        for scope in self.scopes:
+            yield from ROLES.get(scope, (scope,))
+
+
+def check_scopes(scopes: Iterable[str]) -> None:
+    """Raise `ImproperlyConfigured` for a scope that there is not."""
+    for scope in scopes:
+        if scope not in SCOPES and scope not in ROLES and not (scope.startswith(f"{SEND}:") and scope != f"{SEND}:"):
+            raise ImproperlyConfigured(f"There is no scope {scope!r}.{nearest(scope, [*SCOPES, *ROLES])} "
+                                       f"Scopes: {', '.join(SCOPES)}; roles: {', '.join(ROLES)}.")  # fmt: skip

@@ -1,0 +1,136 @@
+"""The site: what all endpoints share. It has the app, the limits, and ways to wait and to read without blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+
+from celeriac.app.app import Celeriac
+from celeriac.canvas.workflow import Workflow
+from celeriac.errors import WorkflowError, nearest
+from celeriac.inspector import Inspector, TaskView
+from celeriac.model.outcome import Outcome
+from celeriac.ports.abilities import Ability
+from celeriac.ports.complete import in_thread
+from celeriac.ports.operations import QueueCounts
+from celeriac.web.limits import Buckets, Limits, Streams
+from celeriac.web.problems import Problem
+
+__all__ = ["API", "Site"]
+
+T = TypeVar("T")
+
+API: Final = "/api/v1"
+FEW: Final = 32
+SHARE: Final = 20  # counting the messages of all queues takes at most one part in so many of the time
+
+
+class Site:
+    """An app, as the endpoints see it."""
+
+    def __init__(self, app: Celeriac, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.inspector = Inspector(app)
+        self.streams = Streams(limits.streams)
+        self.buckets = Buckets(limits.rate, limits.burst)
+        self.stopping = asyncio.Event()
+        self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
+        self._counts: list[QueueCounts] = []
+        self._counts_until = 0.0
+        self._counting = asyncio.Lock()
+
+    # --- Reading --------------------------------------------------------------------------------------
+
+    async def read(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what a question to broker or backend gives; in a thread, if their driver would block the loop."""
+        if self.app.broker.reads_block or self.app.backend.reads_block:
+            return await in_thread(self.app.broker.complete, work)
+        return await work
+
+    async def counts(self) -> list[QueueCounts]:
+        """Count the messages of all queues, once for all who ask at the same time.
+
+        Counting may take long in a database with millions of messages. So its answer is given again for `SHARE` times
+        as long as it took.
+        """
+        async with self._counting:
+            if time.monotonic() >= self._counts_until:
+                begun = time.monotonic()
+                self._counts = await self.read(self.inspector.queues())
+                now = time.monotonic()
+                self._counts_until = now + (now - begun) * SHARE
+            return self._counts
+
+    def changed(self) -> None:
+        """Forget the counts: this server has changed a queue."""
+        self._counts_until = 0.0
+
+    async def views(self, ids: Sequence[str], workflow: str | None = None) -> dict[str, TaskView]:
+        """Return what is known of tasks, by id; those of which nothing is known are left out.
+
+        The tasks of a workflow that have not been sent yet are known to the workflow alone: with its id, they pend.
+        """
+        finding = self.inspector.find(ids)
+        views = await (finding if len(ids) <= FEW else self.read(finding))  # a thread takes longer than finding a few
+        unknown = {id for id, view in views.items() if not view.known}
+        if unknown and workflow is not None:
+            unknown -= {step.id for _, step in (await self.workflow(workflow)).tree.steps()}
+        if not self.app.broker.can(Ability.KNOW_IDS):
+            return views
+        return {id: view for id, view in views.items() if id not in unknown}
+
+    async def view(self, id: str, workflow: str | None = None) -> TaskView:
+        """Return what is known of a task. Raises a `Problem` if that is nothing."""
+        views = await self.views([id], workflow)
+        if not views:
+            raise Problem("unknown-id", f"Nothing is known of the task {id}: the id is wrong, or its result has "
+                          "expired or was forgotten. A task of a workflow is unknown before it is sent: ask with "
+                          "?workflow=ID.")  # fmt: skip
+        return views[id]
+
+    async def workflow(self, id: str) -> Workflow:
+        """Return a workflow that was sent. Raises a `Problem`."""
+        try:
+            return await in_thread(self.app.workflow, id)
+        except WorkflowError as error:
+            raise Problem("unknown-workflow", str(error)) from None
+
+    def task(self, name: str) -> Any:
+        """Return a registered task. Raises a `Problem` with the name that was probably meant."""
+        task = self.app.tasks.get(name)
+        if task is None:
+            ends = [known for known in self.app.tasks if known.rpartition(".")[2] == name]
+            hint = f" Did you mean {ends[0]!r}?" if len(ends) == 1 else nearest(name, self.app.tasks)
+            raise Problem("unknown-task", f"No task named {name!r} is registered.{hint} GET {API}/task-types has all.",
+                          nearest=hint.partition("'")[2].rpartition("'")[0] or None)  # fmt: skip
+        return task
+
+    # --- Waiting --------------------------------------------------------------------------------------
+
+    async def ended(self, request: Request, ids: Sequence[str], wait: float) -> dict[str, Outcome]:
+        """Return final outcomes, as soon as there is one; an empty dict after `wait` seconds, or if nobody waits."""
+        if wait <= 0:
+            return {}
+        return await self.while_wanted(request, self.app.backend.afetch(ids, wait)) or {}
+
+    async def while_wanted(self, request: Request, work: Awaitable[T]) -> T | None:
+        """Return the result of a wait; None if the client has gone, or the server stops, before it is there."""
+        waiting = asyncio.ensure_future(work)
+        others = [asyncio.ensure_future(_disconnected(request.receive)), asyncio.ensure_future(self.stopping.wait())]
+        try:
+            await asyncio.wait((waiting, *others), return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            for task in (waiting, *others):
+                task.cancel()
+            await asyncio.gather(waiting, *others, return_exceptions=True)
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,111 @@
+"""The example of a page that follows a task, in a real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from celeriac import Celeriac
+from tests.patience import PATIENCE, wait_for
+from tests.web.served import Served
+
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "status_page"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        why = "no Chromium: apt-get install chromium"
+        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+            pytest.fail(why)
+        pytest.skip(why)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=FLAGS)
+        made = browser.new_page()
+        made.set_default_timeout(PATIENCE * 1000)
+        yield made
+        browser.close()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Example(Served):
+    """A copy of the example, with its worker, its API, and the server of its page."""
+
+    def __init__(self, folder: Path) -> None:
+        shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.pages = f"http://127.0.0.1:{port}"
+        (folder / "shop.py").write_text("from jobs import app\n", encoding="utf-8")
+        super().__init__(folder, web_origins=self.pages)
+        self.processes.append(subprocess.Popen(
+            [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], cwd=folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ))  # fmt: skip
+        wait_for(lambda: listens(port), "the server of the page")
+
+    def address(self, result: Any) -> str:
+        return f"{self.pages}/#{result.status_url()}"
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Iterator[Example]:
+    made = Example(tmp_path / "example")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def test_the_page_shows_how_far_the_task_is_and_what_it_returns(example: Example, page: Page) -> None:
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    example.worker()
+    process, address = example.web()
+    app = Celeriac("jobs", broker_url=f"sqlite:///{example.folder}/celeriac.db", web_url=address, environ={},
+                   web_secret=example.environment["CELERIAC_WEB_SECRET"])  # fmt: skip
+    result = app.send_task("jobs.report", (30,))
+    page.goto(example.address(result))
+    text = page.get_by_role("status")
+    expect(text).to_contain_text("of 30 pages", timeout=PATIENCE * 1000)
+    expect(text).to_have_text("Done: a report of 30 pages", timeout=PATIENCE * 1000)
+    assert page.locator("progress").evaluate("bar => bar.value") == 1
+    assert faults == []
+    page.goto("about:blank")
+    page.goto(example.address(result)[:-1])
+    expect(text).to_contain_text("incomplete, or was changed", timeout=PATIENCE * 1000)
+    process.kill()
+    process.wait()
+    page.goto("about:blank")
+    page.goto(example.address(result))
+    expect(text).to_contain_text("cannot be reached", timeout=PATIENCE * 1000)
+    app.close()
+
+
+def test_a_page_of_another_site_cannot_read_it(example: Example, page: Page) -> None:
+    example.environment["CELERIAC_WEB_ORIGINS"] = "https://another.example"
+    _, address = example.web()
+    app = Celeriac("jobs", broker_url=f"sqlite:///{example.folder}/celeriac.db", web_url=address, environ={},
+                   web_secret=example.environment["CELERIAC_WEB_SECRET"])  # fmt: skip
+    page.goto(example.address(app.AsyncResult("any")))
+    expect(page.get_by_role("status")).to_contain_text("cannot be reached", timeout=PATIENCE * 1000)
+    app.close()

@@ -1,0 +1,49 @@
+"""The API on servers other than SQLite: what they cannot do is told, and nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.patience import PATIENCE, wait_for
+from tests.rabbitmq_server import Place
+from tests.redis_server import RedisServer
+from tests.web.served import check_shape, serving
+from tests.web.test_tasks import API, problem, send
+
+
+def test_on_redis(redis: RedisServer, tmp_path: Path) -> None:
+    with serving(tmp_path, broker_url=redis.url) as served:
+        served.worker()
+        with httpx.Client(base_url=served.web()[1], timeout=PATIENCE, trust_env=False,
+                          event_hooks={"response": [check_shape]}) as client:  # fmt: skip
+            wait_for(lambda client=client: client.get("/readyz").status_code == 200, "being ready")
+            assert send(client, "shop.add", 20, 22, wait=60).json()["result"] == 42
+            later = send(client, "shop.add", 1, options={"countdown": 3600}).json()
+            assert client.get(later["links"]["self"]).json()["place"] == "scheduled"
+            problem(client.get(f"{API}/tasks/nobody"), 404, "unknown-id")
+            (counts,) = [one for one in client.get(f"{API}/queues").json() if one["queue"] == "default"]
+            assert counts["scheduled"] == 1
+
+
+@pytest.mark.parametrize("backend", ["rpc://", "sqlite"])
+def test_on_rabbitmq(place: Place, tmp_path: Path, backend: str) -> None:
+    url = backend if backend == "rpc://" else f"sqlite:///{tmp_path}/results.db"
+    with serving(tmp_path, broker_url=place.url, result_backend=url) as served:
+        served.worker()
+        with httpx.Client(base_url=served.web()[1], timeout=PATIENCE, trust_env=False,
+                          event_hooks={"response": [check_shape]}) as client:  # fmt: skip
+            wait_for(lambda client=client: client.get("/readyz").status_code == 200, "being ready")
+            assert send(client, "shop.add", 20, 22, wait=60).json()["result"] == 42
+            sent = send(client, "shop.add", 1).json()
+            if backend == "rpc://":
+                problem(client.get(sent["links"]["self"]), 501, "not-supported")
+                problem(client.get(sent["links"]["events"]), 501, "not-supported")
+                key = {"Idempotency-Key": "k"}
+                keyed = client.post(f"{API}/tasks", json={"task": "shop.add", "args": [1]}, headers=key)
+                problem(keyed, 501, "not-supported")
+            else:
+                assert client.get(sent["links"]["result"], params={"wait": 60}).json() == 3
+                assert client.get(f"{API}/tasks/nobody").json()["state"] == "PENDING"
