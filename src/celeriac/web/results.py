@@ -67,7 +67,8 @@ async def _result(site: Site, call: Call) -> Response:
         raise Problem("expired", f"{outcome.task}[{outcome.id}] has ended, and keeps no value.", state=outcome.state)
     headers = {"Cache-Control": "private, no-store", **applied}
     if outcome.value is not None and outcome.content_type != JSON_SERIALIZER.content_type:
-        return Response(outcome.value, HTTPStatus.OK, headers, outcome.content_type)
+        value = outcome.encoded_value(site.app.conf.result_max_bytes)
+        return Response(value, HTTPStatus.OK, headers, outcome.content_type)
     return Response(to_json(value_of(outcome, site.app)), HTTPStatus.OK, headers, JSON)
 
 
