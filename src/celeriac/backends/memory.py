@@ -9,12 +9,13 @@ from celeriac.drivers.memory import Store, Workflow, store
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MemoryBackend", "connect"]
 
 
-class MemoryBackend(WaitingBackend, WorkflowStore):
+class MemoryBackend(WaitingBackend, WorkflowStore, HistoryKeeper):
     """Outcomes in a dict."""
 
     lacks = frozenset()
@@ -95,6 +96,9 @@ class MemoryBackend(WaitingBackend, WorkflowStore):
             done = [self.shared.advance(advance, now) for advance in advances]
         self.shared.ring()
         return done
+
+    def history(self) -> History:
+        return self.shared.history
 
     def close(self) -> None:
         pass

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.error_translation import is_our_limit
+from celeriac.drivers.redis.history import RedisHistory
 from celeriac.drivers.redis.schedules import RedisScheduleStore
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
@@ -19,6 +20,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
@@ -36,7 +38,7 @@ PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
 
 
-class RedisBackend(Backend, WorkflowStore, ScheduleKeeper):
+class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, HistoryKeeper):
     """Outcomes by task id, each a value that expires; waiting callers subscribe to one of 64 channels."""
 
     lacks = frozenset()
@@ -267,6 +269,9 @@ class RedisBackend(Backend, WorkflowStore, ScheduleKeeper):
 
     def schedules(self) -> ScheduleStore:
         return RedisScheduleStore(self.server, self.clock, self._kept)
+
+    def history(self) -> History:
+        return RedisHistory(self.server)
 
     def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
         return ("MGET", *map(self._key, ids))

@@ -11,11 +11,13 @@ from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.database import Database, database
+from celeriac.drivers.sqlite.history import SQLiteHistory
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
@@ -26,7 +28,7 @@ FETCH_ONE = "SELECT id, outcome FROM outcomes WHERE id = ?"
 FEW = 32  # ids that are looked for without a pause
 
 
-class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper):
+class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, HistoryKeeper):
     """Outcomes by task id."""
 
     lacks = frozenset()
@@ -124,6 +126,9 @@ class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper):
 
     def schedules(self) -> ScheduleStore:
         return SQLiteScheduleStore(self.database, self.clock)
+
+    def history(self) -> History:
+        return SQLiteHistory(self.database)
 
     def close(self) -> None:
         self.database.close()
