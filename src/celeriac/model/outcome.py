@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from celeriac import states
 from celeriac.errors import DecodeError
 from celeriac.model.failure import Failure
+from celeriac.model.failure_signature import message_signature
 from celeriac.model.gate import Address, AttemptOrNone, Duration, Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
@@ -63,9 +64,11 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def failed(cls, message: Message, error: BaseException, state: str, now: float, worker: str = "",
                runtime: float = 0.0) -> Outcome:  # fmt: skip
         """Return the outcome of an attempt that no child reports: killed, past its time limit, revoked, expired."""
-        kind = type(error)
+        kind, text = type(error), str(error)
+        signature = message_signature(message.task, kind.__qualname__, text) if state == states.FAILURE else ""
+        failure = Failure(kind.__module__, kind.__qualname__, text, dumps(list(error.args)), signature=signature)
         return cls(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=worker,
-                   failure=Failure(kind.__module__, kind.__qualname__, str(error), dumps(list(error.args))),
+                   failure=failure,
                    done_at=now, started_at=now - runtime, runtime=runtime, group_id=message.group_id,
                    parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to,
                    place=message.place)  # fmt: skip
