@@ -225,6 +225,7 @@ SECTIONS = {
     "Tasks": ("task_", "accept_content"),
     "Schedules": ("beat_", "timezone"),
     "Results": ("result_",),
+    "History": ("history",),
     "Workers": ("worker_", "imports"),
 }
 

@@ -186,6 +186,16 @@ class Definitions:
     result_serializer: Annotated[str, "how return values are encoded", _accepted(serializer)] = "json"
     result_max_bytes: Annotated[int, "a larger return value fails its task", positive] = 16_777_216
 
+    # History
+    history: Annotated[
+        str, "'on': counts, failures and a sample of successes; 'all': every attempt; 'off'", OneOf("on", "off", "all")
+    ] = "on"
+    history_url: Annotated[str | None, "where workers write it; None: the result backend, if it keeps history"] = None
+    history_expires: Annotated[
+        Seconds, "how long failures are kept (with 'all': all attempts); counters are kept for years", positive
+    ] = 14 * 86400.0
+    history_max_attempts: Annotated[int, "failures that are kept at most, and as many successes", positive] = 100_000
+
     # Workers
     imports: Annotated[list[str], "modules that define tasks, imported by workers"] = []
     worker_concurrency: Annotated[int | None, "children for plain functions; None: one per core", positive] = None

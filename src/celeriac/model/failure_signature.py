@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-__all__ = ["PACKAGE", "message_signature", "signature_of"]
+__all__ = ["PACKAGE", "frames_of", "message_signature", "signature_of"]
 
 PACKAGE: Final = f"{Path(__file__).parent.parent}{os.sep}"  # the folder of Celeriac's own files
 LIBRARY: Final = f"{Path(os.__file__).parent}{os.sep}"  # Python's own files, and usually `site-packages`
@@ -30,6 +30,7 @@ MEMBERS: Final = 8  # exceptions of an ExceptionGroup that count
 LONGEST: Final = 1_000  # characters of a message that count
 
 QUOTED: Final = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`")
+FRAME: Final = re.compile(r'^ +(?:\| +)*File "([^"\n]+)", line \d+, in (.+)$', re.MULTILINE)
 VARYING: Final = re.compile(
     r"0x[0-9a-fA-F]+"
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
@@ -57,6 +58,13 @@ def message_signature(task: str, kind: str, message: str) -> str:
     True
     """
     return _digest([task, kind, _plain(message)])
+
+
+def frames_of(traceback: str) -> list[str]:
+    """Return the last frames of a formatted traceback that are of the app's own code, the outermost first."""
+    found = FRAME.findall(traceback)
+    own = [frame for frame in found if _where(frame[0]) == "app"] or found
+    return [f"{os.path.basename(file)}: {function}" for file, function in own[-FRAMES:]]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -20,6 +20,7 @@ __all__ = ["GROWTH", "SMALLEST", "Count", "Spread"]
 GROWTH: Final = 1.05
 SMALLEST: Final = 1e-6  # seconds
 SCALE: Final = 1 / math.log(GROWTH)
+OFFSET: Final = math.log(SMALLEST) * SCALE
 
 Count = Annotated[int, Meta(ge=0, le=1 << 60)]
 Bucket = Annotated[int, Meta(ge=0, le=1000)]
@@ -47,9 +48,9 @@ class Spread(msgspec.Struct, array_like=True):
         self.most = max(self.most, most)
         self.n += len(durations)
         self.total += sum(durations)
-        log, scale, smallest = math.log, SCALE, SMALLEST
+        log, scale, offset, smallest = math.log, SCALE, OFFSET, SMALLEST
         buckets = self.buckets
-        found = [int(log(time / smallest) * scale) if time > smallest else 0 for time in durations]
+        found = [int(log(time) * scale - offset) if time > smallest else 0 for time in durations]
         for bucket, count in Counter(found).items() if len(found) > 1 else ((found[0], 1),):
             buckets[bucket] = buckets.get(bucket, 0) + count
 

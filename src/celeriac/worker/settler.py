@@ -27,7 +27,8 @@ from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pendin
 from celeriac.worker.ending_signals import send_ending_signals
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.statistics import Statistics
+from celeriac.worker.recorder import Recorder
+from celeriac.worker.statistics import Ended
 
 __all__ = ["SettlementWriter", "Settler"]
 
@@ -40,7 +41,7 @@ class Settler:
     """Collects endings and settles them in batches. Keeps what the servers do not accept, and tries again."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat) -> None:
-        self.statistics = Statistics()
+        self.recorder = Recorder(app, options)
         self._app = app
         self._options = options
         self._heartbeat = heartbeat
@@ -161,7 +162,7 @@ class Settler:
             self.advancer.wake.set()
         logs_all = log.isEnabledFor(logging.INFO)
         is_heard = signals.task_revoked.receivers or signals.task_failure.receivers
-        counted: list[Outcome] = []
+        ended: list[Ended] = []
         for ending, settlement, is_accepted in zip(endings, settlements, accepted, strict=True):
             outcome = ending.outcome or settlement.outcome
             message = ending.delivery.message
@@ -169,7 +170,7 @@ class Settler:
                 log.warning("The settlement of %s[%s] is discarded: another worker now holds this message",
                             message.task, message.id)  # fmt: skip
             elif outcome is not None:
-                counted.append(outcome)
+                ended.append((message, outcome))
                 if is_heard:
                     send_ending_signals(self._app, ending, outcome)
                 if logs_all or outcome.state == states.FAILURE:
@@ -178,7 +179,7 @@ class Settler:
                 self.attempt_log.lost(message, ending.lost)
             elif ending.unknown is not None:
                 self.attempt_log.unknown(message, ending.unknown)
-        self.statistics.add(counted)
+        self.recorder.add(ended, now)
 
 
 class SettlementWriter:
