@@ -19,12 +19,13 @@ from celeriac.model.outcome import Outcome
 
 
 def caught(function: Callable[[], object]) -> BaseException:
-    try:
+    with pytest.raises(BaseException) as found:  # noqa: PT011
         function()
-    except BaseException as error:
-        assert error.__traceback__ is not None
-        return error.with_traceback(error.__traceback__.tb_next)
-    raise AssertionError("nothing was raised")
+    error = found.value
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code is not function.__code__:
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
 
 
 def divide(by: int = 0) -> float:

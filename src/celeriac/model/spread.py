@@ -41,18 +41,27 @@ class Spread(msgspec.Struct, array_like=True):
 
     def add(self, durations: Sequence[float]) -> None:
         """Count durations (seconds)."""
-        if not durations:
+        count = len(durations)
+        if not count:
             return
-        least, most = min(durations), max(durations)
-        self.least = least if not self.n else min(self.least, least)
-        self.most = max(self.most, most)
-        self.n += len(durations)
+        # This is called for each batch that a worker settles: the common cases are fast.
+        least, most = (min(durations), max(durations)) if count > 1 else (durations[0], durations[0])
+        if least < self.least or not self.n:
+            self.least = least
+        if most > self.most:
+            self.most = most
+        self.n += count
         self.total += sum(durations)
-        log, scale, offset, smallest = math.log, SCALE, OFFSET, SMALLEST
-        buckets = self.buckets
-        found = [int(log(time) * scale - offset) if time > smallest else 0 for time in durations]
-        for bucket, count in Counter(found).items() if len(found) > 1 else ((found[0], 1),):
-            buckets[bucket] = buckets.get(bucket, 0) + count
+        if least <= SMALLEST:
+            durations = [max(duration, SMALLEST) for duration in durations]
+        buckets, scale, offset = self.buckets, SCALE, OFFSET
+        if count == 1:
+            bucket = max(0, int(math.log(durations[0]) * scale - offset))
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+            return
+        for found, times in Counter([(one * scale - offset) // 1.0 for one in map(math.log, durations)]).items():
+            bucket = max(0, int(found))
+            buckets[bucket] = buckets.get(bucket, 0) + times
 
     def merge(self, other: Spread) -> None:
         """Count what another has counted."""

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError
@@ -23,7 +23,7 @@ from celeriac.ports.history import History, Limits
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.sampling import Sampler, attempt_of, signature_of_failure
-from celeriac.worker.statistics import Ended, Group, Statistics, grouped, sums_of
+from celeriac.worker.statistics import Ended, Group, Statistics, grouped
 
 __all__ = ["Recorder"]
 
@@ -73,21 +73,21 @@ class Recorder:
         """Count attempts whose settlement was accepted, and choose those that are kept."""
         if not ended:
             return
-        groups = grouped(ended)
-        counted = {group: sums_of(some) for group, some in groups.items()}
-        if self.history is not None:
-            self._keep(groups, counted, now)
-        at = self.statistics.add(counted, now)
+        at, slot = self.statistics.slot(now)
+        for group, some in grouped(ended).items():
+            runtimes = self.statistics.add(some, slot, group)
+            if self.history is not None:
+                self._keep(group, some, runtimes, now)
         if self.history is not None:
             self._changed.add(at)
             self._has_work.set()
 
-    def _keep(self, groups: Mapping[Group, Sequence[Ended]], counted: Mapping[Group, Sums], now: float) -> None:
-        for group, ended in groups.items():
-            if group[2] in SAMPLED:
-                chosen = self._sampler.successes(group[0], ended, counted[group], now)
+    def _keep(self, group: Group, ended: Sequence[Ended], runtimes: Sequence[float], now: float) -> None:
+        if group[2] in SAMPLED:
+            chosen = self._sampler.successes(group[0], ended, runtimes, now)
+            if chosen:
                 self._attempts += [attempt_of(pair, share) for pair, share in chosen]
-                continue
+        else:
             self._attempts += [attempt_of(pair) for pair in self._sampler.failures(group, ended, now)]
             if group[4]:
                 self._know(group[4], ended)
@@ -189,7 +189,7 @@ class Recorder:
                 if sums and len(sums) + len(counted) > ROWS:
                     complete = min(complete, at - SLOT)
                     break
-                sums |= {Key(SLOT, at, self._lease, *group): some for group, some in counted.items()}
+                sums |= {Key(SLOT, at, self._lease, *group): some.sums() for group, some in counted.items()}
         return Batch(lease=self._lease, complete=max(complete, self._written_to), sums=sums,
                      attempts=self._attempts[:BATCH], signatures=[*self._signatures.values()],
                      events=self._events[:BATCH])  # fmt: skip
@@ -202,7 +202,7 @@ class Recorder:
             if len(slots) <= most_slots and rows <= most_rows:
                 break
             rows -= len(slots[at])
-            self.dropped += sum(sums.n for sums in slots[at].values())
+            self.dropped += sum(gathered.sums().n for gathered in slots[at].values())
             self.statistics.close(at)
             self._changed.discard(at)
         if not most_slots:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from celeriac import states
 from celeriac.model.failure import Failure
 from celeriac.model.failure_signature import frames_of
-from celeriac.model.history import Attempt, FailureSignature, Sums
+from celeriac.model.history import Attempt, FailureSignature
 from celeriac.model.outcome import Outcome
-from celeriac.worker.statistics import Ended, Group, wait_of
+from celeriac.worker.statistics import Ended, Gathered, Group, wait_of
 
 __all__ = ["Sampler", "attempt_of", "signature_of_failure"]
 
 PER_SECOND = 50.0  # successes that are kept; fewer than these are all kept
 SLOW_PER_SECOND = 10.0  # … besides, of those that were slower than 99 % in the slot before
+MOST_TASKS = 10_000
+MANY = 100  # attempts that tell what is slow
 SELDOM = 10.0  # seconds, after which a task has one kept, whatever the others do
 PER_MINUTE = 100  # failures of one signature that are kept
 MESSAGE = 1_000  # characters
@@ -52,7 +55,8 @@ class Sampler:
         self._failures[kind] += len(ended)
         return ended[:left]
 
-    def successes(self, task: str, ended: Sequence[Ended], sums: Sums, now: float) -> list[tuple[Ended, float]]:
+    def successes(self, task: str, ended: Sequence[Ended], runtimes: Sequence[float],
+                  now: float) -> list[tuple[Ended, float]]:  # fmt: skip
         """Return which successes of a task to keep, and which share of all each of them stands for."""
         if self._keeps_all:
             return [(pair, 1.0) for pair in ended]
@@ -63,8 +67,8 @@ class Sampler:
             self._filled_at = now
         count = len(ended)
         self._passed_over += count
-        room = int(self._tokens)
-        if not room and now - self._seen_at.get(task, 0.0) > SELDOM:
+        room = max(0, int(self._tokens))
+        if not room and self._tokens > -PER_SECOND and now - self._seen_at.get(task, 0.0) > SELDOM:
             room = 1
         kept: list[tuple[Ended, float]] = []
         if room:
@@ -73,19 +77,23 @@ class Sampler:
             kept = [(pair, share) for pair in some]
             self._tokens -= len(some)
             self._passed_over = 0
+            if len(self._seen_at) > MOST_TASKS:
+                self._seen_at.clear()
             self._seen_at[task] = now
-        if sums.runtime.most > self._slow.get(task, float("inf")) and len(kept) < count and self._slow_tokens >= 1:
+        limit = self._slow.get(task)
+        if limit is not None and self._slow_tokens >= 1 and len(kept) < count and max(runtimes, default=0.0) > limit:
             slowest = max(ended, key=_runtime)
             if not any(pair is slowest for pair, _ in kept):
                 kept.append((slowest, 1.0))
                 self._slow_tokens -= 1
         return kept
 
-    def learn(self, counted: dict[Group, Sums]) -> None:
+    def learn(self, slot: Mapping[Group, Gathered]) -> None:
         """Note what is slow, from a slot that has ended."""
-        for (task, _, state, _, _), sums in counted.items():
-            if state == "SUCCESS" and sums.runtime.n >= 100:
-                self._slow[task] = sums.runtime.percentile(0.99)
+        for (task, _, state, _, _), gathered in slot.items():
+            runtimes = gathered.sums().runtime
+            if state == states.SUCCESS and runtimes.n >= MANY:
+                self._slow[task] = runtimes.percentile(0.99)
 
 
 def _runtime(pair: Ended) -> float:
@@ -100,7 +108,8 @@ def attempt_of(ended: Ended, share: float = 1.0) -> Attempt:
     return Attempt(
         id=outcome.id, task=outcome.task, queue=message.queue, state=outcome.state, attempt=outcome.attempt,
         worker=outcome.worker, sent_at=message.sent_at, due_at=message.due_at, started_at=outcome.started_at,
-        done_at=float(outcome.done_at), runtime=outcome.runtime, wait=wait_of(*ended) if message.sent_at else 0.0,
+        done_at=float(outcome.done_at), runtime=outcome.runtime,
+        wait=wait_of(message, outcome) if outcome.runtime > 0 else 0.0,
         error=f"{failure.module}.{failure.type}" if failure.type else "", message=failure.message[:MESSAGE],
         traceback=failure.traceback[-TRACEBACK:], signature=failure.signature, share=share, root_id=outcome.root_id,
         parent_id=outcome.parent_id, group_id=outcome.group_id,

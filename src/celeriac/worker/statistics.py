@@ -1,12 +1,12 @@
 """Counts attempts by task, queue and state, with how long they ran and how long they had waited.
 
-`Settler` adds what was settled, a batch at a time. The counts are kept by slots of some seconds, which `Recorder` writes
-to the history; their sum since the worker started is shown by `celeriac inspect stats`.
+`Recorder` adds what was settled, a batch at a time. The counts are kept by slots of some seconds, which it writes to
+the history; their sum since the worker started is shown by `celeriac inspect stats`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from celeriac import states
@@ -15,7 +15,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.spread import Spread
 
-__all__ = ["Ended", "Group", "Statistics", "grouped", "sums_of", "wait_of"]
+__all__ = ["Ended", "Gathered", "Group", "Statistics", "grouped", "wait_of"]
 
 Ended: TypeAlias = tuple[Message, Outcome]
 
@@ -25,56 +25,84 @@ Group: TypeAlias = tuple[str, str, str, str, str]
 FAILING = frozenset({states.FAILURE, states.RETRY})
 MOST_GROUPS = 1000  # in one slot; failures beyond that are counted without their signature
 OTHER = "(other)"
+GATHERED = 4000  # durations
 
 
-def grouped(ended: Iterable[Ended]) -> dict[Group, list[Ended]]:
+def grouped(ended: Sequence[Ended]) -> dict[Group, list[Ended]]:
     """Return ended attempts by what is counted together."""
-    groups: dict[Group, list[Ended]] = {}
+    # This and `Gathered.add` are called for each batch that is settled: what all attempts take is written out.
+    alike: dict[tuple[str, str, str], list[Ended]] = {}
     for pair in ended:
         message, outcome = pair
-        failure = outcome.failure
-        if failure is None or outcome.state not in FAILING:
-            group = (outcome.task, message.queue, outcome.state, "", "")
-        else:
-            error = f"{failure.module}.{failure.type}"
-            group = (outcome.task, message.queue, outcome.state, error, failure.signature)
-        if group in groups:
-            groups[group].append(pair)
-        else:
-            groups[group] = [pair]
+        key = (outcome.task, message.queue, outcome.state)
+        try:
+            alike[key].append(pair)
+        except KeyError:
+            alike[key] = [pair]
+    groups: dict[Group, list[Ended]] = {}
+    for (task, queue, state), some in alike.items():
+        if state not in FAILING:
+            groups[task, queue, state, "", ""] = some
+            continue
+        for pair in some:
+            failure = pair[1].failure
+            error, signature = (f"{failure.module}.{failure.type}", failure.signature) if failure else ("", "")
+            groups.setdefault((task, queue, state, error, signature), []).append(pair)
     return groups
 
 
-def sums_of(ended: Sequence[Ended]) -> Sums:
-    """Return the sums of attempts. Those that never ran count without durations."""
-    sums = Sums(len(ended))
-    ran = [pair for pair in ended if pair[1].runtime > 0]
-    sums.runtime.add([outcome.runtime for _, outcome in ran])
-    sums.wait.add([wait_of(message, outcome) for message, outcome in ran if message.sent_at])
-    return sums
+class Gathered:
+    """The counts of a group in a slot. Durations are sorted into buckets by the thousand: that is faster."""
+
+    def __init__(self) -> None:
+        self._sums = Sums()
+        self._runtimes: list[float] = []
+        self._waits: list[float] = []
+
+    def add(self, ended: Sequence[Ended]) -> list[float]:
+        """Count attempts; return the run times of those that ran."""
+        self._sums.n += len(ended)
+        runtimes = [outcome.runtime for _, outcome in ended]
+        if min(runtimes) <= 0.0:
+            ended = [pair for pair in ended if pair[1].runtime > 0.0]
+            runtimes = [outcome.runtime for _, outcome in ended]
+        self._runtimes += runtimes
+        self._waits += [
+            outcome.started_at - message.sent_at if message.due_at is None else wait_of(message, outcome)
+            for message, outcome in ended
+        ]
+        if len(self._runtimes) > GATHERED:
+            self.sums()
+        return runtimes
+
+    def sums(self) -> Sums:
+        """Return the sums so far."""
+        waits = self._waits
+        if waits and min(waits) < 0.0:  # clocks of two machines
+            waits = [max(0.0, wait) for wait in waits]
+        self._sums.runtime.add(self._runtimes)
+        self._sums.wait.add(waits)
+        self._runtimes, self._waits = [], []
+        return self._sums
 
 
 def wait_of(message: Message, outcome: Outcome) -> float:
     """Return for how long (seconds) an attempt could have run, and did not yet."""
-    since, due = message.sent_at, message.due_at
-    if due is not None and due > since:
-        since = due
-    wait = outcome.started_at - since
-    return max(0.0, wait)
+    return max(0.0, outcome.started_at - max(message.sent_at, message.due_at or 0.0))
 
 
 class Statistics:
     """What has ended since the worker started."""
 
     def __init__(self, keeps_slots: bool = False) -> None:
-        self.slots: dict[int, dict[Group, Sums]] = {}
+        self.slots: dict[int, dict[Group, Gathered]] = {}
         """Counts by the beginning of their slot (seconds since the epoch), until they are closed."""
         self._keeps_slots = keeps_slots
         self._latest = 0
         self._closed: dict[Group, Sums] = {}
 
-    def add(self, counted: Mapping[Group, Sums], now: float) -> int:
-        """Count attempts that have just ended; return the slot in which they are counted."""
+    def slot(self, now: float) -> tuple[int, dict[Group, Gathered]]:
+        """Return the slot in which attempts are counted that have just ended, and its beginning."""
         at = self._latest = max(int(now) // SLOT * SLOT, self._latest)  # a clock that is set back reopens none
         slot = self.slots.get(at)
         if slot is None:
@@ -82,30 +110,32 @@ class Statistics:
                 for old in list(self.slots):
                     self.close(old)
             slot = self.slots[at] = {}
-        for group, sums in counted.items():
-            if group in slot:
-                slot[group].merge(sums)
-            elif len(slot) < MOST_GROUPS:
-                slot[group] = sums
-            else:
-                slot.setdefault((*group[:3], OTHER, "") if group[3] else (OTHER, "", *group[2:]), Sums()).merge(sums)
+        return at, slot
 
-        return at
+    def add(self, ended: Sequence[Ended], slot: dict[Group, Gathered], group: Group) -> list[float]:
+        """Count attempts of one group in a slot; return the run times of those that ran."""
+        gathered = slot.get(group)
+        if gathered is None:
+            if len(slot) >= MOST_GROUPS:
+                group = (*group[:3], OTHER, "") if group[3] else (OTHER, "", *group[2:])
+            gathered = slot.setdefault(group, Gathered())
+        return gathered.add(ended)
 
     def close(self, at: int) -> None:
         """Keep a slot only as a part of the sum."""
-        for (task, _, state, _, _), sums in self.slots.pop(at).items():
-            self._closed.setdefault((task, "", state, "", ""), Sums()).merge(sums)
+        for (task, _, state, _, _), gathered in self.slots.pop(at).items():
+            self._closed.setdefault((task, "", state, "", ""), Sums()).merge(gathered.sums())
 
     def summary(self) -> dict[str, Any]:
         """Return count, states and runtimes by task, since the worker started."""
         states: dict[str, dict[str, int]] = {}
         runtimes: dict[str, Spread] = {}
-        for counted in (self._closed, *self.slots.values()):
-            for (task, _, state, _, _), sums in counted.items():
-                of_task = states.setdefault(task, {})
-                of_task[state] = of_task.get(state, 0) + sums.n
-                runtimes.setdefault(task, Spread()).merge(sums.runtime)
+        counted = [*self._closed.items()]
+        counted += [(group, one.sums()) for slot in self.slots.values() for group, one in slot.items()]
+        for (task, _, state, _, _), sums in counted:
+            of_task = states.setdefault(task, {})
+            of_task[state] = of_task.get(state, 0) + sums.n
+            runtimes.setdefault(task, Spread()).merge(sums.runtime)
         return {
             task: {"count": sum(of_task.values()), "states": of_task, **runtimes[task].summary()}
             for task, of_task in states.items()
