@@ -19,7 +19,7 @@ from celeriac.model.outcome import Outcome
 
 
 def caught(function: Callable[[], object]) -> BaseException:
-    with pytest.raises(BaseException) as found:  # noqa: PT011
+    with pytest.raises(BaseException) as found:
         function()
     error = found.value
     traceback = error.__traceback__

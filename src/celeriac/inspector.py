@@ -13,15 +13,17 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.app.control import Reply, read_reply
 from celeriac.app.purging import end_purged
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
-from celeriac.model.message import Message, new_id
+from celeriac.model.gate import Unreadable
+from celeriac.model.message import Message, decode, new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.operations import WITHDRAWN, Dead, QueueCounts, WorkerInfo, labelled
+from celeriac.ports.operations import WITHDRAWN, Dead, QueueCounts, WorkerInfo, anew, labelled
 
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac
@@ -33,6 +35,7 @@ __all__ = [
     "Inspector",
     "Pool",
     "ReservedTask",
+    "Retried",
     "TaskStats",
     "TaskView",
     "WorkerStats",
@@ -41,6 +44,8 @@ __all__ = [
 log = logging.getLogger("celeriac.inspector")
 
 T = TypeVar("T")
+
+RETRY_SECONDS = 1.0  # until a failed task runs that is sent again
 
 
 # --- Return values ------------------------------------------------------------------------------------
@@ -141,6 +146,13 @@ class TaskView(msgspec.Struct, frozen=True):
         """The task's name; empty if nothing is known about the id."""
         known = self.outcome or self.message
         return known.task if known is not None else ""
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """Which tasks were sent again, and why others were not."""
+
+    sent: list[str]
+    refused: dict[str, str]
 
 
 # --- The inspector ------------------------------------------------------------------------------------
@@ -357,6 +369,39 @@ class Inspector:
         if not self._app.broker.joins(self._app.backend):
             await self._app.backend.aforget(ids)  # a stored final outcome would make the backend reject the new one
         return await self._app.broker.operations().resend(ids)
+
+    async def retry(self, ids: Sequence[str]) -> Retried:
+        """Send failed tasks again, as if they had never been tried, under their ids; resend dead letters."""
+        sent: list[str] = []
+        refused: dict[str, str] = {}
+        now = self._app.clock.now()
+        for id, view in (await self.find(list(dict.fromkeys(ids)))).items():
+            outcome = view.outcome
+            if view.place == "dead":
+                if await self.resend([id]):
+                    sent.append(id)
+            elif view.place is not None:
+                refused[id] = f"it is {view.place} in the queue {view.message.queue if view.message else ''!r}"
+            elif outcome is None:
+                refused[id] = "nothing is known about it: its outcome has expired, or there was no such task"
+            elif outcome.place is not None:
+                refused[id] = f"it belongs to the workflow {outcome.place.workflow}: retry that"
+            elif outcome.state != states.FAILURE:
+                refused[id] = f"it has not failed: it is {outcome.state}"
+            elif outcome.kept is None:
+                refused[id] = "its message was not kept: `task_keep_failed` was not set"
+            else:
+                try:
+                    message = anew(decode(outcome.kept))
+                except Unreadable as error:
+                    refused[id] = f"its message is unreadable: {error}"
+                    continue
+                # It is published first, and its failure forgotten before it is due: a crash in between loses nothing.
+                expires_at = message.expires_at if (message.expires_at or 0.0) > now else None
+                await self._app.apublish([replace(message, due_at=now + RETRY_SECONDS, expires_at=expires_at)])
+                await self._app.backend.aforget([id])
+                sent.append(id)
+        return Retried(sent, refused)
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Delete dead letters; return how many were found."""

@@ -11,13 +11,15 @@ import msgspec
 from celeriac.app.app import Celeriac
 from celeriac.errors import DecodeError
 from celeriac.model.clock import aware
+from celeriac.model.history import Attempt
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.records import fields
 from celeriac.model.serialization import decode
 from celeriac.ports.operations import Dead
 
-__all__ = ["as_json", "call_of", "dead_document", "emit", "instant", "message_document", "outcome_document", "value_of"]
+__all__ = ["as_json", "attempt_document", "call_of", "dead_document", "emit", "instant", "message_document",
+           "outcome_document", "value_of"]  # fmt: skip
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -120,6 +122,12 @@ def outcome_document(outcome: Outcome, app: Celeriac, traceback: bool = False) -
         "root_id": outcome.root_id,
         "group_id": outcome.group_id,
     }
+
+
+def attempt_document(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt of the history as plain data."""
+    times = {name: instant(getattr(attempt, name)) for name in ("sent_at", "due_at", "started_at", "done_at")}
+    return {**{name: getattr(attempt, name) for name in attempt.__struct_fields__}, **times}
 
 
 def dead_document(dead: Dead, app: Celeriac) -> dict[str, Any]:

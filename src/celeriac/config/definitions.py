@@ -167,6 +167,9 @@ class Definitions:
     task_max_deliveries: Annotated[
         int, "a message that was lost with its process so often becomes a dead letter", positive
     ] = 3
+    task_keep_failed: Annotated[
+        bool, "keep the message of a failed task with its outcome, so that `celeriac tasks retry` can send it again"
+    ] = True
     task_serializer: Annotated[str, "how arguments are encoded", _accepted(serializer)] = "json"
     task_always_eager: Annotated[bool, "run calls at once, in the caller (for tests)"] = False
     task_eager_propagates: Annotated[bool, "with task_always_eager: raise what the task raises"] = False

@@ -19,7 +19,7 @@ from celeriac import states
 from celeriac.errors import nearest
 from celeriac.model.history import Attempt
 
-__all__ = ["Filter", "duration_of", "instant_of", "parse_filter"]
+__all__ = ["ANY", "Filter", "duration_of", "instant_of", "parse_filter"]
 
 NAMES: Final = ("task", "state", "queue", "error", "worker", "id", "signature", "root", "group", "since", "until",
                 "runtime", "wait", "attempt")  # fmt: skip

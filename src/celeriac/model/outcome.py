@@ -49,6 +49,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     reply_to: Address = ""  # of the message
     place: Place | None = None  # set in a workflow
     cause: Name | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
+    kept: bytes | None = None  # in FAILURE: the message, so that it can be sent again (`task_keep_failed`)
     following: list[Message] = []  # in REPLACED: what replaces the message; in RETRY: the next attempt, if changed
 
     @property

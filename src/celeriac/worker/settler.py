@@ -42,6 +42,7 @@ class Settler:
 
     def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat) -> None:
         self.recorder = Recorder(app, options)
+        self._keep_failed = app.conf.task_keep_failed and not app.sends_outcomes
         self._app = app
         self._options = options
         self._heartbeat = heartbeat
@@ -154,8 +155,9 @@ class Settler:
 
     async def _settle(self, endings: Sequence[Ending]) -> None:
         now = self._app.clock.now()
+        options, keep_failed = self._options, self._keep_failed
         settlements = [
-            decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
+            decide(ending, now, options.max_deliveries, options.unknown_task_seconds, keep_failed) for ending in endings
         ]
         accepted = await self._writer.write(self._heartbeat.lease, settlements, now)
         if self._writer.left_pending:
