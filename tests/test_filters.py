@@ -53,11 +53,11 @@ def test_a_mistake_gets_an_error_that_says_what_to_write(text: str, hint: str) -
 
 def test_no_text_takes_long_or_raises_anything_else() -> None:
     many = ('"', "a:", 'x:"', "\\", "runtime:9", ":", "\0☃:1")
-    for text in (part * 10_000 for part in many):
+    for text in (part * size for part in many for size in (500, 10_000)):
         try:
             parse_filter(text, NOW)
         except ValueError as error:
-            assert len(str(error)) < 100_000  # noqa: PT017
+            assert len(str(error)) < 10_000  # noqa: PT017
 
 
 def test_durations_and_instants() -> None:

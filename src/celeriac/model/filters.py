@@ -24,6 +24,7 @@ __all__ = ["ANY", "Filter", "duration_of", "instant_of", "parse_filter"]
 NAMES: Final = ("task", "state", "queue", "error", "worker", "id", "signature", "root", "group", "since", "until",
                 "runtime", "wait", "attempt")  # fmt: skip
 STATES: Final = (states.SUCCESS, states.FAILURE, states.RETRY, states.REVOKED, states.IGNORED)
+LONGEST: Final = 4_000  # characters
 TOKEN: Final = re.compile(r'(?:[^\s":]+:)?(?:"(?:[^"\\]|\\.)*"|[^\s"]+)')
 UNITS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|min|m|h|d|w)?")
@@ -118,6 +119,8 @@ def parse_filter(text: str, now: float) -> Filter:
     >>> parse_filter("task:shop.* state:failure runtime:>5s", 0.0).runtime
     (5.0, inf)
     """
+    if len(text) > LONGEST:
+        raise ValueError(f"A filter has at most {LONGEST:,} characters, not {len(text):,}.")
     fields: dict[str, Any] = {}
     for token in TOKEN.findall(text):
         name, colon, rest = token.partition(":")
