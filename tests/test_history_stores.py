@@ -14,7 +14,7 @@ from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.history import SQLiteHistory
 from celeriac.model.codec import PLAIN_CODEC, codec_of
-from celeriac.model.history import Batch
+from celeriac.model.history import Batch, Event
 from celeriac.model.keys import parse_key
 from celeriac.ports.history import History, Limits
 from tests.clock import FakeClock
@@ -115,6 +115,28 @@ async def test_a_search_by_task_or_signature_uses_an_index(sqlite_history: SQLit
 
 
 # --- Redis --------------------------------------------------------------------------------------------
+
+
+async def test_junk_in_redis_is_left_out(redis: RedisServer) -> None:
+    history = RedisHistory(Server(redis.url))
+    await history.record(batch({key(): 2}, complete=START, attempts=[attempt("x")], signatures=[failure()]), START)
+    await history.audit(Event(at=START, kind="action"))
+    prefix = "celeriac:history"
+    redis.ask("HSET", f"{prefix}:workers", "junk", "x")
+    redis.ask("HSET", f"{prefix}:marks", "f00d", "x")
+    redis.ask("HSET", f"{prefix}:unfolded", "junk", "x")
+    redis.ask("HSET", f"{prefix}:attempts", "junk", "x")
+    redis.ask("ZADD", f"{prefix}:kind:failure", START, "junk")
+    redis.ask("ZADD", f"{prefix}:times", START, "junk")
+    await fold(history, START + 20)
+    assert await total(history) == 2
+    assert [one.id for one in (await history.search()).rows] == ["x"]
+    assert [one.status for one in await history.signatures()] == ["open"]
+    assert len(await history.events()) == 1
+    while await history.prune(Limits(failures=0.0, events=0.0), START + 100_000):
+        pass
+    assert (await history.search()).rows == []
+    history.close()
 
 
 async def test_redis_leaves_nothing_behind_that_was_deleted(redis: RedisServer) -> None:

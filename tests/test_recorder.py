@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from celeriac.worker.statistics import MOST_GROUPS, Ended
 from tests.clock import FakeClock
 from tests.patience import wait_for
 from tests.promises.harness import Stage, get
+from tests.redis_server import running_redis
 
 
 def ended(task: str = "shop.add", state: str = states.SUCCESS, runtime: float = 0.01, error: str = "",
@@ -350,6 +352,28 @@ def test_a_killed_worker_loses_only_what_it_has_not_written_and_others_go_on(sta
     assert total(stage.app) == 100
 
 
+def test_an_outage_of_the_server_of_the_history_delays_no_task_and_loses_nothing(stage: Stage, tmp_path: Path) -> None:
+    (folder := tmp_path / "redis").mkdir()
+    with running_redis(folder, "--appendonly", "yes", "--appendfsync", "always") as server:
+        stage.app.conf.history_url = server.url
+        worker = stage.worker("-c", "2", history_url=server.url)
+        for result in [stage.send("plain", "returns", number) for number in range(50)]:
+            get(result)
+        wait_for(lambda: total(stage.app) == 50, "the counts before the outage")
+        server.kill()
+        for result in [stage.send("plain", "returns", number) for number in range(50)]:
+            get(result)
+        wait_for(lambda: "The history cannot be written" in worker.text(), "the worker noticing")
+        for result in [stage.send("plain", "returns", number) for number in range(50)]:
+            get(result)
+        server.start()
+        wait_for(lambda: "The history is written again" in worker.text(), "the end of the outage")
+        wait_for(lambda: total(stage.app) == 150, "the counts after the outage")
+        assert worker.stop() == 0
+        assert total(stage.app) == 150
+        stage.app.close()
+
+
 def test_without_a_history_workers_only_count(make_app: Callable[..., Celeriac], clock: FakeClock) -> None:
     app = make_app(history="off")
     assert app.history is None
@@ -361,7 +385,7 @@ def test_without_a_history_workers_only_count(make_app: Callable[..., Celeriac],
     assert len(recorder.statistics.slots) == 1
 
 
-def test_the_history_can_be_on_another_server(make_app: Callable[..., Celeriac], tmp_path: Any) -> None:
+def test_the_history_can_be_on_another_server(make_app: Callable[..., Celeriac], tmp_path: Path) -> None:
     app = make_app(history_url=f"sqlite:///{tmp_path}/history.db")
     history = history_of(app)
     app.broker.complete(history.record(Batch(lease="a"), 0.0))

@@ -14,7 +14,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError
@@ -213,15 +214,22 @@ class Recorder:
 
     async def _compact(self) -> None:
         if self.history is not None and await self._is_mine("compact", COMPACT_SECONDS - 1):
-            for _ in range(ROUNDS):
-                if not await self.history.compact(self._app.clock.now()):
-                    break
+            await self._repeat("compact", self.history.compact)
 
     async def _prune(self) -> None:
         if self.history is not None and await self._is_mine("prune", PRUNE_SECONDS - 1):
+            await self._repeat("prune", partial(self.history.prune, self._limits))
+
+    async def _repeat(self, what: str, step: Callable[[float], Awaitable[int]]) -> None:
+        """Do steps until nothing is left to do, some at most. What is stored there must not end the duty."""
+        try:
             for _ in range(ROUNDS):
-                if not await self.history.prune(self._limits, self._app.clock.now()):
+                if not await step(self._app.clock.now()):
                     break
+        except (BrokerError, BackendError):
+            raise
+        except Exception:
+            log.exception("Cannot %s the history", what)
 
     async def _is_mine(self, what: str, seconds: float) -> bool:
         """Return whether this worker does something now, and no other."""

@@ -158,8 +158,11 @@ class RedisHistory(History):
         reply = await self.server.ado(("HGETALL", self._key("workers")))
         found = {}
         for lease, value in zip(reply[::2], reply[1::2], strict=True):
-            complete, folded, seen = value.split(b":")
-            found[lease.decode(errors="replace")] = WorkerState(int(complete), int(folded), float(seen))
+            try:
+                complete, folded, seen = value.split(b":")
+                found[lease.decode()] = WorkerState(int(complete), int(folded), float(seen))
+            except ValueError:
+                log.warning("What the history knows of the worker %r is unreadable", lease[:100])
         return found
 
     # --- Front ends -----------------------------------------------------------------------------------
@@ -214,10 +217,7 @@ class RedisHistory(History):
         marks = await self.server.ado(("HMGET", self._key("marks"), *known)) if known else []
         found = []
         for one, mark in zip(known.values(), marks, strict=True):
-            if mark is not None:
-                status, at, by = mark.decode().split(":", 2)
-                one = msgspec.structs.replace(one, status=status, marked_at=float(at), marked_by=by)
-            found.append(one)
+            found.append(one if mark is None else _marked(one, mark))
         return sorted(found, key=lambda one: one.last, reverse=True)
 
     async def _signatures(self, signatures: Sequence[str]) -> dict[str, FailureSignature]:
@@ -293,6 +293,15 @@ def _rows(reply: Sequence[bytes]) -> list[Row]:
         except ValueError:
             log.warning("A field of the history names no sums: %r", field[:100])
     return found
+
+
+def _marked(one: FailureSignature, mark: bytes) -> FailureSignature:
+    try:
+        status, at, by = mark.decode().split(":", 2)
+        return msgspec.structs.replace(one, status=status, marked_at=float(at), marked_by=by)
+    except ValueError:
+        log.warning("The status of the failure signature %s is unreadable", one.signature)
+        return one
 
 
 def _member(attempt: Attempt) -> bytes:
