@@ -157,6 +157,14 @@ def test_without_a_history_the_commands_say_what_to_set(
         assert hint in result.stderr
 
 
+def test_a_task_whose_outcome_has_expired_is_shown_from_the_history(app: Celeriac) -> None:
+    result = command(app, "tasks", "show", "three")
+    assert "attempt 1 of mail.send in mail: FAILURE" in result.stdout
+    assert "builtins.ValueError: no" in result.stdout
+    assert [one["id"] for one in read(app, "tasks", "show", "three")["attempts"]] == ["three"]
+    assert command(app, "tasks", "show", "none").exit_code == 1
+
+
 # --- Failed tasks are sent again ----------------------------------------------------------------------
 
 

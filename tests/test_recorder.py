@@ -97,10 +97,12 @@ async def test_counts_durations_and_waits_are_written(recorder: Recorder, store:
 async def test_a_clock_of_another_machine_makes_no_wait_negative(
     recorder: Recorder, store: Unreliable, clock: FakeClock
 ) -> None:
-    recorder.add([ended(sent_at=200.0)], clock.now())
+    message, outcome = ended(sent_at=0.0)
+    outcome.started_at = clock.now()
+    recorder.add([ended(sent_at=200.0), (message, outcome)], clock.now())
     await recorder.write()
     (point,) = await store.totals()
-    assert (point.sums.wait.n, point.sums.wait.total) == (1, 0.0)
+    assert (point.sums.n, point.sums.wait.n, point.sums.wait.total) == (2, 1, 0.0)
 
 
 async def test_slots_are_final_when_they_have_passed_and_the_sums_since_the_start_stay(

@@ -127,6 +127,8 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
       celeriac -A shop tasks show 0197a1b2-…
     """
     view = session.run(find(session, id))
+    if not view.known and _show_timeline(session, id, as_json):
+        return
     if not view.known:
         raise click.ClickException(f"Unknown task {id}: the id is mistyped, or its result has expired or was "
                                    f"forgotten. `{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
@@ -169,6 +171,23 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
             echo(f"{name:<{width}}  {value}")
     if outcome is not None and outcome.failure is not None and outcome.failure.traceback:
         echo(f"\n{outcome.failure.traceback.rstrip()}")
+
+
+def _show_timeline(session: Session, id: str, as_json: bool) -> bool:
+    """Show the attempts of a task that the history has kept. Return whether there are any."""
+    history = session.app.history
+    attempts = session.run(history.timeline(id)).attempts if history is not None else []
+    if attempts and as_json:
+        emit({"id": id, "task": attempts[-1].task, "state": attempts[-1].state, "place": None,
+              "attempts": [attempt_document(attempt) for attempt in attempts]})  # fmt: skip
+    elif attempts:
+        echo("Its outcome has expired. The history has kept:\n")
+        for one in attempts:
+            echo(f"attempt {one.attempt} of {one.task} in {one.queue}: {one.state} at {when(one.done_at)}, on "
+                 f"{one.worker or '?'}, after {duration(one.runtime)}; it had waited {duration(one.wait)}")  # fmt: skip
+        if attempts[-1].error:
+            echo(f"\n{attempts[-1].traceback.rstrip() or f'{attempts[-1].error}: {attempts[-1].message}'}")
+    return bool(attempts)
 
 
 @command.command("revoke")

@@ -1,6 +1,6 @@
 """Writes the history: what the worker has counted, failures in full, a sample of successes.
 
-`Settler` tells it what was settled. Every few seconds it writes what is new, as all that was counted in a slot so far,
+`Settler` tells it what was settled. Every second it writes what is new, as all that was counted in a slot so far,
 so that a write that is repeated changes nothing. It is best effort: while the history cannot be reached, everything is
 kept in memory up to a bound, and then dropped and counted. Nothing it does delays settling or stops the worker.
 
@@ -30,7 +30,7 @@ __all__ = ["Recorder"]
 
 log = logging.getLogger("celeriac.worker")
 
-WRITE_SECONDS = 2.0  # from one write to the next
+WRITE_SECONDS = 1.0  # from one write to the next: a worker that is killed loses what it has counted since
 GATHER_SECONDS = 0.05  # after a pause in which nothing ended
 COMPACT_SECONDS = 10.0
 IDLE_COMPACT_SECONDS = 60.0  # of a worker that has written nothing since

@@ -181,7 +181,10 @@ class Settler:
                 self.attempt_log.lost(message, ending.lost)
             elif ending.unknown is not None:
                 self.attempt_log.unknown(message, ending.unknown)
-        self.recorder.add(ended, now)
+        try:
+            self.recorder.add(ended, now)
+        except Exception:  # what was settled must not be settled again
+            log.exception("%d attempts are missing in the statistics and the history", len(ended))
 
 
 class SettlementWriter:

@@ -26,6 +26,7 @@ FAILING = frozenset({states.FAILURE, states.RETRY})
 MOST_GROUPS = 1000  # in one slot; failures beyond that are counted without their signature
 OTHER = "(other)"
 GATHERED = 4000  # durations
+LONGEST = 10 * 365 * 86_400.0  # seconds; nobody has waited for longer
 
 
 def grouped(ended: Sequence[Ended]) -> dict[Group, list[Ended]]:
@@ -78,8 +79,8 @@ class Gathered:
     def sums(self) -> Sums:
         """Return the sums so far."""
         waits = self._waits
-        if waits and min(waits) < 0.0:  # clocks of two machines
-            waits = [max(0.0, wait) for wait in waits]
+        if waits and (min(waits) < 0.0 or max(waits) > LONGEST):  # clocks of two machines; messages without a time
+            waits = [max(0.0, wait) for wait in waits if wait <= LONGEST]
         self._sums.runtime.add(self._runtimes)
         self._sums.wait.add(waits)
         self._runtimes, self._waits = [], []
