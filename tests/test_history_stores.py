@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.history import SQLiteHistory
 from celeriac.model.codec import PLAIN_CODEC, codec_of
-from celeriac.model.history import Batch, Event
+from celeriac.model.history import Batch, Event, Key
 from celeriac.model.keys import parse_key
 from celeriac.ports.history import History, Limits
+from celeriac.ports.history_sums import Row
 from tests.clock import FakeClock
 from tests.conformance.history import START, HistoryConformance, attempt, batch, failure, fold, key, total
 from tests.redis_server import RedisClock, RedisServer
@@ -50,6 +51,43 @@ def history(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
 
 class TestHistory(HistoryConformance):
     pass
+
+
+class FoldedMeanwhile(MemoryHistory):
+    """Is compacted between two reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folds = 0
+
+    async def rows(self, step: int, since: int, until: int, limit: int | None = None) -> list[Row]:
+        found = await super().rows(step, since, until, limit)
+        if limit is None and self.folds == 0:
+            self.folds += 1
+            await self.compact(START + 20)
+        return found
+
+    async def get(self, keys: Sequence[Key]) -> dict[Key, bytes]:
+        if self.folds == -1:
+            self.folds += 1
+            await self.compact(START + 20)
+        return await super().get(keys)
+
+
+async def test_what_is_folded_while_it_is_read_is_counted_once() -> None:
+    """Counters for metrics must neither go down nor up by that."""
+    failed = {"state": "FAILURE", "error": "E", "signature": "f00d"}
+    for read in ("totals", "series", "signatures"):
+        history = FoldedMeanwhile()
+        history.folds = -1 if read == "signatures" else 0
+        await history.record(batch({key(**failed): 3}, signatures=[failure()], complete=START), START)
+        if read == "totals":
+            assert await total(history) == 3
+        elif read == "series":
+            assert sum(point.sums.n for point in await history.series(START, START + 60)) == 3
+        else:
+            assert [one.count for one in await history.signatures()] == [3]
+        assert await history.unfolded() == []
 
 
 # --- SQLite -------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -40,6 +41,7 @@ __all__ = ["ALL", "History", "HistoryKeeper", "Limits", "Page", "Point", "Positi
 log = logging.getLogger("celeriac.history")
 
 ALL = Filter()
+READS = 10  # of sums, until nothing was folded meanwhile
 PAGE = 500  # attempts that are read at a time
 SEARCHED = 100_000  # attempts that `search` looks at, at most
 
@@ -185,10 +187,11 @@ class History(SumStore):
         _check(filter)
         first = int(since) // step * step
         found: dict[tuple[object, ...], Sums] = {}
-        for finer in AGES:
-            for row in await self.rows(finer, first, int(until) + 1):
-                self._add(found, row, row.key.at // step * step, filter, by)
-        for row in await self.unfolded():
+
+        async def folded() -> list[Row]:
+            return [row for finer in AGES for row in await self.rows(finer, first, int(until) + 1)]
+
+        for row in await self._with_unfolded(folded):
             if first <= row.key.at <= until:
                 self._add(found, row, row.key.at // step * step, filter, by)
         return _points(found, by)
@@ -198,7 +201,7 @@ class History(SumStore):
         """Return all that was ever counted. These sums never shrink."""
         _check(filter)
         found: dict[tuple[object, ...], Sums] = {}
-        for row in [*await self.rows(EVER, 0, 1), *await self.unfolded()]:
+        for row in await self._with_unfolded(partial(self.rows, EVER, 0, 1)):
             self._add(found, row, 0, filter, by)
         return _points(found, by)
 
@@ -216,14 +219,30 @@ class History(SumStore):
         keys = [Key(BY_SIGNATURE, 0, "", "", "", state, "", one.signature)
                 for one in chosen for state in ("FAILURE", "RETRY")]  # fmt: skip
         counts: dict[tuple[str, str], int] = defaultdict(int)
-        folded = await self.get(keys) if keys else {}
-        for row in [*(Row(key, value) for key, value in folded.items()), *await self.unfolded()]:
+
+        async def folded() -> list[Row]:
+            return [Row(key, value) for key, value in (await self.get(keys) if keys else {}).items()]
+
+        for row in await self._with_unfolded(folded):
             if row.key.signature and (sums := self.open_sums(row)) is not None:
                 counts[row.key.signature, row.key.state] += sums.n
         return [
             msgspec.structs.replace(one, count=counts[one.signature, "FAILURE"], retries=counts[one.signature, "RETRY"])
             for one in chosen
         ]
+
+    async def _with_unfolded(self, read: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
+        """Return what `read` returns, and the rows of single workers.
+
+        A row that is folded meanwhile would be missing, or there twice, and a counter must not go down: then it is all
+        read again.
+        """
+        for _ in range(READS):
+            unfolded, rows = await self.unfolded(), await read()
+            left = {row.key for row in await self.unfolded()}
+            if all(row.key in left for row in unfolded):
+                break
+        return [*rows, *unfolded]
 
     def _add(self, found: dict[tuple[object, ...], Sums], row: Row, at: int, filter: Filter, by: Sequence[str]) -> None:
         key = row.key
