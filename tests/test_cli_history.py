@@ -19,6 +19,7 @@ from celeriac.testing import running_worker
 from celeriac.worker.decide import Ending, decide
 from tests.clock import FakeClock
 from tests.commands import command
+from tests.patience import wait_for
 from tests.promises.harness import Stage
 
 NOW = 1_800_000_000.0
@@ -203,11 +204,40 @@ def test_a_failed_task_is_sent_again_and_succeeds_under_its_id(make_app: Callabl
         good.append(1)
         found = command(app, "tasks", "retry", result.id, "nobody")
         assert (found.exit_code, found.stdout) == (1, "Sent 1 again.\n")
-        assert "nobody is not sent again: nothing is known about it" in found.stderr
+        assert "nobody is not sent again: its message is not kept" in found.stderr
         assert result.get(timeout=60) == 3
         again = json.loads(command(app, "tasks", "retry", result.id, "--json").stdout)
         assert again == {"sent": 0, "refused": {result.id: "it has not failed: it is SUCCESS"}}
         assert other.state == states.FAILURE
+
+
+def test_a_task_whose_outcome_has_expired_is_sent_again_from_the_history(make_app: Callable[..., Celeriac]) -> None:
+    app = make_app()
+    good: list[int] = []
+
+    @app.task
+    def add(x: int, y: int) -> int:
+        if not good:
+            raise ValueError("not yet")
+        return x + y
+
+    with running_worker(app):
+        result = add.delay(1, 2)
+        with pytest.raises(ValueError, match="not yet"):
+            result.get(timeout=60)
+        wait_for(lambda: read(app, "tasks", "--since", "1h")["tasks"], "the history of the failure")
+        app.backend.forget([result.id])
+        good.append(1)
+        assert read(app, "tasks", "--since", "1h")["tasks"][0]["can_retry"]
+        assert command(app, "tasks", "retry", result.id).stdout == "Sent 1 again.\n"
+        assert result.get(timeout=60) == 3
+        app.backend.forget([result.id])
+        refused = command(app, "tasks", "retry", result.id)  # it may have succeeded
+        assert (refused.exit_code, refused.stdout) == (1, "Nothing was sent again.\n")
+    assert app.history is not None
+    (event,) = app.broker.complete(app.history.events(["task.retried"]))
+    assert event.id == result.id
+    assert event.by
 
 
 def test_messages_are_not_kept_if_the_settings_say_so(make_app: Callable[..., Celeriac]) -> None:

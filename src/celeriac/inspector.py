@@ -21,6 +21,7 @@ from celeriac.app.purging import end_purged
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
 from celeriac.model.gate import Unreadable
+from celeriac.model.history import Event
 from celeriac.model.message import Message, decode, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.operations import WITHDRAWN, Dead, QueueCounts, WorkerInfo, anew, labelled
@@ -45,6 +46,7 @@ log = logging.getLogger("celeriac.inspector")
 
 T = TypeVar("T")
 
+RETRIED = "task.retried"  # an event of the history
 RETRY_SECONDS = 1.0  # until a failed task runs that is sent again
 
 
@@ -370,38 +372,61 @@ class Inspector:
             await self._app.backend.aforget(ids)  # a stored final outcome would make the backend reject the new one
         return await self._app.broker.operations().resend(ids)
 
-    async def retry(self, ids: Sequence[str]) -> Retried:
-        """Send failed tasks again, as if they had never been tried, under their ids; resend dead letters."""
+    async def retry(self, ids: Sequence[str], by: str = "") -> Retried:
+        """Send failed tasks again, as if they had never been tried, under their ids; resend dead letters.
+
+        The history notes who did it: `by`.
+        """
         sent: list[str] = []
         refused: dict[str, str] = {}
-        now = self._app.clock.now()
         for id, view in (await self.find(list(dict.fromkeys(ids)))).items():
-            outcome = view.outcome
-            if view.place == "dead":
-                if await self.resend([id]):
-                    sent.append(id)
-            elif view.place is not None:
-                refused[id] = f"it is {view.place} in the queue {view.message.queue if view.message else ''!r}"
-            elif outcome is None:
-                refused[id] = "nothing is known about it: its outcome has expired, or there was no such task"
-            elif outcome.place is not None:
-                refused[id] = f"it belongs to the workflow {outcome.place.workflow}: retry that"
-            elif outcome.state != states.FAILURE:
-                refused[id] = f"it has not failed: it is {outcome.state}"
-            elif outcome.kept is None:
-                refused[id] = "its message was not kept: `task_keep_failed` was not set"
-            else:
-                try:
-                    message = anew(decode(outcome.kept))
-                except Unreadable as error:
-                    refused[id] = f"its message is unreadable: {error}"
-                    continue
-                # It is published first, and its failure forgotten before it is due: a crash in between loses nothing.
-                expires_at = message.expires_at if (message.expires_at or 0.0) > now else None
-                await self._app.apublish([replace(message, due_at=now + RETRY_SECONDS, expires_at=expires_at)])
-                await self._app.backend.aforget([id])
-                sent.append(id)
+            why = await self._send_again(id, view)
+            if why is not None:
+                refused[id] = why
+                continue
+            sent.append(id)
+            if self._app.history is not None:
+                await self._app.history.audit(Event(at=self._app.clock.now(), kind=RETRIED, id=id, by=by))
         return Retried(sent, refused)
+
+    async def _send_again(self, id: str, view: TaskView) -> str | None:
+        """Send a failed task again; return None, or why not."""
+        outcome, now = view.outcome, self._app.clock.now()
+        if view.place == "dead":
+            return None if await self.resend([id]) else "it is no dead letter any more"
+        if view.place is not None:
+            return f"it is {view.place} in the queue {view.message.queue if view.message else ''!r}"
+        if outcome is None:
+            kept = await self._kept_in_history(id)
+            if kept is None:
+                return "its message is not kept: it has not failed, or too long ago, or was sent again since"
+        elif outcome.place is not None:
+            return f"it belongs to the workflow {outcome.place.workflow}: retry that"
+        elif outcome.state != states.FAILURE:
+            return f"it has not failed: it is {outcome.state}"
+        elif outcome.kept is None:
+            return "its message was not kept: `task_keep_failed` was not set"
+        else:
+            kept = outcome.kept
+        try:
+            message = anew(decode(kept))
+        except Unreadable as error:
+            return f"its message is unreadable: {error}"
+        # It is published first, and its failure forgotten before it is due: a crash in between loses nothing.
+        expires_at = message.expires_at if (message.expires_at or 0.0) > now else None
+        await self._app.apublish([replace(message, due_at=now + RETRY_SECONDS, expires_at=expires_at)])
+        await self._app.backend.aforget([id])
+        return None
+
+    async def _kept_in_history(self, id: str) -> bytes | None:
+        """Return the message of a task whose outcome has expired, if it failed last, and was not sent again since."""
+        if self._app.history is None:
+            return None
+        timeline = await self._app.history.timeline(id)
+        last = timeline.attempts[-1] if timeline.attempts else None
+        if last is None or any(event.kind == RETRIED and event.at >= last.done_at for event in timeline.events):
+            return None
+        return last.kept
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Delete dead letters; return how many were found."""

@@ -124,10 +124,12 @@ def outcome_document(outcome: Outcome, app: Celeriac, traceback: bool = False) -
     }
 
 
-def attempt_document(attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt of the history as plain data."""
+def attempt_document(attempt: Attempt, traceback: bool = False) -> dict[str, Any]:
+    """Return an attempt of the history as plain data; the traceback only if asked for."""
     times = {name: instant(getattr(attempt, name)) for name in ("sent_at", "due_at", "started_at", "done_at")}
-    return {**{name: getattr(attempt, name) for name in attempt.__struct_fields__}, **times}
+    hidden = {"kept"} if traceback else {"kept", "traceback"}
+    fields = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name not in hidden}
+    return {**fields, **times, "can_retry": attempt.kept is not None}
 
 
 def dead_document(dead: Dead, app: Celeriac) -> dict[str, Any]:

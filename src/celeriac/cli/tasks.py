@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from getpass import getuser
+
 import click
 
 from celeriac import states
@@ -179,7 +181,7 @@ def _show_timeline(session: Session, id: str, as_json: bool) -> bool:
     attempts = session.run(history.timeline(id)).attempts if history is not None else []
     if attempts and as_json:
         emit({"id": id, "task": attempts[-1].task, "state": attempts[-1].state, "place": None,
-              "attempts": [attempt_document(attempt) for attempt in attempts]})  # fmt: skip
+              "attempts": [attempt_document(attempt, traceback=True) for attempt in attempts]})  # fmt: skip
     elif attempts:
         echo("Its outcome has expired. The history has kept:\n")
         for one in attempts:
@@ -228,8 +230,8 @@ def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
     """Send failed tasks again, or rerun the failed tasks of workflows.
 
     A task keeps its id, and is run as if it had never been tried. It can be sent again as long as its outcome is kept
-    (result_expires). Of a workflow, tasks that were revoked or ignored are rerun, too; then those that were not run
-    because of them. Tasks that succeeded are not run again.
+    (result_expires), or the history has its message. Of a workflow, tasks that were revoked or ignored are rerun, too;
+    then those that were not run because of them. Tasks that succeeded are not run again.
 
     \b
     Examples:
@@ -248,7 +250,7 @@ def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
             raise click.ClickException(str(error)) from None
     refused: dict[str, str] = {}
     if tasks:
-        done = session.run(session.inspector().retry(tasks))
+        done = session.run(session.inspector().retry(tasks, getuser()))
         sent, refused = sent + len(done.sent), done.refused
     if as_json:
         emit({"sent": sent, "refused": refused})

@@ -89,7 +89,7 @@ class Sums(msgspec.Struct, array_like=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One attempt that ended: a failure, or one of a sample of the successes. Without arguments and result."""
+    """One attempt that ended: a failure, or one of a sample of the successes, without its result."""
 
     id: Name
     task: Name
@@ -112,6 +112,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent_id: Name | None = None
     group_id: Name | None = None
     headers: dict[str, Any] = {}
+    kept: bytes | None = None  # of a final failure: the message, so that it can be sent again (`task_keep_failed`)
 
 
 class FailureSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

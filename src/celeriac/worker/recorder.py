@@ -60,6 +60,7 @@ class Recorder:
         samples = app.conf.history_expires if app.conf.history == "all" else min(86_400.0, app.conf.history_expires)
         self._limits = Limits(failures=app.conf.history_expires, samples=samples,
                               attempts=app.conf.history_max_attempts)  # fmt: skip
+        self._keeps_messages: bool = app.conf.task_keep_failed
         self._attempts: list[Attempt] = []
         self._signatures: dict[str, FailureSignature] = {}
         self._events: list[Event] = []
@@ -89,7 +90,8 @@ class Recorder:
             if chosen:
                 self._attempts += [attempt_of(pair, share) for pair, share in chosen]
         else:
-            self._attempts += [attempt_of(pair) for pair in self._sampler.failures(group, ended, now)]
+            chosen_failures = self._sampler.failures(group, ended, now)
+            self._attempts += [attempt_of(pair, keep=self._keeps_messages) for pair in chosen_failures]
             if group[4]:
                 self._know(group[4], ended)
         surplus = len(self._attempts) - MOST_ATTEMPTS

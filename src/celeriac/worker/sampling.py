@@ -13,6 +13,7 @@ from celeriac import states
 from celeriac.model.failure import Failure
 from celeriac.model.failure_signature import frames_of
 from celeriac.model.history import Attempt, FailureSignature
+from celeriac.model.message import Message, encode
 from celeriac.model.outcome import Outcome
 from celeriac.worker.statistics import Ended, Gathered, Group, wait_of
 
@@ -26,6 +27,7 @@ SELDOM = 10.0  # seconds, after which a task has one kept, whatever the others d
 PER_MINUTE = 100  # failures of one signature that are kept
 MESSAGE = 1_000  # characters
 TRACEBACK = 8_000
+BODY = 8_192  # bytes; a larger message is not kept in the history
 HEADERS = 1_024  # characters, about; larger headers are left out
 
 
@@ -100,8 +102,8 @@ def _runtime(pair: Ended) -> float:
     return pair[1].runtime
 
 
-def attempt_of(ended: Ended, share: float = 1.0) -> Attempt:
-    """Return an attempt as the history keeps it."""
+def attempt_of(ended: Ended, share: float = 1.0, keep: bool = False) -> Attempt:
+    """Return an attempt as the history keeps it. `keep`: with its message, if it has failed for good."""
     message, outcome = ended
     failure = outcome.failure or Failure("", "", "")
     headers = message.headers
@@ -113,8 +115,13 @@ def attempt_of(ended: Ended, share: float = 1.0) -> Attempt:
         error=f"{failure.module}.{failure.type}" if failure.type else "", message=failure.message[:MESSAGE],
         traceback=failure.traceback[-TRACEBACK:], signature=failure.signature, share=share, root_id=outcome.root_id,
         parent_id=outcome.parent_id, group_id=outcome.group_id,
+        kept=encode(message) if keep and _is_worth_keeping(*ended) else None,
         headers=headers if headers and len(repr(headers)) <= HEADERS else {},
     )  # fmt: skip
+
+
+def _is_worth_keeping(message: Message, outcome: Outcome) -> bool:
+    return outcome.state == states.FAILURE and message.place is None and len(message.body) <= BODY
 
 
 def signature_of_failure(outcome: Outcome, worker: str) -> FailureSignature | None:
