@@ -19,6 +19,7 @@ from celeriac.model.history import Batch
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.history import History
+from celeriac.testing import running_worker
 from celeriac.worker import recorder as recorder_module
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
@@ -27,7 +28,8 @@ from celeriac.worker.statistics import MOST_GROUPS, Ended
 from tests.clock import FakeClock
 from tests.patience import wait_for
 from tests.promises.harness import Stage, get
-from tests.redis_server import running_redis
+from tests.rabbitmq_server import Place
+from tests.redis_server import RedisServer, running_redis
 
 
 def ended(task: str = "shop.add", state: str = states.SUCCESS, runtime: float = 0.01, error: str = "",
@@ -402,3 +404,26 @@ def test_a_url_of_a_store_without_history_is_refused(make_app: Callable[..., Cel
     with pytest.raises(ImproperlyConfigured, match="keeps no history") as caught:
         _ = app.history
     assert "secret" not in str(caught.value)
+
+
+def test_with_a_broker_that_keeps_none_the_history_is_where_history_url_says(place: Place, tmp_path: Path) -> None:
+    app = Celeriac("r", environ={}, broker_url=place.url, history_url=f"sqlite:///{tmp_path}/history.db")
+    assert Celeriac("s", environ={}, broker_url=place.url).history is None
+    run_on(app)
+
+
+def test_on_redis_the_history_is_in_the_result_backend(redis: RedisServer) -> None:
+    app = Celeriac("r", environ={}, broker_url=redis.url)
+    run_on(app)
+    assert b"celeriac:history:attempts" in redis.ask("KEYS", "*:history:*")
+
+
+def run_on(app: Celeriac) -> None:
+    @app.task
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    with running_worker(app):
+        assert [add.delay(n, 1).get(timeout=120) for n in range(20)] == list(range(1, 21))
+    assert total(app) == 20
+    app.close()
