@@ -229,6 +229,24 @@ async def test_a_fault_of_the_history_does_not_end_the_duty(
     assert ("later", "SUCCESS") in await counts(store)
 
 
+async def test_a_fault_of_the_history_does_not_break_the_end_of_the_worker(
+    recorder: Recorder, store: Unreliable, clock: FakeClock, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    async def hang(batch: Batch, now: float) -> None:
+        await asyncio.sleep(3600)
+
+    async def fail(batch: Batch, now: float) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(recorder_module, "LAST_SECONDS", 0.01)
+    for record in (hang, fail):
+        recorder.add([ended()], clock.now())
+        monkeypatch.setattr(store, "record", record)
+        await recorder.finish()
+    assert len([one for one in caplog.records if "could not be written" in one.getMessage()]) == 2
+
+
 # --- What is kept of single attempts ------------------------------------------------------------------
 
 

@@ -150,10 +150,14 @@ class Recorder:
         if self.history is None:
             return
         self._events.append(self._life("worker.stopped"))
-        with contextlib.suppress(TimeoutError, BrokerError, BackendError):
+        try:
             async with asyncio.timeout(LAST_SECONDS):
                 while await self.write(last=True):
                     pass
+        except (TimeoutError, BrokerError, BackendError) as error:
+            log.warning("The last of the history could not be written: %s", error or "it takes too long")
+        except Exception:  # the worker has more to do before it ends
+            log.exception("The last of the history could not be written")
 
     async def write(self, last: bool = False) -> bool:
         """Write what is new; return whether there is more. With `last`, nothing is counted after this."""
