@@ -247,9 +247,11 @@ class History(SumStore):
     def _add(self, found: dict[tuple[object, ...], Sums], row: Row, at: int, filter: Filter, by: Sequence[str]) -> None:
         key = row.key
         if filter.counts(key.task, key.queue, key.state, key.error, key.signature):
-            sums = self.open_sums(row)
-            if sums is not None:
-                found.setdefault((at, *(getattr(key, name) for name in by)), Sums()).merge(sums)
+            sums, together = self.open_sums(row), (at, *(getattr(key, name) for name in by))
+            if sums is not None and together in found:
+                found[together].merge(sums)
+            elif sums is not None:
+                found[together] = sums
 
     # --- Values ---------------------------------------------------------------------------------------
 
