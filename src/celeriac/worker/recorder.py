@@ -23,6 +23,7 @@ from celeriac.model.history import SAMPLED, SLOT, Attempt, Batch, Event, Failure
 from celeriac.ports.history import History, Limits
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions
+from celeriac.worker.outages import Outages
 from celeriac.worker.sampling import Sampler, attempt_of, signature_of_failure
 from celeriac.worker.statistics import Ended, Group, Statistics, grouped
 
@@ -30,6 +31,7 @@ __all__ = ["Recorder"]
 
 log = logging.getLogger("celeriac.worker")
 
+WRITE = "write the history"  # the duty, for `Outages`
 WRITE_SECONDS = 1.0  # from one write to the next: a worker that is killed loses what it has counted since
 GATHER_SECONDS = 0.05  # after a pause in which nothing ended
 COMPACT_SECONDS = 10.0
@@ -49,7 +51,7 @@ MOST_SIGNATURES = 1_000
 class Recorder:
     """Records what ended. Without a history, it only counts, for `statistics`."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions) -> None:
+    def __init__(self, app: Celeriac, options: WorkerOptions, outages: Outages | None = None) -> None:
         self.history: History | None = app.history
         self.statistics = Statistics(keeps_slots=self.history is not None)
         self.dropped = 0  # attempts that were not written, counts included
@@ -67,6 +69,7 @@ class Recorder:
         self._changed: set[int] = set()  # slots with counts that are not written
         self._written_to = 0  # the last slot that was written as final
         self._failing_since: float | None = None  # monotonic
+        self._outages = outages if app.conf.history_url is None else None  # of the server that all duties use
         self._has_work = asyncio.Event()
 
     # --- What ends ------------------------------------------------------------------------------------
@@ -155,7 +158,7 @@ class Recorder:
                 while await self.write(last=True):
                     pass
         except (TimeoutError, BrokerError, BackendError) as error:
-            log.warning("The last of the history could not be written: %s", error or "it takes too long")
+            log.warning("The last of the history could not be written: %s", str(error) or "it takes too long")
         except Exception:  # the worker has more to do before it ends
             log.exception("The last of the history could not be written")
 
@@ -249,12 +252,16 @@ class Recorder:
     # --- Outages --------------------------------------------------------------------------------------
 
     def _failed(self, error: BrokerError | BackendError) -> None:
-        if self._failing_since is None:
+        if self._outages is not None:
+            self._outages.failed(WRITE, error)
+        elif self._failing_since is None:
             self._failing_since = time.monotonic()
             log.warning("The history cannot be written, the worker keeps trying: %s", error)
 
     def _worked(self) -> None:
-        if self._failing_since is not None:
+        if self._outages is not None:
+            self._outages.worked(WRITE)
+        elif self._failing_since is not None:
             log.warning("The history is written again after %.1f s%s", time.monotonic() - self._failing_since,
                         f"; {self.dropped:,} attempts were dropped" if self.dropped else "")  # fmt: skip
             self._failing_since = None

@@ -41,7 +41,7 @@ class Settler:
     """Collects endings and settles them in batches. Keeps what the servers do not accept, and tries again."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat) -> None:
-        self.recorder = Recorder(app, options)
+        self.recorder = Recorder(app, options, heartbeat.outages)
         self._keep_failed = app.conf.task_keep_failed and not app.sends_outcomes
         self._app = app
         self._options = options
