@@ -182,6 +182,9 @@ def test_the_message_of_a_final_failure_is_kept_and_no_other() -> None:
     assert b"[[1],{}]" in failed.kept
     assert revoked is not None
     assert revoked.kept is None
+    large = ending(Message(id="x", task="t", body=b"x" * 300_000), states.FAILURE)
+    assert large is not None
+    assert large.kept is None
 
 
 def test_a_failed_task_is_sent_again_and_succeeds_under_its_id(make_app: Callable[..., Celeriac]) -> None:

@@ -405,7 +405,7 @@ class Inspector:
         elif outcome.state != states.FAILURE:
             return f"it has not failed: it is {outcome.state}"
         elif outcome.kept is None:
-            return "its message was not kept: `task_keep_failed` was not set"
+            return "its message was not kept: `task_keep_failed` was not set, or it is larger than 256 KB"
         else:
             kept = outcome.kept
         try:

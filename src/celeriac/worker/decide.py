@@ -31,6 +31,8 @@ log = logging.getLogger("celeriac.worker")
 
 UNKNOWN_TASK_DELAYS = (1.0, 30.0)  # seconds: the first and the longest delay before an unregistered task is retried
 
+KEPT = 262_144  # bytes; a larger message is not kept with its failure: some backends take 1 MB for an outcome
+
 REQUEUE_SECONDS = 1.0  # the delay of a message that its task requeued, so that the two do not spin
 
 
@@ -55,7 +57,7 @@ def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds
     if keep_failed and outcome is not None and outcome.state == states.FAILURE:
         message = ending.delivery.message
         # A dead letter is kept by the broker, a step of a workflow by its tree.
-        if settlement.action is Action.ACKNOWLEDGE and message.place is None:
+        if settlement.action is Action.ACKNOWLEDGE and message.place is None and len(message.body) <= KEPT:
             return replace(settlement, outcome=replace(outcome, kept=encode(message)))
     return settlement
 
