@@ -315,6 +315,7 @@ SECTIONS = {
     "Tasks": ("task_", "accept_content"),
     "Schedules": ("beat_", "timezone"),
     "Results": ("result_",),
+    "History": ("history",),
     "Workers": ("worker_", "imports"),
     "The HTTP API": ("web_",),
 }

@@ -17,6 +17,7 @@ from celeriac.canvas.workflow import StepView, Workflow
 from celeriac.errors import DecodeError
 from celeriac.inspector import Answers, TaskView
 from celeriac.model.clock import aware
+from celeriac.model.history import Attempt
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.records import fields
@@ -25,6 +26,7 @@ from celeriac.ports.operations import Dead
 
 __all__ = [
     "answers_document",
+    "attempt_document",
     "call_of",
     "dead_document",
     "instant",
@@ -208,3 +210,11 @@ def schedule_document(info: ScheduleInfo, app: Celeriac) -> dict[str, Any]:
         "version": info.version,
         "origin": info.origin,
     }  # fmt: skip
+
+
+def attempt_document(attempt: Attempt, traceback: bool = False) -> dict[str, Any]:
+    """Return an attempt of the history as plain data; the traceback only if asked for."""
+    times = {name: instant(getattr(attempt, name)) for name in ("sent_at", "due_at", "started_at", "done_at")}
+    hidden = {"kept"} if traceback else {"kept", "traceback"}
+    fields = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name not in hidden}
+    return {**fields, **times, "can_retry": attempt.kept is not None}

@@ -13,16 +13,19 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.app.control import Reply, read_reply
 from celeriac.app.purging import purge
 from celeriac.errors import NotSupported, UnknownQueue
 from celeriac.model.clock import Duration, limit, seconds
-from celeriac.model.message import Message, new_id
+from celeriac.model.gate import Unreadable
+from celeriac.model.history import Event
+from celeriac.model.message import Message, decode, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import MISSED
-from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, labelled
+from celeriac.ports.operations import Dead, QueueCounts, WorkerInfo, anew, labelled
 
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac
@@ -34,6 +37,7 @@ __all__ = [
     "Inspector",
     "Pool",
     "ReservedTask",
+    "Retried",
     "TaskStats",
     "TaskView",
     "WorkerStats",
@@ -42,6 +46,9 @@ __all__ = [
 log = logging.getLogger("celeriac.inspector")
 
 T = TypeVar("T")
+
+RETRIED = "task.retried"  # an event of the history
+RETRY_SECONDS = 1.0  # until a failed task runs that is sent again
 
 
 # --- Return values ------------------------------------------------------------------------------------
@@ -142,6 +149,13 @@ class TaskView(msgspec.Struct, frozen=True):
         """The task's name; empty if nothing is known about the id."""
         known = self.outcome or self.message
         return known.task if known is not None else ""
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """Which tasks were sent again, and why others were not."""
+
+    sent: list[str]
+    refused: dict[str, str]
 
 
 # --- The inspector ------------------------------------------------------------------------------------
@@ -355,6 +369,62 @@ class Inspector:
         if not self._app.broker.joins(self._app.backend):
             await self._app.backend.aforget(ids)  # a stored final outcome would make the backend reject the new one
         return await self._app.broker.operations().resend(ids)
+
+    async def retry(self, ids: Sequence[str], by: str = "") -> Retried:
+        """Send failed tasks again, as if they had never been tried, under their ids; resend dead letters.
+
+        The history notes who did it: `by`.
+        """
+        sent: list[str] = []
+        refused: dict[str, str] = {}
+        for id, view in (await self.find(list(dict.fromkeys(ids)))).items():
+            why = await self._send_again(id, view)
+            if why is not None:
+                refused[id] = why
+                continue
+            sent.append(id)
+            if self._app.history is not None:
+                await self._app.history.audit(Event(at=self._app.clock.now(), kind=RETRIED, id=id, by=by))
+        return Retried(sent, refused)
+
+    async def _send_again(self, id: str, view: TaskView) -> str | None:
+        """Send a failed task again; return None, or why not."""
+        outcome, now = view.outcome, self._app.clock.now()
+        if view.place == "dead":
+            return None if await self.resend([id]) else "it is no dead letter any more"
+        if view.place is not None:
+            return f"it is {view.place} in the queue {view.message.queue if view.message else ''!r}"
+        if outcome is None:
+            kept = await self._kept_in_history(id)
+            if kept is None:
+                return "its message is not kept: it has not failed, or too long ago, or was sent again since"
+        elif outcome.place is not None:
+            return f"it belongs to the workflow {outcome.place.workflow}: retry that"
+        elif outcome.state != states.FAILURE:
+            return f"it has not failed: it is {outcome.state}"
+        elif outcome.kept is None:
+            return "its message was not kept: `task_keep_failed` was not set, or it is larger than 256 KB"
+        else:
+            kept = outcome.kept
+        try:
+            message = anew(decode(kept))
+        except Unreadable as error:
+            return f"its message is unreadable: {error}"
+        # It is published first, and its failure forgotten before it is due: a crash in between loses nothing.
+        expires_at = message.expires_at if (message.expires_at or 0.0) > now else None
+        await self._app.apublish([replace(message, due_at=now + RETRY_SECONDS, expires_at=expires_at)])
+        await self._app.backend.aforget([id])
+        return None
+
+    async def _kept_in_history(self, id: str) -> bytes | None:
+        """Return the message of a task whose outcome has expired, if it failed last, and was not sent again since."""
+        if self._app.history is None:
+            return None
+        timeline = await self._app.history.timeline(id)
+        last = timeline.attempts[-1] if timeline.attempts else None
+        if last is None or any(event.kind == RETRIED and event.at >= last.done_at for event in timeline.events):
+            return None
+        return last.kept
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Delete dead letters; return how many were found."""

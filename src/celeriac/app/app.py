@@ -14,7 +14,15 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
-from celeriac.app.connections import file_url, needs_notices, open_backend, open_broker, sends_notices, sends_outcomes
+from celeriac.app.connections import (
+    file_url,
+    history_of,
+    needs_notices,
+    open_backend,
+    open_broker,
+    sends_notices,
+    sends_outcomes,
+)
 from celeriac.app.control import Control
 from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
     from celeriac.beat.scheduler import Scheduler
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
+    from celeriac.ports.history import History
 
 __all__ = ["Celeriac"]
 
@@ -83,6 +92,7 @@ class Celeriac(Registering):
         self.builtin_tasks = functions.builtin_tasks(self)
         self._broker: Broker | None = None
         self._backend: Backend | None = None
+        self._history: History | None = None
         self._templates: dict[str, MessageTemplate] = {}
         self._routes: Routes | None = None
         self.conf.watch(self._configuration_changed)
@@ -317,15 +327,29 @@ class Celeriac(Registering):
                 self._backend.notices = notices.NoticeListener(lambda: self.broker, self._backend)
         return self._backend
 
+    @property
+    def history(self) -> History | None:
+        """The history, of `history_url` or else of the result backend; made on first use. None: none is kept.
+
+        Raises `ImproperlyConfigured` if the URL is of a store that keeps no history.
+        """
+        if self._history is None and self.conf.history != "off":
+            url: str | None = self.conf.history_url
+            keeper = self.backend if url is None else open_backend(url, self.broker_url, self.conf, self.clock)
+            self._history = history_of(keeper, url)
+        return self._history
+
     def close(self) -> None:
-        """Close the connections of broker and backend. The next use opens them again."""
+        """Close the connections of broker, backend and history. The next use opens them again."""
+        if self._history is not None:
+            self._history.close()
         if self._broker is not None:
             self._broker.close()
         if self._backend is not None:
             if self._backend.notices is not None:
                 self._backend.notices.close()
             self._backend.close()
-        self._broker = self._backend = None
+        self._broker = self._backend = self._history = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return app_at, address_of(self, self._made_in)

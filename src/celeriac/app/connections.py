@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from celeriac.model.clock import Clock
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
+    from celeriac.ports.history import History
 
-__all__ = ["file_url", "needs_notices", "open_backend", "open_broker", "sends_notices", "sends_outcomes", "shown"]
+__all__ = ["file_url", "history_of", "needs_notices", "open_backend", "open_broker", "sends_notices", "sends_outcomes",
+           "shown"]  # fmt: skip
 
 FILE = "sqlite:///"
 
@@ -63,6 +65,18 @@ def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) ->
         url = broker_url
     backend: Backend = _open(BACKEND, BROKER, url, settings, clock)
     return backend
+
+
+def history_of(backend: Backend, url: str | None) -> History | None:
+    """Return the history that a backend keeps, or None. Raises `ImproperlyConfigured` if `history_url` names it."""
+    ports = importlib.import_module("celeriac.ports.history")  # callers of tasks need none of it
+    if isinstance(backend, ports.HistoryKeeper):
+        history: History = backend.history()
+        return history
+    if url is not None:
+        raise ImproperlyConfigured(f"{shown(url)!r} keeps no history. Set `history_url` to a store that does: "
+                                   "sqlite:///path/to/history.db, redis://….")  # fmt: skip
+    return None
 
 
 def sends_outcomes(url: str, backend: Callable[[], Backend]) -> bool:

@@ -210,7 +210,7 @@ def without_value(outcome: Outcome, why: str) -> Outcome:
     log.warning("%s", error)
     if not outcome.ready:
         return replace(outcome, value=None, failure=None)
-    return replace(outcome, state=states.FAILURE, value=None, failure=Failure.of(error))
+    return replace(outcome, state=states.FAILURE, value=None, failure=Failure.of(error), kept=None)
 
 
 class _Poll(Bell):

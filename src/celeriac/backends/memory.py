@@ -10,12 +10,13 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MemoryBackend", "MemoryClaimStore", "connect"]
 
 
-class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper):
+class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, HistoryKeeper):
     """Outcomes in a dict."""
 
     lacks = frozenset()
@@ -99,6 +100,9 @@ class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper):
 
     def claims(self) -> ClaimStore:
         return MemoryClaimStore(self.shared)
+
+    def history(self) -> History:
+        return self.shared.history
 
     def close(self) -> None:
         pass

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.claims import RedisClaimStore
 from celeriac.drivers.redis.error_translation import is_our_limit
+from celeriac.drivers.redis.history import RedisHistory
 from celeriac.drivers.redis.schedules import RedisScheduleStore
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.errors import BrokerUnavailable
@@ -21,6 +22,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
@@ -38,7 +40,7 @@ PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
 
 
-class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper):
+class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper):
     """Outcomes by task id, each a value that expires; waiting callers subscribe to one of 64 channels."""
 
     lacks = frozenset()
@@ -272,6 +274,9 @@ class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper):
 
     def claims(self) -> ClaimStore:
         return RedisClaimStore(self.server)
+
+    def history(self) -> History:
+        return RedisHistory(self.server)
 
     def _get(self, ids: Sequence[str]) -> tuple[str, ...]:
         return ("MGET", *map(self._key, ids))

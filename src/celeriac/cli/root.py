@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "call": "Send a task.",
     "result": "Show the result of a task.",
     "tasks": "List recent tasks; show, revoke or retry them.",
+    "stats": "Show how often tasks ran, how long, and how they failed.",
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
     "schedules": "List, add, change, pause, remove and run what is sent periodically.",
     "web": "Serve the HTTP API, and make tokens for it.",

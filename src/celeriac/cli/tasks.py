@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from getpass import getuser
+
 import click
 
 from celeriac import states
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import find, report_revoked, unregistered
+from celeriac.cli.history import filter_options, filter_text, history_of, parsed
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.cli.workflows import find_workflow, show_workflow
-from celeriac.documents import call_of, message_document, outcome_document, value_of, view_document
+from celeriac.documents import (
+    attempt_document,
+    call_of,
+    message_document,
+    outcome_document,
+    value_of,
+    view_document,
+)
 from celeriac.errors import WorkflowError
 from celeriac.model.outcome import Outcome
 
@@ -26,16 +36,23 @@ SHORT = 60  # characters: the longest result shown in the list
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
 @click.option("--workflow", metavar="ID", help="List the tasks of this workflow in order, and how many have ended.")
+@click.option("--cursor", metavar="TEXT", help="Go on where the page before has ended.")
+@filter_options
 @as_json
 @with_session
-def command(session: Session, *, state: str | None, limit: int, offset: int, workflow: str | None,
-            as_json: bool) -> None:  # fmt: skip
+def command(session: Session, /, *, state: str | None, limit: int, offset: int, workflow: str | None, as_json: bool,
+            cursor: str | None, **options: str | None) -> None:  # fmt: skip
     """List the most recent outcomes, newest first, or a workflow's tasks; show, revoke or retry tasks.
+
+    With --task, --queue, --error, --since, --until or --filter, it searches the history, which has failures, and a
+    sample of the successes, of many days.
 
     \b
     Examples:
       celeriac -A shop tasks
       celeriac -A shop tasks --state FAILURE --limit 50
+      celeriac -A shop tasks --task 'shop.*' --state FAILURE --since 2h --error ValueError
+      celeriac -A shop tasks --filter 'queue:mail runtime:>5s header.tenant:acme "card declined"'
       celeriac -A shop tasks show 0197a1b2-…
       celeriac -A shop tasks --workflow 0197a1b2-…
 
@@ -50,6 +67,9 @@ def command(session: Session, *, state: str | None, limit: int, offset: int, wor
     if workflow is not None:
         show_workflow(session, workflow, state, as_json)
         return
+    if text := filter_text(options):
+        _search(session, f"state:{state} {text}" if state else text, limit, cursor, as_json)
+        return
     outcomes = session.run(session.inspector().recent(limit, offset, state))
     if as_json:
         emit([outcome_document(outcome, session.app) for outcome in outcomes])
@@ -58,6 +78,26 @@ def command(session: Session, *, state: str | None, limit: int, offset: int, wor
          [(outcome.id, outcome.task, outcome.state, *_attempt(outcome), when(outcome.done_at), _short(outcome, session))
           for outcome in outcomes],
          empty="There are no outcomes.", numbers=["attempt", "took"])  # fmt: skip
+
+
+def _search(session: Session, text: str, limit: int, cursor: str | None, as_json: bool) -> None:
+    """Show attempts of the history."""
+    try:
+        page = session.run(history_of(session).search(parsed(session, text), limit, cursor))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        emit({"tasks": [attempt_document(attempt) for attempt in page.rows], "next": page.next,
+              "searched": {"newest": page.searched, "of": page.of}})  # fmt: skip
+        return
+    show(["id", "task", "state", "attempt", "waited", "took", "ended", "error"],
+         [(one.id, one.task, one.state, one.attempt, duration(one.wait), duration(one.runtime), when(one.done_at),
+           f"{one.error.rpartition('.')[2]}: {one.message}" if one.error else "") for one in page.rows],
+         empty="The history has no such attempts.", numbers=["attempt", "waited", "took"])  # fmt: skip
+    if any(one.share < 1 for one in page.rows):
+        echo("Successes are a sample: `stats` counts all.", err=True)
+    if page.next is not None:
+        echo(f"There are more: --cursor {page.next}", err=True)
 
 
 def _attempt(outcome: Outcome) -> tuple[int | str, str]:
@@ -89,6 +129,8 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
       celeriac -A shop tasks show 0197a1b2-…
     """
     view = session.run(find(session, id))
+    if not view.known and _show_timeline(session, id, as_json):
+        return
     if not view.known:
         raise click.ClickException(f"Unknown task {id}: the id is mistyped, or its result has expired or was "
                                    f"forgotten. `{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
@@ -134,6 +176,23 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
         echo(f"\n{outcome.failure.traceback.rstrip()}")
 
 
+def _show_timeline(session: Session, id: str, as_json: bool) -> bool:
+    """Show the attempts of a task that the history has kept. Return whether there are any."""
+    history = session.app.history
+    attempts = session.run(history.timeline(id)).attempts if history is not None else []
+    if attempts and as_json:
+        emit({"id": id, "task": attempts[-1].task, "state": attempts[-1].state, "place": None,
+              "attempts": [attempt_document(attempt, traceback=True) for attempt in attempts]})  # fmt: skip
+    elif attempts:
+        echo("Its outcome has expired. The history has kept:\n")
+        for one in attempts:
+            echo(f"attempt {one.attempt} of {one.task} in {one.queue}: {one.state} at {when(one.done_at)}, on "
+                 f"{one.worker or '?'}, after {duration(one.runtime)}; it had waited {duration(one.wait)}")  # fmt: skip
+        if attempts[-1].error:
+            echo(f"\n{attempts[-1].traceback.rstrip() or f'{attempts[-1].error}: {attempts[-1].message}'}")
+    return bool(attempts)
+
+
 @command.command("revoke")
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--workflow", metavar="ID", help="Revoke all tasks of this workflow that have not ended.")
@@ -165,25 +224,40 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
 
 
 @command.command("retry")
-@click.argument("workflow", metavar="WORKFLOW")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @as_json
 @with_session
-def retry(session: Session, *, workflow: str, as_json: bool) -> None:
-    """Rerun the failed tasks of WORKFLOW.
+def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
+    """Send failed tasks again, or rerun the failed tasks of workflows.
 
-    Tasks that were revoked or ignored are rerun, too; then those that were not run because of them. Tasks that
-    succeeded are not run again.
+    A task keeps its id, and is run as if it had never been tried. It can be sent again as long as its outcome is kept
+    (result_expires), or the history has its message. Of a workflow, tasks that were revoked or ignored are rerun, too;
+    then those that were not run because of them. Tasks that succeeded are not run again.
 
     \b
     Examples:
       celeriac -A shop tasks retry 0197a1b2-…
     """
-    found = find_workflow(session, workflow)
-    try:
-        sent = found.retry()
-    except WorkflowError as error:
-        raise click.ClickException(str(error)) from None
+    sent, tasks = 0, []
+    for id in ids:
+        try:
+            workflow = session.app.workflow(id)
+        except WorkflowError:
+            tasks.append(id)
+            continue
+        try:
+            sent += workflow.retry()
+        except WorkflowError as error:
+            raise click.ClickException(str(error)) from None
+    refused: dict[str, str] = {}
+    if tasks:
+        done = session.run(session.inspector().retry(tasks, getuser()))
+        sent, refused = sent + len(done.sent), done.refused
     if as_json:
-        emit({"sent": sent})
+        emit({"sent": sent, "refused": refused})
     else:
-        echo(f"Sent {sent} again." if sent else "Nothing to retry: every task succeeded.")
+        echo(f"Sent {sent} again." if sent else "Nothing was sent again.")
+    for id, why in refused.items():
+        echo(f"Error: {id} is not sent again: {why}.", err=True)
+    if refused:
+        click.get_current_context().exit(1)

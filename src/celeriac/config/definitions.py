@@ -205,6 +205,9 @@ class Definitions:
     task_max_deliveries: Annotated[
         int, "a message that was lost with its process so often becomes a dead letter", positive
     ] = 3
+    task_keep_failed: Annotated[
+        bool, "keep the message of a failed task with its outcome, so that `celeriac tasks retry` can send it again"
+    ] = True
     task_serializer: Annotated[str, "how arguments are encoded", _accepted(serializer)] = "json"
     task_always_eager: Annotated[bool, "run calls at once, in the caller (for tests)"] = False
     task_eager_propagates: Annotated[bool, "with task_always_eager: raise what the task raises"] = False
@@ -229,6 +232,16 @@ class Definitions:
     result_extended: Annotated[
         bool, "store the arguments, the queue and the time of the call with the outcome; arguments up to 64 KiB"
     ] = False
+
+    # History
+    history: Annotated[
+        str, "'on': counts, failures and a sample of successes; 'all': every attempt; 'off'", OneOf("on", "off", "all")
+    ] = "on"
+    history_url: Annotated[str | None, "where workers write it; None: the result backend, if it keeps history"] = None
+    history_expires: Annotated[
+        Seconds, "how long failures are kept (with 'all': all attempts); counters are kept for years", positive
+    ] = 14 * 86400.0
+    history_max_attempts: Annotated[int, "failures that are kept at most, and as many successes", positive] = 100_000
 
     # Workers
     imports: Annotated[list[str], "modules that define tasks, imported by workers"] = []

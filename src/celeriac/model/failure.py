@@ -7,12 +7,10 @@ and so do the messages of error callbacks. `result.py` turns it back into an exc
 from __future__ import annotations
 
 import builtins
-import os
 import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import GetSetDescriptorType, MemberDescriptorType, ModuleType, TracebackType
 from typing import Any, cast
 
@@ -20,11 +18,11 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac.errors import CeleriacError, EncodeError, RemoteError
+from celeriac.model.failure_signature import PACKAGE, signature_of
 from celeriac.model.serialization import dumps, loads
 
 __all__ = ["Failure"]
 
-PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"  # the folder of Celeriac's own files
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters
 PARTS_LIMIT = 64_000  # bytes; an exception with larger arguments is not rebuilt
@@ -48,10 +46,14 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
     state: bytes | None = None  # its attributes, encoded; None if it has none
     members: list[Failure] = []  # of an ExceptionGroup, without tracebacks: that of the group shows them
+    signature: str = ""  # the same for failures of the same cause (`failure_signature.py`); empty if none was made
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """Return the failure of an exception, even of one with a broken `__str__` or unserialisable arguments."""
+    def of(cls, error: BaseException, task: str = "") -> Failure:
+        """Return the failure of an exception, even of one with a broken `__str__` or unserialisable arguments.
+
+        It has a signature if the task is given.
+        """
         kind = type(error)
         try:
             message = _message_of(error)
@@ -65,8 +67,12 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
                 members = [replace(cls.of(member), traceback="") for member in error.exceptions]
             else:
                 args, state = _parts_of(error)
+        signature = ""
+        if task:
+            with suppress(BaseException):
+                signature = signature_of(task, error)
         return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state,
-                   members)  # fmt: skip
+                   members, signature)  # fmt: skip
 
     def shortened(self, size: int) -> Failure:
         """Return the failure without its traceback, and without parts larger than this many bytes."""
@@ -74,7 +80,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         members = [member.shortened(size) for member in self.members]
         if len(msgspec.msgpack.encode(members)) > size:
             members = []
-        return Failure(self.module, self.type, self.message[:size], args, members=members)
+        return Failure(self.module, self.type, self.message[:size], args, members=members, signature=self.signature)
 
     def exception(self, levels: int = LEVELS_LIMIT) -> BaseException:
         """Return an exception of the original class if that can be rebuilt, else a `RemoteError`.

@@ -2,7 +2,7 @@
 
     a key of `security_keys`: a secret of 32 characters or more
     ├── caller    message, outcome, tree, line, notice       what callers and workers exchange
-    └── operator  command, reply, worker, journal, dead, schedule
+    └── operator  command, reply, worker, journal, dead, schedule, history
 
 Each arrow is HMAC-SHA256 with the key above it, over the name below it; the last step adds the prefix of the app's keys
 or queues, so that what was signed for one prefix proves nothing under another. A *caller's key* holds the branch
@@ -20,7 +20,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 __all__ = ["CALLER_KINDS", "Key", "Kind", "new_key", "parse_key", "write_caller_key"]
 
 Kind: TypeAlias = Literal[
-    "message", "outcome", "tree", "line", "notice", "command", "reply", "worker", "journal", "dead", "schedule"
+    "message", "outcome", "tree", "line", "notice", "command", "reply", "worker", "journal", "dead", "schedule",
+    "history",
 ]  # fmt: skip
 """What is signed. Nothing that was signed as one kind is accepted as another."""
 

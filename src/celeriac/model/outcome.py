@@ -16,6 +16,7 @@ from celeriac import states
 from celeriac.errors import DecodeError
 from celeriac.model.compression import decompress
 from celeriac.model.failure import Failure
+from celeriac.model.failure_signature import message_signature
 from celeriac.model.gate import LARGEST, Address, AttemptOrNone, Duration, Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
@@ -70,6 +71,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     call: Call | None = None  # with `result_extended`
     place: Place | None = None  # set in a workflow
     cause: Name | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
+    kept: bytes | None = None  # in FAILURE: the message, so that it can be sent again (`task_keep_failed`)
     following: list[Message] = []  # in REPLACED: what replaces the message; in RETRY: the next attempt, if changed
 
     @property
@@ -91,9 +93,11 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def failed(cls, message: Message, error: BaseException, state: str, now: float, worker: str = "",
                runtime: float = 0.0) -> Outcome:  # fmt: skip
         """Return the outcome of an attempt that no child reports: killed, past its time limit, revoked, expired."""
-        kind = type(error)
+        kind, text = type(error), str(error)
+        signature = message_signature(message.task, kind.__qualname__, text) if state == states.FAILURE else ""
+        failure = Failure(kind.__module__, kind.__qualname__, text, dumps(list(error.args)), signature=signature)
         return cls(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=worker,
-                   failure=Failure(kind.__module__, kind.__qualname__, str(error), dumps(list(error.args))),
+                   failure=failure,
                    done_at=now, started_at=now - runtime, runtime=runtime, group_id=message.group_id,
                    parent_id=message.parent_id, root_id=message.root_id, reply_to=message.reply_to,
                    place=message.place)  # fmt: skip

@@ -150,7 +150,7 @@ class Executor:
             outcome = self._outcome(message, states.FAILURE, started, runtime)
             if isinstance(escaped, TaskRevoked):  # raised in this thread by `terminate`, at this moment
                 outcome.state = states.REVOKED
-            outcome.failure = Failure.of(escaped)
+            outcome.failure = Failure.of(escaped, message.task)
             returned = escaped
         told = request or self._bare_request(message)
         if told is not None and are_told(told):
@@ -167,10 +167,10 @@ class Executor:
         ending = error if controls else self._autoretry(message, request, error)
         match ending:
             case None:
-                outcome.failure = Failure.of(error)
+                outcome.failure = Failure.of(error, message.task)
             case Retry():
                 outcome.state, outcome.retry_delay = states.RETRY, seconds(ending.delay, "the delay of a Retry")
-                outcome.failure = Failure.of(ending.exc or ending)
+                outcome.failure = Failure.of(ending.exc or ending, message.task)
                 if ending.following is not None:
                     outcome.following = [ending.following]
             case Replaced():
@@ -180,7 +180,8 @@ class Executor:
             case Ignore():
                 outcome.state = states.IGNORED
             case Reject():
-                outcome.rejected, outcome.requeue, outcome.failure = True, bool(ending.requeue), Failure.of(ending)
+                outcome.rejected, outcome.requeue = True, bool(ending.requeue)
+                outcome.failure = Failure.of(ending, message.task)
         return ending or error
 
     def _autoretry(self, message: Message, request: Request | None, error: BaseException) -> Retry | None:

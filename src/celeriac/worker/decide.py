@@ -20,6 +20,7 @@ from celeriac.canvas.advance import End, follow
 from celeriac.canvas.links import linked
 from celeriac.canvas.tree import Tree
 from celeriac.errors import NotRegistered, WorkerLost
+from celeriac.model.message import encode
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Action, Delivery, Settlement
 from celeriac.ports.workflows import NodeEnd
@@ -29,6 +30,8 @@ __all__ = ["Ending", "add_next_steps", "decide", "leaves_pending", "node_end"]
 log = logging.getLogger("celeriac.worker")
 
 UNKNOWN_TASK_DELAYS = (1.0, 30.0)  # seconds: the first and the longest delay before an unregistered task is retried
+
+KEPT = 262_144  # bytes; a larger message is not kept with its failure: some backends take 1 MB for an outcome
 
 REQUEUE_SECONDS = 1.0  # the delay of a message that its task requeued, so that the two do not spin
 
@@ -46,8 +49,20 @@ class Ending(msgspec.Struct, kw_only=True, gc=False):
     lane: str | None = None  # with `given_back`: the lane that the task belongs to
 
 
-def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds: float) -> Settlement:
-    """Return how to settle a delivery that ended in this way."""
+def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds: float,
+           keep_failed: bool = False) -> Settlement:  # fmt: skip
+    """Return how to settle a delivery that ended in this way. `keep_failed`: with a failure, keep the message."""
+    settlement = _settlement(ending, now, max_deliveries, unknown_task_seconds)
+    outcome = settlement.outcome
+    if keep_failed and outcome is not None and outcome.state == states.FAILURE:
+        message = ending.delivery.message
+        # A dead letter is kept by the broker, a step of a workflow by its tree.
+        if settlement.action is Action.ACKNOWLEDGE and message.place is None and len(message.body) <= KEPT:
+            return replace(settlement, outcome=replace(outcome, kept=encode(message)))
+    return settlement
+
+
+def _settlement(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds: float) -> Settlement:
     delivery = ending.delivery
     message = delivery.message
     if ending.outcome is not None:

@@ -184,7 +184,7 @@ def _stats(worker: Controlled) -> dict[str, Any]:
         "capacity": worker.pool.capacity(),
         "pool": worker.pool.describe(),
         "rusage": {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_memory_kib": usage.ru_maxrss},
-        "tasks": worker.settler.statistics.summary(),
+        "tasks": worker.settler.recorder.statistics.summary(),
     }
 
 

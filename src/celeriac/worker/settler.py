@@ -29,7 +29,8 @@ from celeriac.worker.ending_signals import send_ending_signals
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
 from celeriac.worker.notifier import Notifier
 from celeriac.worker.options import WorkerOptions
-from celeriac.worker.statistics import Statistics
+from celeriac.worker.recorder import Recorder
+from celeriac.worker.statistics import Ended
 
 __all__ = ["SettlementWriter", "Settler"]
 
@@ -42,7 +43,8 @@ class Settler:
     """Collects endings and settles them in batches. Keeps what the servers do not accept, and tries again."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat) -> None:
-        self.statistics = Statistics()
+        self.recorder = Recorder(app, options, heartbeat.outages)
+        self._keep_failed = app.conf.task_keep_failed and not app.sends_outcomes
         self._app = app
         self._options = options
         self._heartbeat = heartbeat
@@ -156,8 +158,9 @@ class Settler:
 
     async def _settle(self, endings: Sequence[Ending]) -> None:
         now = self._app.clock.now()
+        options, keep_failed = self._options, self._keep_failed
         settlements = [
-            decide(ending, now, self._options.max_deliveries, self._options.unknown_task_seconds) for ending in endings
+            decide(ending, now, options.max_deliveries, options.unknown_task_seconds, keep_failed) for ending in endings
         ]
         if self._app.conf.result_extended:
             settlements = [_with_call(settlement) for settlement in settlements]
@@ -166,7 +169,7 @@ class Settler:
             self.advancer.wake.set()
         logs_all = log.isEnabledFor(logging.INFO)
         is_heard = signals.task_revoked.receivers or signals.task_failure.receivers
-        counted: list[Outcome] = []
+        ended: list[Ended] = []
         for ending, settlement, is_accepted in zip(endings, settlements, accepted, strict=True):
             outcome = ending.outcome or settlement.outcome
             message = ending.delivery.message
@@ -174,7 +177,7 @@ class Settler:
                 log.warning("The settlement of %s[%s] is discarded: another worker now holds this message",
                             message.task, message.id)  # fmt: skip
             elif outcome is not None:
-                counted.append(outcome)
+                ended.append((message, outcome))
                 if is_heard:
                     send_ending_signals(self._app, ending, outcome)
                 if logs_all or outcome.state == states.FAILURE:
@@ -183,7 +186,10 @@ class Settler:
                 self.attempt_log.lost(message, ending.lost)
             elif ending.unknown is not None:
                 self.attempt_log.unknown(message, ending.unknown)
-        self.statistics.add(counted)
+        try:
+            self.recorder.add(ended, now)
+        except Exception:  # what was settled must not be settled again
+            log.exception("%d attempts are missing in the statistics and the history", len(ended))
 
 
 def _with_call(settlement: Settlement) -> Settlement:

@@ -7,6 +7,7 @@ Its duties, each an asyncio task of its own:
     renew       the lease, three times in its length (`heartbeat.py`)
     advance     workflows whose nodes have ended (`advancer.py`)
     notify      callers of what was stored, where the result backend cannot (`notifier.py`)
+    record      the history (`recorder.py`)
     sweep       expired leases of dead workers, every second
     serve       control commands (`remote_control.py`)
     beat        sends what is scheduled, if it was started with `--beat` (`beat/scheduler.py`)
@@ -202,7 +203,7 @@ class Supervisor:
             self._duty(work)
             for work in (self.settler.run(self.receiver.freed), self.heartbeat.renew(),
                          self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
-                         serve_commands(self), self.settler.advancer.run())
+                         serve_commands(self), self.settler.advancer.run(), self.settler.recorder.run())
         ]  # fmt: skip
         if self.settler.notifier.is_needed:
             others.append(self._duty(self.settler.notifier.run()))
@@ -235,6 +236,7 @@ class Supervisor:
                 await self.settler.notifier.finish()
         for duty in others:
             await _cancel(duty)
+        await self.settler.recorder.finish()
         self.settler.attempt_log.sum_up()
         if not self._faulty:
             with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires

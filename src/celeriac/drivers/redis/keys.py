@@ -61,6 +61,23 @@ Of requests that are handled once:
 
     P:claim:KEY               string  what the first one left, until it expires
 
+Of the history (`history.py`); a field is a `Key` in JSON, a member is an attempt's "id number end":
+
+    P:history:unfolded        hash    field → sums of single workers
+    P:history:sums:STEP:SLOT  hash    field → sums of all workers; a key for each slot of each step
+    P:history:slots:STEP      zset    slots of that step, by their time
+    P:history:workers         hash    lease → complete:folded:seen: up to which slot its sums are final, and folded
+    P:history:attempts        hash    member → an attempt
+    P:history:ids             zset    every member, with the score 0: sorted by id
+    P:history:kind:KIND, :task:TASK, :signature:SIGNATURE
+                              zset    members → when they ended; KIND is failure or sample
+    P:history:signatures      hash    signature → what is known of these failures
+    P:history:last            zset    signatures → when they last occurred
+    P:history:marks           hash    signature → status:time:by, set by operators
+    P:history:events          hash    name → an event
+    P:history:times           zset    names of events → when they happened
+    P:history:claim:KEY       string  what somebody has taken for a time; expires then
+
 Channels (`PUBLISH`):
 
     P:bell:LEASE              empty: there may be something to receive

@@ -47,6 +47,7 @@ class Connection(sqlite3.Connection):
     lane_of: dict[int, tuple[str, str]]
     """Queue and lane of each known line, by its number."""
     newest_line = 0  # the highest number of a known line
+    has_history = False  # the tables of the history (`history.py`) are there
     news = False  # there is a line that is not known: it was created, or looked up
 
     def in_place(self) -> bool:

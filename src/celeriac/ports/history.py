@@ -1,0 +1,314 @@
+"""The port for history: what ran, how often, how long, and how it failed; kept by workers, read by front ends.
+
+It is best effort: it never stands in the way of settling, and a store that is away costs nothing but, after some time,
+history. Workers (`worker/recorder.py`) write batches. Each holds *all* that its worker has counted in a slot so far, so
+that a batch that is written twice counts once. `compact` (`ports/history_sums.py`) folds what is final into sums of all
+workers, totals and coarser steps; any worker may call it at any time. An adapter implements what is abstract.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from celeriac.model.filters import Filter
+from celeriac.model.gate import Unreadable
+from celeriac.model.history import (
+    AGES,
+    BY_SIGNATURE,
+    EVER,
+    SAMPLED,
+    Attempt,
+    Batch,
+    Event,
+    FailureSignature,
+    Key,
+    Status,
+    Sums,
+    decode_attempt,
+    encode,
+)
+from celeriac.ports.history_sums import Row, SumStore
+
+__all__ = ["ALL", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline", "samples_meant"]
+
+log = logging.getLogger("celeriac.history")
+
+ALL = Filter()
+READS = 10  # of sums, until nothing was folded meanwhile
+PAGE = 500  # attempts that are read at a time
+SEARCHED = 100_000  # attempts that `search` looks at, at most
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted in one step of a series, or ever (`at` is 0). Names by which it is not divided are empty."""
+
+    at: int
+    task: str = ""
+    queue: str = ""
+    state: str = ""
+    error: str = ""
+    signature: str = ""
+    sums: Sums
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page of what was found, newest first."""
+
+    rows: list[Attempt]
+    next: str | None  # the cursor of the next page; None: there is no more
+    searched: int  # how many attempts were looked at for this page
+    of: int  # how many there are
+
+
+class Position(NamedTuple):
+    """Where an attempt is among all, sorted by their ends."""
+
+    at: float
+    id: str
+    attempt: int
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """What the history knows of one task: each attempt that was kept, and events, the oldest first."""
+
+    attempts: list[Attempt]
+    events: list[Event]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long and how many attempts, signatures and events are kept."""
+
+    failures: float = 14 * 86_400.0  # seconds
+    samples: float = 86_400.0
+    attempts: int = 100_000  # of each of the two
+    signatures: float = 365 * 86_400.0  # after the last failure
+    events: float = 90 * 86_400.0
+
+
+class History(SumStore):
+    """Keeps the history of an app."""
+
+    # --- Workers --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def record(self, batch: Batch, now: float) -> None:
+        """Write a batch in one step. Sums of slots that were folded are left out: they were written before."""
+
+    @abstractmethod
+    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
+        """Take a key for some time, for the caller alone. Return None, or the value of the one that has it."""
+
+    @abstractmethod
+    async def prune(self, limits: Limits, now: float) -> int:
+        """Delete attempts, signatures, events and claims that are too old or too many; return how many, about.
+
+        Deletes a limited number at a time.
+        """
+
+    # --- Front ends -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def attempts(self, filter: Filter, before: Position | None, limit: int) -> list[tuple[Position, bytes]]:
+        """Return up to `limit` attempts, newest first, that ended before that one. An empty list: there are no more.
+
+        They may be more than the filter means.
+        """
+
+    @abstractmethod
+    async def count_attempts(self) -> int:
+        """Return how many attempts there are."""
+
+    @abstractmethod
+    async def attempts_of_task(self, id: str) -> list[bytes]:
+        """Return the attempts of a task."""
+
+    @abstractmethod
+    async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
+        """Return these signatures, or all, with status and without counts, the latest first."""
+
+    @abstractmethod
+    async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
+        """Set the status of a signature. Return whether there is one."""
+
+    @abstractmethod
+    async def audit(self, event: Event) -> None:
+        """Write down what an operator did."""
+
+    @abstractmethod
+    async def events(self, kinds: Sequence[str] = (), since: float = 0.0, limit: int = 100,
+                     id: str | None = None) -> list[Event]:  # fmt: skip
+        """Return the latest events of these kinds (none: of all), newest first; with `id`, those that are about it."""
+
+    async def search(self, filter: Filter = ALL, limit: int = 50, cursor: str | None = None) -> Page:
+        """Return attempts that a filter means, newest first, of the newest `SEARCHED` after the cursor.
+
+        Raises `ValueError` for a cursor that no page gave, and for conditions on arguments, which are not kept.
+        """
+        if filter.args:
+            raise ValueError("The history keeps no arguments: search dead letters by args.…, or give tasks headers.")
+        position = _position(cursor) if cursor else None
+        found: list[Attempt] = []
+        searched, more = 0, True
+        while more and searched < SEARCHED:
+            some = await self.attempts(filter, position, PAGE)
+            more = bool(some)
+            for at, value in some:
+                position, searched = at, searched + 1
+                found += [one for one in self.attempts_of([value]) if filter.matches(one)]
+                if len(found) == limit:
+                    return Page(found, _cursor(at), searched, await self.count_attempts())
+        return Page(found, _cursor(position) if more and position else None, searched, await self.count_attempts())
+
+    async def timeline(self, id: str) -> Timeline:
+        """Return what is known of a task."""
+        attempts = sorted(self.attempts_of(await self.attempts_of_task(id)), key=lambda attempt: attempt.done_at)
+        events = await self.events(id=id)
+        return Timeline(attempts, events[::-1])
+
+    def close(self) -> None:
+        """Close what only the history has open. The next use opens it again."""
+
+    # --- Reading sums ---------------------------------------------------------------------------------
+
+    async def series(self, since: float, until: float, step: int = 60, filter: Filter = ALL,
+                     by: Sequence[str] = ("state",)) -> list[Point]:  # fmt: skip
+        """Return what was counted from `since` to `until`, by steps of so many seconds, and by these parts of `Key`.
+
+        Raises `ValueError` if the filter has conditions that counts do not tell. What is old is known by coarser steps
+        only: a point is then where its step begins.
+        """
+        _check(filter)
+        first = int(since) // step * step
+        found: dict[tuple[object, ...], Sums] = {}
+
+        async def folded() -> list[Row]:
+            return [row for finer in AGES for row in await self.rows(finer, first, int(until) + 1)]
+
+        for row in await self._with_unfolded(folded):
+            if first <= row.key.at <= until:
+                self._add(found, row, row.key.at // step * step, filter, by)
+        return _points(found, by)
+
+    async def totals(self, filter: Filter = ALL,
+                     by: Sequence[str] = ("task", "queue", "state", "error")) -> list[Point]:  # fmt: skip
+        """Return all that was ever counted. These sums never shrink."""
+        _check(filter)
+        found: dict[tuple[object, ...], Sums] = {}
+        for row in await self._with_unfolded(partial(self.rows, EVER, 0, 1)):
+            self._add(found, row, 0, filter, by)
+        return _points(found, by)
+
+    async def signatures(self, filter: Filter = ALL, status: Status | None = None,
+                         limit: int = 100) -> list[FailureSignature]:  # fmt: skip
+        """Return failure signatures with their counts, the latest first."""
+        known = await self.known_signatures(filter.signatures or None)
+        chosen = [
+            one
+            for one in known
+            if status in (None, one.status)
+            and filter.counts(one.task, "", "", one.error, one.signature)
+            and (filter.since is None or one.last >= filter.since)
+        ][:limit]
+        keys = [Key(BY_SIGNATURE, 0, "", "", "", state, "", one.signature)
+                for one in chosen for state in ("FAILURE", "RETRY")]  # fmt: skip
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+
+        async def folded() -> list[Row]:
+            return [Row(key, value) for key, value in (await self.get(keys) if keys else {}).items()]
+
+        for row in await self._with_unfolded(folded):
+            if row.key.signature and (sums := self.open_sums(row)) is not None:
+                counts[row.key.signature, row.key.state] += sums.n
+        return [
+            msgspec.structs.replace(one, count=counts[one.signature, "FAILURE"], retries=counts[one.signature, "RETRY"])
+            for one in chosen
+        ]
+
+    async def _with_unfolded(self, read: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
+        """Return what `read` returns, and the rows of single workers.
+
+        A row that is folded meanwhile would be missing, or there twice, and a counter must not go down: then it is all
+        read again.
+        """
+        for _ in range(READS):
+            unfolded, rows = await self.unfolded(), await read()
+            left = {row.key for row in await self.unfolded()}
+            if all(row.key in left for row in unfolded):
+                break
+        return [*rows, *unfolded]
+
+    def _add(self, found: dict[tuple[object, ...], Sums], row: Row, at: int, filter: Filter, by: Sequence[str]) -> None:
+        key = row.key
+        if filter.counts(key.task, key.queue, key.state, key.error, key.signature):
+            sums, together = self.open_sums(row), (at, *(getattr(key, name) for name in by))
+            if sums is not None and together in found:
+                found[together].merge(sums)
+            elif sums is not None:
+                found[together] = sums
+
+    # --- Values ---------------------------------------------------------------------------------------
+
+    def seal(self, value: Attempt | FailureSignature | Event) -> bytes:
+        """Return an attempt, a signature or an event as it is stored."""
+        return self.codec.seal("history", encode(value), type(value).__name__)
+
+    def open_claim(self, key: str, value: bytes) -> bytes:
+        """Return the value of a claim that somebody else has; empty if it cannot be read."""
+        try:
+            return bytes(self.codec.open("history", value, key))
+        except Unreadable:
+            return b""
+
+    def attempts_of(self, values: Iterable[bytes]) -> Iterator[Attempt]:
+        """Return those stored attempts that can be read."""
+        for value in values:
+            try:
+                yield decode_attempt(self.codec.open("history", value, "Attempt"))
+            except Unreadable as error:
+                log.warning("An attempt of the history is unreadable: %s", error)
+
+
+class HistoryKeeper(ABC):
+    """What keeps a history. Implemented by backends next to `Backend`."""
+
+    @abstractmethod
+    def history(self) -> History:
+        """Return the port for history."""
+
+
+def samples_meant(filter: Filter) -> bool | None:
+    """Return whether a filter means only samples (True), or only failures (False), or both (None)."""
+    kinds = {state in SAMPLED for state in filter.states}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _check(filter: Filter) -> None:
+    if filter.finer:
+        raise ValueError(f"Counts are not divided by {', '.join(filter.finer)}: search attempts by that.")
+
+
+def _cursor(position: Position) -> str:
+    return f"{position.at!r}/{position.attempt}/{position.id}"
+
+
+def _position(cursor: str) -> Position:
+    at, _, rest = cursor.partition("/")
+    attempt, _, id = rest.partition("/")
+    try:
+        return Position(float(at), id, int(attempt))
+    except ValueError:
+        raise ValueError(f"{cursor!r} is not the cursor of a page.") from None
+
+
+def _points(found: Mapping[tuple[object, ...], Sums], by: Sequence[str]) -> list[Point]:
+    points = []
+    for (at, *names), sums in sorted(found.items(), key=lambda item: [str(part) for part in item[0][1:]]):
+        points.append(Point(at=at, sums=sums, **dict(zip(by, names, strict=True))))  # type: ignore[arg-type]
+    return sorted(points, key=lambda point: point.at)
