@@ -153,7 +153,7 @@ def test_a_body_or_its_error_callback_is_called_though_the_worker_of_the_last_me
     assert last == ({"task 1000 None"} if good else {"errback 2001 0"})
 
 
-@pytest.mark.parametrize("stage", [*WORKFLOWS, *map(on, STORES)], indirect=True)
+@pytest.mark.parametrize("stage", [*WORKFLOWS, *(on(name) for name in STORES)], indirect=True)
 @pytest.mark.parametrize("way", ["returns", "fails"])
 def test_a_task_that_is_delivered_again_after_its_end_repeats_no_callback(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str
