@@ -28,7 +28,7 @@ from tests.redis_server import RedisServer
 
 __all__ = [
     "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitGround", "RabbitRedisGround", "RedisGround",
-    "SQLiteGround",
+    "SQLiteGround", "SQLiteMongoGround",
 ]  # fmt: skip
 
 

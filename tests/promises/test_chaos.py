@@ -1,8 +1,9 @@
 """Tasks through two workers, while children, workers, connections and servers are killed (and frozen) at random.
 
 None may be lost; one may be run twice only where a kill explains that; and each outcome is recorded once. `make chaos`
-runs it with 100,000 tasks (20,000 on RabbitMQ, and where another server keeps the outcomes) over two minutes. A test
-that failed is made again with the seed that it printed, as far as the machine plays along: `--chaos-seed`.
+runs it with 100,000 tasks (20,000 on RabbitMQ, and where another server keeps the outcomes; 3,000 on MongoDB) over two
+minutes. A test that failed is made again with the seed that it printed, as far as the machine plays along:
+`--chaos-seed`.
 
 And tasks with an ETA, while their worker is restarted: `make chaos` has 10,000 over a minute, and minds when they run.
 """
@@ -24,7 +25,15 @@ import pytest
 
 from celeriac.errors import BrokerUnavailable
 from tests import patience
-from tests.promises.grounds import GROUNDS, STORES, PairGround, RabbitGround, RabbitRedisGround, RedisGround
+from tests.promises.grounds import (
+    GROUNDS,
+    STORES,
+    PairGround,
+    RabbitGround,
+    RabbitRedisGround,
+    RedisGround,
+    SQLiteMongoGround,
+)
 from tests.promises.harness import Run, Stage, Worker, on
 
 LEASE = 4.0  # seconds; longer than the server is ever away
@@ -248,6 +257,8 @@ def chaos(request: pytest.FixtureRequest, stage: Stage) -> tuple[int, float, int
     seed = request.config.getoption("--chaos-seed") or random.SystemRandom().randrange(1 << 32)
     # A RabbitMQ that is killed takes some seconds each time to be there again; so do some that keep outcomes.
     slow = isinstance(stage.ground, RabbitGround | PairGround)
+    if isinstance(stage.ground, SQLiteMongoGround):  # its server stores some 200 outcomes a second
+        return 3_000, 120.0, seed
     if request.config.getoption("--chaos"):
         return 20_000 if slow else 100_000, 120.0, seed
     return 6_000 if slow else 20_000, 14.0, seed
