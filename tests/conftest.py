@@ -21,8 +21,8 @@ from tests.clock import FakeClock
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
-from tests.promises.grounds import shared_servers
 from tests.promises.harness import Stage, set_stage
+from tests.promises.stores import shared_servers
 from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 
@@ -43,6 +43,14 @@ hypothesis.settings.load_profile("celeriac")
 
 def pytest_configure(config: pytest.Config) -> None:
     patience.exact = config.getoption("--chaos")
+    config.addinivalue_line("markers", "at_length: run with `--chaos` alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--chaos"):
+        left = [item for item in items if item.get_closest_marker("at_length")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_sessionstart() -> None:

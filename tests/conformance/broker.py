@@ -473,6 +473,15 @@ class BrokerConformance:
         await lease.settle([Settlement(delivery=delivery)])
         await self.refused(ports, lease, delivery)
 
+    async def test_what_may_have_been_sent_before_says_so(self, ports: Ports) -> None:
+        lease = await ports.lease()
+        for again in (False, True, False):
+            sent = message()
+            await ports.broker.apublish([sent], again)
+            delivery = await one(lease)
+            assert (delivery.message.id, delivery.again or delivery.message.again) == (sent.id, again)
+            await lease.settle([Settlement(delivery=delivery)])
+
     async def test_a_token_is_stale_when_the_lease_was_swept(self, ports: Ports) -> None:
         ports.broker.publish([message()])
         lease = await ports.lease()

@@ -2,6 +2,8 @@
 
 The tests look at messages and outcomes through the ports. Two things the ports cannot tell: how often a final outcome
 was written (a second time would leave no trace in the result), and what it is like when the broker is not there.
+
+Some grounds are two servers (`PairGround`): the outcomes are in a store of `stores.py`, or in another ground's server.
 """
 
 from __future__ import annotations
@@ -11,50 +13,36 @@ import sqlite3
 import subprocess
 import sys
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tests.patience import PATIENCE
+from tests.promises.stores import MariaDBStore, MongoStore, PostgreSQLStore, Store, shared_servers
 from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
-__all__ = ["ALL_GROUNDS", "GROUNDS", "Ground", "RabbitGround", "RabbitRedisGround", "RedisGround", "SQLiteGround"]
+__all__ = [
+    "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitGround", "RabbitRedisGround", "RedisGround",
+    "SQLiteGround", "SQLiteMongoGround",
+]  # fmt: skip
 
 
-class Ground(ABC):
+class Ground(Store):
     """A broker and a backend, for one stage."""
 
-    absences: ClassVar[tuple[str, ...]]  # the ways in which it can be away
-
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
         self.environment: dict[str, str] = {}  # of all processes that use it
 
     @abstractmethod
-    def record(self) -> None:
-        """From now on note each time that a final outcome is written."""
-
-    @abstractmethod
-    def recorded(self) -> dict[str, int]:
-        """Return how often a final outcome was written, by id."""
-
-    @abstractmethod
-    @contextmanager
-    def away(self, how: str) -> Iterator[None]:
-        """Take it away for as long as a block lasts, in one of the ways of `absences`."""
-
-    @abstractmethod
     def restart(self) -> None:
         """Kill what serves it, and start that again with its data."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """Leave nothing behind."""
 
 
 # --- SQLite -------------------------------------------------------------------------------------------
@@ -79,6 +67,10 @@ class SQLiteGround(Ground):
     """The file `celeriac.db`, which is away while another process has locked it. Triggers keep the record."""
 
     absences = ("locked",)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.url = f"sqlite:///{self.path}"
 
     @property
     def path(self) -> Path:
@@ -129,7 +121,6 @@ class RedisGround(Ground):
     append-only file holds every write that had an effect: that is the record.
     """
 
-    absences = ("down", "frozen")
     ARGUMENTS = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
 
     def __init__(self, folder: Path) -> None:
@@ -137,10 +128,10 @@ class RedisGround(Ground):
         data = folder / "redis"
         data.mkdir()
         self.server = RedisServer(data, *self.ARGUMENTS)
-        self.environment = {"CELERIAC_BROKER_URL": self.server.url}
+        self.url = self.server.url
+        self.environment = {"CELERIAC_BROKER_URL": self.url}
         self.log = data / "appendonlydir" / "appendonly.aof.1.incr.aof"
         self._from = 0  # where the record begins, in the log
-        self.outages: list[tuple[float, float]] = []  # when the server was away, since the epoch
 
     def record(self) -> None:
         self._from = self.log.stat().st_size
@@ -205,8 +196,7 @@ class RabbitGround(SQLiteGround):
         self.server = _rabbit()
         self.vhost = self.server.vhost()
         self.environment = {"CELERIAC_BROKER_URL": self.server.url(self.vhost),
-                            "CELERIAC_RESULT_BACKEND": f"sqlite:///{self.path}"}  # fmt: skip
-        self.outages: list[tuple[float, float]] = []  # when the server was down, since the epoch
+                            "CELERIAC_RESULT_BACKEND": self.url}  # fmt: skip
 
     @contextmanager
     def away(self, how: str) -> Iterator[None]:
@@ -233,36 +223,75 @@ class RabbitGround(SQLiteGround):
         self.server.drop(self.vhost)
 
 
-class RabbitRedisGround(RabbitGround):
-    """The same, with outcomes in a Redis of the stage's own: two servers, and connections to both."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.redis = RedisGround(folder)
-        self.environment["CELERIAC_RESULT_BACKEND"] = self.redis.server.url
-
-    def record(self) -> None:
-        self.redis.record()
-
-    def recorded(self) -> dict[str, int]:
-        return self.redis.recorded()
-
-    def end(self) -> None:
-        self.redis.end()
-        super().end()
-
-
 @cache
 def _rabbit() -> RabbitServer:
     return shared_servers.enter_context(running_rabbit())
 
 
-shared_servers = ExitStack()
-"""What all stages share; ended with the tests, by `tests/conftest.py`."""
+# --- A broker, and outcomes elsewhere -----------------------------------------------------------------
+
+
+class PairGround(Ground):
+    """Outcomes in another server than the broker's, which is away on its own: two servers, and connections to both."""
+
+    store: Store
+
+    def put(self, store: Store) -> None:
+        """Keep the outcomes in a store."""
+        self.store = store
+        self.environment["CELERIAC_RESULT_BACKEND"] = self.url = store.url
+
+    def record(self) -> None:
+        self.store.record()
+
+    def recorded(self) -> dict[str, int]:
+        return self.store.recorded()
+
+    def end(self) -> None:
+        self.store.end()
+        super().end()
+
+
+class RabbitRedisGround(PairGround, RabbitGround):
+    """RabbitMQ, with outcomes in a Redis of the stage's own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(RedisGround(folder))
+
+
+class RabbitPostgreSQLGround(PairGround, RabbitGround):
+    """RabbitMQ, with outcomes in PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(PostgreSQLStore())
+
+
+class RedisMariaDBGround(PairGround, RedisGround):
+    """Redis, with outcomes in MariaDB."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(MariaDBStore())
+
+
+class SQLiteMongoGround(PairGround, SQLiteGround):
+    """SQLite, with outcomes in MongoDB."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(MongoStore())
 
 
 GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround}
 """Those that every promise is tested on."""
 
-ALL_GROUNDS: dict[str, type[Ground]] = {**GROUNDS, "rabbitmq+redis": RabbitRedisGround}
+STORES: dict[str, type[PairGround]] = {
+    "rabbitmq+postgresql": RabbitPostgreSQLGround, "redis+mariadb": RedisMariaDBGround,
+    "sqlite+mongodb": SQLiteMongoGround,
+}  # fmt: skip
+"""Those that are tested where it matters which server keeps the outcomes."""
+
+ALL_GROUNDS: dict[str, type[Ground]] = {**GROUNDS, "rabbitmq+redis": RabbitRedisGround, **STORES}
 """Those that workflows are tested on."""

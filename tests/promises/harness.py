@@ -1,7 +1,8 @@
 """What the promises are tested with: a folder with a victim app, real workers in it, and ways to wait for what they do.
 
-A stage stands on a `Ground` (SQLite, Redis, RabbitMQ), and looks through the ports, so that each test runs on each.
-Nothing here sleeps for a guessed time: `Stage.wait` looks until a condition holds, and fails with the workers' logs.
+A stage stands on a `Ground` (SQLite, Redis, RabbitMQ; or one of them, and outcomes in another server), and looks
+through the ports, so that each test runs on each. Nothing here sleeps for a guessed time: `Stage.wait` looks until a
+condition holds, and fails with the workers' logs.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from celeriac import Celeriac
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import QueueCounts
 from tests.environment import without_settings
+from tests.mongodb_server import LEFT
 from tests.patience import PATIENCE, wait_for
-from tests.promises.grounds import ALL_GROUNDS, Ground
+from tests.promises.grounds import ALL_GROUNDS, Ground, PairGround
 
-__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "lives", "set_stage"]
+__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "lives", "on", "set_stage"]
 
 LEASE = 60.0  # seconds; no worker is kept from renewing it for so long, however busy the machine is
 SHORT_LEASE = 3.0  # seconds; of those whose lease is to run out
@@ -45,6 +47,14 @@ class Run(NamedTuple):
     pid: int
     at: float  # seconds since the epoch
     worker: str
+
+
+def on(ground: str, *values: Any, at_length: bool = False) -> Any:
+    """Return a ground, and other values, as parameters of a test; `at_length`: it is run by `make chaos` alone."""
+    marks = [pytest.mark.at_length] if at_length else []
+    if "mongodb" in ground:
+        marks.append(pytest.mark.filterwarnings(LEFT))
+    return pytest.param(ground, *values, marks=marks)
 
 
 def get(result: Any) -> Any:
@@ -244,6 +254,14 @@ class Stage:
         """Take the broker away; see `Ground.absences`."""
         self.is_empty()  # creates what is not there yet
         with self.ground.away(how):
+            yield
+
+    @contextmanager
+    def store_away(self, how: str) -> Iterator[None]:
+        """Take the outcomes' server away, which is not the broker's."""
+        assert isinstance(self.ground, PairGround)
+        self.app.backend.fetch(["nobody"])  # creates what is not there yet
+        with self.ground.store.away(how):
             yield
 
     def end(self) -> None:

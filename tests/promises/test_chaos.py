@@ -1,8 +1,9 @@
-"""Tasks through two workers, while children, workers, connections and the server are killed (and frozen) at random.
+"""Tasks through two workers, while children, workers, connections and servers are killed (and frozen) at random.
 
 None may be lost; one may be run twice only where a kill explains that; and each outcome is recorded once. `make chaos`
-runs it with 100,000 tasks (20,000 on RabbitMQ) over two minutes. A test that failed is made again with the seed that it
-printed, as far as the machine plays along: `--chaos-seed`.
+runs it with 100,000 tasks (20,000 on RabbitMQ, and where another server keeps the outcomes; 3,000 on MongoDB) over two
+minutes. A test that failed is made again with the seed that it printed, as far as the machine plays along:
+`--chaos-seed`.
 
 And tasks with an ETA, while their worker is restarted: `make chaos` has 10,000 over a minute, and minds when they run.
 """
@@ -24,8 +25,16 @@ import pytest
 
 from celeriac.errors import BrokerUnavailable
 from tests import patience
-from tests.promises.grounds import RabbitGround, RabbitRedisGround, RedisGround
-from tests.promises.harness import Run, Stage, Worker
+from tests.promises.grounds import (
+    GROUNDS,
+    STORES,
+    PairGround,
+    RabbitGround,
+    RabbitRedisGround,
+    RedisGround,
+    SQLiteMongoGround,
+)
+from tests.promises.harness import Run, Stage, Worker, on
 
 LEASE = 4.0  # seconds; longer than the server is ever away
 LAG = 2.0  # seconds; an outcome is settled so soon after its run has ended; later on a slow machine
@@ -109,6 +118,8 @@ class Killer:
             }  # fmt: skip
         if isinstance(stage.ground, RabbitGround):
             self.ways |= {self.kill_server: 1}  # it takes seconds to start
+        if isinstance(stage.ground, PairGround):
+            self.ways |= {self.kill_store: 1, self.freeze_store: 1}
 
     def start(self) -> Worker:
         return self.stage.worker("-c", "2", ready=False, worker_lease_seconds=LEASE, task_max_deliveries=20)
@@ -177,10 +188,21 @@ class Killer:
             time.sleep(self.random.choice([0.1, 0.5, 1.5]))
         return True
 
+    def kill_store(self) -> bool:
+        """Kill what keeps the outcomes, and is not the broker."""
+        with self.stage.store_away("down"):
+            time.sleep(self.random.choice([0.0, 0.1, 1.0]))
+        return True
+
+    def freeze_store(self) -> bool:
+        with self.stage.store_away("frozen"):
+            time.sleep(self.random.choice([0.1, 0.5, 1.5]))
+        return True
+
     @property
     def _redis(self) -> RedisGround:
         ground = self.stage.ground
-        found = ground.redis if isinstance(ground, RabbitRedisGround) else ground
+        found = ground.store if isinstance(ground, RabbitRedisGround) else ground
         assert isinstance(found, RedisGround)
         return found
 
@@ -219,9 +241,11 @@ class Killer:
         }
 
     def _settled(self, ended: float) -> float:
-        """Return when an outcome is settled at the latest: later, if the broker was away then."""
+        """Return when an outcome is settled at the latest: later, if the broker or the outcomes were away then."""
         settled = ended + LAG * self.slowness
-        for begun, returned in getattr(self.stage.ground, "outages", ()):
+        ground = self.stage.ground
+        elsewhere = ground.store.outages if isinstance(ground, PairGround) else []
+        for begun, returned in sorted(ground.outages + elsewhere):
             if begun <= settled and returned >= ended:
                 settled = max(settled, returned + RETRIED * self.slowness)
         return settled
@@ -231,14 +255,17 @@ class Killer:
 def chaos(request: pytest.FixtureRequest, stage: Stage) -> tuple[int, float, int]:
     """Tasks, seconds, and the seed of what is killed when."""
     seed = request.config.getoption("--chaos-seed") or random.SystemRandom().randrange(1 << 32)
-    # A RabbitMQ that is killed takes some seconds each time to be there again.
-    slow = isinstance(stage.ground, RabbitGround)
+    # A RabbitMQ that is killed takes some seconds each time to be there again; so do some that keep outcomes.
+    slow = isinstance(stage.ground, RabbitGround | PairGround)
+    if isinstance(stage.ground, SQLiteMongoGround):  # its server stores some 200 outcomes a second
+        return 3_000, 120.0, seed
     if request.config.getoption("--chaos"):
         return 20_000 if slow else 100_000, 120.0, seed
     return 6_000 if slow else 20_000, 14.0, seed
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", [*GROUNDS, *(on(name, at_length=True) for name in STORES)], indirect=True)
 def test_whatever_is_killed_every_task_is_run_and_none_twice_without_a_kill_that_explains_it(
     stage: Stage, chaos: tuple[int, float, int]
 ) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from celeriac.errors import WorkerLost
 from tests.patience import PATIENCE, in_time
-from tests.promises.grounds import RedisGround
-from tests.promises.harness import SHORT_LEASE, Stage, lives
+from tests.promises.grounds import GROUNDS, STORES, RedisGround
+from tests.promises.harness import SHORT_LEASE, Stage, lives, on
 
 LANES = pytest.mark.parametrize("lane", ["plain", "coroutine"])
 
@@ -75,7 +75,11 @@ def test_at_most_once_a_killed_child_is_recorded_as_worker_lost_at_once(stage: S
     assert len(stage.runs(result)) == 1
 
 
-@LANES
+@pytest.mark.parametrize(
+    ("stage", "lane"),
+    [*((name, lane) for name in GROUNDS for lane in ("plain", "coroutine")), *(on(name, "plain") for name in STORES)],
+    indirect=["stage"],
+)
 def test_at_most_once_a_killed_worker_is_recorded_as_worker_lost_within_its_lease(stage: Stage, lane: str) -> None:
     victim = stage.worker(worker_lease_seconds=SHORT_LEASE)
     result = stage.send(lane, "holds", stage.path("go"), acks_late=False)

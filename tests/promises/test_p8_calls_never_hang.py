@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from celeriac import group
-from celeriac.errors import BrokerUnavailable, ResultTimeout
+from celeriac import chord, group
+from celeriac.errors import BackendError, BrokerUnavailable, ResultTimeout
 from tests.patience import PATIENCE, in_time
-from tests.promises.harness import Stage
+from tests.promises.grounds import STORES
+from tests.promises.harness import Stage, on
 
 TIMEOUT = 0.3  # seconds
 LATE = 0.5  # seconds; what the rest of a call may add
@@ -34,7 +35,7 @@ def served(call: Callable[[], Any]) -> Any:
     while True:
         try:
             return call()
-        except BrokerUnavailable:
+        except (BrokerUnavailable, BackendError):
             if time.monotonic() > deadline:
                 raise
 
@@ -82,6 +83,34 @@ def test_reading_a_result_fails_in_time_while_the_backend_is_away(
             with pytest.raises((BrokerUnavailable, ResultTimeout)):
                 look(result)
             assert in_time(time.monotonic() - begun, 2 * TIMEOUT + LATE)
+    assert served(lambda: result.state) == "PENDING"
+
+
+@pytest.mark.parametrize("stage", [on(name) for name in STORES], indirect=True)
+@pytest.mark.parametrize("how", ["down", "frozen"])
+def test_while_a_result_backend_on_another_server_is_away_tasks_are_sent_and_what_needs_it_fails_in_time(
+    stage: Stage, how: str
+) -> None:
+    quick = stage.victim.quick
+    stage.app.conf.broker_publish_timeout = TIMEOUT
+    needing: list[Callable[[], Any]] = [
+        lambda: result.get(timeout=TIMEOUT), lambda: asyncio.run(result.aget(timeout=TIMEOUT)), lambda: result.state,
+        lambda: chord([quick.si(number).set(queue="other") for number in range(2)], quick.si(3)).delay(),
+    ]  # fmt: skip
+    result = served(lambda: quick.delay(1))
+    served(lambda: result.state)
+    with stage.store_away(how):
+        for _ in range(2):
+            for need in needing:
+                begun = time.monotonic()
+                with pytest.raises((BackendError, ResultTimeout)):
+                    need()
+                assert in_time(time.monotonic() - begun, 2 * TIMEOUT + LATE)
+            begun = time.monotonic()
+            served(lambda: quick.delay(1))
+            assert in_time(time.monotonic() - begun, TIMEOUT + LATE)
+    queues = served(lambda: asyncio.run(stage.inspector().queues()))
+    assert {counts.queue: counts.ready for counts in queues}.get("other", 0) == 0  # nothing of what was not stored
     assert served(lambda: result.state) == "PENDING"
 
 

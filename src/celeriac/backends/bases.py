@@ -30,6 +30,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.backend import Backend
 from celeriac.ports.complete import complete
+from celeriac.ports.workflows import KEEPERS
 
 __all__ = ["AsyncBackend", "PollingBackend", "SyncBackend", "WaitingBackend", "Watch", "without_value"]
 
@@ -119,7 +120,7 @@ class WaitingBackend(Backend):
 
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
         raise NotSupported(f"{self!r} cannot list the outcomes stored last. "
-                           "Set `result_backend` to one that can: sqlite://, redis://.")  # fmt: skip
+                           f"Set `result_backend` to one that can: {KEEPERS}.")  # fmt: skip
 
 
 class PollingBackend(WaitingBackend):

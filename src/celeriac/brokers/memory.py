@@ -17,7 +17,7 @@ from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import LARGEST
-from celeriac.model.message import Message, too_large
+from celeriac.model.message import Message, published_again, too_large
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
@@ -47,7 +47,7 @@ class MemoryBroker(Broker, ScheduleKeeper):
         self.shared.ring()
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
-        self.publish(messages)
+        self.publish(published_again(messages) if again else messages)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count as counting
 from itertools import islice
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -53,6 +53,7 @@ __all__ = [
     "encode",
     "new_id",
     "new_ids",
+    "published_again",
     "too_large",
 ]
 
@@ -121,6 +122,7 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     unknown_since: Instant | None = None  # when a worker first found no such task
     requeued: Annotated[int, Meta(ge=0)] = 0  # how often this attempt raised `Reject(requeue=True)`
     omitted: Annotated[int, Meta(ge=0)] = 0  # bytes that it would have with its arguments: too many, so its task fails
+    again: bool = False  # it may have been published before, and have ended
 
     @property
     def gives_result(self) -> bool:
@@ -144,6 +146,11 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.expires is not None:
             fields["expires_at"] = now + self.expires
         return replace(message, sent_at=now, **fields)
+
+
+def published_again(messages: Iterable[Message]) -> list[Message]:
+    """Return messages that may have been published before, so that a worker looks for their outcomes first."""
+    return [replace(message, again=True) for message in messages]
 
 
 SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids still sort after earlier ones

@@ -151,7 +151,10 @@ class Broker(Port, ABC):
 
     @abstractmethod
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
-        """Coroutine version of `publish`. With `again`, the messages may have been published before."""
+        """Coroutine version of `publish`. With `again`, the messages may have been published before, and have ended.
+
+        Their deliveries say so (`Delivery.again` or `Message.again`), unless the broker knows that they have not ended.
+        """
 
     @abstractmethod
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:

@@ -208,7 +208,7 @@ def anew(message: Message, codec: Codec = PLAIN_CODEC, skip: int = 0) -> Message
             message = codec.decode(message.body[skip:], message.queue)
     # Its workflow has continued without it, and would not count it again.
     return msgspec.structs.replace(message, attempt=1, due_at=None, countdown=None, unknown_since=None, requeued=0,
-                                   place=None)  # fmt: skip
+                                   place=None, again=False)  # fmt: skip
 
 
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,

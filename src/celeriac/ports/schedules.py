@@ -21,7 +21,7 @@ from msgspec import Meta
 from celeriac.errors import BackendError
 from celeriac.model.gate import Name, OptionalName, reader
 from celeriac.model.message import Message
-from celeriac.ports.workflows import Plan
+from celeriac.ports.workflows import KEEPERS, Plan
 
 if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
@@ -120,7 +120,7 @@ def schedule_store(broker: Broker, backend: Backend) -> ScheduleStore:
         if isinstance(keeper, ScheduleKeeper):
             return keeper.schedules()
     raise BackendError(f"Neither {broker!r} nor {backend!r} keeps schedules. Set `result_backend` to one that does: "
-                       "sqlite://, redis://.")  # fmt: skip
+                       f"{KEEPERS}.")  # fmt: skip
 
 
 encode_entry: Callable[[Entry], bytes] = msgspec.msgpack.Encoder().encode

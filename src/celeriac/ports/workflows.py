@@ -37,7 +37,7 @@ UNFINISHED_SECONDS = 30 * 86400.0
 
 
 KEEPERS: Final = "sqlite://, redis://, db+…://, mongodb://"
-"""The backends that keep workflows, for errors that say what to set."""
+"""The backends that keep workflows and schedules, and list their outcomes, for errors that say what to set."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,7 +140,7 @@ class Receiver:
         On two servers, a worker may die between storing an outcome and acknowledging its message. Such a message does
         not run again.
         """
-        doubtful = [] if self._joined else [one for one in deliveries if one.deliveries > 1 or one.again or one.lost]
+        doubtful = [] if self._joined else list(filter(_may_have_ended, deliveries))
         if doubtful:
             stored = await self._stored_outcomes([one.message.id for one in doubtful])
             self._ended([Ending(delivery=one, outcome=stored[one.message.id]) for one in doubtful
@@ -247,3 +247,7 @@ class Receiver:
         soft, hard = self.limits[message.task]
         message = _replace(message, soft_time_limit=soft, time_limit=hard)
         return _replace(delivery, message=message)
+
+
+def _may_have_ended(delivery: Delivery) -> bool:
+    return delivery.deliveries > 1 or delivery.again or delivery.message.again or delivery.lost

@@ -37,6 +37,7 @@ __all__ = ["SettlementWriter", "Settler"]
 log = logging.getLogger("celeriac.worker")
 
 BATCH = 512
+MORE = 4  # endings in the next batch, after one that was settled; after a failure, half as many
 
 
 class Settler:
@@ -53,6 +54,7 @@ class Settler:
         self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages, self.notifier)
         self.attempt_log = AttemptLog(app)
         self._endings: list[Ending] = []
+        self._most = BATCH  # endings in the next batch: a server that is slow cannot do any number within the time-out
         self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
         self._states: list[Outcome] = []  # not final
         self._has_work = asyncio.Event()
@@ -73,9 +75,9 @@ class Settler:
         pause = FIRST_PAUSE
         while True:
             await self._has_work.wait()
-            size = 1 if self._alone else BATCH
+            size = 1 if self._alone else self._most
             endings, self._endings = self._endings[:size], self._endings[size:]
-            reported, self._states = self._states, []
+            reported, self._states = self._states[:size], self._states[size:]
             try:
                 if reported:
                     await self._store(reported)
@@ -87,11 +89,13 @@ class Settler:
                 self._heartbeat.outages.failed("settle", error)
                 self._endings[:0] = endings
                 self._states[:0] = reported
+                self._most = max(1, min(size, max(len(endings), len(reported))) // 2)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue
             self._heartbeat.outages.worked("settle")
             pause = FIRST_PAUSE
+            self._most = min(self._most + MORE, BATCH)
             self._alone = max(0, self._alone - len(endings))
             if not self._endings and not self._states:
                 self._has_work.clear()

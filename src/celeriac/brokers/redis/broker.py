@@ -20,7 +20,7 @@ from celeriac.drivers.redis.schedules import RedisScheduleStore
 from celeriac.drivers.redis.server import Command, Server, server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
-from celeriac.model.message import Message
+from celeriac.model.message import Message, published_again
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import MISSED, Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
@@ -62,6 +62,8 @@ class RedisBroker(Broker, ScheduleKeeper):
                 for commands in self._publications(messages, "publish"):
                     await self.server.ado_all(commands, again=False)
                 return
+        else:
+            messages = published_again(messages)  # another server may have their outcomes
         for commands in self._publications(messages, "publish_again"):
             await self.server.ado_all(commands)
 

@@ -23,7 +23,7 @@ from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
 from celeriac.drivers.sqlite.schema import SCHEDULED
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
-from celeriac.model.message import Message
+from celeriac.model.message import Message, published_again
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import MISSED, Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
@@ -64,6 +64,8 @@ class SQLiteBroker(Broker, ScheduleKeeper):
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
         now = self.clock.now()
+        if again:
+            messages = published_again(messages)
         await self.database.awrite(lambda connection: insert(connection, messages, now))
         self._learn()
 

@@ -1,0 +1,65 @@
+"""The settler beside a server that is slow: it finds out how much the server can do within the time-out."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac, states
+from celeriac.errors import BackendUnavailable
+from celeriac.model.message import PLAIN, Message, new_id
+from celeriac.model.outcome import Outcome
+from celeriac.ports.operations import WorkerInfo
+from celeriac.worker import settler
+from celeriac.worker.decide import Ending
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.outages import Outages
+from tests.patience import PATIENCE
+
+CAN = 20  # endings that the server settles, or states that it stores, within the time-out
+MANY = 1_000
+
+
+def outcome(id: str, state: str) -> Outcome:
+    return Outcome(id=id, task="t", state=state)
+
+
+async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settler, "FIRST_PAUSE", 0.0)
+    sizes: list[int] = []
+    write, store = settler.SettlementWriter.write, app.backend.store
+
+    def count(number: int) -> None:
+        sizes.append(number)
+        if number > CAN:
+            raise BackendUnavailable("The server did not answer within the time-out.")
+
+    async def slow_write(self: Any, lease: Any, settlements: Any, now: float) -> list[bool]:
+        count(len(settlements))
+        return await write(self, lease, settlements, now)
+
+    async def slow_store(outcomes: Any) -> list[bool]:
+        count(len(outcomes))
+        return await store(outcomes)
+
+    monkeypatch.setattr(settler.SettlementWriter, "write", slow_write)
+    monkeypatch.setattr(app.backend, "store", slow_store)
+    app.broker.publish([Message(id=new_id(), task="t") for _ in range(MANY)])
+    lease = await app.broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    deliveries = await lease.receive(["default"], {PLAIN: MANY}, PATIENCE)
+    heartbeat: Any = SimpleNamespace(lease=lease, outages=Outages(joined=True))
+    made = settler.Settler(app, WorkerOptions(name="w"), heartbeat)
+    for _ in range(MANY):
+        made.reported(outcome(new_id(), states.STARTED))
+    made.ended([Ending(delivery=one, outcome=outcome(one.message.id, states.SUCCESS)) for one in deliveries])
+    work = asyncio.create_task(made.run(lambda: None))
+    async with asyncio.timeout(PATIENCE):
+        await made.finished()
+    work.cancel()
+    ids = [one.message.id for one in deliveries]
+    assert {found.state for found in app.backend.fetch(ids).values()} == {"SUCCESS"}
+    assert len(app.backend.fetch(ids)) == MANY
+    assert sum(size > CAN for size in sizes) < len(sizes) / 2
