@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,12 @@ from celeriac.errors import BackendUnavailable
 from celeriac.model.message import PLAIN, Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.operations import WorkerInfo
+from celeriac.testing import running_worker
 from celeriac.worker import settler
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
 
 CAN = 20  # endings that the server settles, or states that it stores, within the time-out
 MANY = 1_000
@@ -63,3 +65,31 @@ async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, m
     assert {found.state for found in app.backend.fetch(ids).values()} == {"SUCCESS"}
     assert len(app.backend.fetch(ids)) == MANY
     assert sum(size > CAN for size in sizes) < len(sizes) / 2
+
+
+def test_a_worker_that_cannot_settle_starts_no_more_tasks_than_it_can_keep(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "MOST_WAITING", CAN)
+    away = threading.Event()
+    away.set()
+    write, ran = settler.SettlementWriter.write, list[int]()
+
+    async def broken_write(self: Any, lease: Any, settlements: Any, now: float) -> list[bool]:
+        if away.is_set():
+            raise BackendUnavailable("It is away.")
+        return await write(self, lease, settlements, now)
+
+    @app.task(name="count")
+    def count(number: int) -> None:
+        ran.append(number)
+
+    monkeypatch.setattr(settler.SettlementWriter, "write", broken_write)
+    results = count.delay_many([(number,) for number in range(MANY)])
+    with running_worker(app) as worker:
+        wait_for(lambda: worker.settler.is_crowded() and not worker.pool.active(), "more endings than it can keep")
+        assert CAN < len(ran) < MANY / 2
+        away.clear()
+        for result in results:
+            result.get(timeout=PATIENCE)
+    assert sorted(ran) == list(range(MANY))

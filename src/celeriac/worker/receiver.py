@@ -44,7 +44,7 @@ class Receiver:
     """Receives until cancelled."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat,
-                 ended: Callable[[Sequence[Ending]], None]) -> None:  # fmt: skip
+                 ended: Callable[[Sequence[Ending]], None], is_crowded: Callable[[], bool]) -> None:  # fmt: skip
         self.pool: Pool  # set by the supervisor: the pool itself needs `freed`
         self.queues = list(options.queues)
         self.rates: dict[str, float | None] = {}  # by task; set by remote control, overrides the task's own
@@ -53,6 +53,7 @@ class Receiver:
         self._options = options
         self._heartbeat = heartbeat
         self._ended = ended
+        self._is_crowded = is_crowded  # whether too many endings wait to be settled
         self._freed = asyncio.Event()
         self._waiting: tuple[asyncio.Task[Any], list[str], Slots] | None = None  # a request in progress
         self._cut_short = False  # the wait was cancelled, because other queues or lanes can be received now
@@ -104,7 +105,7 @@ class Receiver:
         """Receive what is ready; else wait for a message, or for free slots in other lanes."""
         self._freed.clear()
         slots = self.pool.free()
-        if not self.queues or not any(slots.values()):
+        if not self.queues or not any(slots.values()) or self._is_crowded():
             await self._freed.wait()
             return []
         deliveries: list[Delivery] = []

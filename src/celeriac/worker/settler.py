@@ -37,6 +37,7 @@ __all__ = ["SettlementWriter", "Settler"]
 log = logging.getLogger("celeriac.worker")
 
 BATCH = 512
+MOST_WAITING = 4 * BATCH  # endings; with more, the worker receives nothing until some are settled
 MORE = 4  # endings in the next batch, after one that was settled; after a failure, half as many
 
 
@@ -69,6 +70,10 @@ class Settler:
         """Store a state that is not final soon."""
         self._states.append(outcome)
         self._has_work.set()
+
+    def is_crowded(self) -> bool:
+        """Return whether so many endings wait that no more tasks should be started: a kill would repeat all of them."""
+        return len(self._endings) > MOST_WAITING
 
     async def run(self, settled: Callable[[], None]) -> None:
         """Settle until cancelled; call `settled` after each batch."""

@@ -153,7 +153,7 @@ class Supervisor:
         self.heartbeat = Heartbeat(app, options)
         self.outages = self.heartbeat.outages
         self.settler = Settler(app, options, self.heartbeat)
-        self.receiver = Receiver(app, options, self.heartbeat, self.settler.ended)
+        self.receiver = Receiver(app, options, self.heartbeat, self.settler.ended, self.settler.is_crowded)
         reports = Reports(ended=self.settler.ended, reported=self.settler.reported, freed=self.receiver.freed,
                           broken=self._broken)  # fmt: skip
         self.pool: Pool = (
