@@ -15,6 +15,7 @@ import pytest
 from hypothesis import Phase
 
 from celeriac import Celeriac
+from celeriac.drivers.peer import _registry as peers
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.clock import FakeClock
@@ -86,6 +87,14 @@ def forget_apps() -> Iterator[None]:
     for app in _apps[len(apps) :]:
         app.close()
     _apps[:], _shared[:] = apps, shared
+
+
+@pytest.fixture(autouse=True)
+def close_peers() -> Iterator[None]:
+    """Close the connections of backends that a test has made without an app, before the garbage collector finds them."""
+    yield
+    for peer in list(peers._known):
+        peer.close()
 
 
 @pytest.fixture(scope="session")
