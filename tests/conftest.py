@@ -91,7 +91,7 @@ def forget_apps() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def close_peers() -> Iterator[None]:
-    """Close the connections of backends that a test has made without an app, before the garbage collector finds them."""
+    """Close the connections of backends that a test has made without an app, lest the garbage collector warns later."""
     yield
     for peer in list(peers._known):
         peer.close()
