@@ -1,4 +1,4 @@
-# An image for every process that uses Celeriac: workers, the command, and web servers that call tasks.
+# An image for every process that uses Celeriac: workers, the command, the HTTP API, and web servers that call tasks.
 #
 #   docker build -t celeriac .
 #   docker run -v "$PWD:/app:ro" -v celeriac:/data -e CELERIAC_APP=shop celeriac
@@ -10,7 +10,7 @@ WORKDIR /src
 RUN python -m venv /opt/celeriac
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN /opt/celeriac/bin/pip install --no-cache-dir '.[redis,amqp,uvloop]'
+RUN /opt/celeriac/bin/pip install --no-cache-dir '.[redis,amqp,uvloop,web]'
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin celeriac \
