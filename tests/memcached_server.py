@@ -18,6 +18,7 @@ import pytest
 from celeriac.drivers.peer import Peer, Stream
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
+from tests.signalling import send
 
 __all__ = ["MemcachedClock", "MemcachedServer", "Replies", "answering", "running_memcached"]
 
@@ -75,7 +76,7 @@ class MemcachedServer:
 
     def send(self, number: int) -> None:
         assert self.process is not None
-        os.kill(self.process.pid, number)
+        send(self.process.pid, number)
 
     def kill(self) -> None:
         assert self.process is not None

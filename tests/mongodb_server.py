@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from tests.patience import PATIENCE, wait_for
+from tests.patience import PATIENCE
+from tests.signalling import send
 
 __all__ = ["LEFT", "MongoServer", "database_on", "running_mongodb"]
 
@@ -84,12 +84,10 @@ class MongoServer:
 
     def send(self, number: int) -> None:
         assert self.process is not None
-        os.kill(self.process.pid, number)
+        send(self.process.pid, number)
 
     def freeze(self) -> None:
-        assert self.process is not None
         self.send(signal.SIGSTOP)
-        wait_for(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED, "the stop")
 
     def thaw(self) -> None:
         self.send(signal.SIGCONT)

@@ -38,6 +38,7 @@ from celeriac.model.message import decode
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
+from tests.signalling import send
 
 __all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "free_ports", "running_rabbit"]
 
@@ -123,7 +124,7 @@ class RabbitServer:
         return int((self.folder / "pid").read_text())
 
     def send(self, number: int) -> None:
-        os.kill(self.pid, number)
+        send(self.pid, number)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End it, and wait until it has ended."""

@@ -17,6 +17,7 @@ import pytest
 
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
+from tests.signalling import send
 
 __all__ = ["RedisClock", "RedisServer", "running_redis"]
 
@@ -85,7 +86,7 @@ class RedisServer:
 
     def send(self, number: int) -> None:
         assert self.process is not None
-        os.kill(self.process.pid, number)
+        send(self.process.pid, number)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None

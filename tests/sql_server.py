@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.patience import PATIENCE
+from tests.signalling import send
 
 __all__ = ["SQLServer"]
 
@@ -117,8 +118,8 @@ class SQLServer(ABC):
     def _send(self, number: int) -> None:
         for process in self._processes():
             try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
+                send(process.pid, number)
+            except ProcessLookupError:
                 continue
 
     def freeze(self) -> None:

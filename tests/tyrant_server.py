@@ -7,7 +7,6 @@ expiry times, as the real server does. It runs as a process of its own: `python 
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import socketserver
@@ -136,8 +135,10 @@ class TyrantServer:
         return False
 
     def send(self, number: int) -> None:
+        from tests.signalling import send
+
         assert self.process is not None
-        os.kill(self.process.pid, number)
+        send(self.process.pid, number)
 
     def kill(self) -> None:
         assert self.process is not None
