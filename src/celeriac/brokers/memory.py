@@ -7,12 +7,13 @@ workers must run in threads of that process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from msgspec.structs import replace as _replace
 
 from celeriac.brokers.dead_workers import tell_returned
-from celeriac.drivers.memory import Held, Store, Workflow, store
+from celeriac.drivers.memory import Held, Store, store
+from celeriac.drivers.memory_schedules import MemoryScheduleStore
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -21,10 +22,10 @@ from celeriac.model.message import Message, published_again, too_large
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
-from celeriac.ports.schedules import Change, Due, Entry, ScheduleKeeper, ScheduleStore, first_revision
+from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance
 
-__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "MemoryScheduleStore", "connect"]
+__all__ = ["MemoryBroker", "MemoryLease", "MemoryOperations", "connect"]
 
 BROADCAST_SECONDS = 60.0
 
@@ -43,7 +44,7 @@ class MemoryBroker(Broker, ScheduleKeeper):
 
     def publish(self, messages: Sequence[Message]) -> None:
         with self.shared.lock:
-            _add(self.shared, messages)
+            self.shared.add(messages)
         self.shared.ring()
 
     async def apublish(self, messages: Sequence[Message], again: bool = False) -> None:
@@ -182,7 +183,7 @@ class MemoryLease(Lease):
                 return True  # it has ended before, and everything that follows was done then
         elif outcome is not None and not self._store.keep(outcome, now):
             return True  # the same
-        _add(self._store, settlement.follow_ups)
+        self._store.add(settlement.follow_ups)
         return True
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
@@ -191,7 +192,7 @@ class MemoryLease(Lease):
             done = [self._store.advance(advance, now) for advance in advances]
             for advance, good in zip(advances, done, strict=True):
                 if good:
-                    _add(self._store, advance.messages)
+                    self._store.add(advance.messages)
         self._store.ring()
         return done
 
@@ -321,7 +322,7 @@ class MemoryOperations(Operations):
         else:
             is_new = self._store.keep(outcome, now)
         if is_new:
-            _add(self._store, removal.follow_ups)
+            self._store.add(removal.follow_ups)
 
     async def pause(self, queue: str) -> None:
         self._store.paused.add(queue)
@@ -339,7 +340,7 @@ class MemoryOperations(Operations):
             letters = [self._store.dead.pop(id) for id in ids if id in self._store.dead]
             for letter in letters:
                 self._store.outcomes.pop(letter.message.id, None)
-            _add(self._store, [anew(letter.message) for letter in letters])
+            self._store.add([anew(letter.message) for letter in letters])
         self._store.ring()
         return len(letters)
 
@@ -364,71 +365,6 @@ class MemoryOperations(Operations):
                 **{id: ("active", held.delivery.message) for id, held in self._store.held.items()},
                 **{id: ("dead", letter.message) for id, letter in self._store.dead.items()},
             }
-
-
-class MemoryScheduleStore(ScheduleStore):
-    """Entries in a dict."""
-
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
-
-    async def create(self, entries: Sequence[Entry]) -> list[bool]:
-        with self._store.lock:
-            new = [_replace(entry, revision=first_revision()) for entry in entries]
-            done = [self._store.schedules.setdefault(entry.name, entry) is entry for entry in new]
-        self._store.ring()
-        return done
-
-    async def change(self, changes: Sequence[Change]) -> list[bool]:
-        with self._store.lock:
-            done = [self._change(change) for change in changes]
-        self._store.ring()
-        return done
-
-    def _change(self, change: Change) -> bool:
-        known = self._store.schedules.get(change.before.name)
-        if known is None or known.revision != change.before.revision:
-            return False
-        self._store.schedules[known.name] = _replace(change.after, revision=known.revision + 1)
-        for plan in change.plans:
-            self._store.workflows[plan.id] = Workflow(plan, self._clock.now())
-        _add(self._store, change.messages)
-        return True
-
-    async def remove(self, names: Mapping[str, int | None]) -> list[bool]:
-        with self._store.lock:
-            return [self._remove(name, revision) for name, revision in names.items()]
-
-    def _remove(self, name: str, revision: int | None) -> bool:
-        known = self._store.schedules.get(name)
-        if known is None or revision not in (None, known.revision):
-            return False
-        del self._store.schedules[name]
-        return True
-
-    async def get(self, names: Sequence[str]) -> dict[str, Entry]:
-        with self._store.lock:
-            return {name: self._store.schedules[name] for name in names if name in self._store.schedules}
-
-    async def page(self, after: str, limit: int) -> list[Entry]:
-        with self._store.lock:
-            names = sorted(name for name in self._store.schedules if name > after)
-            return [self._store.schedules[name] for name in names[:limit]]
-
-    async def due(self, limit: int) -> Due:
-        now = int(self._clock.now() * 1000)
-        with self._store.lock:
-            waiting = sorted((entry.next_at, entry.name) for entry in self._store.schedules.values()
-                             if entry.next_at is not None)  # fmt: skip
-            found = [self._store.schedules[name] for next_at, name in waiting if next_at <= now][:limit]
-        return Due(now, found, waiting[len(found)][0] if len(found) < len(waiting) else None)
-
-
-def _add(store: Store, messages: Iterable[Message]) -> None:
-    for message in messages:
-        if message.id not in store.messages and message.id not in store.held and message.id not in store.dead:
-            store.messages[message.id] = (store.number(), message, 0)
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from celeriac.drivers.bell import Bell
 from celeriac.drivers.memory_history import MemoryHistory
@@ -61,6 +61,12 @@ class Store(Bell):
         """Return a number that was never returned before. Call with the lock held."""
         self.count += 1
         return self.count
+
+    def add(self, messages: Iterable[Message]) -> None:
+        """Add messages, except for those whose ids are taken. Call with the lock held."""
+        for message in messages:
+            if message.id not in self.messages and message.id not in self.held and message.id not in self.dead:
+                self.messages[message.id] = (self.number(), message, 0)
 
     def keep(self, outcome: Outcome, now: float) -> bool:
         """Store an outcome, unless a final one is stored. Call with the lock held."""
