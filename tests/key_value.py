@@ -1,18 +1,22 @@
-"""Reference adapters: each base of backends, on a dict."""
+"""Reference adapters: each base of backends, on a dict. And what those on servers have to show besides."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from celeriac import states
 from celeriac.backends.bases import AsyncBackend, SyncBackend
 from celeriac.backends.key_value import KeyValueBackend
 from celeriac.backends.key_value_workflows import KeyValueWorkflows
 from celeriac.model.clock import Clock
+from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
+from tests.patience import PATIENCE
 
-__all__ = ["AsyncDictBackend", "DictBackend", "DictWorkflows", "SyncDictBackend"]
+__all__ = ["AsyncDictBackend", "DictBackend", "DictWorkflows", "SyncDictBackend", "check_that_the_first_thread_wins"]
 
 
 class DictBackend(KeyValueBackend):
@@ -140,3 +144,19 @@ class AsyncDictBackend(AsyncBackend):
 
     def close(self) -> None:
         pass
+
+
+def check_that_the_first_thread_wins(backend: KeyValueBackend) -> None:
+    """Store final outcomes of one task in four threads at once, again and again: one is accepted, and it stays."""
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            id = new_id()
+            start = threading.Barrier(4)
+
+            def one(number: int, id: str = id, start: threading.Barrier = start) -> tuple[bool, bytes]:
+                mine = Outcome(id=id, task="t", state=states.SUCCESS, value=b"%d" % number)
+                start.wait(PATIENCE)
+                return backend.save([mine])[0], b"%d" % number
+
+            [first] = [value for stored, value in pool.map(one, range(4)) if stored]
+            assert backend.fetch([id])[id].value == first

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from celeriac.testing import running_worker
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
 from tests.environment import without_settings
+from tests.key_value import check_that_the_first_thread_wins
 from tests.memcached_server import MemcachedClock, MemcachedServer, Replies, answering, running_memcached
 from tests.patience import PATIENCE, wait_for
 from tests.test_docs import DOCS, WORKER, Reader, blocks
@@ -111,18 +111,7 @@ class TestBackend(BackendConformance):
 
 def test_of_two_threads_that_store_a_final_outcome_one_is_first(servers: list[MemcachedServer]) -> None:
     backend = backend_of(*servers)
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(50):
-            id = new_id()
-            start = threading.Barrier(4)
-
-            def one(number: int, id: str = id, start: threading.Barrier = start) -> tuple[bool, bytes]:
-                mine = outcome(id=id, value=b"%d" % number)
-                start.wait(PATIENCE)
-                return backend.save([mine])[0], b"%d" % number
-
-            [first] = [value for stored, value in pool.map(one, range(4)) if stored]
-            assert backend.fetch([id])[id].value == first
+    check_that_the_first_thread_wins(backend)
 
 
 def test_a_batch_is_one_request_for_each_server(

@@ -11,9 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
 from tests.environment import without_settings
+from tests.key_value import check_that_the_first_thread_wins
 from tests.memcached_server import Replies, answering
 from tests.patience import PATIENCE
 from tests.test_docs import DOCS, WORKER, Reader, blocks
@@ -138,18 +137,7 @@ def test_a_real_server_is_tested_too() -> None:
 
 def test_of_two_threads_that_store_a_final_outcome_one_is_first(server: TyrantServer, kind: str) -> None:
     backend = backend_of(kind, server.port)
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(50):
-            id = new_id()
-            start = threading.Barrier(4)
-
-            def one(number: int, id: str = id, start: threading.Barrier = start) -> tuple[bool, bytes]:
-                mine = outcome(id=id, value=b"%d" % number)
-                start.wait(PATIENCE)
-                return backend.save([mine])[0], b"%d" % number
-
-            [first] = [value for stored, value in pool.map(one, range(4)) if stored]
-            assert backend.fetch([id])[id].value == first
+    check_that_the_first_thread_wins(backend)
 
 
 def test_both_protocols_read_what_the_other_has_stored(server: TyrantServer) -> None:
