@@ -24,6 +24,7 @@ from celeriac.errors import (
     TaskExpired,
     TaskRevoked,
 )
+from celeriac.metrics.counts import RECEIVED, RECOVERED, UNKNOWN_TASK
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
@@ -170,8 +171,14 @@ class Receiver:
         start: list[Delivery] = []
         endings: list[Ending] = []
         unlimited: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
+        received: dict[tuple[str, str], int] = {}
+        recovered = 0
         for delivery in deliveries:
             message = delivery.message
+            kind = (message.task, message.queue)
+            received[kind] = received.get(kind, 0) + 1
+            if delivery.deliveries > 1:
+                recovered += 1
             if message.task not in unlimited:
                 unlimited[message.task] = self._unlimited_lane(message.task)
             if (
@@ -187,6 +194,7 @@ class Receiver:
                 endings.append(ending)
             else:
                 start.append(self._with_limits(delivery))
+        self._count(received, recovered)
         if signals.task_received.receivers:
             for delivery in start:
                 request = request_of(self._app, delivery, self._options.name)
@@ -195,6 +203,14 @@ class Receiver:
             self.pool.dispatch(start)
         if endings:
             self._ended(endings)
+
+    def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
+        counters, app = self._heartbeat.counters, self._app
+        for (task, queue), count in received.items():
+            known = task in app.tasks or task in app.builtin_tasks
+            counters.add(RECEIVED, count, task if known else UNKNOWN_TASK, queue)
+        if recovered:
+            counters.add(RECOVERED, recovered)
 
     def _unlimited_lane(self, name: str) -> str | None:
         """Return the lane of a task that is registered here and has no limits to check; else None."""
