@@ -13,9 +13,11 @@ from celeriac import states
 from celeriac.metrics.samples import Samples
 from celeriac.model.history import Sums
 from celeriac.model.spread import Spread
+from celeriac.ports.history import Counted
 
-__all__ = ["CHILDREN_LOST", "DEAD_LETTERS", "DROPPED", "LEASES_LOST", "OTHER_ERRORS", "RECEIVED", "RECOVERED", "REFUSED",
-           "UNKNOWN_TASK", "Attempts", "Errors", "add_attempts", "add_celery_attempts", "add_counters"]  # fmt: skip
+__all__ = ["CHILDREN_LOST", "DEAD_LETTERS", "DROPPED", "LEASES_LOST", "OTHER_ERRORS", "RECEIVED", "RECOVERED",
+           "REFUSED", "UNKNOWN_TASK", "Attempts", "Errors", "add_attempts", "add_celery_attempts",
+           "add_counters"]  # fmt: skip
 
 UNKNOWN_TASK: Final = "(unknown)"
 OTHER_ERRORS: Final = "other"
@@ -99,7 +101,7 @@ def add_attempts(samples: Samples, counted: Iterable[Attempts], known: Container
         samples.merge("celeriac_task_wait_seconds", sums.wait, task, queue)
 
 
-def add_counters(samples: Samples, counters: Mapping[tuple[str, str, str, str], int], known: Container[str],
+def add_counters(samples: Samples, counters: Mapping[Counted, int], known: Container[str],
                  queues: Iterable[str]) -> None:  # fmt: skip
     """Add what else workers have counted: by name, task, queue and reason."""
     for metric, labels, reasons in COUNTERS.values():
@@ -125,7 +127,7 @@ CELERY_STATES: Final = {
 
 
 def add_celery_attempts(samples: Samples, counted: Iterable[Attempts],
-                        counters: Mapping[tuple[str, str, str, str], int], known: Container[str],
+                        counters: Mapping[Counted, int], known: Container[str],
                         errors: Errors) -> None:  # fmt: skip
     """Add the same by celery-exporter's names. As there, all counters of a task are shown once one is."""
     counted = list(counted)

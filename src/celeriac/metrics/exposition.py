@@ -61,9 +61,9 @@ def _family(metric: Metric, values: dict[tuple[str, ...], Value]) -> Any:
             counts = [*spread.cumulative(metric.buckets), spread.n]
             histogram.add_metric(labels, [*zip(bounds, counts, strict=True)], spread.total)
         return histogram
-    family = (CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily)(
-        metric.name, metric.help, labels=metric.labels
-    )
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
     for labels, value in values.items():
+        assert not isinstance(value, Spread)
         family.add_metric(labels, value)
     return family

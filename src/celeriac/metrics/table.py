@@ -1,4 +1,4 @@
-"""The metrics: name, type, labels, and where the values come from. Docs, expositions and their tests read these tables."""
+"""The metrics: name, type, labels, and where the values come from. The expositions, docs and tests use these."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Spread(msgspec.Struct, array_like=True):
     def cumulative(self, bounds: Sequence[float]) -> list[int]:
         """Return how many durations were not above each bound (seconds, ascending), exact to 2.5 %: for histograms.
 
-        No number shrinks as more is counted. (`least` and `most` would be more exact at the ends, but would break that.)
+        No number shrinks as more is counted: `least` and `most` are not used for that reason.
         """
         limits = [math.floor(math.log(bound / SMALLEST) * SCALE - 0.5) for bound in bounds]
         counts = [0] * (len(bounds) + 1)

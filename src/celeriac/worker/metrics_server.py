@@ -1,7 +1,7 @@
 """Serves the metrics of one worker over HTTP, for Prometheus: `celeriac worker --metrics 127.0.0.1:9540`.
 
-It answers `GET /metrics` in the supervisor's event loop. The text is made in a thread, for all who ask at the same time,
-and given again for some time, so that scrapes take at most a twentieth of one core.
+It answers `GET /metrics` in the supervisor's event loop. The text is made in a thread, once for all who ask at the same
+time, and given again for some time, so that scrapes take at most a twentieth of one core.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class MetricsServer:
         try:
             self._server = await asyncio.start_server(self._connected, host, port, limit=REQUEST_BYTES)
         except OSError as error:
-            raise ImproperlyConfigured(f"Cannot listen on {host}:{port} for --metrics: {error.strerror or error}. Choose "
-                                       "another port, or 0 for any.") from error  # fmt: skip
+            raise ImproperlyConfigured(f"Cannot listen on {host}:{port} for --metrics: {error.strerror or error}. "
+                                       "Choose another port, or 0 for any.") from error  # fmt: skip
         found: socket.socket = self._server.sockets[0]
         host, port, *_ = found.getsockname()
         return f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
