@@ -83,7 +83,7 @@ class Errors:
 
     def name(self, error: str) -> str:
         """Return what is shown of a class."""
-        return error if error in self._shown else OTHER_ERRORS
+        return error.removeprefix("builtins.") if error in self._shown else OTHER_ERRORS
 
 
 def add_attempts(samples: Samples, counted: Iterable[Attempts], known: Container[str], errors: Errors) -> None:

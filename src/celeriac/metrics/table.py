@@ -48,7 +48,7 @@ METRICS: Final = (
            "How long attempts could have run before they did.", "history", True, BUCKETS),
     Metric("celeriac_queue_messages", "gauge", ("queue", "state"), "Messages in a queue.", "broker"),
     Metric("celeriac_queue_latency_seconds", "gauge", ("queue",),
-           "How long the message has waited that workers receive next.", "broker"),
+           "How long the oldest ready message has waited.", "broker"),
     Metric("celeriac_queue_paused", "gauge", ("queue",), "Whether a queue is paused.", "broker"),
     Metric("celeriac_queue_workers", "gauge", ("queue",), "Workers that receive from a queue.", "broker"),
     Metric("celeriac_worker_up", "gauge", ("worker",), "1 for each worker with a valid lease.", "broker", True),

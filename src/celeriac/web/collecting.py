@@ -176,14 +176,14 @@ class Collector:
         return {"queues": queues, "latencies": latencies, "workers": labelled(workers)}
 
     async def _latencies(self, queues: Sequence[QueueCounts]) -> dict[str, float]:
-        """Return for how long the next message of each queue has waited; nothing if looking would take it."""
+        """Return for how long the oldest ready message of each queue has waited; nothing if looking would take it."""
         if not self._app.broker.can(Ability.KNOW_IDS):
             return {}
         found = {}
         for one in queues:
-            messages = await self._app.broker.operations().peek(one.queue, 1) if one.ready else []
-            since = max((max(message.sent_at, message.due_at or 0.0) for message in messages), default=0.0)
-            found[one.queue] = max(0.0, self._app.clock.now() - since) if since else 0.0
+            heads = await self._app.broker.operations().heads(one.queue) if one.ready else []
+            since = [max(head.sent_at, head.due_at or 0.0) for head in heads if head.sent_at]
+            found[one.queue] = max(0.0, self._app.clock.now() - min(since)) if since else 0.0
         return found
 
     async def _ask_workers(self) -> dict[str, Any]:
