@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.metrics.table import CELERY_METRICS, METRICS, Metric
 from tests.patience import PATIENCE, wait_for
+from tests.prometheus_tools import promtool
 from tests.scraped import Scrape, names, read, shrunk, value
 from tests.web.conftest import Running
 from tests.web.served import SHOP, Served, serving
@@ -160,10 +158,7 @@ def test_every_metric_has_a_value_and_promtool_finds_no_fault(watched: Watched) 
     assert value(scrape, "celeriac_worker_slots", lane="plain") == 2
     assert value(scrape, "celeriac_worker_slots_busy", lane="plain") == 0
     assert value(scrape, "celeriac_queue_workers", queue="mail") == 1
-    text = watched.get("/metrics").text
-    checked = subprocess.run([promtool(), "check", "metrics"], input=text, capture_output=True, text=True,
-                             timeout=PATIENCE)  # fmt: skip
-    assert (checked.returncode, checked.stderr) == (0, ""), checked.stderr
+    promtool("check", "metrics", given=watched.get("/metrics").text)
 
     celery = read(watched.get("/metrics?names=celery").text)
     assert names(celery) == samples_of(CELERY_METRICS)
@@ -172,16 +167,6 @@ def test_every_metric_has_a_value_and_promtool_finds_no_fault(watched: Watched) 
     assert value(celery, "celery_task_failed_total") == 3
     assert value(celery, "celery_task_rejected_total") == 1
     assert value(celery, "celery_active_process_count", queue_name="default") == 2
-
-
-def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        why = "promtool is not installed: apt-get install prometheus"
-        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-            pytest.fail(why)
-        pytest.skip(why)
-    return found
 
 
 def test_a_busy_slot_is_seen(client: httpx.Client, running: Running, tmp_path: Path) -> None:
