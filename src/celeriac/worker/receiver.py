@@ -27,6 +27,7 @@ from celeriac.errors import (
 from celeriac.metrics.counts import RECEIVED, RECOVERED, UNKNOWN_TASK
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
+from celeriac.ports.history import Counted
 from celeriac.worker.decide import Ending
 from celeriac.worker.ending_signals import request_of
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
@@ -61,6 +62,7 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
+        self._counted: dict[tuple[str, str], Counted] = {}  # by task and queue: what their deliveries count as
         self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
     async def run(self) -> None:
@@ -205,10 +207,16 @@ class Receiver:
             self._ended(endings)
 
     def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
-        counters, app = self._heartbeat.counters, self._app
-        for (task, queue), count in received.items():
-            known = task in app.tasks or task in app.builtin_tasks
-            counters.add(RECEIVED, count, task if known else UNKNOWN_TASK, queue)
+        counters = self._heartbeat.counters
+        for kind, count in received.items():
+            counted = self._counted.get(kind)
+            if counted is None:
+                task, queue = kind
+                known = task in self._app.tasks or task in self._app.builtin_tasks
+                if len(self._counted) >= MOST_UNKNOWN:
+                    self._counted.clear()
+                counted = self._counted[kind] = Counted(RECEIVED, task if known else UNKNOWN_TASK, queue)
+            counters.count(counted, count)
         if recovered:
             counters.add(RECOVERED, recovered)
 
