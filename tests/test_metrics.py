@@ -15,8 +15,10 @@ from celeriac.metrics.exposition import text_of
 from celeriac.metrics.samples import Samples
 from celeriac.metrics.table import BUCKETS, CELERY_METRICS, METRICS, by_name
 from celeriac.model.history import Sums
+from celeriac.model.keys import new_key, parse_key, write_caller_key
 from celeriac.model.spread import Spread
 from celeriac.ports.history import Counted, History
+from celeriac.ports.operations import WorkerInfo
 from celeriac.web import api
 from celeriac.worker.counters import Counters
 from celeriac.worker.options import WorkerOptions
@@ -313,6 +315,20 @@ async def test_a_source_that_fails_is_missing_and_the_others_are_not(
     assert value(scrape, "celeriac_tasks_ended_total") == 1
     assert "celeriac_queue_messages" not in names(scrape)
     assert "Metrics of the source broker are missing" in caplog.text
+
+
+async def test_a_server_that_may_not_command_workers_shows_the_rest(
+    make_app: Callable[..., Celeriac], clock: FakeClock
+) -> None:
+    key = new_key()
+    worker = make_app(clock=clock, security_keys=[key])
+    await worker.broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    site = Site(make_app(clock=clock, security_keys=[write_caller_key(parse_key(key))]), clock)
+    assert value(await site.scrape(), "celeriac_worker_up") == 1
+    scrape = await site.scrape()
+    assert value(scrape, "celeriac_worker_up") == 1
+    assert not {dict(with_).get("source") for _, with_ in scrape} & {"workers"}
+    assert "celeriac_worker_slots_busy" not in names(scrape)
 
 
 async def test_scrapes_at_the_same_time_share_a_collection(site: Site) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured
 from celeriac.inspector import Inspector, WorkerLoad
 from celeriac.metrics.counts import Attempts, Errors, add_attempts, add_celery_attempts, add_counters
 from celeriac.metrics.samples import Samples
@@ -90,6 +90,7 @@ class Collector:
         self._requests = requests
         self._inspector = Inspector(app, timeout=LOAD_SECONDS)
         self._errors = Errors()
+        self._may_command: bool = app.conf.worker_remote_control
         self._collecting = asyncio.Lock()
         self._collected = Collected({})
         self._until = 0.0  # monotonic
@@ -121,9 +122,10 @@ class Collector:
     async def _collect(self) -> Collected:
         asked: dict[str, Coroutine[Any, Any, dict[str, Any]]] = {
             "broker": self._ask_broker(),
-            "workers": self._ask_workers(),
             "schedules": self._ask_schedules(),
         }
+        if self._may_command:
+            asked["workers"] = self._ask_workers()
         if self._app.history is not None:
             asked["history"] = self._ask_history(self._app.history)
         answers = await asyncio.gather(*(self._answer(name, work) for name, work in asked.items()))
@@ -187,9 +189,12 @@ class Collector:
         return found
 
     async def _ask_workers(self) -> dict[str, Any]:
-        if not self._app.conf.worker_remote_control:
+        try:
+            return {"load": (await self._read(self._inspector.load())).values}
+        except (AccessRefused, ImproperlyConfigured) as error:
+            self._may_command = False
+            log.info("How busy workers are is not shown, because this server may not command them: %s", error)
             return {}
-        return {"load": (await self._read(self._inspector.load())).values}
 
     async def _ask_schedules(self) -> dict[str, Any]:
         try:
