@@ -302,8 +302,8 @@ METRIC_LABELS = {
     "`lane`": "`plain` functions, `coroutine` tasks",
     "`reason` of lost children": "`killed` (by the kernel, or by themselves), `exit`, `time_limit`, `terminated` "
                                  "(revoked while it ran), `memory` (replaced: `worker_max_memory_per_child`)",
-    "`reason` of dead letters": "`lost` (with its process, too often), `rejected`, `unknown` (task), `unsettled`; those "
-                                "that could not be read are not counted",
+    "`reason` of dead letters": "`lost` (with its process, too often), `rejected`, `unknown` (task), `unsettled`; "
+                                "those that could not be read are not counted",
     "`kind`": "`attempts`: a failure or a sample is missing; `counts`: even its count is",
     "`status` of signatures": "`open`, `regressed`, `resolved`, `muted`",
     "`source`": "`history`, `broker`, `workers`, `schedules`: 0 if its metrics are missing",
