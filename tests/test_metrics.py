@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from celeriac import Celeriac, states
+from celeriac.drivers.sqlite.database import Database
 from celeriac.metrics.counts import MOST_ERRORS, Attempts, Errors, add_attempts, add_celery_attempts, add_counters
 from celeriac.metrics.exposition import text_of
 from celeriac.metrics.samples import Samples
@@ -24,8 +28,11 @@ from celeriac.worker.counters import Counters
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
 from tests.clock import FakeClock
+from tests.patience import PATIENCE
 from tests.scraped import Scrape, names, read, shrunk, value
 from tests.test_recorder import Unreliable, ended
+
+ENDED = "celeriac_tasks_ended_total"
 
 
 def spread(durations: list[float]) -> Spread:
@@ -315,6 +322,47 @@ async def test_a_source_that_fails_is_missing_and_the_others_are_not(
     assert value(scrape, "celeriac_tasks_ended_total") == 1
     assert "celeriac_queue_messages" not in names(scrape)
     assert "Metrics of the source broker are missing" in caplog.text
+
+
+async def test_a_source_that_hangs_is_asked_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celeriac.web.collecting.WITHIN", 0.01)
+    asked, answer = 0, asyncio.Event()
+
+    async def hang() -> Any:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        return []
+
+    site.api.site.collector._queues = hang
+    for _ in range(3):
+        assert value(await site.scrape(), "celeriac_source_up", source="broker") == 0
+    assert asked == 1
+    answer.set()
+    monkeypatch.setattr("celeriac.web.collecting.WITHIN", PATIENCE)
+    assert value(await site.scrape(), "celeriac_source_up", source="broker") == 1
+
+
+async def test_no_file_is_read_in_the_event_loop(
+    make_app: Callable[..., Celeriac], clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(clock=clock, broker_url=f"sqlite:///{tmp_path}/shop.db")
+    app.task(name="shop.add")(lambda: None).delay()
+    site, readers, read_ = Site(app, clock), set(), Database.read
+    worker = site.worker("w")
+    worker.add([ended()], clock.now())
+    await worker.write()
+
+    def reading(self: Database, *given: Any) -> Any:
+        readers.add(threading.current_thread())
+        return read_(self, *given)
+
+    monkeypatch.setattr(Database, "read", reading)
+    scrape = await site.scrape()
+    assert (value(scrape, ENDED), value(scrape, "celeriac_source_up")) == (1, 4)
+    assert readers
+    assert threading.main_thread() not in readers
+    app.close()
 
 
 async def test_a_server_that_may_not_command_workers_shows_the_rest(

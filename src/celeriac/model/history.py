@@ -94,6 +94,10 @@ class Sums(msgspec.Struct, array_like=True):
         self.runtime.merge(other.runtime)
         self.wait.merge(other.wait)
 
+    def copy(self) -> Sums:
+        """Return the same, which does not change with this."""
+        return Sums(self.n, self.runtime.copy(), self.wait.copy())
+
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt that ended: a failure, or one of a sample of the successes, without its result."""

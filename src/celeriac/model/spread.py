@@ -76,6 +76,10 @@ class Spread(msgspec.Struct, array_like=True):
         for bucket, count in other.buckets.items():
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
 
+    def copy(self) -> Spread:
+        """Return the same, which does not change with this."""
+        return Spread(self.n, self.total, self.least, self.most, {**self.buckets})
+
     def percentile(self, share: float) -> float:
         """Return the duration (seconds) that this share (0 to 1) of all durations did not exceed."""
         wanted = share * self.n

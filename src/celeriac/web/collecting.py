@@ -11,10 +11,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured
@@ -35,6 +35,7 @@ __all__ = ["Collected", "Collector", "Counts", "Requests"]
 log = logging.getLogger("celeriac.web")
 
 T = TypeVar("T")
+Answer: TypeAlias = "dict[str, Any]"
 Names: TypeAlias = Literal["celeriac", "celery"]
 Text: TypeAlias = tuple[bytes, str]
 
@@ -90,6 +91,7 @@ class Collector:
         self._requests = requests
         self._inspector = Inspector(app, timeout=LOAD_SECONDS)
         self._errors = Errors()
+        self._asked: dict[str, asyncio.Future[Answer]] = {}  # questions that have no answer yet
         self._may_command: bool = app.conf.worker_remote_control
         self._collecting = asyncio.Lock()
         self._collected = Collected({})
@@ -120,28 +122,33 @@ class Collector:
         self._until = max(self._until, now + min(OLDEST, max(FRESH, (now - begun) * SHARE)))
 
     async def _collect(self) -> Collected:
-        asked: dict[str, Coroutine[Any, Any, dict[str, Any]]] = {
-            "broker": self._ask_broker(),
-            "schedules": self._ask_schedules(),
-        }
+        asked = {"broker": self._ask_broker, "schedules": self._ask_schedules}
         if self._may_command:
-            asked["workers"] = self._ask_workers()
+            asked["workers"] = self._ask_workers
         if self._app.history is not None:
-            asked["history"] = self._ask_history(self._app.history)
-        answers = await asyncio.gather(*(self._answer(name, work) for name, work in asked.items()))
+            asked["history"] = partial(self._ask_history, self._app.history)
+        answers = await asyncio.gather(*(self._answer(name, ask) for name, ask in asked.items()))
         up = {name: answer is not None for name, answer in zip(asked, answers, strict=True)}
         found = {name: value for answer in answers if answer is not None for name, value in answer.items()}
-        requests = {labels: replace(spread, buckets={**spread.buckets})
-                    for labels, spread in self._requests.durations.items()}  # fmt: skip
+        requests = {labels: spread.copy() for labels, spread in self._requests.durations.items()}
         return Collected(up, requests=requests, now=self._app.clock.now(), **found)
 
-    async def _answer(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what a source says; None if it does not."""
-        try:
-            async with asyncio.timeout(WITHIN):
-                return await work
-        except TimeoutError:
+    async def _answer(self, name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer | None:
+        """Return what a source says; None if it does not.
+
+        A thread cannot be told to stop. So a question that takes too long goes on, and is not asked again until it has
+        an answer, which is then the answer.
+        """
+        question = self._asked.get(name)
+        if question is None:
+            question = self._asked[name] = asyncio.ensure_future(ask())
+        done, _ = await asyncio.wait([question], timeout=WITHIN)
+        if not done:
             log.warning("Metrics of the source %s are missing: it did not answer within %g s", name, WITHIN)
+            return None
+        del self._asked[name]
+        try:
+            return question.result()
         except (BrokerError, BackendError) as error:
             log.warning("Metrics of the source %s are missing: %s", name, error)
         except Exception:
@@ -157,7 +164,7 @@ class Collector:
 
     # --- Sources --------------------------------------------------------------------------------------
 
-    async def _ask_history(self, history: History) -> dict[str, Any]:
+    async def _ask_history(self, history: History) -> Answer:
         async def ask() -> Counts:
             points = await history.totals(by=("task", "queue", "state", "error"))
             attempts = [Attempts(one.task, one.queue, one.state, one.error, one.sums) for one in points]
@@ -168,7 +175,7 @@ class Collector:
 
         return {"counts": await self._read(ask())}
 
-    async def _ask_broker(self) -> dict[str, Any]:
+    async def _ask_broker(self) -> Answer:
         queues = await self._queues()
 
         async def ask() -> tuple[dict[str, float], list[WorkerInfo]]:
@@ -188,7 +195,7 @@ class Collector:
             found[one.queue] = max(0.0, self._app.clock.now() - min(since)) if since else 0.0
         return found
 
-    async def _ask_workers(self) -> dict[str, Any]:
+    async def _ask_workers(self) -> Answer:
         try:
             return {"load": (await self._read(self._inspector.load())).values}
         except (AccessRefused, ImproperlyConfigured) as error:
@@ -196,7 +203,7 @@ class Collector:
             log.info("How busy workers are is not shown, because this server may not command them: %s", error)
             return {}
 
-    async def _ask_schedules(self) -> dict[str, Any]:
+    async def _ask_schedules(self) -> Answer:
         try:
             store = schedule_store(self._app.broker, self._app.backend)
         except BackendError:

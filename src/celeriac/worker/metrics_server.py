@@ -1,6 +1,7 @@
 """Serves the metrics of one worker over HTTP, for Prometheus: `celeriac worker --metrics 127.0.0.1:9540`.
 
-It answers `GET /metrics` in the supervisor's event loop. The text is made in a thread, once for all who ask at the same
+It answers `GET /metrics` in the supervisor's event loop, where it only copies what was counted. The text is made in a
+thread, once for all who ask at the same
 time, and given again for some time, so that scrapes take at most a twentieth of one core.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 from celeriac.__about__ import VERSION
@@ -18,12 +20,15 @@ from celeriac.metrics.counts import Attempts, Errors, add_attempts, add_counters
 from celeriac.metrics.exposition import Text, text_of
 from celeriac.metrics.samples import Samples
 from celeriac.metrics.table import METRICS, by_name
+from celeriac.model.history import Sums
 from celeriac.ports.complete import in_thread
+from celeriac.ports.history import Counted
 from celeriac.worker.pools.pool import Pool
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.settler import Settler
+from celeriac.worker.statistics import Kind
 
-__all__ = ["Measured", "MetricsServer", "measured"]
+__all__ = ["Measured", "Measurement", "MetricsServer", "measure"]
 
 SHARE: Final = 20  # making the text takes at most one part in so many of the time
 FRESH_SECONDS: Final = 1.0
@@ -41,6 +46,18 @@ class Measured(Protocol):
     pool: Pool
     receiver: Receiver
     settler: Settler
+
+
+class Measurement(NamedTuple):
+    """What a worker has counted. Nothing of it changes with the worker."""
+
+    name: str
+    tasks: set[str]
+    queues: list[str]
+    attempts: list[tuple[Kind, Sums]]
+    counters: Mapping[Counted, int]
+    capacity: Mapping[str, int]
+    busy: Mapping[str, int]
 
 
 class _Made(NamedTuple):
@@ -106,7 +123,7 @@ class MetricsServer:
             made = self._made.get(accept)
             if made is None or time.monotonic() >= made.until:
                 begun = time.monotonic()
-                text = await in_thread(text_of, measured(self._worker, self._errors), accept)
+                text = await in_thread(_written, measure(self._worker), self._errors, accept)
                 now = time.monotonic()
                 if len(self._made) >= FORMATS:
                     self._made.clear()
@@ -114,21 +131,26 @@ class MetricsServer:
             return made.text
 
 
-def measured(worker: Measured, errors: Errors) -> Samples:
-    """Return the metrics of a worker, since it started."""
-    samples = Samples(by_name([metric for metric in METRICS if metric.by_worker]))
-    recorder, app, name = worker.settler.recorder, worker.app, worker.name
-    known = {*app.tasks, *app.builtin_tasks}
-    counted = [Attempts(*kind, sums) for kind, sums in recorder.statistics.ever().items()]
-    add_attempts(samples, counted, known, errors)
-    add_counters(samples, recorder.counters.ever, known, worker.receiver.queues)
+def measure(worker: Measured) -> Measurement:
+    """Return what a worker has counted since it started: copies, and quickly."""
+    recorder, app = worker.settler.recorder, worker.app
+    return Measurement(
+        worker.name, {*app.tasks, *app.builtin_tasks}, [*worker.receiver.queues], recorder.statistics.ever(),
+        recorder.counters.ever, worker.pool.capacity(), worker.pool.busy(),
+    )  # fmt: skip
+
+
+def _written(found: Measurement, errors: Errors, accept: str) -> Text:
+    samples, name = Samples(by_name([metric for metric in METRICS if metric.by_worker])), found.name
+    add_attempts(samples, [Attempts(*kind, sums) for kind, sums in found.attempts], found.tasks, errors)
+    add_counters(samples, found.counters, found.tasks, found.queues)
     samples.set("celeriac_worker_up", 1, name)
     samples.set("celeriac_worker_info", 1, name, socket.gethostname(), VERSION)
-    for lane, slots in worker.pool.capacity().items():
+    for lane, slots in found.capacity.items():
         samples.set("celeriac_worker_slots", slots, name, lane)
-    for lane, busy in worker.pool.busy().items():
+    for lane, busy in found.busy.items():
         samples.set("celeriac_worker_slots_busy", busy, name, lane)
-    return samples
+    return text_of(samples, accept)
 
 
 def _response(status: str, body: bytes, kind: str = "text/plain; charset=utf-8", method: str = "GET") -> bytes:
