@@ -104,8 +104,8 @@ class Collector:
             begun = time.monotonic()
             if begun >= self._until:
                 self._texts.clear()
-                self._collected = await self._collect()
-                self._use_since(begun)
+                self._collected, cost = await self._collect()
+                self._use_for(cost)
             found = self._texts.get((names, accept))
             if found is None:
                 if len(self._texts) >= FORMATS:
@@ -114,24 +114,33 @@ class Collector:
                 samples = self.celery_samples if names == "celery" else self.samples
                 found = await in_thread(lambda collected: text_of(samples(collected), accept), self._collected)
                 self._texts[names, accept] = found
-                self._use_since(begun)
+                self._use_for(time.monotonic() - begun)
             return found
 
-    def _use_since(self, begun: float) -> None:
-        now = time.monotonic()
-        self._until = max(self._until, now + min(OLDEST, max(FRESH, (now - begun) * SHARE)))
+    def _use_for(self, cost: float) -> None:
+        self._until = max(self._until, time.monotonic() + min(OLDEST, max(FRESH, cost * SHARE)))
 
-    async def _collect(self) -> Collected:
+    async def _collect(self) -> tuple[Collected, float]:
+        """Return what all sources say, and what that cost (seconds). To wait for workers costs nothing."""
+        begun, cost = time.monotonic(), 0.0
+
+        async def answer(name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer | None:
+            nonlocal cost
+            found = await self._answer(name, ask)
+            if name != "workers":
+                cost = max(cost, time.monotonic() - begun)
+            return found
+
         asked = {"broker": self._ask_broker, "schedules": self._ask_schedules}
         if self._may_command:
             asked["workers"] = self._ask_workers
         if self._app.history is not None:
             asked["history"] = partial(self._ask_history, self._app.history)
-        answers = await asyncio.gather(*(self._answer(name, ask) for name, ask in asked.items()))
+        answers = await asyncio.gather(*(answer(name, ask) for name, ask in asked.items()))
         up = {name: answer is not None for name, answer in zip(asked, answers, strict=True)}
         found = {name: value for answer in answers if answer is not None for name, value in answer.items()}
         requests = {labels: spread.copy() for labels, spread in self._requests.durations.items()}
-        return Collected(up, requests=requests, now=self._app.clock.now(), **found)
+        return Collected(up, requests=requests, now=self._app.clock.now(), **found), cost
 
     async def _answer(self, name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer | None:
         """Return what a source says; None if it does not.
