@@ -30,6 +30,7 @@ from celeriac.worker.counters import Counters
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
+from celeriac.worker.receiver import Receiver
 from tests.environment import without_settings
 from tests.patience import PATIENCE, eventually, wait_for
 from tests.prometheus_tools import promtool
@@ -188,6 +189,25 @@ def test_a_worker_that_was_believed_dead_counts_its_lease_and_its_successor_what
         wait_for(written, "both in the history")
         for one in (frozen, other):
             one.app.close()
+
+
+def test_deliveries_are_counted_once_a_batch(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Counted, int]] = []
+    monkeypatch.setattr(Counters, "count", lambda self, counted, count: calls.append((counted, count)))
+    app.task(name="t")(lambda: None)
+    heartbeat: Any = SimpleNamespace(counters=Counters())
+    receiver = Receiver(app, WorkerOptions(name="w"), heartbeat, lambda endings: None, lambda: False)
+    dispatched: list[Delivery] = []
+    pool: Any = SimpleNamespace(dispatch=dispatched.extend)
+    receiver.pool = pool
+    for _ in range(2):
+        receiver._dispatch([
+            Delivery(message=Message(id=new_id(), task="t", queue=queue), token="", deliveries=1 + again)
+            for queue in ("a", "b") for again in (0, 0, 1) for _ in range(100)
+        ])  # fmt: skip
+    assert len(dispatched) == 1200
+    assert calls == 2 * [(Counted("received", "t", "a"), 300), (Counted("received", "t", "b"), 300),
+                         (Counted("recovered"), 200)]  # fmt: skip
 
 
 async def test_refused_settlements_and_dead_letters_are_counted(app: Celeriac) -> None:
