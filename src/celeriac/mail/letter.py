@@ -43,15 +43,16 @@ class Envelope:
         message["To"] = [_address(one) for one in self.recipients]
         message["Subject"] = one_line(f"[{self.app}] {subject}")
         message["Date"] = datetime.fromtimestamp(at, UTC)
-        message["Message-ID"] = f"<{_token(name)}@{self.domain}>"
+        message["Message-ID"] = f"<{_token(name) or 'mail'}@{self.domain}>"
         if thread:
-            message["In-Reply-To"] = message["References"] = f"<{_token(thread)}@{self.domain}>"
+            message["In-Reply-To"] = message["References"] = f"<{_token(thread) or 'failure'}@{self.domain}>"
         message["Auto-Submitted"] = "auto-generated"
         message["X-Auto-Response-Suppress"] = "All"
         message["List-Id"] = f"<failures.{self.domain}>"
         parts = [(element, _text(text)) for element, text in paragraphs if text]
-        message.set_content("\n\n".join(text for _, text in parts) + "\n")
-        message.add_alternative(_html(parts), subtype="html")
+        # As 7 bits: not every server takes 8, and smtplib does not ask.
+        message.set_content("\n\n".join(text for _, text in parts) + "\n", cte="quoted-printable")
+        message.add_alternative(_html(parts), subtype="html", cte="quoted-printable")
         return message
 
     def page(self, signature: str) -> str:
@@ -65,7 +66,8 @@ def failure_letter(envelope: Envelope, mail: Mail, details: Details, at: float) 
     one = notice.signature
     what = f"{_short(one.error) or 'Failure'} in {one.task}"
     facts = [f"{_count(notice.count)} since {_instant(notice.since)}" if notice.count else "",
-             f"{_count(one.count)} in all" + (f", and {one.retries:,} that were tried again" if one.retries else ""),
+             f"{_count(one.count)} in all" if one.count != notice.count else "",
+             f"{one.retries:,} more were tried again" if one.retries else "",
              f"first     {_instant(one.first)}", f"last      {_instant(one.last)}",
              f"workers   {_workers(details, one)}",
              f"page      {envelope.page(one.signature)}" if envelope.web_url else ""]  # fmt: skip
@@ -77,7 +79,7 @@ def failure_letter(envelope: Envelope, mail: Mail, details: Details, at: float) 
                                 f"{_instant(latest.done_at)}"))  # fmt: skip
         if details.call:
             paragraphs.append(("pre", f"    {details.call}"))
-        paragraphs.append(("pre", masked(latest.traceback or latest.message)))
+        paragraphs.append(("pre", masked(latest.traceback.rstrip() or latest.message)))
     elif one.frames:
         paragraphs.append(("pre", "\n".join(one.frames[-FRAMES:])))
     if details.missing:
@@ -181,7 +183,7 @@ def _short(error: str) -> str:
 
 def _token(text: str) -> str:
     """Return what of a text may be in an id."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip(".-")[:100]
+    return re.sub(r"[^A-Za-z0-9-]*\.[^A-Za-z0-9-]*", ".", re.sub(r"[^A-Za-z0-9.-]+", "-", text[:100])).strip(".-")
 
 
 def _address(text: str) -> Address:

@@ -27,7 +27,8 @@ GATHER: Final = 30.0  # seconds from a signature's first failure to its first ma
 PAUSES: Final = (300.0, 1_800.0, 14_400.0, DAY)  # seconds after its first mail, its second …
 WINDOW: Final = 300.0  # seconds in which …
 DIGEST: Final = 5  # … so many signatures are mailed one by one
-REMEMBERED: Final = 3 * DAY  # how old mails may be that are still looked at
+REMEMBERED: Final = 30 * DAY  # how old mails may be that are still looked at
+NEW: Final = 3 * DAY  # what began longer ago, and was not mailed, is not new
 LISTED: Final = 50  # signatures in one mail
 TEXT: Final = 500  # characters of each text in a message
 OWN: Final = "celeriac.mail"  # the task that sends mails: nothing is mailed about its failures
@@ -120,7 +121,7 @@ def _notice(one: FailureSignature, before: Mailed | None, now: float) -> tuple[N
     elif one.status == "resolved" and (before is None or before.kind == "resolved" or before.at < one.marked_at):
         kind = "regressed"
     elif before is None:
-        if one.first > now - REMEMBERED:
+        if one.first > now - NEW:
             at = one.first + GATHER
         else:
             kind = "again"

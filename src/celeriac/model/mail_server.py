@@ -138,6 +138,5 @@ def one_line(text: str, longest: int = 200) -> str:
     plain = text[: 4 * longest].encode("utf-8", "backslashreplace").decode()
     shown = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in plain
                     if unicodedata.category(char) not in ("Cf", "Cs", "Co", "Cn"))  # fmt: skip
-    line = " ".join(shown.split(" ")).strip()
-    line = re.sub(" {2,}", " ", line)
+    line = re.sub(" {2,}", " ", shown).strip().replace("=?", "= ?")  # the beginning of encoded characters
     return line if len(line) <= longest else f"{line[: longest - 1]}…"

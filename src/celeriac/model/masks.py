@@ -8,12 +8,12 @@ from typing import Any
 __all__ = ["masked", "masked_arguments"]
 
 # Up to the last @, and with any number of slashes: better to mask too much than too little.
-PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*:/{0,3}[^/@\s:]*):\S*@", re.IGNORECASE)
+PASSWORD = re.compile(r"([a-z][a-z0-9+.-]{0,40}:/{0,3}[^/@\s:]*):\S*@", re.IGNORECASE)
 SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&\s]*", re.IGNORECASE)
 
 # Names of arguments and of keys in them whose values are hidden.
 SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase|code)?$|^pwd$|secret|token|credential|authori[sz]ation|cookie|api_?key|private_?key"
+    r"pass(word|wd|phrase|code)|(^|_)(pass|pwd)$|secret|token|credential|authori[sz]ation|cookie|api_?key|private_?key"
     r"|card_?(number|no)|^(cc|pan|cvv|cvc|pin|ssn|iban|otp)$",
     re.IGNORECASE,
 )

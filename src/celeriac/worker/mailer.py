@@ -32,7 +32,7 @@ LOOK_SECONDS = 10.0  # while something fails, or a mail is not due yet
 IDLE_SECONDS = 60.0  # … otherwise: for what a killed worker has left, and what was marked as resolved
 SENDING_SECONDS = 120.0  # if a worker dies while it sends a mail, another one sends it after this
 LOOKED_AT = 1_000  # signatures
-MOST_EVENTS = 5_000  # of mails in `REMEMBERED`
+MOST_EVENTS = 2_000  # of mails in `REMEMBERED`
 
 
 class Mailer:
