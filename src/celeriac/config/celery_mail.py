@@ -54,7 +54,7 @@ def with_celery_mail_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, value in made.items():
         old = ", ".join(known.upper() for known in given if CELERY_MAIL_NAMES[known] == name)
         shown = f"mail_url = {masked(value)!r}" if name == "mail_url" else f"`{name}`"
-        warnings.warn(f"{old}: these are names of Celery 3. Set {shown} instead.", FutureWarning, stacklevel=4)
+        warnings.warn(f"Old names of Celery 3: {old}. Set {shown} instead.", FutureWarning, stacklevel=4)
     return {**made, **ours}
 
 

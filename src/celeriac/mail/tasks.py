@@ -17,8 +17,8 @@ __all__ = ["MAIL", "check_mail", "mail_call", "mail_options", "mail_tasks"]
 
 MAIL: Final = "celeriac.mail"
 PRIORITY: Final = 9
-RETRIES: Final = 16  # with these pauses, for a day
-FIRST_PAUSE: Final = 60.0  # seconds
+RETRIES: Final = 20  # with these pauses, for a day
+FIRST_PAUSE: Final = 10.0  # seconds
 LONGEST_PAUSE: Final = 10_800.0
 ANSWERS: Final = 12.0  # a server that takes its full time for each of so many answers is given up
 
@@ -39,7 +39,7 @@ def mail_tasks(app: App) -> dict[str, Task[Any, Any]]:
             raise self.retry(exc=error, kwargs={"to": error.undelivered} if error.undelivered else None) from error
 
     options = {"max_retries": RETRIES, "retry_backoff": FIRST_PAUSE, "retry_backoff_max": LONGEST_PAUSE,
-               "priority": PRIORITY, "ignore_result": True, "rate_limit": None, "time_limit": None}  # fmt: skip
+               "priority": PRIORITY, "ignore_result": False, "rate_limit": None, "time_limit": None}  # fmt: skip
     return {MAIL: Task(app, mail, MAIL, options, bind=True)}
 
 

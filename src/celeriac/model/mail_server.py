@@ -49,6 +49,9 @@ class MailServer(msgspec.Struct, frozen=True, kw_only=True):
         """
         if any(ord(char) <= 32 or ord(char) == 127 for char in url):
             raise ValueError(f"a URL without spaces and control characters: write them as %20. {FORM}")
+        beginning, end, rest = re.split(r"([/?#]|$)", url.partition("://")[2], maxsplit=1)
+        if end and "@" in rest.partition("ssl_ca_certs=")[0] and "@" not in beginning:
+            raise ValueError("/, ? and # in the user or the password must be written as %2F %3F %23.")
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -57,8 +60,6 @@ class MailServer(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"a URL that can be read. {FORM}") from None
         if parts.scheme not in ("smtp", "smtps"):
             raise ValueError(f"a URL that begins with smtp:// or smtps://. {FORM}")
-        if "@" in parts.path + parts.fragment or "@" in parts.query.partition("ssl_ca_certs=")[0]:
-            raise ValueError("/, ? and # in the user or the password must be written as %2F %3F %23.")
         if not host or parts.path.strip("/") or parts.fragment:
             raise ValueError(f"a URL with a host and without a path. {FORM}")
         if unknown := sorted(set(options) - set(OPTIONS)):

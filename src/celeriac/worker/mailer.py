@@ -98,7 +98,7 @@ class Mailer:
         """
         if not await self._is_mine(f"mail:{mail.name}", SENDING_SECONDS):
             return False
-        options = {**mail_options(self._app, self._queue()), "task_id": f"{MAIL}-{mail.name}"}
+        options = {**mail_options(self._app, self._queue()), "ignore_result": True, "task_id": f"{MAIL}-{mail.name}"}
         message = self._app.message_template(MAIL).message((failure_call(mail, now),), {}, options)
         await self._app.broker.apublish([message])
         await self.history.audit(event_of(mail, self._worker, now))
