@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -11,8 +12,10 @@ import msgspec
 import pytest
 
 from celeriac import Celeriac
+from celeriac.errors import DecodeError
 from celeriac.mail.details import Details, shown_call
 from celeriac.mail.letter import Envelope, digest_letter, failure_letter, plain_letter
+from celeriac.mail.post import post_letter, sender_of
 from celeriac.mail.schedule import Mail, Notice
 from celeriac.model.history import Attempt, FailureSignature
 from celeriac.model.mail_server import addresses, check_address, one_line
@@ -230,6 +233,34 @@ def test_addresses_are_taken_in_all_their_forms() -> None:
     for given in (wanted, [("Ann", "ann@example.org"), "bob@example.org"], "Ann <ann@example.org>, bob@example.org",
                   (('Ann', "ann@example.org"), ["", "bob@example.org"])):  # fmt: skip
         assert addresses(given) == wanted
+
+
+@pytest.mark.parametrize("evil", [*EVIL, "a..b", ".", "-", "häuser", "my_host", "x." * 200])
+def test_no_name_of_a_machine_adds_a_header(evil: str, make_app: Callable[..., Celeriac],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(platform, "node", lambda: evil)
+    sender = sender_of(make_app())
+    assert check_address(sender) == sender
+    message = sent(plain_letter(envelope(sender=sender), "x", "y", "z", AT))
+    assert message["From"] == sender
+    assert set(message.keys()) <= HEADERS
+
+
+HOSTILE: list[Any] = [
+    {}, {"at": "now"}, {"at": 1e300, "subject": "x"}, {"at": -1e300}, {"at": AT, "subject": 7},
+    {"at": AT, "failures": {}},
+    {"at": AT, "failures": {"name": "x", "notices": [{}]}},
+    {"at": AT, "failures": {"name": "x", "notices": [{"kind": "x", "signature": {"signature": "x", "task": ""}}]}},
+    {"at": AT, "failures": {"name": "x", "notices": [], "last_until": 1e200}},
+    {"at": AT, "failures": {"name": "x", "notices": [{"kind": "x", "since": 1e200,
+                                                      "signature": {"signature": "x", "task": "t"}}]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", HOSTILE)
+def test_a_message_that_celeriac_has_not_made_fails_alone(data: Any, make_app: Callable[..., Celeriac]) -> None:
+    with pytest.raises(DecodeError, match="This is no mail that Celeriac has made"):
+        post_letter(make_app(mail_admins=["ann@example.org"], mail_url="smtp://nobody.invalid"), data, None, "1")
 
 
 @pytest.mark.parametrize("evil", EVIL)

@@ -25,6 +25,7 @@ from celeriac.worker.recorder import Recorder
 from celeriac.worker.statistics import Ended
 from tests.clock import FakeClock
 from tests.mail.mail_server import running_mail_server
+from tests.patience import wait_for
 
 ADMINS = ["ann@example.org"]
 
@@ -359,6 +360,17 @@ def test_a_mail_that_is_refused_for_now_is_tried_again_for_a_day_for_those_who_h
             first, second = server.mails()
     assert (first.recipients, second.recipients) == (ADMINS, ["bob@example.org"])
     assert first.id == second.id
+
+
+def test_a_worker_without_addresses_leaves_a_mail_to_others(make_app: Callable[..., Celeriac], tmp_path: Path) -> None:
+    app = make_app(mail_admins=ADMINS)
+    with running_worker(app):
+        app.conf.update(mail_url="smtp://localhost:1", mail_from="c@example.org")
+        message = app.message_template("celeriac.mail").message(({"at": 0.0, "subject": "x", "body": "y"},), {}, {})
+        app.conf.mail_admins = []
+        app.publish([message])
+        result = app.AsyncResult(message.id)
+        wait_for(lambda: result.state == states.RETRY, "the first attempt")
 
 
 def test_a_mail_that_is_refused_for_good_is_a_failure(make_app: Callable[..., Celeriac], tmp_path: Path) -> None:

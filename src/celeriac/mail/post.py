@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from typing import Any
@@ -16,8 +15,9 @@ from celeriac.errors import DecodeError
 from celeriac.mail.details import read_details
 from celeriac.mail.letter import Envelope, digest_letter, failure_letter, plain_letter
 from celeriac.mail.schedule import Mail
-from celeriac.mail.smtp import send
+from celeriac.mail.smtp import own_name, send
 from celeriac.mail.tasks import check_mail
+from celeriac.model.gate import Instant
 from celeriac.model.mail_server import MailServer, address_of
 from celeriac.tasks.protocols import App
 
@@ -27,7 +27,7 @@ __all__ = ["post_letter", "post_test", "sender_of"]
 class Letter(msgspec.Struct, kw_only=True):
     """The argument of the task: what to tell, and when that was found out."""
 
-    at: float
+    at: Instant
     failures: Mail | None = None
     others: int = 0  # signatures of a digest that are not listed
     subject: str = ""
@@ -54,13 +54,13 @@ def post_test(app: App, to: Sequence[str]) -> None:
     """Send a test mail. Raises `MailError`."""
     now = app.clock.now()
     body = ("This is a test. If you read it, mails about failures will reach you.\n\n"
-            f"`celeriac mail test` has sent it on {platform.node()}.")  # fmt: skip
+            f"`celeriac mail test` has sent it on {own_name()}.")  # fmt: skip
     _send(app, plain_letter(_envelope(app, to), "Test", body, f"test.{now:.3f}", now), to)
 
 
 def sender_of(app: App) -> str:
     """Return the address that mails come from."""
-    return app.conf.mail_from or f"celeriac@{platform.node() or 'localhost'}"
+    return app.conf.mail_from or f"celeriac@{own_name()}"
 
 
 def _envelope(app: App, recipients: Sequence[str]) -> Envelope:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from celeriac.model.gate import Instant
 from celeriac.model.history import Event, FailureSignature
 
 __all__ = ["KIND", "REMEMBERED", "Mail", "Mailed", "Notice", "Plan", "decide", "event_of", "failure_call", "mailed_of"]
@@ -40,7 +41,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signature: FailureSignature
     kind: str  # "new", "more", "again", "regressed", "resolved"
     count: int = 0  # failures since the last mail about it
-    since: float = 0.0  # when that was, or its first failure
+    since: Instant = 0.0  # when that was, or its first failure
     step: int = 0  # how many mails there were before, since the pauses began
     window: str = ""  # with the signature, it names the mail: whoever decides on the same facts finds the same
 
@@ -50,7 +51,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str  # the same for whoever decides on the same facts: of the claim, the message and the mail's Message-ID
     notices: list[Notice]
-    last_until: float | None = None  # it is the last until then: `mail_max_per_hour` is reached
+    last_until: Instant | None = None  # it is the last until then: `mail_max_per_hour` is reached
 
 
 class Mailed(msgspec.Struct, frozen=True, array_like=True):

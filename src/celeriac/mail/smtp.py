@@ -18,7 +18,7 @@ from email.message import EmailMessage
 from celeriac.errors import MailError
 from celeriac.model.mail_server import MailServer, address_of, one_line
 
-__all__ = ["send"]
+__all__ = ["own_name", "send"]
 
 Refused = dict[str, tuple[int, bytes]]
 
@@ -57,7 +57,7 @@ def _leave(connection: smtplib.SMTP) -> None:
 
 def _connected(server: MailServer, timeout: float) -> smtplib.SMTP:
     """Return a connection that is encrypted and logged in as the URL says. Raises `MailError`."""
-    name = _own_name()
+    name = own_name()
     try:
         context = _context(server)
         if server.tls == "ssl":
@@ -132,10 +132,10 @@ def _context(server: MailServer) -> ssl.SSLContext:
     return context
 
 
-def _own_name() -> str:
-    """Return the name to greet with. (smtplib's own asks the DNS, which may take long.)"""
-    name = re.sub(r"[^A-Za-z0-9.-]", "", platform.node())
-    return name or "localhost"
+def own_name() -> str:
+    """Return this machine's name, as it may be in addresses. (smtplib asks the DNS for it, which may take long.)"""
+    labels = [re.sub(r"[^A-Za-z0-9-]", "", label).strip("-")[:63] for label in platform.node().split(".")]
+    return ".".join(filter(None, labels))[:200].strip(".-") or "localhost"
 
 
 # --- Errors --------------------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ def mail_tasks(app: App) -> dict[str, Task[Any, Any]]:
             post.post_letter(app, letter, to, str(self.request.id))
         except SoftTimeLimitExceeded as error:
             raise self.retry(exc=MailError("The mail server takes too long.")) from error
+        except ImproperlyConfigured as error:  # of this worker: others may have other settings
+            raise self.retry(exc=error) from error
         except MailError as error:
             if not error.temporary:
                 raise

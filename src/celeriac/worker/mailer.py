@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -112,7 +113,8 @@ class Mailer:
 
     async def _is_mine(self, what: str, seconds: float) -> bool:
         """Return whether this worker does something now, and no other."""
-        return await self.history.claim(what, self._worker.encode(), seconds, self._app.clock.now()) is None
+        value = f"{self._worker}:{os.urandom(6).hex()}".encode()  # no other claim has it, not even one of this worker
+        return await self.history.claim(what, value, seconds, self._app.clock.now()) is None
 
     def _wanted(self) -> Callable[[FailureSignature], bool]:
         """Return what tells whether failures are mailed, by `mail_on`, `mail_not_on` and the option `mail`."""
