@@ -266,18 +266,18 @@ class Definitions:
 
     # Mails to the administrators
     mail_admins: Annotated[
-        Any, "who is told of failures: ['Ann <ann@example.org>', …], or (name, address) as in Celery", addresses
+        Any, "who is told of failures: `['Ann <ann@example.org>', …]`, or `(name, address)` as in Celery", addresses
     ] = []  # fmt: skip
     mail_from: Annotated[
         str | None, "the sender of mails; None: celeriac@ and the name of the machine", check_address
     ] = None
     mail_url: Annotated[
-        str, "the mail server: smtp://user:password@host:587?tls=starttls (or ssl, none)", _accepted(MailServer.of)
+        str, "the mail server: `smtp://user:password@host:587?tls=starttls` (or `ssl`, `none`)", _accepted(MailServer.of)
     ] = "smtp://localhost:25?tls=none"
     mail_timeout: Annotated[Seconds, "how long the mail server may take for each answer", positive] = 10.0
     mail_max_per_hour: Annotated[int, "mails about failures per hour at most; the last one says so", positive] = 20
     mail_on: Annotated[
-        Any, "mail about these failures alone: exceptions, or filters such as 'task:shop.*'; none: all", _failures
+        Any, "mail about these failures alone: exceptions, or filters such as `'task:shop.*'`; none: all", _failures
     ] = []  # fmt: skip
     mail_not_on: Annotated[Any, "never mail about these failures", _failures] = []
     task_send_error_emails: Annotated[
