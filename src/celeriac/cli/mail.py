@@ -22,6 +22,12 @@ def command() -> None:
     \b
     Examples:
       celeriac -A shop mail test
+
+    \b
+    Exit codes:
+      0  success
+      1  failure; the reason is on stderr
+      2  the command line or the app is invalid
     """
 
 

@@ -272,8 +272,9 @@ class Definitions:
         str | None, "the sender of mails; None: celeriac@ and the name of the machine", check_address
     ] = None
     mail_url: Annotated[
-        str, "the mail server: `smtp://user:password@host:587?tls=starttls` (or `ssl`, `none`)", _accepted(MailServer.of)
-    ] = "smtp://localhost:25?tls=none"
+        str, "the mail server: `smtp://user:password@host:587?tls=starttls` (or `ssl`, `none`)",
+        _accepted(MailServer.of)
+    ] = "smtp://localhost:25?tls=none"  # fmt: skip
     mail_timeout: Annotated[Seconds, "how long the mail server may take for each answer", positive] = 10.0
     mail_max_per_hour: Annotated[int, "mails about failures per hour at most; the last one says so", positive] = 20
     mail_on: Annotated[

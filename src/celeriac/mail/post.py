@@ -21,7 +21,7 @@ from celeriac.model.gate import Instant
 from celeriac.model.mail_server import MailServer, address_of
 from celeriac.tasks.protocols import App
 
-__all__ = ["post_letter", "post_test", "sender_of"]
+__all__ = ["Letter", "post_letter", "post_test", "sender_of"]
 
 
 class Letter(msgspec.Struct, kw_only=True):

@@ -17,7 +17,7 @@ import msgspec
 from celeriac.model.gate import Instant
 from celeriac.model.history import Event, FailureSignature
 
-__all__ = ["KIND", "REMEMBERED", "Mail", "Mailed", "Notice", "Plan", "decide", "event_of", "failure_call", "mailed_of"]
+__all__ = ["KIND", "PAUSES", "REMEMBERED", "Mail", "Mailed", "Notice", "Plan", "decide", "event_of", "failure_call", "mailed_of"]
 
 KIND: Final = "mail"
 """The kind of the event in the history that a mail was sent."""
