@@ -17,7 +17,21 @@ import msgspec
 from celeriac.model.gate import Instant
 from celeriac.model.history import Event, FailureSignature
 
-__all__ = ["KIND", "PAUSES", "REMEMBERED", "Mail", "Mailed", "Notice", "Plan", "decide", "event_of", "failure_call", "mailed_of"]
+__all__ = [
+    "HOUR",
+    "KIND",
+    "LOOKED_BACK",
+    "PAUSES",
+    "REMEMBERED",
+    "Mail",
+    "Mailed",
+    "Notice",
+    "Plan",
+    "decide",
+    "event_of",
+    "failure_call",
+    "mailed_of",
+]
 
 KIND: Final = "mail"
 """The kind of the event in the history that a mail was sent."""
@@ -29,6 +43,7 @@ PAUSES: Final = (300.0, 1_800.0, 14_400.0, DAY)  # seconds after its first mail,
 WINDOW: Final = 300.0  # seconds in which …
 DIGEST: Final = 5  # … so many signatures are mailed one by one
 REMEMBERED: Final = 30 * DAY  # how old mails may be that are still looked at
+LOOKED_BACK: Final = 3 * DAY  # for failures
 NEW: Final = 3 * DAY  # what began longer ago, and was not mailed, is not new
 LISTED: Final = 50  # signatures in one mail
 TEXT: Final = 500  # characters of each text in a message
@@ -72,7 +87,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def decide(signatures: Iterable[FailureSignature], mailed: Mapping[str, Mailed], sent: Sequence[float], now: float,
            most_per_hour: int, wanted: Callable[[FailureSignature], bool] = lambda one: True) -> Plan:  # fmt: skip
-    """Return the mails that are due. `mailed`: by signature; `sent`: when each mail was sent that is remembered."""
+    """Return the mails that are due. `mailed`: by signature; `sent`: when mails were sent in the last hour."""
     due: list[Notice] = []
     gathering: list[Notice] = []
     waits = False
@@ -88,7 +103,7 @@ def decide(signatures: Iterable[FailureSignature], mailed: Mapping[str, Mailed],
                 gathering.append(notice)
     if not due:
         return Plan([], waits)
-    latest = max(sent, default=0.0)
+    latest = max((one.at for one in mailed.values()), default=0.0)
     last_hour = sorted(at for at in sent if at > now - HOUR)
     left = most_per_hour - len(last_hour)
     just_mailed = sum(one.at > now - WINDOW for one in mailed.values())

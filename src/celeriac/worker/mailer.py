@@ -15,7 +15,18 @@ from collections.abc import Callable, Sequence
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured
-from celeriac.mail.schedule import KIND, REMEMBERED, Mail, decide, event_of, failure_call, mailed_of
+from celeriac.mail.schedule import (
+    HOUR,
+    KIND,
+    LOOKED_BACK,
+    REMEMBERED,
+    Mail,
+    Mailed,
+    decide,
+    event_of,
+    failure_call,
+    mailed_of,
+)
 from celeriac.mail.tasks import MAIL, mail_options
 from celeriac.model.filters import Filter, parse_filter
 from celeriac.model.history import FailureSignature
@@ -51,6 +62,8 @@ class Mailer:
         self._seen = -1  # of what the recorder has written: there may be something from before it started
         self._waits = False
         self._looked_at = float("-inf")  # monotonic
+        self._mailed: dict[str, Mailed] = {}  # what was last mailed about each signature
+        self._read_at = 0.0
         self.is_needed = _is_needed(app) and self.history is not None
 
     @property
@@ -84,13 +97,22 @@ class Mailer:
         seen, now = self._recorder.failures, self._app.clock.now()
         if not await self._is_mine("mail", LOOK_SECONDS - 1):
             return []
-        signatures = await self.history.signatures(Filter(since=now - REMEMBERED), limit=LOOKED_AT)
-        events = await self.history.events((KIND,), now - REMEMBERED, MOST_EVENTS) if signatures else []
-        plan = decide(signatures, mailed_of(events), [event.at for event in events], now,
-                      self._app.conf.mail_max_per_hour, self._wanted())  # fmt: skip
+        signatures = await self.history.signatures(Filter(since=now - LOOKED_BACK), limit=LOOKED_AT)
+        sent_at = await self._read_mailed(now) if signatures else []
+        plan = decide(signatures, self._mailed, sent_at, now, self._app.conf.mail_max_per_hour, self._wanted())
         sent = [mail for mail in plan.mails if await self._send(mail, now)]
         self._seen, self._waits = seen, plan.waits or len(sent) < len(plan.mails)
         return sent
+
+    async def _read_mailed(self, now: float) -> list[float]:
+        """Read which mails others have sent since the last look; return when those of the last hour were sent."""
+        since = max(now - REMEMBERED, self._read_at - HOUR)
+        events = await self.history.events((KIND,), since, MOST_EVENTS)
+        self._mailed.update(mailed_of(events))
+        self._read_at = now
+        for signature in [name for name, one in self._mailed.items() if one.at < now - REMEMBERED]:
+            del self._mailed[signature]
+        return [event.at for event in events if event.at > now - HOUR]
 
     async def _send(self, mail: Mail, now: float) -> bool:
         """Send a mail; return whether this worker did, and no other.
