@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -59,15 +59,21 @@ def free_ports(number: int) -> list[int]:
 
 
 class RabbitServer:
-    """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test."""
+    """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test.
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    `ports`: for AMQP, for HTTP, for other nodes, of epmd. A node of a cluster has a secret in common with the others,
+    and their epmd; it is started by them (`tests/rabbitmq_cluster.py`).
+    """
+
+    def __init__(self, folder: Path, ports: Sequence[int] = (), cookie: str = "", **settings: str) -> None:
         if not os.path.exists(PROGRAM):
             if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.folder = folder
-        self.port, self.http, self.dist, self.epmd = free_ports(4)
+        self.port, self.http, self.dist, self.epmd = ports or free_ports(4)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
         self._vhosts = count(1)
         self._account: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
         settings = {
@@ -88,15 +94,23 @@ class RabbitServer:
             "ERL_EPMD_PORT": str(self.epmd), "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }  # fmt: skip
+        if cookie:
+            (folder / ".erlang.cookie").write_text(cookie)
+            (folder / ".erlang.cookie").chmod(0o400)
         if self._account:
             for path in (folder, *folder.iterdir()):
                 shutil.chown(path, USER, USER)
+        if not cookie:
+            self.start_epmd()
+            try:
+                self.start()
+            except BaseException:
+                self.end()
+                raise
+
+    def start_epmd(self) -> None:
+        """Start the name server of Erlang's nodes."""
         self._epmd = self._run("epmd", "-address", "127.0.0.1", "-port", str(self.epmd))
-        try:
-            self.start()
-        except BaseException:
-            self.end()
-            raise
 
     def _run(self, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -106,14 +120,23 @@ class RabbitServer:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
         (self.folder / "pid").unlink(missing_ok=True)
         self.process = self._run(PROGRAM)
+
+    def wait(self) -> None:
+        """Wait until it takes connections."""
         deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError, http.client.HTTPException):
                 if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
                     with socket.create_connection(("127.0.0.1", self.port)):  # it listens last of all
                         return
+            assert self.process is not None
             assert self.process.poll() is None, "rabbitmq-server has ended"
             assert time.monotonic() < deadline, "rabbitmq-server did not start"
             time.sleep(0.1)
@@ -131,13 +154,15 @@ class RabbitServer:
         if number != signal.SIGKILL:
             self.send(signal.SIGCONT)
         self.send(number)
+        assert self.process is not None
         self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        if self.process.poll() is None and (self.folder / "pid").exists():
+        if self.process is not None and self.process.poll() is None and (self.folder / "pid").exists():
             self.kill()
-        self._epmd.kill()
-        self._epmd.wait()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
 
     # --- The management API ---------------------------------------------------------------------------
 

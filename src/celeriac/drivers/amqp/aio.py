@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from pamqp import commands
@@ -30,6 +31,7 @@ from celeriac.drivers.amqp.frames import (
     method,
     publish,
 )
+from celeriac.drivers.amqp.hosts import Host, Hosts
 from celeriac.drivers.amqp.opening import opening
 from celeriac.drivers.sockets import prepare
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
@@ -42,8 +44,10 @@ WINDOW = 1000  # publications that may wait for their confirms
 class AioConnection(asyncio.Protocol):
     """A connection of the running event loop. Made by `connect`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, hosts: Hosts, host: Host) -> None:
         self.address = address
+        self._hosts = hosts
+        self._host = host
         self.blocked = ""  # why the server accepts no messages at present
         self.lost: Exception | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -60,29 +64,34 @@ class AioConnection(asyncio.Protocol):
         self._heartbeat: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0,
-                      name: str = "celeriac") -> AioConnection:  # fmt: skip
+    async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0, name: str = "celeriac",
+                      hosts: Hosts | None = None) -> AioConnection:  # fmt: skip
         """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
         failure: Exception | None = None
         deadline = time.monotonic() + timeout
-        for number, (host, port) in enumerate(address.hosts):
+        hosts = hosts or Hosts(address.hosts)
+        order = hosts.in_turn()
+        for number, host in enumerate(order):
+            make = partial(cls, address, hosts, host)
             try:
-                async with asyncio.timeout((deadline - time.monotonic()) / (len(address.hosts) - number)):
+                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
                     try:
-                        return await cls._open(address, host, port, heartbeat, name)
+                        return await cls._open(make, heartbeat, name)
                     except NoConfirms:
-                        return await cls._open(address, host, port, heartbeat, name, ask=False)
+                        return await cls._open(make, heartbeat, name, ask=False)
             except BrokerMisconfigured:
                 raise  # the other hosts have the same users and vhosts
             except OSError as error:
+                hosts.failed(host)
                 failure = error
         raise failure or ConnectionError("the URL names no host")
 
     @classmethod
-    async def _open(cls, address: Address, host: str, port: int, heartbeat: float, name: str,
+    async def _open(cls, make: Callable[[], AioConnection], heartbeat: float, name: str,
                     ask: bool = True) -> AioConnection:  # fmt: skip
+        made = make()
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: cls(address), host, port, ssl=address.tls_context())
+        await loop.create_connection(lambda: made, *made._host, ssl=made.address.tls_context())
         try:
             await made._shake_hands(max(1, int(heartbeat)), name, ask)
         except BaseException:
@@ -177,6 +186,8 @@ class AioConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail all calls that wait for an answer."""
+        if self.lost is None:
+            self._hosts.failed(self._host)
         self._lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
 
     def _lose(self, error: Exception) -> None:
@@ -199,6 +210,7 @@ class AioConnection(asyncio.Protocol):
     def _keep_alive(self) -> None:
         now, interval = time.monotonic(), self.facts.heartbeat
         if now - self.received_at > 2 * interval:
+            self._hosts.failed(self._host)
             self._lose(ConnectionLost(f"no heartbeat from it for {now - self.received_at:.0f} s"))
             return
         if now - self._sent > interval / 2 - 0.1:
@@ -225,6 +237,11 @@ class AioConnection(asyncio.Protocol):
             transport, self._transport = self._transport, None
             transport.close()
         self._lose(ConnectionLost("this process closed it"))
+
+    def give_up(self) -> None:
+        """Close a connection that does not answer. The next ones try other hosts first."""
+        self._hosts.failed(self._host)
+        self.abandon()
 
     def abandon(self, why: str = "this process closed it") -> None:
         """Close the socket without closing the connection first, as the end of the process would."""

@@ -70,7 +70,7 @@ class Session:
     def give_up(self, started: float) -> None:
         """Close the connection if nothing was received on it since a call began that was not answered."""
         if self.connection is not None and self.connection.received_at < started:
-            self.connection.abandon()
+            self.connection.give_up()
 
     def close(self) -> None:
         """Close all connections of the loop."""
