@@ -284,6 +284,11 @@ class Channel:
         if self.failed is None:
             self.connection.write(data)
 
+    @property
+    def publishing(self) -> bool:
+        """Whether publications wait for their confirms."""
+        return bool(self._batches)
+
     async def publish(self, items: Sequence[Publication]) -> list[Publication]:
         """Publish, and wait for all confirms; return what could not be routed."""
         returned: list[Publication] = []

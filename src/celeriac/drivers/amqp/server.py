@@ -21,7 +21,7 @@ from pamqp import commands
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, unavailable
+from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused, unavailable
 from celeriac.drivers.amqp.hosts import Hosts
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.session import Session
@@ -89,7 +89,10 @@ class Server:
                 continue
             except ChannelClosed as error:
                 assert connection is not None
-                self._give(connection)
+                if isinstance(error, Refused):
+                    connection.abandon()  # its channel may stay refused: session.py says why
+                else:
+                    self._give(connection)
                 if not error.passes:
                     raise
                 if time.monotonic() + LONG_PAUSE > deadline:
