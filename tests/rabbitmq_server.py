@@ -83,7 +83,10 @@ class RabbitServer:
         }  # fmt: skip
         (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
         (folder / "plugins").write_text("[rabbitmq_management].")
-        (folder / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 500}]}].")  # looks for time-outs
+        ticks = ", {kernel, [{net_ticktime, 8}]}" if cookie else ""  # seconds, in which nodes notice a frozen one
+        (folder / "advanced.config").write_text(
+            f"[{{rabbit, [{{channel_tick_interval, 500}}]}}{ticks}]."  # looks for time-outs
+        )
         self._environment = {
             "HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": f"celeriac{self.port}@localhost", "RABBITMQ_CONF_ENV_FILE": "/dev/null",

@@ -44,8 +44,10 @@ WINDOW = 1000  # publications that may wait for their confirms
 class AioConnection(asyncio.Protocol):
     """A connection of the running event loop. Made by `connect`."""
 
-    def __init__(self, address: Address, hosts: Hosts, host: Host) -> None:
+    def __init__(self, address: Address, hosts: Hosts, host: Host, silence: float | None) -> None:
         self.address = address
+        self._silence = silence
+        self._answer_timer: asyncio.TimerHandle | None = None  # while answers are waited for, unless silence is allowed
         self._hosts = hosts
         self._host = host
         self.blocked = ""  # why the server accepts no messages at present
@@ -65,14 +67,17 @@ class AioConnection(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0, name: str = "celeriac",
-                      hosts: Hosts | None = None) -> AioConnection:  # fmt: skip
-        """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
+                      hosts: Hosts | None = None, silence: float | None = None) -> AioConnection:  # fmt: skip
+        """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`.
+
+        `silence`: the longest pause (seconds) in answers, after which the connection is lost.
+        """
         failure: Exception | None = None
         deadline = time.monotonic() + timeout
         hosts = hosts or Hosts(address.hosts)
         order = hosts.in_turn()
         for number, host in enumerate(order):
-            make = partial(cls, address, hosts, host)
+            make = partial(cls, address, hosts, host, silence)
             try:
                 async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
                     try:
@@ -194,8 +199,9 @@ class AioConnection(asyncio.Protocol):
         if self.lost is not None:
             return
         self.lost = error
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        for timer in (self._heartbeat, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
         if self._transport is not None:
             self._transport.abort()
         self._writable.set()
@@ -207,9 +213,27 @@ class AioConnection(asyncio.Protocol):
         if self.on_lost is not None:
             self.on_lost()
 
+    def expect_answer(self) -> None:
+        """See to it that the connection is lost if the server owes an answer and is silent for too long."""
+        if self._silence is not None and self._answer_timer is None:
+            self._answer_timer = self._loop.call_later(self._silence, self._check_answers, time.monotonic())
+
+    def _check_answers(self, since: float) -> None:
+        self._answer_timer = None
+        if not any(channel.waiting for channel in self._channels.values()):
+            return
+        assert self._silence is not None
+        if self.received_at > since or self.blocked:
+            self.expect_answer()
+        else:
+            self._hosts.failed(self._host)
+            self._lose(ConnectionLost(f"it did not answer for {self._silence:.1f} s"))
+
     def _keep_alive(self) -> None:
         now, interval = time.monotonic(), self.facts.heartbeat
-        if now - self.received_at > 2 * interval:
+        # The server sends a heartbeat after each half of the interval. Where there are other nodes, one that has left
+        # out two is left.
+        if now - self.received_at > (1.25 if len(self.address.hosts) > 1 else 2) * interval:
             self._hosts.failed(self._host)
             self._lose(ConnectionLost(f"no heartbeat from it for {now - self.received_at:.0f} s"))
             return
@@ -277,6 +301,7 @@ class Channel:
         self._closing = self._closing or isinstance(what, commands.Channel.Close)
         self._calls.append(future)
         self.connection.write(method(self.number, what))
+        self.connection.expect_answer()
         return future
 
     def tell(self, data: bytes) -> None:
@@ -288,6 +313,11 @@ class Channel:
     def publishing(self) -> bool:
         """Whether publications wait for their confirms."""
         return bool(self._batches)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the server owes an answer."""
+        return bool(self._calls or self._batches)
 
     async def publish(self, items: Sequence[Publication]) -> list[Publication]:
         """Publish, and wait for all confirms; return what could not be routed."""
@@ -306,6 +336,7 @@ class Channel:
             batch = self.confirms.sent(part, lambda it=confirmed: None if it.done() else it.set_result(None))  # type: ignore[misc]
             self.connection.write(data)
             self._batches.add(confirmed)
+            self.connection.expect_answer()
             try:
                 await confirmed
             finally:

@@ -52,9 +52,13 @@ class Connection:
     """
 
     def __init__(self, address: Address, within: float, heartbeat: int = 0, name: str = "celeriac",
-                 hosts: Hosts | None = None) -> None:  # fmt: skip
-        """Connect to the first host that answers, within so many seconds."""
+                 hosts: Hosts | None = None, silence: float | None = None) -> None:  # fmt: skip
+        """Connect to the first host that answers, within so many seconds.
+
+        `silence`: the longest pause (seconds) in answers, after which the connection is lost.
+        """
         self.address = address
+        self._silence = silence
         self._hosts = hosts or Hosts(address.hosts)
         self.blocked = ""  # why the server accepts no messages at present
         self.open = False
@@ -199,11 +203,23 @@ class Connection:
         return self._events.popleft()
 
     def _receive(self) -> bytes:
-        data = self._socket.read(CHUNK, self._deadline)
+        data = self._socket.read(CHUNK, self._deadline) if self._silence is None else self._heard(self._silence)
         if not data:
             raise ConnectionLost("the server closed the connection")
         self._received_at = time.monotonic()
         return data
+
+    def _heard(self, silence: float) -> bytes:
+        """Read. Raises `ConnectionLost` after so many seconds, `TimeoutError` at the deadline."""
+        until = time.monotonic() + silence
+        try:
+            return self._socket.read(CHUNK, min(until, self._deadline))
+        except TimeoutError:
+            if until >= self._deadline:
+                raise
+            if self.blocked:
+                return self._socket.read(CHUNK, self._deadline)
+            raise ConnectionLost(f"it did not answer for {silence:.1f} s") from None
 
     def _take(self, data: bytes) -> None:
         closed: Any = None

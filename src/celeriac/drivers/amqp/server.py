@@ -55,6 +55,8 @@ class Server:
         self.hosts = Hosts(self.address.hosts)
         self.prefix = prefix
         self.timeout = timeout
+        nodes = len(self.address.hosts)
+        self._silence = timeout / nodes if nodes > 1 else None  # … of a node, after which a request goes to another
         self.codec = codec
         self.declared: set[Any] = set()  # queues and exchanges that are known to exist, and whatever brokers add
         self._queue_type = queue_type
@@ -211,11 +213,12 @@ class Server:
                 break
             if not connection.stale():
                 return connection
-        return self.connect(deadline - time.monotonic())
+        return self.connect(deadline - time.monotonic(), silence=self._silence)
 
-    def connect(self, within: float, heartbeat: int = 0, name: str = "celeriac") -> Connection:
+    def connect(self, within: float, heartbeat: int = 0, name: str = "celeriac",
+                silence: float | None = None) -> Connection:  # fmt: skip
         """Return a new blocking connection. Raises `OSError`, `BrokerUnavailable`."""
-        connection = Connection(self.address, within, heartbeat, name, self.hosts)
+        connection = Connection(self.address, within, heartbeat, name, self.hosts, silence)
         self._know(connection.facts)
         return connection
 
@@ -234,7 +237,9 @@ class Server:
         async with session.opening:
             if session.connection is None or session.connection.lost is not None:
                 session.forget()
-                session.connection = await AioConnection.connect(self.address, self.timeout, hosts=self.hosts)
+                session.connection = await AioConnection.connect(
+                    self.address, self.timeout, hosts=self.hosts, silence=self._silence
+                )
                 self._know(session.connection.facts)
         return session
 
