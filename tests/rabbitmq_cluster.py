@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import secrets
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.patience import wait_for
-from tests.rabbitmq_server import RabbitServer, free_ports
+from tests.rabbitmq_server import RabbitServer, free_ports, node_name
 
 __all__ = ["RabbitCluster", "running_cluster"]
 
@@ -28,7 +29,7 @@ class RabbitCluster:
         settings = {"cluster_partition_handling": "pause_minority",
                     "cluster_formation.peer_discovery_backend": "classic_config"}  # fmt: skip
         for number, (port, _, _) in enumerate(own, 1):
-            settings[f"cluster_formation.classic_config.nodes.{number}"] = f"celeriac{port}@localhost"
+            settings[f"cluster_formation.classic_config.nodes.{number}"] = node_name(port)
         self.nodes = [
             RabbitServer(folder, [*three, epmd], cookie, **settings) for folder, three in zip(folders, own, strict=True)
         ]
@@ -41,8 +42,29 @@ class RabbitCluster:
             node.launch()
         for node in self.nodes:
             node.wait()
-        wait_for(lambda: len([node for node in first.ask("GET", "/api/nodes") if node["running"]]) == len(self.nodes),
-                 "nodes that run as one cluster")  # fmt: skip
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until each node sees all others."""
+        wait_for(lambda: all(self._running(node) == len(self.nodes) for node in self.nodes), "a whole cluster")
+
+    def _running(self, node: RabbitServer) -> int:
+        """Return how many nodes run, as one of them sees it; 0 if that does not answer."""
+        try:
+            found = node.ask("GET", "/api/nodes?columns=running")
+        except (OSError, http.client.HTTPException):
+            return 0
+        return len([one for one in found or () if one.get("running")])
+
+    def leader(self, vhost: str, queue: str, without: RabbitServer) -> RabbitServer | None:
+        """Return the node that leads a queue, as the others than one see it; None while they elect it."""
+        seer = next(node for node in self.nodes if node is not without)
+        try:
+            found = seer.ask("GET", f"/api/queues/{quote(vhost, safe='')}/{quote(queue, safe='')}?columns=leader,state")
+        except (OSError, http.client.HTTPException):
+            return None
+        leader = (found or {}).get("leader", "")
+        return next((node for node in self.nodes if node is not without and node.name == leader), None)
 
     def end(self) -> None:
         """Kill all nodes."""

@@ -28,8 +28,10 @@ from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.amqp.transport import AmqpTransport, post
 from celeriac.brokers.queue_server.envelope import Envelope
+from celeriac.brokers.queue_server.journal import CHANNEL as JOURNAL
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.sender import DELAYS
+from celeriac.brokers.queue_server.transport import Inspection
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
 from celeriac.model.clock import Clock
@@ -40,7 +42,8 @@ from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
 from tests.signalling import send
 
-__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "free_ports", "running_rabbit"]
+__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "entries_of", "free_ports", "node_name",
+           "running_rabbit"]  # fmt: skip
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -58,6 +61,11 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
+def node_name(port: int) -> str:
+    """Return the name of a node, by its port."""
+    return f"celeriac{port}@localhost"
+
+
 class RabbitServer:
     """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test.
 
@@ -72,6 +80,7 @@ class RabbitServer:
             pytest.skip(MISSING)
         self.folder = folder
         self.port, self.http, self.dist, self.epmd = ports or free_ports(4)
+        self.name = node_name(self.port)
         self.process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._vhosts = count(1)
@@ -83,13 +92,16 @@ class RabbitServer:
         }  # fmt: skip
         (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
         (folder / "plugins").write_text("[rabbitmq_management].")
-        ticks = ", {kernel, [{net_ticktime, 8}]}" if cookie else ""  # seconds, in which nodes notice a frozen one
-        (folder / "advanced.config").write_text(
-            f"[{{rabbit, [{{channel_tick_interval, 500}}]}}{ticks}]."  # looks for time-outs
-        )
+        own = {"channel_tick_interval": 500}  # looks for time-outs
+        ticks = ""
+        if cookie:  # as docs/brokers.md advises for clusters; faster, lest tests wait
+            own["dead_letter_worker_publisher_confirm_timeout"] = 3000
+            ticks = ", {kernel, [{net_ticktime, 8}]}"
+        pairs = ", ".join(f"{{{key}, {value}}}" for key, value in own.items())
+        (folder / "advanced.config").write_text(f"[{{rabbit, [{pairs}]}}{ticks}].")
         self._environment = {
             "HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
-            "RABBITMQ_NODENAME": f"celeriac{self.port}@localhost", "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_NODENAME": self.name, "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"), "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"), "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
@@ -290,3 +302,15 @@ async def die(lease: Lease) -> None:
     while (await channel.call(roll)).consumer_count >= before:
         await asyncio.sleep(0.01)  # between two looks
     channel.connection.close()
+
+
+async def entries_of(inspection: Inspection) -> list[bytes]:
+    """Read the journal, and change nothing."""
+    found: list[bytes] = []
+
+    def keep(bodies: list[bytes]) -> list[bool]:
+        found.extend(bodies)
+        return [True] * len(bodies)
+
+    await inspection.read_journal(JOURNAL, keep)
+    return found
