@@ -73,7 +73,8 @@ class Guard:
         """Return who makes a request. Raises a `Problem`."""
         self.check_host(request)
         user = await self._find(request, unsafe or request.method not in SAFE)
-        self._buckets.take(user.name)
+        lease = request.path_params.get("lease")  # each worker has a bucket of its own, so that all can renew
+        self._buckets.take(user.name if lease is None else f"{user.name} {lease[:40]}")
         return user
 
     async def _find(self, request: Request, unsafe: bool) -> User:

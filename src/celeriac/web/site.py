@@ -19,6 +19,7 @@ from celeriac.ports.complete import in_thread
 from celeriac.ports.operations import QueueCounts
 from celeriac.web.limits import Buckets, Limits, Streams
 from celeriac.web.problems import Problem
+from celeriac.worker.gateway import Gateway
 
 __all__ = ["API", "Site"]
 
@@ -40,6 +41,7 @@ class Site:
         self.buckets = Buckets(limits.rate, limits.burst)
         self.stopping = asyncio.Event()
         self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
+        self.gateway: Gateway | None = None  # made by the first remote worker
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0
         self._counting = asyncio.Lock()
