@@ -104,7 +104,10 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(stop, *duties, return_exceptions=True)
             for worker in self.workers.values():
-                worker.leave()
+                try:
+                    await worker.close()
+                except (BrokerError, BackendError):
+                    worker.leave()
             self.workers.clear()
         await self.settler.recorder.finish()
         self.settler.attempt_log.sum_up()

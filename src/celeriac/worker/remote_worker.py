@@ -339,6 +339,17 @@ class RemoteWorker:
             lease, self._lease = self._lease, None
             await lease.end()
 
+    async def close(self) -> None:
+        """Stop serving it, because this process stops: what it holds it still holds, and another process goes on."""
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.wait([self._receiving])
+        lease = self._lease
+        if lease is not None and not any(held.lease.name == lease.name for held in self.held.values()):
+            self._lease = None
+            await lease.end()
+        self.leave()
+
     def leave(self) -> None:
         """Forget it: its leases stand until they expire."""
         self._cancel()

@@ -345,7 +345,7 @@ class RedisLease(Lease):
                 continue
             with contextlib.suppress(ValueError):
                 message = unpack(value, claim.queue, self._server.codec)
-                if message.id == claim.id and message.queue == claim.queue:
+                if message.id == claim.id:
                     found[claim.token] = Delivery(message, claim.token, int(told.partition(":")[2]))
         return found
 

@@ -332,11 +332,12 @@ class SQLiteLease(Lease):
         for claim in claims:
             key = held_of(claim.token)
             row = connection.execute(HELD, key).fetchone() if key is not None and key[3] == self._number else None
-            if row is not None:
-                with contextlib.suppress(Unreadable, TypeError):
-                    message = connection.codec.decode(row[1], claim.queue)
-                    if message.id == claim.id and message.queue == claim.queue:
-                        found[claim.token] = Delivery(message, claim.token, row[0])
+            if key is None or row is None or queue_of(connection, key[0]) != claim.queue:
+                continue
+            with contextlib.suppress(Unreadable, TypeError):
+                message = connection.codec.decode(row[1], claim.queue)
+                if message.id == claim.id:
+                    found[claim.token] = Delivery(message, claim.token, row[0])
         return found
 
     def _check(self, connection: sqlite3.Connection) -> None:
