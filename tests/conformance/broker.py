@@ -598,8 +598,9 @@ class BrokerConformance:
             await adopted.renew()
         assert len(await receive(sweeper)) == 1
 
-    @pytest.mark.parametrize("token", ["", "x", "1", "1:2", "1:2:3", "1:-1:1:5:5", "a:b:c", ":" * 9, "9" * 40 + ":1:1:1:1",
-                                       "1:1:1:ffffffffffffffff:1", "0" * 18 + ":1:1", "é:1:1"])  # fmt: skip
+    @pytest.mark.parametrize("token", ["", "x", "1", "1:2", "1:2:3", "1:-1:1:5:5", "a:b:c", ":" * 9,
+                                       "9" * 40 + ":1:1:1:1", "1:1:1:ffffffffffffffff:1", "0" * 18 + ":1:1", "é:1:1"],
+                             )  # fmt: skip
     async def test_a_token_of_somebody_else_leads_to_nothing(self, ports: Ports, token: str) -> None:
         ports.broker.publish([message()])
         delivery = await one(await ports.lease())
