@@ -120,8 +120,9 @@ export class Worker {
   }
 
   async beat() {
+    let failed = false;
     while (!this.over.signal.aborted) {
-      await sleep(this.lease.renew_seconds * 1000, this.over.signal);
+      await sleep(failed ? Math.min(1000, this.lease.renew_seconds * 300) : this.lease.renew_seconds * 1000, this.over.signal);
       if (this.over.signal.aborted) return;
       try {
         const answer = await this.request("POST", "/renew", { holds: [...this.held.keys()] });
@@ -129,8 +130,10 @@ export class Worker {
         for (const token of answer.terminate) this.abort(token, "REVOKED");
         for (const token of answer.overdue) this.abort(token, "TIMEOUT");
         if (answer.stop) this.stop();
+        failed = false;
       } catch (error) {
-        this.log(`The lease could not be renewed: ${error.message}`);
+        if (!failed) this.log(`The lease could not be renewed, trying again: ${error.message}`);
+        failed = true;
       }
     }
   }

@@ -29,6 +29,7 @@ from celeriac import __about__
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, LeaseLost
 from celeriac.model.message import COROUTINE, PLAIN, Message
+from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Claim, Delivery, Lease
 from celeriac.ports.operations import WorkerInfo
 from celeriac.worker.decide import Ending
@@ -345,7 +346,9 @@ class RemoteWorker:
             self._receiving.cancel()
             await asyncio.wait([self._receiving])
         lease = self._lease
-        if lease is not None and not any(held.lease.name == lease.name for held in self.held.values()):
+        if not self._app.broker.can(Ability.CLOCK_LEASES):
+            await self.end()  # nobody can go on
+        elif lease is not None and not any(held.lease.name == lease.name for held in self.held.values()):
             self._lease = None
             await lease.end()
         self.leave()
