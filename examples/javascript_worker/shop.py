@@ -1,4 +1,4 @@
-"""Tasks that are sent from Python and run in JavaScript, by `worker.mjs`; and one that is run in Python with their results.
+"""Tasks that are sent from Python and run in JavaScript, by `worker.mjs`; and one in Python, with their results.
 
     celeriac -A shop web                          # for the worker in JavaScript
     node worker.mjs http://127.0.0.1:8000

@@ -6,7 +6,7 @@ import { Retry, Worker } from "./celeriac.mjs";
 
 const worker = new Worker({
   url: process.argv[2] ?? "http://127.0.0.1:8000",
-  token: process.env.CELERIAC_TOKEN,
+  token: process.env.WORKER_TOKEN,
   queues: ["javascript"],
   concurrency: 4,
 });

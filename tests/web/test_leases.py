@@ -637,7 +637,8 @@ async def test_a_queue_that_there_is_not_and_too_many_names_are_refused(shop: Ce
 
 def request_of(path: str, body: Any) -> bytes:
     text = msgspec.json.encode(body)
-    head = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(text)}"]
+    head = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json",
+            f"Content-Length: {len(text)}")  # fmt: skip
     return "\r\n".join([*head, "", ""]).encode() + text
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Deliveries",
     "Ended",
     "Enter",
+    "FailedTask",
     "Granted",
     "Heartbeat",
     "Holds",

@@ -64,7 +64,7 @@ class Gateway:
         self.workers: dict[str, RemoteWorker] = {}  # by the id of the lease, as its client knows it
         self.terminated: dict[str, None] = {}  # ids of tasks that were told to end, the oldest first
         reports = Reports(ended=self.settler.ended, reported=self.settler.reported, freed=_nothing, broken=log.error)
-        self.pool: Pool = RemotePool(app, self.options, reports, self)
+        self.pool: Pool = _RemotePool(app, self.options, reports, self)
         self.receiver.pool = self.pool
         self._work: asyncio.Task[None] | None = None
 
@@ -171,7 +171,7 @@ class Gateway:
             worker.stop_asked = True
 
 
-class RemotePool(Pool):
+class _RemotePool(Pool):
     """The deliveries of all remote workers of this process, for control commands. It runs nothing."""
 
     kind = "remote"
