@@ -77,7 +77,7 @@ def test_p1_workers_are_killed_under_load(stage: Stage) -> None:
     assert stage.recorded() == {result.id: 1 for result in results}
 
 
-@SQLITE_AND_REDIS
+@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq"], indirect=True)
 def test_p2_the_late_settlement_of_a_frozen_worker_is_refused(stage: Stage) -> None:
     web = Web(stage)
     stage.record()
@@ -188,6 +188,20 @@ def test_p5_a_server_that_is_stopped_and_started_again_costs_no_attempt(stage: S
     stage.release("go")
     assert get(held) == "released"
     assert [(run.attempt, run.deliveries) for run in stage.runs(held, waiting)] == [(1, 1)] * 2
+
+
+@RABBITMQ
+def test_p5_on_rabbitmq_a_server_that_is_stopped_returns_what_its_workers_hold_uncounted(stage: Stage) -> None:
+    web = Web(stage)
+    Node(web, "node", concurrency=2)
+    held = stage.send("plain", "holds", stage.path("go"))
+    stage.started(held)
+    assert web.stop() == 0
+    web.start()
+    assert stage.started(held, times=2).deliveries == 1
+    stage.release("go")
+    assert get(held) == "released"
+    stage.wait(stage.is_empty, "an empty broker")
 
 
 # --- P9 -----------------------------------------------------------------------------------------------
