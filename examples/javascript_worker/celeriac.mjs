@@ -263,7 +263,7 @@ export class Worker {
     try {
       problem = JSON.parse(text);
     } catch {} // from a proxy
-    if (answer.status >= 500 || answer.status === 429) throw new Error(`${answer.status} ${problem.detail ?? ""}`);
+    if (answer.status >= 500 || [408, 429].includes(answer.status)) throw new Error(`${answer.status} ${problem.detail ?? ""}`);
     throw new Refused(answer.status, problem);
   }
 

@@ -204,6 +204,26 @@ def test_p5_on_rabbitmq_a_server_that_is_stopped_returns_what_its_workers_hold_u
     stage.wait(stage.is_empty, "an empty broker")
 
 
+# --- P7 -----------------------------------------------------------------------------------------------
+
+
+@SQLITE_AND_REDIS
+def test_p7_what_ended_while_the_broker_was_away_is_settled_when_it_is_back(stage: Stage) -> None:
+    web = Web(stage, broker_publish_timeout=1)
+    stage.record()
+    node = Node(web, "node", concurrency=2)
+    held = stage.send("plain", "holds", stage.path("go"))
+    stage.started(held)
+    with stage.away(stage.ground.absences[0]):
+        stage.release("go")
+        stage.wait(lambda: held.id in [run.id for run in stage.journal("end")], "the end of the task")
+        stage.wait(lambda: "trying again" in node.text(), "a settlement that is refused")
+    assert get(held) == "released"
+    assert get(stage.send("plain", "returns", 7)) == 7
+    assert len(stage.runs(held)) == 1
+    assert stage.recorded()[held.id] == 1
+
+
 # --- P9 -----------------------------------------------------------------------------------------------
 
 

@@ -588,6 +588,20 @@ async def test_a_worker_settles_nothing_of_a_queue_that_it_may_not_receive_from(
         assert await other.settle(found, "SUCCESS", result="theirs")
 
 
+async def test_a_worker_that_asks_too_often_can_still_renew(shop: Celeriac) -> None:
+    def authenticate(request: Request) -> User:
+        return ALL
+
+    site = api(shop, authenticate=authenticate, limits=Limits(rate=0.001, burst=2))
+    async with client_of(site) as client:
+        remote = await Remote(client).enter()
+        statuses = [(await client.post(f"{remote.path}/receive", json={"holds": []})).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        assert (await remote.renew())["lost"] == []
+        site.stop()
+        await site.finish()
+
+
 @pytest.mark.parametrize("lease", ["x", "x.y", "a.b.c", "é", "0" * 7000, "0." + "A" * 500,
                                    "0." + urlsafe_b64encode(b"junk").decode()])  # fmt: skip
 async def test_a_lease_that_was_not_granted_is_unknown(shop: Celeriac, lease: str) -> None:

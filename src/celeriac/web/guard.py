@@ -73,8 +73,10 @@ class Guard:
         """Return who makes a request. Raises a `Problem`."""
         self.check_host(request)
         user = await self._find(request, unsafe or request.method not in SAFE)
-        lease = request.path_params.get("lease")  # each worker has a bucket of its own, so that all can renew
-        self._buckets.take(user.name if lease is None else f"{user.name} {lease[:40]}")
+        name, lease = user.name, request.path_params.get("lease")
+        if lease is not None:  # each worker has buckets of its own: one that settles much can still renew
+            name = f"{name} {lease[:40]} {request.url.path.rpartition('/')[2][:10]}"
+        self._buckets.take(name)
         return user
 
     async def _find(self, request: Request, unsafe: bool) -> User:

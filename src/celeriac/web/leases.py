@@ -28,7 +28,8 @@ from celeriac.web.scopes import WORK
 from celeriac.web.site import API, Site
 from celeriac.worker.gateway import Gateway
 from celeriac.worker.pools.child import state_outcome
-from celeriac.worker.remote_worker import Received, Registration, RemoteWorker, message_of
+from celeriac.worker.remote_tokens import message_of
+from celeriac.worker.remote_worker import Received, Registration, RemoteWorker
 
 __all__ = ["ENDPOINTS"]
 

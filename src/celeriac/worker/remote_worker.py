@@ -21,14 +21,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
-from urllib.parse import quote, unquote
 
 import msgspec
 
 from celeriac import __about__
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, LeaseLost
-from celeriac.model.message import COROUTINE, PLAIN, Message
+from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Claim, Delivery, Lease
 from celeriac.ports.operations import WorkerInfo
@@ -36,9 +35,10 @@ from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.pool import give_back
 from celeriac.worker.remote_receiver import RemoteReceiver
+from celeriac.worker.remote_tokens import claim_of, token_of
 from celeriac.worker.settler import Settler
 
-__all__ = ["MOST_HELD", "Held", "Received", "Registration", "RemoteWorker", "Renewed", "message_of"]
+__all__ = ["MOST_HELD", "Held", "Received", "Registration", "RemoteWorker", "Renewed"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -175,6 +175,8 @@ class RemoteWorker:
                 before = set(self.held)
                 self._lost(lease)
                 lost = [token for token in before if token not in self.held]
+                if left <= 0:
+                    break
                 continue
             started = await self._admit(lease, found, limit)
             if started or left <= 0 or limit <= 0:
@@ -207,7 +209,7 @@ class RemoteWorker:
         finally:
             now = time.monotonic()
             # Whatever happens next, a request of the client that does not name them returns them.
-            self.held |= {_token(one): Held(one, lease, now) for one in found}
+            self.held |= {token_of(one): Held(one, lease, now) for one in found}
         return found
 
     async def _admit(self, lease: Lease, found: Sequence[Delivery], limit: int) -> dict[str, Delivery]:
@@ -220,11 +222,11 @@ class RemoteWorker:
                 endings.append(Ending(delivery=delivery, given_back=True))
             if endings:
                 await self._settler.settle(lease, endings)
-                self._forget(_token(ending.delivery) for ending in endings)
+                self._forget(token_of(ending.delivery) for ending in endings)
         except BaseException:
-            self.return_soon([_token(delivery) for delivery in found])
+            self.return_soon([token_of(delivery) for delivery in found])
             raise
-        return {_token(delivery): delivery for delivery in start[:limit]}
+        return {token_of(delivery): delivery for delivery in start[:limit]}
 
     async def give_back(self, tokens: Sequence[str]) -> None:
         """Return deliveries that the client has never got; they do not count. Raises as `Settler.settle` does."""
@@ -243,7 +245,7 @@ class RemoteWorker:
         """Return, by token, what the client holds; adopt the leases of tokens that other processes gave it."""
         unknown: dict[str, tuple[Lease, list[tuple[str, Claim]]]] = {}
         for token in tokens:
-            claim = _claim(token) if token not in self.held and token not in self._settled else None
+            claim = claim_of(token) if token not in self.held and token not in self._settled else None
             if claim is None or claim.queue not in self.registration.queues:
                 continue
             lease = self._app.broker.adopt(claim.token, self.registration.lease_seconds)
@@ -278,12 +280,12 @@ class RemoteWorker:
     async def _settle(self, endings: Sequence[Ending]) -> dict[str, bool]:
         by_lease: dict[str, list[Ending]] = {}
         for ending in endings:
-            held = self.held.get(_token(ending.delivery))
+            held = self.held.get(token_of(ending.delivery))
             if held is not None:
                 by_lease.setdefault(held.lease.name, []).append(ending)
         accepted: dict[str, bool] = {}
         for some in by_lease.values():
-            tokens = [_token(ending.delivery) for ending in some]
+            tokens = [token_of(ending.delivery) for ending in some]
             leases = [self.held[token].lease for token in tokens if token in self.held]
             if not leases:
                 continue  # it was lost meanwhile
@@ -376,24 +378,3 @@ def _returned(task: asyncio.Task[None]) -> None:
             log.error("Deliveries could not be returned to their queues", exc_info=error)
             return
         log.warning("Deliveries that their worker did not get could not be returned to their queues yet: %s", error)
-
-
-# --- Tokens -------------------------------------------------------------------------------------------
-
-
-def _token(delivery: Delivery) -> str:
-    """Return the token of a delivery as the client gets it: with what another process needs to find the delivery."""
-    message: Message = delivery.message
-    return f"{delivery.token}~{quote(message.queue, safe='')}~{quote(message.id, safe='')}"
-
-
-def message_of(token: str) -> str | None:
-    """Return the id of the message that a token is for, as far as it says; None if it is no token."""
-    claim = _claim(token)
-    return claim.id if claim is not None else None
-
-
-def _claim(token: str) -> Claim | None:
-    parts = token.split("~")
-    return Claim(parts[0], unquote(parts[1]), unquote(parts[2])) if len(parts) == 3 else None
-
