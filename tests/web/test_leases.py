@@ -383,6 +383,15 @@ async def test_a_task_that_the_worker_did_not_name_goes_back_for_others(shop: Ce
         assert (await other.one())["deliveries"] == 1
 
 
+async def test_celeriacs_own_tasks_are_left_to_workers_in_python(shop: Celeriac) -> None:
+    async with served(shop) as client:
+        remote = await client.enter(tasks=["*"])
+        template = shop.message_template("shop.add").message((1,), {}, {})
+        shop.broker.publish([replace(template, task=next(iter(shop.builtin_tasks)))])
+        assert await remote.receive() == []
+        assert len(await shop.broker.operations().scheduled("mail", 10)) == 1
+
+
 async def test_a_rate_limit_holds_for_a_remote_worker(shop: Celeriac) -> None:
     async with entered(shop) as remote:
         for _ in range(4):

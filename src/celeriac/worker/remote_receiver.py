@@ -41,7 +41,8 @@ class RemoteReceiver(Receiver):
         if over is not None:
             return over
         name = delivery.message.task
-        if not any(fnmatchcase(name, pattern) for pattern in self._tasks):
+        # Celeriac's own tasks are for workers of its own, whatever a pattern says.
+        if name in self._app.builtin_tasks or not any(fnmatchcase(name, pattern) for pattern in self._tasks):
             return self._unregistered(delivery, self._tasks)
         try:
             call_of(self._app, delivery.message)
