@@ -100,6 +100,15 @@ class Inspector(Looking):
         await self.check_queues(queues)
         return {queue: await purge(self._app, queue) for queue in dict.fromkeys(queues)}
 
+    async def run_now(self, ids: Sequence[str]) -> int:
+        """Let scheduled tasks start before they are due; return how many there were. Raises `NotSupported`."""
+        return await self._app.broker.operations().run_now(ids)
+
+    async def move(self, ids: Sequence[str], queue: str) -> int:
+        """Move waiting messages to another queue; return how many there were. Raises `UnknownQueue`, `NotSupported`."""
+        await self.check_queues([queue])
+        return await self._app.broker.operations().move(ids, queue)
+
     async def pause(self, queues: Sequence[str]) -> None:
         """Stop all workers from receiving from queues until they are resumed. Raises `UnknownQueue`."""
         await self.check_queues(queues)
