@@ -135,15 +135,19 @@ class Inspector(Looking):
 
     # --- Tasks ----------------------------------------------------------------------------------------
 
-    async def retry(self, ids: Sequence[str], by: str = "") -> Retried:
+    async def retry(self, ids: Sequence[str], by: str = "", queue: str | None = None,
+                    before: float | None = None) -> Retried:  # fmt: skip
         """Send failed tasks again, as if they had never been tried, under their ids; resend dead letters.
 
-        The history notes who did it: `by`.
+        They go to their own queue, or to `queue`; those that ended after `before` are refused. The history notes who
+        did it: `by`.
         """
+        if queue is not None:
+            await self.check_queues([queue])
         sent: list[str] = []
         refused: dict[str, str] = {}
         for id, view in (await self.find(list(dict.fromkeys(ids)))).items():
-            why = await self._send_again(id, view)
+            why = await self._send_again(id, view, queue, before)
             if why is not None:
                 refused[id] = why
                 continue
@@ -152,7 +156,7 @@ class Inspector(Looking):
                 await self._app.history.audit(Event(at=self._app.clock.now(), kind=RETRIED, id=id, by=by))
         return Retried(sent, refused)
 
-    async def _send_again(self, id: str, view: TaskView) -> str | None:
+    async def _send_again(self, id: str, view: TaskView, queue: str | None, before: float | None) -> str | None:
         """Send a failed task again; return None, or why not."""
         outcome, now = view.outcome, self._app.clock.now()
         if view.place == "dead":
@@ -167,6 +171,8 @@ class Inspector(Looking):
             return f"it belongs to the workflow {outcome.place.workflow}: retry that"
         elif outcome.state != states.FAILURE:
             return f"it has not failed: it is {outcome.state}"
+        elif before is not None and outcome.done_at > before:
+            return "it has failed again since"
         elif outcome.kept is None:
             return "its message was not kept: `task_keep_failed` was not set, or it is larger than 256 KB"
         else:
@@ -177,7 +183,9 @@ class Inspector(Looking):
             return f"its message is unreadable: {error}"
         # It is published first, and its failure forgotten before it is due: a crash in between loses nothing.
         expires_at = message.expires_at if (message.expires_at or 0.0) > now else None
-        await self._app.apublish([replace(message, due_at=now + RETRY_SECONDS, expires_at=expires_at)])
+        due_at = now + RETRY_SECONDS
+        again = replace(message, queue=queue or message.queue, due_at=due_at, expires_at=expires_at)
+        await self._app.apublish([again])
         await self._app.backend.aforget([id])
         return None
 

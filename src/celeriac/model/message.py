@@ -214,6 +214,20 @@ def new_id() -> str:
     return _now() + tail
 
 
+def made_at(id: str) -> float | None:
+    """Return when an id was made, in seconds since the epoch; None for one that Celeriac has not made.
+
+    >>> made_at("0197a1b2-c3d4-7000-8000-000000000000"), made_at("order-17")
+    (1750768894.932, None)
+    """
+    if len(id) != 36 or id[8:24:5] != "----" or id[14] != "7":
+        return None
+    try:
+        return int(id[:8] + id[9:13], 16) / 1000
+    except ValueError:
+        return None
+
+
 def new_ids(count: int) -> list[str]:
     """Return many new ids at once, at a lower cost for each."""
     _tails.clear()  # they hold lower counters, and later ids must sort after these

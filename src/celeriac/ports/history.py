@@ -9,6 +9,7 @@ workers, totals and coarser steps; any worker may call it at any time. An adapte
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,13 +37,15 @@ from celeriac.model.history import (
 )
 from celeriac.ports.history_sums import Row, SumStore
 
-__all__ = ["ALL", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline", "samples_meant"]
+__all__ = ["ALL", "MOST_POINTS", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline",
+           "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
 ALL = Filter()
 READS = 10  # of sums, until nothing was folded meanwhile
 PAGE = 500  # attempts that are read at a time
+MOST_POINTS = 5_000  # that front ends ask for in one series, by time
 SEARCHED = 100_000  # attempts that `search` looks at, at most
 
 
@@ -302,9 +305,12 @@ def _position(cursor: str) -> Position:
     at, _, rest = cursor.partition("/")
     attempt, _, id = rest.partition("/")
     try:
-        return Position(float(at), id, int(attempt))
+        position = Position(float(at), id, int(attempt))
     except ValueError:
-        raise ValueError(f"{cursor!r} is not the cursor of a page.") from None
+        position = Position(math.nan, "", 0)
+    if not math.isfinite(position.at) or abs(position.attempt) >= 1 << 63:
+        raise ValueError(f"{cursor!r} is not the cursor of a page.")
+    return position
 
 
 def _points(found: Mapping[tuple[object, ...], Sums], by: Sequence[str]) -> list[Point]:

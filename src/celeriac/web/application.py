@@ -16,7 +16,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from celeriac.app.app import Celeriac
-from celeriac.web import compat, events, health, queues, results, status, task_types, tasks, workers, workflows
+from celeriac.web import (
+    audit,
+    bulk,
+    compat,
+    events,
+    health,
+    history,
+    queues,
+    results,
+    status,
+    task_actions,
+    task_types,
+    tasks,
+    workers,
+    workflows,
+)
 from celeriac.web.bodies import JSON, NDJSON, content_type, converted, decoded, query_of, read_body, read_lines
 from celeriac.web.endpoints import Call, Endpoint, json_answer
 from celeriac.web.guard import SAFE, Authenticate, Guard
@@ -33,8 +48,9 @@ __all__ = ["ENDPOINTS", "Api", "api", "token_file"]
 log = logging.getLogger("celeriac.web")
 
 ENDPOINTS: Sequence[Endpoint] = (
-    *tasks.ENDPOINTS, *results.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS, *queues.ENDPOINTS,
-    *workers.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *compat.ENDPOINTS,
+    *tasks.ENDPOINTS, *results.ENDPOINTS, *task_actions.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS,
+    *history.ENDPOINTS, *bulk.ENDPOINTS, *queues.ENDPOINTS, *workers.ENDPOINTS, *events.ENDPOINTS, *audit.ENDPOINTS,
+    *status.ENDPOINTS, *health.ENDPOINTS, *compat.ENDPOINTS,
 )  # fmt: skip
 """All endpoints. Of those that fit a path, the first answers."""
 
@@ -94,7 +110,14 @@ class Api(Starlette):
     async def _handle(self, request: Request, endpoint: Endpoint) -> Response:
         try:
             call = await self._checked(request, endpoint)
-            response = await endpoint.handler(self.site, call)
+            try:
+                response = await endpoint.handler(self.site, call)
+            except Exception as error:
+                if endpoint.is_action(call) and problem_of(error).kind.status >= 500:
+                    await audit.note(self.site, call, endpoint, error)
+                raise
+            if endpoint.is_action(call):
+                await audit.note(self.site, call, endpoint)
             if request.method not in SAFE or endpoint.scope == SEND:
                 log.info("%s: %s %s", call.user.name, request.method, request.url.path)
         except ClientDisconnect:
