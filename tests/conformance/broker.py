@@ -831,6 +831,7 @@ class BrokerConformance:
         assert [(one.id, one.queue, one.due_at) for one in await operations.scheduled("b", 10)] == [
             (sent[2].id, "b", later)
         ]
+        assert await operations.move(["own"], "b") == 0  # it is there already
         taken = await receive(lease, queues=["b"])
         assert await lease.settle([Settlement(delivery=one) for one in [*held, *taken]]) == [True] * 3
         ports.clock.advance(3601)

@@ -335,7 +335,7 @@ class MemoryOperations(Operations):
 
     async def move(self, ids: Sequence[str], queue: str) -> int:
         with self._store.lock:
-            found = self._waiting(ids)
+            found = [message for message in self._waiting(ids) if message.queue != queue]
             for message in found:
                 del self._store.messages[message.id]
             self._store.add([_replace(message, queue=queue) for message in found])

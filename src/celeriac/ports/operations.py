@@ -146,7 +146,7 @@ class Operations(ABC):
         raise NotSupported("This broker cannot find a scheduled message, so it cannot run one before it is due.")
 
     async def move(self, ids: Sequence[str], queue: str) -> int:
-        """Move ready and scheduled messages to the end of another queue; return how many there were.
+        """Move ready and scheduled messages of other queues to this one; return how many there were.
 
         Each is in one queue at any time. Raises `NotSupported` without `Ability.KNOW_IDS` and `Ability.SEE_SCHEDULED`.
         """

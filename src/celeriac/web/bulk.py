@@ -51,6 +51,7 @@ MOST_JOBS: Final = 5  # that run at once
 KEPT: Final = 100  # jobs that this process remembers
 PROGRESS_SECONDS: Final = 5.0  # between two events that say how far a job is, and looks for a stop
 SILENT_SECONDS: Final = 60.0  # after which a job of another server counts as interrupted
+LOOK_BACK: Final = 3600.0  # before the id of a job was made: clocks of servers differ
 WATCH_SECONDS: Final = 1.0  # for one wait for the ends of those that go first
 AGAIN: Final = "What it has not done was not done: send the same request again, with the same `before`, to do the rest."
 KINDS: Final = (BULK_STARTED, BULK_PROGRESS, BULK_ENDED)
@@ -230,25 +231,36 @@ class _Job:
         ids: list[str] = matched.ids
         self._matched, self._more = len(ids), not matched.is_all
         canary = self._body.canary
-        if canary is not None and len(ids) > canary.count:
-            first, ids = ids[: canary.count], ids[canary.count :]
+        if canary is not None:
             self.state = "canary"
-            await self._step(first)
-            if not self._is_over():
-                await self._watch(first, canary)
-        self.state = "running" if not self._is_over() else self.state
+            ids = await self._first(ids, canary)
+        if not self._is_over():
+            self.state = "running"
         for start in range(0, len(ids), STEP):
             if self._is_over():
                 return
             await self._step(ids[start : start + STEP])
             await self._tell()
 
-    async def _step(self, ids: Sequence[str]) -> None:
+    async def _first(self, ids: Sequence[str], canary: shapes.Canary) -> list[str]:
+        """Act on the first, one by one to know which were not refused, and watch them; return the others."""
+        left, first = list(reversed(ids)), list[str]()
+        while left and len(first) < canary.count and not self._is_over():
+            id = left.pop()
+            if await self._step([id]):
+                first.append(id)
+            await self._tell()
+        if left and not self._is_over():
+            await self._watch(first, canary)
+        return left[::-1]
+
+    async def _step(self, ids: Sequence[str]) -> int:
         done = await self._site.read(self._bulk.step(ids))
         self._done += done.number
         self._reasons += done.refused
         self._updated_at = self._site.app.clock.now()
         self._site.changed()
+        return done.number
 
     async def _watch(self, ids: Sequence[str], canary: shapes.Canary) -> None:
         """Wait for the ends of those that went first, and stop if too many of them have failed."""
@@ -310,7 +322,7 @@ async def _events(site: Site, id: str, kinds: Sequence[str]) -> list[Event]:
     history, at = site.app.history, made_at(id)
     if history is None or at is None:
         return []
-    return await site.read(history.events(kinds, at - SILENT_SECONDS, 10_000, id))
+    return await site.read(history.events(kinds, at - LOOK_BACK, 10_000, id))
 
 
 async def _write(site: Site, event: Event) -> None:

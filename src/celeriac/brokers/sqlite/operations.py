@@ -100,13 +100,15 @@ class SQLiteOperations(Operations):
         def moved(message: Message) -> Message:
             return msgspec.structs.replace(message, queue=queue)
 
-        states = (READY, SCHEDULED)
-        return await self._database.awrite(lambda connection: self._send_anew(connection, ids, states, moved))
+        return await self._database.awrite(
+            lambda connection: self._send_anew(connection, ids, (READY, SCHEDULED), moved, queue)
+        )
 
     def _send_anew(self, connection: Connection, ids: Sequence[str], states: Sequence[str],
-                   changed: Callable[[Message], Message]) -> int:  # fmt: skip
-        """Write messages that wait in one of these states anew, changed; return how many there were."""
-        found = [one for id in dict.fromkeys(ids) if (one := find(connection, id)) is not None and one.state in states]
+                   changed: Callable[[Message], Message], to: str | None = None) -> int:  # fmt: skip
+        """Write messages that wait in one of these states anew, changed; return how many there were. Not those `to`."""
+        known = [one for id in dict.fromkeys(ids) if (one := find(connection, id)) is not None]
+        found = [one for one in known if one.state in states and one.message.queue != to]
         for one in found:
             remove(connection, one)
         insert(connection, [changed(one.message) for one in found], self._clock.now())
