@@ -38,7 +38,7 @@ from celeriac.model.history import (
 from celeriac.ports.history_sums import Row, SumStore
 
 __all__ = ["ALL", "MOST_POINTS", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline",
-           "samples_meant"]  # fmt: skip
+           "cursor_of", "position_of", "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
@@ -156,7 +156,7 @@ class History(SumStore):
         """
         if filter.args:
             raise ValueError("The history keeps no arguments: search dead letters by args.…, or give tasks headers.")
-        position = _position(cursor) if cursor else None
+        position = position_of(cursor) if cursor else None
         found: list[Attempt] = []
         searched, more = 0, True
         while more and searched < SEARCHED:
@@ -166,8 +166,8 @@ class History(SumStore):
                 position, searched = at, searched + 1
                 found += [one for one in self.attempts_of([value]) if filter.matches(one)]
                 if len(found) == limit:
-                    return Page(found, _cursor(at), searched, await self.count_attempts())
-        return Page(found, _cursor(position) if more and position else None, searched, await self.count_attempts())
+                    return Page(found, cursor_of(at), searched, await self.count_attempts())
+        return Page(found, cursor_of(position) if more and position else None, searched, await self.count_attempts())
 
     async def timeline(self, id: str) -> Timeline:
         """Return what is known of a task."""
@@ -297,11 +297,13 @@ def _check(filter: Filter) -> None:
         raise ValueError(f"Counts are not divided by {', '.join(filter.finer)}: search attempts by that.")
 
 
-def _cursor(position: Position) -> str:
+def cursor_of(position: Position) -> str:
+    """Return a position as text: the cursor of a page, the id of an event."""
     return f"{position.at!r}/{position.attempt}/{position.id}"
 
 
-def _position(cursor: str) -> Position:
+def position_of(cursor: str) -> Position:
+    """Return the position that a cursor is. Raises `ValueError`."""
     at, _, rest = cursor.partition("/")
     attempt, _, id = rest.partition("/")
     try:

@@ -42,6 +42,7 @@ from celeriac.web.scopes import SEND, User
 from celeriac.web.shapes import AnyQuery, Flow
 from celeriac.web.site import API, Site
 from celeriac.web.tokens import TokenFile, Tokens
+from celeriac.web.watching import Feeds
 
 __all__ = ["ENDPOINTS", "Api", "api", "token_file"]
 
@@ -84,6 +85,7 @@ class Api(Starlette):
         self.site = Site(app, limits)
         self.guard = Guard(app, Tokens(app.conf.web_tokens, token_file(app)), authenticate, app.conf.web_allowed_hosts,
                            self.site.buckets)  # fmt: skip
+        self.site.feeds = Feeds(self.site)
         self._document: dict[str, Any] | None = None
         routes = [Route(f"{API}/openapi.json", self._openapi)]
         by_path: dict[str, dict[str, Endpoint]] = {}

@@ -222,9 +222,15 @@ class TasksQuery(_Given):
 
 
 class EventsQuery(_Given):
-    """Which tasks to follow."""
+    """Which tasks to follow: some by their ids, or all that end and are so."""
 
-    ids: Annotated[str, Meta(min_length=1, description="between commas")]
+    ids: Annotated[str, Meta(min_length=1, description="between commas")] | None = None
+    task: Annotated[Text, Meta(min_length=1, description="names between commas; * stands for any text")] | None = None
+    queue: Annotated[Text, Meta(min_length=1, description="names between commas")] | None = None
+    state: Annotated[Text, Meta(min_length=1, description="of ended attempts, as failure,retry")] | None = None
+    root: Annotated[Text, Meta(min_length=1, description="ids of first tasks of workflows, between commas")] | None = (
+        None
+    )
 
 
 class Page(_Given):

@@ -40,6 +40,7 @@ class Site:
         self.buckets = Buckets(limits.rate, limits.burst)
         self.stopping = asyncio.Event()
         self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
+        self.feeds: Any = None  # what streams of events share; `application.py` sets it
         self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0

@@ -26,6 +26,7 @@ from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.sampling import Sampler, attempt_of, signature_of_failure
 from celeriac.worker.statistics import Ended, Group, Statistics, grouped
+from celeriac.worker.watches import Watches
 
 __all__ = ["Recorder"]
 
@@ -54,6 +55,7 @@ class Recorder:
     def __init__(self, app: Celeriac, options: WorkerOptions, outages: Outages | None = None) -> None:
         self.history: History | None = app.history
         self.statistics = Statistics(keeps_slots=self.history is not None)
+        self.watches = Watches(app, options.name)
         self.dropped = 0  # attempts that were not written, counts included
         self._app = app
         self._worker = options.name
@@ -79,7 +81,10 @@ class Recorder:
         if not ended:
             return
         at, slot = self.statistics.slot(now)
-        for group, some in grouped(ended).items():
+        groups = grouped(ended)
+        if self.watches.is_watched:
+            self.watches.ended(groups)
+        for group, some in groups.items():
             runtimes = self.statistics.add(some, slot, group)
             if self.history is not None:
                 self._keep(group, some, runtimes, now)
