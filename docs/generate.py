@@ -235,8 +235,11 @@ HTTP_SECTIONS = {
     "Workflows": ("/api/v1/workflows",),
     "Types of tasks": ("/api/v1/task-types",),
     "Queues and dead letters": ("/api/v1/queues", "/api/v1/dead"),
+    "Failures and counts": ("/api/v1/failures", "/api/v1/stats"),
+    "Bulk actions": ("/api/v1/bulk",),
     "Workers": ("/api/v1/workers",),
     "Schedules": ("/api/v1/schedules",),
+    "The audit": ("/api/v1/audit",),
     "Without a token": ("/s/", "/livez", "/readyz"),
     "Celery's and Flower's addresses": ("/compat",),
 }

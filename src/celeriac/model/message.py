@@ -51,6 +51,7 @@ __all__ = [
     "decode",
     "decode_part",
     "encode",
+    "made_at",
     "new_id",
     "new_ids",
     "published_again",
