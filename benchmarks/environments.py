@@ -21,7 +21,7 @@ REQUIREMENTS = {
     "aiormq_client": ("aiormq>=6.8", "uvloop>=0.19"),
     "amqpstorm_client": ("amqpstorm>=2.11",),
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
-    "flower_redis": ("flower>=2.0", "celery[redis]>=5.4"),
+    "flower_redis": ("flower>=2.0", "celery[redis]>=5.4", "hiredis"),
     # It also needs typing-extensions, but does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
 }
