@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,20 @@ import pytest
 from celeriac import Celeriac, states
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.filters import Filter
-from celeriac.model.message import Message
+from celeriac.model.history import Attempt
+from celeriac.model.keys import new_key
+from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.model.watching import read_told
+from celeriac.testing import running_worker
+from celeriac.web.watching import Feeds
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
 from celeriac.worker.statistics import Ended, grouped
 from celeriac.worker.watches import MOST_WATCHES, Watches
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, eventually
 from tests.web.conftest import Running
+from tests.web.inside import site_of
 from tests.web.served import serving
 from tests.web.test_tasks import API, problem, send
 
@@ -168,6 +173,85 @@ def test_a_worker_tells_no_more_when_the_last_stream_has_ended(client: httpx.Cli
     channel = {"channel": "celeriac", "seconds": 30}
     refused = client.post(f"{API}/workers/{worker['name']}/orders", json={"order": "watch", "arguments": channel})
     assert "channel must begin with 'events.'" in problem(refused, 422, "bad-body")["detail"]
+
+
+# --- On each broker -----------------------------------------------------------------------------------
+
+
+class Hearing:
+    """Takes what a feed has, as a stream does."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.gaps = 0
+
+    def add(self, attempts: list[Attempt], dropped: int) -> None:
+        self.ids += [attempt.id for attempt in attempts]
+
+    def miss(self) -> None:
+        self.gaps += 1
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "signed"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path, make_app: Callable[..., Celeriac]) -> Celeriac:
+    settings: dict[str, Any] = {"broker_url": f"memory://{new_id()}"}
+    if request.param == "redis":
+        settings["broker_url"] = request.getfixturevalue("redis").url
+    elif request.param != "memory":
+        settings["broker_url"] = f"sqlite:///{tmp_path}/shop.db"
+    if request.param == "signed":
+        settings["security_keys"] = [new_key()]
+    app = make_app("shop", **settings)
+
+    @app.task(name="shop.add")
+    def add(x: int) -> int:
+        return x + 1
+
+    return app
+
+
+async def test_streams_with_the_same_filter_share_a_watch_that_ends_with_the_last(shop: Celeriac) -> None:
+    feeds = Feeds(site_of(shop).site)
+    first, second, other = Hearing(), Hearing(), Hearing()
+    chosen, elsewhere = Filter(tasks=("shop.*",)), Filter(tasks=("mail.*",))
+    with running_worker(shop) as worker:
+        watches = worker.settler.recorder.watches
+        feed = await feeds.join(chosen, first)
+        assert feed.workers == 1
+        assert await feeds.join(chosen, second) is feed
+        assert await feeds.join(elsewhere, other) is not feed
+        assert len(watches._watched) == 2
+        result = await shop.tasks["shop.add"].adelay(1)
+        await eventually(lambda: first.ids and second.ids)
+        assert (first.ids, second.ids, other.ids) == ([result.id], [result.id], [])
+        feeds.leave(chosen, first)
+        feeds.leave(elsewhere, other)
+        await eventually(lambda: len(watches._watched) == 1, "the end of the other watch")
+        feeds.leave(chosen, second)
+        await eventually(lambda: not watches.is_watched, "the end of the watch")
+
+
+async def test_a_feed_that_cannot_hear_makes_gaps_and_listens_again(
+    shop: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds, hearing, listen, calls = Feeds(site_of(shop).site), Hearing(), shop.broker.listen, 0
+
+    async def away(channel: str) -> Any:
+        nonlocal calls
+        if channel.startswith("events.") and (calls := calls + 1) == 1:
+            raise BrokerUnavailable("it is away")
+        return await listen(channel)
+
+    monkeypatch.setattr(shop.broker, "listen", away)
+    monkeypatch.setattr("celeriac.web.watching.LISTEN_AGAIN_SECONDS", 0.0)
+    with running_worker(shop) as worker:
+        await feeds.join(Filter(), hearing)
+        assert hearing.gaps == 1
+        await eventually(lambda: worker.settler.recorder.watches.is_watched, "the watch")
+        result = await shop.tasks["shop.add"].adelay(1)
+        await eventually(lambda: hearing.ids == [result.id], "the event")
+        feeds.leave(Filter(), hearing)
+        await eventually(lambda: not worker.settler.recorder.watches.is_watched, "the end of the watch")
 
 
 # --- In the worker ------------------------------------------------------------------------------------

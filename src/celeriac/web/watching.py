@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
-from typing import Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from celeriac.web.problems import Problem
 from celeriac.web.site import Site
 from celeriac.web.streams import KEEP_ALIVE, RETRY, STILL_HERE, event_bytes, notice_bytes, streamed
 
-__all__ = ["Feeds", "event_id", "watched"]
+__all__ = ["Feeds", "Hearer", "event_id", "watched"]
 
 log = logging.getLogger("celeriac.web")
 
@@ -78,6 +78,16 @@ def _last(text: str) -> Position | None:
 def event_id(attempt: Attempt) -> str:
     """Return the id of an event: the same in all streams, and a position in the history."""
     return cursor_of(Position(attempt.done_at, quote(attempt.id, safe=""), attempt.attempt or 0))
+
+
+class Hearer(Protocol):
+    """What a feed tells: a stream."""
+
+    def add(self, attempts: list[Attempt], dropped: int) -> None:
+        """Take what has ended, and how many others there were."""
+
+    def miss(self) -> None:
+        """Learn that something may be missing."""
 
 
 class _Stream:
@@ -215,7 +225,7 @@ class Feeds:
         self._site = site
         self._feeds: dict[Filter, _Feed] = {}
 
-    async def join(self, chosen: Filter, stream: _Stream) -> _Feed:
+    async def join(self, chosen: Filter, stream: Hearer) -> _Feed:
         """Let a stream have what a filter means, from when this returns."""
         feed = self._feeds.get(chosen)
         if feed is None:
@@ -224,7 +234,7 @@ class Feeds:
         await feed.watching.wait()
         return feed
 
-    def leave(self, chosen: Filter, stream: _Stream) -> None:
+    def leave(self, chosen: Filter, stream: Hearer) -> None:
         """End what a stream has; the feed, too, if it was the last."""
         feed = self._feeds.get(chosen)
         if feed is None or stream not in feed.streams:
@@ -239,7 +249,7 @@ class _Feed:
     """What workers tell about a filter, for all streams that have it."""
 
     def __init__(self, site: Site, chosen: Filter) -> None:
-        self.streams: list[_Stream] = []
+        self.streams: list[Hearer] = []
         self.watching = asyncio.Event()  # set once workers tell
         self.workers = 0  # that have said so
         self._site = site
