@@ -215,6 +215,10 @@ async def test_each_action_of_an_operator_is_written_down(client: httpx.AsyncCli
     assert (len(written[0]["data"]["body"]["ids"]), written[0]["data"]["body"]["of"]) == (20, 50)
     assert written[3]["data"]["body"] == {"paused": True}
     assert len((await client.get("/audit", params={"id": id})).json()) == 1
+    done = await asyncio.to_thread(command, shop, "stats", "audit", "--since", "1h", "--json")
+    assert json.loads(done.stdout) == written
+    shown = await asyncio.to_thread(command, shop, "stats", "audit", "--id", "idle", "--limit", "1")
+    assert [word in shown.stdout for word in ("olga", "action", "idle", "Delete the waiting messages")] == [True] * 4
     assert len((await client.get("/audit", params={"limit": 2, "since": "1h"})).json()) == 2
 
 

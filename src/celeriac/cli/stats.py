@@ -12,8 +12,9 @@ from celeriac.cli.history import filter_options, filter_text, history_of, parsed
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show, when
-from celeriac.documents import failure_document, instant, point_document, rows_of, sums_of
-from celeriac.model.filters import ANY, duration_of
+from celeriac.documents import event_document, failure_document, instant, point_document, rows_of, sums_of
+from celeriac.inspector.audit import AUDITED
+from celeriac.model.filters import ANY, duration_of, instant_of
 from celeriac.model.history import Sums
 from celeriac.ports.history import MOST_POINTS
 
@@ -147,3 +148,32 @@ def mark(session: Session, *, signature: str, status: str, as_json: bool) -> Non
         emit({"signature": signature, "status": status})
     else:
         echo(f"{signature} is {status} now.")
+
+
+# --- What operators did -------------------------------------------------------------------------------
+
+
+@command.command("audit")
+@click.option("--id", metavar="ID", help="Only about this task, queue, worker, schedule or bulk action.")
+@click.option("--since", metavar="WHEN", help="Only since: 2h (ago), 2026-11-29, 2026-11-29T12:00.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@as_json
+@with_session
+def audit(session: Session, *, id: str | None, since: str | None, limit: int, as_json: bool) -> None:
+    """List what operators did over HTTP, and which tasks were sent again: who, what and when, the latest first.
+
+    \b
+    Examples:
+      celeriac -A shop stats audit --since 1d
+    """
+    try:
+        begin = instant_of(since, session.app.clock.now()) if since else 0.0
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
+    found = session.run(history_of(session).events(AUDITED, begin, limit, id))
+    if as_json:
+        emit([event_document(event) for event in found])
+        return
+    show(["time", "by", "kind", "about", "what"],
+         [(when(event.at), event.by, event.kind, event.id, event.text) for event in found],
+         empty="No operator has done anything.")  # fmt: skip

@@ -15,13 +15,9 @@ from celeriac.inspector.changing import Inspector
 from celeriac.inspector.selecting import Cut, Matched, Source, dead_letters, failures, scheduled, waiting
 from celeriac.model.filters import Filter
 
-__all__ = ["ACTIONS", "BULK_ENDED", "BULK_PROGRESS", "BULK_STARTED", "BULK_STOP", "STEP", "Action", "Bulk", "Done"]
+__all__ = ["ACTIONS", "STEP", "Action", "Bulk", "Done"]
 
 STEP: Final = 1000
-BULK_STARTED: Final = "bulk.started"  # events of the history
-BULK_PROGRESS: Final = "bulk.progress"
-BULK_STOP: Final = "bulk.stop"
-BULK_ENDED: Final = "bulk.ended"
 
 
 class Done(NamedTuple):

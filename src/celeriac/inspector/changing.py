@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.app.purging import purge
+from celeriac.inspector.audit import RETRIED
 from celeriac.inspector.looking import Looking
 from celeriac.inspector.views import Answers, TaskView
 from celeriac.model.clock import Duration, limit
@@ -21,9 +22,8 @@ from celeriac.model.history import Event
 from celeriac.model.message import decode
 from celeriac.ports.operations import anew
 
-__all__ = ["RETRIED", "Inspector", "Retried"]
+__all__ = ["Inspector", "Retried"]
 
-RETRIED = "task.retried"  # an event of the history
 RETRY_SECONDS = 1.0  # until a failed task runs that is sent again
 
 

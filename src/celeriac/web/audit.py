@@ -15,8 +15,7 @@ from starlette.responses import Response
 
 from celeriac.documents import event_document
 from celeriac.errors import BackendError, BrokerError
-from celeriac.inspector.bulk import BULK_ENDED, BULK_STARTED, BULK_STOP
-from celeriac.inspector.changing import RETRIED
+from celeriac.inspector.audit import ACTION, AUDITED
 from celeriac.model.history import Event as Happened
 from celeriac.web.answers import Event
 from celeriac.web.endpoints import Call, Endpoint, Endpoints, json_answer
@@ -24,13 +23,11 @@ from celeriac.web.history import history_of, instant_given
 from celeriac.web.shapes import AuditQuery
 from celeriac.web.site import Site
 
-__all__ = ["ACTION", "ENDPOINTS", "note"]
+__all__ = ["ENDPOINTS", "note"]
 
 log = logging.getLogger("celeriac.web")
 
 ENDPOINTS = Endpoints()
-ACTION: Final = "action"
-KINDS: Final = (ACTION, RETRIED, BULK_STARTED, BULK_STOP, BULK_ENDED)
 LONGEST: Final = 200  # characters of a name
 SHOWN: Final = 20  # ids of many
 LARGEST: Final = 4_000  # bytes of what was asked for
@@ -41,7 +38,7 @@ async def _audit(site: Site, call: Call) -> Response:
     """List what operators did, the latest first."""
     query: AuditQuery = call.query
     since = instant_given(site, query.since, "since") if query.since else 0.0
-    found = await site.read(history_of(site).events(KINDS, since, query.limit, query.id))
+    found = await site.read(history_of(site).events(AUDITED, since, query.limit, query.id))
     return json_answer([event_document(event) for event in found])
 
 

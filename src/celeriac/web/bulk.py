@@ -20,16 +20,8 @@ from starlette.responses import Response
 
 from celeriac.documents import instant
 from celeriac.errors import BackendError, BrokerError, CeleriacError
-from celeriac.inspector.bulk import (
-    ACTIONS,
-    BULK_ENDED,
-    BULK_PROGRESS,
-    BULK_STARTED,
-    BULK_STOP,
-    STEP,
-    Action,
-    Bulk,
-)
+from celeriac.inspector.audit import BULK_ENDED, BULK_PROGRESS, BULK_STARTED, BULK_STOP
+from celeriac.inspector.bulk import ACTIONS, STEP, Action, Bulk
 from celeriac.inspector.selecting import Cut, Matched
 from celeriac.model.filters import Filter
 from celeriac.model.history import Event
