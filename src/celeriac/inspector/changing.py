@@ -19,12 +19,13 @@ from celeriac.inspector.views import Answers, TaskView
 from celeriac.model.clock import Duration, limit
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import Event
-from celeriac.model.message import decode
+from celeriac.model.message import Message, decode
 from celeriac.ports.operations import anew
 
 __all__ = ["Inspector", "Retried"]
 
 RETRY_SECONDS = 1.0  # until a failed task runs that is sent again
+RETRIED_AT_ONCE = 100  # so that their failures are forgotten within that time
 
 
 class Retried(msgspec.Struct, frozen=True):
@@ -144,23 +145,47 @@ class Inspector(Looking):
         """
         if queue is not None:
             await self.check_queues([queue])
+        wanted, done = list(dict.fromkeys(ids)), Retried([], {})
+        for start in range(0, len(wanted), RETRIED_AT_ONCE):
+            await self._retry(wanted[start : start + RETRIED_AT_ONCE], by, queue, before, done)
+        return done
+
+    async def _retry(self, ids: Sequence[str], by: str, queue: str | None, before: float | None,
+                     done: Retried) -> None:  # fmt: skip
         sent: list[str] = []
-        refused: dict[str, str] = {}
-        for id, view in (await self.find(list(dict.fromkeys(ids)))).items():
-            why = await self._send_again(id, view, queue, before)
-            if why is not None:
-                refused[id] = why
+        messages: list[Message] = []
+        due_at = self._app.clock.now() + RETRY_SECONDS
+        for id, view in (await self.find(ids)).items():
+            if view.place == "dead":
+                found: Message | str | None = await self._resent(id, queue)
+            else:
+                found = await self._message_of(id, view, before)
+            if isinstance(found, str):
+                done.refused[id] = found
                 continue
             sent.append(id)
-            if self._app.history is not None:
+            if found is None:
+                continue
+            expires_at = found.expires_at if (found.expires_at or 0.0) > due_at - RETRY_SECONDS else None
+            messages.append(replace(found, queue=queue or found.queue, due_at=due_at, expires_at=expires_at))
+        if messages:
+            # They are published first, and their failures forgotten before they are due: a crash between loses nothing.
+            await self._app.apublish(messages)
+            await self._app.backend.aforget([message.id for message in messages])
+        done.sent.extend(sent)
+        if self._app.history is not None:
+            for id in sent:
                 await self._app.history.audit(Event(at=self._app.clock.now(), kind=RETRIED, id=id, by=by))
-        return Retried(sent, refused)
 
-    async def _send_again(self, id: str, view: TaskView, queue: str | None, before: float | None) -> str | None:
-        """Send a failed task again; return None, or why not."""
-        outcome, now = view.outcome, self._app.clock.now()
-        if view.place == "dead":
-            return None if await self.resend([id]) else "it is no dead letter any more"
+    async def _resent(self, id: str, queue: str | None) -> str | None:
+        """Resend a dead letter; return None, or why not."""
+        if queue is not None:
+            return "it is a dead letter, which goes to its own queue: leave `queue` out"
+        return None if await self.resend([id]) else "it is no dead letter any more"
+
+    async def _message_of(self, id: str, view: TaskView, before: float | None) -> Message | str:
+        """Return the message of a failed task as it is sent again, or why it is not."""
+        outcome = view.outcome
         if view.place is not None:
             return f"it is {view.place} in the queue {view.message.queue if view.message else ''!r}"
         if outcome is None:
@@ -178,16 +203,9 @@ class Inspector(Looking):
         else:
             kept = outcome.kept
         try:
-            message = anew(decode(kept))
+            return anew(decode(kept))
         except Unreadable as error:
             return f"its message is unreadable: {error}"
-        # It is published first, and its failure forgotten before it is due: a crash in between loses nothing.
-        expires_at = message.expires_at if (message.expires_at or 0.0) > now else None
-        due_at = now + RETRY_SECONDS
-        again = replace(message, queue=queue or message.queue, due_at=due_at, expires_at=expires_at)
-        await self._app.apublish([again])
-        await self._app.backend.aforget([id])
-        return None
 
     async def _kept_in_history(self, id: str) -> bytes | None:
         """Return the message of a task whose outcome has expired, if it failed last, and was not sent again since."""
