@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -135,6 +136,9 @@ The public functions and classes, with their signatures and docstrings. A method
 
 def _path(found: Any) -> str:
     module = "celeriac" if getattr(celeriac, found.__name__, None) is found else found.__module__
+    package = sys.modules[module.rpartition(".")[0] or module]
+    if found.__name__ in getattr(package, "__all__", ()):  # users import it from there
+        module = package.__name__
     return f"{module}.{found.__name__}"
 
 
