@@ -14,6 +14,7 @@ from celeriac.app.app import Celeriac
 from celeriac.inspector.changing import Inspector
 from celeriac.inspector.selecting import Cut, Matched, Source, dead_letters, failures, scheduled, waiting
 from celeriac.model.filters import Filter
+from celeriac.ports.abilities import Ability
 
 __all__ = ["ACTIONS", "STEP", "Action", "Bulk", "Done"]
 
@@ -53,6 +54,7 @@ class Action(NamedTuple):
     source: Source
     apply: Callable[[Bulk, Sequence[str]], Awaitable[Done]]
     runs: bool  # whether the tasks run then, so that a few can go first
+    needs: Ability | None = None  # of the broker
 
 
 def _of(count: int, ids: Sequence[str], why: str) -> Done:
@@ -93,8 +95,8 @@ ACTIONS: Final = {
         Action("drop", "dead:write", dead_letters, _drop, runs=False),
         Action("retry", "tasks:retry", failures, _retry, runs=True),
         Action("revoke", "tasks:revoke", waiting, _revoke, runs=False),
-        Action("run-now", "tasks:retry", scheduled, _run_now, runs=True),
-        Action("move", "queues:write", waiting, _move, runs=False),
+        Action("run-now", "tasks:retry", scheduled, _run_now, runs=True, needs=Ability.SEE_SCHEDULED),
+        Action("move", "queues:write", waiting, _move, runs=False, needs=Ability.SEE_SCHEDULED),
     )
 }
 """All actions, by name."""

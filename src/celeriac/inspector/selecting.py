@@ -19,6 +19,7 @@ from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt
 from celeriac.model.message import Message, made_at
 from celeriac.model.serialization import decode
+from celeriac.ports.abilities import Ability
 
 __all__ = ["MOST", "Cut", "Matched", "Source", "dead_letters", "failures", "scheduled", "waiting"]
 
@@ -104,6 +105,8 @@ async def _of_queues(app: Celeriac, filter: Filter, cut: Cut, looks: tuple[str, 
     _check(filter, "waiting task")
     if filter.states or filter.words:
         raise ValueError("A waiting task has neither a state nor an error: leave them out.")
+    if not app.broker.can(Ability.SEE_SCHEDULED):
+        raise NotSupported("This broker cannot list all messages that wait, so none can be chosen by a filter.")
     operations = app.broker.operations()
     queues = [counts.queue for counts in await operations.queues()]
     found: dict[str, None] = {}

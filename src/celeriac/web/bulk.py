@@ -106,6 +106,8 @@ async def _checked(site: Site, call: Call) -> Bulk:
     _check_scope(call, action)
     if (body.filter is None) == (body.ids is None):
         raise _bad("", "Give either `filter` or `ids`. An empty filter means all.")
+    if action.needs is not None and not site.app.broker.can(action.needs):
+        raise Problem("not-supported", f"{action.name} needs a broker that {action.needs.value}: this one does not.")
     if body.canary is not None and not action.runs:
         raise _bad("/canary", f"{action.name} runs no task, so none can go first.")
     if body.canary is not None and not site.app.backend.can(Ability.KEEP_OUTCOMES):
