@@ -156,6 +156,26 @@ async def test_many_are_acted_on_in_steps(shop: Celeriac, client: httpx.AsyncCli
     assert (counts["default"], counts["spare"]) == (0, 2_500)
 
 
+async def test_of_too_many_the_first_are_taken_and_it_says_that_there_are_more(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.inspector.selecting.MOST", 5)
+    app = make_app("shop", task_queues=["idle", "spare"])
+
+    @app.task(name="shop.add")
+    def add(x: int) -> int:
+        return x
+
+    async with client_of(site_of(app)) as client:
+        send(app, "shop.add", [(n,) for n in range(7)], queue="idle")
+        counted = await act(client, "move", filter="queue:idle", queue="spare", dry_run=True)
+        assert (counted["matched"], counted["of"]) == (5, "at least")
+        moved = await done(client, "move", filter="queue:idle", queue="spare")
+        assert (moved["done"], moved["more"]) == (5, True)
+        moved = await done(client, "move", filter="queue:idle", queue="spare")
+        assert (moved["done"], moved["more"]) == (2, False)
+
+
 # --- Failures and dead letters ------------------------------------------------------------------------
 
 

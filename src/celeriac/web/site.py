@@ -49,8 +49,9 @@ class Site:
     # --- Reading --------------------------------------------------------------------------------------
 
     async def read(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what a question to broker or backend gives; in a thread, if their driver would block the loop."""
-        if self.app.broker.reads_block or self.app.backend.reads_block:
+        """Return what a question to broker, backend or history gives; in a thread, if a driver would block the loop."""
+        history_blocks = (self.app.conf.history_url or "").startswith("sqlite:")
+        if self.app.broker.reads_block or self.app.backend.reads_block or history_blocks:
             return await in_thread(self.app.broker.complete, work)
         return await work
 
