@@ -12,9 +12,11 @@ from typing import Any
 
 __all__ = [
     "AccessRefused",
+    "AddressRefused",
     "ArgumentsError",
     "BackendError",
     "BackendUnavailable",
+    "BadSignature",
     "BrokerError",
     "BrokerMisconfigured",
     "BrokerUnavailable",
@@ -190,6 +192,17 @@ class BackendUnavailable(BackendError, ConnectionError):
 
 class LeaseLost(BrokerError):
     """The worker's lease expired, and its messages went to other workers."""
+
+
+# --- HTTP requests that Celeriac sends ----------------------------------------------------------------
+
+
+class AddressRefused(CeleriacError, ValueError):
+    """Callbacks do not go to this URL, or not to the address that its host leads to."""
+
+
+class BadSignature(CeleriacError, ValueError):
+    """A request is not signed with one of the secrets, or was signed too long ago."""
 
 
 # --- Results ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ __all__ = ["masked"]
 PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*:/{0,3}[^/@\s:]*):\S*@", re.IGNORECASE)
 SECRET = re.compile(r"([?&](?:password|passwd|secret|token|key)=)[^&\s]*", re.IGNORECASE)
 
-KEYS = frozenset({"security_keys", "web_secret"})  # settings that are hidden as a whole
+KEYS = frozenset({"security_keys", "web_callback_secrets", "web_secret"})  # settings that are hidden as a whole
 
 
 def masked(value: Any) -> Any:

@@ -60,6 +60,8 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
+        # A worker without children for coroutines leaves built-in coroutine tasks to others.
+        self._builtin = {name: task for name, task in app.builtin_tasks.items() if options.capacity[task.lane]}
         self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
     async def run(self) -> None:
@@ -212,7 +214,7 @@ class Receiver:
             return self._revoked(delivery, TaskRevoked(), now)
         if message.expires_at is not None and message.expires_at <= now:
             return self._revoked(delivery, TaskExpired(), now)
-        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
+        task = self._app.tasks.get(message.task) or self._builtin.get(message.task)
         if task is None:
             unknown = self._not_registered(message.task)
             signals.task_unknown.send(self._options.name, message=message, name=message.task, id=message.id,
