@@ -39,6 +39,7 @@ ENTRY: Final = re.compile(
     rf"(?:(?P<scheme>https?)://)?(?P<host>\*|(?:\*\.)?{NAME}|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?",
     re.IGNORECASE | re.ASCII,
 )
+UNICAST: Final = ip_network("2000::/3")  # all that IANA has given out of IPv6
 NAT64: Final = ip_network("64:ff9b::/96")  # the IPv4 address is in its last 32 bits
 
 
@@ -163,6 +164,8 @@ def is_public(address: Address) -> bool:
     inner = _embedded(address)
     if inner is not None:
         return is_public(inner)
+    if address.version == 6 and address not in UNICAST:
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 

@@ -24,6 +24,7 @@ from celeriac.errors import (
     TaskExpired,
     TaskRevoked,
 )
+from celeriac.http.callbacks import WEBHOOK, sends_callbacks
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.worker.decide import Ending
@@ -60,8 +61,9 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
-        # A worker without children for coroutines leaves built-in coroutine tasks to others.
-        self._builtin = {name: task for name, task in app.builtin_tasks.items() if options.capacity[task.lane]}
+        self._builtin = dict(app.builtin_tasks)
+        if not sends_callbacks(app):
+            del self._builtin[WEBHOOK]  # other workers are configured for it
         self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
     async def run(self) -> None:
