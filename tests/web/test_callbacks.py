@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from celeriac import Celeriac, webhooks
+from celeriac.web.answers import CallbackEvent
 from tests.outgoing.endpoint import SECRET, Endpoint, answering, reply
 from tests.patience import PATIENCE, wait_for
 from tests.web.served import Served, check_shape, serving
@@ -35,6 +37,18 @@ def client(served: Served) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"{served.web()[1]}/api/v1", timeout=PATIENCE, trust_env=False,
                       event_hooks={"response": [check_shape]}) as made:  # fmt: skip
         yield made
+
+
+def test_the_document_describes_what_a_callback_sends(client: httpx.Client, endpoint: Endpoint) -> None:
+    document = client.get("/openapi.json").json()
+    described = document["webhooks"]["celeriac.task.ended"]["post"]
+    schema = described["requestBody"]["content"]["application/cloudevents+json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/CallbackEvent"}
+    send(client, "shop.fail", ["no tea"], {"url": f"{endpoint.url}/described", "include_result": True})
+    event = told(endpoint, "/described")
+    assert msgspec.to_builtins(msgspec.convert(event, CallbackEvent)) == event
+    sent = next(request for request in endpoint.received if request.path == "/described")
+    assert {parameter["name"] for parameter in described["parameters"]} <= sent.headers.keys()
 
 
 def send(client: httpx.Client, task: str, args: list[Any], callback: dict[str, Any], **more: Any) -> httpx.Response:
