@@ -19,7 +19,7 @@ from celeriac.tasks.task import Task
 __all__ = ["BadSignature", "callback", "new_secret", "verify"]
 
 
-def callback(task: Task[Any, Any], url: str, include_result: bool = False) -> dict[str, Any]:
+def callback(task: Task[..., Any], url: str, include_result: bool = False) -> dict[str, Any]:
     """Return the options of a call whose end is told to a URL: `link` and `link_error`.
 
     The URL must be of a host in the setting `web_callback_hosts`; with `include_result`, what is sent has the result,

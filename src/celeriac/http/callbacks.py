@@ -44,7 +44,8 @@ def callback_task(app: App) -> Task[Any, Any]:
         body = event_of(self, given, task, include_result)
         await driver("delivery").deliver(self, url, body, DELAYS)
 
-    options = {"max_retries": len(DELAYS), "ignore_result": True, "priority": HIGHEST_PRIORITY}
+    options = {"max_retries": len(DELAYS), "ignore_result": True, "priority": HIGHEST_PRIORITY,
+               "serializer": "json"}  # fmt: skip
     return CoroutineTask(app, webhook, WEBHOOK, options, bind=True)
 
 

@@ -42,7 +42,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         return self.url.partition("?")[0]
 
 
-class HttpTask(CoroutineTask[Any, Any]):
+class HttpTask(CoroutineTask[..., Any]):
     """A task that is an endpoint of another program. Made by `app.http_task`."""
 
     endpoint: Endpoint
