@@ -294,6 +294,21 @@ def test_an_answer_that_comes_drop_by_drop_ends_with_the_timeout(endpoint: Endpo
     endpoint.wait_until_closed(1, PATIENCE)
 
 
+@pytest.mark.parametrize("headers", [{}, {"content_encoding": "gzip"}, {"content_length": "999999999"}])
+def test_of_an_error_only_the_beginning_is_read(endpoint: Endpoint, headers: dict[str, str]) -> None:
+    endpoint.then(reply(503, b"busy " * 400_000, content_type="text/plain", **headers))
+    app = app_of(result_max_bytes=1000)
+    outcome = attempt(app.http_task("a", endpoint.url))
+    assert outcome.state == "RETRY"
+    assert ("It says: busy busy" in failure_of(outcome).message) == ("content_encoding" not in headers)
+
+
+@pytest.mark.parametrize("value", [{"$datetime": "2030-01-31"}, {"$": {"$": 1}}, [{"$tuple": [1]}], 2**63, 1e300])
+def test_a_value_is_what_the_endpoint_says_and_no_tag(endpoint: Endpoint, value: Any) -> None:
+    endpoint.then(reply(body={"result": value}))
+    assert task_of(endpoint).apply().get() == value
+
+
 def test_no_cookie_is_kept(endpoint: Endpoint) -> None:
     endpoint.then(reply(body={"result": 1}, set_cookie="session=1"), reply(body={"result": 2}))
 
@@ -353,6 +368,9 @@ def test_after_five_questions_without_an_answer_the_task_is_retried(endpoint: En
 def test_the_end_may_be_an_error(endpoint: Endpoint) -> None:
     endpoint.then(reply(202, location="/runs/7"), reply(body={"error": {"type": "Busy", "retry": 7}}))
     assert attempt(task_of(endpoint)).retry_delay == 7
+    endpoint.then(reply(202, location="/runs/7"), said(type="Busy", retry=True))
+    assert attempt(task_of(endpoint)).state == "RETRY"
+    assert len(endpoint.received) == 4  # it has ended: nothing more is asked
     endpoint.then(reply(202, location="/runs/7"), reply(404))
     assert attempt(task_of(endpoint)).state == "FAILURE"
 
@@ -480,6 +498,13 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path, monkey
         assert failure_of(attempt(task_of(endpoint))).type == "ConnectError"
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.authority))
         assert attempt(task_of(endpoint)).state == "SUCCESS"
+
+
+def test_a_proxy_of_the_environment_is_used(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", endpoint.url)
+    task = app_of().http_task("a", "http://billing.invalid/charge", secret=SECRET)
+    assert attempt(task).state == "SUCCESS"
+    assert endpoint.received[0].path == "http://billing.invalid/charge"
 
 
 def test_arguments_are_not_logged(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:

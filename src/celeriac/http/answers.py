@@ -48,6 +48,7 @@ class Failed(NamedTuple):
     retry: bool = False
     delay: float | None = None  # seconds until the retry, as the endpoint wants it
     at_least: float = 0.0  # seconds until the retry, if that is more than the back-off
+    told: bool = False  # by the endpoint: the call has ended so, and there is nothing more to ask
 
 
 class Accepted(NamedTuple):
@@ -70,7 +71,7 @@ def meaning(style: Style, answer: Answer, what: str, now: float | None = None) -
             end = style.read(answer.body)
         except RemoteError as wrong:
             return Failed(wrong)
-        return Returned(end.value) if end.error is None else Failed(end.error, end.retry, end.delay)
+        return Returned(end.value) if end.error is None else Failed(end.error, end.retry, end.delay, told=True)
     hint = " Redirects are not followed: give the task the final URL." if 300 <= status < 400 else _excerpt(answer)
     error = RemoteError("HTTPError", f"{what} was answered {status} {phrase(status)}.{hint}")
     return Failed(error, retry=status in PASSING or status >= 500, at_least=after or 0.0)

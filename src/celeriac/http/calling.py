@@ -32,7 +32,7 @@ TRACE: Final = {
 """Headers of a call that are also HTTP headers (W3C Trace Context), and the values that are passed on."""
 
 PAUSES: Final = (1.0, 30.0)  # seconds between two questions: the first, and the longest of ours
-LONGEST_PAUSE: Final = 600.0  # seconds; of an endpoint's choice
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 600.0  # seconds; of an endpoint's choice
 UNANSWERED: Final = 5  # questions in a row without an answer, after which the attempt has failed
 
 
@@ -78,12 +78,12 @@ class _Attempt:
                 if found.progress is not None and found.progress != shown:
                     shown = found.progress
                     self._task.update_state("PROGRESS", shown)
-            elif isinstance(found, Failed) and found.retry and found.delay is None and unanswered + 1 < UNANSWERED:
+            elif isinstance(found, Failed) and found.retry and not found.told and unanswered + 1 < UNANSWERED:
                 unanswered += 1  # a task that runs for hours survives a restart of its server
             else:
                 return found
             wanted = found.pause if isinstance(found, Accepted) else found.at_least or None
-            await asyncio.sleep(pause if wanted is None else min(wanted, LONGEST_PAUSE))
+            await asyncio.sleep(pause if wanted is None else min(max(wanted, SHORTEST_PAUSE), LONGEST_PAUSE))
             pause = min(pause * 2, PAUSES[1])
             found = await self._ask("GET", place, {}, b"")
 

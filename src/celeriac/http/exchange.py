@@ -24,6 +24,8 @@ from celeriac.http.answers import Answer
 __all__ = ["USER_AGENT", "NoAnswer", "Send", "exchange", "shared_client", "tls"]
 
 USER_AGENT: Final = f"celeriac/{VERSION}"
+ANSWERS: Final = (200, 202)  # whose bodies count
+EXCERPT: Final = 4096  # bytes of another's
 IDLE: Final = 100  # connections that are kept open; a coroutine child runs as many tasks at a time
 
 Send = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
@@ -42,14 +44,15 @@ async def exchange(send: Send, request: httpx2.Request, timeout: float, largest:
     """Return the answer to a request. Raises `NoAnswer`.
 
     All of it takes at most `timeout` seconds, however slowly it comes. A body of more than `largest` bytes is refused;
-    with None it is not read. It is not decompressed, since a small one may become a large one.
+    with None it is not read. It is not decompressed, since a small one may become a large one. Of an error's body only
+    the beginning is read.
     """
     token = _is_ours.set(True)
     try:
         async with asyncio.timeout(timeout):
             response = await send(request)
             try:
-                body = b"" if largest is None else await _read(response, largest)
+                body = b"" if largest is None else await _body(response, largest)
             finally:
                 await response.aclose()
     except TimeoutError:
@@ -61,19 +64,26 @@ async def exchange(send: Send, request: httpx2.Request, timeout: float, largest:
     return Answer(response.status_code, _headers(response.headers), body)
 
 
-async def _read(response: httpx2.Response, largest: int) -> bytes:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+async def _body(response: httpx2.Response, largest: int) -> bytes:
+    is_plain = response.headers.get("content-encoding", "identity").lower() == "identity"
+    if response.status_code not in ANSWERS:
+        return (await _read(response, EXCERPT))[:EXCERPT] if is_plain else b""
+    if not is_plain:
         raise NoAnswer("InvalidResponse", "the answer is compressed, although that was not asked for", passing=False)
-    parts, size = [], int(_declared(response.headers))
-    if size <= largest:
-        size = 0
-        async for part in response.aiter_raw():
-            parts.append(part)
-            size += len(part)
-            if size > largest:
-                break
-    if size > largest:
+    body = b"" if int(_declared(response.headers)) > largest else await _read(response, largest)
+    if max(len(body), int(_declared(response.headers))) > largest:
         raise NoAnswer("ResponseTooLarge", f"the answer has more than {largest:,} bytes", passing=False)
+    return body
+
+
+async def _read(response: httpx2.Response, enough: int) -> bytes:
+    """Return the body, or its beginning: somewhat more than `enough` bytes."""
+    parts, size = [], 0
+    async for part in response.aiter_raw():
+        parts.append(part)
+        size += len(part)
+        if size > enough:
+            break
     return b"".join(parts)
 
 
