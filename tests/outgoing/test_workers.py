@@ -170,3 +170,27 @@ def test_a_child_that_is_killed_while_it_sends_a_callback_sends_it_again(served:
     first, second = endpoint.wait(2, PATIENCE)
     held.go.set()
     assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+
+
+@pytest.mark.parametrize("server", ["redis", "rabbitmq"])
+def test_callbacks_are_sent_and_sent_again_on_other_brokers(server: str, endpoint: Endpoint, tmp_path: Path,
+                                                            request: pytest.FixtureRequest) -> None:  # fmt: skip
+    if server == "redis":
+        settings = {"broker_url": request.getfixturevalue("redis").url}
+    else:
+        settings = {"broker_url": request.getfixturevalue("place").url, "result_backend": f"sqlite:///{tmp_path}/results"}
+    (tmp_path / "shop.py").write_text(SHOP.format(url=endpoint.url, secret=SECRET), encoding="utf-8")
+    endpoint.then(reply(503), reply(204))
+    app = Celeriac("shop", web_callback_hosts=[endpoint.url], web_callback_secrets=[SECRET], **settings)
+
+    @app.task(name="shop.add")
+    def add(x: int, y: int) -> int: ...
+
+    with serving(tmp_path, **settings) as served:
+        served.worker()
+        result = add.apply_async((2, 2), **webhooks.callback(add, f"{endpoint.url}/ended", include_result=True))
+        assert result.get(timeout=PATIENCE) == 4
+        first, second = endpoint.wait(2, PATIENCE)
+    assert first.json["data"] == {"id": result.id, "task": "shop.add", "state": "SUCCESS", "result": 4, "error": None}
+    assert (first.body, first.headers["webhook-id"]) == (second.body, second.headers["webhook-id"])
+    app.close()
