@@ -12,7 +12,6 @@ from typing import Any
 from celeriac.canvas.group import group
 from celeriac.canvas.planner import GATHER
 from celeriac.errors import NotRegistered
-from celeriac.http.callbacks import callback_task
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import Task
@@ -66,8 +65,7 @@ def builtin_tasks(app: App) -> dict[str, Task[Any, Any]]:
         return [_call(found, item) for item in items]
 
     made: dict[str, Callable[..., Any]] = {GATHER: gather, MAP: map_, STARMAP: starmap}
-    tasks: list[Task[Any, Any]] = [Task(app, function, name, {"max_retries": 0}) for name, function in made.items()]
-    return {task.name: task for task in (*tasks, callback_task(app))}
+    return {name: Task(app, function, name, {"max_retries": 0}) for name, function in made.items()}
 
 
 def _call(task: AnyTask, items: list[Any]) -> Any:
