@@ -21,7 +21,8 @@ test: .venv/.installed servers ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py \
-	tests/test_reload.py tests/test_web_examples.py tests/test_dist.py tests/test_site.py tests/web
+	tests/test_reload.py tests/test_web_examples.py tests/test_http_examples.py tests/test_dist.py tests/test_site.py \
+	tests/outgoing/test_workers.py tests/web
 
 test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
 	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
