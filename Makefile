@@ -21,7 +21,8 @@ test: .venv/.installed servers ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py \
-	tests/test_reload.py tests/test_web_examples.py tests/test_dist.py tests/test_site.py tests/web
+	tests/test_reload.py tests/test_web_examples.py tests/test_http_examples.py tests/test_dist.py tests/test_site.py \
+	tests/outgoing/test_workers.py tests/web
 
 test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
 	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
@@ -51,11 +52,12 @@ servers: # a server that speaks MongoDB's protocol is a process of its own, in a
 		{ rm -rf $(MONGODB); echo 'There is no server for the tests of MongoDB, which are skipped.'; }
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
 		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
-			command -v memcached >/dev/null && command -v chromium >/dev/null && test -x /usr/sbin/mariadbd && \
-			command -v promtool >/dev/null && command -v node >/dev/null && \
+			command -v memcached >/dev/null && command -v chromium >/dev/null && \
+			command -v node >/dev/null && command -v socat >/dev/null && test -x /usr/sbin/mariadbd && \
+			command -v promtool >/dev/null && \
 			ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; } || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server memcached \
-			postgresql mariadb-server chromium prometheus nodejs; } >/dev/null
+			postgresql mariadb-server chromium prometheus nodejs socat; } >/dev/null
 
 check: .venv/.installed ## lint, types, layers, public names, and the documentation's site
 	$(BIN)/ruff check

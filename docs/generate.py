@@ -29,7 +29,7 @@ from typing import Any, get_args, get_origin
 import click
 
 import celeriac
-from celeriac import errors, inspector, logs, progress, signals, testing
+from celeriac import errors, inspector, logs, progress, signals, testing, webhooks
 from celeriac.app import control
 from celeriac.backends.amqp import RpcBackend
 from celeriac.backends.memcached import MemcachedBackend
@@ -112,6 +112,7 @@ FUNCTIONS = [
     celeriac.shared_task, celeriac.current_app, celeriac.current_request, celeriac.signature, celeriac.chain,
     celeriac.group, celeriac.chord, celeriac.chunks, celeriac.xmap, celeriac.xstarmap, progress.track, progress.atrack,
     celeriac.crontab, celeriac.cron, celeriac.every, celeriac.solar, celeriac.at, testing.running_worker,
+    webhooks.callback, webhooks.verify, webhooks.new_secret,
     celeriac.get_task_logger,
 ]  # fmt: skip
 

@@ -48,11 +48,12 @@ def test_no_example_is_left_out() -> None:
     assert listed == found
 
 
-PAGES = {"adapters": "adapter", "fastapi": "web_fastapi", "flask": "web_flask", "scripts-and-notebooks": "notebook",
+PAGES = {"adapters": "adapter", "fastapi": "web_fastapi", "flask": "web_flask", "http-tasks": "http_tasks",
+         "scripts-and-notebooks": "notebook",
          "status-page": "status_page"}  # fmt: skip
 """The pages in docs/howto, which `test_docs.py` follows, of the examples that are folders."""
 
-SOURCES = {".py", ".html", ".ipynb"}
+SOURCES = {".py", ".html", ".ipynb", ".mjs", ".sh"}
 
 
 def test_every_folder_has_a_page() -> None:
@@ -69,7 +70,7 @@ def test_an_example_is_what_its_page_shows(page: str) -> None:
         if path.suffix == ".ipynb":
             assert re.findall(r"\n# In \[\d+\]\n(.*?)\n```\n", text, re.DOTALL) == list(cells(content))
         else:
-            first = f"<!-- {path.name} -->" if path.suffix == ".html" else f"# {path.name}"
+            first = {".html": f"<!-- {path.name} -->", ".mjs": f"// {path.name}"}.get(path.suffix, f"# {path.name}")
             assert f"\n{first}\n{content}```\n" in text, f"{page}.md does not show {path.name} as it is"
 
 

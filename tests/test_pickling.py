@@ -24,6 +24,9 @@ def add(x: int, y: int = 1) -> int:
     return x + y
 
 
+charge = app.http_task("billing.charge", "https://billing.internal/charge")
+
+
 class Holder:
     """Makes apps that no module has."""
 
@@ -35,7 +38,7 @@ def kept() -> list[Any]:
     many = add.delay_many([(1,), (2,)])
     signatures = [add.s(1).set(link=add.s()), add.s(1) | add.s(), group(add.s(1), add.s(2)) | add.s()]
     results = [add.delay(1), (add.s(1) | add.s()).delay(), group([add.s(1)]).delay(), GroupResult("whole", list(many))]
-    return [app, add, eager, many, *signatures, *results]
+    return [app, add, charge, eager, many, *signatures, *results]
 
 
 @pytest.mark.parametrize("carry", [copy.copy, copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])

@@ -16,6 +16,7 @@ from celeriac import (
     group,
     shared_task,
     signals,
+    webhooks,
 )
 
 app = Celeriac("typing")
@@ -47,6 +48,11 @@ def bound(self: Task[..., Any], x: int) -> str:
 @app.task(bind=True, max_retries=3)
 async def bound_fetch(self: Task[..., Any], x: int) -> str:
     return str(x)
+
+
+charge = app.http_task("billing.charge", "https://billing.internal/charge", timeout=5, queue="mail")
+assert_type(charge.delay(7, amount="12.50"), AsyncResult[Any])
+add.apply_async((1, 2), **webhooks.callback(add, "https://hooks.example.com/"))
 
 
 class Noted(Task[..., Any]):

@@ -12,9 +12,11 @@ from typing import Any
 
 __all__ = [
     "AccessRefused",
+    "AddressRefused",
     "ArgumentsError",
     "BackendError",
     "BackendUnavailable",
+    "BadSignature",
     "BrokerError",
     "BrokerMisconfigured",
     "BrokerUnavailable",
@@ -200,6 +202,17 @@ class MailError(CeleriacError):
         super().__init__(message)
         self.temporary = temporary  # it may accept it later
         self.undelivered = list(undelivered)  # the recipients for whom that holds; empty: for all
+
+
+# --- HTTP requests that Celeriac sends ----------------------------------------------------------------
+
+
+class AddressRefused(CeleriacError, ValueError):
+    """Callbacks do not go to this URL, or not to the address that its host leads to."""
+
+
+class BadSignature(CeleriacError, ValueError):
+    """A request is not signed with one of the secrets, or was signed too long ago."""
 
 
 # --- Results ------------------------------------------------------------------------------------------

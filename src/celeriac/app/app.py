@@ -36,6 +36,7 @@ from celeriac.canvas.workflows import Workflows
 from celeriac.config.settings import Settings
 from celeriac.config.sources import from_object, from_toml
 from celeriac.errors import ArgumentsError, NotRegistered, UnknownQueue
+from celeriac.http.callbacks import WEBHOOK, callback_task
 from celeriac.mail.tasks import MAIL, check_mail, mail_call, mail_options, mail_tasks
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
@@ -90,7 +91,7 @@ class Celeriac(Registering):
         self.on_after_finalize = SetupSignal("on_after_finalize")
         self.canvas = functions
         self.workflows = Workflows(self)
-        self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self)}
+        self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self), WEBHOOK: callback_task(self)}
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None

@@ -7,11 +7,13 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from celeriac.errors import ImproperlyConfigured
-from celeriac.model.options import TaskOptions
+from celeriac.http.task import HttpTask, function_of, make_endpoint
+from celeriac.model.clock import Duration
+from celeriac.model.options import TaskOptions, text
 from celeriac.tasks.decorators import BoundDecorator, Decorator
 from celeriac.tasks.protocols import App
 from celeriac.tasks.task import CoroutineTask, Task, Tasks
@@ -83,6 +85,26 @@ class Registering:
         task = kind()
         task.attach(cast(App, self), function, name, options, bind)
         self._add(name, task)
+        return task
+
+    def http_task(self, name: str, url: str, *, secret: str | Sequence[str] | None = None, timeout: Duration = 30.0,
+                  style: str = "json", method: str | None = None,
+                  **options: Unpack[TaskOptions]) -> HttpTask:  # fmt: skip
+        """Register a task that is an endpoint of another program, in any language; return the task.
+
+            charge = app.http_task("billing.charge", "https://billing.internal/charge", secret="whsec_…", time_limit=60)
+            charge.delay(customer=7, amount="12.50")
+
+        Workers send a POST with the call as JSON, signed as Standard Webhooks define it with `secret` (several, while
+        they are replaced). An answer that takes longer than `timeout` seconds, no connection, 408, 425, 429 and 5xx
+        lead to a retry. Workers need the extra `celeriac[http]`. With `style="celery"` the endpoint is one of
+        `celery.task.http`, and `method` is "POST" or "GET".
+        """
+        name = text(name, "name")
+        endpoint = make_endpoint(name, url, secret, timeout, style, method)
+        function = function_of(endpoint, sys._getframe(1).f_globals.get("__name__", "__main__"), name)
+        task = cast(HttpTask, self.register(function, name, True, HttpTask, options))
+        task.endpoint = endpoint
         return task
 
     def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:

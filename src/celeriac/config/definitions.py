@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import msgspec
 
+from celeriac.model.callback_hosts import CallbackHosts
 from celeriac.model.clock import Duration
 from celeriac.model.compression import method
 from celeriac.model.keys import parse_key
@@ -19,6 +20,7 @@ from celeriac.model.mail_server import MailServer, addresses, check_address
 from celeriac.model.options import rate
 from celeriac.model.routing import Routes
 from celeriac.model.serialization import serializer
+from celeriac.model.webhook_signatures import parse_secret
 from celeriac.schedules.zones import zone_name
 
 __all__ = [
@@ -101,6 +103,12 @@ def _zone(name: str) -> str:
 def _keys(texts: list[str]) -> list[str]:
     for text in texts:
         parse_key(text)
+    return texts
+
+
+def _webhook_secrets(texts: list[str]) -> list[str]:
+    for text in texts:
+        parse_secret(text)
     return texts
 
 
@@ -330,6 +338,14 @@ class Definitions:
     ] = 100
     web_secret: Annotated[str | None, "the secret that signs status URLs, of 32 characters or more", _secret] = None
     web_origins: Annotated[list[str], "sites whose pages may read status URLs ('*': all)"] = []
+    web_callback_hosts: Annotated[
+        list[str], "hosts that callbacks may go to, by https unless they begin with http://, and networks that these "
+        "may lead to although they are not public; none: no callbacks", _accepted(CallbackHosts)
+    ] = []  # fmt: skip
+    web_callback_secrets: Annotated[
+        list[str], "secrets (whsec_…) that sign callbacks, each with all of them", _webhook_secrets
+    ] = []
+    web_callback_queue: Annotated[str | None, "the queue of callbacks; None: that of the task"] = None
 
 
 def definitions_of(kind: type) -> dict[str, Setting]:

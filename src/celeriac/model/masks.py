@@ -18,7 +18,7 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 
-KEYS = frozenset({"security_keys", "web_secret"})  # settings that are hidden as a whole
+KEYS = frozenset({"security_keys", "web_callback_secrets", "web_secret"})  # settings that are hidden as a whole
 
 
 def masked(value: Any) -> Any:

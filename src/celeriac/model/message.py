@@ -129,7 +129,9 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=
     def gives_result(self) -> bool:
         """Whether its result may be inserted into the bodies of other messages, so that it must be JSON."""
         place = self.place
-        return bool(self.link) or (place is not None and (place.join >= 0 or not place.alone))
+        if place is not None and (place.join >= 0 or not place.alone):
+            return True
+        return any(not link.immutable for link in self.link)
 
 
 class Link(msgspec.Struct, frozen=True, omit_defaults=True):

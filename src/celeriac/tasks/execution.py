@@ -87,7 +87,7 @@ class Executor:
 
     def run_any(self, message: Message, deliveries: int = 1) -> Outcome:
         """Run one attempt of a task of either lane in this thread, and wait for its end."""
-        task = self._app.tasks.get(message.task)
+        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
         if task is not None and task.is_coroutine:
             return self._app.broker.complete(self.arun(message, deliveries))
         return self.run(message, deliveries)

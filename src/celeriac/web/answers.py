@@ -15,6 +15,8 @@ __all__ = [
     "BatchSent",
     "BulkCount",
     "BulkState",
+    "CallbackData",
+    "CallbackEvent",
     "Dead",
     "Done",
     "Event",
@@ -229,6 +231,29 @@ class BatchSent(msgspec.Struct, kw_only=True):
     """Tasks that were sent."""
 
     ids: list[str]
+
+
+class CallbackData(msgspec.Struct, kw_only=True):
+    """What a callback tells of a task: the result or the error only if the call asked for it."""
+
+    id: str
+    task: str
+    state: Literal["SUCCESS", "FAILURE", "REVOKED"]
+    result: Any = UNSET
+    error: Failure | UnsetType | None = UNSET
+
+
+class CallbackEvent(msgspec.Struct, kw_only=True):
+    """The CloudEvents document that a callback sends."""
+
+    specversion: Literal["1.0"]
+    id: Annotated[str, Meta(description="the same in each attempt")]
+    source: str
+    type: Literal["celeriac.task.ended"]
+    subject: Annotated[str, Meta(description="the id of the task")]
+    time: str
+    datacontenttype: Literal["application/json"]
+    data: CallbackData
 
 
 class WorkflowSent(msgspec.Struct, kw_only=True):

@@ -26,6 +26,12 @@ STATUSES: Final = {200: "Done", 201: "Made", 202: "Accepted", 204: "Nothing to t
 DRAWINGS: Final = (JSON, "text/vnd.mermaid", "text/vnd.graphviz", "text/plain")
 KEYED: Final = ("/api/v1/tasks", "/api/v1/tasks/batch")
 
+CALLBACK_HEADERS: Final = {
+    "webhook-id": "The id of the event, the same in each attempt",
+    "webhook-timestamp": "When this attempt was signed, in seconds since the epoch",
+    "webhook-signature": "v1,… (HMAC-SHA256 in Base64), one for each secret",
+}
+
 INFO: Final = {
     "title": "Celeriac",
     "version": __version__,
@@ -49,13 +55,14 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": INFO,
         "paths": paths,
+        "webhooks": {"celeriac.task.ended": {"post": _callback(by_kind)}},
         "components": {"schemas": components, "securitySchemes": {"token": tokens}},
         "x-scopes": SCOPES,
     }
 
 
 def _kinds(endpoints: Iterable[Endpoint]) -> Iterable[Any]:
-    yield from (answers.Problem, BatchCall, Leaf)
+    yield from (answers.Problem, answers.CallbackEvent, BatchCall, Leaf)
     for endpoint in endpoints:
         yield endpoint.query
         if endpoint.body is not None and not isinstance(endpoint.body, str):
@@ -87,6 +94,24 @@ def _operation(endpoint: Endpoint, schemas: dict[int, Any], components: dict[str
                 "content": {"application/problem+json": {"schema": schemas[id(answers.Problem)]}},
             }
     return found
+
+
+def _callback(schemas: dict[int, Any]) -> dict[str, Any]:
+    """Return what a server receives that a call names in `callback`."""
+    return {
+        "operationId": "task_ended",
+        "summary": "A task has ended, for which its call named a callback",
+        "description": "Signed as Standard Webhooks define it. It is sent again, up to nine times in three days, until "
+        "the answer is 2xx, or 410.",
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": meaning, "schema": {"type": "string"}}
+            for name, meaning in CALLBACK_HEADERS.items()
+        ],
+        "requestBody": {"required": True,
+                        "content": {"application/cloudevents+json": {"schema": schemas[id(answers.CallbackEvent)]}}},
+        "responses": {"2XX": {"description": "Received"}, "410": {"description": "Do not send this again"}},
+        "security": [],
+    }  # fmt: skip
 
 
 def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -67,7 +67,8 @@ KINDS: Final = {
         Kind("task-failed", 424, "The task has failed"),
         Kind("too-many", 429, "There are too many requests"),
         Kind("internal", 500, "The server has failed"),
-        Kind("misconfigured", 500, "The server is not configured for this"),
+        Kind("misconfigured", 500, "The server is wrongly configured"),
+        Kind("not-configured", 501, "The server is not configured for this"),
         Kind("not-supported", 501, "The broker or the result backend cannot do this"),
         Kind("broker-failed", 502, "The broker or the result backend has failed"),
         Kind("broker-unavailable", 503, "The broker or the result backend cannot be reached"),
@@ -88,6 +89,8 @@ TABLE: Final[Mapping[type[CeleriacError], str]] = {
     errors.DecodeError: "bad-arguments",
     errors.MessageTooLarge: "too-large",
     errors.WorkflowError: "bad-body",
+    errors.AddressRefused: "bad-body",
+    errors.BadSignature: "unauthenticated",
     # Servers
     errors.BrokerError: "broker-failed",
     errors.BrokerUnavailable: "broker-unavailable",

@@ -15,6 +15,7 @@ __all__ = [
     "BatchCall",
     "BatchQuery",
     "Bulk",
+    "Callback",
     "Canary",
     "DeadIds",
     "DeadQuery",
@@ -80,6 +81,13 @@ class Options(_Given):
     acks_late: bool | None = None
 
 
+class Callback(_Given):
+    """Where the end of a task is told."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2048, description="of a host in `web_callback_hosts`")]
+    include_result: Annotated[bool, Meta(description="tell the result, or the error, too")] = False
+
+
 class Task(_Given):
     """A call."""
 
@@ -87,6 +95,7 @@ class Task(_Given):
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     options: Options = msgspec.field(default_factory=Options)
+    callback: Callback | None = None
 
 
 class BatchCall(_Given):

@@ -11,7 +11,8 @@ import msgspec
 from starlette.responses import Response
 
 from celeriac.documents import instant, view_document
-from celeriac.errors import CeleriacError, EncodeError
+from celeriac.errors import AddressRefused, CeleriacError, EncodeError, ImproperlyConfigured
+from celeriac.http.callbacks import with_callback
 from celeriac.inspector import TaskView
 from celeriac.model.message import Message
 from celeriac.model.status_urls import signed_path
@@ -21,7 +22,7 @@ from celeriac.web.bodies import NDJSON, content_type, converted
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.idempotency import sent_once
 from celeriac.web.problems import Problem, problem_of
-from celeriac.web.shapes import Batch, BatchCall, BatchQuery, Options, Task, WaitQuery
+from celeriac.web.shapes import Batch, BatchCall, BatchQuery, Callback, Options, Task, WaitQuery
 from celeriac.web.site import API, Site
 
 __all__ = ["ENDPOINTS", "call_options", "check_allowed", "message_of"]
@@ -32,11 +33,13 @@ SENDING = ("bad-request", "unknown-task", "unknown-queue", "bad-arguments", "too
 
 
 @ENDPOINTS.add("POST", "/tasks", "tasks:send", {202: Sent, 200: View}, query=WaitQuery, body=Task,
-               problems=(*SENDING, "key-reused", "outstanding"))  # fmt: skip
+               problems=(*SENDING, "key-reused", "outstanding", "not-configured"))  # fmt: skip
 async def _send(site: Site, call: Call) -> Response:
     """Send a task. With `wait`, the whole view if it ends in time."""
     body: Task = call.body
     message = message_of(site, call, body.task, body.args, body.kwargs, body.options)
+    if body.callback is not None:
+        message = _with_callback(site, message, body.callback)
     (message,), ran = await sent_once(site, call, [message], body.options.id is not None)
     outcome = ran.get(message.id)
     if outcome is None and call.query.wait and not message.ignore_result:
@@ -87,6 +90,16 @@ async def _send_batch(site: Site, call: Call) -> Response:
                       errors=errors)
     sent, _ = await sent_once(site, call, messages, False)
     return json_answer({"ids": [message.id for message in sent]}, HTTPStatus.ACCEPTED)
+
+
+def _with_callback(site: Site, message: Message, callback: Callback) -> Message:
+    try:
+        return with_callback(site.app, message, callback.url, callback.include_result)
+    except AddressRefused as error:
+        raise Problem("bad-body", f"/callback/url: {error}",
+                      errors=[{"pointer": "/callback/url", "detail": str(error)}]) from None  # fmt: skip
+    except ImproperlyConfigured as error:
+        raise Problem("not-configured", str(error)) from None
 
 
 def message_of(site: Site, call: Call, name: str, args: Sequence[Any], kwargs: dict[str, Any],

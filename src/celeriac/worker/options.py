@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from celeriac.http.callbacks import WEBHOOK, sends_callbacks
 from celeriac.model.message import COROUTINE, PLAIN
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
             app.check_queue(queue)
         chosen = pool or conf.worker_pool
         lanes = {task.lane for task in app.tasks.values()}
+        if sends_callbacks(app):
+            lanes.add(app.builtin_tasks[WEBHOOK].lane)
         return cls(
             name=name or f"{app.main or 'celeriac'}@{socket.gethostname()}.{os.getpid()}",
             queues=tuple(queues or sorted(app.queues)),

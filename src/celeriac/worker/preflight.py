@@ -1,7 +1,6 @@
 """What a worker checks and prepares when it starts: open files, the result backend, other workers of its name.
 
-Called by the supervisor. Nothing that is found here keeps a worker from starting: it is logged before the worker is
-ready.
+Called by the supervisor. Only a missing extra keeps a worker from starting: all else is logged before it is ready.
 """
 
 from __future__ import annotations
@@ -15,12 +14,15 @@ from contextlib import suppress
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError
+from celeriac.http.callbacks import sends_callbacks
+from celeriac.http.driver import driver
+from celeriac.http.task import HttpTask
 from celeriac.model.masks import masked
 from celeriac.model.message import new_id
 from celeriac.ports.operations import WorkerInfo
 from celeriac.worker.options import WorkerOptions
 
-__all__ = ["check", "raise_open_files"]
+__all__ = ["check", "import_http", "raise_open_files"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -34,6 +36,17 @@ def raise_open_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):  # a system that allows fewer than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def import_http(app: Celeriac) -> None:
+    """Import what sends HTTP requests, once for all children, if the app has HTTP tasks or callbacks.
+
+    Raises `ImproperlyConfigured` without the extra.
+    """
+    if any(isinstance(task, HttpTask) for task in app.tasks.values()):
+        driver("calling")
+    if sends_callbacks(app):
+        driver("delivery")
 
 
 async def check(app: Celeriac, options: WorkerOptions) -> None:

@@ -24,6 +24,7 @@ from celeriac.errors import (
     TaskExpired,
     TaskRevoked,
 )
+from celeriac.http.callbacks import WEBHOOK, sends_callbacks
 from celeriac.metrics.counts import RECEIVED, RECOVERED, UNKNOWN_TASK
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
@@ -62,6 +63,9 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
+        self._builtin = dict(app.builtin_tasks)
+        if not sends_callbacks(app):
+            del self._builtin[WEBHOOK]  # other workers are configured for it
         self._counted: dict[tuple[str, str], Counted] = {}  # by task and queue: what their deliveries count as
         self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
@@ -241,7 +245,7 @@ class Receiver:
         over = self._over(delivery, now)
         if over is not None:
             return over
-        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
+        task = self._app.tasks.get(message.task) or self._builtin.get(message.task)
         if task is None:
             return self._unregistered(delivery, self._app.tasks)
         if task.lane != message.lane:

@@ -48,7 +48,7 @@ from celeriac.worker.pools.process_pool import ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
 from celeriac.worker.pools.titles import set_title
 from celeriac.worker.pools.worker_thread import WorkerThread
-from celeriac.worker.preflight import check, raise_open_files
+from celeriac.worker.preflight import check, import_http, raise_open_files
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.remote_control import serve_commands
 from celeriac.worker.settler import Settler
@@ -78,6 +78,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     raise_open_files()
     set_title(f"worker {options.name}")
     signals.worker_init.send(options.name)  # before the fork server: what receivers set up is there in each child
+    import_http(app)
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "

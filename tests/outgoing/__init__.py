@@ -1,0 +1,1 @@
+"""What is sent by HTTP: HTTP tasks, callbacks, signatures."""
