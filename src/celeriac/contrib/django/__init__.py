@@ -1,0 +1,12 @@
+"""Celeriac in a Django project. Django is imported in this package alone.
+
+    framework.py     what an app asks of Django: setup, INSTALLED_APPS, transactions (`ports/framework.py`)
+    connections.py   database connections between tasks, and over forks
+    instances.py     lazy strings and model instances as arguments
+    tasks.py         the backend for `django.tasks`
+    views.py, urls.py  the status of a task, for pages
+    management/      `manage.py celeriac …`
+
+An app that reads its settings from `django.conf:settings` needs no more. `INSTALLED_APPS` has this package for the
+command of manage.py.
+"""
