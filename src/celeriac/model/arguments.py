@@ -197,7 +197,10 @@ class Arguments:
         except TypeError:  # a part of the arguments, whose parameters are not known before the rest is there
             return tuple(keys_in_place(args)), keys_in_place(kwargs)
         for name in self.keyed.intersection(bound.arguments):
-            bound.arguments[name] = keys_in_place(bound.arguments[name])
+            try:
+                bound.arguments[name] = keys_in_place(bound.arguments[name])
+            except TypeError as error:
+                raise EncodeError(f"Argument {name!r} of {self.name} cannot be sent: {error}.") from error
         return bound.args, bound.kwargs
 
     def rebuild(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -26,6 +26,7 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from django.db import connections  # noqa: E402
 
+from celeriac.tasks.current_app import apps  # noqa: E402
 from tests.patience import wait_for  # noqa: E402
 
 FOLDER = Path(os.environ["BAZAAR_FOLDER"])
@@ -81,7 +82,17 @@ def clean(database: None) -> Iterator[None]:
     for alias in connections:
         Order.objects.using(alias).all().delete()
     yield
-    connections.close_all()
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:  # of a TestCase
+            connection.close()
+
+
+@pytest.fixture(autouse=True)
+def forget_apps() -> Iterator[None]:
+    """Take the apps that a test made out of the registry: the last one is the current app."""
+    known = list(apps)
+    yield
+    apps[:] = known
 
 
 @pytest.fixture(scope="session")

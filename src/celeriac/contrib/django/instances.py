@@ -35,8 +35,8 @@ def connect() -> None:
 
 def _key(instance: Model) -> Any:
     """Return the primary key of an instance; with the database, if that is not the default one."""
-    if instance.pk is None:
-        raise TypeError("it is not saved, and has no key: save it first")
+    if instance.pk is None or instance._state.adding:
+        raise TypeError(f"{type(instance)._meta.label} is not saved, and a worker could not load it: save it first")
     database = instance._state.db
     if database is None or database == DEFAULT_DB_ALIAS:
         return instance.pk

@@ -16,3 +16,10 @@ class ShopConfig(AppConfig):
             from django.db import transaction
 
             transaction.atomic().__enter__()
+        if os.environ.get("BAZAAR_OPENS"):
+            from pathlib import Path
+
+            from django.conf import settings
+            from shop.tasks import session
+
+            Path(settings.FOLDER, "opened").write_text(str(session()))
