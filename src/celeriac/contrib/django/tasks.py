@@ -130,7 +130,11 @@ class CeleriacBackend(backends.BaseTaskBackend):
         if not self.supports_get_result:
             return super().get_result(result_id)
         outcome = app.backend.fetch([result_id]).get(result_id)
-        place, message = (None, None) if outcome is not None and outcome.ready else self._find(result_id)
+        place, message = None, None
+        if outcome is None or not outcome.ready:
+            place, message = self._find(result_id)
+            if message is None:  # it has ended since
+                outcome = app.backend.fetch([result_id]).get(result_id, outcome)
         found = call_of(outcome, message, app)
         if found is None:
             raise exceptions.TaskResultDoesNotExist(result_id)
@@ -156,7 +160,7 @@ def celeriac_priority(priority: int) -> int:
     """Return the priority of a message, 0 to 9, for one of Django, -100 to 100.
 
     >>> [celeriac_priority(priority) for priority in (-100, -50, 0, 50, 100)]
-    [0, 2, 5, 7, 9]
+    [0, 3, 5, 7, 9]
     """
     return 5 + round(priority * (4 if priority >= 0 else 5) / 100)
 
