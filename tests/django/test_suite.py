@@ -17,6 +17,7 @@ import pytest
 from tests.environment import without_settings
 from tests.patience import FOR_EVER
 from tests.postgresql_server import PostgreSQLServer
+from tests.rabbitmq_server import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "django" / "suite"
@@ -61,3 +62,10 @@ def test_with_postgresql(file: str, python: str, tmp_path: Path, shared_postgres
     database = {"ENGINE": "django.db.backends.postgresql", "NAME": shared_postgresql.database(), "HOST": "127.0.0.1",
                 "PORT": shared_postgresql.port, "USER": "postgres"}  # fmt: skip
     run(python, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
+
+
+@pytest.mark.timeout(FOR_EVER)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_task_backend_on_a_broker_that_finds_no_message_by_its_id(python: str, tmp_path: Path, place: Place) -> None:
+    """The backend of Django's tasks does what it does elsewhere, with RabbitMQ and results in SQLite."""
+    run(python, "test_task_backend.py", tmp_path, BAZAAR_BROKER_URL=place.url)

@@ -130,8 +130,9 @@ class Registering:
                            related_name: str | None = "tasks", force: bool = False) -> None:  # fmt: skip
         """Let workers import the module `tasks` of each of these packages that has one: `shop.tasks`, `mail.tasks`.
 
-        Without packages, those of Django's `INSTALLED_APPS`. With `related_name=None` they import the packages themselves. Nothing is imported before a worker starts, so
-        that these modules may import the app; with `force` they are imported now.
+        Without packages, those of Django's `INSTALLED_APPS`. With `related_name=None` they import the packages
+        themselves. Nothing is imported before a worker starts, so that these modules may import the app; with `force`
+        they are imported now.
         """
         if isinstance(packages, str):
             raise ImproperlyConfigured(f"autodiscover_tasks needs a list of packages: [{packages!r}].")

@@ -29,7 +29,7 @@ import msgspec
 
 from celeriac.model.foreign import keyed
 
-__all__ = ["Opener", "Rebuilder", "fields", "is_url", "opener", "has_keys", "reason", "rebuilder"]
+__all__ = ["Opener", "Rebuilder", "fields", "has_keys", "is_url", "opener", "reason", "rebuilder"]
 
 Opener = Callable[[Any], Any]
 Rebuilder = Callable[[Any], Any]

@@ -225,8 +225,9 @@ class Task(RunningTask, Generic[P, R]):
             args, kwargs, id = args_of(args), kwargs_of(kwargs), options.pop("task_id", None)
             if self.checks_arguments:
                 self.arguments.check(args, kwargs)
+            rest: dict[str, Any] = {**options}
             return send_on_commit(
-                self, id, lambda id: self.apply_async(args, kwargs, task_id=id, **options), using, robust
+                self, id, lambda id: self.apply_async(args, kwargs, task_id=id, **rest), using, robust
             )
         message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
         return send_made(self, message, options, using, robust)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import FOLDER, Worker
 from django.conf import settings
 from django.db import connection
 from shop import tasks
 from shop.models import Order
 
 from celeriac.contrib.django.connections import IDLE_SECONDS
+from conftest import FOLDER, Worker
 from tests.patience import PATIENCE, wait_for
 
 pytestmark = pytest.mark.skipif(connection.vendor != "postgresql", reason="it looks at sessions of PostgreSQL")

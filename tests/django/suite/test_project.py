@@ -8,11 +8,11 @@ import sys
 
 import pytest
 from bazaar import app
-from conftest import FOLDER, HERE
 from django.core.management import CommandError, call_command
 
 from celeriac import Celeriac
 from celeriac.errors import ImproperlyConfigured
+from conftest import FOLDER, HERE
 from tests.patience import PATIENCE
 
 
@@ -22,7 +22,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_settings_with_the_prefix_are_read() -> None:
-    assert app.conf.broker_url == f"sqlite:///{FOLDER}/celeriac.db"
+    assert app.conf.result_backend == f"sqlite:///{FOLDER}/celeriac.db"
     assert app.conf.worker_lease_seconds == 60
 
 
@@ -36,6 +36,11 @@ def test_names_that_celery_has_too_are_read_under_its_prefix() -> None:
     finally:
         del settings.CELERY_TASK_ACKS_LATE
     assert other.conf.task_acks_late is False
+
+
+def read(app: Celeriac) -> Celeriac:
+    app.config_from_object("django.conf:settings", namespace="CELERY")
+    return app
 
 
 @pytest.mark.parametrize(
@@ -54,8 +59,7 @@ def test_settings_of_celery_that_mean_nothing_here_are_refused(name: str, value:
     try:
         other = Celeriac("other", environ={})
         with pytest.raises(ImproperlyConfigured, match=text):
-            other.config_from_object("django.conf:settings", namespace="CELERY")
-            _ = other.backend
+            _ = read(other).backend
     finally:
         delattr(settings, name)
 

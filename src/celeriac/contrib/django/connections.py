@@ -50,8 +50,8 @@ def connect() -> None:
     signals.task_prerun.connect(_before_task)
     signals.task_postrun.connect(_after_task)
     signals.worker_process_init.connect(_start_child)
-    global _forks  # noqa: PLW0603 - a handler cannot be taken back, nor be registered twice
-    if not _forks:
+    global _forks
+    if not _forks:  # what is registered cannot be taken back
         _forks = True
         os.register_at_fork(after_in_child=_forget_inherited)
 

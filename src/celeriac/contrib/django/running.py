@@ -70,7 +70,8 @@ def _started(task: Any, call: TaskCall) -> Any:
     request = task.request
     if not request.is_eager and not task.app.broker.can(Ability.KNOW_IDS):
         # Nobody can look at the message, so that what is stored has to say what is running.
-        task.update_state(state=states.STARTED, meta=call.arguments())
+        sent = {"call": call.arguments(), "queue": request.queue, "sent_at": request.message.sent_at}
+        task.update_state(state=states.STARTED, meta=sent)
     result = ready_result(call.task(request.queue), request.id, call.backend, call.args, call.kwargs)
     now = instant(request.started)
     _put(result, status=Status.RUNNING, enqueued_at=instant(request.message.sent_at), started_at=now,

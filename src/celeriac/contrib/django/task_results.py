@@ -62,14 +62,14 @@ class TaskCall(NamedTuple):
 
 
 def ready_result(task: Any, id: str, backend: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Return the result of a task that waits to be run. Raises `TypeError` or `ValueError` if arguments are not JSON."""
+    """Return the result of a task that waits to be run. Raises `TypeError` or `ValueError` for what is not JSON."""
     return base.TaskResult(task=task, id=id, status=Status.READY, enqueued_at=None, started_at=None, finished_at=None,
                            last_attempted_at=None, args=args, kwargs=kwargs, backend=backend, errors=[],
                            worker_ids=[])  # fmt: skip
 
 
 def call_of(outcome: Outcome | None, message: Message | None, app: Celeriac) -> tuple[TaskCall, str, float] | None:
-    """Return the call of a Django task, its queue, and when it was sent (0.0: unknown); None if nothing is known."""
+    """Return the call of a Django task, its queue, and when it was sent; None if nothing is known."""
     if message is not None:
         found = message.task, message.content_type, message.body
         queue, sent_at = message.queue, message.sent_at
@@ -77,8 +77,8 @@ def call_of(outcome: Outcome | None, message: Message | None, app: Celeriac) -> 
         found = outcome.task, outcome.call.content_type, outcome.call.body
         queue, sent_at = outcome.call.queue, outcome.call.sent_at
     elif outcome is not None and not outcome.ready and outcome.task in (NAME, ASYNC_NAME) and outcome.value is not None:
-        call = TaskCall(*decode(outcome.content_type, outcome.value, app.conf.accept_content))
-        return call, import_string(call.path).queue_name, 0.0
+        sent = decode(outcome.content_type, outcome.value, app.conf.accept_content)  # `running.py` has written it
+        return TaskCall(*sent["call"]), sent["queue"], sent["sent_at"]
     else:
         return None
     task, content_type, body = found

@@ -36,8 +36,7 @@ from celeriac.contrib.django.task_results import (
 )
 from celeriac.errors import CeleriacError, NotSupported, nearest
 from celeriac.model.message import Message
-from celeriac.model.outcome import Outcome
-from celeriac.model.serialization import dumps
+from celeriac.model.outcome import Call, Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.tasks.current_app import current_app
 
@@ -82,7 +81,7 @@ class CeleriacBackend(backends.BaseTaskBackend):
         except (CeleriacError, ImportError) as error:
             found.append(checks.Error(
                 f"TASKS[{self.alias!r}] has no app: {error}", id="celeriac.E002",
-                hint="Import the app in the __init__.py of the project, or name it: OPTIONS={'app': 'shop.celeriac.app'}.",
+                hint="Import it in the __init__.py of the project, or name it: OPTIONS={'app': 'shop.celeriac.app'}.",
             ))  # fmt: skip
         return found
 
@@ -116,8 +115,8 @@ class CeleriacBackend(backends.BaseTaskBackend):
             outcome_into(result, outcome, app)
             return
         if not app.broker.can(Ability.KNOW_IDS) and self.supports_get_result:
-            waits = Outcome(id=message.id, task=message.task, state=states.PENDING, value=dumps(call.arguments()))
-            app.backend.store([waits])
+            waits = Outcome(id=message.id, task=message.task, state=states.PENDING, call=Call.of(message))
+            app.broker.complete(app.backend.store([waits]))  # before the worker stores anything
         app.publish([message])
         object.__setattr__(result, "enqueued_at", instant(message.sent_at))
         signals.task_enqueued.send(type(self), task_result=result)
@@ -140,8 +139,7 @@ class CeleriacBackend(backends.BaseTaskBackend):
             raise exceptions.TaskResultDoesNotExist(result_id)
         call, queue, sent_at = found
         result = ready_result(call.task(queue), result_id, call.backend, call.args, call.kwargs)
-        if sent_at:
-            object.__setattr__(result, "enqueued_at", instant(sent_at))
+        object.__setattr__(result, "enqueued_at", instant(sent_at))
         if outcome is not None:
             outcome_into(result, outcome, app)
         elif place == "active":

@@ -36,7 +36,8 @@ DATABASES = {
 }
 DATABASES["default"]["CONN_MAX_AGE"] = json.loads(os.environ.get("BAZAAR_CONN_MAX_AGE", "0"))
 
-CELERIAC_BROKER_URL = f"sqlite:///{FOLDER}/celeriac.db"
+CELERIAC_BROKER_URL = os.environ.get("BAZAAR_BROKER_URL", f"sqlite:///{FOLDER}/celeriac.db")
+CELERIAC_RESULT_BACKEND = f"sqlite:///{FOLDER}/celeriac.db"
 CELERIAC_WORKER_LEASE_SECONDS = 60
 CELERIAC_TASK_QUEUES = ["default", "reports"]
 

@@ -20,6 +20,7 @@ class ShopConfig(AppConfig):
             from pathlib import Path
 
             from django.conf import settings
+
             from shop.tasks import session
 
             Path(settings.FOLDER, "opened").write_text(str(session()))
