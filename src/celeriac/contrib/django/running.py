@@ -27,8 +27,9 @@ def register(app: Celeriac, kind: type) -> None:
     if missing := sorted(queues - app.queues):
         app.conf.task_queues = [*app.conf.task_queues, *missing]
     if NAME not in app.tasks:
-        app.task(name=NAME, bind=True, track_started=True, result_extended=True)(run)
-        app.task(name=ASYNC_NAME, bind=True, track_started=True, result_extended=True)(arun)
+        tracks = app.broker.can(Ability.KNOW_IDS)  # otherwise `_started` says more
+        app.task(name=NAME, bind=True, track_started=tracks, result_extended=True)(run)
+        app.task(name=ASYNC_NAME, bind=True, track_started=tracks, result_extended=True)(arun)
 
 
 def run(self: Any, path: str, args: list[Any], kwargs: dict[str, Any], backend: str = "default", priority: int = 0,

@@ -38,7 +38,8 @@ def status_path(result: AsyncResult[Any], expires: Duration = 3600.0, value: boo
     """
     until = int(result.app.clock.now() + seconds(expires, "expires"))
     ticket = signed_path(settings.SECRET_KEY, result.id, until, value).removeprefix("/s/")
-    return reverse(SIGNED, args=[ticket])
+    path: str = reverse(SIGNED, args=[ticket])
+    return path
 
 
 @require_safe
@@ -48,7 +49,7 @@ def task_status(request: HttpRequest, task_id: str) -> JsonResponse:
 
     After an exception also `exc`, its class, and for staff `traceback`.
     """
-    app = current_app()
+    app: Any = current_app()
     outcome = AsyncResult(task_id, app).outcome
     told: dict[str, Any] = {"id": task_id, "status": _state(outcome), "result": None}
     if outcome is not None and outcome.state in EXCEPTION_STATES:
