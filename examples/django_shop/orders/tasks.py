@@ -4,9 +4,9 @@ import time
 
 from django.db.models import F, Sum
 from mail.tasks import send_mail
-from orders.models import Order
 
 from celeriac import chord, crontab, shared_task
+from orders.models import Order
 
 
 @shared_task(bind=True)

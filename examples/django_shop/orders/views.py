@@ -5,10 +5,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST
-from orders.models import Order
-from orders.tasks import pack
 
 from celeriac.contrib.django.views import status_path
+from orders.models import Order
+from orders.tasks import pack
 
 
 @ensure_csrf_cookie

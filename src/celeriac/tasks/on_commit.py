@@ -25,7 +25,7 @@ __all__ = ["send_made", "send_on_commit"]
 R = TypeVar("R")
 
 
-class LateResult(EagerResult[R]):
+class _LateResult(EagerResult[R]):
     """The result of a task that runs in this process when the transaction commits (`task_always_eager`)."""
 
     __slots__ = ()
@@ -65,7 +65,7 @@ def send_made(task: AnyTask, message: Message, options: Mapping[str, Any], using
     if message.expires_at is not None and not isinstance(options.get("expires"), datetime):
         expires = message.expires_at - message.sent_at
     link = Link(message, True, expires)
-    late: LateResult[Any] = LateResult(message, app)
+    late: _LateResult[Any] = _LateResult(message, app)
 
     def publish() -> None:
         sent = link.sent(app.clock.now())

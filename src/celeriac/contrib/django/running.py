@@ -28,11 +28,11 @@ def register(app: Celeriac, kind: type) -> None:
         app.conf.task_queues = [*app.conf.task_queues, *missing]
     if NAME not in app.tasks:
         tracks = app.broker.can(Ability.KNOW_IDS)  # otherwise `_started` says more
-        app.task(name=NAME, bind=True, track_started=tracks, result_extended=True)(run)
-        app.task(name=ASYNC_NAME, bind=True, track_started=tracks, result_extended=True)(arun)
+        app.task(name=NAME, bind=True, track_started=tracks, result_extended=True)(_run)
+        app.task(name=ASYNC_NAME, bind=True, track_started=tracks, result_extended=True)(_arun)
 
 
-def run(self: Any, path: str, args: list[Any], kwargs: dict[str, Any], backend: str = "default", priority: int = 0,
+def _run(self: Any, path: str, args: list[Any], kwargs: dict[str, Any], backend: str = "default", priority: int = 0,
         run_after: datetime | None = None) -> Any:  # fmt: skip
     """Run a function that Django's `@task` has made a task."""
     result = _started(self, TaskCall(path, args, kwargs, backend, priority, run_after))
@@ -49,7 +49,7 @@ def run(self: Any, path: str, args: list[Any], kwargs: dict[str, Any], backend: 
     return value
 
 
-async def arun(self: Any, path: str, args: list[Any], kwargs: dict[str, Any], backend: str = "default",
+async def _arun(self: Any, path: str, args: list[Any], kwargs: dict[str, Any], backend: str = "default",
                priority: int = 0, run_after: datetime | None = None) -> Any:  # fmt: skip
     """Run a coroutine function that Django's `@task` has made a task."""
     result = _started(self, TaskCall(path, args, kwargs, backend, priority, run_after))

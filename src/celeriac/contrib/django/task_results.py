@@ -21,7 +21,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
 
-__all__ = ["ASYNC_NAME", "NAME", "TaskCall", "call_of", "error_of", "instant", "outcome_into", "ready_result"]
+__all__ = ["ASYNC_NAME", "NAME", "Status", "TaskCall", "call_of", "error_of", "instant", "outcome_into", "ready_result"]
 
 NAME = "django.run"
 ASYNC_NAME = "django.arun"
@@ -100,7 +100,7 @@ def outcome_into(result: Any, outcome: Outcome, app: Celeriac) -> None:
         put("status", Status.FAILED)
     elif outcome.state in SUCCESSFUL:
         put("status", Status.SUCCESSFUL)
-        put("_return_value", outcome_value(outcome, app))
+        put("_return_value", _value_of(outcome, app))
     else:
         put("status", Status.RUNNING)
     if outcome.started_at:
@@ -122,7 +122,7 @@ def error_of(error: BaseException, traceback: str) -> Any:
                           traceback=traceback)  # fmt: skip
 
 
-def outcome_value(outcome: Outcome, app: Celeriac) -> Any:
+def _value_of(outcome: Outcome, app: Celeriac) -> Any:
     """Return the decoded return value of an outcome."""
     data = outcome.encoded_value()
     return None if data is None else decode(outcome.content_type, data, app.conf.accept_content)

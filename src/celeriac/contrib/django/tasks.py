@@ -40,7 +40,7 @@ from celeriac.model.outcome import Call, Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.tasks.current_app import current_app
 
-__all__ = ["CeleriacBackend"]
+__all__ = ["CeleriacBackend", "celeriac_priority"]
 
 OPTIONS: Final = ("app", "enqueue_on_commit")
 
