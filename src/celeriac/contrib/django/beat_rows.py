@@ -20,7 +20,7 @@ from celeriac.errors import CeleriacError, ImproperlyConfigured
 from celeriac.ports.schedules import Entry
 from celeriac.schedules.schedule import Schedule
 
-__all__ = ["NOT_NEEDED", "Rows", "entry_of", "rows_of"]
+__all__ = ["COPY_ERRORS", "NOT_NEEDED", "Rows", "entry_of", "rows_of"]
 
 PREFIX: Final = "django_celery_beat_"
 TASKS: Final = f"{PREFIX}periodictask"
