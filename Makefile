@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast soak chaos fuzz servers check bench docs site dist structure clean
+.PHONY: help demo test test-fast soak chaos fuzz django servers check bench docs site dist structure clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,12 +17,12 @@ help: ## list the targets
 demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one terminal
 	$(BIN)/celeriac demo
 
-test: .venv/.installed servers ## run the tests
+test: .venv/.installed servers django ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py \
 	tests/test_reload.py tests/test_web_examples.py tests/test_http_examples.py tests/test_dist.py tests/test_site.py \
-	tests/outgoing/test_workers.py tests/web
+	tests/outgoing/test_workers.py tests/web tests/django
 
 test-fast: .venv/.installed servers ## run most tests, in less than two minutes: nothing on RabbitMQ, and no promises
 	CELERIAC_TEST_TREES=200 $(BIN)/python -m pytest -n 2 $(SLOW:%=--ignore=%) -k 'not rabbit and not amqp'
@@ -45,6 +45,14 @@ fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where 
 
 MONGODB := .venv/peers/mongodb
 MONGODB_PACKAGE := secantusdb>=0.7.0b3
+
+DJANGO := .venv/peers/django
+DJANGO_PYTHON ?= $(lastword $(sort $(wildcard /usr/bin/python3.1[2-9] /usr/local/bin/python3.1[2-9] $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python)))
+
+django: # the newest Django needs a newer Python than the rest, and so an environment of its own
+	@test -x $(DJANGO)/bin/python || test -z '$(DJANGO_PYTHON)' || \
+		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,postgresql,web]'; } || \
+		{ rm -rf $(DJANGO); echo 'There is no environment with the newest Django; its tests are skipped.'; }
 
 servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own
 	@test -x $(MONGODB)/bin/secantusd-py || \

@@ -48,9 +48,8 @@ def test_no_example_is_left_out() -> None:
     assert listed == found
 
 
-PAGES = {"adapters": "adapter", "fastapi": "web_fastapi", "flask": "web_flask", "http-tasks": "http_tasks",
-         "scripts-and-notebooks": "notebook",
-         "status-page": "status_page"}  # fmt: skip
+PAGES = {"adapters": "adapter", "django": "django_shop", "fastapi": "web_fastapi", "flask": "web_flask",
+         "http-tasks": "http_tasks", "scripts-and-notebooks": "notebook", "status-page": "status_page"}  # fmt: skip
 """The pages in docs/howto, which `test_docs.py` follows, of the examples that are folders."""
 
 SOURCES = {".py", ".html", ".ipynb", ".mjs", ".sh"}
@@ -63,14 +62,16 @@ def test_every_folder_has_a_page() -> None:
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - {"adapters"}))
 def test_an_example_is_what_its_page_shows(page: str) -> None:
     text = (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8")
-    files = [path for path in (EXAMPLES / PAGES[page]).iterdir() if path.suffix in SOURCES]
+    folder = EXAMPLES / PAGES[page]
+    files = [path for path in folder.rglob("*") if path.suffix in SOURCES]
     assert files
     for path in files:
         content = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             assert re.findall(r"\n# In \[\d+\]\n(.*?)\n```\n", text, re.DOTALL) == list(cells(content))
         else:
-            first = {".html": f"<!-- {path.name} -->", ".mjs": f"// {path.name}"}.get(path.suffix, f"# {path.name}")
+            name = path.relative_to(folder)
+            first = {".html": f"<!-- {name} -->", ".mjs": f"// {name}"}.get(path.suffix, f"# {name}")
             assert f"\n{first}\n{content}```\n" in text, f"{page}.md does not show {path.name} as it is"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from celeriac import Celeriac
 from tests.patience import PATIENCE, wait_for
+from tests.test_web_examples import site
 from tests.web.served import Served
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "status_page"
@@ -109,3 +111,18 @@ def test_a_page_of_another_site_cannot_read_it(example: Example, page: Page) -> 
     page.goto(example.address(app.AsyncResult("any")))
     expect(page.get_by_role("status")).to_contain_text("cannot be reached", timeout=PATIENCE * 1000)
     app.close()
+
+
+def test_the_page_of_the_django_shop_shows_the_packing_and_its_end(page: Page, tmp_path: Path) -> None:
+    with site("django_shop", tmp_path, {}) as found:
+        for command in (("makemigrations", "orders"), ("migrate", "--verbosity", "0")):
+            subprocess.run([sys.executable, "manage.py", *command], cwd=found.folder, env=found.environment, check=True,
+                           capture_output=True)  # fmt: skip
+        found.worker("shop")
+        with found.client("uvicorn", "shop.asgi:application", "--port", "0") as client:
+            page.goto(str(client.base_url))
+            page.get_by_label("Pieces").fill("30")
+            page.get_by_text("Buy").click()
+            expect(page.get_by_role("status")).to_have_text(re.compile(r"\d+ of 30 pieces"), timeout=PATIENCE * 1000)
+            expect(page.get_by_role("status")).to_have_text("30 pieces for Ada are packed", timeout=PATIENCE * 1000)
+            assert page.locator("progress").evaluate("bar => bar.value") == 1

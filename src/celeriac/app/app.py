@@ -24,6 +24,7 @@ from celeriac.app.connections import (
     sends_outcomes,
 )
 from celeriac.app.control import Control
+from celeriac.app.frameworks import framework_of
 from celeriac.app.registering import MAIN, Registering
 from celeriac.beat.declared import Declared
 from celeriac.beat.info import POLICIES
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from celeriac.beat.scheduler import Scheduler
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
+    from celeriac.ports.framework import Framework
     from celeriac.ports.history import History
 
 __all__ = ["Celeriac"]
@@ -92,6 +94,7 @@ class Celeriac(Registering):
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self), WEBHOOK: callback_task(self)}
+        self.framework: Framework | None = None
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
@@ -103,8 +106,14 @@ class Celeriac(Registering):
     # --- Configuration --------------------------------------------------------------------------------
 
     def config_from_object(self, source: Any, namespace: str = "") -> None:
-        """Read settings from a module, its dotted name, an object or a mapping; see `config.from_object`."""
-        self.conf.update(from_object(source, namespace))
+        """Read settings from a module, its dotted name, an object or a mapping; see `config.from_object`.
+
+        An app that reads Django's settings (`"django.conf:settings"`) belongs to that project: workers call
+        `django.setup()`, and its tasks can be sent when a transaction commits.
+        """
+        self.framework = framework_of(source) or self.framework
+        named = f"{namespace.upper()}_{{}}" if namespace else "{}"
+        self.conf.update(from_object(source, namespace), _named=named)
 
     def config_from_file(self, path: str | os.PathLike[str]) -> None:
         """Read settings from a TOML file; from a pyproject.toml, the table `[tool.celeriac]`."""
@@ -141,6 +150,8 @@ class Celeriac(Registering):
 
     def import_tasks(self) -> None:
         """Import the modules with tasks, and send `on_after_configure` and `on_after_finalize`."""
+        if self.framework is not None:
+            self.framework.set_up(self)
         super().import_tasks()
         self.on_after_configure.send(self)
         self.on_after_finalize.send(self)

@@ -20,6 +20,7 @@ from celeriac.tasks.task import CoroutineTask, Task, Tasks
 
 if TYPE_CHECKING:
     from celeriac.config.settings import Settings
+    from celeriac.ports.framework import Framework
 
 __all__ = ["MAIN", "Registering"]
 
@@ -34,6 +35,7 @@ class Registering:
 
     main: str | None
     conf: Settings
+    framework: Framework | None
 
     def __init__(self) -> None:
         self.tasks = Tasks()
@@ -146,18 +148,30 @@ class Registering:
             module = self.main or _main_name()
         return f"{module}.{function.__name__}"
 
-    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]],
+    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
                            related_name: str | None = "tasks", force: bool = False) -> None:  # fmt: skip
         """Let workers import the module `tasks` of each of these packages that has one: `shop.tasks`, `mail.tasks`.
 
-        With `related_name=None` they import the packages themselves. Nothing is imported before a worker starts, so
-        that these modules may import the app; with `force` they are imported now.
+        Without packages, those of Django's `INSTALLED_APPS`. With `related_name=None` they import the packages
+        themselves. Nothing is imported before a worker starts, so that these modules may import the app; with `force`
+        they are imported now.
         """
         if isinstance(packages, str):
             raise ImproperlyConfigured(f"autodiscover_tasks needs a list of packages: [{packages!r}].")
+        if packages is None:
+            packages = self._packages_of_framework
         self._discovered.append((packages, related_name))
         if force:
             self.import_tasks()
+
+    def _packages_of_framework(self) -> Iterable[str]:
+        if self.framework is None:
+            raise ImproperlyConfigured(
+                "autodiscover_tasks() without packages means those of Django's INSTALLED_APPS, and this app does not "
+                'know of a Django project. Let it read the settings of one, app.config_from_object("django.conf:'
+                'settings", namespace="CELERIAC"), or name the packages: autodiscover_tasks(["shop", "mail"]).'
+            )
+        return self.framework.packages()
 
     def import_tasks(self) -> None:
         """Import the modules that the setting `imports` names, and those that `autodiscover_tasks` finds."""

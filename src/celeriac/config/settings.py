@@ -33,7 +33,7 @@ class Settings(Definitions):
         self.update(found)
         self.__dict__["_pinned"] = frozenset(found)
 
-    def update(self, values: Mapping[str, Any] | None = None, /, *, _problems: Iterable[str] = (),
+    def update(self, values: Mapping[str, Any] | None = None, /, *, _problems: Iterable[str] = (), _named: str = "{}",
                **more: Any) -> None:  # fmt: skip
         """Set many at once; names that the environment sets keep its values. All mistakes in one error."""
         problems = list(_problems)
@@ -42,7 +42,8 @@ class Settings(Definitions):
             try:
                 checked[name] = check(name, value)
             except ImproperlyConfigured as error:
-                problems.append(str(error))
+                written = _named.format(name.upper()) if _named != "{}" else name
+                problems.append(str(error) if written == name else f"{written}: {error}")
         checked = {name: value for name, value in checked.items() if name not in self._pinned}
         if (problem := check_together({**self.__dict__, **checked})) is not None:
             problems.append(problem)

@@ -6,6 +6,7 @@ import importlib
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from celeriac.errors import ImproperlyConfigured
 __all__ = ["from_environment", "from_object", "from_toml"]
 
 ENVIRONMENT_PREFIX = "CELERIAC_"
-NOT_SETTINGS = ("CELERIAC_APP", "CELERIAC_TEST_", "CELERIAC_DEMO_")
+NOT_SETTINGS = ("CELERIAC_APP", "CELERIAC_SKIP_CHECKS", "CELERIAC_TEST_", "CELERIAC_DEMO_")
 """Environment variables that begin like settings and are not."""
 
 
@@ -30,14 +31,14 @@ def from_object(source: Any, namespace: str = "") -> dict[str, Any]:
     """
     if isinstance(source, str):
         source = _imported(source)
-    if isinstance(source, Mapping):
-        items = dict(source)
-    else:
-        items = {name: getattr(source, name) for name in dir(source) if not name.startswith("__")}
-    if namespace:
+    is_mapping = isinstance(source, Mapping)
+    names = list(source) if is_mapping else [name for name in dir(source) if not name.startswith("__")]
+    get = source.__getitem__ if is_mapping else partial(getattr, source)
+    if namespace:  # no other names are read: Django warns of some
         prefix = namespace.upper() + "_"
-        return {name[len(prefix) :].lower(): value for name, value in items.items() if name.startswith(prefix)}
-    if isinstance(source, Mapping):
+        return {name[len(prefix) :].lower(): get(name) for name in names if name.startswith(prefix)}
+    items = {name: get(name) for name in names}
+    if is_mapping:
         return items
     return {
         name: value

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from typing import Any, Optional, get_type_hints
 
 from celeriac.errors import ArgumentsError, DecodeError, EncodeError, ImproperlyConfigured
-from celeriac.model.records import Rebuilder, reason, rebuilder
+from celeriac.model.foreign import keys_in_place
+from celeriac.model.records import Rebuilder, has_keys, reason, rebuilder
 
 __all__ = ["Arguments", "args_of", "kwargs_of"]
 
@@ -73,6 +74,7 @@ class Arguments:
             self._max_args = -1  # a call without named arguments never fits
         self._rebuilders: dict[str, Rebuilder] | None = None
         self._rebuild_result: Rebuilder | None = None
+        self.keyed: frozenset[str] = frozenset()  # parameters for objects that are sent by their keys; see `prepare`
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise `ArgumentsError` if the function cannot be called with these arguments."""
@@ -181,6 +183,26 @@ class Arguments:
         if self._rebuilders is None:
             self._rebuilders = self._make_rebuilders()
 
+    @property
+    def loads(self) -> bool:
+        """Whether `rebuild` loads objects by their keys, and so may block."""
+        if self._rebuilders is None:
+            self.prepare()
+        return bool(self.keyed)
+
+    def with_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call as they are sent: with keys for parameters in `keyed`."""
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError:  # a part of the arguments, whose parameters are not known before the rest is there
+            return tuple(keys_in_place(args)), keys_in_place(kwargs)
+        for name in self.keyed.intersection(bound.arguments):
+            try:
+                bound.arguments[name] = keys_in_place(bound.arguments[name])
+            except TypeError as error:
+                raise EncodeError(f"Argument {name!r} of {self.name} cannot be sent: {error}.") from error
+        return bound.args, bound.kwargs
+
     def rebuild(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments with plain data turned into the records that the annotations name."""
         if self._rebuilders is None:
@@ -227,6 +249,7 @@ class Arguments:
                 rebuild = _raiser(error)
             if rebuild is not None:
                 rebuilders[name] = rebuild
+        self.keyed = frozenset(name for name in rebuilders if has_keys(hints[name]))
         return rebuilders
 
     def _make_result_rebuilder(self) -> Rebuilder:

@@ -45,6 +45,7 @@ class TaskOptions(TypedDict, total=False):
     serializer: str
     acks_late: bool
     ignore_result: bool
+    result_extended: bool
     track_started: bool
     soft_time_limit: Duration | None
     time_limit: Duration | None
@@ -263,7 +264,7 @@ def _check_values(checked: dict[str, Any]) -> None:
     retries = checked.get("max_retries")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
         raise ValueError(f"max_retries must be a whole number of 0 or more, not {retries!r}")
-    for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing", "mail"):
+    for name in ("acks_late", "ignore_result", "result_extended", "track_started", "retry_jitter", "typing", "mail"):
         if name in checked:
             boolean(checked[name], name)
     if "headers" in checked and not isinstance(checked["headers"], Mapping):

@@ -27,7 +27,9 @@ from uuid import UUID
 
 import msgspec
 
-__all__ = ["Opener", "Rebuilder", "fields", "is_url", "opener", "reason", "rebuilder"]
+from celeriac.model.foreign import keyed
+
+__all__ = ["Opener", "Rebuilder", "fields", "has_keys", "is_url", "opener", "reason", "rebuilder"]
 
 Opener = Callable[[Any], Any]
 Rebuilder = Callable[[Any], Any]
@@ -126,6 +128,11 @@ def rebuilder(hint: Any) -> Rebuilder | None:
     return lambda value: msgspec.convert(value, buildable, dec_hook=_build)
 
 
+def has_keys(hint: Any) -> bool:
+    """Return whether values of an annotation consist of, or contain, objects that are sent by their keys."""
+    return any(keyed(kind) is not None for kind in _classes(hint))
+
+
 def _classes(hint: Any, outer: tuple[Any, ...] = ()) -> Iterator[type]:
     """Yield the classes that values of an annotation can consist of, with those of the fields of TypedDicts."""
     origin = get_origin(hint)
@@ -157,8 +164,8 @@ def _is_validated(kind: type) -> bool:
 
 
 def _is_foreign(kind: type) -> bool:
-    """Return whether a class is a record that pydantic does not support."""
-    return issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__")
+    """Return whether a class is a record that pydantic does not support, or has instances that are sent by key."""
+    return issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__") or keyed(kind) is not None
 
 
 def _is_model(kind: type) -> bool:
@@ -184,6 +191,8 @@ def _build(kind: Any, value: Any) -> Any:
     if isinstance(kind, type):
         if _is_validated(kind):
             return _validator(kind)(value)
+        if (load := keyed(kind)) is not None:
+            return load(value)
         if isinstance(value, kind):
             return value
         if isinstance(kind, _StandIn):

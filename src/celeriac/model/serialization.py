@@ -29,6 +29,7 @@ from uuid import UUID
 import msgspec
 
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured, nearest
+from celeriac.model import foreign
 from celeriac.model.records import fields, is_url, opener
 
 __all__ = [
@@ -182,6 +183,8 @@ def _lower_other(value: Any) -> Any:
             return lowering(value) if lowering is not None else base(value)
     if isinstance(value, PurePath) or is_url(type(value)):
         return str(value)
+    if (data := foreign.plain(value)) is not None:
+        return _lower(data)
     raise TypeError(f"cannot serialise {type(value).__module__}.{type(value).__qualname__}")
 
 

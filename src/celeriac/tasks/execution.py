@@ -70,7 +70,7 @@ class Executor:
         started, clock = time.time(), time.perf_counter()
         request = None
         try:
-            request = self._prepare(message, deliveries, started)
+            request = await self._aprepare(message, deliveries, started)
             current.set(request)  # in the context of this asyncio task alone
             if task_prerun.receivers:
                 _send_prerun(request)
@@ -113,6 +113,13 @@ class Executor:
         if message.track_started and report is not None:
             report(message, states.STARTED, None)
         return request
+
+    async def _aprepare(self, message: Message, deliveries: int, started: float) -> Request:
+        """Prepare an attempt of a coroutine task: in a thread, if its arguments are loaded from a database."""
+        task = self._app.tasks.get(message.task)
+        if task is not None and task.arguments.loads and self._app.framework is not None:
+            return await self._app.framework.in_thread(self._prepare, message, deliveries, started)
+        return self._prepare(message, deliveries, started)
 
     def _returned(self, message: Message, request: Request, value: Any, started: float, runtime: float) -> Outcome:
         if request.asked is not None:  # by `retry(throw=False)`

@@ -57,13 +57,15 @@ DEFAULTS = {name: getattr(Message(id="", task=""), name) for name in Message.__s
 class MessageTemplate:
     """Builds the messages of one task. Dropped when the configuration changes."""
 
-    def __init__(self, app: App, task: str, options: Mapping[str, Any], lane: str = PLAIN) -> None:
+    def __init__(self, app: App, task: str, options: Mapping[str, Any], lane: str = PLAIN,
+                 arguments: Arguments | None = None) -> None:  # fmt: skip
         conf = app.conf
         route = app.routes.route(task)
         self._app = app
         self._task = task
         chosen = serializer(options.get("serializer", conf.task_serializer))
-        self._dumps = _dumps(chosen)
+        self._keyed = arguments if arguments is not None and arguments.keyed else None
+        self._dumps = self._dumps_by(chosen)
         self._content_type = chosen.content_type
         self._address = _address(app)
         self._sends_outcomes = app.sends_outcomes
@@ -157,7 +159,7 @@ class MessageTemplate:
         fields = self._fields_of(options, self._app.clock.now())
         if call is not None:
             chosen = serializer(options["serializer"]) if "serializer" in options else None
-            dumps = _dumps(chosen) if chosen is not None else self._dumps
+            dumps = self._dumps_by(chosen) if chosen is not None else self._dumps
             fields["content_type"] = chosen.content_type if chosen is not None else self._content_type
             fields["body"] = dumps(tuple(call[0]), dict(call[1]))
             if len(fields["body"]) > self._limit:
@@ -167,6 +169,13 @@ class MessageTemplate:
             self._check_whole(changed)
         check_limits(changed.soft_time_limit, changed.time_limit, f"{self._task}: ")
         return changed
+
+    def _dumps_by(self, chosen: Serializer) -> Dumps:
+        """Return what encodes the body of a call with a serialiser."""
+        dumps: Dumps = dumps_call if chosen is JSON else lambda args, kwargs: chosen.dumps((args, kwargs))
+        if (keyed := self._keyed) is None:
+            return dumps
+        return lambda args, kwargs: dumps(*keyed.with_keys(args, kwargs))
 
     def _check_whole(self, message: Message) -> None:
         """Raise `MessageTooLarge` for a message that workers would refuse because of its headers and links.
@@ -198,7 +207,7 @@ class MessageTemplate:
         dumps, fields = self._dumps, self._with_address({**self._fields, **self._option_fields(options, now)})
         if options.get("serializer") is not None:
             chosen = serializer(options["serializer"])
-            dumps, fields["content_type"] = _dumps(chosen), chosen.content_type
+            dumps, fields["content_type"] = self._dumps_by(chosen), chosen.content_type
         if not LIMITS.isdisjoint(options):
             check_limits(fields.get("soft_time_limit"), fields.get("time_limit"), f"{self._task}: ")
         if request is not None:
@@ -309,7 +318,3 @@ def checked_call(call: Any, arguments: Arguments | None) -> tuple[tuple[Any, ...
     if arguments is not None:
         arguments.check(args, kwargs)
     return args, kwargs
-
-
-def _dumps(chosen: Serializer) -> Dumps:
-    return dumps_call if chosen is JSON else lambda args, kwargs: chosen.dumps((args, kwargs))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from celeriac.model.routing import Routes
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
+    from celeriac.ports.framework import Framework
     from celeriac.ports.history import History
 
 __all__ = ["AnyTask", "App", "Control", "Spot", "Template", "Workflows"]
@@ -180,6 +181,10 @@ class App(Protocol):
     @property
     def workflows(self) -> Workflows:
         """Sends, runs and finds workflows."""
+
+    @property
+    def framework(self) -> Framework | None:
+        """The web framework of the project, if the app reads its settings."""
 
     @property
     def control(self) -> Control:

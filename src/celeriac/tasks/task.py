@@ -19,6 +19,7 @@ from celeriac.ports.complete import in_thread
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.hooks import HOOKS, after_before_start
 from celeriac.tasks.message_template import MessageTemplate, checked_call
+from celeriac.tasks.on_commit import send_made, send_on_commit
 from celeriac.tasks.overrides import OverridingTemplate, capturing
 from celeriac.tasks.pickling import task_at
 from celeriac.tasks.protocols import App, Template
@@ -208,6 +209,29 @@ class Task(RunningTask, Generic[P, R]):
             await afree_ids(self.app, [message.id])
         return self._result_of(message) if await self.app.apublish([message]) else self.run_eagerly(message)
 
+    def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a message when the transaction of Django's default database commits; see `apply_async_on_commit`."""
+        return self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
+                              using: str | None = None, robust: bool = False,
+                              **options: Unpack[CallOptions]) -> AsyncResult[R]:  # fmt: skip
+        """Send a message when the transaction of the database `using` commits: at once, if there is none.
+
+        The arguments are checked and encoded now, and the result is returned now. If the transaction is rolled back,
+        nothing is sent. With `robust`, an error of sending is logged and not raised by the commit.
+        """
+        if self.overrides_sending or (options.get("link") is not None and self.s().leads_on(options)):
+            args, kwargs, id = args_of(args), kwargs_of(kwargs), options.pop("task_id", None)
+            if self.checks_arguments:
+                self.arguments.check(args, kwargs)
+            rest: dict[str, Any] = {**options}
+            return send_on_commit(
+                self, id, lambda id: self.apply_async(args, kwargs, task_id=id, **rest), using, robust
+            )
+        message = self._checked_message(args_of(args), kwargs_of(kwargs), options)
+        return send_made(self, message, options, using, robust)
+
     def delay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Send many messages in batches; each call is a tuple of arguments, or a dict of named ones.
@@ -304,7 +328,7 @@ class Task(RunningTask, Generic[P, R]):
         """Return the template of this task's messages, made on the first call."""
         if self._template is None:
             self.arguments.prepare()
-            self._template = MessageTemplate(self.app, self.name, self.options, self.lane)
+            self._template = MessageTemplate(self.app, self.name, self.options, self.lane, self.arguments)
         return self._template
 
     def workflow_template(self) -> Template:

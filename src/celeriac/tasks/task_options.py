@@ -20,6 +20,7 @@ SETTINGS = {
     "priority": "task_default_priority",
     "queue": "task_default_queue",
     "rate_limit": "task_default_rate_limit",
+    "result_extended": "result_extended",
     "serializer": "task_serializer",
     "soft_time_limit": "task_soft_time_limit",
     "time_limit": "task_time_limit",

@@ -59,6 +59,7 @@ class Settler:
         self._most = BATCH  # endings in the next batch: a server that is slow cannot do any number within the time-out
         self._alone = 0  # how many of the first endings are settled one by one, because one of them cannot be
         self._states: list[Outcome] = []  # not final
+        self._extended = frozenset(name for name, task in app.tasks.items() if task.options.get("result_extended"))
         self._has_work = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -185,14 +186,21 @@ class Settler:
             return False
         return accepted
 
+    def _with_call(self, settlement: Settlement) -> Settlement:
+        """Return a settlement whose outcome says what was called, if that is wanted."""
+        message = settlement.delivery.message
+        if settlement.outcome is None or not (self._app.conf.result_extended or message.task in self._extended):
+            return settlement
+        return replace(settlement, outcome=replace(settlement.outcome, call=Call.of(message)))
+
     async def _settle(self, lease: Lease, endings: Sequence[Ending]) -> list[bool]:
         now = self._app.clock.now()
         options, keep_failed = self._options, self._keep_failed
         settlements = [
             decide(ending, now, options.max_deliveries, options.unknown_task_seconds, keep_failed) for ending in endings
         ]
-        if self._app.conf.result_extended:
-            settlements = [_with_call(settlement) for settlement in settlements]
+        if self._app.conf.result_extended or self._extended:
+            settlements = [self._with_call(settlement) for settlement in settlements]
         accepted = await self._writer.write(lease, settlements, now)
         if self._writer.left_pending:
             self._writer.left_pending = False
@@ -229,13 +237,6 @@ class Settler:
 def _why_buried(ending: Ending) -> str:
     """Return why a message becomes a dead letter, in a word."""
     return "rejected" if ending.outcome is not None else "unknown" if ending.unknown is not None else "lost"
-
-
-def _with_call(settlement: Settlement) -> Settlement:
-    """Return a settlement whose outcome says what was called."""
-    if settlement.outcome is None:
-        return settlement
-    return replace(settlement, outcome=replace(settlement.outcome, call=Call.of(settlement.delivery.message)))
 
 
 class SettlementWriter:

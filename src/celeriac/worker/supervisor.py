@@ -79,6 +79,8 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
     set_title(f"worker {options.name}")
     signals.worker_init.send(options.name)  # before the fork server: what receivers set up is there in each child
     import_http(app)
+    if app.framework is not None:
+        app.framework.before_work()
     if options.pool == "processes":
         if app.broker_url.startswith("memory:"):
             raise ImproperlyConfigured("memory:// lives in one process, and tasks would run in others. Use sqlite:// "

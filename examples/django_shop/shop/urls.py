@@ -1,0 +1,10 @@
+"""The pages of the shop, and the status of its tasks."""
+
+from django.urls import include, path
+from orders import views
+
+urlpatterns = [
+    path("", views.page),
+    path("orders/", views.create),
+    path("tasks/", include("celeriac.contrib.django.urls")),
+]

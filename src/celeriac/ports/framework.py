@@ -1,0 +1,36 @@
+"""The port of a web framework: what a project's framework does for an app.
+
+`celeriac.contrib.django` implements it. `app/frameworks.py` finds it by the settings that the app reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Framework"]
+
+Result = TypeVar("Result")
+
+
+class Framework(Protocol):
+    """A framework that a project is built on, as an app sees it."""
+
+    def set_up(self, app: Any) -> None:
+        """Load the framework's own modules. Called before those with tasks are imported, perhaps many times."""
+
+    def packages(self) -> Iterable[str]:
+        """Return the packages whose tasks `autodiscover_tasks` finds."""
+
+    def before_work(self) -> None:
+        """Check the project, and close what no other process may inherit.
+
+        Called once by a worker, before it forks or starts a thread. Raises `ImproperlyConfigured`.
+        """
+
+    def on_commit(self, send: Callable[[], None], using: str | None, robust: bool) -> None:
+        """Call a function when the transaction of a database commits: at once, if there is none; never, if it rolls
+        back. With `robust`, what the function raises is logged."""
+
+    async def in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Return the result of a function that uses the framework's database, called from a coroutine."""

@@ -1,0 +1,3 @@
+from bazaar.celeriac import app
+
+__all__ = ["app"]
