@@ -243,7 +243,9 @@ class Recorder:
     async def _is_mine(self, what: str, seconds: float) -> bool:
         """Return whether this worker does something now, and no other."""
         assert self.history is not None
-        return await self.history.claim(what, self._worker.encode(), seconds, self._app.clock.now()) is None
+        return await self.history.claims().claim(
+            f"history:{what}", self._worker.encode(), seconds, self._app.clock.now()
+        ) is None
 
     def _life(self, kind: str) -> Event:
         data = {"dropped": self.dropped} if self.dropped else {}

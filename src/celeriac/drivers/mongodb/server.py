@@ -21,7 +21,7 @@ from pymongo.read_concern import ReadConcern
 
 from celeriac.drivers.mongodb.address import Address
 from celeriac.drivers.mongodb.error_translation import LOGIN, translated
-from celeriac.drivers.mongodb.requests import COUNTERS, OUTCOMES, SCHEDULES, TREES, Work, call
+from celeriac.drivers.mongodb.requests import CLAIMS, COUNTERS, OUTCOMES, SCHEDULES, TREES, Work, call
 from celeriac.drivers.mongodb.session import Session
 from celeriac.drivers.registry import Registry
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -40,6 +40,7 @@ INDEXES = {
     OUTCOMES: [EXPIRY, IndexModel([("stored_at", -1), ("state", 1)], name="stored_at")],
     COUNTERS: [EXPIRY, IndexModel("next_at", name="next_at", sparse=True)],
     TREES: [EXPIRY],
+    CLAIMS: [EXPIRY],
     SCHEDULES: [IndexModel("next_at", name="next_at", sparse=True)],
 }
 

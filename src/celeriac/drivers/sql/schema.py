@@ -7,6 +7,7 @@
 | `…joins` | how many members of a group have not ended |
 | `…pending` | a node that has ended, and whose consequences have not been carried out |
 | `…schedules` | a schedule |
+| `…claims` | a key that a process has taken for some time |
 | `…version` | the version of all these tables, in a single row |
 
 Keys are ASCII (keys.py), instants are microseconds since the epoch, except those of schedules: milliseconds.
@@ -27,6 +28,7 @@ from sqlalchemy import (
     String,
     Table,
     insert,
+    update,
 )
 from sqlalchemy.dialects.mysql import LONGBLOB, VARBINARY
 from sqlalchemy.dialects.oracle import RAW
@@ -37,7 +39,7 @@ from celeriac.drivers.sql.keys import KEY_LENGTH, STATE_LENGTH
 
 __all__ = ["MYSQL", "VERSION", "Tables"]
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1 had neither claims nor the history
 
 MYSQL: Final = ("mysql", "mariadb")
 LONGEST_NAME: Final = 4000  # bytes of a schedule's name
@@ -109,6 +111,13 @@ class Tables:
             _blob("entry"),
             Index(f"{prefix}schedules_next_at", "next_at"),
         )
+        self.claims = self._table(
+            "claims",
+            _key("id", primary_key=True),
+            _blob("value"),
+            _instant("expires_at"),
+            Index(f"{prefix}claims_expires_at", "expires_at"),
+        )
         self.version = self._table("version", _number("id", primary_key=True), _number("version"))
 
     def _table(self, name: str, *parts: Any) -> Table:
@@ -118,6 +127,10 @@ class Tables:
     def new_version(self) -> Any:
         """Return the statement that says that all tables have been made."""
         return insert(self.version).values(id=1, version=VERSION)
+
+    def upgrade(self, version: int) -> Any:
+        """Return the statement that says that what this version of the tables lacked has been made."""
+        return update(self.version).where(self.version.c.version == version).values(version=VERSION)
 
     def text(self, dialect: Dialect) -> str:
         """Return the statements that make all tables, in a dialect."""
