@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from celeriac.drivers.memory_history import MemoryHistory
 from celeriac.drivers.redis.history import RedisHistory
 from celeriac.drivers.redis.server import Server
+from celeriac.drivers.sql.database import Database as SQLDatabase
+from celeriac.drivers.sql.history import SQLHistory
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.history import SQLiteHistory
 from celeriac.model.codec import PLAIN_CODEC, codec_of
@@ -25,7 +28,13 @@ from tests.redis_server import RedisClock, RedisServer
 SECRET = codec_of((parse_key("s" * 40),), "", True, False)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "sqlite-encrypted", "redis-encrypted"])
+STORES = [
+    "memory", "sqlite", "redis", "sqlite-encrypted", "redis-encrypted", "sql-postgresql", "sql-mariadb", "sql-sqlite",
+    "sql-sqlite-encrypted",
+]  # fmt: skip
+
+
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -43,10 +52,20 @@ def history(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
         made = MemoryHistory()
     elif store.startswith("sqlite"):
         made = SQLiteHistory(Database(str(tmp_path / "celeriac.db"), codec=codec))
+    elif store.startswith("sql-"):
+        made = SQLHistory(SQLDatabase(sql_url(store.split("-")[1], request, tmp_path), None, "celeriac_", 60.0), codec)
     else:
         made = RedisHistory(Server(request.getfixturevalue("redis").url, codec=codec))
     yield made
     made.close()
+
+
+def sql_url(system: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of an empty database."""
+    if system == "sqlite":
+        return f"db+sqlite:///{folder}/results.db"
+    server = request.getfixturevalue(system)
+    return str(server.url(server.emptied()))
 
 
 class TestHistory(HistoryConformance):
@@ -150,6 +169,89 @@ async def test_a_search_by_task_or_signature_uses_an_index(sqlite_history: SQLit
 
     for where in ("1", "task IN ('a')", "signature IN ('s') AND signature <> ''", "sample = 1", "id IN ('x')"):
         assert "SCAN" not in plan(where) or where == "1", where
+
+
+# --- SQL databases ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sql_history(tmp_path: Path) -> Iterator[SQLHistory]:
+    made = SQLHistory(SQLDatabase(f"db+sqlite:///{tmp_path}/results.db", None, "celeriac_", 60.0), PLAIN_CODEC)
+    yield made
+    made.close()
+
+
+def told(history: SQLHistory, *statements: str) -> None:
+    for statement in statements:
+        history.database.write(lambda connection, given=statement: connection.exec_driver_sql(given))
+
+
+async def test_junk_in_a_sql_database_is_left_out(sql_history: SQLHistory) -> None:
+    more = {"attempts": [attempt("x"), attempt("y")], "signatures": [failure(), failure("beef")]}
+    counted = {key(): 1, key(task="t"): 2, key(task="u"): 4}
+    await sql_history.record(batch(counted, events=[Event(at=START, kind="k")], complete=START, **more), START)
+    assert await sql_history.mark("beef", "muted", "me", START)
+    told(
+        sql_history,
+        "UPDATE celeriac_history_sums SET sums = 'junk' WHERE CAST(name AS TEXT) LIKE '%\"t\"%'",
+        "UPDATE celeriac_history_sums SET name = 7 WHERE CAST(name AS TEXT) LIKE '%\"u\"%'",
+        "UPDATE celeriac_history_attempts SET attempt = x'c1' WHERE task_id = 'x'",
+        "INSERT INTO celeriac_history_attempts VALUES ('zzz', 'z', 't', 's', 0, 'junk')",
+        "UPDATE celeriac_history_signatures SET signature = 7 WHERE id = 'f00d'",
+        "UPDATE celeriac_history_signatures SET mark = 'junk' WHERE id = 'beef'",
+        "UPDATE celeriac_history_events SET event = 'junk'",
+        "INSERT INTO celeriac_history_workers VALUES ('w', 7, 0, 0, 0)",
+    )
+    assert await total(sql_history) == 1
+    assert [one.id for one in (await sql_history.search(limit=1)).rows] == ["y"]
+    assert [(one.signature, one.status) for one in await sql_history.signatures()] == [("beef", "open")]
+    assert await sql_history.events() == []
+    await fold(sql_history, START + 20)
+    assert await sql_history.unfolded() == []
+    assert await total(sql_history) == 1
+    while await sql_history.prune(Limits(failures=0.0, events=0.0), START + 1_000_000):
+        pass
+    assert (await sql_history.search()).of == 1  # the row whose name is none
+    await sql_history.record(Batch(lease="a", signatures=[failure()]), START)
+    assert len(await sql_history.signatures()) == 2
+
+
+async def test_a_search_in_a_sql_database_uses_an_index(sql_history: SQLHistory) -> None:
+    await sql_history.record(Batch(lease="a", attempts=[attempt("x")]), START)
+
+    def plan(where: str) -> str:
+        query = f"EXPLAIN QUERY PLAN SELECT attempt FROM celeriac_history_attempts WHERE {where} ORDER BY name DESC"
+        rows = sql_history.database.read(lambda connection: connection.exec_driver_sql(query).all())
+        return " ".join(row[-1] for row in rows)
+
+    for where in ("name < 'x'", "task IN ('a')", "signature IN ('s')", "is_sample = 1", "task_id IN ('x')"):
+        assert "SEARCH" in plan(where), where
+        assert "TEMP B-TREE" not in plan(where) or "task_id" in where
+
+
+@pytest.mark.parametrize("store", ["sql-postgresql", "sql-mariadb", "sql-sqlite"], indirect=True)
+async def test_workers_that_write_and_fold_at_once_count_everything_once(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Each has connections of its own. What one writes again after another has folded it is left out."""
+    url = sql_url(store.removeprefix("sql-"), request, tmp_path)
+    histories = [SQLHistory(SQLDatabase(url, None, "celeriac_", 60.0), PLAIN_CODEC) for _ in range(4)]
+
+    async def work(history: SQLHistory, lease: str) -> None:
+        for slot in range(START, START + 60, 10):
+            given = batch({key(slot, lease): 1, key(slot, lease, state="FAILURE", error="E", signature="f"): 1}, lease,
+                          complete=slot, signatures=[failure("f")])  # fmt: skip
+            for _ in range(2):
+                await history.record(given, slot)
+                await history.compact(slot + 5)
+
+    await asyncio.gather(*[work(history, f"w{n}") for n, history in enumerate(histories)])
+    await fold(histories[0], START + 70)
+    assert await total(histories[0]) == 4 * 6 * 2
+    (signature,) = await histories[0].signatures()
+    assert signature.count == 4 * 6
+    for history in histories:
+        history.close()
 
 
 # --- Redis --------------------------------------------------------------------------------------------

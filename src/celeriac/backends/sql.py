@@ -19,11 +19,12 @@ from sqlalchemy.exc import IntegrityError
 
 from celeriac.backends.bases import SyncBackend, without_value
 from celeriac.drivers.sql.claims import SQLClaimStore
+from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.database import Database, database
+from celeriac.drivers.sql.history import SQLHistory
 from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros, state_key
 from celeriac.drivers.sql.outcomes import OutcomeTable, Row
 from celeriac.drivers.sql.schedules import SQLScheduleStore
-from celeriac.drivers.sql.schema import MYSQL
 from celeriac.drivers.sql.workflows import WorkflowTables
 from celeriac.errors import BackendError, BackendUnavailable, BrokerError
 from celeriac.model.clock import Clock
@@ -32,6 +33,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.outcome import Outcome, unreadable_outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.schema import SchemaOwner
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -48,7 +50,7 @@ WAITS_UNTIL: ContextVar[float] = ContextVar("celeriac.backends.sql", default=NOT
 ROW_BYTES = 1_000  # of a statement, besides the outcome
 
 
-class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, SchemaOwner):
+class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper, SchemaOwner):
     """Outcomes by task id, in tables."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -252,6 +254,9 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, Schema
 
     def claims(self) -> ClaimStore:
         return self._claims
+
+    def history(self) -> History:
+        return SQLHistory(self.database, self.codec)
 
     def schema(self) -> str:
         return self.database.tables.text(self.database.address.dialect())

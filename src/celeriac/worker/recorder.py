@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import BackendError, BrokerError, Unstorable
 from celeriac.model.history import SAMPLED, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
 from celeriac.ports.history import History, Limits
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
@@ -133,6 +133,9 @@ class Recorder:
                     await self._prune()
                 self._worked()
                 pause = FIRST_PAUSE
+            except Unstorable:
+                log.exception("The history cannot keep what was to be written, and it is dropped")
+                self._bound(0, 0)
             except (BrokerError, BackendError) as error:
                 self._failed(error)
                 self._bound()

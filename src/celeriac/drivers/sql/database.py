@@ -18,8 +18,9 @@ from sqlalchemy.schema import CreateSchema
 
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.sql.address import Address
+from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.error_translation import is_conflict, is_lost, is_missing_table, may_be_race, translated
-from celeriac.drivers.sql.schema import MYSQL, VERSION, Tables
+from celeriac.drivers.sql.schema import VERSION, Tables
 from celeriac.drivers.sql.time_limits import arguments, limit_statements
 from celeriac.errors import BackendError
 
