@@ -268,6 +268,22 @@ class RabbitPostgreSQLGround(PairGround, RabbitGround):
         self.put(PostgreSQLStore())
 
 
+class RabbitMongoGround(PairGround, RabbitGround):
+    """RabbitMQ, with outcomes in MongoDB."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(MongoStore())
+
+
+class RedisPostgreSQLGround(PairGround, RedisGround):
+    """Redis, with outcomes in PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(PostgreSQLStore())
+
+
 class RedisMariaDBGround(PairGround, RedisGround):
     """Redis, with outcomes in MariaDB."""
 
@@ -293,5 +309,8 @@ STORES: dict[str, type[PairGround]] = {
 }  # fmt: skip
 """Those that are tested where it matters which server keeps the outcomes."""
 
-ALL_GROUNDS: dict[str, type[Ground]] = {**GROUNDS, "rabbitmq+redis": RabbitRedisGround, **STORES}
-"""Those that workflows are tested on."""
+ALL_GROUNDS: dict[str, type[Ground]] = {
+    **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
+    "redis+postgresql": RedisPostgreSQLGround, **STORES,
+}  # fmt: skip
+"""Those, and others that single promises are tested on."""

@@ -38,14 +38,19 @@ from tests import patience
 from tests.environment import without_settings
 from tests.patience import wait_for
 from tests.promises.beater import declared
-from tests.promises.grounds import RabbitGround
-from tests.promises.harness import Run, Stage
+from tests.promises.grounds import GROUNDS, PairGround, RabbitGround
+from tests.promises.harness import Run, Stage, on
 
 CLAIM_SECONDS = 2.0
 LAG = 2.0  # seconds from the end of a run until its outcome is recorded; more on a slow machine
 NOTICED = 1.0  # seconds after it was cut off, in which a worker begins no more tasks
 LONG_AWAY = 30.0  # seconds
 LONG = 300.0  # seconds; what is not run so long after the last tick was sent, will not be run
+
+
+PLACES = [
+    *GROUNDS, on("rabbitmq+postgresql"), on("rabbitmq+mongodb", at_length=True), on("redis+postgresql", at_length=True),
+]  # fmt: skip
 
 
 class Size(NamedTuple):
@@ -98,6 +103,8 @@ class Trouble:
         self._started = 0
         self._ways = {self.kill: 4, self.freeze: 4, self.step_clock: 3, self.edit: 2, self.take_broker_away: 2}
         self._deck: list[Callable[[], bool]] = []
+        if isinstance(stage.ground, PairGround):
+            self._ways[self.take_store_away] = 2
         self._long_away = size.long_away
         shutil.copy(Path(__file__).with_name("beater.py"), stage.folder)
         self.beaters = [self._start() for _ in range(size.schedulers)]
@@ -166,6 +173,15 @@ class Trouble:
         self.away += time.time() - begun
         return True
 
+    def take_store_away(self) -> bool:
+        assert isinstance(self.stage.ground, PairGround)
+        store = self.stage.ground.store
+        begun = time.time()
+        with store.away(self.random.choice(store.absences)):
+            time.sleep(self.random.choice([0.2, 0.5, 1.5]))
+        self.away += time.time() - begun
+        return True
+
     def end(self) -> None:
         """Kill all schedulers."""
         self.thaw(until=float("inf"))
@@ -178,6 +194,10 @@ class Trouble:
         if not isinstance(self.stage.ground, RabbitGround):
             return False
         recorded = (ended or run.at) + LAG * slowness
+        if isinstance(self.stage.ground, PairGround):
+            for begun, over in self.stage.ground.store.outages:
+                if begun <= recorded:
+                    recorded = max(recorded, over + LAG * slowness)
         cut_off = any(run.at - NOTICED * slowness <= at <= recorded for at in self.cut_off)
         return cut_off or copy.at <= recorded
 
@@ -190,6 +210,7 @@ def size(request: pytest.FixtureRequest) -> Size:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", PLACES, indirect=True)
 def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
     stage: Stage, size: Size, request: pytest.FixtureRequest
 ) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.schema import CreateSchema
 
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.sql.address import Address
+from celeriac.drivers.sql.arrays import send_binary_arrays
 from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.error_translation import is_conflict, is_lost, is_missing_table, may_be_race, translated
 from celeriac.drivers.sql.schema import VERSION, Tables
@@ -113,6 +114,7 @@ class Database:
             options["isolation_level"] = "READ COMMITTED"
         engine = create_engine(self.address.url, connect_args=arguments(self.address, self.timeout), **options)
         limit_statements(engine, self.timeout)
+        send_binary_arrays(engine)
         return engine
 
     def close(self) -> None:
