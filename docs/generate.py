@@ -312,6 +312,7 @@ SECTIONS = {
     "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_", "sql_",
                            "mongodb_", "memcached_", "tyrant_"),
     "Security": ("security_",),
+    "E-mail to the administrators": ("mail_", "task_send_error_emails"),
     "Tasks": ("task_", "accept_content"),
     "Schedules": ("beat_", "timezone"),
     "Results": ("result_",),
@@ -351,7 +352,8 @@ def _type(setting: config.Setting) -> str:
     for rule in setting.rules:
         if isinstance(rule, config.OneOf):
             return " or ".join(f"`'{choice}'`" for choice in rule.choices)
-    text = "table or list of pairs" if setting.type is Any else _name(setting.type)
+    of_any = "list" if isinstance(setting.default, list) else "table or list of pairs"
+    text = of_any if setting.type is Any else _name(setting.type)
     return text + (", more than 0" if config.positive in setting.rules else "")
 
 

@@ -254,6 +254,14 @@ class HistoryConformance:
         found, other = await history.signatures()
         assert (found.signature, found.regressed, other.status) == ("f00d", True, "open")
 
+    async def test_signatures_that_failed_since_then_are_found_with_their_status(self, history: History) -> None:
+        signatures = [failure("old", START), failure("new", START + 50), failure("last", START + 99)]
+        await history.record(Batch(lease="a", signatures=signatures), START)
+        await history.mark("new", "muted", "ann", START + 60)
+        found = await history.signatures(Filter(since=START + 50))
+        assert [(one.signature, one.status) for one in found] == [("last", "open"), ("new", "muted")]
+        assert {one.signature for one in await history.latest_signatures(START + 50)} >= {"new", "last"}
+
     async def test_signatures_are_deleted_long_after_the_last_failure(self, history: History) -> None:
         await history.record(Batch(lease="a", signatures=[failure(), failure("beef", START + 99)]), START)
         await history.mark("f00d", "muted", "me", START)

@@ -153,7 +153,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened once: a worker started, an operator did something."""
 
     at: Instant
-    kind: Name  # "worker.started", "worker.stopped", "action"
+    kind: Name  # "worker.started", "worker.stopped", "action", "mail"
     id: OptionalName = ""  # of the task, workflow, queue or worker that it is about
     by: OptionalName = ""  # the worker or the person
     text: Text = ""

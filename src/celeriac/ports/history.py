@@ -130,6 +130,10 @@ class History(SumStore, ClaimKeeper):
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
         """Return these signatures, or all, with status and without counts, the latest first."""
 
+    async def latest_signatures(self, since: float) -> list[FailureSignature]:
+        """Return as `known_signatures` does, at least those that failed since then. Adapters may read no others."""
+        return await self.known_signatures()
+
     @abstractmethod
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
         """Set the status of a signature. Return whether there is one."""
@@ -205,7 +209,10 @@ class History(SumStore, ClaimKeeper):
     async def signatures(self, filter: Filter = ALL, status: Status | None = None,
                          limit: int = 100) -> list[FailureSignature]:  # fmt: skip
         """Return failure signatures with their counts, the latest first."""
-        known = await self.known_signatures(filter.signatures or None)
+        if filter.since is not None and not filter.signatures:
+            known = await self.latest_signatures(filter.since)
+        else:
+            known = await self.known_signatures(filter.signatures or None)
         chosen = [
             one
             for one in known

@@ -55,6 +55,7 @@ class Recorder:
         self.history: History | None = app.history
         self.statistics = Statistics(keeps_slots=self.history is not None)
         self.dropped = 0  # attempts that were not written, counts included
+        self.failures = 0  # batches with failures that were written: `Mailer` looks when there are more
         self._app = app
         self._worker = options.name
         self._lease = f"{options.name}:{os.urandom(6).hex()}"
@@ -187,6 +188,7 @@ class Recorder:
                 self._signatures[one.signature] = one if later is None else one.merged(later)
             raise
         self._written_to = batch.complete
+        self.failures += bool(batch.signatures)
         for at in [at for at in self.statistics.slots if at <= batch.complete]:
             self._sampler.learn(self.statistics.slots[at])
             self.statistics.close(at)

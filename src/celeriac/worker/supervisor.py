@@ -8,6 +8,7 @@ Its duties, each an asyncio task of its own:
     advance     workflows whose nodes have ended (`advancer.py`)
     notify      callers of what was stored, where the result backend cannot (`app/notifier.py`)
     record      the history (`recorder.py`)
+    mail        the administrators of failures, if there are `mail_admins` (`mailer.py`)
     sweep       expired leases of dead workers, every second
     serve       control commands (`remote_control.py`)
     beat        sends what is scheduled, if it was started with `--beat` (`beat/scheduler.py`)
@@ -36,6 +37,7 @@ from celeriac import signals
 from celeriac.app.app import Celeriac
 from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured, LeaseLost
 from celeriac.worker.heartbeat import Heartbeat
+from celeriac.worker.mailer import Mailer
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
@@ -162,6 +164,7 @@ class Supervisor:
             else ThreadPool(app, options, reports, main_thread)
         )
         self.receiver.pool = self.pool
+        self.mailer = Mailer(app, options, self.settler.recorder, lambda: self.receiver.queues, self.outages)
         self.scheduler = app.scheduler(options.name) if options.beat else None
         self._wake = wake  # a pipe of signal numbers, if this is not the main thread
         self._stop_asked = asyncio.Event()
@@ -207,6 +210,8 @@ class Supervisor:
         ]  # fmt: skip
         if self.settler.notifier.is_needed:
             others.append(self._duty(self.settler.notifier.run()))
+        if self.mailer.is_needed:
+            others.append(self._duty(self.mailer.run()))
         if self.scheduler is not None:
             others.append(self._duty(self.scheduler.run()))
         preparing = asyncio.ensure_future(self._prepare())

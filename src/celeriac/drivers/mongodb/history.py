@@ -181,7 +181,12 @@ class MongoHistory(History):
         return [_value(row) for row in rows]
 
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
-        query = {} if signatures is None else {"_id": {"$in": list(signatures)}}
+        return await self._with_marks({} if signatures is None else {"_id": {"$in": list(signatures)}})
+
+    async def latest_signatures(self, since: float) -> list[FailureSignature]:
+        return await self._with_marks({"last": {"$gte": since}})
+
+    async def _with_marks(self, query: dict[str, Any]) -> list[FailureSignature]:
         rows = await self.server.ado(_all(find(SIGNATURES, query, {}, sort=[("last", -1)])))
         return [_marked(one, row) for row in rows if (one := self._signature(row)) is not None]
 

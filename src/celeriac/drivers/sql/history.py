@@ -27,7 +27,7 @@ from celeriac.drivers.sql.history_tables import (
     row_id,
     write_key,
 )
-from celeriac.drivers.sql.keys import key, micros
+from celeriac.drivers.sql.keys import NEVER, key, micros
 from celeriac.drivers.sql.outcomes import PAGE, pages
 from celeriac.model.codec import Codec
 from celeriac.model.filters import Filter
@@ -260,10 +260,16 @@ class SQLHistory(History):
         return [bytes(value) for (value,) in await self._read(query)]
 
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
+        if signatures is None:
+            return await self._with_marks(self._tables.signatures.c.last_at >= NEVER)
+        return await self._with_marks(self._tables.signatures.c.id.in_([*map(key, signatures)]))
+
+    async def latest_signatures(self, since: float) -> list[FailureSignature]:
+        return await self._with_marks(self._tables.signatures.c.last_at >= micros(since))
+
+    async def _with_marks(self, condition: Any) -> list[FailureSignature]:
         table = self._tables.signatures
-        query = select(table.c.signature, table.c.mark).order_by(table.c.last_at.desc())
-        if signatures is not None:
-            query = query.where(table.c.id.in_([*map(key, signatures)]))
+        query = select(table.c.signature, table.c.mark).where(condition).order_by(table.c.last_at.desc())
         found = []
         for value, mark in await self._read(query):
             one = self._signature(value)
