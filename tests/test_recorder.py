@@ -19,7 +19,7 @@ from celeriac.model.failure import Failure
 from celeriac.model.history import Batch
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.history import History
+from celeriac.ports.history import History, Limits
 from celeriac.testing import running_worker
 from celeriac.worker import recorder as recorder_module
 from celeriac.worker.options import WorkerOptions
@@ -299,6 +299,21 @@ async def test_failures_of_one_kind_are_kept_up_to_a_number_a_minute(
     recorder.add([ended(state=states.FAILURE, error="Often")], clock.now())
     await recorder.write()
     assert (await store.search()).of == PER_MINUTE + 2
+
+
+async def test_pruning_keeps_pace_with_workers_that_write(
+    recorder: Recorder, store: Unreliable, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step deletes 1,000 samples, and a worker writes up to 50 a second."""
+    steps: list[float] = []
+
+    async def prune(limits: Limits, now: float) -> int:
+        steps.append(now)
+        return 1000
+
+    monkeypatch.setattr(store, "prune", prune)
+    await recorder._prune()
+    assert len(steps) * 1000 >= 10 * PER_SECOND * recorder_module.PRUNE_SECONDS
 
 
 async def test_all_are_kept_if_the_settings_say_so(

@@ -37,7 +37,8 @@ GATHER_SECONDS = 0.05  # after a pause in which nothing ended
 COMPACT_SECONDS = 10.0
 IDLE_COMPACT_SECONDS = 60.0  # of a worker that has written nothing since
 PRUNE_SECONDS = 60.0
-ROUNDS = 5  # steps of compaction or pruning at a time
+ROUNDS = 5  # steps of compaction at a time
+PRUNE_ROUNDS = 30  # … of pruning: 30,000 samples, which ten workers may write from one time to the next
 LAST_SECONDS = 1.0  # for the last write
 
 ROWS = 2_000  # sums in one write
@@ -228,16 +229,16 @@ class Recorder:
 
     async def _compact(self) -> None:
         if self.history is not None and await self._is_mine("compact", COMPACT_SECONDS - 1):
-            await self._repeat("compact", self.history.compact)
+            await self._repeat("compact", self.history.compact, ROUNDS)
 
     async def _prune(self) -> None:
         if self.history is not None and await self._is_mine("prune", PRUNE_SECONDS - 1):
-            await self._repeat("prune", partial(self.history.prune, self._limits))
+            await self._repeat("prune", partial(self.history.prune, self._limits), PRUNE_ROUNDS)
 
-    async def _repeat(self, what: str, step: Callable[[float], Awaitable[int]]) -> None:
+    async def _repeat(self, what: str, step: Callable[[float], Awaitable[int]], rounds: int) -> None:
         """Do steps until nothing is left to do, some at most. What is stored there must not end the duty."""
         try:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 if not await step(self._app.clock.now()):
                     break
         except (BrokerError, BackendError):
