@@ -192,7 +192,7 @@ class Definitions:
     mongodb_prefix: Annotated[str, "what the names of this app's collections begin with"] = "celeriac"
     amqp_prefix: Annotated[str, "what names on the server begin with, except those of the queues"] = "celeriac"
     amqp_queue_type: Annotated[
-        str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later", OneOf("auto", "quorum", "classic")
+        str, "'quorum', 'classic', or 'auto': quorum on clusters, and from 4.0 on", OneOf("auto", "quorum", "classic")
     ] = "auto"
     memcached_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
     tyrant_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"

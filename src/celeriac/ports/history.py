@@ -22,6 +22,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.history import (
     AGES,
     BY_SIGNATURE,
+    COUNTERS,
     EVER,
     SAMPLED,
     Attempt,
@@ -37,7 +38,8 @@ from celeriac.model.history import (
 from celeriac.ports.claims import ClaimKeeper
 from celeriac.ports.history_sums import Row, SumStore
 
-__all__ = ["ALL", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline", "samples_meant"]
+__all__ = ["ALL", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline",
+           "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
@@ -57,6 +59,15 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     signature: str = ""
     sums: Sums
+
+
+class Counted(NamedTuple):
+    """What a counter of workers is about. What does not matter to it is empty."""
+
+    name: str
+    task: str = ""
+    queue: str = ""
+    reason: str = ""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -95,6 +106,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 class History(SumStore, ClaimKeeper):
     """Keeps the history of an app, and claims on its server."""
+
+    reads_block = False
+    """Whether its coroutines read without giving the event loop to others, as `Port.reads_block`."""
 
     # --- Workers --------------------------------------------------------------------------------------
 
@@ -193,7 +207,7 @@ class History(SumStore, ClaimKeeper):
             return [row for finer in AGES for row in await self.rows(finer, first, int(until) + 1)]
 
         for row in await self._with_unfolded(folded):
-            if first <= row.key.at <= until:
+            if first <= row.key.at <= until and row.key.step != COUNTERS:
                 self._add(found, row, row.key.at // step * step, filter, by)
         return _points(found, by)
 
@@ -203,8 +217,17 @@ class History(SumStore, ClaimKeeper):
         _check(filter)
         found: dict[tuple[object, ...], Sums] = {}
         for row in await self._with_unfolded(partial(self.rows, EVER, 0, 1)):
-            self._add(found, row, 0, filter, by)
+            if row.key.step != COUNTERS:
+                self._add(found, row, 0, filter, by)
         return _points(found, by)
+
+    async def counters(self) -> dict[Counted, int]:
+        """Return what workers have ever counted besides attempts. These numbers never shrink."""
+        found: dict[Counted, int] = defaultdict(int)
+        for row in await self._with_unfolded(partial(self.rows, COUNTERS, 0, 1)):
+            if row.key.step == COUNTERS and (sums := self.open_sums(row)) is not None:
+                found[Counted(row.key.state, row.key.task, row.key.queue, row.key.error)] += sums.n
+        return dict(found)
 
     async def signatures(self, filter: Filter = ALL, status: Status | None = None,
                          limit: int = 100) -> list[FailureSignature]:  # fmt: skip

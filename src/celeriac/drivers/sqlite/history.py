@@ -78,6 +78,8 @@ PRUNED: Final = 1000  # rows that are deleted at a time
 class SQLiteHistory(History):
     """The history in a database file."""
 
+    reads_block = True
+
     def __init__(self, database: Database) -> None:
         self.database = database
         self.codec = database.codec
