@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +40,7 @@ from tests.patience import wait_for
 from tests.promises.beater import declared
 from tests.promises.grounds import GROUNDS, PairGround, RabbitGround
 from tests.promises.harness import Run, Stage, on
+from tests.promises.stores import ServerStore
 
 CLAIM_SECONDS = 2.0
 LAG = 2.0  # seconds from the end of a run until its outcome is recorded; more on a slow machine
@@ -189,15 +190,13 @@ class Trouble:
             beater.end()
         self.beaters.clear()
 
-    def explains(self, run: Run, ended: float | None, copy: Run, slowness: float) -> bool:
+    def explains(self, run: Run, ended: float | None, copy: Run, stored_at: Mapping[str, float],
+                 slowness: float) -> bool:  # fmt: skip
         """Say whether a tick may have been run twice: nothing was recorded yet, or RabbitMQ was cut off."""
         if not isinstance(self.stage.ground, RabbitGround):
             return False
         recorded = (ended or run.at) + LAG * slowness
-        if isinstance(self.stage.ground, PairGround):
-            for begun, over in self.stage.ground.store.outages:
-                if begun <= recorded:
-                    recorded = max(recorded, over + LAG * slowness)
+        recorded = max(recorded, stored_at.get(run.id, 0.0) + LAG * slowness)  # later if the store was away or is slow
         cut_off = any(run.at - NOTICED * slowness <= at <= recorded for at in self.cut_off)
         return cut_off or copy.at <= recorded
 
@@ -253,9 +252,11 @@ def test_each_tick_is_sent_once_whatever_is_killed_frozen_cut_off_or_set_back(
     ends = {(run.id, run.pid): run.at for run in stage.journal("end")}
     again = [pair for ran in runs.values() for pair in pairwise(ran)]
     slowness = 1.0 if patience.exact else patience.slowness()
+    store = stage.ground.store if isinstance(stage.ground, PairGround) else None
+    stored_at = store.stored_at() if isinstance(store, ServerStore) else {}
     unexplained = [
         (expected.get(run.id), run, copy) for run, copy in again
-        if not trouble.explains(run, ends.get((run.id, run.pid)), copy, slowness)
+        if not trouble.explains(run, ends.get((run.id, run.pid)), copy, stored_at, slowness)
     ]  # fmt: skip
     sent = sum(entry.sent for entry in ended.values())
     logs = "".join(log.read_text() for log in stage.folder.glob("beater*.log"))
