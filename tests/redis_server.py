@@ -127,7 +127,7 @@ class RedisClock(FakeClock):
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        kinds = ("outcome:*", "workflow:*", "recent", "history:claim:*")
+        kinds = ("outcome:*", "workflow:*", "recent", "claim:*")
         for key in [key for kind in kinds for key in self._server.ask("KEYS", f"*:{kind}")]:
             left = self._server.ask("PTTL", key)
             if left >= 0:

@@ -312,7 +312,7 @@ async def test_an_index_that_cannot_be_made_is_told_once(backend: MongoBackend,
     database["celeriac.outcomes"].create_index("expires_at", name="expires_at", expireAfterSeconds=5)
     for _ in range(2):
         assert await backend.store([outcome()]) == [True]
-        backend.server._indexed_until = 0.0
+        backend.server._indexed_until.clear()
     assert [record.message for record in caplog.records if "cannot be made" in record.message] == [caplog.messages[0]]
 
 

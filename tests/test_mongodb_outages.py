@@ -245,7 +245,7 @@ class Dies(Server):
         return await super().ado(counted())
 
 backend = MongoBackend(Dies(sys.argv[1]), Clock())
-backend.server._indexed_until = float("inf")
+backend.server._indexed_until["outcomes"] = float("inf")
 outcome = Outcome(id="x", task="t", state="SUCCESS", place=Place("w", 0, 1))
 asyncio.run(backend.conclude([NodeEnd(outcome)]))
 """

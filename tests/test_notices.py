@@ -21,6 +21,7 @@ import pytest
 from celeriac import Celeriac, states
 from celeriac.app.connections import open_broker
 from celeriac.app.notices import NoticeListener
+from celeriac.app.notifier import Notifier
 from celeriac.backends import bases
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.config.settings import Settings
@@ -33,7 +34,6 @@ from celeriac.model.message import new_id
 from celeriac.model.notices import MOST_IDS, encode_notice, own_channel, read_notice
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Broker
-from celeriac.worker.notifier import Notifier
 from tests.environment import without_settings
 from tests.key_value import SyncDictBackend
 from tests.patience import FOR_EVER, PATIENCE, eventually, wait_for
@@ -172,6 +172,29 @@ asyncio.run(app.backend.store([Outcome(id="nobody's", task="t", state="SUCCESS",
 """
 
 
+PURGED = """
+import subprocess
+from celeriac import TaskRevoked
+listening()
+app.conf.task_create_missing_queues = True
+result = add.apply_async((1, 1), queue="nowhere")
+ends = []
+def wait():
+    try:
+        result.get(timeout=PATIENCE)
+    except TaskRevoked as error:
+        ends.append(str(error))
+thread = threading.Thread(target=wait)
+thread.start()
+waiting()
+subprocess.run([sys.executable, "-m", "celeriac", "-A", "shop", "purge", "nowhere", "--yes"], check=True,
+               stdout=subprocess.DEVNULL)
+thread.join(PATIENCE)
+assert "was purged" in ends[0], ends
+print("all is well")
+"""
+
+
 class Shop:
     """A folder with an app, the backend `folder://`, and workers."""
 
@@ -244,6 +267,12 @@ def test_callers_are_told_of_ends_on_every_broker(shop: Shop) -> None:
 def test_the_child_of_a_fork_is_told_and_so_is_its_parent(shop: Shop) -> None:
     with shop.worker():
         told = shop.call(FORKS)
+        assert told == "all is well\n", shop.log()
+
+
+def test_the_callers_of_purged_tasks_are_told(shop: Shop) -> None:
+    with shop.worker():
+        told = shop.call(PURGED)
         assert told == "all is well\n", shop.log()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 
 from celeriac import Celeriac, states
 from celeriac.drivers.memory_history import MemoryHistory
-from celeriac.errors import BrokerUnavailable, ImproperlyConfigured
+from celeriac.errors import BrokerUnavailable, ImproperlyConfigured, Unstorable
 from celeriac.model.failure import Failure
 from celeriac.model.history import Batch
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
-from celeriac.ports.history import History
+from celeriac.ports.history import History, Limits
 from celeriac.testing import running_worker
 from celeriac.worker import recorder as recorder_module
 from celeriac.worker.options import WorkerOptions
@@ -30,6 +31,7 @@ from tests.patience import wait_for
 from tests.promises.harness import Stage, get
 from tests.rabbitmq_server import Place
 from tests.redis_server import RedisServer, running_redis
+from tests.sql_server import SQLServer
 
 
 def ended(task: str = "shop.add", state: str = states.SUCCESS, runtime: float = 0.01, error: str = "",
@@ -198,13 +200,14 @@ async def test_after_long_what_is_too_old_is_dropped_and_counted(
     assert recorder.statistics.summary()["shop.add"]["count"] == 100
 
 
+@pytest.mark.parametrize("fault", [KeyError("a fault"), Unstorable("too large")], ids=repr)
 async def test_a_fault_of_the_history_does_not_end_the_duty(
     recorder: Recorder, store: Unreliable, clock: FakeClock, caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, fault: Exception,
 ) -> None:  # fmt: skip
     """An outage is told once, a fault is logged, and writing goes on."""
     monkeypatch.setattr(recorder_module, "WRITE_SECONDS", 0.0)
-    faults: list[Exception] = [BrokerUnavailable("away"), BrokerUnavailable("away"), KeyError("a fault")]
+    faults: list[Exception] = [BrokerUnavailable("away"), BrokerUnavailable("away"), fault]
 
     async def record(batch: Batch, now: float) -> None:
         if faults:
@@ -225,7 +228,7 @@ async def test_a_fault_of_the_history_does_not_end_the_duty(
         duty.cancel()
     told = [record.getMessage() for record in caplog.records]
     assert sum("cannot be written, the worker keeps trying" in text for text in told) == 1
-    assert sum("what was to be written is dropped" in text for text in told) == 1
+    assert sum("dropped" in text and "what was to be written" in text for text in told) == 1
     assert ("later", "SUCCESS") in await counts(store)
 
 
@@ -296,6 +299,21 @@ async def test_failures_of_one_kind_are_kept_up_to_a_number_a_minute(
     recorder.add([ended(state=states.FAILURE, error="Often")], clock.now())
     await recorder.write()
     assert (await store.search()).of == PER_MINUTE + 2
+
+
+async def test_pruning_keeps_pace_with_workers_that_write(
+    recorder: Recorder, store: Unreliable, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step deletes 1,000 samples, and a worker writes up to 50 a second."""
+    steps: list[float] = []
+
+    async def prune(limits: Limits, now: float) -> int:
+        steps.append(now)
+        return 1000
+
+    monkeypatch.setattr(store, "prune", prune)
+    await recorder._prune()
+    assert len(steps) * 1000 >= 10 * PER_SECOND * recorder_module.PRUNE_SECONDS
 
 
 async def test_all_are_kept_if_the_settings_say_so(
@@ -374,11 +392,25 @@ def test_a_killed_worker_loses_only_what_it_has_not_written_and_others_go_on(sta
     assert total(stage.app) == 100
 
 
-def test_an_outage_of_the_server_of_the_history_delays_no_task_and_loses_nothing(stage: Stage, tmp_path: Path) -> None:
-    (folder := tmp_path / "redis").mkdir()
-    with running_redis(folder, "--appendonly", "yes", "--appendfsync", "always") as server:
-        stage.app.conf.history_url = server.url
-        worker = stage.worker("-c", "2", history_url=server.url)
+@pytest.fixture(params=["redis", "postgresql"])
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[RedisServer | SQLServer, str]]:
+    """A server that keeps what it has confirmed when it is killed, and the URL of a history on it."""
+    if request.param == "postgresql":
+        sql: SQLServer = request.getfixturevalue("postgresql")
+        yield sql, sql.url(sql.database())
+    else:
+        (folder := tmp_path / "redis").mkdir()
+        with running_redis(folder, "--appendonly", "yes", "--appendfsync", "always") as server:
+            yield server, server.url
+
+
+def test_an_outage_of_the_server_of_the_history_delays_no_task_and_loses_nothing(
+    stage: Stage, lasting: tuple[RedisServer | SQLServer, str]
+) -> None:
+    server, url = lasting
+    with closing(stage.app):
+        stage.app.conf.history_url = url
+        worker = stage.worker("-c", "2", history_url=url)
         for result in [stage.send("plain", "returns", number) for number in range(50)]:
             get(result)
         wait_for(lambda: total(stage.app) == 50, "the counts before the outage")
@@ -393,7 +425,6 @@ def test_an_outage_of_the_server_of_the_history_delays_no_task_and_loses_nothing
         wait_for(lambda: total(stage.app) == 150, "the counts after the outage")
         assert worker.stop() == 0
         assert total(stage.app) == 150
-        stage.app.close()
 
 
 def test_without_a_history_workers_only_count(make_app: Callable[..., Celeriac], clock: FakeClock) -> None:
@@ -428,6 +459,13 @@ def test_with_a_broker_that_keeps_none_the_history_is_where_history_url_says(pla
     app = Celeriac("r", environ={}, broker_url=place.url, history_url=f"sqlite:///{tmp_path}/history.db")
     assert Celeriac("s", environ={}, broker_url=place.url).history is None
     run_on(app)
+
+
+def test_beside_rabbitmq_a_sql_database_keeps_results_and_history(place: Place, postgresql: SQLServer) -> None:
+    name = postgresql.database()
+    run_on(Celeriac("r", environ={}, broker_url=place.url, result_backend=postgresql.url(name)))
+    (leases,) = postgresql.ask("SELECT count(*) FROM celeriac_history_workers", name)
+    assert leases == (1,)
 
 
 def test_on_redis_the_history_is_in_the_result_backend(redis: RedisServer) -> None:

@@ -13,10 +13,13 @@ import msgspec
 import pytest
 
 from celeriac import Celeriac
+from celeriac.documents import instant, view_document
 from celeriac.errors import DecodeError, ImproperlyConfigured
+from celeriac.inspector import TaskView
 from celeriac.model.compression import METHODS, compressor, decompress
 from celeriac.model.outcome import MOST_CALL_BYTES, Outcome, decode_outcome, encode_outcome
 from celeriac.testing import running_worker
+from tests.commands import command
 from tests.key_value import DictWorkflows
 from tests.patience import PATIENCE
 from tests.redis_server import RedisServer
@@ -144,6 +147,14 @@ def test_an_outcome_has_its_call_where_that_is_set_and_results_say_it(make_app: 
     assert found.outcome.call.sent_at <= found.outcome.done_at
     assert (failed.args, failed.retries) == ([datetime(2026, 1, 1, tzinfo=UTC)], 1)
     assert (large.args, large.kwargs, large.queue) == (None, None, "mail")
+    shown = view_document(TaskView(sent.id, outcome=found.outcome), app, arguments=True)
+    assert (shown["args"], shown["kwargs"], shown["queue"]) == ([1], {"times": 2}, "mail")
+    assert shown["sent_at"] == instant(found.outcome.call.sent_at)
+    assert view_document(TaskView(large.id, outcome=large.outcome), app, arguments=True)["args"] is None
+    text = command(app, "tasks", "show", sent.id).stdout
+    assert "shop.echo(1, times=2)" in text
+    assert "mail" in text
+    assert "args" not in view_document(TaskView(sent.id, outcome=found.outcome), app)
 
 
 def test_the_call_of_a_revoked_task_is_known_too(make_app: Make) -> None:

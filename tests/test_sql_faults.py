@@ -24,6 +24,7 @@ from celeriac.config.settings import Settings
 from celeriac.drivers.sql.address import Address
 from celeriac.drivers.sql.database import Database
 from celeriac.drivers.sql.error_translation import translated
+from celeriac.drivers.sql.schema import VERSION
 from celeriac.errors import (
     AccessRefused,
     BackendError,
@@ -213,6 +214,21 @@ def test_a_user_who_may_make_no_tables_is_told_how_an_administrator_does(server:
         if statement.strip():
             server.ask(statement, name)
     assert backend.save([outcome()]) == [True]
+
+
+def test_tables_of_an_older_version_get_what_they_lack(server: SQLServer, opened: Open) -> None:
+    name = server.database()
+    before = opened(server.url(name))
+    kept = outcome()
+    assert before.save([kept]) == [True]
+    server.ask("DROP TABLE celeriac_claims", name)
+    server.ask("UPDATE celeriac_version SET version = 1", name)
+    backends = [opened(server.url(name)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda backend: backend.fetch([kept.id]), backends))
+    assert found == [{kept.id: kept}] * 4
+    assert server.ask("SELECT version FROM celeriac_version", name) == [(VERSION,)]
+    assert server.ask("SELECT count(*) FROM celeriac_claims", name) == [(0,)]
 
 
 def test_tables_of_a_newer_version_are_refused(server: SQLServer, opened: Open) -> None:

@@ -20,7 +20,7 @@ from celeriac.inspector import Answers, TaskView
 from celeriac.model.clock import aware
 from celeriac.model.history import Attempt, Event, FailureSignature, Sums
 from celeriac.model.message import Message
-from celeriac.model.outcome import Outcome
+from celeriac.model.outcome import Call, Outcome
 from celeriac.model.records import fields
 from celeriac.model.serialization import decode
 from celeriac.ports.history import Page, Point, Timeline
@@ -88,8 +88,10 @@ def value_of(outcome: Outcome, app: Celeriac) -> Any:
         return f"({len(outcome.value)} bytes of {outcome.content_type})"
 
 
-def call_of(message: Message, app: Celeriac) -> tuple[list[Any], dict[str, Any]] | None:
-    """Return a message's args and kwargs; None if they cannot be decoded here."""
+def call_of(message: Message | Call, app: Celeriac) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return the args and kwargs of a message, or of the call in an outcome; None if they are not known here."""
+    if message.body is None:
+        return None
     try:
         args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
     except (DecodeError, TypeError, ValueError):
@@ -150,8 +152,11 @@ def dead_document(dead: Dead, app: Celeriac) -> dict[str, Any]:
     return {**message_document(dead.message, app), "reason": dead.reason, "dead_at": instant(dead.at)}
 
 
-def view_document(view: TaskView, app: Celeriac, traceback: bool = False) -> dict[str, Any]:
-    """Return what is known about a task as plain data: its outcome's document, and what its message says besides."""
+def view_document(view: TaskView, app: Celeriac, traceback: bool = False, arguments: bool = False) -> dict[str, Any]:
+    """Return what is known about a task as plain data: its outcome's document, and what its message says besides.
+
+    After its end, its outcome may say that (`result_extended`). The traceback and the arguments only if asked for.
+    """
     message, outcome = view.message, view.outcome
     ready = outcome is not None and outcome.ready
     if outcome is not None:
@@ -161,13 +166,17 @@ def view_document(view: TaskView, app: Celeriac, traceback: bool = False) -> dic
         document |= {name: message and getattr(message, name) for name in ("attempt", *KIN)}
         document |= {"id": view.id, "task": view.task or None, "state": view.state}
     reported = outcome is not None and not ready and outcome.state not in (states.STARTED, states.RETRY)
+    sent = message or (outcome and outcome.call)
+    call = call_of(sent, app) if sent else None
+    shown = {"args": call and call[0], "kwargs": call and call[1]} if arguments else {}
     return {
         **document,
+        **shown,
         "ready": ready,
         "place": view.place,
         "progress": document["result"] if reported else None,
-        "queue": message and message.queue,
-        "sent_at": message and instant(message.sent_at),
+        "queue": sent and sent.queue,
+        "sent_at": sent and instant(sent.sent_at),
         "due_at": message and instant(message.due_at),
     }
 

@@ -289,19 +289,7 @@ class HistoryConformance:
         await history.record(Batch(lease="a", signatures=[failure()]), START)
         assert [one.status for one in await history.signatures()] == ["open", "open"]
 
-    # --- Claims and events ----------------------------------------------------------------------------
-
-    async def test_a_key_is_claimed_once_for_its_time(self, history: History, clock: FakeClock) -> None:
-        assert await history.claim("k", b"first", 60.0, clock.now()) is None
-        assert await history.claim("k", b"second", 60.0, clock.now()) == b"first"
-        assert await history.claim("other", b"third", 60.0, clock.now()) is None
-        clock.advance(61)
-        assert await history.claim("k", b"fourth", 60.0, clock.now()) is None
-
-    async def test_of_many_that_claim_a_key_one_gets_it(self, history: History, clock: FakeClock) -> None:
-        got = await asyncio.gather(*[history.claim("k", b"%d" % n, 60.0, clock.now()) for n in range(10)])
-        assert got.count(None) == 1
-        assert len({value for value in got if value is not None}) == 1
+    # --- Events ---------------------------------------------------------------------------------------
 
     async def test_events_are_kept_once_and_found_by_kind_time_and_id(self, history: History) -> None:
         given = [Event(at=START + n, kind=f"k{n % 2}", id=f"i{n}", by="me", text="did", data={"n": n})

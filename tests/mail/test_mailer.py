@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,7 +210,7 @@ async def test_while_nothing_fails_a_worker_reads_nothing(shop: Shop, monkeypatc
 
     monkeypatch.setattr(mailer_module.asyncio, "sleep", sleep)
     monkeypatch.setattr(mailer_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(recorder.history, "claim", claim)
+    monkeypatch.setattr(recorder.history, "claims", lambda: SimpleNamespace(claim=claim))
     with pytest.raises(Enough):
         await mailer.run()
     assert looked == [1_010.0 + 60 * minute for minute in range(10)]

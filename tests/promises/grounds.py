@@ -320,6 +320,22 @@ class RabbitPostgreSQLGround(PairGround, RabbitGround):
         self.put(PostgreSQLStore())
 
 
+class RabbitMongoGround(PairGround, RabbitGround):
+    """RabbitMQ, with outcomes in MongoDB."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(MongoStore())
+
+
+class RedisPostgreSQLGround(PairGround, RedisGround):
+    """Redis, with outcomes in PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put(PostgreSQLStore())
+
+
 class RedisMariaDBGround(PairGround, RedisGround):
     """Redis, with outcomes in MariaDB."""
 
@@ -346,6 +362,7 @@ STORES: dict[str, type[PairGround]] = {
 """Those that are tested where it matters which server keeps the outcomes."""
 
 ALL_GROUNDS: dict[str, type[Ground]] = {
-    **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+cluster": RabbitClusterGround, **STORES
+    **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
+    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, **STORES,
 }  # fmt: skip
-"""Those that workflows are tested on."""
+"""Those, and others that single promises are tested on."""

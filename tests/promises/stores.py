@@ -25,7 +25,7 @@ from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import running_postgresql
 from tests.sql_server import SQLServer
 
-__all__ = ["MariaDBStore", "MongoStore", "PostgreSQLStore", "Store", "shared_servers"]
+__all__ = ["MariaDBStore", "MongoStore", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
 
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -62,6 +62,10 @@ class ServerStore(Store):
     """In a server that is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP)."""
 
     server: SQLServer | MongoServer
+
+    @abstractmethod
+    def stored_at(self) -> dict[str, float]:
+        """Return when a worker began to store the outcome that is there, since the epoch, by id."""
 
     @contextmanager
     def away(self, how: str) -> Iterator[None]:
@@ -100,6 +104,10 @@ class SQLStore(ServerStore):
 
     def recorded(self) -> dict[str, int]:
         return dict(self.server.ask("SELECT id, count(*) FROM recorded GROUP BY id", self.database))
+
+    def stored_at(self) -> dict[str, float]:
+        found = self.server.ask("SELECT id, stored_at FROM celeriac_outcomes", self.database)
+        return {id: micros / 1_000_000 for id, micros in found}
 
     def end(self) -> None:
         """Do nothing: the database goes with the server."""
@@ -180,6 +188,11 @@ class MongoStore(ServerStore):
         self._final[id] = written.get("final", self._final.get(id, False))
         if self._final[id]:
             self._recorded[id] += 1
+
+    def stored_at(self) -> dict[str, float]:
+        with self.server.client() as client:
+            found = client["tests"]["celeriac.outcomes"].find({}, {"stored_at": 1})
+            return {document["_id"]: document["stored_at"] for document in found}
 
     def end(self) -> None:
         self._stack.close()

@@ -81,14 +81,15 @@ async def clients_of(app: Celeriac, **more: Any) -> AsyncIterator[httpx.AsyncCli
         yield client
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "sql"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path, make_app: Callable[..., Celeriac]) -> Celeriac:
     """An app that can be asked for its waiting messages, on each store of claims."""
     url = {"memory": f"memory://{new_id()}", "sqlite": f"sqlite:///{tmp_path}/shop.db"}.get(request.param)
-    if url is None:
+    if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis")
         url = server.url
-    app = make_app("shop", broker_url=url)
+    more = {"result_backend": f"db+sqlite:///{tmp_path}/results.db"} if request.param == "sql" else {}
+    app = make_app("shop", **({"broker_url": url} if url else {}), **more)
 
     @app.task(name="shop.note")
     def note(text: str) -> None: ...

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from celeriac import states
 from celeriac.app.control import REVOKE_SECONDS
+from celeriac.app.notifier import Notifier
 from celeriac.canvas.links import callbacks
 from celeriac.errors import TaskRevoked
 from celeriac.model.message import Message
@@ -36,9 +37,10 @@ async def purge(app: App, queue: str) -> int:
     """Delete the ready and scheduled messages of a queue, and end their tasks; return how many there were."""
     if app.broker.joins(app.backend):
         return await _purge_joined(app, queue)
-    count, operations = 0, app.broker.operations()
+    count, operations, notifier = 0, app.broker.operations(), Notifier(app.broker, app.backend)
     while True:
-        purged = await operations.withdraw(queue, WITHDRAWN, lambda messages: _end(app, messages))
+        purged = await operations.withdraw(queue, WITHDRAWN, lambda messages: _end(app, messages, notifier))
+        await notifier.finish()
         if app.broker.knows_ids and purged:
             await app.broker.revoke([message.id for message in purged], 0.0)
         if not purged and not await _has_more(app, queue):
@@ -68,7 +70,7 @@ def _removal(waiting: Waiting, now: float) -> Removal:
                    callbacks(message.link_error, outcome, now))  # fmt: skip
 
 
-async def _end(app: App, messages: Sequence[Message]) -> Sequence[Message]:
+async def _end(app: App, messages: Sequence[Message], notifier: Notifier) -> Sequence[Message]:
     """Store the outcomes of messages that no worker starts any more; return them, with those that are unreadable."""
     unreadable = [message for message in messages if message.task == UNREADABLE]
     messages = [message for message in messages if message.task != UNREADABLE]
@@ -81,12 +83,15 @@ async def _end(app: App, messages: Sequence[Message]) -> Sequence[Message]:
         taken = [id for id in ids if id not in still]
         if taken:  # a worker runs them, and may retry them
             await app.broker.revoke(taken, 0.0)
-    await _store(app, messages)
+    notifier.stored(await _store(app, messages))
     return [*messages, *unreadable]
 
 
-async def _store(app: App, messages: Sequence[Message]) -> None:
-    """Store the outcomes of purged messages, and send their error callbacks, unless their tasks had ended before."""
+async def _store(app: App, messages: Sequence[Message]) -> list[Outcome]:
+    """Store the outcomes of purged messages, and send their error callbacks, unless their tasks had ended before.
+
+    Return the outcomes.
+    """
     now = app.clock.now()
     ends: list[NodeEnd] = []
     alone: list[Outcome] = []
@@ -107,6 +112,7 @@ async def _store(app: App, messages: Sequence[Message]) -> None:
     following = [message for outcome, is_new in stored if is_new for message in errors[outcome.id]]
     if following:
         await app.broker.apublish(following)
+    return [outcome for outcome, _ in stored]
 
 
 def _purged(message: Message, now: float) -> Outcome:

@@ -13,7 +13,7 @@ from celeriac.ports.claims import ClaimKeeper, ClaimStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
-__all__ = ["MemoryBackend", "MemoryClaimStore", "connect"]
+__all__ = ["MemoryBackend", "connect"]
 
 
 class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, HistoryKeeper):
@@ -99,30 +99,13 @@ class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, HistoryKeeper):
         return done
 
     def claims(self) -> ClaimStore:
-        return MemoryClaimStore(self.shared)
+        return self.shared.claims
 
     def history(self) -> History:
         return self.shared.history
 
     def close(self) -> None:
         pass
-
-
-class MemoryClaimStore(ClaimStore):
-    """Claims in a dict."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
-        with self._store.lock:
-            until, held = self._store.claims.get(key, (0.0, b""))
-            if until > now:
-                return held
-            self._store.claims.pop(key, None)
-            if seconds > 0:
-                self._store.claims[key] = (now + seconds, value)
-            return None
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None,

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 
 from celeriac.backends.bases import PollingBackend, without_value
 from celeriac.drivers.mongodb import outcomes, workflows
+from celeriac.drivers.mongodb.claims import MongoClaimStore
+from celeriac.drivers.mongodb.history import MongoHistory
 from celeriac.drivers.mongodb.schedules import MongoScheduleStore
 from celeriac.drivers.mongodb.server import Server, server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
+from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MongoBackend", "connect"]
 
 
-class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper):
+class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper):
     """Outcomes by task id, each a document that expires."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -85,6 +89,12 @@ class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper):
 
     def schedules(self) -> ScheduleStore:
         return MongoScheduleStore(self.server, self.clock)
+
+    def claims(self) -> ClaimStore:
+        return MongoClaimStore(self.server)
+
+    def history(self) -> History:
+        return MongoHistory(self.server, self.clock)
 
     def _pack(self, outcome: Outcome) -> tuple[Outcome, bytes]:
         """Return an outcome encoded; and the outcome itself, or what is stored in its place if it is too large."""

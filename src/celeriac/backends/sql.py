@@ -18,11 +18,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from celeriac.backends.bases import SyncBackend, without_value
+from celeriac.drivers.sql.claims import SQLClaimStore
+from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.database import Database, database
+from celeriac.drivers.sql.history import SQLHistory
 from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros, state_key
 from celeriac.drivers.sql.outcomes import OutcomeTable, Row
 from celeriac.drivers.sql.schedules import SQLScheduleStore
-from celeriac.drivers.sql.schema import MYSQL
 from celeriac.drivers.sql.workflows import WorkflowTables
 from celeriac.errors import BackendError, BackendUnavailable, BrokerError
 from celeriac.model.clock import Clock
@@ -30,6 +32,8 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Unreadable
 from celeriac.model.outcome import Outcome, unreadable_outcome
 from celeriac.ports.abilities import Ability
+from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.schema import SchemaOwner
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -46,7 +50,7 @@ WAITS_UNTIL: ContextVar[float] = ContextVar("celeriac.backends.sql", default=NOT
 ROW_BYTES = 1_000  # of a statement, besides the outcome
 
 
-class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
+class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper, SchemaOwner):
     """Outcomes by task id, in tables."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -59,6 +63,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
         self.expires = result_expires
         self._outcomes = OutcomeTable(database.tables, generic)
         self._workflows = WorkflowTables(database.tables, self._outcomes, self._row)
+        self._claims = SQLClaimStore(database)
         self._sweeper: threading.Thread | None = None
         self._sweep_at = clock.monotonic() + SWEEP_SECONDS * random.random()  # noqa: S311 - spreads the workers
 
@@ -235,7 +240,8 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
     def sweep(self) -> None:
         """Delete what has expired, in short transactions."""
         steps: list[Callable[[Connection], bool]] = [
-            lambda connection: self._workflows.delete_expired(connection, self.clock.now(), self.expires)
+            lambda connection: self._workflows.delete_expired(connection, self.clock.now(), self.expires),
+            lambda connection: self._claims.delete_expired(connection, self.clock.now()),
         ]
         if self.expires is not None:
             steps.append(lambda connection: self._outcomes.delete_expired(connection, self._since()))
@@ -245,6 +251,12 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, SchemaOwner):
 
     def schedules(self) -> ScheduleStore:
         return SQLScheduleStore(self.database, self.clock, self.codec)
+
+    def claims(self) -> ClaimStore:
+        return self._claims
+
+    def history(self) -> History:
+        return SQLHistory(self.database, self.codec)
 
     def schema(self) -> str:
         return self.database.tables.text(self.database.address.dialect())

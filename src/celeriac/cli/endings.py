@@ -75,7 +75,7 @@ def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool
     """Print a task's result, and exit with 0 (succeeded or ignored), 1 (failed or revoked) or 3 (no result yet)."""
     outcome = view.outcome
     if as_json:
-        emit(view_document(view, session.app, traceback))
+        emit(view_document(view, session.app, traceback, arguments=True))
     elif outcome is not None and outcome.ready:
         _print(session, outcome, traceback)
     else:

@@ -136,7 +136,7 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
                                    f"forgotten. `{session.celeriac('tasks')}` lists recent tasks.")  # fmt: skip
     message, outcome = view.message, view.outcome
     if as_json:
-        document = view_document(view, session.app, traceback=True)
+        document = view_document(view, session.app, traceback=True, arguments=True)
         emit({**document, "message": message and message_document(message, session.app)})
         return
     facts: list[tuple[str, object]] = [("id", view.id), ("task", view.task), ("state", view.state)]
@@ -162,6 +162,12 @@ def show_task(session: Session, *, id: str, as_json: bool) -> None:
             ("started", when(outcome.started_at)),
             ("ended", when(outcome.done_at)),
             ("took", duration(outcome.runtime) if outcome.ready else ""),
+        ]
+    if outcome is not None and outcome.call is not None and message is None:
+        facts += [
+            ("call", f"{outcome.task}({call(call_of(outcome.call, session.app))})"),
+            ("queue", outcome.call.queue),
+            ("sent", when(outcome.call.sent_at)),
         ]
     if outcome is not None:
         if outcome.failure is not None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from celeriac.drivers.bell import Bell
+from celeriac.drivers.memory_claims import MemoryClaimStore
 from celeriac.drivers.memory_history import MemoryHistory
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
@@ -52,8 +53,8 @@ class Store(Bell):
         self.workflows: dict[str, Workflow] = {}
         self.pending: dict[PendingNode, float] = {}  # when it may be claimed
         self.schedules: dict[str, Entry] = {}
-        self.claims: dict[str, tuple[float, bytes]] = {}  # until when, value
-        self.history = MemoryHistory()
+        self.claims = MemoryClaimStore()
+        self.history = MemoryHistory(self.claims)
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # the last number given out by `number`
 

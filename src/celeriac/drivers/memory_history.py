@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from celeriac.drivers.memory_claims import MemoryClaimStore
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt, Batch, Event, FailureSignature, Key, Status, samples_only
+from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import History, Limits, Position
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
@@ -18,14 +20,14 @@ __all__ = ["MemoryHistory"]
 class MemoryHistory(History):
     """Dicts under one lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, claims: MemoryClaimStore | None = None) -> None:
         self._lock = threading.Lock()
         self._sums: dict[Key, bytes] = {}
         self._workers: dict[str, WorkerState] = {}
         self._attempts: dict[Position, Attempt] = {}
         self._signatures: dict[str, FailureSignature] = {}
         self._events: list[Event] = []
-        self._claims: dict[str, tuple[bytes, float]] = {}
+        self._claims = claims or MemoryClaimStore()
 
     async def record(self, batch: Batch, now: float) -> None:
         with self._lock:
@@ -41,13 +43,8 @@ class MemoryHistory(History):
                 self._signatures[one.signature] = one if before is None else before.merged(one)
             self._events += [event for event in batch.events if event not in self._events]
 
-    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
-        with self._lock:
-            held, until = self._claims.get(key, (b"", 0.0))
-            if until > now:
-                return held
-            self._claims[key] = (value, now + seconds)
-            return None
+    def claims(self) -> ClaimStore:
+        return self._claims
 
     async def prune(self, limits: Limits, now: float) -> int:
         with self._lock:
@@ -58,7 +55,6 @@ class MemoryHistory(History):
                 kept.update((at, one) for at, one in some[-limits.attempts :] if at.at >= now - seconds)
             self._attempts = kept
             self._events = [event for event in self._events if event.at >= now - limits.events]
-            self._claims = {key: claim for key, claim in self._claims.items() if claim[1] > now}
             self._signatures = {
                 name: one for name, one in self._signatures.items() if one.last >= now - limits.signatures
             }

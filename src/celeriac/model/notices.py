@@ -4,7 +4,7 @@ Result backends that cannot notify other processes (those without `Ability.NOTIF
 one channel, which the headers of its messages name (`Message.reply_to`). A notice is a list of task ids: the caller
 looks into the backend. Nothing depends on notices, since callers poll as well; see docs/decisions/0037-notices.md.
 
-Named by `message_template.py`, sent by `worker/notifier.py`, received by `app/notices.py`.
+Named by `message_template.py`, sent by `app/notifier.py`, received by `app/notices.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The port for claims: a key that one process takes for some time, with a value that others find.
 
-The HTTP API keeps its idempotency keys so. Backends that keep outcomes implement it.
+The HTTP API keeps its idempotency keys so, and workers agree by it on who compacts the history. Backends that keep
+outcomes for everyone implement it, and so does each history: its store may be another server than the result backend.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ __all__ = ["ClaimKeeper", "ClaimStore", "claim_store"]
 
 
 class ClaimStore(ABC):
-    """Keeps claims until they expire."""
+    """Keeps claims until they expire. All that use one server share its keys: begin them with a word of your own."""
 
     @abstractmethod
     async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
         """Take a key for some time, for the caller alone. Return None, or the value of the claim that holds it.
 
-        With 0 seconds, only look. Values must differ between callers: to a store whose replies can get lost, a value
-        that it holds already is the same claim, which comes a second time.
+        With 0 seconds, only look. A claim that the caller holds itself is not taken again before it has expired.
         """
 
 
 class ClaimKeeper(ABC):
-    """What keeps claims. Implemented by backends next to `Backend`."""
+    """What keeps claims. Implemented by histories, and by backends next to `Backend`."""
 
     @abstractmethod
     def claims(self) -> ClaimStore:
@@ -41,4 +41,5 @@ def claim_store(backend: Backend) -> ClaimStore:
     if isinstance(backend, ClaimKeeper):
         return backend.claims()
     raise NotSupported(f"{backend!r} keeps no claims, so it cannot tell that a request is repeated. Leave the "
-                       "Idempotency-Key out, or set `result_backend` to sqlite:// or redis://.")  # fmt: skip
+                       "Idempotency-Key out, or set `result_backend` to sqlite://, redis://, db+postgresql:// or "
+                       "mongodb://.")  # fmt: skip

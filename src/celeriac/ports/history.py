@@ -36,6 +36,7 @@ from celeriac.model.history import (
     decode_attempt,
     encode,
 )
+from celeriac.ports.claims import ClaimKeeper
 from celeriac.ports.history_sums import Row, SumStore
 
 __all__ = ["ALL", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position",
@@ -105,8 +106,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     events: float = 90 * 86_400.0
 
 
-class History(SumStore):
-    """Keeps the history of an app."""
+class History(SumStore, ClaimKeeper):
+    """Keeps the history of an app, and claims on its server."""
 
     reads_block = False
     """Whether its coroutines read without giving the event loop to others, as `Port.reads_block`."""
@@ -118,12 +119,8 @@ class History(SumStore):
         """Write a batch in one step. Sums of slots that were folded are left out: they were written before."""
 
     @abstractmethod
-    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
-        """Take a key for some time, for the caller alone. Return None, or the value of the one that has it."""
-
-    @abstractmethod
     async def prune(self, limits: Limits, now: float) -> int:
-        """Delete attempts, signatures, events and claims that are too old or too many; return how many, about.
+        """Delete attempts, signatures and events that are too old or too many; return how many, about.
 
         Deletes a limited number at a time.
         """
@@ -290,13 +287,6 @@ class History(SumStore):
     def seal(self, value: Attempt | FailureSignature | Event) -> bytes:
         """Return an attempt, a signature or an event as it is stored."""
         return self.codec.seal("history", encode(value), type(value).__name__)
-
-    def open_claim(self, key: str, value: bytes) -> bytes:
-        """Return the value of a claim that somebody else has; empty if it cannot be read."""
-        try:
-            return bytes(self.codec.open("history", value, key))
-        except Unreadable:
-            return b""
 
     def attempts_of(self, values: Iterable[bytes]) -> Iterator[Attempt]:
         """Return those stored attempts that can be read."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from celeriac.app.app import Celeriac
+from celeriac.app.notifier import Notifier
 from celeriac.canvas.advance import advance, wanted
 from celeriac.canvas.links import fitting
 from celeriac.canvas.tree import Tree
@@ -24,7 +25,6 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Lease
 from celeriac.ports.workflows import Advance, PendingNode, WorkflowStore
 from celeriac.worker.heartbeat import FIRST_PAUSE, may_end, next_pause
-from celeriac.worker.notifier import Notifier
 from celeriac.worker.outages import Outages
 
 __all__ = ["Advancer"]

@@ -136,7 +136,7 @@ class Mailer:
     async def _is_mine(self, what: str, seconds: float) -> bool:
         """Return whether this worker does something now, and no other."""
         value = f"{self._worker}:{os.urandom(6).hex()}".encode()  # no other claim has it, not even one of this worker
-        return await self.history.claim(what, value, seconds, self._app.clock.now()) is None
+        return await self.history.claims().claim(what, value, seconds, self._app.clock.now()) is None
 
     def _wanted(self) -> Callable[[FailureSignature], bool]:
         """Return what tells whether failures are mailed, by `mail_on`, `mail_not_on` and the option `mail`."""

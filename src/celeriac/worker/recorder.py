@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from celeriac.app.app import Celeriac
-from celeriac.errors import BackendError, BrokerError
+from celeriac.errors import BackendError, BrokerError, Unstorable
 from celeriac.metrics.counts import DROPPED
 from celeriac.model.history import COUNTERS, SAMPLED, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
 from celeriac.ports.history import History, Limits
@@ -40,7 +40,8 @@ GATHER_SECONDS = 0.05  # after a pause in which nothing ended
 COMPACT_SECONDS = 10.0
 IDLE_COMPACT_SECONDS = 60.0  # of a worker that has written nothing since
 PRUNE_SECONDS = 60.0
-ROUNDS = 5  # steps of compaction or pruning at a time
+ROUNDS = 5  # steps of compaction at a time
+PRUNE_ROUNDS = 30  # … of pruning: 30,000 samples, which ten workers may write from one time to the next
 LAST_SECONDS = 1.0  # for the last write
 
 ROWS = 2_000  # sums in one write
@@ -142,6 +143,9 @@ class Recorder:
                     await self._prune()
                 self._worked()
                 pause = FIRST_PAUSE
+            except Unstorable:
+                log.exception("The history cannot keep what was to be written, and it is dropped")
+                self._bound(0, 0)
             except (BrokerError, BackendError) as error:
                 self._failed(error)
                 self._bound()
@@ -244,16 +248,16 @@ class Recorder:
 
     async def _compact(self) -> None:
         if self.history is not None and await self._is_mine("compact", COMPACT_SECONDS - 1):
-            await self._repeat("compact", self.history.compact)
+            await self._repeat("compact", self.history.compact, ROUNDS)
 
     async def _prune(self) -> None:
         if self.history is not None and await self._is_mine("prune", PRUNE_SECONDS - 1):
-            await self._repeat("prune", partial(self.history.prune, self._limits))
+            await self._repeat("prune", partial(self.history.prune, self._limits), PRUNE_ROUNDS)
 
-    async def _repeat(self, what: str, step: Callable[[float], Awaitable[int]]) -> None:
+    async def _repeat(self, what: str, step: Callable[[float], Awaitable[int]], rounds: int) -> None:
         """Do steps until nothing is left to do, some at most. What is stored there must not end the duty."""
         try:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 if not await step(self._app.clock.now()):
                     break
         except (BrokerError, BackendError):
@@ -264,7 +268,9 @@ class Recorder:
     async def _is_mine(self, what: str, seconds: float) -> bool:
         """Return whether this worker does something now, and no other."""
         assert self.history is not None
-        return await self.history.claim(what, self._worker.encode(), seconds, self._app.clock.now()) is None
+        return await self.history.claims().claim(
+            f"history:{what}", self._worker.encode(), seconds, self._app.clock.now()
+        ) is None
 
     @property
     def dropped(self) -> int:

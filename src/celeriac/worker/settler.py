@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from celeriac import signals, states
 from celeriac.app.app import Celeriac
+from celeriac.app.notifier import Notifier
 from celeriac.canvas.links import fitting
 from celeriac.canvas.workflows import Workflows
 from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
@@ -28,7 +29,6 @@ from celeriac.worker.attempt_log import AttemptLog
 from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
 from celeriac.worker.ending_signals import send_ending_signals
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
-from celeriac.worker.notifier import Notifier
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
 from celeriac.worker.statistics import Ended

@@ -6,7 +6,7 @@ Its duties, each an asyncio task of its own:
     settle      what has ended, in batches (`settler.py`, by the rules of `decide.py`)
     renew       the lease, three times in its length (`heartbeat.py`)
     advance     workflows whose nodes have ended (`advancer.py`)
-    notify      callers of what was stored, where the result backend cannot (`notifier.py`)
+    notify      callers of what was stored, where the result backend cannot (`app/notifier.py`)
     record      the history (`recorder.py`)
     tell        those who watch, what has ended (`watches.py`)
     mail        the administrators of failures, if there are `mail_admins` (`mailer.py`)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bson.errors import BSONError
@@ -21,12 +21,12 @@ from pymongo.read_concern import ReadConcern
 
 from celeriac.drivers.mongodb.address import Address
 from celeriac.drivers.mongodb.error_translation import LOGIN, translated
-from celeriac.drivers.mongodb.requests import COUNTERS, OUTCOMES, SCHEDULES, TREES, Work, call
+from celeriac.drivers.mongodb.requests import CLAIMS, COUNTERS, OUTCOMES, SCHEDULES, TREES, Work, call
 from celeriac.drivers.mongodb.session import Session
 from celeriac.drivers.registry import Registry
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
-__all__ = ["Server", "server"]
+__all__ = ["EXPIRY", "Server", "server"]
 
 log = logging.getLogger("celeriac.mongodb")
 
@@ -40,6 +40,7 @@ INDEXES = {
     OUTCOMES: [EXPIRY, IndexModel([("stored_at", -1), ("state", 1)], name="stored_at")],
     COUNTERS: [EXPIRY, IndexModel("next_at", name="next_at", sparse=True)],
     TREES: [EXPIRY],
+    CLAIMS: [EXPIRY],
     SCHEDULES: [IndexModel("next_at", name="next_at", sparse=True)],
 }
 
@@ -55,7 +56,7 @@ class Server:
         self._client: MongoClient[Any] | None = None
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._indexed_until = float("-inf")  # monotonic
+        self._indexed_until: dict[str, float] = {}  # by one of the collections: monotonic
         self._warned = False
         _registry.know(self)
 
@@ -114,17 +115,18 @@ class Server:
                 raise error
         return done
 
-    def indexed(self, work: Work[Result]) -> Work[Result]:
+    def indexed(self, work: Work[Result], indexes: Mapping[str, list[IndexModel]] = INDEXES) -> Work[Result]:
         """Return the same work, with the making of the indexes before it if that is due."""
-        if time.monotonic() >= self._indexed_until:
+        first = next(iter(indexes))
+        if time.monotonic() >= self._indexed_until.get(first, 0.0):
             try:
-                for collection, indexes in INDEXES.items():
-                    yield call(collection, "create_indexes", indexes)
+                for collection, some in indexes.items():
+                    yield call(collection, "create_indexes", some)
             except OperationFailure as error:
                 if error.code in LOGIN:
                     raise
                 self._warn(error)
-            self._indexed_until = time.monotonic() + INDEX_SECONDS
+            self._indexed_until[first] = time.monotonic() + INDEX_SECONDS
         return (yield from work)
 
     def _warn(self, error: OperationFailure) -> None:

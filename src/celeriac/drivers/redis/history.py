@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from celeriac.drivers.redis.claims import RedisClaimStore
 from celeriac.drivers.redis.server import Command, Server
 from celeriac.model.filters import Filter
 from celeriac.model.gate import Unreadable
@@ -23,6 +24,7 @@ from celeriac.model.history import (
     decode_signature,
 )
 from celeriac.model.message import new_id
+from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
@@ -70,14 +72,8 @@ class RedisHistory(History):
         return (_member(attempt), repr(attempt.done_at), "sample" if attempt.state in SAMPLED else "failure",
                 attempt.task, attempt.signature, self.seal(attempt))  # fmt: skip
 
-    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
-        name, sealed = self._key(f"claim:{key}"), self.codec.seal("history", value, key)
-        set_, held = await self.server.ado_all(
-            [("SET", name, sealed, "NX", "PX", max(1, int(seconds * 1000))), ("GET", name)]
-        )
-        if set_ is not None or held is None:
-            return None
-        return self.open_claim(key, held)
+    def claims(self) -> ClaimStore:
+        return RedisClaimStore(self.server)
 
     async def prune(self, limits: Limits, now: float) -> int:
         count = 0

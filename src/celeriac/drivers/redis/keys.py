@@ -57,9 +57,9 @@ Of schedules:
     P:schedules:next          zset    name of each entry that waits → when it is due, in milliseconds
     P:schedules:names         zset    every name, with the score 0: sorted, for pages
 
-Of requests that are handled once:
+Of claims:
 
-    P:claim:KEY               string  what the first one left, until it expires
+    P:claim:KEY               string  16 random bytes, and the value of who has taken the key; expires
 
 Of the history (`history.py`); a field is a `Key` in JSON, a member is an attempt's "id number end":
 
@@ -76,7 +76,6 @@ Of the history (`history.py`); a field is a `Key` in JSON, a member is an attemp
     P:history:marks           hash    signature → status:time:by, set by operators
     P:history:events          hash    name → an event
     P:history:times           zset    names of events → when they happened
-    P:history:claim:KEY       string  what somebody has taken for a time; expires then
 
 Channels (`PUBLISH`):
 

@@ -18,8 +18,10 @@ from sqlalchemy.schema import CreateSchema
 
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.sql.address import Address
+from celeriac.drivers.sql.arrays import send_binary_arrays
+from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.error_translation import is_conflict, is_lost, is_missing_table, may_be_race, translated
-from celeriac.drivers.sql.schema import MYSQL, VERSION, Tables
+from celeriac.drivers.sql.schema import VERSION, Tables
 from celeriac.drivers.sql.time_limits import arguments, limit_statements
 from celeriac.errors import BackendError
 
@@ -112,6 +114,7 @@ class Database:
             options["isolation_level"] = "READ COMMITTED"
         engine = create_engine(self.address.url, connect_args=arguments(self.address, self.timeout), **options)
         limit_statements(engine, self.timeout)
+        send_binary_arrays(engine)
         return engine
 
     def close(self) -> None:
@@ -131,14 +134,14 @@ class Database:
     # --- Tables ---------------------------------------------------------------------------------------
 
     def _check(self, engine: Engine) -> None:
-        """Make the tables, unless they exist."""
+        """Make the tables, unless they exist; those of an older version get what they lack."""
         with engine.connect() as connection:
             tries = 0
             while True:
                 try:
                     version = self._version(connection)
-                    if version is None:
-                        self._make_tables(connection)
+                    if version is None or version < VERSION:
+                        self._make_tables(connection, version)
                         version = VERSION
                     break
                 except DBAPIError as error:
@@ -162,14 +165,14 @@ class Database:
         found: int | None = connection.execute(select(table.c.version)).scalar()
         return found
 
-    def _make_tables(self, connection: Connection) -> None:
+    def _make_tables(self, connection: Connection, before: int | None) -> None:
         schema = self.tables.metadata.schema
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
         if schema and connection.dialect.name == "postgresql" and not inspect(connection).has_schema(schema):
             connection.execute(CreateSchema(schema, if_not_exists=True))
         self.tables.metadata.create_all(connection)
-        connection.execute(self.tables.new_version())
+        connection.execute(self.tables.new_version() if before is None else self.tables.upgrade(before))
         connection.commit()
 
     def __repr__(self) -> str:

@@ -22,13 +22,13 @@ class _Trouble(NamedTuple):
 
 
 CONFLICT: Final = _Trouble(BackendUnavailable, "others were changing the same rows for too long; call again")
-PASSWORD: Final = _Trouble(AccessRefused, "the user or the password is wrong: correct `result_backend`")
+PASSWORD: Final = _Trouble(AccessRefused, "the user or the password is wrong: correct the URL in the settings")
 RIGHTS: Final = _Trouble(
     AccessRefused,
     "this user may not do that. It needs SELECT, INSERT, UPDATE and DELETE on Celeriac's tables; if it may not create "
     "them, have an administrator carry out what `celeriac backend schema` prints",
 )
-DATABASE: Final = _Trouble(BackendError, "there is no such database: create it, or correct `result_backend`")
+DATABASE: Final = _Trouble(BackendError, "there is no such database: create it, or correct the URL in the settings")
 TABLE: Final = _Trouble(BackendError, "Celeriac's tables are missing: see `celeriac backend schema`")
 SCHEMA: Final = _Trouble(BackendError, "there is no such schema: create it, or correct `sql_schema`")
 READ_ONLY: Final = _Trouble(

@@ -107,7 +107,7 @@ class OutcomeTable:
         given: Any = values
         if dialect.name == "postgresql":
             given = {name: [value[name] for value in values] for name in values[0]} | {"stored_at": now}
-        return {row.key for row in page} - set(connection.execute(upsert, given).scalars())
+        return {row.key for row in page} - set(connection.execute(upsert, given).scalars().all())
 
     def _store_generic(self, connection: Connection, values: list[dict[str, Any]]) -> set[str]:
         keys = [value["id"] for value in values]

@@ -24,8 +24,6 @@ class SQLiteClaimStore(ClaimStore):
         self._database = database
 
     async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
-        """Take a key, or return the value that it has."""
-
         def work(connection: Connection) -> bytes | None:
             connection.execute(TABLE)
             connection.execute(INDEX)

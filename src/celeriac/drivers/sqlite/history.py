@@ -5,7 +5,6 @@
     history_attempts    failures, and samples of successes (`sample` = 1)
     history_signatures  failure signatures, and what operators said of them
     history_events      workers' lives, operators' actions
-    history_claims      keys that somebody has taken for a time
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.filters import Filter
@@ -31,6 +31,7 @@ from celeriac.model.history import (
     samples_only,
 )
 from celeriac.model.message import new_id
+from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
@@ -66,7 +67,6 @@ TABLES: Final = (
         name TEXT PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, value BLOB NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS history_times ON history_events (at)",
-    "CREATE TABLE IF NOT EXISTS history_claims (key TEXT PRIMARY KEY, value BLOB NOT NULL, until REAL NOT NULL)",
 )
 
 KEY: Final = " AND ".join(f"{name} = ?" for name in Key._fields)
@@ -113,16 +113,8 @@ class SQLiteHistory(History):
             (one.signature, one.last, self.seal(one)),
         )
 
-    async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
-        def work(connection: Connection) -> bytes | None:
-            query = "SELECT CAST(value AS BLOB) FROM history_claims WHERE key = ? AND until > ?"
-            for (held,) in connection.execute(query, (key, now)).fetchall():
-                return self.open_claim(key, held)
-            sealed = self.codec.seal("history", value, key)
-            connection.execute("INSERT OR REPLACE INTO history_claims VALUES (?, ?, ?)", (key, sealed, now + seconds))
-            return None
-
-        return await self._write(work)
+    def claims(self) -> ClaimStore:
+        return SQLiteClaimStore(self.database)
 
     async def prune(self, limits: Limits, now: float) -> int:
         def work(connection: Connection) -> int:
@@ -142,8 +134,6 @@ class SQLiteHistory(History):
                  now - limits.events),
                 ("DELETE FROM history_signatures WHERE signature IN "
                  "(SELECT signature FROM history_signatures WHERE last < ? LIMIT ?)", now - limits.signatures),
-                ("DELETE FROM history_claims WHERE key IN (SELECT key FROM history_claims WHERE until < ? LIMIT ?)",
-                 now),
                 ("DELETE FROM history_workers WHERE lease IN (SELECT lease FROM history_workers WHERE seen_at < ? "
                  "AND lease NOT IN (SELECT lease FROM history_sums WHERE lease <> '') LIMIT ?)", now - 86_400.0),
             ):  # fmt: skip
@@ -290,7 +280,7 @@ class SQLiteHistory(History):
     def _read(self, query: str, given: Sequence[Any]) -> list[Any]:
         def work(connection: Connection) -> list[Any]:
             if not connection.has_history:
-                found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'history_claims'").fetchone()
+                found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'history_events'").fetchone()
                 if found is None:
                     return []
                 connection.has_history = True

@@ -2,7 +2,7 @@
 
 `SettlementWriter` and `Advancer` report what was stored. A duty of the supervisor sends it, so settling never waits for
 it. While one notice is being sent, the next are collected: many small batches become one notice. What cannot be sent is
-dropped, because the callers poll.
+dropped, because the callers poll. `app/purging.py` reports what it has ended, and sends that itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_CHANNELS = 1000  # with notices to be sent; callers with others are not tol
 class Notifier:
     """Collects the ids of ended tasks by the channels of their callers, and sends them.
 
-    `is_needed`: whether the backend keeps outcomes and cannot notify callers, and the worker may.
+    `is_needed`: whether the backend keeps outcomes and cannot notify callers, and this process may.
     """
 
     def __init__(self, broker: Broker, backend: Backend) -> None:
@@ -88,6 +88,6 @@ class Notifier:
     def _failed(self, error: BrokerError) -> None:
         if isinstance(error, AccessRefused):  # a right does not come back by itself
             self.is_needed = False
-            log.warning("The worker may not tell callers that their tasks have ended, so they poll: %s", error)
+            log.warning("This process may not tell callers that their tasks have ended, so they poll: %s", error)
         else:
             log.debug("Cannot tell callers that their tasks have ended: %s", error)
