@@ -30,7 +30,7 @@ def test_json_is_one_object_on_each_line_with_task_and_id(shop: Shop) -> None:
         (f"shop.fail[{failed}] failed: ValueError: cups", "ERROR", "shop.fail", failed),
     ):  # fmt: skip
         line = by_message[message]
-        assert (line["level"], line["task"], line["id"]) == (level, task, id)
+        assert (line["level"], line["task"], line["task_id"]) == (level, task, id)
     exception = by_message[f"shop.fail[{failed}] failed: ValueError: cups"]["exception"]
     assert exception.startswith("Traceback (most recent call last):\n")
     assert exception.endswith("ValueError: cups")

@@ -106,7 +106,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
                                max_memory_per_child=max_memory_per_child, beat=beat)  # fmt: skip
     if options.beat:
         check_schedules(session.app)
-    formatter = set_up_logging(session.app.conf, options.name, loglevel, log_format)
+    formatter = set_up_logging(session.app, options.name, loglevel, log_format)
     banner = partial(_announce, session.app, options, formatter)
     signals.worker_ready.connect(banner)
     try:
