@@ -292,7 +292,7 @@ def attributes_of_server(url: str) -> dict[str, str | int]:
         host, port = parts.hostname, parts.port
     except ValueError:  # several hosts
         return {}
-    if not host or "," in parts.netloc:
+    if not host or "," in parts.netloc or parts.scheme == "memory":
         return {}
     return {"server.address": host} if port is None else {"server.address": host, "server.port": port}
 
