@@ -209,12 +209,11 @@ class Celeriac(Registering):
         """
         if self.conf.task_always_eager:
             return False
-        spans = self.tracing.spans()
-        if spans is None:
-            self._publish(messages)
-        else:
+        if self.tracing.is_possible and (spans := self.tracing.spans()) is not None:
             with spans.sending(messages, batch) as traced:
                 self._publish(traced)
+        else:
+            self._publish(messages)
         return True
 
     def _publish(self, messages: Sequence[Message]) -> None:
@@ -228,12 +227,11 @@ class Celeriac(Registering):
         """Coroutine version of `publish`."""
         if self.conf.task_always_eager:
             return False
-        spans = self.tracing.spans()
-        if spans is None:
-            await self._apublish(messages)
-        else:
+        if self.tracing.is_possible and (spans := self.tracing.spans()) is not None:
             with spans.sending(messages, batch) as traced:
                 await self._apublish(traced)
+        else:
+            await self._apublish(messages)
         return True
 
     async def _apublish(self, messages: Sequence[Message]) -> None:

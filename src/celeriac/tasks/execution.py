@@ -50,11 +50,10 @@ class Executor:
 
     def run(self, message: Message, deliveries: int = 1) -> Outcome:
         """Run one attempt of a plain task."""
-        spans = self._tracing.spans()
-        if spans is None:
-            return self._run(message, deliveries)
-        with spans.processing(message, self._worker, self._is_eager) as attempt:
-            return attempt.ended(self._run(message, deliveries))
+        if self._tracing.is_possible and (spans := self._tracing.spans()) is not None:
+            with spans.processing(message, self._worker, self._is_eager) as attempt:
+                return attempt.ended(self._run(message, deliveries))
+        return self._run(message, deliveries)
 
     def _run(self, message: Message, deliveries: int) -> Outcome:
         started, clock = time.time(), time.perf_counter()
@@ -75,11 +74,10 @@ class Executor:
     async def arun(self, message: Message, deliveries: int = 1,
                    drive: Callable[[Any], Any] | None = None) -> Outcome:  # fmt: skip
         """Run one attempt of a coroutine task. `drive` may wrap the coroutine, to interrupt it from outside."""
-        spans = self._tracing.spans()
-        if spans is None:
-            return await self._arun(message, deliveries, drive)
-        with spans.processing(message, self._worker, self._is_eager) as attempt:
-            return attempt.ended(await self._arun(message, deliveries, drive))
+        if self._tracing.is_possible and (spans := self._tracing.spans()) is not None:
+            with spans.processing(message, self._worker, self._is_eager) as attempt:
+                return attempt.ended(await self._arun(message, deliveries, drive))
+        return await self._arun(message, deliveries, drive)
 
     async def _arun(self, message: Message, deliveries: int, drive: Callable[[Any], Any] | None) -> Outcome:
         started, clock = time.time(), time.perf_counter()

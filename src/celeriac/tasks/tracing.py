@@ -1,18 +1,20 @@
 """`app.tracing`: whether calls and attempts make spans, and the ids of the current span for the log.
 
-`app.publish` asks it for each call, `Executor` for each attempt, so the answer "no" costs next to nothing: it imports
-no OpenTelemetry. `celeriac/otel/spans.py`, which makes the spans, is imported once a tracer provider is set in this
-process. Until then no code of OpenTelemetry is called.
+`app.publish` asks it for each call, `Executor` for each attempt, so the answer "no" costs next to nothing, and imports
+no OpenTelemetry: without the package it is one attribute. `celeriac/otel/spans.py`, which makes the spans, is imported
+once a tracer provider is set in this process. Until then no code of OpenTelemetry is called.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from celeriac.errors import ImproperlyConfigured
@@ -97,6 +99,13 @@ class Tracing:
 
     def __init__(self, app: _App) -> None:
         self._app = app
+        self.configuration_changed()
+
+    def configuration_changed(self) -> None:
+        """Drop what was derived from the configuration."""
+        self._mode: str = self._app.conf.otel
+        self.is_possible = self._mode == "on" or (self._mode == "auto" and _is_installed())
+        """Whether `spans` is worth a call."""
         self._spans: Spans | None = None
         self._is_loaded = False
 
@@ -108,15 +117,12 @@ class Tracing:
         if self._spans is not None:
             return self._spans
         api: Any = sys.modules.get(API)
-        if api is None and self._app.conf.otel != "on":
-            return None
-        return self._find(api)
+        return None if api is None and self._mode != "on" else self._find(api)
 
     def _find(self, api: Any) -> Spans | None:
-        mode = self._app.conf.otel
-        if mode == "off":
+        if self._mode == "off":
             return None
-        if mode == "on" and not self._is_loaded:
+        if self._mode == "on" and not self._is_loaded:
             api = _import()
             api.get_tracer_provider()  # makes the one that the environment names
             self._is_loaded = True
@@ -130,10 +136,6 @@ class Tracing:
         self._spans = made
         return made
 
-    def configuration_changed(self) -> None:
-        """Drop what was derived from the configuration."""
-        self._spans, self._is_loaded = None, False
-
     def batch(self, name: str, task: str | None = None,
               are_linked: bool = False) -> AbstractContextManager[Sending | None]:  # fmt: skip
         """Begin the span of what is sent in several steps; None if there is none."""
@@ -145,7 +147,7 @@ class Tracing:
     @property
     def may_flush(self) -> bool:
         """Whether processes that are forked from this one may have something to flush."""
-        return self._app.conf.otel == "on" or (self._app.conf.otel == "auto" and API in sys.modules)
+        return self._mode == "on" or (self._mode == "auto" and API in sys.modules)
 
     def warn_before_fork(self) -> None:
         """Warn of a provider that was made too early: children of the worker are forked from this process."""
@@ -157,7 +159,7 @@ class Tracing:
 
     def flush(self) -> None:
         """Let the providers of this process export what they hold, within `FLUSH_SECONDS`. The process ends then."""
-        if self._app.conf.otel == "off":
+        if self._mode == "off":
             return
         found = [getattr(sys.modules[name], function)() for name, function in PROVIDERS.items() if name in sys.modules]
         flushes = [provider.force_flush for provider in found if hasattr(provider, "force_flush")]
@@ -170,6 +172,11 @@ class Tracing:
         if thread.is_alive():
             log.warning("Spans are lost: they could not be exported within %g s of the end of this process",
                         FLUSH_SECONDS)  # fmt: skip
+
+
+@cache
+def _is_installed() -> bool:
+    return importlib.util.find_spec("opentelemetry") is not None
 
 
 def _import() -> Any:
