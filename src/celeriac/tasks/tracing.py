@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -40,6 +40,7 @@ __all__ = [
 log = logging.getLogger("celeriac.otel")
 
 API: Final = "opentelemetry.trace"
+METRICS: Final = "opentelemetry.metrics"
 FLUSH_SECONDS: Final = 2.0
 
 LINKED: Final = "celeriac-link"
@@ -53,7 +54,7 @@ LINKED_FROM: Final = 100
 
 PROVIDERS: Final = {
     API: "get_tracer_provider",
-    "opentelemetry.metrics": "get_meter_provider",
+    METRICS: "get_meter_provider",
     "opentelemetry._logs": "get_logger_provider",
 }
 """What returns the providers of a process, by the module that has it."""
@@ -143,6 +144,11 @@ class Tracing:
         if spans is None or self._app.conf.task_always_eager:
             return NOT_TRACED
         return spans.batch(name, task, are_linked)
+
+    def observe(self, loop: Any, counted: Callable[[], Any]) -> None:
+        """Show what a worker has counted to the metrics of OpenTelemetry, if this process has imported these."""
+        if self._mode != "off" and METRICS in sys.modules:
+            importlib.import_module("celeriac.otel.metrics").observe(loop, counted)
 
     @property
     def may_flush(self) -> bool:

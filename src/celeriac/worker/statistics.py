@@ -6,7 +6,7 @@ the history; their sum since the worker started is shown by `celeriac inspect st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from celeriac import states
@@ -23,6 +23,7 @@ Group: TypeAlias = tuple[str, str, str, str, str]
 """What is counted together: task, queue, state, class of the exception, failure signature."""
 
 FAILING = frozenset({states.FAILURE, states.RETRY})
+MOST_KINDS = 5000  # tasks, queues, states and exceptions, since the worker started
 MOST_GROUPS = 1000  # in one slot; failures beyond that are counted without their signature
 OTHER = "(other)"
 GATHERED = 4000  # durations
@@ -100,7 +101,7 @@ class Statistics:
         """Counts by the beginning of their slot (seconds since the epoch), until they are closed."""
         self._keeps_slots = keeps_slots
         self._latest = 0
-        self._closed: dict[Group, Sums] = {}
+        self._closed: dict[tuple[str, str, str, str], Sums] = {}
 
     def slot(self, now: float) -> tuple[int, dict[Group, Gathered]]:
         """Return the slot in which attempts are counted that have just ended, and its beginning."""
@@ -124,16 +125,30 @@ class Statistics:
 
     def close(self, at: int) -> None:
         """Keep a slot only as a part of the sum."""
-        for (task, _, state, _, _), gathered in self.slots.pop(at).items():
-            self._closed.setdefault((task, "", state, "", ""), Sums()).merge(gathered.sums())
+        for group, gathered in self.slots.pop(at).items():
+            kind = group[:4]
+            if kind not in self._closed and len(self._closed) >= MOST_KINDS:
+                kind = (OTHER, "", group[2], "")
+            self._closed.setdefault(kind, Sums()).merge(gathered.sums())
+
+    def ever(self) -> dict[tuple[str, str, str, str], Sums]:
+        """Return what was counted since the worker started, by task, queue, state and class of the exception."""
+        found: dict[tuple[str, str, str, str], Sums] = {}
+        for kind, sums in self._counted():
+            found.setdefault(kind, Sums()).merge(sums)
+        return found
+
+    def _counted(self) -> Iterator[tuple[tuple[str, str, str, str], Sums]]:
+        yield from self._closed.items()
+        for slot in self.slots.values():
+            for group, gathered in slot.items():
+                yield group[:4], gathered.sums()
 
     def summary(self) -> dict[str, Any]:
         """Return count, states and runtimes by task, since the worker started."""
         states: dict[str, dict[str, int]] = {}
         runtimes: dict[str, Spread] = {}
-        counted = [*self._closed.items()]
-        counted += [(group, one.sums()) for slot in self.slots.values() for group, one in slot.items()]
-        for (task, _, state, _, _), sums in counted:
+        for (task, _, state, _), sums in self._counted():
             of_task = states.setdefault(task, {})
             of_task[state] = of_task.get(state, 0) + sums.n
             runtimes.setdefault(task, Spread()).merge(sums.runtime)

@@ -219,6 +219,7 @@ class Supervisor:
             log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues),
                      extra={"event_name": "worker.ready"})  # fmt: skip
             signals.worker_ready.send(self)
+            self.app.tracing.observe(self._loop, self.settler.recorder.statistics.ever)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         preparing.cancel()
         stop.cancel()
