@@ -87,6 +87,15 @@ def die():
 
 
 @app.task
+def forks():
+    child = os.fork()
+    if not child:
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
+
+@app.task
 def loaded():
     return sorted(name for name in sys.modules if name.startswith("opentelemetry"))
 

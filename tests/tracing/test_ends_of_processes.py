@@ -24,6 +24,19 @@ class Hangs(FileExporter):
         time.sleep(3600)
 """
 
+LATE = f"""
+@signals.worker_process_init.connect
+def begin(**more):
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from tests.tracing.spans import FileExporter
+
+    provider = TracerProvider()
+    provider.add_span_processor({batches()})
+    trace.set_tracer_provider(provider)
+"""
+
 
 def children(shop: TracedShop) -> list[psutil.Process]:
     (forkserver,) = psutil.Process(shop.workers[0].pid).children()
@@ -39,6 +52,13 @@ def test_recycled_children_lose_no_span(shop: TracedShop) -> None:
     spans = named(shop.spans(), "process shop.add")
     assert len(spans) == 10
     assert len({span.pid for span in spans}) >= 5
+
+
+def test_the_supervisor_need_not_know_that_its_children_make_spans(shop: TracedShop) -> None:
+    shop.open("-c", "1", processor="", setup=LATE)
+    shop.app.send_task("shop.add", [1]).get(timeout=PATIENCE)
+    shop.stop()
+    assert len(named(shop.spans(), "process shop.add")) == 1
 
 
 @pytest.mark.parametrize("lane", ["plain", "coroutine"])

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 
-from celeriac import Celeriac
+from celeriac import Celeriac, group
 from celeriac.errors import BrokerUnavailable, ImproperlyConfigured
 from celeriac.logs import JSONFormatter, TaskFilter
 from celeriac.model.message import Message
@@ -258,6 +258,18 @@ def test_a_message_that_is_sent_again_belongs_to_the_new_send(traced: Traced) ->
     (message,) = traced.sent()
     assert set(message.headers) == {"traceparent", "tenant"}
     assert message.headers["traceparent"] != old["traceparent"]
+
+
+def test_headers_that_a_task_passes_on_do_not_make_a_link_of_a_parent(traced: Traced) -> None:
+    traced.add.delay_many([(1,), (2,)])
+    traced.add.apply_async((3,), headers=traced.sent()[0].headers)
+    assert "celeriac-link" not in traced.sent()[2].headers
+
+
+def test_an_empty_group_makes_no_span(traced: Traced) -> None:
+    assert group([]).delay().get() == []
+    assert group(traced.add.s(1)).delay().id
+    assert traced.names() == ["send group"]
 
 
 @pytest.mark.parametrize(("url", "attributes"), [

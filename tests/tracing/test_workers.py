@@ -126,6 +126,13 @@ def test_a_failure_is_an_error_with_its_signature_and_its_traceback(shop: Traced
     assert (line["task_id"], line["signature"]) == (id, process.attributes["celeriac.signature"])
 
 
+def test_a_process_that_a_task_forks_ends_no_span(shop: TracedShop) -> None:
+    open_shop(shop)
+    assert shop.app.send_task("shop.forks").get(timeout=PATIENCE) == "parent"
+    (process,) = shop.found("process shop.forks")
+    assert process.attributes["celeriac.state"] == "SUCCESS"
+
+
 @pytest.mark.parametrize("how", ["delay", "chain"])
 def test_what_a_task_sends_is_a_child_of_its_attempt(shop: TracedShop, how: str) -> None:
     open_shop(shop)

@@ -58,6 +58,8 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         results: list[AsyncResult[R]] = []
         if (chosen := self._chosen()) and not self.app.conf.task_always_eager:
             free_ids(self.app, chosen)
+        if not messages:
+            return GroupResult(id, results)
         with self.app.tracing.batch("send group", are_linked=len(messages) > LINKED_FROM) as whole:
             for start in range(0, len(messages), PUBLISH_BATCH):
                 batch = messages[start : start + PUBLISH_BATCH]
@@ -76,6 +78,8 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         results: list[AsyncResult[R]] = []
         if (chosen := self._chosen()) and not self.app.conf.task_always_eager:
             await afree_ids(self.app, chosen)
+        if not messages:
+            return GroupResult(id, results)
         with self.app.tracing.batch("send group", are_linked=len(messages) > LINKED_FROM) as whole:
             for start in range(0, len(messages), PUBLISH_BATCH):
                 batch = messages[start : start + PUBLISH_BATCH]

@@ -8,6 +8,7 @@ results are among them. A fault of a sampler, processor or propagator is logged,
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind,
 from celeriac import states
 from celeriac.__about__ import VERSION
 from celeriac.model.failure import Failure
-from celeriac.model.message import Link as TaskLink
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.tasks.protocols import App
@@ -77,11 +77,12 @@ class AppSpans:
     def sending(self, messages: Sequence[Message], batch: _Send | None) -> Iterator[Sequence[Message]]:
         """Yield the messages with the context of a new span, or of that of a batch."""
         send = batch if batch is not None else self._begin(*self._of(messages), are_linked=len(messages) > 1)
+        keeps_links = batch is not None  # those that the planner of a workflow has set
         begun = time.perf_counter()
         token = contexts.attach(trace.set_span_in_context(send.span))
         error_type = None
         try:
-            yield send.traced(messages)
+            yield send.traced(messages, keeps_links)
         except BaseException as error:
             error_type = _name(type(error))
             if batch is None:
@@ -172,14 +173,15 @@ class _Send:
         if are_linked and self.carrier:
             self.carrier[LINKED] = "1"
 
-    def traced(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def traced(self, messages: Sequence[Message], keeps_links: bool) -> Sequence[Message]:
         """Return messages with the context of this span, and count them."""
         self._count += len(messages)
         if self._count > 1:
             self.span.set_attribute("messaging.batch.message_count", self._count)
         if not self.carrier:  # it is not recorded, and the propagator passes nothing on
             return messages
-        return [_with_context(message, self.carrier) for message in messages]
+        left = CONTEXT - {LINKED} if keeps_links else CONTEXT
+        return [_with_context(message, self.carrier, left) for message in messages]
 
     def failed(self, error: BaseException) -> None:
         """Write to the span that the send has failed."""
@@ -195,12 +197,13 @@ class _Send:
 class _Attempt:
     """The span of an attempt, in a `with` block. Implements `Attempt`."""
 
-    __slots__ = ("_span", "_start", "_token")
+    __slots__ = ("_pid", "_span", "_start", "_token")
 
     def __init__(self, start: Callable[[], tuple[Span, Context | None]]) -> None:
         self._start = start
         self._span: Span = INVALID_SPAN
         self._token: Any = None
+        self._pid = os.getpid()
 
     def __enter__(self) -> _Attempt:
         try:
@@ -222,7 +225,8 @@ class _Attempt:
                  traceback: TracebackType | None) -> None:  # fmt: skip
         if self._token is not None:
             contexts.detach(self._token)
-        _guarded(self._span.end)
+        if os.getpid() == self._pid:  # and not a process that the task has forked, and that has left it
+            _guarded(self._span.end)
 
 
 def _write(span: Span, outcome: Outcome) -> None:
@@ -255,18 +259,14 @@ def _is_direct(message: Message) -> bool:
     return message.attempt == 1 and message.due_at is None and LINKED not in message.headers
 
 
-def _with_context(message: Message, carrier: Mapping[str, str]) -> Message:
-    """Return a message, and all that is sent when it has ended, with the context of a send."""
-    headers = {name: value for name, value in message.headers.items() if name not in CONTEXT or name == LINKED}
+def _with_context(message: Message, carrier: Mapping[str, str], left: frozenset[str]) -> Message:
+    """Return a message, and all that is sent when it has ended, with the context of a send, without headers `left`."""
+    headers = {name: value for name, value in message.headers.items() if name not in left}
     fields: dict[str, Any] = {"headers": {**headers, **carrier}}
     for name, links in (("link", message.link), ("link_error", message.link_error)):
         if links:
-            fields[name] = [_link_with_context(link, carrier) for link in links]
+            fields[name] = [replace(link, message=_with_context(link.message, carrier, left)) for link in links]
     return replace(message, **fields)
-
-
-def _link_with_context(link: TaskLink, carrier: Mapping[str, str]) -> TaskLink:
-    return replace(link, message=_with_context(link.message, carrier))
 
 
 def _attributes_of(message: Message) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Tracing:
         """Drop what was derived from the configuration."""
         self._mode: str = self._app.conf.otel
         self.is_possible = self._mode == "on" or (self._mode == "auto" and _is_installed())
-        """Whether `spans` is worth a call."""
+        """Whether there may be spans in this process, or in one that is forked from it."""
         self._spans: Spans | None = None
         self._is_loaded = False
 
@@ -149,11 +149,6 @@ class Tracing:
         """Show what a worker has counted to the metrics of OpenTelemetry, if this process has imported these."""
         if self._mode != "off" and METRICS in sys.modules:
             importlib.import_module("celeriac.otel.metrics").observe(loop, counted)
-
-    @property
-    def may_flush(self) -> bool:
-        """Whether processes that are forked from this one may have something to flush."""
-        return self._mode == "on" or (self._mode == "auto" and API in sys.modules)
 
     def warn_before_fork(self) -> None:
         """Warn of a provider that was made too early: children of the worker are forked from this process."""

@@ -343,7 +343,7 @@ class Supervisor:
 
         Children that have spans to export have more time for that, but no more than `seconds`.
         """
-        leave = max(0.0, min(seconds, FLUSH_SECONDS + LEAVE_SECONDS)) if self.app.tracing.may_flush else 0.0
+        leave = max(0.0, min(seconds, FLUSH_SECONDS + LEAVE_SECONDS)) if self.app.tracing.is_possible else 0.0
         try:
             async with asyncio.timeout(leave + FINAL_SECONDS):
                 await self.pool.stop(abandon=self._faulty, leave_seconds=leave)

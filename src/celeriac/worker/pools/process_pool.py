@@ -336,7 +336,7 @@ class ProcessPool(Pool):
             await asyncio.wait([self._growing])
         if not abandon:
             self.recall()
-            if signals.worker_process_shutdown.receivers or self._app.tracing.may_flush:
+            if signals.worker_process_shutdown.receivers or self._app.tracing.is_possible:
                 await self._let_idle_children_end(max(leave_seconds, LEAVE_SECONDS))
         for child in self._children.values():
             if abandon:
