@@ -10,7 +10,7 @@ WORKDIR /src
 RUN python -m venv /opt/celeriac
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN /opt/celeriac/bin/pip install --no-cache-dir '.[redis,amqp,uvloop,web]'
+RUN /opt/celeriac/bin/pip install --no-cache-dir '.[redis,amqp,uvloop,web,prometheus]'
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin celeriac \

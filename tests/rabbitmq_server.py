@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -28,8 +28,10 @@ from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.amqp.transport import AmqpTransport, post
 from celeriac.brokers.queue_server.envelope import Envelope
+from celeriac.brokers.queue_server.journal import CHANNEL as JOURNAL
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.sender import DELAYS
+from celeriac.brokers.queue_server.transport import Inspection
 from celeriac.drivers.amqp.frames import Content, acknowledge
 from celeriac.drivers.amqp.server import Server
 from celeriac.model.clock import Clock
@@ -40,7 +42,8 @@ from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
 from tests.signalling import send
 
-__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "free_ports", "running_rabbit"]
+__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "entries_of", "free_ports", "node_name",
+           "running_rabbit"]  # fmt: skip
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -58,16 +61,28 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-class RabbitServer:
-    """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test."""
+def node_name(port: int) -> str:
+    """Return the name of a node, by its port."""
+    return f"celeriac{port}@localhost"
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+
+class RabbitServer:
+    """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test.
+
+    `ports`: for AMQP, for HTTP, for other nodes, of epmd. A node of a cluster has a secret in common with the others,
+    and their epmd; it is started by them (`tests/rabbitmq_cluster.py`).
+    """
+
+    def __init__(self, folder: Path, ports: Sequence[int] = (), cookie: str = "", **settings: str) -> None:
         if not os.path.exists(PROGRAM):
             if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.folder = folder
-        self.port, self.http, self.dist, self.epmd = free_ports(4)
+        self.port, self.http, self.dist, self.epmd = ports or free_ports(4)
+        self.name = node_name(self.port)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
         self._vhosts = count(1)
         self._account: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
         settings = {
@@ -77,10 +92,16 @@ class RabbitServer:
         }  # fmt: skip
         (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
         (folder / "plugins").write_text("[rabbitmq_management].")
-        (folder / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 500}]}].")  # looks for time-outs
+        own = {"channel_tick_interval": 500}  # looks for time-outs
+        ticks = ""
+        if cookie:  # as docs/brokers.md advises for clusters; faster, lest tests wait
+            own["dead_letter_worker_publisher_confirm_timeout"] = 3000
+            ticks = ", {kernel, [{net_ticktime, 8}]}"
+        pairs = ", ".join(f"{{{key}, {value}}}" for key, value in own.items())
+        (folder / "advanced.config").write_text(f"[{{rabbit, [{pairs}]}}{ticks}].")
         self._environment = {
             "HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8",
-            "RABBITMQ_NODENAME": f"celeriac{self.port}@localhost", "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_NODENAME": self.name, "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"), "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"), "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
@@ -88,15 +109,23 @@ class RabbitServer:
             "ERL_EPMD_PORT": str(self.epmd), "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }  # fmt: skip
+        if cookie:
+            (folder / ".erlang.cookie").write_text(cookie)
+            (folder / ".erlang.cookie").chmod(0o400)
         if self._account:
             for path in (folder, *folder.iterdir()):
                 shutil.chown(path, USER, USER)
+        if not cookie:
+            self.start_epmd()
+            try:
+                self.start()
+            except BaseException:
+                self.end()
+                raise
+
+    def start_epmd(self) -> None:
+        """Start the name server of Erlang's nodes."""
         self._epmd = self._run("epmd", "-address", "127.0.0.1", "-port", str(self.epmd))
-        try:
-            self.start()
-        except BaseException:
-            self.end()
-            raise
 
     def _run(self, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -106,14 +135,23 @@ class RabbitServer:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
         (self.folder / "pid").unlink(missing_ok=True)
         self.process = self._run(PROGRAM)
+
+    def wait(self) -> None:
+        """Wait until it takes connections."""
         deadline = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError, http.client.HTTPException):
                 if self.ask("GET", "/api/health/checks/virtual-hosts") is not None:
                     with socket.create_connection(("127.0.0.1", self.port)):  # it listens last of all
                         return
+            assert self.process is not None
             assert self.process.poll() is None, "rabbitmq-server has ended"
             assert time.monotonic() < deadline, "rabbitmq-server did not start"
             time.sleep(0.1)
@@ -131,13 +169,15 @@ class RabbitServer:
         if number != signal.SIGKILL:
             self.send(signal.SIGCONT)
         self.send(number)
+        assert self.process is not None
         self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        if self.process.poll() is None and (self.folder / "pid").exists():
+        if self.process is not None and self.process.poll() is None and (self.folder / "pid").exists():
             self.kill()
-        self._epmd.kill()
-        self._epmd.wait()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
 
     # --- The management API ---------------------------------------------------------------------------
 
@@ -262,3 +302,15 @@ async def die(lease: Lease) -> None:
     while (await channel.call(roll)).consumer_count >= before:
         await asyncio.sleep(0.01)  # between two looks
     channel.connection.close()
+
+
+async def entries_of(inspection: Inspection) -> list[bytes]:
+    """Read the journal, and change nothing."""
+    found: list[bytes] = []
+
+    def keep(bodies: list[bytes]) -> list[bool]:
+        found.extend(bodies)
+        return [True] * len(bodies)
+
+    await inspection.read_journal(JOURNAL, keep)
+    return found

@@ -205,7 +205,7 @@ def test_the_image_copies_what_its_context_has_and_its_package_needs(tmp_path: P
 def test_the_image_installs_extras_that_exist_and_runs_as_a_user_without_rights() -> None:
     runs = " ".join(found.rest for found in dockerfile() if found.word == "RUN")
     extras = re.findall(r"'\.\[([\w,]+)\]'", runs)
-    assert extras == ["redis,amqp,uvloop,web"]
+    assert extras == ["redis,amqp,uvloop,web,prometheus"]
     assert {*extras[0].split(",")} <= {*PROJECT["optional-dependencies"]}
     (user,) = [found.rest for found in dockerfile() if found.word == "USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)  # a number: Kubernetes checks `runAsNonRoot` by it

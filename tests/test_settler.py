@@ -16,6 +16,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
 from celeriac.worker import settler
+from celeriac.worker.counters import Counters
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
@@ -52,7 +53,7 @@ async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, m
     app.broker.publish([Message(id=new_id(), task="t") for _ in range(MANY)])
     lease = await app.broker.lease(WorkerInfo(name="w"), 60.0, 3)
     deliveries = await lease.receive(["default"], {PLAIN: MANY}, PATIENCE)
-    heartbeat: Any = SimpleNamespace(lease=lease, outages=Outages(joined=True))
+    heartbeat: Any = SimpleNamespace(lease=lease, outages=Outages(joined=True), counters=Counters())
     made = settler.Settler(app, WorkerOptions(name="w"), heartbeat)
     for _ in range(MANY):
         made.reported(outcome(new_id(), states.STARTED))

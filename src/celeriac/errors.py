@@ -25,6 +25,7 @@ __all__ = [
     "Ignore",
     "ImproperlyConfigured",
     "LeaseLost",
+    "MailError",
     "MaxRetriesExceeded",
     "MessageTooLarge",
     "NotRegistered",
@@ -190,6 +191,15 @@ class BackendUnavailable(BackendError, ConnectionError):
 
 class LeaseLost(BrokerError):
     """The worker's lease expired, and its messages went to other workers."""
+
+
+class MailError(CeleriacError):
+    """The mail server did not accept a mail."""
+
+    def __init__(self, message: str | None = None, *, temporary: bool = True, undelivered: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.temporary = temporary  # it may accept it later
+        self.undelivered = list(undelivered)  # the recipients for whom that holds; empty: for all
 
 
 # --- Results ------------------------------------------------------------------------------------------

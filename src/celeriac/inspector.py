@@ -40,6 +40,7 @@ __all__ = [
     "Retried",
     "TaskStats",
     "TaskView",
+    "WorkerLoad",
     "WorkerStats",
 ]
 
@@ -124,6 +125,13 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
     capacity: dict[str, int] = {}  # by lane
     rusage: dict[str, Any] = {}
     tasks: dict[str, TaskStats] = {}
+
+
+class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy a worker is."""
+
+    capacity: dict[str, int] = {}  # slots, by lane
+    busy: dict[str, int] = {}  # attempts that run, by lane
 
 
 class TaskView(msgspec.Struct, frozen=True):
@@ -240,6 +248,10 @@ class Inspector:
     async def stats(self) -> Answers[WorkerStats]:
         """Return each worker's pool, capacity, resource usage, and statistics by task."""
         return await self._answers(WorkerStats, "stats")
+
+    async def load(self) -> Answers[WorkerLoad]:
+        """Return how many slots each worker has, and how many attempts run in them. Cheaper than `stats`."""
+        return await self._answers(WorkerLoad, "load")
 
     async def active(self) -> Answers[list[ActiveTask]]:
         """Return the tasks that each worker is running."""

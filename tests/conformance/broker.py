@@ -738,6 +738,24 @@ class BrokerConformance:
         )
         assert found[scheduled.id][1] == scheduled
 
+    async def test_the_oldest_ready_message_is_a_head(self, ports: Ports) -> None:
+        if not ports.can(Ability.KNOW_IDS):
+            pytest.skip("looking takes messages")
+        operations = ports.broker.operations()
+        assert await operations.heads("default") == []
+        sent = [Message(id=new_id(), task="t", priority=priority) for priority in (3, 9, 3, 9)]
+        for message in sent:
+            ports.broker.publish([message])
+        await ports.broker.apublish([Message(id=new_id(), task="t", lane=COROUTINE)])
+        await ports.broker.apublish([Message(id=new_id(), task="t", queue="other")])
+        heads = await operations.heads("default")
+        assert sent[0].id in ids(heads)
+        assert {head.queue for head in heads} == {"default"}
+        lease = await ports.lease()
+        first = await lease.receive(["default"], {PLAIN: 1}, PROMPTLY)
+        assert [one.message.id for one in first] == [sent[1].id]
+        assert sent[0].id in ids(await operations.heads("default"))
+
     async def test_peeking_takes_nothing_and_can_be_paged(self, ports: Ports) -> None:
         sent = [message() for _ in range(5)]
         ports.broker.publish(sent)

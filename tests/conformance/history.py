@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from celeriac.model.filters import Filter, parse_filter
-from celeriac.model.history import AGES, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
+from celeriac.model.history import AGES, COUNTERS, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
 from celeriac.model.spread import Spread
-from celeriac.ports.history import History, Limits
+from celeriac.ports.history import Counted, History, Limits
 from tests.clock import FakeClock
 
 __all__ = ["HistoryConformance"]
@@ -98,6 +98,25 @@ class HistoryConformance:
         await history.record(batch({key(): 3, key(START + 10): 1}, complete=START + 10), START + 22)
         await fold(history, START + 22)
         assert await total(history) == 4
+
+    async def test_counters_are_folded_into_totals_and_are_no_attempts(self, history: History) -> None:
+        received, lost = Counted("received", "shop.add", "default"), Counted("children_lost", reason="killed")
+
+        def counted(lease: str, at: int, *names: Counted) -> dict[Key, int]:
+            return {Key(COUNTERS, at, lease, one.task, one.queue, one.name, one.reason): 2 for one in names}
+
+        first = batch({**counted("a", START, received, lost), key(): 1}, complete=START)
+        for written in (first, first, batch(counted("a", START + 10, received)),
+                        batch(counted("b", START, received), "b", START)):  # fmt: skip
+            await history.record(written, START + 12)
+            assert (await history.counters())[received] >= 2
+            await fold(history, START + 12)
+        assert await history.counters() == {received: 6, lost: 2}
+        assert await total(history) == 1
+        assert sum(point.sums.n for point in await history.series(0, START + 60)) == 1
+        await fold(history, START + 6 * 365 * DAY)
+        assert await history.counters() == {received: 6, lost: 2}
+        assert await history.unfolded() == []
 
     async def test_slots_of_a_worker_that_was_killed_are_folded_in_the_end(self, history: History) -> None:
         await history.record(batch({key(): 3}), START)
@@ -253,6 +272,14 @@ class HistoryConformance:
         await history.record(Batch(lease="a", signatures=[failure(first=START + 9)]), START)
         found, other = await history.signatures()
         assert (found.signature, found.regressed, other.status) == ("f00d", True, "open")
+
+    async def test_signatures_that_failed_since_then_are_found_with_their_status(self, history: History) -> None:
+        signatures = [failure("old", START), failure("new", START + 50), failure("last", START + 99)]
+        await history.record(Batch(lease="a", signatures=signatures), START)
+        await history.mark("new", "muted", "ann", START + 60)
+        found = await history.signatures(Filter(since=START + 50))
+        assert [(one.signature, one.status) for one in found] == [("last", "open"), ("new", "muted")]
+        assert {one.signature for one in await history.latest_signatures(START + 50)} >= {"new", "last"}
 
     async def test_signatures_are_deleted_long_after_the_last_failure(self, history: History) -> None:
         await history.record(Batch(lease="a", signatures=[failure(), failure("beef", START + 99)]), START)

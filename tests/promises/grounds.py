@@ -23,12 +23,13 @@ from typing import Any
 
 from tests.patience import PATIENCE
 from tests.promises.stores import MariaDBStore, MongoStore, PostgreSQLStore, Store, shared_servers
+from tests.rabbitmq_cluster import RabbitCluster, running_cluster
 from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
 __all__ = [
-    "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitGround", "RabbitRedisGround", "RedisGround",
-    "SQLiteGround", "SQLiteMongoGround",
+    "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitClusterGround", "RabbitGround",
+    "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
 ]  # fmt: skip
 
 
@@ -228,6 +229,57 @@ def _rabbit() -> RabbitServer:
     return shared_servers.enter_context(running_rabbit())
 
 
+class RabbitClusterGround(SQLiteGround):
+    """Three nodes of RabbitMQ, for all stages; outcomes are in SQLite. One node is away at a time: the next one."""
+
+    absences = ("down", "frozen")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.cluster = _cluster()
+        self.vhost = self.cluster.nodes[0].vhost()
+        self.next = 0  # the number of the node that is taken away next
+        self._is_split = False  # after a node was frozen, the others may not see it for long; their queues go on
+        self.environment = {"CELERIAC_BROKER_URL": self.cluster.url(self.vhost),
+                            "CELERIAC_RESULT_BACKEND": self.url}  # fmt: skip
+
+    @contextmanager
+    def away(self, how: str) -> Iterator[None]:
+        node = self.cluster.nodes[self.next]
+        self.next = (self.next + 1) % len(self.cluster.nodes)
+        begun = time.time()
+        if how == "frozen":
+            node.send(signal.SIGSTOP)
+        else:
+            node.kill()
+        try:
+            yield
+        finally:
+            if how == "frozen":
+                node.send(signal.SIGCONT)
+                self._is_split = True
+            else:
+                node.start()
+                self.cluster.wait()
+            self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        with self.away("down"):
+            pass
+
+    def end(self) -> None:
+        if self._is_split:
+            self.cluster.end()
+            _cluster.cache_clear()
+        else:
+            self.cluster.nodes[0].drop(self.vhost)
+
+
+@cache
+def _cluster() -> RabbitCluster:
+    return shared_servers.enter_context(running_cluster())
+
+
 # --- A broker, and outcomes elsewhere -----------------------------------------------------------------
 
 
@@ -293,5 +345,7 @@ STORES: dict[str, type[PairGround]] = {
 }  # fmt: skip
 """Those that are tested where it matters which server keeps the outcomes."""
 
-ALL_GROUNDS: dict[str, type[Ground]] = {**GROUNDS, "rabbitmq+redis": RabbitRedisGround, **STORES}
+ALL_GROUNDS: dict[str, type[Ground]] = {
+    **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+cluster": RabbitClusterGround, **STORES
+}  # fmt: skip
 """Those that workflows are tested on."""

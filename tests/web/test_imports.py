@@ -33,6 +33,22 @@ def test_without_it_the_command_names_it() -> None:
         assert (done.returncode, "pip install 'celeriac[web]'" in done.stderr) == (2, True), done.stderr
 
 
+def test_metrics_name_their_own_extra() -> None:
+    done = run(f"""{WITHOUT.replace('"starlette", "uvicorn"', '"prometheus_client",')}
+import asyncio, celeriac, httpx
+from celeriac.web import api
+async def ask():
+    transport = httpx.ASGITransport(api(celeriac.Celeriac("shop", broker_url="memory://")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        print((await client.get("/livez")).status_code, (await client.get("/metrics")).text)
+asyncio.run(ask())
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("200 ")
+    assert "pip install 'celeriac[prometheus]'" in done.stdout
+    assert "urn:celeriac:problem:misconfigured" in done.stdout
+
+
 def test_help_needs_no_extra() -> None:
     done = run(f"{WITHOUT}from celeriac.cli import main\nmain(['web', '--help'])")
     assert (done.returncode, "Serve the HTTP API" in done.stdout) == (0, True), done.stderr

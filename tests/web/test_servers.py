@@ -10,8 +10,11 @@ import pytest
 from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place
 from tests.redis_server import RedisServer
+from tests.scraped import names, read, value
 from tests.web.served import check_shape, serving
 from tests.web.test_tasks import API, problem, send
+
+ENDED = "celeriac_tasks_ended_total"
 
 
 def test_on_redis(redis: RedisServer, tmp_path: Path) -> None:
@@ -26,6 +29,11 @@ def test_on_redis(redis: RedisServer, tmp_path: Path) -> None:
             problem(client.get(f"{API}/tasks/nobody"), 404, "unknown-id")
             (counts,) = [one for one in client.get(f"{API}/queues").json() if one["queue"] == "default"]
             assert counts["scheduled"] == 1
+            wait_for(lambda client=client: value(read(client.get("/metrics").text), ENDED) == 1, "the metrics")
+            scrape = read(client.get("/metrics").text)
+            assert value(scrape, "celeriac_queue_messages", queue="default", state="scheduled") == 1
+            assert value(scrape, "celeriac_worker_slots_busy", lane="plain") == 0
+            assert value(scrape, "celeriac_source_up") == 4
 
 
 @pytest.mark.parametrize("backend", ["rpc://", "sqlite"])
@@ -38,6 +46,12 @@ def test_on_rabbitmq(place: Place, tmp_path: Path, backend: str) -> None:
             wait_for(lambda client=client: client.get("/readyz").status_code == 200, "being ready")
             assert send(client, "shop.add", 20, 22, wait=60).json()["result"] == 42
             sent = send(client, "shop.add", 1).json()
+            scrape = read(client.get("/metrics").text)
+            assert value(scrape, "celeriac_queue_workers", queue="default") == 1
+            assert value(scrape, "celeriac_worker_slots_busy", lane="plain") <= 2
+            assert "celeriac_queue_latency_seconds" not in names(scrape)  # looking would take messages
+            assert ("celeriac_tasks_received_total" in names(scrape)) == (backend != "rpc://")
+            assert value(scrape, "celeriac_source_up") == (3 if backend == "rpc://" else 4)
             if backend == "rpc://":
                 problem(client.get(sent["links"]["self"]), 501, "not-supported")
                 problem(client.get(sent["links"]["events"]), 501, "not-supported")

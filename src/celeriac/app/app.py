@@ -36,6 +36,7 @@ from celeriac.canvas.workflows import Workflows
 from celeriac.config.settings import Settings
 from celeriac.config.sources import from_object, from_toml
 from celeriac.errors import ArgumentsError, NotRegistered, UnknownQueue
+from celeriac.mail.tasks import MAIL, check_mail, mail_call, mail_options, mail_tasks
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
@@ -91,7 +92,7 @@ class Celeriac(Registering):
         self.on_after_finalize = SetupSignal("on_after_finalize")
         self.canvas = functions
         self.workflows = Workflows(self)
-        self.builtin_tasks = functions.builtin_tasks(self)
+        self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self)}
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
@@ -267,6 +268,19 @@ class Celeriac(Registering):
         if not await self.apublish([message]):
             raise NotRegistered(name, self.tasks)
         return AsyncResult(message.id, self, name, message.ignore_result)
+
+    def mail_admins(self, subject: str, body: str) -> AsyncResult[None]:
+        """Send a mail to `mail_admins`, by a worker. It is sent at once, and does not count for `mail_max_per_hour`.
+
+        Raises `ImproperlyConfigured` if there are none.
+        """
+        check_mail(self)
+        return self.send_task(MAIL, (mail_call(self, subject, body),), **mail_options(self))
+
+    async def amail_admins(self, subject: str, body: str) -> AsyncResult[None]:
+        """Coroutine version of `mail_admins`."""
+        check_mail(self)
+        return await self.asend_task(MAIL, (mail_call(self, subject, body),), **mail_options(self))
 
     def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
             return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip

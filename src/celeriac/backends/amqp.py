@@ -207,8 +207,10 @@ class _Reader:
 
     def _declaring(self) -> Generator[Any, Any, None]:
         _queues[self.queue] = self._server
-        yield commands.Queue.Declare(queue=self.queue, durable=True,
-                                     arguments={"x-expires": int(_unread * 1000)})  # fmt: skip
+        arguments: dict[str, Any] = {"x-expires": int(_unread * 1000)}
+        if self._server.quorum:
+            arguments["x-queue-type"] = "quorum"
+        yield commands.Queue.Declare(queue=self.queue, durable=True, arguments=arguments)
 
     def _run(self) -> None:
         tries = 0

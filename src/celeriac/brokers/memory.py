@@ -287,6 +287,12 @@ class MemoryOperations(Operations):
         ]
         return [message for _, _, message in sorted(found)[offset : offset + limit]]
 
+    async def heads(self, queue: str) -> list[Message]:
+        found: dict[tuple[str, int], Message] = {}
+        for message in await self.peek(queue, len(self._store.messages)):
+            found.setdefault((message.lane, message.priority), message)
+        return [*found.values()]
+
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         found = [
             (message.due_at or 0.0, age, message)

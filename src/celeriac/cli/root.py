@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "tasks": "List recent tasks; show, revoke or retry them.",
     "stats": "Show how often tasks ran, how long, and how they failed.",
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
+    "mail": "Try whether mails reach the administrators.",
     "schedules": "List, add, change, pause, remove and run what is sent periodically.",
     "web": "Serve the HTTP API, and make tokens for it.",
     "purge": "Delete the waiting messages of queues.",

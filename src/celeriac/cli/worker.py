@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -38,6 +39,15 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     return names
 
 
+def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise click.BadParameter(f"must be an address and a port, such as 127.0.0.1:9540 or [::]:9540, not {value!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 CELERY_POOLS = {
     "prefork": "Celery's pool 'prefork' is called 'processes' here",
     "eventlet": "async def tasks need no special pool here: use 'processes'",
@@ -71,13 +81,15 @@ class _Pool(click.Choice[str]):
               help="Replace a child whose peak memory exceeds this.")  # fmt: skip
 @click.option("--grace", metavar="SECONDS", type=click.FloatRange(min=0),
               help="Time for running tasks to end when the worker stops.  [default: 25]")  # fmt: skip
+@click.option("--metrics", metavar="HOST:PORT", callback=_address,
+              help="Serve the worker's metrics for Prometheus, as in 127.0.0.1:9540.")  # fmt: skip
 @click.option("--reload", is_flag=True,
               help="For development: replace the worker when a .py or .toml file of this folder changes.")  # fmt: skip
 @with_session
 def command(session: Session, *, queues: list[str] | None, concurrency: int | None, pool: str | None,
             name: str | None, beat: bool, loglevel: str | None, log_format: str | None,
             max_tasks_per_child: int | None, max_memory_per_child: int | None, grace: float | None,
-            reload: bool) -> None:  # fmt: skip
+            metrics: tuple[str, int] | None, reload: bool) -> None:  # fmt: skip
     """Run a worker until it is stopped.
 
     On SIGTERM or Ctrl-C the worker stops receiving, gives running tasks the grace time to end, and returns the
@@ -89,6 +101,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
       celeriac -A shop worker -Q mail,default -c 4
       celeriac -A shop worker --pool threads --loglevel info
       celeriac -A shop worker --beat
+      celeriac -A shop worker --metrics 127.0.0.1:9540
       celeriac -A shop worker --reload
 
     \b
@@ -103,9 +116,11 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
         context.exit(run_reloading(context.meta[FOLDER]))
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
-                               max_memory_per_child=max_memory_per_child, beat=beat)  # fmt: skip
+                               max_memory_per_child=max_memory_per_child, beat=beat, metrics=metrics)  # fmt: skip
     if options.beat:
         check_schedules(session.app)
+    if options.metrics is not None:
+        importlib.import_module("celeriac.metrics.exposition")  # without its extra, fail before anything is started
     formatter = set_up_logging(session.app, options.name, loglevel, log_format)
     banner = partial(_announce, session.app, options, formatter)
     signals.worker_ready.connect(banner)

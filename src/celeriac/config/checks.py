@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from celeriac.config.adapters import installed_settings, setting_of_adapter
+from celeriac.config.celery_mail import CELERY_MAIL_NAMES
 from celeriac.config.definitions import DEFINITIONS, NOT_NEEDED, RENAMED, Setting
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import seconds
@@ -86,6 +87,8 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
 
 def meant(name: str) -> str:
     """Return " Did you mean …?" for a name that is not a setting: one of Celery's, in capitals, or misspelt."""
+    if name in CELERY_MAIL_NAMES:
+        return f" Did you mean {CELERY_MAIL_NAMES[name]!r}?"
     if name in RENAMED:
         return f" Did you mean {RENAMED[name]!r}?"
     if name.isupper():

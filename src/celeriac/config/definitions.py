@@ -4,9 +4,10 @@ Names are Celery's where Celery has one. `settings.py` holds values; `checks.py`
 define their own settings in the same form (`definitions_of`): see docs/howto/adapters.md.
 """
 
+import importlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from celeriac.model.clock import Duration
 from celeriac.model.compression import method
 from celeriac.model.keys import parse_key
+from celeriac.model.mail_server import MailServer, addresses, check_address
 from celeriac.model.options import rate
 from celeriac.model.routing import Routes
 from celeriac.model.serialization import serializer
@@ -120,6 +122,25 @@ def _secret(value: str) -> str:
     return value
 
 
+def _failures(value: Any) -> list[str]:
+    """Return which failures are meant: filters with the conditions `task:` and `error:` alone, or exception classes."""
+    if isinstance(value, str | type) or not isinstance(value, Iterable):
+        raise ValueError(f"a list, ['ValueError', 'task:shop.*'], not {value!r}.")
+    filters = importlib.import_module("celeriac.model.filters")  # callers of tasks need none of it
+    found = []
+    for one in value:
+        if isinstance(one, type) and issubclass(one, BaseException):
+            one = f"error:{one.__module__}.{one.__qualname__}"
+        if not isinstance(one, str) or not one.strip():
+            raise ValueError(f"names of exceptions, or filters such as 'task:shop.*', not {one!r}.")
+        text = one if ":" in one else f"error:{one}"
+        parsed = filters.parse_filter(text, 0.0)
+        if parsed != filters.Filter(tasks=parsed.tasks, errors=parsed.errors):
+            raise ValueError(f"{one!r} has other conditions than task: and error:.")
+        found.append(text)
+    return found
+
+
 def _accepted(check: Callable[[Any], Any]) -> Rule:
     """Return the rule that a check accepts the value."""
 
@@ -171,7 +192,7 @@ class Definitions:
     mongodb_prefix: Annotated[str, "what the names of this app's collections begin with"] = "celeriac"
     amqp_prefix: Annotated[str, "what names on the server begin with, except those of the queues"] = "celeriac"
     amqp_queue_type: Annotated[
-        str, "'quorum', 'classic', or 'auto': quorum on RabbitMQ 4.0 or later", OneOf("auto", "quorum", "classic")
+        str, "'quorum', 'classic', or 'auto': quorum on clusters, and from 4.0 on", OneOf("auto", "quorum", "classic")
     ] = "auto"
     memcached_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
     tyrant_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
@@ -252,6 +273,27 @@ class Definitions:
         str, "whether the span of a send is the parent of the span that processes it: 'auto': if the message was sent "
         "alone, to run at once; 'always'; 'never': they are linked", OneOf("auto", "always", "never")
     ] = "auto"  # fmt: skip
+
+    # Mails to the administrators
+    mail_admins: Annotated[
+        Any, "who is told of failures: `['Ann <ann@example.org>', …]`, or `(name, address)` as in Celery", addresses
+    ] = []  # fmt: skip
+    mail_from: Annotated[
+        str | None, "the sender of mails; None: celeriac@ and the name of the machine", check_address
+    ] = None
+    mail_url: Annotated[
+        str, "the mail server: `smtp://user:password@host:587?tls=starttls` (or `ssl`, `none`)",
+        _accepted(MailServer.of)
+    ] = "smtp://localhost:25?tls=none"  # fmt: skip
+    mail_timeout: Annotated[Seconds, "how long the mail server may take for each answer", positive] = 10.0
+    mail_max_per_hour: Annotated[int, "mails about failures per hour at most; the last one says so", positive] = 20
+    mail_on: Annotated[
+        Any, "mail about these failures alone: exceptions, or filters such as `'task:shop.*'`; none: all", _failures
+    ] = []  # fmt: skip
+    mail_not_on: Annotated[Any, "never mail about these failures", _failures] = []
+    task_send_error_emails: Annotated[
+        bool | None, "whether failures are mailed; None: if there are `mail_admins`"
+    ] = None  # fmt: skip
 
     # Workers
     imports: Annotated[list[str], "modules that define tasks, imported by workers"] = []

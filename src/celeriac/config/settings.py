@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from celeriac.config.celery_mail import with_celery_mail_names
 from celeriac.config.checks import check, check_together, find, meant
 from celeriac.config.definitions import DEFINITIONS, Definitions
 from celeriac.config.sources import from_environment
@@ -37,7 +38,7 @@ class Settings(Definitions):
         """Set many at once; names that the environment sets keep its values. All mistakes in one error."""
         problems = list(_problems)
         checked: dict[str, Any] = {}
-        for name, value in {**(values or {}), **more}.items():
+        for name, value in with_celery_mail_names({**(values or {}), **more}).items():
             try:
                 checked[name] = check(name, value)
             except ImproperlyConfigured as error:

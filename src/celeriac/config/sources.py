@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from celeriac.config.celery_mail import is_celery_mail_name
 from celeriac.config.checks import check, find
 from celeriac.errors import ImproperlyConfigured
 
@@ -41,7 +42,7 @@ def from_object(source: Any, namespace: str = "") -> dict[str, Any]:
     return {
         name: value
         for name, value in items.items()
-        if name == name.lower()
+        if (name == name.lower() or is_celery_mail_name(name))
         and not name.startswith("_")
         and not isinstance(value, ModuleType | type)
         and (not callable(value) or find(name) is not None)

@@ -18,6 +18,7 @@ from celeriac.model.spread import Count, Spread
 __all__ = [
     "AGES",
     "BY_SIGNATURE",
+    "COUNTERS",
     "EVER",
     "FAILED",
     "SAMPLED",
@@ -50,6 +51,12 @@ EVER: Final = 0
 
 BY_SIGNATURE: Final = 1
 """The step of all that was ever counted of each failure signature."""
+
+COUNTERS: Final = 2
+"""The step of what workers count besides attempts (`worker/counters.py`): only totals are kept.
+
+Of a key, `state` is the counter's name, `error` its reason.
+"""
 
 SAMPLED: Final = frozenset({"SUCCESS", "IGNORED"})
 """The states of which a sample is kept."""
@@ -86,6 +93,10 @@ class Sums(msgspec.Struct, array_like=True):
         self.n += other.n
         self.runtime.merge(other.runtime)
         self.wait.merge(other.wait)
+
+    def copy(self) -> Sums:
+        """Return the same, which does not change with this."""
+        return Sums(self.n, self.runtime.copy(), self.wait.copy())
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -153,7 +164,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened once: a worker started, an operator did something."""
 
     at: Instant
-    kind: Name  # "worker.started", "worker.stopped", "action"
+    kind: Name  # "worker.started", "worker.stopped", "action", "mail"
     id: OptionalName = ""  # of the task, workflow, queue or worker that it is about
     by: OptionalName = ""  # the worker or the person
     text: Text = ""

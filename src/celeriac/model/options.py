@@ -57,6 +57,7 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff_max: Duration
     retry_jitter: bool
     typing: bool
+    mail: bool
     schedule: Any  # as `app.add_periodic_task` takes it
 
 
@@ -125,6 +126,7 @@ def check_task(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 UNSUPPORTED = {
+    "ErrorMail": "failures are mailed in groups; see docs/howto/mail.md; remove it",
     "Request": "connect to signals.task_failure, task_revoked or task_received",
     "Strategy": "connect to signals.task_received",
     "acks_on_failure": "failures are acknowledged like every ending; remove it",
@@ -133,12 +135,15 @@ UNSUPPORTED = {
     "backend": "the setting `result_backend` applies to all tasks",
     "compression": "messages are not compressed; remove it",
     "delivery_mode": "messages are always stored; remove it",
+    "disable_error_emails": "set the attribute `mail` to False",
+    "error_whitelist": "the settings `mail_on` and `mail_not_on` say which failures are mailed",
     "exchange": "set the attribute `queue`",
     "on_bound": "the task is bound when it is registered; write that after the app",
     "reject_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
     "retry_kwargs": "set the attributes `max_retries` and `default_retry_delay`",
     "retry_on_worker_lost": "a lost message is always delivered again, `task_max_deliveries` times; remove it",
     "routing_key": "set the attribute `queue`",
+    "send_error_emails": "set the attribute `mail`, to True or False",
     "shadow_name": "name the task in the decorator",
     "store_errors_even_if_ignored": "failures are always stored; remove it",
     "throws": "the log treats all failures alike; remove it",
@@ -258,7 +263,7 @@ def _check_values(checked: dict[str, Any]) -> None:
     retries = checked.get("max_retries")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries < 2**63):
         raise ValueError(f"max_retries must be a whole number of 0 or more, not {retries!r}")
-    for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing"):
+    for name in ("acks_late", "ignore_result", "track_started", "retry_jitter", "typing", "mail"):
         if name in checked:
             boolean(checked[name], name)
     if "headers" in checked and not isinstance(checked["headers"], Mapping):

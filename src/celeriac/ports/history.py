@@ -22,6 +22,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.history import (
     AGES,
     BY_SIGNATURE,
+    COUNTERS,
     EVER,
     SAMPLED,
     Attempt,
@@ -36,7 +37,8 @@ from celeriac.model.history import (
 )
 from celeriac.ports.history_sums import Row, SumStore
 
-__all__ = ["ALL", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline", "samples_meant"]
+__all__ = ["ALL", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline",
+           "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
@@ -56,6 +58,15 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     signature: str = ""
     sums: Sums
+
+
+class Counted(NamedTuple):
+    """What a counter of workers is about. What does not matter to it is empty."""
+
+    name: str
+    task: str = ""
+    queue: str = ""
+    reason: str = ""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -95,6 +106,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class History(SumStore):
     """Keeps the history of an app."""
 
+    reads_block = False
+    """Whether its coroutines read without giving the event loop to others, as `Port.reads_block`."""
+
     # --- Workers --------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -132,6 +146,10 @@ class History(SumStore):
     @abstractmethod
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
         """Return these signatures, or all, with status and without counts, the latest first."""
+
+    async def latest_signatures(self, since: float) -> list[FailureSignature]:
+        """Return as `known_signatures` does, at least those that failed since then. Adapters may read no others."""
+        return await self.known_signatures()
 
     @abstractmethod
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
@@ -192,7 +210,7 @@ class History(SumStore):
             return [row for finer in AGES for row in await self.rows(finer, first, int(until) + 1)]
 
         for row in await self._with_unfolded(folded):
-            if first <= row.key.at <= until:
+            if first <= row.key.at <= until and row.key.step != COUNTERS:
                 self._add(found, row, row.key.at // step * step, filter, by)
         return _points(found, by)
 
@@ -202,13 +220,25 @@ class History(SumStore):
         _check(filter)
         found: dict[tuple[object, ...], Sums] = {}
         for row in await self._with_unfolded(partial(self.rows, EVER, 0, 1)):
-            self._add(found, row, 0, filter, by)
+            if row.key.step != COUNTERS:
+                self._add(found, row, 0, filter, by)
         return _points(found, by)
+
+    async def counters(self) -> dict[Counted, int]:
+        """Return what workers have ever counted besides attempts. These numbers never shrink."""
+        found: dict[Counted, int] = defaultdict(int)
+        for row in await self._with_unfolded(partial(self.rows, COUNTERS, 0, 1)):
+            if row.key.step == COUNTERS and (sums := self.open_sums(row)) is not None:
+                found[Counted(row.key.state, row.key.task, row.key.queue, row.key.error)] += sums.n
+        return dict(found)
 
     async def signatures(self, filter: Filter = ALL, status: Status | None = None,
                          limit: int = 100) -> list[FailureSignature]:  # fmt: skip
         """Return failure signatures with their counts, the latest first."""
-        known = await self.known_signatures(filter.signatures or None)
+        if filter.since is not None and not filter.signatures:
+            known = await self.latest_signatures(filter.since)
+        else:
+            known = await self.known_signatures(filter.signatures or None)
         chosen = [
             one
             for one in known

@@ -18,7 +18,7 @@ import msgspec
 
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import Unreadable
-from celeriac.model.history import AGES, BY_SIGNATURE, EVER, Key, Sums, decode_sums, encode
+from celeriac.model.history import AGES, BY_SIGNATURE, COUNTERS, EVER, Key, Sums, decode_sums, encode
 
 __all__ = ["Change", "Row", "SumStore", "WorkerState"]
 
@@ -154,6 +154,8 @@ class SumStore(ABC):
 
 def _all_workers(key: Key) -> list[Key]:
     """Return what a worker's row is folded into."""
+    if key.step == COUNTERS:
+        return [key._replace(at=0, lease="")]
     keys = [key._replace(lease=""), key._replace(step=EVER, at=0, lease="", signature="")]
     if key.signature:
         keys.append(Key(BY_SIGNATURE, 0, "", "", "", key.state, "", key.signature))

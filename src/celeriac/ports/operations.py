@@ -91,6 +91,13 @@ class Operations(ABC):
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         """Return ready messages, in the order in which they would be received."""
 
+    async def heads(self, queue: str) -> list[Message]:
+        """Return the ready messages of a queue that come next in their lane and priority: one of them is the oldest.
+
+        It costs no more, however many messages there are. Without `Ability.KNOW_IDS`, looking takes messages.
+        """
+        return await self.peek(queue, 1)
+
     @abstractmethod
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         """Return scheduled messages, soonest first. Raises `NotSupported` without `Ability.SEE_SCHEDULED`."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celeriac.model.routing import Routes
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
+    from celeriac.ports.history import History
 
 __all__ = ["AnyTask", "App", "Control", "Spot", "Template", "Workflows"]
 
@@ -40,6 +41,8 @@ class AnyTask(Protocol):
     name: str
     lane: str
     is_coroutine: bool
+    function: Callable[..., Any]
+    bind: bool
     options: dict[str, Any]
     arguments: Arguments
     checks_arguments: bool
@@ -139,6 +142,7 @@ class Workflows(Protocol):
 class App(Protocol):
     """An app; see `Celeriac`."""
 
+    main: str | None
     conf: Settings
     clock: Clock
     tracing: Tracing
@@ -162,6 +166,10 @@ class App(Protocol):
     @property
     def backend(self) -> Backend:
         """The result backend; opened on first use."""
+
+    @property
+    def history(self) -> History | None:
+        """The history; opened on first use. None: none is kept."""
 
     @property
     def sends_outcomes(self) -> bool:

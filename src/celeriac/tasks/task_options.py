@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "retry_backoff_max": 600.0,
     "retry_jitter": True,
     "typing": True,
+    "mail": True,
 }
 """The defaults of options without a setting. For those that are not here, the default is None."""
 

@@ -6,7 +6,9 @@ Host → address → user → rate → scope → query → body → handler. Wha
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from celeriac.app.app import Celeriac
-from celeriac.web import compat, events, health, queues, results, status, task_types, tasks, workers, workflows
+from celeriac.web import compat, events, health, metrics, queues, results, status, task_types, tasks, workers, workflows
 from celeriac.web.bodies import JSON, NDJSON, content_type, converted, decoded, query_of, read_body, read_lines
 from celeriac.web.endpoints import Call, Endpoint, json_answer
 from celeriac.web.guard import SAFE, Authenticate, Guard
@@ -34,7 +36,8 @@ log = logging.getLogger("celeriac.web")
 
 ENDPOINTS: Sequence[Endpoint] = (
     *tasks.ENDPOINTS, *results.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS, *queues.ENDPOINTS,
-    *workers.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *compat.ENDPOINTS,
+    *workers.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *metrics.ENDPOINTS,
+    *compat.ENDPOINTS,
 )  # fmt: skip
 """All endpoints. Of those that fit a path, the first answers."""
 
@@ -87,7 +90,14 @@ class Api(Starlette):
     def _handler(self, endpoints: dict[str, Endpoint]) -> Any:
         async def handle(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" and "HEAD" not in endpoints else request.method
-            return await self._handle(request, endpoints[method])
+            begun, code = time.monotonic(), HTTPStatus.INTERNAL_SERVER_ERROR.value
+            try:
+                response = await self._handle(request, endpoints[method])
+                code = response.status_code
+                return response
+            finally:
+                seconds = time.monotonic() - begun
+                self.site.requests.add(endpoints[method].path, method, code, seconds)
 
         return handle
 

@@ -31,6 +31,7 @@ SCOPES: Final = {
     "schedules:read": "list schedules",
     "schedules:write": "pause, resume and run schedules",
     "events:read": "follow tasks until they end",
+    "metrics:read": "read metrics, for Prometheus",
 }
 """What each scope allows."""
 

@@ -24,6 +24,7 @@ __all__ = [
     "GraphQuery",
     "Leaf",
     "MessagesQuery",
+    "MetricsQuery",
     "Nothing",
     "Options",
     "Order",
@@ -196,6 +197,12 @@ class MessagesQuery(_Given):
     state: Literal["ready", "scheduled"] = "ready"
     limit: Limit = 50
     offset: Offset = 0
+
+
+class MetricsQuery(_Given):
+    """By which names metrics are shown."""
+
+    names: Annotated[Literal["celeriac", "celery"], Meta(description="celery: those of celery-exporter")] = "celeriac"
 
 
 class DeadQuery(_Given):

@@ -17,6 +17,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.complete import in_thread
 from celeriac.ports.operations import QueueCounts
+from celeriac.web.collecting import Collector, Requests
 from celeriac.web.limits import Buckets, Limits, Streams
 from celeriac.web.problems import Problem
 
@@ -40,6 +41,8 @@ class Site:
         self.buckets = Buckets(limits.rate, limits.burst)
         self.stopping = asyncio.Event()
         self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
+        self.requests = Requests()
+        self.collector = Collector(app, self.counts, self.requests)
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0
         self._counting = asyncio.Lock()

@@ -21,8 +21,10 @@ from celeriac.errors import (
     NotSupported,
     Unstorable,
 )
+from celeriac.metrics.counts import LEASES_LOST
 from celeriac.ports.broker import Lease
 from celeriac.ports.operations import WorkerInfo
+from celeriac.worker.counters import Counters
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.pools.pool import Pool
@@ -52,6 +54,7 @@ class Heartbeat:
     def __init__(self, app: Celeriac, options: WorkerOptions) -> None:
         self.lease: Lease
         self.outages = Outages(app.broker.joins(app.backend))
+        self.counters = Counters()
         self._app = app
         self._options = options
         self._is_lost = asyncio.Event()
@@ -134,6 +137,7 @@ class Heartbeat:
             await self._is_lost.wait()
             log.error("The lease is gone (the machine was suspended or cut off, or the broker restarted). "
                       "Running tasks were abandoned; the broker delivers those again that it still has.")  # fmt: skip
+            self.counters.add(LEASES_LOST)
             await pool.restart()
             await self.enter(pool, queues)
             self._is_lost.clear()

@@ -35,12 +35,14 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_memory_per_child: int | None = None  # KiB
     unknown_task_seconds: float = 3600.0
     beat: bool = False  # whether it runs a scheduler, too
+    metrics: tuple[str, int] | None = None  # the host and port at which it serves its metrics
 
     @classmethod
     def of(cls, app: Celeriac, *, name: str | None = None, queues: Sequence[str] | None = None,
            concurrency: int | None = None, pool: str | None = None, grace_seconds: float | None = None,
            max_tasks_per_child: int | None = None,
-           max_memory_per_child: int | None = None, beat: bool = False) -> WorkerOptions:  # fmt: skip
+           max_memory_per_child: int | None = None, beat: bool = False,
+           metrics: tuple[str, int] | None = None) -> WorkerOptions:  # fmt: skip
         """Return the options. None takes the value from the app's settings. Raises `UnknownQueue`."""
         conf = app.conf
         for queue in queues or ():
@@ -61,6 +63,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
             max_memory_per_child=max_memory_per_child or conf.worker_max_memory_per_child,
             unknown_task_seconds=conf.worker_unknown_task_seconds,
             beat=beat or conf.worker_beat,
+            metrics=metrics,
         )
 
     @property

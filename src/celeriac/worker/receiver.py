@@ -24,8 +24,10 @@ from celeriac.errors import (
     TaskExpired,
     TaskRevoked,
 )
+from celeriac.metrics.counts import RECEIVED, RECOVERED, UNKNOWN_TASK
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
+from celeriac.ports.history import Counted
 from celeriac.worker.decide import Ending
 from celeriac.worker.ending_signals import request_of
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
@@ -60,6 +62,7 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
+        self._counted: dict[tuple[str, str], Counted] = {}  # by task and queue: what their deliveries count as
         self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
     async def run(self) -> None:
@@ -170,8 +173,14 @@ class Receiver:
         start: list[Delivery] = []
         endings: list[Ending] = []
         unlimited: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
+        received: dict[tuple[str, str], int] = {}
+        recovered = 0
         for delivery in deliveries:
             message = delivery.message
+            kind = (message.task, message.queue)
+            received[kind] = received.get(kind, 0) + 1
+            if delivery.deliveries > 1:
+                recovered += 1
             if message.task not in unlimited:
                 unlimited[message.task] = self._unlimited_lane(message.task)
             if (
@@ -187,6 +196,7 @@ class Receiver:
                 endings.append(ending)
             else:
                 start.append(self._with_limits(delivery))
+        self._count(received, recovered)
         if signals.task_received.receivers:
             for delivery in start:
                 request = request_of(self._app, delivery, self._options.name)
@@ -195,6 +205,20 @@ class Receiver:
             self.pool.dispatch(start)
         if endings:
             self._ended(endings)
+
+    def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
+        counters = self._heartbeat.counters
+        for kind, count in received.items():
+            counted = self._counted.get(kind)
+            if counted is None:
+                task, queue = kind
+                known = task in self._app.tasks or task in self._app.builtin_tasks
+                if len(self._counted) >= MOST_UNKNOWN:
+                    self._counted.clear()
+                counted = self._counted[kind] = Counted(RECEIVED, task if known else UNKNOWN_TASK, queue)
+            counters.count(counted, count)
+        if recovered:
+            counters.add(RECOVERED, recovered)
 
     def _unlimited_lane(self, name: str) -> str | None:
         """Return the lane of a task that is registered here and has no limits to check; else None."""

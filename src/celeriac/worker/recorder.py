@@ -19,8 +19,10 @@ from functools import partial
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError
-from celeriac.model.history import SAMPLED, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
+from celeriac.metrics.counts import DROPPED
+from celeriac.model.history import COUNTERS, SAMPLED, SLOT, Attempt, Batch, Event, FailureSignature, Key, Sums
 from celeriac.ports.history import History, Limits
+from celeriac.worker.counters import Counters
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
@@ -51,10 +53,12 @@ MOST_SIGNATURES = 1_000
 class Recorder:
     """Records what ended. Without a history, it only counts, for `statistics`."""
 
-    def __init__(self, app: Celeriac, options: WorkerOptions, outages: Outages | None = None) -> None:
+    def __init__(self, app: Celeriac, options: WorkerOptions, outages: Outages | None = None,
+                 counters: Counters | None = None) -> None:  # fmt: skip
         self.history: History | None = app.history
         self.statistics = Statistics(keeps_slots=self.history is not None)
-        self.dropped = 0  # attempts that were not written, counts included
+        self.counters = counters or Counters()
+        self.failures = 0  # batches with failures that were written: `Mailer` looks when there are more
         self._app = app
         self._worker = options.name
         self._lease = f"{options.name}:{os.urandom(6).hex()}"
@@ -100,7 +104,7 @@ class Recorder:
         surplus = len(self._attempts) - MOST_ATTEMPTS
         if surplus > 0:
             del self._attempts[:surplus]
-            self.dropped += surplus
+            self.counters.add(DROPPED, surplus, reason="attempts")
 
     def _know(self, signature: str, ended: Sequence[Ended]) -> None:
         known = self._signatures.get(signature)
@@ -184,15 +188,21 @@ class Recorder:
                 self._signatures[one.signature] = one if later is None else one.merged(later)
             raise
         self._written_to = batch.complete
+        self.failures += bool(batch.signatures)
         for at in [at for at in self.statistics.slots if at <= batch.complete]:
             self._sampler.learn(self.statistics.slots[at])
             self.statistics.close(at)
+            self.counters.close(at)
         return bool(self._attempts) or any(at <= now - SLOT for at in self.statistics.slots)
 
     def _batch(self, now: float, last: bool) -> Batch:
         """Return what is written next: the oldest slots, as far as they have changed or are final now."""
         current = int(now) // SLOT * SLOT
         complete = current if last else current - SLOT
+        if self.counters.new:
+            at, _ = self.statistics.slot(now)
+            self.counters.assign(at)
+            self._changed.add(at)
         sums: dict[Key, Sums] = {}
         for at, counted in sorted(self.statistics.slots.items()):
             if at in self._changed or at <= complete:
@@ -200,6 +210,8 @@ class Recorder:
                     complete = min(complete, at - SLOT)
                     break
                 sums |= {Key(SLOT, at, self._lease, *group): some.sums() for group, some in counted.items()}
+                sums |= {Key(COUNTERS, at, self._lease, one.task, one.queue, one.name, one.reason): Sums(count)
+                         for one, count in self.counters.slots.get(at, {}).items()}  # fmt: skip
         return Batch(lease=self._lease, complete=max(complete, self._written_to), sums=sums,
                      attempts=self._attempts[:BATCH], signatures=[*self._signatures.values()],
                      events=self._events[:BATCH])  # fmt: skip
@@ -212,11 +224,15 @@ class Recorder:
             if len(slots) <= most_slots and rows <= most_rows:
                 break
             rows -= len(slots[at])
-            self.dropped += sum(gathered.sums().n for gathered in slots[at].values())
+            count = sum(gathered.sums().n for gathered in slots[at].values())
             self.statistics.close(at)
+            self.counters.close(at)
+            if count:
+                self.counters.add(DROPPED, count, reason="counts")
             self._changed.discard(at)
         if not most_slots:
-            self.dropped += len(self._attempts)
+            if self._attempts:
+                self.counters.add(DROPPED, len(self._attempts), reason="attempts")
             self._attempts.clear()
             self._events.clear()
             self._signatures.clear()
@@ -244,6 +260,11 @@ class Recorder:
         """Return whether this worker does something now, and no other."""
         assert self.history is not None
         return await self.history.claim(what, self._worker.encode(), seconds, self._app.clock.now()) is None
+
+    @property
+    def dropped(self) -> int:
+        """How many attempts are missing in the history: in full, or even their counts."""
+        return sum(count for one, count in self.counters.ever.items() if one.name == DROPPED)
 
     def _life(self, kind: str) -> Event:
         data = {"dropped": self.dropped} if self.dropped else {}

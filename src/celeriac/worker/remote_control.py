@@ -189,6 +189,11 @@ def _stats(worker: Controlled) -> dict[str, Any]:
 
 
 @_handles
+def _load(worker: Controlled) -> dict[str, dict[str, int]]:
+    return {"capacity": worker.pool.capacity(), "busy": worker.pool.busy()}
+
+
+@_handles
 def _active(worker: Controlled) -> list[dict[str, Any]]:
     return [
         {

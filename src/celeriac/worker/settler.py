@@ -17,6 +17,7 @@ from celeriac.app.app import Celeriac
 from celeriac.canvas.links import fitting
 from celeriac.canvas.workflows import Workflows
 from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
+from celeriac.metrics.counts import DEAD_LETTERS, REFUSED
 from celeriac.model.message import Message
 from celeriac.model.outcome import Call, Outcome
 from celeriac.ports.backend import Backend
@@ -45,7 +46,7 @@ class Settler:
     """Collects endings and settles them in batches. Keeps what the servers do not accept, and tries again."""
 
     def __init__(self, app: Celeriac, options: WorkerOptions, heartbeat: Heartbeat) -> None:
-        self.recorder = Recorder(app, options, heartbeat.outages)
+        self.recorder = Recorder(app, options, heartbeat.outages, heartbeat.counters)
         self._keep_failed = app.conf.task_keep_failed and not app.sends_outcomes
         self._app = app
         self._options = options
@@ -159,7 +160,9 @@ class Settler:
         outcome = Outcome.failed(bare, failure, states.FAILURE, self._app.clock.now(), self._options.name)
         settlement = Settlement(delivery=ending.delivery, action=Action.BURY, outcome=outcome, reason=reason)
         try:
-            await self._writer.write(self._heartbeat.lease, [settlement], self._app.clock.now())
+            accepted = await self._writer.write(self._heartbeat.lease, [settlement], self._app.clock.now())
+            if all(accepted):
+                self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason="unsettled")
         except Exception as second:
             if may_end(second):
                 raise
@@ -185,12 +188,15 @@ class Settler:
             if not is_accepted:
                 log.warning("The settlement of %s[%s] is discarded: another worker now holds this message",
                             message.task, message.id)  # fmt: skip
+                self._heartbeat.counters.add(REFUSED)
             elif outcome is not None:
                 ended.append((message, outcome))
                 if is_heard:
                     send_ending_signals(self._app, ending, outcome)
                 if logs_all or outcome.state == states.FAILURE:
                     self.attempt_log.ended(message, outcome)
+                    if settlement.action is Action.BURY:
+                        self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason=_why_buried(ending))
             elif ending.lost is not None:
                 self.attempt_log.lost(message, ending.lost)
             elif ending.unknown is not None:
@@ -199,6 +205,11 @@ class Settler:
             self.recorder.add(ended, now)
         except Exception:  # what was settled must not be settled again
             log.exception("%d attempts are missing in the statistics and the history", len(ended))
+
+
+def _why_buried(ending: Ending) -> str:
+    """Return why a message becomes a dead letter, in a word."""
+    return "rejected" if ending.outcome is not None else "unknown" if ending.unknown is not None else "lost"
 
 
 def _with_call(settlement: Settlement) -> Settlement:

@@ -15,12 +15,15 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.spread import Spread
 
-__all__ = ["Ended", "Gathered", "Group", "Statistics", "grouped", "wait_of"]
+__all__ = ["Ended", "Gathered", "Group", "Kind", "Statistics", "grouped", "wait_of"]
 
 Ended: TypeAlias = tuple[Message, Outcome]
 
 Group: TypeAlias = tuple[str, str, str, str, str]
 """What is counted together: task, queue, state, class of the exception, failure signature."""
+
+Kind: TypeAlias = tuple[str, str, str, str]
+"""A group without its failure signature."""
 
 FAILING = frozenset({states.FAILURE, states.RETRY})
 MOST_KINDS = 5000  # tasks, queues, states and exceptions, since the worker started
@@ -101,7 +104,7 @@ class Statistics:
         """Counts by the beginning of their slot (seconds since the epoch), until they are closed."""
         self._keeps_slots = keeps_slots
         self._latest = 0
-        self._closed: dict[tuple[str, str, str, str], Sums] = {}
+        self._closed: dict[Kind, Sums] = {}
 
     def slot(self, now: float) -> tuple[int, dict[Group, Gathered]]:
         """Return the slot in which attempts are counted that have just ended, and its beginning."""
@@ -126,19 +129,16 @@ class Statistics:
     def close(self, at: int) -> None:
         """Keep a slot only as a part of the sum."""
         for group, gathered in self.slots.pop(at).items():
-            kind = group[:4]
+            kind: Kind = group[:4]
             if kind not in self._closed and len(self._closed) >= MOST_KINDS:
                 kind = (OTHER, "", group[2], "")
             self._closed.setdefault(kind, Sums()).merge(gathered.sums())
 
-    def ever(self) -> dict[tuple[str, str, str, str], Sums]:
-        """Return what was counted since the worker started, by task, queue, state and class of the exception."""
-        found: dict[tuple[str, str, str, str], Sums] = {}
-        for kind, sums in self._counted():
-            found.setdefault(kind, Sums()).merge(sums)
-        return found
+    def ever(self) -> list[tuple[Kind, Sums]]:
+        """Return copies of all sums since the worker started, several of a kind. To merge them takes longer."""
+        return [(kind, sums.copy()) for kind, sums in self._counted()]
 
-    def _counted(self) -> Iterator[tuple[tuple[str, str, str, str], Sums]]:
+    def _counted(self) -> Iterator[tuple[Kind, Sums]]:
         yield from self._closed.items()
         for slot in self.slots.values():
             for group, gathered in slot.items():

@@ -8,6 +8,7 @@ Its duties, each an asyncio task of its own:
     advance     workflows whose nodes have ended (`advancer.py`)
     notify      callers of what was stored, where the result backend cannot (`notifier.py`)
     record      the history (`recorder.py`)
+    mail        the administrators of failures, if there are `mail_admins` (`mailer.py`)
     sweep       expired leases of dead workers, every second
     serve       control commands (`remote_control.py`)
     beat        sends what is scheduled, if it was started with `--beat` (`beat/scheduler.py`)
@@ -22,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -35,8 +37,10 @@ from typing import Any
 from celeriac import signals
 from celeriac.app.app import Celeriac
 from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured, LeaseLost
+from celeriac.metrics.counts import CHILDREN_LOST
 from celeriac.tasks.tracing import FLUSH_SECONDS
 from celeriac.worker.heartbeat import Heartbeat
+from celeriac.worker.mailer import Mailer
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
@@ -157,13 +161,14 @@ class Supervisor:
         self.settler = Settler(app, options, self.heartbeat)
         self.receiver = Receiver(app, options, self.heartbeat, self.settler.ended, self.settler.is_crowded)
         reports = Reports(ended=self.settler.ended, reported=self.settler.reported, freed=self.receiver.freed,
-                          broken=self._broken)  # fmt: skip
+                          broken=self._broken, child_lost=self._child_lost)  # fmt: skip
         self.pool: Pool = (
             ProcessPool(app, options, reports, forkserver)
             if forkserver is not None
             else ThreadPool(app, options, reports, main_thread)
         )
         self.receiver.pool = self.pool
+        self.mailer = Mailer(app, options, self.settler.recorder, lambda: self.receiver.queues, self.outages)
         self.scheduler = app.scheduler(options.name) if options.beat else None
         self._wake = wake  # a pipe of signal numbers, if this is not the main thread
         self._stop_asked = asyncio.Event()
@@ -192,6 +197,7 @@ class Supervisor:
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD)
         self._catch_signals()
+        metrics = await self._serve_metrics()
         stop = asyncio.ensure_future(self._stop_asked.wait())
         entering = asyncio.ensure_future(self.heartbeat.enter(self.pool, self.receiver.queues))
         await asyncio.wait((stop, entering), return_when=asyncio.FIRST_COMPLETED)
@@ -209,6 +215,8 @@ class Supervisor:
         ]  # fmt: skip
         if self.settler.notifier.is_needed:
             others.append(self._duty(self.settler.notifier.run()))
+        if self.mailer.is_needed:
+            others.append(self._duty(self.mailer.run()))
         if self.scheduler is not None:
             others.append(self._duty(self.scheduler.run()))
         preparing = asyncio.ensure_future(self._prepare())
@@ -241,6 +249,8 @@ class Supervisor:
         for duty in others:
             await _cancel(duty)
         await self.settler.recorder.finish()
+        if metrics is not None:
+            metrics.stop()
         self.settler.attempt_log.sum_up()
         if not self._faulty:
             with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
@@ -253,6 +263,15 @@ class Supervisor:
             return 1
         log.info("%s has stopped", self.name, extra={"event_name": "worker.stopped"})
         return 0
+
+    async def _serve_metrics(self) -> Any:
+        """Serve metrics, if the options say so. Raises `ImproperlyConfigured`."""
+        if self.options.metrics is None:
+            return None
+        module = importlib.import_module("celeriac.worker.metrics_server")  # it needs an extra
+        server = module.MetricsServer(self)
+        log.info("%s serves its metrics at %s", self.name, await server.start(*self.options.metrics))
+        return server
 
     async def _prepare(self) -> None:
         await check(self.app, self.options)
@@ -321,6 +340,9 @@ class Supervisor:
             log.critical("One of the worker's duties has failed; the worker stops, and others take over its tasks when "
                          "its lease expires", exc_info=error)  # fmt: skip
             self._broken(f"{type(error).__name__}: {error}")
+
+    def _child_lost(self, reason: str) -> None:
+        self.heartbeat.counters.add(CHILDREN_LOST, reason=reason)
 
     def _broken(self, why: str) -> None:
         self._failure = why

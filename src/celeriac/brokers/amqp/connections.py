@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from pamqp import commands
 
+from celeriac.brokers.amqp.journal_reading import Keep, read_journal
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
 from celeriac.drivers.amqp.aio import AioConnection, Channel
@@ -22,13 +22,9 @@ __all__ = ["AmqpInspection", "AmqpSubscription", "AmqpWorkerConnection"]
 
 log = logging.getLogger("celeriac.brokers")
 
-IN_USE = 403  # the code of a queue that has an exclusive consumer
-PAUSE = (0.005, 0.03)  # seconds before the journal is tried again, while another process reads it
 MOMENT = 0.001  # seconds, in which the server pushes some more
 RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
 MOST_PREFETCH = 65535
-
-Keep = Callable[[list[bytes]], list[bool]]
 
 
 class AmqpWorkerConnection(WorkerConnection):
@@ -130,7 +126,7 @@ class AmqpWorkerConnection(WorkerConnection):
         await channel.call(commands.Basic.Consume(queue=self._topology.presence, no_ack=True))
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
-        await _read_journal(self.connection, self._topology, channel, keep)
+        await read_journal(self.connection, self._topology, channel, keep)
 
     def close(self) -> None:
         self.connection.close()
@@ -225,7 +221,7 @@ class AmqpInspection(Inspection):
             await asyncio.sleep(MOMENT)
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
-        await _read_journal(self._connection, self._topology, channel, keep)
+        await read_journal(self._connection, self._topology, channel, keep)
 
 
 async def _follow(connection: AioConnection, topology: AmqpTopology, channel: str,
@@ -238,36 +234,6 @@ async def _follow(connection: AioConnection, topology: AmqpTopology, channel: st
     made = await opened.call(commands.Queue.Declare(exclusive=True))
     await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=channel))
     await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
-
-
-async def _read_journal(connection: AioConnection, topology: AmqpTopology, channel: str, keep: Keep) -> None:
-    declaring = await connection.channel()
-    for declaration in topology.declare_journal(channel):
-        await declaring.call(declaration)
-    declaring.close()
-    while True:
-        try:
-            await _read_journal_once(await connection.channel(), topology.journal, keep)
-            return
-        except ChannelClosed as error:
-            if error.code != IN_USE or isinstance(error, RightsMissing):
-                raise
-        await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311 - another process is reading
-
-
-async def _read_journal_once(channel: Channel, journal: str, keep: Keep) -> None:
-    """Take everything, as the exclusive consumer; acknowledge what is obsolete, and return the rest by closing."""
-    found: list[Content] = []
-    channel.on_content = found.append
-    await channel.call(commands.Basic.Consume(queue=journal, exclusive=True))
-    while (await channel.call(commands.Queue.Declare(queue=journal, passive=True))).message_count:
-        await asyncio.sleep(MOMENT)
-    await channel.call(commands.Basic.Qos(prefetch_count=0))  # answered after all that has been pushed
-    kept = keep([content.body for content in found])
-    for content, holds in zip(found, kept, strict=True):
-        if not holds:
-            channel.tell(acknowledge(channel.number, content.tag, multiple=False))
-    await channel.call(commands.Channel.Close(200, "", 0, 0))
 
 
 def _losses(content: Content) -> int | None:

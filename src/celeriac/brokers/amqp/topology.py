@@ -43,8 +43,8 @@ class AmqpTopology(Topology):
         super().__init__(priority_lines=quorum)
         self.quorum = quorum
         self._own = f"{prefix}."
-        self.journal = f"{prefix}.journal"
-        self.presence = f"{prefix}.workers"
+        self.journal = f"{prefix}.quorum.journal" if quorum else f"{prefix}.journal"
+        self.presence = f"{prefix}.quorum.workers" if quorum else f"{prefix}.workers"
         self.channels = f"{prefix}.channels"
         self.due = f"{prefix}.due"
         self._delay = f"{prefix}.delay."
@@ -99,9 +99,9 @@ class AmqpTopology(Topology):
     def declare_journal(self, channel: str) -> list[Any]:
         """Return the methods that declare the journal: a queue that stores what is sent on its channel.
 
-        It is a classic queue: it is read again and again, which a quorum queue would count as deliveries.
+        A quorum queue has no exclusive consumers. It passes all messages to one consumer, and to the next one after it.
         """
-        arguments: Table = {"x-queue-type": "classic"} if self.quorum else {}
+        arguments: Table = {**self._durable, "x-single-active-consumer": True} if self.quorum else {}
         return [
             *self.declare_channels(),
             commands.Queue.Declare(queue=self.journal, durable=True, arguments=arguments),
@@ -110,7 +110,7 @@ class AmqpTopology(Topology):
 
     def declare_presence(self) -> list[Any]:
         """Return the methods that declare an empty queue, from which each worker consumes to be counted."""
-        return [commands.Queue.Declare(queue=self.presence, durable=True)]
+        return [commands.Queue.Declare(queue=self.presence, durable=True, arguments=self._durable)]
 
     # --- Delays ---------------------------------------------------------------------------------------
 

@@ -38,6 +38,10 @@ class RedisOperations(Operations):
         values = await self._run("peek", queue, self._moment(), offset, limit)
         return [shown(value, queue, self._server.codec) for value in values if value]
 
+    async def heads(self, queue: str) -> list[Message]:
+        values = await self._run("heads", queue, self._moment())
+        return [shown(value, queue, self._server.codec) for value in values if value]
+
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._run("queues", self._moment())  # moves due messages to their lines
         found = await self._ranked("due", queue, "ZRANGE", limit, offset)

@@ -38,6 +38,11 @@ COUNT = " UNION ALL ".join(
 WAITING = (READY, FRESH, SCHEDULED)
 DELETE_WAITING = [f"DELETE FROM {table} WHERE line = ? AND rank IS ? AND seq IS ?" for table in WAITING]  # noqa: S608
 ALL_READY = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
+RANKS = ", ".join(f"({rank})" for rank in range(10))
+HEADS = (f"SELECT (SELECT CAST(message AS BLOB) FROM {READY} WHERE {READY}.line = lines.line AND rank = column1 "  # noqa: S608
+         f"ORDER BY seq LIMIT 1), line FROM lines, (VALUES {RANKS}) WHERE queue = ?")  # fmt: skip
+FRESH_HEAD = f"SELECT CAST(message AS BLOB), line FROM {FRESH} WHERE {OF_QUEUE} ORDER BY seq LIMIT 1"  # noqa: S608
+ALL_HEADS = f"{HEADS} UNION ALL SELECT * FROM ({FRESH_HEAD})"  # noqa: S608
 
 
 class SQLiteOperations(Operations):
@@ -61,6 +66,11 @@ class SQLiteOperations(Operations):
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         await self._wake_due()
         return self._messages(f"{ALL_READY} WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
+
+    async def heads(self, queue: str) -> list[Message]:
+        await self._wake_due()
+        rows = self._rows(ALL_HEADS, (queue, queue))
+        return [self._shown(raw, line) for raw, line in rows if raw is not None]
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._wake_due()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from pamqp import commands
@@ -30,6 +31,7 @@ from celeriac.drivers.amqp.frames import (
     method,
     publish,
 )
+from celeriac.drivers.amqp.hosts import Host, Hosts
 from celeriac.drivers.amqp.opening import opening
 from celeriac.drivers.sockets import prepare
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
@@ -42,8 +44,12 @@ WINDOW = 1000  # publications that may wait for their confirms
 class AioConnection(asyncio.Protocol):
     """A connection of the running event loop. Made by `connect`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, hosts: Hosts, host: Host, silence: float | None) -> None:
         self.address = address
+        self._silence = silence
+        self._answer_timer: asyncio.TimerHandle | None = None  # while answers are waited for, unless silence is allowed
+        self._hosts = hosts
+        self._host = host
         self.blocked = ""  # why the server accepts no messages at present
         self.lost: Exception | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -60,29 +66,37 @@ class AioConnection(asyncio.Protocol):
         self._heartbeat: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0,
-                      name: str = "celeriac") -> AioConnection:  # fmt: skip
-        """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
+    async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0, name: str = "celeriac",
+                      hosts: Hosts | None = None, silence: float | None = None) -> AioConnection:  # fmt: skip
+        """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`.
+
+        `silence`: the longest pause (seconds) in answers, after which the connection is lost.
+        """
         failure: Exception | None = None
         deadline = time.monotonic() + timeout
-        for number, (host, port) in enumerate(address.hosts):
+        hosts = hosts or Hosts(address.hosts)
+        order = hosts.in_turn()
+        for number, host in enumerate(order):
+            make = partial(cls, address, hosts, host, silence)
             try:
-                async with asyncio.timeout((deadline - time.monotonic()) / (len(address.hosts) - number)):
+                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
                     try:
-                        return await cls._open(address, host, port, heartbeat, name)
+                        return await cls._open(make, heartbeat, name)
                     except NoConfirms:
-                        return await cls._open(address, host, port, heartbeat, name, ask=False)
+                        return await cls._open(make, heartbeat, name, ask=False)
             except BrokerMisconfigured:
                 raise  # the other hosts have the same users and vhosts
             except OSError as error:
+                hosts.failed(host)
                 failure = error
         raise failure or ConnectionError("the URL names no host")
 
     @classmethod
-    async def _open(cls, address: Address, host: str, port: int, heartbeat: float, name: str,
+    async def _open(cls, make: Callable[[], AioConnection], heartbeat: float, name: str,
                     ask: bool = True) -> AioConnection:  # fmt: skip
+        made = make()
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: cls(address), host, port, ssl=address.tls_context())
+        await loop.create_connection(lambda: made, *made._host, ssl=made.address.tls_context())
         try:
             await made._shake_hands(max(1, int(heartbeat)), name, ask)
         except BaseException:
@@ -177,14 +191,17 @@ class AioConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail all calls that wait for an answer."""
+        if self.lost is None:
+            self._hosts.failed(self._host)
         self._lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
 
     def _lose(self, error: Exception) -> None:
         if self.lost is not None:
             return
         self.lost = error
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        for timer in (self._heartbeat, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
         if self._transport is not None:
             self._transport.abort()
         self._writable.set()
@@ -196,9 +213,28 @@ class AioConnection(asyncio.Protocol):
         if self.on_lost is not None:
             self.on_lost()
 
+    def expect_answer(self) -> None:
+        """See to it that the connection is lost if the server owes an answer and is silent for too long."""
+        if self._silence is not None and self._answer_timer is None:
+            self._answer_timer = self._loop.call_later(self._silence, self._check_answers, time.monotonic())
+
+    def _check_answers(self, since: float) -> None:
+        self._answer_timer = None
+        if not any(channel.waiting for channel in self._channels.values()):
+            return
+        assert self._silence is not None
+        if self.received_at > since or self.blocked:
+            self.expect_answer()
+        else:
+            self._hosts.failed(self._host)
+            self._lose(ConnectionLost(f"it did not answer for {self._silence:.1f} s"))
+
     def _keep_alive(self) -> None:
         now, interval = time.monotonic(), self.facts.heartbeat
-        if now - self.received_at > 2 * interval:
+        # The server sends a heartbeat after each half of the interval. Where there are other nodes, one that has left
+        # out two is left.
+        if now - self.received_at > (1.25 if len(self.address.hosts) > 1 else 2) * interval:
+            self._hosts.failed(self._host)
             self._lose(ConnectionLost(f"no heartbeat from it for {now - self.received_at:.0f} s"))
             return
         if now - self._sent > interval / 2 - 0.1:
@@ -225,6 +261,11 @@ class AioConnection(asyncio.Protocol):
             transport, self._transport = self._transport, None
             transport.close()
         self._lose(ConnectionLost("this process closed it"))
+
+    def give_up(self) -> None:
+        """Close a connection that does not answer. The next ones try other hosts first."""
+        self._hosts.failed(self._host)
+        self.abandon()
 
     def abandon(self, why: str = "this process closed it") -> None:
         """Close the socket without closing the connection first, as the end of the process would."""
@@ -260,12 +301,23 @@ class Channel:
         self._closing = self._closing or isinstance(what, commands.Channel.Close)
         self._calls.append(future)
         self.connection.write(method(self.number, what))
+        self.connection.expect_answer()
         return future
 
     def tell(self, data: bytes) -> None:
         """Send frames that have no answer."""
         if self.failed is None:
             self.connection.write(data)
+
+    @property
+    def publishing(self) -> bool:
+        """Whether publications wait for their confirms."""
+        return bool(self._batches)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the server owes an answer."""
+        return bool(self._calls or self._batches)
 
     async def publish(self, items: Sequence[Publication]) -> list[Publication]:
         """Publish, and wait for all confirms; return what could not be routed."""
@@ -284,6 +336,7 @@ class Channel:
             batch = self.confirms.sent(part, lambda it=confirmed: None if it.done() else it.set_result(None))  # type: ignore[misc]
             self.connection.write(data)
             self._batches.add(confirmed)
+            self.connection.expect_answer()
             try:
                 await confirmed
             finally:

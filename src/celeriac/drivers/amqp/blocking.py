@@ -32,6 +32,7 @@ from celeriac.drivers.amqp.frames import (
     method,
     publish,
 )
+from celeriac.drivers.amqp.hosts import Hosts
 from celeriac.drivers.amqp.opening import opening
 from celeriac.drivers.sockets import TimedSocket
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
@@ -50,21 +51,29 @@ class Connection:
     Raises only `OSError` (with `TimeoutError` and `ConnectionLost`), `BrokerUnavailable` and `ChannelClosed`.
     """
 
-    def __init__(self, address: Address, within: float, heartbeat: int = 0, name: str = "celeriac") -> None:
-        """Connect to the first host that answers, within so many seconds."""
+    def __init__(self, address: Address, within: float, heartbeat: int = 0, name: str = "celeriac",
+                 hosts: Hosts | None = None, silence: float | None = None) -> None:  # fmt: skip
+        """Connect to the first host that answers, within so many seconds.
+
+        `silence`: the longest pause (seconds) in answers, after which the connection is lost.
+        """
         self.address = address
+        self._silence = silence
+        self._hosts = hosts or Hosts(address.hosts)
         self.blocked = ""  # why the server accepts no messages at present
         self.open = False
         deadline = time.monotonic() + within
         failure: Exception | None = None
-        for number, (host, port) in enumerate(address.hosts):
-            left = max(0.01, (deadline - time.monotonic()) / (len(address.hosts) - number))
+        order = self._hosts.in_turn()
+        for number, self._host in enumerate(order):
+            left = max(0.01, (deadline - time.monotonic()) / (len(order) - number))
             try:
-                self._open(host, port, left, heartbeat, name)
+                self._open(*self._host, left, heartbeat, name)
                 return
             except BrokerMisconfigured:
                 raise  # the other hosts have the same users and vhosts
             except OSError as error:
+                self._hosts.failed(self._host)
                 failure = error
         raise failure or ConnectionError("the URL names no host")
 
@@ -194,11 +203,23 @@ class Connection:
         return self._events.popleft()
 
     def _receive(self) -> bytes:
-        data = self._socket.read(CHUNK, self._deadline)
+        data = self._socket.read(CHUNK, self._deadline) if self._silence is None else self._heard(self._silence)
         if not data:
             raise ConnectionLost("the server closed the connection")
         self._received_at = time.monotonic()
         return data
+
+    def _heard(self, silence: float) -> bytes:
+        """Read. Raises `ConnectionLost` after so many seconds, `TimeoutError` at the deadline."""
+        until = time.monotonic() + silence
+        try:
+            return self._socket.read(CHUNK, min(until, self._deadline))
+        except TimeoutError:
+            if until >= self._deadline:
+                raise
+            if self.blocked:
+                return self._socket.read(CHUNK, self._deadline)
+            raise ConnectionLost(f"it did not answer for {silence:.1f} s") from None
 
     def _take(self, data: bytes) -> None:
         closed: Any = None
@@ -247,6 +268,12 @@ class Connection:
         """End a wait in another thread; the connection cannot be used after that."""
         with contextlib.suppress(OSError):
             self._socket.socket.shutdown(socket.SHUT_RDWR)
+
+    def give_up(self) -> None:
+        """Close a connection that has failed. The next ones try other hosts first."""
+        if not self.blocked:
+            self._hosts.failed(self._host)
+        self.abandon()
 
     def abandon(self) -> None:
         """Close the socket without closing the connection first."""

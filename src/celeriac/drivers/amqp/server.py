@@ -21,7 +21,8 @@ from pamqp import commands
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, unavailable
+from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused, unavailable
+from celeriac.drivers.amqp.hosts import Hosts
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.session import Session
 from celeriac.drivers.registry import Registry
@@ -51,8 +52,11 @@ class Server:
         if queue_type not in QUEUE_TYPES:
             raise ImproperlyConfigured(f"amqp_queue_type: one of {', '.join(QUEUE_TYPES)}, not {queue_type!r}.")
         self.address = Address.of(url)
+        self.hosts = Hosts(self.address.hosts)
         self.prefix = prefix
         self.timeout = timeout
+        nodes = len(self.address.hosts)
+        self._silence = timeout / nodes if nodes > 1 else None  # … of a node, after which a request goes to another
         self.codec = codec
         self.declared: set[Any] = set()  # queues and exchanges that are known to exist, and whatever brokers add
         self._queue_type = queue_type
@@ -78,7 +82,7 @@ class Server:
                 result = self._drive(connection, procedure(), deadline)
             except OSError as error:
                 if connection is not None:
-                    connection.abandon()
+                    connection.give_up()
                     if not connection.blocked:
                         self._close_idle()  # the server may not answer on these either
                 if connection is None or not tries or isinstance(error, TimeoutError | BrokerError):
@@ -87,7 +91,10 @@ class Server:
                 continue
             except ChannelClosed as error:
                 assert connection is not None
-                self._give(connection)
+                if isinstance(error, Refused):
+                    connection.abandon()  # its channel may stay refused: session.py says why
+                else:
+                    self._give(connection)
                 if not error.passes:
                     raise
                 if time.monotonic() + LONG_PAUSE > deadline:
@@ -206,18 +213,19 @@ class Server:
                 break
             if not connection.stale():
                 return connection
-        return self.connect(deadline - time.monotonic())
+        return self.connect(deadline - time.monotonic(), silence=self._silence)
 
-    def connect(self, within: float, heartbeat: int = 0, name: str = "celeriac") -> Connection:
+    def connect(self, within: float, heartbeat: int = 0, name: str = "celeriac",
+                silence: float | None = None) -> Connection:  # fmt: skip
         """Return a new blocking connection. Raises `OSError`, `BrokerUnavailable`."""
-        connection = Connection(self.address, within, heartbeat, name)
+        connection = Connection(self.address, within, heartbeat, name, self.hosts, silence)
         self._know(connection.facts)
         return connection
 
     async def open(self, heartbeat: float, name: str) -> AioConnection:
         """Return a new connection of the running event loop, closed with it. Raises `BrokerUnavailable`."""
         try:
-            connection = await AioConnection.connect(self.address, self.timeout, heartbeat, name)
+            connection = await AioConnection.connect(self.address, self.timeout, heartbeat, name, self.hosts)
         except OSError as error:
             raise unavailable(error, self.address, self.timeout) from error
         self._know(connection.facts)
@@ -229,7 +237,9 @@ class Server:
         async with session.opening:
             if session.connection is None or session.connection.lost is not None:
                 session.forget()
-                session.connection = await AioConnection.connect(self.address, self.timeout)
+                session.connection = await AioConnection.connect(
+                    self.address, self.timeout, hosts=self.hosts, silence=self._silence
+                )
                 self._know(session.connection.facts)
         return session
 
@@ -238,8 +248,12 @@ class Server:
             if self._queue_type == "quorum" and not facts.has_quorum:
                 raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} is too old for "
                                            "`amqp_queue_type = 'quorum'`: RabbitMQ 3.10 or later.")  # fmt: skip
-            self.quorum = self._queue_type == "quorum" or (self._queue_type == "auto" and facts.prefers_quorum)
+            self.quorum = self._queue_type == "quorum" or (self._queue_type == "auto" and self._prefers_quorum(facts))
             self.facts = facts
+
+    def _prefers_quorum(self, facts: Facts) -> bool:
+        """Say whether `auto` is quorum: where there is a cluster, which loses the queues of a node otherwise."""
+        return facts.prefers_quorum or (facts.has_quorum and len(self.address.hosts) > 1)
 
     def session(self) -> Session:
         """Return the session of the running event loop."""

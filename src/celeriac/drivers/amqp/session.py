@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from celeriac.drivers.amqp.aio import AioConnection, Channel
+from celeriac.drivers.amqp.error_translation import Refused
 from celeriac.drivers.amqp.frames import Publication
 
 __all__ = ["Session"]
@@ -41,14 +42,28 @@ class Session:
             channel = self._publishing
             if channel is None or channel.failed is not None:
                 channel = self._publishing = await self._open(confirms=True)
-        return await channel.publish(items)
+        try:
+            return await channel.publish(items)
+        except Refused:
+            # If a channel first publishes to a quorum queue between the failure of its leader and the election, then
+            # RabbitMQ 3.10 refuses all that follows on this channel too.
+            if self._publishing is channel:
+                self._publishing = None
+            raise
+        finally:
+            if channel is not self._publishing and not channel.publishing:
+                channel.close()
 
     async def publish_alone(self, items: Sequence[Publication]) -> list[Publication]:
         """Publish while no other caller does on this channel, so that a refusal concerns these publications."""
         async with self._alone_lock:
             if self._alone is None or self._alone.failed is not None:
                 self._alone = await self._open(confirms=True)
-            return await self._alone.publish(items)
+            try:
+                return await self._alone.publish(items)
+            except Refused:
+                self._alone.close()
+                raise
 
     async def call(self, what: Any) -> Any:
         """Call a method while no other call is under way on this channel: a call that fails closes the channel.
@@ -70,7 +85,7 @@ class Session:
     def give_up(self, started: float) -> None:
         """Close the connection if nothing was received on it since a call began that was not answered."""
         if self.connection is not None and self.connection.received_at < started:
-            self.connection.abandon()
+            self.connection.give_up()
 
     def close(self) -> None:
         """Close all connections of the loop."""

@@ -212,7 +212,14 @@ class RedisHistory(History):
 
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
         if signatures is None:
-            signatures = [name.decode() for name in await self.server.ado(("ZRANGE", self._key("last"), 0, -1))]
+            return await self.latest_signatures(float("-inf"))
+        return await self._with_marks(signatures)
+
+    async def latest_signatures(self, since: float) -> list[FailureSignature]:
+        names = await self.server.ado(("ZRANGE", self._key("last"), repr(since), "+inf", "BYSCORE"))
+        return await self._with_marks([name.decode() for name in names])
+
+    async def _with_marks(self, signatures: Sequence[str]) -> list[FailureSignature]:
         known = await self._signatures(signatures)
         marks = await self.server.ado(("HMGET", self._key("marks"), *known)) if known else []
         found = []

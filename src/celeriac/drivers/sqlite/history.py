@@ -78,6 +78,8 @@ PRUNED: Final = 1000  # rows that are deleted at a time
 class SQLiteHistory(History):
     """The history in a database file."""
 
+    reads_block = True
+
     def __init__(self, database: Database) -> None:
         self.database = database
         self.codec = database.codec
@@ -222,10 +224,16 @@ class SQLiteHistory(History):
 
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
         where = "1" if signatures is None else _among("signature", signatures)
+        return self._signatures(where, *(signatures or ()))
+
+    async def latest_signatures(self, since: float) -> list[FailureSignature]:
+        return self._signatures("last >= ?", since)
+
+    def _signatures(self, where: str, *given: Any) -> list[FailureSignature]:
         query = (f"SELECT CAST(value AS BLOB), status, marked_at, marked_by FROM history_signatures WHERE {where} "  # noqa: S608
                  "ORDER BY last DESC")  # fmt: skip
         found = []
-        for value, status, marked_at, marked_by in self._read(query, tuple(signatures or ())):
+        for value, status, marked_at, marked_by in self._read(query, given):
             one = self._signature(value)
             if one is not None:
                 marks = {"status": status, "marked_at": marked_at, "marked_by": marked_by}

@@ -12,12 +12,17 @@ from typing import Any
 import msgspec
 
 from celeriac.app.app import Celeriac
+from celeriac.model.message import LANES, PLAIN
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 
 __all__ = ["Active", "ChildInfo", "Pool", "Reports", "give_back"]
+
+
+def _nobody(reason: str) -> None:
+    pass
 
 
 class Reports(msgspec.Struct, frozen=True):
@@ -27,6 +32,7 @@ class Reports(msgspec.Struct, frozen=True):
     reported: Callable[[Outcome], None]  # a task reported a state that is not final
     freed: Callable[[], None]  # there may be free slots
     broken: Callable[[str], None]  # the pool cannot go on; why
+    child_lost: Callable[[str], None] = _nobody  # a child ended before its time; a reason of one word
 
 
 class Active(msgspec.Struct, frozen=True):
@@ -82,6 +88,13 @@ class Pool(ABC):
     @abstractmethod
     def children(self) -> list[ChildInfo]:
         """Return the children."""
+
+    def busy(self) -> dict[str, int]:
+        """Return how many attempts run, by lane. (What was sent ahead to a plain child does not run yet.)"""
+        found = dict.fromkeys(LANES, 0)
+        for child in self.children():
+            found[child.lane] += min(1, child.running) if child.lane == PLAIN else child.running
+        return found
 
     @abstractmethod
     def terminate(self, ids: Collection[str]) -> None:

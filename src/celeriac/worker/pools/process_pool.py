@@ -158,8 +158,9 @@ class ProcessPool(Pool):
                     continue  # the pool has made its outcome already
                 endings.append(Ending(delivery=delivery, outcome=content.outcome))
                 runtimes.append(content.outcome.runtime)
-                if limit is not None and content.peak_memory > limit:
+                if limit is not None and content.peak_memory > limit and not child.retiring:
                     child.retiring = True
+                    self._reports.child_lost("memory")
             elif isinstance(content, Ready):
                 child.is_ready = True
                 self._reports.freed()
@@ -254,6 +255,8 @@ class ProcessPool(Pool):
         endings = self._endings(child, self._reader.drain(child))
         del self._children[pid]
         recalled = child.recall()
+        if (why := self._why_lost(child, status)) is not None:
+            self._reports.child_lost(why)
         endings += self._endings_of_dead(child, status)
         child.close()
         if endings:
@@ -266,6 +269,15 @@ class ProcessPool(Pool):
         self._replace()
         if not self._children:
             self._has_no_children.set()
+
+    def _why_lost(self, child: ChildHandle, status: int) -> str | None:
+        """Return why a child has ended before its time; None if it has not."""
+        if child.verdicts:
+            failed = any(outcome.state == states.FAILURE for outcome in child.verdicts.values())
+            return "time_limit" if failed else "terminated"
+        if self._stopping or child.killed_by_us or (status == 0 and not child.running):
+            return None
+        return "killed" if status < 0 else "exit"
 
     def _endings_of_dead(self, child: ChildHandle, status: int) -> Iterable[Ending]:
         """Yield the endings of the attempts that were running in a child when it died."""
