@@ -240,6 +240,7 @@ HTTP_SECTIONS = {
     "Workers": ("/api/v1/workers",),
     "Schedules": ("/api/v1/schedules",),
     "Metrics": ("/metrics",),
+    "Remote workers": ("/api/v1/leases",),
     "Without a token": ("/s/", "/livez", "/readyz"),
     "Celery's and Flower's addresses": ("/compat",),
 }
@@ -250,7 +251,8 @@ def _http() -> str:
 # HTTP API
 
 All addresses of the HTTP API, as `/api/v1/openapi.json` describes them. [How to use it](../howto/http-api.md) has
-examples. A scope is what a token must have; `tasks:send` may be limited to a pattern (`tasks:send:mail.*`).
+examples. A scope is what a token must have; `tasks:send` and `leases:work` may be limited to a pattern
+(`tasks:send:mail.*`). The [protocol of remote workers](http-worker.md) has a page of its own.
 """
     document = openapi(ENDPOINTS)
     left = list(ENDPOINTS)

@@ -247,6 +247,7 @@ def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
         (("shop.add", "-a", "[1, 2]", "-q", "mial"), 2, "Did you mean 'mail'?"),
         (("shop.add", "-a", "{}"), 2, "must be JSON, for example '[2, 2]'"),
         (("shop.add", "-k", "nope"), 2, "must be JSON, for example"),
+        (("shop.add", "1", "two"), 2, """celeriac call shop.add --args '[1, "two"]'"""),
         (("shop.add", "--eta", "2030-01-01T00:00"), 2, "with a time zone"),
         (("shop.add", "--eta", "2030-01-01T00:00Z", "--countdown", "1"), 2, "not both"),
         (("shop.add", "--priority", "10"), 2, "not in the range"),

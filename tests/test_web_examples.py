@@ -31,19 +31,21 @@ class Site:
         self.environment = {**without_settings(), **settings}
         self.processes: list[tuple[subprocess.Popen[bytes], int]] = []
 
-    def _start(self, name: str, stop: int, *command: str) -> Path:
+    def _start(self, name: str, stop: int, *command: str, of: tuple[str, ...] = (sys.executable, "-m")) -> Path:
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-m", *command], cwd=self.folder, env=self.environment,
-                                       stdout=out, stderr=out)  # fmt: skip
+            process = subprocess.Popen([*of, *command], cwd=self.folder, env=self.environment, stdout=out, stderr=out)
         self.processes.append((process, stop))
-        ready = re.compile(r"is ready\.|unning on http://[\w.:]+\D")
+        ready = re.compile(r"is ready\b|unning on http://[\w.:]+\D")
         wait_for(lambda: process.poll() is not None or ready.search(log.read_text()), name)
         assert process.poll() is None, log.read_text()
         return log
 
-    def worker(self, app: str) -> None:
-        self._start("worker", signal.SIGTERM, "celeriac", "-A", app, "worker", "-c", "2", "--grace", "5")
+    def worker(self, app: str, *arguments: str) -> None:
+        self._start("worker", signal.SIGTERM, "celeriac", "-A", app, "worker", "-c", "2", "--grace", "5", *arguments)
+
+    def node(self, *arguments: str) -> None:
+        self._start("node", signal.SIGTERM, *arguments, of=("node",))
 
     @contextmanager
     def client(self, *command: str) -> Iterator[httpx.Client]:
@@ -170,3 +172,18 @@ def test_a_task_of_flask_has_the_context_of_its_application(tmp_path: Path) -> N
 
 def found_ready(status: dict[str, Any]) -> dict[str, Any] | None:
     return status if status["ready"] else None
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js: apt-get install nodejs")
+@pytest.mark.parametrize("broker", ["sqlite", "redis"])
+def test_a_worker_in_javascript_runs_tasks_that_python_sends(
+    request: pytest.FixtureRequest, tmp_path: Path, broker: str
+) -> None:
+    settings = {"CELERIAC_BROKER_URL": request.getfixturevalue("redis").url} if broker == "redis" else {}
+    with site("javascript_worker", tmp_path, settings) as found:
+        found.worker("shop", "-Q", "default")
+        with found.client("celeriac", "-A", "shop", "web", "--port", "0") as client:
+            found.node("worker.mjs", str(client.base_url))
+            done = subprocess.run([sys.executable, "shop.py"], cwd=tmp_path, env=found.environment, timeout=PATIENCE,
+                                  capture_output=True, text=True, check=True)  # fmt: skip
+            assert done.stdout == "celeriac-mashed\nremoulade, root-soup, schnitzel-of-celeriac\n"

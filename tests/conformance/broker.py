@@ -21,7 +21,7 @@ from celeriac.model.message import COROUTINE, PLAIN, Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
+from celeriac.ports.broker import Action, Broker, Claim, Delivery, Lease, Settlement
 from celeriac.ports.operations import Dead, WorkerInfo
 from tests.clock import FakeClock
 from tests.hostile import MESSAGES
@@ -75,6 +75,10 @@ class Ports:
 
 def message(queue: str = "default", **fields: Any) -> Message:
     return Message(id=fields.pop("id", None) or new_id(), task="t", queue=queue, **fields)
+
+
+def claim(delivery: Delivery) -> Claim:
+    return Claim(delivery.token, delivery.message.queue, delivery.message.id)
 
 
 def ids(found: Sequence[Any]) -> list[str]:
@@ -527,6 +531,84 @@ class BrokerConformance:
         await self.refused(ports, await ports.lease("other"), replace(delivery, token=delivery.token + "0"))
 
     # --- Leases ---------------------------------------------------------------------------------------
+
+    # --- Leases that other processes use ---------------------------------------------------------------
+
+    async def adopt(self, ports: Ports, delivery: Delivery) -> Lease:
+        """Return the lease of a delivery, as another process uses it; skip where a lease is a connection."""
+        found = ports.again().adopt(delivery.token, LEASE_SECONDS)
+        if found is None:
+            assert not ports.can(Ability.CLOCK_LEASES)
+            pytest.skip("a lease is a connection of the process that opened it")
+        return found
+
+    async def test_an_adopted_lease_has_the_name_and_the_deliveries_of_the_other(self, ports: Ports) -> None:
+        ports.broker.publish([message("a", priority=7), message("b", acks_late=False), message("b")])
+        lease = await ports.lease()
+        found = await receive(lease, queues=["a", "b"])
+        adopted = await self.adopt(ports, found[0])
+        assert adopted.name == lease.name
+        assert await adopted.held([claim(delivery) for delivery in found]) == {one.token: one for one in found}
+        assert await lease.held([claim(found[0])]) == {found[0].token: found[0]}
+
+    async def test_what_is_not_held_is_not_found_under_an_adopted_lease(self, ports: Ports) -> None:
+        ports.broker.publish([message() for _ in range(3)])
+        lease, other = await ports.lease(), await ports.lease("other")
+        mine, settled = await receive(lease, plain=2)
+        theirs = await one(other)
+        adopted = await self.adopt(ports, mine)
+        await lease.settle([Settlement(delivery=settled)])
+        wrong = [
+            claim(settled),
+            claim(theirs),
+            Claim(mine.token, "default", theirs.message.id),
+            Claim(mine.token, "elsewhere", mine.message.id),
+            Claim(settled.token, "default", mine.message.id),
+            Claim(theirs.token, "default", mine.message.id),
+        ]
+        assert await adopted.held(wrong) == {}
+
+    async def test_what_another_process_received_is_settled_once(self, ports: Ports) -> None:
+        ports.broker.publish([message() for _ in range(2)])
+        lease = await ports.lease()
+        first, second = await receive(lease)
+        adopted = await self.adopt(ports, first)
+        back = Settlement(delivery=second, action=Action.RETURN, deliveries=1)
+        assert await adopted.settle([Settlement(delivery=first, outcome=success(first.message)), back]) == [True, True]
+        assert await lease.settle([Settlement(delivery=first), Settlement(delivery=second)]) == [False, False]
+        again = await one(lease)
+        assert (again.message.id, again.deliveries) == (second.message.id, 2)
+
+    async def test_an_adopted_lease_is_renewed_for_all_and_lost_when_it_was_swept(self, ports: Ports) -> None:
+        ports.broker.publish([message()])
+        lease = await ports.lease()
+        adopted = await self.adopt(ports, await one(lease))
+        sweeper = await ports.lease("sweeper")
+        for _ in range(3):
+            ports.clock.advance(LEASE_SECONDS * 0.8)
+            await adopted.renew()
+            await sweeper.renew()
+            assert await sweeper.sweep() == []
+        assert await receive(sweeper) == []
+        lease.leave()
+        ports.clock.advance(LEASE_SECONDS + 1)
+        await sweeper.renew()
+        await sweeper.sweep()
+        with pytest.raises(LeaseLost):
+            await adopted.renew()
+        assert len(await receive(sweeper)) == 1
+
+    @pytest.mark.parametrize("token", ["", "x", "1", "1:2", "1:2:3", "1:-1:1:5:5", "a:b:c", ":" * 9,
+                                       "9" * 40 + ":1:1:1:1", "1:1:1:ffffffffffffffff:1", "0" * 18 + ":1:1", "é:1:1"],
+                             )  # fmt: skip
+    async def test_a_token_of_somebody_else_leads_to_nothing(self, ports: Ports, token: str) -> None:
+        ports.broker.publish([message()])
+        delivery = await one(await ports.lease())
+        adopted = ports.broker.adopt(token, LEASE_SECONDS)
+        if adopted is not None:
+            assert await adopted.held([Claim(token, "default", delivery.message.id)]) == {}
+            with pytest.raises(LeaseLost):
+                await adopted.renew()
 
     async def test_sweeping_gives_back_what_a_dead_worker_held(self, ports: Ports) -> None:
         ports.broker.publish([message(), message()])

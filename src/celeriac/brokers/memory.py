@@ -20,7 +20,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.gate import LARGEST
 from celeriac.model.message import Message, published_again, too_large
 from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement, Slots
+from celeriac.ports.broker import Action, Broker, Claim, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance
@@ -53,6 +53,14 @@ class MemoryBroker(Broker, ScheduleKeeper):
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         return MemoryLease(self.shared, self.clock, worker, seconds, max_deliveries, self.result_expires,
                            self.codec.largest)  # fmt: skip
+
+    def adopt(self, token: str, seconds: float) -> Lease | None:
+        number = token.partition(":")[0]
+        if not number.isdecimal():
+            return None
+        worker = self.shared.leases.get(int(number), WorkerInfo(name=""))
+        return MemoryLease(self.shared, self.clock, worker, seconds, 0, self.result_expires, self.codec.largest,
+                           int(number))  # fmt: skip
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "shared", None) is self.shared
@@ -97,10 +105,10 @@ class MemoryBroker(Broker, ScheduleKeeper):
 
 
 class MemoryLease(Lease):
-    """A lease is a number in the store; a token is the number of the delivery."""
+    """A lease is a number in the store; a token is this number, and that of the delivery."""
 
     def __init__(self, store: Store, clock: Clock, worker: WorkerInfo, seconds: float, max_deliveries: int,
-                 result_expires: float | None, largest: int = LARGEST) -> None:  # fmt: skip
+                 result_expires: float | None, largest: int = LARGEST, adopted: int | None = None) -> None:  # fmt: skip
         self._store = store
         self._largest = largest
         self._clock = clock
@@ -109,8 +117,10 @@ class MemoryLease(Lease):
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
         with store.lock:
-            self._number = store.number()
-            self._stamp()
+            self._number = store.number() if adopted is None else adopted
+            if adopted is None:
+                self._stamp()
+        self.name = str(self._number)
 
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
         deadline = self._clock.monotonic() + wait
@@ -144,7 +154,7 @@ class MemoryLease(Lease):
                 free[message.lane] -= 1
                 del self._store.messages[message.id]
                 revoked = self._store.revoked.get(message.id, 0.0) > now
-                delivery = Delivery(message, str(self._store.number()), deliveries + 1, revoked=revoked)
+                delivery = Delivery(message, self._token(), deliveries + 1, revoked=revoked)
                 self._store.held[message.id] = Held(delivery, self._number, age)
                 taken.append(delivery)
         return taken
@@ -231,7 +241,7 @@ class MemoryLease(Lease):
                 self._store.messages[id] = (held.age, message, deliveries)
                 returned.append(message)
             else:
-                delivery = Delivery(message, str(self._store.number()), deliveries, lost=True)
+                delivery = Delivery(message, self._token(), deliveries, lost=True)
                 self._store.held[id] = Held(delivery, self._number, held.age)
                 taken.append(delivery)
         return taken, returned
@@ -249,6 +259,20 @@ class MemoryLease(Lease):
                 elif info is not None:  # the next sweep takes it over again
                     self._store.leases[self._number] = _replace(info, expires_at=0.0)
         self._store.ring()
+
+    async def held(self, claims: Sequence[Claim]) -> dict[str, Delivery]:
+        with self._store.lock:
+            found = [(claim, self._store.held.get(claim.id)) for claim in claims]
+            return {
+                claim.token: held.delivery
+                for claim, held in found
+                if held is not None
+                and (held.lease, held.delivery.token) == (self._number, claim.token)
+                and held.delivery.message.queue == claim.queue
+            }
+
+    def _token(self) -> str:
+        return f"{self._number}:{self._store.number()}"
 
     def _prove(self) -> None:
         if self._number not in self._store.leases:

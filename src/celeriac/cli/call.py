@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -20,6 +23,7 @@ __all__ = ["command", "unknown_task"]
 
 @click.command("call")
 @click.argument("task")
+@click.argument("others", nargs=-1, metavar="", type=click.UNPROCESSED)
 @click.option("-a", "--args", metavar="JSON", callback=json_value, help="Positional arguments: a JSON list.")
 @click.option("-k", "--kwargs", metavar="JSON", callback=json_value, help="Keyword arguments: a JSON object.")
 @click.option("--countdown", metavar="SECONDS", type=click.FloatRange(min=0), help="Start no sooner than this.")
@@ -32,8 +36,8 @@ __all__ = ["command", "unknown_task"]
 @click.option("--unregistered", is_flag=True, help="Send it even if this app has no such task.")
 @as_json
 @with_session
-def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str, Any], wait: bool,
-            timeout: float | None, unregistered: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
+def command(session: Session, /, *, task: str, others: tuple[str, ...], args: list[Any], kwargs: dict[str, Any],
+            wait: bool, timeout: float | None, unregistered: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """Send TASK and print its id, or with --wait its result. With task_always_eager, run it in this process.
 
     \b
@@ -50,6 +54,9 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
       3  with --wait: no result within the time-out
       130  with --wait: interrupted by Ctrl-C; the task keeps running
     """
+    if others:
+        raise click.UsageError(f"Arguments of a task are JSON, so that 3 is not '3': "
+                               f"celeriac call {task} --args {_as_arguments(others)}")  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"countdown", "eta"}) == 2:
         raise click.UsageError("Give --countdown or --eta, not both.")
@@ -72,6 +79,17 @@ def command(session: Session, /, *, task: str, args: list[Any], kwargs: dict[str
         echo(sent.id)
     if wait and sent.ignored and not eager:
         echo(f"{task} stores no result (ignore_result): not waiting.", err=True)
+
+
+def _as_arguments(words: Sequence[str]) -> str:
+    """Return words of a command line as they were probably meant, quoted for a shell."""
+    values = []
+    for word in words:
+        try:
+            values.append(json.loads(word))
+        except ValueError:
+            values.append(word)
+    return shlex.quote(json.dumps(values))
 
 
 def unknown_task(task: str, app: Celeriac) -> click.ClickException:

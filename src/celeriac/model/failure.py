@@ -21,7 +21,7 @@ from celeriac.errors import CeleriacError, EncodeError, RemoteError
 from celeriac.model.failure_signature import PACKAGE, signature_of
 from celeriac.model.serialization import dumps, loads
 
-__all__ = ["Failure"]
+__all__ = ["MESSAGE_LIMIT", "TRACEBACK_LIMIT", "Failure"]
 
 TRACEBACK_LIMIT = 16_000  # characters; the middle of a longer one is cut
 MESSAGE_LIMIT = 4_000  # characters

@@ -29,6 +29,7 @@ __all__ = [
     "MISSED",
     "Action",
     "Broker",
+    "Claim",
     "Delivery",
     "Lease",
     "Settlement",
@@ -58,6 +59,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     revoked: bool = False
     lost: bool = False  # taken over from a worker that died holding it; it must not be run again
     again: bool = False  # it may have been run, or sent, before; the broker cannot tell
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """What somebody says of a delivery: its token, and the queue and the id of its message."""
+
+    token: str
+    queue: str
+    id: str
 
 
 class Action(StrEnum):
@@ -90,6 +99,9 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class Lease(ABC):
     """A worker's claim on its deliveries. Made by `Broker.lease`."""
+
+    name: str
+    """The same for each object of this lease, in any process; no other lease has it."""
 
     @abstractmethod
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
@@ -130,6 +142,15 @@ class Lease(ABC):
         Messages that were taken over (`Delivery.lost`) do not return: the next sweep of any worker takes them over.
         """
 
+    # Of leases that other processes use, too
+
+    async def held(self, claims: Sequence[Claim]) -> dict[str, Delivery]:
+        """Return, by token, the deliveries of those claims that are true: this lease holds them, under this token."""
+        raise BrokerError(f"{type(self).__name__} is known to the process alone that opened it.")
+
+    def leave(self) -> None:  # noqa: B027 - most have nothing to do
+        """Stop using the lease in this process. It stands until it expires: another process may renew it."""
+
 
 class Broker(Port, ABC):
     """Holds messages."""
@@ -159,6 +180,14 @@ class Broker(Port, ABC):
     @abstractmethod
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:
         """Open a lease for a worker."""
+
+    def adopt(self, token: str, seconds: float) -> Lease | None:
+        """Return the lease that a token was given under, to `renew` and to `settle` what another process received.
+
+        Nothing else may be called but `held`. `seconds` is the length of the lease. None if it is no token of this
+        broker's, or without `Ability.CLOCK_LEASES`: a lease is a connection of one process then.
+        """
+        return None
 
     def joins(self, backend: Backend) -> bool:
         """Return whether `Lease.settle` also stores outcomes in this backend, in the same atomic step."""

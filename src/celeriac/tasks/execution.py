@@ -27,7 +27,7 @@ from celeriac.tasks.hooks import are_told, tell
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.request import Report, Request, current
 
-__all__ = ["Executor", "error_callback_count"]
+__all__ = ["Executor", "compress_value", "error_callback_count"]
 
 log = logging.getLogger("celeriac.tasks.execution")
 
@@ -144,7 +144,7 @@ class Executor:
                         f"({self._result_max_bytes:,}). Store the data, and return its path or key."
                     )
                 if self._compression is not None and not message.gives_result:
-                    _compress(outcome, self._compression)
+                    compress_value(outcome, self._compression)
         except BaseException as error:  # noqa: BLE001 - a time limit, or code of the user's that encoding calls
             if isinstance(error, EncodeError):
                 error = error.within(f"The return value of {message.task}", 0)
@@ -243,7 +243,7 @@ class Executor:
             current.reset(token)
 
 
-def _compress(outcome: Outcome, name: str) -> None:
+def compress_value(outcome: Outcome, name: str) -> None:
     """Compress a return value, if that makes it smaller."""
     if outcome.value is not None and len(outcome.value) >= COMPRESSED_FROM:
         smaller = compressor(name)(outcome.value)

@@ -18,14 +18,27 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from celeriac.app.app import Celeriac
-from celeriac.web import compat, events, health, metrics, queues, results, status, task_types, tasks, workers, workflows
+from celeriac.web import (
+    compat,
+    events,
+    health,
+    leases,
+    metrics,
+    queues,
+    results,
+    status,
+    task_types,
+    tasks,
+    workers,
+    workflows,
+)
 from celeriac.web.bodies import JSON, NDJSON, content_type, converted, decoded, query_of, read_body, read_lines
 from celeriac.web.endpoints import Call, Endpoint, json_answer
 from celeriac.web.guard import SAFE, Authenticate, Guard
 from celeriac.web.limits import Limits
 from celeriac.web.openapi import openapi
 from celeriac.web.problems import Problem, answer, problem_of
-from celeriac.web.scopes import SEND, User
+from celeriac.web.scopes import SEND, WORK, User
 from celeriac.web.shapes import AnyQuery, Flow
 from celeriac.web.site import API, Site
 from celeriac.web.tokens import TokenFile, Tokens
@@ -36,7 +49,7 @@ log = logging.getLogger("celeriac.web")
 
 ENDPOINTS: Sequence[Endpoint] = (
     *tasks.ENDPOINTS, *results.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS, *queues.ENDPOINTS,
-    *workers.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *metrics.ENDPOINTS,
+    *workers.ENDPOINTS, *leases.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *metrics.ENDPOINTS,
     *compat.ENDPOINTS,
 )  # fmt: skip
 """All endpoints. Of those that fit a path, the first answers."""
@@ -85,6 +98,11 @@ class Api(Starlette):
         """End all streams and waits, so that the server can stop."""
         self.site.stopping.set()
 
+    async def finish(self) -> None:
+        """After `stop`, return when what was done for remote workers is complete."""
+        if self.site.gateway is not None:
+            await self.site.gateway.finished()
+
     # --- Requests -------------------------------------------------------------------------------------
 
     def _handler(self, endpoints: dict[str, Endpoint]) -> Any:
@@ -105,7 +123,7 @@ class Api(Starlette):
         try:
             call = await self._checked(request, endpoint)
             response = await endpoint.handler(self.site, call)
-            if request.method not in SAFE or endpoint.scope == SEND:
+            if (request.method not in SAFE or endpoint.scope == SEND) and endpoint.scope != WORK:  # they ask often
                 log.info("%s: %s %s", call.user.name, request.method, request.url.path)
         except ClientDisconnect:
             return Response(status_code=400)

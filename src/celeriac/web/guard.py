@@ -73,7 +73,10 @@ class Guard:
         """Return who makes a request. Raises a `Problem`."""
         self.check_host(request)
         user = await self._find(request, unsafe or request.method not in SAFE)
-        self._buckets.take(user.name)
+        name, lease = user.name, request.path_params.get("lease")
+        if lease is not None:  # each worker has buckets of its own: one that settles much can still renew
+            name = f"{name} {lease[:40]} {request.url.path.rpartition('/')[2][:10]}"
+        self._buckets.take(name)
         return user
 
     async def _find(self, request: Request, unsafe: bool) -> User:

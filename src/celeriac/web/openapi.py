@@ -22,7 +22,7 @@ REFERENCE: Final = "#/components/schemas/{name}"
 PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 ALWAYS: Final = ("bad-query", "unauthenticated", "scope", "too-many", "internal", "not-supported", "broker-unavailable")
 WITH_BODY: Final = ("bad-json", "bad-body", "too-large", "too-slow", "wrong-content-type")
-STATUSES: Final = {200: "Done", 202: "Accepted", 204: "Nothing to tell", 503: "Not ready"}
+STATUSES: Final = {200: "Done", 201: "Made", 202: "Accepted", 204: "Nothing to tell", 503: "Not ready"}
 DRAWINGS: Final = (JSON, "text/vnd.mermaid", "text/vnd.graphviz", "text/plain")
 KEYED: Final = ("/api/v1/tasks", "/api/v1/tasks/batch")
 

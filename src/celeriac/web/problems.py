@@ -45,6 +45,7 @@ KINDS: Final = {
         Kind("not-found", 404, "There is nothing at this address"),
         Kind("unknown-task", 404, "There is no task of this name"),
         Kind("unknown-id", 404, "Nothing is known of this id"),
+        Kind("unknown-lease", 404, "There is no such lease"),
         Kind("unknown-queue", 404, "There is no queue of this name"),
         Kind("unknown-schedule", 404, "There is no schedule of this name"),
         Kind("unknown-worker", 404, "There is no worker of this name"),

@@ -10,9 +10,11 @@ import msgspec
 
 from celeriac.errors import ImproperlyConfigured, nearest
 
-__all__ = ["ALL", "ROLES", "SCOPES", "SEND", "User", "check_scopes"]
+__all__ = ["ALL", "ROLES", "SCOPES", "SEND", "WORK", "User", "check_scopes"]
 
 SEND: Final = "tasks:send"
+WORK: Final = "leases:work"
+LIMITED: Final = (SEND, WORK)  # scopes that may be followed by a pattern
 ALL: Final = "admin"
 
 SCOPES: Final = {
@@ -32,6 +34,7 @@ SCOPES: Final = {
     "schedules:write": "pause, resume and run schedules",
     "events:read": "follow tasks until they end",
     "metrics:read": "read metrics, for Prometheus",
+    WORK: "receive and settle tasks, as a worker does; leases:work:mail.* only from such queues",
 }
 """What each scope allows."""
 
@@ -52,12 +55,19 @@ class User(msgspec.Struct, frozen=True):
     scopes: frozenset[str] = frozenset()
 
     def may(self, scope: str) -> bool:
-        """Return whether this user may do what a scope allows; of `tasks:send`, for any task at all."""
-        return any(scope == held or (scope == SEND and held.startswith(f"{SEND}:")) for held in self._held())
+        """Return whether this user may do what a scope allows; of one with a pattern, for any name at all."""
+        return any(scope == held or (scope in LIMITED and held.startswith(f"{scope}:")) for held in self._held())
 
     def may_send(self, task: str) -> bool:
         """Return whether this user may send a task."""
-        return any(held == SEND or (held.startswith(f"{SEND}:") and fnmatchcase(task, held[len(SEND) + 1 :]))
+        return self._may(SEND, task)
+
+    def may_work(self, queue: str) -> bool:
+        """Return whether this user may receive from a queue."""
+        return self._may(WORK, queue)
+
+    def _may(self, scope: str, name: str) -> bool:
+        return any(held == scope or (held.startswith(f"{scope}:") and fnmatchcase(name, held[len(scope) + 1 :]))
                    for held in self._held())  # fmt: skip
 
     def _held(self) -> Iterable[str]:
@@ -68,6 +78,7 @@ class User(msgspec.Struct, frozen=True):
 def check_scopes(scopes: Iterable[str]) -> None:
     """Raise `ImproperlyConfigured` for a scope that there is not."""
     for scope in scopes:
-        if scope not in SCOPES and scope not in ROLES and not (scope.startswith(f"{SEND}:") and scope != f"{SEND}:"):
+        limited = any(scope.startswith(f"{one}:") and scope != f"{one}:" for one in LIMITED)
+        if scope not in SCOPES and scope not in ROLES and not limited:
             raise ImproperlyConfigured(f"There is no scope {scope!r}.{nearest(scope, [*SCOPES, *ROLES])} "
                                        f"Scopes: {', '.join(SCOPES)}; roles: {', '.join(ROLES)}.")  # fmt: skip

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import ImproperlyConfigured
-from celeriac.web.application import api
+from celeriac.web.application import Api, api
 from celeriac.web.guard import is_loopback
 
 __all__ = ["serve"]
@@ -43,15 +43,15 @@ def serve(app: Celeriac, host: str, port: int, ready: Callable[[str], None]) -> 
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=STOP_SECONDS, proxy_headers=False,
     )  # fmt: skip
     with listening:
-        asyncio.run(_Server(config, site.stop, lambda: ready(_address(listening))).serve([listening]))
+        asyncio.run(_Server(config, site, lambda: ready(_address(listening))).serve([listening]))
 
 
 class _Server(uvicorn.Server):
     """Ends streams and waits before it waits for them."""
 
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None], ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, site: Api, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._site = site
         self._ready = ready
 
     @contextmanager
@@ -69,8 +69,9 @@ class _Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping()
+        self._site.stop()
         await super().shutdown(sockets)
+        await self._site.finish()
 
 
 class _Protocol(H11Protocol):

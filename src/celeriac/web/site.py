@@ -20,6 +20,7 @@ from celeriac.ports.operations import QueueCounts
 from celeriac.web.collecting import Collector, Requests
 from celeriac.web.limits import Buckets, Limits, Streams
 from celeriac.web.problems import Problem
+from celeriac.worker.gateway import Gateway
 
 __all__ = ["API", "Site"]
 
@@ -43,6 +44,7 @@ class Site:
         self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
         self.requests = Requests()
         self.collector = Collector(app, self.counts, self.requests)
+        self.gateway: Gateway | None = None  # made by the first remote worker
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0
         self._counting = asyncio.Lock()

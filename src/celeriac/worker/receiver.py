@@ -7,7 +7,7 @@ endings. Called by the supervisor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -139,18 +139,26 @@ class Receiver:
     # --- Filtering ------------------------------------------------------------------------------------
 
     async def accept(self, deliveries: Sequence[Delivery]) -> None:
-        """Dispatch deliveries; settle redelivered ones whose outcome is already stored.
+        """Dispatch deliveries to the pool; report those that must not run now as ended."""
+        start, endings = await self.admit(deliveries)
+        if start:
+            self.pool.dispatch(start)
+        if endings:
+            self._ended(endings)
 
-        On two servers, a worker may die between storing an outcome and acknowledging its message. Such a message does
-        not run again.
+    async def admit(self, deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Ending]]:
+        """Return the deliveries that can run, and the endings of the others.
+
+        Redelivered ones whose outcome is already stored have ended: on two servers, a worker may die between storing an
+        outcome and acknowledging its message. Such a message does not run again.
         """
         doubtful = [] if self._joined else list(filter(_may_have_ended, deliveries))
-        if doubtful:
-            stored = await self._stored_outcomes([one.message.id for one in doubtful])
-            self._ended([Ending(delivery=one, outcome=stored[one.message.id]) for one in doubtful
-                         if one.message.id in stored])  # fmt: skip
-            deliveries = [one for one in deliveries if one.message.id not in stored]
-        self._dispatch(deliveries)
+        if not doubtful:
+            return self._sorted(deliveries)
+        stored = await self._stored_outcomes([one.message.id for one in doubtful])
+        ended = [Ending(delivery=one, outcome=stored[one.message.id]) for one in doubtful if one.message.id in stored]
+        start, endings = self._sorted([one for one in deliveries if one.message.id not in stored])
+        return start, ended + endings
 
     async def _stored_outcomes(self, ids: Sequence[str]) -> dict[str, Outcome]:
         """Return the final outcomes of tasks. Retries without end: without the backend nothing can be settled."""
@@ -167,8 +175,8 @@ class Receiver:
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
 
-    def _dispatch(self, deliveries: Sequence[Delivery]) -> None:
-        """Dispatch to the pool what can run; report the rest as ended."""
+    def _sorted(self, deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Ending]]:
+        """Return what can run, and the endings of the rest."""
         now = self._app.clock.now()
         start: list[Delivery] = []
         endings: list[Ending] = []
@@ -199,12 +207,12 @@ class Receiver:
         self._count(received, recovered)
         if signals.task_received.receivers:
             for delivery in start:
-                request = request_of(self._app, delivery, self._options.name)
-                signals.task_received.send(self._options.name, request=request)
-        if start:
-            self.pool.dispatch(start)
-        if endings:
-            self._ended(endings)
+                self._tell_received(delivery)
+        return start, endings
+
+    def _tell_received(self, delivery: Delivery) -> None:
+        request = request_of(self._app, delivery, self._options.name)
+        signals.task_received.send(self._options.name, request=request)
 
     def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
         counters = self._heartbeat.counters
@@ -230,35 +238,44 @@ class Receiver:
     def _refuse(self, delivery: Delivery, now: float) -> Ending | None:
         """Return the ending of a delivery that must not run now; None if it may run."""
         message = delivery.message
+        over = self._over(delivery, now)
+        if over is not None:
+            return over
+        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
+        if task is None:
+            return self._unregistered(delivery, self._app.tasks)
+        if task.lane != message.lane:
+            # The sender did not know whether the function is plain or a coroutine.
+            return Ending(delivery=delivery, given_back=True, lane=task.lane)
+        return self._too_early(delivery, self.rates.get(message.task, task.rate), now)
+
+    def _over(self, delivery: Delivery, now: float) -> Ending | None:
+        """Return the ending of a delivery that must never run again; None if it may."""
+        message = delivery.message
         if delivery.lost:
             return Ending(delivery=delivery, lost="lost with its worker")
         if delivery.revoked:
             return self._revoked(delivery, TaskRevoked(), now)
         if message.expires_at is not None and message.expires_at <= now:
             return self._revoked(delivery, TaskExpired(), now)
-        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
-        if task is None:
-            unknown = self._not_registered(message.task)
-            signals.task_unknown.send(self._options.name, message=message, name=message.task, id=message.id,
-                                      exc=unknown)  # fmt: skip
-            return Ending(delivery=delivery, unknown=unknown)
-        if task.lane != message.lane:
-            # The sender did not know whether the function is plain or a coroutine.
-            return Ending(delivery=delivery, given_back=True, lane=task.lane)
-        rate = self.rates.get(message.task, task.rate)
-        if rate is not None:
-            due_at = self._rate_limits.admit(message.id, message.task, rate, now)
-            if due_at is not None:
-                return Ending(delivery=delivery, given_back=True, due_at=due_at)
         return None
 
-    def _not_registered(self, name: str) -> NotRegistered:
-        """Return the error for a task that is not registered here, with the most similar name that is."""
+    def _too_early(self, delivery: Delivery, rate: float | None, now: float) -> Ending | None:
+        """Return the ending of a delivery that comes too early for the rate limit of its task; else None."""
+        message = delivery.message
+        due_at = self._rate_limits.admit(message.id, message.task, rate, now) if rate is not None else None
+        return Ending(delivery=delivery, given_back=True, due_at=due_at) if due_at is not None else None
+
+    def _unregistered(self, delivery: Delivery, known: Iterable[str]) -> Ending:
+        """Return the ending of a delivery whose task is not registered here; the error has the most similar name."""
+        message, name = delivery.message, delivery.message.task
         if name not in self._unknown:
             if len(self._unknown) >= MOST_UNKNOWN:
                 self._unknown.clear()
-            self._unknown[name] = NotRegistered(name, get_close_matches(name, self._app.tasks, n=1))
-        return self._unknown[name]
+            self._unknown[name] = NotRegistered(name, get_close_matches(name, known, n=1))
+        unknown = self._unknown[name]
+        signals.task_unknown.send(self._options.name, message=message, name=name, id=message.id, exc=unknown)
+        return Ending(delivery=delivery, unknown=unknown)
 
     def _revoked(self, delivery: Delivery, error: TaskRevoked, now: float) -> Ending:
         outcome = Outcome.failed(delivery.message, error, states.REVOKED, now, self._options.name)

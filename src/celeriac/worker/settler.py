@@ -136,21 +136,36 @@ class Settler:
 
         Nothing that comes in may end this duty, or hold up other deliveries.
         """
+        lease = self._heartbeat.lease
         try:
-            await self._settle(endings)
+            await self._settle(lease, endings)
         except Exception as error:
             if may_end(error):
                 raise
             if len(endings) == 1:
-                await self._set_aside(endings[0], error)
+                await self._set_aside(lease, endings[0], error)
             else:
                 log.warning("Cannot settle %d deliveries together, settling them one by one: %s", len(endings), error)
                 self._endings[:0] = endings
                 self._alone = len(endings) + self._alone
                 endings.clear()
 
-    async def _set_aside(self, ending: Ending, error: Exception) -> None:
-        """Make a dead letter of a message that cannot be settled, with a failure as its outcome."""
+    async def settle(self, lease: Lease, endings: Sequence[Ending]) -> list[bool]:
+        """Settle endings under any lease now; return which were accepted. False: the token was stale.
+
+        Raises `BrokerError` or `BackendError` while a server is away. It may be repeated then.
+        """
+        try:
+            return await self._settle(lease, endings)
+        except Exception as error:
+            if may_end(error):
+                raise
+            if len(endings) == 1:
+                return [await self._set_aside(lease, endings[0], error)]
+        return [accepted for ending in endings for accepted in await self.settle(lease, [ending])]
+
+    async def _set_aside(self, lease: Lease, ending: Ending, error: Exception) -> bool:
+        """Make a dead letter of a message that cannot be settled, with a failure as its outcome; return whether."""
         message = ending.delivery.message
         reason = f"it cannot be settled: {error}"
         log.error("%s[%s] becomes a dead letter: %s", message.task, message.id, reason, exc_info=error)
@@ -160,15 +175,17 @@ class Settler:
         outcome = Outcome.failed(bare, failure, states.FAILURE, self._app.clock.now(), self._options.name)
         settlement = Settlement(delivery=ending.delivery, action=Action.BURY, outcome=outcome, reason=reason)
         try:
-            accepted = await self._writer.write(self._heartbeat.lease, [settlement], self._app.clock.now())
-            if all(accepted):
+            (accepted,) = await self._writer.write(lease, [settlement], self._app.clock.now())
+            if accepted:
                 self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason="unsettled")
         except Exception as second:
             if may_end(second):
                 raise
             log.exception("Cannot set %s[%s] aside; the worker holds it until it stops", message.task, message.id)
+            return False
+        return accepted
 
-    async def _settle(self, endings: Sequence[Ending]) -> None:
+    async def _settle(self, lease: Lease, endings: Sequence[Ending]) -> list[bool]:
         now = self._app.clock.now()
         options, keep_failed = self._options, self._keep_failed
         settlements = [
@@ -176,8 +193,9 @@ class Settler:
         ]
         if self._app.conf.result_extended:
             settlements = [_with_call(settlement) for settlement in settlements]
-        accepted = await self._writer.write(self._heartbeat.lease, settlements, now)
+        accepted = await self._writer.write(lease, settlements, now)
         if self._writer.left_pending:
+            self._writer.left_pending = False
             self.advancer.wake.set()
         logs_all = log.isEnabledFor(logging.INFO)
         is_heard = signals.task_revoked.receivers or signals.task_failure.receivers
@@ -205,6 +223,7 @@ class Settler:
             self.recorder.add(ended, now)
         except Exception:  # what was settled must not be settled again
             log.exception("%d attempts are missing in the statistics and the history", len(ended))
+        return accepted
 
 
 def _why_buried(ending: Ending) -> str:
@@ -233,7 +252,7 @@ class SettlementWriter:
         self._workflows = workflows
         self._notifier = notifier
         self.joined = broker.joins(backend)
-        self.left_pending = False  # whether the last call may have left pending nodes
+        self.left_pending = False  # whether calls since this was reset may have left pending nodes
         self._keeps_workflows = isinstance(backend, WorkflowStore)  # otherwise nothing follows a node
         self._unsure: set[str] = set()  # tokens whose follow-ups may have been published already
 
@@ -241,16 +260,16 @@ class SettlementWriter:
         """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
         if self.joined:
             settlements = self._fitting(await self._with_next_steps(settlements, now))
-            self.left_pending = any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements)
+            if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
+                self.left_pending = True
             accepted = await lease.settle(settlements)
             self._tell(settlements)
             return accepted
         if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
-            self.left_pending = False
             return await lease.settle(settlements)
         settlements = self._fitting(settlements)
         ends = [settlement for settlement in settlements if settlement.ends_node] if self._keeps_workflows else []
-        self.left_pending = bool(ends)
+        self.left_pending = self.left_pending or bool(ends)
         is_first = await workflow_store(self._backend).conclude([node_end(item) for item in ends]) if ends else []
         ending = {id(settlement) for settlement in ends}
         kept = [item for item in settlements if item.outcome is not None and id(item) not in ending]

@@ -9,7 +9,7 @@ Its duties, each an asyncio task of its own:
     notify      callers of what was stored, where the result backend cannot (`notifier.py`)
     record      the history (`recorder.py`)
     mail        the administrators of failures, if there are `mail_admins` (`mailer.py`)
-    sweep       expired leases of dead workers, every second
+    sweep       expired leases of dead workers, every second (`sweeper.py`)
     serve       control commands (`remote_control.py`)
     beat        sends what is scheduled, if it was started with `--beat` (`beat/scheduler.py`)
 
@@ -36,7 +36,7 @@ from typing import Any
 
 from celeriac import signals
 from celeriac.app.app import Celeriac
-from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured, LeaseLost
+from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured
 from celeriac.metrics.counts import CHILDREN_LOST
 from celeriac.tasks.tracing import FLUSH_SECONDS
 from celeriac.worker.heartbeat import Heartbeat
@@ -52,6 +52,7 @@ from celeriac.worker.preflight import check, raise_open_files
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.remote_control import serve_commands
 from celeriac.worker.settler import Settler
+from celeriac.worker.sweeper import sweep
 
 try:
     import uvloop
@@ -62,8 +63,6 @@ __all__ = ["Supervisor", "run_worker"]
 
 log = logging.getLogger("celeriac.worker")
 
-SWEEP = "sweep expired leases"  # the duty, for `Outages`
-SWEEP_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ECHO_SECONDS = 0.1  # a second stop signal within this time is not a second request
 GC_THRESHOLD = 50_000  # net allocations before the garbage collector runs: few objects here are ever in a cycle
@@ -210,7 +209,7 @@ class Supervisor:
         others = [
             self._duty(work)
             for work in (self.settler.run(self.receiver.freed), self.heartbeat.renew(),
-                         self.heartbeat.recover(self.pool, self.receiver.queues), self._sweep(),
+                         self.heartbeat.recover(self.pool, self.receiver.queues), sweep(self.heartbeat, self.receiver),
                          serve_commands(self), self.settler.advancer.run(), self.settler.recorder.run())
         ]  # fmt: skip
         if self.settler.notifier.is_needed:
@@ -376,23 +375,6 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.settler.ended([give_back(run.delivery, run.started_at is not None) for run in self.pool.active()])
-
-    async def _sweep(self) -> None:
-        """Sweep the expired leases of dead workers until cancelled."""
-        while True:
-            lease = self.heartbeat.lease
-            try:
-                taken_over = await lease.sweep() if self.heartbeat.may_sweep() else []
-                self.outages.worked(SWEEP)
-                await self.receiver.accept(taken_over)
-            except LeaseLost:
-                self.outages.worked(SWEEP)
-                self.heartbeat.lost(lease)
-            except AccessRefused:
-                raise
-            except BrokerError as error:
-                self.outages.failed(SWEEP, error)
-            await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 
 __all__ = ["RedisBroker", "connect"]
 
+TOKEN = re.compile(r"[0-9a-f]{18}:[0-9]{1,15}:[0-9]{1,9}")  # of a message that may be run
 WINDOW = 16  # batches that are sent in one round trip
 
 
@@ -81,6 +83,12 @@ class RedisBroker(Broker, ScheduleKeeper):
         moment = self.server.moment(self.clock)
         expires = await self.server.ado(self.server.script("enter", moment, name, repr(seconds), info))
         return RedisLease(self.server, self.clock, name, seconds, expires, max_deliveries, self.result_expires)
+
+    def adopt(self, token: str, seconds: float) -> Lease | None:
+        if not TOKEN.fullmatch(token):
+            return None
+        name = token.partition(":")[0]
+        return RedisLease(self.server, self.clock, name, seconds, b"0", 0, self.result_expires, adopted=True)
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "server", None) is self.server

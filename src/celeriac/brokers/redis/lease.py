@@ -19,10 +19,10 @@ from celeriac.brokers.redis.receipts import Receipts
 from celeriac.brokers.redis.requests import Queues, Request
 from celeriac.brokers.redis.settlements import alike, each
 from celeriac.drivers.redis import outcomes
-from celeriac.drivers.redis.server import Server
+from celeriac.drivers.redis.server import Command, Server
 from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
-from celeriac.ports.broker import Delivery, Lease, Settlement, Slots
+from celeriac.ports.broker import Claim, Delivery, Lease, Settlement, Slots
 from celeriac.ports.workflows import Advance
 
 __all__ = ["RedisLease"]
@@ -38,15 +38,17 @@ class RedisLease(Lease):
     """A lease, identified by its name."""
 
     def __init__(self, server: Server, clock: Clock, name: str, seconds: float, expires: bytes, max_deliveries: int,
-                 result_expires: float | None) -> None:  # fmt: skip
+                 result_expires: float | None, adopted: bool = False) -> None:  # fmt: skip
         self._server = server
         self._clock = clock
+        self.name = name
         self._name = name
         self._seconds = seconds
         self._expires = expires  # by the server's clock, as last replied
         self._max_deliveries = max_deliveries
         self._result_ttl = outcomes.milliseconds(result_expires)
         self._receipts = Receipts(server, clock, name)
+        self._adopted = adopted  # another process has opened it
         self._queues = Queues(())
         self._turn = 0  # the position of the queue that is served first
         self._sweep_doubts: list[int] = []  # ranges of receipts of sweeps whose reply was lost
@@ -285,6 +287,8 @@ class RedisLease(Lease):
         if expires == 0:
             raise LeaseLost
         self._expires = expires
+        if self._adopted:
+            return  # what it has received is known to the other process
         for receipt in await self._receipts.compare():
             self._sweep_doubts += (receipt - 1, receipt)
 
@@ -323,10 +327,32 @@ class RedisLease(Lease):
         return deliveries
 
     async def end(self) -> None:
+        self.leave()
+        await self._server.ado(self._server.script("end", self._name))
+
+    # --- For other processes ---------------------------------------------------------------------------
+
+    async def held(self, claims: Sequence[Claim]) -> dict[str, Delivery]:
+        commands: list[Command] = []
+        for claim in claims:
+            keys = f"{self._server.prefix}:{{{claim.queue}}}"
+            commands += [("HGET", f"{keys}:held:{self._name}", claim.id), ("HGET", f"{keys}:messages", claim.id)]
+        replies = await self._server.ado_all(commands) if commands else []
+        found: dict[str, Delivery] = {}
+        for claim, proof, value in zip(claims, replies[::2], replies[1::2], strict=True):
+            lease, _, told = claim.token.partition(":")
+            if lease != self._name or proof is None or value is None or proof.decode().rstrip(" ") != f"{told}:":
+                continue
+            with contextlib.suppress(ValueError):
+                message = unpack(value, claim.queue, self._server.codec)
+                if message.id == claim.id:
+                    found[claim.token] = Delivery(message, claim.token, int(told.partition(":")[2]))
+        return found
+
+    def leave(self) -> None:
         self._receipts.close()
         if self._leave_timer is not None:
             self._leave_timer.cancel()
         if self._listening is asyncio.get_running_loop():
             self._server.unhear(f"{self._server.prefix}:bell:{self._name}", self._ring)
             self._listening = None
-        await self._server.ado(self._server.script("end", self._name))

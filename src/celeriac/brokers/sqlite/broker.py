@@ -11,7 +11,7 @@ from functools import partial
 
 import msgspec
 
-from celeriac.brokers.sqlite.lease import SQLiteLease
+from celeriac.brokers.sqlite.lease import SQLiteLease, held_of
 from celeriac.brokers.sqlite.lines import learn
 from celeriac.brokers.sqlite.operations import SQLiteOperations
 from celeriac.brokers.sqlite.rows import find, insert, insert_one, new_row, wake
@@ -85,7 +85,11 @@ class SQLiteBroker(Broker, ScheduleKeeper):
             return int(cursor.lastrowid or 0)
 
         number = await self.database.awrite(enter)
-        return SQLiteLease(self.database, self.clock, number, worker, seconds, max_deliveries, self.result_expires)
+        return SQLiteLease(self.database, self.clock, number, seconds, max_deliveries, self.result_expires)
+
+    def adopt(self, token: str, seconds: float) -> Lease | None:
+        key = held_of(token)
+        return None if key is None else SQLiteLease(self.database, self.clock, key[3], seconds, 0, self.result_expires)
 
     def joins(self, backend: Backend) -> bool:
         return getattr(backend, "database", None) is self.database

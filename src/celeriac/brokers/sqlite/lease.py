@@ -7,6 +7,8 @@ has both. A receipt below 0 marks a message that was taken over from a dead work
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -25,11 +27,11 @@ from celeriac.errors import LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
-from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
-from celeriac.ports.operations import WorkerInfo, worker_of
+from celeriac.ports.broker import Action, Claim, Delivery, Lease, Settlement, Slots
+from celeriac.ports.operations import worker_of
 from celeriac.ports.workflows import Advance, NodeEnd
 
-__all__ = ["SQLiteLease"]
+__all__ = ["SQLiteLease", "held_of"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
 MANY_FRESH = 1_000  # fresh messages; of more, only so many are read to find out whether one can be received
@@ -47,6 +49,8 @@ TAKE = f"""
 """  # noqa: S608 - constants
 TAKE_AWAY = f"DELETE FROM ready WHERE {_UP_TO}"  # noqa: S608
 SETTLE = "DELETE FROM active WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?"
+HELD = f"SELECT {COUNT}, message FROM active WHERE {_KEY} AND lease = ? AND receipt = ?"  # noqa: S608
+TOKEN = re.compile(r"[0-9]{1,19}:[0-9]{1,19}:[0-9]{1,19}:[0-9a-f]{1,16}:[0-9a-f]{1,16}")
 BURY = f"""
     INSERT OR IGNORE INTO dead ({KEPT}, died_at, reason) SELECT {KEPT}, ?, ? FROM active
     WHERE line = ? AND rank = ? AND seq = ? AND lease = ? AND receipt = ?
@@ -64,12 +68,12 @@ Returned = tuple[str, list[Message]]
 class SQLiteLease(Lease):
     """A lease, identified by its number in the table `leases`."""
 
-    def __init__(self, database: Database, clock: Clock, number: int, worker: WorkerInfo, seconds: float,
-                 max_deliveries: int, result_expires: float | None) -> None:  # fmt: skip
+    def __init__(self, database: Database, clock: Clock, number: int, seconds: float, max_deliveries: int,
+                 result_expires: float | None) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
+        self.name = str(number)
         self._number = number
-        self._worker = worker
         self._seconds = seconds
         self._max_deliveries = max_deliveries
         self._result_expires = result_expires
@@ -318,6 +322,24 @@ class SQLiteLease(Lease):
 
         await self._database.awrite(work)
 
+    # --- For other processes ---------------------------------------------------------------------------
+
+    async def held(self, claims: Sequence[Claim]) -> dict[str, Delivery]:
+        return self._database.read(lambda connection: self._deliveries(connection, claims))
+
+    def _deliveries(self, connection: Connection, claims: Sequence[Claim]) -> dict[str, Delivery]:
+        found: dict[str, Delivery] = {}
+        for claim in claims:
+            key = held_of(claim.token)
+            row = connection.execute(HELD, key).fetchone() if key is not None and key[3] == self._number else None
+            if key is None or row is None or queue_of(connection, key[0]) != claim.queue:
+                continue
+            with contextlib.suppress(Unreadable, TypeError):
+                message = connection.codec.decode(row[1], claim.queue)
+                if message.id == claim.id:
+                    found[claim.token] = Delivery(message, claim.token, row[0])
+        return found
+
     def _check(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM leases WHERE lease = ?", (self._number,)).fetchone() is None:
             raise LeaseLost
@@ -325,6 +347,14 @@ class SQLiteLease(Lease):
 
 def _not_new(settlements: Sequence[Settlement], new: Sequence[bool]) -> set[int]:
     return {id(settlement) for settlement, first in zip(settlements, new, strict=True) if not first}
+
+
+def held_of(token: str) -> Held | None:
+    """Return what a token says that may be anything; None if this broker has given no such token to a worker."""
+    if not TOKEN.fullmatch(token):
+        return None
+    key = _held(token)
+    return key if all(0 <= number < 2**63 for number in key) else None
 
 
 def _held(token: str) -> Held:

@@ -1,0 +1,130 @@
+"""Remote workers for the tests of promises: servers of the HTTP API that can be killed and started again at the same
+address, and processes of Node.js that run `victim.mjs` with the client of `examples/javascript_worker`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.environment import without_settings
+from tests.patience import PATIENCE, wait_for
+from tests.promises.harness import LEASE, Stage
+
+__all__ = ["Node", "Web", "needs_node"]
+
+NODE = shutil.which("node")
+CLIENT = Path(__file__).parent.parent.parent / "examples" / "javascript_worker" / "celeriac.mjs"
+VICTIM = Path(__file__).with_name("victim.mjs")
+
+needs_node = pytest.mark.skipif(NODE is None, reason="no Node.js: apt-get install nodejs")
+
+
+class _Process:
+    """A process of a stage, which its end takes down."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self.stage = stage
+        self.name = name
+        self.log = stage.folder / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def _start(self, command: list[str], ready: str, **settings: Any) -> None:
+        environment = without_settings() | {f"CELERIAC_{name.upper()}": str(value) for name, value in settings.items()}
+        before = len(self.text())
+        with self.log.open("ab") as log:
+            environment |= self.stage.ground.environment
+            self.process = subprocess.Popen(command, cwd=self.stage.folder, env=environment, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log)  # fmt: skip
+        if self not in self.stage.workers:
+            self.stage.workers.append(self)  # type: ignore[arg-type]
+
+        def is_ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.text()
+            return ready in self.text()[before:]
+
+        wait_for(is_ready, f"{self.name} being ready")
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        """Stop it, and return when it has stopped."""
+        self.signal(signal.SIGSTOP)
+        state = Path(f"/proc/{self.pid}/stat")
+        wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", f"{self.name} being frozen")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Stop it as a deploy does; return its exit code."""
+        assert self.process is not None
+        self.signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+
+class Web(_Process):
+    """`celeriac -A victim web`, always at the same address."""
+
+    def __init__(self, stage: Stage, name: str = "web", **settings: Any) -> None:
+        super().__init__(stage, name)
+        self.settings = {"web_rate": 100_000, "worker_lease_seconds": LEASE, **settings}
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> Web:
+        command = [sys.executable, "-m", "celeriac", "-A", "victim", "web", "--port", str(self.port)]
+        self._start(command, "Ctrl-C stops it", **self.settings)
+        return self
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"{self.url}/api/v1", timeout=PATIENCE, trust_env=False)
+
+
+class Node(_Process):
+    """A remote worker in JavaScript."""
+
+    def __init__(self, web: Web, name: str, concurrency: int = 2, lease: float = LEASE, grace: float = 25.0) -> None:
+        super().__init__(web.stage, name)
+        self.web = web
+        self.arguments = (str(concurrency), str(lease), str(grace), str(web.stage.folder))
+        self.start()
+
+    def start(self) -> Node:
+        assert NODE is not None
+        self._start([NODE, str(VICTIM), str(CLIENT), self.web.url, self.name, *self.arguments], "is ready")
+        return self
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(PATIENCE)
+
+
