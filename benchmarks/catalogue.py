@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, rabbitmq, redis, results, schedules, sqlite, startup
+from benchmarks import canvas, footprint, rabbitmq, redis, results, schedules, sqlite, startup, web
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -53,6 +53,11 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
     "results": {
         "results-drain": results.drain,
         "results-stores": results.stores,
+    },
+    "web": {
+        "web-send": web.send,
+        "web-status": web.status,
+        "web-events": web.events,
     },
 }
 BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark in group.items()}

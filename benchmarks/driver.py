@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
+from benchmarks import web_load
 from benchmarks.peers.base import Peer
 
 __all__ = ["main"]
@@ -181,6 +182,42 @@ def store(peer: Any, size: int, seconds: float) -> dict[str, Any]:
     return _rate(done, time.perf_counter() - start)
 
 
+def serve(peer: Any, port: int) -> dict[str, Any]:
+    """Serve HTTP until this process is ended."""
+    peer.serve(port)
+    return {}
+
+
+def requests(peer: Any, port: int, kind: int, connections: int, seconds: float) -> dict[str, Any]:
+    """Repeat a request for some seconds: one that sends a task (0), or one that asks for the state of one (1)."""
+    web_load.answered(port)
+    return web_load.load(port, peer.asking(peer.ended()) if kind else peer.sending(), connections, seconds)
+
+
+def stream(peer: Any, port: int, rate: int, seconds: float) -> dict[str, Any]:
+    """Send tasks at a rate, and return how long after the end of each task its event came."""
+    web_load.answered(port)
+    peer.ready()
+    stop, sent, late = threading.Event(), [0], list[float]()
+
+    def send() -> None:
+        begin = time.perf_counter()
+        while not stop.wait(0.01):
+            due = int((time.perf_counter() - begin) * rate) - sent[0]
+            peer.in_bulk(range(due))
+            sent[0] += due
+
+    sending = threading.Thread(target=send)
+    for name, id, _ in web_load.events(port, "/api/v1/events?task=noop", seconds):
+        if name == "watching":
+            sending.start()
+        elif name == "attempt.ended":
+            late.append(time.time() - float(id.partition("/")[0]))
+    stop.set()
+    sending.join()
+    return {"late": late, "rate": sent[0] / seconds}
+
+
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
     """Replace this process with a worker."""
     command = peer.worker(children, bool(tuned))
@@ -191,7 +228,7 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
     for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 schedule, beat, declare, store, worker)
+                 schedule, beat, declare, store, serve, requests, stream, worker)
 }
 
 

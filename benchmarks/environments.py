@@ -1,7 +1,8 @@
 """Separate environments, for contenders that cannot share one with the others, or that only `clients` needs.
 
 `python -m benchmarks.environments` creates the missing ones in `.venv/peers/`. arq requires redis-py below 6, SAQ
-below 8, taskiq-redis 8: each is measured with a version that its authors allow. aiormq and AMQPStorm are client
+below 8, taskiq-redis 8: each is measured with a version that its authors allow. Flower is measured with the Celery and
+Tornado that it chooses. aiormq and AMQPStorm are client
 libraries (`benchmarks.clients`) that no task queue here uses. `stage` and `clients` ask
 for a contender's interpreter.
 """
@@ -20,6 +21,7 @@ REQUIREMENTS = {
     "aiormq_client": ("aiormq>=6.8", "uvloop>=0.19"),
     "amqpstorm_client": ("amqpstorm>=2.11",),
     "arq_redis": ("arq>=0.26", "uvloop>=0.19"),
+    "flower_redis": ("flower>=2.0", "celery[redis]>=5.4", "hiredis"),
     # It also needs typing-extensions, but does not declare it.
     "saq_redis": ("saq[redis,hiredis]>=0.24", "typing-extensions", "uvloop>=0.19"),
 }

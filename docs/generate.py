@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -137,6 +138,9 @@ The public functions and classes, with their signatures and docstrings. A method
 
 def _path(found: Any) -> str:
     module = "celeriac" if getattr(celeriac, found.__name__, None) is found else found.__module__
+    package = sys.modules[module.rpartition(".")[0] or module]
+    if found.__name__ in getattr(package, "__all__", ()):  # users import it from there
+        module = package.__name__
     return f"{module}.{found.__name__}"
 
 
@@ -237,10 +241,13 @@ HTTP_SECTIONS = {
     "Workflows": ("/api/v1/workflows",),
     "Types of tasks": ("/api/v1/task-types",),
     "Queues and dead letters": ("/api/v1/queues", "/api/v1/dead"),
+    "Failures and counts": ("/api/v1/failures", "/api/v1/stats"),
+    "Bulk actions": ("/api/v1/bulk",),
     "Workers": ("/api/v1/workers",),
     "Schedules": ("/api/v1/schedules",),
     "Metrics": ("/metrics",),
     "Remote workers": ("/api/v1/leases",),
+    "The audit": ("/api/v1/audit",),
     "Without a token": ("/s/", "/livez", "/readyz"),
     "Celery's and Flower's addresses": ("/compat",),
 }

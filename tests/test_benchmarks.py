@@ -60,6 +60,19 @@ def test_a_benchmark_prints_its_table_and_writes_its_figures(name: str, rows: li
     assert all(bar["value"] > 0 for bar in report["bars"])
 
 
+def test_the_http_api_is_measured(redis_installed: None, tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
+    found = tmp_path / "figures.json"
+    done = run("web", "--quick", "--peers", "none", "--json", str(found))
+    assert (done.returncode, done.stderr) == (0, "")
+    sending, asking, events = json.loads(found.read_text())["reports"]
+    for report in (sending, asking):
+        assert report["issue"] == 16
+        assert all(told["best"] > 0 for told in report["figures"].values())
+    assert events["figures"]["celeriac_web"]["events"] > 0
+    assert [bar["unit"] for bar in events["bars"]] == ["ms"]
+
+
 def test_contenders_on_redis_are_compared(redis_installed: None, tmp_path: Path) -> None:
     pytest.importorskip("redis", reason="the extra `bench` is not installed")
     found = tmp_path / "figures.json"

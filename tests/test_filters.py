@@ -70,3 +70,21 @@ def test_durations_and_instants() -> None:
 def test_brackets_in_a_pattern_are_no_class() -> None:
     assert Filter(tasks=("a[b]*",)).counts("a[b]c", "", "", "", "")
     assert not Filter(tasks=("a[b]*",)).counts("abc", "", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_meant"),
+    [
+        ("args.user:42", True),
+        ("args.user:43", False),
+        ("args.order.item:te*", True),
+        ("args.order.count:2 args.user:42", True),
+        ("args.order.price:2", False),
+        ("args.user.name:x", False),
+        ("args.nothing:x", False),
+        ("task:shop.add", True),
+    ],
+)
+def test_arguments_are_meant_by_their_names(text: str, is_meant: bool) -> None:
+    named = {"user": 42, "order": {"item": "tea", "count": 2}}
+    assert parse_filter(text, 0.0).has_args(named) is is_meant

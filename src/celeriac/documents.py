@@ -5,6 +5,7 @@ The command (`--json`) and the HTTP API call these functions, so that both give 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +18,12 @@ from celeriac.canvas.workflow import StepView, Workflow
 from celeriac.errors import DecodeError
 from celeriac.inspector import Answers, TaskView
 from celeriac.model.clock import aware
-from celeriac.model.history import Attempt
+from celeriac.model.history import Attempt, Event, FailureSignature, Sums
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.records import fields
 from celeriac.model.serialization import decode
+from celeriac.ports.history import Page, Point, Timeline
 from celeriac.ports.operations import Dead
 
 __all__ = [
@@ -29,10 +31,17 @@ __all__ = [
     "attempt_document",
     "call_of",
     "dead_document",
+    "event_document",
+    "failure_document",
     "instant",
     "message_document",
     "outcome_document",
+    "page_document",
+    "point_document",
+    "rows_of",
     "schedule_document",
+    "sums_of",
+    "timeline_document",
     "to_json",
     "value_of",
     "view_document",
@@ -218,3 +227,59 @@ def attempt_document(attempt: Attempt, traceback: bool = False) -> dict[str, Any
     hidden = {"kept"} if traceback else {"kept", "traceback"}
     fields = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name not in hidden}
     return {**fields, **times, "can_retry": attempt.kept is not None}
+
+
+# --- The history --------------------------------------------------------------------------------------
+
+
+def page_document(page: Page) -> dict[str, Any]:
+    """Return what a search has found as plain data, and how much it has looked at."""
+    return {"tasks": [attempt_document(attempt) for attempt in page.rows], "next": page.next,
+            "searched": {"newest": page.searched, "of": page.of}}  # fmt: skip
+
+
+def timeline_document(id: str, timeline: Timeline, traceback: bool = False) -> dict[str, Any]:
+    """Return what the history knows of a task as plain data."""
+    return {"id": id, "attempts": [attempt_document(attempt, traceback) for attempt in timeline.attempts],
+            "events": [event_document(event) for event in timeline.events]}  # fmt: skip
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """Return an event of the history as plain data."""
+    return {"at": instant(event.at), "kind": event.kind, "id": event.id or None, "by": event.by or None,
+            "text": event.text or None, "data": event.data}  # fmt: skip
+
+
+def failure_document(one: FailureSignature) -> dict[str, Any]:
+    """Return a failure signature as plain data."""
+    fields = {name: getattr(one, name) for name in one.__struct_fields__}
+    times = {name: instant(getattr(one, name)) for name in ("first", "last", "marked_at")}
+    return {**fields, **times, "regressed": one.regressed}
+
+
+def rows_of(points: Sequence[Point], by: str, by_time: bool) -> list[tuple[int, str, dict[str, Sums]]]:
+    """Return the points of a series as rows: an instant (0: of all times), a name, and sums by state.
+
+    `by` is what a row is about: "task", "queue", "error" (with its task), or empty for all together.
+    """
+    found: dict[tuple[int, str], dict[str, Sums]] = defaultdict(lambda: defaultdict(Sums))
+    for point in points:
+        name = f"{point.task}: {point.error}" if by == "error" else str(getattr(point, by)) if by else ""
+        if by != "error" or point.error:
+            found[point.at if by_time else 0, name][point.state].merge(point.sums)
+    return [(at, name, states) for (at, name), states in sorted(found.items())]
+
+
+def sums_of(states: dict[str, Sums]) -> Sums:
+    """Return the sums of all states together."""
+    every = Sums()
+    for sums in states.values():
+        every.merge(sums)
+    return every
+
+
+def point_document(at: int, name: str, states: dict[str, Sums], by: str) -> dict[str, Any]:
+    """Return a row of `rows_of` as plain data; durations in seconds."""
+    every = sums_of(states)
+    return {"at": instant(at), **({by: name} if by else {}), "count": {state: sums.n for state, sums in states.items()},
+            "runtime": every.runtime.summary(), "wait": every.wait.summary()}  # fmt: skip

@@ -896,6 +896,48 @@ class BrokerConformance:
                 assert await lease.settle([settlement]) == [True]
         await lease.end()
 
+    async def test_a_scheduled_message_is_run_now(self, ports: Ports) -> None:
+        operations, later = ports.broker.operations(), ports.clock.now() + 3600
+        if not ports.can(Ability.SEE_SCHEDULED):
+            with pytest.raises(NotSupported):
+                await operations.run_now(["x"])
+            return
+        soon, waits, ready = message(due_at=later), message(id="own", due_at=later), message()
+        ports.broker.publish([soon, waits, ready])
+        assert await operations.run_now([soon.id, soon.id, ready.id, "nobody"]) == 1
+        lease = await ports.lease()
+        taken = {one.message.id: one for one in await receive(lease)}
+        assert taken.keys() == {soon.id, ready.id}
+        # What goes back to the queue does not wait for its time again.
+        assert taken[soon.id].message.due_at is None
+        assert await operations.run_now([soon.id, "own"]) == 1
+        assert ids(await receive(lease)) == ["own"]
+
+    async def test_waiting_messages_are_moved_to_another_queue(self, ports: Ports) -> None:
+        operations, later = ports.broker.operations(), ports.clock.now() + 3600
+        if not ports.can(Ability.SEE_SCHEDULED):
+            with pytest.raises(NotSupported):
+                await operations.move(["x"], "b")
+            return
+        sent = [message("a", id="own"), message("a", priority=9), message("a", due_at=later),
+                message("a"), message("a")]  # fmt: skip
+        ports.broker.publish(sent)
+        lease = await ports.lease()
+        held = await lease.receive(["a"], {PLAIN: 1}, 0.0)
+        assert ids(held) == [sent[1].id]
+        assert await operations.move([one.id for one in sent[:4]] + ["own", "nobody"], "b") == 3
+        assert ids(await operations.peek("a", 10)) == [sent[4].id]
+        assert {one.id: one.queue for one in await operations.peek("b", 10)} == {"own": "b", sent[3].id: "b"}
+        assert [(one.id, one.queue, one.due_at) for one in await operations.scheduled("b", 10)] == [
+            (sent[2].id, "b", later)
+        ]
+        assert await operations.move(["own"], "b") == 0  # it is there already
+        taken = await receive(lease, queues=["b"])
+        assert await lease.settle([Settlement(delivery=one) for one in [*held, *taken]]) == [True] * 3
+        ports.clock.advance(3601)
+        left = await receive(await ports.lease(), queues=["a", "b"])
+        assert {(one.message.id, one.message.queue) for one in left} == {(sent[4].id, "a"), (sent[2].id, "b")}
+
     async def test_dead_letters_are_listed_newest_first(self, ports: Ports) -> None:
         first, second, third = message("a"), message("b"), message("a")
         for item in (first, second, third):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from celeriac import Celeriac
 from celeriac.model.message import new_id
 from celeriac.ports.claims import claim_store
 from celeriac.web import User, api
-from tests.patience import wait_for
+from tests.patience import PATIENCE, wait_for
 from tests.redis_server import RedisServer
 from tests.web.conftest import Running
-from tests.web.served import serving
+from tests.web.killed_server import POINTS
+from tests.web.served import Served, serving
 from tests.web.test_tasks import API, problem
 
 BODY = {"task": "shop.note", "args": ["once"]}
@@ -167,8 +170,64 @@ async def test_a_request_that_failed_between_claim_and_publish_is_finished_by_it
     assert [message.id for message in await shop.broker.operations().peek("default", 10)] == [first.json()["id"]]
 
 
-def test_each_key_is_one_task_though_the_server_is_killed_again_and_again(tmp_path: Path) -> None:
-    """SIGKILL at any moment between request and answer; the client repeats each request until it is answered."""
+@contextmanager
+def killed_server(folder: Path, **settings: str) -> Iterator[str]:
+    """Run a server that requests can kill, and that is there again at once (`killed_server.py`); yield its address."""
+    served = Served(folder, **settings)
+    root = str(Path(__file__).parent.parent.parent)
+    command = [sys.executable, "-m", "tests.web.killed_server", str(folder)]
+    with subprocess.Popen(command, cwd=root, env=served.environment, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            assert process.wait(PATIENCE) == 0
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def killed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    url = f"sqlite:///{tmp_path}/celeriac.db"
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis")
+        url = server.url
+    with killed_server(tmp_path, broker_url=url) as address:
+        yield address
+
+
+def test_each_key_is_one_task_though_the_server_is_killed_at_each_request(
+    killed: str, pytestconfig: pytest.Config
+) -> None:
+    """SIGKILL between any two steps, exactly; the client repeats the request until it is answered.
+
+    `make chaos` kills the server 200 times between the claim and the publishing.
+    """
+    kills = dict.fromkeys(POINTS, 6)
+    if pytestconfig.getoption("--chaos"):
+        kills |= {"after the claim": 200, "after publishing": 50}
+    keys = {f"{point} {number}": point for point, count in kills.items() for number in range(count)}
+    ids: dict[str, str] = {}
+    for key, point in keys.items():
+        body = {"task": "shop.note", "args": [key], "options": {"queue": "idle"}}
+        with pytest.raises(httpx.HTTPError):
+            post(killed, body, key, PATIENCE, {"X-Kill": point})
+        ids[key] = post(killed, body, key, PATIENCE)
+        assert post(killed, body, key, PATIENCE) == ids[key]
+    waiting: list[Any] = []
+    while len(waiting) % 200 == 0:
+        page = httpx.get(f"{killed}{API}/queues/idle/messages", params={"limit": 200, "offset": len(waiting)},
+                         trust_env=False, timeout=PATIENCE).json()  # fmt: skip
+        if not page:
+            break
+        waiting += page
+    assert Counter(message["args"][0] for message in waiting) == dict.fromkeys(keys, 1)
+    assert {message["args"][0]: message["id"] for message in waiting} == ids
+
+
+def test_each_key_is_one_task_though_the_server_is_killed_at_any_moment(tmp_path: Path) -> None:
+    """SIGKILL from outside, some milliseconds after a request; the client repeats each request until it is answered."""
     with serving(tmp_path) as served:
         ids: dict[str, str] = {}
         keys = [f"key-{number}" for number in range(20)]
@@ -195,8 +254,9 @@ def test_each_key_is_one_task_though_the_server_is_killed_again_and_again(tmp_pa
         assert {message["id"] for message in waiting} == set(ids.values())
 
 
-def post(address: str, body: Any, key: str, timeout: float) -> str:
-    answer = httpx.post(f"{address}{API}/tasks", json=body, headers=headers(key), timeout=timeout, trust_env=False)
+def post(address: str, body: Any, key: str, timeout: float, more: Mapping[str, str] = {}) -> str:
+    answer = httpx.post(f"{address}{API}/tasks", json=body, headers={**headers(key), **more}, timeout=timeout,
+                        trust_env=False)  # fmt: skip
     if answer.status_code == 409:
         wait_for(lambda: True)
         return post(address, body, key, timeout)

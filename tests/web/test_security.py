@@ -19,6 +19,7 @@ from starlette.requests import Request
 
 from celeriac import Celeriac
 from celeriac.errors import CeleriacError, ImproperlyConfigured
+from celeriac.inspector.bulk import ACTIONS
 from celeriac.model.status_urls import signed_path
 from celeriac.web import Limits, User, api
 from celeriac.web.application import ENDPOINTS
@@ -96,6 +97,26 @@ def test_each_endpoint_needs_its_scope(locked: httpx.Client, token: Callable[...
     assert found["needed"] == "tasks:send"
     problem(locked.get(f"{API}/queues", headers=bearer(other["queues:read"])), 403, "scope")
     assert locked.get(f"{API}/queues", headers=bearer(token("queues:read"))).status_code == 200
+
+
+async def test_each_endpoint_is_refused_to_a_user_who_has_all_other_scopes(app: Celeriac) -> None:
+    site = api(app, authenticate=lambda request: User("bob", frozenset(request.headers["x-scopes"].split())))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://localhost") as client:
+        for endpoint in ENDPOINTS:
+            if endpoint.scope is not None:
+                others = " ".join(scope for scope in SCOPES if scope != endpoint.scope)
+                path = endpoint.path.replace(":path", "").replace("{", "").replace("}", "")
+                answer = await client.request(endpoint.method, path, headers={"X-Scopes": others})
+                assert problem(answer, 403, "scope")["needed"] == endpoint.scope
+        # What needs a second scope checks it where it acts.
+        searching = {"X-Scopes": "results:read"}
+        answer = await client.get(f"{API}/tasks", params={"q": ""}, headers=searching)
+        assert problem(answer, 403, "scope")["needed"] == "tasks:read"
+
+
+def test_every_scope_is_one_that_is_known() -> None:
+    needed = {endpoint.scope for endpoint in ENDPOINTS} | {action.scope for action in ACTIONS.values()}
+    assert needed - {None} <= SCOPES.keys()
 
 
 def test_a_token_may_send_only_tasks_of_its_pattern(locked: httpx.Client, token: Callable[..., str]) -> None:
@@ -301,6 +322,17 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: httpx.Cli
         raw.sendall(b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 1000000000\r\n\r\n{")  # fmt: skip
         assert b" 413 " in raw.recv(65_536).partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("inner", ['{"a":', "["])
+@pytest.mark.parametrize("path", ["tasks", "workflows", "bulk", "workers/w/orders"])
+def test_a_body_that_is_nested_too_deeply_is_refused(client: httpx.Client, path: str, inner: str) -> None:
+    close = "}" if inner.startswith("{") else "]"
+    for depth in (200, 100_000):
+        deep = inner * depth + "1" + close * depth
+        body = f'{{"task": "shop.echo", "args": [{deep}]}}'.encode()
+        answer = client.post(f"{API}/{path}", content=body, headers={"Content-Type": "application/json"})
+        assert "nested" in problem(answer, 400, "bad-json")["detail"]
 
 
 def test_an_argument_of_more_than_a_message_may_have_is_refused(client: httpx.Client) -> None:

@@ -13,6 +13,7 @@ from tests.redis_server import RedisServer
 from tests.scraped import names, read, value
 from tests.web.served import check_shape, serving
 from tests.web.test_tasks import API, problem, send
+from tests.web.test_watching import following
 
 ENDED = "celeriac_tasks_ended_total"
 
@@ -61,3 +62,20 @@ def test_on_rabbitmq(place: Place, tmp_path: Path, backend: str) -> None:
             else:
                 assert client.get(sent["links"]["result"], params={"wait": 60}).json() == 3
                 assert client.get(f"{API}/tasks/nobody").json()["state"] == "PENDING"
+            # What stands on the history, and what the broker cannot do.
+            problem(client.post(f"{API}/tasks/{sent['id']}/run-now"), 501, "not-supported")
+            for action, more in (("move", {"queue": "spare"}), ("run-now", {}), ("revoke", {})):
+                body = {"action": action, "filter": "", "dry_run": True, **more}
+                problem(client.post(f"{API}/bulk", json=body), 501, "not-supported")
+            failed = send(client, "shop.fail", "no").json()["id"]
+            with following(client, task="shop.add") as found:  # workers tell through any broker
+                told = send(client, "shop.add", 1).json()["id"]
+                assert next(found)[2]["subject"] == told
+            if backend == "rpc://":
+                problem(client.get(f"{API}/failures"), 501, "not-supported")
+                problem(client.post(f"{API}/tasks/{failed}/retry"), 501, "not-supported")
+                body = {"action": "resend", "ids": ["x"], "canary": {}}
+                problem(client.post(f"{API}/bulk", json=body), 501, "not-supported")
+            else:
+                wait_for(lambda: client.get(f"{API}/failures").json(), "the failure in the history")
+                assert client.post(f"{API}/tasks/{failed}/retry").json() == {"sent": 1, "refused": {}}

@@ -1,7 +1,7 @@
 """`app.control`: sends commands to workers (revoke, terminate, ping and others).
 
 A command is broadcast to all workers. Each worker that it addresses runs it (`worker/remote_control.py`), and replies
-on the channel that the command names. `inspector.py` sends commands and collects the replies.
+on the channel that the command names. `inspector/` sends commands and collects the replies.
 """
 
 from __future__ import annotations

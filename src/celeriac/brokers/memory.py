@@ -21,7 +21,7 @@ from celeriac.model.gate import LARGEST
 from celeriac.model.message import Message, published_again, too_large
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Claim, Delivery, Lease, Settlement, Slots
-from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
+from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew, now_due
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance
 
@@ -353,6 +353,28 @@ class MemoryOperations(Operations):
             is_new = self._store.keep(outcome, now)
         if is_new:
             self._store.add(removal.follow_ups)
+
+    async def run_now(self, ids: Sequence[str]) -> int:
+        with self._store.lock:
+            found = [message for message in self._waiting(ids) if self._waits(message)]
+            for message in found:
+                age, _, deliveries = self._store.messages[message.id]
+                self._store.messages[message.id] = (age, now_due(message), deliveries)
+        self._store.ring()
+        return len(found)
+
+    async def move(self, ids: Sequence[str], queue: str) -> int:
+        with self._store.lock:
+            found = [message for message in self._waiting(ids) if message.queue != queue]
+            for message in found:
+                del self._store.messages[message.id]
+            self._store.add([_replace(message, queue=queue) for message in found])
+        self._store.ring()
+        return len(found)
+
+    def _waiting(self, ids: Sequence[str]) -> list[Message]:
+        known = self._store.messages
+        return [known[id][1] for id in dict.fromkeys(ids) if id in known]
 
     async def pause(self, queue: str) -> None:
         self._store.paused.add(queue)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,15 +12,15 @@ from celeriac.cli.history import filter_options, filter_text, history_of, parsed
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show, when
-from celeriac.documents import instant
-from celeriac.model.filters import ANY, duration_of
-from celeriac.model.history import FailureSignature, Sums
-from celeriac.ports.history import Point
+from celeriac.documents import event_document, failure_document, instant, point_document, rows_of, sums_of
+from celeriac.inspector.audit import AUDITED
+from celeriac.model.filters import ANY, duration_of, instant_of
+from celeriac.model.history import Sums
+from celeriac.ports.history import MOST_POINTS
 
 __all__ = ["command"]
 
 HOUR = 3600.0
-POINTS = 5_000  # at most, in one series
 STATUSES = ("open", "resolved", "muted")
 
 
@@ -59,8 +57,8 @@ def command(session: Session, /, *, by: str, step: str | None, ever: bool, as_js
     until = chosen.until or now
     since = chosen.since if chosen.since is not None else until - HOUR
     seconds = _step(step) if step else max(10, int(until - since) + 1)
-    if (until - since) / seconds > POINTS:
-        raise click.UsageError(f"--step {step}: these are more than {POINTS:,} lines. Choose a longer one.")
+    if (until - since) / seconds > MOST_POINTS:
+        raise click.UsageError(f"--step {step}: these are more than {MOST_POINTS:,} lines. Choose a longer one.")
     divided = (by, "state") if by != "error" else ("task", "state", "error")
     try:
         points = session.run(
@@ -68,10 +66,10 @@ def command(session: Session, /, *, by: str, step: str | None, ever: bool, as_js
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    rows = _rows(points, by, bool(step))
+    rows = rows_of(points, by, bool(step))
     if as_json:
         span = {"since": None, "until": None} if ever else {"since": instant(since), "until": instant(until)}
-        emit({**span, "step": seconds if step else None, "points": [_document(*row, by) for row in rows]})
+        emit({**span, "step": seconds if step else None, "points": [point_document(*row, by) for row in rows]})
         return
     first = ["time"] if step else []
     show([*first, by, "ended", "failed", "failed %", "retried", "p50", "p95", "p99", "waited p95"],
@@ -87,41 +85,16 @@ def _step(text: str) -> int:
         raise click.UsageError(f"--step: {error}") from None
 
 
-Row = tuple[int, str, dict[str, Sums]]
-
-
-def _rows(points: Sequence[Point], by: str, by_time: bool) -> list[Row]:
-    found: dict[tuple[int, str], dict[str, Sums]] = defaultdict(lambda: defaultdict(Sums))
-    for point in points:
-        name = f"{point.task}: {point.error}" if by == "error" else str(getattr(point, by))
-        if by != "error" or point.error:
-            found[point.at if by_time else 0, name][point.state].merge(point.sums)
-    return [(at, name, states) for (at, name), states in sorted(found.items())]
-
-
-def _together(states: dict[str, Sums]) -> Sums:
-    every = Sums()
-    for sums in states.values():
-        every.merge(sums)
-    return every
-
-
 def _count(states_: dict[str, Sums], state: str) -> int:
     return states_[state].n if state in states_ else 0
 
 
 def _cells(states_: dict[str, Sums]) -> tuple[Any, ...]:
-    every, failed, retried = _together(states_), _count(states_, states.FAILURE), _count(states_, states.RETRY)
+    every, failed, retried = sums_of(states_), _count(states_, states.FAILURE), _count(states_, states.RETRY)
     ended = every.n - retried
     share = f"{100 * failed / ended:.3g}" if ended and failed else ""
     times = [duration(every.runtime.percentile(of)) if every.runtime.n else "" for of in (0.50, 0.95, 0.99)]
     return ended, failed, share, retried, *times, duration(every.wait.percentile(0.95)) if every.wait.n else ""
-
-
-def _document(at: int, name: str, states_: dict[str, Sums], by: str) -> dict[str, Any]:
-    every = _together(states_)
-    return {"at": instant(at), by: name, "count": {state: sums.n for state, sums in states_.items()},
-            "runtime": every.runtime.summary(), "wait": every.wait.summary()}  # fmt: skip
 
 
 # --- Failures by signature ----------------------------------------------------------------------------
@@ -145,18 +118,12 @@ def failures(session: Session, *, status: str | None, limit: int, text: str | No
     chosen = parsed(session, text) if text else ANY
     known = session.run(history_of(session).signatures(chosen, status, limit))  # type: ignore[arg-type]
     if as_json:
-        emit([_failure(one) for one in known])
+        emit([failure_document(one) for one in known])
         return
     show(["signature", "task", "count", "retries", "first", "last", "status", "error"],
          [(one.signature, one.task, one.count, one.retries, when(one.first), when(one.last),
            "regressed" if one.regressed else one.status, one.title) for one in known],
          empty="There are no failures.", numbers=["count", "retries"])  # fmt: skip
-
-
-def _failure(one: FailureSignature) -> dict[str, Any]:
-    fields = {name: getattr(one, name) for name in one.__struct_fields__}
-    return {**fields, "first": instant(one.first), "last": instant(one.last), "marked_at": instant(one.marked_at),
-            "regressed": one.regressed}  # fmt: skip
 
 
 @command.command("mark")
@@ -181,3 +148,32 @@ def mark(session: Session, *, signature: str, status: str, as_json: bool) -> Non
         emit({"signature": signature, "status": status})
     else:
         echo(f"{signature} is {status} now.")
+
+
+# --- What operators did -------------------------------------------------------------------------------
+
+
+@command.command("audit")
+@click.option("--id", metavar="ID", help="Only about this task, queue, worker, schedule or bulk action.")
+@click.option("--since", metavar="WHEN", help="Only since: 2h (ago), 2026-11-29, 2026-11-29T12:00.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@as_json
+@with_session
+def audit(session: Session, *, id: str | None, since: str | None, limit: int, as_json: bool) -> None:
+    """List what operators did over HTTP, and which tasks were sent again: who, what and when, the latest first.
+
+    \b
+    Examples:
+      celeriac -A shop stats audit --since 1d
+    """
+    try:
+        begin = instant_of(since, session.app.clock.now()) if since else 0.0
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
+    found = session.run(history_of(session).events(AUDITED, begin, limit, id))
+    if as_json:
+        emit([event_document(event) for event in found])
+        return
+    show(["time", "by", "kind", "about", "what"],
+         [(when(event.at), event.by, event.kind, event.id, event.text) for event in found],
+         empty="No operator has done anything.")  # fmt: skip

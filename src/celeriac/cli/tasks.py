@@ -19,6 +19,7 @@ from celeriac.documents import (
     call_of,
     message_document,
     outcome_document,
+    page_document,
     value_of,
     view_document,
 )
@@ -87,8 +88,7 @@ def _search(session: Session, text: str, limit: int, cursor: str | None, as_json
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if as_json:
-        emit({"tasks": [attempt_document(attempt) for attempt in page.rows], "next": page.next,
-              "searched": {"newest": page.searched, "of": page.of}})  # fmt: skip
+        emit(page_document(page))
         return
     show(["id", "task", "state", "attempt", "waited", "took", "ended", "error"],
          [(one.id, one.task, one.state, one.attempt, duration(one.wait), duration(one.runtime), when(one.done_at),

@@ -9,6 +9,7 @@ any text. What has no name is searched for in the message of the exception.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -82,6 +83,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             and (not self.signatures or signature in self.signatures)
         )
 
+    def has_args(self, named: Mapping[str, Any]) -> bool:
+        """Return whether arguments, by their names, are meant. `order.item` is the item of the argument `order`."""
+        return all(_any((wanted,), _shown(_inside(named, name))) for name, wanted in self.args)
+
     @property
     def finer(self) -> tuple[str, ...]:
         """The names of conditions that counts cannot be searched by."""
@@ -104,6 +109,12 @@ def _any(patterns: tuple[str, ...], text: str) -> bool:
 
 def _is_error(patterns: tuple[str, ...], error: str) -> bool:
     return _any(patterns, error) or _any(patterns, error.rpartition(".")[2])
+
+
+def _inside(value: Any, path: str) -> Any:
+    for step in path.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
 
 
 def _shown(value: Any) -> str:

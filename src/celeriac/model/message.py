@@ -51,6 +51,7 @@ __all__ = [
     "decode",
     "decode_part",
     "encode",
+    "made_at",
     "new_id",
     "new_ids",
     "published_again",
@@ -212,6 +213,20 @@ def new_id() -> str:
     except IndexError:
         tail = _more_tails()
     return _now() + tail
+
+
+def made_at(id: str) -> float | None:
+    """Return when an id was made, in seconds since the epoch; None for one that Celeriac has not made.
+
+    >>> made_at("0197a1b2-c3d4-7000-8000-000000000000"), made_at("order-17")
+    (1750768894.932, None)
+    """
+    if len(id) != 36 or id[8:24:5] != "----" or id[14] != "7":
+        return None
+    try:
+        return int(id[:8] + id[9:13], 16) / 1000
+    except ValueError:
+        return None
 
 
 def new_ids(count: int) -> list[str]:

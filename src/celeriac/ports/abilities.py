@@ -16,7 +16,7 @@ class Ability(Enum):
     """An ability that an adapter may lack. The value describes it, as the table in docs/brokers.md shows it."""
 
     KNOW_IDS = "finds a message by its id; publishing an id twice stores it once"
-    SEE_SCHEDULED = "lists, counts and purges scheduled messages; a revoked one ends at once"
+    SEE_SCHEDULED = "lists, counts, purges and moves scheduled messages, or runs them now; a revoked one ends at once"
     CLOCK_LEASES = "ends a lease by the clock when it is not renewed (otherwise: with its connection)"
     JOIN_OUTCOMES = "stores an outcome and acknowledges its message in one step, with the backend on the same server"
 

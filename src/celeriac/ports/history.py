@@ -9,6 +9,7 @@ workers, totals and coarser steps; any worker may call it at any time. An adapte
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,14 +38,15 @@ from celeriac.model.history import (
 )
 from celeriac.ports.history_sums import Row, SumStore
 
-__all__ = ["ALL", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position", "Timeline",
-           "samples_meant"]  # fmt: skip
+__all__ = ["ALL", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position",
+           "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
 ALL = Filter()
 READS = 10  # of sums, until nothing was folded meanwhile
 PAGE = 500  # attempts that are read at a time
+MOST_POINTS = 5_000  # that front ends ask for in one series, by time
 SEARCHED = 100_000  # attempts that `search` looks at, at most
 
 
@@ -171,7 +173,7 @@ class History(SumStore):
         """
         if filter.args:
             raise ValueError("The history keeps no arguments: search dead letters by args.…, or give tasks headers.")
-        position = _position(cursor) if cursor else None
+        position = position_of(cursor) if cursor else None
         found: list[Attempt] = []
         searched, more = 0, True
         while more and searched < SEARCHED:
@@ -181,8 +183,8 @@ class History(SumStore):
                 position, searched = at, searched + 1
                 found += [one for one in self.attempts_of([value]) if filter.matches(one)]
                 if len(found) == limit:
-                    return Page(found, _cursor(at), searched, await self.count_attempts())
-        return Page(found, _cursor(position) if more and position else None, searched, await self.count_attempts())
+                    return Page(found, cursor_of(at), searched, await self.count_attempts())
+        return Page(found, cursor_of(position) if more and position else None, searched, await self.count_attempts())
 
     async def timeline(self, id: str) -> Timeline:
         """Return what is known of a task."""
@@ -324,17 +326,22 @@ def _check(filter: Filter) -> None:
         raise ValueError(f"Counts are not divided by {', '.join(filter.finer)}: search attempts by that.")
 
 
-def _cursor(position: Position) -> str:
+def cursor_of(position: Position) -> str:
+    """Return a position as text: the cursor of a page, the id of an event."""
     return f"{position.at!r}/{position.attempt}/{position.id}"
 
 
-def _position(cursor: str) -> Position:
+def position_of(cursor: str) -> Position:
+    """Return the position that a cursor is. Raises `ValueError`."""
     at, _, rest = cursor.partition("/")
     attempt, _, id = rest.partition("/")
     try:
-        return Position(float(at), id, int(attempt))
+        position = Position(float(at), id, int(attempt))
     except ValueError:
-        raise ValueError(f"{cursor!r} is not the cursor of a page.") from None
+        position = Position(math.nan, "", 0)
+    if not math.isfinite(position.at) or abs(position.attempt) >= 1 << 63:
+        raise ValueError(f"{cursor!r} is not the cursor of a page.")
+    return position
 
 
 def _points(found: Mapping[tuple[object, ...], Sums], by: Sequence[str]) -> list[Point]:

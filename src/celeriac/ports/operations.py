@@ -1,4 +1,4 @@
-"""The port for operating a broker: count, inspect, purge and pause queues; handle dead letters; list workers.
+"""The port for operating a broker: count, inspect, purge and pause queues; move messages; dead letters; workers.
 
 Used only by front ends, through `Broker.operations()`.
 """
@@ -20,7 +20,7 @@ from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
 
 __all__ = ["UNREADABLE", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "First", "Operations", "QueueCounts",
-           "Removal", "Waiting", "WorkerInfo", "anew", "labelled", "read_dead", "read_worker", "unreadable",
+           "Removal", "Waiting", "WorkerInfo", "anew", "labelled", "now_due", "read_dead", "read_worker", "unreadable",
            "worker_of"]  # fmt: skip
 
 
@@ -145,6 +145,20 @@ class Operations(ABC):
             count += len(withdrawn)
         return count
 
+    async def run_now(self, ids: Sequence[str]) -> int:
+        """Make scheduled messages ready, before they are due; return how many there were.
+
+        Raises `NotSupported` without `Ability.KNOW_IDS` and `Ability.SEE_SCHEDULED`.
+        """
+        raise NotSupported("This broker cannot find a scheduled message, so it cannot run one before it is due.")
+
+    async def move(self, ids: Sequence[str], queue: str) -> int:
+        """Move ready and scheduled messages of other queues to this one; return how many there were.
+
+        Each is in one queue at any time. Raises `NotSupported` without `Ability.KNOW_IDS` and `Ability.SEE_SCHEDULED`.
+        """
+        raise NotSupported("This broker cannot find a waiting message, so it cannot move one to another queue.")
+
     @abstractmethod
     async def pause(self, queue: str) -> None:
         """Stop all receiving from a queue until it is resumed; survives restarts."""
@@ -216,6 +230,11 @@ def anew(message: Message, codec: Codec = PLAIN_CODEC, skip: int = 0) -> Message
     # Its workflow has continued without it, and would not count it again.
     return msgspec.structs.replace(message, attempt=1, due_at=None, countdown=None, unknown_since=None, requeued=0,
                                    place=None, again=False)  # fmt: skip
+
+
+def now_due(message: Message) -> Message:
+    """Return a scheduled message as it is sent when it is not to wait any more."""
+    return msgspec.structs.replace(message, due_at=None, countdown=None)
 
 
 def unreadable(body: bytes, queue: str, why: str = "it is not a Celeriac message", at: float = 0.0, *,

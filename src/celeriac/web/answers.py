@@ -11,9 +11,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 __all__ = [
+    "Attempt",
     "BatchSent",
+    "BulkCount",
+    "BulkState",
     "Dead",
     "Done",
+    "Event",
     "Failure",
     "Message",
     "Orders",
@@ -21,10 +25,16 @@ __all__ = [
     "Queue",
     "Revoke",
     "Schedule",
+    "Searched",
     "Sent",
+    "SentAgain",
     "SentByEntry",
+    "Series",
+    "SeriesPoint",
+    "Signature",
     "TaskType",
     "Tasks",
+    "Timeline",
     "View",
     "Worker",
     "Workflow",
@@ -67,10 +77,141 @@ class View(msgspec.Struct, kw_only=True):
     traceback: str | UnsetType | None = UNSET
 
 
-class Tasks(msgspec.Struct, kw_only=True):
-    """Views of tasks, by id."""
+class Attempt(msgspec.Struct, kw_only=True):
+    """An attempt that the history has kept; times are null if they are unknown, durations are seconds."""
 
-    tasks: dict[str, View]
+    id: str
+    task: str
+    queue: str
+    state: str
+    attempt: int | None
+    worker: str
+    sent_at: str | None
+    due_at: str | None
+    started_at: str | None
+    done_at: str | None
+    runtime: float
+    wait: float
+    error: str
+    message: str
+    signature: str
+    share: Annotated[float, Meta(description="it stands for 1 / share attempts")]
+    root_id: str | None
+    parent_id: str | None
+    group_id: str | None
+    headers: dict[str, Any]
+    can_retry: bool
+    traceback: str | UnsetType = UNSET
+
+
+class Searched(msgspec.Struct, kw_only=True):
+    """How many attempts were looked at, of how many there are."""
+
+    newest: int
+    of: int
+
+
+class Tasks(msgspec.Struct, kw_only=True):
+    """Views of tasks, by id; or with `q`, attempts of the history, the newest first."""
+
+    tasks: dict[str, View] | list[Attempt]
+    next: Annotated[str | UnsetType | None, Meta(description="the cursor of the next page")] = UNSET
+    searched: Searched | UnsetType = UNSET
+
+
+class Event(msgspec.Struct, kw_only=True):
+    """Something that happened once: an operator did something."""
+
+    at: str | None
+    kind: str
+    id: str | None
+    by: str | None
+    text: str | None
+    data: dict[str, Any]
+
+
+class Timeline(msgspec.Struct, kw_only=True):
+    """What the history knows of a task, the oldest first."""
+
+    id: str
+    attempts: list[Attempt]
+    events: list[Event]
+
+
+class Signature(msgspec.Struct, kw_only=True):
+    """Failures that have the same cause."""
+
+    signature: str
+    task: str
+    error: str
+    title: str
+    frames: list[str]
+    first: str | None
+    last: str | None
+    workers: list[str]
+    ids: Annotated[list[str], Meta(description="the latest tasks")]
+    count: int
+    retries: int
+    status: Literal["open", "resolved", "muted"]
+    marked_at: str | None
+    marked_by: str
+    regressed: Annotated[bool, Meta(description="it has come back since it was resolved")]
+    attempts: Annotated[list[Attempt] | UnsetType, Meta(description="the latest; of one signature")] = UNSET
+
+
+class SeriesPoint(msgspec.Struct, kw_only=True):
+    """What ended in one step: how many by state, and how long they ran and had waited."""
+
+    at: str | None
+    count: dict[str, int]
+    runtime: dict[str, float]
+    wait: dict[str, float]
+    task: str | UnsetType = UNSET
+    queue: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class Series(msgspec.Struct, kw_only=True):
+    """What ended, by steps (seconds) in which something did."""
+
+    since: str | None
+    until: str | None
+    step: int
+    points: list[SeriesPoint]
+
+
+class BulkCount(msgspec.Struct, kw_only=True):
+    """What a bulk action would act on."""
+
+    matched: int
+    of: Literal["exact", "at least"]
+    before: Annotated[str, Meta(description="with this, the action leaves alone what has come since")]
+
+
+class BulkState(msgspec.Struct, kw_only=True):
+    """How far a bulk action is."""
+
+    bulk: str
+    action: str
+    filter: str | None
+    before: str
+    by: str
+    state: Literal["counting", "canary", "running", "done", "stopped", "failed", "interrupted"]
+    matched: Annotated[int | None, Meta(description="null until they are counted")]
+    more: Annotated[bool, Meta(description="there are more than one action takes: repeat it")]
+    done: int
+    refused: int
+    reasons: Annotated[dict[str, int], Meta(description="why some were refused")]
+    why: Annotated[str | None, Meta(description="it was stopped, has failed or was interrupted")]
+    started_at: str | None
+    updated_at: str | None
+
+
+class SentAgain(msgspec.Struct, kw_only=True):
+    """How many tasks were sent again, and why others were not."""
+
+    sent: int
+    refused: dict[str, str]
 
 
 class Sent(msgspec.Struct, kw_only=True):

@@ -19,14 +19,18 @@ from starlette.routing import Route
 
 from celeriac.app.app import Celeriac
 from celeriac.web import (
+    audit,
+    bulk,
     compat,
     events,
     health,
+    history,
     leases,
     metrics,
     queues,
     results,
     status,
+    task_actions,
     task_types,
     tasks,
     workers,
@@ -42,15 +46,16 @@ from celeriac.web.scopes import SEND, WORK, User
 from celeriac.web.shapes import AnyQuery, Flow
 from celeriac.web.site import API, Site
 from celeriac.web.tokens import TokenFile, Tokens
+from celeriac.web.watching import Feeds
 
 __all__ = ["ENDPOINTS", "Api", "api", "token_file"]
 
 log = logging.getLogger("celeriac.web")
 
 ENDPOINTS: Sequence[Endpoint] = (
-    *tasks.ENDPOINTS, *results.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS, *queues.ENDPOINTS,
-    *workers.ENDPOINTS, *leases.ENDPOINTS, *events.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *metrics.ENDPOINTS,
-    *compat.ENDPOINTS,
+    *tasks.ENDPOINTS, *results.ENDPOINTS, *task_actions.ENDPOINTS, *workflows.ENDPOINTS, *task_types.ENDPOINTS,
+    *history.ENDPOINTS, *bulk.ENDPOINTS, *queues.ENDPOINTS, *workers.ENDPOINTS, *leases.ENDPOINTS, *events.ENDPOINTS,
+    *audit.ENDPOINTS, *status.ENDPOINTS, *health.ENDPOINTS, *metrics.ENDPOINTS, *compat.ENDPOINTS,
 )  # fmt: skip
 """All endpoints. Of those that fit a path, the first answers."""
 
@@ -84,6 +89,7 @@ class Api(Starlette):
         self.site = Site(app, limits)
         self.guard = Guard(app, Tokens(app.conf.web_tokens, token_file(app)), authenticate, app.conf.web_allowed_hosts,
                            self.site.buckets)  # fmt: skip
+        self.site.feeds = Feeds(self.site)
         self._document: dict[str, Any] | None = None
         routes = [Route(f"{API}/openapi.json", self._openapi)]
         by_path: dict[str, dict[str, Endpoint]] = {}
@@ -122,7 +128,14 @@ class Api(Starlette):
     async def _handle(self, request: Request, endpoint: Endpoint) -> Response:
         try:
             call = await self._checked(request, endpoint)
-            response = await endpoint.handler(self.site, call)
+            try:
+                response = await endpoint.handler(self.site, call)
+            except Exception as error:
+                if endpoint.is_action(call) and problem_of(error).kind.status >= 500:
+                    await audit.note(self.site, call, endpoint, error)
+                raise
+            if endpoint.is_action(call):
+                await audit.note(self.site, call, endpoint)
             if (request.method not in SAFE or endpoint.scope == SEND) and endpoint.scope != WORK:  # they ask often
                 log.info("%s: %s %s", call.user.name, request.method, request.url.path)
         except ClientDisconnect:

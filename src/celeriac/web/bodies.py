@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -101,7 +102,7 @@ def converted(value: Any, kind: type[T], before: str = "") -> T:
 def query_of(request: Request, kind: type[Query]) -> Query:
     """Return the Struct of the parameters of a query."""
     given: dict[str, str] = {}
-    names = [field.encode_name for field in msgspec.structs.fields(kind)]
+    names = _names(kind)
     for name, value in request.query_params.multi_items():
         if name not in names:
             raise Problem("bad-query", f"There is no parameter {name!r}.{nearest(name, names)}"
@@ -115,6 +116,11 @@ def query_of(request: Request, kind: type[Query]) -> Query:
         text, place = _place(str(error))
         name = place.removeprefix("/") or next(iter(set(names) - given.keys()), "")
         raise Problem("bad-query", f"{name}: {text}.", parameter=name) from None
+
+
+@cache
+def _names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(kind))
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from celeriac.documents import to_json
 from celeriac.web.bodies import JSON
-from celeriac.web.scopes import User
+from celeriac.web.guard import SAFE
+from celeriac.web.scopes import SEND, WORK, User
 from celeriac.web.shapes import Nothing
 from celeriac.web.site import API, Site
 
@@ -52,6 +53,11 @@ class Endpoint(NamedTuple):
     optional: bool  # whether the body may be left out
     answers: Mapping[int, Any]  # by status: a type, or the name of a media type
     problems: Sequence[str]
+    audit: Callable[[Call], bool]  # whether a request is written down as an operator's action
+
+    def is_action(self, call: Call) -> bool:
+        """Return whether a request is an action of an operator."""
+        return self.method not in SAFE and self.scope not in (None, SEND, WORK) and self.audit(call)
 
 
 class Endpoints(list[Endpoint]):
@@ -59,13 +65,17 @@ class Endpoints(list[Endpoint]):
 
     def add(self, method: str, path: str, scope: str | None, answers: Mapping[int, Any], *, query: type = Nothing,
             body: Any = None, lines: bool = False, batch: bool = False, optional: bool = False,
-            problems: Sequence[str] = (), under: str = API) -> Callable[[Function], Function]:  # fmt: skip
-        """Return a decorator that makes a function the handler of an address."""
+            problems: Sequence[str] = (), under: str = API,
+            audit: Callable[[Call], bool] = lambda call: True) -> Callable[[Function], Function]:  # fmt: skip
+        """Return a decorator that makes a function the handler of an address.
+
+        What changes something is audited, but for sending and running tasks, and where `audit` says no.
+        """
 
         def decorate(function: Function) -> Function:
             summary = (function.__doc__ or "").partition("\n")[0].removesuffix(".")
             self.append(Endpoint(method, under + path, function, scope, summary, query, body, lines, batch, optional,
-                                 answers, problems))  # fmt: skip
+                                 answers, problems, audit))  # fmt: skip
             return function
 
         return decorate

@@ -1,45 +1,53 @@
-"""Following tasks by server-sent events: each change of some tasks, until all have ended.
+"""Following tasks by server-sent events: each change of some tasks, until all have ended; or all that end and are so.
 
-The data of an event is a CloudEvents document. The end of a task is told exactly once, as soon as it is known. Reports
-of progress are read at intervals, so that of several in a row the last is told; for more than `FEW` tasks not at all.
+The data of an event is a CloudEvents document. A stream of some tasks by their ids stands on the result backend: the
+end of each is told exactly once, as soon as it is known; a stream that is opened again begins with what has ended
+meanwhile. Reports of progress are read at intervals, so that of several in a row the last is told; for more than `FEW`
+tasks not at all. A stream by a filter stands on what workers tell (`watching.py`), and is cut at a rate.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from http import HTTPStatus
 from typing import Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from celeriac.documents import instant, to_json, view_document
+from celeriac.documents import view_document
 from celeriac.inspector import TaskView
 from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
 from celeriac.web.endpoints import Call, Endpoints
+from celeriac.web.problems import Problem
 from celeriac.web.results import split_ids
 from celeriac.web.shapes import EventsQuery
 from celeriac.web.site import Site
+from celeriac.web.streams import KEEP_ALIVE, RETRY, STILL_HERE, event_bytes, streamed
+from celeriac.web.watching import watched
 
 __all__ = ["ENDPOINTS"]
 
 ENDPOINTS = Endpoints()
-KEEP_ALIVE: Final = 15.0  # seconds between comments that keep proxies from closing the stream
 PAUSES: Final = (0.5, 2.0)  # seconds between two looks for progress
 FEW: Final = 100
-RETRY: Final = b"retry: 2000\n\n"
-HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @ENDPOINTS.add("GET", "/events", "events:read", {200: "text/event-stream"}, query=EventsQuery, problems=("too-many",))
 async def _events(site: Site, call: Call) -> Response:
-    """Follow tasks until all have ended. The event `end` is the last."""
-    ids = split_ids(site, call.query.ids)
+    """Follow tasks by their `ids` until all have ended; or follow what ends, of a task, queue, state or root."""
+    query: EventsQuery = call.query
+    given = [name for name in ("task", "queue", "state", "root") if getattr(query, name) is not None]
+    if (query.ids is None) is not bool(given):
+        raise Problem("bad-query", "Give either ids, or some of task, queue, state and root; task=* means all tasks.",
+                      parameter="ids")  # fmt: skip
+    if query.ids is None:
+        return await watched(site, call, {name: getattr(query, name) for name in given})
+    ids = split_ids(site, query.ids)
     await site.read(site.inspector.find(ids[:1]))  # raises before the answer begins, if results cannot be read
     site.streams.check()
     stream = _Stream(site, ids, call.may("results:traceback"))
-    return StreamingResponse(stream.events(), HTTPStatus.OK, HEADERS, "text/event-stream")
+    return streamed(stream.events())
 
 
 class _Stream:
@@ -74,7 +82,7 @@ class _Stream:
             silent = 0.0 if events else silent + wait
             if silent >= KEEP_ALIVE:
                 silent = 0.0
-                yield b": still here\n\n"
+                yield STILL_HERE
             pause = PAUSES[0] if events else min(PAUSES[1], pause * 2)
         if not self._pending:
             yield b"event: end\ndata: {}\n\n"
@@ -103,16 +111,6 @@ class _Stream:
         return events
 
     def _event(self, name: str, outcome: Outcome) -> bytes:
-        id = new_id()
         app = self._site.app
-        event = {
-            "specversion": "1.0",
-            "id": id,
-            "source": f"/celeriac/{app.main or ''}",
-            "type": f"celeriac.{name}",
-            "subject": outcome.id,
-            "time": instant(outcome.done_at or app.clock.now()),
-            "datacontenttype": "application/json",
-            "data": view_document(TaskView(outcome.id, outcome=outcome), app, self._traceback),
-        }
-        return f"id: {id}\nevent: {name}\ndata: ".encode() + to_json(event) + b"\n\n"
+        data = view_document(TaskView(outcome.id, outcome=outcome), app, self._traceback)
+        return event_bytes(app, new_id(), name, outcome.id, outcome.done_at or app.clock.now(), data)

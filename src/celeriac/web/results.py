@@ -1,4 +1,4 @@
-"""Looking at tasks: their views, their results, and revoking them."""
+"""Looking at tasks: their views and their results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from celeriac import states
 from celeriac.documents import to_json, value_of, view_document
 from celeriac.inspector import TaskView
 from celeriac.model.serialization import JSON as JSON_SERIALIZER
-from celeriac.web.answers import Revoke, Tasks, View
+from celeriac.web.answers import Tasks, View
 from celeriac.web.bodies import JSON
 from celeriac.web.endpoints import Call, Endpoints, json_answer
+from celeriac.web.history import searched
 from celeriac.web.problems import Problem
-from celeriac.web.shapes import ByIds, Terminate, ViewQuery
+from celeriac.web.shapes import TasksQuery, ViewQuery
 from celeriac.web.site import Site
 
 __all__ = ["ENDPOINTS", "split_ids"]
@@ -26,9 +27,14 @@ ENDPOINTS = Endpoints()
 SOON = {"Retry-After": "1"}
 
 
-@ENDPOINTS.add("GET", "/tasks", "results:read", {200: Tasks}, query=ByIds, problems=("bad-query",))
+@ENDPOINTS.add("GET", "/tasks", "results:read", {200: Tasks}, query=TasksQuery, problems=("unknown-workflow",))
 async def _tasks(site: Site, call: Call) -> Response:
-    """Look at many tasks. With `wait`, wait for the first to end. What nothing is known of is left out."""
+    """Look at tasks by their `ids` (with `wait`: until the first ends), or search the history with `q`."""
+    if (call.query.ids is None) == (call.query.q is None):
+        raise Problem("bad-query", "Give either ids=…,… or q=…: a filter, as in q=task:shop.* state:failure since:2h.",
+                      parameter="ids")  # fmt: skip
+    if call.query.q is not None:
+        return await searched(site, call)
     ids = split_ids(site, call.query.ids)
     views = await site.views(ids, call.query.workflow)
     if call.query.wait and views and not any(_ready(view) for view in views.values()):
@@ -70,13 +76,6 @@ async def _result(site: Site, call: Call) -> Response:
         value = outcome.encoded_value(site.app.conf.result_max_bytes)
         return Response(value, HTTPStatus.OK, headers, outcome.content_type)
     return Response(to_json(value_of(outcome, site.app)), HTTPStatus.OK, headers, JSON)
-
-
-@ENDPOINTS.add("POST", "/tasks/{id}/revoke", "tasks:revoke", {202: Revoke}, body=Terminate, optional=True)
-async def _revoke(site: Site, call: Call) -> Response:
-    """Keep a task from starting, on all workers. With `terminate`, also end it if it is running."""
-    await site.app.control.arevoke(call.path["id"], terminate=call.body.terminate)
-    return json_answer({"revoked": [call.path["id"]]}, HTTPStatus.ACCEPTED)
 
 
 def split_ids(site: Site, text: str) -> list[str]:

@@ -19,22 +19,24 @@ ALL: Final = "admin"
 
 SCOPES: Final = {
     SEND: "send tasks; tasks:send:mail.* only those with such names",
-    "tasks:read": "list dead letters, workflows and the types of tasks",
+    "tasks:read": "search tasks, and list failures, dead letters, workflows and the types of tasks",
     "tasks:revoke": "revoke tasks, and end those that run",
-    "tasks:retry": "run the failed tasks of a workflow again",
+    "tasks:retry": "send failed tasks again, those of a workflow too, and run scheduled ones now",
     "results:read": "read states, return values and errors",
     "results:traceback": "see tracebacks, which show paths and code of workers",
     "queues:read": "count and see waiting messages",
-    "queues:write": "pause and resume queues",
+    "queues:write": "pause and resume queues, and move messages to another",
     "queues:purge": "delete the waiting messages of a queue",
-    "dead:write": "send dead letters again, or delete them",
+    "dead:write": "send dead letters again, or delete them, and mark failures as resolved",
     "workers:read": "list workers",
     "workers:control": "send orders to workers, and stop them",
     "schedules:read": "list schedules",
     "schedules:write": "pause, resume and run schedules",
-    "events:read": "follow tasks until they end",
     "metrics:read": "read metrics, for Prometheus",
     WORK: "receive and settle tasks, as a worker does; leases:work:mail.* only from such queues",
+    "stats:read": "see how many tasks ended, and how long they took",
+    "audit:read": "see what operators did",
+    "events:read": "follow tasks as they end",
 }
 """What each scope allows."""
 

@@ -10,13 +10,16 @@ from msgspec import UNSET, Meta, UnsetType
 
 __all__ = [
     "AnyQuery",
+    "AuditQuery",
     "Batch",
     "BatchCall",
     "BatchQuery",
-    "ByIds",
+    "Bulk",
+    "Canary",
     "DeadIds",
     "DeadQuery",
     "EventsQuery",
+    "FailuresQuery",
     "Flow",
     "FlowerCall",
     "FlowerRevoke",
@@ -31,7 +34,11 @@ __all__ = [
     "Page",
     "Paused",
     "Purge",
+    "SeriesQuery",
+    "Status",
     "Task",
+    "TaskRetry",
+    "TasksQuery",
     "Terminate",
     "ViewQuery",
     "WaitQuery",
@@ -39,6 +46,7 @@ __all__ = [
 
 Name = Annotated[str, Meta(min_length=1, max_length=1000)]
 Seconds = Annotated[float, Meta(ge=0.0, le=3e10)]
+Text = Annotated[str, Meta(max_length=4000)]
 Limit = Annotated[int, Meta(ge=1, le=200)]
 Offset = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Wait = Annotated[float, Meta(ge=0.0, le=60.0)]
@@ -120,6 +128,38 @@ class Terminate(_Given):
     terminate: Annotated[bool, Meta(description="also end it if it is running")] = False
 
 
+class TaskRetry(_Given):
+    """Where a failed task is sent again."""
+
+    queue: Annotated[Name | None, Meta(description="instead of its own")] = None
+
+
+class Canary(_Given):
+    """Some that are done first: if too many of them fail, the others are left alone."""
+
+    count: Annotated[int, Meta(ge=1, le=1000)] = 10
+    max_failed: Annotated[float, Meta(ge=0.0, le=1.0, description="the share that may fail")] = 0.1
+    seconds: Annotated[float, Meta(ge=1.0, le=3600.0, description="within which they must have ended")] = 300.0
+
+
+class Bulk(_Given):
+    """An action on all tasks that a filter means, or on these."""
+
+    action: Literal["resend", "drop", "revoke", "retry", "run-now", "move"]
+    filter: Annotated[Text | None, Meta(description="as in task:shop.* queue:mail since:2h; empty: all")] = None
+    ids: Annotated[list[Name], Meta(min_length=1, max_length=1000)] | None = None
+    before: Annotated[Name | None, Meta(description="an id, as a dry run gives it: nothing that came later")] = None
+    dry_run: Annotated[bool, Meta(description="only count")] = False
+    canary: Canary | None = None
+    queue: Annotated[Name | None, Meta(description="where they go: with move (needed), and retry")] = None
+
+
+class Status(_Given):
+    """What becomes of a failure signature."""
+
+    status: Literal["open", "resolved", "muted"]
+
+
 class Paused(_Given):
     """Whether something is paused."""
 
@@ -170,18 +210,28 @@ class BatchQuery(_Given):
     task: Name | None = None
 
 
-class ByIds(_Given):
-    """Which tasks."""
+class TasksQuery(_Given):
+    """Which tasks: by their ids, or by a filter of the history."""
 
-    ids: Annotated[str, Meta(min_length=1, description="between commas")]
+    ids: Annotated[str, Meta(min_length=1, description="between commas")] | None = None
+    q: Annotated[Text, Meta(description="a filter, as in task:shop.* state:failure since:2h; empty: all")] | None = None
+    limit: Annotated[Limit, Meta(description="with q")] = 50
+    cursor: Annotated[Text, Meta(min_length=1, description="with q: `next` of the page before")] | None = None
+    order: Literal["newest"] = "newest"
     wait: Annotated[Wait, Meta(description="for the first to end")] = 0.0
     workflow: Workflow = None
 
 
 class EventsQuery(_Given):
-    """Which tasks to follow."""
+    """Which tasks to follow: some by their ids, or all that end and are so."""
 
-    ids: Annotated[str, Meta(min_length=1, description="between commas")]
+    ids: Annotated[str, Meta(min_length=1, description="between commas")] | None = None
+    task: Annotated[Text, Meta(min_length=1, description="names between commas; * stands for any text")] | None = None
+    queue: Annotated[Text, Meta(min_length=1, description="names between commas")] | None = None
+    state: Annotated[Text, Meta(min_length=1, description="of ended attempts, as failure,retry")] | None = None
+    root: Annotated[Text, Meta(min_length=1, description="ids of first tasks of workflows, between commas")] | None = (
+        None
+    )
 
 
 class Page(_Given):
@@ -211,6 +261,36 @@ class DeadQuery(_Given):
     queue: Name | None = None
     limit: Limit = 50
     offset: Offset = 0
+
+
+class FailuresQuery(_Given):
+    """Which failure signatures."""
+
+    status: Literal["open", "resolved", "muted"] | None = None
+    q: Annotated[Text, Meta(description="a filter, as in task:shop.* error:ValueError since:1d")] = ""
+    limit: Limit = 50
+
+
+class SeriesQuery(_Given):
+    """What is counted: what a filter means, in a time, by steps."""
+
+    task: Name | None = None
+    queue: Name | None = None
+    q: Annotated[Text, Meta(description="a filter, as in state:failure error:ValueError")] = ""
+    since: Annotated[Name | None, Meta(description="2h (ago), 2026-11-29T12:00; an hour before `until`")] = None
+    until: Annotated[Name | None, Meta(description="now, if it is left out")] = None
+    step: Annotated[Name, Meta(description="10s, 1min, 10min, 1h, 1d")] = "1min"
+    by: Annotated[Literal["task", "queue", "error"] | None, Meta(description="what a point is about; all together")] = (
+        None
+    )
+
+
+class AuditQuery(_Given):
+    """Which actions of operators."""
+
+    id: Annotated[Name | None, Meta(description="of the task, queue, worker, schedule or bulk action")] = None
+    since: Annotated[Name | None, Meta(description="2h (ago), 2026-11-29, 2026-11-29T12:00")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
 class GraphQuery(_Given):

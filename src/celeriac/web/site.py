@@ -45,6 +45,8 @@ class Site:
         self.requests = Requests()
         self.collector = Collector(app, self.counts, self.requests)
         self.gateway: Gateway | None = None  # made by the first remote worker
+        self.feeds: Any = None  # what streams of events share; `application.py` sets it
+        self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0
         self._counting = asyncio.Lock()
@@ -52,8 +54,9 @@ class Site:
     # --- Reading --------------------------------------------------------------------------------------
 
     async def read(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what a question to broker or backend gives; in a thread, if their driver would block the loop."""
-        if self.app.broker.reads_block or self.app.backend.reads_block:
+        """Return what a question to broker, backend or history gives; in a thread, if a driver would block the loop."""
+        history_blocks = (self.app.conf.history_url or "").startswith("sqlite:")
+        if self.app.broker.reads_block or self.app.backend.reads_block or history_blocks:
             return await in_thread(self.app.broker.complete, work)
         return await work
 

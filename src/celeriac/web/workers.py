@@ -49,7 +49,7 @@ async def _show(site: Site, call: Call) -> Response:
 
 
 @ENDPOINTS.add("POST", "/workers/{worker}/orders", "workers:read", {200: Orders}, body=Order,
-               problems=("unknown-worker",))  # fmt: skip
+               problems=("unknown-worker",), audit=lambda call: call.body.order not in LOOKS)  # fmt: skip
 async def _order(site: Site, call: Call) -> Response:
     """Send a control command to a worker. Those that change something need the scope workers:control."""
     body: Order = call.body

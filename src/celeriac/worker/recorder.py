@@ -28,6 +28,7 @@ from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.sampling import Sampler, attempt_of, signature_of_failure
 from celeriac.worker.statistics import Ended, Group, Statistics, grouped
+from celeriac.worker.watches import Watches
 
 __all__ = ["Recorder"]
 
@@ -58,6 +59,7 @@ class Recorder:
         self.history: History | None = app.history
         self.statistics = Statistics(keeps_slots=self.history is not None)
         self.counters = counters or Counters()
+        self.watches = Watches(app, options.name)
         self.failures = 0  # batches with failures that were written: `Mailer` looks when there are more
         self._app = app
         self._worker = options.name
@@ -83,7 +85,10 @@ class Recorder:
         if not ended:
             return
         at, slot = self.statistics.slot(now)
-        for group, some in grouped(ended).items():
+        groups = grouped(ended)
+        if self.watches.is_watched:
+            self.watches.ended(groups)
+        for group, some in groups.items():
             runtimes = self.statistics.add(some, slot, group)
             if self.history is not None:
                 self._keep(group, some, runtimes, now)

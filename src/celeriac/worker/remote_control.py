@@ -24,11 +24,13 @@ from msgspec import Meta
 from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
 from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
+from celeriac.model.filters import Filter
 from celeriac.model.gate import Duration, Name, Unreadable
 from celeriac.model.message import PLAIN
 from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
+from celeriac.model.watching import CHANNELS, LONGEST_WATCH, MOST_VALUES, MOST_WATCHED
 from celeriac.ports.broker import MISSED
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
@@ -42,6 +44,7 @@ __all__ = ["COMMAND_HANDLERS", "Controlled", "Repetitions", "serve_commands"]
 log = logging.getLogger("celeriac.worker")
 
 Handler = Callable[..., Any]
+Values = Annotated[tuple[Name, ...], Meta(max_length=MOST_VALUES)]  # of a condition
 Count = Annotated[int, Meta(ge=1, le=100)]  # children to add or remove by one command
 COMMAND_SECONDS = 120.0  # how old a signed command may be, and how far the clocks of machines may differ
 LISTEN = "listen for control commands"  # the duty, for `Outages`
@@ -291,6 +294,17 @@ def _log_level(worker: Controlled, level: Name) -> dict[str, str]:
         raise ValueError(f"level must be one of {', '.join(LOG_LEVELS)}, not {level[:100]!r}.")
     logging.getLogger("celeriac").setLevel(level.upper())
     return {"ok": f"log level {level.upper()}"}
+
+
+@_handles
+def _watch(worker: Controlled, channel: Name, seconds: Annotated[float, Meta(ge=0.0, le=LONGEST_WATCH)],
+           rate: Annotated[float, Meta(gt=0.0, le=MOST_WATCHED)] = 50.0, tasks: Values = (), queues: Values = (),
+           states: Values = (), roots: Values = ()) -> dict[str, str]:  # fmt: skip
+    if not channel.startswith(CHANNELS):
+        raise ValueError(f"channel must begin with {CHANNELS!r}, not {channel[:100]!r}.")
+    chosen = Filter(tasks=tasks, queues=queues, states=states, roots=roots)
+    worker.settler.recorder.watches.watch(channel, chosen, rate, seconds)
+    return {"ok": "tells what ends" if seconds else "tells no more"}
 
 
 def _resize(worker: Controlled, change: int) -> dict[str, str]:

@@ -8,6 +8,7 @@ Its duties, each an asyncio task of its own:
     advance     workflows whose nodes have ended (`advancer.py`)
     notify      callers of what was stored, where the result backend cannot (`notifier.py`)
     record      the history (`recorder.py`)
+    tell        those who watch, what has ended (`watches.py`)
     mail        the administrators of failures, if there are `mail_admins` (`mailer.py`)
     sweep       expired leases of dead workers, every second (`sweeper.py`)
     serve       control commands (`remote_control.py`)
@@ -210,7 +211,8 @@ class Supervisor:
             self._duty(work)
             for work in (self.settler.run(self.receiver.freed), self.heartbeat.renew(),
                          self.heartbeat.recover(self.pool, self.receiver.queues), sweep(self.heartbeat, self.receiver),
-                         serve_commands(self), self.settler.advancer.run(), self.settler.recorder.run())
+                         serve_commands(self), self.settler.advancer.run(), self.settler.recorder.run(),
+                         self.settler.recorder.watches.run())
         ]  # fmt: skip
         if self.settler.notifier.is_needed:
             others.append(self._duty(self.settler.notifier.run()))

@@ -13,7 +13,7 @@ from celeriac.model.gate import Duration, reader
 from celeriac.model.message import COROUTINE, HIGHEST_PRIORITY, PLAIN, Message
 from celeriac.ports.operations import UNREADABLE_WORKER, WorkerInfo, unreadable
 
-__all__ = ["LANE_LETTERS", "blob", "due", "due_again", "publications", "shown", "unpack", "worker_of"]
+__all__ = ["LANE_LETTERS", "PUBLISH_BATCH", "blob", "due", "due_again", "publications", "shown", "unpack", "worker_of"]
 
 LANE_LETTERS = {PLAIN: "p", COROUTINE: "c"}
 PUBLISH_BATCH = 500  # messages per script call: Redis serves no other client meanwhile

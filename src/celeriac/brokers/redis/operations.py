@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from celeriac.brokers.redis.envelope import blob, due, shown, worker_of
+from celeriac.brokers.redis.envelope import PUBLISH_BATCH, blob, due, shown, worker_of
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
-from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew
+from celeriac.ports.operations import (
+    UNREADABLE,
+    Dead,
+    Operations,
+    QueueCounts,
+    Removal,
+    Waiting,
+    WorkerInfo,
+    anew,
+    now_due,
+)
 
 __all__ = ["RedisOperations"]
 
@@ -81,6 +91,32 @@ class RedisOperations(Operations):
                 parts += (number, message.queue, message.id, blob(message, codec), due(message))
         done = await self._run("purge", queue, self._moment(), self._result_ttl, len(removals), *parts)
         return [gone == 1 for gone in done]
+
+    async def run_now(self, ids: Sequence[str]) -> int:
+        return await self._send_anew(ids, now_due)
+
+    async def move(self, ids: Sequence[str], queue: str) -> int:
+        def moved(message: Message) -> Message:
+            return msgspec.structs.replace(message, queue=queue)
+
+        return await self._send_anew(ids, moved, queue)
+
+    async def _send_anew(self, ids: Sequence[str], changed: Callable[[Message], Message],
+                         to: str | None = None) -> int:  # fmt: skip
+        """Write messages that wait anew, changed: scheduled ones, or with `to` all that go to another queue."""
+        wanted, by_queue, codec, total = list(dict.fromkeys(ids)), dict[str, list[bytes]](), self._server.codec, 0
+        for start in range(0, len(wanted), PUBLISH_BATCH):
+            reply = await self._run("find", self._moment(), *wanted[start : start + PUBLISH_BATCH])
+            for place, value, of, id in zip(*(reply[i::4] for i in range(4)), strict=True):
+                queue, message = of.decode(), shown(value, of.decode(), codec, id.decode())
+                is_meant = place == b"scheduled" or (to is not None and place == b"ready" and queue != to)
+                if is_meant and message.task != UNREADABLE:
+                    by_queue.setdefault(queue, []).extend((id, value, blob(changed(message), codec)))
+        for queue, parts in by_queue.items():
+            for start in range(0, len(parts), 3 * PUBLISH_BATCH):
+                some = parts[start : start + 3 * PUBLISH_BATCH]
+                total += await self._run("move", queue, to or queue, self._moment(), int(to is None), *some)
+        return total
 
     async def pause(self, queue: str) -> None:
         await self._server.ado(("SADD", self._key("paused"), queue))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from celeriac.ports.operations import (
     Waiting,
     WorkerInfo,
     anew,
+    now_due,
     unreadable,
     worker_of,
 )
@@ -101,6 +102,27 @@ class SQLiteOperations(Operations):
             return done
 
         return await self._database.awrite(work)
+
+    async def run_now(self, ids: Sequence[str]) -> int:
+        return await self._database.awrite(lambda connection: self._send_anew(connection, ids, (SCHEDULED,), now_due))
+
+    async def move(self, ids: Sequence[str], queue: str) -> int:
+        def moved(message: Message) -> Message:
+            return msgspec.structs.replace(message, queue=queue)
+
+        return await self._database.awrite(
+            lambda connection: self._send_anew(connection, ids, (READY, SCHEDULED), moved, queue)
+        )
+
+    def _send_anew(self, connection: Connection, ids: Sequence[str], states: Sequence[str],
+                   changed: Callable[[Message], Message], to: str | None = None) -> int:  # fmt: skip
+        """Write messages that wait in one of these states anew, changed; return how many there were. Not those `to`."""
+        known = [one for id in dict.fromkeys(ids) if (one := find(connection, id)) is not None]
+        found = [one for one in known if one.state in states and one.message.queue != to]
+        for one in found:
+            remove(connection, one)
+        insert(connection, [changed(one.message) for one in found], self._clock.now())
+        return len(found)
 
     async def pause(self, queue: str) -> None:
         await self._change("INSERT OR IGNORE INTO pauses (queue) VALUES (?)", (queue,))

@@ -88,6 +88,7 @@ Channels (`PUBLISH`):
 
 Each script of `scripts` begins with its arguments and its reply. KEYS[1] is always `P:queues`, and ARGV[1] the prefix.
 `publish`, `publish_one`, `remove_dead` and `peek` change the keys of one queue, and keys of all queues;
+`move` changes those of two queues;
 `receive` and `sweep` touch many queues; `settle` touches the queues of a batch, of its follow-ups and of a request for
 messages that it carries, and P:outcome and P:workflow, as do `advance` and `purge`; `publish_again` reads P:outcome,
 too. On Redis Cluster all keys must therefore be in one slot: give the prefix a hash tag (`redis_prefix =

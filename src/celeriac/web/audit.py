@@ -1,0 +1,75 @@
+"""The audit: who did what, when. Each action of an operator is written into the history.
+
+`application.py` calls `note` for each request that changes something, but for sending tasks (`Endpoint.is_action`). The
+history notes tasks that were sent again, by the command too, and bulk actions themselves. It is best effort, as the
+history is: an action that was done is not undone because it cannot be written down. Without a history, the log has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from celeriac.documents import event_document
+from celeriac.errors import BackendError, BrokerError
+from celeriac.inspector.audit import ACTION, AUDITED
+from celeriac.model.history import Event as Happened
+from celeriac.web.answers import Event
+from celeriac.web.endpoints import Call, Endpoint, Endpoints, json_answer
+from celeriac.web.history import history_of, instant_given
+from celeriac.web.shapes import AuditQuery
+from celeriac.web.site import Site
+
+__all__ = ["ENDPOINTS", "note"]
+
+log = logging.getLogger("celeriac.web")
+
+ENDPOINTS = Endpoints()
+LONGEST: Final = 200  # characters of a name
+SHOWN: Final = 20  # ids of many
+LARGEST: Final = 4_000  # bytes of what was asked for
+
+
+@ENDPOINTS.add("GET", "/audit", "audit:read", {200: list[Event]}, query=AuditQuery)
+async def _audit(site: Site, call: Call) -> Response:
+    """List what operators did, the latest first."""
+    query: AuditQuery = call.query
+    since = instant_given(site, query.since, "since") if query.since else 0.0
+    found = await site.read(history_of(site).events(AUDITED, since, query.limit, query.id))
+    return json_answer([event_document(event) for event in found])
+
+
+async def note(site: Site, call: Call, endpoint: Endpoint, failed: Exception | None = None) -> None:
+    """Write down an action. `failed`: it may have been done in part."""
+    history = site.app.history
+    if history is None:
+        return
+    data: dict[str, Any] = {"request": f"{endpoint.method} {endpoint.path}"}
+    if (asked := _asked(call)) is not None:
+        data["body"] = asked
+    if failed is not None:
+        data["failed"] = str(failed)[:LARGEST]
+    about = next(iter(call.path.values()), "")
+    if not about and isinstance(ids := getattr(call.body, "ids", None), list) and len(ids) == 1:
+        about = ids[0]
+    event = Happened(at=site.app.clock.now(), kind=ACTION, id=about[:LONGEST], by=call.user.name[:LONGEST],
+                     text=endpoint.summary, data=data)  # fmt: skip
+    try:
+        await site.read(history.audit(event))
+    except (BackendError, BrokerError) as error:
+        log.warning("%s: %s %s is missing in the audit: %s", call.user.name, endpoint.method, call.request.url.path,
+                    error)  # fmt: skip
+
+
+def _asked(call: Call) -> Any:
+    """Return the body as plain data; of many ids, the first; of what is large, its size."""
+    if call.body is None:
+        return None
+    body = msgspec.to_builtins(call.body)
+    if isinstance(body, dict) and isinstance(ids := body.get("ids"), list) and len(ids) > SHOWN:
+        body = {**body, "ids": ids[:SHOWN], "of": len(ids)}
+    size = len(msgspec.json.encode(body))
+    return body if size <= LARGEST else {"bytes": size}

@@ -1,0 +1,44 @@
+"""The form of streams of server-sent events: bytes of events and comments, and the answer that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.responses import Response, StreamingResponse
+
+from celeriac.app.app import Celeriac
+from celeriac.documents import instant, to_json
+
+__all__ = ["KEEP_ALIVE", "RETRY", "STILL_HERE", "event_bytes", "notice_bytes", "streamed"]
+
+KEEP_ALIVE: Final = 15.0  # seconds between comments that keep proxies from closing the stream
+RETRY: Final = b"retry: 2000\n\n"
+STILL_HERE: Final = b": still here\n\n"
+HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+def streamed(events: AsyncIterator[bytes]) -> Response:
+    """Return the answer that carries a stream."""
+    return StreamingResponse(events, HTTPStatus.OK, HEADERS, "text/event-stream")
+
+
+def event_bytes(app: Celeriac, id: str, name: str, subject: str, at: float, data: Any) -> bytes:
+    """Return an event as bytes. Its data is a CloudEvents document."""
+    event = {
+        "specversion": "1.0",
+        "id": id,
+        "source": f"/celeriac/{app.main or ''}",
+        "type": f"celeriac.{name}",
+        "subject": subject,
+        "time": instant(at),
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    return f"id: {id}\nevent: {name}\ndata: ".encode() + to_json(event) + b"\n\n"
+
+
+def notice_bytes(name: str, data: Any) -> bytes:
+    """Return an event about the stream itself: it has no id, so that a client resumes from the one before."""
+    return f"event: {name}\ndata: ".encode() + to_json(data) + b"\n\n"
