@@ -18,7 +18,7 @@ demo: .venv/.installed ## see it work: a worker, tasks, a kill, all in one termi
 	$(BIN)/celeriac demo
 
 test: .venv/.installed servers django ## run the tests
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 SLOW := tests/promises tests/test_worker_children.py tests/test_demo.py tests/test_docs.py tests/test_benchmarks.py \
 	tests/test_reload.py tests/test_web_examples.py tests/test_http_examples.py tests/test_dist.py tests/test_site.py \

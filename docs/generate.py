@@ -391,6 +391,7 @@ SECTIONS = {
     "Schedules": ("beat_", "timezone"),
     "Results": ("result_",),
     "History": ("history",),
+    "Traces": ("otel",),
     "Workers": ("worker_", "imports"),
     "The HTTP API": ("web_",),
 }

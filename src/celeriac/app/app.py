@@ -56,6 +56,7 @@ from celeriac.tasks.publish_signals import send_after_publish, send_before_publi
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import Task
+from celeriac.tasks.tracing import Sending, Tracing
 
 if TYPE_CHECKING:
     from celeriac.beat.scheduler import Scheduler
@@ -86,6 +87,7 @@ class Celeriac(Registering):
         self.main = main or module
         self.clock = clock or Clock()
         self.conf = Settings(settings, os.environ if environ is None else environ)
+        self.tracing = Tracing(self)
         self.control = Control(self)
         self.schedules = Schedules(self)
         self.declared = Declared(self, self.main, self.schedules)
@@ -121,6 +123,7 @@ class Celeriac(Registering):
 
     def _configuration_changed(self) -> None:
         self._templates.clear()
+        self.tracing.configuration_changed()
         self.declared.forget()
         self._routes = self._queues = None
         for task in (*self.tasks.values(), *self.builtin_tasks.values()):
@@ -212,27 +215,44 @@ class Celeriac(Registering):
 
     # --- Sending --------------------------------------------------------------------------------------
 
-    def publish(self, messages: Sequence[Message]) -> bool:
-        """Send messages. With `task_always_eager`, send nothing and return False: the caller runs them instead."""
+    def publish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
+        """Send messages. With `task_always_eager`, send nothing and return False: the caller runs them instead.
+
+        `batch` is the span of what they are a part of, if it is sent in several steps: see `Tracing.batch`.
+        """
         if self.conf.task_always_eager:
             return False
+        if self.tracing.is_possible and (spans := self.tracing.spans()) is not None:
+            with spans.sending(messages, batch) as traced:
+                self._publish(traced)
+        else:
+            self._publish(messages)
+        return True
+
+    def _publish(self, messages: Sequence[Message]) -> None:
         if before_task_publish.receivers:
             messages = send_before_publish(messages)
         self.broker.publish(messages)
         if after_task_publish.receivers:
             send_after_publish(messages)
-        return True
 
-    async def apublish(self, messages: Sequence[Message]) -> bool:
+    async def apublish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
         """Coroutine version of `publish`."""
         if self.conf.task_always_eager:
             return False
+        if self.tracing.is_possible and (spans := self.tracing.spans()) is not None:
+            with spans.sending(messages, batch) as traced:
+                await self._apublish(traced)
+        else:
+            await self._apublish(messages)
+        return True
+
+    async def _apublish(self, messages: Sequence[Message]) -> None:
         if before_task_publish.receivers:
             messages = send_before_publish(messages)
         await self.broker.apublish(messages)
         if after_task_publish.receivers:
             send_after_publish(messages)
-        return True
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                   **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip

@@ -239,7 +239,8 @@ class Scheduler:
         logs = log.isEnabledFor(logging.INFO)
         for tick, filled in zip(decision.ticks, item.filled, strict=True):
             if logs:
-                log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id)
+                log.info("The schedule %s has sent its tick of %s: %s", name, iso(tick), filled.messages[0].id,
+                         extra={"event_name": "schedule.sent"})  # fmt: skip
             if signals.schedule_sent.receivers:
                 ids = [message.id for message in filled.messages]
                 signals.schedule_sent.send(self, name=name, tick=_instant(tick), ids=ids)
@@ -248,7 +249,8 @@ class Scheduler:
             (decision.skipped, "what it sent last has not ended", signals.schedule_skipped),
         ):
             if count:
-                log.warning("The schedule %s leaves out %d ticks: %s", name, count, why)
+                log.warning("The schedule %s leaves out %d ticks: %s", name, count, why,
+                            extra={"event_name": "schedule.left_out"})  # fmt: skip
                 signal.send(self, name=name, count=count)
 
     async def _change(self, store: ScheduleStore, work: Sequence[_Work], now: int) -> list[bool]:

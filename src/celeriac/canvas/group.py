@@ -14,6 +14,7 @@ from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.message_template import PUBLISH_BATCH, check_same_app
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
+from celeriac.tasks.tracing import LINKED_FROM
 
 __all__ = ["group"]
 
@@ -57,12 +58,15 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         results: list[AsyncResult[R]] = []
         if (chosen := self._chosen()) and not self.app.conf.task_always_eager:
             free_ids(self.app, chosen)
-        for start in range(0, len(messages), PUBLISH_BATCH):
-            batch = messages[start : start + PUBLISH_BATCH]
-            if self.tasks[0].app.publish(batch):
-                results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
-            else:
-                results += self._run(batch)
+        if not messages:
+            return GroupResult(id, results)
+        with self.app.tracing.batch("send group", are_linked=len(messages) > LINKED_FROM) as whole:
+            for start in range(0, len(messages), PUBLISH_BATCH):
+                batch = messages[start : start + PUBLISH_BATCH]
+                if self.tasks[0].app.publish(batch, whole):
+                    results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
+                else:
+                    results += self._run(batch)
         return GroupResult(id, results)
 
     async def aapply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
@@ -74,12 +78,15 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
         results: list[AsyncResult[R]] = []
         if (chosen := self._chosen()) and not self.app.conf.task_always_eager:
             await afree_ids(self.app, chosen)
-        for start in range(0, len(messages), PUBLISH_BATCH):
-            batch = messages[start : start + PUBLISH_BATCH]
-            if await self.tasks[0].app.apublish(batch):
-                results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
-            else:
-                results += self._run(batch)
+        if not messages:
+            return GroupResult(id, results)
+        with self.app.tracing.batch("send group", are_linked=len(messages) > LINKED_FROM) as whole:
+            for start in range(0, len(messages), PUBLISH_BATCH):
+                batch = messages[start : start + PUBLISH_BATCH]
+                if await self.tasks[0].app.apublish(batch, whole):
+                    results += [AsyncResult(message.id, self.tasks[0].app, message.task) for message in batch]
+                else:
+                    results += self._run(batch)
         return GroupResult(id, results)
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,

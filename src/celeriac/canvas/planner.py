@@ -24,6 +24,7 @@ from celeriac.tasks.message_template import as_link, check_callback, check_same_
 from celeriac.tasks.protocols import App
 from celeriac.tasks.request import current
 from celeriac.tasks.signature import Signature, listed
+from celeriac.tasks.tracing import LINKED, LINKED_FROM, Sending, without_context
 
 __all__ = ["FIRST_ONLY", "GATHER", "Given", "Planned", "Planner", "as_replacement", "check_unique"]
 
@@ -71,16 +72,19 @@ class Given(NamedTuple):
 class Planner:
     """Lays out one workflow."""
 
-    def __init__(self, app: App, check: bool = True) -> None:
+    def __init__(self, app: App, check: bool = True, sending: Sending | None = None) -> None:
         self._app = app
         self._checks = check  # whether arguments are checked
+        self._is_traced = sending is not None
         self._nodes: list[Node | None] = []
         self._messages: dict[int, Message] = {}
         self._steps: dict[int, dict[str, Any]] = {}  # the other fields of steps
         self._joins: dict[int, list[Link]] = {}  # error callbacks of groups
         self._chosen: dict[int, str] = {}  # ids that the caller chose
         request = current.get()
-        self._headers = request.headers if request is not None else {}
+        self._headers = without_context(request.headers) if request is not None else {}
+        if sending is not None:
+            self._headers |= sending.carrier
         self._root = request.root_id if request is not None else None
 
     def plan(self, part: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
@@ -158,6 +162,9 @@ class Planner:
         self._nodes.append(join)
         self._joins[number] = []
         inside = given._replace(group=number, id=None)
+        if self._is_traced and len(parts) > LINKED_FROM:
+            options = {**given.options, "headers": {**given.options.get("headers", {}), LINKED: "1"}}
+            inside = inside._replace(options=options)
         for part in parts:
             member = self.add(part, inside)
             join.members.append(member)

@@ -32,6 +32,7 @@ from celeriac.tasks.message_template import PUBLISH_BATCH
 from celeriac.tasks.protocols import App
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
+from celeriac.tasks.tracing import Sending
 
 if TYPE_CHECKING:
     from celeriac.tasks.request import Request
@@ -58,39 +59,41 @@ class Workflows:
 
     def send(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
         """Send a workflow; return its result."""
-        planned = Planner(self._app).plan(part, args, kwargs, options)
-        if self._app.conf.task_always_eager:
-            return self._run(planned)
-        if not planned.has_steps:
-            return part.empty_result()
-        if planned.chosen:
-            free_unused_ids(self._app, planned.chosen)
-        if not isinstance(self._app.backend, WorkflowStore):
-            message, result = self._as_one_message(part, planned)
-            self._app.publish([message])
-            return result
-        self._app.backend.plant(planned.plan(self._app.backend.codec))
-        for start in range(0, len(planned.starts), PUBLISH_BATCH):
-            self._app.publish(planned.starts[start : start + PUBLISH_BATCH])
+        with self._app.tracing.batch(_name_of_send(part)) as batch:
+            planned = Planner(self._app, sending=batch).plan(part, args, kwargs, options)
+            if self._app.conf.task_always_eager:
+                return self._run(planned)
+            if not planned.has_steps:
+                return part.empty_result()
+            if planned.chosen:
+                free_unused_ids(self._app, planned.chosen)
+            if not isinstance(self._app.backend, WorkflowStore):
+                message, result = self._as_one_message(part, planned)
+                self._app.publish([message], batch)
+                return result
+            self._app.backend.plant(planned.plan(self._app.backend.codec))
+            for start in range(0, len(planned.starts), PUBLISH_BATCH):
+                self._app.publish(planned.starts[start : start + PUBLISH_BATCH], batch)
         return result_of(self._app, planned.tree, planned.tree.end)
 
     async def asend(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None,
                     options: Mapping[str, Any]) -> Any:  # fmt: skip
         """Coroutine version of `send`."""
-        planned = Planner(self._app).plan(part, args, kwargs, options)
-        if self._app.conf.task_always_eager:
-            return self._run(planned)
-        if not planned.has_steps:
-            return part.empty_result()
-        if planned.chosen:
-            await afree_unused_ids(self._app, planned.chosen)
-        if not isinstance(self._app.backend, WorkflowStore):
-            message, result = self._as_one_message(part, planned)
-            await self._app.apublish([message])
-            return result
-        await self._app.backend.aplant(planned.plan(self._app.backend.codec))
-        for start in range(0, len(planned.starts), PUBLISH_BATCH):
-            await self._app.apublish(planned.starts[start : start + PUBLISH_BATCH])
+        with self._app.tracing.batch(_name_of_send(part)) as batch:
+            planned = Planner(self._app, sending=batch).plan(part, args, kwargs, options)
+            if self._app.conf.task_always_eager:
+                return self._run(planned)
+            if not planned.has_steps:
+                return part.empty_result()
+            if planned.chosen:
+                await afree_unused_ids(self._app, planned.chosen)
+            if not isinstance(self._app.backend, WorkflowStore):
+                message, result = self._as_one_message(part, planned)
+                await self._app.apublish([message], batch)
+                return result
+            await self._app.backend.aplant(planned.plan(self._app.backend.codec))
+            for start in range(0, len(planned.starts), PUBLISH_BATCH):
+                await self._app.apublish(planned.starts[start : start + PUBLISH_BATCH], batch)
         return result_of(self._app, planned.tree, planned.tree.end)
 
     def run(self, part: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
@@ -133,15 +136,22 @@ class Workflows:
 
     def replacement(self, request: Request, part: Any) -> list[Message]:
         """Store the replacement of a running task; return the messages to send first."""
+        with self._app.tracing.batch(_name_of_send(part)) as batch:
+            return self._replacement(request, part, batch)
+
+    def _replacement(self, request: Request, part: Any, batch: Sending | None) -> list[Message]:
         old = request.message
         if isinstance(part, Signature) and not part.leads_on():
             part._checked((), None)
-            return [as_replacement(part.message(), old)]
+            message = as_replacement(part.message(), old)
+            if batch is not None:
+                message = replace(message, headers={**message.headers, **batch.carrier})
+            return [message]
         if isinstance(part, Signature):
             part = chain(part)
         if not isinstance(part, Composite):
             raise TypeError(f"replace needs a signature or a workflow, not {part!r}")
-        planned = Planner(self._app).plan(part, stands_for=old)
+        planned = Planner(self._app, sending=batch).plan(part, stands_for=old)
         if request.is_eager:
             self.replacements[planned.tree.id] = planned
         elif not isinstance(self._app.backend, WorkflowStore):
@@ -229,6 +239,11 @@ class Workflows:
             return None
         result: GroupResult[Any] = result_of(self._app, tree, tree.end)
         return result
+
+
+def _name_of_send(part: Any) -> str:
+    """Return the name of the span that sends a part."""
+    return f"send {part.task}" if isinstance(part, Signature) else f"send {getattr(part, 'kind', 'workflow')}"
 
 
 def _add_nodes(result: Any, nodes: list[Node]) -> int:

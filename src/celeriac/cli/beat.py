@@ -81,7 +81,7 @@ def command(session: Session, *, name: str | None, loglevel: str | None, log_for
                                    "broker, or start celeriac worker --pool threads --beat.")  # fmt: skip
     check_schedules(app)
     name = name or f"{app.main or 'celeriac'}@{socket.gethostname()}.{os.getpid()}"
-    formatter = set_up_logging(app.conf, name, loglevel, log_format)
+    formatter = set_up_logging(app, name, loglevel, log_format)
     asyncio.run(_beat(app, name, formatter))
 
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from celeriac import signals
+from celeriac.app.app import Celeriac
 from celeriac.cli.output import printable
 from celeriac.config.definitions import JSON, LOG_FORMAT
 from celeriac.config.settings import Settings
@@ -30,11 +31,12 @@ SUPERVISOR = "celeriac.worker"  # the logger whose lines about a task name it in
 ABOUT_THE_LOG = {"name": log.name, "levelname": "WARNING", "levelno": logging.WARNING}
 
 
-def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: str | None) -> logging.Formatter | None:
+def set_up_logging(app: Celeriac, worker: str, level: str | None, log_format: str | None) -> logging.Formatter | None:
     """Log to stderr, from the root logger, unless the app has configured logging. Call it once the app is imported.
 
     Return the formatter; None if the app's own handlers are used.
     """
+    conf = app.conf
     shown = _shown(log_format, conf)
     number = logging.root.level if level is None else logging.getLevelNamesMapping()[level.upper()]
     facts = {"loglevel": number, "logfile": None, "format": shown, "colorize": False}  # the names are Celery's
@@ -42,7 +44,7 @@ def set_up_logging(conf: Settings, worker: str, level: str | None, log_format: s
     if signals.setup_logging.receivers:
         signals.setup_logging.send(None, **facts)
     else:
-        formatter = _set_up(conf, worker, level, shown)
+        formatter = _set_up(app, worker, level, shown)
         signals.after_setup_logger.send(None, logger=logging.root, **facts)
         signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
     _enable()
@@ -59,7 +61,8 @@ def _shown(log_format: str | None, conf: Settings) -> str:
     return JSON if log_format == JSON else conf.worker_log_format
 
 
-def _set_up(conf: Settings, worker: str, level: str | None, shown: str) -> logging.Formatter | None:
+def _set_up(app: Celeriac, worker: str, level: str | None, shown: str) -> logging.Formatter | None:
+    conf = app.conf
     ours = logging.getLogger("celeriac")
     if conf.worker_hijack_root_logger:
         logging.root.handlers.clear()
@@ -68,7 +71,8 @@ def _set_up(conf: Settings, worker: str, level: str | None, shown: str) -> loggi
         ours.setLevel(level.upper())
     if ours.hasHandlers():
         return None
-    formatter = JSONFormatter(worker) if shown == JSON else LogFormatter(shown, conf.worker_task_log_format)
+    of_tasks = conf.worker_task_log_format
+    formatter = JSONFormatter(worker, app.main or "") if shown == JSON else LogFormatter(shown, of_tasks)
     handler = stderr_handler()
     handler.setFormatter(formatter)
     handler.addFilter(_is_not_shown)

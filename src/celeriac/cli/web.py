@@ -68,7 +68,7 @@ def command(session: Session, *, host: str | None, port: int | None, hosts: tupl
                                    "broker: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
     if hosts:
         app.conf.web_allowed_hosts = [*app.conf.web_allowed_hosts, *hosts]
-    set_up_logging(app.conf, f"{app.main or 'celeriac'} web", loglevel, log_format)
+    set_up_logging(app, f"{app.main or 'celeriac'} web", loglevel, log_format)
 
     def ready(address: str) -> None:
         echo(f"celeriac {__version__}: the HTTP API is running on {address}\n  app        {app.main}, {len(app.tasks)} "

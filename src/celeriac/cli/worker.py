@@ -121,7 +121,7 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
         check_schedules(session.app)
     if options.metrics is not None:
         importlib.import_module("celeriac.metrics.exposition")  # without its extra, fail before anything is started
-    formatter = set_up_logging(session.app.conf, options.name, loglevel, log_format)
+    formatter = set_up_logging(session.app, options.name, loglevel, log_format)
     banner = partial(_announce, session.app, options, formatter)
     signals.worker_ready.connect(banner)
     try:

@@ -167,7 +167,7 @@ def _table_prefix(value: str) -> str:
 
 def _log_format(value: str) -> str:
     """Return a format of `logging` that can be filled in."""
-    record = logging.makeLogRecord({"task_name": "shop.add", "task_id": "1"})
+    record = logging.makeLogRecord({"task_name": "shop.add", "task_id": "1", "trace_id": "-", "span_id": "-"})
     try:
         logging.Formatter(value).format(record)
     except ValueError as error:
@@ -271,6 +271,16 @@ class Definitions:
         Seconds, "how long failures are kept (with 'all': all attempts); counters are kept for years", positive
     ] = 14 * 86400.0
     history_max_attempts: Annotated[int, "failures that are kept at most, and as many successes", positive] = 100_000
+
+    # Traces
+    otel: Annotated[
+        str, "OpenTelemetry: 'auto': where a tracer provider is set; 'on': the same, and an error without the package; "
+        "'off'", OneOf("auto", "on", "off")
+    ] = "auto"  # fmt: skip
+    otel_parent: Annotated[
+        str, "whether the span of a send is the parent of the span that processes it: 'auto': if the message was sent "
+        "alone, to run at once; 'always'; 'never': they are linked", OneOf("auto", "always", "never")
+    ] = "auto"  # fmt: skip
 
     # Mails to the administrators
     mail_admins: Annotated[

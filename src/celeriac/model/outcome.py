@@ -71,6 +71,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     call: Call | None = None  # with `result_extended`
     place: Place | None = None  # set in a workflow
     cause: Name | None = None  # id of the earlier task of its workflow whose failure is why this one was not run
+    trace: OptionalName = ""  # the trace and the span of the attempt, as a `traceparent`, if it was traced
     kept: bytes | None = None  # in FAILURE: the message, so that it can be sent again (`task_keep_failed`)
     following: list[Message] = []  # in REPLACED: what replaces the message; in RETRY: the next attempt, if changed
 

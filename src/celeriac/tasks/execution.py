@@ -39,6 +39,7 @@ class Executor:
 
     def __init__(self, app: App, worker: str = "", report: Report | None = None, is_eager: bool = False) -> None:
         self._app = app
+        self._tracing = app.tracing
         self._worker = worker
         self._report = report
         self._is_eager = is_eager
@@ -49,6 +50,12 @@ class Executor:
 
     def run(self, message: Message, deliveries: int = 1) -> Outcome:
         """Run one attempt of a plain task."""
+        if self._tracing.is_possible and (spans := self._tracing.spans()) is not None:
+            with spans.processing(message, self._worker, self._is_eager) as attempt:
+                return attempt.ended(self._run(message, deliveries))
+        return self._run(message, deliveries)
+
+    def _run(self, message: Message, deliveries: int) -> Outcome:
         started, clock = time.time(), time.perf_counter()
         request = None
         try:
@@ -67,6 +74,12 @@ class Executor:
     async def arun(self, message: Message, deliveries: int = 1,
                    drive: Callable[[Any], Any] | None = None) -> Outcome:  # fmt: skip
         """Run one attempt of a coroutine task. `drive` may wrap the coroutine, to interrupt it from outside."""
+        if self._tracing.is_possible and (spans := self._tracing.spans()) is not None:
+            with spans.processing(message, self._worker, self._is_eager) as attempt:
+                return attempt.ended(await self._arun(message, deliveries, drive))
+        return await self._arun(message, deliveries, drive)
+
+    async def _arun(self, message: Message, deliveries: int, drive: Callable[[Any], Any] | None) -> Outcome:
         started, clock = time.time(), time.perf_counter()
         request = None
         try:

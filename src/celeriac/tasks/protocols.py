@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from celeriac.model.options import CallOptions
+from celeriac.tasks.tracing import Sending, Tracing
 
 if TYPE_CHECKING:
     from celeriac.config.settings import Settings
@@ -145,6 +146,7 @@ class App(Protocol):
     main: str | None
     conf: Settings
     clock: Clock
+    tracing: Tracing
 
     @property
     def tasks(self) -> Mapping[str, AnyTask]:
@@ -153,6 +155,10 @@ class App(Protocol):
     @property
     def builtin_tasks(self) -> Mapping[str, AnyTask]:
         """The tasks that every worker knows, by name."""
+
+    @property
+    def broker_url(self) -> str:
+        """The URL of the broker."""
 
     @property
     def broker(self) -> Broker:
@@ -211,10 +217,10 @@ class App(Protocol):
                   immutable: bool = False, **options: Any) -> Any:  # fmt: skip
         """Return a signature by the task's name, or from the data of `to_dict`."""
 
-    def publish(self, messages: Sequence[Message]) -> bool:
+    def publish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
         """Send messages. False with `task_always_eager`: the caller runs them."""
 
-    async def apublish(self, messages: Sequence[Message]) -> bool:
+    async def apublish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
         """Coroutine version of `publish`."""
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,

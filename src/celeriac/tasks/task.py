@@ -245,9 +245,10 @@ class Task(RunningTask, Generic[P, R]):
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
         try:
-            for messages in self._batches(calls, options):
-                self.app.publish(messages)
-                results.add(messages)
+            with self.app.tracing.batch(f"send {self.name}", self.name, are_linked=True) as batch:
+                for messages in self._batches(calls, options):
+                    self.app.publish(messages, batch)
+                    results.add(messages)
         except Exception as error:
             _attach_sent(error, results)
             raise
@@ -262,9 +263,10 @@ class Task(RunningTask, Generic[P, R]):
             return self._run_all_eagerly(calls, options)
         results: Results[R] = Results(self.app, self.name)
         try:
-            for messages in self._batches(calls, options):
-                await self.app.apublish(messages)
-                results.add(messages)
+            with self.app.tracing.batch(f"send {self.name}", self.name, are_linked=True) as batch:
+                for messages in self._batches(calls, options):
+                    await self.app.apublish(messages, batch)
+                    results.add(messages)
         except Exception as error:
             _attach_sent(error, results)
             raise

@@ -213,7 +213,7 @@ class _RemotePool(Pool):
     def recall(self) -> None:
         """Do nothing: what a client holds, it may have started."""
 
-    async def stop(self, abandon: bool) -> None:
+    async def stop(self, abandon: bool, leave_seconds: float = 0.0) -> None:
         """Do nothing: remote workers outlive this process."""
 
 

@@ -39,12 +39,13 @@ from celeriac import signals
 from celeriac.app.app import Celeriac
 from celeriac.errors import AccessRefused, BackendError, BrokerError, ImproperlyConfigured
 from celeriac.metrics.counts import CHILDREN_LOST
+from celeriac.tasks.tracing import FLUSH_SECONDS
 from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.mailer import Mailer
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.pools.forkserver import start_forkserver
 from celeriac.worker.pools.pool import Pool, Reports, give_back
-from celeriac.worker.pools.process_pool import ProcessPool
+from celeriac.worker.pools.process_pool import LEAVE_SECONDS, ProcessPool
 from celeriac.worker.pools.thread_pool import ThreadPool
 from celeriac.worker.pools.titles import set_title
 from celeriac.worker.pools.worker_thread import WorkerThread
@@ -87,6 +88,7 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
                                        "(the default), or start the worker with --pool threads.")  # fmt: skip
         _ = app.broker, app.backend  # import the adapters once, not in every child
         app.close()  # the fork server must inherit no connection
+        app.tracing.warn_before_fork()
         return _run(app, options, start_forkserver(app, options.name))
     if options.pool == "solo":
         return _run_solo(app, options)
@@ -226,8 +228,10 @@ class Supervisor:
         if preparing.done():
             preparing.result()
             self.ready.set()
-            log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues))
+            log.info("%s is ready and receives from: %s", self.name, listed(self.receiver.queues),
+                     extra={"event_name": "worker.ready"})  # fmt: skip
             signals.worker_ready.send(self)
+            self.app.tracing.observe(self._loop, self.settler.recorder.statistics.ever)
             await asyncio.wait([stop, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         preparing.cancel()
         stop.cancel()
@@ -239,7 +243,7 @@ class Supervisor:
         if not self._faulty:
             self.pool.recall()
             await self._drain(deadline)
-        await self._stop_pool()
+        await self._stop_pool(0.0 if self._cold.is_set() else deadline - time.monotonic())
         last = time.monotonic() + FINAL_SECONDS
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
             async with asyncio.timeout(FINAL_SECONDS):
@@ -259,9 +263,9 @@ class Supervisor:
         signals.worker_shutdown.send(self)
         self.app.close()
         if self._failure is not None:
-            log.critical("%s has failed: %s", self.name, self._failure)
+            log.critical("%s has failed: %s", self.name, self._failure, extra={"event_name": "worker.failed"})
             return 1
-        log.info("%s has stopped", self.name)
+        log.info("%s has stopped", self.name, extra={"event_name": "worker.stopped"})
         return 0
 
     async def _serve_metrics(self) -> Any:
@@ -285,11 +289,12 @@ class Supervisor:
         if self._stop_asked.is_set():
             if time.monotonic() - self._asked_at < ECHO_SECONDS:
                 return
-            log.warning("Cold shutdown: running tasks go back to the broker.")
+            log.warning("Cold shutdown: running tasks go back to the broker.", extra={"event_name": "worker.stopping"})
             self._cold.set()
             signals.worker_shutting_down.send(self.name, sig=why, how="Cold", exitcode=0)
         else:
-            log.warning("Shutting down after %s: running tasks have %g s.", why, self.options.grace_seconds)
+            log.warning("Shutting down after %s: running tasks have %g s.", why, self.options.grace_seconds,
+                        extra={"event_name": "worker.stopping"})  # fmt: skip
             self._asked_at = time.monotonic()
             self._stop_asked.set()
             signals.worker_shutting_down.send(self.name, sig=why, how="Warm", exitcode=0)
@@ -359,11 +364,15 @@ class Supervisor:
                 break
         cold.cancel()
 
-    async def _stop_pool(self) -> None:
-        """Stop the pool within `FINAL_SECONDS`: the kernel may delay SIGKILL, or the fork server may be stuck."""
+    async def _stop_pool(self, seconds: float) -> None:
+        """Stop the pool within `FINAL_SECONDS`: the kernel may delay SIGKILL, or the fork server may be stuck.
+
+        Children that have spans to export have more time for that, but no more than `seconds`.
+        """
+        leave = max(0.0, min(seconds, FLUSH_SECONDS + LEAVE_SECONDS)) if self.app.tracing.is_possible else 0.0
         try:
-            async with asyncio.timeout(FINAL_SECONDS):
-                await self.pool.stop(abandon=self._faulty)
+            async with asyncio.timeout(leave + FINAL_SECONDS):
+                await self.pool.stop(abandon=self._faulty, leave_seconds=leave)
         except TimeoutError:
             children = [child.pid for child in self.pool.children()]
             log.error("Exiting before these child processes have ended: %s", ", ".join(map(str, children)))

@@ -45,6 +45,7 @@ class PlainChild:
     """The main loop of a plain child."""
 
     def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
+        self._app = app
         self._worker = worker
         self._socket = sock
         self._permits = permits
@@ -82,6 +83,7 @@ class PlainChild:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if self._reports_memory else 0
             self._send(Ran(index, outcome, memory))
         signals.worker_process_shutdown.send(self._worker, pid=self._pid, exitcode=0, lane=PLAIN)
+        self._app.tracing.flush()
 
     def _take_permit(self) -> int | None:
         """Wait for a permit and take it. None: the supervisor has closed the pipe."""

@@ -127,7 +127,10 @@ async def run_limited(executor: Executor, message: Message, deliveries: int,
     for interruptible in interruptibles:
         if interruptible.verdict is not None:
             state = states.REVOKED if isinstance(interruptible.verdict, TaskRevoked) else states.FAILURE
-            return Outcome.failed(message, interruptible.verdict, state, time.time(), outcome.worker, outcome.runtime)
+            verdict = Outcome.failed(message, interruptible.verdict, state, time.time(), outcome.worker,
+                                     outcome.runtime)  # fmt: skip
+            verdict.trace = outcome.trace
+            return verdict
     return outcome
 
 
@@ -136,6 +139,7 @@ class CoroutineChild(asyncio.Protocol):
 
     def __init__(self, app: Celeriac, worker: str, sock: socket.socket, permits: int, reports_memory: bool) -> None:
         self._executor = Executor(app, worker, self._report)
+        self._app = app
         self._worker = worker
         self._socket = sock
         self._permits = permits
@@ -176,6 +180,7 @@ class CoroutineChild(asyncio.Protocol):
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=LINGER_SECONDS)
+        self._app.tracing.flush()
 
     def _end_if_done(self) -> None:
         """Exit when there will be no more permits, and every permitted run has ended."""

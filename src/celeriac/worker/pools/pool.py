@@ -113,10 +113,11 @@ class Pool(ABC):
         """Give back what has not started."""
 
     @abstractmethod
-    async def stop(self, abandon: bool) -> None:
+    async def stop(self, abandon: bool, leave_seconds: float = 0.0) -> None:
         """Kill the children; give back what they ran (`acks_late=False`: report it as lost).
 
-        With `abandon`, report nothing: other workers already hold these messages.
+        Those that run nothing have `leave_seconds` before that, if they have something to do at their end. With
+        `abandon`, report nothing: other workers already hold these messages.
         """
 
     async def restart(self) -> None:

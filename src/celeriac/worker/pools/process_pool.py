@@ -31,11 +31,11 @@ from celeriac.worker.pools.limits import TICK_SECONDS, check_limits, killed_outc
 from celeriac.worker.pools.pool import Active, ChildInfo, Pool, Reports
 from celeriac.worker.pools.spawner import Spawner
 
-__all__ = ["ProcessPool"]
+__all__ = ["LEAVE_SECONDS", "ProcessPool"]
 
 log = logging.getLogger("celeriac.worker")
 
-LEAVE_SECONDS = 0.5  # at the end: for children to send `worker_process_shutdown`, before they are killed
+LEAVE_SECONDS = 0.5  # at least, at the end: for children to send `worker_process_shutdown`, before they are killed
 SHORT_LIFE = 1.0  # seconds; if a child exits sooner without having run anything, the next is forked after this pause
 
 
@@ -342,14 +342,14 @@ class ProcessPool(Pool):
             if recalled:
                 self._reports.ended([Ending(delivery=delivery, given_back=True) for delivery in recalled])
 
-    async def stop(self, abandon: bool) -> None:
+    async def stop(self, abandon: bool, leave_seconds: float = 0.0) -> None:
         self._stopping = True
         if self._growing is not None:
             await asyncio.wait([self._growing])
         if not abandon:
             self.recall()
-            if signals.worker_process_shutdown.receivers:
-                await self._let_idle_children_end()
+            if signals.worker_process_shutdown.receivers or self._app.tracing.is_possible:
+                await self._let_idle_children_end(max(leave_seconds, LEAVE_SECONDS))
         for child in self._children.values():
             if abandon:
                 child.recall()
@@ -361,13 +361,13 @@ class ProcessPool(Pool):
             await self._has_no_children.wait()
         self._spawner.end()
 
-    async def _let_idle_children_end(self) -> None:
-        """Give the children that run nothing the time to send `worker_process_shutdown`, unless others still run."""
+    async def _let_idle_children_end(self, seconds: float) -> None:
+        """Give the children that run nothing the time to do what they do at their end, unless others still run."""
         if not self._children or any(child.running for child in self._children.values()):
             return
         self._has_no_children.clear()
         for child in self._children.values():
             child.close_permits()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._has_no_children.wait()

@@ -319,7 +319,7 @@ class ThreadPool(Pool):
     def recall(self) -> None:
         """Do nothing: nothing is sent ahead."""
 
-    async def stop(self, abandon: bool) -> None:
+    async def stop(self, abandon: bool, leave_seconds: float = 0.0) -> None:
         endings = [give_back(active.delivery) for active in self.active()]
         for thread in self._threads:
             if abandon and thread.running is not None:
