@@ -154,6 +154,12 @@ async def test_a_repetition_tells_the_first_time_that_a_task_is_due(shop: Celeri
         assert (await client.post(f"{API}/tasks", json=body, headers=headers("k"))).json() == first.json()
 
 
+async def test_a_claim_that_another_version_wrote_is_no_fault_of_the_server(shop: Celeriac) -> None:
+    await claim_store(shop.backend).claim("http:ann:k", b"\xc1", 60.0, shop.clock.now())
+    async with clients_of(shop) as client:
+        problem(await client.post(f"{API}/tasks", json=BODY, headers=headers("k")), 422, "key-reused")
+
+
 async def test_a_request_that_failed_between_claim_and_publish_is_finished_by_its_repetition(
     shop: Celeriac, monkeypatch: pytest.MonkeyPatch
 ) -> None:

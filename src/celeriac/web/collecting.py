@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -47,6 +47,13 @@ LOAD_SECONDS: Final = 1.0  # for workers to say how busy they are
 MOST_SCHEDULES: Final = 1000  # the first ones by name
 PAGE: Final = 500
 FORMATS: Final = 8  # texts that are remembered
+
+
+class Read(Protocol):
+    """Asks a question where it does not block the event loop."""
+
+    async def __call__(self, work: Coroutine[Any, Any, T], /) -> T:
+        """Return the answer."""
 
 
 class Requests:
@@ -85,8 +92,10 @@ class Collected(msgspec.Struct, frozen=True):
 class Collector:
     """Collects, and makes samples of what was collected."""
 
-    def __init__(self, app: Celeriac, queues: Callable[[], Awaitable[list[QueueCounts]]], requests: Requests) -> None:
+    def __init__(self, app: Celeriac, read: Read, queues: Callable[[], Awaitable[list[QueueCounts]]],
+                 requests: Requests) -> None:  # fmt: skip
         self._app = app
+        self._read = read
         self._queues = queues  # counts messages, for others too
         self._requests = requests
         self._inspector = Inspector(app, timeout=LOAD_SECONDS)
@@ -163,13 +172,6 @@ class Collector:
         except Exception:
             log.exception("Metrics of the source %s are missing", name)
         return None
-
-    async def _read(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what a question gives; in a thread, if any driver would block the event loop."""
-        app = self._app
-        if app.broker.reads_block or app.backend.reads_block or (app.history is not None and app.history.reads_block):
-            return await in_thread(app.broker.complete, work)
-        return await work
 
     # --- Sources --------------------------------------------------------------------------------------
 

@@ -37,7 +37,8 @@ LONGEST: Final = 255  # characters
 class _Claim(msgspec.Struct, array_like=True):
     fingerprint: bytes
     ids: list[str]
-    due_at: float | None  # of all of them
+    due_at: float | None  # of all of them, as the next one
+    sent_at: float
 
 
 async def sent_once(site: Site, call: Call, messages: Sequence[Message],
@@ -62,20 +63,27 @@ async def sent_once(site: Site, call: Call, messages: Sequence[Message],
 
 async def _claimed(site: Site, call: Call, messages: Sequence[Message], chosen: bool,
                    name: str) -> tuple[Sequence[Message], dict[str, Outcome]]:  # fmt: skip
-    claim = _Claim(_fingerprint(call), [message.id for message in messages], messages[0].due_at)
+    claim = _Claim(_fingerprint(call), [message.id for message in messages], messages[0].due_at, messages[0].sent_at)
     store, now = claim_store(site.app.backend), site.app.clock.now
     before = await store.claim(name, msgspec.msgpack.encode(claim), KEPT, now())
     if before is not None:
-        earlier = msgspec.msgpack.decode(before, type=_Claim)
+        earlier = _read(before)
         if earlier.fingerprint != claim.fingerprint:
             raise Problem("key-reused", "This Idempotency-Key came with another request before: use a new one.")
-        messages = [replace(message, id=id, due_at=earlier.due_at)
+        messages = [replace(message, id=id, due_at=earlier.due_at, sent_at=earlier.sent_at)
                     for message, id in zip(messages, earlier.ids, strict=True)]  # fmt: skip
         if await store.claim(f"{name}:sent", b"", 0.0, now()) is not None:
             return messages, {}
     outcomes = await _publish(site.app, messages, chosen and before is None, before is not None)
     await store.claim(f"{name}:sent", b"1", KEPT, now())
     return messages, outcomes
+
+
+def _read(claim: bytes) -> _Claim:
+    try:
+        return msgspec.msgpack.decode(claim, type=_Claim)
+    except msgspec.DecodeError:
+        raise Problem("key-reused", "What is kept under this Idempotency-Key is unreadable: use a new one.") from None
 
 
 def _fingerprint(call: Call) -> bytes:

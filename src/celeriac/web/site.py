@@ -43,7 +43,7 @@ class Site:
         self.stopping = asyncio.Event()
         self.outstanding: set[str] = set()  # idempotency keys of requests that are being handled
         self.requests = Requests()
-        self.collector = Collector(app, self.counts, self.requests)
+        self.collector = Collector(app, self.read, self.counts, self.requests)
         self.gateway: Gateway | None = None  # made by the first remote worker
         self.feeds: Any = None  # what streams of events share; `application.py` sets it
         self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
@@ -55,9 +55,9 @@ class Site:
 
     async def read(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what a question to broker, backend or history gives; in a thread, if a driver would block the loop."""
-        history_blocks = (self.app.conf.history_url or "").startswith("sqlite:")
-        if self.app.broker.reads_block or self.app.backend.reads_block or history_blocks:
-            return await in_thread(self.app.broker.complete, work)
+        app = self.app
+        if app.broker.reads_block or app.backend.reads_block or (app.history is not None and app.history.reads_block):
+            return await in_thread(app.broker.complete, work)
         return await work
 
     async def counts(self) -> list[QueueCounts]:

@@ -52,7 +52,7 @@ async def _send(site: Site, call: Call) -> Response:
              "events": link(call.request, f"{API}/events?ids={quote(message.id, safe='')}")}  # fmt: skip
     secret: str | None = site.app.conf.web_secret
     if secret is not None and call.may("results:read"):
-        until = int(site.app.clock.now() + STATUS_SECONDS)
+        until = int(message.sent_at + STATUS_SECONDS)  # a repeated request gets the same link
         links["status"] = link(call.request, signed_path(secret, message.id, until, True))
     return json_answer({"id": message.id, "task": message.task, "state": PENDING, "queue": message.queue,
                         "due_at": instant(message.due_at), "links": links},
