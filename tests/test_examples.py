@@ -52,11 +52,18 @@ PAGES = {"adapters": "adapter", "django": "django_shop", "fastapi": "web_fastapi
          "http-tasks": "http_tasks", "scripts-and-notebooks": "notebook", "status-page": "status_page"}  # fmt: skip
 """The pages in docs/howto, which `test_docs.py` follows, of the examples that are folders."""
 
+LINKED = {"http-workers": "javascript_worker"}
+"""The pages of those that are too long to be shown."""
+
 SOURCES = {".py", ".html", ".ipynb", ".mjs", ".sh"}
 
 
 def test_every_folder_has_a_page() -> None:
-    assert {path.parent.name for path in EXAMPLES.glob("*/*") if path.suffix in SOURCES} == {*PAGES.values()}
+    assert {path.parent.name for path in EXAMPLES.glob("*/*") if path.suffix in SOURCES} == {
+        *PAGES.values(), *LINKED.values()
+    }  # fmt: skip
+    for page, folder in LINKED.items():
+        assert f"(../../examples/{folder})" in (ROOT / "docs" / "howto" / f"{page}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - {"adapters"}))

@@ -191,7 +191,7 @@ def test_a_worker_that_was_believed_dead_counts_its_lease_and_its_successor_what
             one.app.close()
 
 
-def test_deliveries_are_counted_once_a_batch(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deliveries_are_counted_once_a_batch(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Counted, int]] = []
     monkeypatch.setattr(Counters, "count", lambda self, counted, count: calls.append((counted, count)))
     app.task(name="t")(lambda: None)
@@ -201,7 +201,7 @@ def test_deliveries_are_counted_once_a_batch(app: Celeriac, monkeypatch: pytest.
     pool: Any = SimpleNamespace(dispatch=dispatched.extend)
     receiver.pool = pool
     for _ in range(2):
-        receiver._dispatch([
+        await receiver.accept([
             Delivery(message=Message(id=new_id(), task="t", queue=queue), token="", deliveries=1 + again)
             for queue in ("a", "b") for again in (0, 0, 1) for _ in range(100)
         ])  # fmt: skip

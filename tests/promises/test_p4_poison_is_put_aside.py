@@ -79,14 +79,14 @@ FAULT = """
 
 from celeriac.worker.receiver import Receiver
 
-dispatch = Receiver._dispatch
+accept = Receiver.accept
 
-def fragile(self, deliveries):
+async def fragile(self, deliveries):
     if any("fault" in one.message.headers and not one.lost for one in deliveries):
         raise ZeroDivisionError
-    dispatch(self, deliveries)
+    await accept(self, deliveries)
 
-Receiver._dispatch = fragile
+Receiver.accept = fragile
 """
 
 

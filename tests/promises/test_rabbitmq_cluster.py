@@ -95,9 +95,8 @@ def take_away_in_turn(stage: Stage, how: str, seconds: float) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("how", "seconds"),
-    [("down", AWAY), ("frozen", AWAY), pytest.param("down", LONG_AWAY, marks=pytest.mark.at_length),
-     pytest.param("frozen", LONG_AWAY, marks=pytest.mark.at_length)],
-)  # fmt: skip
+    [("down", AWAY), *(pytest.param(how, LONG_AWAY, marks=pytest.mark.at_length) for how in ("down", "frozen"))],
+)
 def test_nothing_is_lost_or_recorded_twice_whichever_node_goes(stage: Stage, how: str, seconds: float) -> None:
     """Workflows among it. What was sent is run, and each outcome is recorded once."""
     workers = [stage.worker(worker_lease_seconds=10) for _ in range(2)]
@@ -119,6 +118,7 @@ def test_nothing_is_lost_or_recorded_twice_whichever_node_goes(stage: Stage, how
 
 
 @on_a_cluster
+@pytest.mark.at_length
 def test_a_worker_can_start_and_queues_can_be_paused_while_any_node_is_down(stage: Stage) -> None:
     """The journal and the roll call are there: a worker that starts then knows of a pause, and of a revocation."""
     ground = stage.ground
@@ -140,6 +140,7 @@ def test_a_worker_can_start_and_queues_can_be_paused_while_any_node_is_down(stag
 
 
 @on_a_cluster
+@pytest.mark.at_length
 @pytest.mark.parametrize("number", range(NODES))
 def test_replies_survive_the_loss_of_the_node_that_leads_their_queue(stage: Stage, number: int) -> None:
     """`rpc://`: outcomes that were sent while the caller was not reading, and those that follow."""

@@ -102,6 +102,7 @@ TABLE: Final[Mapping[type[CeleriacError], str]] = {
     errors.BackendError: "broker-failed",
     errors.BackendUnavailable: "broker-unavailable",
     errors.LeaseLost: "broker-failed",
+    errors.MailError: "internal",  # a worker sends mails
     # Results
     errors.ResultTimeout: "broker-unavailable",
     errors.ResultIgnored: "expired",
