@@ -198,7 +198,10 @@ class RabbitServer:
     def vhost(self) -> str:
         """Make a vhost; return its name."""
         name = f"test {next(self._vhosts)}"
-        assert self.ask("PUT", f"/api/vhosts/{quote(name)}") is not None
+        everything = dict.fromkeys(("configure", "write", "read"), ".*")
+        for path, body in ((f"vhosts/{quote(name)}", None), (f"permissions/{quote(name)}/guest", everything)):
+            # Nodes of a cluster may not agree in time.
+            wait_for(lambda path=path, body=body: self.ask("PUT", f"/api/{path}", body) is not None, path)
         return name
 
     def drop(self, vhost: str) -> None:

@@ -27,6 +27,7 @@ AWAY, LONG_AWAY = 3.0, 20.0  # seconds that a node stays away after the election
 NODES = 3
 PARTS = [0, 1, 2]  # of a chord
 
+pytestmark = pytest.mark.at_length  # three nodes take more than a machine has that runs other tests too
 on_a_cluster = pytest.mark.parametrize("stage", ["rabbitmq+cluster"], indirect=True)
 
 
@@ -95,18 +96,19 @@ def take_away_in_turn(stage: Stage, how: str, seconds: float) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("how", "seconds"),
-    [("down", AWAY), *(pytest.param(how, LONG_AWAY, marks=pytest.mark.at_length) for how in ("down", "frozen"))],
+    [("down", AWAY), ("down", LONG_AWAY), ("frozen", LONG_AWAY)],
 )
 def test_nothing_is_lost_or_recorded_twice_whichever_node_goes(stage: Stage, how: str, seconds: float) -> None:
     """Workflows among it. What was sent is run, and each outcome is recorded once."""
-    workers = [stage.worker(worker_lease_seconds=10) for _ in range(2)]
+    workers = [stage.worker(worker_lease_seconds=10, task_max_deliveries=10) for _ in range(2)]
     stage.record()
     get(stage.send("plain", "returns", 0))
     with Load(stage) as load:
         take_away_in_turn(stage, how, seconds)
     everything = [*load.results, *load.chords]
     stage.wait(lambda: all(result.ready() for result in everything), "the end of all tasks")
-    assert all(result.successful() for result in everything)
+    failed = {result.id: repr(result.result) for result in everything if not result.successful()}
+    assert failed == {}
     assert {get(result) for result in load.chords} == {zlib.crc32(repr(PARTS).encode())}
     stage.wait(stage.is_empty, "an empty broker")
     recorded = stage.recorded()
@@ -118,7 +120,6 @@ def test_nothing_is_lost_or_recorded_twice_whichever_node_goes(stage: Stage, how
 
 
 @on_a_cluster
-@pytest.mark.at_length
 def test_a_worker_can_start_and_queues_can_be_paused_while_any_node_is_down(stage: Stage) -> None:
     """The journal and the roll call are there: a worker that starts then knows of a pause, and of a revocation."""
     ground = stage.ground
@@ -140,7 +141,6 @@ def test_a_worker_can_start_and_queues_can_be_paused_while_any_node_is_down(stag
 
 
 @on_a_cluster
-@pytest.mark.at_length
 @pytest.mark.parametrize("number", range(NODES))
 def test_replies_survive_the_loss_of_the_node_that_leads_their_queue(stage: Stage, number: int) -> None:
     """`rpc://`: outcomes that were sent while the caller was not reading, and those that follow."""
