@@ -160,7 +160,7 @@ def beat(peer: Any, seconds: int, count: int, period: int) -> dict[str, Any]:
     took, used = time.perf_counter() - started[0][0], time.process_time() - started[0][1]
     with open("/proc/self/status") as status:
         rss = next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
-    return {**result, "seconds": seconds, "cpu_percent": used / took * 100, "rss_mb": rss}
+    return {"seconds": seconds, **result, "cpu_percent": used / took * 100, "rss_mb": rss}
 
 
 def declare(peer: Any, count: int) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def due(stage: Stage) -> Report:
         describe(report, contenders)
         report.notes.append(f"Celery's beat has {FEW:,} schedules with an interval of a second. Each interval begins "
                             "when the last tick was sent, so that no tick is late; it sends fewer. A tick counts as "
-                            "sent when its message is stored.")  # fmt: skip
+                            "sent when its message is stored. Ours counts from when it has sent what fell due before "
+                            "it was started.")  # fmt: skip
         return report
 
 

@@ -25,7 +25,8 @@ class BeatPeer(ABC):
     def beat(self, seconds: int, count: int, period: int) -> dict[str, Any]:
         """Run a scheduler of these schedules for a time.
 
-        Return how many ticks it has `sent`, and how `late` each was, in seconds, where that is known.
+        Return how many ticks it has `sent`, and how `late` each was, in seconds, where that is known. Those that fell
+        due before it had caught up with its start do not count; `seconds` is how long the others had.
         """
 
     @abstractmethod

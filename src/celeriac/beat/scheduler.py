@@ -46,7 +46,7 @@ log = logging.getLogger("celeriac.beat")
 
 BATCH = 500  # entries that are dealt with in one step
 LONGEST_SLEEP = 1.0  # seconds; edits are in force after this
-SPREAD = 0.05  # seconds; schedulers wake up so far apart, so that one of them usually does all the work
+SPREAD = 0.02  # seconds; schedulers wake up so far apart, so that one of them usually does all the work
 MESSAGES = 5_000  # that are sent in one step, unless one entry has more
 CLAIM_SECONDS = 30.0
 POSTPONED = 60.0  # seconds, after which an entry that the broker has refused is tried again
