@@ -91,6 +91,14 @@ def test_tasks_that_the_app_does_not_have_are_one() -> None:
     assert {dict(with_).get("task") for _, with_ in scrape} == {"shop.add", "(unknown)"}
 
 
+def test_mails_and_callbacks_are_counted_by_how_they_ended() -> None:
+    scrape = shown(attempts("celeriac.mail", n=2), attempts("celeriac.mail", states.RETRY, error="MailError"),
+                   attempts("celeriac.webhook", states.FAILURE, n=3, error="RemoteError"))  # fmt: skip
+    assert value(scrape, "celeriac_mails_total", result="success") == 2
+    assert value(scrape, "celeriac_mails_total", result="retry") == 1
+    assert value(scrape, "celeriac_webhooks_total", result="failure") == 3
+
+
 def test_states_that_alerts_divide_by_are_there_with_nothing() -> None:
     scrape = shown(attempts(state=states.REVOKED))
     found = {dict(with_)["state"]: n for (name, with_), n in scrape.items() if name == "celeriac_tasks_ended_total"}

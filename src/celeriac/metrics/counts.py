@@ -10,6 +10,8 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from celeriac import states
+from celeriac.http.callbacks import WEBHOOK
+from celeriac.mail.tasks import MAIL
 from celeriac.metrics.samples import Samples
 from celeriac.model.history import Sums
 from celeriac.model.spread import Spread
@@ -45,6 +47,9 @@ COUNTERS: Final[Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     DROPPED: ("celeriac_history_dropped_total", ("reason",), ("attempts", "counts")),
 }  # fmt: skip
 """By the name of a counter: its metric, its labels, and the reasons that are shown with 0."""
+
+SENT: Final = {MAIL: "celeriac_mails_total", WEBHOOK: "celeriac_webhooks_total"}
+"""By the built-in task that sends it: the metric of what is sent."""
 
 DEAD_REASONS: Final = ("lost", "rejected", "unknown", "unsettled")
 
@@ -91,6 +96,8 @@ def add_attempts(samples: Samples, counted: Iterable[Attempts], known: Container
     counted = list(counted)
     errors.choose(counted)
     for task, queue, state, error, sums in counted:
+        if task in SENT:
+            samples.add(SENT[task], sums.n, state.lower())
         task = task if task in known else UNKNOWN_TASK
         for shown in SHOWN:
             samples.add("celeriac_tasks_ended_total", 0, task, queue, shown.lower())
