@@ -30,7 +30,7 @@ from celeriac.ports.history import Counted, History
 from celeriac.ports.operations import QueueCounts, WorkerInfo, labelled
 from celeriac.ports.schedules import Entry, schedule_store
 
-__all__ = ["Collected", "Collector", "Counts", "Requests"]
+__all__ = ["Collected", "Collector", "Counts", "Read", "Requests"]
 
 log = logging.getLogger("celeriac.web")
 
