@@ -7,10 +7,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 
+import celeriac.app.app
 from celeriac import Celeriac
 from celeriac.app.connections import open_backend
 from celeriac.brokers.memory import MemoryBroker
@@ -23,6 +27,7 @@ from celeriac.testing import running_worker
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, WorkflowConformance
 from tests.conformance.broker import LONG, Ports
+from tests.patience import PATIENCE
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "adapter"
 
@@ -248,3 +253,25 @@ def test_every_adapter_is_in_the_contracts_that_keep_adapters_apart() -> None:
 
 def test_each_ability_is_one_of_brokers_or_of_backends() -> None:
     assert sorted([*BROKER_ABILITIES, *BACKEND_ABILITIES], key=str) == sorted(Ability, key=str)
+
+
+def test_threads_that_use_an_app_first_at_the_same_time_share_broker_backend_and_history(
+    make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each opens them before it knows of the others."""
+    everyone = Barrier(4, timeout=PATIENCE)
+
+    def meeting(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def meet(*arguments: Any) -> Any:
+            made = opened(*arguments)
+            everyone.wait()
+            return made
+
+        return meet
+
+    for name in ("open_broker", "open_backend", "history_of"):
+        monkeypatch.setattr(f"celeriac.app.app.{name}", meeting(getattr(celeriac.app.app, name)))
+    app = make_app()
+    with ThreadPoolExecutor(4) as threads:
+        for what in ("broker", "backend", "history"):
+            assert len({id(found) for found in threads.map(lambda _, what=what: getattr(app, what), range(4))}) == 1

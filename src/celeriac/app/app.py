@@ -69,6 +69,7 @@ __all__ = ["Celeriac"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 DATABASE_NAME = "celeriac.db"
 
@@ -100,6 +101,7 @@ class Celeriac(Registering):
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
+        self._opened: dict[str, Any] = {}  # the three of them: what threads open at once, only one of them keeps
         self._templates: dict[str, MessageTemplate] = {}
         self._routes: Routes | None = None
         self.conf.watch(self._configuration_changed)
@@ -344,7 +346,7 @@ class Celeriac(Registering):
     def broker(self) -> Broker:
         """The broker, made on first use."""
         if self._broker is None:
-            self._broker = open_broker(self.broker_url, self.conf, self.clock)
+            self._broker = self._kept("broker", open_broker(self.broker_url, self.conf, self.clock))
         return self._broker
 
     @property
@@ -367,10 +369,11 @@ class Celeriac(Registering):
     def backend(self) -> Backend:
         """The result backend, made on first use."""
         if self._backend is None:
-            self._backend = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
-            if needs_notices(self._backend):
+            made = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
+            if needs_notices(made):
                 notices = importlib.import_module("celeriac.app.notices")  # it imports asyncio, which takes long
-                self._backend.notices = notices.NoticeListener(lambda: self.broker, self._backend)
+                made.notices = notices.NoticeListener(lambda: self.broker, made)
+            self._backend = self._kept("backend", made)
         return self._backend
 
     @property
@@ -382,8 +385,13 @@ class Celeriac(Registering):
         if self._history is None and self.conf.history != "off":
             url: str | None = self.conf.history_url
             keeper = self.backend if url is None else open_backend(url, self.broker_url, self.conf, self.clock)
-            self._history = history_of(keeper, url)
+            self._history = self._kept("history", history_of(keeper, url))
         return self._history
+
+    def _kept(self, what: str, made: T) -> T:
+        """Return the one that all threads use: the first that was made. There is no lock that a fork could inherit."""
+        kept: T = self._opened.setdefault(what, made)
+        return kept
 
     def close(self) -> None:
         """Close the connections of broker, backend and history. The next use opens them again."""
@@ -396,6 +404,7 @@ class Celeriac(Registering):
                 self._backend.notices.close()
             self._backend.close()
         self._broker = self._backend = self._history = None
+        self._opened = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return app_at, address_of(self, self._made_in)
