@@ -114,6 +114,9 @@ def add_counters(samples: Samples, counters: Mapping[Counted, int], known: Conta
     for metric, labels, reasons in COUNTERS.values():
         for reason in reasons:
             samples.add(metric, 0, *([reason] if labels else []))
+    for metric in SENT.values():
+        for shown in SHOWN:
+            samples.add(metric, 0, shown.lower())
     for queue in queues:
         for reason in DEAD_REASONS:
             samples.add("celeriac_dead_letters_total", 0, queue, reason)
