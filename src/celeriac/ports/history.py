@@ -34,6 +34,8 @@ from celeriac.model.history import (
     Status,
     Sums,
     decode_attempt,
+    decode_event,
+    decode_signature,
     encode,
 )
 from celeriac.ports.claims import ClaimKeeper
@@ -295,6 +297,22 @@ class History(SumStore, ClaimKeeper):
                 yield decode_attempt(self.codec.open("history", value, "Attempt"))
             except Unreadable as error:
                 log.warning("An attempt of the history is unreadable: %s", error)
+
+    def events_of(self, values: Iterable[bytes]) -> Iterator[Event]:
+        """Return those stored events that can be read."""
+        for value in values:
+            try:
+                yield decode_event(self.codec.open("history", value, "Event"))
+            except Unreadable as error:
+                log.warning("An event of the history is unreadable: %s", error)
+
+    def signature_of(self, value: bytes) -> FailureSignature | None:
+        """Return a stored failure signature; None if it cannot be read."""
+        try:
+            return decode_signature(self.codec.open("history", value, "FailureSignature"))
+        except Unreadable as error:
+            log.warning("A failure signature of the history is unreadable: %s", error)
+            return None
 
 
 class HistoryKeeper(ABC):

@@ -25,15 +25,12 @@ from celeriac.drivers.mongodb.requests import Work, call, find, find_of
 from celeriac.drivers.mongodb.server import EXPIRY, Server
 from celeriac.model.clock import Clock
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Unreadable
 from celeriac.model.history import (
     Batch,
     Event,
     FailureSignature,
     Key,
     Status,
-    decode_event,
-    decode_signature,
     samples_only,
 )
 from celeriac.model.message import new_id
@@ -96,7 +93,7 @@ class MongoHistory(History):
             updates = []
             for one in left:
                 row = known.get(one.signature, {})
-                before = self._signature(row) if row else None
+                before = self.signature_of(_value(row)) if row else None
                 merged = one if before is None else before.merged(one)
                 seen = row.get("revision", {"$exists": False})
                 update = {"$set": {"last": merged.last, "value": self.seal(merged), "revision": new_id()}}
@@ -188,7 +185,7 @@ class MongoHistory(History):
 
     async def _with_marks(self, query: dict[str, Any]) -> list[FailureSignature]:
         rows = await self.server.ado(_all(find(SIGNATURES, query, {}, sort=[("last", -1)])))
-        return [_marked(one, row) for row in rows if (one := self._signature(row)) is not None]
+        return [_marked(one, row) for row in rows if (one := self.signature_of(_value(row))) is not None]
 
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
         marks = {"$set": {"status": status, "marked_at": now, "marked_by": by}}
@@ -209,20 +206,8 @@ class MongoHistory(History):
             query["kind"] = {"$in": list(kinds)}
         if id is not None:
             query["about"] = id
-        found = []
-        for row in await self.server.ado(_all(find(EVENTS, query, {"value": 1}, sort=[("at", -1)], limit=limit))):
-            try:
-                found.append(decode_event(self.codec.open("history", _value(row), Event.__name__)))
-            except Unreadable as error:
-                log.warning("An event of the history is unreadable: %s", error)
-        return found
-
-    def _signature(self, row: dict[str, Any]) -> FailureSignature | None:
-        try:
-            return decode_signature(self.codec.open("history", _value(row), FailureSignature.__name__))
-        except Unreadable as error:
-            log.warning("A failure signature of the history is unreadable: %s", error)
-            return None
+        rows = await self.server.ado(_all(find(EVENTS, query, {"value": 1}, sort=[("at", -1)], limit=limit)))
+        return list(self.events_of(map(_value, rows)))
 
     def close(self) -> None:
         self.server.close()

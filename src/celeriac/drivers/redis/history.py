@@ -11,7 +11,6 @@ import msgspec
 from celeriac.drivers.redis.claims import RedisClaimStore
 from celeriac.drivers.redis.server import Command, Server
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Unreadable
 from celeriac.model.history import (
     SAMPLED,
     Attempt,
@@ -20,8 +19,6 @@ from celeriac.model.history import (
     FailureSignature,
     Key,
     Status,
-    decode_event,
-    decode_signature,
 )
 from celeriac.model.message import new_id
 from celeriac.ports.claims import ClaimStore
@@ -229,11 +226,8 @@ class RedisHistory(History):
         found = {}
         values = await self.server.ado(("HMGET", self._key("signatures"), *signatures))
         for name, value in zip(signatures, values, strict=True):
-            if value is not None:
-                try:
-                    found[name] = decode_signature(self.codec.open("history", value, FailureSignature.__name__))
-                except Unreadable as error:
-                    log.warning("A failure signature of the history is unreadable: %s", error)
+            if value is not None and (one := self.signature_of(value)) is not None:
+                found[name] = one
         return found
 
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
@@ -258,14 +252,10 @@ class RedisHistory(History):
                 ("ZRANGE", self._key("times"), "+inf", repr(since), "BYSCORE", "REV", "LIMIT", offset, PRUNED)
             )
             values = await self.server.ado(("HMGET", self._key("events"), *page)) if page else []
-            for value in values:
-                try:
-                    event = decode_event(self.codec.open("history", value or b"", Event.__name__))
-                except Unreadable as error:
-                    log.warning("An event of the history is unreadable: %s", error)
-                    continue
-                if (not kinds or event.kind in kinds) and id in (None, event.id):
-                    found.append(event)
+            found += [
+                event for event in self.events_of(value or b"" for value in values)
+                if (not kinds or event.kind in kinds) and id in (None, event.id)
+            ]  # fmt: skip
             if len(page) < PRUNED:
                 break
             offset += PRUNED

@@ -31,15 +31,13 @@ from celeriac.drivers.sql.keys import NEVER, key, micros
 from celeriac.drivers.sql.outcomes import PAGE, pages
 from celeriac.model.codec import Codec
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Instant, OptionalName, Unreadable
+from celeriac.model.gate import Instant, OptionalName
 from celeriac.model.history import (
     Batch,
     Event,
     FailureSignature,
     Key,
     Status,
-    decode_event,
-    decode_signature,
     samples_only,
 )
 from celeriac.model.message import new_id
@@ -118,7 +116,7 @@ class SQLHistory(History):
         table = self._tables.signatures
         is_it = table.c.id == key(one.signature)
         found = connection.execute(select(table.c.signature).where(is_it).with_for_update()).first()
-        before = self._signature(found.signature) if found is not None else None
+        before = self.signature_of(bytes(found.signature)) if found is not None else None
         merged = one if before is None else before.merged(one)
         values = {"last_at": micros(merged.last), "signature": self.seal(merged)}
         if found is not None:
@@ -272,7 +270,7 @@ class SQLHistory(History):
         query = select(table.c.signature, table.c.mark).where(condition).order_by(table.c.last_at.desc())
         found = []
         for value, mark in await self._read(query):
-            one = self._signature(value)
+            one = self.signature_of(bytes(value))
             if one is not None:
                 found.append(_marked(one, mark))
         return found
@@ -299,20 +297,8 @@ class SQLHistory(History):
             query = query.where(table.c.kind.in_([*map(key, kinds)]))
         if id is not None:
             query = query.where(table.c.about == key(id))
-        found = []
-        for (value,) in await self._read(query.order_by(table.c.happened_at.desc()).limit(limit)):
-            try:
-                found.append(decode_event(self.codec.open("history", bytes(value), Event.__name__)))
-            except Unreadable as error:
-                log.warning("An event of the history is unreadable: %s", error)
-        return found
-
-    def _signature(self, value: bytes) -> FailureSignature | None:
-        try:
-            return decode_signature(self.codec.open("history", bytes(value), FailureSignature.__name__))
-        except Unreadable as error:
-            log.warning("A failure signature of the history is unreadable: %s", error)
-            return None
+        rows = await self._read(query.order_by(table.c.happened_at.desc()).limit(limit))
+        return list(self.events_of(bytes(value) for (value,) in rows))
 
     def close(self) -> None:
         self.database.close()

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -19,15 +18,12 @@ from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Unreadable
 from celeriac.model.history import (
     Batch,
     Event,
     FailureSignature,
     Key,
     Status,
-    decode_event,
-    decode_signature,
     samples_only,
 )
 from celeriac.model.message import new_id
@@ -36,8 +32,6 @@ from celeriac.ports.history import History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
 __all__ = ["SQLiteHistory", "write_sums"]
-
-log = logging.getLogger("celeriac.sqlite")
 
 Result = TypeVar("Result")
 
@@ -105,7 +99,7 @@ class SQLiteHistory(History):
     def _merge(self, connection: Connection, one: FailureSignature) -> None:
         query = "SELECT CAST(value AS BLOB) FROM history_signatures WHERE signature = ?"
         for (value,) in connection.execute(query, (one.signature,)).fetchall():
-            before = self._signature(value)
+            before = self.signature_of(value)
             one = one if before is None else before.merged(one)
         connection.execute(
             "INSERT INTO history_signatures (signature, last, value) VALUES (?, ?, ?) "
@@ -224,7 +218,7 @@ class SQLiteHistory(History):
                  "ORDER BY last DESC")  # fmt: skip
         found = []
         for value, status, marked_at, marked_by in self._read(query, given):
-            one = self._signature(value)
+            one = self.signature_of(value)
             if one is not None:
                 marks = {"status": status, "marked_at": marked_at, "marked_by": marked_by}
                 found.append(msgspec.structs.replace(one, **marks))
@@ -250,20 +244,7 @@ class SQLiteHistory(History):
         if id is not None:
             where, given = f"{where} AND id = ?", [*given, id]
         query = f"SELECT CAST(value AS BLOB) FROM history_events WHERE {where} ORDER BY at DESC LIMIT ?"  # noqa: S608
-        found = []
-        for (value,) in self._read(query, (*given, limit)):
-            try:
-                found.append(decode_event(self.codec.open("history", value, Event.__name__)))
-            except Unreadable as error:
-                log.warning("An event of the history is unreadable: %s", error)
-        return found
-
-    def _signature(self, value: bytes) -> FailureSignature | None:
-        try:
-            return decode_signature(self.codec.open("history", value, FailureSignature.__name__))
-        except Unreadable as error:
-            log.warning("A failure signature of the history is unreadable: %s", error)
-            return None
+        return list(self.events_of(value for (value,) in self._read(query, (*given, limit))))
 
     def close(self) -> None:
         self.database.close()
