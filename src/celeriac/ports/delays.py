@@ -12,7 +12,7 @@ The store keeps bytes, and reads none of them: what the broker would have put in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -23,7 +23,7 @@ from celeriac.ports.workflows import KEEPERS
 if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
 
-__all__ = ["Counts", "DelayKeeper", "DelayStore", "Delayed", "Due", "Taken", "delay_store"]
+__all__ = ["Counts", "DelayKeeper", "DelayStore", "Delayed", "Due", "Taken", "delay_store", "removed"]
 
 
 class Delayed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -108,6 +108,20 @@ class DelayStore(ABC):
     @abstractmethod
     async def changed(self, seconds: float) -> None:
         """Return after so many seconds, or earlier: a message may have been kept since the last `take_due`."""
+
+
+def removed(wanted: Sequence[tuple[str, int]], there: Collection[tuple[str, int]]) -> list[bool]:
+    """Return what `remove` returns: which messages, by id and token, were there. Only the first time for each.
+
+    >>> removed([("a", 7), ("a", 7), ("b", 7)], {("a", 7)})
+    [True, False, False]
+    """
+    left = set(there)
+    done = []
+    for name in wanted:
+        done.append(name in left)
+        left.discard(name)
+    return done
 
 
 class DelayKeeper(ABC):
