@@ -39,6 +39,7 @@ class Mover:
         self._store = store
         self._seconds = seconds  # for which taken messages are held
         self._failing = False
+        self._sent: list[Taken] = []  # to be removed
         self._moving = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -86,6 +87,7 @@ class Mover:
         moved = 0
         while True:
             async with self._moving:
+                await self._remove()  # what could not be removed before
                 taken_at = time.monotonic()
                 taken, soonest = await self._store.take_due(BATCH, self._seconds)
                 if taken:
@@ -119,7 +121,14 @@ class Mover:
             log.error("The delayed message %s cannot be moved to the queue %r, and is tried again in %g s: %s",
                       taken[0].id, taken[0].queue, self._seconds, error)  # fmt: skip
             return
-        await self._store.remove(taken)
+        self._sent += taken
+        await self._remove()
+
+    async def _remove(self) -> None:
+        """Remove what was sent."""
+        if self._sent:
+            await self._store.remove(self._sent)
+            self._sent.clear()
 
     def _letter(self, taken: Taken, why: str) -> Parcel:
         transport = self._sender.transport
