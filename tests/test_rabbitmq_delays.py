@@ -345,7 +345,7 @@ async def test_messages_wait_in_the_store_where_the_server_does_not_hold_them_sa
 
 @pytest.mark.parametrize("mode", ["auto", "server"])
 async def test_where_nothing_can_wait_a_call_is_refused_with_the_reason(
-    place: Place, store: Store, mode: str, monkeypatch: pytest.MonkeyPatch
+    place: Place, store: Store, mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(AmqpTransport, "holds_delayed", Holds.NEVER)
     broker = auto(place, none, store.clock, mode)
@@ -358,17 +358,19 @@ async def test_where_nothing_can_wait_a_call_is_refused_with_the_reason(
         await broker.apublish([late])
     broker.publish([message(), message(due_at=store.clock.now() - 1)])
     assert len(await everything(await leased(broker))) == 2
+    assert "is retried later, or whose rate is limited, becomes a dead letter" in caplog.text
     with pytest.raises(NotSupported, match="cannot list"):
         await broker.operations().scheduled(None, 10)
 
 
 async def test_a_cluster_that_may_lose_messages_holds_them_where_there_is_no_store(
-    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch
+    place: Place, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(AmqpTransport, "holds_delayed", Holds.UNSAFELY)
     broker = auto(place, none, store.clock)
     await broker.apublish([message(due_at=store.clock.now() + 60)])
     assert await everything(await leased(broker)) == []
+    assert "dead letter" not in caplog.text
 
 
 async def test_what_others_keep_in_a_store_that_is_not_used_is_moved_all_the_same(place: Place, store: Store) -> None:

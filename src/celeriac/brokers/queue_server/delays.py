@@ -6,6 +6,8 @@ before it sends what has to wait; leases and front ends take messages out of it.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Sequence
 
 from celeriac.brokers.queue_server.envelope import Envelope, unpack
@@ -16,6 +18,8 @@ from celeriac.ports.delays import Delayed, DelayStore, Taken
 from celeriac.ports.operations import unreadable
 
 __all__ = ["AUTO", "SERVER", "STORE", "Delays", "as_broker_error"]
+
+log = logging.getLogger("celeriac.brokers")
 
 AUTO, SERVER, STORE = "auto", "server", "store"
 
@@ -93,9 +97,14 @@ class Delays:
         They empty one that is not used (any more), too: others may still keep messages there.
         """
         try:
-            return await self.astore() or (self._source() if self._source is not None else None)
-        except NotSupported:
+            store = await self.astore()
+        except NotSupported as error:
+            log.warning("A task that is retried later, or whose rate is limited, becomes a dead letter. %s", error)
             return None
+        if store is None and self._source is not None:
+            with contextlib.suppress(NotSupported):
+                return self._source()
+        return store
 
     # --- What is kept there ---------------------------------------------------------------------------
 
