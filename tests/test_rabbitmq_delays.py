@@ -29,6 +29,7 @@ from celeriac.errors import (
 )
 from celeriac.inspector import Inspector
 from celeriac.model.message import Message, new_id
+from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement
 from celeriac.ports.delays import Delayed, DelayStore, Due, Taken, delay_store
 from celeriac.ports.operations import WorkerInfo
@@ -339,7 +340,9 @@ async def test_messages_wait_in_the_store_where_the_server_does_not_hold_them_sa
 ) -> None:
     monkeypatch.setattr(AmqpTransport, "holds_delayed", holds)
     broker = auto(place, lambda: store, store.clock)
+    assert broker.can(Ability.SEE_SCHEDULED) is (holds is Holds.NEVER)  # for the others the server is asked first
     await broker.apublish([message(due_at=store.clock.now() + 60)])
+    assert broker.can(Ability.SEE_SCHEDULED) is bool(kept)
     assert sum(counts.waiting for counts in (await store.counts()).values()) == kept
 
 

@@ -84,11 +84,10 @@ class Delays:
 
     def is_used(self) -> bool:
         """Return whether messages are known to be kept in a store. Asks nobody."""
-        if self._found is None and self._source is not None and self.mode == STORE:
-            try:
+        never = getattr(type(self._transport), "holds_delayed", None) is Holds.NEVER  # on any server of this protocol
+        if self._found is None and self._source is not None and (self.mode == STORE or (self.mode == AUTO and never)):
+            with contextlib.suppress(NotSupported):
                 self._found = self._source()
-            except NotSupported:
-                return False
         return self._found is not None
 
     async def for_moving(self) -> DelayStore | None:
