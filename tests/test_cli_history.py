@@ -158,7 +158,7 @@ def test_a_command_is_written_down_with_who_ran_it(app: Celeriac) -> None:
     resumed, paused = sorted(read(app, "stats", "audit"), key=lambda event: event["text"])
     assert (paused["kind"], paused["id"], paused["by"]) == ("action", "mail", operator())
     assert paused["data"] == {"command": "celeriac queues pause", "arguments": {"queues": ["mail"]}}
-    assert (resumed["id"], resumed["data"]["arguments"]) == ("", {"queues": ["mail", "default"]})
+    assert (resumed["id"], resumed["data"]["arguments"]) == (None, {"queues": ["mail", "default"]})
     assert "Resume paused queues." in command(app, "stats", "audit").stdout
 
 
