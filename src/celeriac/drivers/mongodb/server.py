@@ -21,7 +21,7 @@ from pymongo.read_concern import ReadConcern
 
 from celeriac.drivers.mongodb.address import Address
 from celeriac.drivers.mongodb.error_translation import LOGIN, translated
-from celeriac.drivers.mongodb.requests import CLAIMS, COUNTERS, OUTCOMES, SCHEDULES, TREES, Work, call
+from celeriac.drivers.mongodb.requests import CLAIMS, COUNTERS, DELAYS, OUTCOMES, SCHEDULES, TREES, Work, call
 from celeriac.drivers.mongodb.session import Session
 from celeriac.drivers.registry import Registry
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -42,6 +42,7 @@ INDEXES = {
     TREES: [EXPIRY],
     CLAIMS: [EXPIRY],
     SCHEDULES: [IndexModel("next_at", name="next_at", sparse=True)],
+    DELAYS: [IndexModel("due_at", name="due_at"), IndexModel([("queue", 1), ("due_at", 1)], name="queue")],
 }
 
 
