@@ -25,7 +25,7 @@ __all__ = ["Mover"]
 
 log = logging.getLogger("celeriac.brokers")
 
-BATCH = 500  # messages that are taken at once
+BATCH = 1000  # messages that are taken at once
 SPREAD_SECONDS = 0.02  # workers that know the same time do not all look at the same moment
 UNUSED_SECONDS = 5.0  # between looks into a store that messages are not kept in at present
 PAUSE = 1.0  # seconds after a failure
