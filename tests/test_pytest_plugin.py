@@ -97,10 +97,12 @@ def test_without_the_fixtures_the_app_is_as_it_was():
 
 def test_a_worker_in_a_process_of_its_own_runs_them_too(project: pytest.Pytester) -> None:
     passes(project, """
+from tests.patience import wait_for
+
 def test_one(celeriac_worker_process, celeriac_clock):
     assert add.delay(2, 2).get(timeout=60) == 4
     assert where.delay().get(timeout=60) not in (os.getpid(), celeriac_worker_process.pid)
-    assert "is ready" in celeriac_worker_process.output()
+    wait_for(lambda: "is ready" in celeriac_worker_process.output())
     with pytest.raises(Exception, match="virtual clock is for memory://"):
         celeriac_clock.advance(1)
 
