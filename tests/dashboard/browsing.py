@@ -113,7 +113,13 @@ def main() -> None:
     served = Served(given.folder)
     try:
         if given.worker:
-            served.worker("-Q", "default,mail,reports,media")
+            served.worker("-Q", "default,mail,reports,media", "-c", "8", "-n", "shop@box")
+            app = seeded(given.folder, rows=0)
+            for number in range(5):
+                app.send_task("reports.build", (f"never {number}",), queue="reports", priority=9, soft_time_limit=1)
+            for number in range(7):
+                app.send_task("media.resize", (f"never {number}",), queue="media", priority=9)
+            app.close()
         address = served.web()[1]
         with chromium() as browser:
             for path in given.paths:

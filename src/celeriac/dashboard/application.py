@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
 
 from celeriac.app.app import Celeriac
-from celeriac.dashboard import overview, signing_in
+from celeriac.dashboard import overview, queues, signing_in, workers
 from celeriac.dashboard.assets import asset_named
 from celeriac.dashboard.pages import Action, Done, Fragment, Page
 from celeriac.dashboard.pulse import Pulse
@@ -40,7 +40,7 @@ __all__ = ["MODULES", "Dashboard", "dashboard"]
 
 log = logging.getLogger("celeriac.web")
 
-MODULES: Final = (overview,)
+MODULES: Final = (overview, queues, workers)
 """The modules of pages, each with its `PAGES`."""
 
 PAGES: Final[Sequence[Page]] = tuple(page for module in MODULES for page in module.PAGES)

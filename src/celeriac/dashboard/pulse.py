@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from celeriac import states
+from celeriac.dashboard.roster import roster_of
 from celeriac.dashboard.trends import Trends
 from celeriac.documents import to_json
 from celeriac.errors import BackendError, BrokerError
@@ -48,7 +49,8 @@ async def _queues(site: Site, collected: Collected, _: str) -> Any:
 
 
 async def _workers(site: Site, collected: Collected, _: str) -> Any:
-    return list(collected.workers or ()), collected.load, [one.queues for one in (collected.workers or {}).values()]
+    seen = await roster_of(site).look()
+    return [(one.label, one.state, one.load, [task.id for task in one.active]) for one in seen]
 
 
 async def _tasks(site: Site, collected: Collected, _: str) -> Any:

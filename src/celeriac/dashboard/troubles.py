@@ -21,6 +21,8 @@ NEW: Final = 3600.0  # seconds, for which a failure signature is new
 LONG: Final = 300.0  # seconds that a task may wait before it is told
 GROWS: Final = 0.5  # messages per second by which a queue has to grow …
 MANY: Final = 100  # … and how many it has to have
+SHOWN: Final = 3  # names in a list
+LONGEST: Final = 140  # characters of the title of a failure
 MOST: Final = 8  # that are told; the others are counted
 
 Weight = Literal["fault", "warning"]
@@ -57,12 +59,20 @@ def troubles(collected: Collected, trends: Trends, signatures: Sequence[FailureS
 
 
 def _of_workers(collected: Collected) -> Iterator[Trouble]:
-    if not collected.up.get("workers", False) or not collected.load:
+    if not collected.up.get("workers", False):
         return
-    for label in collected.workers or {}:
-        if label not in collected.load:
-            text = f"The worker {label} does not answer. If that lasts, its tasks go to others."
-            yield Trouble("warning", text, f"/workers/{segment(label)}", "Worker")
+    silent = [label for label in collected.workers or {} if label not in collected.load]
+    if len(silent) == 1:
+        text = f"The worker {silent[0]} does not answer. If that lasts, its tasks go to others."
+        yield Trouble("warning", text, f"/workers/{segment(silent[0])}", "Worker")
+    elif silent:
+        text = f"{number(len(silent))} workers do not answer: {_listed(silent)}."
+        yield Trouble("warning", text, "/workers", "Workers")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {number(len(names) - SHOWN)} more" if len(names) > SHOWN else shown
 
 
 def queue_troubles(one: QueueCounts, collected: Collected, trends: Trends, module: str) -> Iterator[Trouble]:
@@ -90,15 +100,34 @@ def queue_troubles(one: QueueCounts, collected: Collected, trends: Trends, modul
 
 
 def receivers(collected: Collected, queue: str) -> list[WorkerInfo]:
-    """Return the workers that receive from a queue."""
-    return [worker for worker in (collected.workers or {}).values() if queue in worker.queues]
+    """Return the workers that receive from a queue: as they say, or else as they said when they started."""
+    found = []
+    for label, worker in (collected.workers or {}).items():
+        load = collected.load.get(label)
+        if queue in (worker.queues if load is None or load.queues is None else load.queues):
+            found.append(worker)
+    return found
 
 
 def _of_failures(signatures: Sequence[FailureSignature], now: float) -> Iterator[Trouble]:
     for one in signatures:
-        path, title = f"/failures/{segment(one.signature)}", one.title.partition("\n")[0][:140]
         if one.regressed:
-            yield Trouble("fault", f"A failure that was resolved is back: {title} in {one.task}.", path, "Failure")
-        elif one.status == "open" and one.first >= now - NEW:
-            yield Trouble("warning", f"New failure, {duration(now - one.first)} ago: {title} in {one.task}.", path,
-                          "Failure")  # fmt: skip
+            yield Trouble("fault", f"A failure that was resolved is back: {_described(one)}.", _path(one), "Failure")
+    new = [one for one in signatures if one.status == "open" and one.first >= now - NEW]
+    if len(new) > 2:
+        latest = max(new, key=lambda one: one.first)
+        text = f"{number(len(new))} new failures in the last hour, the latest {duration(now - latest.first)} ago: "
+        yield Trouble("warning", f"{text}{_described(latest)}.", "/failures", "Failures")
+        return
+    for one in new:
+        text = f"New failure, {duration(now - one.first)} ago: {_described(one)}."
+        yield Trouble("warning", text, _path(one), "Failure")
+
+
+def _described(one: FailureSignature) -> str:
+    title = one.title.partition("\n")[0]
+    return f"{title if len(title) <= LONGEST else title[: LONGEST - 1] + '…'} in {one.task}"
+
+
+def _path(one: FailureSignature) -> str:
+    return f"/failures/{segment(one.signature)}"
