@@ -77,9 +77,11 @@ def _wrapped(name: str) -> str:
 def _environment() -> Environment:
     made = Environment(loader=PackageLoader("celeriac.dashboard"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, auto_reload=False)  # fmt: skip
-    made.filters.update(number=wording.number, short=wording.short, rate=wording.rate, error_name=wording.error_name, percent=wording.percent,
-                        duration=wording.duration, instant=wording.instant, ago=_ago, segment=segment, state=_state,
-                        wrapped=_wrapped, first_line=_first_line, condition=_condition, pattern=_pattern)  # fmt: skip
+    for function in (wording.number, wording.short, wording.rate, wording.percent, wording.duration, wording.instant,
+                     wording.error_name, segment):  # fmt: skip
+        made.filters[function.__name__] = function
+    made.filters.update(ago=_ago, state=_state, wrapped=_wrapped, first_line=_first_line, condition=_condition,
+                        pattern=_pattern)  # fmt: skip
     made.globals.update(asset=_asset)
     return made
 
