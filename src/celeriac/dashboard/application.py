@@ -220,7 +220,7 @@ class Dashboard:
         parts = await asyncio.gather(*(self._fragment(view, one) for one in shown))
         fragments = {name: Markup("") for name in page.fragments}
         fragments |= {one.name: part for one, part in zip(shown, parts, strict=True)}
-        topics = sorted({topic for one in shown for topic in topics_of(one, view)})
+        topics = sorted({topic for one in shown for topic in _topics(one, view)})
         html = self._page(view, page.template, **{"title": page.title, "under": page.under, "page": page, **context,
                                                   "fragments": fragments, "topics": topics})  # fmt: skip
         response = self._kept(view, HTMLResponse(html))
@@ -247,7 +247,7 @@ class Dashboard:
             body, is_fault = await self._body(view, fragment), False
         except (CeleriacError, Problem) as error:
             body, is_fault = render("fault.html", view, problem=problem_of(error)), True
-        return render("fragment.html", view, fragment=fragment, topics=topics_of(fragment, view), body=body,
+        return render("fragment.html", view, fragment=fragment, topics=_topics(fragment, view), body=body,
                       is_fault=is_fault)  # fmt: skip
 
     # --- Actions --------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class Dashboard:
         return streamed(self.pulse.events(topics))
 
 
-def topics_of(fragment: Fragment, view: View) -> list[str]:
+def _topics(fragment: Fragment, view: View) -> list[str]:
     """Return the topics of a fragment: in those about a single thing, `{name}` is a part of the path."""
     return [topic.format_map(view.path) for topic in fragment.topics]
 

@@ -15,7 +15,7 @@ from celeriac.inspector import ActiveTask, Answers, Child, Inspector
 from celeriac.model.message import COROUTINE, PLAIN
 from celeriac.web.problems import Problem
 
-__all__ = ["PAGES"]
+__all__ = ["PAGES", "Lane", "Slot", "lanes_of", "slot_of"]
 
 PAGES = Pages()
 CELLS: Final = 48  # slots that are drawn one by one
