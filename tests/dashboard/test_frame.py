@@ -41,7 +41,7 @@ def test_a_page_has_a_title_a_navigation_and_its_content(address: str, watched: 
 
 @pytest.mark.parametrize("path", ["/", "/?fragment=queues", "/there-is-none", "/sign-in"])
 def test_every_answer_has_strict_headers(address: str, path: str) -> None:
-    headers = httpx.get(address + path, trust_env=False).headers
+    headers = httpx.get(address + path, headers={"Accept": "text/html"}, trust_env=False).headers
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"

@@ -127,6 +127,8 @@ class Dashboard:
         path = scope["path"].removeprefix(prefix_of(request))
         if path.startswith(API) or any(route.matches(scope)[0] is not Match.NONE for route in self.api.routes):
             await self.api(scope, receive, send)
+        elif "text/html" not in request.headers.get("accept", "") and path:
+            await self.api(scope, receive, send)  # a program, which is told in its form
         elif not path:
             await RedirectResponse(f"{prefix_of(request)}/", 308)(scope, receive, send)
         else:
