@@ -51,4 +51,4 @@ asyncio.run(ask())
 
 def test_help_needs_no_extra() -> None:
     done = run(f"{WITHOUT}from celeriac.cli import main\nmain(['web', '--help'])")
-    assert (done.returncode, "Serve the HTTP API" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "Serve the dashboard and the HTTP API" in done.stdout) == (0, True), done.stderr

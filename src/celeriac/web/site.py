@@ -47,6 +47,9 @@ class Site:
         self.collector = Collector(app, self.read, self.counts, self.requests)
         self.gateway: Gateway | None = None  # made by the first remote worker
         self.feeds: Any = None  # what streams of events share; `application.py` sets it
+        self.pulse: Any = None  # what open pages of the dashboard share; `dashboard/application.py` sets it
+        self.figures: Any = None  # what the dashboard has read of the history; `dashboard/figures.py` sets it
+        self.roster: Any = None  # the workers that the dashboard has seen; `dashboard/roster.py` sets it
         self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0
@@ -83,6 +86,7 @@ class Site:
     def changed(self) -> None:
         """Forget the counts: this server has changed a queue."""
         self._counts_until = 0.0
+        self.collector.expire()
 
     async def views(self, ids: Sequence[str], workflow: str | None = None) -> dict[str, TaskView]:
         """Return what is known of tasks, by id; those of which nothing is known are left out.
