@@ -35,7 +35,7 @@ from celeriac.web.problems import Problem, problem_of
 from celeriac.web.scopes import User
 from celeriac.web.site import API, Site
 
-__all__ = ["ENDPOINTS", "Asked", "asked_for", "begun", "bulk_action", "stopped"]
+__all__ = ["ENDPOINTS", "RUNNING", "Asked", "asked_for", "begun", "bulk_action", "stopped"]
 
 log = logging.getLogger("celeriac.web")
 
@@ -178,6 +178,7 @@ class _Job:
         self._more = False
         self._done = 0
         self._reasons: Counter[str] = Counter()
+        self._canary: dict[str, int] | None = None
         self._why: str | None = None
         self._started_at = self._updated_at = site.app.clock.now()
         self._written = time.monotonic()
@@ -199,6 +200,7 @@ class _Job:
             "refused": self._reasons.total(),
             "reasons": dict(self._reasons.most_common(10)),
             "why": self._why,
+            "canary": self._canary,
             "started_at": instant(self._started_at),
             "updated_at": instant(self._updated_at),
         }
@@ -257,6 +259,7 @@ class _Job:
             id = left.pop()
             if await self._step([id]):
                 first.append(id)
+            self._canary = {"count": len(first), "ended": 0, "failed": 0}
             await self._tell()
         if left and not self._is_over():
             await self._watch(first, canary)
@@ -280,6 +283,7 @@ class _Job:
             found = await self._site.app.backend.afetch(pending, WATCH_SECONDS)
             ended |= {id: outcome.state for id, outcome in found.items() if outcome.ready}
             failed = sum(state in (FAILURE, REVOKED) for state in ended.values())
+            self._canary = {"count": len(ids), "ended": len(ended), "failed": failed}
             if failed > most:
                 self.stop(f"{failed} of the first {len(ids)} have failed, and {canary.max_failed:.0%} may. {AGAIN}")
             elif time.monotonic() > deadline and len(ended) < len(ids):
