@@ -17,12 +17,13 @@ PAGES: Final = Pages()
 
 PAGE: Final = 100
 SEARCHED: Final = 5_000  # events
-KINDS: Final = {"all": AUDITED, "actions": (ACTION,), "retries": (RETRIED,), "bulk": (BULK_STARTED, BULK_STOP, BULK_ENDED)}
+KINDS: Final = {"all": AUDITED, "actions": (ACTION,), "retries": (RETRIED,),
+                "bulk": (BULK_STARTED, BULK_STOP, BULK_ENDED)}  # fmt: skip
 TITLES: Final = {RETRIED: "Sent a task again", BULK_STARTED: "Began a bulk action", BULK_STOP: "Stopped a bulk action",
                  BULK_ENDED: "A bulk action ended"}  # fmt: skip
 
 
-@PAGES.page("audit", "/audit", "audit:read", "Audit", entry=Entry(90, "a"))
+@PAGES.page("audit", "/audit", "audit:read", "Audit", entry=Entry(80, "a"))
 async def _audit(view: View) -> Context:
     return {}
 
@@ -38,7 +39,7 @@ async def _list(view: View) -> Context:
     return {
         "rows": [_row(event, view) for event in chosen[:limit]],
         "kind": kind,
-        "kinds": [(name.capitalize(), view.with_query(kind=None if name == "all" else name, more=None)) for name in KINDS],
+        "kinds": [(name.capitalize(), view.with_query(kind="" if name == "all" else name, more="")) for name in KINDS],
         "by": who,
         "about": about,
         "more": view.with_query(more=limit // PAGE) if len(chosen) > limit and limit < SEARCHED else None,

@@ -56,10 +56,11 @@ WORDS: Final = {
 @PAGES.page("bulk_new", "/bulk/new", "tasks:read", "Bulk action", under="audit")
 async def _new(view: View) -> Context:
     name = view.choice("action", tuple(ACTIONS))
-    words, filter, queue = WORDS[name], view.query.get("q", ""), view.query.get("queue", "")
+    words, which, queue = WORDS[name], view.query.get("q", ""), view.query.get("queue", "")
     context: dict[str, Any] = {
-        "title": words.title, "words": words, "action": name, "q": filter, "queue": queue, "needs_queue": name == "move",
-        "takes_queue": name in ("move", "retry"), "fault": "", "matched": None, "more": False, "before": "",
+        "title": words.title, "words": words, "action": name, "q": which, "queue": queue,
+        "needs_queue": name == "move", "takes_queue": name in ("move", "retry"), "fault": "",
+        "matched": None, "more": False, "before": "",
         "canary": {field: value for field, (value, _, _) in CANARY.items()},
         "can_canary": ACTIONS[name].runs and view.app.backend.can(Ability.KEEP_OUTCOMES),
         "confirmed": CONFIRMED, "queues": [one.queue for one in await view.site.counts()],
@@ -67,7 +68,7 @@ async def _new(view: View) -> Context:
     if name == "move" and not queue:
         return context
     try:
-        asked = await _asked(view, shapes.Bulk(action=name, filter=filter, queue=queue or None,  # type: ignore[arg-type]
+        asked = await _asked(view, shapes.Bulk(action=name, filter=which, queue=queue or None,  # type: ignore[arg-type]
                                                before=view.query.get("before") or None))  # fmt: skip
         matched = await asked.matched(view.site)
     except Problem as problem:

@@ -93,13 +93,16 @@ def columns_of(points: Iterable[Point], since: float, until: float, step: int) -
 # --- The stacked chart --------------------------------------------------------------------------------
 
 
-def rate_chart(columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC) -> Markup:
+def rate_chart(
+    columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC, always: Sequence[str] = (FAILURE, SUCCESS)
+) -> Markup:
     """Return a chart of how many attempts ended, stacked by state, with axes, a legend and a table.
 
-    The last column is drawn as unfinished: its step is not over.
+    The last column is drawn as unfinished: its step is not over. The legend has the states of `always`, and others if
+    there are any.
     """
     totals = {state: sum(column.counts.get(state, 0) for column in columns) for state in _states(columns)}
-    shown = [state for state in totals if totals[state] or state in (FAILURE, SUCCESS)]
+    shown = [state for state in totals if totals[state] or state in always]
     most = max((column.total for column in columns), default=0)
     unit, seconds = _unit(most, step)
     top = max(_ceiling(most * seconds / step), 2.0)

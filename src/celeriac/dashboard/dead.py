@@ -22,7 +22,7 @@ SHORT: Final = 300  # characters of arguments
 CHOSEN: Final = 1000  # at once
 
 
-@PAGES.page("dead", "/dead", "tasks:read", "Dead letters", entry=Entry(50, "d"))
+@PAGES.page("dead", "/dead", "tasks:read", "Dead letters", entry=Entry(35, "d"))
 async def _dead(view: View) -> Context:
     counts = await view.site.counts()
     return {"queues": [one.queue for one in counts if one.dead], "queue": view.query.get("queue", "")}
@@ -53,11 +53,12 @@ def _row(letter: Letter, view: View) -> dict[str, Any]:
     if call is not None:
         args, kwargs = call
         shown = masked_arguments(dict(kwargs))
-        text = ", ".join([*(_json(masked_arguments(one)) for one in args), *(f"{k}={_json(v)}" for k, v in shown.items())])
+        named = (f"{name}={_json(value)}" for name, value in shown.items())
+        text = ", ".join([*(_json(masked_arguments(one)) for one in args), *named])
     return {
         "id": message.id, "task": message.task, "queue": message.queue, "attempt": message.attempt, "at": letter.at,
-        "sent_at": message.sent_at, "reason": letter.reason.removeprefix(FAILED), "has_failed": letter.reason.startswith(FAILED),
-        "call": text[:SHORT] + ("…" if len(text) > SHORT else ""), "is_known": call is not None, "bytes": len(message.body),
+        "sent_at": message.sent_at, "reason": letter.reason.removeprefix(FAILED), "is_known": call is not None,
+        "call": text[:SHORT] + ("…" if len(text) > SHORT else ""), "bytes": len(message.body),
     }  # fmt: skip
 
 

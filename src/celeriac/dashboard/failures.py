@@ -32,7 +32,7 @@ MARKED: Final = {"resolved": "Resolved", "muted": "Muted", "open": "Opened again
 # --- The list -----------------------------------------------------------------------------------------
 
 
-@PAGES.page("failures", "/failures", "tasks:read", "Failures", entry=Entry(40, "f"))
+@PAGES.page("failures", "/failures", "tasks:read", "Failures", entry=Entry(30, "f"))
 async def _failures(view: View) -> Context:
     return {"q": view.query.get("q", "")}
 
@@ -128,7 +128,8 @@ async def _chart(view: View) -> Context:
     chosen = Filter(signatures=(view.path["signature"],))
     points = await view.site.read(history_of(view.site).series(since, view.now, shown.step, chosen))
     columns = columns_of(points, since, view.now, shown.step)
-    chart = rate_chart(columns, shown.step, title="Failed attempts", zone=ZoneInfo(view.app.conf.timezone))
+    chart = rate_chart(columns, shown.step, title="Failed attempts", always=(FAILURE,),
+                       zone=ZoneInfo(view.app.conf.timezone))  # fmt: skip
     return {"chart": chart, "range": name,
             "ranges": [(one, view.with_query(range=None if one == "24h" else one)) for one in RANGES]}  # fmt: skip
 
