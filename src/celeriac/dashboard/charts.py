@@ -18,7 +18,8 @@ from markupsafe import Markup
 from celeriac.ports.history import Point
 from celeriac.states import FAILURE, IGNORED, PENDING, PROGRESS, RETRY, REVOKED, STARTED, SUCCESS
 
-__all__ = ["RANGES", "WORDS", "Column", "Range", "Run", "columns_of", "kind_of", "rate_chart", "run_dots", "sparkline"]
+__all__ = ["RANGES", "WORDS", "Column", "Range", "Run", "columns_of", "kind_of", "rate_chart", "run_dots", "sparkline",
+           "state_bar"]  # fmt: skip
 
 
 class Range(NamedTuple):
@@ -266,6 +267,22 @@ def sparkline(values: Sequence[int], label: str, kind: str = "total") -> Markup:
         'preserveAspectRatio="none"><title>{text}</title><path class="spark-base" d="M0 19.5H{width}"/>'
         '<path class="spark-bars" d="{bars}"/></svg>'
     ).format(kind=kind, text=text, width=max(1, len(values) * 4 - 1), bars=bars)
+
+
+def state_bar(counts: Mapping[str, int], label: str) -> Markup:
+    """Return a bar of how many are in which state, in the order of the mapping."""
+    total = sum(counts.values())
+    x, rects = 0.0, []
+    for state, count in counts.items():
+        width = count / total * 100 if total else 0.0
+        if width:
+            rects.append(Markup('<rect class="{}" x="{}%" width="{}%" height="100%"/>').format(
+                kind_of(state), _pct(x), _pct(width)
+            ))  # fmt: skip
+        x += width
+    return Markup('<svg class="bar" role="img" aria-label="{0}"><title>{0}</title>{1}</svg>').format(
+        label, Markup("").join(rects)
+    )
 
 
 SHAPES: Final = {

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from celeriac import states
+from celeriac.dashboard.workflow_states import look
 from celeriac.documents import to_json
 from celeriac.errors import BackendError, BrokerError
 from celeriac.inspector.audit import AUDITED
@@ -80,6 +81,14 @@ async def _bulk(site: Site, collected: Collected, about: str) -> Any:
         return None
 
 
+async def _workflow(site: Site, collected: Collected, about: str) -> Any:
+    try:
+        looked = await look(site, about)
+    except Problem:
+        return None
+    return looked.counts
+
+
 MARKS: Final[dict[str, Mark]] = {
     "queues": _queues,
     "workers": _workers,
@@ -88,6 +97,7 @@ MARKS: Final[dict[str, Mark]] = {
     "schedules": _schedules,
     "audit": _audit,
     "bulk": _bulk,
+    "workflow": _workflow,
 }
 """All topics. One about a single thing has its name after a colon (`task:01…`), which is handed to its mark."""
 

@@ -202,6 +202,6 @@ async def _remove(view: View) -> Done:
         declared = False
     await view.site.read(view.app.schedules.aremove(name))
     if declared:
-        return Done(f"{name:path} is removed. The app's code declares it: the next scheduler that starts adds it again.",
+        return Done(f"{name} is removed. The app's code declares it: the next scheduler that starts adds it again.",
                     view.url("/schedules"), "warning")  # fmt: skip
-    return Done(f"{name:path} is removed.", view.url("/schedules"))
+    return Done(f"{name} is removed.", view.url("/schedules"))

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from celeriac.canvas.graph import edges
 from celeriac.canvas.tree import Join, Step, Tree
 
-__all__ = ["MEMBERS", "MOST", "Box", "Edge", "Layout", "critical_path", "lay_out"]
+__all__ = ["MEMBERS", "MOST", "Box", "Edge", "Layout", "critical_path", "lay_out", "outline"]
 
 MEMBERS: Final = 50  # of a group that is drawn one by one
 CHAIN: Final = 40  # parts that follow each other, and are drawn one by one …
@@ -175,6 +175,24 @@ class _Parts:
         if depth <= 0 or len(starts) > members:
             return [_Leaf("folded", (number,), starts, within=number)]
         return [_Parallel([self._series(start, depth - 1, members) for start in starts]), join]
+
+
+def outline(tree: Tree, most: int = 4) -> list[str]:
+    """Return what follows each other in a workflow, in words: `add`, `40 × resize`, `3 tasks at once`."""
+    parts = _Parts(tree)
+    found = list[str]()
+    for part in parts.top(1, 0):
+        if not isinstance(part, _Leaf) or part.kind == "join":
+            continue
+        steps = [node for node in map(tree.nodes.__getitem__, parts.contents(part)) if isinstance(node, Step)]
+        names = {step.task.rpartition(".")[2] for step in steps}
+        if part.kind == "step":
+            found += names
+        elif len(names) == 1:
+            found.append(f"{len(steps):,} × {names.pop()}")
+        else:
+            found.append(f"{len(steps):,} tasks")
+    return found if len(found) <= most else [*found[: most - 1], f"{len(found) - most + 1} more"]
 
 
 def _count(series: _Series) -> int:
