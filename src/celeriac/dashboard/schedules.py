@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from celeriac.beat.info import ScheduleInfo
 from celeriac.beat.schedules import PreviousTick
-from celeriac.dashboard.charts import Run, run_dots
+from celeriac.dashboard.marks import Run, run_dots
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.wording import duration

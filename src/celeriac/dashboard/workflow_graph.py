@@ -9,8 +9,8 @@ from celeriac.dashboard.charts import kind_of
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.wording import duration
 from celeriac.dashboard.workflow_layout import Box, Edge, critical_path
-from celeriac.dashboard.workflow_states import Looked, counted, named
-from celeriac.states import FAILURE, PENDING, RETRY, STARTED
+from celeriac.dashboard.workflow_states import NOT_RUN, Looked, counted, named
+from celeriac.states import FAILURE, PENDING, RETRY, REVOKED, STARTED
 
 __all__ = ["graph"]
 
@@ -24,7 +24,8 @@ def graph(looked: Looked, view: View) -> dict[str, Any]:
     layout, tree = looked.layout, looked.workflow.tree
     outcomes = ((number, one.outcome) for number, one in looked.steps.items())
     ended = {number: outcome.done_at for number, outcome in outcomes if outcome is not None and outcome.ready}
-    critical = {layout.number_of[number] for number in critical_path(tree, ended)}
+    failed = {number for number, state in looked.states.items() if state in (FAILURE, REVOKED)}
+    critical = {layout.number_of[number] for number in critical_path(tree, ended, failed)}
     return {
         "width": round(layout.width),
         "height": round(layout.height),
@@ -56,9 +57,7 @@ def _step(looked: Looked, view: View, number: int) -> dict[str, Any]:
     step, state = looked.steps[number], looked.states[number]
     outcome = step.outcome
     sub = named(state)
-    if outcome is not None and outcome.cause is not None:
-        sub = "not run"
-    elif outcome is not None and outcome.ready and outcome.runtime:
+    if outcome is not None and outcome.ready and outcome.runtime and state != NOT_RUN:
         sub = f"{sub} · {duration(outcome.runtime)}"
     return {
         "kind": kind_of(state),

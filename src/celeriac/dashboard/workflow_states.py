@@ -19,17 +19,20 @@ from celeriac.ports.complete import in_thread
 from celeriac.states import FAILURE, IGNORED, PENDING, PROGRESS, RETRY, REVOKED, STARTED, SUCCESS
 from celeriac.web.site import Site
 
-__all__ = ["BLOCKED", "ORDER", "Looked", "counted", "look", "named", "states_of"]
+__all__ = ["BLOCKED", "NOT_RUN", "ORDER", "Looked", "counted", "look", "named", "states_of"]
 
 BLOCKED: Final = "BLOCKED"
 """Of a step that waits for others before it."""
 
-ORDER: Final = (SUCCESS, FAILURE, REVOKED, IGNORED, RETRY, STARTED, PROGRESS, PENDING, BLOCKED)
+NOT_RUN: Final = "NOT_RUN"
+"""Of a step that ended without having run, because one before it did not end well."""
+
+ORDER: Final = (SUCCESS, FAILURE, REVOKED, IGNORED, NOT_RUN, RETRY, STARTED, PROGRESS, PENDING, BLOCKED)
 """In which states are told."""
 
 NAMES: Final = {
     SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "revoked", IGNORED: "ignored", RETRY: "to be retried",
-    STARTED: "running", PROGRESS: "running", PENDING: "ready", BLOCKED: "waiting",
+    STARTED: "running", PROGRESS: "running", PENDING: "ready", BLOCKED: "waiting", NOT_RUN: "not run",
 }  # fmt: skip
 
 SHARE: Final = 20  # looking takes at most one part in so many of the time
@@ -105,4 +108,6 @@ def states_of(tree: Tree, steps: Mapping[int, StepView]) -> dict[int, str]:
     for number, view in steps.items():
         source = tree.step(number).source
         found[number] = BLOCKED if view.state == PENDING and source >= 0 and not over.get(source, True) else view.state
+        if view.outcome is not None and view.outcome.cause is not None:
+            found[number] = NOT_RUN
     return found

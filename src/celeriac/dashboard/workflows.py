@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from celeriac.canvas.tree import Step
-from celeriac.dashboard.charts import kind_of, state_bar
+from celeriac.dashboard.charts import kind_of
+from celeriac.dashboard.marks import state_bar
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.workflow_graph import graph
 from celeriac.dashboard.workflow_layout import outline
-from celeriac.dashboard.workflow_states import Looked, look, named
+from celeriac.dashboard.workflow_states import NOT_RUN, Looked, counted, look, named
 from celeriac.errors import NotSupported, WorkflowError
 from celeriac.ports.complete import in_thread
+from celeriac.states import FAILURE, IGNORED, REVOKED
 from celeriac.web.problems import Problem
 
 __all__ = ["PAGES"]
@@ -24,7 +26,7 @@ SEARCHED: Final = 1000  # outcomes in which workflows are looked for
 PEEKED: Final = 100  # messages of each queue
 LISTED: Final = 30
 COUNTED: Final = 5_000  # steps of a workflow that the list counts
-PAGE: Final = 100  # steps
+PAGE: Final = 50  # steps
 
 
 # --- The list -----------------------------------------------------------------------------------------
@@ -87,10 +89,10 @@ def _state(looked: Looked) -> tuple[str, str]:
     """Return the class and the words of the state of a whole workflow."""
     counts = looked.counts
     if not looked.is_over:
-        return ("retry", "Running, with failures") if counts.get("FAILURE") else ("active", "Running")
-    if counts.get("FAILURE"):
+        return ("retry", "Running, with failures") if counts.get(FAILURE) else ("active", "Running")
+    if counts.get(FAILURE):
         return "failure", "Failed"
-    return ("revoked", "Revoked") if counts.get("REVOKED") else ("success", "Succeeded")
+    return ("revoked", "Revoked") if counts.get(REVOKED) else ("success", "Succeeded")
 
 
 # --- One workflow -------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ async def _facts(view: View) -> Context:
     looked = await look(view.site, view.path["id"])
     row = _row(view.path["id"], (), len(looked.steps), looked)
     counts = looked.counts
-    unsuccessful = sum(counts.get(state, 0) for state in ("FAILURE", "REVOKED", "IGNORED"))
+    unsuccessful = sum(counts.get(state, 0) for state in (FAILURE, REVOKED, IGNORED, NOT_RUN))
     took = (row["last"] if looked.is_over else view.now) - row["begun"] if row["begun"] else None
     return {
         "id": view.path["id"],
@@ -132,9 +134,7 @@ async def _tasks(view: View) -> Context:
     looked = await look(view.site, view.path["id"])
     inside, state, offset = _inside(view, looked), view.query.get("state", ""), view.number("offset", 0, 10_000_000)
     numbers = _numbers(looked, inside)
-    counts: dict[str, int] = {}
-    for number in numbers:
-        counts[looked.states[number]] = counts.get(looked.states[number], 0) + 1
+    counts = counted(looked.states[number] for number in numbers)
     chosen = [number for number in numbers if state in ("", looked.states[number])]
     shown = chosen[offset : offset + PAGE]
     open_ones = [number for number in numbers if not _ended(looked, number)]
@@ -142,12 +142,13 @@ async def _tasks(view: View) -> Context:
         "id": view.path["id"],
         "rows": [(looked.steps[number], looked.states[number], kind_of(looked.states[number])) for number in shown],
         "named": named,
+        "can_revoke": bool(open_ones) and view.may("tasks:revoke"),
         "inside": inside,
         "inside_of": len(numbers),
         "open": len(open_ones),
         "tabs": [("All", view.with_query(state=None, offset=None), ""),
                  *((f"{named(one).capitalize()} {count:,}", view.with_query(state=one, offset=None), one)
-                   for one, count in sorted(counts.items()))],
+                   for one, count in counts.items())],
         "state": state,
         "offset": offset,
         "of": len(chosen),
