@@ -176,8 +176,8 @@ def _columns(columns: Sequence[Column], step: int, top: float, zone: tzinfo) -> 
             '<g class="column{last}"><title>{when}: {parts}</title>'
             '<rect class="hit" x="{x}%" width="{width}%" y="0" height="{height}"/>{bars}</g>'
         ).format(last=" is-open" if number == len(columns) - 1 else "", parts=parts or "nothing ended",
-                 when=f"{_moment(column.at, zone)} to {_clock(column.at + step, zone)}", x=percentage(x), width=percentage(width),
-                 height=int(HEIGHT), bars=_bars(column, x, width, top)))  # fmt: skip
+                 when=f"{_moment(column.at, zone)} to {_clock(column.at + step, zone)}", x=percentage(x),
+                 width=percentage(width), height=int(HEIGHT), bars=_bars(column, x, width, top)))  # fmt: skip
     return Markup("").join(found)
 
 
@@ -192,7 +192,8 @@ def _bars(column: Column, x: float, width: float, top: float) -> Markup:
     for state, height in heights.items():
         y -= height
         bars.append(Markup('<rect class="{kind}" x="{x}%" width="{width}%" y="{y}" height="{height}"/>').format(
-            kind=kind_of(state), x=percentage(x + width * 0.1), width=percentage(width * 0.8), y=_px(y), height=_px(height),
+            kind=kind_of(state), x=percentage(x + width * 0.1), width=percentage(width * 0.8), y=_px(y),
+            height=_px(height),
         ))  # fmt: skip
     return Markup("").join(bars)
 
