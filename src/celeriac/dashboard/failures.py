@@ -41,8 +41,8 @@ async def _failures(view: View) -> Context:
 async def _list(view: View) -> Context:
     tab = view.choice("status", TABS)
     known, fault = await _known(view)
-    counts = Counter(tab_of(one) for one in known)
-    shown = [one for one in known if tab in ("all", tab_of(one))]
+    counts = Counter(_tab_of(one) for one in known)
+    shown = [one for one in known if tab in ("all", _tab_of(one))]
     hourly = await _hourly(view, [one.signature for one in shown[:PAGE]])
     return {
         "tab": tab,
@@ -65,7 +65,7 @@ async def _known(view: View) -> tuple[list[FailureSignature], str]:
         return [], problem.detail.removeprefix("q: ")
 
 
-def tab_of(one: FailureSignature) -> str:
+def _tab_of(one: FailureSignature) -> str:
     """Return under which tab a signature is: one that was resolved and has come back is open."""
     return "open" if one.regressed else one.status
 
@@ -119,7 +119,7 @@ async def _failure(view: View) -> Context:
 @PAGES.fragment("failure", "facts", ("failures",), shared=True)
 async def _facts(view: View) -> Context:
     one = await _signature(view)
-    return {"one": one, "tab": tab_of(one), "culprit": one.frames[-1] if one.frames else ""}
+    return {"one": one, "tab": _tab_of(one), "culprit": one.frames[-1] if one.frames else ""}
 
 
 @PAGES.fragment("failure", "chart", ("failures",), shared=True)

@@ -32,7 +32,7 @@ WRITTEN: Final = re.compile(r"(?:cron|at)\('([^'\\]*)'|every\((\d+(?:\.\d+)?)\)"
 """What can be written into one line, of schedules as they are shown."""
 
 
-class Meant(NamedTuple):
+class _Meant(NamedTuple):
     """What a form means."""
 
     when: Schedule | None  # None: as it is
@@ -40,10 +40,10 @@ class Meant(NamedTuple):
     policies: dict[str, Any]
 
 
-class Checked(NamedTuple):
+class _Checked(NamedTuple):
     """A form that was read: what it means if all of it is right, and what is wrong, by field."""
 
-    meant: Meant | None
+    meant: _Meant | None
     faults: dict[str, str]
 
 
@@ -63,7 +63,7 @@ async def _edit(view: View) -> Context:
 
 async def _form(view: View, info: ScheduleInfo | None, given: dict[str, str]) -> Context:
     is_asked = "checked" in view.query
-    checked = _checked(view, given, info) if is_asked else Checked(None, {})
+    checked = _checked(view, given, info) if is_asked else _Checked(None, {})
     coming: list[tuple[float, str]] = []
     words = ""
     if checked.meant is not None and checked.meant.when is not None:
@@ -107,7 +107,7 @@ def _given_by(view: View, info: ScheduleInfo) -> dict[str, str]:
 # --- Reading ------------------------------------------------------------------------------------------
 
 
-def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> Checked:
+def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> _Checked:
     """Return what a form means. Each field is read for itself, so that all that is wrong is told at once."""
     faults: dict[str, str] = {}
     given = {name: value.strip() for name, value in given.items()}
@@ -135,7 +135,7 @@ def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> Ch
     if when is None and info is None and "schedule" not in faults:
         faults["schedule"] = "Say when."
     if faults:
-        return Checked(None, faults)
+        return _Checked(None, faults)
     what = None
     try:
         if not keeps_call:
@@ -144,8 +144,8 @@ def _checked(view: View, given: dict[str, str], info: ScheduleInfo | None) -> Ch
         definition = view.app.schedules.definition(when or HOUR, what or _some_call(view), **policies)
         view.app.schedules.entry(given["name"], definition)
     except (CeleriacError, ValueError, TypeError) as error:
-        return Checked(None, {_about(error): str(error)})
-    return Checked(Meant(when, what, policies), {})
+        return _Checked(None, {_about(error): str(error)})
+    return _Checked(_Meant(when, what, policies), {})
 
 
 def _keeps_call(view: View, info: ScheduleInfo) -> bool:
@@ -254,6 +254,6 @@ def _posted(view: View) -> dict[str, str]:
     return {name: view.form.get(name, "")[:LONGEST] for name in FIELDS}
 
 
-def _refused(checked: Checked, again: str) -> Done:
+def _refused(checked: _Checked, again: str) -> Done:
     count = len(checked.faults)
     return Done(f"Nothing was saved: {'a field is' if count == 1 else f'{count} fields are'} wrong.", again, "fault")

@@ -35,7 +35,7 @@ TONES: Final = {"active": "success", "paused": "pending", "over": "ignored", "pr
 WORDS: Final = {SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "was revoked", IGNORED: "was ignored"}
 
 
-class Told(NamedTuple):
+class _Told(NamedTuple):
     """A tick that came, as it is told."""
 
     at: float
@@ -79,7 +79,7 @@ def _state(view: View, info: ScheduleInfo) -> Markup:
     return Markup('<span class="state {}">{}</span>').format(tone, text.capitalize())
 
 
-async def _told(view: View, info: ScheduleInfo, count: int) -> list[Told]:
+async def _told(view: View, info: ScheduleInfo, count: int) -> list[_Told]:
     """Return the ticks that came, the latest first, and how they ended."""
     if info.problem and not info.words:
         return []  # it cannot be read
@@ -91,7 +91,7 @@ async def _told(view: View, info: ScheduleInfo, count: int) -> list[Told]:
     return [_tick(view, tick, info, outcomes) for tick in ticks]
 
 
-def _tick(view: View, tick: PreviousTick, info: ScheduleInfo, outcomes: dict[str, Outcome]) -> Told:
+def _tick(view: View, tick: PreviousTick, info: ScheduleInfo, outcomes: dict[str, Outcome]) -> _Told:
     ended = [outcomes[id] for id in tick.ids if id in outcomes and outcomes[id].ready]
     at = tick.at.timestamp()
     time = _local(tick.at, info.timezone)
@@ -99,14 +99,14 @@ def _tick(view: View, tick: PreviousTick, info: ScheduleInfo, outcomes: dict[str
         is_latest = info.last_at is not None and tick.at == info.last_at
         known = [outcomes[id].state for id in tick.ids if id in outcomes]
         if known or (is_latest and view.now - at < (view.app.conf.result_expires or math.inf)):
-            return Told(at, known[0] if known else PENDING, f"{time}: has not ended", tick.ids, None)
-        return Told(at, "", f"{time}: left out, or its result has expired", tick.ids, None)
+            return _Told(at, known[0] if known else PENDING, f"{time}: has not ended", tick.ids, None)
+        return _Told(at, "", f"{time}: left out, or its result has expired", tick.ids, None)
     worst = next((one for one in ended if one.state != SUCCESS), ended[-1])
     took = max(one.runtime for one in ended)
-    return Told(at, worst.state, f"{time}: {WORDS[worst.state]} after {duration(took)}", tick.ids, took)
+    return _Told(at, worst.state, f"{time}: {WORDS[worst.state]} after {duration(took)}", tick.ids, took)
 
 
-def _dots(view: View, told: Sequence[Told]) -> Markup:
+def _dots(view: View, told: Sequence[_Told]) -> Markup:
     runs = [Run(one.state, one.text, view.url(f"/tasks/{segment(one.ids[-1])}") if one.state and one.ids else None)
             for one in reversed(told)]  # fmt: skip
     return run_dots(runs, "Last runs, the latest at the end")
