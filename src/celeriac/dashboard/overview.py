@@ -13,6 +13,7 @@ from celeriac.dashboard.figures import Flow, Period, figures_of, flow_of, flows_
 from celeriac.dashboard.pages import Context, Entry, Pages
 from celeriac.dashboard.troubles import receivers, troubles
 from celeriac.dashboard.view import View
+from celeriac.errors import BackendError, BrokerError
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt, FailureSignature
 from celeriac.ports.operations import QueueCounts
@@ -47,7 +48,10 @@ async def _signatures(view: View) -> Sequence[FailureSignature]:
     history = view.app.history
     if history is None or not view.may("tasks:read"):
         return []
-    return await view.site.read(history.signatures(Filter(since=view.now - 3600.0), None, 20))
+    try:
+        return await view.site.read(history.signatures(Filter(since=view.now - 3600.0), None, 20))
+    except (BackendError, BrokerError):
+        return []  # the history is away, which is told
 
 
 @PAGES.fragment("overview", "numbers", ("queues", "tasks"), shared=True)
