@@ -21,7 +21,19 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
 
 from celeriac.app.app import Celeriac
-from celeriac.dashboard import overview, queues, signing_in, workers
+from celeriac.dashboard import audit as audit_pages
+from celeriac.dashboard import (
+    bulk,
+    dead,
+    failures,
+    overview,
+    queues,
+    schedule_form,
+    schedules,
+    signing_in,
+    workers,
+    workflows,
+)
 from celeriac.dashboard.assets import asset_named
 from celeriac.dashboard.pages import Action, Done, Fragment, Page
 from celeriac.dashboard.pulse import Pulse
@@ -41,7 +53,18 @@ __all__ = ["MODULES", "Dashboard", "dashboard"]
 
 log = logging.getLogger("celeriac.web")
 
-MODULES: Final = (overview, queues, workers)
+MODULES: Final = (
+    overview,
+    queues,
+    workers,
+    failures,
+    dead,
+    schedule_form,
+    schedules,
+    workflows,
+    audit_pages,
+    bulk,
+)
 """The modules of pages, each with its `PAGES`."""
 
 PAGES: Final[Sequence[Page]] = tuple(page for module in MODULES for page in module.PAGES)
@@ -284,12 +307,15 @@ class Dashboard:
         try:
             done = await action.act(view)
         except Exception as error:
-            if problem_of(error).kind.status >= 500:
+            if action.audit and problem_of(error).kind.status >= 500:
                 await audit.write(self.site, view.user.name, action.summary, name, about, body, error)
             raise
-        await audit.write(self.site, view.user.name, action.summary, name, about, body)
-        log.info("%s: %s %s", view.user.name, name, about)
-        return Done(done) if isinstance(done, str) else done
+        done = Done(done) if isinstance(done, str) else done
+        if done.kind != "fault":  # otherwise nothing was done
+            if action.audit:
+                await audit.write(self.site, view.user.name, action.summary, name, about, body)
+            log.info("%s: %s %s", view.user.name, name, about)
+        return done
 
     # --- Assets and streams ---------------------------------------------------------------------------
 
@@ -317,4 +343,3 @@ class Dashboard:
 def _topics(fragment: Fragment, view: View) -> list[str]:
     """Return the topics of a fragment: in those about a single thing, `{name}` is a part of the path."""
     return [topic.format_map(view.path) for topic in fragment.topics]
-

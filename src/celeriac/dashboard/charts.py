@@ -1,9 +1,9 @@
-"""Charts as SVG: a stacked chart of what ended over time, sparklines, and a row of dots for the last runs.
+"""Charts as SVG: a stacked chart of what ended over time, and sparklines. Dots and bars of states are in `marks.py`.
 
 Pages call these functions with counts from the history, and put what they return into a template. Colours are classes
 (`s-failure`, …); there is no `style` attribute, which the Content-Security-Policy forbids. Horizontal positions are
 percentages, so that a chart fills its page at each width while its text and lines keep their size. What a chart shows,
-it also says: bars and dots have a `<title>`, and a table with the same numbers is folded up below.
+it also says: bars have a `<title>`, and a table with the same numbers is folded up below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from celeriac.ports.history import Point
 from celeriac.states import FAILURE, IGNORED, PENDING, PROGRESS, RETRY, REVOKED, STARTED, SUCCESS
 
-__all__ = ["RANGES", "WORDS", "Column", "Range", "Run", "columns_of", "kind_of", "rate_chart", "run_dots", "sparkline"]
+__all__ = ["RANGES", "WORDS", "Column", "Range", "columns_of", "kind_of", "percentage", "rate_chart", "sparkline"]
 
 
 class Range(NamedTuple):
@@ -42,12 +42,13 @@ WORDS: Final = {FAILURE: "failed", RETRY: "to be retried", REVOKED: "revoked", I
                 SUCCESS: "succeeded"}  # fmt: skip
 """What the end of an attempt is called in a sentence, by its state."""
 
-KINDS: Final = frozenset({*STATES, PENDING, STARTED, PROGRESS, "BLOCKED"})
+KINDS: Final = frozenset({*STATES, PENDING, STARTED, PROGRESS, "BLOCKED", "NOT_RUN"})
 HEIGHT: Final = 160.0  # of the plot, in pixels
 LEAST: Final = 2.0  # so that one failure among a million successes is seen
 TICKS: Final = 7  # times below the plot, at most
 STEPS: Final = (60, 300, 600, 900, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000)
 PER_SECOND: Final = 120.0  # attempts a minute, from which a chart counts by the second
+PER_MINUTE: Final = 2.0  # and from which it counts by the minute, not by its steps
 
 
 def kind_of(state: str) -> str:
@@ -67,14 +68,6 @@ class Column(NamedTuple):
         return sum(self.counts.values())
 
 
-class Run(NamedTuple):
-    """One run of something that runs again and again."""
-
-    state: str
-    text: str
-    href: str | None = None
-
-
 # --- From the history ---------------------------------------------------------------------------------
 
 
@@ -92,16 +85,19 @@ def columns_of(points: Iterable[Point], since: float, until: float, step: int) -
 # --- The stacked chart --------------------------------------------------------------------------------
 
 
-def rate_chart(columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC) -> Markup:
+def rate_chart(
+    columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC, always: Sequence[str] = (FAILURE, SUCCESS)
+) -> Markup:
     """Return a chart of how many attempts ended, stacked by state, with axes, a legend and a table.
 
-    The last column is drawn as unfinished: its step is not over.
+    The last column is drawn as unfinished: its step is not over. The legend has the states of `always`, and others if
+    there are any.
     """
     totals = {state: sum(column.counts.get(state, 0) for column in columns) for state in _states(columns)}
-    shown = [state for state in totals if totals[state] or state in (FAILURE, SUCCESS)]
+    shown = [state for state in totals if totals[state] or state in always]
     most = max((column.total for column in columns), default=0)
-    unit, seconds = ("second", 1) if most * 60 / step >= PER_SECOND else ("minute", 60)
-    top = _ceiling(most * seconds / step)
+    unit, seconds = _unit(most, step)
+    top = max(_ceiling(most * seconds / step), 2.0)
     summary = _summary(columns, totals, zone)
     return Markup(
         '<figure class="chart"><figcaption class="chart-head"><span class="chart-title">{title}</span>{legend}'
@@ -117,6 +113,20 @@ def rate_chart(columns: Sequence[Column], step: int, *, title: str, zone: tzinfo
         times=_times(columns, step, zone),
         table=_table(columns, shown, step, zone),
     )
+
+
+def _unit(most: int, step: int) -> tuple[str, int]:
+    """Return by what the axis counts, and how many seconds that is.
+
+    >>> _unit(60_000, 60), _unit(60, 60), _unit(3, 1200), _unit(3, 7200)
+    (('second', 1), ('minute', 60), ('20 min', 1200), ('2 h', 7200))
+    """
+    per_minute = most * 60 / step
+    if per_minute >= PER_MINUTE:
+        return ("second", 1) if per_minute >= PER_SECOND else ("minute", 60)
+    if step <= 60:
+        return ("minute", 60) if step == 60 else (f"{step} s", step)
+    return (f"{step // 3600} h", step) if step % 3600 == 0 else (f"{step // 60} min", step)
 
 
 def _states(columns: Sequence[Column]) -> list[str]:
@@ -166,8 +176,8 @@ def _columns(columns: Sequence[Column], step: int, top: float, zone: tzinfo) -> 
             '<g class="column{last}"><title>{when}: {parts}</title>'
             '<rect class="hit" x="{x}%" width="{width}%" y="0" height="{height}"/>{bars}</g>'
         ).format(last=" is-open" if number == len(columns) - 1 else "", parts=parts or "nothing ended",
-                 when=f"{_moment(column.at, zone)} to {_clock(column.at + step, zone)}", x=_pct(x), width=_pct(width),
-                 height=int(HEIGHT), bars=_bars(column, x, width, top)))  # fmt: skip
+                 when=f"{_moment(column.at, zone)} to {_clock(column.at + step, zone)}", x=percentage(x),
+                 width=percentage(width), height=int(HEIGHT), bars=_bars(column, x, width, top)))  # fmt: skip
     return Markup("").join(found)
 
 
@@ -182,7 +192,8 @@ def _bars(column: Column, x: float, width: float, top: float) -> Markup:
     for state, height in heights.items():
         y -= height
         bars.append(Markup('<rect class="{kind}" x="{x}%" width="{width}%" y="{y}" height="{height}"/>').format(
-            kind=kind_of(state), x=_pct(x + width * 0.1), width=_pct(width * 0.8), y=_px(y), height=_px(height),
+            kind=kind_of(state), x=percentage(x + width * 0.1), width=percentage(width * 0.8), y=_px(y),
+            height=_px(height),
         ))  # fmt: skip
     return Markup("").join(bars)
 
@@ -208,7 +219,7 @@ def _times(columns: Sequence[Column], step: int, zone: tzinfo) -> Markup:
             texts.append(Markup(
                 '<line class="chart-tick" x1="{x}%" x2="{x}%" y1="{y}" y2="{end}"/>'
                 '<text class="chart-x" x="{x}%" y="{y}" dy="18">{text}</text>'
-            ).format(x=_pct(x), y=int(HEIGHT), end=int(HEIGHT) + 4, text=text))  # fmt: skip
+            ).format(x=percentage(x), y=int(HEIGHT), end=int(HEIGHT) + 4, text=text))  # fmt: skip
     return Markup("").join(texts)
 
 
@@ -231,7 +242,7 @@ def _table(columns: Sequence[Column], shown: Sequence[str], step: int, zone: tzi
     ).format(head=head, rows=Markup("").join(rows))
 
 
-# --- Sparklines and dots ------------------------------------------------------------------------------
+# --- Sparklines ---------------------------------------------------------------------------------------
 
 
 def sparkline(values: Sequence[int], label: str, kind: str = "total") -> Markup:
@@ -248,33 +259,6 @@ def sparkline(values: Sequence[int], label: str, kind: str = "total") -> Markup:
         'preserveAspectRatio="none"><title>{text}</title><path class="spark-base" d="M0 19.5H{width}"/>'
         '<path class="spark-bars" d="{bars}"/></svg>'
     ).format(kind=kind, text=text, width=max(1, len(values) * 4 - 1), bars=bars)
-
-
-SHAPES: Final = {
-    SUCCESS: '<circle cx="6" cy="6" r="4.5"/>',
-    FAILURE: '<path d="M6 .5 11.5 6 6 11.5 .5 6z"/>',
-    RETRY: '<path d="M6 1 11 10.5H1z"/>',
-    REVOKED: '<path d="M1.5 1.5h9v9h-9z"/>',
-    IGNORED: '<path d="M1.5 4.5h9v3h-9z"/>',
-}
-"""A shape for each end, so that they are told apart without colours."""
-
-OPEN_SHAPE: Final = '<circle class="open" cx="6" cy="6" r="4"/>'
-
-
-def run_dots(runs: Sequence[Run], label: str) -> Markup:
-    """Return a dot for each run, the latest at the right. Each has its text, and a link if it has an address."""
-    if not runs:
-        return Markup("")
-    dots = []
-    for run in runs:
-        shape = Markup(
-            '<svg class="dot {kind}" viewBox="0 0 12 12" role="img" aria-label="{text}"><title>{text}</title>{shape}'
-            "</svg>"
-        ).format(kind=kind_of(run.state), text=run.text, shape=Markup(SHAPES.get(run.state, OPEN_SHAPE)))  # noqa: S704
-        link = Markup('<a href="{}">{}</a>').format(run.href, shape) if run.href is not None else shape
-        dots.append(Markup("<li>{}</li>").format(link))
-    return Markup('<ol class="dots" aria-label="{}">{}</ol>').format(label, Markup("").join(dots))
 
 
 # --- Numbers and times --------------------------------------------------------------------------------
@@ -312,7 +296,8 @@ def _clock(at: float, zone: tzinfo) -> str:
     return f"{datetime.fromtimestamp(at, zone):%H:%M}"
 
 
-def _pct(value: float) -> str:
+def percentage(value: float) -> str:
+    """Return a number of SVG, without zeros that say nothing."""
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 

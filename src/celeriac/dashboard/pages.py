@@ -20,12 +20,15 @@ Show: TypeAlias = Callable[[View], Awaitable[Context]]
 Kind: TypeAlias = Literal["done", "warning", "fault"]
 Shower = TypeVar("Shower", bound=Show)
 
-TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit")
+TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit", "bulk", "workflow")
 """What fragments may be about. `pulse.py` tells when each changes."""
 
 
 class Done(NamedTuple):
-    """What an action has done, in words; where to show that, if not where its form was; and how well it went."""
+    """What an action has done, in words; where to show that, if not where its form was; and how well it went.
+
+    A `fault` has done nothing, and the audit says nothing of it.
+    """
 
     message: str
     to: str | None = None
@@ -79,6 +82,7 @@ class Action(NamedTuple):
     scope: str
     summary: str  # for the audit
     act: Act
+    audit: bool  # whether the frame writes it down; if not, what it calls does
 
 
 class Pages:
@@ -120,7 +124,7 @@ class Pages:
 
         return decorate
 
-    def action(self, path: str, scope: str) -> Callable[[Actor], Actor]:
+    def action(self, path: str, scope: str, *, audit: bool = True) -> Callable[[Actor], Actor]:
         """Return a decorator that makes a function the action of an address, for forms that are posted to it.
 
         It returns what was done, in words. Its docstring is what the audit says. The scope is checked before it is
@@ -129,7 +133,7 @@ class Pages:
 
         def decorate(function: Actor) -> Actor:
             summary = (function.__doc__ or "").partition("\n")[0].removesuffix(".")
-            self.actions.append(Action(path, scope, summary, function))
+            self.actions.append(Action(path, scope, summary, function, audit))
             return function
 
         return decorate

@@ -20,12 +20,15 @@ import msgspec
 from celeriac import states
 from celeriac.dashboard.roster import roster_of
 from celeriac.dashboard.trends import Trends
+from celeriac.dashboard.workflow_states import look
 from celeriac.documents import to_json
 from celeriac.errors import BackendError, BrokerError
 from celeriac.inspector.audit import AUDITED
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt
+from celeriac.web.bulk import bulk_action
 from celeriac.web.collecting import Collected
+from celeriac.web.problems import Problem
 from celeriac.web.site import Site
 from celeriac.web.streams import RETRY, notice_bytes
 
@@ -67,11 +70,28 @@ async def _failures(site: Site, collected: Collected, _: str) -> Any:
 
 
 async def _schedules(site: Site, collected: Collected, _: str) -> Any:
-    return collected.schedules
+    return [(one.name, one.revision) for one in collected.schedules or ()]
 
 
 async def _audit(site: Site, collected: Collected, _: str) -> Any:
     return [] if site.app.history is None else await site.read(site.app.history.events(AUDITED, 0.0, 1))
+
+
+async def _bulk(site: Site, collected: Collected, about: str) -> Any:
+    if not about:
+        return [job.document() for job in site.jobs.values()]
+    try:
+        return await bulk_action(site, about)
+    except Problem:
+        return None
+
+
+async def _workflow(site: Site, collected: Collected, about: str) -> Any:
+    try:
+        looked = await look(site, about)
+    except Problem:
+        return None
+    return looked.counts
 
 
 MARKS: Final[dict[str, Mark]] = {
@@ -81,6 +101,8 @@ MARKS: Final[dict[str, Mark]] = {
     "failures": _failures,
     "schedules": _schedules,
     "audit": _audit,
+    "bulk": _bulk,
+    "workflow": _workflow,
 }
 """All topics. One about a single thing has its name after a colon (`task:01…`), which is handed to its mark."""
 

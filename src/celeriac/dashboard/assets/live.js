@@ -214,7 +214,10 @@ setInterval(() => { if (!document.hidden) { tick(); tell() } }, 1000)
 
 document.addEventListener("submit", async (event) => {
   const form = event.target, button = event.submitter
-  if (form.method !== "post" || form.matches(".who") || event.defaultPrevented) return
+  // A button may say where its form goes, and how. (`form.action` would be a field of that name.)
+  const given = (name) => button?.getAttribute(`form${name}`) ?? form.getAttribute(name)
+  const method = given("method")
+  if (method !== "post" || form.matches(".who") || event.defaultPrevented) return
   event.preventDefault()
   const data = new URLSearchParams(new FormData(form, button))
   if (form.id === "theme") {
@@ -223,7 +226,7 @@ document.addEventListener("submit", async (event) => {
   }
   form.ariaBusy = "true"
   try {
-    const response = await fetch(form.action, { method: "POST", body: data })
+    const response = await fetch(given("action"), { method: "POST", body: data })
     const page = parsed(await response.text())
     if (!page.getElementById("main") || !page.body.dataset.prefix && body.dataset.prefix) return location.assign(response.url)
     form.closest("[popover]")?.hidePopover()
