@@ -85,7 +85,7 @@ def _held(facts: Facts) -> Explanation:
     if name in facts.replies.silent or name in facts.replies.errors:
         text = (f"The worker {name} holds it, and does not say whether it runs. Its lease ends in {duration(left)} "
                 "unless it is renewed; then the message returns to the queue.")  # fmt: skip
-        reason = Reason("worker_silent", text, "See whether the worker is alive.", f"inspect ping -d {quote(name)}",
+        reason = Reason("holder_silent", text, "See whether the worker is alive.", f"inspect ping -d {quote(name)}",
                         until=holder.expires_at)  # fmt: skip
         return _explained(facts, "running", f"is with the worker {name}", [reason])
     text = f"The worker {name} has just taken it, or has run it and is about to settle it."
@@ -123,9 +123,9 @@ def _lost(facts: Facts, name: str, since: float) -> Reason:
     others = [worker.name for worker in facts.workers if worker.name != name]
     how = f"The worker {name} held it, and has not renewed its lease: that ended {duration(since)} ago."
     if others:
-        return Reason("worker_lost", f"{how} Another worker returns the message to its queue within a second or two.",
+        return Reason("holder_lost", f"{how} Another worker returns the message to its queue within a second or two.",
                       "Ask again in a second.", since=facts.now - since)  # fmt: skip
-    return Reason("worker_lost", f"{how} The next worker that runs returns the message to its queue.",
+    return Reason("holder_lost", f"{how} The next worker that runs returns the message to its queue.",
                   "Start a worker.", f"worker -Q {quote(facts.queue)}", since=facts.now - since)  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from celeriac.ports.history import Timeline
 from celeriac.ports.operations import Dead, Holder, QueueCounts, WorkerInfo
 from celeriac.ports.workflows import WorkflowStore
 
-__all__ = ["Behind", "FactFinder", "Facts"]
+__all__ = ["PEEKED", "Behind", "FactFinder", "Facts"]
 
 PEEKED: Final = 200  # messages that come next, among which a waiting one is looked for
 RATE_SECONDS: Final = 300.0  # over which the rate of a queue is measured

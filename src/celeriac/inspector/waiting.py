@@ -36,7 +36,8 @@ def waiting(facts: Facts) -> Iterator[Reason]:
     yield from found
     yield from _not_due(facts) if place == "scheduled" else ()
     if place == "ready":
-        yield from _turn(facts, blocked=bool(found) or facts.revoked or expired)
+        stopped = any(reason.kind != "slots_taken" for reason in found)
+        yield from _turn(facts, bool(found), stopped or facts.revoked or expired)
     if message.expires_at is not None and not expired:
         yield Reason("expires", f"It expires in {duration(message.expires_at - facts.now)}: unless it has started by "
                      "then, it ends as REVOKED.", "", until=message.expires_at)  # fmt: skip
@@ -195,8 +196,8 @@ def _times(count: int) -> str:
 # --- Its turn -----------------------------------------------------------------------------------------
 
 
-def _turn(facts: Facts, blocked: bool) -> Iterator[Reason]:
-    """Yield how many come before it, and when its turn is about."""
+def _turn(facts: Facts, blocked: bool, stopped: bool) -> Iterator[Reason]:
+    """Yield how many come before it, and about when its turn is, if its queue moves."""
     message, counts = facts.view.message, facts.counts
     assert message is not None
     if message.attempt > 1:
@@ -209,13 +210,13 @@ def _turn(facts: Facts, blocked: bool) -> Iterator[Reason]:
         exact = facts.before is not None
         count = f"{most:,}" if exact else f"at least {PEEKED:,} of the {ready:,}" if ready else f"at least {PEEKED:,}"
         when, until = "", None
-        if facts.per_second and not blocked:
+        if facts.per_second and not stopped:
             until = facts.now + most / facts.per_second
             about = f"{'about' if exact else 'at most about'} {duration(most / facts.per_second)}"
             when = f" At the {_rate(facts.per_second)} of the last five minutes it starts in {about}."
         text = f"{count[0].upper()}{count[1:]} waiting {'task comes' if most == 1 else 'tasks come'} before it."
-        yield Reason("behind", f"{text}{when}", "" if blocked else "Start more workers, if that is too late.",
-                     None if blocked else f"worker -Q {quote(facts.queue)}", until=until,
+        yield Reason("behind", f"{text}{when}", "" if stopped else "Start more workers, if that is too late.",
+                     None if stopped else f"worker -Q {quote(facts.queue)}", until=until,
                      data={"before": facts.before, "ready": ready, "per_second": facts.per_second})  # fmt: skip
     elif not blocked:
         yield Reason("next", "It is next, and nothing is in its way: a worker takes it within a second or two.",
