@@ -11,7 +11,7 @@ from celeriac.canvas.tree import Step, Tree
 from celeriac.errors import nearest
 from celeriac.states import PENDING
 
-__all__ = ["draw"]
+__all__ = ["draw", "edges"]
 
 States = Mapping[int, str]
 
@@ -31,7 +31,8 @@ def _label(tree: Tree, number: int, states: States) -> str:
     return f"{name}: {states[number]}" if number in states else name
 
 
-def _edges(tree: Tree) -> Iterator[tuple[int, int]]:
+def edges(tree: Tree) -> Iterator[tuple[int, int]]:
+    """Yield which node waits for which, as pairs of before and after."""
     for number, node in enumerate(tree.nodes):
         if isinstance(node, Step):
             if node.source >= 0:
@@ -48,7 +49,7 @@ def _mermaid(tree: Tree, states: States) -> str:
     for number, node in enumerate(tree.nodes):
         opening, closing = ("[", "]") if isinstance(node, Step) else ("([", "])")
         lines.append(f'    n{number}{opening}"{_label(tree, number, states)}"{closing}')
-    lines += [f"    n{before} --> n{after}" for before, after in _edges(tree)]
+    lines += [f"    n{before} --> n{after}" for before, after in edges(tree)]
     return "\n".join(lines)
 
 
@@ -57,7 +58,7 @@ def _dot(tree: Tree, states: States) -> str:
     for number, node in enumerate(tree.nodes):
         shape = "box" if isinstance(node, Step) else "ellipse"
         lines.append(f'    n{number} [label="{_label(tree, number, states)}", shape={shape}];')
-    lines += [f"    n{before} -> n{after};" for before, after in _edges(tree)]
+    lines += [f"    n{before} -> n{after};" for before, after in edges(tree)]
     return "\n".join([*lines, "}"])
 
 
@@ -69,7 +70,7 @@ def _json(tree: Tree, states: States) -> str:
         else {"node": number, "id": node.id, "members": node.members}
         for number, node in enumerate(tree.nodes)
     ]
-    return msgspec.json.encode({"nodes": nodes, "edges": list(_edges(tree))}).decode()
+    return msgspec.json.encode({"nodes": nodes, "edges": list(edges(tree))}).decode()
 
 
 def _text(tree: Tree, states: States) -> str:

@@ -1,9 +1,10 @@
-"""`celeriac web`: serves the HTTP API, and keeps its tokens."""
+"""`celeriac web`: serves the dashboard and the HTTP API, and keeps their tokens."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,10 +25,10 @@ UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 LONGEST: Final = 36_500  # days
 
 
-def _web(module: str) -> Any:
+def _web(module: str, package: str = "celeriac.web") -> Any:
     """Import a module of `celeriac.web`. Raises `ImproperlyConfigured` without the extra that it needs."""
     try:
-        return importlib.import_module(f"celeriac.web.{module}")
+        return importlib.import_module(f"{package}.{module}")
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(f"celeriac web needs a package that is not installed ({error.name}): "
                                    "pip install 'celeriac[web]'.") from error  # fmt: skip
@@ -39,17 +40,20 @@ def _web(module: str) -> Any:
               help="Listen on this port; 0: any.  [default: web_port, 8000]")  # fmt: skip
 @click.option("--allow-host", "hosts", metavar="NAME", multiple=True,
               help="Accept requests for this host; can be repeated.  [default: web_allowed_hosts]")  # fmt: skip
+@click.option("--open", "opens", is_flag=True,
+              help="Print a link that signs in once, without a token; in a terminal, open it.")  # fmt: skip
 @log_options
 @with_session
-def command(session: Session, *, host: str | None, port: int | None, hosts: tuple[str, ...], loglevel: str | None,
-            log_format: str | None) -> None:  # fmt: skip
-    """Serve the HTTP API until it is stopped.
+def command(session: Session, *, host: str | None, port: int | None, hosts: tuple[str, ...], opens: bool,
+            loglevel: str | None, log_format: str | None) -> None:  # fmt: skip
+    """Serve the dashboard and the HTTP API until it is stopped.
 
-    Without a token only this machine is served. The addresses are described by /api/v1/openapi.json.
+    Without a token only this machine is served. The API is described by /api/v1/openapi.json.
 
     \b
     Examples:
       celeriac -A shop web
+      celeriac -A shop web --open
       celeriac -A shop web token add ci --scope tasks:send --expires 90d
       celeriac -A shop web --host 0.0.0.0 --port 8000
 
@@ -62,7 +66,7 @@ def command(session: Session, *, host: str | None, port: int | None, hosts: tupl
     if click.get_current_context().invoked_subcommand is not None:
         return
     app = session.app
-    serving = _web("serving")
+    serving, dashboard = _web("serving"), _web("application", "celeriac.dashboard").dashboard
     if app.broker_url.startswith("memory:"):
         raise ImproperlyConfigured("memory:// lives in one process, and no worker runs in this one. Set another "
                                    "broker: CELERIAC_BROKER_URL=sqlite:///celeriac.db.")  # fmt: skip
@@ -70,11 +74,17 @@ def command(session: Session, *, host: str | None, port: int | None, hosts: tupl
         app.conf.web_allowed_hosts = [*app.conf.web_allowed_hosts, *hosts]
     set_up_logging(app, f"{app.main or 'celeriac'} web", loglevel, log_format)
 
-    def ready(address: str) -> None:
-        echo(f"celeriac {__version__}: the HTTP API is running on {address}\n  app        {app.main}, {len(app.tasks)} "
-             f"tasks\n  Ctrl-C stops it.", err=True)  # fmt: skip
+    site = dashboard(app)
 
-    serving.serve(app, host or app.conf.web_host, app.conf.web_port if port is None else port, ready)
+    def ready(address: str) -> None:
+        link = site.link(address) if opens else None
+        echo(f"celeriac {__version__}: the dashboard and the HTTP API are running on {address}\n"
+             f"  app        {app.main}, {len(app.tasks)} tasks\n"
+             + (f"  sign in    {link}\n" if link else "") + "  Ctrl-C stops it.", err=True)  # fmt: skip
+        if link and sys.stderr.isatty():
+            click.launch(link)
+
+    serving.serve(site, host or app.conf.web_host, app.conf.web_port if port is None else port, ready)
     app.close()
 
 

@@ -1,8 +1,9 @@
 """The audit: who did what, when. Each action of an operator is written into the history.
 
-`application.py` calls `note` for each request that changes something, but for sending tasks (`Endpoint.is_action`). The
-history notes tasks that were sent again, by the command too, and bulk actions themselves. It is best effort, as the
-history is: an action that was done is not undone because it cannot be written down. Without a history, the log has it.
+`application.py` calls `note` for each request that changes something, but for sending tasks (`Endpoint.is_action`); the
+dashboard calls `write`. The history notes tasks that were sent again, by the command too, and bulk actions themselves.
+It is best effort, as the history is: an action that was done is not undone because it cannot be written down. Without a
+history, the log has it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from celeriac.web.history import history_of, instant_given
 from celeriac.web.shapes import AuditQuery
 from celeriac.web.site import Site
 
-__all__ = ["ENDPOINTS", "note"]
+__all__ = ["ENDPOINTS", "note", "write"]
 
 log = logging.getLogger("celeriac.web")
 
@@ -43,32 +44,34 @@ async def _audit(site: Site, call: Call) -> Response:
 
 
 async def note(site: Site, call: Call, endpoint: Endpoint, failed: Exception | None = None) -> None:
-    """Write down an action. `failed`: it may have been done in part."""
-    history = site.app.history
-    if history is None:
-        return
-    data: dict[str, Any] = {"request": f"{endpoint.method} {endpoint.path}"}
-    if (asked := _asked(call)) is not None:
-        data["body"] = asked
-    if failed is not None:
-        data["failed"] = str(failed)[:LARGEST]
+    """Write down what a request of the API has done. `failed`: it may have been done in part."""
     about = next(iter(call.path.values()), "")
     if not about and isinstance(ids := getattr(call.body, "ids", None), list) and len(ids) == 1:
         about = ids[0]
-    event = Happened(at=site.app.clock.now(), kind=ACTION, id=about[:LONGEST], by=call.user.name[:LONGEST],
-                     text=endpoint.summary, data=data)  # fmt: skip
+    body = None if call.body is None else msgspec.to_builtins(call.body)
+    await write(site, call.user.name, endpoint.summary, f"{endpoint.method} {endpoint.path}", about, body, failed)
+
+
+async def write(site: Site, by: str, text: str, request: str, about: str = "", body: Any = None,
+                failed: Exception | None = None) -> None:  # fmt: skip
+    """Write down an action: who did what, by which request, to what. `failed`: it may have been done in part."""
+    history = site.app.history
+    if history is None:
+        return
+    data: dict[str, Any] = {"request": request}
+    if body is not None:
+        data["body"] = _asked(body)
+    if failed is not None:
+        data["failed"] = str(failed)[:LARGEST]
+    event = Happened(at=site.app.clock.now(), kind=ACTION, id=about[:LONGEST], by=by[:LONGEST], text=text, data=data)
     try:
         await site.read(history.audit(event))
     except (BackendError, BrokerError) as error:
-        log.warning("%s: %s %s is missing in the audit: %s", call.user.name, endpoint.method, call.request.url.path,
-                    error)  # fmt: skip
+        log.warning("%s: %s %s is missing in the audit: %s", by, request, about, error)
 
 
-def _asked(call: Call) -> Any:
-    """Return the body as plain data; of many ids, the first; of what is large, its size."""
-    if call.body is None:
-        return None
-    body = msgspec.to_builtins(call.body)
+def _asked(body: Any) -> Any:
+    """Return a body of plain data; of many ids, the first; of what is large, its size."""
     if isinstance(body, dict) and isinstance(ids := body.get("ids"), list) and len(ids) > SHOWN:
         body = {**body, "ids": ids[:SHOWN], "of": len(ids)}
     size = len(msgspec.json.encode(body))

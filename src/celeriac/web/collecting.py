@@ -1,4 +1,4 @@
-"""Collects what `/metrics` shows: from the history, the broker, the workers, the schedules and this server.
+"""Collects what `/metrics` and the dashboard show: from history, broker, workers, schedules and this server.
 
 A collection is made for all scrapes at the same time, and used again for `SHARE` times as long as it took, but not for
 more than `OLDEST` seconds. A source that fails or takes too long is missing in it, which `celeriac_source_up` tells;
@@ -110,11 +110,7 @@ class Collector:
     async def text(self, names: Names, accept: str, text_of: Callable[[Samples, str], Text]) -> Text:
         """Return metrics by these names, as `text_of` writes them."""
         async with self._collecting:
-            begun = time.monotonic()
-            if begun >= self._until:
-                self._texts.clear()
-                self._collected, cost = await self._collect()
-                self._use_for(cost)
+            await self._refresh()
             found = self._texts.get((names, accept))
             if found is None:
                 if len(self._texts) >= FORMATS:
@@ -125,6 +121,22 @@ class Collector:
                 self._texts[names, accept] = found
                 self._use_for(time.monotonic() - begun)
             return found
+
+    async def collected(self) -> Collected:
+        """Return what is known, as it is or was a little before."""
+        async with self._collecting:
+            await self._refresh()
+            return self._collected
+
+    def expire(self) -> None:
+        """Collect anew for the next who asks: this server has changed something."""
+        self._until = 0.0
+
+    async def _refresh(self) -> None:
+        if time.monotonic() >= self._until:
+            self._texts.clear()
+            self._collected, cost = await self._collect()
+            self._use_for(cost)
 
     def _use_for(self, cost: float) -> None:
         self._until = max(self._until, time.monotonic() + min(OLDEST, max(FRESH, cost * SHARE)))

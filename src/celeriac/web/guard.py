@@ -25,7 +25,7 @@ from celeriac.web.problems import Problem
 from celeriac.web.scopes import ALL, User
 from celeriac.web.tokens import Tokens
 
-__all__ = ["SAFE", "Authenticate", "Guard", "is_loopback"]
+__all__ = ["SAFE", "Authenticate", "Guard", "check_same_site", "is_loopback"]
 
 Authenticate = Callable[[Request], "User | Awaitable[User | None] | None"]
 """Returns who makes a request, or None. It may be a coroutine function."""
@@ -50,7 +50,7 @@ class Guard:
     def __init__(self, app: Celeriac, tokens: Tokens, authenticate: Authenticate | None, hosts: Sequence[str],
                  buckets: Buckets) -> None:  # fmt: skip
         self._app = app
-        self._tokens = tokens
+        self.tokens = tokens
         self._authenticate = authenticate
         self._hosts = frozenset(host.lower() for host in hosts)
         self._buckets = buckets
@@ -58,7 +58,7 @@ class Guard:
     @property
     def is_open(self) -> bool:
         """Whether there is nothing to tell users by, so that only this machine is served."""
-        return self._authenticate is None and not self._tokens.all()
+        return self._authenticate is None and not self.tokens.all()
 
     def check_host(self, request: Request) -> None:
         """Refuse a request for a host that is not served. Raises a `Problem`."""
@@ -82,7 +82,7 @@ class Guard:
     async def _find(self, request: Request, unsafe: bool) -> User:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._authenticate is None and not self.is_open:
-            user = self._tokens.user(token.strip(), self._app.clock.now())
+            user = self.tokens.user(token.strip(), self._app.clock.now())
             if user is None:
                 raise Problem("unauthenticated", "The token is unknown, or has expired. `celeriac web token add` makes "
                               "one.", headers={"WWW-Authenticate": 'Bearer realm="celeriac", error="invalid_token"'},
@@ -94,7 +94,7 @@ class Guard:
         else:
             found = await self._ask(request)
             if found is None and scheme.lower() == "bearer":
-                found = self._tokens.user(token.strip(), self._app.clock.now())
+                found = self.tokens.user(token.strip(), self._app.clock.now())
                 if found is not None:
                     return found
         if found is None:
@@ -102,7 +102,7 @@ class Guard:
                           "makes one.", headers=CHALLENGE)  # fmt: skip
         by_header = scheme.lower() == "bearer" and "cookie" not in request.headers and not self.is_open
         if unsafe and not by_header:
-            _check_same_site(request)
+            check_same_site(request)
         return found
 
     async def _ask(self, request: Request) -> User | None:
@@ -128,7 +128,7 @@ def _host(request: Request) -> str:
         return given
 
 
-def _check_same_site(request: Request) -> None:
+def check_same_site(request: Request) -> None:
     """Refuse what a browser sends for a page of another site. Raises a `Problem`."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:

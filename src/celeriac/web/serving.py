@@ -1,4 +1,4 @@
-"""Serves the HTTP API by uvicorn. `celeriac web` calls `serve`."""
+"""Serves the HTTP API, with the dashboard or alone, by uvicorn. `celeriac web` calls `serve`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from celeriac.app.app import Celeriac
 from celeriac.errors import ImproperlyConfigured
-from celeriac.web.application import Api, api
-from celeriac.web.guard import is_loopback
+from celeriac.web.guard import Guard, is_loopback
 
-__all__ = ["serve"]
+__all__ = ["Served", "serve"]
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 HEADER_SECONDS: Final = 15.0  # within which a request must have arrived, but for its body
@@ -26,12 +24,28 @@ STOP_SECONDS: Final = 5  # for requests that are being handled when the server i
 CONNECTIONS: Final = 1000
 
 
-def serve(app: Celeriac, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the API until the process is told to stop. `ready` is called with the address, once it is served.
+class Served(Protocol):
+    """What is served: an ASGI application that can be stopped."""
+
+    @property
+    def guard(self) -> Guard:
+        """Who may make requests."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle a request."""
+
+    def stop(self) -> None:
+        """End all streams and waits."""
+
+    async def finish(self) -> None:
+        """Return when what was done for others is complete."""
+
+
+def serve(site: Served, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve an application until the process is told to stop. `ready` is called with the address, once it is served.
 
     Raises `ImproperlyConfigured` if others than this machine could use it without a token, or if the address is taken.
     """
-    site = api(app)
     if site.guard.is_open and not is_loopback(host):
         raise ImproperlyConfigured(
             f"{host} can be reached from other machines, and there are no tokens: anybody could send tasks and stop "
@@ -49,7 +63,7 @@ def serve(app: Celeriac, host: str, port: int, ready: Callable[[str], None]) -> 
 class _Server(uvicorn.Server):
     """Ends streams and waits before it waits for them."""
 
-    def __init__(self, config: uvicorn.Config, site: Api, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, site: Served, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._site = site
         self._ready = ready

@@ -46,6 +46,7 @@ class Site:
         self.collector = Collector(app, self.read, self.counts, self.requests)
         self.gateway: Gateway | None = None  # made by the first remote worker
         self.feeds: Any = None  # what streams of events share; `application.py` sets it
+        self.pulse: Any = None  # what open pages of the dashboard share; `dashboard/application.py` sets it
         self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0
@@ -77,6 +78,7 @@ class Site:
     def changed(self) -> None:
         """Forget the counts: this server has changed a queue."""
         self._counts_until = 0.0
+        self.collector.expire()
 
     async def views(self, ids: Sequence[str], workflow: str | None = None) -> dict[str, TaskView]:
         """Return what is known of tasks, by id; those of which nothing is known are left out.

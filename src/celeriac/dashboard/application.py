@@ -1,0 +1,300 @@
+"""The ASGI application: routes made from the pages, and what happens to each request before its page.
+
+Host → user → scope → page or form. What any of them raises is shown as a page that says what to do. What is no page is
+handed to the HTTP API (`celeriac.web`), which lies under the same prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Match, Route
+
+from celeriac.app.app import Celeriac
+from celeriac.dashboard import overview, signing_in
+from celeriac.dashboard.assets import asset_named
+from celeriac.dashboard.pages import Action, Done, Fragment, Page
+from celeriac.dashboard.pulse import Pulse
+from celeriac.dashboard.sessions import Sessions
+from celeriac.dashboard.templating import render
+from celeriac.dashboard.view import FRAGMENT, Session, View, local, prefix_of
+from celeriac.errors import CeleriacError
+from celeriac.web import Limits, api, audit
+from celeriac.web.bodies import content_type, read_body
+from celeriac.web.guard import Authenticate, Guard, check_same_site
+from celeriac.web.problems import Problem, problem_of
+from celeriac.web.scopes import User
+from celeriac.web.site import API
+from celeriac.web.streams import streamed
+
+__all__ = ["MODULES", "Dashboard", "dashboard"]
+
+log = logging.getLogger("celeriac.web")
+
+MODULES: Final = (overview,)
+"""The modules of pages, each with its `PAGES`."""
+
+PAGES: Final[Sequence[Page]] = tuple(page for module in MODULES for page in module.PAGES)
+ACTIONS: Final[Sequence[Action]] = tuple(action for module in MODULES for action in module.PAGES.actions)
+NAVIGATION: Final = sorted((page for page in PAGES if page.entry is not None), key=lambda page: page.entry or ())
+
+FORM: Final = "application/x-www-form-urlencoded"
+OWN_FIELDS: Final = ("csrf", "back")  # of every form
+MOST_TOPICS: Final = 20
+NOBODY: Final = User("nobody")
+FOR_EVER: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, no-store",
+}
+
+
+def dashboard(app: Celeriac, *, authenticate: Authenticate | None = None, limits: Limits | None = None) -> Dashboard:
+    """Return the dashboard of an app, for any ASGI server, or to be mounted in any ASGI application under any prefix.
+
+        site.mount("/celeriac", dashboard(app))
+
+    It has the HTTP API under its own paths, and `authenticate` and `limits` are those of `celeriac.web.api`. Users
+    whom `authenticate` does not know sign in with a token (`celeriac web token add`).
+    """
+    return Dashboard(app, authenticate, limits)
+
+
+class Dashboard:
+    """The dashboard of an app, with its HTTP API."""
+
+    def __init__(self, app: Celeriac, authenticate: Authenticate | None, limits: Limits | None) -> None:
+        self.api = api(app, authenticate=authenticate, limits=limits)
+        self.site = self.api.site
+        self.pulse = self.site.pulse = Pulse(self.site)
+        self.sessions = Sessions(app, self.guard, self.site.buckets)
+        routes = [
+            Route("/assets/{name}", self._asset),
+            Route("/live", self._live),
+            *(Route(path, self._entrance(handler), methods=[method]) for method, path, handler in signing_in.ROUTES),
+            *(Route(action.path, self._acting(action), methods=["POST"]) for action in ACTIONS),
+            *(Route(page.path, self._showing(page)) for page in PAGES),
+        ]
+        self._pages = Starlette(routes=routes)
+        self._pages.router.redirect_slashes = False
+        self._pages.router.default = self._other
+
+    @property
+    def guard(self) -> Guard:
+        """Who may make requests."""
+        return self.api.guard
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle a request."""
+        await self._pages(scope, receive, send)
+
+    def stop(self) -> None:
+        """End all streams and waits, so that the server can stop."""
+        self.api.stop()
+
+    async def finish(self) -> None:
+        """After `stop`, return when what was done for remote workers is complete."""
+        await self.api.finish()
+
+    def link(self, address: str) -> str:
+        """Return a link that begins a session of an administrator, once, at the address where this is served."""
+        return f"{address}/sign-in?once={self.sessions.once()}"
+
+    # --- Requests -------------------------------------------------------------------------------------
+
+    async def _other(self, scope: Any, receive: Any, send: Any) -> None:
+        """Hand a request to the API, or say that there is no such page."""
+        if scope["type"] != "http":
+            await self.api(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        path = scope["path"].removeprefix(prefix_of(request))
+        if path.startswith(API) or any(route.matches(scope)[0] is not Match.NONE for route in self.api.routes):
+            await self.api(scope, receive, send)
+        elif not path:
+            await RedirectResponse(f"{prefix_of(request)}/", 308)(scope, receive, send)
+        else:
+            response = await self._guarded(request, self._nothing)
+            await response(scope, receive, send)
+
+    async def _nothing(self, request: Request) -> Response:
+        raise Problem("not-found", "There is no page at this address. The navigation leads to all pages.")
+
+    def _showing(self, page: Page) -> Any:
+        async def show(request: Request) -> Response:
+            return await self._guarded(request, lambda request: self._show(request, page))
+
+        return show
+
+    def _acting(self, action: Action) -> Any:
+        async def act(request: Request) -> Response:
+            return await self._guarded(request, lambda request: self._act(request, action))
+
+        return act
+
+    def _entrance(self, handler: Any) -> Any:
+        async def enter(request: Request) -> Response:
+            return await self._guarded(request, lambda request: handler(self.sessions, request))
+
+        return enter
+
+    async def _guarded(self, request: Request, handle: Any) -> Response:
+        """Return a response with the headers that all have; what was raised as a page."""
+        try:
+            response: Response = await handle(request)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.kind.name == "internal":
+                log.exception("%s %s", request.method, request.url.path)
+            response = await self._refuse(request, problem)
+        response.headers.update(HEADERS)
+        return response
+
+    async def _refuse(self, request: Request, problem: Problem) -> Response:
+        """Return the page that tells of a problem; the page to sign in, if that solves it."""
+        if problem.kind.name == "unauthenticated":
+            by_script = FRAGMENT in request.query_params or request.url.path.endswith("/live")
+            if not by_script and request.method in ("GET", "HEAD") and self.guard.tokens.all():
+                return signing_in.redirect(request)
+        try:
+            view = await self._view(request)
+        except Exception as error:  # noqa: BLE001 - what was wrong at first is what is told
+            log.debug("No user is known for a page of errors: %s", error)
+            view = View(self.site, request, NOBODY, Session.new(), "")
+        if FRAGMENT in request.query_params:
+            html = render("fault.html", view, problem=problem)
+        else:
+            html = self._page(view, "error.html", problem.kind.title, "", problem=problem)
+        return HTMLResponse(html, problem.kind.status, problem.headers)
+
+    async def _view(self, request: Request, form: ImmutableMultiDict[str, str] | None = None) -> View:
+        user, session = await self.sessions.user(request)
+        return View(self.site, request, user, session, self.sessions.csrf(session), form)
+
+    def _page(self, view: View, template: str, title: str, under: str, **context: Any) -> Markup:
+        entries = [page for page in NAVIGATION if view.may(page.scope)]
+        return render(template, view, navigation=entries, title=title, under=under,
+                      said=self.sessions.said(view.request), theme=signing_in.theme_of(view.request),
+                      is_open=self.guard.is_open, app_name=self.site.app.main or "celeriac",
+                      **{"topics": (), **context})  # fmt: skip
+
+    def _kept(self, view: View, response: Response) -> Response:
+        """Let the browser keep the session, if it is new."""
+        if self.sessions.find(view.request) is None:
+            self.sessions.keep(view.request, response, view.session)
+        return response
+
+    # --- Pages ----------------------------------------------------------------------------------------
+
+    async def _show(self, request: Request, page: Page) -> Response:
+        view = await self._view(request)
+        view.need(page.scope)
+        wanted = request.query_params.get(FRAGMENT)
+        if wanted is not None:
+            fragment = page.fragments.get(wanted)
+            if fragment is None:
+                raise Problem("not-found", f"This page has no fragment {wanted!r}.")
+            if fragment.scope is not None:
+                view.need(fragment.scope)
+            return self._kept(view, HTMLResponse(render(fragment.template, view, **await fragment.show(view))))
+        context = await page.show(view)
+        shown = [one for one in page.fragments.values() if one.scope is None or view.may(one.scope)]
+        parts = await asyncio.gather(*(self._fragment(view, one) for one in shown))
+        fragments = {name: Markup("") for name in page.fragments}
+        fragments |= {one.name: part for one, part in zip(shown, parts, strict=True)}
+        topics = sorted({topic for one in shown for topic in topics_of(one, view)})
+        html = self._page(view, page.template, **{"title": page.title, "under": page.under, "page": page, **context,
+                                                  "fragments": fragments, "topics": topics})  # fmt: skip
+        response = self._kept(view, HTMLResponse(html))
+        if self.sessions.said(request) is not None:
+            self.sessions.unsay(request, response)
+        return response
+
+    async def _fragment(self, view: View, fragment: Fragment) -> Markup:
+        """Return a fragment in its frame. One that cannot be shown says why, and the others stay."""
+        try:
+            body, is_fault = render(fragment.template, view, **await fragment.show(view)), False
+        except (CeleriacError, Problem) as error:
+            body, is_fault = render("fault.html", view, problem=problem_of(error)), True
+        return render("fragment.html", view, fragment=fragment, topics=topics_of(fragment, view), body=body,
+                      is_fault=is_fault)  # fmt: skip
+
+    # --- Actions --------------------------------------------------------------------------------------
+
+    async def _act(self, request: Request, action: Action) -> Response:
+        check_same_site(request)
+        if content_type(request) != FORM:
+            raise Problem("wrong-content-type", f"Send the form as {FORM}.")
+        data = await read_body(request, self.site.limits.body, self.site.limits.body_seconds)
+        fields = parse_qsl(data.decode(errors="replace"), keep_blank_values=True)
+        form = ImmutableMultiDict(fields)
+        view = await self._view(request, form)
+        back = local(request, form.get("back", ""))
+        try:
+            self.sessions.check(view.session, form.get("csrf", ""))
+            view.need(action.scope)
+            done = await self._do(view, action)
+        except (CeleriacError, Problem) as error:
+            done = Done(problem_of(error).detail, kind="fault")
+        self.site.changed()
+        response = self._kept(view, RedirectResponse(done.to or back, 303))
+        self.sessions.say(request, response, done.kind, done.message)
+        return response
+
+    async def _do(self, view: View, action: Action) -> Done:
+        """Do it, and write it down."""
+        fields = {name: view.form.getlist(name) for name in view.form if name not in OWN_FIELDS}
+        body = {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
+        about = next(iter(view.path.values()), "")
+        name = f"POST {action.path}"
+        try:
+            done = await action.act(view)
+        except Exception as error:
+            if problem_of(error).kind.status >= 500:
+                await audit.write(self.site, view.user.name, action.summary, name, about, body, error)
+            raise
+        await audit.write(self.site, view.user.name, action.summary, name, about, body)
+        log.info("%s: %s %s", view.user.name, name, about)
+        return Done(done) if isinstance(done, str) else done
+
+    # --- Assets and streams ---------------------------------------------------------------------------
+
+    async def _asset(self, request: Request) -> Response:
+        asset = asset_named(request.path_params["name"])
+        if asset is None:
+            return Response("There is no such file.", 404)
+        return Response(asset.body, headers=FOR_EVER, media_type=asset.kind)
+
+    async def _live(self, request: Request) -> Response:
+        return await self._guarded(request, self._stream)
+
+    async def _stream(self, request: Request) -> Response:
+        await self.sessions.user(request)
+        if request.method == "HEAD":
+            return Response(status_code=204)
+        topics = request.query_params.getlist("topic")[:MOST_TOPICS]
+        for topic in topics:
+            if not self.pulse.known(topic):
+                raise Problem("bad-query", f"There is no topic {topic!r}.", parameter="topic")
+        self.site.streams.check()
+        return streamed(self.pulse.events(topics))
+
+
+def topics_of(fragment: Fragment, view: View) -> list[str]:
+    """Return the topics of a fragment: in those about a single thing, `{name}` is a part of the path."""
+    return [topic.format_map(view.path) for topic in fragment.topics]
+

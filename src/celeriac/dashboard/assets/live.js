@@ -1,0 +1,290 @@
+// What pages do besides being read: they are up to date, keep what their reader is doing, and obey the keyboard.
+// Without this script all of it is there, but for that: forms are posted, links are followed, pages are reloaded.
+
+const body = document.body
+const all = (selector, within = document) => [...within.querySelectorAll(selector)]
+const typing = (element) => element?.matches?.("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]")
+
+// --- Putting new HTML in the place of old -----------------------------------------------------------------------
+
+// Elements stay as they are where they can: so focus, selection, scrolling, what was typed, and what was opened stay.
+// They are matched by id or data-row, or else by their order.
+function morph(old, fresh) {
+  if (old.dataset.morph === "keep") return
+  const here = old.matches(".here")
+  for (const { name, value } of [...fresh.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value)
+  for (const { name } of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name)
+  }
+  if (here) old.classList.add("here")
+  if (old.matches("input, textarea, select") && !edited(old)) {
+    if (old.type === "checkbox" || old.type === "radio") old.checked = fresh.checked
+    else old.value = fresh.value
+  }
+  morphChildren(old, fresh)
+}
+
+function edited(input) {
+  if (input === document.activeElement) return true
+  if (input.type === "checkbox" || input.type === "radio") return input.checked !== input.defaultChecked
+  if (input.tagName === "SELECT") return [...input.options].some((option) => option.selected !== option.defaultSelected)
+  return input.type !== "hidden" && input.value !== input.defaultValue
+}
+
+const keyOf = (node) => node.nodeType === 1 ? node.id || node.dataset.row || "" : ""
+
+function morphChildren(old, fresh) {
+  const keyed = new Map([...old.children].map((child) => [keyOf(child), child]).filter(([key]) => key))
+  const wanted = new Set([...fresh.children].map(keyOf).filter(Boolean))
+  let next = old.firstChild
+  for (const child of [...fresh.childNodes]) {
+    const key = keyOf(child)
+    let match = key ? keyed.get(key) : null
+    while (!match && !key && next && keyOf(next) && !wanted.has(keyOf(next))) next = remove(next)
+    if (!match && !key && next && !keyOf(next) && next.nodeType === child.nodeType && next.nodeName === child.nodeName) match = next
+    if (!match || match.nodeName !== child.nodeName) {
+      old.insertBefore(child, next)
+      continue
+    }
+    if (match === next) next = next.nextSibling
+    else old.insertBefore(match, next)
+    if (match.nodeType === 1) morph(match, child)
+    else if (match.nodeValue !== child.nodeValue) match.nodeValue = child.nodeValue
+  }
+  while (next) next = remove(next)
+}
+
+function remove(node) {
+  const next = node.nextSibling
+  if (node.nodeType !== 1 || !node.matches(".stale-note")) node.remove()
+  return next
+}
+
+const parsed = (html) => new DOMParser().parseFromString(html, "text/html")
+
+// --- Fragments --------------------------------------------------------------------------------------------------
+
+const fetching = new Map()  // fragments that are being fetched, and whether they have changed again meanwhile
+const PAUSE = 700  // milliseconds between two fetches of a fragment
+
+async function refresh(fragment) {
+  const name = fragment.dataset.fragment
+  if (fetching.has(name)) return fetching.set(name, true)
+  fetching.set(name, false)
+  const url = new URL(location.href)
+  url.searchParams.set("fragment", name)
+  try {
+    const response = await fetch(url, { headers: { Accept: "text/html" } })
+    if (response.status === 401) return signedOut()
+    const text = await response.text()
+    if (response.ok) {
+      const fresh = fragment.cloneNode(false)
+      fresh.replaceChildren(...parsed(text).body.childNodes)
+      fragment.classList.remove("stale")
+      fragment.querySelector(":scope > .stale-note")?.remove()
+      morphChildren(fragment, fresh)
+      tick()
+    } else stale(fragment, parsed(text).body.textContent.trim() || `The server answers with ${response.status}.`)
+  } catch {
+    // The server is away, which the stream finds, too.
+  } finally {
+    setTimeout(() => {
+      const again = fetching.get(name)
+      fetching.delete(name)
+      if (again) refresh(fragment)
+    }, PAUSE)
+  }
+}
+
+function stale(fragment, why) {
+  fragment.classList.add("stale")
+  const note = fragment.querySelector(":scope > .stale-note") ?? document.createElement("p")
+  note.className = "notice fault stale-note"
+  note.textContent = `Not up to date. ${why}`
+  fragment.prepend(note)
+}
+
+const refreshAll = () => all("[data-fragment]").forEach(refresh)
+
+function changed(topics) {
+  for (const fragment of all("[data-topics]")) {
+    if (fragment.dataset.topics.split(" ").some((topic) => topics.includes(topic))) refresh(fragment)
+  }
+}
+
+// --- The stream -------------------------------------------------------------------------------------------------
+
+const LOST = 12_000  // milliseconds of silence after which the stream counts as lost
+let stream, heard = 0
+
+function connect() {
+  if (stream || !body.dataset.live || document.hidden) return
+  stream = new EventSource(body.dataset.live)
+  stream.addEventListener("open", () => { refreshAll(); alive() })  // something may have changed before
+  stream.addEventListener("beat", alive)
+  stream.addEventListener("changed", (event) => { alive(); changed(JSON.parse(event.data)) })
+  stream.addEventListener("error", () => { if (stream?.readyState === EventSource.CLOSED) { disconnect(); again() } ; tell() })
+}
+
+function disconnect() {
+  stream?.close()
+  stream = undefined
+}
+
+async function again() {
+  try {
+    if ((await fetch(body.dataset.live.split("?")[0], { method: "HEAD" })).status === 401) return signedOut()
+  } catch { /* it is away */ }
+  setTimeout(connect, 2000)
+}
+
+function alive() {
+  heard = Date.now()
+  tell()
+}
+
+function tell() {
+  const pulse = document.getElementById("pulse"), text = pulse?.querySelector(".pulse-text"), banner = document.getElementById("banner")
+  if (!body.dataset.live || !pulse) return
+  const silent = Date.now() - heard
+  const lost = heard > 0 && (silent > LOST || stream?.readyState !== EventSource.OPEN && silent > 3000)
+  pulse.classList.toggle("live", !lost && heard > 0)
+  pulse.classList.toggle("lost", lost)
+  text.textContent = lost ? "Not live" : heard ? "Live" : "Connecting"
+  if (lost) banner.textContent = `The server cannot be reached. What you see is of ${words(silent / 1000)} ago.`
+  banner.hidden = !lost && !banner.dataset.final
+}
+
+function signedOut() {
+  disconnect()
+  const banner = document.getElementById("banner")
+  const link = document.createElement("a")
+  link.href = `${body.dataset.prefix}/sign-in?back=${encodeURIComponent(location.pathname + location.search)}`
+  link.textContent = "Sign in"
+  banner.replaceChildren("You are signed out. ", link, " to go on.")
+  banner.dataset.final = "yes"
+  banner.hidden = false
+  delete body.dataset.live
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return disconnect()
+  connect()
+})
+addEventListener("pagehide", disconnect)
+addEventListener("pageshow", (event) => { if (event.persisted) connect() })
+
+// --- Times ------------------------------------------------------------------------------------------------------
+
+const SPACE = "\u202f"
+
+function words(seconds) {
+  for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]]) {
+    if (seconds >= length) return `${Math.floor(seconds / length)}${SPACE}${unit}`
+  }
+  return `0${SPACE}s`
+}
+
+function tick() {
+  const now = Date.now() / 1000
+  for (const time of all("time[data-at]")) {
+    const ago = now - Number(time.dataset.at)
+    const text = Math.abs(ago) < 1 ? "now" : ago > 0 ? `${words(ago)} ago` : `in ${words(-ago)}`
+    if (time.textContent !== text) time.textContent = text
+  }
+}
+
+setInterval(() => { if (!document.hidden) { tick(); tell() } }, 1000)
+
+// --- Forms ------------------------------------------------------------------------------------------------------
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target, button = event.submitter
+  if (form.method !== "post" || form.matches(".who") || event.defaultPrevented) return
+  event.preventDefault()
+  const data = new URLSearchParams(new FormData(form, button))
+  if (form.id === "theme") {
+    document.documentElement.dataset.theme = data.get("theme")
+    for (const one of all("button", form)) one.setAttribute("aria-pressed", String(one === button))
+  }
+  form.ariaBusy = "true"
+  try {
+    const response = await fetch(form.action, { method: "POST", body: data })
+    const page = parsed(await response.text())
+    if (response.url.split("#")[0] !== location.href.split("#")[0] || !page.getElementById("main")) {
+      if (form.id !== "theme") location.assign(response.redirected ? response.url : location.href)
+      return
+    }
+    form.closest("[popover]")?.hidePopover()
+    form.reset()
+    morphChildren(document.getElementById("main"), page.getElementById("main"))
+    tick()
+    if (document.getElementById("said").textContent.trim()) document.getElementById("said").scrollIntoView({ block: "nearest" })
+  } catch {
+    const banner = document.getElementById("banner")
+    banner.textContent = "The server cannot be reached, and it is not known whether this was done. Look before you try again."
+    banner.hidden = false
+  } finally {
+    form.ariaBusy = null
+  }
+})
+
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-select-all]")) {
+    for (const box of all("input[data-select]", event.target.closest("form, table") ?? document)) box.checked = event.target.checked
+  }
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit()
+})
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]")
+  if (!button) return
+  const text = button.dataset.copy, label = button.textContent
+  if (navigator.clipboard) await navigator.clipboard.writeText(text)
+  else {  // there is none on plain HTTP
+    const area = Object.assign(document.createElement("textarea"), { value: text, className: "unseen" })
+    body.append(area)
+    area.select()
+    document.execCommand("copy")
+    area.remove()
+  }
+  button.textContent = "Copied"
+  setTimeout(() => { button.textContent = label }, 1500)
+})
+
+// --- Keyboard ---------------------------------------------------------------------------------------------------
+
+let before = ""
+
+function move(step) {
+  const rows = all("tr[data-row]")
+  if (!rows.length) return
+  const here = rows.findIndex((row) => row.matches(".here"))
+  const row = rows[here < 0 ? (step > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, here + step))]
+  rows[here]?.classList.remove("here")
+  row.classList.add("here")
+  row.scrollIntoView({ block: "nearest" })
+  row.querySelector("a[href], input")?.focus({ preventScroll: true })
+}
+
+const KEYS = {
+  "/": () => document.querySelector("[type=search]")?.focus(),
+  "?": () => document.getElementById("keys").showModal(),
+  j: () => move(1),
+  k: () => move(-1),
+  x: () => document.querySelector("tr.here input[data-select]")?.click(),
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return
+  if (typing(event.target)) { if (event.key === "Escape") event.target.blur(); return }
+  const link = before === "g" && all("[data-key]").find((one) => one.dataset.key === `g ${event.key}`)
+  before = event.key
+  if (link) return link.click()
+  if (!Object.hasOwn(KEYS, event.key)) return
+  event.preventDefault()
+  KEYS[event.key]()
+})
+
+tick()
+connect()

@@ -1,0 +1,209 @@
+"""The pulse: looks once a second at the whole system, for all open pages of this process, and tells what has changed.
+
+It looks at what `web/collecting.py` collects, which metrics share. Workers tell failures by themselves, at once
+(`web/watching.py`). With no page open nothing is looked at. A stream carries topics, never data: pages fetch the
+fragments that are about them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from celeriac import states
+from celeriac.documents import to_json
+from celeriac.errors import BackendError, BrokerError
+from celeriac.inspector.audit import AUDITED
+from celeriac.model.filters import Filter
+from celeriac.model.history import Attempt
+from celeriac.web.collecting import Collected
+from celeriac.web.site import Site
+from celeriac.web.streams import RETRY, notice_bytes
+
+__all__ = ["MARKS", "Mark", "Pulse"]
+
+log = logging.getLogger("celeriac.web")
+
+LOOK_SECONDS: Final = 1.0
+GATHER_SECONDS: Final = 0.15  # in which changes are gathered into one event
+BEAT_SECONDS: Final = 5.0  # between events that say that the stream is alive
+MOST_FAILURES: Final = 100
+FAILURES: Final = Filter(states=(states.FAILURE,))
+
+Mark: TypeAlias = "Callable[[Site, Collected, str], Awaitable[Any]]"
+"""Returns what a topic looks like now: plain data. When it differs from before, the topic has changed."""
+
+
+async def _queues(site: Site, collected: Collected, _: str) -> Any:
+    waited = {queue: int(seconds) for queue, seconds in collected.latencies.items()}
+    return collected.queues, waited, [(one.name, one.queues) for one in (collected.workers or {}).values()]
+
+
+async def _workers(site: Site, collected: Collected, _: str) -> Any:
+    return list(collected.workers or ()), collected.load, [one.queues for one in (collected.workers or {}).values()]
+
+
+async def _tasks(site: Site, collected: Collected, _: str) -> Any:
+    return sum(one.sums.n for one in collected.counts.attempts) if collected.counts is not None else None
+
+
+async def _failures(site: Site, collected: Collected, _: str) -> Any:
+    if collected.counts is None:
+        return None
+    failed = sum(one.sums.n for one in collected.counts.attempts if one.state in (states.FAILURE, states.RETRY))
+    return failed, collected.counts.signatures
+
+
+async def _schedules(site: Site, collected: Collected, _: str) -> Any:
+    return collected.schedules
+
+
+async def _audit(site: Site, collected: Collected, _: str) -> Any:
+    return [] if site.app.history is None else await site.read(site.app.history.events(AUDITED, 0.0, 1))
+
+
+MARKS: Final[dict[str, Mark]] = {
+    "queues": _queues,
+    "workers": _workers,
+    "tasks": _tasks,
+    "failures": _failures,
+    "schedules": _schedules,
+    "audit": _audit,
+}
+"""All topics. One about a single thing has its name after a colon (`task:01…`), which is handed to its mark."""
+
+
+class _Page:
+    """An open page: the topics that it is about, and those that have changed."""
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self.topics = frozenset(topics)
+        self.changed: set[str] = set()
+        self.woken = asyncio.Event()
+
+    def tell(self, topics: Iterable[str]) -> None:
+        self.changed |= self.topics.intersection(topics)
+        if self.changed:
+            self.woken.set()
+
+
+class Pulse:
+    """Tells open pages what has changed."""
+
+    def __init__(self, site: Site) -> None:
+        self.failures: deque[Attempt] = deque(maxlen=MOST_FAILURES)  # the latest that workers told, oldest first
+        self._site = site
+        self._pages: set[_Page] = set()
+        self._seen: dict[str, bytes] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    def known(self, topic: str) -> bool:
+        """Return whether there is such a topic."""
+        return topic.partition(":")[0] in MARKS
+
+    def nudge(self, *topics: str) -> None:
+        """Tell pages at once that something has changed: this process did it."""
+        for page in self._pages:
+            page.tell(topics)
+
+    async def events(self, topics: Iterable[str]) -> AsyncIterator[bytes]:
+        """Yield the bytes of events for one page, until its client goes or the server stops."""
+        page = _Page(topics)
+        with self._site.streams:
+            self._join(page)
+            try:
+                yield RETRY + notice_bytes("beat", {})
+                async for event in self._told(page):
+                    yield event
+            finally:
+                self._leave(page)
+
+    async def _told(self, page: _Page) -> AsyncIterator[bytes]:
+        spoken = time.monotonic()
+        while await self._waits(page.woken, BEAT_SECONDS - (time.monotonic() - spoken)):
+            if page.woken.is_set():
+                if not await self._waits(None, GATHER_SECONDS):
+                    return
+                changed, page.changed = page.changed, set()
+                page.woken.clear()
+                yield notice_bytes("changed", sorted(changed))
+            else:
+                yield notice_bytes("beat", {})
+            spoken = time.monotonic()
+
+    async def _waits(self, woken: asyncio.Event | None, seconds: float) -> bool:
+        """Wait so many seconds, or until woken. Return False if the server stops."""
+        stopping = self._site.stopping
+        waiting = [asyncio.ensure_future(one.wait()) for one in (stopping, woken) if one is not None]
+        try:
+            await asyncio.wait(waiting, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return not stopping.is_set()
+
+    # --- Looking --------------------------------------------------------------------------------------
+
+    def _join(self, page: _Page) -> None:
+        self._pages.add(page)
+        if self._looking is None:
+            self._seen.clear()
+            self._looking = asyncio.ensure_future(self._look_on())
+
+    def _leave(self, page: _Page) -> None:
+        self._pages.discard(page)
+        if not self._pages and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    async def _look_on(self) -> None:
+        listening = asyncio.ensure_future(self._site.feeds.join(FAILURES, self))
+        try:
+            while True:
+                try:
+                    self.nudge(*await self._look())
+                except (BrokerError, BackendError) as error:
+                    log.warning("Cannot see what has changed: %s", error)
+                except Exception:
+                    log.exception("Cannot see what has changed")
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+            self._site.feeds.leave(FAILURES, self)
+
+    async def _look(self) -> list[str]:
+        """Return the topics that have changed since the last look. The first look at a topic changes nothing."""
+        collected = await self._site.collector.collected()
+        changed = []
+        for topic in set().union(*(page.topics for page in self._pages)):
+            name, _, about = topic.partition(":")
+            try:
+                found = to_json([collected.up, msgspec.to_builtins(await MARKS[name](self._site, collected, about))])
+            except (BrokerError, BackendError):
+                found = b""
+            if self._seen.get(topic, found) != found:
+                changed.append(topic)
+            self._seen[topic] = found
+        for gone in self._seen.keys() - set().union(*(page.topics for page in self._pages)):
+            del self._seen[gone]
+        return changed
+
+    # --- What workers tell: a `Hearer` ----------------------------------------------------------------
+
+    def add(self, attempts: list[Attempt], dropped: int) -> None:
+        """Take what has failed."""
+        self.failures += attempts
+        self.nudge("failures", "tasks")
+
+    def miss(self) -> None:
+        """Learn that something may be missing: the next look finds it."""

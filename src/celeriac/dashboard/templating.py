@@ -1,0 +1,70 @@
+"""Templates: the environment of Jinja2, with the words that templates may use. All text is escaped."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
+
+from celeriac.dashboard import wording
+from celeriac.dashboard.assets import asset_path
+from celeriac.dashboard.view import View, segment
+
+__all__ = ["ENVIRONMENT", "render"]
+
+STATES: Final = {
+    "SUCCESS": "success", "FAILURE": "failure", "RETRY": "retry", "REVOKED": "revoked", "IGNORED": "ignored",
+    "PENDING": "pending", "STARTED": "active", "ready": "ready", "scheduled": "scheduled", "active": "active",
+    "dead": "failure",
+}  # fmt: skip
+"""The colours of states."""
+
+
+@pass_context
+def _ago(context: Context, at: float | None) -> str:
+    """Return an instant as how long ago it was, with the instant itself; `live.js` keeps it true."""
+    if not at:
+        return wording.NONE
+    view: View = context["view"]
+    return Markup('<time datetime="{0}" title="{0}" data-at="{1}">{2}</time>').format(
+        wording.instant(at), f"{at:.3f}", wording.ago(at, view.now)
+    )
+
+
+@pass_context
+def _asset(context: Context, name: str) -> str:
+    return f"{context['prefix']}{asset_path(name)}"
+
+
+def _state(name: str) -> str:
+    """Return a state as a badge: a coloured dot, and its name."""
+    kind = STATES.get(name, "pending")
+    return Markup('<span class="state {}">{}</span>').format(kind, name.capitalize() if name.isupper() else name)
+
+
+def _wrapped(name: str) -> str:
+    """Return a name that may be wrapped after its dots and underscores."""
+    parts = str(escape(name))
+    for mark in (".", "_", "-", "/"):
+        parts = parts.replace(mark, f"{mark}<wbr>")
+    return Markup(parts)  # noqa: S704 - it was escaped
+
+
+def _environment() -> Environment:
+    made = Environment(loader=PackageLoader("celeriac.dashboard"), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True, auto_reload=False)  # fmt: skip
+    made.filters.update(number=wording.number, short=wording.short, rate=wording.rate, percent=wording.percent,
+                        duration=wording.duration, instant=wording.instant, ago=_ago, segment=segment, state=_state,
+                        wrapped=_wrapped)  # fmt: skip
+    made.globals.update(asset=_asset)
+    return made
+
+
+ENVIRONMENT: Final = _environment()
+
+
+def render(template: str, view: View, **context: Any) -> Markup:
+    """Return a template, filled in."""
+    return Markup(ENVIRONMENT.get_template(template).render(view=view, prefix=view.prefix, **context))  # noqa: S704 - it escapes

@@ -1,0 +1,125 @@
+"""Chromium for the tests of the dashboard; and pictures of its pages, to be looked at:
+
+    python -m tests.dashboard.browsing FOLDER OUT /queues /workers …
+
+serves the app `shop` of a folder (`seeding.SHOP`, seeded), and writes a picture of each page, in both themes and two
+widths, into OUT. `--rows N` seeds the folder first, `--hostile` with hostile strings; `--worker` starts a worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from celeriac import Celeriac
+from tests.dashboard.seeding import SHOP, seed
+from tests.patience import PATIENCE
+from tests.web.served import Served
+
+__all__ = ["WIDTHS", "Watched", "chromium", "opened", "seeded", "shoot"]
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+WIDTHS = (1280, 390)
+THEMES = ("light", "dark")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser. Without one, the test is skipped."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        why = "no Chromium: apt-get install chromium"
+        if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
+            pytest.fail(why)
+        pytest.skip(why)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and what went wrong on it: errors of scripts, of the console, of the Content-Security-Policy."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
+        page.on("dialog", lambda dialog: (self.faults.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
+
+
+@contextmanager
+def opened(browser: Browser, **options: Any) -> Iterator[Watched]:
+    """Open a page. It may have no fault when it is closed."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    try:
+        watched = Watched(context.new_page())
+        yield watched
+        assert watched.faults == []
+    finally:
+        context.close()
+
+
+def seeded(folder: Path, **options: Any) -> Celeriac:
+    """Make an app in a folder and fill it: see `seed`. Return it as one that can send its tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "shop.py").write_text(SHOP, encoding="utf-8")
+    app = Celeriac("shop", broker_url=f"sqlite:///{folder}/celeriac.db", environ={},
+                   task_queues=["mail", "reports", "media"])  # fmt: skip
+    if options.get("rows", 1):
+        seed(app, **options)
+    return app
+
+
+def shoot(browser: Browser, address: str, path: str, out: Path, name: str | None = None) -> None:
+    """Take pictures of a page, in both themes and widths."""
+    out.mkdir(parents=True, exist_ok=True)
+    name = name or re.sub(r"\W+", "-", path).strip("-") or "overview"
+    for theme in THEMES:
+        for width in WIDTHS:
+            with opened(browser, color_scheme=theme, viewport={"width": width, "height": 900}) as watched:
+                watched.page.goto(address + path)
+                watched.page.wait_for_function("document.querySelector('#pulse').matches('.live') || !document.body.dataset.live")
+                watched.page.screenshot(path=out / f"{name}-{theme}-{width}.png", full_page=True)
+
+
+def main() -> None:
+    """Take pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("paths", nargs="*", default=["/"])
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--hostile", action="store_true")
+    parser.add_argument("--worker", action="store_true")
+    given = parser.parse_args()
+    if given.rows is not None:
+        shutil.rmtree(given.folder, ignore_errors=True)
+        seeded(given.folder, rows=given.rows, hostile=given.hostile)
+    served = Served(given.folder)
+    try:
+        if given.worker:
+            served.worker("-Q", "default,mail,reports,media")
+        address = served.web()[1]
+        with chromium() as browser:
+            for path in given.paths:
+                shoot(browser, address, path, given.out)
+    finally:
+        served.end()
+
+
+if __name__ == "__main__":
+    main()
