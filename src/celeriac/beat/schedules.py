@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -36,11 +36,18 @@ from celeriac.schedules.moments import milliseconds, moment
 from celeriac.schedules.schedule import Schedule
 from celeriac.tasks.protocols import App
 
-__all__ = ["Schedules", "UnknownSchedule"]
+__all__ = ["PreviousTick", "Schedules", "UnknownSchedule"]
 
 SALT = 16  # bytes
 MOST_BACKFILLED = 10_000  # ticks in one call
 NEAR = 200  # names that a wrong one is compared with
+
+
+class PreviousTick(NamedTuple):
+    """A tick that came."""
+
+    at: datetime
+    ids: Sequence[str]  # of the tasks whose ends are the end of what was sent, if it was sent
 
 
 class UnknownSchedule(ImproperlyConfigured, KeyError):
@@ -177,6 +184,22 @@ class Schedules:
         while len(found) < count and (following := when.next(tick)) is not None:
             found.append(instant(following))
             tick = following
+        return found
+
+    def previous(self, name: str, count: int = 10) -> Sequence[PreviousTick]:
+        """Return the ticks of an entry that it has dealt with, the latest first, whether they were sent or left out."""
+        return self._app.broker.complete(self.aprevious(name, count))
+
+    async def aprevious(self, name: str, count: int = 10) -> Sequence[PreviousTick]:
+        """Coroutine version of `previous`."""
+        entry = await self._entry(name)
+        definition = self._definition(entry)
+        found: list[PreviousTick] = []
+        tick: int | None = definition.when.previous(entry.cursor + 1)
+        # What came before these was not its business: it was not there yet.
+        while tick is not None and len(found) < min(count, entry.sent + entry.missed + entry.skipped):
+            found.append(PreviousTick(instant(tick), definition.what.ends_at(entry.salt, tick)))
+            tick = definition.when.previous(tick)
         return found
 
     # --- Sending by hand ------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, get_args
@@ -17,18 +16,15 @@ from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import until
 from celeriac.errors import ImproperlyConfigured
-from celeriac.schedules import at, cron, every
 from celeriac.schedules.schedule import Schedule
 from celeriac.schedules.ticks import Missed
+from celeriac.schedules.written import Unfitting, duration_written, schedule_written
 from celeriac.schedules.zones import Dst
 
 __all__ = ["add", "backfill", "change"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-INTERVAL: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd])")
-SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 SCHEDULE: Final[Sequence[str]] = ("tz", "dst", "starts", "ends")  # the options that say more about --schedule
 CALL: Final[Sequence[str]] = ("args", "kwargs", "queue", "priority", "expires", "unregistered")  # … and about --task
 
@@ -36,10 +32,10 @@ CALL: Final[Sequence[str]] = ("args", "kwargs", "queue", "priority", "expires", 
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    match = INTERVAL.fullmatch(value) or INTERVAL.fullmatch(f"{value}s")
-    if match is None:
+    found = duration_written(value)
+    if found is None:
         raise click.BadParameter(f"must be seconds, or a number with a unit: 30s, 5m, 2h or 1d, not {value!r}")
-    return float(match[1]) * SECONDS[match[2]]
+    return found
 
 
 def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -181,20 +177,10 @@ def _read(session: Session, given: dict[str, Any]) -> tuple[Schedule | None, Any
 
 
 def _schedule(text: str, limits: dict[str, Any]) -> Schedule:
-    bounds = {option: value for option, value in limits.items() if option in ("starts", "ends")}
-    zoned = limits.keys() - bounds.keys()
-    interval = INTERVAL.fullmatch(text)
-    if interval is None and DATE.match(text) is None:
-        if text.strip().isdigit():
-            raise click.UsageError(f"--schedule {text} lacks a unit: {text}s, {text}m, {text}h or {text}d.")
-        return cron(text, **limits)
-    if zoned:
-        raise click.UsageError(f"--{next(iter(zoned))} is for cron expressions.")
-    if interval is not None:
-        return every(float(interval[1]) * SECONDS[interval[2]], **bounds)
-    if bounds:
-        raise click.UsageError(f"--{next(iter(bounds))} makes no sense with one time.")
-    return at(text)
+    try:
+        return schedule_written(text, **limits)
+    except Unfitting as error:
+        raise click.UsageError(f"--{error}") from None
 
 
 def _signature(session: Session, task: str, options: dict[str, Any]) -> Any:

@@ -20,7 +20,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Match, Route
 
 from celeriac.app.app import Celeriac
-from celeriac.dashboard import overview, signing_in
+from celeriac.dashboard import audit as audit_pages
+from celeriac.dashboard import bulk, dead, failures, overview, schedule_form, schedules, signing_in
 from celeriac.dashboard.assets import asset_named
 from celeriac.dashboard.pages import Action, Done, Fragment, Page
 from celeriac.dashboard.pulse import Pulse
@@ -40,7 +41,7 @@ __all__ = ["MODULES", "Dashboard", "dashboard"]
 
 log = logging.getLogger("celeriac.web")
 
-MODULES: Final = (overview,)
+MODULES: Final = (overview, failures, dead, schedule_form, schedules, audit_pages, bulk)
 """The modules of pages, each with its `PAGES`."""
 
 PAGES: Final[Sequence[Page]] = tuple(page for module in MODULES for page in module.PAGES)
@@ -264,10 +265,11 @@ class Dashboard:
         try:
             done = await action.act(view)
         except Exception as error:
-            if problem_of(error).kind.status >= 500:
+            if action.audit and problem_of(error).kind.status >= 500:
                 await audit.write(self.site, view.user.name, action.summary, name, about, body, error)
             raise
-        await audit.write(self.site, view.user.name, action.summary, name, about, body)
+        if action.audit:
+            await audit.write(self.site, view.user.name, action.summary, name, about, body)
         log.info("%s: %s %s", view.user.name, name, about)
         return Done(done) if isinstance(done, str) else done
 
@@ -297,4 +299,3 @@ class Dashboard:
 def topics_of(fragment: Fragment, view: View) -> list[str]:
     """Return the topics of a fragment: in those about a single thing, `{name}` is a part of the path."""
     return [topic.format_map(view.path) for topic in fragment.topics]
-

@@ -48,6 +48,7 @@ LEAST: Final = 2.0  # so that one failure among a million successes is seen
 TICKS: Final = 7  # times below the plot, at most
 STEPS: Final = (60, 300, 600, 900, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000)
 PER_SECOND: Final = 120.0  # attempts a minute, from which a chart counts by the second
+PER_MINUTE: Final = 2.0  # and from which it counts by the minute, not by its steps
 
 
 def kind_of(state: str) -> str:
@@ -92,16 +93,19 @@ def columns_of(points: Iterable[Point], since: float, until: float, step: int) -
 # --- The stacked chart --------------------------------------------------------------------------------
 
 
-def rate_chart(columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC) -> Markup:
+def rate_chart(
+    columns: Sequence[Column], step: int, *, title: str, zone: tzinfo = UTC, always: Sequence[str] = (FAILURE, SUCCESS)
+) -> Markup:
     """Return a chart of how many attempts ended, stacked by state, with axes, a legend and a table.
 
-    The last column is drawn as unfinished: its step is not over.
+    The last column is drawn as unfinished: its step is not over. The legend has the states of `always`, and others if
+    there are any.
     """
     totals = {state: sum(column.counts.get(state, 0) for column in columns) for state in _states(columns)}
-    shown = [state for state in totals if totals[state] or state in (FAILURE, SUCCESS)]
+    shown = [state for state in totals if totals[state] or state in always]
     most = max((column.total for column in columns), default=0)
-    unit, seconds = ("second", 1) if most * 60 / step >= PER_SECOND else ("minute", 60)
-    top = _ceiling(most * seconds / step)
+    unit, seconds = _unit(most, step)
+    top = max(_ceiling(most * seconds / step), 2.0)
     summary = _summary(columns, totals, zone)
     return Markup(
         '<figure class="chart"><figcaption class="chart-head"><span class="chart-title">{title}</span>{legend}'
@@ -117,6 +121,20 @@ def rate_chart(columns: Sequence[Column], step: int, *, title: str, zone: tzinfo
         times=_times(columns, step, zone),
         table=_table(columns, shown, step, zone),
     )
+
+
+def _unit(most: int, step: int) -> tuple[str, int]:
+    """Return by what the axis counts, and how many seconds that is.
+
+    >>> _unit(60_000, 60), _unit(60, 60), _unit(3, 1200), _unit(3, 7200)
+    (('second', 1), ('minute', 60), ('20 min', 1200), ('2 h', 7200))
+    """
+    per_minute = most * 60 / step
+    if per_minute >= PER_MINUTE:
+        return ("second", 1) if per_minute >= PER_SECOND else ("minute", 60)
+    if step <= 60:
+        return ("minute", 60) if step == 60 else (f"{step} s", step)
+    return (f"{step // 3600} h", step) if step % 3600 == 0 else (f"{step // 60} min", step)
 
 
 def _states(columns: Sequence[Column]) -> list[str]:

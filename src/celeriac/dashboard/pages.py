@@ -20,7 +20,7 @@ Show: TypeAlias = Callable[[View], Awaitable[Context]]
 Kind: TypeAlias = Literal["done", "warning", "fault"]
 Shower = TypeVar("Shower", bound=Show)
 
-TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit")
+TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit", "bulk")
 """What fragments may be about. `pulse.py` tells when each changes."""
 
 
@@ -78,6 +78,7 @@ class Action(NamedTuple):
     scope: str
     summary: str  # for the audit
     act: Act
+    audit: bool  # whether the frame writes it down; if not, what it calls does
 
 
 class Pages:
@@ -117,7 +118,7 @@ class Pages:
 
         return decorate
 
-    def action(self, path: str, scope: str) -> Callable[[Actor], Actor]:
+    def action(self, path: str, scope: str, *, audit: bool = True) -> Callable[[Actor], Actor]:
         """Return a decorator that makes a function the action of an address, for forms that are posted to it.
 
         It returns what was done, in words. Its docstring is what the audit says. The scope is checked before it is
@@ -126,7 +127,7 @@ class Pages:
 
         def decorate(function: Actor) -> Actor:
             summary = (function.__doc__ or "").partition("\n")[0].removesuffix(".")
-            self.actions.append(Action(path, scope, summary, function))
+            self.actions.append(Action(path, scope, summary, function, audit))
             return function
 
         return decorate

@@ -23,7 +23,9 @@ from celeriac.errors import BackendError, BrokerError
 from celeriac.inspector.audit import AUDITED
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt
+from celeriac.web.bulk import bulk_action
 from celeriac.web.collecting import Collected
+from celeriac.web.problems import Problem
 from celeriac.web.site import Site
 from celeriac.web.streams import RETRY, notice_bytes
 
@@ -69,6 +71,15 @@ async def _audit(site: Site, collected: Collected, _: str) -> Any:
     return [] if site.app.history is None else await site.read(site.app.history.events(AUDITED, 0.0, 1))
 
 
+async def _bulk(site: Site, collected: Collected, about: str) -> Any:
+    if not about:
+        return [job.document() for job in site.jobs.values()]
+    try:
+        return await bulk_action(site, about)
+    except Problem:
+        return None
+
+
 MARKS: Final[dict[str, Mark]] = {
     "queues": _queues,
     "workers": _workers,
@@ -76,6 +87,7 @@ MARKS: Final[dict[str, Mark]] = {
     "failures": _failures,
     "schedules": _schedules,
     "audit": _audit,
+    "bulk": _bulk,
 }
 """All topics. One about a single thing has its name after a colon (`task:01…`), which is handed to its mark."""
 

@@ -110,4 +110,3 @@ def _form(sessions: Sessions, request: Request, fault: str, back: str, status: i
 async def _fields(request: Request) -> dict[str, str]:
     data = await read_body(request, LARGEST, SECONDS)
     return {name: values[-1] for name, values in parse_qs(data.decode(errors="replace")).items()}
-

@@ -17,6 +17,7 @@ __all__ = [
     "BulkState",
     "CallbackData",
     "CallbackEvent",
+    "CanaryState",
     "Dead",
     "Done",
     "Event",
@@ -219,6 +220,14 @@ class BulkCount(msgspec.Struct, kw_only=True):
     before: Annotated[str, Meta(description="with this, the action leaves alone what has come since")]
 
 
+class CanaryState(msgspec.Struct, kw_only=True):
+    """How those do that went first."""
+
+    count: int
+    ended: int
+    failed: int
+
+
 class BulkState(msgspec.Struct, kw_only=True):
     """How far a bulk action is."""
 
@@ -234,6 +243,7 @@ class BulkState(msgspec.Struct, kw_only=True):
     refused: int
     reasons: Annotated[dict[str, int], Meta(description="why some were refused")]
     why: Annotated[str | None, Meta(description="it was stopped, has failed or was interrupted")]
+    canary: Annotated[CanaryState | None, Meta(description="null if none go first")]
     started_at: str | None
     updated_at: str | None
 

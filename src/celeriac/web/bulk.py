@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
 
@@ -32,9 +32,10 @@ from celeriac.web import answers, shapes
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.history import filter_of
 from celeriac.web.problems import Problem, problem_of
+from celeriac.web.scopes import User
 from celeriac.web.site import API, Site
 
-__all__ = ["ENDPOINTS"]
+__all__ = ["ENDPOINTS", "RUNNING", "Asked", "asked_for", "begun", "bulk_action", "stopped"]
 
 log = logging.getLogger("celeriac.web")
 
@@ -54,56 +55,53 @@ RUNNING: Final = ("counting", "canary", "running")
                problems=("unknown-queue",), audit=lambda call: False)  # fmt: skip
 async def _start(site: Site, call: Call) -> Response:
     """Act on all tasks that a filter means, or on some by their ids; with `dry_run`, count them."""
-    body: shapes.Bulk = call.body
-    bulk = await _checked(site, call)  # the job writes down who did it
-    chosen = _chosen(site, body)
-    if body.dry_run:
-        matched = await _selected(site, bulk, body, chosen)
+    asked = await asked_for(site, call.user, call.body)  # the job writes down who did it
+    if call.body.dry_run:
+        matched = await asked.matched(site)
         return json_answer({"matched": len(matched.ids), "of": "exact" if matched.is_all else "at least",
-                            "before": bulk.cut.id})  # fmt: skip
-    if sum(job.state in RUNNING for job in site.jobs.values()) >= MOST_JOBS:
-        raise Problem("too-many", f"{MOST_JOBS} bulk actions are running, which is the most. Wait for one, or stop it.",
-                      headers={"Retry-After": "5"})  # fmt: skip
-    job = _Job(site, bulk, body, chosen)
-    await job.begin()
-    return json_answer(job.document(), HTTPStatus.ACCEPTED,
-                       {"Location": link(call.request, f"{API}/bulk/{job.id}")})  # fmt: skip
+                            "before": asked.bulk.cut.id})  # fmt: skip
+    document = await begun(site, asked)
+    address = link(call.request, f"{API}/bulk/{document['bulk']}")
+    return json_answer(document, HTTPStatus.ACCEPTED, {"Location": address})
 
 
 @ENDPOINTS.add("GET", "/bulk/{id}", "tasks:read", {200: answers.BulkState}, problems=("unknown-bulk",))
 async def _show(site: Site, call: Call) -> Response:
     """Show how far a bulk action is."""
-    return json_answer(await _found(site, call.path["id"]))
+    return json_answer(await bulk_action(site, call.path["id"]))
 
 
 @ENDPOINTS.add("DELETE", "/bulk/{id}", "tasks:read", {202: answers.BulkState}, problems=("unknown-bulk",),
                audit=lambda call: False)  # fmt: skip
 async def _stop(site: Site, call: Call) -> Response:
     """Stop a bulk action after the step that it is at. What it has done is not undone."""
-    id = call.path["id"]
-    found = await _found(site, id)
-    _check_scope(call, ACTIONS[found["action"]])
-    if found["state"] in RUNNING:
-        why = f"{call.user.name} stopped it."
-        if id in site.jobs:
-            site.jobs[id].stop(why)
-        await _write(site, Event(at=site.app.clock.now(), kind=BULK_STOP, id=id, by=call.user.name, text=why))
-    return json_answer(await _found(site, id), HTTPStatus.ACCEPTED)
+    return json_answer(await stopped(site, call.user, call.path["id"]), HTTPStatus.ACCEPTED)
 
 
-# --- Requests -----------------------------------------------------------------------------------------
+# --- What front ends ask for --------------------------------------------------------------------------
 
 
-def _check_scope(call: Call, action: Action) -> None:
-    if not call.may(action.scope):
-        raise Problem("scope", f"{call.user.name} may not {action.name} tasks.", needed=action.scope)
+class Asked(NamedTuple):
+    """A bulk action that is asked for, and may be done."""
+
+    bulk: Bulk
+    body: shapes.Bulk
+    chosen: Filter | None  # None: those with the ids of the body
+
+    async def matched(self, site: Site) -> Matched:
+        """Return what it means. Raises a `Problem`."""
+        if self.chosen is None:
+            return Matched(list(dict.fromkeys(self.body.ids or ())), True)
+        try:
+            return await site.read(self.bulk.select(self.chosen))
+        except ValueError as error:
+            raise _bad("/filter", str(error)) from None
 
 
-async def _checked(site: Site, call: Call) -> Bulk:
-    """Return the action that a request asks for. Raises a `Problem` if it may not, or contradicts itself."""
-    body: shapes.Bulk = call.body
+async def asked_for(site: Site, user: User, body: shapes.Bulk) -> Asked:
+    """Return the action that a user asks for. Raises a `Problem` if they may not, or the request contradicts itself."""
     action = ACTIONS[body.action]
-    _check_scope(call, action)
+    _check_scope(user, action)
     if (body.filter is None) == (body.ids is None):
         raise _bad("", "Give either `filter` or `ids`. An empty filter means all.")
     if action.needs is not None and not site.app.broker.can(action.needs):
@@ -121,7 +119,34 @@ async def _checked(site: Site, call: Call) -> Bulk:
     if at is None:
         raise _bad("/before", f"{before!r} is not an id that tells a time: take `before` of a dry run, or an id that "
                    "Celeriac has made.")  # fmt: skip
-    return Bulk(site.app, action, Cut(before, at + 0.001), call.user.name, body.queue)
+    return Asked(Bulk(site.app, action, Cut(before, at + 0.001), user.name, body.queue), body, _chosen(site, body))
+
+
+async def begun(site: Site, asked: Asked) -> dict[str, Any]:
+    """Let an action begin, and return its document. Raises a `Problem` if too many are running."""
+    if sum(job.state in RUNNING for job in site.jobs.values()) >= MOST_JOBS:
+        raise Problem("too-many", f"{MOST_JOBS} bulk actions are running, which is the most. Wait for one, or stop it.",
+                      headers={"Retry-After": "5"})  # fmt: skip
+    job = _Job(site, asked)
+    await job.begin()
+    return job.document()
+
+
+async def stopped(site: Site, user: User, id: str) -> dict[str, Any]:
+    """Let an action stop after the step that it is at, and return its document. Raises a `Problem`."""
+    found = await bulk_action(site, id)
+    _check_scope(user, ACTIONS[found["action"]])
+    if found["state"] in RUNNING:
+        why = f"{user.name} stopped it."
+        if id in site.jobs:
+            site.jobs[id].stop(why)
+        await _write(site, Event(at=site.app.clock.now(), kind=BULK_STOP, id=id, by=user.name, text=why))
+    return await bulk_action(site, id)
+
+
+def _check_scope(user: User, action: Action) -> None:
+    if not user.may(action.scope):
+        raise Problem("scope", f"{user.name} may not {action.name} tasks.", needed=action.scope)
 
 
 def _chosen(site: Site, body: shapes.Bulk) -> Filter | None:
@@ -137,33 +162,23 @@ def _bad(pointer: str, detail: str) -> Problem:
     return Problem("bad-body", f"{pointer or 'The body'}: {detail}", errors=[{"pointer": pointer, "detail": detail}])
 
 
-async def _selected(site: Site, bulk: Bulk, body: shapes.Bulk, chosen: Filter | None) -> Matched:
-    """Return what is matched. Raises a `Problem`."""
-    if chosen is None:
-        return Matched(list(dict.fromkeys(body.ids or ())), True)
-    try:
-        return await site.read(bulk.select(chosen))
-    except ValueError as error:
-        raise _bad("/filter", str(error)) from None
-
-
 # --- Jobs ---------------------------------------------------------------------------------------------
 
 
 class _Job:
     """A bulk action that runs."""
 
-    def __init__(self, site: Site, bulk: Bulk, body: shapes.Bulk, chosen: Filter | None) -> None:
+    def __init__(self, site: Site, asked: Asked) -> None:
         self.id = new_id()
         self.state = "counting"
         self._site = site
-        self._bulk = bulk
-        self._body = body
-        self._chosen = chosen
+        self._asked = asked
+        self._bulk = asked.bulk
         self._matched: int | None = None
         self._more = False
         self._done = 0
         self._reasons: Counter[str] = Counter()
+        self._canary: dict[str, int] | None = None
         self._why: str | None = None
         self._started_at = self._updated_at = site.app.clock.now()
         self._written = time.monotonic()
@@ -175,7 +190,7 @@ class _Job:
         return {
             "bulk": self.id,
             "action": self._bulk.action.name,
-            "filter": self._body.filter,
+            "filter": self._asked.body.filter,
             "before": self._bulk.cut.id,
             "by": self._bulk.by,
             "state": self.state,
@@ -185,6 +200,7 @@ class _Job:
             "refused": self._reasons.total(),
             "reasons": dict(self._reasons.most_common(10)),
             "why": self._why,
+            "canary": self._canary,
             "started_at": instant(self._started_at),
             "updated_at": instant(self._updated_at),
         }
@@ -221,10 +237,10 @@ class _Job:
             await self._note(BULK_ENDED)
 
     async def _act(self) -> None:
-        matched = await _selected(self._site, self._bulk, self._body, self._chosen)
+        matched = await self._asked.matched(self._site)
         ids: list[str] = matched.ids
         self._matched, self._more = len(ids), not matched.is_all
-        canary = self._body.canary
+        canary = self._asked.body.canary
         if canary is not None:
             self.state = "canary"
             ids = await self._first(ids, canary)
@@ -243,6 +259,7 @@ class _Job:
             id = left.pop()
             if await self._step([id]):
                 first.append(id)
+            self._canary = {"count": len(first), "ended": 0, "failed": 0}
             await self._tell()
         if left and not self._is_over():
             await self._watch(first, canary)
@@ -266,6 +283,7 @@ class _Job:
             found = await self._site.app.backend.afetch(pending, WATCH_SECONDS)
             ended |= {id: outcome.state for id, outcome in found.items() if outcome.ready}
             failed = sum(state in (FAILURE, REVOKED) for state in ended.values())
+            self._canary = {"count": len(ids), "ended": len(ended), "failed": failed}
             if failed > most:
                 self.stop(f"{failed} of the first {len(ids)} have failed, and {canary.max_failed:.0%} may. {AGAIN}")
             elif time.monotonic() > deadline and len(ended) < len(ids):
@@ -295,8 +313,8 @@ class _Job:
 # --- What the history knows of them -------------------------------------------------------------------
 
 
-async def _found(site: Site, id: str) -> dict[str, Any]:
-    """Return how far a bulk action is: one of this server, or what another has written down."""
+async def bulk_action(site: Site, id: str) -> dict[str, Any]:
+    """Return how far a bulk action is: one of this server, or what another has written down. Raises a `Problem`."""
     job = site.jobs.get(id)
     if job is not None:
         document: dict[str, Any] = job.document()

@@ -1,0 +1,98 @@
+"""Dead letters: messages that workers gave up on, with the reason; sent again or deleted, some or all."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.view import View
+from celeriac.documents import call_of, to_json
+from celeriac.model.history import FAILED
+from celeriac.model.masks import masked_arguments
+from celeriac.ports.operations import UNREADABLE
+from celeriac.ports.operations import Dead as Letter
+
+__all__ = ["PAGES"]
+
+PAGES: Final = Pages()
+
+PAGE: Final = 50
+MOST_OFFSET: Final = 1_000_000
+SHORT: Final = 300  # characters of arguments
+CHOSEN: Final = 1000  # at once
+
+
+@PAGES.page("dead", "/dead", "tasks:read", "Dead letters", entry=Entry(35, "d"))
+async def _dead(view: View) -> Context:
+    counts = await view.site.counts()
+    return {"queues": [one.queue for one in counts if one.dead], "queue": view.query.get("queue", "")}
+
+
+@PAGES.fragment("dead", "list", ("queues",))
+async def _list(view: View) -> Context:
+    queue, offset = view.query.get("queue") or None, view.number("offset", 0, MOST_OFFSET)
+    letters = await view.site.read(view.site.inspector.dead(queue, PAGE + 1, offset))
+    counts = await view.site.counts()
+    total = sum(one.dead for one in counts if queue in (None, one.queue))
+    return {
+        "rows": [_row(letter, view) for letter in letters[:PAGE]],
+        "queue": queue,
+        "offset": offset,
+        "newer": view.with_query(offset=max(0, offset - PAGE) or None) if offset else None,
+        "older": view.with_query(offset=offset + PAGE) if len(letters) > PAGE else None,
+        "total": max(total, offset + min(len(letters), PAGE)),
+        "filter": f'queue:"{queue}"' if queue else "",
+    }
+
+
+def _row(letter: Letter, view: View) -> dict[str, Any]:
+    """Return what is shown of a dead letter. Arguments are masked by their names."""
+    message = letter.message
+    call = None if message.task == UNREADABLE else call_of(message, view.app)
+    text = ""
+    if call is not None:
+        args, kwargs = call
+        shown = masked_arguments(dict(kwargs))
+        named = (f"{name}={_json(value)}" for name, value in shown.items())
+        text = ", ".join([*(_json(masked_arguments(one)) for one in args), *named])
+    return {
+        "id": message.id, "task": message.task, "queue": message.queue, "attempt": message.attempt, "at": letter.at,
+        "sent_at": message.sent_at, "reason": letter.reason.removeprefix(FAILED), "is_known": call is not None,
+        "call": text[:SHORT] + ("…" if len(text) > SHORT else ""), "bytes": len(message.body),
+    }  # fmt: skip
+
+
+def _json(value: Any) -> str:
+    return to_json(value).decode()
+
+
+def _chosen(view: View) -> list[str]:
+    return list(dict.fromkeys(view.form.getlist("id")))[:CHOSEN]
+
+
+@PAGES.action("/dead/resend", "dead:write")
+async def _resend(view: View) -> Done:
+    """Send dead letters again."""
+    ids = _chosen(view)
+    if not ids:
+        return Done("Nothing was sent: select some dead letters first.", kind="warning")
+    count = await view.site.read(view.site.inspector.resend(ids))
+    view.site.changed()
+    return _done(count, len(ids), "sent again")
+
+
+@PAGES.action("/dead/drop", "dead:write")
+async def _drop(view: View) -> Done:
+    """Delete dead letters."""
+    ids = _chosen(view)
+    if not ids:
+        return Done("Nothing was deleted: select some dead letters first.", kind="warning")
+    count = await view.site.read(view.site.inspector.drop(ids))
+    view.site.changed()
+    return _done(count, len(ids), "deleted")
+
+
+def _done(count: int, asked: int, what: str) -> Done:
+    gone = asked - count
+    text = f"{count:,} dead letter{'' if count == 1 else 's'} {what}."
+    return Done(f"{text} {gone:,} had gone before." if gone else text, kind="warning" if gone else "done")
