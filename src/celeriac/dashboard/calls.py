@@ -1,0 +1,79 @@
+"""Arguments and results as text: JSON made here, so that no number loses digits; secrets masked by their names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from celeriac.app.app import Celeriac
+from celeriac.documents import call_of, to_json
+from celeriac.model.masks import masked, masked_arguments
+from celeriac.model.message import Message
+from celeriac.model.outcome import Call
+from celeriac.ports.operations import UNREADABLE
+
+__all__ = ["Shown", "arguments_of", "one_line", "shown", "visible"]
+
+FOLDED: Final = 3_000  # characters, above which a value is folded
+MOST: Final = 200_000  # characters that a page shows of a value
+
+
+class Shown(NamedTuple):
+    """A value as text."""
+
+    text: str
+    is_long: bool
+    left_out: int  # characters
+
+
+def visible(text: str) -> str:
+    """Return text without characters that are not seen, or that turn others around: they are escaped.
+
+    >>> visible("a\\u202eb\\x1b[31m")
+    'a\\\\u202eb\\\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def shown(value: Any) -> Shown:
+    """Return a value as indented JSON. What JSON does not support is written as text."""
+    text = visible(msgspec.json.format(to_json(value), indent=2).decode())
+    return Shown(text[:MOST], len(text) > FOLDED, max(0, len(text) - MOST))
+
+
+def arguments_of(message: Message | Call, task: str, app: Celeriac) -> list[tuple[str, Any]] | None:
+    """Return the arguments of a call with their names, as far as the task is known here; None if they are unreadable.
+
+    Values whose names tell that they are secret are masked.
+    """
+    call = None if task == UNREADABLE else call_of(message, app)
+    if call is None:
+        return None
+    args, kwargs = call
+    known = app.tasks.get(task)
+    names = list(known.arguments.signature.parameters.values()) if known is not None else []
+    positional = [one.name for one in names if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    rest = next((f"*{one.name}" for one in names if one.kind is inspect.Parameter.VAR_POSITIONAL), "")
+    found = [(positional[place] if place < len(positional) else rest, value) for place, value in enumerate(args)]
+    found += [(str(name), value) for name, value in kwargs.items()]
+    return [(name, masked_arguments(value, name)) for name, value in found]
+
+
+def one_line(arguments: list[tuple[str, Any]] | None, most: int = 160) -> str:
+    """Return arguments in one line, cut to a length; empty if there are none, or they are unreadable."""
+    parts: list[str] = []
+    length = 0
+    for name, value in arguments or ():
+        text = to_json(masked(value)).decode() if not isinstance(value, str) else f'"{value}"'
+        parts.append(f"{name}={text[:most]}" if name else text[:most])
+        length += len(parts[-1])
+        if length > most:
+            break
+    text = visible(", ".join(parts)).replace("\n", " ")
+    return text if len(text) <= most else f"{text[:most]}…"
