@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from celeriac import Celeriac
 from tests.dashboard.seeding import SHOP, seed
@@ -92,7 +92,8 @@ def shoot(browser: Browser, address: str, path: str, out: Path, name: str | None
         for width in WIDTHS:
             with opened(browser, color_scheme=theme, viewport={"width": width, "height": 900}) as watched:
                 watched.page.goto(address + path)
-                watched.page.wait_for_function("document.querySelector('#pulse').matches('.live') || !document.body.dataset.live")
+                if watched.page.locator("body[data-live]").count():
+                    expect(watched.page.locator("#pulse")).to_have_text("Live", timeout=PATIENCE * 1000)
                 watched.page.screenshot(path=out / f"{name}-{theme}-{width}.png", full_page=True)
 
 
@@ -112,7 +113,13 @@ def main() -> None:
     served = Served(given.folder)
     try:
         if given.worker:
-            served.worker("-Q", "default,mail,reports,media")
+            served.worker("-Q", "default,mail,reports,media", "-c", "8", "-n", "shop@box")
+            app = seeded(given.folder, rows=0)
+            for number in range(5):
+                app.send_task("reports.build", (f"never {number}",), queue="reports", priority=9, soft_time_limit=1)
+            for number in range(7):
+                app.send_task("media.resize", (f"never {number}",), queue="media", priority=9)
+            app.close()
         address = served.web()[1]
         with chromium() as browser:
             for path in given.paths:

@@ -21,7 +21,19 @@ from starlette.routing import Match, Route
 
 from celeriac.app.app import Celeriac
 from celeriac.dashboard import audit as audit_pages
-from celeriac.dashboard import bulk, dead, failures, overview, schedule_form, schedules, signing_in, task, tasks
+from celeriac.dashboard import (
+    bulk,
+    dead,
+    failures,
+    overview,
+    queues,
+    schedule_form,
+    schedules,
+    signing_in,
+    task,
+    tasks,
+    workers,
+)
 from celeriac.dashboard.assets import asset_named
 from celeriac.dashboard.pages import Action, Done, Fragment, Page
 from celeriac.dashboard.pulse import Pulse
@@ -41,7 +53,7 @@ __all__ = ["MODULES", "Dashboard", "dashboard"]
 
 log = logging.getLogger("celeriac.web")
 
-MODULES: Final = (overview, tasks, task, failures, dead, schedule_form, schedules, audit_pages, bulk)
+MODULES: Final = (overview, tasks, task, failures, dead, queues, workers, schedule_form, schedules, audit_pages, bulk)
 """The modules of pages, each with its `PAGES`."""
 
 PAGES: Final[Sequence[Page]] = tuple(page for module in MODULES for page in module.PAGES)

@@ -9,14 +9,16 @@ import msgspec
 
 from celeriac.app.app import Celeriac
 from celeriac.documents import call_of, to_json
-from celeriac.model.masks import masked, masked_arguments
+from celeriac.model.masks import masked_arguments
 from celeriac.model.message import Message
 from celeriac.model.outcome import Call
 from celeriac.ports.operations import UNREADABLE
 
-__all__ = ["Shown", "arguments_of", "one_line", "shown", "visible"]
+__all__ = ["Shown", "arguments_of", "call_text", "shown", "visible"]
 
 FOLDED: Final = 3_000  # characters, above which a value is folded
+LONGEST: Final = 160  # characters of a call in one line
+LARGEST: Final = 65_536  # bytes of a body that is read for a list
 MOST: Final = 200_000  # characters that a page shows of a value
 
 
@@ -65,15 +67,17 @@ def arguments_of(message: Message | Call, task: str, app: Celeriac) -> list[tupl
     return [(name, masked_arguments(value, name)) for name, value in found]
 
 
-def one_line(arguments: list[tuple[str, Any]] | None, most: int = 160) -> str:
-    """Return arguments in one line, cut to a length; empty if there are none, or they are unreadable."""
-    parts: list[str] = []
-    length = 0
-    for name, value in arguments or ():
-        text = to_json(masked(value)).decode() if not isinstance(value, str) else f'"{value}"'
-        parts.append(f"{name}={text[:most]}" if name else text[:most])
-        length += len(parts[-1])
-        if length > most:
-            break
+def call_text(message: Message, app: Celeriac, longest: int = LONGEST) -> str:
+    """Return the arguments of a message in one line: `order=1204, customer=7`. Secrets are `***`, as in all of these."""
+    if len(message.body) > LARGEST:
+        return f"({len(message.body):,} bytes)"
+    arguments = arguments_of(message, message.task, app)
+    if arguments is None:
+        return f"({len(message.body):,} bytes of {visible(message.content_type)})"
+    parts = [f"{name}={_json(value)}" if name else _json(value) for name, value in arguments]
     text = visible(", ".join(parts)).replace("\n", " ")
-    return text if len(text) <= most else f"{text[:most]}…"
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _json(value: Any) -> str:
+    return to_json(value).decode(errors="replace")

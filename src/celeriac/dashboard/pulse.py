@@ -18,6 +18,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from celeriac import states
+from celeriac.dashboard.roster import roster_of
+from celeriac.dashboard.trends import Trends
 from celeriac.documents import to_json
 from celeriac.errors import BackendError, BrokerError
 from celeriac.inspector.audit import AUDITED
@@ -49,7 +51,8 @@ async def _queues(site: Site, collected: Collected, _: str) -> Any:
 
 
 async def _workers(site: Site, collected: Collected, _: str) -> Any:
-    return list(collected.workers or ()), collected.load, [one.queues for one in (collected.workers or {}).values()]
+    seen = await roster_of(site).look()
+    return [(one.label, one.state, one.load, [task.id for task in one.active]) for one in seen]
 
 
 async def _tasks(site: Site, collected: Collected, _: str) -> Any:
@@ -123,6 +126,7 @@ class Pulse:
 
     def __init__(self, site: Site) -> None:
         self.failures: deque[Attempt] = deque(maxlen=MOST_FAILURES)  # the latest that workers told, oldest first
+        self.trends = Trends()
         self._site = site
         self._pages: set[_Page] = set()
         self._seen: dict[str, bytes] = {}
@@ -208,6 +212,7 @@ class Pulse:
     async def _look(self) -> list[str]:
         """Return the topics that have changed since the last look. The first look at a topic changes nothing."""
         collected = await self._site.collector.collected()
+        self.trends.add(collected.now, collected.queues or ())
         changed = []
         for topic in set().union(*(page.topics for page in self._pages)):
             name, _, about = topic.partition(":")

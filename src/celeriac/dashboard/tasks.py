@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.dashboard.calls import arguments_of, one_line
+from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, NotSupported
@@ -182,7 +182,7 @@ async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts
 
 
 def _call(view: View, message: Message) -> str:
-    return one_line(arguments_of(message, message.task, view.app)) if view.may("results:read") else ""
+    return call_text(message, view.app) if view.may("results:read") else ""
 
 
 def _kept_call(view: View, attempt: Attempt) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
@@ -20,6 +21,9 @@ STATES: Final = {
     "dead": "failure",
 }  # fmt: skip
 """The colours of states."""
+
+LINE: Final = 300  # characters of an error's first line
+DIGITS: Final = re.compile(r"\d+")
 
 
 @pass_context
@@ -44,6 +48,24 @@ def _state(name: str) -> str:
     return Markup('<span class="state {}">{}</span>').format(kind, name.capitalize() if name.isupper() else name)
 
 
+def _first_line(text: str) -> str:
+    """Return the first line of a text."""
+    return text.strip().partition("\n")[0][:LINE]
+
+
+def _condition(value: str, name: str) -> str:
+    """Return a condition of the grammar of searches (`model/filters.py`): this name has this value."""
+    if value and not any(one.isspace() or one in '":,\\' for one in value):
+        return f"{name}:{value}"
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}:"{quoted}"'
+
+
+def _pattern(text: str) -> str:
+    """Return a text without its numbers, by which a line is the same line when they change."""
+    return DIGITS.sub("0", text)
+
+
 def _wrapped(name: str) -> str:
     """Return a name that may be wrapped after its dots and underscores."""
     parts = str(escape(name))
@@ -55,9 +77,11 @@ def _wrapped(name: str) -> str:
 def _environment() -> Environment:
     made = Environment(loader=PackageLoader("celeriac.dashboard"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, auto_reload=False)  # fmt: skip
-    made.filters.update(number=wording.number, short=wording.short, rate=wording.rate, percent=wording.percent,
-                        duration=wording.duration, instant=wording.instant, ago=_ago, segment=segment, state=_state,
-                        wrapped=_wrapped)  # fmt: skip
+    for function in (wording.number, wording.short, wording.rate, wording.percent, wording.duration, wording.instant,
+                     wording.error_name, segment):  # fmt: skip
+        made.filters[function.__name__] = function
+    made.filters.update(ago=_ago, state=_state, wrapped=_wrapped, first_line=_first_line, condition=_condition,
+                        pattern=_pattern)  # fmt: skip
     made.globals.update(asset=_asset)
     return made
 

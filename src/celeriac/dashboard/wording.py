@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["ago", "duration", "instant", "number", "percent", "rate", "short"]
+__all__ = ["ago", "duration", "error_name", "instant", "number", "percent", "rate", "short"]
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
@@ -115,6 +115,15 @@ def ago(at: float, now: float) -> str:
             text = f"{int(size / length)}{NARROW}{unit}"
             break
     return f"{text} ago" if value > 0 else f"in {text}"
+
+
+def error_name(name: str) -> str:
+    """Return the class of an exception as people call it.
+
+    >>> error_name("builtins.ValueError"), error_name("shop.errors.Declined")
+    ('ValueError', 'shop.errors.Declined')
+    """
+    return name.removeprefix("builtins.")
 
 
 def instant(at: float) -> str:

@@ -45,6 +45,8 @@ class ActiveTask(ReservedTask, frozen=True, kw_only=True):
     started_at: float = 0.0
     pid: int | None = None
     args_bytes: int = 0
+    soft_time_limit: float | None = None  # seconds; as this worker has it
+    time_limit: float | None = None
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,7 @@ class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     capacity: dict[str, int] = {}  # slots, by lane
     busy: dict[str, int] = {}  # attempts that run, by lane
+    queues: tuple[str, ...] | None = None  # it receives from these now; None: not reported
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

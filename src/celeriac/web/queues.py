@@ -16,7 +16,7 @@ from celeriac.web.problems import Problem
 from celeriac.web.shapes import DeadIds, DeadQuery, MessagesQuery, Paused, Purge
 from celeriac.web.site import Site
 
-__all__ = ["ENDPOINTS"]
+__all__ = ["ENDPOINTS", "counts_of", "purge"]
 
 ENDPOINTS = Endpoints()
 
@@ -41,22 +41,13 @@ async def _messages(site: Site, call: Call) -> Response:
                problems=("unknown-queue", "changed"))  # fmt: skip
 async def _purge(site: Site, call: Call) -> Response:
     """Delete the waiting messages of a queue; not if there are more than expected. Their tasks end as REVOKED."""
-    queue = call.path["queue"]
-    site.changed()
-    counts = await _counts(site, queue)
-    waiting = counts.ready + counts.scheduled
-    if waiting > call.body.expected:
-        raise Problem("changed", f"The queue {queue} holds {waiting:,} messages by now, and {call.body.expected:,} "
-                      "were expected. Look again, and repeat this with the new number.", count=waiting)  # fmt: skip
-    done = await site.read(site.inspector.purge([queue]))
-    site.changed()
-    return json_answer({"count": done[queue]})
+    return json_answer({"count": await purge(site, call.path["queue"], call.body.expected)})
 
 
 @ENDPOINTS.add("GET", "/queues/{queue:path}", "queues:read", {200: Queue}, problems=("unknown-queue",))
 async def _show(site: Site, call: Call) -> Response:
     """Count the messages of a queue."""
-    return json_answer(msgspec.to_builtins(await _counts(site, call.path["queue"])))
+    return json_answer(msgspec.to_builtins(await counts_of(site, call.path["queue"])))
 
 
 @ENDPOINTS.add("PATCH", "/queues/{queue:path}", "queues:write", {200: Queue}, body=Paused, problems=("unknown-queue",))
@@ -66,10 +57,24 @@ async def _pause(site: Site, call: Call) -> Response:
     act = site.inspector.pause if call.body.paused else site.inspector.resume
     await site.read(act([queue]))
     site.changed()
-    return json_answer(msgspec.to_builtins(await _counts(site, queue)))
+    return json_answer(msgspec.to_builtins(await counts_of(site, queue)))
 
 
-async def _counts(site: Site, queue: str) -> QueueCounts:
+async def purge(site: Site, queue: str, expected: int) -> int:
+    """Delete the waiting messages of a queue; return how many. Raises a `Problem` if there are more than expected."""
+    site.changed()
+    counts = await counts_of(site, queue)
+    waiting = counts.ready + counts.scheduled
+    if waiting > expected:
+        raise Problem("changed", f"The queue {queue} holds {waiting:,} messages by now, and {expected:,} were "
+                      "expected. Look again, and repeat this with the new number.", count=waiting)  # fmt: skip
+    done = await site.read(site.inspector.purge([queue]))
+    site.changed()
+    return done[queue]
+
+
+async def counts_of(site: Site, queue: str) -> QueueCounts:
+    """Return the counts of a queue. Raises `UnknownQueue`."""
     counts = await site.counts()
     for found in counts:
         if found.queue == queue:

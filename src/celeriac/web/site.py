@@ -47,6 +47,8 @@ class Site:
         self.gateway: Gateway | None = None  # made by the first remote worker
         self.feeds: Any = None  # what streams of events share; `application.py` sets it
         self.pulse: Any = None  # what open pages of the dashboard share; `dashboard/application.py` sets it
+        self.figures: Any = None  # what the dashboard has read of the history; `dashboard/figures.py` sets it
+        self.roster: Any = None  # the workers that the dashboard has seen; `dashboard/roster.py` sets it
         self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
         self._counts: list[QueueCounts] = []
         self._counts_until = 0.0

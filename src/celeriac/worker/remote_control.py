@@ -193,8 +193,8 @@ def _stats(worker: Controlled) -> dict[str, Any]:
 
 
 @_handles
-def _load(worker: Controlled) -> dict[str, dict[str, int]]:
-    return {"capacity": worker.pool.capacity(), "busy": worker.pool.busy()}
+def _load(worker: Controlled) -> dict[str, Any]:
+    return {"capacity": worker.pool.capacity(), "busy": worker.pool.busy(), "queues": worker.receiver.queues}
 
 
 @_handles
@@ -209,6 +209,8 @@ def _active(worker: Controlled) -> list[dict[str, Any]]:
             "started_at": active.started_at,
             "pid": active.pid,
             "args_bytes": len(active.delivery.message.body),
+            "soft_time_limit": active.delivery.message.soft_time_limit,
+            "time_limit": active.delivery.message.time_limit,
         }
         for active in worker.pool.active()
         if active.started_at is not None
