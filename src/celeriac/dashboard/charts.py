@@ -1,9 +1,9 @@
-"""Charts as SVG: a stacked chart of what ended over time, sparklines, and a row of dots for the last runs.
+"""Charts as SVG: a stacked chart of what ended over time, and sparklines. Dots and bars of states are in `marks.py`.
 
 Pages call these functions with counts from the history, and put what they return into a template. Colours are classes
 (`s-failure`, …); there is no `style` attribute, which the Content-Security-Policy forbids. Horizontal positions are
 percentages, so that a chart fills its page at each width while its text and lines keep their size. What a chart shows,
-it also says: bars and dots have a `<title>`, and a table with the same numbers is folded up below.
+it also says: bars have a `<title>`, and a table with the same numbers is folded up below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from celeriac.ports.history import Point
 from celeriac.states import FAILURE, IGNORED, PENDING, PROGRESS, RETRY, REVOKED, STARTED, SUCCESS
 
-__all__ = ["RANGES", "WORDS", "Column", "Range", "Run", "columns_of", "kind_of", "rate_chart", "run_dots", "sparkline"]
+__all__ = ["RANGES", "WORDS", "Column", "Range", "columns_of", "kind_of", "percentage", "rate_chart", "sparkline"]
 
 
 class Range(NamedTuple):
@@ -42,7 +42,7 @@ WORDS: Final = {FAILURE: "failed", RETRY: "to be retried", REVOKED: "revoked", I
                 SUCCESS: "succeeded"}  # fmt: skip
 """What the end of an attempt is called in a sentence, by its state."""
 
-KINDS: Final = frozenset({*STATES, PENDING, STARTED, PROGRESS, "BLOCKED"})
+KINDS: Final = frozenset({*STATES, PENDING, STARTED, PROGRESS, "BLOCKED", "NOT_RUN"})
 HEIGHT: Final = 160.0  # of the plot, in pixels
 LEAST: Final = 2.0  # so that one failure among a million successes is seen
 TICKS: Final = 7  # times below the plot, at most
@@ -66,14 +66,6 @@ class Column(NamedTuple):
     def total(self) -> int:
         """How many attempts ended."""
         return sum(self.counts.values())
-
-
-class Run(NamedTuple):
-    """One run of something that runs again and again."""
-
-    state: str
-    text: str
-    href: str | None = None
 
 
 # --- From the history ---------------------------------------------------------------------------------
@@ -184,8 +176,8 @@ def _columns(columns: Sequence[Column], step: int, top: float, zone: tzinfo) -> 
             '<g class="column{last}"><title>{when}: {parts}</title>'
             '<rect class="hit" x="{x}%" width="{width}%" y="0" height="{height}"/>{bars}</g>'
         ).format(last=" is-open" if number == len(columns) - 1 else "", parts=parts or "nothing ended",
-                 when=f"{_moment(column.at, zone)} to {_clock(column.at + step, zone)}", x=_pct(x), width=_pct(width),
-                 height=int(HEIGHT), bars=_bars(column, x, width, top)))  # fmt: skip
+                 when=f"{_moment(column.at, zone)} to {_clock(column.at + step, zone)}", x=percentage(x),
+                 width=percentage(width), height=int(HEIGHT), bars=_bars(column, x, width, top)))  # fmt: skip
     return Markup("").join(found)
 
 
@@ -200,7 +192,8 @@ def _bars(column: Column, x: float, width: float, top: float) -> Markup:
     for state, height in heights.items():
         y -= height
         bars.append(Markup('<rect class="{kind}" x="{x}%" width="{width}%" y="{y}" height="{height}"/>').format(
-            kind=kind_of(state), x=_pct(x + width * 0.1), width=_pct(width * 0.8), y=_px(y), height=_px(height),
+            kind=kind_of(state), x=percentage(x + width * 0.1), width=percentage(width * 0.8), y=_px(y),
+            height=_px(height),
         ))  # fmt: skip
     return Markup("").join(bars)
 
@@ -226,7 +219,7 @@ def _times(columns: Sequence[Column], step: int, zone: tzinfo) -> Markup:
             texts.append(Markup(
                 '<line class="chart-tick" x1="{x}%" x2="{x}%" y1="{y}" y2="{end}"/>'
                 '<text class="chart-x" x="{x}%" y="{y}" dy="18">{text}</text>'
-            ).format(x=_pct(x), y=int(HEIGHT), end=int(HEIGHT) + 4, text=text))  # fmt: skip
+            ).format(x=percentage(x), y=int(HEIGHT), end=int(HEIGHT) + 4, text=text))  # fmt: skip
     return Markup("").join(texts)
 
 
@@ -249,7 +242,7 @@ def _table(columns: Sequence[Column], shown: Sequence[str], step: int, zone: tzi
     ).format(head=head, rows=Markup("").join(rows))
 
 
-# --- Sparklines and dots ------------------------------------------------------------------------------
+# --- Sparklines ---------------------------------------------------------------------------------------
 
 
 def sparkline(values: Sequence[int], label: str, kind: str = "total") -> Markup:
@@ -266,33 +259,6 @@ def sparkline(values: Sequence[int], label: str, kind: str = "total") -> Markup:
         'preserveAspectRatio="none"><title>{text}</title><path class="spark-base" d="M0 19.5H{width}"/>'
         '<path class="spark-bars" d="{bars}"/></svg>'
     ).format(kind=kind, text=text, width=max(1, len(values) * 4 - 1), bars=bars)
-
-
-SHAPES: Final = {
-    SUCCESS: '<circle cx="6" cy="6" r="4.5"/>',
-    FAILURE: '<path d="M6 .5 11.5 6 6 11.5 .5 6z"/>',
-    RETRY: '<path d="M6 1 11 10.5H1z"/>',
-    REVOKED: '<path d="M1.5 1.5h9v9h-9z"/>',
-    IGNORED: '<path d="M1.5 4.5h9v3h-9z"/>',
-}
-"""A shape for each end, so that they are told apart without colours."""
-
-OPEN_SHAPE: Final = '<circle class="open" cx="6" cy="6" r="4"/>'
-
-
-def run_dots(runs: Sequence[Run], label: str) -> Markup:
-    """Return a dot for each run, the latest at the right. Each has its text, and a link if it has an address."""
-    if not runs:
-        return Markup("")
-    dots = []
-    for run in runs:
-        shape = Markup(
-            '<svg class="dot {kind}" viewBox="0 0 12 12" role="img" aria-label="{text}"><title>{text}</title>{shape}'
-            "</svg>"
-        ).format(kind=kind_of(run.state), text=run.text, shape=Markup(SHAPES.get(run.state, OPEN_SHAPE)))  # noqa: S704
-        link = Markup('<a href="{}">{}</a>').format(run.href, shape) if run.href is not None else shape
-        dots.append(Markup("<li>{}</li>").format(link))
-    return Markup('<ol class="dots" aria-label="{}">{}</ol>').format(label, Markup("").join(dots))
 
 
 # --- Numbers and times --------------------------------------------------------------------------------
@@ -330,7 +296,8 @@ def _clock(at: float, zone: tzinfo) -> str:
     return f"{datetime.fromtimestamp(at, zone):%H:%M}"
 
 
-def _pct(value: float) -> str:
+def percentage(value: float) -> str:
+    """Return a number of SVG, without zeros that say nothing."""
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 

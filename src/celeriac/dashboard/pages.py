@@ -20,7 +20,7 @@ Show: TypeAlias = Callable[[View], Awaitable[Context]]
 Kind: TypeAlias = Literal["done", "warning", "fault"]
 Shower = TypeVar("Shower", bound=Show)
 
-TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit", "bulk")
+TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit", "bulk", "workflow")
 """What fragments may be about. `pulse.py` tells when each changes."""
 
 

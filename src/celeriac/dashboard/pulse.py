@@ -20,6 +20,7 @@ import msgspec
 from celeriac import states
 from celeriac.dashboard.roster import roster_of
 from celeriac.dashboard.trends import Trends
+from celeriac.dashboard.workflow_states import look
 from celeriac.documents import to_json
 from celeriac.errors import BackendError, BrokerError
 from celeriac.inspector.audit import AUDITED
@@ -94,6 +95,14 @@ async def _task(site: Site, collected: Collected, id: str) -> Any:
     return known, others, list(collected.workers or ()), [load.busy for load in collected.load.values()]
 
 
+async def _workflow(site: Site, collected: Collected, about: str) -> Any:
+    try:
+        looked = await look(site, about)
+    except Problem:
+        return None
+    return looked.counts
+
+
 MARKS: Final[dict[str, Mark]] = {
     "queues": _queues,
     "workers": _workers,
@@ -103,6 +112,7 @@ MARKS: Final[dict[str, Mark]] = {
     "schedules": _schedules,
     "audit": _audit,
     "bulk": _bulk,
+    "workflow": _workflow,
 }
 """All topics. One about a single thing has its name after a colon (`task:01…`), which is handed to its mark."""
 

@@ -212,6 +212,7 @@ async def _add(view: View) -> Done:
     if checked.meant is None:
         return _refused(checked, again)
     name, meant = given["name"].strip(), checked.meant
+    assert meant.when is not None
     try:
         await view.site.read(view.app.schedules.aadd(name, meant.when, meant.what, **meant.policies))
     except ImproperlyConfigured as error:  # the name is taken

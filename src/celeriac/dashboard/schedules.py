@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from celeriac.beat.info import ScheduleInfo
 from celeriac.beat.schedules import PreviousTick
-from celeriac.dashboard.charts import Run, run_dots
+from celeriac.dashboard.marks import Run, run_dots
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.wording import duration
@@ -202,6 +202,6 @@ async def _remove(view: View) -> Done:
         declared = False
     await view.site.read(view.app.schedules.aremove(name))
     if declared:
-        return Done(f"{name:path} is removed. The app's code declares it: the next scheduler that starts adds it again.",
+        return Done(f"{name} is removed. The app's code declares it: the next scheduler that starts adds it again.",
                     view.url("/schedules"), "warning")  # fmt: skip
-    return Done(f"{name:path} is removed.", view.url("/schedules"))
+    return Done(f"{name} is removed.", view.url("/schedules"))

@@ -11,13 +11,13 @@ the layout of a tree, which never changes, is worked out once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from celeriac.canvas.graph import edges
 from celeriac.canvas.tree import Join, Step, Tree
 
-__all__ = ["MEMBERS", "MOST", "Box", "Edge", "Layout", "critical_path", "lay_out"]
+__all__ = ["MEMBERS", "MOST", "Box", "Edge", "Layout", "critical_path", "lay_out", "outline"]
 
 MEMBERS: Final = 50  # of a group that is drawn one by one
 CHAIN: Final = 40  # parts that follow each other, and are drawn one by one …
@@ -177,6 +177,26 @@ class _Parts:
         return [_Parallel([self._series(start, depth - 1, members) for start in starts]), join]
 
 
+def outline(tree: Tree, most: int = 4) -> list[str]:
+    """Return what follows each other in a workflow, in words: `add`, `40 × resize`, `3 tasks at once`."""
+    parts = _Parts(tree)
+    found = list[str]()
+    for part in parts.top(1, 0):
+        if not isinstance(part, _Leaf) or part.kind == "join":
+            continue
+        steps = [node for node in map(tree.nodes.__getitem__, parts.contents(part)) if isinstance(node, Step)]
+        names = {step.task.rpartition(".")[2] for step in steps}
+        if part.kind == "step":
+            found += names
+        elif len(names) == 1:
+            found.append(f"{len(steps):,} × {names.pop()}")
+        else:
+            branches = len(part.starts) if part.within >= 0 else 1
+            among = f" in {branches:,} branches" if 1 < branches < len(steps) else ""
+            found.append(f"{len(steps):,} tasks{among}")
+    return found if len(found) <= most else [*found[: most - 1], f"{len(found) - most + 1} more"]
+
+
 def _count(series: _Series) -> int:
     return sum(1 if isinstance(part, _Leaf) else sum(map(_count, part.branches)) for part in series)
 
@@ -233,18 +253,18 @@ def _place(series: _Series, x: float, middle: float, parts: _Parts, boxes: list[
 # --- The critical path --------------------------------------------------------------------------------
 
 
-def critical_path(tree: Tree, ended: Mapping[int, float]) -> set[int]:
+def critical_path(tree: Tree, ended: Mapping[int, float], failed: Collection[int] = ()) -> set[int]:
     """Return the nodes that the end of a workflow has waited for, or is still waiting for.
 
     `ended` tells when steps have ended. Of the members of a group, the path leads through the one behind which most
-    steps have not ended, and else through the one that ended last.
+    steps have not ended; or else through one that has failed, which is why the end is as it is; or else through the one
+    that ended last.
     """
     if not tree.nodes:
         return set()
     end = tree.end if tree.end >= 0 else len(tree.nodes) - 1
-    costs: dict[int, tuple[int, float]] = {}
-    waiting = [end]
-    entered: set[int] = set()
+    costs: dict[int, _Cost] = {}
+    waiting, entered = [end], set[int]()
     while waiting:
         number = waiting[-1]
         before = [one for one in _before(tree, number) if one not in costs and one not in entered]
@@ -254,12 +274,20 @@ def critical_path(tree: Tree, ended: Mapping[int, float]) -> set[int]:
             continue
         waiting.pop()
         if number not in costs:
-            costs[number] = _cost(tree, number, costs, ended)
+            costs[number] = _cost(tree, number, costs, ended, failed)
     path = {end}
     while before := [one for one in _before(tree, end) if one in costs and one not in path]:
         end = max(before, key=lambda one: costs[one])
         path.add(end)
     return path
+
+
+class _Cost(NamedTuple):
+    """What a node has waited for: the larger, the more critical."""
+
+    left: int  # steps that have not ended
+    is_failed: bool
+    at: float  # when the latest has ended
 
 
 def _before(tree: Tree, number: int) -> Sequence[int]:
@@ -269,10 +297,11 @@ def _before(tree: Tree, number: int) -> Sequence[int]:
     return (node.source,) if node.source >= 0 else ()
 
 
-def _cost(tree: Tree, number: int, costs: Mapping[int, tuple[int, float]],
-          ended: Mapping[int, float]) -> tuple[int, float]:  # fmt: skip
-    """Return how many steps up to a node have not ended, and when the latest of them did."""
-    left, at = max((costs[one] for one in _before(tree, number) if one in costs), default=(0, 0.0))
+def _cost(tree: Tree, number: int, costs: Mapping[int, _Cost], ended: Mapping[int, float],
+          failed: Collection[int]) -> _Cost:  # fmt: skip
+    before = max((costs[one] for one in _before(tree, number) if one in costs), default=_Cost(0, False, 0.0))
     if isinstance(tree.nodes[number], Join):
-        return left, at
-    return (left, max(at, ended[number])) if number in ended else (left + 1, at)
+        return before
+    if number not in ended:
+        return before._replace(left=before.left + 1)
+    return _Cost(before.left, before.is_failed or number in failed, max(before.at, ended[number]))
