@@ -186,7 +186,7 @@ def explanation_document(explanation: Explanation, app: str | None = None) -> di
     """Return an explanation as plain data. The commands are whole where the name of the app is known."""
     names = ("id", "task", "queue", "state", "place", "status", "summary", "unseen")
     reasons = [
-        {"kind": one.kind, "text": one.text, "advice": one.advice or None,
+        {"kind": one.kind, "text": one.text, "lines": one.lines, "advice": one.advice or None,
          "command": one.command and f"celeriac {f'-A {app} ' if app else ''}{one.command}",
          "since": instant(one.since), "until": instant(one.until), "data": one.data}
         for one in explanation.reasons

@@ -49,6 +49,8 @@ def command(session: Session, *, id: str, workflow: str | None, task: str | None
         echo(found.summary)
         for number, reason in enumerate(found.reasons, start=1):
             echo(f"\n{number}. {reason.text}" if len(found.reasons) > 1 else f"\n{reason.text}")
+            for line in reason.lines:
+                echo(f"   - {line}")
             if reason.advice:
                 echo(f"   {reason.advice}")
             if reason.command:

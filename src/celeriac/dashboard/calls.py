@@ -68,7 +68,7 @@ def arguments_of(message: Message | Call, task: str, app: Celeriac) -> list[tupl
 
 
 def call_text(message: Message, app: Celeriac, longest: int = LONGEST) -> str:
-    """Return the arguments of a message in one line: `order=1204, customer=7`. Secrets are `***`, as in all of these."""
+    """Return the arguments of a message in one line: `order=1204, customer=7`. Secrets are `***`."""
     if len(message.body) > LARGEST:
         return f"({len(message.body):,} bytes)"
     arguments = arguments_of(message, message.task, app)

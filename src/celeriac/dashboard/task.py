@@ -166,12 +166,17 @@ def _figures(view: View, facts: Facts, kept: list[Attempt], message: Message | N
     waited = sum(one.wait for one in ended)
     if place == "ready" and message is not None:
         waited += max(0.0, view.now - max(message.due_at or 0.0, message.sent_at, ended[-1].done_at if ended else 0.0))
+    ran = sum(one.runtime for one in ended)
+    if started_at is not None:
+        due = max(message.due_at or 0.0, ended[-1].done_at if ended else 0.0) if message is not None else 0.0
+        waited += max(0.0, started_at - max(sent_at, due)) if sent_at else 0.0
+        ran += max(0.0, view.now - started_at)
+    has_run = bool(ended) or started_at is not None
     worker = facts.holder.worker.name if facts.holder is not None and place == "active" else ""
     worker = worker or next((name for name, reply in facts.replies.values.items() if reply.own), "")
     return {
         "attempt": number, "of": facts.max_attempts, "sent_at": sent_at or None,
-        "waited": waited if ended or place == "ready" else None,
-        "ran": sum(one.runtime for one in ended) if ended else None, "started_at": started_at,
+        "waited": waited if has_run or place == "ready" else None, "ran": ran if has_run else None, "started_at": started_at,
         "ended_at": outcome.done_at if outcome is not None and outcome.ready and place is None else None,
         "due_at": message.due_at if message is not None and place == "scheduled" else None,
         "worker": worker or (ended[-1].worker if ended else ""), "queue": facts.queue,
@@ -193,7 +198,7 @@ def _arguments(view: View, message: Message | None, outcome: Outcome | None) -> 
     if not view.may("results:read"):
         return {"why": "You may not see arguments: it needs the scope results:read.", "rows": None}
     if call is None:
-        return {"why": "The arguments are not kept any more: `result_extended` keeps them.", "rows": None}
+        return {"why": "They are not kept after its end: the setting result_extended keeps them.", "rows": None}
     name = message.task if message is not None else outcome.task if outcome is not None else ""
     found = arguments_of(call, name, view.app)
     if found is None:
@@ -248,7 +253,7 @@ def _facts(view: View, facts: Facts, message: Message | None, last: Attempt | No
     add("Began with", root if root != facts.view.id else "", view.url(f"/tasks/{segment(root)}") if root else "")
     add("Sent by", parent, view.url(f"/tasks/{segment(parent)}") if parent else "")
     add("Group", group, view.url("/tasks", q=f"group:{group}") if group else "")
-    add("Its tasks", "all that it led to", view.url("/tasks", q=f"root:{root or facts.view.id}"))
+    add("Led to", "its tasks", view.url("/tasks", q=f"root:{root or facts.view.id}"))
     add("Not run because of", outcome and outcome.cause,
         view.url(f"/tasks/{segment(outcome.cause)}") if outcome is not None and outcome.cause else "")  # fmt: skip
     add("Failure", signature, view.url(f"/failures/{segment(signature)}") if signature else "")

@@ -161,14 +161,14 @@ async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts
     if tab == "running":
         inspector = Inspector(view.app, timeout=REPLY_SECONDS)
         running = await site.read(list_running(inspector, chosen, PAGE, view.now))
-        said = f"{len(running.rows):,} of {running.of:,}" if running.of > len(running.rows) else ""
+        said = f"{len(running.rows):,} of {running.of:,}, the longest first"
         return {"rows": running.rows, "said": said, "silent": running.silent}
     if tab in ("waiting", "scheduled"):
         lists = list_ready if tab == "waiting" else list_scheduled
         messages: Messages = await site.read(lists(view.app, chosen, PAGE, cursor))
         total = sum(one.ready if tab == "waiting" else one.scheduled for one in counts)
         is_all = chosen == Filter()
-        said = "" if is_all else f"Looked at {messages.searched:,} of {max(total, messages.searched):,}"
+        said = f"{max(total, len(messages.rows)):,} in all" if is_all else f"Looked at {messages.searched:,} of {max(total, messages.searched):,}"
         return {"rows": [(one, _call(view, one)) for one in messages.rows], "said": said, "cursor": messages.next}
     if tab == "failed":
         if set(chosen.states) - {states.FAILURE}:

@@ -16,9 +16,10 @@ class Reason(msgspec.Struct, frozen=True):
     text: str
     advice: str = ""
     command: str | None = None  # what to type after `celeriac -A APP`
-    since: float | None = msgspec.field(default=None)
+    since: float | None = None
     until: float | None = None  # when it will not hold any more, as far as is known
     data: dict[str, Any] = {}
+    lines: tuple[str, ...] = ()  # what the text speaks of, one by one
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -121,15 +121,15 @@ def _no_slots(facts: Facts, receiving: Mapping[str, Circumstances | None]) -> It
     elif not any(reply.free.get(lane, 0) > 0 for reply in told.values()):
         running = [(worker, one) for worker, reply in told.items() for one in reply.running if one.lane == lane]
         running.sort(key=lambda pair: pair[1].started_at or 0.0)
-        longest = f" The longest: {'; '.join(_shown(facts, *one) for one in running[:MOST_SHOWN])}." if running else ""
         taken = "The one slot" if slots == 1 else f"All {slots} slots"
         are = "is" if slots == 1 else "are"
         text = f"{taken} for {kind} of the {_workers(len(told))} from {facts.queue!r} {are} taken."
         tasks = [{"id": one.id, "task": one.task, "worker": worker, "started_at": one.started_at}
                  for worker, one in running]  # fmt: skip
-        yield Reason("slots_taken", f"{text}{longest}", "Wait, add children, or start another worker.",
+        yield Reason("slots_taken", text, "Wait, add children, or start another worker.",
                      "control pool-grow 1" if lane == "plain" else f"worker -Q {quote(facts.queue)}",
-                     since=running[0][1].started_at if running else None, data={"tasks": tasks})  # fmt: skip
+                     since=running[0][1].started_at if running else None, data={"tasks": tasks},
+                     lines=tuple(_shown(facts, *one) for one in running[:MOST_SHOWN]))  # fmt: skip
 
 
 def _workers(count: int) -> str:

@@ -140,6 +140,7 @@ class Reason(msgspec.Struct, kw_only=True):
 
     kind: str
     text: str
+    lines: list[str]
     advice: str | None
     command: str | None
     since: str | None
