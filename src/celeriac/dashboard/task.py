@@ -176,7 +176,8 @@ def _figures(view: View, facts: Facts, kept: list[Attempt], message: Message | N
     worker = worker or next((name for name, reply in facts.replies.values.items() if reply.own), "")
     return {
         "attempt": number, "of": facts.max_attempts, "sent_at": sent_at or None,
-        "waited": waited if has_run or place == "ready" else None, "ran": ran if has_run else None, "started_at": started_at,
+        "waited": waited if has_run or place == "ready" else None, "ran": ran if has_run else None,
+        "started_at": started_at,
         "ended_at": outcome.done_at if outcome is not None and outcome.ready and place is None else None,
         "due_at": message.due_at if message is not None and place == "scheduled" else None,
         "worker": worker or (ended[-1].worker if ended else ""), "queue": facts.queue,

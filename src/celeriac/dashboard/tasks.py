@@ -13,7 +13,7 @@ from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, NotSupported
 from celeriac.inspector import Inspector
-from celeriac.inspector.listing import Messages, list_ready, list_running, list_scheduled
+from celeriac.inspector.listing import list_ready, list_running, list_scheduled
 from celeriac.model.filters import Filter
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import Attempt
@@ -164,11 +164,15 @@ async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts
         said = f"{len(running.rows):,} of {running.of:,}, the longest first"
         return {"rows": running.rows, "said": said, "silent": running.silent}
     if tab in ("waiting", "scheduled"):
-        lists = list_ready if tab == "waiting" else list_scheduled
-        messages: Messages = await site.read(lists(view.app, chosen, PAGE, cursor))
+        if tab == "waiting":
+            queues = [one.queue for one in counts if one.ready]
+            messages = await site.read(list_ready(view.app, chosen, queues, PAGE, cursor))
+        else:
+            messages = await site.read(list_scheduled(view.app, chosen, PAGE, cursor))
         total = sum(one.ready if tab == "waiting" else one.scheduled for one in counts)
         is_all = chosen == Filter()
-        said = f"{max(total, len(messages.rows)):,} in all" if is_all else f"Looked at {messages.searched:,} of {max(total, messages.searched):,}"
+        total = max(total, messages.searched)
+        said = f"{total:,} in all" if is_all else f"Looked at {messages.searched:,} of {total:,}"
         return {"rows": [(one, _call(view, one)) for one in messages.rows], "said": said, "cursor": messages.next}
     if tab == "failed":
         if set(chosen.states) - {states.FAILURE}:

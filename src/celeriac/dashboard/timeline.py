@@ -108,4 +108,5 @@ def _ticks(length: float) -> Iterable[tuple[float, str, str]]:
         at = number * step / length * 100
         if at > 97:
             return
-        yield at, "sent" if number == 0 else f"+{duration(number * step).replace('.0', '')}", "start" if number == 0 else "middle"
+        words = f"+{duration(number * step).replace('.0', '')}" if number else "sent"
+        yield at, words, "middle" if number else "start"

@@ -5,6 +5,7 @@ The dashboard lists them beside attempts that have ended, which the history sear
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from celeriac.app.app import Celeriac
@@ -46,7 +47,8 @@ class RunningPage(NamedTuple):
     silent: tuple[str, ...]  # workers that did not reply
 
 
-async def list_ready(app: Celeriac, filter: Filter, limit: int, cursor: str | None = None) -> Messages:
+async def list_ready(app: Celeriac, filter: Filter, queues: Iterable[str], limit: int,
+                     cursor: str | None = None) -> Messages:  # fmt: skip
     """Return messages that workers can receive: queue by queue, in the order in which they are received.
 
     Raises `ValueError` for a condition that a message cannot be checked by, and for a cursor that no page gave;
@@ -55,10 +57,9 @@ async def list_ready(app: Celeriac, filter: Filter, limit: int, cursor: str | No
     _check(app, filter)
     queue, offset = _position(cursor)
     operations = app.broker.operations()
-    queues = sorted(counts.queue for counts in await operations.queues() if counts.ready)
     found: list[Message] = []
     searched = 0
-    for name in queues:
+    for name in sorted(queues):
         if name < queue or not Filter(queues=filter.queues).counts("", name, "", "", ""):
             continue
         start = offset if name == queue else 0
