@@ -209,7 +209,7 @@ document.addEventListener("submit", async (event) => {
   }
   form.ariaBusy = "true"
   try {
-    const action = button?.hasAttribute("formaction") ? button.formAction : form.action
+    const action = button?.getAttribute("formaction") ?? form.getAttribute("action")  // a field may be called `action`
     const response = await fetch(action, { method: "POST", body: data })
     const page = parsed(await response.text())
     if (response.url.split("#")[0] !== location.href.split("#")[0] || !page.getElementById("main")) {
