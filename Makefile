@@ -46,6 +46,8 @@ fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where 
 MONGODB := .venv/peers/mongodb
 MONGODB_PACKAGE := secantusdb>=0.7.0b3
 
+AXE := .venv/peers/axe
+
 DJANGO := .venv/peers/django
 DJANGO_PYTHON ?= $(lastword $(sort $(wildcard /usr/bin/python3.1[2-9] /usr/local/bin/python3.1[2-9] $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python)))
 
@@ -54,7 +56,7 @@ django: # the newest Django needs a newer Python than the rest, and so an enviro
 		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,postgresql,web]'; } || \
 		{ rm -rf $(DJANGO); echo 'There is no environment with the newest Django; its tests are skipped.'; }
 
-servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own
+servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own; axe-core is JavaScript
 	@test -x $(MONGODB)/bin/secantusd-py || \
 		{ $(PYTHON) -m venv $(MONGODB) && $(MONGODB)/bin/python -m pip install --quiet --pre '$(MONGODB_PACKAGE)'; } || \
 		{ rm -rf $(MONGODB); echo 'There is no server for the tests of MongoDB, which are skipped.'; }
@@ -66,6 +68,9 @@ servers: # a server that speaks MongoDB's protocol is a process of its own, in a
 			ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; } || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server memcached \
 			postgresql mariadb-server chromium prometheus nodejs socat; } >/dev/null
+	@test -f $(AXE)/node_modules/axe-core/axe.min.js || ! command -v npm >/dev/null || \
+		npm install --silent --no-fund --no-audit --prefix $(AXE) axe-core >/dev/null || \
+		echo 'There is no axe-core; the tests of accessibility are skipped.'
 
 check: .venv/.installed ## lint, types, layers, public names, and the documentation's site
 	$(BIN)/ruff check

@@ -227,7 +227,7 @@ async def _attempts(history: History, dice: random.Random, kinds: Any, now: floa
     signatures = [
         FailureSignature(signature=_signature(kind[0]), task=kind[0], error=kind[5], title=text or TITLES[kind[5]],
                          frames=[HOSTILE[0]] if hostile else ["shop.tasks.charge_card", "shop.gateway.charge"],
-                         first=now - 80_000 + 20_000 * place, last=now - 100 * place,
+                         first=now - 80_000 // (place + 1), last=now - 100 * place,
                          workers=[HOSTILE[1]] if hostile else ["worker-1@host0"],
                          ids=[one.id for one in made if one.signature == _signature(kind[0])][:10])
         for place, kind in enumerate(failing)

@@ -294,10 +294,12 @@ class Dashboard:
             if action.audit and problem_of(error).kind.status >= 500:
                 await audit.write(self.site, view.user.name, action.summary, name, about, body, error)
             raise
-        if action.audit:
-            await audit.write(self.site, view.user.name, action.summary, name, about, body)
-        log.info("%s: %s %s", view.user.name, name, about)
-        return Done(done) if isinstance(done, str) else done
+        done = Done(done) if isinstance(done, str) else done
+        if done.kind != "fault":  # otherwise nothing was done
+            if action.audit:
+                await audit.write(self.site, view.user.name, action.summary, name, about, body)
+            log.info("%s: %s %s", view.user.name, name, about)
+        return done
 
     # --- Assets and streams ---------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from celeriac.inspector.bulk import ACTIONS
 from celeriac.model.history import Event
 from celeriac.ports.abilities import Ability
 from celeriac.web import shapes
-from celeriac.web.bulk import RUNNING, Asked, asked_for, begun, bulk_action, stopped
+from celeriac.web.bulk import AGAIN, RUNNING, Asked, asked_for, begun, bulk_action, stopped
 from celeriac.web.problems import Problem
 
 __all__ = ["PAGES", "WORDS", "ActionWords"]
@@ -138,6 +138,7 @@ async def _progress(view: View) -> Context:
     total = document["matched"] or 0
     return {
         "job": document,
+        "why": (document["why"] or "").replace(AGAIN, "").strip(),
         "started_at": _seconds(document["started_at"]),
         "updated_at": _seconds(document["updated_at"]),
         "words": WORDS[document["action"]],

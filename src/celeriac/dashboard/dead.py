@@ -75,7 +75,7 @@ async def _resend(view: View) -> Done:
     """Send dead letters again."""
     ids = _chosen(view)
     if not ids:
-        return Done("Nothing was sent: select some dead letters first.", kind="warning")
+        return Done("Nothing was sent: select some dead letters first.", kind="fault")
     count = await view.site.read(view.site.inspector.resend(ids))
     view.site.changed()
     return _done(count, len(ids), "sent again")
@@ -86,7 +86,7 @@ async def _drop(view: View) -> Done:
     """Delete dead letters."""
     ids = _chosen(view)
     if not ids:
-        return Done("Nothing was deleted: select some dead letters first.", kind="warning")
+        return Done("Nothing was deleted: select some dead letters first.", kind="fault")
     count = await view.site.read(view.site.inspector.drop(ids))
     view.site.changed()
     return _done(count, len(ids), "deleted")

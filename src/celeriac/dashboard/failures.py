@@ -79,7 +79,7 @@ async def _mark_some(view: View) -> Done:
     """Note that failures are resolved or muted, or open again."""
     chosen = view.form.getlist("signature")[:MOST]
     if not chosen:
-        return Done("Nothing was marked: select some failures first.", kind="warning")
+        return Done("Nothing was marked: select some failures first.", kind="fault")
     marked = 0
     for signature in chosen:
         marked += await _mark(view, signature)

@@ -25,7 +25,10 @@ TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit",
 
 
 class Done(NamedTuple):
-    """What an action has done, in words; where to show that, if not where its form was; and how well it went."""
+    """What an action has done, in words; where to show that, if not where its form was; and how well it went.
+
+    A `fault` has done nothing, and the audit says nothing of it.
+    """
 
     message: str
     to: str | None = None

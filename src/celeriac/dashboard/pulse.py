@@ -68,7 +68,7 @@ async def _failures(site: Site, collected: Collected, _: str) -> Any:
 
 
 async def _schedules(site: Site, collected: Collected, _: str) -> Any:
-    return collected.schedules
+    return [(one.name, one.revision) for one in collected.schedules or ()]
 
 
 async def _audit(site: Site, collected: Collected, _: str) -> Any:

@@ -180,5 +180,3 @@ async def _move(view: View) -> Done:
     word = "1 message was" if count == 1 else f"{count:,} messages were"
     left = "" if count == len(ids) else f" {len(ids) - count:,} did not wait any more."
     return Done(f"{word} moved to {to}.{left}", kind="done" if count else "warning")
-
-

@@ -23,6 +23,7 @@ STATES: Final = {
 """The colours of states."""
 
 LINE: Final = 300  # characters of an error's first line
+UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 DIGITS: Final = re.compile(r"\d+")
 
 
@@ -68,20 +69,32 @@ def _pattern(text: str) -> str:
 
 def _wrapped(name: str) -> str:
     """Return a name that may be wrapped after its dots and underscores."""
-    parts = str(escape(name))
+    parts = str(escape(_visible(name)))
     for mark in (".", "_", "-", "/"):
         parts = parts.replace(mark, f"{mark}<wbr>")
     return Markup(parts)  # noqa: S704 - it was escaped
 
 
+def _visible(value: Any) -> Any:
+    """Return text with characters that show nothing, or turn around what follows, as their codes."""
+    if isinstance(value, str) and not isinstance(value, Markup) and UNSEEN.search(value):
+        return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+    return value
+
+
+def _exact(value: str) -> str:
+    """Return text with all its characters: for the value of a field."""
+    return Markup("{}").format(value)
+
+
 def _environment() -> Environment:
     made = Environment(loader=PackageLoader("celeriac.dashboard"), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True, auto_reload=False)  # fmt: skip
+                       trim_blocks=True, lstrip_blocks=True, auto_reload=False, finalize=_visible)  # fmt: skip
     for function in (wording.number, wording.short, wording.rate, wording.percent, wording.duration, wording.instant,
                      wording.error_name, segment):  # fmt: skip
         made.filters[function.__name__] = function
     made.filters.update(ago=_ago, state=_state, wrapped=_wrapped, first_line=_first_line, condition=_condition,
-                        pattern=_pattern)  # fmt: skip
+                        pattern=_pattern, exact=_exact)  # fmt: skip
     made.globals.update(asset=_asset)
     return made
 

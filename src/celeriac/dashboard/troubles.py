@@ -50,6 +50,9 @@ def troubles(collected: Collected, trends: Trends, signatures: Sequence[FailureS
     found += _of_workers(collected)
     for one in collected.queues or ():
         found += queue_troubles(one, collected, trends, module)
+    if collected.workers == {} and not found:
+        found.append(Trouble("warning", "No worker is running. Start one:", "/workers", "Workers",
+                             f"celeriac -A {module} worker"))  # fmt: skip
     found += _of_failures(signatures, collected.now)
     found.sort(key=lambda one: one.weight != "fault")
     if len(found) > MOST:

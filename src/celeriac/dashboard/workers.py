@@ -227,4 +227,3 @@ async def _forget(view: View) -> Done:
     label = view.path["worker"]
     roster_of(view.site).forget(label)
     return Done(f"{label} is struck from the list.", to=view.url("/workers"))
-

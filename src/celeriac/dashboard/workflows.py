@@ -188,9 +188,9 @@ async def _revoke(view: View) -> Done:
     if "only" in view.form:
         ids = [id for id in ids if id in set(chosen)]
         if not ids:
-            return Done("Nothing was revoked: select some tasks that have not ended.", kind="warning")
+            return Done("Nothing was revoked: select some tasks that have not ended.", kind="fault")
     if not ids:
-        return Done("Nothing was revoked: all of them have ended.", kind="warning")
+        return Done("Nothing was revoked: all of them have ended.", kind="fault")
     if view.form.get("terminate"):
         await view.site.read(view.site.inspector.terminate(ids))
     else:
@@ -210,6 +210,6 @@ async def _retry(view: View) -> Done:
         return Done(str(error), kind="fault")
     await look(view.site, view.path["id"], again=True)
     if not count:
-        return Done("Nothing was sent: all its tasks have succeeded.", kind="warning")
+        return Done("Nothing was sent: all its tasks have succeeded.", kind="fault")
     return Done(f"{count:,} {'task was' if count == 1 else 'tasks were'} sent again. The others wait for "
                 f"{'it' if count == 1 else 'them'}.")  # fmt: skip

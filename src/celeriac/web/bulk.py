@@ -35,7 +35,7 @@ from celeriac.web.problems import Problem, problem_of
 from celeriac.web.scopes import User
 from celeriac.web.site import API, Site
 
-__all__ = ["ENDPOINTS", "RUNNING", "Asked", "asked_for", "begun", "bulk_action", "stopped"]
+__all__ = ["AGAIN", "ENDPOINTS", "RUNNING", "Asked", "asked_for", "begun", "bulk_action", "stopped"]
 
 log = logging.getLogger("celeriac.web")
 

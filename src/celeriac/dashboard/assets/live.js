@@ -200,7 +200,10 @@ setInterval(() => { if (!document.hidden) { tick(); tell() } }, 1000)
 
 document.addEventListener("submit", async (event) => {
   const form = event.target, button = event.submitter
-  if (form.method !== "post" || form.matches(".who") || event.defaultPrevented) return
+  // A button may say where its form goes, and how. (`form.action` would be a field of that name.)
+  const given = (name) => button?.getAttribute(`form${name}`) ?? form.getAttribute(name)
+  const method = given("method")
+  if (method !== "post" || form.matches(".who") || event.defaultPrevented) return
   event.preventDefault()
   const data = new URLSearchParams(new FormData(form, button))
   if (form.id === "theme") {
@@ -209,13 +212,11 @@ document.addEventListener("submit", async (event) => {
   }
   form.ariaBusy = "true"
   try {
-    const action = button?.getAttribute("formaction") ?? form.getAttribute("action")  // a field may be called `action`
-    const response = await fetch(action, { method: "POST", body: data })
+    const response = await fetch(given("action"), { method: "POST", body: data })
     const page = parsed(await response.text())
-    if (response.url.split("#")[0] !== location.href.split("#")[0] || !page.getElementById("main")) {
-      if (form.id !== "theme") location.assign(response.redirected ? response.url : location.href)
-      return
-    }
+    if (form.id === "theme") return
+    if (!page.getElementById("main")) return location.assign(response.redirected ? response.url : location.href)
+    if (response.url.split("#")[0] !== location.href.split("#")[0]) return goTo(page, response.url)
     form.closest("[popover]")?.hidePopover()
     form.reset()
     morphChildren(document.getElementById("main"), page.getElementById("main"))
@@ -229,6 +230,25 @@ document.addEventListener("submit", async (event) => {
     form.ariaBusy = null
   }
 })
+
+// The page that follows a form was fetched with it, and its message is told only once: so it is shown, not fetched again.
+function goTo(page, url) {
+  disconnect()
+  history.pushState(null, "", url)
+  document.title = page.title
+  const main = document.getElementById("main")
+  main.replaceChildren(...page.getElementById("main").childNodes)
+  morphChildren(document.querySelector(".side nav"), page.querySelector(".side nav"))
+  if (page.body.dataset.live) body.dataset.live = page.body.dataset.live
+  else delete body.dataset.live
+  heard = 0
+  scrollTo(0, 0)
+  main.focus({ preventScroll: true })
+  tick()
+  connect()
+}
+
+addEventListener("popstate", () => location.reload())
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-select-all]")) {
