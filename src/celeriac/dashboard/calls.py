@@ -14,7 +14,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Call
 from celeriac.ports.operations import UNREADABLE
 
-__all__ = ["Shown", "arguments_of", "call_text", "shown", "visible"]
+__all__ = ["Shown", "arguments_of", "call_text", "shown"]
 
 FOLDED: Final = 3_000  # characters, above which a value is folded
 LONGEST: Final = 160  # characters of a call in one line
@@ -30,22 +30,9 @@ class Shown(NamedTuple):
     left_out: int  # characters
 
 
-def visible(text: str) -> str:
-    """Return text without characters that are not seen, or that turn others around: they are escaped.
-
-    >>> visible("a\\u202eb\\x1b[31m")
-    'a\\\\u202eb\\\\x1b[31m'
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
-    )
-
-
 def shown(value: Any) -> Shown:
     """Return a value as indented JSON. What JSON does not support is written as text."""
-    text = visible(msgspec.json.format(to_json(value), indent=2).decode())
+    text = msgspec.json.format(to_json(value), indent=2).decode()
     return Shown(text[:MOST], len(text) > FOLDED, max(0, len(text) - MOST))
 
 
@@ -73,9 +60,9 @@ def call_text(message: Message, app: Celeriac, longest: int = LONGEST) -> str:
         return f"({len(message.body):,} bytes)"
     arguments = arguments_of(message, message.task, app)
     if arguments is None:
-        return f"({len(message.body):,} bytes of {visible(message.content_type)})"
+        return f"({len(message.body):,} bytes of {message.content_type})"
     parts = [f"{name}={_json(value)}" if name else _json(value) for name, value in arguments]
-    text = visible(", ".join(parts)).replace("\n", " ")
+    text = ", ".join(parts)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

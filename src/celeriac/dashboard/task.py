@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celeriac import states
-from celeriac.dashboard.calls import Shown, arguments_of, shown, visible
+from celeriac.dashboard.calls import Shown, arguments_of, shown
 from celeriac.dashboard.pages import Context, Pages
 from celeriac.dashboard.tasks import REPLY_SECONDS
 from celeriac.dashboard.timeline import axis, bars_of
@@ -21,13 +21,11 @@ from celeriac.model.masks import masked_arguments
 from celeriac.model.message import Message, decode
 from celeriac.model.outcome import Outcome
 from celeriac.ports.history import Timeline
-from celeriac.web.problems import Problem
 
 __all__ = ["PAGES"]
 
 PAGES: Final = Pages()
 
-ACTED: Final = ("tasks", "failures", "queues", "workers")  # topics that an action may change
 TRACEBACK: Final = 20_000  # characters of one that are shown
 
 
@@ -186,9 +184,8 @@ def _figures(view: View, facts: Facts, kept: list[Attempt], message: Message | N
 
 def _attempt(view: View, one: Attempt) -> dict[str, Any]:
     may_see = view.may("results:traceback")
-    traceback = visible(one.traceback[-TRACEBACK:].rstrip()) if may_see else ""
-    return {"attempt": one, "traceback": traceback, "message": visible(one.message),
-            "hides": bool(one.traceback) and not may_see}  # fmt: skip
+    traceback = one.traceback[-TRACEBACK:].rstrip() if may_see else ""
+    return {"attempt": one, "traceback": traceback, "hides": bool(one.traceback) and not may_see}
 
 
 # --- What it was called with, and what came back ------------------------------------------------------
@@ -248,7 +245,7 @@ def _facts(view: View, facts: Facts, message: Message | None, last: Attempt | No
 
     def add(name: str, value: Any, url: str = "") -> None:
         if value not in (None, "", 0):
-            found.append((name, visible(str(value)), url))
+            found.append((name, str(value), url))
 
     add("Workflow", place and place.workflow, view.url(f"/workflows/{segment(place.workflow)}") if place else "")
     add("Began with", root if root != facts.view.id else "", view.url(f"/tasks/{segment(root)}") if root else "")
@@ -295,57 +292,3 @@ def _actions(view: View, told: Explanation, facts: Facts, last: Attempt | None) 
     if may_retry:
         found.append(("Retry", "retry", "tasks:retry", "primary", False))
     return [(label, name, kind, asks) for label, name, scope, kind, asks in found if view.may(scope)]
-
-
-@PAGES.action("/tasks/{id:path}/retry", "tasks:retry", audit=False)  # the inspector writes down who did it
-async def _retry(view: View) -> str:
-    """Send a failed task again."""
-    id = view.path["id"]
-    done = await view.site.read(view.site.inspector.retry([id], view.user.name))
-    if done.refused:
-        raise Problem("wrong-state", f"It was not sent again: {done.refused[id]}.")
-    return _acted(view, "It was sent again, and runs in a second.")
-
-
-@PAGES.action("/tasks/{id:path}/revoke", "tasks:revoke")
-async def _revoke(view: View) -> str:
-    """Revoke a task."""
-    await view.site.read(view.site.inspector.revoke([view.path["id"]]))
-    return _acted(view, "It was revoked: no worker starts it any more.")
-
-
-@PAGES.action("/tasks/{id:path}/terminate", "tasks:revoke")
-async def _terminate(view: View) -> str:
-    """Terminate a task that runs."""
-    await view.app.control.arevoke([view.path["id"]], terminate=True)
-    return _acted(view, "It was revoked, and its worker is told to end it.")
-
-
-@PAGES.action("/tasks/{id:path}/run-now", "tasks:retry")
-async def _run_now(view: View) -> str:
-    """Run a scheduled task now."""
-    if not await view.site.read(view.site.inspector.run_now([view.path["id"]])):
-        raise Problem("wrong-state", "It is not scheduled any more.")
-    return _acted(view, "It is ready, and starts as soon as a worker takes it.")
-
-
-@PAGES.action("/tasks/{id:path}/resend", "dead:write")
-async def _resend(view: View) -> str:
-    """Send a dead letter again."""
-    if not await view.site.read(view.site.inspector.resend([view.path["id"]])):
-        raise Problem("wrong-state", "It is no dead letter any more.")
-    return _acted(view, "It was sent again, as if it had never been tried.")
-
-
-@PAGES.action("/tasks/{id:path}/drop", "dead:write")
-async def _drop(view: View) -> str:
-    """Delete a dead letter."""
-    if not await view.site.read(view.site.inspector.drop([view.path["id"]])):
-        raise Problem("wrong-state", "It is no dead letter any more.")
-    return _acted(view, "It was deleted.")
-
-
-def _acted(view: View, message: str) -> str:
-    view.site.changed()
-    view.site.pulse.nudge(*ACTED, f"task:{view.path['id']}")
-    return message

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
-from celeriac.dashboard.view import View
+from celeriac.dashboard.view import FRAGMENT, View
 from celeriac.errors import BackendError, NotSupported
 from celeriac.inspector import Inspector
 from celeriac.inspector.listing import list_ready, list_running, list_scheduled
@@ -20,16 +22,24 @@ from celeriac.model.history import Attempt
 from celeriac.model.message import Message, decode, made_at
 from celeriac.web.history import filter_of, history_of
 from celeriac.web.problems import Problem
+from celeriac.web.site import Site
 
 __all__ = ["PAGES", "REPLY_SECONDS"]
 
 PAGES: Final = Pages()
+
+T = TypeVar("T")
 
 PAGE: Final = 50
 CHOSEN: Final = 1000  # at once
 SUGGESTED: Final = 300  # words of the search box
 REPLY_SECONDS: Final = 0.5  # for workers that a page asks
 SIGNATURES: Final = 50
+SHARE: Final = 20  # looking for a list that is open takes at most one part in so many of the time
+REMEMBERED: Final = 100  # lists
+OLD: Final = 3.0  # seconds, after which a list says of when it is
+
+_FOUND: WeakKeyDictionary[Site, dict[tuple[str, ...], tuple[float, float, Any]]] = WeakKeyDictionary()
 
 EXAMPLES: Final = (
     ("task:shop.*", "a task; * stands for any text"),
@@ -119,7 +129,8 @@ async def _listed(view: View, tab: str) -> dict[str, Any]:
     counts = await view.site.counts()
     chosen = _chosen(view, q)
     context: dict[str, Any] = {
-        "tab": tab, "q": q, "cursor": cursor, "rows": [], "next": None, "said": "", "fault": "", "silent": (),
+        "tab": tab, "q": q, "cursor": cursor, "rows": [], "next": None, "said": "", "fault": "",
+        "silent": (), "at": None,
         "newest": view.with_query(cursor=None) if cursor else None, "bulk": _bulk(view, tab, q),
         "tabs": [(_label(one, counts, chosen), _url(view, one.name, q), one.name) for one in TABS],
         "words": next(one.words for one in TABS if one.name == tab),
@@ -157,32 +168,52 @@ def _chosen(view: View, q: str) -> Filter | str:
 
 
 async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts: list[Any]) -> dict[str, Any]:
-    site = view.site
+    key = (tab, view.query.get("q", ""), cursor or "")
     if tab == "running":
         inspector = Inspector(view.app, timeout=REPLY_SECONDS)
-        running = await site.read(list_running(inspector, chosen, PAGE, view.now))
+        running, at = await _looked(view, key, lambda: list_running(inspector, chosen, PAGE, view.now))
         said = f"{len(running.rows):,} of {running.of:,}, the longest first"
-        return {"rows": running.rows, "said": said, "silent": running.silent}
+        return {"rows": running.rows, "said": said, "silent": running.silent, "at": at}
     if tab in ("waiting", "scheduled"):
         if tab == "waiting":
             queues = [one.queue for one in counts if one.ready]
-            messages = await site.read(list_ready(view.app, chosen, queues, PAGE, cursor))
+            messages, at = await _looked(view, key, lambda: list_ready(view.app, chosen, queues, PAGE, cursor))
         else:
-            messages = await site.read(list_scheduled(view.app, chosen, PAGE, cursor))
+            messages, at = await _looked(view, key, lambda: list_scheduled(view.app, chosen, PAGE, cursor))
         total = sum(one.ready if tab == "waiting" else one.scheduled for one in counts)
         is_all = chosen == Filter()
         total = max(total, messages.searched)
         said = f"{total:,} in all" if is_all else f"Looked at {messages.searched:,} of {total:,}"
-        return {"rows": [(one, _call(view, one)) for one in messages.rows], "said": said, "cursor": messages.next}
+        return {"rows": [(one, _call(view, one)) for one in messages.rows], "said": said, "cursor": messages.next,
+                "at": at}  # fmt: skip
     if tab == "failed":
         if set(chosen.states) - {states.FAILURE}:
             raise ValueError("These have failed: leave the state out, or look at those that have ended.")
         chosen = replace(chosen, states=(states.FAILURE,))
-    page = await site.read(history_of(site).search(chosen, PAGE, cursor))
+    history = history_of(view.site)
+    page, at = await _looked(view, key, lambda: history.search(chosen, PAGE, cursor))
     said = f"Looked at the newest {page.searched:,} of {page.of:,} attempts that are kept"
     if any(one.share < 1 for one in page.rows):
         said += "; of successes, a sample is"
-    return {"rows": [(one, _kept_call(view, one)) for one in page.rows], "said": said, "cursor": page.next}
+    return {"rows": [(one, _kept_call(view, one)) for one in page.rows], "said": said, "cursor": page.next, "at": at}
+
+
+async def _looked(view: View, key: tuple[str, ...], look: Callable[[], Coroutine[Any, Any, T]],
+                  ) -> tuple[T, float | None]:  # fmt: skip
+    """Return what is found now, and None; or what was found lately, and when.
+
+    An open page asks again whenever something changes. What took long is shown to it again for `SHARE` times as long,
+    so that open pages load the system with a small part of the time.
+    """
+    memory, now = _FOUND.setdefault(view.site, {}), time.monotonic()
+    until, at, value = memory.get(key, (0.0, 0.0, None))
+    if FRAGMENT in view.request.query_params and now < until:
+        return cast("T", value), at if view.now - at > OLD else None
+    found = await view.site.read(look())
+    if len(memory) >= REMEMBERED:
+        memory.clear()
+    memory[key] = (now + (time.monotonic() - now) * SHARE, view.now, found)
+    return found, None
 
 
 def _call(view: View, message: Message) -> str:
