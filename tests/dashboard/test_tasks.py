@@ -224,6 +224,46 @@ def test_secrets_are_masked_by_the_names_of_parameters(shop: Shop, page: Page) -
     assert "hush-hush" not in page.content()
 
 
+def test_a_task_that_fails_comes_to_an_open_list(shop: Shop, page: Page) -> None:
+    page.goto(f"{shop.address}/tasks?in=failed&q=comes-by-itself")
+    expect(page.get_by_text("Nothing matches")).to_be_visible()
+    expect(page.locator("#pulse.live")).to_be_visible(timeout=LONG)
+    shop.send("shop.charge_card", 1, "comes-by-itself")
+    expect(page.get_by_role("row").filter(has_text="comes-by-itself")).to_be_visible(timeout=LONG)
+
+
+def test_a_paused_queue_is_resumed_where_it_is_the_reason(shop: Shop, page: Page) -> None:
+    shop.app.broker.complete(Inspector(shop.app).pause(["mail"]))
+    id = shop.send("mail.send_receipt", 3, queue="mail")
+    page.goto(f"{shop.address}/tasks/{id}")
+    page.get_by_role("button", name="Resume the queue").click()
+    expect(page.locator(".figure .state")).to_have_text("Success", timeout=LONG)
+
+
+def test_who_may_only_look_sees_no_buttons_and_no_traceback(shop: Shop, browser: Browser, tmp_path: Path) -> None:
+    id = shop.send("shop.charge_card", 1, "for viewers")
+    shop.wait(id, "ended")
+    guarded = Served(tmp_path, broker_url=f"sqlite:///{shop.served.folder}/celeriac.db")
+    try:
+        guarded.run("web", "token", "add", "ann", "--scope", "admin")
+        token = guarded.run("web", "token", "add", "vic", "--scope", "viewer").split()[-1]
+        address = guarded.web()[1]
+        with opened(browser) as watched:
+            page = watched.page
+            page.goto(f"{address}/tasks/{id}")
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.get_by_role("heading", level=1)).to_have_text("shop.charge_card")
+            expect(page.get_by_text("The traceback needs the scope results:traceback.")).to_be_visible()
+            assert page.locator("main form").count() == 0
+            assert "raise ValueError" not in page.content()
+            page.goto(f"{address}/tasks?in=failed")
+            assert page.locator("main [data-select]").count() == 0
+            expect(page.get_by_role("link", name="Retry all…")).to_be_hidden()
+    finally:
+        guarded.end()
+
+
 def test_all_of_it_works_without_a_script(shop: Shop, browser: Browser) -> None:
     id = shop.send("shop.checkout", 6, countdown=3600)
     with opened(browser, java_script_enabled=False) as watched:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -39,7 +41,20 @@ SHARE: Final = 20  # looking for a list that is open takes at most one part in s
 REMEMBERED: Final = 100  # lists
 OLD: Final = 3.0  # seconds, after which a list says of when it is
 
-_FOUND: WeakKeyDictionary[Site, dict[tuple[str, ...], tuple[float, float, Any]]] = WeakKeyDictionary()
+QUICK: Final = 0.1  # seconds: what takes less is looked for each time
+
+
+@dataclass
+class _Found:
+    """What was found lately."""
+
+    until: float  # monotonic: it is shown again until then
+    at: float
+    value: Any
+    is_asked_again: bool = False
+
+
+_FOUND: WeakKeyDictionary[Site, dict[tuple[str, ...], _Found]] = WeakKeyDictionary()
 
 EXAMPLES: Final = (
     ("task:shop.*", "a task; * stands for any text"),
@@ -203,16 +218,21 @@ async def _looked(view: View, key: tuple[str, ...], look: Callable[[], Coroutine
     """Return what is found now, and None; or what was found lately, and when.
 
     An open page asks again whenever something changes. What took long is shown to it again for `SHARE` times as long,
-    so that open pages load the system with a small part of the time.
+    so that open pages load the system with a small part of the time; then they are told to ask once more.
     """
     memory, now = _FOUND.setdefault(view.site, {}), time.monotonic()
-    until, at, value = memory.get(key, (0.0, 0.0, None))
-    if FRAGMENT in view.request.query_params and now < until:
-        return cast("T", value), at if view.now - at > OLD else None
+    known = memory.get(key)
+    if known is not None and FRAGMENT in view.request.query_params and now < known.until:
+        if not known.is_asked_again:
+            known.is_asked_again = True
+            asyncio.get_running_loop().call_later(known.until - now, view.site.pulse.nudge, "tasks", "queues")
+        return cast("T", known.value), known.at if view.now - known.at > OLD else None
     found = await view.site.read(look())
+    took = time.monotonic() - now
     if len(memory) >= REMEMBERED:
         memory.clear()
-    memory[key] = (now + (time.monotonic() - now) * SHARE, view.now, found)
+    if took > QUICK:
+        memory[key] = _Found(now + took * (1 + SHARE), view.now, found)
     return found, None
 
 

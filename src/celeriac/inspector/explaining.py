@@ -140,7 +140,7 @@ def _dead(facts: Facts) -> Reason:
     at = facts.dead.at if facts.dead is not None else None
     ago = f" It was set aside {duration(max(0.0, facts.now - at))} ago." if at else ""
     return Reason("dead", f"Why: {why.rstrip('.') or 'the reason is not known'}.{ago}",
-                  "Remove the cause, then send it again (or delete it with `queues dead drop`).",
+                  "Remove the cause, then send it again; or delete it.",
                   f"queues dead resend {id}", since=at)  # fmt: skip
 
 
