@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["FOR_EVER", "PATIENCE", "eventually", "exact", "in_time", "slowness", "wait_for"]
 
-PATIENCE = 120.0  # seconds
+PATIENCE = 40.0  # seconds
 FOR_EVER = 600.0  # seconds; of waits that are cut short by what they wait for, and sooner than this by the test
 MARGIN = 10.0
 USUAL = 0.06  # seconds that `WORK` takes on two idle cores

@@ -68,7 +68,7 @@ def opened(browser: Browser, **options: Any) -> Iterator[Watched]:
     try:
         watched = Watched(context.new_page())
         yield watched
-        assert watched.faults == []
+        assert watched.faults == [], watched.faults
     finally:
         context.close()
 

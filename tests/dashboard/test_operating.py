@@ -49,7 +49,7 @@ class Shop(NamedTuple):
         (self.served.folder / name).touch()
 
     def send(self, task: str, *args: object) -> str:
-        return self.app.signature(task, args).apply_async().id
+        return str(self.app.signature(task, args).apply_async().id)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ PAGE: Final = 100
 SEARCHED: Final = 5_000  # events
 KINDS: Final = {"all": AUDITED, "actions": (ACTION,), "retries": (RETRIED,),
                 "bulk": (BULK_STARTED, BULK_STOP, BULK_ENDED)}  # fmt: skip
+BULK_SHOWN: Final = ("action", "filter", "state", "matched", "done", "refused")
 TITLES: Final = {RETRIED: "Sent a task again", BULK_STARTED: "Began a bulk action", BULK_STOP: "Stopped a bulk action",
                  BULK_ENDED: "A bulk action ended"}  # fmt: skip
 
@@ -58,8 +59,8 @@ def _row(event: Event, view: View) -> dict[str, Any]:
 
 
 def _of_bulk(data: dict[str, Any]) -> Any:
-    return {name: data[name] for name in ("action", "filter", "state", "matched", "done", "refused")
-            if data.get(name) not in (None, "")}  # fmt: skip
+    shown = ("action", "filter") if data.get("state") == "counting" else BULK_SHOWN
+    return {name: data[name] for name in shown if data.get(name) not in (None, "")}
 
 
 def _words(asked: Any) -> list[tuple[str, str]]:

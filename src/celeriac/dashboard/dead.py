@@ -7,6 +7,7 @@ from typing import Any, Final
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.documents import call_of, to_json
+from celeriac.errors import UnknownQueue
 from celeriac.model.history import FAILED
 from celeriac.model.masks import masked_arguments
 from celeriac.ports.operations import UNREADABLE
@@ -31,7 +32,10 @@ async def _dead(view: View) -> Context:
 @PAGES.fragment("dead", "list", ("queues",))
 async def _list(view: View) -> Context:
     queue, offset = view.query.get("queue") or None, view.number("offset", 0, MOST_OFFSET)
-    letters = await view.site.read(view.site.inspector.dead(queue, PAGE + 1, offset))
+    try:
+        letters = await view.site.read(view.site.inspector.dead(queue, PAGE + 1, offset))
+    except UnknownQueue:
+        letters = []
     counts = await view.site.counts()
     total = sum(one.dead for one in counts if queue in (None, one.queue))
     return {

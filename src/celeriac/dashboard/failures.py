@@ -39,9 +39,8 @@ async def _failures(view: View) -> Context:
 
 @PAGES.fragment("failures", "list", ("failures",))
 async def _list(view: View) -> Context:
-    history, tab = history_of(view.site), view.choice("status", TABS)
-    chosen = filter_of(view.site, view.query.get("q", ""))
-    known = await _answered(view, history.signatures(chosen, None, MOST))
+    tab = view.choice("status", TABS)
+    known, fault = await _known(view)
     counts = Counter(tab_of(one) for one in known)
     shown = [one for one in known if tab in ("all", tab_of(one))]
     hourly = await _hourly(view, [one.signature for one in shown[:PAGE]])
@@ -52,7 +51,18 @@ async def _list(view: View) -> Context:
         "rows": [(one, hourly[one.signature], view.now - one.first < HOUR) for one in shown[:PAGE]],
         "left_out": max(0, len(shown) - PAGE),
         "is_filtered": bool(view.query.get("q")),
+        "fault": fault,
     }  # fmt: skip
+
+
+async def _known(view: View) -> tuple[list[FailureSignature], str]:
+    """Return the signatures that the filter of the page means, or what is wrong with it."""
+    history = history_of(view.site)
+    try:
+        chosen = filter_of(view.site, view.query.get("q", ""))
+        return await view.site.read(history.signatures(chosen, None, MOST)), ""
+    except Problem as problem:
+        return [], problem.detail.removeprefix("q: ")
 
 
 def tab_of(one: FailureSignature) -> str:
@@ -95,14 +105,6 @@ def _status(view: View) -> Any:
 
 async def _mark(view: View, signature: str) -> bool:
     return await view.site.read(history_of(view.site).mark(signature, _status(view), view.user.name, view.now))
-
-
-async def _answered(view: View, work: Any) -> Any:
-    """Return what a question to the history gives. Raises a `Problem` for one that it cannot answer."""
-    try:
-        return await view.site.read(work)
-    except ValueError as error:
-        raise Problem("bad-query", str(error), parameter="q") from None
 
 
 # --- One signature ------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ log = logging.getLogger("celeriac.web")
 LOOK_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.15  # in which changes are gathered into one event
 BEAT_SECONDS: Final = 5.0  # between events that say that the stream is alive
+LATER: Final = 3.0  # after a change: what pages showed of it may have been read before
+OFTEN: Final = 10.0  # rates change with time alone
 MOST_FAILURES: Final = 100
 FAILURES: Final = Filter(states=(states.FAILURE,))
 
@@ -122,6 +124,7 @@ class _Page:
 
     def __init__(self, topics: Iterable[str]) -> None:
         self.topics = frozenset(topics)
+        self.is_new = True  # something may have changed since it was made
         self.changed: set[str] = set()
         self.woken = asyncio.Event()
 
@@ -140,6 +143,7 @@ class Pulse:
         self._site = site
         self._pages: set[_Page] = set()
         self._seen: dict[str, bytes] = {}
+        self._again: dict[str, float] = {}  # when pages look again at a topic that has not changed (monotonic)
         self._looking: asyncio.Task[None] | None = None
 
     def known(self, topic: str) -> bool:
@@ -206,8 +210,12 @@ class Pulse:
         listening = asyncio.ensure_future(self._site.feeds.join(FAILURES, self))
         try:
             while True:
+                new = [page for page in self._pages if page.is_new]
                 try:
                     self.nudge(*await self._look())
+                    for page in new:
+                        page.is_new = False
+                        page.tell(page.topics)
                 except (BrokerError, BackendError) as error:
                     log.warning("Cannot see what has changed: %s", error)
                 except Exception:
@@ -220,11 +228,13 @@ class Pulse:
             self._site.feeds.leave(FAILURES, self)
 
     async def _look(self) -> list[str]:
-        """Return the topics that have changed since the last look. The first look at a topic changes nothing."""
+        """Return the topics that have changed since the last look, or whose pages are to look again."""
         collected = await self._site.collector.collected()
         self.trends.add(collected.now, collected.queues or ())
-        changed = []
-        for topic in set().union(*(page.topics for page in self._pages)):
+        topics, now = set().union(*(page.topics for page in self._pages)), time.monotonic()
+        changed = [topic for topic, at in self._again.items() if now >= at and topic in topics]
+        self._again = {topic: self._again.get(topic, 0.0) if topic not in changed else now + OFTEN for topic in topics}
+        for topic in topics:
             name, _, about = topic.partition(":")
             try:
                 found = to_json([collected.up, msgspec.to_builtins(await MARKS[name](self._site, collected, about))])
@@ -232,8 +242,9 @@ class Pulse:
                 found = b""
             if self._seen.get(topic, found) != found:
                 changed.append(topic)
+                self._again[topic] = now + LATER
             self._seen[topic] = found
-        for gone in self._seen.keys() - set().union(*(page.topics for page in self._pages)):
+        for gone in self._seen.keys() - topics:
             del self._seen[gone]
         return changed
 

@@ -1,7 +1,7 @@
 """The form that adds or changes a schedule. What is wrong is told beside its field, and the next times as it would be.
 
 The page reads its fields from the query, so that a check and a refused form show what was typed. It works without
-scripts: "Check" fetches the page with the fields, "Save" posts them.
+scripts: "Check" and "Save" post the fields, and what is not saved comes back as the query of the page.
 """
 
 from __future__ import annotations
@@ -56,15 +56,13 @@ async def _new(view: View) -> Context:
 async def _edit(view: View) -> Context:
     name = view.path["name"]
     info = await view.site.read(view.app.schedules.aget(name))
-    if "schedule" in view.query:
-        given = {field: view.query.get(field, "") for field in FIELDS}
-    else:
-        given = _given_by(view, info)
+    typed = {field: view.query.get(field, "") for field in FIELDS}
+    given = typed if "checked" in view.query else _given_by(view, info)
     return await _form(view, info, {**given, "name": name})
 
 
 async def _form(view: View, info: ScheduleInfo | None, given: dict[str, str]) -> Context:
-    is_asked = "schedule" in view.query
+    is_asked = "checked" in view.query
     checked = _checked(view, given, info) if is_asked else Checked(None, {})
     coming: list[tuple[float, str]] = []
     words = ""
@@ -208,7 +206,7 @@ async def _add(view: View) -> Done:
     """Add a schedule."""
     given = _posted(view)
     checked = _checked(view, given, None)
-    again = view.url("/schedules/new", **given)
+    again = _again(view, given)
     if checked.meant is None:
         return _refused(checked, again)
     name, meant = given["name"].strip(), checked.meant
@@ -228,10 +226,28 @@ async def _change(view: View) -> Done:
     given = {**_posted(view), "name": name}
     checked = _checked(view, given, info)
     if checked.meant is None:
-        return _refused(checked, view.url(f"/schedules/{segment(name)}/edit", **given))
+        return _refused(checked, _again(view, given, name))
     meant = checked.meant
     await view.site.read(view.app.schedules.achange(name, meant.when, meant.what, **meant.policies))
     return Done("Changed.", view.url(f"/schedules/{segment(name)}"))
+
+
+@PAGES.action("/schedules/check", "schedules:write", audit=False)
+async def _check_new(view: View) -> Done:
+    """Show what a form means."""
+    return Done("Nothing is saved yet.", _again(view, _posted(view)))
+
+
+@PAGES.action("/schedules/{name:path}/check", "schedules:write", audit=False)
+async def _check(view: View) -> Done:
+    """Show what a form means."""
+    return Done("Nothing is saved yet.", _again(view, _posted(view), view.path["name"]))
+
+
+def _again(view: View, given: dict[str, str], name: str | None = None) -> str:
+    """Return the address of the form with these fields."""
+    path = "/schedules/new" if name is None else f"/schedules/{segment(name)}/edit"
+    return view.url(path, **{**given, "checked": "yes"})
 
 
 def _posted(view: View) -> dict[str, str]:

@@ -75,7 +75,8 @@ class View:
 
     @property
     def _path(self) -> str:
-        return quote(self.request.scope["path"], safe=SAFE)
+        raw = self.request.scope.get("raw_path")  # as the browser knows it
+        return raw.decode("ascii", "replace") if raw else quote(self.request.scope["path"], safe=SAFE)
 
     def url(self, path: str, /, **query: Any) -> str:
         """Return the address of a quoted path of the dashboard. Parameters that are None or empty are left out."""

@@ -9,6 +9,7 @@ from celeriac.canvas.tree import Step
 from celeriac.dashboard.charts import kind_of
 from celeriac.dashboard.marks import state_bar
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.roster import roster_of
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.workflow_graph import graph
 from celeriac.dashboard.workflow_layout import outline
@@ -24,6 +25,7 @@ PAGES: Final = Pages()
 
 SEARCHED: Final = 1000  # outcomes in which workflows are looked for
 PEEKED: Final = 100  # messages of each queue
+ASKED: Final = 200  # tasks that run
 LISTED: Final = 30
 COUNTED: Final = 5_000  # steps of a workflow that the list counts
 PAGE: Final = 50  # steps
@@ -55,19 +57,21 @@ async def _list(view: View) -> Context:
 
 async def _latest(view: View) -> tuple[list[str], int]:
     """Return the ids of workflows, the latest first, and in how many results they were looked for."""
-    found: dict[str, None] = {}
+    site, operations = view.site, view.app.broker.operations()
     try:
-        outcomes = await view.site.read(view.site.inspector.recent(SEARCHED))
+        outcomes = await site.read(site.inspector.recent(SEARCHED))
     except NotSupported:
         outcomes = []
-    operations = view.app.broker.operations()
-    for counts in await view.site.counts():
+    places = [outcome.place for outcome in outcomes]
+    for counts in await site.counts():
         if counts.ready:
-            waiting = await view.site.read(operations.peek(counts.queue, PEEKED))
-            found |= {message.place.workflow: None for message in waiting if message.place is not None}
-    found |= {outcome.place.workflow: None for outcome in outcomes if outcome.place is not None}
+            places += [message.place for message in await site.read(operations.peek(counts.queue, PEEKED))]
+    running = [task.id for seen in await roster_of(site).look() for task in seen.active][:ASKED]
+    if running:
+        found = await site.read(site.inspector.find(running))
+        places += [one.message.place for one in found.values() if one.message is not None]
     # Ids of Celeriac sort by the time at which they were made.
-    return sorted(found, reverse=True), len(outcomes)
+    return sorted({place.workflow for place in places if place is not None}, reverse=True), len(outcomes)
 
 
 def _row(id: str, parts: Sequence[str], total: int, looked: Looked | None) -> dict[str, Any]:

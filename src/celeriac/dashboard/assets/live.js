@@ -3,6 +3,7 @@
 
 const body = document.body
 const all = (selector, within = document) => [...within.querySelectorAll(selector)]
+const here = () => location.pathname + location.search
 const typing = (element) => element?.matches?.("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]")
 
 // --- Putting new HTML in the place of old -----------------------------------------------------------------------
@@ -31,33 +32,46 @@ function edited(input) {
   return input.type !== "hidden" && input.value !== input.defaultValue
 }
 
-const keyOf = (node) => node.nodeType === 1 ? node.id || node.dataset.row || "" : ""
+const keyOf = (node) => node.nodeType !== 1 ? "" :
+  node.id || node.dataset.row || node.getAttribute("aria-labelledby") || node.getAttribute("aria-label") || ""
 
 function morphChildren(old, fresh) {
-  const keyed = new Map([...old.children].map((child) => [keyOf(child), child]).filter(([key]) => key))
+  const keyed = new Map([...old.children].filter(keyOf).map((child) => [keyOf(child), child]))
   const wanted = new Set([...fresh.children].map(keyOf).filter(Boolean))
+  const stays = (node) => wanted.has(keyOf(node)) || (node.nodeType === 1 && node.matches(".stale-note"))
   let next = old.firstChild
   for (const child of [...fresh.childNodes]) {
-    const key = keyOf(child)
-    let match = key ? keyed.get(key) : null
-    while (!match && !key && next && keyOf(next) && !wanted.has(keyOf(next))) next = remove(next)
-    if (!match && !key && next && !keyOf(next) && next.nodeType === child.nodeType && next.nodeName === child.nodeName) match = next
+    const match = keyOf(child) ? keyed.get(keyOf(child)) : similar(next, child)
     if (!match || match.nodeName !== child.nodeName) {
       old.insertBefore(child, next)
       continue
     }
+    if (next && next.compareDocumentPosition(match) & Node.DOCUMENT_POSITION_FOLLOWING) {  // what is between has gone
+      for (let node = next; node !== match;) {
+        const after = node.nextSibling
+        if (!stays(node)) {
+          if (node === next) next = after
+          node.remove()
+        }
+        node = after
+      }
+    }
     if (match === next) next = next.nextSibling
-    else old.insertBefore(match, next)
+    else old.insertBefore(match, next)  // which closes popovers, so that it is the last resort
     if (match.nodeType === 1) morph(match, child)
     else if (match.nodeValue !== child.nodeValue) match.nodeValue = child.nodeValue
   }
-  while (next) next = remove(next)
+  while (next) {
+    const after = next.nextSibling
+    if (next.nodeType !== 1 || !next.matches(".stale-note")) next.remove()
+    next = after
+  }
 }
 
-function remove(node) {
-  const next = node.nextSibling
-  if (node.nodeType !== 1 || !node.matches(".stale-note")) node.remove()
-  return next
+function similar(next, child) {
+  if (child.nodeType !== 1) return next?.nodeType === child.nodeType ? next : null
+  for (let node = next; node; node = node.nextSibling) if (node.nodeName === child.nodeName && !keyOf(node)) return node
+  return null
 }
 
 const parsed = (html) => new DOMParser().parseFromString(html, "text/html")
@@ -71,12 +85,13 @@ async function refresh(fragment) {
   const name = fragment.dataset.fragment
   if (fetching.has(name)) return fetching.set(name, true)
   fetching.set(name, false)
-  const url = new URL(location.href)
+  const url = new URL(location.href), at = here()
   url.searchParams.set("fragment", name)
   try {
     const response = await fetch(url, { headers: { Accept: "text/html" } })
     if (response.status === 401) return signedOut()
     const text = await response.text()
+    if (here() !== at) return
     if (response.ok) {
       const fresh = fragment.cloneNode(false)
       fresh.replaceChildren(...parsed(text).body.childNodes)
@@ -104,8 +119,6 @@ function stale(fragment, why) {
   fragment.prepend(note)
 }
 
-const refreshAll = () => all("[data-fragment]").forEach(refresh)
-
 function changed(topics) {
   for (const fragment of all("[data-topics]")) {
     if (fragment.dataset.topics.split(" ").some((topic) => topics.includes(topic))) refresh(fragment)
@@ -120,7 +133,7 @@ let stream, heard = 0
 function connect() {
   if (stream || !body.dataset.live || document.hidden) return
   stream = new EventSource(body.dataset.live)
-  stream.addEventListener("open", () => { refreshAll(); alive() })  // something may have changed before
+  stream.addEventListener("open", alive)
   stream.addEventListener("beat", alive)
   stream.addEventListener("changed", (event) => { alive(); changed(JSON.parse(event.data)) })
   stream.addEventListener("error", () => { if (stream?.readyState === EventSource.CLOSED) { disconnect(); again() } ; tell() })
@@ -214,14 +227,10 @@ document.addEventListener("submit", async (event) => {
   try {
     const response = await fetch(given("action"), { method: "POST", body: data })
     const page = parsed(await response.text())
-    if (form.id === "theme") return
-    if (!page.getElementById("main")) return location.assign(response.redirected ? response.url : location.href)
-    if (response.url.split("#")[0] !== location.href.split("#")[0]) return goTo(page, response.url)
+    if (!page.getElementById("main") || !page.body.dataset.prefix && body.dataset.prefix) return location.assign(response.url)
     form.closest("[popover]")?.hidePopover()
     form.reset()
-    morphChildren(document.getElementById("main"), page.getElementById("main"))
-    tick()
-    if (document.getElementById("said").textContent.trim()) document.getElementById("said").scrollIntoView({ block: "nearest" })
+    if (form.id !== "theme") adopt(page, response)
   } catch {
     const banner = document.getElementById("banner")
     banner.textContent = "The server cannot be reached, and it is not known whether this was done. Look before you try again."
@@ -231,24 +240,26 @@ document.addEventListener("submit", async (event) => {
   }
 })
 
-// The page that follows a form was fetched with it, and its message is told only once: so it is shown, not fetched again.
-function goTo(page, url) {
-  disconnect()
-  history.pushState(null, "", url)
+// Show what an action has led to: this page or another, without loading it, so that scrolling and the stream stay.
+function adopt(page, response) {
+  const url = new URL(response.redirected ? response.url : location.href)
+  if (url.pathname + url.search !== here()) history.pushState(null, "", url)
+  shown = here()
   document.title = page.title
-  const main = document.getElementById("main")
-  main.replaceChildren(...page.getElementById("main").childNodes)
-  morphChildren(document.querySelector(".side nav"), page.querySelector(".side nav"))
+  morphChildren(document.querySelector(".side"), page.querySelector(".side"))
+  morphChildren(document.getElementById("main"), page.getElementById("main"))
+  tick()
+  const said = document.getElementById("said")
+  if (said.textContent.trim()) said.scrollIntoView({ block: "nearest" })
+  if (page.body.dataset.live === body.dataset.live) return
+  disconnect()
   if (page.body.dataset.live) body.dataset.live = page.body.dataset.live
   else delete body.dataset.live
-  heard = 0
-  scrollTo(0, 0)
-  main.focus({ preventScroll: true })
-  tick()
   connect()
 }
 
-addEventListener("popstate", () => location.reload())
+let shown = here()
+addEventListener("popstate", () => { if (here() !== shown) location.reload() })
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-select-all]")) {

@@ -1,0 +1,160 @@
+"""Pages of failures, dead letters, workflows, schedules, bulk actions and the audit: with nothing and with much, with
+hostile texts in every field, on a phone, and without scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, urlencode
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from celeriac import chain, group
+from tests.dashboard.browsing import opened, seeded
+from tests.dashboard.seeding import HOSTILE
+from tests.patience import PATIENCE
+from tests.web.served import Served
+
+LISTS = (
+    "/failures",
+    "/dead",
+    "/workflows",
+    "/schedules",
+    "/schedules/new",
+    "/audit",
+    "/bulk",
+    "/bulk/new?action=retry",
+)
+
+
+class Place(NamedTuple):
+    address: str
+    paths: list[str]
+
+
+def served_place(folder: Path, hostile: bool = False, **options: int) -> Iterator[Place]:
+    app = seeded(folder, hostile=hostile, hours=1.0, **options)
+    paths = list(LISTS)
+    if options["rows"]:
+        tasks = [text.replace("\x00", "") for text in HOSTILE] if hostile else ["shop.checkout"] * 3
+        calls = [app.signature(task, (1,), immutable=True) for task in tasks]
+        for call in calls:
+            app.task(name=call.task)(abs)
+        result = chain(calls[0], group(calls), group(calls * 30), calls[-1]).apply_async()
+        assert app.history is not None
+        signature = app.broker.complete(app.history.signatures())[0].signature
+        names = [info.name for info in app.schedules.list()]
+        paths += [
+            f"/failures/{signature}",
+            f"/workflows/{result.workflow_id}",
+            f"/workflows/{result.workflow_id}?inside=3",
+        ]
+        paths += [f"/schedules/{quote(name, safe='')}" for name in names[:7]]
+        paths += [f"/schedules/{quote(name, safe='')}/edit" for name in names[:1]]
+        texts = dict.fromkeys(
+            ("checked", "q", "name", "schedule", "task", "args", "tz", "queue", "id", "by", "jitter"), HOSTILE[0]
+        )
+        paths += [f"/failures?{urlencode({'q': f'task:{HOSTILE[0]}'})}", f"/schedules/new?{urlencode(texts)}"]
+        paths += [f"/bulk/new?{urlencode(texts | {'action': 'drop'})}", f"/audit?{urlencode({'by': HOSTILE[2]})}"]
+        paths += [f"/workflows?{urlencode({'id': HOSTILE[0]})}", f"/dead?{urlencode({'queue': HOSTILE[0]})}"]
+    app.close()
+    served = Served(folder)
+    try:
+        yield Place(served.web()[1], paths)
+    finally:
+        served.end()
+
+
+@pytest.fixture(scope="module", params=["nothing", "one", "many", "hostile"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp(request.param)
+    sizes = {"nothing": {"rows": 0}, "one": {"rows": 1, "schedules": 1}, "many": {"rows": 2000, "schedules": 70},
+             "hostile": {"rows": 60, "schedules": 7}}  # fmt: skip
+    yield from served_place(folder, request.param == "hostile", **sizes[request.param])
+
+
+def check(page: Page, path: str) -> None:
+    """Check what holds for every page, whatever it shows."""
+    assert page.get_by_role("heading", level=1).count() == 1, path
+    assert page.locator("[style]").count() == 0, path
+    assert page.locator("main script, main img, main iframe").count() == 0, path
+    for href in page.locator("main a[href]").evaluate_all("all => all.map((one) => one.getAttribute('href'))"):
+        assert re.match(r"/(?!/)|#", href), f"{path} has a link to {href}"
+    for control in page.locator("main :is(input:not([type=hidden]), select, button)").all():
+        assert control.evaluate("one => one.labels?.length || one.ariaLabel || one.textContent.trim()"), path
+    width = page.viewport_size["width"] if page.viewport_size else 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path} is wider than the screen"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_each_page_is_whole_and_harmless(place: Place, browser: Browser, width: int) -> None:
+    with opened(browser, viewport={"width": width, "height": 900}) as watched:
+        for path in place.paths if width > 500 else place.paths[: len(LISTS) + 3]:
+            response = watched.page.goto(place.address + path)
+            assert response is not None
+            assert response.status == 200, f"{path}: {watched.page.locator('main').inner_text()}"
+            check(watched.page, path)
+            expect(watched.page.locator("main .notice.fault", has_text="The server has failed")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    yield from served_place(tmp_path_factory.mktemp("quiet"), rows=60, schedules=3)
+
+
+def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
+    with opened(browser, java_script_enabled=False) as watched:
+        page = watched.page
+        expect.set_options(timeout=PATIENCE * 1000)
+        page.goto(f"{quiet.address}/failures")
+        page.get_by_role("row", name=re.compile("MemoryError")).get_by_role("checkbox").check()
+        page.get_by_role("button", name="Mute").click()
+        expect(page.locator("#said")).to_have_text("Muted: 1 failure.")
+        page.get_by_role("link", name="Muted 1").click()
+        page.get_by_role("link", name="MemoryError").click()
+        page.get_by_role("link", name="7d").click()
+        expect(page.get_by_role("img", name=re.compile("^Failed attempts"))).to_be_visible()
+        page.goto(f"{quiet.address}/dead")
+        page.get_by_role("link", name="Delete all…").click()
+        expect(page.locator(".count")).to_have_text("60")
+        page.get_by_role("button", name="Delete 60").click()
+        while page.get_by_role("heading", name="Done").count() == 0:  # without scripts, one reloads
+            page.goto(page.url)
+        expect(page.locator(".figure", has_text="Deleted")).to_contain_text("60")
+        page.goto(f"{quiet.address}/schedules/new")
+        page.get_by_label("Name", exact=True).fill("by hand")
+        page.get_by_label("When", exact=True).fill("0 3 * * *")
+        page.get_by_label("Task", exact=True).fill("shop.checkout")
+        page.get_by_role("button", name="Check").click()
+        expect(page.locator("#args-fault")).to_contain_text("'order' is missing")
+        assert "csrf" not in page.url
+        page.get_by_label("Arguments", exact=True).fill("[1]")
+        page.get_by_role("button", name="Check").click()
+        expect(page.locator(".times li")).to_have_count(5)
+        page.get_by_role("button", name="Add").click()
+        expect(page.locator("#said")).to_have_text("Added.")
+        page.get_by_role("button", name="Remove…").click()
+        page.get_by_role("button", name="Remove it").click()
+        expect(page.locator("#said")).to_have_text("by hand is removed.")
+
+
+def test_more_than_a_thousand_are_typed_before_they_are_revoked(
+    tmp_path_factory: pytest.TempPathFactory, browser: Browser
+) -> None:
+    for many in served_place(tmp_path_factory.mktemp("waiting"), rows=1500, schedules=0):
+        with opened(browser) as watched:
+            page = watched.page
+            expect.set_options(timeout=PATIENCE * 1000)
+            page.goto(f"{many.address}/bulk/new?action=revoke")
+            count = page.locator(".count").inner_text().replace(",", "")
+            assert int(count) > 1000
+            page.get_by_label(f"Type {count} to confirm").fill("12")
+            page.get_by_role("button", name="Revoke").click()
+            expect(page.locator("#said")).to_contain_text("Nothing was done: type")
+            page.get_by_label(f"Type {count} to confirm").fill(count)
+            page.get_by_role("button", name="Revoke").click()
+            expect(page.get_by_role("heading", name="Done")).to_be_visible()
+            expect(page.locator("progress")).to_have_js_property("value", int(count))
