@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -78,6 +79,8 @@ NAVIGATION: Final = sorted((page for page in PAGES if page.entry is not None), k
 
 FORM: Final = "application/x-www-form-urlencoded"
 OWN_FIELDS: Final = ("csrf", "back")  # of every form
+SHARED_SECONDS: Final = 0.8
+MOST_SHARED: Final = 500
 MOST_TOPICS: Final = 20
 NOBODY: Final = User("nobody")
 FOR_EVER: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
@@ -109,6 +112,7 @@ class Dashboard:
         self.site = self.api.site
         self.pulse = self.site.pulse = Pulse(self.site)
         self.sessions = Sessions(app, self.guard, self.site.buckets)
+        self._shared: dict[tuple[str, str, frozenset[str], int], tuple[float, Markup]] = {}
         routes = [
             Route("/assets/{name}", self._asset),
             Route("/live", self._live),
@@ -239,7 +243,7 @@ class Dashboard:
                 raise Problem("not-found", f"This page has no fragment {wanted!r}.")
             if fragment.scope is not None:
                 view.need(fragment.scope)
-            return self._kept(view, HTMLResponse(render(fragment.template, view, **await fragment.show(view))))
+            return self._kept(view, HTMLResponse(await self._body(view, fragment)))
         context = await page.show(view)
         shown = [one for one in page.fragments.values() if one.scope is None or view.may(one.scope)]
         parts = await asyncio.gather(*(self._fragment(view, one) for one in shown))
@@ -253,10 +257,23 @@ class Dashboard:
             self.sessions.unsay(request, response)
         return response
 
+    async def _body(self, view: View, fragment: Fragment) -> Markup:
+        """Return a fragment, filled in; if it is shared, as somebody else may have had it a moment ago."""
+        if not fragment.is_shared:
+            return render(fragment.template, view, **await fragment.show(view))
+        key = (fragment.template, view.here, view.user.scopes, self.pulse.version)
+        until, body = self._shared.get(key, (0.0, Markup("")))
+        if time.monotonic() >= until:
+            body = render(fragment.template, view, **await fragment.show(view))
+            if len(self._shared) >= MOST_SHARED:
+                self._shared.clear()
+            self._shared[key] = (time.monotonic() + SHARED_SECONDS, body)
+        return body
+
     async def _fragment(self, view: View, fragment: Fragment) -> Markup:
         """Return a fragment in its frame. One that cannot be shown says why, and the others stay."""
         try:
-            body, is_fault = render(fragment.template, view, **await fragment.show(view)), False
+            body, is_fault = await self._body(view, fragment), False
         except (CeleriacError, Problem) as error:
             body, is_fault = render("fault.html", view, problem=problem_of(error)), True
         return render("fragment.html", view, fragment=fragment, topics=topics_of(fragment, view), body=body,
@@ -280,6 +297,7 @@ class Dashboard:
         except (CeleriacError, Problem) as error:
             done = Done(problem_of(error).detail, kind="fault")
         self.site.changed()
+        self.pulse.nudge()
         response = self._kept(view, RedirectResponse(done.to or back, 303))
         self.sessions.say(request, response, done.kind, done.message)
         return response

@@ -13,6 +13,7 @@ from celeriac.dashboard.figures import Flow, Period, figures_of, flow_of, flows_
 from celeriac.dashboard.pages import Context, Entry, Pages
 from celeriac.dashboard.troubles import receivers, troubles
 from celeriac.dashboard.view import View
+from celeriac.errors import BackendError, BrokerError
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt, FailureSignature
 from celeriac.ports.operations import QueueCounts
@@ -35,7 +36,7 @@ async def _overview(view: View) -> Context:
     return {"range": view.choice("range", tuple(RANGES)), "ranges": ranges}
 
 
-@PAGES.fragment("overview", "status", ("queues", "workers", "failures"))
+@PAGES.fragment("overview", "status", ("queues", "workers", "failures"), shared=True)
 async def _status(view: View) -> Context:
     collected = await view.site.collector.collected()
     found = troubles(collected, view.site.pulse.trends, await _signatures(view), view.app.main or "APP")
@@ -47,10 +48,13 @@ async def _signatures(view: View) -> Sequence[FailureSignature]:
     history = view.app.history
     if history is None or not view.may("tasks:read"):
         return []
-    return await view.site.read(history.signatures(Filter(since=view.now - 3600.0), None, 20))
+    try:
+        return await view.site.read(history.signatures(Filter(since=view.now - 3600.0), None, 20))
+    except (BackendError, BrokerError):
+        return []  # the history is away, which is told
 
 
-@PAGES.fragment("overview", "numbers", ("queues", "tasks"))
+@PAGES.fragment("overview", "numbers", ("queues", "tasks"), shared=True)
 async def _numbers(view: View) -> Context:
     counts = await view.site.counts()
     period = await _period(view, SHORT)
@@ -90,7 +94,7 @@ def drained(ready: int, rate: float | None, slope: float | None) -> tuple[str, f
     return "stands", None
 
 
-@PAGES.fragment("overview", "chart", ("tasks",), scope="stats:read")
+@PAGES.fragment("overview", "chart", ("tasks",), scope="stats:read", shared=True)
 async def _chart(view: View) -> Context:
     name = view.choice("range", tuple(RANGES))
     period = await _period(view, name)
@@ -140,14 +144,14 @@ def _spark(period: Period, name: str, by: str) -> Any:
     return sparkline(values, f"Ended in {period.range.words}")
 
 
-@PAGES.fragment("overview", "queues", ("queues", "workers", "tasks"))
+@PAGES.fragment("overview", "queues", ("queues", "workers", "tasks"), shared=True)
 async def _queues(view: View) -> Context:
     rows = await queue_rows(view)
     rows.sort(key=lambda row: (-row.counts.ready, -(row.out.total if row.out else 0), row.counts.queue))
     return {"rows": rows[:MOST_QUEUES], "left_out": max(0, len(rows) - MOST_QUEUES)}
 
 
-@PAGES.fragment("overview", "types", ("tasks",), scope="stats:read")
+@PAGES.fragment("overview", "types", ("tasks",), scope="stats:read", shared=True)
 async def _types(view: View) -> Context:
     period = await _period(view, view.choice("range", tuple(RANGES)))
     if period is None:
@@ -161,7 +165,7 @@ async def _types(view: View) -> Context:
 # --- Failures -----------------------------------------------------------------------------------------
 
 
-@PAGES.fragment("overview", "failures", ("failures",), scope="tasks:read")
+@PAGES.fragment("overview", "failures", ("failures",), scope="tasks:read", shared=True)
 async def _failures(view: View) -> Context:
     history = view.app.history
     if history is None:

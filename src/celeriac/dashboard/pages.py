@@ -54,6 +54,7 @@ class Fragment(NamedTuple):
     topics: Sequence[str]
     show: Show
     scope: str | None  # what its user needs besides what the page needs; others do not get it
+    is_shared: bool  # whether it is the same for all users with the same scopes: it has no form
 
 
 class Page(NamedTuple):
@@ -109,14 +110,16 @@ class Pages:
         return decorate
 
     def fragment(self, page: str, name: str, topics: Sequence[str] = (), *,
-                 scope: str | None = None) -> Callable[[Shower], Shower]:  # fmt: skip
+                 scope: str | None = None, shared: bool = False) -> Callable[[Shower], Shower]:  # fmt: skip
         """Return a decorator that makes a function a fragment of a page, which stands above it in the module.
 
-        The function returns what the fragment's template needs.
+        The function returns what the fragment's template needs. One without a form may be `shared`: all pages that are
+        open at the same address then have it rendered once in a second.
         """
 
         def decorate(function: Shower) -> Shower:
-            self._pages[page].fragments[name] = Fragment(name, f"{page}/{name}.html", topics, function, scope)
+            self._pages[page].fragments[name] = Fragment(name, f"{page}/{name}.html", topics, function, scope,
+                                                         shared)  # fmt: skip
             return function
 
         return decorate

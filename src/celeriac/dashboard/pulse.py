@@ -140,6 +140,7 @@ class Pulse:
     def __init__(self, site: Site) -> None:
         self.failures: deque[Attempt] = deque(maxlen=MOST_FAILURES)  # the latest that workers told, oldest first
         self.trends = Trends()
+        self.version = 0  # what was shown before it changed is old
         self._site = site
         self._pages: set[_Page] = set()
         self._seen: dict[str, bytes] = {}
@@ -152,6 +153,7 @@ class Pulse:
 
     def nudge(self, *topics: str) -> None:
         """Tell pages at once that something has changed: this process did it."""
+        self.version += 1
         for page in self._pages:
             page.tell(topics)
 
@@ -212,7 +214,8 @@ class Pulse:
             while True:
                 new = [page for page in self._pages if page.is_new]
                 try:
-                    self.nudge(*await self._look())
+                    if (changed := await self._look()) or new:
+                        self.nudge(*changed)
                     for page in new:
                         page.is_new = False
                         page.tell(page.topics)

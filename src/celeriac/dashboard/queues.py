@@ -94,7 +94,7 @@ async def _others(view: View) -> list[str]:
     return [one.queue for one in await view.site.counts() if one.queue != view.path["queue"]]
 
 
-@PAGES.fragment("queue", "chart", ("tasks",), scope="stats:read")
+@PAGES.fragment("queue", "chart", ("tasks",), scope="stats:read", shared=True)
 async def _chart(view: View) -> Context:
     queue, figures = view.path["queue"], figures_of(view.site)
     if figures is None:
@@ -131,7 +131,7 @@ async def _messages(view: View) -> Context:
     return {**context, "rows": [(one, call_text(one, view.app)) for one in messages[:PAGE]]}
 
 
-@PAGES.fragment("queue", "workers", ("workers",), scope="workers:read")
+@PAGES.fragment("queue", "workers", ("workers",), scope="workers:read", shared=True)
 async def _workers(view: View) -> Context:
     collected = await view.site.collector.collected()
     mine = receivers(collected, view.path["queue"])

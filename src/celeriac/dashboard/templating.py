@@ -13,7 +13,7 @@ from celeriac.dashboard import wording
 from celeriac.dashboard.assets import asset_path
 from celeriac.dashboard.view import View, segment
 
-__all__ = ["ENVIRONMENT", "render"]
+__all__ = ["ENVIRONMENT", "compile_all", "render"]
 
 STATES: Final = {
     "SUCCESS": "success", "FAILURE": "failure", "RETRY": "retry", "REVOKED": "revoked", "IGNORED": "ignored",
@@ -100,6 +100,12 @@ def _environment() -> Environment:
 
 
 ENVIRONMENT: Final = _environment()
+
+
+def compile_all() -> None:
+    """Compile all templates now, so that the first page need not."""
+    for name in ENVIRONMENT.list_templates():
+        ENVIRONMENT.get_template(name)
 
 
 def render(template: str, view: View, **context: Any) -> Markup:

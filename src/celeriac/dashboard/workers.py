@@ -76,7 +76,7 @@ async def _list(view: View) -> Context:
     return {}
 
 
-@PAGES.fragment("workers", "list", ("workers",))
+@PAGES.fragment("workers", "list", ("workers",), shared=True)
 async def _rows(view: View) -> Context:
     found = await roster_of(view.site).look()
     rows = [(one, lanes_of(one, view.now)) for one in found]
@@ -129,7 +129,7 @@ async def _held(view: View, one: Seen) -> list[tuple[ActiveTask, str]]:
     return found
 
 
-@PAGES.fragment("worker", "statistics", ("tasks",))
+@PAGES.fragment("worker", "statistics", ("tasks",), shared=True)
 async def _statistics(view: View) -> Context:
     one = await _found(view)
     if one.gone:

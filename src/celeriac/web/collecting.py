@@ -136,7 +136,7 @@ class Collector:
         if time.monotonic() >= self._until:
             self._texts.clear()
             self._collected, cost = await self._collect()
-            self._use_for(cost)
+            self._use_for(cost if all(self._collected.up.values()) else 0.0)  # what is away is looked for again soon
 
     def _use_for(self, cost: float) -> None:
         self._until = max(self._until, time.monotonic() + min(OLDEST, max(FRESH, cost * SHARE)))

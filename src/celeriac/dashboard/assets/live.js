@@ -79,12 +79,13 @@ const parsed = (html) => new DOMParser().parseFromString(html, "text/html")
 // --- Fragments --------------------------------------------------------------------------------------------------
 
 const fetching = new Map()  // fragments that are being fetched, and whether they have changed again meanwhile
-const PAUSE = 700  // milliseconds between two fetches of a fragment
+const PAUSE = 900  // milliseconds between two fetches of a fragment, at least; ten times as long as the last one took
 
 async function refresh(fragment) {
   const name = fragment.dataset.fragment
   if (fetching.has(name)) return fetching.set(name, true)
   fetching.set(name, false)
+  const begun = Date.now()
   const url = new URL(location.href), at = here()
   url.searchParams.set("fragment", name)
   try {
@@ -107,7 +108,7 @@ async function refresh(fragment) {
       const again = fetching.get(name)
       fetching.delete(name)
       if (again) refresh(fragment)
-    }, PAUSE)
+    }, Math.max(PAUSE, 10 * (Date.now() - begun)))
   }
 }
 
