@@ -90,6 +90,22 @@ async def test_each_tick_is_sent_once_by_three_schedulers(app: Celeriac, urls: d
     assert info.problem == ""
 
 
+async def test_previous_ticks_are_told_with_the_ids_of_what_they_sent(app: Celeriac) -> None:
+    note = app.tasks["shop.note"]
+    await app.schedules.aadd("often", every(0.2), note.s("x"), missed="all", times=3)
+    assert await app.schedules.aprevious("often") == []
+    with running_worker(app):
+        async with beating(app):
+            await eventually(lambda: len(ran(app)) == 3)
+        ticks = await app.schedules.aprevious("often")
+        assert [tick.at for tick in ticks] == sorted({tick.at for tick in ticks}, reverse=True)
+        ids = [id for tick in ticks for id in tick.ids]
+        assert len(ids) == 3
+        assert ids[0] == (await app.schedules.aget("often")).last_id
+        await eventually(lambda: app.backend.fetch(ids).keys() == set(ids))
+    assert len(await app.schedules.aprevious("often", 1)) == 1
+
+
 async def test_a_workflow_is_sent_at_each_tick_and_each_has_its_own_ids(app: Celeriac) -> None:
     add, note = app.tasks["shop.add"], app.tasks["shop.note"]
     sums = chord([add.s(1, 1), chain(add.s(2, 2), add.s(10))], note.s())

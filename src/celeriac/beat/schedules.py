@@ -195,7 +195,8 @@ class Schedules:
         entry = await self._entry(name)
         definition = self._definition(entry)
         found: list[PreviousTick] = []
-        tick: int | None = definition.when.previous(entry.cursor + 1)
+        is_over = entry.next_at is None and not entry.paused
+        tick = definition.when.previous((entry.last_at or 0 if is_over else entry.cursor) + 1)
         # What came before these was not its business: it was not there yet.
         while tick is not None and len(found) < min(count, entry.sent + entry.missed + entry.skipped):
             found.append(PreviousTick(instant(tick), definition.what.ends_at(entry.salt, tick)))

@@ -29,7 +29,7 @@ async def _audit(view: View) -> Context:
     return {}
 
 
-@PAGES.fragment("audit", "list", ("audit",))
+@PAGES.fragment("audit", "list", ("audit",), shared=True)
 async def _list(view: View) -> Context:
     kind, who, about = view.choice("kind", tuple(KINDS)), view.query.get("by", ""), view.query.get("id", "")
     limit = PAGE * (1 + view.number("more", 0, SEARCHED // PAGE - 1))

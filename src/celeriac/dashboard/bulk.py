@@ -165,7 +165,7 @@ async def _bulk(view: View) -> Context:
     return {}
 
 
-@PAGES.fragment("bulk", "list", ("bulk", "audit"))
+@PAGES.fragment("bulk", "list", ("bulk", "audit"), shared=True)
 async def _list(view: View) -> Context:
     found: dict[str, dict[str, Any]] = {}
     history = view.app.history

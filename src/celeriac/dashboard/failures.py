@@ -116,13 +116,13 @@ async def _failure(view: View) -> Context:
     return {"title": one.title or one.error or one.signature, "one": one}
 
 
-@PAGES.fragment("failure", "facts", ("failures",))
+@PAGES.fragment("failure", "facts", ("failures",), shared=True)
 async def _facts(view: View) -> Context:
     one = await _signature(view)
     return {"one": one, "tab": tab_of(one), "culprit": one.frames[-1] if one.frames else ""}
 
 
-@PAGES.fragment("failure", "chart", ("failures",))
+@PAGES.fragment("failure", "chart", ("failures",), shared=True)
 async def _chart(view: View) -> Context:
     name = view.choice("range", ("24h", "1h", "6h", "7d"))
     shown = RANGES[name]
@@ -136,7 +136,7 @@ async def _chart(view: View) -> Context:
             "ranges": [(one, view.with_query(range=None if one == "24h" else one)) for one in RANGES]}  # fmt: skip
 
 
-@PAGES.fragment("failure", "latest", ("failures",))
+@PAGES.fragment("failure", "latest", ("failures",), shared=True)
 async def _latest(view: View) -> Context:
     chosen = Filter(signatures=(view.path["signature"],))
     page = await view.site.read(history_of(view.site).search(chosen, LATEST))

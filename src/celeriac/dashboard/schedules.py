@@ -53,7 +53,7 @@ async def _schedules(view: View) -> Context:
     return {}
 
 
-@PAGES.fragment("schedules", "list", ("schedules",))
+@PAGES.fragment("schedules", "list", ("schedules",), shared=True)
 async def _list(view: View) -> Context:
     schedules, after = view.app.schedules, view.query.get("after", "")
     found = await view.site.read(schedules.alist(after, PAGE + 1))
@@ -125,7 +125,7 @@ async def _schedule(view: View) -> Context:
     return {"title": info.name, "info": info}
 
 
-@PAGES.fragment("schedule", "facts", ("schedules",))
+@PAGES.fragment("schedule", "facts", ("schedules",), shared=True)
 async def _facts(view: View) -> Context:
     name = view.path["name"]
     info = await view.site.read(view.app.schedules.aget(name))

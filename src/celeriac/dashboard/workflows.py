@@ -40,7 +40,7 @@ async def _workflows(view: View) -> Context:
     return {"given": given, "found": view.url(f"/workflows/{segment(given)}") if given else ""}
 
 
-@PAGES.fragment("workflows", "list", ("tasks", "queues"))
+@PAGES.fragment("workflows", "list", ("tasks", "queues"), shared=True)
 async def _list(view: View) -> Context:
     ids, searched = await _latest(view)
     rows = []
@@ -126,7 +126,7 @@ async def _facts(view: View) -> Context:
     }
 
 
-@PAGES.fragment("workflow", "graph", ("workflow:{id}",))
+@PAGES.fragment("workflow", "graph", ("workflow:{id}",), shared=True)
 async def _graph(view: View) -> Context:
     looked = await look(view.site, view.path["id"])
     has_folded = any(one.kind == "folded" for one in looked.layout.boxes)
