@@ -71,7 +71,7 @@ EXAMPLES: Final = (
 )
 
 
-class Tab(NamedTuple):
+class _Tab(NamedTuple):
     """A list of tasks in one state of their lives."""
 
     name: str
@@ -81,11 +81,11 @@ class Tab(NamedTuple):
 
 
 TABS: Final = (
-    Tab("ended", "Ended", "attempts that have ended"),
-    Tab("failed", "Failed", "failed tasks"),
-    Tab("running", "Running", "running tasks", lambda counts: int(counts.active)),
-    Tab("waiting", "Waiting", "waiting tasks", lambda counts: int(counts.ready)),
-    Tab("scheduled", "Scheduled", "scheduled tasks", lambda counts: int(counts.scheduled)),
+    _Tab("ended", "Ended", "attempts that have ended"),
+    _Tab("failed", "Failed", "failed tasks"),
+    _Tab("running", "Running", "running tasks", lambda counts: int(counts.active)),
+    _Tab("waiting", "Waiting", "waiting tasks", lambda counts: int(counts.ready)),
+    _Tab("scheduled", "Scheduled", "scheduled tasks", lambda counts: int(counts.scheduled)),
 )
 NAMES: Final = tuple(tab.name for tab in TABS)
 
@@ -165,7 +165,7 @@ def _url(view: View, tab: str, q: str) -> str:
     return view.url("/tasks", **{"in": None if tab == NAMES[0] else tab, "q": q})
 
 
-def _label(tab: Tab, counts: list[Any], chosen: Filter | str) -> str:
+def _label(tab: _Tab, counts: list[Any], chosen: Filter | str) -> str:
     """Return the name of a tab, with how many rows it has, where that is known without looking at them."""
     only_queues = isinstance(chosen, Filter) and chosen == Filter(queues=chosen.queues)
     if tab.number is None or not isinstance(chosen, Filter) or not only_queues:
@@ -250,7 +250,7 @@ def _kept_call(view: View, attempt: Attempt) -> str:
         return ""
 
 
-class Button(NamedTuple):
+class _Button(NamedTuple):
     """An action on all that a filter means."""
 
     label: str
@@ -258,13 +258,13 @@ class Button(NamedTuple):
     is_dangerous: bool = False
 
 
-def _bulk(view: View, tab: str, q: str) -> list[Button]:
+def _bulk(view: View, tab: str, q: str) -> list[_Button]:
     """Return what can be done with all that the filter means: pages that count first."""
     which = f"id:{q}" if made_at(q) is not None else q
 
-    def button(label: str, action: str, scope: str, is_dangerous: bool = False) -> list[Button]:
+    def button(label: str, action: str, scope: str, is_dangerous: bool = False) -> list[_Button]:
         url = view.url("/bulk/new", action=action, q=which)
-        return [Button(label, url, is_dangerous)] if view.may(scope) else []
+        return [_Button(label, url, is_dangerous)] if view.may(scope) else []
 
     if tab == "failed":
         return button("Retry all…", "retry", "tasks:retry")
