@@ -16,7 +16,7 @@ from celeriac.app.app import Celeriac
 from celeriac.beat.info import ScheduleInfo
 from celeriac.canvas.workflow import StepView, Workflow
 from celeriac.errors import DecodeError
-from celeriac.inspector import Answers, TaskView
+from celeriac.inspector import Answers, Explanation, TaskView
 from celeriac.model.clock import aware
 from celeriac.model.history import Attempt, Event, FailureSignature, Sums
 from celeriac.model.message import Message
@@ -32,6 +32,7 @@ __all__ = [
     "call_of",
     "dead_document",
     "event_document",
+    "explanation_document",
     "failure_document",
     "instant",
     "message_document",
@@ -179,6 +180,18 @@ def view_document(view: TaskView, app: Celeriac, traceback: bool = False, argume
         "sent_at": sent and instant(sent.sent_at),
         "due_at": message and instant(message.due_at),
     }
+
+
+def explanation_document(explanation: Explanation, app: str | None = None) -> dict[str, Any]:
+    """Return an explanation as plain data. The commands are whole where the name of the app is known."""
+    names = ("id", "task", "queue", "state", "place", "status", "summary", "unseen")
+    reasons = [
+        {"kind": one.kind, "text": one.text, "lines": one.lines, "advice": one.advice or None,
+         "command": one.command and f"celeriac {f'-A {app} ' if app else ''}{one.command}",
+         "since": instant(one.since), "until": instant(one.until), "data": one.data}
+        for one in explanation.reasons
+    ]  # fmt: skip
+    return {**{name: getattr(explanation, name) for name in names}, "at": instant(explanation.at), "reasons": reasons}
 
 
 def workflow_document(workflow: Workflow, views: Sequence[StepView]) -> dict[str, Any]:

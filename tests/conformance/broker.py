@@ -820,6 +820,40 @@ class BrokerConformance:
         )
         assert found[scheduled.id][1] == scheduled
 
+    async def test_who_holds_a_message_is_told_also_when_its_lease_has_expired(self, ports: Ports) -> None:
+        operations, held, ready = ports.broker.operations(), message("work"), message()
+        ports.broker.publish([held, ready])
+        assert await operations.holder(held) is None
+        lease = await ports.lease("a")
+        await receive(lease, queues=["work"])
+        if not ports.can(Ability.KNOW_IDS):
+            assert await operations.holder(held) is None
+            return
+        found = await operations.holder(held)
+        assert found is not None
+        assert (found.worker.name, found.deliveries) == ("a", 1)
+        assert found.expires_at == pytest.approx(ports.clock.now() + LEASE_SECONDS)
+        assert await operations.holder(ready) is None
+        ports.clock.advance(LEASE_SECONDS + 1.0)
+        expired = await operations.holder(held)
+        assert expired is not None
+        assert expired.expires_at < ports.clock.now()
+        other = await ports.lease("b")
+        await other.sweep()
+        await receive(other, queues=["work"])
+        again = await operations.holder(held)
+        assert again is not None
+        assert (again.worker.name, again.deliveries) == ("b", 2)
+
+    async def test_which_ids_are_revoked_is_told_until_that_expires(self, ports: Ports) -> None:
+        operations, (one, other) = ports.broker.operations(), (new_id(), new_id())
+        assert await operations.revoked([one, other]) == set()
+        await ports.broker.revoke([one], ports.clock.now() + 60.0)
+        assert await operations.revoked([one, other]) == {one}
+        assert await operations.revoked([]) == set()
+        ports.clock.advance(61.0)
+        assert await operations.revoked([one, other]) == set()
+
     async def test_the_oldest_ready_message_is_a_head(self, ports: Ports) -> None:
         if not ports.can(Ability.KNOW_IDS):
             pytest.skip("looking takes messages")

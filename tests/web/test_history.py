@@ -138,6 +138,20 @@ async def test_a_failed_task_is_sent_again_to_another_queue(client: httpx.AsyncC
     assert (view["state"], view["queue"], view["error"]) == ("PENDING", "idle", None)
 
 
+async def test_why_a_task_does_not_run_is_explained_as_the_command_does(client: httpx.AsyncClient,
+                                                                        shop: Celeriac) -> None:  # fmt: skip
+    waits = await send(client, "shop.add", 1, wait=0, countdown=3600)
+    told = (await client.get(f"/tasks/{waits}/explain")).json()
+    assert (told["status"], [reason["kind"] for reason in told["reasons"]]) == ("waiting", ["not_due"])
+    assert told["reasons"][0]["command"] == f"celeriac tasks run-now {waits}"
+    printed = json.loads((await asyncio.to_thread(command, shop, "explain", waits, "--json")).stdout)
+    assert [one["kind"] for one in printed["reasons"]] == ["not_due"]
+    unknown = (await client.get("/tasks/nobody/explain", params={"workflow": "none"})).json()
+    assert (unknown["status"], unknown["reasons"][0]["kind"]) == ("unknown", "never_seen")
+    async with client_of(site_of(shop), "vic viewer") as viewer:
+        assert (await viewer.get(f"/tasks/{waits}/explain")).status_code == 200
+
+
 async def test_a_scheduled_task_is_run_now(client: httpx.AsyncClient) -> None:
     id = await send(client, "shop.add", 1, wait=0, countdown=3600)
     assert (await client.post(f"/tasks/{id}/run-now")).json() == {"count": 1}

@@ -21,7 +21,17 @@ from celeriac.model.gate import LARGEST
 from celeriac.model.message import Message, published_again, too_large
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Action, Broker, Claim, Delivery, Lease, Settlement, Slots
-from celeriac.ports.operations import Dead, Operations, QueueCounts, Removal, Waiting, WorkerInfo, anew, now_due
+from celeriac.ports.operations import (
+    Dead,
+    Holder,
+    Operations,
+    QueueCounts,
+    Removal,
+    Waiting,
+    WorkerInfo,
+    anew,
+    now_due,
+)
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance
 
@@ -328,6 +338,18 @@ class MemoryOperations(Operations):
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         places = self._places()
         return {id: places[id] for id in ids if id in places}
+
+    async def holder(self, message: Message) -> Holder | None:
+        with self._store.lock:
+            held = self._store.held.get(message.id)
+            worker = self._store.leases.get(held.lease) if held is not None else None
+        if held is None or worker is None:
+            return None
+        return Holder(worker, worker.expires_at, held.delivery.deliveries)
+
+    async def revoked(self, ids: Sequence[str]) -> set[str]:
+        now = self._clock.now()
+        return {id for id in ids if self._store.revoked.get(id, 0.0) > now}
 
     async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         with self._store.lock:

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "control": "Send commands to running workers.",
     "call": "Send a task.",
     "result": "Show the result of a task.",
+    "explain": "Say why a task is not running, or what has happened to it.",
     "tasks": "List recent tasks; show, revoke or retry them.",
     "stats": "Show how often tasks ran, how long, and how they failed.",
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celeriac.model.clock import aware
+from celeriac.model.durations import duration
 
 __all__ = ["call", "duration", "show", "until", "when"]
 
@@ -65,23 +66,6 @@ def when(instant: float | None) -> str:
     return found.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
-def duration(seconds: float | None) -> str:
-    """Return a duration as text: three significant digits, or two units.
-
-    >>> [duration(value) for value in (0.0000042, 0.00123, 3.456, 75, 7380, 200000)]
-    ['4.2 µs', '1.23 ms', '3.46 s', '1 min 15 s', '2 h 3 min', '2 d 7 h']
-    """
-    if seconds is None:
-        return ""
-    for limit, unit, factor in ((1e-3, "µs", 1e6), (1, "ms", 1e3), (60, "s", 1)):
-        if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}"
-    for limit, big, small, units in ((3600, 60, 1, "min s"), (86400, 3600, 60, "h min")):
-        if seconds < limit:
-            return _two(seconds, big, small, units)
-    return _two(seconds, 86400, 3600, "d h")
-
-
 def until(instant: float | None, now: float) -> str:
     """Return how far ahead an instant is, as text, whole seconds at least; empty for None.
 
@@ -94,11 +78,6 @@ def until(instant: float | None, now: float) -> str:
     if abs(left) < 1:
         return "now"
     return f"in {duration(left)}" if left > 0 else f"{duration(-left)} late"
-
-
-def _two(seconds: float, big: int, small: int, units: str) -> str:
-    first, second = units.split()
-    return f"{int(seconds // big)} {first} {int(seconds % big // small)} {second}"
 
 
 def call(arguments: tuple[list[Any], dict[str, Any]] | None) -> str:

@@ -42,7 +42,7 @@ SHORT = 60  # characters: the longest result shown in the list
 @with_session
 def command(session: Session, /, *, state: str | None, limit: int, offset: int, workflow: str | None, as_json: bool,
             cursor: str | None, **options: str | None) -> None:  # fmt: skip
-    """List the most recent outcomes, newest first, or a workflow's tasks; show, revoke or retry tasks.
+    """List the most recent outcomes, newest first, or a workflow's tasks; show, revoke, run or retry tasks.
 
     With --task, --queue, --error, --since, --until or --filter, it searches the history, which has failures, and a
     sample of the successes, of many days.
@@ -227,6 +227,27 @@ def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, term
         emit({"revoked": ids})
     else:
         report_revoked(session, len(ids), named)
+
+
+@command.command("run-now")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@as_json
+@with_session
+@audited
+def run_now(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
+    """Let scheduled tasks start before they are due.
+
+    \b
+    Examples:
+      celeriac -A shop tasks run-now 0197a1b2-…
+    """
+    count = session.run(session.inspector().run_now(ids))
+    if as_json:
+        emit({"count": count})
+    else:
+        echo(f"{count:,} of {len(ids):,} were scheduled, and may start now.")
+    if not count:
+        click.get_current_context().exit(1)
 
 
 @command.command("retry")

@@ -31,6 +31,9 @@ from celeriac.dashboard import (
     schedule_form,
     schedules,
     signing_in,
+    task,
+    task_actions,
+    tasks,
     workers,
     workflows,
 )
@@ -55,6 +58,9 @@ log = logging.getLogger("celeriac.web")
 
 MODULES: Final = (
     overview,
+    tasks,
+    task,
+    task_actions,
     queues,
     workers,
     failures,

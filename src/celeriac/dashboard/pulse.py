@@ -86,6 +86,17 @@ async def _bulk(site: Site, collected: Collected, about: str) -> Any:
         return None
 
 
+async def _task(site: Site, collected: Collected, id: str) -> Any:
+    view = (await site.read(site.inspector.find([id])))[id]
+    outcome, message = view.outcome, view.message
+    known = [view.place, message and (message.attempt, message.due_at),
+             outcome and (outcome.state, outcome.attempt, outcome.done_at, outcome.value)]  # fmt: skip
+    if message is None or view.place == "dead":
+        return known
+    others = [one for one in collected.queues or () if one.queue == message.queue]
+    return known, others, list(collected.workers or ()), [load.busy for load in collected.load.values()]
+
+
 async def _workflow(site: Site, collected: Collected, about: str) -> Any:
     try:
         looked = await look(site, about)
@@ -98,6 +109,7 @@ MARKS: Final[dict[str, Mark]] = {
     "queues": _queues,
     "workers": _workers,
     "tasks": _tasks,
+    "task": _task,
     "failures": _failures,
     "schedules": _schedules,
     "audit": _audit,

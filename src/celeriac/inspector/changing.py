@@ -14,13 +14,15 @@ from msgspec.structs import replace
 from celeriac import states
 from celeriac.app.purging import purge
 from celeriac.inspector.audit import RETRIED
-from celeriac.inspector.looking import Looking
+from celeriac.inspector.explaining import explain
+from celeriac.inspector.explanation import Explanation
+from celeriac.inspector.facts import FactFinder
 from celeriac.inspector.views import Answers, TaskView
 from celeriac.model.clock import Duration, limit
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import Event
 from celeriac.model.message import Message, decode
-from celeriac.ports.operations import anew
+from celeriac.ports.operations import QueueCounts, anew
 
 __all__ = ["Inspector", "Retried"]
 
@@ -35,11 +37,16 @@ class Retried(msgspec.Struct, frozen=True):
     refused: dict[str, str]
 
 
-class Inspector(Looking):
+class Inspector(FactFinder):
     """Inspects and operates an app's workers, queues and tasks.
 
     Commands go to the workers named in `destination` (None: all), which have `timeout` seconds to reply.
     """
+
+    async def explain(self, id: str, *, workflow: str | None = None, task: str | None = None, queue: str | None = None,
+                      counts: Sequence[QueueCounts] | None = None) -> Explanation:  # fmt: skip
+        """Return why a task is not running, or what has happened to it. The arguments are those of `facts`."""
+        return explain(await self.facts(id, workflow=workflow, task=task, queue=queue, counts=counts))
 
     # --- Workers ----------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from celeriac.model.message import Message, made_at
 from celeriac.model.serialization import decode
 from celeriac.ports.abilities import Ability
 
-__all__ = ["MOST", "Cut", "Matched", "Source", "dead_letters", "failures", "scheduled", "waiting"]
+__all__ = ["MOST", "Cut", "Matched", "Source", "check_waiting", "dead_letters", "failures", "is_meant", "scheduled",
+           "waiting"]  # fmt: skip
 
 PAGE: Final = 1000
 MOST: Final = 100_000  # tasks of one action
@@ -83,7 +84,7 @@ async def dead_letters(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
         letters = await operations.dead(None, PAGE, offset)
         for letter in letters:
             seen = _seen(letter.message, letter.at, letter.reason, states.FAILURE)
-            if letter.at <= cut.at and _is_meant(app, filter, letter.message, seen):
+            if letter.at <= cut.at and is_meant(app, filter, letter.message, seen):
                 found[letter.message.id] = None
         offset += len(letters)
         if len(letters) < PAGE:
@@ -102,9 +103,7 @@ async def scheduled(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
 
 
 async def _of_queues(app: Celeriac, filter: Filter, cut: Cut, looks: tuple[str, ...]) -> Matched:
-    _check(filter, "waiting task")
-    if filter.states or filter.words:
-        raise ValueError("A waiting task has neither a state nor an error: leave them out.")
+    check_waiting(filter)
     if not app.broker.can(Ability.SEE_SCHEDULED):
         raise NotSupported("This broker cannot list all messages that wait, so none can be chosen by a filter.")
     operations = app.broker.operations()
@@ -117,8 +116,8 @@ async def _of_queues(app: Celeriac, filter: Filter, cut: Cut, looks: tuple[str, 
                 continue
             for look in looks:
                 async for message in _messages(getattr(operations, look), queue):
-                    is_meant = _is_meant(app, filter, message, _seen(message, message.sent_at))
-                    if cut.has(message.id, message.sent_at) and is_meant:
+                    wanted = is_meant(app, filter, message)
+                    if cut.has(message.id, message.sent_at) and wanted:
                         found[message.id] = None
                     if len(found) > MOST:
                         return Matched(list(found)[:MOST], False)
@@ -137,6 +136,13 @@ async def _messages(look: Callable[[str, int, int], Awaitable[list[Message]]], q
         offset += len(messages)
 
 
+def check_waiting(filter: Filter) -> None:
+    """Raise `ValueError` for conditions that only tasks have that have run."""
+    _check(filter, "waiting task")
+    if filter.states or filter.words:
+        raise ValueError("A waiting task has neither a state nor an error: leave them out.")
+
+
 def _check(filter: Filter, what: str) -> None:
     wrong = [name for name in ENDED if getattr(filter, name if name in ("runtime", "wait") else f"{name}s")
              != getattr(Filter(), name if name in ("runtime", "wait") else f"{name}s")]  # fmt: skip
@@ -151,8 +157,10 @@ def _seen(message: Message, at: float, reason: str = "", state: str = "") -> Att
                    group_id=message.group_id, headers=message.headers)  # fmt: skip
 
 
-def _is_meant(app: Celeriac, filter: Filter, message: Message, seen: Attempt) -> bool:
-    return filter.matches(seen) and (not filter.args or _has_args(app, filter, message))
+def is_meant(app: Celeriac, filter: Filter, message: Message, seen: Attempt | None = None) -> bool:
+    """Return whether a message is meant, which a filter sees as an attempt."""
+    as_attempt = seen if seen is not None else _seen(message, message.sent_at)
+    return filter.matches(as_attempt) and (not filter.args or _has_args(app, filter, message))
 
 
 def _has_args(app: Celeriac, filter: Filter, message: Message) -> bool:

@@ -10,8 +10,8 @@ from celeriac import states
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 
-__all__ = ["ActiveTask", "Answers", "Child", "Pool", "ReservedTask", "TaskStats", "TaskView", "WorkerLoad",
-           "WorkerStats"]  # fmt: skip
+__all__ = ["ActiveTask", "Answers", "Child", "Circumstances", "Pool", "ReservedTask", "TaskStats", "TaskView", "Told",
+           "WorkerLoad", "WorkerStats"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -96,6 +96,34 @@ class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True):
     capacity: dict[str, int] = {}  # slots, by lane
     busy: dict[str, int] = {}  # attempts that run, by lane
     queues: tuple[str, ...] | None = None  # it receives from these now; None: not reported
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that a worker holds, as it tells why another does not run."""
+
+    id: str
+    task: str
+    queue: str = ""
+    lane: str = ""
+    attempt: int = 1
+    started_at: float | None = None  # None: it has not started
+    pid: int | None = None
+    soft_time_limit: float | None = None  # seconds
+    time_limit: float | None = None
+
+
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker knows of why a task does not run."""
+
+    queues: tuple[str, ...] = ()  # it receives from these
+    registered: bool = True  # whether it has a task of that name
+    nearest: str | None = None  # the most similar name, if not
+    lane: str | None = None  # that the task needs
+    rate: float | None = None  # how many attempts of the task it may start per second
+    capacity: dict[str, int] = {}  # slots, by lane
+    free: dict[str, int] = {}  # how many tasks it would take now, by lane
+    own: Told | None = None  # the task itself, if this worker holds it
+    running: tuple[Told, ...] = ()  # what it runs, the longest first; at most 10
 
 
 class TaskView(msgspec.Struct, frozen=True):

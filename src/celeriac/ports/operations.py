@@ -19,7 +19,7 @@ from celeriac.model.gate import Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
 
-__all__ = ["UNREADABLE", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "First", "Operations", "QueueCounts",
+__all__ = ["UNREADABLE", "UNREADABLE_WORKER", "WITHDRAWN", "Dead", "First", "Holder", "Operations", "QueueCounts",
            "Removal", "Waiting", "WorkerInfo", "anew", "labelled", "now_due", "read_dead", "read_worker", "unreadable",
            "worker_of"]  # fmt: skip
 
@@ -58,6 +58,14 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     message: Message
     reason: str
     at: Instant
+
+
+class Holder(NamedTuple):
+    """Who holds a message."""
+
+    worker: WorkerInfo
+    expires_at: float  # of its lease, unless it is renewed; then the message returns to its queue
+    deliveries: int  # of the message, with this one, that were not settled
 
 
 class Waiting(NamedTuple):
@@ -108,6 +116,17 @@ class Operations(ABC):
 
         Raises `NotSupported` without `Ability.KNOW_IDS`.
         """
+
+    async def holder(self, message: Message) -> Holder | None:
+        """Return which worker holds a message, also if its lease has expired; None if no worker does, or it is unknown.
+
+        Unknown without `Ability.KNOW_IDS`.
+        """
+        return None
+
+    async def revoked(self, ids: Sequence[str]) -> set[str]:
+        """Return which of these are revoked, so that they end as soon as a worker receives them."""
+        return set()
 
     async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         """Return up to `limit` ready and scheduled messages of a queue, in any order; none if there are no more.

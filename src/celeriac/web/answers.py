@@ -21,11 +21,13 @@ __all__ = [
     "Dead",
     "Done",
     "Event",
+    "Explanation",
     "Failure",
     "Message",
     "Orders",
     "Problem",
     "Queue",
+    "Reason",
     "Revoke",
     "Schedule",
     "Searched",
@@ -131,6 +133,34 @@ class Event(msgspec.Struct, kw_only=True):
     by: str | None
     text: str | None
     data: dict[str, Any]
+
+
+class Reason(msgspec.Struct, kw_only=True):
+    """One reason why a task is not running, and what to do next."""
+
+    kind: str
+    text: str
+    lines: list[str]
+    advice: str | None
+    command: str | None
+    since: str | None
+    until: str | None
+    data: dict[str, Any]
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """Why a task is not running, or what has happened to it: the most important reason first."""
+
+    id: str
+    task: str | None
+    queue: str | None
+    state: str
+    place: str | None
+    status: Literal["waiting", "running", "ended", "dead", "unknown"]
+    summary: str
+    unseen: list[str]
+    at: str
+    reasons: list[Reason]
 
 
 class Timeline(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""Looking at tasks: their views and their results."""
+"""Looking at tasks: their views, their results, and why they do not run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from celeriac import states
-from celeriac.documents import to_json, value_of, view_document
+from celeriac.documents import explanation_document, to_json, value_of, view_document
 from celeriac.inspector import TaskView
 from celeriac.model.serialization import JSON as JSON_SERIALIZER
-from celeriac.web.answers import Tasks, View
+from celeriac.web.answers import Explanation, Tasks, View
 from celeriac.web.bodies import JSON
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.history import searched
 from celeriac.web.problems import Problem
-from celeriac.web.shapes import TasksQuery, ViewQuery
+from celeriac.web.shapes import ExplainQuery, TasksQuery, ViewQuery
 from celeriac.web.site import Site
 
 __all__ = ["ENDPOINTS", "split_ids"]
@@ -76,6 +76,16 @@ async def _result(site: Site, call: Call) -> Response:
         value = outcome.encoded_value(site.app.conf.result_max_bytes)
         return Response(value, HTTPStatus.OK, headers, outcome.content_type)
     return Response(to_json(value_of(outcome, site.app)), HTTPStatus.OK, headers, JSON)
+
+
+@ENDPOINTS.add("GET", "/tasks/{id}/explain", "tasks:read", {200: Explanation}, query=ExplainQuery)
+async def _explain(site: Site, call: Call) -> Response:
+    """Say why a task is not running, or what has happened to it."""
+    query: ExplainQuery = call.query
+    counts = await site.counts()
+    found = await site.read(site.inspector.explain(call.path["id"], workflow=query.workflow, task=query.task,
+                                                   queue=query.queue, counts=counts))  # fmt: skip
+    return json_answer(explanation_document(found))
 
 
 def split_ids(site: Site, text: str) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "DeadIds",
     "DeadQuery",
     "EventsQuery",
+    "ExplainQuery",
     "FailuresQuery",
     "Flow",
     "FlowerCall",
@@ -211,6 +212,14 @@ class ViewQuery(WaitQuery):
     """How long to wait, and which workflow a task is in."""
 
     workflow: Workflow = None
+
+
+class ExplainQuery(_Given):
+    """What helps to explain a task that the broker alone does not know."""
+
+    workflow: Workflow = None
+    task: Name | None = None
+    queue: Name | None = None
 
 
 class BatchQuery(_Given):

@@ -25,13 +25,14 @@ from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
 from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Duration, Name, Unreadable
+from celeriac.model.gate import Duration, Name, OptionalName, Unreadable
 from celeriac.model.message import PLAIN
 from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
 from celeriac.model.watching import CHANNELS, LONGEST_WATCH, MOST_VALUES, MOST_WATCHED
 from celeriac.ports.broker import MISSED
+from celeriac.worker.circumstances import circumstances
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
 from celeriac.worker.outages import Outages
@@ -223,6 +224,11 @@ def _reserved(worker: Controlled) -> list[dict[str, str]]:
         for active in worker.pool.active()
         if active.started_at is None
     ]
+
+
+@_handles
+def _explain(worker: Controlled, id: Name, task: OptionalName = "") -> dict[str, Any]:
+    return circumstances(worker.app, worker.receiver, worker.pool, id, task)
 
 
 @_handles

@@ -123,6 +123,11 @@ class QueueServerOperations(Operations):
         raise NotSupported(f"{self._transport.product} cannot find a message by its id. SQLite and Redis can: see "
                            "docs/brokers.md.")  # fmt: skip
 
+    async def revoked(self, ids: Sequence[str]) -> set[str]:
+        now = self._clock.now()
+        async with self._inspecting() as (_, journal):
+            return {id for id in ids if journal.revoked.get(id, 0.0) > now}
+
     async def withdraw(self, queue: str, limit: int, first: First | None = None) -> list[Message]:
         async with self._inspecting() as (inspection, journal):
             found: list[Message] = []

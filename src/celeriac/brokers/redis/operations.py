@@ -15,6 +15,7 @@ from celeriac.model.message import Message
 from celeriac.ports.operations import (
     UNREADABLE,
     Dead,
+    Holder,
     Operations,
     QueueCounts,
     Removal,
@@ -65,6 +66,27 @@ class RedisOperations(Operations):
             id.decode(): (place.decode(), shown(value, queue.decode(), codec, id.decode()))
             for place, value, queue, id in zip(*(reply[i::4] for i in range(4)), strict=True)
         }
+
+    async def holder(self, message: Message) -> Holder | None:
+        rows = await self._server.ado(("ZRANGE", self._key("leases"), 0, -1, "WITHSCORES"))
+        leases = [lease.decode() for lease in rows[::2]]
+        held = await self._server.ado_all(
+            [("HGET", self._of(message.queue, f"held:{lease}"), message.id) for lease in leases]
+        ) if leases else []  # fmt: skip
+        for lease, score, value in zip(leases, rows[1::2], held, strict=True):
+            if value is None:
+                continue
+            (info,) = await self._server.ado(("HMGET", self._key("workers"), lease))
+            if info is not None:
+                return Holder(self._worker(info, float(score)), float(score), int(value.split(b":")[1]))
+        return None
+
+    async def revoked(self, ids: Sequence[str]) -> set[str]:
+        if not ids:
+            return set()
+        now = await self._now()
+        until = await self._server.ado(("ZMSCORE", self._key("revoked"), *ids))
+        return {id for id, end in zip(ids, until, strict=True) if end is not None and float(end) > float(now)}
 
     async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         found, codec = await self._run("waiting", queue, limit), self._server.codec
@@ -153,21 +175,25 @@ class RedisOperations(Operations):
         return total
 
     async def workers(self) -> list[WorkerInfo]:
-        now = self._server.moment(self._clock)
-        if now == "":
-            whole, micros = await self._server.ado(("TIME",))
-            now = repr(int(whole) + int(micros) / 1e6)
+        now = await self._now()
         rows = await self._server.ado(("ZRANGE", self._key("leases"), f"({now}", "+inf", "BYSCORE", "WITHSCORES"))
         if not rows:
             return []
         infos = await self._server.ado(("HMGET", self._key("workers"), *rows[::2]))
-        found = []
-        for info, score in zip(infos, rows[1::2], strict=True):
-            if info is not None:
-                seconds, worker = worker_of(info, self._server.codec)
-                expires = float(score)
-                found.append(msgspec.structs.replace(worker, renewed_at=expires - seconds, expires_at=expires))
-        return found
+        known = [(info, float(score)) for info, score in zip(infos, rows[1::2], strict=True) if info is not None]
+        return [self._worker(info, expires_at) for info, expires_at in known]
+
+    def _worker(self, info: bytes, expires_at: float) -> WorkerInfo:
+        seconds, worker = worker_of(info, self._server.codec)
+        return msgspec.structs.replace(worker, renewed_at=expires_at - seconds, expires_at=expires_at)
+
+    async def _now(self) -> str:
+        """Return the time of the server, or of the tests' clock."""
+        now = self._server.moment(self._clock)
+        if now != "":
+            return now
+        whole, micros = await self._server.ado(("TIME",))
+        return repr(int(whole) + int(micros) / 1e6)
 
     async def _ranked(self, name: str, queue: str | None, command: str, limit: int,
                       offset: int) -> list[tuple[float, str, str, bytes, bytes | None]]:  # fmt: skip

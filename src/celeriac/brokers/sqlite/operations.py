@@ -12,11 +12,12 @@ from celeriac.brokers.sqlite.rows import Found, find, insert, queue_of, remove, 
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
-from celeriac.drivers.sqlite.schema import DEAD, FRESH, READY, SCHEDULED, TABLES
+from celeriac.drivers.sqlite.schema import ACTIVE, DEAD, FRESH, READY, SCHEDULED, TABLES
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
 from celeriac.ports.operations import (
     Dead,
+    Holder,
     Operations,
     QueueCounts,
     Removal,
@@ -43,6 +44,8 @@ RANKS = ", ".join(f"({rank})" for rank in range(10))
 HEADS = (f"SELECT (SELECT CAST(message AS BLOB) FROM {READY} WHERE {READY}.line = lines.line AND rank = column1 "  # noqa: S608
          f"ORDER BY seq LIMIT 1), line FROM lines, (VALUES {RANKS}) WHERE queue = ?")  # fmt: skip
 FRESH_HEAD = f"SELECT CAST(message AS BLOB), line FROM {FRESH} WHERE {OF_QUEUE} ORDER BY seq LIMIT 1"  # noqa: S608
+HOLDER = ("SELECT CAST(info AS BLOB), renewed_at, expires_at, deliveries FROM active JOIN leases USING (lease) "
+          "WHERE line = ? AND rank = ? AND seq = ?")  # fmt: skip
 ALL_HEADS = f"{HEADS} UNION ALL SELECT * FROM ({FRESH_HEAD})"  # noqa: S608
 
 
@@ -83,6 +86,17 @@ class SQLiteOperations(Operations):
         await self._wake_due()
         found = ((id, self._database.read(partial(find, id=id))) for id in ids)
         return {id: (item.state, item.message) for id, item in found if item is not None}
+
+    async def holder(self, message: Message) -> Holder | None:
+        found = self._database.read(partial(find, id=message.id))
+        if found is None or found.state != ACTIVE:
+            return None
+        rows = self._rows(HOLDER, (found.line, found.rank, found.seq))
+        return next((Holder(self._worker(*row), _time(row[2]), deliveries) for *row, deliveries in rows), None)
+
+    async def revoked(self, ids: Sequence[str]) -> set[str]:
+        query = "SELECT id FROM revoked WHERE id IN (SELECT value FROM json_each(?)) AND until > ?"
+        return {id for (id,) in self._rows(query, (msgspec.json.encode(ids).decode(), self._clock.now()))}
 
     async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         found: list[Waiting] = []
@@ -162,11 +176,11 @@ class SQLiteOperations(Operations):
 
     async def workers(self) -> list[WorkerInfo]:
         query = "SELECT CAST(info AS BLOB), renewed_at, expires_at FROM leases WHERE expires_at > ?"
-        rows, codec = self._rows(query, (self._clock.now(),)), self._database.codec
-        return [
-            msgspec.structs.replace(worker_of(info, codec), renewed_at=_time(renewed), expires_at=_time(expires))
-            for info, renewed, expires in rows
-        ]
+        return [self._worker(*row) for row in self._rows(query, (self._clock.now(),))]
+
+    def _worker(self, info: bytes, renewed_at: Any, expires_at: Any) -> WorkerInfo:
+        worker = worker_of(info, self._database.codec)
+        return msgspec.structs.replace(worker, renewed_at=_time(renewed_at), expires_at=_time(expires_at))
 
     async def _wake_due(self) -> None:
         """Move due messages to their lines, because there may be no worker that has done it."""

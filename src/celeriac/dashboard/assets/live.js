@@ -285,6 +285,18 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = label }, 1500)
 })
 
+// --- Suggestions ------------------------------------------------------------------------------------------------
+
+// A list of words completes the last word of a search box: browsers complete the whole text.
+for (const input of all("input[data-suggest]")) {
+  const list = input.list, words = [...list.options].map((option) => option.value)
+  input.addEventListener("input", () => {
+    const at = input.value.lastIndexOf(" ") + 1, typed = input.value.slice(at).toLowerCase()
+    const found = typed ? words.filter((word) => word.toLowerCase().includes(typed)).slice(0, 30) : []
+    list.replaceChildren(...found.map((word) => Object.assign(document.createElement("option"), { value: input.value.slice(0, at) + word })))
+  })
+}
+
 // --- Keyboard ---------------------------------------------------------------------------------------------------
 
 let before = ""
@@ -297,7 +309,8 @@ function move(step) {
   rows[here]?.classList.remove("here")
   row.classList.add("here")
   row.scrollIntoView({ block: "nearest" })
-  row.querySelector("a[href], input")?.focus({ preventScroll: true })
+  const link = row.querySelector("th a[href]") ?? row.querySelector("a[href], input")
+  link?.focus({ preventScroll: true })
 }
 
 const KEYS = {
