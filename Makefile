@@ -52,7 +52,7 @@ DJANGO := .venv/peers/django
 DJANGO_PYTHON ?= $(lastword $(sort $(wildcard /usr/bin/python3.1[2-9] /usr/local/bin/python3.1[2-9] $(HOME)/.pyenv/versions/3.1[2-9].*/bin/python)))
 
 django: # the newest Django needs a newer Python than the rest, and so an environment of its own
-	@test -x $(DJANGO)/bin/python || test -z '$(DJANGO_PYTHON)' || \
+	@$(DJANGO)/bin/python -c 'import jinja2' 2>/dev/null || test -z '$(DJANGO_PYTHON)' || \
 		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,postgresql,web]'; } || \
 		{ rm -rf $(DJANGO); echo 'There is no environment with the newest Django; its tests are skipped.'; }
 

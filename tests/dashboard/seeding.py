@@ -74,6 +74,11 @@ async def resize(name: str) -> str:
 @app.task(name="shop.reject")
 def reject() -> None:
     raise Reject("the warehouse does not know this article")
+
+
+@app.task(name="shop.log_in")
+def log_in(user: str, password: str) -> None:
+    raise Reject("nobody has this name")
 '''
 
 HOSTILE = (

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from celeriac import chain, group
+from celeriac import Celeriac, chain, group
 from tests.dashboard.browsing import Watched, opened, seeded
 from tests.dashboard.seeding import HOSTILE
 from tests.patience import PATIENCE, wait_for
@@ -23,7 +24,7 @@ LISTS = (
     "/dead",
     "/workflows",
     "/schedules",
-    "/schedules/new",
+    "/schedule-form",
     "/audit",
     "/bulk",
     "/bulk/new?action=retry",
@@ -33,6 +34,7 @@ LISTS = (
 class Place(NamedTuple):
     address: str
     paths: list[str]
+    folder: Path
 
 
 def served_place(folder: Path, hostile: bool = False, **options: int) -> Iterator[Place]:
@@ -53,17 +55,17 @@ def served_place(folder: Path, hostile: bool = False, **options: int) -> Iterato
             f"/workflows/{result.workflow_id}?inside=3",
         ]
         paths += [f"/schedules/{quote(name, safe='')}" for name in names[:7]]
-        paths += [f"/schedules/{quote(name, safe='')}/edit" for name in names[:1]]
+        paths += [f"/schedule-form/{quote(name, safe='')}" for name in names[:1]]
         texts = dict.fromkeys(
             ("checked", "q", "name", "schedule", "task", "args", "tz", "queue", "id", "by", "jitter"), HOSTILE[0]
         )
-        paths += [f"/failures?{urlencode({'q': f'task:{HOSTILE[0]}'})}", f"/schedules/new?{urlencode(texts)}"]
+        paths += [f"/failures?{urlencode({'q': f'task:{HOSTILE[0]}'})}", f"/schedule-form?{urlencode(texts)}"]
         paths += [f"/bulk/new?{urlencode(texts | {'action': 'drop'})}", f"/audit?{urlencode({'by': HOSTILE[2]})}"]
         paths += [f"/workflows?{urlencode({'id': HOSTILE[0]})}", f"/dead?{urlencode({'queue': HOSTILE[0]})}"]
     app.close()
     served = Served(folder)
     try:
-        yield Place(served.web()[1], paths)
+        yield Place(served.web()[1], paths, folder)
     finally:
         served.end()
 
@@ -134,7 +136,7 @@ def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
         page.get_by_role("button", name="Delete 60").click()
         wait_for(lambda: bool(page.goto(page.url)) and page.get_by_role("heading", name="Done").count() == 1, "the end")
         expect(page.locator(".figure", has_text="Deleted")).to_contain_text("60")
-        page.goto(f"{quiet.address}/schedules/new")
+        page.goto(f"{quiet.address}/schedule-form")
         page.get_by_label("Name", exact=True).fill("by hand")
         page.get_by_label("When", exact=True).fill("0 3 * * *")
         page.get_by_label("Task", exact=True).fill("shop.checkout")
@@ -149,6 +151,16 @@ def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
         page.get_by_role("button", name="Remove…").click()
         page.get_by_role("button", name="Remove it").click()
         expect(page.locator("#said")).to_have_text("by hand is removed.")
+
+
+@pytest.mark.parametrize("name", ["new", "check", "a/edit", "a/run"])
+def test_a_schedule_may_be_named_as_an_address_ends(quiet: Place, name: str) -> None:
+    app = Celeriac("shop", broker_url=f"sqlite:///{quiet.folder}/celeriac.db", environ={})
+    app.schedules.add(name, 3600, app.signature(next(iter(app.builtin_tasks))))
+    app.close()
+    html = httpx.get(f"{quiet.address}/schedules/{quote(name, safe='')}", trust_env=False, timeout=PATIENCE).text
+    assert re.search(rf"<h1[^>]*>\s*{name}", re.sub("<wbr>", "", html))
+    assert f'href="/schedule-form/{quote(name, safe="")}"' in html
 
 
 def test_more_than_a_thousand_are_typed_before_they_are_revoked(

@@ -222,6 +222,12 @@ def test_secrets_are_masked_by_the_names_of_parameters(shop: Shop, page: Page) -
     assert "hush-hush" not in page.content()
     page.goto(f"{shop.address}/tasks?in=waiting")
     assert "hush-hush" not in page.content()
+    id = shop.send("shop.log_in", "ann", "hush-hush")  # secret by the name of a parameter
+    shop.wait(id, "dead")
+    for path in ("/dead", f"/tasks/{id}"):
+        page.goto(f"{shop.address}{path}")
+        expect(page.locator("main")).to_contain_text("***")
+        assert "hush-hush" not in page.content()
 
 
 def test_a_task_that_fails_comes_to_an_open_list(shop: Shop, page: Page) -> None:

@@ -11,7 +11,7 @@ WITHOUT = """
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("starlette", "uvicorn"):
+        if name.partition(".")[0] in ("jinja2", "starlette", "uvicorn"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
 """
@@ -34,7 +34,7 @@ def test_without_it_the_command_names_it() -> None:
 
 
 def test_metrics_name_their_own_extra() -> None:
-    done = run(f"""{WITHOUT.replace('"starlette", "uvicorn"', '"prometheus_client",')}
+    done = run(f"""{WITHOUT.replace('"jinja2", "starlette", "uvicorn"', '"prometheus_client",')}
 import asyncio, celeriac, httpx
 from celeriac.web import api
 async def ask():

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
-from celeriac.documents import call_of, to_json
 from celeriac.errors import UnknownQueue
 from celeriac.model.history import FAILED
-from celeriac.model.masks import masked_arguments
-from celeriac.ports.operations import UNREADABLE
 from celeriac.ports.operations import Dead as Letter
 
 __all__ = ["PAGES"]
@@ -50,24 +48,13 @@ async def _list(view: View) -> Context:
 
 
 def _row(letter: Letter, view: View) -> dict[str, Any]:
-    """Return what is shown of a dead letter. Arguments are masked by their names."""
+    """Return what is shown of a dead letter."""
     message = letter.message
-    call = None if message.task == UNREADABLE else call_of(message, view.app)
-    text = ""
-    if call is not None:
-        args, kwargs = call
-        shown = masked_arguments(dict(kwargs))
-        named = (f"{name}={_json(value)}" for name, value in shown.items())
-        text = ", ".join([*(_json(masked_arguments(one)) for one in args), *named])
     return {
         "id": message.id, "task": message.task, "queue": message.queue, "attempt": message.attempt, "at": letter.at,
-        "sent_at": message.sent_at, "reason": letter.reason.removeprefix(FAILED), "is_known": call is not None,
-        "call": text[:SHORT] + ("…" if len(text) > SHORT else ""), "bytes": len(message.body),
+        "sent_at": message.sent_at, "reason": letter.reason.removeprefix(FAILED),
+        "call": call_text(message, view.app, SHORT),
     }  # fmt: skip
-
-
-def _json(value: Any) -> str:
-    return to_json(value).decode()
 
 
 def _chosen(view: View) -> list[str]:

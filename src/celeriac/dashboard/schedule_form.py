@@ -1,7 +1,8 @@
 """The form that adds or changes a schedule. What is wrong is told beside its field, and the next times as it would be.
 
 The page reads its fields from the query, so that a check and a refused form show what was typed. It works without
-scripts: "Check" and "Save" post the fields, and what is not saved comes back as the query of the page.
+scripts: "Check" and "Save" post the fields, and what is not saved comes back as the query of the page. Its addresses
+are not below `/schedules/`, where each name is that of a schedule.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class _Checked(NamedTuple):
     faults: dict[str, str]
 
 
-@PAGES.page("schedule_new", "/schedules/new", "schedules:write", "Add a schedule", under="schedules")
+@PAGES.page("schedule_new", "/schedule-form", "schedules:write", "Add a schedule", under="schedules")
 async def _new(view: View) -> Context:
     return await _form(view, None, {name: view.query.get(name, "") for name in FIELDS})
 
 
-@PAGES.page("schedule_edit", "/schedules/{name:path}/edit", "schedules:write", "Change a schedule", under="schedules")
+@PAGES.page("schedule_edit", "/schedule-form/{name:path}", "schedules:write", "Change a schedule", under="schedules")
 async def _edit(view: View) -> Context:
     name = view.path["name"]
     info = await view.site.read(view.app.schedules.aget(name))
@@ -246,7 +247,7 @@ async def _check(view: View) -> Done:
 
 def _again(view: View, given: dict[str, str], name: str | None = None) -> str:
     """Return the address of the form with these fields."""
-    path = "/schedules/new" if name is None else f"/schedules/{segment(name)}/edit"
+    path = "/schedule-form" if name is None else f"/schedule-form/{segment(name)}"
     return view.url(path, **{**given, "checked": "yes"})
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
 
 from celeriac.beat.info import ScheduleInfo
 from celeriac.beat.schedules import PreviousTick
+from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.marks import Run, run_dots
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.wording import duration
-from celeriac.documents import call_of, to_json
 from celeriac.errors import ImproperlyConfigured
-from celeriac.model.masks import masked_arguments
 from celeriac.model.outcome import Outcome
 from celeriac.states import FAILURE, IGNORED, PENDING, REVOKED, SUCCESS
 
@@ -31,6 +30,7 @@ LATE_SECONDS: Final = 10.0  # only a missing scheduler makes an entry so late
 RUNS: Final = 12  # dots
 LISTED_RUNS: Final = 20
 NEXT: Final = 5
+LONGEST_CALL: Final = 2_000  # characters
 TONES: Final = {"active": "success", "paused": "pending", "over": "ignored", "problem": "failure"}
 WORDS: Final = {SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "was revoked", IGNORED: "was ignored"}
 
@@ -141,7 +141,7 @@ async def _facts(view: View) -> Context:
         "coming": [_coming(at, zone) for at in coming],
         "told": told,
         "dots": _dots(view, told[:RUNS]),
-        "calls": [(message, _call(view, message)) for message in info.messages],
+        "calls": [(message, call_text(message, view.app, LONGEST_CALL)) for message in info.messages],
         "urls": {one.ids[-1]: view.url(f"/tasks/{segment(one.ids[-1])}") for one in told if one.ids},
     }  # fmt: skip
 
@@ -151,20 +151,6 @@ def _coming(at: datetime, zone: ZoneInfo) -> tuple[float, str, str]:
     local = at.astimezone(zone)
     offset = f"{local:%z}"
     return at.timestamp(), f"{local:%A, %-d %B %Y, %H:%M:%S}", f"{offset[:3]}:{offset[3:5]}"
-
-
-def _call(view: View, message: Any) -> str:
-    call = call_of(message, view.app)
-    if call is None:
-        return f"({len(message.body):,} bytes)"
-    args, kwargs = call
-    named = masked_arguments(dict(kwargs))
-    parts = [_json(masked_arguments(one)) for one in args] + [f"{key}={_json(value)}" for key, value in named.items()]
-    return f"({', '.join(parts)})"
-
-
-def _json(value: Any) -> str:
-    return to_json(value).decode()
 
 
 # --- What can be done ---------------------------------------------------------------------------------

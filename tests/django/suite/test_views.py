@@ -1,8 +1,9 @@
-"""The status of tasks for pages, and the HTTP API for the users of Django's sessions."""
+"""The status of tasks for pages; the dashboard and the HTTP API for the users of Django's sessions."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -173,6 +174,18 @@ def test_the_api_serves_users_of_djangos_sessions_by_their_rights() -> None:
     assert asgi(logged_in(is_staff=True), "/celeriac/api/v1/tasks", "POST", call)[0] == 403
     own_page = {"sec-fetch-site": "same-origin"}
     assert asgi(logged_in(is_superuser=True), "/celeriac/api/v1/tasks", "POST", call, **own_page)[0] == 202
+
+
+def test_the_dashboard_serves_users_of_djangos_sessions_by_their_rights() -> None:
+    page = {"accept": "text/html"}
+    assert asgi(Asgi(), "/celeriac/queues", **page)[0] == 401
+    assert asgi(logged_in(), "/celeriac/queues", **page)[0] == 401
+    status, html = asgi(logged_in(is_staff=True), "/celeriac/queues", **page)
+    assert status == 200
+    assert b'href="/celeriac/queues/default"' in html
+    form = re.compile(rb'action="/celeriac/queues/default/pause"')
+    assert not form.search(asgi(logged_in(is_staff=True), "/celeriac/queues/default", **page)[1])
+    assert form.search(asgi(logged_in(is_superuser=True), "/celeriac/queues/default", **page)[1])
 
 
 def test_the_api_refuses_what_a_page_of_another_site_sends() -> None:

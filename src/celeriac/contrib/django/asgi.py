@@ -1,6 +1,6 @@
-"""The HTTP API under Django's ASGI application, for the users of Django's sessions.
+"""The dashboard or the HTTP API under Django's ASGI application, for the users of Django's sessions.
 
-    application = with_api(get_asgi_application(), "/celeriac")
+    application = with_dashboard(get_asgi_application(), "/celeriac")
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from starlette.requests import Request
 from starlette.routing import Mount, Router
 
 from celeriac.app.app import Celeriac
+from celeriac.dashboard import dashboard
 from celeriac.tasks.current_app import current_app
 from celeriac.web import User, api
+from celeriac.web.guard import Authenticate
 
-__all__ = ["scopes_of", "with_api"]
+__all__ = ["scopes_of", "with_api", "with_dashboard"]
 
 
 def scopes_of(user: Any) -> Iterable[str]:
-    """Return what a user of Django may do with the API: superusers everything, staff look, others nothing."""
+    """Return what a user of Django may do: superusers everything, staff look, others nothing."""
     if user.is_active and user.is_superuser:
         return ["admin"]
     if user.is_active and user.is_staff:
@@ -33,13 +35,30 @@ def scopes_of(user: Any) -> Iterable[str]:
     return []
 
 
-def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
-             scopes: Callable[[Any], Iterable[str]] = scopes_of) -> Router:  # fmt: skip
-    """Return an ASGI application that answers below a prefix with Celeriac's HTTP API, and elsewhere with Django.
+def with_dashboard(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
+                   scopes: Callable[[Any], Iterable[str]] = scopes_of) -> Router:  # fmt: skip
+    """Return an ASGI application that answers below a prefix with the dashboard and the API, and elsewhere with Django.
 
     Users are those of Django's sessions, and may do what `scopes(user)` says, in scopes or roles; without any, they
     are as good as unknown. Tokens of `celeriac web token add` work too.
     """
+    site: Any = dashboard(_app(app), authenticate=_by_session(scopes))
+    return Router([Mount(prefix.rstrip("/"), app=site)], default=application)
+
+
+def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
+             scopes: Callable[[Any], Iterable[str]] = scopes_of) -> Router:  # fmt: skip
+    """Do as `with_dashboard` does, with the HTTP API alone."""
+    site: Any = api(_app(app), authenticate=_by_session(scopes))
+    return Router([Mount(prefix.rstrip("/"), app=site)], default=application)
+
+
+def _app(app: Celeriac | None) -> Celeriac:
+    return app or current_app()  # type: ignore[return-value]
+
+
+def _by_session(scopes: Callable[[Any], Iterable[str]]) -> Authenticate:
+    """Return the function that finds the user of Django's session."""
 
     async def authenticate(request: Request) -> User | None:
         key = request.cookies.get(settings.SESSION_COOKIE_NAME)
@@ -54,5 +73,4 @@ def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | Non
             await sync_to_async(close_old_connections)()
         return User(user.get_username(), held) if held else None
 
-    site: Any = api(app or current_app(), authenticate=authenticate)  # type: ignore[arg-type]
-    return Router([Mount(prefix.rstrip("/"), app=site)], default=application)
+    return authenticate

@@ -1,5 +1,5 @@
 from django.core.asgi import get_asgi_application
 
-from celeriac.contrib.django.asgi import with_api
+from celeriac.contrib.django.asgi import with_dashboard
 
-application = with_api(get_asgi_application(), "/celeriac")
+application = with_dashboard(get_asgi_application(), "/celeriac")
