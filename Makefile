@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast soak chaos fuzz django servers check bench docs site dist structure clean
+.PHONY: help demo test test-fast soak chaos fuzz django servers check bench docs site picture dist structure clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ docs: .venv/.installed ## run the examples of the pages and of the docstrings
 
 site: .venv/.installed ## make the documentation's site in build/site
 	$(BIN)/python tools/site.py
+
+picture: .venv/.installed servers ## take the picture of the dashboard with which the README opens
+	$(BIN)/python -m tests.dashboard.browsing --readme
 
 dist: .venv/.installed ## make the sdist and the wheel in dist
 	$(BIN)/python -m build --no-isolation

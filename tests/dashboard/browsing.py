@@ -4,6 +4,10 @@
 
 serves the app `shop` of a folder (`seeding.SHOP`, seeded), and writes a picture of each page, in both themes and two
 widths, into OUT. `--rows N` seeds the folder first, `--hostile` with hostile strings; `--worker` starts a worker.
+
+    python -m tests.dashboard.browsing --readme      (`make picture`)
+
+makes the picture of the overview with which the README opens, in both themes, in `docs/assets`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import argparse
 import os
 import re
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,16 +28,17 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from celeriac import Celeriac
 from tests.dashboard.seeding import SHOP, seed
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_for
 from tests.web.served import Served
 
-__all__ = ["WIDTHS", "Watched", "chromium", "opened", "seeded", "shoot"]
+__all__ = ["THEMES", "WIDTHS", "Watched", "chromium", "opened", "seeded", "shoot"]
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (1280, 390)
 THEMES = ("light", "dark")
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "assets"
 
 
 @contextmanager
@@ -97,8 +104,41 @@ def shoot(browser: Browser, address: str, path: str, out: Path, name: str | None
                 watched.page.screenshot(path=out / f"{name}-{theme}-{width}.png", full_page=True)
 
 
+def readme() -> None:
+    """Take the picture of the README: a shop in the evening, which loses some payments."""
+    with tempfile.TemporaryDirectory() as folder:
+        app = seeded(Path(folder), rows=240, schedules=4, workers=0)
+        served = Served(Path(folder))
+        try:
+            operations = app.broker.operations()
+            for one in app.broker.complete(operations.queues()):
+                app.broker.complete(operations.purge(one.queue))  # what was seeded is not to be run
+            served.worker("-Q", "default,mail,media", "-c", "6", "-n", "shop@web-1")
+            address = served.web()[1]
+            for number in range(9):
+                app.send_task("media.resize", (f"photo-{number}.png",), queue="media")
+            for number in range(38):
+                app.send_task("reports.build", (f"invoices of shop {number}",), queue="reports")
+            for number in range(120):
+                app.send_task("mail.send_receipt", (1200 + number,), queue="mail", countdown=3600)
+            failed = app.send_task("shop.charge_card", (1204, "insufficient funds"))
+            wait_for(lambda: bool(app.backend.fetch([failed.id])), "a failure")
+            with chromium() as browser:
+                for theme in THEMES:
+                    with opened(browser, color_scheme=theme, viewport={"width": 1280, "height": 930}) as watched:
+                        watched.page.goto(address)
+                        expect(watched.page.get_by_role("list", name="Troubles")).to_contain_text("insufficient funds")
+                        expect(watched.page.locator("#pulse")).to_have_text("Live", timeout=PATIENCE * 1000)
+                        watched.page.screenshot(path=PICTURE / f"overview-{theme}.png")
+        finally:
+            app.close()
+            served.end()
+
+
 def main() -> None:
     """Take pictures."""
+    if sys.argv[1:] == ["--readme"]:
+        return readme()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
