@@ -1,121 +1,25 @@
-"""Pages of failures, dead letters, workflows, schedules, bulk actions and the audit: with nothing and with much, with
-hostile texts in every field, on a phone, and without scripts."""
+"""Failures, dead letters, schedules and bulk actions without scripts; names of schedules; what has to be typed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
-from celeriac import Celeriac, chain, group
-from tests.dashboard.browsing import Watched, opened, seeded
-from tests.dashboard.seeding import HOSTILE
+from celeriac import Celeriac
+from tests.dashboard.browsing import Watched, opened
+from tests.dashboard.places import Place, served_place
 from tests.patience import PATIENCE, wait_for
-from tests.web.served import Served
-
-LISTS = (
-    "/failures",
-    "/dead",
-    "/workflows",
-    "/schedules",
-    "/schedule-form",
-    "/audit",
-    "/bulk",
-    "/bulk/new?action=retry",
-)
-
-
-class Place(NamedTuple):
-    address: str
-    paths: list[str]
-    folder: Path
-
-
-def served_place(folder: Path, hostile: bool = False, **options: int) -> Iterator[Place]:
-    app = seeded(folder, hostile=hostile, hours=1.0, **options)
-    paths = list(LISTS)
-    if options["rows"]:
-        tasks = [text.replace("\x00", "") for text in HOSTILE] if hostile else ["shop.checkout"] * 3
-        calls = [app.signature(task, (1,), immutable=True) for task in tasks]
-        for call in calls:
-            app.task(name=call.task)(abs)
-        result = chain(calls[0], group(calls), group(calls * 30), calls[-1]).apply_async()
-        assert app.history is not None
-        signature = app.broker.complete(app.history.signatures())[0].signature
-        names = [info.name for info in app.schedules.list()]
-        paths += [
-            f"/failures/{signature}",
-            f"/workflows/{result.workflow_id}",
-            f"/workflows/{result.workflow_id}?inside=3",
-        ]
-        paths += [f"/schedules/{quote(name, safe='')}" for name in names[:7]]
-        paths += [f"/schedule-form/{quote(name, safe='')}" for name in names[:1]]
-        texts = dict.fromkeys(
-            ("checked", "q", "name", "schedule", "task", "args", "tz", "queue", "id", "by", "jitter"), HOSTILE[0]
-        )
-        paths += [f"/failures?{urlencode({'q': f'task:{HOSTILE[0]}'})}", f"/schedule-form?{urlencode(texts)}"]
-        paths += [f"/bulk/new?{urlencode(texts | {'action': 'drop'})}", f"/audit?{urlencode({'by': HOSTILE[2]})}"]
-        paths += [f"/workflows?{urlencode({'id': HOSTILE[0]})}", f"/dead?{urlencode({'queue': HOSTILE[0]})}"]
-    app.close()
-    served = Served(folder)
-    try:
-        yield Place(served.web()[1], paths, folder)
-    finally:
-        served.end()
-
-
-@pytest.fixture(scope="module", params=["nothing", "one", "many", "hostile"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp(request.param)
-    sizes = {"nothing": {"rows": 0}, "one": {"rows": 1, "schedules": 1}, "many": {"rows": 2000, "schedules": 70},
-             "hostile": {"rows": 60, "schedules": 7}}  # fmt: skip
-    yield from served_place(folder, request.param == "hostile", **sizes[request.param])
-
-
-LOOK = """() => {
-  const all = (selector) => [...document.querySelectorAll(selector)]
-  const named = (one) => one.labels?.length || one.ariaLabel || one.textContent.trim()
-  return {
-    headings: all("h1").length,
-    styles: all("[style]").length,
-    foreign: all("main :is(script, img, iframe)").length,
-    faults: all("main .notice.fault").filter((one) => one.textContent.includes("The server has failed")).length,
-    links: all("main a[href]").map((one) => one.getAttribute("href")),
-    unnamed: all("main :is(input:not([type=hidden]), select, button)").filter((one) => !named(one)).length,
-    width: document.documentElement.scrollWidth,
-  }
-}"""
-
-
-def check(page: Page, path: str, width: int) -> None:
-    """Check what holds for every page, whatever it shows."""
-    found = page.evaluate(LOOK)
-    links = found.pop("links")
-    assert [link for link in links if not re.match(r"/(?!/)|#", link)] == [], path
-    assert found.pop("width") <= width, f"{path} is wider than the screen"
-    assert found == {"headings": 1, "styles": 0, "foreign": 0, "faults": 0, "unnamed": 0}, path
-
-
-def test_each_page_is_whole_and_harmless_at_each_width(place: Place, watched: Watched) -> None:
-    page = watched.page
-    for path in place.paths:
-        response = page.goto(place.address + path)
-        assert response is not None
-        assert response.status == 200, f"{path}: {page.locator('main').inner_text()}"
-        for width in (390, 1280):
-            page.set_viewport_size({"width": width, "height": 900})
-            check(page, path, width)
 
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    yield from served_place(tmp_path_factory.mktemp("quiet"), rows=60, schedules=3)
+    with served_place(tmp_path_factory.mktemp("quiet"), rows=60, schedules=3) as made:
+        yield made
 
 
 def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
@@ -153,6 +57,16 @@ def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
         expect(page.locator("#said")).to_have_text("by hand is removed.")
 
 
+def test_types_of_tasks_have_rates_percentiles_and_failures(quiet: Place, watched: Watched) -> None:
+    page = watched.page
+    page.goto(quiet.address)
+    types = page.get_by_role("region", name="Tasks by type")
+    for head in ("Ended", "p50", "p95", "p99", "Failed"):
+        expect(types.get_by_role("columnheader", name=head, exact=True)).to_be_visible()
+    row = types.get_by_role("row", name=re.compile("^shop.charge_card"))
+    expect(row).to_contain_text(re.compile(r"/s.*ms.*s.*%", re.DOTALL))
+
+
 @pytest.mark.parametrize("name", ["new", "check", "a/edit", "a/run"])
 def test_a_schedule_may_be_named_as_an_address_ends(quiet: Place, name: str) -> None:
     app = Celeriac("shop", broker_url=f"sqlite:///{quiet.folder}/celeriac.db", environ={})
@@ -166,7 +80,7 @@ def test_a_schedule_may_be_named_as_an_address_ends(quiet: Place, name: str) -> 
 def test_more_than_a_thousand_are_typed_before_they_are_revoked(
     tmp_path_factory: pytest.TempPathFactory, browser: Browser
 ) -> None:
-    for many in served_place(tmp_path_factory.mktemp("waiting"), rows=1500, schedules=0):
+    with served_place(tmp_path_factory.mktemp("waiting"), rows=1500, schedules=1) as many:
         with opened(browser) as watched:
             page = watched.page
             expect.set_options(timeout=PATIENCE * 1000)

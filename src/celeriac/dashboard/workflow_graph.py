@@ -59,11 +59,14 @@ def _step(looked: Looked, view: View, number: int) -> dict[str, Any]:
     sub = named(state)
     if outcome is not None and outcome.ready and outcome.runtime and state != NOT_RUN:
         sub = f"{sub} · {duration(outcome.runtime)}"
+    full = step.task.rpartition(".")[2] or step.task
+    label, title = _cut(full), f"{step.task}: {sub}"
     return {
         "kind": kind_of(state),
-        "label": _cut(step.task.rpartition(".")[2] or step.task),
+        "label": label,
         "sub": sub,
-        "title": f"{step.task}: {sub}",
+        "title": title,
+        "name": title if label == full else f"{label} {sub}, {title}",  # it begins with what is seen
         "url": view.url(f"/tasks/{segment(step.id)}", workflow=looked.workflow.id),
     }
 
@@ -80,11 +83,13 @@ def _folded(looked: Looked, view: View, number: int, box: Box) -> dict[str, Any]
         segments.append((kind_of(one), round(x, 2), round(width, 2)))
         x += width
     told = ", ".join(f"{count:,} {named(one)}" for one, count in states.items())
+    title = f"{label}: {told}"
     return {
         "kind": f"{kind_of(state)} folded",
         "label": _cut(label),
         "segments": segments,
-        "title": f"{label}: {told}",
+        "title": title,
+        "name": title if _cut(label) == label else f"{_cut(label)}, {title}",
         "url": f"{view.with_query(inside=number, offset=None, state=None)}#tasks",
     }
 
