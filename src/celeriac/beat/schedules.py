@@ -17,13 +17,14 @@ from msgspec.structs import replace
 from celeriac.beat.decide import beginning
 from celeriac.beat.definition import (
     LAST_RECORD,
+    LONGEST_DESCRIPTION,
     RECORD,
     Definition,
     definition_of,
     encode_definition,
     with_visible_ends,
 )
-from celeriac.beat.info import CHOICES, DURATIONS, NUMBERS, POLICIES, ScheduleInfo, info_of, instant
+from celeriac.beat.info import CHOICES, DURATIONS, NUMBERS, POLICIES, TEXTS, ScheduleInfo, info_of, instant
 from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
@@ -68,8 +69,8 @@ class Schedules:
 
         The schedule is `crontab(…)`, `cron(…)`, `every(…)`, `solar(…)` or `at(…)`, seconds or a timedelta for an
         interval, or a cron expression. Policies: `missed` ("latest", "all", "skip"), `window`, `max_missed`; `overlap`
-        ("allow", "skip", "one", "all", "cancel"), `overlap_timeout`; `jitter`; `times`. Raises `ImproperlyConfigured`
-        if the name is taken, and for anything that cannot be sent.
+        ("allow", "skip", "one", "all", "cancel"), `overlap_timeout`; `jitter`; `times`; `description`. Raises
+        `ImproperlyConfigured` if the name is taken, and for anything that cannot be sent.
         """
         self._app.broker.complete(self.aadd(name, schedule, what, **policies))
 
@@ -263,6 +264,8 @@ class Schedules:
                 raise ImproperlyConfigured(f"{name}: one of {', '.join(CHOICES[name])}, not {value!r}.")
             if name in NUMBERS and value is not None and (type(value) is not int or value < 1):
                 raise ImproperlyConfigured(f"{name}: a whole number, at least 1, not {value!r}.")
+            if name in TEXTS and not (isinstance(value, str) and len(value) <= LONGEST_DESCRIPTION):
+                raise ImproperlyConfigured(f"{name}: text of up to {LONGEST_DESCRIPTION} characters, not {value!r}.")
             found[name] = value
         if found.get("jitter", 0) is None:
             found["jitter"] = 0
