@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.environment import without_settings
+from tests.mariadb_server import MariaDBServer
 from tests.patience import FOR_EVER
 from tests.postgresql_server import PostgreSQLServer
 from tests.rabbitmq_server import Place
@@ -31,7 +32,9 @@ PYTHONS = [
         marks=pytest.mark.skipif(not NEWEST.exists(), reason="Django 6 needs Python 3.12 or later: make django"),
     ),
 ]
-ON_POSTGRESQL = ("test_connections.py", "test_on_commit.py", "test_arguments.py")
+ON_POSTGRESQL = ("test_connections.py", "test_on_commit.py", "test_arguments.py", "test_database_conformance.py",
+                 "test_database.py", "test_periodic_tasks.py")  # fmt: skip
+ON_MARIADB = ("test_database_conformance.py", "test_database.py", "test_periodic_tasks.py")
 
 
 def run(python: str, file: str, folder: Path, **environment: str) -> None:
@@ -62,6 +65,15 @@ def test_with_postgresql(file: str, python: str, tmp_path: Path, shared_postgres
     database = {"ENGINE": "django.db.backends.postgresql", "NAME": shared_postgresql.database(), "HOST": "127.0.0.1",
                 "PORT": shared_postgresql.port, "USER": "postgres"}  # fmt: skip
     run(python, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
+
+
+@pytest.mark.timeout(FOR_EVER)
+@pytest.mark.parametrize("file", ON_MARIADB)
+def test_with_mariadb(file: str, tmp_path: Path, shared_mariadb: MariaDBServer) -> None:
+    """The tests of a file pass with Django's tables in MariaDB."""
+    database = {"ENGINE": "django.db.backends.mysql", "NAME": shared_mariadb.database(), "HOST": "127.0.0.1",
+                "PORT": shared_mariadb.port, "USER": "root"}  # fmt: skip
+    run(sys.executable, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
 
 
 @pytest.mark.timeout(FOR_EVER)

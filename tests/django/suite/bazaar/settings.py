@@ -36,6 +36,12 @@ PROCESSORS = ["django.template.context_processors.request", "django.contrib.auth
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True,
               "OPTIONS": {"context_processors": PROCESSORS}}]  # fmt: skip
 
+if "mysql" in os.environ.get("BAZAAR_DATABASE", ""):
+    import pymysql
+
+    pymysql.version_info = (2, 2, 7, "final", 0)  # as mysqlclient, whose place it takes
+    pymysql.install_as_MySQLdb()
+
 DATABASES = {
     "default": json.loads(os.environ.get("BAZAAR_DATABASE", "null"))
     or {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/bazaar.sqlite3", "OPTIONS": {"timeout": 60}},

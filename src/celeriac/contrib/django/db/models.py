@@ -1,4 +1,4 @@
-"""`TaskResult` and `PeriodicTask`: rows of the tables of `django-db://`, in the words of django-celery-results and -beat.
+"""`TaskResult` and `PeriodicTask`: rows of the tables of `django-db://`, in the words of Celery's packages for Django.
 
 They are views: the backend writes the rows. What is a field can be asked for in queries; the rest, such as a return
 value, is taken from the row's bytes when it is used.
@@ -13,7 +13,6 @@ from typing import Any
 from django.db import models
 
 from celeriac import states
-from celeriac.beat.definition import definition_of
 from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX
 from celeriac.contrib.django.db.fields import KeyField, PlaceManager, StateField, backend
 from celeriac.contrib.django.db.kinds import (
@@ -128,10 +127,12 @@ class TaskResult(models.Model):
     @cached_property
     def periodic_task_name(self) -> str | None:
         """The name of the schedule that has sent the task, or None. Ids tell which."""
-        for row in PeriodicTask.objects.all():
-            entry = row.entry
-            if entry is not None and self.task_id in definition_of(entry).what.ends_at(entry.salt, _tick_of(self.task_id)):
-                return row.name
+        tick = _tick_of(self.task_id)
+        for row in PeriodicTask.objects.filter(task=self.task_name):
+            entry, sends = row.entry, row.definition
+            if entry is not None and sends is not None and self.task_id in sends.what.ends_at(entry.salt, tick):
+                name: str = row.name
+                return name
         return None
 
     @property

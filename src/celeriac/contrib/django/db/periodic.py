@@ -17,10 +17,10 @@ from django.utils import timezone
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
-from celeriac.beat.definition import Definition, definition_of, encode_definition, with_visible_ends
-from celeriac.beat.info import ScheduleInfo, info_of
+from celeriac.beat.definition import HAND, Definition, definition_of, encode_definition, with_visible_ends
+from celeriac.beat.info import ScheduleInfo, info_of, instant
 from celeriac.beat.template import template_of
-from celeriac.contrib.django.db.columns import KINDS, NAME_LENGTH, PREFIX, RECORD_KIND, TEXT_LENGTH, call_texts, kind_of
+from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX, RECORD_KIND, TEXT_LENGTH, call_texts, kind_of
 from celeriac.contrib.django.db.fields import KeyField, PlaceManager, backend, database
 from celeriac.contrib.django.db.kinds import (
     ClockedSchedule,
@@ -140,6 +140,7 @@ class PeriodicTask(models.Model):
     interval, crontab, cron = _kind("interval"), _kind("crontab"), _kind("cron")
     solar, clocked = _kind("solar"), _kind("clocked")
     priority, headers, expire_seconds = _sent("priority"), _sent("headers"), _sent("expire_seconds")
+    missed, overlap = _sent("missed"), _sent("overlap")
 
     def __str__(self) -> str:
         return f"{self.name}: {self.words}" if self.words else self.name
@@ -198,6 +199,29 @@ class PeriodicTask(models.Model):
     def next_run_at(self) -> datetime | None:
         """When it is sent next; None if it is paused, or over."""
         return self.info.next_at if self.info is not None else None
+
+    def next_runs(self, count: int = 5) -> list[datetime]:
+        """Return when it is sent next, as long as it is active."""
+        if self.entry is None or self.definition is None or self.entry.next_at is None:
+            return []
+        tick: int | None = self.entry.cursor
+        found: list[datetime] = []
+        while len(found) < count and tick is not None and (tick := self.definition.when.next(tick)) is not None:
+            found.append(instant(tick))
+        return found
+
+    @property
+    def origin(self) -> str:
+        """Where it was made: "code", or "hand"."""
+        return self.definition.origin if self.definition is not None else HAND
+
+    @property
+    def _stored_missed(self) -> str:
+        return self.definition.missed if self.definition is not None else "latest"
+
+    @property
+    def _stored_overlap(self) -> str:
+        return self.definition.overlap if self.definition is not None else "allow"
 
     @property
     def _message(self) -> Message | None:
@@ -268,14 +292,14 @@ class PeriodicTask(models.Model):
         fields = {field.column: field.attname for field in self._meta.concrete_fields}
         for column, value in _store().values(entry).items():
             if isinstance(value, datetime) and not settings.USE_TZ:
-                value = timezone.make_naive(value)  # noqa: PLW2901
+                value = timezone.make_naive(value)
             setattr(self, fields[column], value)
         self.name = entry.name
 
     def _changed(self, entry: Entry | None) -> Entry:
         """Return the entry as these fields say."""
         schedules = current_app().schedules
-        definition = self._new_definition()
+        definition = self.new_definition()
         if entry is None:
             after: Entry = schedules.entry(self.name, definition)
         else:
@@ -288,7 +312,7 @@ class PeriodicTask(models.Model):
             return beginning(replace(after, paused=False), definition, int(current_app().clock.now() * 1000))
         return after
 
-    def _new_definition(self) -> Definition:
+    def new_definition(self) -> Definition:
         """Return the definition that the fields make. Raises for what cannot be sent."""
         app: Any = current_app()
         schedule, old = self.schedule, self.definition
@@ -297,13 +321,11 @@ class PeriodicTask(models.Model):
                                        f"{', '.join(VALUES)}.")  # fmt: skip
         limits = {"starts": _milliseconds(self.start_time), "ends": _milliseconds(self.expires)}
         when = replace(schedule, **limits)
-        if old is not None and not self._sends_other(old):
-            what = old.what
-        else:
-            what = template_of(app, self.signature())
+        what = old.what if old is not None and not self._sends_other(old) else template_of(app, self.signature())
         times = 1 if self.one_off else None if old is None or old.times == 1 else old.times
         facts = {"when": when.in_zone(app.conf.timezone), "what": what, "times": times,
-                 "description": self.description or ""}  # fmt: skip
+                 "description": self.description or "", "missed": self.missed,
+                 "overlap": self.overlap}  # fmt: skip
         return with_visible_ends(Definition(**facts) if old is None else replace(old, **facts))
 
     def signature(self) -> Any:
@@ -337,7 +359,8 @@ class PeriodicTask(models.Model):
         return str(current_app().schedules.run(self.name))
 
 
-CACHED: Final = ("_entry", "_given_schedule", "_priority", "_headers", "_expire_seconds")
+CACHED: Final = ("_entry", "_given_schedule", "_priority", "_headers", "_expire_seconds", "_missed",
+                 "_overlap")  # fmt: skip
 
 
 class _Row(NamedTuple):
