@@ -7,7 +7,7 @@ second. Nothing but the store knows an entry: who adds one needs no scheduler, a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -92,7 +92,7 @@ class Schedules:
 
         def edit(entry: Entry) -> Entry:
             old = self._definition(entry)
-            given = self._policies(policies)
+            given = self.policies(policies)
             if schedule is not None:
                 given["when"] = self._when(schedule)
             if what is not None:
@@ -245,13 +245,14 @@ class Schedules:
         """Return the definition of an entry. Raises for what cannot be."""
         origin = {name: more.pop(name) for name in ("origin", "app") if name in more}
         return with_visible_ends(Definition(
-            when=self._when(schedule), what=template_of(self._app, what), **self._policies(more), **origin,
+            when=self._when(schedule), what=template_of(self._app, what), **self.policies(more), **origin,
         ))  # fmt: skip
 
     def _when(self, schedule: Schedule | Duration | str) -> Any:
         return as_schedule(schedule).in_zone(self._app.conf.timezone)
 
-    def _policies(self, given: dict[str, Any]) -> dict[str, Any]:
+    def policies(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return policies as a definition has them. Raises `ImproperlyConfigured` for what is none."""
         found: dict[str, Any] = {}
         for name, value in given.items():
             if name not in POLICIES:

@@ -41,7 +41,8 @@ class SQLScheduleStore(ScheduleStore):
         self._rows = select(table.c.name, table.c.revision, table.c.entry)
         is_unchanged = (table.c.id == bindparam("key"), table.c.revision == bindparam("seen"))
         kept = {"id", "name", "revision"}
-        new = {column.name: bindparam(f"new_{column.name}") for column in table.columns if column.name not in kept}
+        names = [column.name for column in table.columns if column.name not in kept]
+        new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
         self._change = update(table).where(*is_unchanged).values(revision=table.c.revision + 1, **new)
         self._set_aside = update(table).where(*is_unchanged).values(next_at=None)
 

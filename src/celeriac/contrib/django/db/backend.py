@@ -8,7 +8,7 @@ first has this scheme.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.apps import apps
 from django.db import connections
@@ -20,17 +20,16 @@ from celeriac.contrib.django.db.place import alias_of, name_of, place_of
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.sql.address import Address
 from celeriac.drivers.sql.database import Database
-from celeriac.drivers.sql.schedules import SQLScheduleStore
-from celeriac.errors import BackendError, ImproperlyConfigured
+from celeriac.errors import BackendError, BackendUnavailable, ImproperlyConfigured
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
-from celeriac.ports.schedules import ScheduleStore
 
 __all__ = ["DjangoBackend", "DjangoDatabase", "connect"]
 
 Result = TypeVar("Result")
 
-APP = "celeriac.contrib.django.db"
+APP: Final = "celeriac.contrib.django.db"
+ON_COMMIT: Final = "transaction.on_commit(workflow.delay)"
 
 
 class DjangoDatabase(Database):
@@ -53,8 +52,14 @@ class DjangoDatabase(Database):
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
         """Carry out `work` in a transaction of its own."""
-        self.check_transaction("Send workflows when it commits: transaction.on_commit(workflow.delay).")
-        return super().write(work)
+        self.check_transaction(f"Send workflows when it commits: {ON_COMMIT}.")
+        try:
+            return super().write(work)
+        except BackendUnavailable as error:
+            if self.address.system != "sqlite":
+                raise
+            raise BackendUnavailable(f"{error} If a transaction of Django's is open around this call, it is what holds "
+                                     f"the file: make the call when it commits, {ON_COMMIT}.") from error  # fmt: skip
 
     def _checked_engine(self) -> Engine:
         if self._name != name_of(self.alias):  # it is of tests now, or no longer
@@ -81,28 +86,11 @@ class DjangoDatabase(Database):
         raise BackendError(f"{self.address} has {missing}: call `manage.py migrate{database}`.")
 
 
-class DjangoScheduleStore(SQLScheduleStore):
-    """Entries by name, which models show, too."""
-
-    def __init__(self, database: DjangoDatabase, clock: Clock, codec: Codec) -> None:
-        super().__init__(database, clock, codec)
-        self._place = database
-
-    async def _write(self, work: Callable[[Connection], Result]) -> Result:
-        self._place.check_transaction("Save a PeriodicTask (celeriac.contrib.django.db.models), which is part of the "
-                                      "transaction, or change schedules outside of it.")  # fmt: skip
-        return await super()._write(work)
-
-
 class DjangoBackend(SQLBackend):
     """Outcomes by task id, in tables of Django's database."""
 
     comes_first = True  # people change schedules in Django's admin
     database: DjangoDatabase
-
-    def schedules(self) -> ScheduleStore:
-        """Return the port for schedules."""
-        return DjangoScheduleStore(self.database, self.clock, self.codec)
 
     def __repr__(self) -> str:
         return f"<DjangoBackend {self.database.alias}: {self.database.address}>"

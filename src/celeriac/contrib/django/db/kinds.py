@@ -82,7 +82,8 @@ class IntervalSchedule(_Schedule):
             return every(seconds=self.every / 1_000_000)
         if self.period not in PERIODS:
             raise ValueError(f"period is one of {', '.join(PERIODS)}, not {self.period!r}.")
-        return every(**{self.period: self.every})
+        units: dict[str, Any] = {self.period: self.every}
+        return every(**units)
 
     @classmethod
     def of(cls, schedule: Every) -> Self:

@@ -72,7 +72,7 @@ class TaskResult(models.Model):
         found: TaskResult = super().from_db(db, field_names, values)
         known = found.__dict__
         if "data" in known and (is_hash(known.get("task_id", "")) or is_hash(known.get("status", ""))):
-            found.task_id, found.status = found.outcome.id, found.outcome.state
+            known.update(task_id=found.outcome.id, status=found.outcome.state)
         return found
 
     def save(self, *args: Any, **kwargs: Any) -> None:

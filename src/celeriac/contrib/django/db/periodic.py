@@ -256,7 +256,8 @@ class PeriodicTask(models.Model):
                 pass
 
     def _insert(self, entry: Entry, revision: int, using: str) -> None:
-        self.id, self.raw_name, self.revision = key(entry.name), entry.name.encode(), revision
+        values = {"id": key(entry.name), "raw_name": entry.name.encode(), "revision": revision}
+        self.__dict__.update(values)
         self._take(entry)
         super().save(force_insert=True, using=using)
         self._forget()
@@ -298,7 +299,8 @@ class PeriodicTask(models.Model):
 
     def _changed(self, entry: Entry | None) -> Entry:
         """Return the entry as these fields say."""
-        schedules = current_app().schedules
+        app: Any = current_app()
+        schedules = app.schedules
         definition = self.new_definition()
         if entry is None:
             after: Entry = schedules.entry(self.name, definition)
@@ -309,7 +311,7 @@ class PeriodicTask(models.Model):
         if not self.enabled:
             return replace(after, paused=True, next_at=None, claimed_at=None)
         if after.paused:
-            return beginning(replace(after, paused=False), definition, int(current_app().clock.now() * 1000))
+            return beginning(replace(after, paused=False), definition, int(app.clock.now() * 1000))
         return after
 
     def new_definition(self) -> Definition:
@@ -323,9 +325,9 @@ class PeriodicTask(models.Model):
         when = replace(schedule, **limits)
         what = old.what if old is not None and not self._sends_other(old) else template_of(app, self.signature())
         times = 1 if self.one_off else None if old is None or old.times == 1 else old.times
-        facts = {"when": when.in_zone(app.conf.timezone), "what": what, "times": times,
-                 "description": self.description or "", "missed": self.missed,
-                 "overlap": self.overlap}  # fmt: skip
+        policies = app.schedules.policies({"times": times, "description": self.description or "",
+                                           "missed": self.missed, "overlap": self.overlap})  # fmt: skip
+        facts = {"when": when.in_zone(app.conf.timezone), "what": what, **policies}
         return with_visible_ends(Definition(**facts) if old is None else replace(old, **facts))
 
     def signature(self) -> Any:
@@ -356,7 +358,8 @@ class PeriodicTask(models.Model):
 
     def run(self) -> str:
         """Send now, besides the ticks; return the id of the (last) task."""
-        return str(current_app().schedules.run(self.name))
+        app: Any = current_app()
+        return str(app.schedules.run(self.name))
 
 
 CACHED: Final = ("_entry", "_given_schedule", "_priority", "_headers", "_expire_seconds", "_missed",

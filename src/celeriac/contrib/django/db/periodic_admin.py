@@ -81,10 +81,10 @@ class PeriodicTaskAdmin(admin.ModelAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: PeriodicTask | None = None) -> Any:
         """Return the parts of the form; of a schedule that exists, first how it is doing."""
-        doing = [("Now", {"fields": ("shown_state", "words", "next_runs", "last_run", "runs", "declared")})] if obj else []
+        doing = ("Now", {"fields": ("shown_state", "words", "next_runs", "last_run", "runs", "declared")})
         return [
             (None, {"fields": ("name", "description", "enabled")}),
-            *doing,
+            *([doing] if obj else []),
             ("What is sent", {"fields": ("task", "args", "kwargs")}),
             ("When", {"fields": ("when", ("every", "period"), "minute", "hour", "day_of_week", "day_of_month",
                                  "month_of_year", "expression", "timezone", "event", "latitude", "longitude",
@@ -172,10 +172,10 @@ class PeriodicTaskAdmin(admin.ModelAdmin):
                 backend().database.check_transaction("Actions need ATOMIC_REQUESTS to be off here.")
                 id = one.run()
             except CeleriacError as error:
-                self.message_user(request, f"{one.name}: {error}", messages.ERROR)
+                self.message_user(request, f"Not sent: {one.name}: {error}", messages.ERROR)
                 continue
             self.log_change(request, one, f"Run now: {id}.")
-            self.message_user(request, f"{one.name} is sent: {id}.", messages.SUCCESS)
+            self.message_user(request, f"Sent: {one.name}, as {id}.", messages.SUCCESS)
 
     @admin.action(description="Pause", permissions=["change"])
     def pause(self, request: HttpRequest, queryset: Any) -> None:
@@ -193,7 +193,7 @@ class PeriodicTaskAdmin(admin.ModelAdmin):
             try:
                 getattr(one, action)()
             except CeleriacError as error:
-                self.message_user(request, f"{one.name}: {error}", messages.ERROR)
+                self.message_user(request, f"Not changed: {one.name}: {error}", messages.ERROR)
                 continue
             done += 1
             self.log_change(request, one, f"{told}.")

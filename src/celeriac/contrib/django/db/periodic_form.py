@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zoneinfo
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from django import forms
@@ -177,7 +178,8 @@ class PeriodicTaskForm(forms.ModelForm):
             if isinstance(value, ClockedSchedule) and value.clocked_time <= timezone.now():
                 raise ValueError("This time has passed.")
         except (CeleriacError, ValueError, TypeError) as error:
-            self.add_error(_field_of(str(error), names), _without_call(str(error)))
+            otherwise = names[0] if len(names) <= 2 else "when"
+            self.add_error(_field_of(str(error), names, otherwise), _without_call(str(error)))
             return
         unchanged = kind == self.instance.kind and schedule == getattr(VALUES[kind].of(self.instance.schedule),
                                                                       "schedule", None)  # fmt: skip
@@ -206,7 +208,7 @@ class PeriodicTaskForm(forms.ModelForm):
             self.add_error(_field_of(str(error), ("args", "kwargs", "headers", "expires"), None), str(error))
 
 
-def _field_of(error: str, names: Any, otherwise: str | None = "when") -> str | None:
+def _field_of(error: str, names: Sequence[str], otherwise: str | None) -> str | None:
     """Return the field that an error is about, as far as its words tell."""
     plain = _without_call(error).lower().replace(" of the ", " of ")
     return next((name for name in sorted(names, key=len, reverse=True) if name.replace("_", " ") in plain), otherwise)

@@ -21,9 +21,8 @@ __all__ = ["SCHEME", "Place", "alias_of", "dialect_of", "name_of", "place_of"]
 SCHEME: Final = "django-db"
 DEFAULT: Final = "default"
 DIALECTS: Final[dict[str, Any]] = {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}
-DJANGOS_OWN: Final = frozenset({"context", "cursor_factory", "conv", "detect_types", "check_same_thread", "uri",
-                                "database"})  # fmt: skip
-"""Arguments of drivers that Django sets for itself, or that are in the URL."""
+DJANGOS_OWN: Final = frozenset({"context", "cursor_factory", "conv"})
+"""Arguments of drivers that Django sets for itself."""
 
 
 class Place(NamedTuple):
@@ -65,7 +64,8 @@ def dialect_of(alias: str) -> Dialect:
         raise ImproperlyConfigured(f"{SCHEME}:// keeps results in PostgreSQL, MariaDB, MySQL and SQLite, and the "
                                    f"database {alias!r} is {connection.display_name}. Set `result_backend` to another "
                                    "URL, such as db+oracle://….")  # fmt: skip
-    return DIALECTS[connection.vendor].dialect()
+    made: Dialect = DIALECTS[connection.vendor].dialect()
+    return made
 
 
 def place_of(alias: str) -> Place:
@@ -111,8 +111,7 @@ def _sqlite(connection: Any, arguments: dict[str, Any]) -> tuple[URL, dict[str, 
     if name == ":memory:":
         raise ImproperlyConfigured(f"The database {connection.alias!r} is in memory, where no other process finds its "
                                    f"results: give it a file, or set `result_backend` to memory://.")  # fmt: skip
-    given = {option: arguments[option] for option in ("timeout",) if option in arguments}
     if not name.startswith("file:"):
-        return URL.create("sqlite", database=name), given
+        return URL.create("sqlite", database=name), {}
     path, _, query = name.partition("?")
-    return URL.create("sqlite", database=path, query={**dict(parse_qsl(query)), "uri": "true"}), given
+    return URL.create("sqlite", database=path, query={**dict(parse_qsl(query)), "uri": "true"}), {}

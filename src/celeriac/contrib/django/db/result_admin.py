@@ -214,7 +214,7 @@ class TaskResultAdmin(admin.ModelAdmin):
         if done.sent:
             self.message_user(request, f"Sent again: {len(done.sent)}.", messages.SUCCESS)
         for id, why in list(done.refused.items())[:SHOWN_REFUSALS]:
-            self.message_user(request, f"{found[id].task_name} {id} is not sent again: {why}.", messages.WARNING)
+            self.message_user(request, f"Not sent again: {found[id].task_name} {id}: {why}.", messages.WARNING)
         if len(done.refused) > SHOWN_REFUSALS:
             self.message_user(request, f"… and {len(done.refused) - SHOWN_REFUSALS} more.", messages.WARNING)
 
