@@ -121,7 +121,8 @@ def test_a_failed_task_is_sent_again_and_others_are_not(root: Client) -> None:
 
 
 def test_a_task_that_has_not_ended_is_revoked(root: Client) -> None:
-    app.backend.save([Outcome(id="waits", task="t", state=states.RETRY), Outcome(id="e", task="t", state=states.SUCCESS)])
+    app.backend.save([Outcome(id="waits", task="t", state=states.RETRY)])
+    app.backend.save([Outcome(id="e", task="t", state=states.SUCCESS)])
     assert "Revoke and end" in text_of(root.get(f"{RESULTS}waits/change/"))
     assert "Revoked: 1. 1 have ended before." in act(root, RESULTS, "revoke", "waits", "e")
     assert "Revoked: 1." in act(root, RESULTS, "terminate", "waits")
@@ -155,6 +156,12 @@ def test_an_action_needs_its_own_permission(person: Callable[..., Client]) -> No
 
 
 # --- Schedules ----------------------------------------------------------------------------------------
+
+
+def daily(name: str) -> PeriodicTask:
+    made: PeriodicTask = PeriodicTask.objects.create(name=name, task="shop.tasks.add", args="[1, 2]",
+                                                     interval=IntervalSchedule(1, "days"))  # fmt: skip
+    return made
 
 
 def form(**fields: Any) -> dict[str, Any]:
@@ -191,7 +198,8 @@ def test_schedules_of_each_kind_are_added(root: Client, fields: dict[str, Any], 
      "hour", "The hour 25 is not between 0 and 23."),
     ({"when": "cron", "expression": "0 9 * *"}, "expression", "An expression has five fields"),
     ({"when": "cron", "expression": ""}, "expression", "This field is required."),
-    ({"when": "clocked", "clocked_time_0": "2001-01-01", "clocked_time_1": "12:00"}, "clocked_time", "This time has passed."),
+    ({"when": "clocked", "clocked_time_0": "2001-01-01", "clocked_time_1": "12:00"}, "clocked_time",
+     "This time has passed."),
     ({"every": ""}, "every", "This field is required."),
     ({"every": "0"}, "every", "greater than or equal to 1"),
     ({"args": "[1]"}, "args", "'y' is missing"),
@@ -204,7 +212,7 @@ def test_schedules_of_each_kind_are_added(root: Client, fields: dict[str, Any], 
     ({"name": ""}, "name", "required"),
 ])  # fmt: skip
 def test_mistakes_are_told_at_their_fields(root: Client, fields: dict[str, Any], field: str, why: str) -> None:
-    PeriodicTask.objects.create(name="taken", task="shop.tasks.add", args="[1, 2]", interval=IntervalSchedule(1, "days"))
+    daily("taken")
     found = errors_of(root.post(f"{SCHEDULES}add/", form(**fields)))
     assert list(found) == [field]
     assert why in found[field][0]
@@ -219,7 +227,8 @@ def test_a_schedule_is_changed_by_the_form_that_shows_it(root: Client) -> None:
     given = {name: shown.get_initial_for_field(field, name) for name, field in shown.fields.items()}
     plain = {name: value for name, value in given.items() if value not in (None, "", False)}
     assert (plain["when"], plain["expression"], plain["timezone"]) == ("cron", "0 18 * * 5L", "Europe/Berlin")
-    answer = root.post(f"{SCHEDULES}{row.pk}/change/", {**plain, "name": "new", "description": "At the end."}, follow=True)
+    posted = {**plain, "name": "new", "description": "At the end."}
+    answer = root.post(f"{SCHEDULES}{row.pk}/change/", posted, follow=True)
     assert "adminform" not in (answer.context or {}), errors_of(answer)
     info = app.schedules.get("new")
     assert (info.words, info.policies) == ("at 18:00 on the last Friday of the month, Europe/Berlin",
@@ -234,7 +243,7 @@ def test_a_task_that_the_project_does_not_know_is_warned_of(root: Client) -> Non
 
 
 def test_schedules_are_paused_resumed_run_and_deleted(root: Client) -> None:
-    row = PeriodicTask.objects.create(name="one", task="shop.tasks.add", args="[1, 2]", interval=IntervalSchedule(1, "days"))
+    row = daily("one")
     assert "Paused: 1." in act(root, SCHEDULES, "pause", row.pk)
     assert app.schedules.get("one").state == "paused"
     assert "Resume" in text_of(root.get(f"{SCHEDULES}{row.pk}/change/"))
@@ -247,7 +256,7 @@ def test_schedules_are_paused_resumed_run_and_deleted(root: Client) -> None:
 
 
 def test_pausing_is_changing_and_running_needs_a_permission_of_its_own(person: Callable[..., Client]) -> None:
-    row = PeriodicTask.objects.create(name="one", task="shop.tasks.add", args="[1, 2]", interval=IntervalSchedule(1, "days"))
+    row = daily("one")
     looker, runner = person("view_periodictask"), person("view_periodictask", "run_periodictask")
     page = text_of(looker.get(f"{SCHEDULES}{row.pk}/change/"))
     assert "every day" in page

@@ -67,9 +67,9 @@ class TaskResult(models.Model):
         return f"{self.task_name} {self.task_id}: {self.status}"
 
     @classmethod
-    def from_db(cls, db: str, field_names: Any, values: Any) -> TaskResult:
+    def from_db(cls, db: str, field_names: Any, values: Any, **options: Any) -> TaskResult:
         """Return the result of a row, with its id and its state as they are, and not as they are kept."""
-        found: TaskResult = super().from_db(db, field_names, values)
+        found: TaskResult = super().from_db(db, field_names, values, **options)
         known = found.__dict__
         if "data" in known and (is_hash(known.get("task_id", "")) or is_hash(known.get("status", ""))):
             known.update(task_id=found.outcome.id, status=found.outcome.state)

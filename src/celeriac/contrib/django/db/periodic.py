@@ -146,9 +146,9 @@ class PeriodicTask(models.Model):
         return f"{self.name}: {self.words}" if self.words else self.name
 
     @classmethod
-    def from_db(cls, db: str, field_names: Any, values: Any) -> PeriodicTask:
+    def from_db(cls, db: str, field_names: Any, values: Any, **options: Any) -> PeriodicTask:
         """Return the schedule of a row."""
-        found: PeriodicTask = super().from_db(db, field_names, values)
+        found: PeriodicTask = super().from_db(db, field_names, values, **options)
         if len(found.__dict__.get("name", "")) == NAME_LENGTH and found.entry is not None:
             found.name = found.entry.name  # the column may have its beginning alone
         return found
