@@ -11,14 +11,14 @@ __all__ = ["Migration"]
 
 
 class Migration(migrations.Migration):
-    """The tables in version 2."""
+    """The tables in version 3."""
 
     initial = True
 
     dependencies: list[tuple[str, str]] = []
 
     operations = [
-        MakeTables(2),
+        MakeTables(3),
         migrations.CreateModel(
             name="PeriodicTask",
             fields=[
