@@ -40,7 +40,7 @@ from celeriac.schedules.moments import moment
 from celeriac.schedules.schedule import Schedule
 from celeriac.tasks.current_app import current_app
 
-__all__ = ["PeriodicTask", "PeriodicTaskQuerySet"]
+__all__ = ["VALUES", "PeriodicTask", "PeriodicTaskQuerySet"]
 
 VALUES: Final[Mapping[str, Any]] = {"interval": IntervalSchedule, "crontab": CrontabSchedule, "cron": CronSchedule,
                                     "solar": SolarSchedule, "clocked": ClockedSchedule}  # fmt: skip

@@ -28,7 +28,7 @@ STATES = ("active", "paused", "over", "problem")
 NEXT_RUNS = 5
 
 
-class StateFilter(admin.SimpleListFilter):
+class _StateFilter(admin.SimpleListFilter):
     """By state."""
 
     title = "state"
@@ -43,7 +43,7 @@ class StateFilter(admin.SimpleListFilter):
         return queryset.filter(state=self.value()) if self.value() else queryset
 
 
-class KindFilter(admin.SimpleListFilter):
+class _KindFilter(admin.SimpleListFilter):
     """By the kind of schedule."""
 
     title = "kind"
@@ -63,7 +63,7 @@ class PeriodicTaskAdmin(admin.ModelAdmin):
 
     form = PeriodicTaskForm
     list_display = ("name", "shown_state", "words", "next_run", "last_run", "runs", "task")
-    list_filter = (StateFilter, KindFilter)
+    list_filter = (_StateFilter, _KindFilter)
     search_fields = ("name", "task", "description", "words")
     search_help_text = "A part of the name, the task, the description, or the schedule in words."
     ordering = ("name",)

@@ -29,7 +29,7 @@ SHORT_ID = 12  # characters
 SHOWN_REFUSALS = 5
 
 
-class StateFilter(admin.SimpleListFilter):
+class _StateFilter(admin.SimpleListFilter):
     """By state."""
 
     title = "state"
@@ -44,7 +44,7 @@ class StateFilter(admin.SimpleListFilter):
         return queryset.filter(status=self.value()) if self.value() else queryset
 
 
-class TaskFilter(admin.SimpleListFilter):
+class _TaskFilter(admin.SimpleListFilter):
     """By task, of those that the app knows: no look at all rows is needed for that."""
 
     title = "task"
@@ -66,7 +66,7 @@ class TaskResultAdmin(admin.ModelAdmin):
 
     list_display = ("task_name", "state", "done", "runtime", "short_id", "worker")
     list_display_links = ("task_name", "short_id")
-    list_filter = (StateFilter, ("date_done", admin.DateFieldListFilter), TaskFilter)
+    list_filter = (_StateFilter, ("date_done", admin.DateFieldListFilter), _TaskFilter)
     search_fields = ("=task_id", "task_name", "worker")
     search_help_text = "The id of a task, or a part of its name or of its worker's."
     ordering = ("-stored_at",)
