@@ -102,7 +102,10 @@ def amqp(rabbit: RabbitServer, kind: str) -> Iterator[Ports]:
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp-store"])
+BACKENDS = [*ADAPTERS, "redis", "amqp-quorum", "amqp-classic"]
+
+
+@pytest.fixture(params=[*BACKENDS, "amqp-store"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
@@ -125,6 +128,7 @@ class TestJunk(JunkConformance):
     pass
 
 
+@pytest.mark.parametrize("ports", BACKENDS, indirect=True)
 class TestBackend(BackendConformance):
     pass
 

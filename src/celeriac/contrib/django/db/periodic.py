@@ -7,7 +7,6 @@ the caller, by compare-and-set as any other change, so that a tick that is sent 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -20,15 +19,9 @@ from celeriac.beat.decide import beginning
 from celeriac.beat.definition import HAND, Definition, definition_of, encode_definition, with_visible_ends
 from celeriac.beat.info import ScheduleInfo, info_of, instant
 from celeriac.beat.template import template_of
-from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX, RECORD_KIND, TEXT_LENGTH, call_texts, kind_of
-from celeriac.contrib.django.db.fields import KeyField, PlaceManager, backend, database
-from celeriac.contrib.django.db.kinds import (
-    ClockedSchedule,
-    CronSchedule,
-    CrontabSchedule,
-    IntervalSchedule,
-    SolarSchedule,
-)
+from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX, TEXT_LENGTH, call_texts
+from celeriac.contrib.django.db.fields import KeyField, backend, database
+from celeriac.contrib.django.db.periodic_parts import VALUES, PeriodicTaskManager, kind_property, sent_property
 from celeriac.drivers.sql.keys import KEY_LENGTH, key
 from celeriac.drivers.sql.schedules import SQLScheduleStore
 from celeriac.errors import DecodeError, ImproperlyConfigured
@@ -40,66 +33,10 @@ from celeriac.schedules.moments import moment
 from celeriac.schedules.schedule import Schedule
 from celeriac.tasks.current_app import current_app
 
-__all__ = ["VALUES", "PeriodicTask", "PeriodicTaskQuerySet"]
+__all__ = ["PeriodicTask"]
 
-VALUES: Final[Mapping[str, Any]] = {"interval": IntervalSchedule, "crontab": CrontabSchedule, "cron": CronSchedule,
-                                    "solar": SolarSchedule, "clocked": ClockedSchedule}  # fmt: skip
 SENDS: Final = ("task", "args", "kwargs", "queue", "priority", "headers", "expire_seconds")
 """What a row says of the message that it sends."""
-
-
-class PeriodicTaskQuerySet(models.QuerySet):
-    """Schedules. What is changed is changed one by one."""
-
-    def update(self, **values: Any) -> int:
-        """Set fields of all of these schedules, and save each; return how many there were."""
-        found = list(self)
-        for one in found:
-            for name, value in values.items():
-                setattr(one, name, value)
-            one.save()
-        return len(found)
-
-    def bulk_create(self, objs: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Save each of these schedules."""
-        made = list(objs)
-        for one in made:
-            one.save(using=self.db)
-        return made
-
-
-class _Manager(PlaceManager.from_queryset(PeriodicTaskQuerySet)):  # type: ignore[misc]
-    def get_queryset(self) -> Any:
-        """Return all schedules. The table also has records of which release declares them."""
-        return super().get_queryset().exclude(kind=RECORD_KIND)
-
-
-def _kind(name: str) -> property:
-    """Return the property for one kind of schedule: its value, or None if the schedule is of another kind."""
-
-    def read(self: PeriodicTask) -> Any:
-        schedule = self.schedule
-        return VALUES[name].of(schedule) if schedule is not None and kind_of(schedule) == name else None
-
-    def write(self: PeriodicTask, value: Any) -> None:
-        if value is not None:
-            self.__dict__["_given_schedule"] = value
-        elif self.kind == name:
-            self.__dict__.pop("_given_schedule", None)
-
-    return property(read, write)
-
-
-def _sent(name: str, default: Any = None) -> property:
-    """Return the property for a part of the message that is no column."""
-
-    def read(self: PeriodicTask) -> Any:
-        return self.__dict__.get(f"_{name}", getattr(self, f"_stored_{name}"))
-
-    def write(self: PeriodicTask, value: Any) -> None:
-        self.__dict__[f"_{name}"] = value
-
-    return property(read, write)
 
 
 class PeriodicTask(models.Model):
@@ -126,7 +63,7 @@ class PeriodicTask(models.Model):
     raw_name = models.BinaryField(db_column="name")
     data = models.BinaryField(db_column="entry")
 
-    objects = _Manager()
+    objects = PeriodicTaskManager()
 
     class Meta:
         """Made by the migration's `MakeTables`."""
@@ -137,10 +74,10 @@ class PeriodicTask(models.Model):
         permissions = [("run_periodictask", "Can run periodic tasks now")]
         verbose_name = "periodic task"
 
-    interval, crontab, cron = _kind("interval"), _kind("crontab"), _kind("cron")
-    solar, clocked = _kind("solar"), _kind("clocked")
-    priority, headers, expire_seconds = _sent("priority"), _sent("headers"), _sent("expire_seconds")
-    missed, overlap = _sent("missed"), _sent("overlap")
+    interval, crontab, cron = kind_property("interval"), kind_property("crontab"), kind_property("cron")
+    solar, clocked = kind_property("solar"), kind_property("clocked")
+    priority, headers = sent_property("priority"), sent_property("headers")
+    expire_seconds, missed, overlap = map(sent_property, ("expire_seconds", "missed", "overlap"))
 
     def __str__(self) -> str:
         return f"{self.name}: {self.words}" if self.words else self.name

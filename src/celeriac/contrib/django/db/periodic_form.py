@@ -16,7 +16,8 @@ from django.utils import timezone
 from celeriac.beat.info import CHOICES
 from celeriac.contrib.django.db.columns import NAME_LENGTH
 from celeriac.contrib.django.db.kinds import PERIODS, ClockedSchedule, SolarSchedule
-from celeriac.contrib.django.db.periodic import VALUES, PeriodicTask
+from celeriac.contrib.django.db.periodic import PeriodicTask
+from celeriac.contrib.django.db.periodic_parts import VALUES
 from celeriac.drivers.sql.keys import key
 from celeriac.errors import ArgumentsError, CeleriacError, UnknownQueue
 from celeriac.tasks.current_app import current_app
