@@ -53,7 +53,7 @@ DJANGO_PYTHON ?= $(lastword $(sort $(wildcard /usr/bin/python3.1[2-9] /usr/local
 
 django: # the newest Django needs a newer Python than the rest, and so an environment of its own
 	@test -x $(DJANGO)/bin/python || test -z '$(DJANGO_PYTHON)' || \
-		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,postgresql,web]'; } || \
+		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,mysql,postgresql,web]'; } || \
 		{ rm -rf $(DJANGO); echo 'There is no environment with the newest Django; its tests are skipped.'; }
 
 servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own; axe-core is JavaScript
