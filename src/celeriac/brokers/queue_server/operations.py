@@ -47,9 +47,12 @@ class QueueServerOperations(Operations):
                 ready[line.queue] += await inspection.size(topology.address(line))
             dead = {name: await inspection.size(topology.dead(name)) for name in names}
             presences = await self._call_roll(inspection)
+        active = {name: sum(presence.held.get(name, 0) for presence in presences) for name in names}
+        if self._transport.counts_held:
+            ready = {name: max(0, count - active[name]) for name, count in ready.items()}
         found = [
             QueueCounts(queue=name, ready=ready[name], dead=dead[name], paused=name in journal.paused,
-                        active=sum(presence.held.get(name, 0) for presence in presences))
+                        active=active[name])
             for name in names
         ]  # fmt: skip
         return [counts for counts in found if counts.paused or counts.ready or counts.active or counts.dead]
