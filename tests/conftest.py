@@ -18,6 +18,7 @@ from celeriac import Celeriac
 from celeriac.drivers.peer import _registry as peers
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
+from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.clock import FakeClock
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
@@ -137,6 +138,13 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[ActiveMQServer]:
+    """An ActiveMQ for all tests that leave it running; each has names of its own."""
+    with running_activemq() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,18 @@ from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.redis.envelope import blob
 from celeriac.brokers.sqlite import SQLiteBroker
+from celeriac.brokers.stomp import StompBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.memory import Store
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
+from celeriac.drivers.stomp.server import Server as StompServer
 from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import Message
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
+from tests.activemq_server import StompClock, timed
+from tests.activemq_server import die as stomp_worker_dies
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
@@ -88,10 +92,20 @@ def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
     rabbit.drop(vhost)
 
 
+@contextmanager
+def stomp(url: str) -> Iterator[Ports]:
+    here, elsewhere = StompServer(url), StompServer(url)
+    clock = StompClock()
+    yield Ports(timed(StompBroker(here, clock), clock), MemoryBackend(Store(), clock), clock,
+                lambda: timed(StompBroker(elsewhere, clock), clock), stomp_worker_dies)  # fmt: skip
+    here.close()
+    elsewhere.close()
+
+
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic"])
+@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "stomp-activemq"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
@@ -99,6 +113,10 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
         return
     if request.param.startswith("amqp"):
         with amqp(request.getfixturevalue("rabbit"), request.param.removeprefix("amqp-")) as made:
+            yield made
+        return
+    if request.param == "stomp-activemq":
+        with stomp(request.getfixturevalue("activemq").url()) as made:
             yield made
         return
     with ADAPTERS[request.param](tmp_path, clock) as made:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.sockets import prepare
@@ -215,12 +215,10 @@ class AioConnection(asyncio.Protocol):
     def _refused(self, found: Frame) -> None:
         """Fail the request that an ERROR is about, or all if it does not say; the server ends the connection."""
         error = refused(found.headers.get("message", ""), found.body)
-        culprit, _ = self._receipts.get(found.headers.get("receipt-id", ""), (None, _nothing))
-        blamed = list(self._waiting) if culprit is None else [culprit]
+        culprit = self._receipts.get(found.headers.get("receipt-id", ""))
+        blamed: list[asyncio.Future[None]] = list(self._waiting) if culprit is None else [culprit[0]]
         for future in blamed:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # retrieved, for its caller may be gone
+            _fail(future, error)
         self._lose(error)
 
     def pause_writing(self) -> None:
@@ -247,10 +245,9 @@ class AioConnection(asyncio.Protocol):
             self._transport.abort()
         self._writable.set()
         broken = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
-        for future in (*self._waiting, self._opening):
-            if not future.done():
-                future.set_exception(broken)
-                future.exception()  # retrieved, for its caller may be gone
+        for future in list(self._waiting):
+            _fail(future, broken)
+        _fail(self._opening, broken)
         self._receipts.clear()
         self._subscriptions.clear()
         if self.on_lost is not None:
@@ -290,3 +287,9 @@ class AioConnection(asyncio.Protocol):
 
 def _nothing() -> None:
     """Ignore a receipt that nobody waits for."""
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # retrieved, for its caller may be gone

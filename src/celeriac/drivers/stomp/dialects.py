@@ -29,14 +29,16 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     browses: bool = False  # shows messages without taking them, acknowledged ones excepted
     schedules: bool = False  # keeps messages until they are due
     escapes: bool = False  # names of queues are percent-encoded
+    has_vhosts: bool = False
+    begins: str = ""  # names, on a server without virtual hosts: the URL's path, and a dot
 
     def queue(self, name: str) -> str:
         """Return the destination of a queue."""
-        return f"/queue/{quote(name, safe=' ') if self.escapes else name}"
+        return f"/queue/{quote(name, safe=' ') if self.escapes else self.begins + name}"
 
     def topic(self, name: str) -> str:
         """Return the destination of what all present subscribers get."""
-        return f"/topic/{name}"
+        return f"/topic/{self.begins}{name}"
 
 
 ACTIVEMQ = Dialect(
@@ -45,7 +47,7 @@ ACTIVEMQ = Dialect(
 )  # fmt: skip
 RABBITMQ = Dialect(
     product="RabbitMQ", window="prefetch-count", in_turn={}, of_lines={"x-max-priority": "9"},
-    of_journal={"x-single-active-consumer": "true"}, escapes=True,
+    of_journal={"x-single-active-consumer": "true"}, escapes=True, has_vhosts=True,
 )  # fmt: skip
 BY_NAME = {dialect.product: dialect for dialect in (ACTIVEMQ, RABBITMQ)}
 
@@ -59,4 +61,6 @@ def dialect_of(connected: Frame, address: Address) -> Dialect:
     if found is None:
         raise BrokerMisconfigured(f"The STOMP server at {address} is {server or 'one without a name'}. Celeriac works "
                                   f"with {' and '.join(BY_NAME)}; others do things in other ways.")
-    return found
+    if found.has_vhosts or address.vhost == "/":
+        return found
+    return msgspec.structs.replace(found, begins=f"{address.vhost}.")

@@ -74,7 +74,7 @@ def packed(items: Sequence[Publication], acknowledged: Sequence[str], dialect: D
     The receipts are `number`, `number + 1` and so on. A server that does not do both in one step sends first, and is to
     be told to acknowledge when it has confirmed.
     """
-    if not dialect.atomic or len(items) + len(acknowledged) == 1:
+    if not dialect.atomic or (len(items) == 1 and not acknowledged):
         parts = [item.pack(b"receipt:%d\n" % (number + at)) for at, item in enumerate(items)]
         return b"".join(parts), len(items)
     name = b"transaction:%d\n" % number

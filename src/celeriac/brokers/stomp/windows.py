@@ -1,0 +1,96 @@
+"""The windows of a worker's lines, kept by what is not acknowledged yet. Pure but for the connection's frames.
+
+STOMP can begin a subscription with a window, and end it: it cannot change the window. When a subscription ends, the
+server puts back what it had pushed and what was not acknowledged, although a task may be running. So a line's
+subscriptions never end before the lease does. To widen its window, the line gets another subscription. To narrow it,
+acknowledgements are *held back*: the server pushes no more than a subscription's window beyond what was acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from celeriac.drivers.stomp.aio import AioConnection
+from celeriac.drivers.stomp.frames import Frame
+
+__all__ = ["Pushed", "Window"]
+
+
+class Pushed:
+    """A message that the server has pushed."""
+
+    __slots__ = ("ack", "body", "consumer_tag", "redelivered", "tag", "window")
+
+    def __init__(self, frame: Frame, tag: int, window: Window) -> None:
+        self.tag = tag
+        self.window = window
+        self.consumer_tag = window.tag
+        self.ack = frame.headers.get("ack", "")
+        self.body = frame.body
+        self.redelivered = frame.headers.get("redelivered") == "true"
+
+
+class Window:
+    """The subscriptions to a line."""
+
+    def __init__(self, connection: AioConnection, destination: str, more: Callable[[int], dict[str, str]],
+                 take: Callable[[Frame, Window], None]) -> None:  # fmt: skip
+        self.destination = destination
+        self.tag = ""  # of the present consumer, or the last one
+        self.room = 0  # how many messages the consumer wants
+        self.held: list[str] = []  # acknowledgements
+        self._connection = connection
+        self._headers = more
+        self._take = take
+        self._is_open = False
+        self._free = 0  # how many messages the server may push
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether the server may push more messages."""
+        return self._free > 0
+
+    def open(self, tag: str, room: int) -> None:
+        """Let the server push so many messages to a consumer; more may be on their way."""
+        self.tag, self.room, self._is_open = tag, room, True
+        self._fit()
+
+    def close(self) -> None:
+        """Let the server push no more. It may push what it was allowed to."""
+        self.room, self._is_open = 0, False
+
+    def received(self) -> None:
+        """Note that a message was pushed."""
+        self._free -= 1
+        self.room -= self._is_open
+
+    def acknowledge(self, pushed: Sequence[Pushed]) -> None:
+        """Acknowledge messages, or hold that back as long as it would make more room than is wanted."""
+        self.settled(pushed)
+        self.held += [one.ack for one in pushed]
+        self._fit()
+
+    def settled(self, pushed: Sequence[Pushed]) -> None:
+        """Make the room that the settling of messages leaves to their consumer."""
+        if self._is_open:
+            self.room += sum(one.consumer_tag == self.tag for one in pushed)
+
+    def acknowledged(self, count: int) -> None:
+        """Note that so many messages were acknowledged."""
+        self._free += count
+
+    def _fit(self) -> None:
+        missing = self.room - self._free
+        if missing <= 0:
+            return
+        now, self.held = self.held[:missing], self.held[missing:]
+        if now:
+            self._connection.acknowledge(now)
+            self.acknowledged(len(now))
+        missing -= len(now)
+        if missing > 0:
+            self._connection.subscribe(self._took, self.destination, more=self._headers(missing))
+            self._free += missing
+
+    def _took(self, frame: Frame) -> None:
+        self._take(frame, self)
