@@ -383,7 +383,7 @@ def _json_type(schema: dict[str, Any]) -> str:
 # --- Settings -----------------------------------------------------------------------------------------
 
 SECTIONS = {
-    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_", "sql_",
+    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_", "stomp_", "sql_",
                            "mongodb_", "memcached_", "tyrant_"),
     "Security": ("security_",),
     "E-mail to the administrators": ("mail_", "task_send_error_emails"),

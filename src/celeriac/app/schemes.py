@@ -45,6 +45,7 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
         "memory": BuiltIn(f"{package}.memory", "memory"),
         **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel"), redis),
         **dict.fromkeys(("amqp", "amqps"), amqp),
+        **dict.fromkeys(("stomp", "stomps"), BuiltIn(f"{package}.stomp", "stomp")),
     }
 
 

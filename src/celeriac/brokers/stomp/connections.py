@@ -40,6 +40,7 @@ class StompWorkerConnection(WorkerConnection):
         self._windows: dict[str, Window] = {}  # by address
         self._unacked: dict[int, Pushed] = {}
         self._tags = 0
+        self._synced = 0  # the last tag before the last `sync`
         self._here: str | None = None  # the message that stands for this worker, to be acknowledged at its end
         self._delivered: Callable[[Any], None] = lambda _: None
 
@@ -114,6 +115,7 @@ class StompWorkerConnection(WorkerConnection):
 
     async def sync(self) -> None:
         await self._settled(self._windows.values())
+        self._synced = self._tags
 
     async def _settled(self, windows: Any) -> None:
         """Return when the server has pushed to lines what it can."""
@@ -131,7 +133,6 @@ class StompWorkerConnection(WorkerConnection):
 
     async def stop(self) -> None:
         """Acknowledge all that was settled. What the server pushes instead goes back, and does not count as lost."""
-        known = set(self._unacked)
         held = [ack for window in self._windows.values() for ack in window.held]
         if self._here is not None:
             held.append(self._here)
@@ -140,7 +141,7 @@ class StompWorkerConnection(WorkerConnection):
             for window in self._windows.values():
                 window.acknowledged(len(window.held))
             await self._settled(self._windows.values())
-        late = [pushed.body for tag, pushed in self._unacked.items() if tag not in known]
+        late = [pushed.body for tag, pushed in self._unacked.items() if tag > self._synced]
         await self._uncounted.note(late)
         await self.connection.confirmed("DISCONNECT")
 

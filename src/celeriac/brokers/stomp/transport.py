@@ -81,6 +81,9 @@ class StompTransport(Transport):
         message, topology = envelope.message, self.topology
         marks = self._marks(message.priority)
         if message.due_at is not None and (seconds := envelope.seconds(now)) > 0:
+            if not topology.dialect.schedules:
+                raise NotSupported(f"{self} keeps no message until it is due, when it is reached by STOMP: tasks cannot "
+                                   "have an ETA or a countdown, nor be retried after a delay. Use amqp://.")  # fmt: skip
             marks += b"AMQ_SCHEDULED_DELAY:%d\n" % max(1, round(seconds * 1000))
         destination = topology.dialect.queue(topology.address(topology.line_of(message)))
         return Publication(destination, marks, envelope.pack(self.codec))
@@ -109,11 +112,7 @@ class StompTransport(Transport):
 
     def declare_delays(self) -> Procedure[None]:
         """Refuse delays where the server does not keep messages until they are due."""
-        dialect = self.topology.dialect
-        if not dialect.schedules:
-            raise NotSupported(f"By STOMP, {dialect.product} keeps no message until it is due: tasks cannot have an "
-                               "ETA or a countdown, nor be retried after a delay. Use amqp://.")  # fmt: skip
-        if "later" in (yield from self._try({"at once": {}, "later": {"AMQ_SCHEDULED_DELAY": "2000"}})):
+        if self.topology.dialect.schedules and "later" in (yield from self._try({"at once": {}, "later": {"AMQ_SCHEDULED_DELAY": "2000"}})):
             raise BrokerMisconfigured(f"{self} delivers delayed messages at once, for its scheduler is off: tasks "
                                       "cannot have an ETA or a countdown, nor be retried after a delay. Switch it on "
                                       f"in activemq.xml: {SCHEDULES}")  # fmt: skip
