@@ -82,8 +82,8 @@ class StompTransport(Transport):
         marks = self._marks(message.priority)
         if message.due_at is not None and (seconds := envelope.seconds(now)) > 0:
             if not topology.dialect.schedules:
-                raise NotSupported(f"{self} keeps no message until it is due, when it is reached by STOMP: tasks cannot "
-                                   "have an ETA or a countdown, nor be retried after a delay. Use amqp://.")  # fmt: skip
+                raise NotSupported(f"By STOMP, {self} keeps no message until it is due: tasks cannot have an ETA or a "
+                                   "countdown, nor be retried after a delay. Use amqp://.")  # fmt: skip
             marks += b"AMQ_SCHEDULED_DELAY:%d\n" % max(1, round(seconds * 1000))
         destination = topology.dialect.queue(topology.address(topology.line_of(message)))
         return Publication(destination, marks, envelope.pack(self.codec))
@@ -112,7 +112,10 @@ class StompTransport(Transport):
 
     def declare_delays(self) -> Procedure[None]:
         """Refuse delays where the server does not keep messages until they are due."""
-        if self.topology.dialect.schedules and "later" in (yield from self._try({"at once": {}, "later": {"AMQ_SCHEDULED_DELAY": "2000"}})):
+        if not self.topology.dialect.schedules:
+            return
+        found = yield from self._try({"at once": {}, "later": {"AMQ_SCHEDULED_DELAY": "2000"}})
+        if "later" in found:
             raise BrokerMisconfigured(f"{self} delivers delayed messages at once, for its scheduler is off: tasks "
                                       "cannot have an ETA or a countdown, nor be retried after a delay. Switch it on "
                                       f"in activemq.xml: {SCHEDULES}")  # fmt: skip
