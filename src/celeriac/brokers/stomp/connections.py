@@ -114,21 +114,27 @@ class StompWorkerConnection(WorkerConnection):
         return None if pushed.redelivered else 0
 
     async def sync(self) -> None:
-        await self._settled(self._windows.values())
+        await self._settled([window for window in self._windows.values() if window.takes_more])
         self._synced = self._tags
 
-    async def _settled(self, windows: Any) -> None:
+    async def _settled(self, windows: Sequence[Window]) -> None:
         """Return when the server has pushed to lines what it can."""
-        open_ones = [window for window in windows if window.takes_more]
+        for window in windows:
+            window.is_fresh = False
+        if not windows:
+            return
         if not self._dialect.browses:
             await quiet(lambda: self._tags)
-        elif open_ones:
-            await asyncio.gather(*[self.connection.passed(window.destination) for window in open_ones])
+            return
+        await asyncio.gather(*[self.connection.passed(window.destination) for window in windows])
+        for window in windows:
+            if window.takes_more and not window.is_fresh:
+                window.is_idle()
 
     async def count(self, addresses: Sequence[str]) -> list[int]:
         """Guess: the server does not tell. None wait where more may be pushed; elsewhere, any number may."""
         windows = [self._window(address) for address in addresses]
-        await self._settled(windows)
+        await self._settled([window for window in windows if window.is_fresh])
         return [0 if window.room > 0 else MANY if window.tag else 1 for window in windows]
 
     async def stop(self) -> None:
@@ -140,7 +146,7 @@ class StompWorkerConnection(WorkerConnection):
             self.connection.acknowledge(held)
             for window in self._windows.values():
                 window.acknowledged(len(window.held))
-            await self._settled(self._windows.values())
+            await self._settled([window for window in self._windows.values() if window.takes_more])
         late = [pushed.body for tag, pushed in self._unacked.items() if tag > self._synced]
         await self._uncounted.note(late)
         await self.connection.confirmed("DISCONNECT")

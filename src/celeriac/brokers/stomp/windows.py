@@ -1,9 +1,10 @@
-"""The windows of a worker's lines, kept by what is not acknowledged yet. Pure but for the connection's frames.
+"""The windows of a worker's lines, kept by what is not acknowledged yet.
 
 STOMP can begin a subscription with a window, and end it: it cannot change the window. When a subscription ends, the
-server puts back what it had pushed and what was not acknowledged, although a task may be running. So a line's
-subscriptions never end before the lease does. To widen its window, the line gets another subscription. To narrow it,
-acknowledgements are *held back*: the server pushes no more than a subscription's window beyond what was acknowledged.
+server puts back what it had pushed and what was not acknowledged, although a task may be running. So to widen its
+window, a line gets another subscription. To narrow it, acknowledgements are *held back*: the server pushes no more than
+a subscription's window beyond what was acknowledged. When nothing of the line is unsettled, and the server has nothing
+to push, all is acknowledged, and one subscription takes the place of the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.frames import Frame
 
 __all__ = ["Pushed", "Window"]
+
+EXACT = 16  # a smaller window is exact; a larger one may be half as wide again, so that it is widened less often …
+WIDEST = 256  # … up to this
 
 
 class Pushed:
@@ -44,6 +48,10 @@ class Window:
         self._take = take
         self._is_open = False
         self._free = 0  # how many messages the server may push
+        self.is_fresh = False  # room was made since it was last known that the server had pushed what it had
+        self._size = 0  # of all subscriptions
+        self._unsettled = 0
+        self._subscriptions: list[str] = []
 
     @property
     def takes_more(self) -> bool:
@@ -62,6 +70,7 @@ class Window:
     def received(self) -> None:
         """Note that a message was pushed."""
         self._free -= 1
+        self._unsettled += 1
         self.room -= self._is_open
 
     def acknowledge(self, pushed: Sequence[Pushed]) -> None:
@@ -70,14 +79,21 @@ class Window:
         self.held += [one.ack for one in pushed]
         self._fit()
 
+    def is_idle(self) -> None:
+        """Note that the server had nothing to push, although it could. Give back what is held back, if it is safe."""
+        if self.held and self._is_open and not self._unsettled:
+            self._begin_again()
+
     def settled(self, pushed: Sequence[Pushed]) -> None:
         """Make the room that the settling of messages leaves to their consumer."""
+        self._unsettled -= len(pushed)
         if self._is_open:
             self.room += sum(one.consumer_tag == self.tag for one in pushed)
 
     def acknowledged(self, count: int) -> None:
         """Note that so many messages were acknowledged."""
         self._free += count
+        self.is_fresh = True
 
     def _fit(self) -> None:
         missing = self.room - self._free
@@ -89,8 +105,26 @@ class Window:
             self.acknowledged(len(now))
         missing -= len(now)
         if missing > 0:
-            self._connection.subscribe(self._took, self.destination, more=self._headers(missing))
-            self._free += missing
+            wider = min(self._size // 2, WIDEST - self._size) if self._size >= EXACT else 0
+            self._subscribe(max(missing, wider))
+
+    def _begin_again(self) -> None:
+        """Acknowledge all, and begin anew with the room that is wanted. The line is empty: nothing is pushed meanwhile.
+
+        If a message comes at this very moment, the server takes it back, which counts as a delivery.
+        """
+        self._connection.acknowledge(self.held)
+        for id in self._subscriptions:
+            self._connection.unsubscribe(id)
+        self.held, self._subscriptions, self._free, self._size = [], [], 0, 0
+        self._fit()
+
+    def _subscribe(self, room: int) -> None:
+        id, _ = self._connection.subscribe(self._took, self.destination, more=self._headers(room))
+        self._subscriptions.append(id)
+        self._free += room
+        self._size += room
+        self.is_fresh = True
 
     def _took(self, frame: Frame) -> None:
         self._take(frame, self)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 from celeriac.drivers.hosts import Host, Hosts
-from celeriac.drivers.sockets import prepare
+from celeriac.drivers.sockets import acknowledging_quickly, prepare
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.error_translation import ConnectionLost, refused
 from celeriac.drivers.stomp.frames import HEARTBEAT, Frame, Parser, Publication, frame
@@ -42,6 +42,7 @@ class AioConnection(asyncio.Protocol):
         self._receipts: dict[str, tuple[asyncio.Future[None], Callable[[], None]]] = {}
         self._waiting: set[asyncio.Future[None]] = set()  # all that fail when the connection is lost
         self._subscriptions: dict[str, Callable[[Frame], None]] = {}
+        self._quick: Callable[[], object] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self.received_at = self._sent = time.monotonic()  # when something was last received, and sent
@@ -190,10 +191,13 @@ class AioConnection(asyncio.Protocol):
         plain = transport.get_extra_info("socket")
         if plain is not None:
             prepare(plain)
+            self._quick = acknowledging_quickly(plain)
 
     def data_received(self, data: bytes) -> None:
         """Pass each frame to whom it is for."""
         self.received_at = time.monotonic()
+        if self._quick is not None:
+            self._quick()
         try:
             frames = self._parser.feed(data)
         except ConnectionLost as error:
