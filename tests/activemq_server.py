@@ -60,7 +60,7 @@ log4j.appender.F.layout=org.apache.log4j.PatternLayout
 log4j.appender.F.layout.ConversionPattern=%d %p %c{{1}} %m%n
 """
 BROKER = 'schedulerSupport="true"'
-POLICY = 'prioritizedMessages="true" maxBrowsePageSize="1000000"'
+POLICY = 'prioritizedMessages="true" maxPageSize="100000" maxBrowsePageSize="100000"'
 
 
 class ActiveMQServer:

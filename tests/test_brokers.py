@@ -13,6 +13,7 @@ from celeriac.backends.amqp import RpcBackend
 from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
+from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
@@ -101,7 +102,9 @@ def stomp(url: str, schedules: bool = True) -> Iterator[Ports]:
         made = StompBroker(server, clock)
         return timed(made, clock) if schedules else made
 
-    yield Ports(broker(here), MemoryBackend(Store(), clock), clock, lambda: broker(elsewhere), stomp_worker_dies)
+    backend = StompReplyBackend(here, clock)
+    yield Ports(broker(here), backend, clock, lambda: broker(elsewhere), stomp_worker_dies)
+    backend.close()
     here.close()
     elsewhere.close()
 

@@ -36,6 +36,18 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         """Return the destination of a queue."""
         return f"/queue/{quote(name, safe=' ') if self.escapes else self.begins + name}"
 
+    def existing(self, name: str) -> str:
+        """Return the destination of a queue that is not declared if it is missing, where the server can do that."""
+        return f"/amq/queue/{quote(name, safe=' ')}" if self.escapes else self.queue(name)
+
+    def expiry(self, at: float) -> dict[str, str]:
+        """Return the headers of a message that the server may drop at an instant."""
+        return {"expires": str(int(at * 1000))} if self.browses else {}
+
+    def of_replies(self, unread: float) -> dict[str, str]:
+        """Return the headers that declare a queue which the server deletes after so many seconds without a reader."""
+        return {"x-expires": str(int(unread * 1000))} if self.escapes else {}
+
     def topic(self, name: str) -> str:
         """Return the destination of what all present subscribers get."""
         return f"/topic/{self.begins}{name}"
