@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ __all__ = ["StompSubscription", "StompWorkerConnection", "quiet"]
 log = logging.getLogger("celeriac.brokers")
 
 QUIET_SECONDS = 0.1  # without a message, after which a server that cannot tell is taken to have pushed all it had
+TIDY_SECONDS = 1.0
 MANY = 1_000_000  # messages may wait in a line that is not open
 
 
@@ -51,13 +53,22 @@ class StompWorkerConnection(WorkerConnection):
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
                lost: Callable[[], None]) -> None:  # fmt: skip
         def ended() -> None:
+            self._tidying.cancel()
             error = self.connection.lost
             if isinstance(error, RightsMissing):
                 self.refusal = error
             lost()
 
         self._delivered = delivered
+        self._tidying = asyncio.ensure_future(self._tidy())
         self.connection.on_lost = ended
+
+    async def _tidy(self) -> None:
+        """Acknowledge what is held back, in lines that are idle."""
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            with contextlib.suppress(OSError):
+                await self._settled([window for window in self._windows.values() if window.is_untidy])
 
     # --- Consuming ------------------------------------------------------------------------------------
 
@@ -147,9 +158,12 @@ class StompWorkerConnection(WorkerConnection):
             for window in self._windows.values():
                 window.acknowledged(len(window.held))
             await self._settled([window for window in self._windows.values() if window.takes_more])
-        late = [pushed.body for tag, pushed in self._unacked.items() if tag > self._synced]
-        await self._uncounted.note(late)
+        noted = self._synced
+        while late := [pushed.body for tag, pushed in self._unacked.items() if tag > noted]:
+            noted = self._tags
+            await self._uncounted.note(late)
         await self.connection.confirmed("DISCONNECT")
+        await self._uncounted.note([pushed.body for tag, pushed in self._unacked.items() if tag > noted])
 
     # --- Everything else ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ to push, all is acknowledged, and one subscription takes the place of the others
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from celeriac.drivers.stomp.aio import AioConnection
@@ -16,8 +17,9 @@ from celeriac.drivers.stomp.frames import Frame
 
 __all__ = ["Pushed", "Window"]
 
-EXACT = 16  # a smaller window is exact; a larger one may be half as wide again, so that it is widened less often …
-WIDEST = 256  # … up to this
+EXACT = 16  # a smaller window is widened at once, a larger one …
+FEW = 4  # … only if a fourth of what is unsettled is missing; otherwise …
+STEADY_SECONDS = 0.05  # … after this time, within which settlements may make the room
 
 
 class Pushed:
@@ -49,9 +51,15 @@ class Window:
         self._is_open = False
         self._free = 0  # how many messages the server may push
         self.is_fresh = False  # room was made since it was last known that the server had pushed what it had
+        self._timer: asyncio.TimerHandle | None = None
         self._size = 0  # of all subscriptions
         self._unsettled = 0
         self._subscriptions: list[str] = []
+
+    @property
+    def is_untidy(self) -> bool:
+        """Whether something is held back although nothing is unsettled, and the server may push more."""
+        return bool(self.held) and self._free > 0 and not self._unsettled
 
     @property
     def takes_more(self) -> bool:
@@ -104,9 +112,17 @@ class Window:
             self._connection.acknowledge(now)
             self.acknowledged(len(now))
         missing -= len(now)
-        if missing > 0:
-            wider = min(self._size // 2, WIDEST - self._size) if self._size >= EXACT else 0
-            self._subscribe(max(missing, wider))
+        if missing <= 0:
+            return
+        if self._size < EXACT or FEW * missing >= self._unsettled:
+            self._subscribe(missing)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(STEADY_SECONDS, self._widen)
+
+    def _widen(self) -> None:
+        self._timer = None
+        if self.room > self._free and self._connection.lost is None:
+            self._subscribe(self.room - self._free)
 
     def _begin_again(self) -> None:
         """Acknowledge all, and begin anew with the room that is wanted. The line is empty: nothing is pushed meanwhile.
