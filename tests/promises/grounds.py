@@ -405,7 +405,7 @@ class SQLiteMongoGround(PairGround, SQLiteGround):
         self.put(MongoStore())
 
 
-GROUNDS: dict[str, type[Ground]] = {"activemq": ActiveMQGround, "sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround}
+GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround}
 """Those that every promise is tested on."""
 
 STORES: dict[str, type[PairGround]] = {
@@ -416,6 +416,7 @@ STORES: dict[str, type[PairGround]] = {
 
 ALL_GROUNDS: dict[str, type[Ground]] = {
     **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
-    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, "activemq": ActiveMQGround, **STORES,
+    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, "activemq": ActiveMQGround,
+    **STORES,
 }  # fmt: skip
 """Those, and others that single promises are tested on."""

@@ -68,7 +68,11 @@ class StompWorkerConnection(WorkerConnection):
         while True:
             await asyncio.sleep(TIDY_SECONDS)
             with contextlib.suppress(OSError):
-                await self._settled([window for window in self._windows.values() if window.is_untidy])
+                untidy = [window for window in self._windows.values() if window.is_untidy]
+                await self._settled(untidy)
+                for window in untidy:
+                    if not window.is_fresh:
+                        window.is_idle()
 
     # --- Consuming ------------------------------------------------------------------------------------
 
@@ -138,15 +142,12 @@ class StompWorkerConnection(WorkerConnection):
             await quiet(lambda: self._tags)
             return
         await asyncio.gather(*[self.connection.passed(window.destination) for window in windows])
-        for window in windows:
-            if window.takes_more and not window.is_fresh:
-                window.is_idle()
 
     async def count(self, addresses: Sequence[str]) -> list[int]:
-        """Guess: the server does not tell. None wait where more may be pushed; elsewhere, any number may."""
+        """Guess: the server does not tell. None wait where it may push more; elsewhere, any number may."""
         windows = [self._window(address) for address in addresses]
         await self._settled([window for window in windows if window.is_fresh])
-        return [0 if window.room > 0 else MANY if window.tag else 1 for window in windows]
+        return [0 if window.takes_more else MANY if window.tag else 1 for window in windows]
 
     async def stop(self) -> None:
         """Acknowledge all that was settled. What the server pushes instead goes back, and does not count as lost."""

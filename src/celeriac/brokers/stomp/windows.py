@@ -58,8 +58,8 @@ class Window:
 
     @property
     def is_untidy(self) -> bool:
-        """Whether something is held back although nothing is unsettled, and the server may push more."""
-        return bool(self.held) and self._free > 0 and not self._unsettled
+        """Whether something is held back, or the server may push too much, although nothing is unsettled."""
+        return not self._unsettled and self._free > 0 and (bool(self.held) or self._free > max(self.room, 1))
 
     @property
     def takes_more(self) -> bool:
@@ -88,8 +88,8 @@ class Window:
         self._fit()
 
     def is_idle(self) -> None:
-        """Note that the server had nothing to push, although it could. Give back what is held back, if it is safe."""
-        if self.held and self._is_open and not self._unsettled:
+        """Note that the server had nothing to push, although it could: begin again, if it is worth it."""
+        if self.is_untidy:
             self._begin_again()
 
     def settled(self, pushed: Sequence[Pushed]) -> None:
@@ -127,13 +127,14 @@ class Window:
     def _begin_again(self) -> None:
         """Acknowledge all, and begin anew with the room that is wanted. The line is empty: nothing is pushed meanwhile.
 
-        If a message comes at this very moment, the server takes it back, which counts as a delivery.
+        If a message comes at this very moment, the server takes it back, which counts as a delivery. A line without
+        a consumer may push one message: otherwise nothing would tell that there is one.
         """
         self._connection.acknowledge(self.held)
         for id in self._subscriptions:
             self._connection.unsubscribe(id)
         self.held, self._subscriptions, self._free, self._size = [], [], 0, 0
-        self._fit()
+        self._subscribe(max(self.room, 1))
 
     def _subscribe(self, room: int) -> None:
         id, _ = self._connection.subscribe(self._took, self.destination, more=self._headers(room))
