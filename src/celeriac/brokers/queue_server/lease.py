@@ -238,6 +238,7 @@ class QueueServerLease(Lease):
             async with self._transport.answering():
                 for consumer in consumers:
                     await consumer.begun()
+                self.connection.ending()
                 await self.connection.sync()  # nothing is pushed after this
                 await self._jobs.finished()  # they send back messages that must not be sent back twice
                 kept = [held for held in self._unacked.all() if not held.delivery.lost]

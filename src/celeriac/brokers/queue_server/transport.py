@@ -192,6 +192,9 @@ class WorkerConnection(ABC):
     def losses(self, pushed: Any) -> int | None:
         """Return how often the server has taken a message back, as it counts; None if it says only that it has."""
 
+    def ending(self) -> None:  # noqa: B027 - most have nothing to do
+        """Prepare for the end: what is pushed after the next `sync` need not be delivered, and goes back uncounted."""
+
     @abstractmethod
     async def sync(self) -> None:
         """Return when all that the server had pushed before has been delivered."""

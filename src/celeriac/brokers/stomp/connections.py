@@ -43,6 +43,7 @@ class StompWorkerConnection(WorkerConnection):
         self._unacked: dict[int, Pushed] = {}
         self._tags = 0
         self._synced = 0  # the last tag before the last `sync`
+        self._is_ending = False
         self._here: str | None = None  # the message that stands for this worker, to be acknowledged at its end
         self._delivered: Callable[[Any], None] = lambda _: None
 
@@ -128,9 +129,14 @@ class StompWorkerConnection(WorkerConnection):
     def losses(self, pushed: Pushed) -> int | None:
         return None if pushed.redelivered else 0
 
+    def ending(self) -> None:
+        self._is_ending = True
+
     async def sync(self) -> None:
         await self._settled([window for window in self._windows.values() if window.takes_more])
         self._synced = self._tags
+        if self._is_ending:
+            self._delivered = lambda _: None
 
     async def _settled(self, windows: Sequence[Window]) -> None:
         """Return when the server has pushed to lines what it can."""
