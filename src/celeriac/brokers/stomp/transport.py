@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Inspection, Procedure, Subscription, Transport, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Subscription, Transport, Unsent
 from celeriac.brokers.stomp.connections import StompSubscription, StompWorkerConnection
 from celeriac.brokers.stomp.inspection import StompInspection
 from celeriac.brokers.stomp.topology import StompTopology
@@ -58,6 +58,10 @@ class StompTransport(Transport):
         if self._topology is None:
             self._topology = StompTopology.on(self.server)
         return self._topology
+
+    @property
+    def holds_delayed(self) -> Holds:
+        return Holds.SAFELY if self.topology.dialect.schedules else Holds.NEVER
 
     # --- Sending --------------------------------------------------------------------------------------
 
