@@ -31,7 +31,7 @@ from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 
-__all__ = ["HEARTBEAT", "Replies", "ReplyBackend", "ReplyConnection"]
+__all__ = ["HEARTBEAT", "UNREAD_SECONDS", "Replies", "ReplyBackend", "ReplyConnection"]
 
 log = logging.getLogger("celeriac.backends")
 
