@@ -131,6 +131,7 @@ class StompWorkerConnection(WorkerConnection):
 
     def ending(self) -> None:
         self._is_ending = True
+        self._tidying.cancel()
 
     async def sync(self) -> None:
         await self._settled([window for window in self._windows.values() if window.takes_more])

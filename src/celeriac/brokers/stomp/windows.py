@@ -10,6 +10,7 @@ to push, all is acknowledged, and one subscription takes the place of the others
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from celeriac.drivers.stomp.aio import AioConnection
@@ -19,6 +20,7 @@ __all__ = ["Pushed", "Window"]
 
 EXACT = 16  # a smaller window is widened at once, a larger one …
 FEW = 4  # … only if a fourth of what is unsettled is missing; otherwise …
+IDLE_SECONDS = 1.0  # without a message, before a line begins again: one that comes at that moment counts as lost
 STEADY_SECONDS = 0.05  # … after this time, within which settlements may make the room
 
 
@@ -53,13 +55,16 @@ class Window:
         self.is_fresh = False  # room was made since it was last known that the server had pushed what it had
         self._timer: asyncio.TimerHandle | None = None
         self._size = 0  # of all subscriptions
+        self._active_at = 0.0  # by the monotonic clock: when something was pushed, or room was made
         self._unsettled = 0
         self._subscriptions: list[str] = []
 
     @property
     def is_untidy(self) -> bool:
         """Whether something is held back, or the server may push too much, although nothing is unsettled."""
-        return not self._unsettled and self._free > 0 and (bool(self.held) or self._free > max(self.room, 1))
+        if self._unsettled or self._free <= 0 or time.monotonic() < self._active_at + IDLE_SECONDS:
+            return False
+        return bool(self.held) or self._free > max(self.room, 1)
 
     @property
     def takes_more(self) -> bool:
@@ -77,6 +82,7 @@ class Window:
 
     def received(self) -> None:
         """Note that a message was pushed."""
+        self._active_at = time.monotonic()
         self._free -= 1
         self._unsettled += 1
         self.room -= self._is_open
@@ -100,6 +106,7 @@ class Window:
 
     def acknowledged(self, count: int) -> None:
         """Note that so many messages were acknowledged."""
+        self._active_at = time.monotonic()
         self._free += count
         self.is_fresh = True
 
@@ -139,6 +146,7 @@ class Window:
     def _subscribe(self, room: int) -> None:
         id, _ = self._connection.subscribe(self._took, self.destination, more=self._headers(room))
         self._subscriptions.append(id)
+        self._active_at = time.monotonic()
         self._free += room
         self._size += room
         self.is_fresh = True
