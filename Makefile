@@ -64,10 +64,10 @@ servers: # a server that speaks MongoDB's protocol is a process of its own, in a
 		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
 			command -v memcached >/dev/null && command -v chromium >/dev/null && \
 			command -v node >/dev/null && command -v socat >/dev/null && test -x /usr/sbin/mariadbd && \
-			command -v promtool >/dev/null && \
+			command -v promtool >/dev/null && test -e /usr/share/activemq/bin/activemq.jar && \
 			ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; } || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server memcached \
-			postgresql mariadb-server chromium prometheus nodejs socat; } >/dev/null
+			postgresql mariadb-server chromium prometheus nodejs socat activemq default-jre-headless; } >/dev/null
 	@test -f $(AXE)/node_modules/axe-core/axe.min.js || ! command -v npm >/dev/null || \
 		npm install --silent --no-fund --no-audit --prefix $(AXE) axe-core >/dev/null || \
 		echo 'There is no axe-core; the tests of accessibility are skipped.'

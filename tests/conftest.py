@@ -18,13 +18,14 @@ from celeriac import Celeriac
 from celeriac.drivers.peer import _registry as peers
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
+from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.clock import FakeClock
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.harness import Stage, set_stage
 from tests.promises.stores import shared_servers
-from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
+from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, free_ports, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 
 
@@ -128,7 +129,7 @@ def collected() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rabbit() -> Iterator[RabbitServer]:
     """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
-    with running_rabbit() as server:
+    with running_rabbit(**{STOMP: f"127.0.0.1:{free_ports(1)[0]}"}) as server:
         yield server
 
 
@@ -137,6 +138,13 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[ActiveMQServer]:
+    """An ActiveMQ for all tests that leave it running; each has names of its own."""
+    with running_activemq() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.patience import PATIENCE
 from tests.promises.stores import MariaDBStore, MongoStore, PostgreSQLStore, Store, shared_servers
 from tests.rabbitmq_cluster import RabbitCluster, running_cluster
@@ -28,8 +29,18 @@ from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
 __all__ = [
-    "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitClusterGround", "RabbitGround",
-    "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
+    "ALL_GROUNDS",
+    "GROUNDS",
+    "STORES",
+    "ActiveMQGround",
+    "Ground",
+    "PairGround",
+    "RabbitClusterGround",
+    "RabbitGround",
+    "RabbitRedisGround",
+    "RedisGround",
+    "SQLiteGround",
+    "SQLiteMongoGround",
 ]  # fmt: skip
 
 
@@ -280,6 +291,48 @@ def _cluster() -> RabbitCluster:
     return shared_servers.enter_context(running_cluster())
 
 
+# --- ActiveMQ -----------------------------------------------------------------------------------------
+
+
+class ActiveMQGround(SQLiteGround):
+    """One `activemq` for all stages, each with names of its own; outcomes are in SQLite.
+
+    It is away while it is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP).
+    """
+
+    absences = ("down", "frozen")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = _activemq()
+        self.environment = {"CELERIAC_BROKER_URL": self.server.url(), "CELERIAC_RESULT_BACKEND": self.url}
+
+    @contextmanager
+    def away(self, how: str) -> Iterator[None]:
+        begun = time.time()
+        if how == "frozen":
+            self.server.send(signal.SIGSTOP)
+        else:
+            self.server.kill()
+        try:
+            yield
+        finally:
+            if how == "frozen":
+                self.server.send(signal.SIGCONT)
+            else:
+                self.server.start()
+            self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        with self.away("down"):
+            pass
+
+
+@cache
+def _activemq() -> ActiveMQServer:
+    return shared_servers.enter_context(running_activemq())
+
+
 # --- A broker, and outcomes elsewhere -----------------------------------------------------------------
 
 
@@ -389,6 +442,7 @@ ALL_GROUNDS: dict[str, type[Ground]] = {
     **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
     "rabbitmq+redis, delays": RabbitRedisDelaysGround, "rabbitmq+postgresql, delays": RabbitPostgreSQLDelaysGround,
     "rabbitmq+mongodb, delays": RabbitMongoDelaysGround,
-    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, **STORES,
+    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, "activemq": ActiveMQGround,
+    **STORES,
 }  # fmt: skip
 """Those, and others that single promises are tested on."""

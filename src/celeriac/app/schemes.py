@@ -45,6 +45,7 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
         "memory": BuiltIn(f"{package}.memory", "memory"),
         **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel"), redis),
         **dict.fromkeys(("amqp", "amqps"), amqp),
+        **dict.fromkeys(("stomp", "stomps"), BuiltIn(f"{package}.stomp", "stomp")),
     }
 
 
@@ -66,7 +67,7 @@ BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
 }, {name: BuiltIn("celeriac.backends.sql", "sql", extra) for name, extra in SQL.items()})  # fmt: skip
 
 RPC = "rpc"
-REPLYING = frozenset({RPC, "amqp", "amqps"})
+REPLYING = frozenset({RPC, "amqp", "amqps", "stomp", "stomps"})
 """Built-in backends that send each outcome to its caller."""
 NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel"})
 """Built-in backends that notify the callers in all processes."""

@@ -50,10 +50,13 @@ class QueueServerOperations(Operations):
                 ready[line.queue] += await inspection.size(topology.address(line))
             dead = {name: await inspection.size(topology.dead(name)) for name in names}
             presences = await self._call_roll(inspection)
+        active = {name: sum(presence.held.get(name, 0) for presence in presences) for name in names}
+        if self._transport.counts_held:
+            ready = {name: max(0, count - active[name]) for name, count in ready.items()}
         found = [
             QueueCounts(queue=name, ready=ready[name] + due, scheduled=waiting, dead=dead[name],
                         paused=name in journal.paused,
-                        active=sum(presence.held.get(name, 0) for presence in presences))
+                        active=active[name])
             for name in names
             for due, waiting in [kept.get(name, (0, 0))]
         ]  # fmt: skip
