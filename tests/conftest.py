@@ -139,6 +139,14 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
         yield made
 
 
+@pytest.fixture
+def amqp10_rabbit(rabbit: RabbitServer) -> Iterator[str]:
+    """The URL of AMQP 1.0 in a vhost of RabbitMQ."""
+    vhost = rabbit.vhost()
+    yield rabbit.url(vhost).replace("amqp://", "amqp10://")
+    rabbit.drop(vhost)
+
+
 @pytest.fixture(scope="session")
 def shared_postgresql() -> Iterator[PostgreSQLServer]:
     """A PostgreSQL for all tests; each makes a database of its own."""

@@ -91,7 +91,7 @@ class RabbitServer:
             "vm_memory_high_watermark.absolute": "1GB", **settings,
         }  # fmt: skip
         (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-        (folder / "plugins").write_text("[rabbitmq_management].")
+        (folder / "plugins").write_text("[rabbitmq_management,rabbitmq_amqp1_0].")
         own = {"channel_tick_interval": 500}  # looks for time-outs
         ticks = ""
         if cookie:  # as docs/brokers.md advises for clusters; faster, lest tests wait
