@@ -104,7 +104,17 @@ def amqp10(url: str) -> Iterator[Ports]:
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-DELAYED: set[str] = set()
+DELAYED = {
+    "test_a_message_is_not_received_before_it_is_due",
+    "test_who_receives_wakes_when_a_message_becomes_due",
+    "test_scheduled_messages_are_listed_soonest_first",
+    "test_a_returned_message_comes_again_as_it_was_returned",
+    "test_a_revoked_message_is_delivered_at_once_and_marked",
+    "test_queues_are_counted_by_what_their_messages_wait_for",
+    "test_a_message_is_found_wherever_it_is",
+    "test_purging_drops_what_waits_and_not_what_runs",
+}
+"""Tests that send a message which is due later."""
 
 
 @pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq"])

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from celeriac.drivers.amqp10.engine import Node
 
-__all__ = ["Dialect", "dialect_of"]
+__all__ = ["DELAYED", "Dialect", "dialect_of"]
 
 EXCHANGE = "amq.topic"
 DELAYED = "DELAYED_DELIVERY"

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10Subscription, Amqp10WorkerConnection
+from celeriac.brokers.amqp10.dialect import DELAYED
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line
@@ -83,6 +84,10 @@ class Amqp10Transport(Transport):
         """Address an envelope to its line, with the time from which the server may deliver it."""
         message, topology = envelope.message, self.topology
         seconds = envelope.seconds(now)
+        if seconds > 0 and not topology.dialect.delays:
+            raise NotSupported(f"{self.product} cannot hold a message until it is due: it does not offer {DELAYED}. Call "
+                               "without `countdown` and `eta`, set `max_retries=0`, or use a broker that can: Redis, "
+                               "SQLite, `amqp://` on RabbitMQ (docs/brokers.md).")  # fmt: skip
         at = time.time() + seconds if seconds > 0 else None
         shown = not self.codec.encrypts and len(message.id) + len(message.task) < LONGEST_SHOWN
         data = encode(envelope.pack(self.codec), message.priority, message.id if shown else "",
@@ -103,10 +108,6 @@ class Amqp10Transport(Transport):
         yield self.topology.queue(self.topology.dead(queue))
 
     def declare_delays(self) -> Procedure[None]:
-        if not self.topology.dialect.delays:
-            raise NotSupported(f"{self.product} cannot hold a message until it is due: it does not offer "
-                               "DELAYED_DELIVERY. Call without `countdown` and `eta`, set `max_retries=0`, or use a broker "
-                               "that can: Redis, SQLite, `amqp://` on RabbitMQ (docs/brokers.md).")  # fmt: skip
         yield from ()
 
     def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
