@@ -3,12 +3,80 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from celeriac.brokers.amqp10.transport import Amqp10Transport
 from celeriac.brokers.queue_server.lease import QueueServerLease
+from celeriac.drivers.amqp10.connection import Item
+from celeriac.drivers.amqp10.engine import Node
+from celeriac.drivers.amqp10.messages import encode
+from celeriac.drivers.amqp10.server import Server
 from celeriac.ports.broker import Lease
+from tests.clock import FakeClock
+from tests.patience import PATIENCE
+from tests.signalling import send
 
-__all__ = ["die"]
+__all__ = ["Amqp10Clock", "Double", "die", "running_double"]
+
+
+class Double:
+    """The double, in a process of its own (`tests/amqp10_double.py`)."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.amqp10_double"], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+        self.tell("celeriac.turn", "turn")  # or the first reader of the journal would wait for it
+
+    @property
+    def url(self) -> str:
+        return f"amqp10://127.0.0.1:{self.port}"
+
+    def control(self, command: str) -> None:
+        """Change it: see `tests/amqp10_double.py`."""
+        self.tell("$control", command)
+
+    def tell(self, address: str, body: str) -> None:
+        """Send a message."""
+        server = Server(self.url)
+        server.do(lambda: (yield [Item(Node(address, ("queue",)), encode(body.encode()))]))
+        server.close()
+
+    def send(self, number: int) -> None:
+        send(self.process.pid, number)
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextmanager
+def running_double() -> Iterator[Double]:
+    """Run the double for as long as a block lasts."""
+    double = Double()
+    try:
+        yield double
+    finally:
+        double.end()
+
+
+class Amqp10Clock(FakeClock):
+    """Time that passes for the double too."""
+
+    def __init__(self, double: Double) -> None:
+        super().__init__()
+        self._double = double
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self._double.control(f"advance {seconds}")
 
 
 async def die(lease: Lease) -> None:

@@ -18,6 +18,7 @@ from celeriac import Celeriac
 from celeriac.drivers.peer import _registry as peers
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
+from tests.amqp10_server import Double, running_double
 from tests.clock import FakeClock
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
@@ -145,6 +146,12 @@ def amqp10_rabbit(rabbit: RabbitServer) -> Iterator[str]:
     vhost = rabbit.vhost()
     yield rabbit.url(vhost).replace("amqp://", "amqp10://")
     rabbit.drop(vhost)
+
+
+@pytest.fixture
+def amqp10_double() -> Iterator[Double]:
+    with running_double() as double:
+        yield double
 
 
 @pytest.fixture(scope="session")

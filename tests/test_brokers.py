@@ -28,6 +28,7 @@ from celeriac.drivers.sqlite.schema import TABLES
 from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import Message
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
+from tests.amqp10_server import Amqp10Clock
 from tests.amqp10_server import die as amqp10_die
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
@@ -92,9 +93,8 @@ def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
 
 
 @contextmanager
-def amqp10(url: str) -> Iterator[Ports]:
+def amqp10(url: str, clock: FakeClock) -> Iterator[Ports]:
     here, elsewhere = (Amqp10Server(url) for _ in range(2))
-    clock = FakeClock()
     backend = MemoryBackend(Store(), clock)
     yield Ports(Amqp10Broker(here, clock), backend, clock, lambda: Amqp10Broker(elsewhere, clock), amqp10_die)
     here.close()
@@ -117,16 +117,21 @@ DELAYED = {
 """Tests that send a message which is due later."""
 
 
-@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq"])
+@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq", "amqp10-double"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
             yield made
         return
+    if request.param == "amqp10-double":
+        double = request.getfixturevalue("amqp10_double")
+        with amqp10(double.url, Amqp10Clock(double)) as made:
+            yield made
+        return
     if request.param.startswith("amqp10"):
         if request.node.originalname in DELAYED:
             pytest.skip("this server holds no delayed messages: such calls are refused (tests/test_amqp10.py)")
-        with amqp10(request.getfixturevalue("amqp10_rabbit")) as made:
+        with amqp10(request.getfixturevalue("amqp10_rabbit"), clock) as made:
             yield made
         return
     if request.param.startswith("amqp"):

@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from celeriac.brokers.amqp10.taking import Delivered, put_back, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.drivers.amqp10.connection import Connection, Item
-from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session, settle
+from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.error_translation import Refused
-from celeriac.drivers.amqp10.messages import encode
+from celeriac.drivers.amqp10.messages import Received, encode
 
 __all__ = ["Bookkeeping", "Keep"]
 
@@ -53,7 +54,7 @@ class Bookkeeping:
         try:
             receiver: Receiver = await connection.attached(session.receiver(node))
             mine: list[Delivered] = []
-            receiver.take = lambda delivery, received: mine.append(Delivered(0, "", delivery, received))
+            receiver.take = lambda delivery, received: mine.append(Delivered(0, "", receiver, delivery, received))
             receiver.allow(2)  # there should be one
             while not mine:
                 with suppress(TimeoutError):
@@ -66,8 +67,8 @@ class Bookkeeping:
             yield session
             receiver.allow(0)
             for double in mine[1:]:
-                settle(double.delivery, ACCEPTED)
-            settle(mine[0].delivery, RELEASED)
+                double.settle(ACCEPTED)
+            mine[0].settle(RELEASED)
             connection.flush()
             if len(mine) > 1:  # two have read at the same time, and each has missed what the other one had taken
                 target, subject = self._dialect.topic(self._topology.channel(DOUBLED))
@@ -122,8 +123,8 @@ class Bookkeeping:
         mine: list[Delivered] = []
         others: list[Delivered] = []
 
-        def take(delivery: object, received: object) -> None:
-            one = Delivered(0, "", delivery, received)  # type: ignore[arg-type]
+        def take(delivery: Any, received: Received) -> None:
+            one = Delivered(0, "", receiver, delivery, received)
             (mine if one.body == name else others).append(one)
             receiver.allow(0 if mine else 1)
 
@@ -152,4 +153,4 @@ def _sort(messages: Sequence[Delivered], kept: Sequence[bool]) -> None:
     put_back([message for message, holds in zip(messages, kept, strict=True) if holds])
     for message, holds in zip(messages, kept, strict=True):
         if not holds:
-            settle(message.delivery, ACCEPTED)
+            message.settle(ACCEPTED)

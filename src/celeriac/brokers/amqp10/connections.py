@@ -20,7 +20,7 @@ from celeriac.brokers.amqp10.taking import Counting, Delivered, follow, put_back
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
 from celeriac.drivers.amqp10.connection import Connection
-from celeriac.drivers.amqp10.engine import ACCEPTED, FAILED, RELEASED, Receiver, Session, settle
+from celeriac.drivers.amqp10.engine import ACCEPTED, FAILED, RELEASED, Receiver, Session
 from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.model.message import new_id
@@ -60,7 +60,7 @@ class Amqp10WorkerConnection(WorkerConnection):
         self._counting = Counting(connection, topology.dialect)
         self._books = Bookkeeping(connection, topology)
         self._consumers: dict[str, _Consumer] = {}  # by address
-        self._held: dict[int, Delivered] = {}
+        self._held: dict[int, tuple[Delivered, _Consumer]] = {}
         self._tags = 0
         self._name = b""  # as it is counted among the workers
         self._reading: set[asyncio.Task[None]] = set()
@@ -111,7 +111,7 @@ class Amqp10WorkerConnection(WorkerConnection):
         if self.connection.lost is not None or self._stopped:
             return
         if not isinstance(error, Refused):
-            error = refused(f"to let a worker receive from {consumer.receiver.node.address!r}", error or ConnectionLost())
+            error = refused(f"a link from {consumer.receiver.node.address!r}", error or ConnectionLost())
         self._declared.clear()
         if isinstance(error, RightsMissing):
             self.refusal = error
@@ -125,8 +125,8 @@ class Amqp10WorkerConnection(WorkerConnection):
 
     def _take(self, consumer: _Consumer, delivery: Any, received: Received) -> None:
         self._tags = tag = self._tags + 1
-        pushed = Delivered(tag, consumer.tag, delivery, received, consumer)
-        self._held[tag] = pushed
+        pushed = Delivered(tag, consumer.tag, consumer.receiver, delivery, received)
+        self._held[tag] = pushed, consumer
         consumer.out += 1
         if consumer.out > consumer.window:  # it was on its way when the window became smaller
             consumer.fit()
@@ -142,13 +142,11 @@ class Amqp10WorkerConnection(WorkerConnection):
     def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
         consumers: set[_Consumer] = set()
         for tag in tags:
-            pushed = self._held.pop(tag, None)
-            if pushed is None or pushed.source.receiver.error is not None:
-                continue
-            settle(pushed.delivery, ACCEPTED)
-            if pushed.consumer_tag == pushed.source.tag:
-                pushed.source.out -= 1
-                consumers.add(pushed.source)
+            pushed, consumer = self._held.pop(tag)
+            pushed.settle(ACCEPTED)
+            if pushed.consumer_tag == consumer.tag:
+                consumer.out -= 1
+                consumers.add(consumer)
         for consumer in consumers:
             consumer.fit()
         self.connection.soon()
@@ -177,9 +175,8 @@ class Amqp10WorkerConnection(WorkerConnection):
 
     async def stop(self) -> None:
         dialect = self._topology.dialect
-        for pushed in self._held.values():
-            if pushed.source.receiver.error is None:
-                settle(pushed.delivery, FAILED if dialect.counts else RELEASED)
+        for pushed, _ in self._held.values():
+            pushed.settle(FAILED if dialect.counts else RELEASED)
         self._held.clear()
         await self.sync()
         if self._name:
@@ -249,7 +246,7 @@ class _Amqp10Taken(Taken):
 
     def acknowledge(self, tags: Sequence[int]) -> None:
         for tag in tags:
-            settle(self.held.pop(tag).delivery, ACCEPTED)
+            self.held.pop(tag).settle(ACCEPTED)
         self._connection.soon()
 
     def losses(self, pushed: Any) -> int | None:

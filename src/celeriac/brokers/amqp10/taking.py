@@ -13,10 +13,10 @@ from typing import Any
 
 from celeriac.brokers.amqp10.dialect import Dialect
 from celeriac.drivers.amqp10.connection import Connection
-from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session, settle
+from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received
 
-__all__ = ["Counting", "Delivered", "follow", "taken"]
+__all__ = ["Counting", "Delivered", "follow", "put_back", "returned", "taken"]
 
 WINDOW = 500  # broadcasts that the server may send ahead
 PART = 1000  # messages that are taken at a time
@@ -27,15 +27,19 @@ MOST_COUNTED = 10_000  # where counting is looking
 class Delivered:
     """A message that the server has sent, and that is not settled."""
 
-    __slots__ = ("body", "consumer_tag", "delivery", "failures", "redelivered", "source", "tag")
+    __slots__ = ("body", "consumer_tag", "delivery", "failures", "receiver", "redelivered", "tag")
 
-    def __init__(self, tag: int, consumer_tag: str, delivery: Any, received: Received, source: Any = None) -> None:
+    def __init__(self, tag: int, consumer_tag: str, receiver: Receiver, delivery: Any, received: Received) -> None:
         self.tag = tag
         self.consumer_tag = consumer_tag
+        self.receiver = receiver
         self.delivery = delivery
-        self.source = source
         self.body, first, self.failures = received
         self.redelivered = not first or self.failures > 0
+
+    def settle(self, state: int) -> None:
+        """Tell the server the outcome."""
+        self.receiver.settle(self.delivery, state)
 
     def losses(self, dialect: Dialect) -> int | None:
         """Return how often its delivery has failed; None if the server says only that it was delivered before."""
@@ -47,7 +51,7 @@ async def taken(connection: Connection, dialect: Dialect, receiver: Receiver, mo
     found: list[Delivered] = []
 
     def take(delivery: Any, received: Received) -> None:
-        found.append(Delivered(len(found) + 1, "", delivery, received))
+        found.append(Delivered(len(found) + 1, "", receiver, delivery, received))
 
     receiver.take = take
     while (left := most - len(found)) > 0:
@@ -73,7 +77,7 @@ async def taken(connection: Connection, dialect: Dialect, receiver: Receiver, mo
 def put_back(messages: Sequence[Delivered]) -> None:
     """Give messages back to their queue, to their old places, as if they had not been taken."""
     for message in messages:
-        settle(message.delivery, RELEASED)
+        message.settle(RELEASED)
 
 
 async def follow(connection: Connection, node: Node, take: Callable[[bytes], None]) -> Receiver:
@@ -83,7 +87,7 @@ async def follow(connection: Connection, node: Node, take: Callable[[bytes], Non
 
     def heard(delivery: Any, received: Received) -> None:
         nonlocal left
-        settle(delivery, ACCEPTED)
+        receiver.settle(delivery, ACCEPTED)
         connection.soon()
         left -= 1
         if left < WINDOW // 2:
@@ -126,7 +130,7 @@ class Counting:
             receiver = await self._connection.attached(session.receiver(node._replace(copy=True)))
             found = await taken(self._connection, self._dialect, receiver, most)
             for message in found:
-                settle(message.delivery, ACCEPTED)
+                message.settle(ACCEPTED)
             return len(found)
         finally:
             session.close()

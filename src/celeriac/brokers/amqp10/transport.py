@@ -85,8 +85,8 @@ class Amqp10Transport(Transport):
         message, topology = envelope.message, self.topology
         seconds = envelope.seconds(now)
         if seconds > 0 and not topology.dialect.delays:
-            raise NotSupported(f"{self.product} cannot hold a message until it is due: it does not offer {DELAYED}. Call "
-                               "without `countdown` and `eta`, set `max_retries=0`, or use a broker that can: Redis, "
+            raise NotSupported(f"{self.product} cannot hold a message until it is due: it does not offer {DELAYED}. "
+                               "Call without `countdown` and `eta`, set `max_retries=0`, or use a broker that can: Redis, "
                                "SQLite, `amqp://` on RabbitMQ (docs/brokers.md).")  # fmt: skip
         at = time.time() + seconds if seconds > 0 else None
         shown = not self.codec.encrypts and len(message.id) + len(message.task) < LONGEST_SHOWN

@@ -5,7 +5,7 @@ Producers, leases and operations of one broker send through its `Sender`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.journal import LineMade, writing
@@ -34,6 +34,10 @@ class Sender:
                    within: float | None = None) -> None:  # fmt: skip
         """Return when the server has confirmed all; within the time-out, or so many seconds."""
         await self.transport.ado(_Sending(self, envelopes, parcels), within)
+
+    def sending(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel]) -> Callable[[], Procedure[None]]:
+        """Return the procedure that sends a batch."""
+        return _Sending(self, envelopes, parcels)
 
     async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
         """Send payloads to the current subscribers of a channel."""

@@ -64,6 +64,9 @@ class Transport(ABC):
     product: str
     """The server's product, as errors name it. `str()` of a transport also says where the server is."""
 
+    counts_held: bool = False
+    """Whether the messages that workers hold are counted by `Inspection.size`, too."""
+
     timeout: float
     codec: Codec
     declared: set[Any]
@@ -176,6 +179,14 @@ class WorkerConnection(ABC):
     @abstractmethod
     def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
         """Acknowledge messages by their tags, which are sorted; `oldest`: the lowest tag that stays unacknowledged."""
+
+    async def move(self, sending: Callable[[], Procedure[None]], tags: Sequence[int]) -> bool:
+        """Carry out a procedure that sends, and acknowledge messages in the same atomic step.
+
+        False if the server cannot: nothing was done. Raises `OSError` when the connection is lost: the step was taken,
+        or the server puts the messages back.
+        """
+        return False
 
     @abstractmethod
     def losses(self, pushed: Any) -> int | None:

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, number, tls_context
+from celeriac.drivers.hosts import parse_hosts
+from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -48,7 +49,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             username, _, password = credentials.partition(":")
             options = dict(parse_qsl(query, strict_parsing=bool(query)))
             found = cls(
-                hosts=tuple(_host(host, PORTS[scheme]) for host in hosts.split(",")), tls=scheme == "amqps10",
+                hosts=parse_hosts(hosts, PORTS[scheme]), tls=scheme == "amqps10",
                 username=unquote(username), password=unquote(password), virtual_host=unquote(path), options=options,
             )  # fmt: skip
         except (ValueError, KeyError) as error:
@@ -77,11 +78,3 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         hosts = ", ".join(f"{host}:{port}" for host, port in self.hosts)
         return f"{hosts} (virtual host {self.virtual_host})" if self.virtual_host else hosts
-
-
-def _host(text: str, port: int) -> tuple[str, int]:
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return host, number(rest[1:], "port") if rest[1:] else port
-    host, _, digits = text.partition(":")
-    return host or "localhost", number(digits, "port") if digits else port

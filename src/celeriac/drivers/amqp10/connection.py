@@ -188,10 +188,8 @@ class Connection(asyncio.Protocol):
 
     async def drained(self, receiver: Receiver, most: int) -> None:
         """Wait until the server has sent up to so many messages more, if it has them now."""
-        flows: list[None] = []
-        receiver.flowed = lambda: flows.append(None)
         receiver.drain(most)
-        await self.until(lambda: receiver.error or (flows and receiver.drained))
+        await self.until(lambda: receiver.error or receiver.drained)
         if receiver.error is not None:
             raise receiver.error
 

@@ -15,12 +15,12 @@ from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal
 from celeriac.drivers.amqp10.flows import Frames
 from celeriac.drivers.amqp10.messages import Received, decode
 
-__all__ = ["ACCEPTED", "FAILED", "REJECTED", "RELEASED", "Engine", "Node", "Receiver", "Sender", "Session", "settle"]
+__all__ = ["ACCEPTED", "FAILED", "REJECTED", "RELEASED", "Engine", "Node", "Receiver", "Sender", "Session"]
 
 ACCEPTED, REJECTED, RELEASED = pn.PN_ACCEPTED, pn.PN_REJECTED, pn.PN_RELEASED
 FAILED = -1  # released, and counted as a delivery that has failed
 LARGEST_FRAME = 131072
-SYMBOL: Any = Data.SYMBOL
+UNDESCRIBED_SYMBOLS: Any = (UNDESCRIBED, Data.SYMBOL)
 
 
 class Node(NamedTuple):
@@ -80,7 +80,8 @@ class Engine:
             pn.pn_transport_close_tail(self._transport)
             self._dispatch()
             self.lose(ConnectionLost("the server closed the connection"))
-        for part, self.available in self._frames.split(data):
+        for part, available in self._frames.split(data):
+            self.available = available
             while part and self.lost is None:
                 taken = pn.pn_transport_push(self._transport, part)
                 self._dispatch()
@@ -159,11 +160,11 @@ class Engine:
         session = self._sessions[impl] = Session(self, impl)
         return session
 
-    def forget(self, session: Session) -> None:
-        """Forget a session that has ended."""
-        self._sessions.pop(session.impl, None)
+    def forget(self, session: Session) -> bool:
+        """Forget a session that has ended; False if it was forgotten before."""
         for link in session.links:
             self.links.pop(link.impl, None)
+        return self._sessions.pop(session.impl, None) is not None
 
     def close(self) -> None:
         """End the connection as the protocol demands."""
@@ -205,19 +206,18 @@ class Session:
         """Note that the server has ended it, or that the connection is lost."""
         if self.error is None:
             self.error = error or ConnectionLost("the server has ended the session")
-            for link in list(self.links):
-                link.end(self.error)
             self.close()
 
     def close(self) -> None:
         """End it; the server takes back what was not settled."""
         self.error = self.error or ConnectionLost("this process has ended the session")
-        self.engine.forget(self)
-        if self.engine.lost is None:
-            pn.pn_session_close(self.impl)
-        for link in list(self.links):
+        if not self.engine.forget(self):
+            return
+        for link in self.links:
             link.end(self.error)
         self.links.clear()
+        pn.pn_session_close(self.impl)
+        pn.pn_session_free(self.impl)
 
 
 class Link:
@@ -240,7 +240,7 @@ class Link:
             pn.pn_terminus_set_expiry_policy(ours, pn.PN_EXPIRE_NEVER)
         if node.capabilities:
             names: Any = [symbol(name) for name in node.capabilities]
-            asked = names[0] if len(names) == 1 else Array(UNDESCRIBED, SYMBOL, *names)
+            asked = names[0] if len(names) == 1 else Array(*UNDESCRIBED_SYMBOLS, *names)
             Data(pn.pn_terminus_capabilities(ours)).put_object(asked)
         pn.pn_link_set_snd_settle_mode(impl, pn.PN_SND_UNSETTLED)
         pn.pn_link_set_rcv_settle_mode(impl, pn.PN_RCV_FIRST)
@@ -265,8 +265,8 @@ class Link:
                 self.changed()
         elif kind != pn.PN_LINK_FLOW:
             error = _refusal(pn.pn_link_remote_condition(self.impl))
+            self.end(error or Refusal("amqp:link:detach-forced", f"the server has ended it ({self.node.address})"))
             self.close()
-            self.end(error or Refusal("amqp:link:detach-forced", f"the server has ended the link to {self.node.address}"))
 
     def delivery(self, delivery: Any) -> None:
         """Handle news of a delivery."""
@@ -280,6 +280,7 @@ class Link:
     def close(self) -> None:
         """Detach."""
         if self.session.engine.links.pop(self.impl, None) is not None:
+            self.error = self.error or ConnectionLost("this process has detached it")
             self.session.links.remove(self)
             pn.pn_link_close(self.impl)
             pn.pn_link_free(self.impl)
@@ -325,6 +326,16 @@ class Receiver(Link):
         """
         pn.pn_session_set_incoming_capacity(self.session.impl, 0)
         pn.pn_link_flow(self.impl, 0)
+
+    def settle(self, delivery: Any, state: int) -> None:
+        """Tell the server the outcome of a message; nothing, if the link has ended."""
+        if self.error is not None:
+            return
+        if state == FAILED:
+            pn.pn_disposition_set_failed(pn.pn_delivery_local(delivery), True)
+            state = pn.PN_MODIFIED
+        pn.pn_delivery_update(delivery, state)
+        pn.pn_delivery_settle(delivery)
 
     def event(self, kind: int) -> None:
         if kind == pn.PN_LINK_FLOW:
@@ -395,15 +406,6 @@ class Sender(Link):
             super().end(error)
             for settled in waiting.values():
                 settled(0, error)
-
-
-def settle(delivery: Any, state: int) -> None:
-    """Tell the server the outcome of a message that was received."""
-    if state == FAILED:
-        pn.pn_disposition_set_failed(pn.pn_delivery_local(delivery), True)
-        state = pn.PN_MODIFIED
-    pn.pn_delivery_update(delivery, state)
-    pn.pn_delivery_settle(delivery)
 
 
 def _object(data: Any) -> object:

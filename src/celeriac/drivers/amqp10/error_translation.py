@@ -70,7 +70,8 @@ def opening_failed(error: Exception, address: Address) -> Exception:
     if not isinstance(error, Refusal):
         return error
     if error.condition == UNAUTHORIZED:
-        who = f"the user {address.username!r}: wrong name or password" if address.username else "a client without a user"
+        named = f"the user {address.username!r}: wrong name or password"
+        who = named if address.username else "a client without a user"
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses {who}, or does not offer SASL "
                                    f"{address.mechanism} ({error.text}). Name both in the URL: "
                                    "amqp10://user:password@host")  # fmt: skip
@@ -78,8 +79,8 @@ def opening_failed(error: Exception, address: Address) -> Exception:
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the connection: {error}. Check the "
                                    "virtual host in the URL, and that the user may use it.")  # fmt: skip
     if "header mismatch" in error.text:
-        return BrokerMisconfigured(f"The server at {address} does not speak AMQP 1.0: {error.text}. Check the port, and "
-                                   "that the server's AMQP 1.0 is switched on.")  # fmt: skip
+        return BrokerMisconfigured(f"The server at {address} does not speak AMQP 1.0: {error.text}. Check the port, "
+                                   "and that AMQP 1.0 is switched on there.")  # fmt: skip
     return error
 
 
@@ -87,6 +88,9 @@ def unavailable(error: BaseException, address: Address, timeout: float, blocked:
     """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
     if isinstance(error, BrokerUnavailable):
         return error
+    if isinstance(error, Refusal) and error.condition == UNAUTHORIZED:
+        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error.text}. "
+                                   "Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
     if distrusted := distrust(error, f"the AMQP 1.0 server at {address}", "amqps10://"):
         return BrokerMisconfigured(distrusted)
     if blocked:
