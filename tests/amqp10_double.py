@@ -1,8 +1,9 @@
-"""A double of a server of AMQP 1.0, on proton's engine, for what RabbitMQ's plugin lacks: `python -m tests.amqp10_double`.
+"""A double of a server of AMQP 1.0, by proton, for what RabbitMQ's plugin lacks: `python -m tests.amqp10_double`.
 
 It follows the conventions of JMS, as ActiveMQ, Artemis and Qpid do: queues and topics by capability, counts of failed
 deliveries, messages that wait for their delivery time, looking by copies, draining, dynamic nodes, and transactions.
-Everything is in memory. Messages to `$control` change it: `advance 60` its clock, `block` and `unblock` its credit.
+Everything is in memory. Messages to `$control` change it: `advance 60` its clock, `block` and `unblock` its credit, and
+`reset` empties it.
 It prints its port.
 """
 
@@ -54,7 +55,7 @@ class Double(MessagingHandler):
         self.offset = 0.0
         self.blocked = False
         self.numbers = 0
-        self.queues: dict[str, Queue] = {}
+        self.queues: dict[str, Queue] = {"$control": Queue()}
         self.topics: dict[str, list[Any]] = {}
         self.receivers: list[Any] = []  # links to here
         self.held: dict[Any, tuple[Any, str, Entry]] = {}  # by delivery: the link, the queue, the message
@@ -107,10 +108,8 @@ class Double(MessagingHandler):
         link.name_of_queue = name
         if link.topic:
             self.topics.setdefault(name, []).append(link)
-        elif name not in self.queues and "queue" not in _symbols(source.capabilities):
-            return refuse(link, "amqp:not-found", f"there is no queue {name!r}")
-        elif name == "forbidden":
-            return refuse(link, "amqp:unauthorized-access", "not for you")
+        elif self.is_refused(link, source):
+            return
         else:
             self.queues.setdefault(name, Queue()).links.append(link)
             self.copied[link] = 0
@@ -128,16 +127,25 @@ class Double(MessagingHandler):
             link.kind = "topic"
         else:
             link.kind = "queue"
-            if name not in self.queues and name != "$control" and "queue" not in _symbols(target.capabilities):
-                return refuse(link, "amqp:not-found", f"there is no queue {name!r}")
-            if name == "forbidden":
-                return refuse(link, "amqp:unauthorized-access", "not for you")
+            if self.is_refused(link, target):
+                return
             self.queues.setdefault(name, Queue())
         link.max_message_size = LARGEST
         link.open()
         self.receivers.append(link)
         if not self.blocked or name == "$control" or name == "celeriac.turn":
             link.flow(CREDIT)
+
+    def is_refused(self, link: Any, node: Any) -> bool:
+        """Refuse a queue that is missing, and is not to be made; and one to which nobody has the rights."""
+        name = node.address
+        if name == "forbidden":
+            refuse(link, "amqp:unauthorized-access", "not for you")
+        elif name not in self.queues and "queue" not in _symbols(node.capabilities):
+            refuse(link, "amqp:not-found", f"there is no queue {name!r}")
+        else:
+            return False
+        return True
 
     def on_link_closing(self, event: Any) -> None:
         self.forget(event.link, failed=False)
@@ -193,7 +201,8 @@ class Double(MessagingHandler):
         if not self.blocked:
             link.flow(1)
         if link.kind == "coordinator":
-            return self.coordinate(delivery, message.body)
+            self.coordinate(delivery, message.body)
+            return
         name = link.target.address
         if name == "$control":
             self.control(bytes(message.body).decode())
@@ -207,12 +216,11 @@ class Double(MessagingHandler):
             delivery.local.data = [number, ACCEPTED]
             delivery.update(TRANSACTIONAL)
             delivery.settle()
-            return None
+            return
         else:
             self.add(name, message)
         delivery.update(Delivery.ACCEPTED)
         delivery.settle()
-        return None
 
     def control(self, command: str) -> None:
         what, _, value = command.partition(" ")
@@ -220,6 +228,9 @@ class Double(MessagingHandler):
             self.offset += float(value)
             for name in self.queues:
                 self.serve(name)
+        elif what == "reset":
+            self.queues, self.topics, self.offset = {"$control": Queue(), "celeriac.turn": Queue()}, {}, 0.0
+            self.add("celeriac.turn", Message(b"turn", inferred=True))  # or the first reader would wait for it
         self.blocked = what == "block" or (self.blocked and what != "unblock")
         if what == "unblock":
             for link in self.receivers:

@@ -30,7 +30,7 @@ class Double:
         self.process = subprocess.Popen([sys.executable, "-m", "tests.amqp10_double"], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
-        self.tell("celeriac.turn", "turn")  # or the first reader of the journal would wait for it
+        self.control("reset")
 
     @property
     def url(self) -> str:
@@ -38,12 +38,8 @@ class Double:
 
     def control(self, command: str) -> None:
         """Change it: see `tests/amqp10_double.py`."""
-        self.tell("$control", command)
-
-    def tell(self, address: str, body: str) -> None:
-        """Send a message."""
         server = Server(self.url)
-        server.do(lambda: (yield [Item(Node(address, ("queue",)), encode(body.encode()))]))
+        server.do(lambda: (yield [Item(Node("$control"), encode(command.encode()))]))
         server.close()
 
     def send(self, number: int) -> None:

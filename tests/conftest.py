@@ -148,10 +148,17 @@ def amqp10_rabbit(rabbit: RabbitServer) -> Iterator[str]:
     rabbit.drop(vhost)
 
 
-@pytest.fixture
-def amqp10_double() -> Iterator[Double]:
+@pytest.fixture(scope="session")
+def shared_double() -> Iterator[Double]:
     with running_double() as double:
         yield double
+
+
+@pytest.fixture
+def amqp10_double(shared_double: Double) -> Double:
+    """An empty server of AMQP 1.0 that has what RabbitMQ's plugin lacks."""
+    shared_double.control("reset")
+    return shared_double
 
 
 @pytest.fixture(scope="session")

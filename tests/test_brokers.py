@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from celeriac.backends.amqp import RpcBackend
+from celeriac.backends.amqp10 import Amqp10RpcBackend
 from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
@@ -95,8 +96,9 @@ def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
 @contextmanager
 def amqp10(url: str, clock: FakeClock) -> Iterator[Ports]:
     here, elsewhere = (Amqp10Server(url) for _ in range(2))
-    backend = MemoryBackend(Store(), clock)
+    backend = Amqp10RpcBackend(here, clock)
     yield Ports(Amqp10Broker(here, clock), backend, clock, lambda: Amqp10Broker(elsewhere, clock), amqp10_die)
+    backend.close()
     here.close()
     elsewhere.close()
 

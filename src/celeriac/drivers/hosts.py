@@ -1,4 +1,4 @@
-"""The hosts of a URL: the nodes of a cluster, or a server and its standby, in the order in which a process tries them."""
+"""The hosts of a URL (the nodes of a cluster, a server and its standby), in the order in which a process tries them."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 from celeriac.brokers.amqp10.bookkeeping import DOUBLED, Bookkeeping, Keep
-from celeriac.brokers.amqp10.dialect import Dialect
-from celeriac.brokers.amqp10.taking import Counting, Delivered, follow, put_back, returned, taken
+from celeriac.brokers.amqp10.taking import Counting, Delivered, put_back, returned, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
 from celeriac.drivers.amqp10.connection import Connection
+from celeriac.drivers.amqp10.dialect import Dialect
 from celeriac.drivers.amqp10.engine import ACCEPTED, FAILED, RELEASED, Receiver, Session
 from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
 from celeriac.drivers.amqp10.messages import Received
@@ -188,7 +188,7 @@ class Amqp10WorkerConnection(WorkerConnection):
     # --- Everything else ------------------------------------------------------------------------------
 
     async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
-        await follow(self.connection, self._topology.dialect.subscription(self._topology.channel(channel)), take)
+        await self.connection.follow(self._topology.dialect.subscription(self._topology.channel(channel)), take)
 
     async def announce(self) -> None:
         self._name = new_id().encode()
@@ -224,7 +224,7 @@ class Amqp10Subscription(Subscription):
     async def on(cls, connection: Connection, topology: Amqp10Topology, channel: str, take: Callable[[bytes], None],
                  lost: Callable[[], None]) -> Amqp10Subscription:  # fmt: skip
         """Follow a channel on a connection."""
-        receiver = await follow(connection, topology.dialect.subscription(topology.channel(channel)), take)
+        receiver = await connection.follow(topology.dialect.subscription(topology.channel(channel)), take)
         receiver.changed = connection.abandon  # the server has ended the link
         connection.on_lost = lost
         return cls(connection)

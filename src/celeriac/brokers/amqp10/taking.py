@@ -1,6 +1,6 @@
 """Takes what is in a queue, as far as a server lets that be known: by draining, or by counting first.
 
-Also what a worker holds (`Delivered`), and broadcasts, which are followed on links of their own.
+Also what a worker holds: `Delivered`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from celeriac.brokers.amqp10.dialect import Dialect
 from celeriac.drivers.amqp10.connection import Connection
+from celeriac.drivers.amqp10.dialect import Dialect
 from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received
 
-__all__ = ["Counting", "Delivered", "follow", "put_back", "returned", "taken"]
+__all__ = ["Counting", "Delivered", "put_back", "returned", "taken"]
 
-WINDOW = 500  # broadcasts that the server may send ahead
 PART = 1000  # messages that are taken at a time
 TAKING_SECONDS = 1.0  # for messages to arrive that were counted: others may have taken them
 MOST_COUNTED = 10_000  # where counting is looking
@@ -78,27 +77,6 @@ def put_back(messages: Sequence[Delivered]) -> None:
     """Give messages back to their queue, to their old places, as if they had not been taken."""
     for message in messages:
         message.settle(RELEASED)
-
-
-async def follow(connection: Connection, node: Node, take: Callable[[bytes], None]) -> Receiver:
-    """Call `take` with each message of a node, and let the server forget it."""
-    receiver: Receiver = await connection.attached(connection.session().receiver(node))
-    left = WINDOW
-
-    def heard(delivery: Any, received: Received) -> None:
-        nonlocal left
-        receiver.settle(delivery, ACCEPTED)
-        connection.soon()
-        left -= 1
-        if left < WINDOW // 2:
-            left = WINDOW
-            receiver.allow(WINDOW)
-        take(received.body)
-
-    receiver.take = heard
-    receiver.allow(WINDOW)
-    connection.flush()
-    return receiver
 
 
 class Counting:

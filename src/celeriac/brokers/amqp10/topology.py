@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from celeriac.brokers.amqp10.dialect import Dialect, dialect_of
 from celeriac.brokers.queue_server.topology import DEAD, LONGEST_SUFFIX, Topology
+from celeriac.drivers.amqp10.dialect import Dialect
 from celeriac.drivers.amqp10.engine import Node
 from celeriac.drivers.amqp10.server import Server
 from celeriac.errors import NotSupported
@@ -35,7 +35,7 @@ class Amqp10Topology(Topology):
     @classmethod
     def on(cls, server: Server) -> Amqp10Topology:
         """Return the names on a server to which a connection was made before."""
-        return cls(server.prefix, dialect_of(server.properties, server.capabilities))
+        return cls(server.prefix, server.dialect)
 
     def check(self, queue: str) -> None:
         why = ""

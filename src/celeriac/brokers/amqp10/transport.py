@@ -11,12 +11,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10Subscription, Amqp10WorkerConnection
-from celeriac.brokers.amqp10.dialect import DELAYED
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, Unsent
 from celeriac.drivers.amqp10.connection import Item
+from celeriac.drivers.amqp10.dialect import DELAYED
 from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Passive, Server
@@ -40,7 +40,7 @@ class Amqp10Transport(Transport):
 
     @property
     def product(self) -> str:  # type: ignore[override]
-        return f"{self.topology.dialect.product} (AMQP 1.0)" if hasattr(self.server, "properties") else "AMQP 1.0"
+        return f"{self.server.dialect.product} (AMQP 1.0)" if hasattr(self.server, "dialect") else "AMQP 1.0"
 
     @property
     def topology(self) -> Amqp10Topology:
@@ -86,8 +86,8 @@ class Amqp10Transport(Transport):
         seconds = envelope.seconds(now)
         if seconds > 0 and not topology.dialect.delays:
             raise NotSupported(f"{self.product} cannot hold a message until it is due: it does not offer {DELAYED}. "
-                               "Call without `countdown` and `eta`, set `max_retries=0`, or use a broker that can: Redis, "
-                               "SQLite, `amqp://` on RabbitMQ (docs/brokers.md).")  # fmt: skip
+                               "Call without `countdown` and `eta`, set `max_retries=0`, or use a broker that can: "
+                               "Redis, SQLite, `amqp://` on RabbitMQ (docs/brokers.md).")  # fmt: skip
         at = time.time() + seconds if seconds > 0 else None
         shown = not self.codec.encrypts and len(message.id) + len(message.task) < LONGEST_SHOWN
         data = encode(envelope.pack(self.codec), message.priority, message.id if shown else "",

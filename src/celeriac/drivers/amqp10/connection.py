@@ -15,12 +15,14 @@ from typing import Any, NamedTuple, cast
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.engine import ACCEPTED, REJECTED, Engine, Link, Node, Receiver, Sender, Session
 from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal, opening_failed, refused
+from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.sockets import prepare
 from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["Connection", "Item"]
 
+WINDOW = 500  # messages that the server may send ahead to who follows a node
 MOST_SENDERS = 256  # that stay attached
 
 
@@ -205,6 +207,26 @@ class Connection(asyncio.Protocol):
             if receiver.error is not None:
                 raise receiver.error
         return [receiver.available or 0 for receiver in receivers]
+
+    async def follow(self, node: Node, take: Callable[[bytes], None]) -> Receiver:
+        """Call `take` with each message of a node, and let the server forget it. Raises `Refused`, `ConnectionLost`."""
+        receiver: Receiver = await self.attached(self.session().receiver(node))
+        left = WINDOW
+
+        def heard(delivery: Any, received: Received) -> None:
+            nonlocal left
+            receiver.settle(delivery, ACCEPTED)
+            self.soon()
+            left -= 1
+            if left < WINDOW // 2:
+                left = WINDOW
+                receiver.allow(WINDOW)
+            take(received.body)
+
+        receiver.take = heard
+        receiver.allow(WINDOW)
+        self.flush()
+        return receiver
 
     async def sender(self, node: Node) -> Sender:
         """Return the sender to a node; attach it at first. Raises `Refused` or `ConnectionLost`."""

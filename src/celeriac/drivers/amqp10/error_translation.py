@@ -89,8 +89,8 @@ def unavailable(error: BaseException, address: Address, timeout: float, blocked:
     if isinstance(error, BrokerUnavailable):
         return error
     if isinstance(error, Refusal) and error.condition == UNAUTHORIZED:
-        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error.text}. "
-                                   "Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
+        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error.text}"
+                                   ". Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
     if distrusted := distrust(error, f"the AMQP 1.0 server at {address}", "amqps10://"):
         return BrokerMisconfigured(distrusted)
     if blocked:

@@ -9,8 +9,10 @@ Connections are opened at first use, by the process that uses them, and closed w
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.connection import Connection
+from celeriac.drivers.amqp10.dialect import RABBITMQ, Dialect, dialect_of
 from celeriac.drivers.amqp10.engine import Node
 from celeriac.drivers.amqp10.error_translation import Refused, unavailable
 from celeriac.drivers.hosts import Hosts
@@ -36,7 +39,6 @@ TRIES = 3
 PAUSE = 0.05  # seconds before a lost connection is tried again
 IDLE = 60.0  # seconds
 CLOSING_SECONDS = 2.0
-RABBITMQ = "RabbitMQ"
 
 
 class Passive(NamedTuple):
@@ -71,8 +73,7 @@ class Session:
 class Server:
     """An AMQP 1.0 server (one host, or several that stand in for each other), and the prefix of our own names on it."""
 
-    properties: dict[str, Any]  # what the server says of itself; known when the first connection is open
-    capabilities: frozenset[str]  # the extensions that it offers; likewise
+    dialect: Dialect  # known when the first connection is open
 
     def __init__(self, url: str, prefix: str = "celeriac", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> None:
         self.address = Address.of(url)
@@ -137,7 +138,7 @@ class Server:
 
     async def learn(self) -> None:
         """Learn what the server says of itself; connects if this process has not yet."""
-        if not hasattr(self, "properties"):
+        if not hasattr(self, "dialect"):
             await self.ado(_nothing)
 
     @asynccontextmanager
@@ -172,14 +173,14 @@ class Server:
 
     async def _connect(self, idle: float, name: str) -> Connection:
         made = await Connection.connect(self.address, self.hosts, self.timeout, name, idle, self._virtual_host)
-        if not hasattr(self, "properties"):
-            properties, capabilities = made.engine.properties, made.engine.capabilities
+        if not hasattr(self, "dialect"):
+            dialect = dialect_of(made.engine.properties, made.engine.capabilities)
             wanted = self.address.virtual_host
-            if properties.get("product") == RABBITMQ and wanted and not wanted.startswith("vhost:"):
+            if dialect.kind == RABBITMQ and wanted and not wanted.startswith("vhost:"):
                 self._virtual_host = f"vhost:{wanted}"  # it takes every other name for its default
                 made.close()
                 made = await Connection.connect(self.address, self.hosts, self.timeout, name, idle, self._virtual_host)
-            self.properties, self.capabilities = properties, capabilities
+            self.dialect = dialect
         return made
 
     def session(self) -> Session:
@@ -226,6 +227,8 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
+        atexit.register(self.stop)
         self._thread = threading.Thread(target=self._run, name="celeriac-amqp10", daemon=True)
         self._thread.start()
 
@@ -257,6 +260,9 @@ class _LoopThread:
 
     def stop(self) -> None:
         """Close what is open, and end the thread."""
+        atexit.unregister(self.stop)
+        if self._pid != os.getpid():
+            return
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not threading.current_thread():

@@ -13,7 +13,9 @@ from urllib.parse import quote
 
 from celeriac.drivers.amqp10.engine import Node
 
-__all__ = ["DELAYED", "Dialect", "dialect_of"]
+__all__ = ["DELAYED", "RABBITMQ", "Dialect", "dialect_of"]
+
+RABBITMQ, QPID = "rabbitmq", "qpid"
 
 EXCHANGE = "amq.topic"
 DELAYED = "DELAYED_DELIVERY"
@@ -34,27 +36,27 @@ class Dialect(NamedTuple):
 
     def queue(self, name: str) -> Node:
         """Return the node of a queue, which attaching makes where the server is set up for that."""
-        if self.kind == "rabbitmq":
+        if self.kind == RABBITMQ:
             return Node(f"/queue/{quote(name, safe='')}")
-        return Node(name, ("queue", "create-on-demand") if self.kind == "qpid" else ("queue",))
+        return Node(name, ("queue", "create-on-demand") if self.kind == QPID else ("queue",))
 
     def existing(self, name: str) -> Node | None:
         """Return the node of a queue which attaching does not make; None where it may always do so."""
-        return Node(f"/amq/queue/{quote(name, safe='')}") if self.kind == "rabbitmq" else None
+        return Node(f"/amq/queue/{quote(name, safe='')}") if self.kind == RABBITMQ else None
 
     def topic(self, name: str) -> tuple[Node, str]:
         """Return the node that broadcasts are sent to, and the subject that they have there."""
-        if self.kind == "rabbitmq":
+        if self.kind == RABBITMQ:
             return Node(f"/exchange/{EXCHANGE}", temporary=True), name
-        if self.kind == "qpid":
+        if self.kind == QPID:
             return Node(EXCHANGE, temporary=True), name
         return Node(name, ("topic",), temporary=True), ""
 
     def subscription(self, name: str) -> Node:
         """Return the node that a subscriber of broadcasts receives from."""
-        if self.kind == "rabbitmq":
+        if self.kind == RABBITMQ:
             return Node(f"/exchange/{EXCHANGE}/{quote(name, safe='')}", temporary=True)
-        if self.kind == "qpid":
+        if self.kind == QPID:
             return Node(EXCHANGE, subject=name, temporary=True)
         return Node(name, ("topic",), temporary=True)
 
@@ -67,5 +69,5 @@ def dialect_of(properties: Mapping[str, Any], capabilities: frozenset[str]) -> D
         major = str(properties.get("version", "")).partition(".")[0]
         full = major.isdigit() and int(major) >= FULL
         # Before, its classic queues end the session that drains them while credit is left.
-        return Dialect(product, "rabbitmq", delays, counts=False, tells=True, drains=full, copies=False, dynamic=full)
-    return Dialect(product, "qpid" if product.lower().startswith("qpid") else "", delays)
+        return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False, dynamic=full)
+    return Dialect(product, QPID if product.lower().startswith(QPID) else "", delays)
