@@ -28,7 +28,7 @@ from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
 __all__ = [
-    "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitClusterGround", "RabbitGround",
+    "ALL_GROUNDS", "GROUNDS", "STORES", "Amqp10Ground", "Ground", "PairGround", "RabbitClusterGround", "RabbitGround",
     "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
 ]  # fmt: skip
 
@@ -224,6 +224,14 @@ class RabbitGround(SQLiteGround):
         self.server.drop(self.vhost)
 
 
+class Amqp10Ground(RabbitGround):
+    """RabbitMQ by AMQP 1.0; outcomes are in SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment["CELERIAC_BROKER_URL"] = self.server.url(self.vhost).replace("amqp://", "amqp10://")
+
+
 @cache
 def _rabbit() -> RabbitServer:
     return shared_servers.enter_context(running_rabbit())
@@ -363,6 +371,7 @@ STORES: dict[str, type[PairGround]] = {
 
 ALL_GROUNDS: dict[str, type[Ground]] = {
     **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
-    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, **STORES,
+    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround,
+    "rabbitmq+amqp10": Amqp10Ground, **STORES,
 }  # fmt: skip
 """Those, and others that single promises are tested on."""

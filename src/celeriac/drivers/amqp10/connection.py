@@ -23,6 +23,7 @@ from celeriac.errors import BrokerMisconfigured
 __all__ = ["Connection", "Item"]
 
 WINDOW = 500  # messages that the server may send ahead to who follows a node
+PART = 64  # messages that are handed to proton together: it looks at all of them for each piece of output
 MOST_SENDERS = 256  # that stay attached
 
 
@@ -265,11 +266,13 @@ class Connection(asyncio.Protocol):
             if 0 < sender.largest < len(item.data):
                 raise refused("a message", Refusal("amqp:link:message-size-exceeded", f"{len(item.data)} bytes, and it "
                                                    f"takes {sender.largest}"))  # fmt: skip
-        for item in items:
+        for number, item in enumerate(items, 1):
             sender = senders[item.node]
             if sender.error is not None:
                 raise sender.error
             sender.send(item.data, partial(batch.settled, item))
+            if not number % PART:
+                self.flush()
         self.soon()
         await batch.future
         return batch.returned
