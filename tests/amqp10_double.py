@@ -76,8 +76,7 @@ class Double(MessagingHandler):
         connection = event.connection
         if connection.remote_hostname == "nowhere":
             connection.condition = _condition("amqp:not-found", "no such virtual host")
-            connection.open()
-            connection.close()
+            self.soon(connection.close)
             return
         connection.container = "double"
         connection.offered_capabilities = [symbol("DELAYED_DELIVERY"), symbol("ANONYMOUS-RELAY")]
@@ -140,12 +139,22 @@ class Double(MessagingHandler):
         """Refuse a queue that is missing, and is not to be made; and one to which nobody has the rights."""
         name = node.address
         if name == "forbidden":
-            refuse(link, "amqp:unauthorized-access", "not for you")
+            self.refuse(link, "amqp:unauthorized-access", "not for you")
         elif name not in self.queues and "queue" not in _symbols(node.capabilities):
-            refuse(link, "amqp:not-found", f"there is no queue {name!r}")
+            self.refuse(link, "amqp:not-found", f"there is no queue {name!r}")
         else:
             return False
         return True
+
+    def refuse(self, link: Any, condition: str, text: str) -> None:
+        """Refuse a link, as the protocol demands: with an empty terminus, and its end with the reason."""
+        (link.source if link.is_sender else link.target).type = Terminus.UNSPECIFIED
+        link.condition = _condition(condition, text)
+        self.soon(link.close)
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Do something after this event: proton opens what it is about."""
+        self.container.schedule(0, _Later(work))
 
     def on_link_closing(self, event: Any) -> None:
         self.forget(event.link, failed=False)
@@ -231,8 +240,8 @@ class Double(MessagingHandler):
         elif what == "reset":
             self.queues, self.topics, self.offset = {"$control": Queue(), "celeriac.turn": Queue()}, {}, 0.0
             self.add("celeriac.turn", Message(b"turn", inferred=True))  # or the first reader would wait for it
-        self.blocked = what == "block" or (self.blocked and what != "unblock")
-        if what == "unblock":
+        self.blocked = what == "block" or (self.blocked and what not in ("unblock", "reset"))
+        if what in ("unblock", "reset"):
             for link in self.receivers:
                 link.flow(max(0, CREDIT - link.credit))
 
@@ -352,17 +361,6 @@ class _Later:
 
     def on_timer_task(self, _: Any) -> None:
         self._work()
-
-
-def refuse(link: Any, condition: str, text: str) -> None:
-    """Refuse a link, as the protocol demands: with an empty terminus, and its end with the reason."""
-    if link.is_sender:
-        link.source.type = Terminus.UNSPECIFIED
-    else:
-        link.target.type = Terminus.UNSPECIFIED
-    link.open()
-    link.condition = _condition(condition, text)
-    link.close()
 
 
 def _condition(name: str, text: str) -> Any:

@@ -41,23 +41,27 @@ WORDS = pytest.mark.parametrize(("how", "words"), [("down", "cannot be reached")
 test_p1_producer = here(p1.test_what_a_killed_producer_has_sent_is_run)
 test_p1_child = here(p1.test_the_task_of_a_killed_child_runs_again)
 test_p1_worker = here(
-    p1.test_the_tasks_of_a_killed_worker_run_elsewhere_and_its_children_die_with_it, at_length=False
-)
+    p1.test_the_tasks_of_a_killed_worker_run_elsewhere_and_its_children_die_with_it,
+    pytest.mark.parametrize("lane", ["plain"]), at_length=False,
+)  # fmt: skip
 test_p1_once_child = here(p1.test_at_most_once_a_killed_child_is_recorded_as_worker_lost_at_once)
 test_p1_once_worker = here(
     p1.test_at_most_once_a_killed_worker_is_recorded_as_worker_lost_within_its_lease,
-    pytest.mark.parametrize("lane", ["plain"]), at_length=False,
+    pytest.mark.parametrize("lane", ["plain"]),
 )  # fmt: skip
 test_p2 = here(p2.test_among_many_workers_every_task_of_thousands_runs_once, at_length=False)
 test_p3 = here(p3.test_a_killed_workers_tasks_start_elsewhere_within_its_lease_and_two_seconds, at_length=False)
 test_p4_child = here(p4.test_a_task_that_ends_its_child_is_put_aside_after_three_deliveries)
 test_p4_again = here(p4.test_a_dead_letter_can_be_sent_again_as_if_new)
-test_p4_worker = here(p4.test_a_task_that_kills_its_whole_worker_is_put_aside_too, at_length=False)
+test_p4_worker = here(p4.test_a_task_that_kills_its_whole_worker_is_put_aside_too)
 test_p5_load = here(p5.test_sigterm_under_load_ends_in_time_and_costs_no_attempt_and_no_delivery,
                     pytest.mark.parametrize("whole_group", [False]))  # fmt: skip
 test_p5_idle = here(p5.test_an_idle_worker_is_gone_at_once)
 test_p5_running = here(p5.test_workers_stopped_under_load_end_as_soon_as_their_running_tasks_have_ended)
-test_p7 = here(p7.test_a_worker_consumes_again_when_its_rabbitmq_is_back, at_length=False)
+test_p7 = here(p7.test_a_worker_consumes_again_when_its_rabbitmq_is_back, pytest.mark.parametrize("how", ["down"]),
+               at_length=False)  # fmt: skip
+test_p7_frozen = here(p7.test_a_worker_consumes_again_when_its_rabbitmq_is_back,
+                      pytest.mark.parametrize("how", ["frozen"]))  # fmt: skip
 test_p8 = here(
     p8.test_a_broker_that_is_away_is_an_error_in_time_at_every_call_and_is_used_again_on_its_return,
     WORDS, pytest.mark.parametrize("call", ["delay"]), at_length=False,

@@ -68,6 +68,9 @@ class Connection(asyncio.Protocol):
                     loop = asyncio.get_running_loop()
                     await loop.create_connection(lambda made=made: made, *host, ssl=address.tls_context())
                     await made.until(lambda engine=engine: engine.opened)  # type: ignore[misc]
+                    if engine.lost is not None:  # it was closed with the reason
+                        raise engine.lost
+                    made._tick()
                     return made
             except OSError as error:
                 made.abandon()
@@ -112,7 +115,7 @@ class Connection(asyncio.Protocol):
         plain = transport.get_extra_info("socket")
         if plain is not None:
             prepare(plain)
-        self._tick()
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes to the engine, and send what follows from them."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cproton as pn
 from proton import UNDESCRIBED, Array, Data, Described, symbol
 
-from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal
+from celeriac.drivers.amqp10.error_translation import Closed, ConnectionLost, Refusal
 from celeriac.drivers.amqp10.flows import Frames
 from celeriac.drivers.amqp10.messages import Received, decode
 
@@ -138,7 +138,8 @@ class Engine:
             elif kind == pn.PN_CONNECTION_REMOTE_OPEN:
                 self.opened = True
             elif kind == pn.PN_CONNECTION_REMOTE_CLOSE:
-                self.lose(_refusal(pn.pn_connection_remote_condition(self._connection)) or
+                why = _refusal(pn.pn_connection_remote_condition(self._connection))
+                self.lose(Closed(why.condition, why.text) if why is not None else
                           ConnectionLost("the server closed the connection"))  # fmt: skip
             elif kind == pn.PN_TRANSPORT_ERROR:
                 self.lose(_refusal(pn.pn_transport_condition(self._transport)) or ConnectionLost())

@@ -6,7 +6,7 @@ from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.sockets import distrust
 from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["ConnectionLost", "Refusal", "Refused", "RightsMissing", "opening_failed", "refused", "unavailable"]
+__all__ = ["Closed", "ConnectionLost", "Refusal", "Refused", "RightsMissing", "opening_failed", "refused", "unavailable"]
 
 UNAUTHORIZED = "amqp:unauthorized-access"
 MISSING = ("amqp:not-found", "amqp:resource-deleted", "amqp:link:detach-forced")
@@ -24,6 +24,10 @@ class Refusal(ConnectionLost):
         super().__init__(f"{text} ({condition})" if text else condition)
         self.condition = condition
         self.text = text
+
+
+class Closed(Refusal):
+    """The server has ended the connection, and said why."""
 
 
 class Refused(BrokerError):
@@ -88,9 +92,11 @@ def unavailable(error: BaseException, address: Address, timeout: float, blocked:
     """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
     if isinstance(error, BrokerUnavailable):
         return error
+    if isinstance(error, Closed) and isinstance(why := opening_failed(error, address), BrokerMisconfigured):
+        return why
     if isinstance(error, Refusal) and error.condition == UNAUTHORIZED:
-        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error.text}"
-                                   ". Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
+        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error}. "
+                                   "Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
     if distrusted := distrust(error, f"the AMQP 1.0 server at {address}", "amqps10://"):
         return BrokerMisconfigured(distrusted)
     if blocked:
