@@ -9,18 +9,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.amqp10.transport import Amqp10Transport
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.drivers.amqp10.connection import Item
 from celeriac.drivers.amqp10.engine import Node
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Server
+from celeriac.model.clock import Clock
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
 from tests.signalling import send
 
-__all__ = ["Amqp10Clock", "Double", "die", "running_double"]
+__all__ = ["AMQP10_VARIABLE", "Amqp10Clock", "Double", "die", "empty", "running_double"]
+
+AMQP10_VARIABLE = "CELERIAC_TEST_AMQP10_URL"
+QUEUES = ("default", "a", "b", "c", "other", "later", "follow", "fresh", "work", "q", "forbidden")  # of the tests
 
 
 class Double:
@@ -73,6 +78,25 @@ class Amqp10Clock(FakeClock):
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
         self._double.control(f"advance {seconds}")
+
+
+def empty(url: str) -> None:
+    """Remove what tests have left on a server."""
+    broker = Amqp10Broker(Server(url), Clock())
+
+    async def remove() -> None:
+        topology = broker.transport.topology
+        ours = [topology.journal, topology.workers, topology.left, *(topology.dead(queue) for queue in QUEUES)]
+        lines = [f"{queue}{lane}{priority}" for queue in QUEUES for lane in ("", "/coroutine")
+                 for priority in ("", "/p0", "/p3", "/p7", "/p9")]  # fmt: skip
+        async with broker.transport.inspecting() as inspection:
+            for address in [*ours, *lines]:
+                async with inspection.taking(address, 10_000) as taken:
+                    taken.acknowledge([one.tag for one in taken.messages])
+
+    broker.complete(broker.transport.learn())
+    broker.complete(remove())
+    broker.close()
 
 
 async def die(lease: Lease) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from celeriac.drivers.bell import Bell
 from celeriac.drivers.memory_claims import MemoryClaimStore
+from celeriac.drivers.memory_delays import MemoryDelays
 from celeriac.drivers.memory_history import MemoryHistory
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
@@ -54,6 +55,7 @@ class Store(Bell):
         self.pending: dict[PendingNode, float] = {}  # when it may be claimed
         self.schedules: dict[str, Entry] = {}
         self.claims = MemoryClaimStore()
+        self.delays = MemoryDelays()
         self.history = MemoryHistory(self.claims)
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # the last number given out by `number`

@@ -14,13 +14,11 @@ from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10Subscrip
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Transport, Unsent
 from celeriac.drivers.amqp10.connection import Item
-from celeriac.drivers.amqp10.dialect import DELAYED
 from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Passive, Server
-from celeriac.errors import NotSupported
 
 __all__ = ["Amqp10Transport"]
 
@@ -47,6 +45,10 @@ class Amqp10Transport(Transport):
         if self._topology is None:
             self._topology = Amqp10Topology.on(self.server)
         return self._topology
+
+    @property
+    def holds_delayed(self) -> Holds:
+        return Holds.SAFELY if self.topology.dialect.delays else Holds.NEVER
 
     # --- Sending --------------------------------------------------------------------------------------
 
@@ -84,10 +86,6 @@ class Amqp10Transport(Transport):
         """Address an envelope to its line, with the time from which the server may deliver it."""
         message, topology = envelope.message, self.topology
         seconds = envelope.seconds(now)
-        if seconds > 0 and not topology.dialect.delays:
-            raise NotSupported(f"{self.product} cannot hold a message until it is due: it does not offer {DELAYED}. "
-                               "Call without `countdown` and `eta`, set `max_retries=0`, or use a broker that can: "
-                               "Redis, SQLite, `amqp://` on RabbitMQ (docs/brokers.md).")  # fmt: skip
         at = time.time() + seconds if seconds > 0 else None
         shown = not self.codec.encrypts and len(message.id) + len(message.task) < LONGEST_SHOWN
         data = encode(envelope.pack(self.codec), message.priority, message.id if shown else "",

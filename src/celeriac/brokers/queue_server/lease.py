@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,14 +18,15 @@ from msgspec.structs import replace
 from celeriac.brokers.queue_server.background_jobs import BackgroundJobs
 from celeriac.brokers.queue_server.consumer import Held
 from celeriac.brokers.queue_server.consumers import Consumers
+from celeriac.brokers.queue_server.delays import as_broker_error
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel, encode_dead, returned
 from celeriac.brokers.queue_server.intake import Intake
 from celeriac.brokers.queue_server.journal import Journal
+from celeriac.brokers.queue_server.mover import Mover
 from celeriac.brokers.queue_server.presence import Presence, answer_roll_calls
 from celeriac.brokers.queue_server.sender import Sender
-from celeriac.brokers.queue_server.transport import Procedure
 from celeriac.brokers.queue_server.unacked import Unacked
-from celeriac.errors import BrokerError, LeaseLost
+from celeriac.errors import BackendError, BrokerError, LeaseLost
 from celeriac.model.message import new_id
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo
@@ -55,6 +56,7 @@ class QueueServerLease(Lease):
         self._ended = False
         self._changed = asyncio.Event()
         self._unacked = Unacked(self.name)
+        self._mover: Mover | None = None
         self._jobs = BackgroundJobs(lambda: self._lost is None, lambda: self.connection.abandon(), self._changed.set)
 
     # --- The beginning --------------------------------------------------------------------------------
@@ -76,6 +78,10 @@ class QueueServerLease(Lease):
             self.connection.close()
             raise
         self._stamp()
+        store = await self._sender.delays.for_moving()
+        if store is not None:
+            self._mover = Mover(self._sender, self._sender.delays, store, self._seconds)
+            self._mover.start()
 
     def _presence(self) -> Presence:
         return Presence(self._worker, self._unacked.by_queue())
@@ -89,6 +95,8 @@ class QueueServerLease(Lease):
 
     def _disconnected(self) -> None:
         self._lost = self._lost or str(self.connection.lost)
+        if self._mover is not None:
+            self._mover.abandon()
         self._unacked.clear()
         self._intake.stopped = True
         self._intake.inherited.clear()
@@ -99,7 +107,7 @@ class QueueServerLease(Lease):
 
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
         deadline = time.monotonic() + wait
-        tries = SYNC_TRIES
+        tries, moved = SYNC_TRIES, False
         intake = self._intake
         intake.slots = slots
         try:
@@ -121,12 +129,23 @@ class QueueServerLease(Lease):
                         await self._change(pause)
                     while self._buffered() < expected and await self._change(TAKE_SECONDS):
                         self._changed.clear()
+                elif wait <= 0 and not moved:
+                    moved = True
+                    await self._move_due()
                 else:
                     await self._settle_down()
                     return self._take(queues, slots)
         finally:
             intake.slots = {}
             intake.watch_surplus()
+
+    async def _move_due(self) -> None:
+        """Return when what is due now, and is kept in a store, has been moved to its lines."""
+        if self._mover is not None and self._sender.delays.is_used():
+            try:
+                await self._mover.move()
+            except BackendError as error:
+                raise as_broker_error(error) from error
 
     def _take(self, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         """Take deliveries from the buffers."""
@@ -188,25 +207,11 @@ class QueueServerLease(Lease):
                 letter = encode_dead(delivery.message, settlement.reason, self._clock.now(), self._transport.codec)
                 letters.append(Parcel(self._transport.topology.dead(delivery.message.queue), letter))
         if envelopes or letters:
-            await self._send(self._sender.sending(envelopes, letters), [held.tag for held in settled.values()])
+            await self._sender.send(envelopes, letters)
         if self._lost is not None:
             return [False] * len(done)
         self._intake.acknowledge(list(settled.values()))
         return done
-
-    async def _send(self, sending: Callable[[], Procedure[None]], tags: Sequence[int]) -> None:
-        """Send what settlements have to send; in one step with their acknowledgements, where the server can do that."""
-        try:
-            async with asyncio.timeout(self._transport.timeout):
-                moved = await self.connection.move(sending, tags)
-        except OSError as error:
-            self.connection.abandon()  # what was done is unknown: the server puts back what was not
-            if isinstance(error, BrokerError):
-                raise
-            log.warning("The worker's connection has ended while messages were settled: %s", error)
-            return
-        if not moved:
-            await self._transport.ado(sending)
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
 
@@ -231,6 +236,8 @@ class QueueServerLease(Lease):
         if self._lost is not None:
             return
         self._ended = self._intake.stopped = True
+        if self._mover is not None:
+            await self._mover.stop()
         consumers = list(self._consumers)  # a lost connection clears them
         for consumer in consumers:
             consumer.set(0)

@@ -6,7 +6,8 @@ from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.sockets import distrust
 from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["Closed", "ConnectionLost", "Refusal", "Refused", "RightsMissing", "opening_failed", "refused", "unavailable"]
+__all__ = ["Closed", "ConnectionLost", "Refusal", "Refused", "RightsMissing", "opening_failed", "refused",
+           "unavailable"]  # fmt: skip
 
 UNAUTHORIZED = "amqp:unauthorized-access"
 MISSING = ("amqp:not-found", "amqp:resource-deleted", "amqp:link:detach-forced")
