@@ -248,7 +248,7 @@ class Double(MessagingHandler):
     def add(self, name: str, message: Message) -> None:
         self.numbers += 1
         at = (message.annotations or {}).get(DELIVERY_TIME)
-        entry = Entry(self.numbers, message, at / 1000 if at else 0.0)
+        entry = Entry(self.numbers, message, at / 1000 + self.offset if at else 0.0)  # its clock was set since
         self.queues[name].entries[entry.number] = entry
         if entry.due > self.now():
             self.container.schedule(max(0.001, entry.due - self.now()), _Later(lambda: self.serve(name)))

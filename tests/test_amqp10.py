@@ -115,6 +115,8 @@ def test_other_programs_can_read_our_messages() -> None:
     seen.decode(encode(b"body" * 100, priority=9, id="i", subject="mail.send", at=12.5))
     assert (seen.body, seen.priority, seen.durable, seen.id, seen.subject) == (b"body" * 100, 9, True, "i", "mail.send")
     assert seen.annotations == {proton.symbol("x-opt-delivery-time"): 12500}
+    seen.decode(encode(b"", delay=0.25))
+    assert seen.annotations == {proton.symbol("x-opt-delivery-delay"): 250}
 
 
 @given(st.binary(max_size=60), st.integers(0, 40))
@@ -199,9 +201,9 @@ def test_a_server_that_does_not_answer_is_reported_within_the_time_out(make: Mak
 
 
 def test_a_server_of_another_protocol_is_reported(redis: Any, make: Make) -> None:
+    broker = make(redis.url.replace("redis://", "amqp10://").partition("?")[0].rstrip("/0"), timeout=3.0)
     with pytest.raises(BrokerUnavailable, match="AMQP"):
-        url = redis.url.replace("redis://", "amqp10://").partition("?")[0].rstrip("/0")
-        make(url, timeout=3.0).publish([message()])
+        broker.publish([message()])
 
 
 async def test_the_next_host_is_tried_when_one_does_not_answer(amqp10_double: Double, make: Make) -> None:

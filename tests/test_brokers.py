@@ -107,7 +107,7 @@ def amqp(rabbit: RabbitServer, kind: str) -> Iterator[Ports]:
 
 @contextmanager
 def amqp10(url: str, clock: FakeClock, stored: bool = False) -> Iterator[Ports]:
-    """`stored`: delays are kept in a store in any case, because the server's clock cannot be set."""
+    """`stored`: what waits is kept in a store; the server holds no delayed messages, or its clock cannot be set."""
     here, elsewhere = (Amqp10Server(url) for _ in range(2))
     backend = Amqp10RpcBackend(here, clock)
     kept = MemoryDelays()
@@ -148,7 +148,7 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
             yield made
         return
     if request.param.startswith("amqp10"):
-        with amqp10(request.getfixturevalue("amqp10_rabbit"), clock) as made:  # which holds no delayed messages
+        with amqp10(request.getfixturevalue("amqp10_rabbit"), clock, stored=True) as made:
             yield made
         return
     if request.param.startswith("amqp"):

@@ -83,13 +83,15 @@ class Amqp10Transport(Transport):
         return part(lambda item: id(item) in back, doubtful=False)
 
     def _post(self, envelope: Envelope, now: float) -> Item:
-        """Address an envelope to its line, with the time from which the server may deliver it."""
+        """Address an envelope to its line, with the time that the server is to hold it."""
         message, topology = envelope.message, self.topology
         seconds = envelope.seconds(now)
-        at = time.time() + seconds if seconds > 0 else None
+        hold: dict[str, float] = {}
+        if seconds > 0:
+            hold = {"delay": seconds} if topology.dialect.waits else {"at": time.time() + seconds}
         shown = not self.codec.encrypts and len(message.id) + len(message.task) < LONGEST_SHOWN
         data = encode(envelope.pack(self.codec), message.priority, message.id if shown else "",
-                      message.task if shown else "", at)  # fmt: skip
+                      message.task if shown else "", **hold)  # fmt: skip
         return Item(topology.queue(topology.address(topology.line_of(message))), data)
 
     def exists(self, address: str) -> Procedure[bool]:

@@ -28,6 +28,7 @@ class Dialect(NamedTuple):
     product: str
     kind: str = ""  # "rabbitmq", "qpid", or empty: JMS
     delays: bool = False  # it holds messages until the time that they say
+    waits: bool = False  # … or for a number of seconds, by its own clock
     counts: bool = True  # it counts failed deliveries exactly
     tells: bool = False  # a flow tells how many messages wait
     drains: bool = True  # it answers when it has sent all that it can
@@ -70,4 +71,5 @@ def dialect_of(properties: Mapping[str, Any], capabilities: frozenset[str]) -> D
         full = major.isdigit() and int(major) >= FULL
         # Before, its classic queues end the session that drains them while credit is left.
         return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False, dynamic=full)
-    return Dialect(product, QPID if product.lower().startswith(QPID) else "", delays)
+    waits = delays and "activemq" in product.lower()
+    return Dialect(product, QPID if product.lower().startswith(QPID) else "", delays, waits)

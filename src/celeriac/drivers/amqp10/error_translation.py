@@ -74,15 +74,15 @@ def opening_failed(error: Exception, address: Address) -> Exception:
     """Return the error for a connection that the server has ended before it was open."""
     if not isinstance(error, Refusal):
         return error
-    if error.condition == UNAUTHORIZED:
+    if error.condition == UNAUTHORIZED and "mech=" in error.text:  # these are proton's words
         named = f"the user {address.username!r}: wrong name or password"
         who = named if address.username else "a client without a user"
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses {who}, or does not offer SASL "
                                    f"{address.mechanism} ({error.text}). Name both in the URL: "
                                    "amqp10://user:password@host")  # fmt: skip
-    if error.condition in ("amqp:not-found", "amqp:not-allowed"):
+    if error.condition in (UNAUTHORIZED, "amqp:not-found", "amqp:not-allowed"):
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the connection: {error}. Check the "
-                                   "virtual host in the URL, and that the user may use it.")  # fmt: skip
+                                   f"virtual host in the URL, and that the user {address.username!r} may use it.")  # fmt: skip
     if "header mismatch" in error.text:
         return BrokerMisconfigured(f"The server at {address} does not speak AMQP 1.0: {error.text}. Check the port, "
                                    "and that AMQP 1.0 is switched on there.")  # fmt: skip

@@ -6,6 +6,7 @@ binary value is taken as its bytes, and of anything else the section as it is.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ BYTES = frozenset({0xA0, 0xA1, 0xA3, 0xB0, 0xB1, 0xB3})  # binary, string and sy
 TRUE, BOOLEAN = 0x41, 0x56
 LONG_LENGTH = struct.Struct("!I")
 USUAL_PRIORITY = 4  # the protocol's
-DELIVERY_TIME = b"\xa3\x13x-opt-delivery-time\x81"
+DELIVERY_TIME, DELIVERY_DELAY = b"x-opt-delivery-time", b"x-opt-delivery-delay"  # milliseconds
 DEEPEST = 8  # descriptors within descriptors
 
 _HEADER = b"\x00\x53\x70\xc0\x04\x02\x41\x50"  # durable, and of this priority
@@ -31,15 +32,16 @@ class Received(NamedTuple):
 
 
 def encode(body: bytes, priority: int = USUAL_PRIORITY, id: str = "", subject: str = "", at: float | None = None,
-           ) -> bytes:  # fmt: skip
-    """Return a durable message. `at`: the instant from which the server may deliver it.
+           delay: float | None = None) -> bytes:  # fmt: skip
+    """Return a durable message. `at`: the instant from which the server may deliver it; `delay`: after how many seconds.
 
     >>> decode(encode(b"task", priority=9, subject="mail"))
     Received(body=b'task', first=True, failures=0)
     """
     parts = [_HEADER, bytes((priority,))]
-    if at is not None:
-        pair = DELIVERY_TIME + struct.pack("!q", int(at * 1000))
+    if at is not None or delay is not None:
+        name, value = (DELIVERY_TIME, at) if at is not None else (DELIVERY_DELAY, delay)
+        pair = b"\xa3" + bytes((len(name),)) + name + b"\x81" + struct.pack("!q", math.ceil((value or 0.0) * 1000))
         parts.append(b"\x00\x53\x72\xc1" + bytes((len(pair) + 1, 2)) + pair)
     if id or subject:
         fields = _string(id) + b"\x40\x40" + _string(subject)
