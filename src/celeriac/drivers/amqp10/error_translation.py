@@ -82,7 +82,7 @@ def opening_failed(error: Exception, address: Address) -> Exception:
                                    "amqp10://user:password@host")  # fmt: skip
     if error.condition in (UNAUTHORIZED, "amqp:not-found", "amqp:not-allowed"):
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the connection: {error}. Check the "
-                                   f"virtual host in the URL, and that the user {address.username!r} may use it.")  # fmt: skip
+                                   f"virtual host in the URL, and that the user may use it: {address.username!r}.")
     if "header mismatch" in error.text:
         return BrokerMisconfigured(f"The server at {address} does not speak AMQP 1.0: {error.text}. Check the port, "
                                    "and that AMQP 1.0 is switched on there.")  # fmt: skip

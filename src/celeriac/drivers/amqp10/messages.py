@@ -33,7 +33,7 @@ class Received(NamedTuple):
 
 def encode(body: bytes, priority: int = USUAL_PRIORITY, id: str = "", subject: str = "", at: float | None = None,
            delay: float | None = None) -> bytes:  # fmt: skip
-    """Return a durable message. `at`: the instant from which the server may deliver it; `delay`: after how many seconds.
+    """Return a durable message. The server may deliver it from the instant `at`, or after `delay` seconds.
 
     >>> decode(encode(b"task", priority=9, subject="mail"))
     Received(body=b'task', first=True, failures=0)
