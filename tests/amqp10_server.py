@@ -13,7 +13,7 @@ from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.amqp10.transport import Amqp10Transport
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.drivers.amqp10.connection import Item
-from celeriac.drivers.amqp10.engine import Node
+from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Server
 from celeriac.model.clock import Clock

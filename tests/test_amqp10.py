@@ -23,8 +23,8 @@ from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.connection import Item
 from celeriac.drivers.amqp10.dialect import dialect_of
-from celeriac.drivers.amqp10.engine import Node
 from celeriac.drivers.amqp10.flows import Frames
+from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.amqp10.messages import Received, decode, encode
 from celeriac.drivers.amqp10.server import Server
 from celeriac.errors import (

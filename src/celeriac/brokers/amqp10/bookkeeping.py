@@ -20,11 +20,11 @@ from typing import Any
 from celeriac.brokers.amqp10.taking import Delivered, put_back, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.drivers.amqp10.connection import Connection, Item
-from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.error_translation import Refused
+from celeriac.drivers.amqp10.links import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received, encode
 
-__all__ = ["Bookkeeping", "Keep"]
+__all__ = ["DOUBLED", "Bookkeeping", "Keep"]
 
 MOST = 100_000  # entries
 TURN_SECONDS = 3.0  # without the turn, after which it is made anew: its first maker has died

@@ -20,8 +20,8 @@ from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
 from celeriac.drivers.amqp10.connection import Connection
 from celeriac.drivers.amqp10.dialect import Dialect
-from celeriac.drivers.amqp10.engine import ACCEPTED, FAILED, RELEASED, Receiver, Session
 from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
+from celeriac.drivers.amqp10.links import ACCEPTED, FAILED, RELEASED, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.model.message import new_id
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from celeriac.drivers.amqp10.connection import Connection
 from celeriac.drivers.amqp10.dialect import Dialect
-from celeriac.drivers.amqp10.engine import ACCEPTED, RELEASED, Node, Receiver, Session
+from celeriac.drivers.amqp10.links import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received
 
 __all__ = ["Counting", "Delivered", "put_back", "returned", "taken"]

@@ -9,7 +9,7 @@ import re
 
 from celeriac.brokers.queue_server.topology import DEAD, LONGEST_SUFFIX, Topology
 from celeriac.drivers.amqp10.dialect import Dialect
-from celeriac.drivers.amqp10.engine import Node
+from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.amqp10.server import Server
 from celeriac.errors import NotSupported
 

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from celeriac.drivers.amqp10.address import Address
-from celeriac.drivers.amqp10.engine import ACCEPTED, REJECTED, Engine, Link, Node, Receiver, Sender, Session
+from celeriac.drivers.amqp10.engine import Engine
 from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal, opening_failed, refused
+from celeriac.drivers.amqp10.links import ACCEPTED, REJECTED, Link, Node, Receiver, Sender, Session
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.sockets import prepare

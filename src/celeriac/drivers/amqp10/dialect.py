@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from celeriac.drivers.amqp10.engine import Node
+from celeriac.drivers.amqp10.links import Node
 
 __all__ = ["DELAYED", "RABBITMQ", "Dialect", "dialect_of"]
 
@@ -33,7 +33,6 @@ class Dialect(NamedTuple):
     tells: bool = False  # a flow tells how many messages wait
     drains: bool = True  # it answers when it has sent all that it can
     copies: bool = True  # it shows messages without taking them
-    dynamic: bool = True  # it makes nodes that end with their link
 
     def queue(self, name: str) -> Node:
         """Return the node of a queue, which attaching makes where the server is set up for that."""
@@ -70,6 +69,6 @@ def dialect_of(properties: Mapping[str, Any], capabilities: frozenset[str]) -> D
         major = str(properties.get("version", "")).partition(".")[0]
         full = major.isdigit() and int(major) >= FULL
         # Before, its classic queues end the session that drains them while credit is left.
-        return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False, dynamic=full)
+        return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False)
     waits = delays and "activemq" in product.lower()
     return Dialect(product, QPID if product.lower().startswith(QPID) else "", delays, waits)

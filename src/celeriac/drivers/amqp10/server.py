@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.connection import Connection
 from celeriac.drivers.amqp10.dialect import RABBITMQ, Dialect, dialect_of
-from celeriac.drivers.amqp10.engine import Node
 from celeriac.drivers.amqp10.error_translation import Refused, unavailable
+from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError, BrokerUnavailable
@@ -47,7 +47,7 @@ class Passive(NamedTuple):
     node: Node
 
 
-class Session:
+class _Session:
     """What one event loop has open; closed when the loop shuts down its asynchronous generators, at its end."""
 
     def __init__(self) -> None:
@@ -183,12 +183,12 @@ class Server:
             self.dialect = dialect
         return made
 
-    def session(self) -> Session:
+    def session(self) -> _Session:
         """Return the session of the running event loop."""
         loop = asyncio.get_running_loop()
-        session: Session | None = getattr(self._local, "session", None)
+        session: _Session | None = getattr(self._local, "session", None)
         if session is None or session.loop is not loop:
-            session = self._local.session = Session()
+            session = self._local.session = _Session()
             with contextlib.suppress(StopIteration):
                 session.end.asend(None).send(None)  # begins it, so that the loop will close it
         return session
@@ -206,7 +206,7 @@ class Server:
             thread, self._thread = self._thread, None
         if thread is not None:
             thread.stop()
-        session: Session | None = getattr(self._local, "session", None)
+        session: _Session | None = getattr(self._local, "session", None)
         if session is not None:
             with contextlib.suppress(RuntimeError):
                 if session.loop is asyncio.get_running_loop():
