@@ -23,6 +23,7 @@ from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.connection import Item
 from celeriac.drivers.amqp10.dialect import dialect_of
+from celeriac.drivers.amqp10.engine import Engine
 from celeriac.drivers.amqp10.flows import Frames
 from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.amqp10.messages import Received, decode, encode
@@ -164,6 +165,47 @@ def test_a_dialect_follows_what_the_server_says_of_itself(properties: Any, offer
 def test_an_invalid_name_of_a_queue_is_refused(amqp10_double: Double, make: Make, name: str, why: str) -> None:
     with pytest.raises(BrokerError, match=why):
         make(amqp10_double.url).publish([message(name)])
+
+
+@given(st.binary(max_size=200), st.integers(0, 3000))
+def test_a_server_that_sends_junk_ends_the_connection_and_nothing_else(junk: bytes, cut: int) -> None:
+    """The bytes of a real session, up to a place, and junk after it."""
+    engine = Engine("us", "", "ANONYMOUS", "", "", 60.0)
+    server, connection = proton.Transport(proton.Transport.SERVER), proton.Connection()
+    server.sasl().allowed_mechs("ANONYMOUS")
+    server.bind(connection)
+    connection.open()
+    receiver = engine.session().receiver(Node("q"))
+    seen: list[Received] = []
+    receiver.take = lambda _, received: seen.append(received)
+    receiver.allow(1)
+    sent = b""
+    for _ in range(6):
+        if ours := engine.output():
+            server.push(ours)
+        session = connection.session_head(0)
+        if session is not None and session.state & proton.Endpoint.LOCAL_UNINIT:
+            session.open()
+            link = connection.link_head(0)
+            link.source.copy(link.remote_source)
+            link.open()
+            link.delivery("1")
+            link.send(encode(b"body"))
+            link.advance()
+        theirs = b""
+        while (size := server.pending()) > 0:
+            theirs += bytes(server.peek(size))
+            server.pop(size)
+        if len(sent) + len(theirs) >= cut:
+            engine.receive(theirs[: cut - len(sent)] + junk)
+            break
+        sent += theirs
+        if theirs:
+            engine.receive(theirs)
+    engine.output()
+    engine.receive(b"")
+    assert engine.lost is not None
+    assert all(isinstance(received.body, bytes) for received in seen)
 
 
 # --- Connecting ---------------------------------------------------------------------------------------

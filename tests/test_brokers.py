@@ -126,10 +126,10 @@ def amqp10(url: str, clock: FakeClock, stored: bool = False) -> Iterator[Ports]:
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(
-    params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp-store", "amqp10-rabbitmq", "amqp10-double",
-            "amqp10-elsewhere"]
-)  # fmt: skip
+BACKENDS = [*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq", "amqp10-double", "amqp10-elsewhere"]
+
+
+@pytest.fixture(params=[*BACKENDS, "amqp-store"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
@@ -168,6 +168,7 @@ class TestJunk(JunkConformance):
     pass
 
 
+@pytest.mark.parametrize("ports", BACKENDS, indirect=True)
 class TestBackend(BackendConformance):
     pass
 

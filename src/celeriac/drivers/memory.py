@@ -16,7 +16,7 @@ from celeriac.ports.operations import Dead, WorkerInfo
 from celeriac.ports.schedules import Entry
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, PendingNode, Plan
 
-__all__ = ["Held", "Store", "Workflow", "store"]
+__all__ = ["Held", "Store", "Workflow", "forget", "store"]
 
 
 class Held:
@@ -132,3 +132,8 @@ _stores: dict[str, Store] = {}
 def store(name: str) -> Store:
     """Return the store of this name. A process has one store for each name."""
     return _stores.setdefault(name, Store())
+
+
+def forget(name: str) -> None:
+    """Forget the store of this name: the next one is empty."""
+    _stores.pop(name, None)

@@ -58,7 +58,7 @@ class QueueServerBroker(Broker):
         if ids:
             await self.transport.ado(lambda: writing(self.transport, [Revoked(list(ids), until)]))
             if until > self.clock.now():
-                await self._waiting().send(ids, anew=False)
+                await WaitingMessages(self.sender).send(ids, anew=False)
 
     async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
         if payloads:
@@ -70,10 +70,7 @@ class QueueServerBroker(Broker):
         return listener.listening()
 
     def operations(self) -> Operations:
-        return QueueServerOperations(self.sender, self._waiting())
-
-    def _waiting(self) -> WaitingMessages:
-        return WaitingMessages(self.sender)
+        return QueueServerOperations(self.sender)
 
     def close(self) -> None:
         self.transport.close()

@@ -8,6 +8,7 @@ it runs such a message, as it does after a redelivery.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -24,10 +25,11 @@ __all__ = ["Mover"]
 
 log = logging.getLogger("celeriac.brokers")
 
-BATCH = 500  # messages that are taken at once
+BATCH = 1000  # messages that are taken at once
 SPREAD_SECONDS = 0.02  # workers that know the same time do not all look at the same moment
 UNUSED_SECONDS = 5.0  # between looks into a store that messages are not kept in at present
 PAUSE = 1.0  # seconds after a failure
+STOP_SECONDS = 2.0  # for a worker that stops to finish a batch
 
 
 class Mover:
@@ -41,6 +43,7 @@ class Mover:
         self._failing = False
         self._sent: list[Taken] = []  # to be removed
         self._moving = asyncio.Lock()
+        self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,36 +51,43 @@ class Mover:
         self._task = asyncio.ensure_future(self.run())
 
     async def stop(self) -> None:
-        """Finish what was begun, and move nothing more."""
+        """Move nothing more; return when what was begun is finished, unless that takes too long."""
+        self._stopped = True
         if self._task is not None:
-            async with self._moving:
-                self._task.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._moving.acquire()
+            self._task.cancel()
 
     def abandon(self) -> None:
-        """Move nothing more, at once: what was taken is left to others."""
-        if self._task is not None:
+        """Move nothing more. What was begun goes on by itself: it does not need the worker's connection."""
+        self._stopped = True
+        if self._task is not None and not self._moving.locked():
             self._task.cancel()
 
     async def run(self) -> None:
-        """Move what is due, until cancelled."""
-        while True:
+        """Move what is due, until stopped."""
+        while not self._stopped:
             try:
                 _, soonest = await self.move()
+                if self._failing:
+                    self._failing = False
+                    log.warning("Delayed messages are moved to their queues again")
+                await self._wait(soonest)
             except (BrokerError, BackendError) as error:
                 if not self._failing:
                     self._failing = True
                     log.warning("Delayed messages cannot be moved to their queues, trying again every %g s: %s", PAUSE,
                                 error)  # fmt: skip
                 await asyncio.sleep(PAUSE)
-                continue
-            if self._failing:
-                self._failing = False
-                log.warning("Delayed messages are moved to their queues again")
-            if not self._delays.is_used():
-                await asyncio.sleep(UNUSED_SECONDS if soonest is None else min(soonest, UNUSED_SECONDS))
-                continue
-            spread = random.random() * SPREAD_SECONDS  # noqa: S311
-            await self._store.changed(self._store.poll if soonest is None else soonest + spread)
+
+    async def _wait(self, soonest: float | None) -> None:
+        """Wait until the next message is due, or one may have been kept that is due sooner."""
+        if not self._delays.is_used():
+            await asyncio.sleep(UNUSED_SECONDS if soonest is None else min(soonest, UNUSED_SECONDS))
+            return
+        spread = random.random() * SPREAD_SECONDS  # noqa: S311
+        await self._store.changed(self._store.poll if soonest is None else soonest + spread)
 
     async def move(self) -> tuple[int, float | None]:
         """Move all that is due. Return how many messages that were; and in how many seconds the next will be due.
@@ -93,16 +103,17 @@ class Mover:
                 if taken:
                     await self._move(taken, taken_at)
             moved += len(taken)
-            if len(taken) < BATCH:
+            if len(taken) < BATCH or self._stopped:
                 return moved, soonest
 
-    async def _move(self, taken: Sequence[Taken], taken_at: float) -> None:
-        """Send messages to their lines, and remove them."""
+    async def _move(self, taken: Sequence[Taken], taken_at: float, again: bool = False) -> None:
+        """Send messages to their lines, and remove them. `again`: they may have been sent before."""
         envelopes: list[Envelope] = []
         letters: list[Parcel] = []
         for one in taken:
             try:
-                envelopes.append(self._delays.read(one))
+                envelope = self._delays.read(one)
+                envelopes.append(envelope._replace(again=True) if again else envelope)
             except ValueError as error:
                 letters.append(self._letter(one, str(error)))
         left = taken_at + self._seconds * 2 / 3 - time.monotonic()
@@ -116,7 +127,7 @@ class Mover:
         except BrokerError as error:
             if len(taken) > 1:
                 for one in taken:
-                    await self._move([one], taken_at)
+                    await self._move([one], taken_at, again=True)
                 return
             log.error("The delayed message %s cannot be moved to the queue %r, and is tried again in %g s: %s",
                       taken[0].id, taken[0].queue, self._seconds, error)  # fmt: skip

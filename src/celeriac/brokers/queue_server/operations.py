@@ -32,9 +32,9 @@ WORN = 10  # deliveries, after which a message is sent again: a quorum queue dro
 class QueueServerOperations(Operations):
     """Inspects and operates."""
 
-    def __init__(self, sender: Sender, waiting: WaitingMessages) -> None:
+    def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._waiting = waiting
+        self._waiting = WaitingMessages(sender)
         self._transport = sender.transport
         self._clock = sender.clock
 

@@ -17,7 +17,7 @@ from secrets import randbits
 from typing import Any, Final
 
 from bson.int64 import Int64
-from pymongo import DeleteOne, InsertOne, UpdateOne
+from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from celeriac.drivers.mongodb.error_translation import refused
@@ -61,9 +61,7 @@ class MongoDelayStore(DelayStore):
         return await self._server.ado(_remove(taken)) if taken else []
 
     async def release(self, taken: Sequence[Taken]) -> None:
-        writes = [UpdateOne({"_id": one.id, "token": Int64(one.token)}, {"$set": {"free_at": 0.0}}) for one in taken]
-        if writes:
-            await self._server.ado(_write(writes))
+        await self._server.ado(_release(taken))
 
     async def counts(self) -> dict[str, Counts]:
         return await self._server.ado(_counts(self._clock.now()))
@@ -136,8 +134,14 @@ def _remove(taken: Sequence[Taken]) -> Work[list[bool]]:
         ids = [one.id for one in taken if one.token == token]
         rows = yield from find_of(DELAYS, ids, {"token": Int64(token)}, {"_id": 1})
         there.update((row["_id"], token) for row in rows)
-        yield from _write([DeleteOne({"_id": id, "token": Int64(token)}) for id in ids])
+        yield call(DELAYS, "delete_many", {"_id": {"$in": ids}, "token": Int64(token)})
     return removed([(one.id, one.token) for one in taken], there)
+
+
+def _release(taken: Sequence[Taken]) -> Work[None]:
+    for token in dict.fromkeys(one.token for one in taken):
+        mine = {"_id": {"$in": [one.id for one in taken if one.token == token]}, "token": Int64(token)}
+        yield call(DELAYS, "update_many", mine, {"$set": {"free_at": 0.0}})
 
 
 def _counts(now: float) -> Work[dict[str, Counts]]:
