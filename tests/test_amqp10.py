@@ -41,7 +41,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
-from tests.amqp10_server import Double, die, running_double
+from tests.amqp10_server import AMQP10_VARIABLE, Double, die, empty, running_double
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.patience import eventually, in_time
 from tests.rabbitmq_server import Place
@@ -440,3 +440,17 @@ async def test_a_dead_letter_is_sent_and_acknowledged(amqp10_double: Double, mak
     assert ids(await broker.operations().dead("default", 10)) == ["m"]
     await lease.end()
     assert await receive(await lease_on(broker)) == []
+
+
+# --- Elsewhere ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(AMQP10_VARIABLE not in os.environ, reason=f"set {AMQP10_VARIABLE} to the URL of a server that has "
+                                                              "nothing else to do")  # fmt: skip
+async def test_a_worker_receives_and_settles_on_another_server(make: Make) -> None:
+    """There, the conformance suite runs too (`tests/test_brokers.py`)."""
+    await asyncio.to_thread(empty, os.environ[AMQP10_VARIABLE])
+    broker = make(os.environ[AMQP10_VARIABLE])
+    await broker.apublish([message()])
+    lease = await lease_on(broker)
+    assert await lease.settle([Settlement(delivery=await one(lease))]) == [True]
