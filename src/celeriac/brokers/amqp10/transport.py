@@ -127,7 +127,7 @@ class Amqp10Transport(Transport):
         return self.server.answering(within)
 
     async def connect_worker(self, lease_seconds: float, name: str) -> Amqp10WorkerConnection:
-        connection = await self.server.open(max(1.0, lease_seconds / 2), name)
+        connection = await self.server.open(max(1.0, lease_seconds), name)  # proton asks the server for half
         return Amqp10WorkerConnection(connection, self.topology, self.declared)
 
     async def subscribe(self, channel: str, take: Callable[[bytes], None],
