@@ -19,6 +19,7 @@ from celeriac.drivers.peer import _registry as peers
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.activemq_server import ActiveMQServer, running_activemq
+from tests.amqp10_server import Double, running_double
 from tests.clock import FakeClock
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
@@ -138,6 +139,27 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
         yield made
+
+
+@pytest.fixture
+def amqp10_rabbit(rabbit: RabbitServer) -> Iterator[str]:
+    """The URL of AMQP 1.0 in a vhost of RabbitMQ."""
+    vhost = rabbit.vhost()
+    yield rabbit.url(vhost).replace("amqp://", "amqp10://")
+    rabbit.drop(vhost)
+
+
+@pytest.fixture(scope="session")
+def shared_double() -> Iterator[Double]:
+    with running_double() as double:
+        yield double
+
+
+@pytest.fixture
+def amqp10_double(shared_double: Double) -> Double:
+    """An empty server of AMQP 1.0 that has what RabbitMQ's plugin lacks."""
+    shared_double.control("reset")
+    return shared_double
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ class RabbitServer:
             "vm_memory_high_watermark.absolute": "1GB", **settings,
         }  # fmt: skip
         (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-        plugins = ["rabbitmq_management"]
+        plugins = ["rabbitmq_management", "rabbitmq_amqp1_0"]
         if STOMP in settings:
             plugins.append("rabbitmq_stomp")
             self.stomp = settings[STOMP]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,17 +11,20 @@ from pathlib import Path
 import pytest
 
 from celeriac.backends.amqp import RpcBackend
+from celeriac.backends.amqp10 import Amqp10RpcBackend
 from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.amqp import AmqpBroker
+from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.redis.envelope import blob
 from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.brokers.stomp import StompBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
+from celeriac.drivers.amqp10.server import Server as Amqp10Server
 from celeriac.drivers.memory import Store
 from celeriac.drivers.memory_delays import MemoryDelays, MemoryDelayStore
 from celeriac.drivers.redis.server import Server
@@ -32,6 +36,8 @@ from celeriac.model.message import Message
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
 from tests.activemq_server import StompClock, timed
 from tests.activemq_server import die as stomp_worker_dies
+from tests.amqp10_server import AMQP10_VARIABLE, Amqp10Clock, empty
+from tests.amqp10_server import die as amqp10_die
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
@@ -120,6 +126,24 @@ def stomp(url: str, schedules: bool = True) -> Iterator[Ports]:
     elsewhere.close()
 
 
+@contextmanager
+def amqp10(url: str, clock: FakeClock, stored: bool = False) -> Iterator[Ports]:
+    """`stored`: what waits is kept in a store; the server holds no delayed messages, or its clock cannot be set."""
+    here, elsewhere = (Amqp10Server(url) for _ in range(2))
+    backend = Amqp10RpcBackend(here, clock)
+    kept = MemoryDelays()
+
+    def broker(server: Amqp10Server) -> Amqp10Broker:
+        made = Amqp10Broker(server, clock)
+        made.keep_delays_in(lambda: MemoryDelayStore(kept, clock), "store" if stored else "auto")
+        return made
+
+    yield Ports(broker(here), backend, clock, lambda: broker(elsewhere), amqp10_die)
+    backend.close()
+    here.close()
+    elsewhere.close()
+
+
 COUNTING = {
     "test_many_threads_publish_at_once", "test_queues_are_counted_by_what_their_messages_wait_for",
     "test_what_waits_can_be_withdrawn_and_is_returned", "test_nobody_receives_from_a_paused_queue",
@@ -137,13 +161,31 @@ DELAYING = {
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-BACKENDS = [*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "stomp-activemq", "stomp-rabbitmq"]
+BACKENDS = [*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq", "amqp10-double", "stomp-activemq",
+            "stomp-rabbitmq"]  # fmt: skip
+if AMQP10_VARIABLE in os.environ:
+    BACKENDS.append("amqp10-elsewhere")
 
 
 @pytest.fixture(params=[*BACKENDS, "amqp-store"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
+            yield made
+        return
+    if request.param == "amqp10-elsewhere":
+        url = os.environ[AMQP10_VARIABLE]
+        empty(url)
+        with amqp10(url, clock, stored=True) as made:
+            yield made
+        return
+    if request.param == "amqp10-double":
+        double = request.getfixturevalue("amqp10_double")
+        with amqp10(double.url, Amqp10Clock(double)) as made:
+            yield made
+        return
+    if request.param.startswith("amqp10"):
+        with amqp10(request.getfixturevalue("amqp10_rabbit"), clock, stored=True) as made:
             yield made
         return
     if request.param.startswith("amqp"):

@@ -29,18 +29,8 @@ from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
 __all__ = [
-    "ALL_GROUNDS",
-    "GROUNDS",
-    "STORES",
-    "ActiveMQGround",
-    "Ground",
-    "PairGround",
-    "RabbitClusterGround",
-    "RabbitGround",
-    "RabbitRedisGround",
-    "RedisGround",
-    "SQLiteGround",
-    "SQLiteMongoGround",
+    "ALL_GROUNDS", "GROUNDS", "STORES", "ActiveMQGround", "Amqp10Ground", "Ground", "PairGround", "RabbitClusterGround",
+    "RabbitGround", "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
 ]  # fmt: skip
 
 
@@ -233,6 +223,14 @@ class RabbitGround(SQLiteGround):
 
     def end(self) -> None:
         self.server.drop(self.vhost)
+
+
+class Amqp10Ground(RabbitGround):
+    """RabbitMQ by AMQP 1.0; outcomes are in SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment["CELERIAC_BROKER_URL"] = self.server.url(self.vhost).replace("amqp://", "amqp10://")
 
 
 @cache
@@ -443,6 +441,6 @@ ALL_GROUNDS: dict[str, type[Ground]] = {
     "rabbitmq+redis, delays": RabbitRedisDelaysGround, "rabbitmq+postgresql, delays": RabbitPostgreSQLDelaysGround,
     "rabbitmq+mongodb, delays": RabbitMongoDelaysGround,
     "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, "activemq": ActiveMQGround,
-    **STORES,
+    "rabbitmq+amqp10": Amqp10Ground, **STORES,
 }  # fmt: skip
 """Those, and others that single promises are tested on."""

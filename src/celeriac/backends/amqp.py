@@ -9,7 +9,7 @@ from typing import Any
 
 from pamqp import commands
 
-from celeriac.backends.replies import HEARTBEAT, Replies, ReplyBackend, ReplyConnection
+from celeriac.backends.reply_queues import HEARTBEAT, Replies, ReplyConnection, ReplyQueueBackend
 from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
@@ -23,7 +23,7 @@ __all__ = ["RpcBackend", "connect"]
 CHANNEL = 1
 
 
-class RpcBackend(ReplyBackend):
+class RpcBackend(ReplyQueueBackend):
     """Outcomes that were sent to this process."""
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:

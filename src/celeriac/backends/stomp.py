@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from celeriac.backends.replies import HEARTBEAT, UNREAD_SECONDS, Replies, ReplyBackend, ReplyConnection
+from celeriac.backends.reply_queues import HEARTBEAT, UNREAD_SECONDS, Replies, ReplyConnection, ReplyQueueBackend
 from celeriac.drivers.stomp.blocking import Connection
 from celeriac.drivers.stomp.error_translation import Refused
 from celeriac.drivers.stomp.frames import Publication, frame, headers
@@ -24,7 +24,7 @@ __all__ = ["StompReplyBackend", "connect"]
 WINDOW = "1000"
 
 
-class StompReplyBackend(ReplyBackend):
+class StompReplyBackend(ReplyQueueBackend):
     """Outcomes that were sent to this process."""
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:

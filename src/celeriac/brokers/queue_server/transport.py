@@ -249,6 +249,8 @@ class Taken(ABC):
     """Messages that were taken out of a queue for a while."""
 
     messages: Sequence[Pushed]
+    copies: bool = False
+    """Whether the messages have stayed in the queue: the server does not count this as a delivery."""
 
     @abstractmethod
     def acknowledge(self, tags: Sequence[int]) -> None:
@@ -273,6 +275,10 @@ class Inspection(ABC):
     @abstractmethod
     def taking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:
         """Take up to `limit` messages from a queue for a block; then put back those that were not acknowledged."""
+
+    def looking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:
+        """Look at up to `limit` messages for a block, of which none is acknowledged unless it is worn."""
+        return self.taking(address, limit)
 
     @abstractmethod
     async def read_journal(self, channel: str, keep: Callable[[list[bytes]], list[bool]]) -> None:
