@@ -13,23 +13,28 @@ from celeriac.backends.amqp import RpcBackend
 from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
+from celeriac.backends.zmq import HubBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.redis.envelope import blob
 from celeriac.brokers.sqlite import SQLiteBroker
+from celeriac.brokers.zmq import HubBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.memory import Store
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
-from celeriac.model.codec import PLAIN_CODEC
+from celeriac.drivers.zmq.server import Server as HubClient
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
 from tests.conformance.schedules import PublishingConformance, SchedulesConformance
+from tests.hub_server import HubServer
+from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
 
@@ -45,6 +50,15 @@ def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
     path = str(folder / "celeriac.db")
     database, other = Database(path), Database(path)
 
+    yield Ports(SQLiteBroker(database, clock), SQLiteBackend(database, clock), clock,
+                lambda: SQLiteBroker(other, clock), spoil=spoiling(other))  # fmt: skip
+    database.close()
+    other.close()
+
+
+def spoiling(database: Database) -> Callable[[Message, bytes], None]:
+    """Return what puts junk in the place of messages in a file."""
+
     def spoil(message: Message, junk: bytes) -> None:
         def work(connection: sqlite3.Connection) -> None:
             for table in TABLES:
@@ -52,12 +66,21 @@ def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
                     f"UPDATE {table} SET message = ? WHERE instr(message, CAST(? AS BLOB))", (junk, message.id)
                 )
 
-        other.write(work)
+        database.write(work)
 
-    yield Ports(SQLiteBroker(database, clock), SQLiteBackend(database, clock), clock,
-                lambda: SQLiteBroker(other, clock), spoil=spoil)  # fmt: skip
-    database.close()
-    other.close()
+    return spoil
+
+
+@contextmanager
+def hub(process: HubServer, codec: Codec = PLAIN_CODEC) -> Iterator[Ports]:
+    clock = process.emptied()
+    here, elsewhere = (HubClient(process.url, timeout=PATIENCE, codec=codec) for _ in range(2))
+    file = Database(str(process.data))
+    yield Ports(HubBroker(here, clock), HubBackend(here, clock), clock, lambda: HubBroker(elsewhere, clock),
+                spoil=spoiling(file))  # fmt: skip
+    here.close()
+    elsewhere.close()
+    file.close()
 
 
 @contextmanager
@@ -91,10 +114,14 @@ def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(params=[*ADAPTERS, "redis", "amqp-quorum", "amqp-classic"])
+@pytest.fixture(params=[*ADAPTERS, "redis", "hub", "amqp-quorum", "amqp-classic"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
+            yield made
+        return
+    if request.param == "hub":
+        with hub(request.getfixturevalue("hub_process")) as made:
             yield made
         return
     if request.param.startswith("amqp"):
@@ -109,7 +136,7 @@ class TestBroker(BrokerConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("ports", ["sqlite", "redis", "hub"], indirect=True)
 class TestJunk(JunkConformance):
     pass
 
@@ -118,7 +145,7 @@ class TestBackend(BackendConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
+@pytest.mark.parametrize("ports", [*ADAPTERS, "redis", "hub"], indirect=True)
 class TestWorkflows(WorkflowConformance, JoinedConformance):
     pass
 
@@ -128,12 +155,12 @@ def schedules(ports: Ports) -> ScheduleStore:
     return schedule_store(ports.broker, ports.backend)
 
 
-@pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
+@pytest.mark.parametrize("ports", [*ADAPTERS, "redis", "hub"], indirect=True)
 class TestSchedules(SchedulesConformance, PublishingConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("ports", ["sqlite", "redis", "hub"], indirect=True)
 class TestSchedulesBesideAnotherBroker(SchedulesConformance):
     @pytest.fixture
     def schedules(self, ports: Ports) -> ScheduleStore:

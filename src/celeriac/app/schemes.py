@@ -40,11 +40,13 @@ class Kind(NamedTuple):
 def _schemes(package: str) -> dict[str, BuiltIn]:
     redis = BuiltIn(f"{package}.redis", "redis", "redis")
     amqp = BuiltIn(f"{package}.amqp", "amqp", "amqp")
+    hub = BuiltIn(f"{package}.zmq", "zmq", "zmq")
     return {
         "sqlite": BuiltIn(f"{package}.sqlite", "sqlite"),
         "memory": BuiltIn(f"{package}.memory", "memory"),
         **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel"), redis),
         **dict.fromkeys(("amqp", "amqps"), amqp),
+        **dict.fromkeys(("zmq", "zmq+ipc"), hub),
     }
 
 
@@ -67,5 +69,5 @@ BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
 RPC = "rpc"
 REPLYING = frozenset({RPC, "amqp", "amqps"})
 """Built-in backends that send each outcome to its caller."""
-NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel"})
+NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel", "zmq", "zmq+ipc"})
 """Built-in backends that notify the callers in all processes."""
