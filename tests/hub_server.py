@@ -49,11 +49,12 @@ class SharedClock(FakeClock):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT)
         self.advance(0.0)
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        self.path.write_bytes(MOMENT.pack(self.instant))
+        os.pwrite(self._file, MOMENT.pack(self.instant), 0)
 
 
 class HubServer:

@@ -31,7 +31,7 @@ from celeriac.ports.broker import Action, Claim, Delivery, Lease, Settlement, Sl
 from celeriac.ports.operations import worker_of
 from celeriac.ports.workflows import Advance, NodeEnd
 
-__all__ = ["RELEASE", "SQLiteLease", "held_of"]
+__all__ = ["RELEASE", "SETTLE", "SQLiteLease", "held_of"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
 MANY_FRESH = 1_000  # fresh messages; of more, only so many are read to find out whether one can be received

@@ -85,17 +85,19 @@ class HubLease(Lease):
         except Unreadable:
             pass
         good: list[Delivery] = []
-        bad: list[Settled] = []
+        bad: list[tuple[str, str, bytes]] = []
         for one in given:
             try:
                 message = self._server.message(one.data, one.queue)
             except Unreadable as error:
-                bad.append(Settled(one.token, Action.BURY, reason=f"it cannot be read: {error}"))
-                log.error("A message in the queue %s is now a dead letter: it cannot be read: %s", one.queue, error)
+                why = f"it cannot be read: {error}"
+                letter = unreadable(one.data, one.queue, why).message
+                bad.append((one.token, why, self._server.pack(letter)))
+                log.error("A message in the queue %s is now the dead letter %s: %s", one.queue, letter.id, why)
             else:
                 good.append(Delivery(message, one.token, one.deliveries, one.revoked, one.lost))
         try:
-            await self._server.ado("leases.settle", self._number, bad)
+            await self._server.ado("leases.put_aside", self._number, bad)
         except BaseException:
             if receipt is not None:
                 self._give_up(receipt)

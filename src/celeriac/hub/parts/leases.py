@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from celeriac.brokers.sqlite.lease import RELEASE, SQLiteLease
+from celeriac.brokers.sqlite.lease import RELEASE, SETTLE, SQLiteLease, held_of
 from celeriac.brokers.sqlite.rows import queue_of
+from celeriac.brokers.sqlite.unreadable import put_aside
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.zmq.parcels import Parcel, parcel_of, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Advanced, Found, Given, Settled
@@ -72,6 +73,18 @@ class HubLease(SQLiteLease):
 
         self._database.write(work)
 
+    def put_aside(self, letters: Sequence[tuple[str, str, bytes]]) -> None:
+        """Replace messages, by their tokens, by dead letters that say why they cannot be read."""
+
+        def work(connection: Connection) -> None:
+            for token, why, data in letters:
+                key = held_of(token.replace(":-", ":", 1))
+                held = None if key is None else (*key[:4], -key[4] if ":-" in token else key[4])
+                if held is not None and connection.execute(SETTLE, held).rowcount:
+                    put_aside(connection, cast(Any, parcel_of(data)), why, self._clock.now())
+
+        self._database.write(work)
+
     def sweep_now(self) -> tuple[list[Delivery], list[tuple[bytes, list[Any]]]]:
         """Return what this lease takes over, and what returned to the queues, by the infos of dead workers."""
         now = self._clock.now()
@@ -126,6 +139,10 @@ class Leases:
     def _stands(self, lease: int) -> bool:
         found = self._database.read(lambda connection: connection.execute(STANDS, (lease,)).fetchone())
         return found is not None
+
+    def put_aside(self, lease: int, letters: list[tuple[str, str, bytes]]) -> None:
+        """Make dead letters of messages that their client cannot read."""
+        self.of(lease).put_aside(letters)
 
     def advance(self, lease: int, items: list[Advanced]) -> list[bool]:
         """Advance workflows, and publish their messages."""
