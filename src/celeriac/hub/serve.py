@@ -36,6 +36,7 @@ log = logging.getLogger("celeriac.hub")
 
 TURN_JOBS: Final = 1000  # requests in one turn …
 TURN_BYTES: Final = 8 << 20  # … and so many bytes, and one request more
+BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
 IDLE_SECONDS: Final = 1.0  # the longest sleep
 HEARTBEAT_MS: Final = (2000, 6000)
 WAITING_MESSAGES: Final = 1000  # that ZeroMQ keeps for one connection, each way
@@ -105,9 +106,13 @@ class Hub:
         for one in (self._router, self._zap, self._woken):
             poller.register(one, zmq.POLLIN)
         self._wake.setblocking(False)
+        busy = 0  # turns, one after the other, that found requests without waiting
         while not self._is_stopping:
-            self._wait(poller)
-            jobs = self._receive()
+            jobs = self._receive() if 0 < busy < BUSY_TURNS else []
+            if not jobs:
+                self._wait(poller)
+                busy, jobs = 0, self._receive()
+            busy += bool(jobs)
             self._answer(self._turns.run(jobs))
 
     def _wait(self, poller: zmq.Poller) -> None:

@@ -34,29 +34,38 @@ class Channel:
         Each answer has to come within `wait` and the time-out, counted from the one before. After an error, the channel
         must not be used again.
         """
-        conversation, socket, started = self._conversation, self._line.socket, 0
+        conversation, line, started = self._conversation, self._line, 0
         deadline = time.monotonic() + wait + timeout
         while started < len(asks) or conversation.pending:
             while started < len(asks) and len(conversation.pending) < WINDOW:
-                socket.send(conversation.begin(asks[started]))
+                conversation.begin(asks[started])
+                self._send(asks[started])
                 started += 1
             try:
-                frame = socket.recv()
+                if not line.is_open:
+                    line.wait(LOOK_MS)
+                frame = line.socket.recv(0 if line.is_open else zmq.NOBLOCK)
             except zmq.Again:
                 self._look()
                 if time.monotonic() > deadline:
-                    raise silent(str(self._address), timeout, self._line.is_open) from None
+                    raise silent(str(self._address), timeout, line.is_open) from None
                 continue
             if conversation.hear(frame):
                 deadline = time.monotonic() + wait + timeout
 
+    def _send(self, ask: Ask) -> None:
+        ask.sent = self._line.send(self._conversation.frame(ask)) or ask.sent
+
     def _look(self) -> None:
+        """Deal with what has happened to the line: on a new connection, everything is sent again."""
+        is_new = False
         for happening in self._line.happenings():
             if happening is Happening.REFUSED:
                 raise not_let_in(str(self._address))
-            if happening is Happening.OPENED and self._line.connections > 1:
-                for frame in self._conversation.repeats():
-                    self._line.socket.send(frame)
+            is_new = is_new or happening is Happening.OPENED
+        for ask in list(self._conversation.pending.values()):
+            if is_new or not ask.sent:
+                self._send(ask)
 
     def close(self) -> None:
         """Close the line."""

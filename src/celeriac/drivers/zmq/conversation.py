@@ -7,7 +7,7 @@ caller has given up; the hub answers a number that it has answered before with t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -26,10 +26,11 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 class Ask:
     """A request, and its answer once there is one."""
 
-    __slots__ = ("again", "answered", "arguments", "error", "number", "result", "verb")
+    __slots__ = ("again", "answered", "arguments", "error", "number", "result", "sent", "verb")
 
     def __init__(self, verb: str, arguments: tuple[Any, ...], again: Callable[[], tuple[Any, ...]] | None = None) -> None:
         self.number = -1
+        self.sent = False
         self.verb = verb
         self.arguments = msgspec.Raw(_encode(arguments))
         self.again = again  # returns the arguments with which it is repeated, where they are others
@@ -53,23 +54,18 @@ class Conversation:
         self._last = 0
         self.pending: dict[int, Ask] = {}
 
-    def begin(self, ask: Ask) -> bytes:
-        """Number a request; return its frame."""
+    def begin(self, ask: Ask) -> None:
+        """Number a request. It is pending until it is answered, or given up."""
         self._last += 1
         ask.number = self._last
         self.pending[ask.number] = ask
-        return self._frame(ask, False)
 
-    def repeats(self) -> Iterator[bytes]:
-        """Yield the frames of all pending requests, to be sent on a new connection."""
-        for ask in list(self.pending.values()):
-            if ask.again is not None:
-                ask.arguments, ask.again = msgspec.Raw(_encode(ask.again())), None
-            yield self._frame(ask, True)
-
-    def _frame(self, ask: Ask, repeated: bool) -> bytes:
+    def frame(self, ask: Ask) -> bytes:
+        """Return the frame of a pending request. If it was sent before, that is said, since it may be carried out."""
+        if ask.sent and ask.again is not None:
+            ask.arguments, ask.again = msgspec.Raw(_encode(ask.again())), None
         oldest = next(iter(self.pending))
-        return encode_request(Request(self._session, ask.number, oldest, repeated, ask.verb, ask.arguments))
+        return encode_request(Request(self._session, ask.number, oldest, ask.sent, ask.verb, ask.arguments))
 
     def hear(self, frame: bytes) -> list[Ask]:
         """Take a frame; return the requests that it answers: one, or none, or all that are pending."""

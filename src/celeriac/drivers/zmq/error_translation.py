@@ -41,10 +41,11 @@ def error_of(kind: str, text: str, server: str) -> CeleriacError:
 
 def silent(server: str, timeout: float, is_open: bool) -> BrokerUnavailable:
     """Return the error for a hub that has not answered in time."""
+    text = f"The hub at {server} did not answer within {timeout:g} s (`broker_publish_timeout`)"
     if is_open:
-        return BrokerUnavailable(f"The hub at {server} did not answer within {timeout:g} s (`broker_publish_timeout`).")
-    return BrokerUnavailable(f"The hub at {server} could not be reached within {timeout:g} s. Is it running (`celeriac "
-                             "hub`)? If it is, compare `server_key` with the key that it shows when it starts.")  # fmt: skip
+        return BrokerUnavailable(f"{text}.")
+    return BrokerUnavailable(f"{text}, and there is no connection to it. Is it running (`celeriac hub`)? If it is, "
+                             "compare `server_key` with the key that it shows when it starts.")  # fmt: skip
 
 
 def not_let_in(server: str) -> AccessRefused:

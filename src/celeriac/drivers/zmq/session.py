@@ -35,7 +35,7 @@ class Session:
         self._line: Line | None = None
         self._conversation = Conversation(str(address))
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[Ask] = deque()  # while very much is under way
         self._flushing: asyncio.TimerHandle | None = None
         self._looking = False
         self._end = self._until_the_end()
@@ -70,7 +70,8 @@ class Session:
     def _begin(self, ask: Ask) -> None:
         if self._line is None:
             self._open()
-        self._send(self._conversation.begin(ask))
+        self._conversation.begin(ask)
+        self._send(ask)
 
     def _open(self) -> None:
         line = self._line = Line(self._address)
@@ -80,28 +81,32 @@ class Session:
 
     # --- Sending --------------------------------------------------------------------------------------
 
-    def _send(self, frame: bytes) -> None:
-        if self._unsent or not self._try(frame):
-            self._unsent.append(frame)
-            if self._flushing is None:
-                self._flushing = self.loop.call_later(FLUSH_SECONDS, self._flush)
-        self._soon()
+    def _send(self, ask: Ask) -> None:
+        if not self._unsent and self._try(ask):
+            self._soon()
+            return
+        self._unsent.append(ask)
+        self._flush_later()
 
-    def _try(self, frame: bytes) -> bool:
-        assert self._line is not None
-        try:
-            self._line.socket.send(frame, zmq.NOBLOCK)
-        except zmq.Again:  # very many requests are under way
-            return False
-        return True
+    def _try(self, ask: Ask) -> bool:
+        """Send a request; return False if it has to wait: until much less is under way, or for a connection."""
+        done = self._line is not None and self._line.send(self._conversation.frame(ask))
+        ask.sent = ask.sent or done
+        return done
+
+    def _flush_later(self) -> None:
+        if self._flushing is None and self._line is not None and self._line.is_open:
+            self._flushing = self.loop.call_later(FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
         self._flushing = None
-        while self._unsent and self._line is not None:
-            if not self._try(self._unsent[0]):
-                self._flushing = self.loop.call_later(FLUSH_SECONDS, self._flush)
-                return
+        while self._unsent:
+            if not self._unsent[0].answered and self._unsent[0].number in self._conversation.pending:
+                if not self._try(self._unsent[0]):
+                    self._flush_later()
+                    break
             self._unsent.popleft()
+        self._soon()
 
     # --- Hearing --------------------------------------------------------------------------------------
 
@@ -128,10 +133,10 @@ class Session:
         for happening in line.happenings():
             if happening is Happening.REFUSED:
                 self._settle(self._conversation.fail(not_let_in(str(self._address))))
-            elif happening is Happening.OPENED and line.connections > 1:
+            elif happening is Happening.OPENED:
                 self._unsent.clear()
-                for frame in self._conversation.repeats():
-                    self._send(frame)
+                for ask in list(self._conversation.pending.values()):
+                    self._send(ask)
 
     def _settle(self, answered: list[Ask]) -> None:
         for ask in answered:

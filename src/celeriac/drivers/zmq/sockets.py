@@ -58,7 +58,8 @@ class Line:
         socket = self.socket = context().socket(zmq.DEALER)
         try:
             for option, value in (
-                (zmq.LINGER, 0), (zmq.RECONNECT_IVL, RECONNECT_MS[0]), (zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1]),
+                (zmq.LINGER, 0), (zmq.IMMEDIATE, 1),  # nothing is queued for a hub that is away: see `Conversation`
+                (zmq.RECONNECT_IVL, RECONNECT_MS[0]), (zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1]),
                 (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
                 (zmq.HANDSHAKE_IVL, HANDSHAKE_MS), (zmq.IPV6, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
             ):  # fmt: skip
@@ -88,6 +89,18 @@ class Line:
             if happening is not None:
                 self.is_open = happening is Happening.OPENED
                 found.append(happening)
+
+    def send(self, frame: bytes) -> bool:
+        """Send a frame; return False if there is no connection, or too much is under way."""
+        try:
+            self.socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def wait(self, milliseconds: int) -> None:
+        """Block until something happens to the connection, or for so long."""
+        self.monitor.poll(milliseconds)
 
     def close(self) -> None:
         """Close the socket, unless it is a parent's. What was not sent is dropped."""
