@@ -121,6 +121,13 @@ def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]
 
 
 @pytest.fixture(scope="session")
+def hub_on_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub by the machine's clock, for all tests that leave it running; each gives it a new file."""
+    with running_hub(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     """A MongoDB for all tests that leave it running; each has a database of its own."""
     with running_mongodb(tmp_path_factory.mktemp("mongodb"), own=False) as server:

@@ -74,6 +74,7 @@ def spoiling(database: Database) -> Callable[[Message, bytes], None]:
 @contextmanager
 def hub(process: HubServer, codec: Codec = PLAIN_CODEC) -> Iterator[Ports]:
     clock = process.emptied()
+    assert clock is not None
     here, elsewhere = (HubClient(process.url, timeout=PATIENCE, codec=codec) for _ in range(2))
     file = Database(str(process.data))
     yield Ports(HubBroker(here, clock), HubBackend(here, clock), clock, lambda: HubBroker(elsewhere, clock),

@@ -35,10 +35,12 @@ class Carrier(Codec):
         return cast(OutcomeParcel, outcome).data
 
     def decode(self, data: Bytes, queue: str | None) -> Message:
+        """Return the parcel of stored bytes. Raises `Unreadable`."""
         parcel = parcel_of(data)
         if queue is not None:
             parcel.queue = queue
         return cast(Message, parcel)
 
     def read_outcome(self, id: str, data: Any) -> Outcome:
+        """Return the parcel of a stored outcome; its head is not read."""
         return cast(Outcome, OutcomeParcel(id, "-", None, data if isinstance(data, bytes) else b""))

@@ -43,6 +43,7 @@ class HubDatabase(Database):
         return connection
 
     def write(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
+        """Do the work in the transaction of this turn; if it fails, undo it alone."""
         connection = self.enter()
         self._is_loud = self._is_loud or not quiet
         with translated(self.path):
@@ -60,9 +61,11 @@ class HubDatabase(Database):
         return result
 
     async def awrite(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
+        """Coroutine version of `write`, which never waits."""
         return self.write(work, quiet)
 
     def read(self, work: Callable[[Connection], Work]) -> Work:
+        """Do the work, which only reads. It sees what this turn has written."""
         connection = self.connection()
         if connection.in_transaction:
             with translated(self.path):
@@ -118,4 +121,4 @@ def finish(work: Coroutine[Any, Any, Work]) -> Work:
         result: Work = end.value
         return result
     work.close()
-    raise RuntimeError(f"{work.__qualname__} waits, and the hub cannot")
+    raise RuntimeError(f"{work!r} waits, and the hub cannot")

@@ -17,10 +17,10 @@ from celeriac.drivers.zmq.error_translation import kind_of
 from celeriac.errors import CeleriacError
 from celeriac.hub.carrier import Carrier
 from celeriac.hub.database import HubDatabase
-from celeriac.hub.job import Job
 from celeriac.hub.parts.backend import Backend
 from celeriac.hub.parts.broker import Broker
 from celeriac.hub.parts.leases import Leases, given_of
+from celeriac.hub.sessions import Job
 from celeriac.hub.turn import Turn
 from celeriac.model.clock import Clock
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -23,9 +24,8 @@ from celeriac.drivers.zmq.frames import (
 from celeriac.drivers.zmq.verbs import Client
 from celeriac.errors import AccessRefused, BrokerError, ImproperlyConfigured
 from celeriac.hub.clients import ZAP, Clients, Peer
-from celeriac.hub.job import Job
 from celeriac.hub.keys import ClientKeys, hub_keys
-from celeriac.hub.sessions import RUNNING, Sessions
+from celeriac.hub.sessions import RUNNING, Job, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
@@ -38,6 +38,7 @@ TURN_JOBS: Final = 1000  # requests in one turn …
 TURN_BYTES: Final = 8 << 20  # … and so many bytes, and one request more
 BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
 IDLE_SECONDS: Final = 1.0  # the longest sleep
+LOOK_SECONDS: Final = 0.5  # how often it is looked whether keys were taken away
 HEARTBEAT_MS: Final = (2000, 6000)
 WAITING_MESSAGES: Final = 1000  # that ZeroMQ keeps for one connection, each way
 TOLD: Final = 60.0  # seconds between two lines about frames that are none
@@ -60,6 +61,7 @@ class Hub:
         self._is_stopping = False
         self._nonsense: Counter[str] = Counter()  # frames that are none, since the last line
         self._told_at = 0.0
+        self._look_at = 0.0
 
     def open(self) -> list[str]:
         """Bind, and open the file. Return the endpoints."""
@@ -85,7 +87,7 @@ class Hub:
                 router.bind(bind)
             except zmq.ZMQError as error:
                 raise ImproperlyConfigured(f"The hub cannot bind {bind}: {error}. Is another one running?") from error
-            found.append(router.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+            found.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
             if bind.startswith("ipc://"):
                 os.chmod(bind.removeprefix("ipc://"), 0o600)
         return found
@@ -113,19 +115,24 @@ class Hub:
                 self._wait(poller)
                 busy, jobs = 0, self._receive()
             busy += bool(jobs)
+            if time.monotonic() >= self._look_at:
+                self._look()
             self._answer(self._turns.run(jobs))
 
     def _wait(self, poller: zmq.Poller) -> None:
         left = min(IDLE_SECONDS, self._turns.polls.next_at() - time.monotonic())
-        ready = dict(poller.poll(max(0.0, left) * 1000 + (left > 0)))
+        ready = dict(poller.poll(math.ceil(max(0.0, left) * 1000)))
         if self._zap in ready:
             self._zap.send_multipart(self._clients.answer(self._zap.recv_multipart()))
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
-        if not ready:
-            self._clients.reread()
-            self._sessions.forget_idle(time.time())
-            self._tell_nonsense()
+
+    def _look(self) -> None:
+        """Do what is done once in a while."""
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._clients.reread()
+        self._sessions.forget_idle(time.time())
+        self._tell_nonsense()
 
     # --- Receiving ------------------------------------------------------------------------------------
 

@@ -7,17 +7,41 @@ request, repeated, is carried out again, which each verb stands (receipts, token
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from celeriac.hub.job import Job
+from celeriac.drivers.zmq.frames import Request
 
-__all__ = ["RUNNING", "Session", "Sessions"]
+__all__ = ["RUNNING", "Job", "Session", "Sessions"]
 
 KEPT_BYTES: Final = 16 << 20  # of the answers of one session …
 KEPT_ANSWERS: Final = 4096  # … and so many
 RUNNING: Final = 4096  # requests of one session that may be under way
 IDLE_SECONDS: Final = 300.0
 LOOKED_AT_SECONDS: Final = 30.0  # how often idle sessions are looked for
+
+
+class Job:
+    """One request."""
+
+    __slots__ = ("arguments", "body", "client", "identity", "is_answered", "kind", "number", "repeated", "request",
+                 "session", "verb")  # fmt: skip
+
+    def __init__(self, identity: bytes, client: str, session: Session, request: Request) -> None:
+        self.identity = identity  # of the connection that its answer goes to
+        self.client = client
+        self.session = session
+        self.request = request
+        self.number = request.number
+        self.verb = request.verb
+        self.repeated = request.repeated
+        self.arguments: tuple[Any, ...] = ()
+        self.is_answered = False
+        self.kind = ""  # the name of an error
+        self.body: Any = None  # the result, or the text of the error
+
+    def answer(self, body: Any, kind: str = "") -> None:
+        """Set the answer."""
+        self.is_answered, self.body, self.kind = True, body, kind
 
 
 class Session:

@@ -17,7 +17,6 @@ from celeriac.drivers.zmq.verbs import VERBS
 from celeriac.errors import BrokerError, CeleriacError
 from celeriac.hub.carrier import Carrier
 from celeriac.hub.database import HubDatabase
-from celeriac.hub.job import Job
 from celeriac.hub.parts.backend import Backend, Claims
 from celeriac.hub.parts.broker import Broker
 from celeriac.hub.parts.history import History
@@ -25,6 +24,7 @@ from celeriac.hub.parts.leases import Leases
 from celeriac.hub.parts.operations import Operations
 from celeriac.hub.parts.schedules import Schedules
 from celeriac.hub.polls import POLLS, Polls
+from celeriac.hub.sessions import Job
 from celeriac.hub.turn import Turn
 from celeriac.model.clock import Clock
 from celeriac.model.gate import UNDECODABLE

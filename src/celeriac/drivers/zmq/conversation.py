@@ -28,7 +28,8 @@ class Ask:
 
     __slots__ = ("again", "answered", "arguments", "error", "number", "result", "sent", "verb")
 
-    def __init__(self, verb: str, arguments: tuple[Any, ...], again: Callable[[], tuple[Any, ...]] | None = None) -> None:
+    def __init__(self, verb: str, arguments: tuple[Any, ...],
+                 again: Callable[[], tuple[Any, ...]] | None = None) -> None:  # fmt: skip
         self.number = -1
         self.sent = False
         self.verb = verb

@@ -50,8 +50,8 @@ def silent(server: str, timeout: float, is_open: bool) -> BrokerUnavailable:
 
 def not_let_in(server: str) -> AccessRefused:
     """Return the error for a hub that does not know the client's key."""
-    return AccessRefused(f"The hub at {server} does not let this client in: it does not know its key. Put the client's "
-                         ".key file into the folder `clients` of the hub's keys (`celeriac hub keys NAME`).")  # fmt: skip
+    return AccessRefused(f"The hub at {server} does not let this client in: it does not know its key. Put its .key "
+                         "file into the folder `clients` of the hub's keys (`celeriac hub keys NAME`).")  # fmt: skip
 
 
 def version_error(server: str, version: int) -> BrokerMisconfigured:

@@ -20,8 +20,18 @@ from msgspec import Meta
 
 from celeriac.model.gate import UNDECODABLE, Unreadable
 
-__all__ = ["LARGEST_FRAME", "OtherVersion", "Reply", "Request", "VERSION", "decode_reply", "decode_request",
-           "encode_reply", "encode_request", "other_version"]  # fmt: skip
+__all__ = [
+    "LARGEST_FRAME",
+    "VERSION",
+    "OtherVersion",
+    "Reply",
+    "Request",
+    "decode_reply",
+    "decode_request",
+    "encode_reply",
+    "encode_request",
+    "other_version",
+]  # fmt: skip
 
 LETTERS: Final = b"CLRZ"
 VERSION: Final = 1

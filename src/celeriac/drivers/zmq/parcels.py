@@ -65,14 +65,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def parcel_of(data: Any) -> Parcel:
     """Return the parcel of a message's bytes. Raises `Unreadable`."""
-    parcel = _read(data, _message_head, "a message")
+    parcel: Parcel = _read(data, _message_head, "a message")
     parcel.data = data
     return parcel
 
 
 def parcel_of_outcome(data: bytes) -> OutcomeParcel:
     """Return the parcel of an outcome's bytes. Raises `Unreadable`."""
-    parcel = _read(data, _outcome_head, "an outcome")
+    parcel: OutcomeParcel = _read(data, _outcome_head, "an outcome")
     parcel.data = data
     return parcel
 

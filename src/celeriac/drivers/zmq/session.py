@@ -101,10 +101,9 @@ class Session:
     def _flush(self) -> None:
         self._flushing = None
         while self._unsent:
-            if not self._unsent[0].answered and self._unsent[0].number in self._conversation.pending:
-                if not self._try(self._unsent[0]):
-                    self._flush_later()
-                    break
+            if self._unsent[0].number in self._conversation.pending and not self._try(self._unsent[0]):
+                self._flush_later()
+                break
             self._unsent.popleft()
         self._soon()
 

@@ -77,7 +77,7 @@ class Line:
 
     def happenings(self) -> list[Happening]:
         """Return what has happened since the last call."""
-        found = []
+        found: list[Happening] = []
         while True:
             try:
                 parts = self.monitor.recv_multipart(zmq.NOBLOCK)

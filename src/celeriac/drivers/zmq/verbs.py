@@ -151,7 +151,7 @@ VERBS: Final[dict[str, Verb]] = {}
 
 
 def _verb(name: str, *arguments: Any, returns: Any = None) -> None:
-    takes: Any = tuple[arguments] if arguments else tuple[()]
+    takes: Any = tuple.__class_getitem__(arguments)
     VERBS[name] = Verb(name, msgspec.msgpack.Decoder(takes).decode, msgspec.msgpack.Decoder(returns).decode)
 
 

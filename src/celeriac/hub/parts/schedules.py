@@ -64,11 +64,11 @@ class Schedules:
 
     def get(self, names: list[str]) -> list[EntryRow]:
         """Return entries by name."""
-        return cast(Any, list(finish(self._store.get(names)).values()))
+        return cast("list[EntryRow]", list(finish(self._store.get(names)).values()))
 
     def page(self, after: str, limit: int) -> list[EntryRow]:
         """Return entries by the order of their names."""
-        return cast(Any, finish(self._store.page(after, limit)))
+        return cast("list[EntryRow]", finish(self._store.page(after, limit)))
 
     def due(self, limit: int) -> tuple[int, list[EntryRow], int | None]:
         """Return the entries that are due, the instant by which they are, and when the next one is."""
