@@ -88,8 +88,7 @@ class HubServer:
 
     def emptied(self) -> SharedClock | None:
         """Give it a new file; return its clock, set to the time at which it begins, if it has one of its own."""
-        for end in ("", "-wal", "-shm", "-bell"):
-            Path(f"{self.data}{end}").unlink(missing_ok=True)
+        self.data.unlink(missing_ok=True)
         if self.clock is not None:
             self.clock.instant = FakeClock().instant
             self.clock.advance(0.0)

@@ -16,7 +16,7 @@ from celeriac.brokers.sqlite.lines import learn
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.error_translation import translated
 from celeriac.drivers.sqlite.opening import Connection, pause
-from celeriac.errors import BrokerUnavailable
+from celeriac.errors import BrokerUnavailable, CeleriacError
 
 __all__ = ["HubDatabase", "finish"]
 
@@ -100,13 +100,13 @@ class HubDatabase(Database):
     def roll_back(self) -> None:
         """Undo the turn."""
         self._is_loud = self._is_lost = False
-        connection = self.connection()
-        if connection.in_transaction:
-            try:
+        try:
+            connection = self.connection()
+            if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            except sqlite3.Error:  # it cannot be used any more
-                self.close()
-                return
+        except (sqlite3.Error, CeleriacError):  # it cannot be used any more
+            self.close()
+            return
         # What was made in this turn, and is known, is not there.
         connection.lines.clear()
         connection.lane_of.clear()

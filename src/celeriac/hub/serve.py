@@ -7,7 +7,8 @@ import math
 import os
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +36,15 @@ __all__ = ["Hub", "is_local"]
 log = logging.getLogger("celeriac.hub")
 
 TURN_JOBS: Final = 1000  # requests in one turn …
-TURN_BYTES: Final = 8 << 20  # … and so many bytes, and one request more
+TURN_BYTES: Final = 8 << 20  # … and so many bytes, and one request more …
+TURN_SECONDS: Final = 0.05  # … and so much time, and one request more: ZeroMQ takes from all clients in turn
 BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
 IDLE_SECONDS: Final = 1.0  # the longest sleep
 LOOK_SECONDS: Final = 0.5  # how often it is looked whether keys were taken away
 HEARTBEAT_MS: Final = (2000, 6000)
-WAITING_MESSAGES: Final = 1000  # that ZeroMQ keeps for one connection, each way
+WAITING_FRAMES: Final = 100  # that ZeroMQ keeps for one connection, each way
+UNSENT_BYTES: Final = 16 << 20  # that the hub keeps for a connection besides
+RETRY_SECONDS: Final = 0.02  # until what could not be sent is tried again
 TOLD: Final = 60.0  # seconds between two lines about frames that are none
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -62,6 +66,8 @@ class Hub:
         self._nonsense: Counter[str] = Counter()  # frames that are none, since the last line
         self._told_at = 0.0
         self._look_at = 0.0
+        self._count = 0  # requests of this turn
+        self._unsent: dict[bytes, deque[bytes]] = {}  # by connection: answers for which there was no room
 
     def open(self) -> list[str]:
         """Bind, and open the file. Return the endpoints."""
@@ -71,9 +77,9 @@ class Hub:
         self._zap.linger = 0
         self._router = router = context.socket(zmq.ROUTER)
         for option, value in (
-            (zmq.LINGER, 0), (zmq.ROUTER_MANDATORY, 1), (zmq.IPV6, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
+            (zmq.LINGER, 0), (zmq.ROUTER_MANDATORY, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
-            (zmq.SNDHWM, WAITING_MESSAGES), (zmq.RCVHWM, WAITING_MESSAGES), (zmq.BACKLOG, 1000),
+            (zmq.SNDHWM, WAITING_FRAMES), (zmq.RCVHWM, WAITING_FRAMES), (zmq.BACKLOG, 1000),
         ):  # fmt: skip
             router.setsockopt(option, value)
         if self._keys is not None:
@@ -83,6 +89,7 @@ class Hub:
             router.setsockopt(zmq.ZAP_DOMAIN, b"celeriac")
         found = []
         for bind in self._binds:
+            router.setsockopt(zmq.IPV6, int("[" in bind))
             try:
                 router.bind(bind)
             except zmq.ZMQError as error:
@@ -110,17 +117,20 @@ class Hub:
         self._wake.setblocking(False)
         busy = 0  # turns, one after the other, that found requests without waiting
         while not self._is_stopping:
-            jobs = self._receive() if 0 < busy < BUSY_TURNS else []
-            if not jobs:
+            if not 0 < busy < BUSY_TURNS:
                 self._wait(poller)
-                busy, jobs = 0, self._receive()
-            busy += bool(jobs)
+                busy = 0
+            self._count = 0
+            answered = self._turns.run(self._receive())
+            busy = busy + 1 if self._count else 0
+            self._answer(answered)
+            if self._unsent:
+                self._send_rest()
             if time.monotonic() >= self._look_at:
                 self._look()
-            self._answer(self._turns.run(jobs))
 
     def _wait(self, poller: zmq.Poller) -> None:
-        left = min(IDLE_SECONDS, self._turns.polls.next_at() - time.monotonic())
+        left = min(RETRY_SECONDS if self._unsent else IDLE_SECONDS, self._turns.polls.next_at() - time.monotonic())
         ready = dict(poller.poll(math.ceil(max(0.0, left) * 1000)))
         if self._zap in ready:
             self._zap.send_multipart(self._clients.answer(self._zap.recv_multipart()))
@@ -136,11 +146,10 @@ class Hub:
 
     # --- Receiving ------------------------------------------------------------------------------------
 
-    def _receive(self) -> list[Job]:
-        """Return the requests that have come."""
-        jobs: list[Job] = []
-        size, router, now = 0, self._router, time.time()
-        while len(jobs) < TURN_JOBS and size < TURN_BYTES:
+    def _receive(self) -> Iterator[Job]:
+        """Yield the requests that have come, as long as a turn may last."""
+        size, router, now, end = 0, self._router, time.time(), time.monotonic() + TURN_SECONDS
+        while self._count < TURN_JOBS and size < TURN_BYTES and time.monotonic() < end:
             try:
                 identity = router.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -155,12 +164,12 @@ class Hub:
             if peer is None or len(frames) != 1:
                 self._nonsense["several parts, or an identity of its own"] += 1
                 continue
+            self._count += 1
             peer.requests += 1
             peer.seen_at = now
             size += len(frames[0])
             if (job := self._job(identity, peer, frames[0], now)) is not None:
-                jobs.append(job)
-        return jobs
+                yield job
 
     def _rest(self, more: bool) -> list[bytes]:
         return self._router.recv_multipart() if more else []
@@ -208,14 +217,29 @@ class Hub:
             self._send(job.identity, frame)
 
     def _send(self, identity: bytes, frame: bytes) -> None:
-        """Send a frame. If the client is slow or gone, it is not sent: the client will ask again."""
+        """Send a frame. What a slow client has no room for is kept, up to a bound; it asks again for the rest."""
+        if (waiting := self._unsent.get(identity)) is not None:
+            if sum(map(len, waiting)) + len(frame) <= UNSENT_BYTES:
+                waiting.append(frame)
+            return
         try:
             self._router.send_multipart((identity, frame), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 self._clients.forget(identity)
-            elif error.errno != zmq.EAGAIN:
+            elif error.errno == zmq.EAGAIN:
+                self._unsent[identity] = deque([frame])
+            else:
                 raise
+
+    def _send_rest(self) -> None:
+        for identity, frames in list(self._unsent.items()):
+            del self._unsent[identity]
+            while frames:
+                self._send(identity, frames.popleft())
+                if identity in self._unsent:
+                    self._unsent[identity].extend(frames)
+                    break
 
     def _infos(self) -> list[Client]:
         sessions = Counter(session.client for session in self._sessions.known.values())

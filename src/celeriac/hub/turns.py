@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from celeriac.drivers.sqlite.error_translation import translated
@@ -62,23 +62,27 @@ class Turns:
         self._version = 0  # of the file, as SQLite counts the commits of other processes
         self._looked_at = 0.0  # monotonic
 
-    def run(self, jobs: Sequence[Job]) -> list[Job]:
-        """Carry out what has come, and return all that is answered: of these, and of those that were waiting."""
+    def run(self, coming: Iterable[Job]) -> list[Job]:
+        """Carry out what comes, and return all that is answered: of these, and of those that were waiting."""
+        jobs: list[Job] = []
         given_up: list[Job] = []
         for _ in range(TRIES):
             self._turn.clear()
-            self._look_at_others()
-            if self._moves != self.database.moves:
-                self._moves = self.database.moves
-                given_up += self.polls.give_up()
             served: list[Job] = []
             try:
-                for job in jobs:
-                    self._carry_out(job)
                 with translated(self.database.path):
+                    self._look_at_others()
+                    if self._moves != self.database.moves:
+                        self._moves = self.database.moves
+                        given_up += self.polls.give_up()
+                    for job in jobs:
+                        self._carry_out(job)
+                    for job in coming:
+                        jobs.append(job)
+                        self._carry_out(job)
                     served = self.polls.serve()
-                if self.database.commit():
-                    break
+                    if self.database.commit():
+                        break
             except CeleriacError as error:
                 log.error("A turn with %d requests failed, and none of them was carried out: %s", len(jobs), error)
                 self.database.roll_back()
