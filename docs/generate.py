@@ -39,11 +39,13 @@ from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sql import SQLBackend
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.backends.tyrant import TyrantBackend
+from celeriac.backends.zmq import HubBackend
 from celeriac.beat.schedules import Schedules
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.sqlite import SQLiteBroker
+from celeriac.brokers.zmq import HubBroker
 from celeriac.cli import main
 from celeriac.config import definitions as config
 from celeriac.metrics.table import BUCKETS, CELERY_METRICS, METRICS, Metric
@@ -73,10 +75,10 @@ def pages() -> dict[str, str]:
 # --- Brokers and backends -----------------------------------------------------------------------------
 
 BROKERS: dict[str, type[Port]] = {
-    "SQLite": SQLiteBroker, "Redis": RedisBroker, "RabbitMQ": AmqpBroker, "memory": MemoryBroker
+    "SQLite": SQLiteBroker, "the hub": HubBroker, "Redis": RedisBroker, "RabbitMQ": AmqpBroker, "memory": MemoryBroker
 }  # fmt: skip
 BACKENDS: dict[str, type[Port]] = {
-    "SQLite": SQLiteBackend, "Redis": RedisBackend, "SQL (`db+…`)": SQLBackend, "MongoDB": MongoBackend,
+    "SQLite": SQLiteBackend, "the hub": HubBackend, "Redis": RedisBackend, "SQL (`db+…`)": SQLBackend, "MongoDB": MongoBackend,
     "`rpc://` (RabbitMQ)": RpcBackend, "Memcached": MemcachedBackend, "Tokyo Tyrant": TyrantBackend,
     "memory": MemoryBackend,
 }  # fmt: skip
@@ -383,7 +385,7 @@ def _json_type(schema: dict[str, Any]) -> str:
 # --- Settings -----------------------------------------------------------------------------------------
 
 SECTIONS = {
-    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_", "sql_",
+    "Broker and backend": ("broker_", "result_backend", "message_", "sqlite_", "redis_", "amqp_", "zmq_", "sql_",
                            "mongodb_", "memcached_", "tyrant_"),
     "Security": ("security_",),
     "E-mail to the administrators": ("mail_", "task_send_error_emails"),
