@@ -1,4 +1,4 @@
-"""The hub, a worker and a caller on three machines, as docs/howto/hub.md describes it: network namespaces stand for them.
+"""The hub, a worker and a caller on three machines, as docs/howto/hub.md describes them: three network namespaces.
 
 Where these cannot be made (they need root, and iproute2), three addresses of the loopback device do.
 """

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from celeriac.drivers.zmq.parcels import OutcomeParcel, Parcel, parcel_of
 from celeriac.model import message as plain
-from celeriac.model.codec import Bytes, Codec
+from celeriac.model.codec import Codec
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 
@@ -34,7 +34,7 @@ class Carrier(Codec):
             self.ended.add(outcome.id)
         return cast(OutcomeParcel, outcome).data
 
-    def decode(self, data: Bytes, queue: str | None) -> Message:
+    def decode(self, data: bytes | memoryview, queue: str | None) -> Message:
         """Return the parcel of stored bytes. Raises `Unreadable`."""
         parcel = parcel_of(data)
         if queue is not None:

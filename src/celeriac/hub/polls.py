@@ -24,7 +24,7 @@ from celeriac.hub.sessions import Job
 from celeriac.hub.turn import Turn
 from celeriac.model.clock import Clock
 
-__all__ = ["POLLS", "Polls"]
+__all__ = ["POLLS", "Poll", "Polls"]
 
 Line = tuple[str, str]
 

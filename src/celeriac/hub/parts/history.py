@@ -13,7 +13,7 @@ from celeriac.model.history import Key, Status
 from celeriac.ports.history import Limits, Position
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
-__all__ = ["History"]
+__all__ = ["History", "SealedHistory"]
 
 
 class SealedHistory(SQLiteHistory):

@@ -23,7 +23,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.ports.broker import Claim, Delivery
 
-__all__ = ["HubLease", "Leases", "found_of", "published"]
+__all__ = ["HubLease", "Leases", "found_of", "given_of", "published"]
 
 KNOWN: Final = 10_000  # leases that are remembered
 OF_RECEIPT: Final = "SELECT line, rank, seq, receipt, CAST(deliveries AS INTEGER), message FROM active WHERE lease = ?"

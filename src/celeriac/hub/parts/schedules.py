@@ -14,7 +14,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.ports.schedules import Entry
 
-__all__ = ["Schedules"]
+__all__ = ["Schedules", "SealedSchedules"]
 
 
 class SealedSchedules(SQLiteScheduleStore):
