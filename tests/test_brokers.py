@@ -22,6 +22,7 @@ from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.brokers.zmq import HubBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.memory import Store
+from celeriac.drivers.memory_delays import MemoryDelays, MemoryDelayStore
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
@@ -100,12 +101,22 @@ def redis_(server: RedisServer) -> Iterator[Ports]:
 
 
 @contextmanager
-def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
+def amqp(rabbit: RabbitServer, kind: str) -> Iterator[Ports]:
+    """`kind` is a type of queues; or "store": classic queues, and delays in a store."""
     vhost = rabbit.vhost()
+    queue_type = "classic" if kind == "store" else kind
     here, elsewhere = (AmqpServer(rabbit.url(vhost), queue_type=queue_type) for _ in range(2))
     clock = RabbitClock(here)
     backend = RpcBackend(here, clock)
-    yield Ports(AmqpBroker(here, clock), backend, clock, lambda: AmqpBroker(elsewhere, clock), die)
+    kept = MemoryDelays()
+
+    def broker(server: AmqpServer) -> AmqpBroker:
+        made = AmqpBroker(server, clock)
+        if kind == "store":
+            made.keep_delays_in(lambda: MemoryDelayStore(kept, clock), "store")
+        return made
+
+    yield Ports(broker(here), backend, clock, lambda: broker(elsewhere), die)
     backend.close()
     here.close()
     elsewhere.close()
@@ -115,7 +126,10 @@ def amqp(rabbit: RabbitServer, queue_type: str) -> Iterator[Ports]:
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-@pytest.fixture(params=[*ADAPTERS, "redis", "hub", "amqp-quorum", "amqp-classic"])
+BACKENDS = [*ADAPTERS, "redis", "hub", "amqp-quorum", "amqp-classic"]
+
+
+@pytest.fixture(params=[*BACKENDS, "amqp-store"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
@@ -142,6 +156,7 @@ class TestJunk(JunkConformance):
     pass
 
 
+@pytest.mark.parametrize("ports", BACKENDS, indirect=True)
 class TestBackend(BackendConformance):
     pass
 

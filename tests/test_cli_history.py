@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import pytest
 
 from celeriac import Celeriac, states
+from celeriac.cli import main
+from celeriac.cli.audit import operator
+from celeriac.errors import BackendError
 from celeriac.inspector import Inspector
 from celeriac.model.history import SLOT, Attempt, Batch, FailureSignature, Key, Sums
 from celeriac.model.message import Message
@@ -112,8 +116,60 @@ def test_failures_are_listed_and_marked(app: Celeriac) -> None:
     assert (found["signature"], found["count"], found["status"]) == ("f00d", 15, "open")
     assert command(app, "stats", "mark", "f00d", "resolved").stdout == "f00d is resolved now.\n"
     assert read(app, "stats", "failures", "--status", "open") == []
-    assert read(app, "stats", "failures", "--status", "resolved")[0]["marked_by"] == "command"
+    assert read(app, "stats", "failures", "--status", "resolved")[0]["marked_by"] == operator()
     assert "no failure signature 'beef'" in command(app, "stats", "mark", "beef", "muted").stderr
+
+
+# --- The audit ----------------------------------------------------------------------------------------
+
+LOOKING = {
+    "backend", "backend schema", "beat", "call", "completion", "demo", "explain", "hub", "keys", "mail", "mail test",
+    "queues", "queues peek", "queues dead", "queues dead list", "report", "result", "schedules", "schedules list",
+    "schedules next", "schedules show", "stats", "stats audit", "stats failures", "stats series", "status", "tasks",
+    "tasks retry", "tasks show", "web", "web token", "web token add", "web token list", "web token remove", "worker",
+}  # fmt: skip
+"""Commands that change nothing on the servers, send tasks, or are written down by what they call."""
+
+
+def commands(group: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    if path:
+        yield path, group
+    if isinstance(group, click.Group):
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            found = group.get_command(context, name)
+            assert found is not None
+            yield from commands(found, f"{path} {name}".strip())
+
+
+def test_each_command_that_changes_something_is_audited() -> None:
+    audited = {path for path, found in commands(main) if getattr(found.callback, "audited", False)}
+    others = {path for path, found in commands(main) if path not in audited and not path.startswith("inspect")}
+    assert others - LOOKING - {"control"} == set()
+    assert {"purge", "queues pause", "queues dead drop", "schedules remove", "control shutdown"} <= audited
+    assert not audited & LOOKING
+
+
+def test_a_command_is_written_down_with_who_ran_it(app: Celeriac) -> None:
+    app.conf.task_queues = ["default", "mail"]
+    assert command(app, "queues", "pause", "mail").exit_code == 0
+    assert command(app, "queues", "resume", "mail", "default").exit_code == 0
+    assert command(app, "queues", "pause", "mial").exit_code == 2
+    resumed, paused = sorted(read(app, "stats", "audit"), key=lambda event: event["text"])
+    assert (paused["kind"], paused["id"], paused["by"]) == ("action", "mail", operator())
+    assert paused["data"] == {"command": "celeriac queues pause", "arguments": {"queues": ["mail"]}}
+    assert (resumed["id"], resumed["data"]["arguments"]) == (None, {"queues": ["mail", "default"]})
+    assert "Resume paused queues." in command(app, "stats", "audit").stdout
+
+
+def test_a_command_is_done_when_the_audit_is_away(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(event: object) -> None:
+        raise BackendError("the history is away")
+
+    monkeypatch.setattr(app.history, "audit", fails)
+    done = command(app, "queues", "pause", "default")
+    assert done.exit_code == 0
+    assert "missing in the audit: the history is away" in done.stderr
 
 
 # --- tasks --------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def shop(tmp_path: Path) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     names = zipfile.ZipFile(wheel(dist)).namelist()
     metadata = f"celeriac-{VERSION}.dist-info"
-    assert {PurePosixPath(name).parts[0] for name in names} == {"celeriac", metadata}
+    assert {PurePosixPath(name).parts[0] for name in names} == {"celeriac", "pytest_celeriac", metadata}
     source = ROOT / "src/celeriac"
     expected = {f"celeriac/{path.relative_to(source)}" for path in source.rglob("*")
                 if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
@@ -113,6 +113,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     assert "celeriac/py.typed" in names
     assert {PurePosixPath(name).suffix for name in expected} == {".py", ".lua", ".typed"}
     assert f"{metadata}/licenses/LICENSE" in names
+    points = zipfile.ZipFile(wheel(dist)).read(f"{metadata}/entry_points.txt").decode()
+    assert "[pytest11]\npytest_celeriac = pytest_celeriac\n" in points
 
 
 def test_the_sdist_can_be_built_and_tested(dist: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from tests.conformance.backend import BackendConformance, WorkflowConformance, n
 from tests.conformance.broker import Ports
 from tests.conformance.schedules import SchedulesConformance, entry
 from tests.mongodb_server import LEFT, MongoServer, database_on
-from tests.patience import PATIENCE
+from tests.patience import FOR_EVER, PATIENCE
 from tests.test_docs import DOCS, WORKER, Reader, blocks
 
 pytestmark = [pytest.mark.filterwarnings(LEFT), pytest.mark.usefixtures("collected")]
@@ -510,6 +511,22 @@ def _in_fork(check: Callable[[], bool]) -> None:
             os._exit(0 if good else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+async def test_a_cancellation_that_the_driver_loses_is_kept(backend: MongoBackend) -> None:
+    begun = asyncio.Event()
+
+    async def loses() -> str:  # as `asyncio.wait_for` does, if the answer comes in the same turn of the loop
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(FOR_EVER)
+        return "answer"
+
+    task = asyncio.create_task(backend.server.ado(_only(lambda collections: loses())))
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=PATIENCE)
+    assert task.cancelled()
 
 
 def test_the_connections_of_a_loop_end_with_it(url: str) -> None:

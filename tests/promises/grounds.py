@@ -370,6 +370,30 @@ class RabbitMongoGround(PairGround, RabbitGround):
         self.put(MongoStore())
 
 
+class RabbitRedisDelaysGround(RabbitRedisGround):
+    """RabbitMQ, with outcomes and all that waits in Redis."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment["CELERIAC_BROKER_DELAYS"] = "store"
+
+
+class RabbitPostgreSQLDelaysGround(RabbitPostgreSQLGround):
+    """RabbitMQ, with outcomes and all that waits in PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment["CELERIAC_BROKER_DELAYS"] = "store"
+
+
+class RabbitMongoDelaysGround(RabbitMongoGround):
+    """RabbitMQ, with outcomes and all that waits in MongoDB."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment["CELERIAC_BROKER_DELAYS"] = "store"
+
+
 class RedisPostgreSQLGround(PairGround, RedisGround):
     """Redis, with outcomes in PostgreSQL."""
 
@@ -406,6 +430,8 @@ STORES: dict[str, type[PairGround]] = {
 
 ALL_GROUNDS: dict[str, type[Ground]] = {
     **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
+    "rabbitmq+redis, delays": RabbitRedisDelaysGround, "rabbitmq+postgresql, delays": RabbitPostgreSQLDelaysGround,
+    "rabbitmq+mongodb, delays": RabbitMongoDelaysGround,
     "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, **STORES,
 }  # fmt: skip
 """Those, and others that single promises are tested on."""

@@ -32,10 +32,10 @@ on_a_cluster = pytest.mark.parametrize("stage", ["rabbitmq+cluster"], indirect=T
 
 
 class Load:
-    """Sends tasks all the time: plain ones, coroutines, slow ones, chords.
+    """Sends tasks all the time: plain ones, coroutines, slow ones, chords; some later, some that are retried.
 
-    None is delayed: RabbitMQ 3.10 keeps delayed messages for good after one of its nodes was restarted (its workers
-    of dead letters miss the confirms of queues that such a node leads): docs/brokers.md.
+    What waits is in the result backend: RabbitMQ 3.10 keeps delayed messages for good after one of its nodes was
+    restarted (docs/brokers.md), so that is what `broker_delays = "auto"` means on such a cluster.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -71,8 +71,10 @@ class Load:
         elif number % 25 == 1:
             header = [stage.app.tasks[f"victim.{lane}"].s("returns", part) for part in PARTS]
             self.chords.append(chord(header)(stage.victim.step.s(0, "returns")))
+        elif number % 7 == 0:
+            self.results.append(stage.send(lane, "retries_at_once", 3, countdown=number % 40 / 10))
         else:
-            self.results.append(stage.send(lane, "returns", number))
+            self.results.append(stage.send(lane, "returns", number, countdown=number % 3 or None))
 
 
 def take_away_in_turn(stage: Stage, how: str, seconds: float) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from inspect import CORO_CLOSED, getcoroutinestate
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +194,29 @@ async def test_an_app_without_a_history_says_so(make_app: Callable[..., Celeriac
     async with client_of(site_of(make_app("shop", history="off"))) as client:
         for path in ("/tasks?q=", "/failures", "/failures/x", "/stats/series", "/tasks/x/timeline", "/audit"):
             assert "`history` is 'off'" in problem(await client.get(path), 501, "not-supported")["detail"]
+
+
+async def test_what_is_cancelled_before_a_thread_was_free_leaves_nothing_open(
+    tmp_path: Path, make_app: Callable[..., Celeriac]
+) -> None:
+    site = site_of(make_app(broker_url=f"sqlite:///{tmp_path}/shop.db")).site
+    free, taken = threading.Event(), threading.Event()
+
+    def takes_the_only_thread() -> None:
+        taken.set()
+        free.wait(PATIENCE)
+
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.get_running_loop().set_default_executor(executor)
+        executor.submit(takes_the_only_thread)
+        taken.wait(PATIENCE)
+        question = site.inspector.queues()
+        reading = asyncio.create_task(site.read(question))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        free.set()
+    assert getcoroutinestate(question) == CORO_CLOSED
 
 
 # --- The audit ----------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from celeriac.model.message import Message
 from celeriac.model.options import CallOptions
 from celeriac.model.routing import Routes
 from celeriac.ports.complete import in_thread
+from celeriac.ports.delays import delay_store
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.custom_ids import afree_ids, free_ids
@@ -346,7 +347,9 @@ class Celeriac(Registering):
     def broker(self) -> Broker:
         """The broker, made on first use."""
         if self._broker is None:
-            self._broker = self._kept("broker", open_broker(self.broker_url, self.conf, self.clock))
+            made = open_broker(self.broker_url, self.conf, self.clock)
+            made.keep_delays_in(lambda: delay_store(self.backend), self.conf.broker_delays)
+            self._broker = self._kept("broker", made)
         return self._broker
 
     @property

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from celeriac.backends.bases import WaitingBackend, Watch
 from celeriac.drivers.memory import Store, Workflow, store
+from celeriac.drivers.memory_delays import MemoryDelayStore
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.delays import DelayKeeper, DelayStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
 
 __all__ = ["MemoryBackend", "connect"]
 
 
-class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, HistoryKeeper):
+class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, DelayKeeper, HistoryKeeper):
     """Outcomes in a dict."""
 
     lacks = frozenset()
@@ -100,6 +102,9 @@ class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, HistoryKeeper):
 
     def claims(self) -> ClaimStore:
         return self.shared.claims
+
+    def delays(self) -> DelayStore:
+        return MemoryDelayStore(self.shared.delays, self.clock)
 
     def history(self) -> History:
         return self.shared.history

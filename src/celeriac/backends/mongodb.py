@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from celeriac.backends.bases import PollingBackend, without_value
 from celeriac.drivers.mongodb import outcomes, workflows
 from celeriac.drivers.mongodb.claims import MongoClaimStore
+from celeriac.drivers.mongodb.delays import MongoDelayStore
 from celeriac.drivers.mongodb.history import MongoHistory
 from celeriac.drivers.mongodb.schedules import MongoScheduleStore
 from celeriac.drivers.mongodb.server import Server, server
@@ -15,6 +16,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.delays import DelayKeeper, DelayStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -22,7 +24,7 @@ from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, Workfl
 __all__ = ["MongoBackend", "connect"]
 
 
-class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper):
+class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeeper, HistoryKeeper):
     """Outcomes by task id, each a document that expires."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -92,6 +94,9 @@ class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, H
 
     def claims(self) -> ClaimStore:
         return MongoClaimStore(self.server)
+
+    def delays(self) -> DelayStore:
+        return MongoDelayStore(self.server, self.clock)
 
     def history(self) -> History:
         return MongoHistory(self.server, self.clock)

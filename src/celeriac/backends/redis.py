@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from celeriac.drivers.redis import outcomes
 from celeriac.drivers.redis.claims import RedisClaimStore
+from celeriac.drivers.redis.delays import RedisDelayStore
 from celeriac.drivers.redis.error_translation import is_our_limit
 from celeriac.drivers.redis.history import RedisHistory
 from celeriac.drivers.redis.schedules import RedisScheduleStore
@@ -22,6 +23,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.delays import DelayKeeper, DelayStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -40,7 +42,7 @@ PAUSE = 0.1  # seconds between attempts, while the server cannot be reached
 GATHER_SECONDS = (100e-6, 0.5)  # after the first outcome, a caller gathers more: so long for each task; at most
 
 
-class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper):
+class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeeper, HistoryKeeper):
     """Outcomes by task id, each a value that expires; waiting callers subscribe to one of 64 channels."""
 
     lacks = frozenset()
@@ -274,6 +276,9 @@ class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryK
 
     def claims(self) -> ClaimStore:
         return RedisClaimStore(self.server)
+
+    def delays(self) -> DelayStore:
+        return RedisDelayStore(self.server, self.clock)
 
     def history(self) -> History:
         return RedisHistory(self.server)

@@ -21,6 +21,7 @@ from celeriac.backends.bases import SyncBackend, without_value
 from celeriac.drivers.sql.claims import SQLClaimStore
 from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.database import Database, database
+from celeriac.drivers.sql.delays import SQLDelayStore
 from celeriac.drivers.sql.history import SQLHistory
 from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros, state_key
 from celeriac.drivers.sql.outcomes import OutcomeTable, Row
@@ -33,6 +34,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.outcome import Outcome, unreadable_outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.delays import DelayKeeper, DelayStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.schema import SchemaOwner
@@ -50,7 +52,7 @@ WAITS_UNTIL: ContextVar[float] = ContextVar("celeriac.backends.sql", default=NOT
 ROW_BYTES = 1_000  # of a statement, besides the outcome
 
 
-class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper, SchemaOwner):
+class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeeper, HistoryKeeper, SchemaOwner):
     """Outcomes by task id, in tables."""
 
     lacks = frozenset({Ability.NOTIFY})
@@ -254,6 +256,9 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, Histor
 
     def claims(self) -> ClaimStore:
         return self._claims
+
+    def delays(self) -> DelayStore:
+        return SQLDelayStore(self.database, self.clock)
 
     def history(self) -> History:
         return SQLHistory(self.database, self.codec)

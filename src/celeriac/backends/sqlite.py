@@ -12,6 +12,7 @@ from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.address import path_of
 from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.database import Database, database
+from celeriac.drivers.sqlite.delays import SQLiteDelayStore
 from celeriac.drivers.sqlite.history import SQLiteHistory
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
@@ -19,6 +20,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.delays import DelayKeeper, DelayStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -30,7 +32,7 @@ FETCH_ONE = "SELECT id, outcome FROM outcomes WHERE id = ?"
 FEW = 32  # ids that are looked for without a pause
 
 
-class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper):
+class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeeper, HistoryKeeper):
     """Outcomes by task id."""
 
     lacks = frozenset()
@@ -132,6 +134,9 @@ class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, 
 
     def claims(self) -> ClaimStore:
         return SQLiteClaimStore(self.database)
+
+    def delays(self) -> DelayStore:
+        return SQLiteDelayStore(self.database, self.clock)
 
     def history(self) -> History:
         return SQLiteHistory(self.database)

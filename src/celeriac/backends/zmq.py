@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from celeriac.drivers.zmq.claims import HubClaims
+from celeriac.drivers.zmq.delays import HubDelays
 from celeriac.drivers.zmq.history import HubHistory
 from celeriac.drivers.zmq.schedules import HubSchedules
 from celeriac.drivers.zmq.server import Server, server
@@ -16,6 +17,7 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
 from celeriac.ports.claims import ClaimKeeper, ClaimStore
+from celeriac.ports.delays import DelayKeeper, DelayStore
 from celeriac.ports.history import History, HistoryKeeper
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore
 from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, WorkflowStore
@@ -26,7 +28,7 @@ FETCH_SECONDS: Final = 60.0  # in one request: the hub holds it
 BATCH: Final = 1000  # outcomes in one request
 
 
-class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKeeper):
+class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeeper, HistoryKeeper):
     """Outcomes by task id. The hub holds the requests of waiting callers, and answers as soon as there is one."""
 
     lacks = frozenset()
@@ -112,6 +114,9 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, HistoryKee
 
     def claims(self) -> ClaimStore:
         return HubClaims(self.server)
+
+    def delays(self) -> DelayStore:
+        return HubDelays(self.server)
 
     def history(self) -> History:
         return HubHistory(self.server)

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from celeriac.cli.answers import asks, conclude, emit_answers
+from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import report_revoked
 from celeriac.cli.output import echo
@@ -51,6 +52,7 @@ def _report(session: Session, answers: Answers[Any], as_json: bool) -> None:
 @asks
 @as_json
 @with_session
+@audited
 def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str, ...], timeout: float,
               as_json: bool) -> None:  # fmt: skip
     """Revoke tasks, and terminate their running attempts.
@@ -66,6 +68,7 @@ def terminate(session: Session, *, ids: tuple[str, ...], destination: tuple[str,
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @as_json
 @with_session
+@audited
 def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
     """Prevent tasks from starting on any worker.
 
@@ -88,6 +91,7 @@ def revoke(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
 @asks
 @as_json
 @with_session
+@audited
 def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str, ...], timeout: float,
                as_json: bool) -> None:  # fmt: skip
     """Limit how often each worker starts TASK.
@@ -115,6 +119,7 @@ def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str
 @asks
 @as_json
 @with_session
+@audited
 def time_limit(session: Session, *, task: str, soft: float | None, hard: float | None,
                destination: tuple[str, ...], timeout: float, as_json: bool) -> None:  # fmt: skip
     """Set TASK's time limits, for attempts that start from now on. A limit that is left out is removed.
@@ -131,6 +136,7 @@ def time_limit(session: Session, *, task: str, soft: float | None, hard: float |
 @asks
 @as_json
 @with_session
+@audited
 def pool_grow(session: Session, *, n: int, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Add N children for plain functions.
 
@@ -146,6 +152,7 @@ def pool_grow(session: Session, *, n: int, destination: tuple[str, ...], timeout
 @asks
 @as_json
 @with_session
+@audited
 def pool_shrink(session: Session, *, n: int, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Remove N children for plain functions, each as soon as it is idle.
 
@@ -161,6 +168,7 @@ def pool_shrink(session: Session, *, n: int, destination: tuple[str, ...], timeo
 @asks
 @as_json
 @with_session
+@audited
 def add_consumer(session: Session, *, queue: str, destination: tuple[str, ...], timeout: float,
                  as_json: bool) -> None:  # fmt: skip
     """Make workers also receive from QUEUE.
@@ -177,6 +185,7 @@ def add_consumer(session: Session, *, queue: str, destination: tuple[str, ...], 
 @asks
 @as_json
 @with_session
+@audited
 def cancel_consumer(session: Session, *, queue: str, destination: tuple[str, ...], timeout: float,
                     as_json: bool) -> None:  # fmt: skip
     """Make workers stop receiving from QUEUE.
@@ -193,6 +202,7 @@ def cancel_consumer(session: Session, *, queue: str, destination: tuple[str, ...
 @asks
 @as_json
 @with_session
+@audited
 def log_level(session: Session, *, level: str, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Set the log level of workers.
 
@@ -207,6 +217,7 @@ def log_level(session: Session, *, level: str, destination: tuple[str, ...], tim
 @asks
 @as_json
 @with_session
+@audited
 def shutdown(session: Session, *, destination: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Stop workers as SIGTERM does: running tasks get their grace time.
 

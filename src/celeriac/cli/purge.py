@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
@@ -19,6 +20,7 @@ __all__ = ["command"]
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @as_json
 @with_session
+@audited
 def command(session: Session, *, queues: tuple[str, ...], of_all: bool, yes: bool, as_json: bool) -> None:
     """Delete all waiting messages of queues, ready and scheduled. They cannot be recovered.
 

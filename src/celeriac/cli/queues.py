@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
+from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
@@ -75,6 +76,7 @@ def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
 @as_json
 @with_session
+@audited
 def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
     """Stop all workers from receiving from queues until they are resumed. Running tasks continue.
 
@@ -93,6 +95,7 @@ def pause(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
 @click.argument("queues", nargs=-1, required=True, metavar="QUEUE...")
 @as_json
 @with_session
+@audited
 def resume(session: Session, *, queues: tuple[str, ...], as_json: bool) -> None:
     """Resume paused queues.
 
@@ -156,6 +159,7 @@ def list_dead(session: Session, *, queue: str | None = None, limit: int = 20, of
 @click.option("-q", "--queue", metavar="NAME", help="With --all: only this queue.")
 @as_json
 @with_session
+@audited
 def resend(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | None, as_json: bool) -> None:
     """Return dead letters to their queues as new messages.
 
@@ -173,6 +177,7 @@ def resend(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | 
 @click.option("-q", "--queue", metavar="NAME", help="With --all: only this queue.")
 @as_json
 @with_session
+@audited
 def drop(session: Session, *, ids: tuple[str, ...], every: bool, queue: str | None, as_json: bool) -> None:
     """Delete dead letters.
 

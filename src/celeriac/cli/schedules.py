@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from celeriac.beat.info import ScheduleInfo
+from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.output import echo
 from celeriac.cli.schedules_change import add, backfill, change
@@ -158,6 +159,7 @@ def next_times(session: Session, *, name: str, number: int, as_json: bool) -> No
 @click.argument("name")
 @as_json
 @with_session
+@audited
 def run(session: Session, *, name: str, as_json: bool) -> None:
     """Send what NAME sends, now, besides its ticks; print the id of the (last) task.
 
@@ -177,6 +179,7 @@ def run(session: Session, *, name: str, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @as_json
 @with_session
+@audited
 def pause(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
     """Stop sending schedules until they are resumed. Ticks that come meanwhile are left out.
 
@@ -196,6 +199,7 @@ def pause(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @as_json
 @with_session
+@audited
 def resume(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
     """Resume paused schedules: the ticks that are sent begin now.
 
@@ -215,6 +219,7 @@ def resume(session: Session, *, names: tuple[str, ...], as_json: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @as_json
 @with_session
+@audited
 def remove(session: Session, *, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove schedules. They cannot be recovered; what they have sent already is run.
 

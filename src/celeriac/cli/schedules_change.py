@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 import click
 
 from celeriac.beat.definition import Overlap
+from celeriac.cli.audit import audited
 from celeriac.cli.call import unknown_task
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.options import aware_time, json_value
@@ -91,6 +92,7 @@ _details = _options(
 @_details
 @as_json
 @with_session
+@audited
 def add(session: Session, /, *, name: str, as_json: bool, **given: Any) -> None:
     """Add a schedule, which sends a task from now on.
 
@@ -119,6 +121,7 @@ def add(session: Session, /, *, name: str, as_json: bool, **given: Any) -> None:
 @_details
 @as_json
 @with_session
+@audited
 def change(session: Session, /, *, name: str, as_json: bool, **given: Any) -> None:
     """Change what is given of a schedule, and leave the rest.
 
@@ -144,6 +147,7 @@ def change(session: Session, /, *, name: str, as_json: bool, **given: Any) -> No
 @click.option("--to", "end", metavar="TIME", required=True, callback=aware_time, help="Until this time, included.")
 @as_json
 @with_session
+@audited
 def backfill(session: Session, *, name: str, start: datetime, end: datetime, as_json: bool) -> None:
     """Send the ticks of NAME between two times now.
 

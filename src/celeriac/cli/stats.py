@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from celeriac import states
+from celeriac.cli.audit import audited, operator
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.history import filter_options, filter_text, history_of, parsed
 from celeriac.cli.output import echo
@@ -131,6 +132,7 @@ def failures(session: Session, *, status: str | None, limit: int, text: str | No
 @click.argument("status", type=click.Choice(STATUSES))
 @as_json
 @with_session
+@audited
 def mark(session: Session, *, signature: str, status: str, as_json: bool) -> None:
     """Note that the failures of SIGNATURE are resolved or muted, or open again.
 
@@ -141,7 +143,7 @@ def mark(session: Session, *, signature: str, status: str, as_json: bool) -> Non
       celeriac -A shop stats mark 62f0a3eed2e81bd8 resolved
     """
     history, now = history_of(session), session.app.clock.now()
-    if not session.run(history.mark(signature, status, "command", now)):  # type: ignore[arg-type]
+    if not session.run(history.mark(signature, status, operator(), now)):  # type: ignore[arg-type]
         raise click.ClickException(f"There is no failure signature {signature!r}. "
                                    f"`{session.celeriac('stats failures')}` lists them.")  # fmt: skip
     if as_json:
@@ -160,7 +162,7 @@ def mark(session: Session, *, signature: str, status: str, as_json: bool) -> Non
 @as_json
 @with_session
 def audit(session: Session, *, id: str | None, since: str | None, limit: int, as_json: bool) -> None:
-    """List what operators did over HTTP, and which tasks were sent again: who, what and when, the latest first.
+    """List what operators did, by commands and over HTTP: who, what and when, the latest first.
 
     \b
     Examples:

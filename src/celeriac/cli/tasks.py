@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from getpass import getuser
-
 import click
 
 from celeriac import states
+from celeriac.cli.audit import audited, operator
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import find, report_revoked, unregistered
 from celeriac.cli.history import filter_options, filter_text, history_of, parsed
@@ -205,6 +204,7 @@ def _show_timeline(session: Session, id: str, as_json: bool) -> bool:
 @click.option("--terminate", is_flag=True, help="Also terminate running attempts.")
 @as_json
 @with_session
+@audited
 def revoke(session: Session, *, ids: tuple[str, ...], workflow: str | None, terminate: bool, as_json: bool) -> None:
     """Prevent tasks from starting on any worker.
 
@@ -257,7 +257,7 @@ def retry(session: Session, *, ids: tuple[str, ...], as_json: bool) -> None:
             raise click.ClickException(str(error)) from None
     refused: dict[str, str] = {}
     if tasks:
-        done = session.run(session.inspector().retry(tasks, getuser()))
+        done = session.run(session.inspector().retry(tasks, operator()))
         sent, refused = sent + len(done.sent), done.refused
     if as_json:
         emit({"sent": sent, "refused": refused})

@@ -188,6 +188,10 @@ class Definitions:
     broker_publish_timeout: Annotated[
         Seconds, "`delay()` raises when the broker has not answered by then", positive
     ] = 10.0
+    broker_delays: Annotated[
+        str, "where messages wait until they are due: 'server', 'store' (the result backend), or 'auto': the server, "
+        "unless it holds no delayed messages or may lose them", OneOf("auto", "server", "store")
+    ] = "auto"
     message_max_bytes: Annotated[int, "a larger message is refused at the call", positive] = 1_048_576
     worker_message_max_bytes: Annotated[
         int, "a larger message that comes in becomes a dead letter, and a task that would get larger results fails; at "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from celeriac.drivers.bell import Bell
 from celeriac.drivers.memory_claims import MemoryClaimStore
+from celeriac.drivers.memory_delays import MemoryDelays
 from celeriac.drivers.memory_history import MemoryHistory
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
@@ -15,7 +16,7 @@ from celeriac.ports.operations import Dead, WorkerInfo
 from celeriac.ports.schedules import Entry
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, PendingNode, Plan
 
-__all__ = ["Held", "Store", "Workflow", "store"]
+__all__ = ["Held", "Store", "Workflow", "forget", "store"]
 
 
 class Held:
@@ -54,6 +55,7 @@ class Store(Bell):
         self.pending: dict[PendingNode, float] = {}  # when it may be claimed
         self.schedules: dict[str, Entry] = {}
         self.claims = MemoryClaimStore()
+        self.delays = MemoryDelays()
         self.history = MemoryHistory(self.claims)
         self.broadcasts: list[tuple[int, float, str, bytes]] = []  # number, when, channel, payload
         self.count = 0  # the last number given out by `number`
@@ -130,3 +132,8 @@ _stores: dict[str, Store] = {}
 def store(name: str) -> Store:
     """Return the store of this name. A process has one store for each name."""
     return _stores.setdefault(name, Store())
+
+
+def forget(name: str) -> None:
+    """Forget the store of this name: the next one is empty."""
+    _stores.pop(name, None)

@@ -19,6 +19,7 @@ from celeriac.hub.carrier import Carrier
 from celeriac.hub.database import HubDatabase
 from celeriac.hub.parts.backend import Backend, Claims
 from celeriac.hub.parts.broker import Broker
+from celeriac.hub.parts.delays import Delays
 from celeriac.hub.parts.history import History
 from celeriac.hub.parts.leases import Leases
 from celeriac.hub.parts.operations import Operations
@@ -52,7 +53,7 @@ class Turns:
         parts = {
             "broker": broker, "leases": leases, "backend": backend, "operations": Operations(turn, database, clock),
             "schedules": Schedules(turn, database, clock), "claims": Claims(turn, database),
-            "history": History(database),
+            "delays": Delays(database, clock), "history": History(database),
         }  # fmt: skip
         self._methods: dict[str, Callable[..., Any]] = {**others, "leases.void": polls.void}
         for name in VERBS.keys() - POLLS - self._methods.keys():

@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["ACTION", "AUDITED", "BULK_ENDED", "BULK_PROGRESS", "BULK_STARTED", "BULK_STOP", "RETRIED"]
 
-ACTION: Final = "action"  # a request of the HTTP API that has changed something
+ACTION: Final = "action"  # a request of the HTTP API, or a command, that has changed something
 RETRIED: Final = "task.retried"
 BULK_STARTED: Final = "bulk.started"
 BULK_PROGRESS: Final = "bulk.progress"

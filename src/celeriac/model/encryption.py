@@ -10,8 +10,9 @@ from __future__ import annotations
 import hmac
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import count
-from typing import Final
+from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,7 +25,11 @@ SALT: Final = 16
 NUMBER: Final = 8
 HEAD: Final = SALT + NUMBER
 NONCE: Final = 12
+ZEROS: Final = bytes(NONCE - NUMBER)  # a nonce is the number in 12 bytes
 MOST_SALTS: Final = 4096  # processes whose derived keys are remembered
+
+
+Decrypt: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
 
 
 class Cipher:
@@ -35,35 +40,36 @@ class Cipher:
         self._generation = -1
         self._salt = b""
         self._numbers = count()
-        self._own = AESGCM(key)  # replaced before its first use
-        self._known: OrderedDict[bytes, AESGCM] = OrderedDict()
+        self._own = AESGCM(key).encrypt  # replaced before its first use
+        self._known: OrderedDict[bytes, Decrypt] = OrderedDict()
 
-    def encrypt(self, data: bytes, context: bytes) -> bytes:
-        """Return salt, number, and the encrypted bytes."""
+    def encrypt(self, head: bytes, data: bytes, context: bytes) -> bytes:
+        """Return the head, salt, number, and the encrypted bytes."""
         if self._generation != _generation:
             self._begin()
         nonce = next(self._numbers).to_bytes(NONCE)
-        return self._salt + nonce[-NUMBER:] + self._own.encrypt(nonce, data, context)
+        return b"".join((head, self._salt, nonce[NONCE - NUMBER :], self._own(nonce, data, context)))
 
     def _begin(self) -> None:
         """Draw a salt: at first, and in the child of a fork, which would repeat its parent's numbers."""
         self._salt, self._numbers = os.urandom(SALT), count()
-        self._own = self._derive(self._salt)
+        self._own = self._derive(self._salt).encrypt
         self._generation = _generation
 
     def _derive(self, salt: bytes) -> AESGCM:
         return AESGCM(hmac.digest(self._key, b"salt " + salt, "sha256"))
 
-    def decrypt(self, data: memoryview, context: bytes) -> bytes:
-        """Return the bytes that were encrypted. Raises `Unreadable`."""
-        salt, number = data[:SALT].tobytes(), data[SALT:HEAD].tobytes()
-        cipher = self._known.get(salt) or self._derive(salt)
+    def decrypt(self, data: bytes, start: int, context: bytes) -> bytes:
+        """Return the bytes that were encrypted; salt and number stand at `start`. Raises `Unreadable`."""
+        salt, nonce = data[start : start + SALT], ZEROS + data[start + SALT : start + HEAD]
+        known = self._known.get(salt)
+        decrypt = known or self._derive(salt).decrypt
         try:
-            plain = cipher.decrypt(number.rjust(NONCE, b"\0"), data[HEAD:], context)
+            plain = decrypt(nonce, data[start + HEAD :], context)
         except (InvalidTag, ValueError):
             raise Unreadable("it cannot be decrypted: it was changed, or sealed for another use or prefix") from None
-        if salt not in self._known:  # only now: forged salts must not push out true ones
-            self._known[salt] = cipher
+        if known is None:  # only now: forged salts must not push out true ones
+            self._known[salt] = decrypt
             if len(self._known) > MOST_SALTS:
                 self._known.popitem(last=False)
         return plain

@@ -57,7 +57,7 @@ class Seal:
     def close(self, data: bytes, context: bytes = b"") -> bytes:
         """Return the bytes, sealed. Raises `ImproperlyConfigured` if the key must not seal this kind."""
         if self._cipher is not None:
-            return self._head + self._cipher.encrypt(data, context)
+            return self._cipher.encrypt(self._head, data, context)
         if self._signer is None:
             raise ImproperlyConfigured(
                 f"A value of the kind {self._kind!r} must be signed, and the first of `security_keys` is a caller's "
@@ -69,7 +69,7 @@ class Seal:
         """Return a function that encodes a value and seals it without a context, as fast as it can."""
         if self._cipher is not None:
             encrypt, form = self._cipher.encrypt, self._head
-            return lambda value: form + encrypt(encode(value), b"")
+            return lambda value: encrypt(form, encode(value), b"")
         if self._signer is None:
             return lambda value: self.close(encode(value))
         head, begun, ending = self._head, self._signer.inner.copy, self._signer.outer.copy
@@ -86,11 +86,11 @@ class Seal:
 
     def open(self, data: Bytes, context: bytes = b"") -> Bytes:
         """Return the bytes that were sealed. Raises `Unreadable` if the seal is missing or wrong."""
-        view = data if type(data) is memoryview else memoryview(data)
-        head = view[:HEAD].tobytes()
+        head = bytes(data[:HEAD])
         signer = self._signers.get(head)
         if signer is None:
-            return self._decrypt(head, view, context)
+            return self._decrypt(head, bytes(data), context)
+        view = memoryview(data)
         rest = view[SEAL:]
         # This is `tag`, written out: it is called for each message and each outcome.
         inner, outer = signer.inner.copy(), signer.outer.copy()
@@ -102,7 +102,7 @@ class Seal:
             raise Unreadable("its signature is wrong: it was changed, or signed for another use or prefix")
         return rest
 
-    def _decrypt(self, head: bytes, data: memoryview, context: bytes) -> bytes:
+    def _decrypt(self, head: bytes, data: bytes, context: bytes) -> bytes:
         cipher = self._ciphers.get(head)
         if cipher is None:
             if not is_sealed(head):
@@ -115,7 +115,7 @@ class Seal:
                 cipher = self._ciphers[head] = _cipher(secret)
             except ImproperlyConfigured as error:
                 raise Unreadable(str(error)) from None
-        return cipher.decrypt(data[HEAD:], context)
+        return cipher.decrypt(data, HEAD, context)
 
 
 class _Signer:

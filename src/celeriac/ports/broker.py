@@ -10,13 +10,13 @@ Every method that waits is cancel-safe: when cancelled, it has done all of its w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from celeriac.errors import BrokerError
+from celeriac.errors import BrokerError, ImproperlyConfigured
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability, Port
@@ -24,6 +24,9 @@ from celeriac.ports.backend import Backend
 from celeriac.ports.complete import complete
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.workflows import Advance
+
+if TYPE_CHECKING:
+    from celeriac.ports.delays import DelayStore
 
 __all__ = [
     "MISSED",
@@ -192,6 +195,15 @@ class Broker(Port, ABC):
     def joins(self, backend: Backend) -> bool:
         """Return whether `Lease.settle` also stores outcomes in this backend, in the same atomic step."""
         return False
+
+    def keep_delays_in(self, store: Callable[[], DelayStore], mode: str) -> None:
+        """Keep messages that wait in a store, which the function opens: as the setting `broker_delays` says (`mode`).
+
+        It is called once, before all else. The function raises `NotSupported` if there is no such store.
+        """
+        if mode == "store":
+            raise ImproperlyConfigured(f"{self!r} holds delayed messages itself, and cannot keep them in the result "
+                                       "backend (`broker_delays = 'store'`): leave that setting out.")  # fmt: skip
 
     @abstractmethod
     async def revoke(self, ids: Sequence[str], until: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
@@ -56,9 +57,14 @@ class Site:
     async def read(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what a question to broker, backend or history gives; in a thread, if a driver would block the loop."""
         app = self.app
-        if app.broker.reads_block or app.backend.reads_block or (app.history is not None and app.history.reads_block):
-            return await in_thread(app.broker.complete, work)
-        return await work
+        try:
+            ports = (app.broker, app.backend, app.history)
+            if any(port is not None and port.reads_block for port in ports):
+                return await in_thread(app.broker.complete, work)
+            return await work
+        finally:
+            if getcoroutinestate(work) == CORO_CREATED:  # cancelled before a thread was free
+                work.close()
 
     async def counts(self) -> list[QueueCounts]:
         """Count the messages of all queues, once for all who ask at the same time.

@@ -19,11 +19,12 @@ from mail.tasks import task
 from celeriac import Celeriac
 from celeriac.contrib.django.task_framework import base, exceptions, framework, signals
 from celeriac.contrib.django.tasks import CeleriacBackend, celeriac_priority
+from celeriac.inspector import Inspector
 from celeriac.model.serialization import loads
 from celeriac.ports.abilities import Ability
 from conftest import FOLDER
 from mail import tasks
-from tests.patience import wait_for
+from tests.patience import PATIENCE, wait_for
 
 Status = base.TaskResultStatus
 default = framework.task_backends["default"]
@@ -296,13 +297,17 @@ def test_a_result_says_that_its_task_runs(worker) -> None:
     assert ended(result).return_value == "runs"
 
 
-def test_higher_priorities_run_first(worker) -> None:
-    block = tasks.waits.enqueue(str(FOLDER), "blocks")
-    wait_for((FOLDER / "blocks-reached").exists, "the start")
-    results = [tasks.noop.using(priority=priority).enqueue() for priority in (-100, 0, 100, 50, -50)]
-    (FOLDER / "blocks").touch()
-    ended(block)
-    order = sorted((ended(result) for result in results), key=lambda result: result.started_at)
+async def test_higher_priorities_run_first(worker) -> None:
+    """The worker does not receive from their queue meanwhile: behind a short task, it holds one that came early."""
+    inspector = Inspector(app, timeout=PATIENCE)
+    assert len((await inspector.cancel_consumer("urgent")).values) == 1
+    in_turn = [tasks.noop.using(priority=priority, queue_name="urgent") for priority in (-100, 0, 100, 50, -50)]
+    results = [await one.aenqueue() for one in in_turn]
+    assert len((await inspector.add_consumer("urgent")).values) == 1
+    for result in results:
+        while not result.is_finished:
+            await result.arefresh()
+    order = sorted(results, key=lambda result: result.started_at)
     assert [result.task.priority for result in order] == [100, 50, 0, -50, -100]
 
 

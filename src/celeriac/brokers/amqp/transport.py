@@ -15,7 +15,7 @@ from celeriac.brokers.amqp.connections import AmqpInspection, AmqpSubscription, 
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Inspection, Procedure, Transport, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Transport, Unsent
 from celeriac.drivers.amqp.error_translation import MISSING, ChannelClosed, Refused
 from celeriac.drivers.amqp.frames import Publication, properties
 from celeriac.drivers.amqp.server import Server, each
@@ -46,6 +46,10 @@ class AmqpTransport(Transport):
         if self._topology is None:
             self._topology = AmqpTopology.on(self.server)
         return self._topology
+
+    @property
+    def holds_delayed(self) -> Holds:
+        return Holds.UNSAFELY if self.server.may_lose_delayed else Holds.SAFELY
 
     # --- Sending --------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ What the transport must provide, and what the base makes of it:
 | a durable queue with one reader, and broadcasts  | `journal`: lines, pauses, revocations, inspections                |
 | broadcasts, and a count of connected workers     | `presence`: the workers, and what they hold                       |
 | `size`, `purge`, `taking`                        | `operations`: counts, peek, dead letters                          |
-| delays, or queues that lead to them              | due times: what must wait longer than they last is sent back      |
+| delays, or queues that lead to them; or none of  | due times: what must wait longer than they last is sent back.     |
+| it: `holds_delayed = Holds.NEVER`                | `delays`: what waits is kept in a store; `mover` takes it out     |
 
 Two rules keep it safe. A message that goes elsewhere (RETURN, BURY, surplus) is sent, confirmed, and only then
 acknowledged: a crash in between duplicates it, and never loses it. And the envelope marks messages that may have been

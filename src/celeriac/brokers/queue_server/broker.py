@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from celeriac.brokers.queue_server.envelope import Envelope
 from celeriac.brokers.queue_server.journal import Revoked, writing
@@ -11,10 +11,12 @@ from celeriac.brokers.queue_server.listener import Listener
 from celeriac.brokers.queue_server.operations import QueueServerOperations
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import Transport
+from celeriac.brokers.queue_server.waiting import WaitingMessages
 from celeriac.model.clock import Clock
 from celeriac.model.message import Message
 from celeriac.ports.abilities import Ability
 from celeriac.ports.broker import Broker, Lease
+from celeriac.ports.delays import DelayStore
 from celeriac.ports.operations import Operations, WorkerInfo
 
 __all__ = ["QueueServerBroker"]
@@ -33,6 +35,12 @@ class QueueServerBroker(Broker):
         self.codec = transport.codec
         self.sender = Sender(transport, clock)
 
+    def can(self, ability: Ability) -> bool:
+        return super().can(ability) or (ability is Ability.SEE_SCHEDULED and self.sender.delays.is_used())
+
+    def keep_delays_in(self, store: Callable[[], DelayStore], mode: str) -> None:
+        self.sender.delays.use(store, mode)
+
     def publish(self, messages: Sequence[Message]) -> None:
         if messages:
             self.sender.publish([Envelope(message) for message in messages])
@@ -49,6 +57,8 @@ class QueueServerBroker(Broker):
     async def revoke(self, ids: Sequence[str], until: float) -> None:
         if ids:
             await self.transport.ado(lambda: writing(self.transport, [Revoked(list(ids), until)]))
+            if until > self.clock.now():
+                await WaitingMessages(self.sender).send(ids, anew=False)
 
     async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
         if payloads:

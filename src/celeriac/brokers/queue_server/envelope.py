@@ -33,10 +33,11 @@ class Envelope(NamedTuple):
     message: Message
     deliveries: int = 0
     again: bool = False  # it may have been sent before
-    delay: float | None = None  # seconds that the server keeps it; None: as long as the message says; not packed
+    delay: float | None = None  # seconds that it is held before its line; None: as long as the message says; not packed
+    returns: bool = False  # it takes the place of what was delivered under its id; not packed
 
     def seconds(self, now: float) -> float:
-        """Return how long the server must keep it; 0 or less: not at all."""
+        """Return how long it must be held before its line; 0 or less: not at all."""
         if self.delay is not None:
             return self.delay
         message = self.message
@@ -56,8 +57,8 @@ def returned(message: Message, deliveries: int, again: bool, delay: float | None
     A countdown that the message was called with has passed by now, and the delay takes its place.
     """
     if delay is not None:
-        return Envelope(replace(message, countdown=delay), deliveries, again, delay)
-    return Envelope(message, deliveries, again, None if message.countdown is None else 0.0)
+        return Envelope(replace(message, countdown=delay), deliveries, again, delay, returns=True)
+    return Envelope(message, deliveries, again, None if message.countdown is None else 0.0, returns=True)
 
 
 class Parcel(NamedTuple):

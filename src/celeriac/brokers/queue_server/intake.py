@@ -86,7 +86,7 @@ class Intake:
         if lost and (not message.acks_late or count >= self._max_deliveries):
             held.delivery = replace(delivery, deliveries=count, lost=True)
             self.inherited.append(held.delivery)
-        elif message.due_at is not None and (early := self._early(message, now)) is not None:
+        elif message.due_at is not None and not delivery.revoked and (early := self._early(message, now)) is not None:
             self._jobs.start(partial(self._send_back, [held], early))
         elif lost and counted is None:  # only an envelope can count the losses of this queue
             self._jobs.start(partial(self._send_back, [held]))
@@ -178,7 +178,9 @@ class Intake:
         `early` replaces a single message, which waits as long as it says.
         """
         if early is not None:
-            envelopes = [Envelope(early, held.count, held.again) for held in surplus]
+            # Seconds from now, and no instant: a store that goes by another clock would find it due at once.
+            delay = None if early.countdown is not None or early.due_at is None else early.due_at - self._clock.now()
+            envelopes = [Envelope(early, held.count, held.again, delay, returns=True) for held in surplus]
         else:
             envelopes = [Envelope(held.delivery.message, held.count, held.again, 0.0) for held in surplus]
         for held in surplus:

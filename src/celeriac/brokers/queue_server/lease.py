@@ -18,13 +18,15 @@ from msgspec.structs import replace
 from celeriac.brokers.queue_server.background_jobs import BackgroundJobs
 from celeriac.brokers.queue_server.consumer import Held
 from celeriac.brokers.queue_server.consumers import Consumers
+from celeriac.brokers.queue_server.delays import as_broker_error
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel, encode_dead, returned
 from celeriac.brokers.queue_server.intake import Intake
 from celeriac.brokers.queue_server.journal import Journal
+from celeriac.brokers.queue_server.mover import Mover
 from celeriac.brokers.queue_server.presence import Presence, answer_roll_calls
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.unacked import Unacked
-from celeriac.errors import BrokerError, LeaseLost
+from celeriac.errors import BackendError, BrokerError, LeaseLost
 from celeriac.model.message import new_id
 from celeriac.ports.broker import Action, Delivery, Lease, Settlement, Slots
 from celeriac.ports.operations import WorkerInfo
@@ -54,6 +56,7 @@ class QueueServerLease(Lease):
         self._ended = False
         self._changed = asyncio.Event()
         self._unacked = Unacked(self.name)
+        self._mover: Mover | None = None
         self._jobs = BackgroundJobs(lambda: self._lost is None, lambda: self.connection.abandon(), self._changed.set)
 
     # --- The beginning --------------------------------------------------------------------------------
@@ -75,6 +78,10 @@ class QueueServerLease(Lease):
             self.connection.close()
             raise
         self._stamp()
+        store = await self._sender.delays.for_moving()
+        if store is not None:
+            self._mover = Mover(self._sender, self._sender.delays, store, self._seconds)
+            self._mover.start()
 
     def _presence(self) -> Presence:
         return Presence(self._worker, self._unacked.by_queue())
@@ -88,6 +95,8 @@ class QueueServerLease(Lease):
 
     def _disconnected(self) -> None:
         self._lost = self._lost or str(self.connection.lost)
+        if self._mover is not None:
+            self._mover.abandon()
         self._unacked.clear()
         self._intake.stopped = True
         self._intake.inherited.clear()
@@ -98,7 +107,7 @@ class QueueServerLease(Lease):
 
     async def receive(self, queues: Sequence[str], slots: Slots, wait: float) -> list[Delivery]:
         deadline = time.monotonic() + wait
-        tries = SYNC_TRIES
+        tries, moved = SYNC_TRIES, False
         intake = self._intake
         intake.slots = slots
         try:
@@ -120,12 +129,23 @@ class QueueServerLease(Lease):
                         await self._change(pause)
                     while self._buffered() < expected and await self._change(TAKE_SECONDS):
                         self._changed.clear()
+                elif wait <= 0 and not moved:
+                    moved = True
+                    await self._move_due()
                 else:
                     await self._settle_down()
                     return self._take(queues, slots)
         finally:
             intake.slots = {}
             intake.watch_surplus()
+
+    async def _move_due(self) -> None:
+        """Return when what is due now, and is kept in a store, has been moved to its lines."""
+        if self._mover is not None and self._sender.delays.is_used():
+            try:
+                await self._mover.move()
+            except BackendError as error:
+                raise as_broker_error(error) from error
 
     def _take(self, queues: Sequence[str], slots: Slots) -> list[Delivery]:
         """Take deliveries from the buffers."""
@@ -216,6 +236,8 @@ class QueueServerLease(Lease):
         if self._lost is not None:
             return
         self._ended = self._intake.stopped = True
+        if self._mover is not None:
+            await self._mover.stop()
         consumers = list(self._consumers)  # a lost connection clears them
         for consumer in consumers:
             consumer.set(0)

@@ -17,6 +17,7 @@ from celeriac.brokers.queue_server.presence import ANSWER_SECONDS, Presence, cal
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.topology import queues_of
 from celeriac.brokers.queue_server.transport import Inspection, Taken
+from celeriac.brokers.queue_server.waiting import WaitingMessages
 from celeriac.errors import NotSupported
 from celeriac.model.codec import Codec
 from celeriac.model.message import LANES, Message
@@ -33,6 +34,7 @@ class QueueServerOperations(Operations):
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
+        self._waiting = WaitingMessages(sender)
         self._transport = sender.transport
         self._clock = sender.clock
 
@@ -41,18 +43,21 @@ class QueueServerOperations(Operations):
     async def queues(self) -> list[QueueCounts]:
         async with self._inspecting() as (inspection, journal):
             topology = self._transport.topology
-            names = sorted({*queues_of(journal.lines), *journal.paused})
+            kept = await self._waiting.counts()
+            names = sorted({*queues_of(journal.lines), *journal.paused, *kept})
             ready = dict.fromkeys(names, 0)
             for line in journal.lines:
                 ready[line.queue] += await inspection.size(topology.address(line))
             dead = {name: await inspection.size(topology.dead(name)) for name in names}
             presences = await self._call_roll(inspection)
         found = [
-            QueueCounts(queue=name, ready=ready[name], dead=dead[name], paused=name in journal.paused,
+            QueueCounts(queue=name, ready=ready[name] + due, scheduled=waiting, dead=dead[name],
+                        paused=name in journal.paused,
                         active=sum(presence.held.get(name, 0) for presence in presences))
             for name in names
+            for due, waiting in [kept.get(name, (0, 0))]
         ]  # fmt: skip
-        return [counts for counts in found if counts.paused or counts.ready or counts.active or counts.dead]
+        return [one for one in found if one.paused or one.ready or one.scheduled or one.active or one.dead]
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         async with self._inspecting() as (inspection, journal):
@@ -64,7 +69,8 @@ class QueueServerOperations(Operations):
                     messages, worn = await self._look(journal, taken, queue)
                     found += messages
                     await self._send_again(address, taken, worn)
-            return found[offset : offset + limit]
+        found += await self._waiting.page(queue, True, offset + limit - len(found))
+        return found[offset : offset + limit]
 
     async def _look(self, journal: Journal, taken: Taken, queue: str) -> tuple[list[Message], dict[int, bytes]]:
         """Read messages, and record that they were inspected; return also what to send instead of worn ones, by tag."""
@@ -100,8 +106,18 @@ class QueueServerOperations(Operations):
             taken.acknowledge(list(worn))
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
-        raise NotSupported(f"{self._transport.product} cannot list delayed messages. SQLite and Redis can: see "
-                           "docs/brokers.md.")  # fmt: skip
+        await self._see_scheduled("list delayed messages")
+        return await self._waiting.page(queue, False, limit, offset)
+
+    async def run_now(self, ids: Sequence[str]) -> int:
+        await self._see_scheduled("find a delayed message, so it cannot run one before it is due")
+        return await self._waiting.send(ids, anew=True)
+
+    async def _see_scheduled(self, what: str) -> None:
+        if await self._waiting.store() is None:
+            raise NotSupported(f"{self._transport.product} cannot {what}. SQLite and Redis can, and so can a "
+                               "result backend that keeps delayed messages (`broker_delays`): see docs/brokers.md."
+                               )  # fmt: skip
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         raise NotSupported(f"{self._transport.product} cannot find a message by its id. SQLite and Redis can: see "
@@ -118,7 +134,7 @@ class QueueServerOperations(Operations):
                             await first(messages)
                         taken.acknowledge([pushed.tag for pushed in taken.messages])
                         found += messages
-            return found
+        return found + await self._waiting.withdraw(queue, limit - len(found), first)
 
     async def pause(self, queue: str) -> None:
         await self._transport.ado(lambda: writing(self._transport, [Paused(queue, paused=True)]))

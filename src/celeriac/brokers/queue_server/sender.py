@@ -1,17 +1,19 @@
 """Sends messages, dead letters and broadcasts, and declares missing lines first.
 
-Producers, leases and operations of one broker send through its `Sender`.
+Producers, leases and operations of one broker send through its `Sender`. What has to wait is sent through the server's
+delays, or kept in a store (`delays.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
+from celeriac.brokers.queue_server.delays import Delays, as_broker_error
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.journal import LineMade, writing
 from celeriac.brokers.queue_server.topology import DEAD, Line
 from celeriac.brokers.queue_server.transport import Procedure, Transport, Unsent
-from celeriac.errors import BrokerError
+from celeriac.errors import BackendError, BrokerError
 from celeriac.model.clock import Clock
 
 __all__ = ["DELAYS", "Sender"]
@@ -25,15 +27,40 @@ class Sender:
     def __init__(self, transport: Transport, clock: Clock) -> None:
         self.transport = transport
         self.clock = clock
+        self.delays = Delays(transport)
 
     def publish(self, envelopes: Sequence[Envelope]) -> None:
         """Blocking version of `send`."""
+        if self._has_waiting(envelopes) and (store := self.delays.store()) is not None:
+            kept, envelopes = self.delays.split(envelopes, self.clock.now())
+            try:
+                store.keep(kept)
+            except BackendError as error:
+                raise as_broker_error(error) from error
+            if not envelopes:
+                return
         self.transport.do(_Sending(self, envelopes))
 
     async def send(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel] = (),
                    within: float | None = None) -> None:  # fmt: skip
-        """Return when the server has confirmed all; within the time-out, or so many seconds."""
+        """Return when the server has confirmed all; within the time-out, or so many seconds. A store may keep some."""
+        if self._has_waiting(envelopes) and (store := await self.delays.astore()) is not None:
+            kept, envelopes = self.delays.split(envelopes, self.clock.now())
+            try:
+                await store.akeep(kept)
+            except BackendError as error:
+                raise as_broker_error(error) from error
+            if not envelopes and not parcels:
+                return
         await self.transport.ado(_Sending(self, envelopes, parcels), within)
+
+    def _has_waiting(self, envelopes: Sequence[Envelope]) -> bool:
+        """Return whether some have to wait before they come to their lines."""
+        later = [envelope for envelope in envelopes if envelope.message.due_at is not None]
+        if not later:
+            return False
+        now = self.clock.now()
+        return any(envelope.seconds(now) > 0 for envelope in later)
 
     async def broadcast(self, channel: str, payloads: Sequence[bytes]) -> None:
         """Send payloads to the current subscribers of a channel."""

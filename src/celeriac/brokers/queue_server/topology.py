@@ -34,8 +34,8 @@ class Line(NamedTuple):
 class Topology(ABC):
     """The names on one server; `priority_lines`: whether each priority is a line, because queues do not sort by it."""
 
-    longest_delay: float
-    """Seconds that the server can keep a message; one that must wait longer is sent around again."""
+    longest_delay: float = float("inf")
+    """Seconds that the server can hold a message; one that must wait longer is sent around again."""
 
     def __init__(self, priority_lines: bool) -> None:
         self.priority_lines = priority_lines

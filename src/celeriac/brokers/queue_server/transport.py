@@ -11,6 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
+from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
@@ -18,8 +19,8 @@ from celeriac.brokers.queue_server.topology import Line, Topology
 from celeriac.errors import AccessRefused, BrokerError
 from celeriac.model.codec import Codec
 
-__all__ = ["Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport", "Unsent",
-           "WorkerConnection"]  # fmt: skip
+__all__ = ["Holds", "Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport",
+           "Unsent", "WorkerConnection"]  # fmt: skip
 
 Result = TypeVar("Result")
 Procedure = Generator[Any, Any, Result]
@@ -27,6 +28,14 @@ Procedure = Generator[Any, Any, Result]
 
 class QueueMissing(BrokerError):
     """The server has no queue of this name (any more)."""
+
+
+class Holds(Enum):
+    """Whether a server holds delayed messages, until they are due."""
+
+    SAFELY = "safely"
+    UNSAFELY = "unsafely"  # it may lose some, or keep them for ever: a store is better, if there is one
+    NEVER = "never"  # they must be kept in a store
 
 
 class Pushed(Protocol):
@@ -74,6 +83,14 @@ class Transport(ABC):
     def topology(self) -> Topology:
         """The names on this server; known after `learn`, and inside procedures."""
 
+    @property
+    def holds_delayed(self) -> Holds:
+        """Whether the server holds delayed messages; known after `learn`, and inside procedures.
+
+        Of those that are kept in a store, `publish` gets none before it is due.
+        """
+        return Holds.SAFELY
+
     # --- Sending --------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -108,9 +125,9 @@ class Transport(ABC):
     def declare_dead(self, queue: str) -> Procedure[None]:
         """Declare the queue of a queue's dead letters."""
 
-    @abstractmethod
     def declare_delays(self) -> Procedure[None]:
-        """Declare what delayed messages pass through."""
+        """Declare what delayed messages pass through. Not called where the server holds none."""
+        yield from ()
 
     @abstractmethod
     def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:

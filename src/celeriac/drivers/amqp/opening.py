@@ -21,6 +21,7 @@ CAPABILITIES = {"publisher_confirms": True, "consumer_cancel_notify": True, "con
 FRAME_MAX = 131072
 CHANNEL_MAX = 65535
 HAS_QUORUM = (3, 10)  # the RabbitMQ from which quorum queues have time limits, and dead-letter with confirms
+DEAD_LETTERS_SAFELY = (3, 11)  # the RabbitMQ whose quorum queues go on dead-lettering after a node has restarted
 PREFERS_QUORUM = (4, 0)  # after a KILL of a single node, not all quorum queues of 3.10 come back
 
 
@@ -43,6 +44,11 @@ class Facts(msgspec.Struct, frozen=True):
     def prefers_quorum(self) -> bool:
         """Whether to use its quorum queues rather than its classic ones."""
         return self.product == "RabbitMQ" and self._numbers() >= PREFERS_QUORUM
+
+    @property
+    def may_lose_delayed(self) -> bool:
+        """Whether delayed messages may stay in its quorum queues for ever, once a node of its cluster was restarted."""
+        return self.product == "RabbitMQ" and self._numbers() < DEAD_LETTERS_SAFELY
 
     def _numbers(self) -> tuple[int, ...]:
         return tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())

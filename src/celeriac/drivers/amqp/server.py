@@ -255,6 +255,11 @@ class Server:
         """Say whether `auto` is quorum: where there is a cluster, which loses the queues of a node otherwise."""
         return facts.prefers_quorum or (facts.has_quorum and len(self.address.hosts) > 1)
 
+    @property
+    def may_lose_delayed(self) -> bool:
+        """Whether this is a cluster that may lose delayed messages; known when the first connection is open."""
+        return self.quorum and len(self.address.hosts) > 1 and self.facts.may_lose_delayed
+
     def session(self) -> Session:
         """Return the session of the running event loop."""
         loop = asyncio.get_running_loop()

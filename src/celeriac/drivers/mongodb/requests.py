@@ -11,10 +11,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from bson.datetime_ms import DatetimeMS
 
-__all__ = ["CLAIMS", "COUNTERS", "OUTCOMES", "SCHEDULES", "TREES", "Request", "Work", "alive", "call", "find",
-           "find_of", "moment"]  # fmt: skip
+__all__ = ["CLAIMS", "COUNTERS", "DELAYS", "OUTCOMES", "SCHEDULES", "TREES", "Request", "Work", "alive", "call",
+           "find", "find_of", "moment"]  # fmt: skip
 
 OUTCOMES, COUNTERS, TREES, SCHEDULES, CLAIMS = "outcomes", "workflows", "trees", "schedules", "claims"
+DELAYS = "delays"
 """The names of the collections, after the prefix."""
 
 Result = TypeVar("Result")

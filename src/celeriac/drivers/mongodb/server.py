@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bson.errors import BSONError
@@ -21,7 +21,7 @@ from pymongo.read_concern import ReadConcern
 
 from celeriac.drivers.mongodb.address import Address
 from celeriac.drivers.mongodb.error_translation import LOGIN, translated
-from celeriac.drivers.mongodb.requests import CLAIMS, COUNTERS, OUTCOMES, SCHEDULES, TREES, Work, call
+from celeriac.drivers.mongodb.requests import CLAIMS, COUNTERS, DELAYS, OUTCOMES, SCHEDULES, TREES, Work, call
 from celeriac.drivers.mongodb.session import Session
 from celeriac.drivers.registry import Registry
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -42,6 +42,7 @@ INDEXES = {
     TREES: [EXPIRY],
     CLAIMS: [EXPIRY],
     SCHEDULES: [IndexModel("next_at", name="next_at", sparse=True)],
+    DELAYS: [IndexModel("due_at", name="due_at"), IndexModel([("queue", 1), ("due_at", 1)], name="queue")],
 }
 
 
@@ -86,7 +87,7 @@ class Server:
             request = next(work)
             while True:
                 try:
-                    answer = await request(collections)
+                    answer = await _cancellable(request(collections))
                 except PyMongoError as error:
                     request = work.throw(error)
                 else:
@@ -197,6 +198,20 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.address}/{self.address.database} {self.prefix}>"
+
+
+async def _cancellable(request: Awaitable[Result]) -> Result:
+    """Await a request; raise `CancelledError` if it was cancelled and has ended all the same.
+
+    PyMongo waits by `asyncio.wait_for`. Until Python 3.12, that loses a cancellation in the turn of the loop in which
+    the answer comes in.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    answer = await request
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return answer
 
 
 def server(url: str, prefix: str = "celeriac", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> Server:

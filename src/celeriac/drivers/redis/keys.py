@@ -57,6 +57,16 @@ Of schedules:
     P:schedules:next          zset    name of each entry that waits → when it is due, in milliseconds
     P:schedules:names         zset    every name, with the score 0: sorted, for pages
 
+Of messages that wait, for a broker whose server holds none that are delayed:
+
+    P:delays                  zset    id → when it is due
+    P:delays:about            hash    id → token of who took it last (0: nobody), 1 if it may have been moved (else 0),
+                                      queue; with blanks between them
+    P:delays:data             hash    id → what the broker would have put into its queue
+    P:delays:held             zset    id → until when somebody holds it
+    P:delays:of:QUEUE         zset    id of each message of this queue → when it is due
+    P:delays:queues           set     every queue with messages
+
 Of claims:
 
     P:claim:KEY               string  16 random bytes, and the value of who has taken the key; expires

@@ -8,6 +8,7 @@
 | `…pending` | a node that has ended, and whose consequences have not been carried out |
 | `…schedules` | a schedule |
 | `…claims` | a key that a process has taken for some time |
+| `…delays` | a message that waits until it is due |
 | `…history_…` | the history: `history_tables.py` |
 | `…version` | the version of all these tables, in a single row |
 
@@ -41,7 +42,7 @@ from celeriac.drivers.sql.keys import STATE_LENGTH
 
 __all__ = ["VERSION", "Tables"]
 
-VERSION: Final = 2  # 1 had neither claims nor the history
+VERSION: Final = 3  # 1 had neither claims nor the history, 2 no delays
 
 LONGEST_NAME: Final = 4000  # bytes of a schedule's name
 OPTIONS: Final[dict[str, Any]] = {
@@ -101,6 +102,18 @@ class Tables:
             blob("value"),
             whole("expires_at"),
             Index(f"{prefix}claims_expires_at", "expires_at"),
+        )
+        self.delays = self._table(
+            "delays",
+            text("id", primary_key=True),
+            text("queue"),
+            whole("due_at"),
+            whole("free_at"),  # until when somebody holds it …
+            whole("token"),  # … and what proves that; 0: nobody has taken it
+            number("takes"),  # how often it was taken; one more if it may have been moved before it was kept
+            blob("data"),
+            Index(f"{prefix}delays_due_at", "due_at"),
+            Index(f"{prefix}delays_queue", "queue", "due_at"),
         )
         self.history = HistoryTables(self._table, prefix)
         self.version = self._table("version", number("id", primary_key=True), number("version"))

@@ -1,8 +1,8 @@
 """The verbs of the hub: what each takes and returns. Both sides read this table; `hub/` carries the verbs out.
 
 A verb `part.method` is a method of one of the parts of the hub (`broker`, `leases`, `operations`, `backend`,
-`schedules`, `claims`, `history`), which are the SQLite adapters behind the ports. Messages and outcomes are bytes here
-(`parcels.py`), and so are all values that an app's codec seals.
+`schedules`, `claims`, `delays`, `history`), which are the SQLite adapters behind the ports. Messages and outcomes
+are bytes here (`parcels.py`), and so are all values that an app's codec seals.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from celeriac.model.filters import Filter
 from celeriac.model.history import Key
 from celeriac.ports.broker import Action, Claim
+from celeriac.ports.delays import Counts, Delayed, Due, Taken
 from celeriac.ports.history import Limits, Position
 from celeriac.ports.history_sums import Change as SumChange
 from celeriac.ports.history_sums import Row, WorkerState
@@ -210,6 +211,15 @@ _verb("schedules.due", int, returns=tuple[int, list[EntryRow], int | None])
 _verb("schedules.set_aside", dict[str, int])
 
 _verb("claims.claim", str, bytes, float, float, returns=bytes | None)
+
+_verb("delays.keep", list[Delayed])
+_verb("delays.take_due", int, float, returns=Due)
+_verb("delays.take", Ids, float, returns=list[Taken])
+_verb("delays.take_from", str, int, float, returns=list[Taken])
+_verb("delays.remove", list[Taken], returns=list[bool])
+_verb("delays.release", list[Taken])
+_verb("delays.counts", returns=dict[str, Counts])
+_verb("delays.page", str | None, bool, int, int, returns=list[Taken])
 
 _verb("history.record", Recorded, float)
 _verb("history.prune", Limits, float, returns=int)

@@ -203,3 +203,43 @@ local function keep(outcomes, ttl)
   for channel, items in pairs(news) do call('PUBLISH', P .. ':done:' .. channel, table.concat(items)) end
   return done
 end
+
+-- Delete a delayed message, of which this is known: its token, whether it may have been moved, its queue.
+local function forget_delayed(id, known)
+  local D, queue = P .. ':delays', string.match(known, '^%d+ %d (.*)$')
+  call('ZREM', D, id)
+  call('ZREM', D .. ':held', id)
+  call('HDEL', D .. ':about', id)
+  call('HDEL', D .. ':data', id)
+  call('ZREM', D .. ':of:' .. queue, id)
+  if call('EXISTS', D .. ':of:' .. queue) == 0 then call('SREM', D .. ':queues', queue) end
+end
+
+-- Hold a delayed message for some seconds, unless another holds it, and add it to `found`. Return whether it is held now.
+-- The same token holds it again: the reply to a first request may have been lost.
+local function take_delayed(id, time, seconds, token, found)
+  local D = P .. ':delays'
+  local due, known = call('ZSCORE', D, id), call('HGET', D .. ':about', id)
+  local before, again, queue = string.match(known or '', '^(%d+) (%d) (.*)$')
+  if not due or not before then return false end
+  local held = call('ZSCORE', D .. ':held', id)
+  if held and tonumber(held) > time and before ~= token then return false end
+  if before ~= '0' and before ~= token then again = '1' end
+  call('HSET', D .. ':about', id, token .. ' ' .. again .. ' ' .. queue)
+  call('ZADD', D .. ':held', string.format('%.6f', time + tonumber(seconds)), id)
+  for _, part in ipairs({id, queue, due, again, call('HGET', D .. ':data', id) or ''}) do table.insert(found, part) end
+  return true
+end
+
+-- Take up to `limit` delayed messages in the order of a set, up to a time.
+local function take_delayed_from(key, last, time, seconds, token, limit, found)
+  local offset, page, taken = 0, 1000, 0
+  while taken < limit do
+    local ids = call('ZRANGEBYSCORE', key, '-inf', last, 'LIMIT', offset, page)
+    for _, id in ipairs(ids) do
+      if taken < limit and take_delayed(id, time, seconds, token, found) then taken = taken + 1 end
+    end
+    if #ids < page then return end
+    offset = offset + page
+  end
+end
