@@ -226,6 +226,8 @@ async def test_a_message_that_is_not_rightly_signed_becomes_a_dead_letter(
     make: Callable[..., Celeriac], key: str, forge: Callable[[Codec, Message], bytes], why: str
 ) -> None:
     enemy, app = make(), make(KEY)
+    if forge is of_another_queue and app.broker_url.startswith("zmq"):
+        pytest.skip("a hub puts a message into the queue that its signed head names")
     codec = Codec([parse_key(key)], prefix_of(app))
     forged = Codec()
     forged.encode = lambda message: forge(codec, message)
