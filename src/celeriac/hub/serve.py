@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -121,7 +122,12 @@ class Hub:
                 self._wait(poller)
                 busy = 0
             self._count = 0
-            answered = self._turns.run(self._receive())
+            coming = self._receive()
+            first = next(coming, None)
+            if first is None and busy:  # nothing has come since the last turn
+                busy = 0
+                continue
+            answered = self._turns.run(coming if first is None else chain((first,), coming))
             busy = busy + 1 if self._count else 0
             self._answer(answered)
             if self._unsent:
