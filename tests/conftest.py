@@ -21,6 +21,7 @@ from tests import patience
 from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.amqp10_server import Double, running_double
 from tests.clock import FakeClock
+from tests.hub_server import HubServer, SharedClock, running_hub
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
@@ -111,6 +112,21 @@ def redis(shared_redis: RedisServer) -> RedisServer:
     """The same, empty."""
     shared_redis.ask("FLUSHALL")
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub with a clock of its own, for all tests that leave it running; each gives it a new file."""
+    folder = tmp_path_factory.mktemp("hub")
+    with running_hub(folder, clock=SharedClock(folder / "moment")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_on_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub by the machine's clock, for all tests that leave it running; each gives it a new file."""
+    with running_hub(tmp_path_factory.mktemp("hub")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

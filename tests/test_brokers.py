@@ -16,6 +16,7 @@ from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.backends.stomp import StompReplyBackend
+from celeriac.backends.zmq import HubBackend
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.memory import MemoryBroker
@@ -23,6 +24,7 @@ from celeriac.brokers.redis import RedisBroker
 from celeriac.brokers.redis.envelope import blob
 from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.brokers.stomp import StompBroker
+from celeriac.brokers.zmq import HubBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.amqp10.server import Server as Amqp10Server
 from celeriac.drivers.memory import Store
@@ -31,7 +33,8 @@ from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES
 from celeriac.drivers.stomp.server import Server as StompServer
-from celeriac.model.codec import PLAIN_CODEC
+from celeriac.drivers.zmq.server import Server as HubClient
+from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
 from tests.activemq_server import StompClock, timed
@@ -42,6 +45,8 @@ from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance, JoinedConformance, WorkflowConformance
 from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
 from tests.conformance.schedules import PublishingConformance, SchedulesConformance
+from tests.hub_server import HubServer
+from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
 
@@ -57,6 +62,15 @@ def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
     path = str(folder / "celeriac.db")
     database, other = Database(path), Database(path)
 
+    yield Ports(SQLiteBroker(database, clock), SQLiteBackend(database, clock), clock,
+                lambda: SQLiteBroker(other, clock), spoil=spoiling(other))  # fmt: skip
+    database.close()
+    other.close()
+
+
+def spoiling(database: Database) -> Callable[[Message, bytes], None]:
+    """Return what puts junk in the place of messages in a file."""
+
     def spoil(message: Message, junk: bytes) -> None:
         def work(connection: sqlite3.Connection) -> None:
             for table in TABLES:
@@ -64,12 +78,22 @@ def sqlite(folder: Path, clock: FakeClock) -> Iterator[Ports]:
                     f"UPDATE {table} SET message = ? WHERE instr(message, CAST(? AS BLOB))", (junk, message.id)
                 )
 
-        other.write(work)
+        database.write(work)
 
-    yield Ports(SQLiteBroker(database, clock), SQLiteBackend(database, clock), clock,
-                lambda: SQLiteBroker(other, clock), spoil=spoil)  # fmt: skip
-    database.close()
-    other.close()
+    return spoil
+
+
+@contextmanager
+def hub(process: HubServer, codec: Codec = PLAIN_CODEC) -> Iterator[Ports]:
+    clock = process.emptied()
+    assert clock is not None
+    here, elsewhere = (HubClient(process.url, timeout=PATIENCE, codec=codec) for _ in range(2))
+    file = Database(str(process.data))
+    yield Ports(HubBroker(here, clock), HubBackend(here, clock), clock, lambda: HubBroker(elsewhere, clock),
+                spoil=spoiling(file))  # fmt: skip
+    here.close()
+    elsewhere.close()
+    file.close()
 
 
 @contextmanager
@@ -161,8 +185,8 @@ DELAYING = {
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
 
-BACKENDS = [*ADAPTERS, "redis", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq", "amqp10-double", "stomp-activemq",
-            "stomp-rabbitmq"]  # fmt: skip
+BACKENDS = [*ADAPTERS, "redis", "hub", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq", "amqp10-double",
+            "stomp-activemq", pytest.param("stomp-rabbitmq", marks=pytest.mark.at_length)]  # fmt: skip
 if AMQP10_VARIABLE in os.environ:
     BACKENDS.append("amqp10-elsewhere")
 
@@ -171,6 +195,10 @@ if AMQP10_VARIABLE in os.environ:
 def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Iterator[Ports]:
     if request.param == "redis":
         with redis_(request.getfixturevalue("redis")) as made:
+            yield made
+        return
+    if request.param == "hub":
+        with hub(request.getfixturevalue("hub_process")) as made:
             yield made
         return
     if request.param == "amqp10-elsewhere":
@@ -213,7 +241,7 @@ class TestBroker(BrokerConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("ports", ["sqlite", "redis", "hub"], indirect=True)
 class TestJunk(JunkConformance):
     pass
 
@@ -223,7 +251,7 @@ class TestBackend(BackendConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
+@pytest.mark.parametrize("ports", [*ADAPTERS, "redis", "hub"], indirect=True)
 class TestWorkflows(WorkflowConformance, JoinedConformance):
     pass
 
@@ -233,12 +261,12 @@ def schedules(ports: Ports) -> ScheduleStore:
     return schedule_store(ports.broker, ports.backend)
 
 
-@pytest.mark.parametrize("ports", [*ADAPTERS, "redis"], indirect=True)
+@pytest.mark.parametrize("ports", [*ADAPTERS, "redis", "hub"], indirect=True)
 class TestSchedules(SchedulesConformance, PublishingConformance):
     pass
 
 
-@pytest.mark.parametrize("ports", ["sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("ports", ["sqlite", "redis", "hub"], indirect=True)
 class TestSchedulesBesideAnotherBroker(SchedulesConformance):
     @pytest.fixture
     def schedules(self, ports: Ports) -> ScheduleStore:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.activemq_server import ActiveMQServer, running_activemq
+from tests.hub_server import HubServer
 from tests.patience import PATIENCE
 from tests.promises.stores import MariaDBStore, MongoStore, PostgreSQLStore, Store, shared_servers
 from tests.rabbitmq_cluster import RabbitCluster, running_cluster
@@ -29,8 +30,8 @@ from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
 __all__ = [
-    "ALL_GROUNDS", "GROUNDS", "STORES", "ActiveMQGround", "Amqp10Ground", "Ground", "PairGround", "RabbitClusterGround",
-    "RabbitGround", "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
+    "ALL_GROUNDS", "GROUNDS", "STORES", "ActiveMQGround", "Amqp10Ground", "Ground", "HubGround", "PairGround",
+    "RabbitClusterGround", "RabbitGround", "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
 ]  # fmt: skip
 
 
@@ -157,6 +158,47 @@ class RedisGround(Ground):
                 reader.feed(data)
                 while (command := reader.gets()) is not False:
                     yield command if len(command) > 2 else [*command, b"", b""]
+
+    @contextmanager
+    def away(self, how: str) -> Iterator[None]:
+        begun = time.time()
+        if how == "frozen":
+            self.server.send(signal.SIGSTOP)
+        else:
+            self.server.kill()
+        try:
+            yield
+        finally:
+            if how == "frozen":
+                self.server.send(signal.SIGCONT)
+            else:
+                self.server.start()
+            self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        with self.away("down"):
+            pass
+
+    def end(self) -> None:
+        self.server.end()
+
+
+# --- The hub ------------------------------------------------------------------------------------------
+
+
+class HubGround(SQLiteGround):
+    """A `celeriac hub` of the stage's own, on the file of a SQLite ground.
+
+    It is away while it is `down` (killed with SIGKILL, then started with its file) or `frozen` (SIGSTOP).
+    """
+
+    absences = ("down", "frozen")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = HubServer(folder)
+        self.url = self.server.url
+        self.environment = {"CELERIAC_BROKER_URL": self.url}
 
     @contextmanager
     def away(self, how: str) -> Iterator[None]:
@@ -427,7 +469,8 @@ class SQLiteMongoGround(PairGround, SQLiteGround):
         self.put(MongoStore())
 
 
-GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround}
+GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround,
+                                   "hub": HubGround}  # fmt: skip
 """Those that every promise is tested on."""
 
 STORES: dict[str, type[PairGround]] = {

@@ -41,6 +41,7 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
     redis = BuiltIn(f"{package}.redis", "redis", "redis")
     amqp = BuiltIn(f"{package}.amqp", "amqp", "amqp")
     amqp10 = BuiltIn(f"{package}.amqp10", "amqp10", "amqp10")
+    hub = BuiltIn(f"{package}.zmq", "zmq", "zmq")
     return {
         "sqlite": BuiltIn(f"{package}.sqlite", "sqlite"),
         "memory": BuiltIn(f"{package}.memory", "memory"),
@@ -48,6 +49,7 @@ def _schemes(package: str) -> dict[str, BuiltIn]:
         **dict.fromkeys(("amqp", "amqps"), amqp),
         **dict.fromkeys(("stomp", "stomps"), BuiltIn(f"{package}.stomp", "stomp")),
         **dict.fromkeys(("amqp10", "amqps10"), amqp10),
+        **dict.fromkeys(("zmq", "zmq+ipc"), hub),
     }
 
 
@@ -71,5 +73,5 @@ BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
 RPC = "rpc"
 REPLYING = frozenset({RPC, "amqp", "amqps", "amqp10", "amqps10", "stomp", "stomps"})
 """Built-in backends that send each outcome to its caller."""
-NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel"})
+NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel", "zmq", "zmq+ipc"})
 """Built-in backends that notify the callers in all processes."""
