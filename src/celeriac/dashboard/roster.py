@@ -71,7 +71,7 @@ class Roster:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = asyncio.Lock()
-        self._fresh_until = 0.0
+        self._fresh_until = self._anew_from = 0.0
         self._seen: dict[str, Seen] = {}
         self._gone: dict[str, Seen] = {}
         self._knows_history = False
@@ -86,10 +86,21 @@ class Roster:
         return [*self._seen.values(), *(one for one in gone if one.label not in self._seen)]
 
     async def find(self, label: str) -> Seen | None:
-        """Return a worker by its label, or its name."""
-        found = await self.look()
+        """Return a worker by its label, or its name. It may have started since the last look."""
+        return self._named(label, await self.look()) or self._named(label, await self._look_anew())
+
+    @staticmethod
+    def _named(label: str, found: list[Seen]) -> Seen | None:
         exact = [one for one in found if one.label == label]
         return next(iter(exact or [one for one in found if one.worker.name == label]), None)
+
+    async def _look_anew(self) -> list[Seen]:
+        """Look past what is kept for others, but not more often than everybody together would without that."""
+        if time.monotonic() >= self._anew_from:
+            self._anew_from = time.monotonic() + FRESH
+            self._fresh_until = 0.0
+            self._site.collector.expire()
+        return await self.look()
 
     def forget(self, label: str) -> bool:
         """Strike out a worker that is gone."""

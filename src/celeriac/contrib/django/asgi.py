@@ -1,6 +1,6 @@
-"""The dashboard or the HTTP API under Django's ASGI application, for the users of Django's sessions.
+"""The HTTP API under Django's ASGI application, for the users of Django's sessions.
 
-    application = with_dashboard(get_asgi_application(), "/celeriac")
+    application = with_api(get_asgi_application(), "/celeriac")
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from starlette.requests import Request
 from starlette.routing import Mount, Router
 
 from celeriac.app.app import Celeriac
-from celeriac.dashboard import dashboard
 from celeriac.tasks.current_app import current_app
 from celeriac.web import User, api
-from celeriac.web.guard import Authenticate
 
-__all__ = ["scopes_of", "with_api", "with_dashboard"]
+__all__ = ["scopes_of", "with_api"]
 
 
 def scopes_of(user: Any) -> Iterable[str]:
-    """Return what a user of Django may do: superusers everything, staff look, others nothing."""
+    """Return what a user of Django may do with the API: superusers everything, staff look, others nothing."""
     if user.is_active and user.is_superuser:
         return ["admin"]
     if user.is_active and user.is_staff:
@@ -35,30 +33,15 @@ def scopes_of(user: Any) -> Iterable[str]:
     return []
 
 
-def with_dashboard(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
-                   scopes: Callable[[Any], Iterable[str]] = scopes_of) -> Router:  # fmt: skip
-    """Return an ASGI application that answers below a prefix with the dashboard and the API, and elsewhere with Django.
+def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
+             scopes: Callable[[Any], Iterable[str]] = scopes_of, site: Callable[..., Any] = api) -> Router:  # fmt: skip
+    """Return an ASGI application that answers below a prefix with Celeriac's HTTP API, and elsewhere with Django.
+
+    `site` makes what is there, as `celeriac.web.api` does: called with the app, and with `authenticate`.
 
     Users are those of Django's sessions, and may do what `scopes(user)` says, in scopes or roles; without any, they
     are as good as unknown. Tokens of `celeriac web token add` work too.
     """
-    site: Any = dashboard(_app(app), authenticate=_by_session(scopes))
-    return Router([Mount(prefix.rstrip("/"), app=site)], default=application)
-
-
-def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
-             scopes: Callable[[Any], Iterable[str]] = scopes_of) -> Router:  # fmt: skip
-    """Do as `with_dashboard` does, with the HTTP API alone."""
-    site: Any = api(_app(app), authenticate=_by_session(scopes))
-    return Router([Mount(prefix.rstrip("/"), app=site)], default=application)
-
-
-def _app(app: Celeriac | None) -> Celeriac:
-    return app or current_app()  # type: ignore[return-value]
-
-
-def _by_session(scopes: Callable[[Any], Iterable[str]]) -> Authenticate:
-    """Return the function that finds the user of Django's session."""
 
     async def authenticate(request: Request) -> User | None:
         key = request.cookies.get(settings.SESSION_COOKIE_NAME)
@@ -73,4 +56,5 @@ def _by_session(scopes: Callable[[Any], Iterable[str]]) -> Authenticate:
             await sync_to_async(close_old_connections)()
         return User(user.get_username(), held) if held else None
 
-    return authenticate
+    mounted: Any = site(app or current_app(), authenticate=authenticate)
+    return Router([Mount(prefix.rstrip("/"), app=mounted)], default=application)

@@ -1,5 +1,6 @@
 from django.core.asgi import get_asgi_application
 
-from celeriac.contrib.django.asgi import with_dashboard
+from celeriac.contrib.django.asgi import with_api
+from celeriac.dashboard import dashboard
 
-application = with_dashboard(get_asgi_application(), "/celeriac")
+application = with_api(get_asgi_application(), "/celeriac", site=dashboard)
