@@ -33,7 +33,7 @@ LANGUAGES = {
     ".html": "html", ".ipynb": "json", ".py": "python", ".toml": "toml", ".yaml": "yaml", "Dockerfile": "docker"
 }  # fmt: skip
 FENCED = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+LINK = re.compile(r'(\]\()([^)\s]+)((?: "[^"]*")?\))')
 SOURCE = """\
 ---
 search:
