@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, rabbitmq, redis, results, schedules, sqlite, startup, web
+from benchmarks import canvas, footprint, hub, rabbitmq, redis, results, schedules, sqlite, startup, web
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -37,6 +37,12 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "rabbitmq-delay": rabbitmq.delay,
         "rabbitmq-delay-many": rabbitmq.delay_many,
         "rabbitmq-roundtrip": rabbitmq.roundtrip,
+    },
+    "hub": {
+        "hub-drain": hub.drain,
+        "hub-delay": hub.delay,
+        "hub-delay-many": hub.delay_many,
+        "hub-roundtrip": hub.roundtrip,
     },
     "canvas": {
         "canvas-group": canvas.canvas_group,

@@ -111,7 +111,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
                 if path.is_file() and "__pycache__" not in path.parts}  # fmt: skip
     assert {name for name in names if name.startswith("celeriac/")} == expected
     assert "celeriac/py.typed" in names
-    assert {PurePosixPath(name).suffix for name in expected} == {".py", ".lua", ".typed"}
+    suffixes = {PurePosixPath(name).suffix for name in expected}
+    assert suffixes == {".py", ".lua", ".typed", ".css", ".html", ".js", ".svg"}
     assert f"{metadata}/licenses/LICENSE" in names
     points = zipfile.ZipFile(wheel(dist)).read(f"{metadata}/entry_points.txt").decode()
     assert "[pytest11]\npytest_celeriac = pytest_celeriac\n" in points

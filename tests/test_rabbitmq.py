@@ -372,7 +372,7 @@ async def test_messages_that_a_lease_returns_at_its_end_are_marked_for_they_may_
         await asyncio.sleep(LONG)
 
     with monkeypatch.context() as patched:
-        patched.setattr(broker.sender, "send", slow)
+        patched.setattr(broker.sender, "sending", slow)
         again = Settlement(delivery=delivery, action=Action.RETURN, message=message(id="m", attempt=2))
         settling = asyncio.ensure_future(lease.settle([again]))
         await stored.wait()

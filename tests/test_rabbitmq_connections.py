@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac import states
-from celeriac.backends import amqp
+from celeriac.backends import amqp, replies
 from celeriac.backends.amqp import RpcBackend
 from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
@@ -116,7 +116,7 @@ def test_a_result_that_is_too_large_becomes_a_failure_and_the_others_pass(narrow
 
 
 def test_fetching_a_result_that_was_dropped_is_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amqp, "FETCHED", 2)
+    monkeypatch.setattr(replies, "FETCHED", 2)
     backend = RpcBackend(place.server(), Clock())
     outcomes = [reply(backend) for _ in range(3)]
     asyncio.run(backend.store(outcomes))

@@ -14,13 +14,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
-__all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "KEPT", "NONE", "RABBITMQ_VARIABLE", "REDIS_VARIABLE", "RESULTS",
+__all__ = ["AWAITED", "FOLDER", "FOLDER_VARIABLE", "HUB_FILE_VARIABLE", "HUB_VARIABLE", "KEPT", "NONE",
+           "RABBITMQ_VARIABLE", "REDIS_VARIABLE", "RESULTS",
            "RESULTS_VARIABLE", "STORE_VARIABLE", "Peer"]  # fmt: skip
 
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
 FOLDER = Path(os.environ.get(FOLDER_VARIABLE, "."))
 REDIS_VARIABLE = "BENCHMARK_REDIS"  # its URL
 RABBITMQ_VARIABLE = "BENCHMARK_RABBITMQ"  # its URL, with the vhost of the current measurement
+HUB_VARIABLE = "BENCHMARK_HUB"  # its URL, with the keys
+HUB_FILE_VARIABLE = "BENCHMARK_HUB_FILE"  # the file that it serves
 STORE_VARIABLE = "BENCHMARK_STORE"  # the URL of the result backend that is measured
 RESULTS_VARIABLE = "BENCHMARK_RESULTS"  # how results are handled, one of:
 NONE, KEPT, AWAITED = "none", "kept", "awaited"

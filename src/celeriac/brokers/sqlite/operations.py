@@ -30,7 +30,7 @@ from celeriac.ports.operations import (
 )
 from celeriac.ports.workflows import NodeEnd
 
-__all__ = ["SQLiteOperations"]
+__all__ = ["HOLDER", "SQLiteOperations"]
 
 OF_QUEUE = "line IN (SELECT line FROM lines WHERE queue = ?)"
 COUNT = " UNION ALL ".join(

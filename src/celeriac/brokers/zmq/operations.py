@@ -13,6 +13,7 @@ from celeriac.model.message import Message
 from celeriac.ports.operations import (
     UNREADABLE,
     Dead,
+    Holder,
     Operations,
     QueueCounts,
     Removal,
@@ -48,6 +49,13 @@ class HubOperations(Operations):
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         return {one.id: (one.state, self._shown(one)) for one in await self._ask("find", list(ids))}
+
+    async def holder(self, message: Message) -> Holder | None:
+        found = await self._ask("holder", message.id)
+        return next((Holder(self._worker(*row), row[2], deliveries) for *row, deliveries in found), None)
+
+    async def revoked(self, ids: Sequence[str]) -> set[str]:
+        return set(await self._ask("revoked", list(ids)))
 
     async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         return [Waiting(one.key, self._shown(one)) for one in await self._ask("waiting", queue, limit)]
@@ -98,8 +106,10 @@ class HubOperations(Operations):
         return count
 
     async def workers(self) -> list[WorkerInfo]:
-        return [replace(worker_of(info, self._server.codec), renewed_at=renewed, expires_at=expires)
-                for info, renewed, expires in await self._ask("workers")]  # fmt: skip
+        return [self._worker(*row) for row in await self._ask("workers")]
+
+    def _worker(self, info: bytes, renewed_at: float, expires_at: float) -> WorkerInfo:
+        return replace(worker_of(info, self._server.codec), renewed_at=renewed_at, expires_at=expires_at)
 
     def _shown(self, one: Found) -> Message:
         """Decode a message for display; return a placeholder if it is unreadable."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from celeriac.brokers.sqlite.operations import SQLiteOperations
+from celeriac.brokers.sqlite.operations import HOLDER, SQLiteOperations
 from celeriac.brokers.sqlite.rows import Found as Row
 from celeriac.brokers.sqlite.rows import find, insert, remove
 from celeriac.drivers.sqlite.opening import Connection
-from celeriac.drivers.sqlite.schema import DEAD
+from celeriac.drivers.sqlite.schema import ACTIVE, DEAD
 from celeriac.drivers.zmq.parcels import Parcel, parcel_of, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Found, Removed
 from celeriac.hub.database import HubDatabase, finish
@@ -52,6 +52,21 @@ class Operations:
         """Return messages by their ids, with their states."""
         found = finish(self._operations.find(ids))
         return [found_of(message, state=state) for state, message in found.values()]
+
+    def holder(self, id: str) -> list[tuple[bytes, float, float, int]]:
+        """Return the worker that holds a message: its info, its lease's times, and the deliveries of the message."""
+
+        def work(connection: Connection) -> list[tuple[bytes, float, float, int]]:
+            found = find(connection, id)
+            if found is None or found.state != ACTIVE:
+                return []
+            return connection.execute(HOLDER, (found.line, found.rank, found.seq)).fetchall()
+
+        return self._database.read(work)
+
+    def revoked(self, ids: list[str]) -> list[str]:
+        """Return which of these are revoked."""
+        return list(finish(self._operations.revoked(ids)))
 
     def waiting(self, queue: str, limit: int) -> list[Found]:
         """Return waiting messages, with their keys."""

@@ -1,0 +1,69 @@
+"""A hub for one benchmark: on a free port, with CURVE, on an empty file before each measurement."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from benchmarks.peers.base import HUB_FILE_VARIABLE, HUB_VARIABLE
+from benchmarks.server import answer, free_ports, shared
+from benchmarks.stage import Stage
+
+__all__ = ["running"]
+
+START_SECONDS = 20.0
+COMMAND = [sys.executable, "-m", "celeriac.cli", "hub"]
+
+
+class _Hub:
+    """The process, which is started anew to empty its file."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
+        self._port = port
+        self.file = folder / "celeriac.db"
+        for name in ([], ["bench"]):
+            told = subprocess.run([*COMMAND, "keys", *name], cwd=folder, check=True, capture_output=True, text=True)
+        key, file = re.search(r"server_key=(\w+)&key_file=(\S+)", told.stdout).groups()  # type: ignore[union-attr]
+        found = next(path for path in folder.rglob(file))
+        self.url = f"zmq://127.0.0.1:{port}?server_key={key}&key_file={found}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def restart(self) -> None:
+        self.stop()
+        for path in self._folder.glob(f"{self.file.name}*"):
+            path.unlink()
+        log = self._folder / "hub.log"
+        bind = f"tcp://127.0.0.1:{self._port}"
+        with log.open("w") as output:
+            self._process = subprocess.Popen([*COMMAND, "--bind", bind, "--data", str(self.file)], cwd=self._folder,
+                                             stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # fmt: skip
+
+        def ready() -> None:
+            if "is ready" not in log.read_text(errors="replace"):
+                raise FileNotFoundError(log)
+
+        answer(self._process, ready, START_SECONDS, log)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def running(stage: Stage) -> Iterator[None]:
+    """Run a hub within a `with` block, for all of the stage's measurements."""
+    with stage.scratch() as folder:
+        hub = _Hub(folder, free_ports(1)[0])
+        try:
+            hub.restart()
+            with shared(stage, {HUB_VARIABLE: hub.url, HUB_FILE_VARIABLE: str(hub.file)}, clear=hub.restart):
+                yield
+        finally:
+            hub.stop()
