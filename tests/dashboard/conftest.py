@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 from tests.dashboard.browsing import Watched, chromium, opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium."""
     with chromium() as found:
