@@ -19,6 +19,7 @@ from celeriac.model.message import HIGHEST_PRIORITY, Message, new_id
 
 __all__ = [
     "LINE_UP",
+    "USUAL_RANK",
     "Found",
     "find",
     "insert",
