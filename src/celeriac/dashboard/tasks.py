@@ -197,7 +197,8 @@ async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts
             messages, at = await _looked(view, key, lambda: list_ready(view.app, chosen, queues, PAGE, cursor,
                                                                            SEARCH_SECONDS))  # fmt: skip
         else:
-            messages, at = await _looked(view, key, lambda: list_scheduled(view.app, chosen, PAGE, cursor, SEARCH_SECONDS))
+            messages, at = await _looked(view, key, lambda: list_scheduled(view.app, chosen, PAGE, cursor,
+                                                                               SEARCH_SECONDS))  # fmt: skip
         total = sum(one.ready if tab == "waiting" else one.scheduled for one in counts)
         is_all = chosen == Filter()
         total = max(total, messages.searched)

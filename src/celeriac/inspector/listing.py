@@ -53,7 +53,9 @@ async def list_ready(app: Celeriac, filter: Filter, queues: Iterable[str], limit
                      within: float = math.inf) -> Messages:  # fmt: skip
     """Return messages that workers can receive: queue by queue, in the order in which they are received.
 
-    It looks no further once it has looked `within` seconds, or at `SEARCHED` messages. Raises `ValueError` for a condition that a message cannot be checked by, and for a cursor that no page gave;
+    It looks no further once it has looked `within` seconds, or at `SEARCHED` messages.
+
+    Raises `ValueError` for a condition that a message cannot be checked by, and for a cursor that no page gave;
     `NotSupported` if looking takes messages.
     """
     _check(app, filter)

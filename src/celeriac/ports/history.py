@@ -42,8 +42,8 @@ from celeriac.model.history import (
 from celeriac.ports.claims import ClaimKeeper
 from celeriac.ports.history_sums import Row, SumStore
 
-__all__ = ["ALL", "MOST_COUNTED", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position",
-           "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
+__all__ = ["ALL", "MOST_COUNTED", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point",
+           "Position", "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
@@ -52,7 +52,7 @@ READS = 10  # of sums, until nothing was folded meanwhile
 PAGE = 500  # attempts that are read at a time
 MOST_POINTS = 5_000  # that front ends ask for in one series, by time
 SEARCHED = 100_000  # attempts that `search` looks at, at most
-MOST_COUNTED = 250_000  # attempts, after which an adapter may stop counting: more than workers keep by default
+MOST_COUNTED = 100_000  # attempts, after which an adapter may stop counting
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +172,9 @@ class History(SumStore, ClaimKeeper):
         """Return attempts that a filter means, newest first, of the newest `SEARCHED` after the cursor.
 
         It looks no further once it has searched `within` seconds; the page then says how far it came, and where the
-        next one goes on. Raises `ValueError` for a cursor that no page gave, and for conditions on arguments, which are not kept.
+        next one goes on.
+
+        Raises `ValueError` for a cursor that no page gave, and for conditions on arguments, which are not kept.
         """
         if filter.args:
             raise ValueError("The history keeps no arguments: search dead letters by args.…, or give tasks headers.")

@@ -42,7 +42,12 @@ DELETE_WAITING = [f"DELETE FROM {table} WHERE line = ? AND rank IS ? AND seq IS 
 READY_OF_LINE = f"SELECT rank, seq, line, CAST(message AS BLOB) FROM {READY} WHERE line = ?"  # noqa: S608
 FRESH_OF_LINES = (f"SELECT rank, seq, line, CAST(message AS BLOB) FROM {FRESH} WHERE rank = {USUAL_RANK} "  # noqa: S608
                   "AND line IN (SELECT value FROM json_each(?))")  # fmt: skip
-DUE_OF_QUEUE = f"{SCHEDULED} INDEXED BY due WHERE +{OF_QUEUE} ORDER BY due_at"
+# The index alone tells which messages are skipped, and in which queue they are.
+DUE, DUE_OF_QUEUE = (
+    f"SELECT CAST(message AS BLOB), line FROM (SELECT line, rank, seq FROM {SCHEDULED} INDEXED BY due {condition} "  # noqa: S608
+    f"ORDER BY due_at LIMIT ? OFFSET ?) CROSS JOIN {SCHEDULED} USING (line, rank, seq) ORDER BY due_at"
+    for condition in ("", f"WHERE +{OF_QUEUE}")
+)
 RANKS = ", ".join(f"({rank})" for rank in range(10))
 HEADS = (f"SELECT (SELECT CAST(message AS BLOB) FROM {READY} WHERE {READY}.line = lines.line AND rank = column1 "  # noqa: S608
          f"ORDER BY seq LIMIT 1), line FROM lines, (VALUES {RANKS}) WHERE queue = ?")  # fmt: skip
@@ -85,9 +90,8 @@ class SQLiteOperations(Operations):
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._wake_due()
-        if queue is None:
-            return self._messages("scheduled ORDER BY due_at", (), limit, offset)
-        return self._messages(DUE_OF_QUEUE, (queue,), limit, offset)
+        query, given = (DUE, ()) if queue is None else (DUE_OF_QUEUE, (queue,))
+        return [self._shown(raw, line) for raw, line in self._rows(query, (*given, limit, offset))]
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         await self._wake_due()
@@ -194,10 +198,6 @@ class SQLiteOperations(Operations):
         now = self._clock.now()
         if self._rows("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)):
             await self._database.awrite(lambda connection: wake_due(connection, now))
-
-    def _messages(self, source: str, parameters: Sequence[Any], limit: int, offset: int) -> list[Message]:
-        query = f"SELECT CAST(message AS BLOB), line FROM {source} LIMIT ? OFFSET ?"  # noqa: S608
-        return [self._shown(raw, line) for raw, line in self._rows(query, (*parameters, limit, offset))]
 
     def _shown(self, raw: bytes, line: int) -> Message:
         """Decode the message of a row for display; return a placeholder if it is unreadable."""

@@ -202,7 +202,7 @@ class SQLiteHistory(History):
         return [(Position(*key), value) for *key, value in self._read(query, (*given, limit))]
 
     async def count_attempts(self) -> int:
-        query = "SELECT count(*) FROM (SELECT 1 FROM history_attempts INDEXED BY history_kinds LIMIT ?)"
+        query = "SELECT count(*) FROM (SELECT 1 FROM history_attempts LIMIT ?)"
         return sum(count for (count,) in self._read(query, (MOST_COUNTED,)))
 
     async def attempts_of_task(self, id: str) -> list[bytes]:
