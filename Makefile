@@ -38,6 +38,7 @@ soak: .venv/.installed servers ## run the tests six times beside other work; a t
 chaos: .venv/.installed servers ## 100,000 tasks on each broker while all is killed at random; and the promised times exactly
 	$(BIN)/python -m pytest -p no:randomly -s tests/promises/test_chaos.py --chaos
 	$(BIN)/python -m pytest -p no:randomly -s --chaos tests/web/test_idempotency.py
+	$(BIN)/python -m pytest -p no:randomly --chaos tests/test_brokers.py -k stomp-rabbitmq
 	$(BIN)/python -m pytest -p no:randomly -s --chaos $(wildcard tests/promises/test_p[1235789]_*.py tests/promises/test_p1[01]_*.py tests/promises/test_rabbitmq_*.py)
 
 fuzz: .venv/.installed servers ## write 20,000 bad inputs into each place where bytes come in, on each server and pool: about an hour
@@ -53,7 +54,7 @@ DJANGO_PYTHON ?= $(lastword $(sort $(wildcard /usr/bin/python3.1[2-9] /usr/local
 
 django: # the newest Django needs a newer Python than the rest, and so an environment of its own
 	@test -x $(DJANGO)/bin/python || test -z '$(DJANGO_PYTHON)' || \
-		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,postgresql,web]'; } || \
+		{ $(DJANGO_PYTHON) -m venv $(DJANGO) && $(DJANGO)/bin/python -m pip install --quiet 'Django>=6.1' pytest pytest-timeout -e '.[amqp,mysql,postgresql,web]'; } || \
 		{ rm -rf $(DJANGO); echo 'There is no environment with the newest Django; its tests are skipped.'; }
 
 servers: # a server that speaks MongoDB's protocol is a process of its own, in an environment of its own; axe-core is JavaScript
@@ -64,10 +65,10 @@ servers: # a server that speaks MongoDB's protocol is a process of its own, in a
 		{ command -v redis-server >/dev/null && test -x /usr/lib/rabbitmq/bin/rabbitmq-server && \
 			command -v memcached >/dev/null && command -v chromium >/dev/null && \
 			command -v node >/dev/null && command -v socat >/dev/null && test -x /usr/sbin/mariadbd && \
-			command -v promtool >/dev/null && \
+			command -v promtool >/dev/null && test -e /usr/share/activemq/bin/activemq.jar && \
 			ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; } || \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server rabbitmq-server memcached \
-			postgresql mariadb-server chromium prometheus nodejs socat; } >/dev/null
+			postgresql mariadb-server chromium prometheus nodejs socat activemq default-jre-headless; } >/dev/null
 	@test -f $(AXE)/node_modules/axe-core/axe.min.js || ! command -v npm >/dev/null || \
 		npm install --silent --no-fund --no-audit --prefix $(AXE) axe-core >/dev/null || \
 		echo 'There is no axe-core; the tests of accessibility are skipped.'

@@ -18,13 +18,16 @@ from celeriac import Celeriac
 from celeriac.drivers.peer import _registry as peers
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
+from tests.activemq_server import ActiveMQServer, running_activemq
+from tests.amqp10_server import Double, running_double
 from tests.clock import FakeClock
+from tests.hub_server import HubServer, SharedClock, running_hub
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.harness import Stage, set_stage
 from tests.promises.stores import shared_servers
-from tests.rabbitmq_server import Place, RabbitServer, a_place, running_rabbit
+from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, free_ports, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 
 
@@ -112,6 +115,21 @@ def redis(shared_redis: RedisServer) -> RedisServer:
 
 
 @pytest.fixture(scope="session")
+def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub with a clock of its own, for all tests that leave it running; each gives it a new file."""
+    folder = tmp_path_factory.mktemp("hub")
+    with running_hub(folder, clock=SharedClock(folder / "moment")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_on_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub by the machine's clock, for all tests that leave it running; each gives it a new file."""
+    with running_hub(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
     """A MongoDB for all tests that leave it running; each has a database of its own."""
     with running_mongodb(tmp_path_factory.mktemp("mongodb"), own=False) as server:
@@ -128,7 +146,7 @@ def collected() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rabbit() -> Iterator[RabbitServer]:
     """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
-    with running_rabbit() as server:
+    with running_rabbit(**{STOMP: f"127.0.0.1:{free_ports(1)[0]}"}) as server:
         yield server
 
 
@@ -137,6 +155,34 @@ def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
         yield made
+
+
+@pytest.fixture
+def amqp10_rabbit(rabbit: RabbitServer) -> Iterator[str]:
+    """The URL of AMQP 1.0 in a vhost of RabbitMQ."""
+    vhost = rabbit.vhost()
+    yield rabbit.url(vhost).replace("amqp://", "amqp10://")
+    rabbit.drop(vhost)
+
+
+@pytest.fixture(scope="session")
+def shared_double() -> Iterator[Double]:
+    with running_double() as double:
+        yield double
+
+
+@pytest.fixture
+def amqp10_double(shared_double: Double) -> Double:
+    """An empty server of AMQP 1.0 that has what RabbitMQ's plugin lacks."""
+    shared_double.control("reset")
+    return shared_double
+
+
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[ActiveMQServer]:
+    """An ActiveMQ for all tests that leave it running; each has names of its own."""
+    with running_activemq() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -42,12 +42,23 @@ from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
 from tests.signalling import send
 
-__all__ = ["Place", "RabbitClock", "RabbitServer", "a_place", "die", "entries_of", "free_ports", "node_name",
-           "running_rabbit"]  # fmt: skip
+__all__ = [
+    "STOMP",
+    "Place",
+    "RabbitClock",
+    "RabbitServer",
+    "a_place",
+    "die",
+    "entries_of",
+    "free_ports",
+    "node_name",
+    "running_rabbit",
+]  # fmt: skip
 
 MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 USER = "rabbitmq"
+STOMP = "stomp.listeners.tcp.1"
 
 
 def free_ports(number: int) -> list[int]:
@@ -91,7 +102,11 @@ class RabbitServer:
             "vm_memory_high_watermark.absolute": "1GB", **settings,
         }  # fmt: skip
         (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-        (folder / "plugins").write_text("[rabbitmq_management].")
+        plugins = ["rabbitmq_management", "rabbitmq_amqp1_0"]
+        if STOMP in settings:
+            plugins.append("rabbitmq_stomp")
+            self.stomp = settings[STOMP]
+        (folder / "plugins").write_text(f"[{','.join(plugins)}].")
         own = {"channel_tick_interval": 500}  # looks for time-outs
         ticks = ""
         if cookie:  # as docs/brokers.md advises for clusters; faster, lest tests wait
@@ -217,6 +232,10 @@ class RabbitServer:
         """Run `rabbitmqctl`."""
         subprocess.run(["/usr/lib/rabbitmq/bin/rabbitmqctl", *command], cwd=self.folder, env=self._environment,
                        check=True, capture_output=True, timeout=PATIENCE, **self._account)  # fmt: skip
+
+    def stomp_url(self, vhost: str, credentials: str = "guest:guest") -> str:
+        """Return the URL of a vhost by STOMP, if the server was started with it."""
+        return f"stomp://{credentials}@{self.stomp}/{quote(vhost, safe='')}"
 
     def url(self, vhost: str, credentials: str = "guest:guest") -> str:
         return f"amqp://{credentials}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"

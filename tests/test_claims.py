@@ -18,16 +18,19 @@ from celeriac.drivers.sql.claims import SQLClaimStore
 from celeriac.drivers.sql.database import Database as SQLDatabase
 from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.database import Database
+from celeriac.drivers.zmq.claims import HubClaims
+from celeriac.drivers.zmq.server import Server as Hub
 from celeriac.errors import NotSupported
 from celeriac.ports.claims import ClaimStore, claim_store
 from tests.clock import FakeClock
 from tests.conformance.claims import ClaimsConformance
 from tests.mongodb_server import LEFT, database_on
+from tests.patience import PATIENCE
 from tests.redis_server import RedisClock
 
 pytestmark = pytest.mark.filterwarnings(LEFT)
 
-STORES = ["memory", "sqlite", "redis", "mongodb", "sql-postgresql", "sql-mariadb", "sql-sqlite"]
+STORES = ["memory", "sqlite", "redis", "hub", "mongodb", "sql-postgresql", "sql-mariadb", "sql-sqlite"]
 
 
 @pytest.fixture(params=STORES)
@@ -54,6 +57,12 @@ def claims(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
         redis = Server(request.getfixturevalue("redis").url)
         yield RedisClaimStore(redis)
         redis.close()
+    elif store == "hub":
+        process = request.getfixturevalue("hub_process")
+        process.emptied()
+        hub = Hub(process.url, timeout=PATIENCE)
+        yield HubClaims(hub)
+        hub.close()
     elif store == "mongodb":
         request.getfixturevalue("collected")
         with database_on(request.getfixturevalue("mongodb")) as url:

@@ -16,14 +16,26 @@ from celeriac.drivers.sql.database import Database as SQLDatabase
 from celeriac.drivers.sql.delays import SQLDelayStore
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.delays import SQLiteDelayStore
+from celeriac.drivers.zmq.delays import HubDelays
+from celeriac.drivers.zmq.server import Server as Hub
 from celeriac.ports.delays import DelayStore
 from tests.clock import FakeClock
 from tests.conformance.delays import DelaysConformance
 from tests.mongodb_server import LEFT, database_on
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings(LEFT)
 
-STORES = ["memory", "sqlite", "redis", "mongodb", "sql-postgresql", "sql-mariadb", "sql-sqlite"]
+STORES = ["memory", "sqlite", "redis", "hub", "mongodb", "sql-postgresql", "sql-mariadb", "sql-sqlite"]
+
+
+@pytest.fixture
+def clock(request: pytest.FixtureRequest) -> FakeClock:
+    if "hub" not in request.node.callspec.params.values():
+        return FakeClock()
+    made = request.getfixturevalue("hub_process").emptied()
+    assert made is not None
+    return made
 
 
 @pytest.fixture(params=STORES)
@@ -39,6 +51,10 @@ def delays(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> 
         redis = Server(request.getfixturevalue("redis").url)
         yield RedisDelayStore(redis, clock)
         redis.close()
+    elif store == "hub":
+        hub = Hub(request.getfixturevalue("hub_process").url, timeout=PATIENCE)
+        yield HubDelays(hub)
+        hub.close()
     elif store == "mongodb":
         request.getfixturevalue("collected")
         with database_on(request.getfixturevalue("mongodb")) as url:

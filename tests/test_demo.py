@@ -165,8 +165,11 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(folder), "CELERIAC_BROKER_URL": "memory://", "COLUMNS": "100", **more}
 
 
-def test_the_demonstration_loses_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = subprocess.run(RUN, env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE, check=False)
+@pytest.mark.parametrize("hub", [False, True], ids=["embedded", "hub"])
+def test_the_demonstration_loses_nothing_and_leaves_nothing_behind(tmp_path: Path, hub: bool) -> None:
+    command = [part.replace("run_demo()", f"run_demo(hub={hub})") for part in RUN]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE,
+                          check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     rows = dict(re.findall(r"│ (.+?) +│(.*)│\n", done.stdout))
@@ -176,6 +179,7 @@ def test_the_demonstration_loses_nothing_and_leaves_nothing_behind(tmp_path: Pat
     assert int(rows["files indexed"].split()[0]) == len(library_files())
     assert re.search(r"Killed child (\d+) on purpose", done.stdout)
     assert re.search(r"Child \d+ has started the task again", done.stdout)
+    assert ("over a hub" in done.stdout) is hub
     assert "NO" not in done.stdout
     assert "Nothing was lost, and every number is right." in done.stdout
     assert "celeriac -A tasks worker" in done.stdout

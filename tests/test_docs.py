@@ -280,8 +280,8 @@ def test_every_setting_that_a_page_names_exists(name: str) -> None:
         return  # it names Celery's too
     text = (ROOT / name).read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:broker|task|result|worker|message|sqlite)_[a-z_]+)(?:=[^`]*)?`", text))
-    calls = {"task_id"}
-    assert named - known - calls - {*signals.__all__, *signals.NOT_SENT} == set()
+    columns = {"task_id", "task_name", "task_args", "task_kwargs"}
+    assert named - known - columns - {*signals.__all__, *signals.NOT_SENT} == set()
 
 
 

@@ -22,6 +22,8 @@ from celeriac.drivers.sql.database import Database as SQLDatabase
 from celeriac.drivers.sql.history import SQLHistory
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.history import SQLiteHistory
+from celeriac.drivers.zmq.history import HubHistory
+from celeriac.drivers.zmq.server import Server as Hub
 from celeriac.model.codec import PLAIN_CODEC, Codec, codec_of
 from celeriac.model.history import Batch, Event, Key
 from celeriac.model.keys import parse_key
@@ -30,6 +32,7 @@ from celeriac.ports.history_sums import Row
 from tests.clock import FakeClock
 from tests.conformance.history import START, HistoryConformance, attempt, batch, failure, fold, key, total
 from tests.mongodb_server import LEFT, MongoServer, database_on
+from tests.patience import PATIENCE
 from tests.redis_server import RedisClock, RedisServer
 
 pytestmark = pytest.mark.filterwarnings(LEFT)
@@ -39,7 +42,8 @@ SECRET = codec_of((parse_key("s" * 40),), "", True, False)
 
 STORES = [
     "memory", "sqlite", "redis", "sqlite-encrypted", "redis-encrypted", "sql-postgresql", "sql-mariadb", "sql-sqlite",
-    "sql-sqlite-encrypted", "mongodb", "mongodb-encrypted",
+    "sql-sqlite-encrypted", "mongodb", "mongodb-encrypted", "hub",
+    "hub-encrypted",
 ]  # fmt: skip
 
 
@@ -75,6 +79,10 @@ def elsewhere(store: str, request: pytest.FixtureRequest, tmp_path: Path, codec:
         return MemoryHistory()
     if store.startswith("sqlite"):
         return SQLiteHistory(Database(str(tmp_path / "celeriac.db"), codec=codec))
+    if store.startswith("hub"):
+        process = request.getfixturevalue("hub_process")
+        process.emptied()
+        return HubHistory(Hub(process.url, timeout=PATIENCE, codec=codec))
     if store.startswith("sql-"):
         return SQLHistory(SQLDatabase(sql_url(store.split("-")[1], request, tmp_path), None, "celeriac_", 60.0), codec)
     return RedisHistory(Server(request.getfixturevalue("redis").url, codec=codec))

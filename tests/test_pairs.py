@@ -136,6 +136,6 @@ def test_calls_come_back_through_every_pair(urls: dict[str, str], tmp_path: Path
 def test_rpc_is_refused_where_the_broker_speaks_no_amqp(urls: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pairs.py").write_text(APP)
     told = run(tmp_path, urls, "-c", "from pairs import add; add.delay(1, 1)")
-    assert "rpc:// sends results through an AMQP broker" in told.stderr
+    assert "rpc:// sends results through an AMQP or STOMP broker" in told.stderr
 
 

@@ -11,10 +11,15 @@ import pytest
 
 import celeriac
 
+OF_DJANGO = [
+    f"celeriac.contrib.django.db.{name}"
+    for name in ("admin", "models", "periodic", "periodic_admin", "periodic_form", "periodic_parts", "result_admin")
+]
+"""Modules with models, which only a Django project can import: `tests/django/suite/test_places.py` checks them."""
 MODULES = ["celeriac"] + [
     module.name
     for module in pkgutil.walk_packages(celeriac.__path__, "celeriac.")
-    if not module.name.endswith(".__main__")
+    if not module.name.endswith(".__main__") and module.name not in OF_DJANGO
 ]
 
 

@@ -888,7 +888,7 @@ def test_a_forked_child_has_its_own_reply_queue(place: Place) -> None:
 
 
 def test_rpc_wants_an_amqp_broker(make_app: Callable[..., Celeriac]) -> None:
-    with pytest.raises(ImproperlyConfigured, match="rpc:// sends results through an AMQP broker"):
+    with pytest.raises(ImproperlyConfigured, match="rpc:// sends results through an AMQP or STOMP broker"):
         _ = make_app(result_backend="rpc://").backend
 
 

@@ -20,7 +20,7 @@ from celeriac.brokers.amqp.connections import AmqpInspection
 from celeriac.brokers.amqp.journal_reading import MARK
 from celeriac.brokers.queue_server.journal import CHANNEL
 from celeriac.drivers.amqp.frames import Publication, properties
-from celeriac.drivers.amqp.hosts import Hosts
+from celeriac.drivers.hosts import Hosts
 from celeriac.model.clock import Clock
 from tests.conformance.broker import ids, message, receive
 from tests.patience import PATIENCE, in_time

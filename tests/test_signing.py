@@ -22,6 +22,7 @@ from celeriac.model.keys import new_key, parse_key, write_caller_key
 from celeriac.model.message import Message, new_id
 from celeriac.ports.workflows import Plan, workflow_store
 from celeriac.testing import running_worker
+from tests.hub_server import HubServer
 from tests.patience import PATIENCE, eventually
 from tests.rabbitmq_server import Place as Vhost
 from tests.redis_server import RedisServer
@@ -29,7 +30,7 @@ from tests.redis_server import RedisServer
 KEY, OTHER = new_key(), new_key()
 
 
-@pytest.fixture(params=["sqlite", "redis", "rabbitmq"])
+@pytest.fixture(params=["sqlite", "redis", "rabbitmq", "hub"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """The settings that name a broker and a backend."""
     if request.param == "sqlite":
@@ -37,6 +38,10 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis")
         return {"broker_url": server.url}
+    if request.param == "hub":
+        hub: HubServer = request.getfixturevalue("hub_on_time")
+        hub.emptied()
+        return {"broker_url": hub.url}
     place: Vhost = request.getfixturevalue("place")
     return {"broker_url": place.url, "result_backend": f"sqlite:///{tmp_path / 'results.db'}"}
 
@@ -82,7 +87,7 @@ def forging(app: Celeriac, codec: Codec) -> Iterator[None]:
 
 def prefix_of(app: Celeriac) -> str:
     """Return the prefix under which the app's adapters sign."""
-    return "" if app.broker_url.startswith("sqlite") else "celeriac"
+    return "" if app.broker_url.startswith(("sqlite", "zmq")) else "celeriac"
 
 
 def call(**fields: Any) -> Message:
@@ -221,6 +226,8 @@ async def test_a_message_that_is_not_rightly_signed_becomes_a_dead_letter(
     make: Callable[..., Celeriac], key: str, forge: Callable[[Codec, Message], bytes], why: str
 ) -> None:
     enemy, app = make(), make(KEY)
+    if forge is of_another_queue and app.broker_url.startswith("zmq"):
+        pytest.skip("a hub puts a message into the queue that its signed head names")
     codec = Codec([parse_key(key)], prefix_of(app))
     forged = Codec()
     forged.encode = lambda message: forge(codec, message)

@@ -129,7 +129,7 @@ def test_oracle_has_large_values_and_exact_instants() -> None:
     assert "outcome BLOB NOT NULL" in text
     assert "stored_at NUMBER(19) NOT NULL" in text
     assert "name RAW(2000) NOT NULL" in text
-    assert "INSERT INTO mine.shop_version (id, version) VALUES (1, 2)" in text
+    assert "INSERT INTO mine.shop_version (id, version) VALUES (1, 3)" in text
     assert all(len(name) <= 30 for name in re.findall(r"(?:TABLE mine\.|INDEX mine\.|INDEX )(\w+)", text))
 
 

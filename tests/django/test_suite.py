@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.environment import without_settings
+from tests.mariadb_server import MariaDBServer
 from tests.patience import FOR_EVER
 from tests.postgresql_server import PostgreSQLServer
 from tests.rabbitmq_server import Place
@@ -31,13 +32,19 @@ PYTHONS = [
         marks=pytest.mark.skipif(not NEWEST.exists(), reason="Django 6 needs Python 3.12 or later: make django"),
     ),
 ]
-ON_POSTGRESQL = ("test_connections.py", "test_on_commit.py", "test_arguments.py")
+ON_POSTGRESQL = ("test_connections.py", "test_on_commit.py", "test_arguments.py", "test_database_conformance.py",
+                 "test_database.py", "test_periodic_tasks.py")  # fmt: skip
+ON_MARIADB = ("test_database_conformance.py", "test_database.py", "test_periodic_tasks.py")
+IN_DJANGO = ("test_admin.py", "test_database.py", "test_periodic_tasks.py")
+"""The files that have their results in `django-db://`."""
 
 
 def run(python: str, file: str, folder: Path, **environment: str) -> None:
     """Run a file of the suite. Fails with what it has printed."""
     path = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
     variables = {**without_settings(), "BAZAAR_FOLDER": str(folder), "PYTHONPATH": path, **environment}
+    if file in IN_DJANGO:
+        variables["BAZAAR_RESULT_BACKEND"] = "django-db://"
     options = ["-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE), "--confcutdir", str(SUITE)]
     done = subprocess.run([python, "-m", "pytest", *options, str(SUITE / file)], env=variables, cwd=SUITE,
                           capture_output=True, text=True, timeout=FOR_EVER)  # fmt: skip
@@ -51,6 +58,8 @@ def test_with_sqlite(file: str, python: str, tmp_path: Path) -> None:
     """The tests of a file pass with Django's tables in SQLite."""
     if file == "test_connections.py":
         pytest.skip("it looks at sessions of PostgreSQL")
+    if file == "test_database_conformance.py" and python != sys.executable:
+        pytest.skip("it is run on PostgreSQL there")
     run(python, file, tmp_path)
 
 
@@ -59,9 +68,20 @@ def test_with_sqlite(file: str, python: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ON_POSTGRESQL)
 def test_with_postgresql(file: str, python: str, tmp_path: Path, shared_postgresql: PostgreSQLServer) -> None:
     """The tests of a file pass with Django's tables in PostgreSQL."""
+    if file in ON_MARIADB and python == sys.executable and NEWEST.exists():
+        pytest.skip("it is run on the newest version here")
     database = {"ENGINE": "django.db.backends.postgresql", "NAME": shared_postgresql.database(), "HOST": "127.0.0.1",
                 "PORT": shared_postgresql.port, "USER": "postgres"}  # fmt: skip
     run(python, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
+
+
+@pytest.mark.timeout(FOR_EVER)
+@pytest.mark.parametrize("file", ON_MARIADB)
+def test_with_mariadb(file: str, tmp_path: Path, shared_mariadb: MariaDBServer) -> None:
+    """The tests of a file pass with Django's tables in MariaDB."""
+    database = {"ENGINE": "django.db.backends.mysql", "NAME": shared_mariadb.database(), "HOST": "127.0.0.1",
+                "PORT": shared_mariadb.port, "USER": "root"}  # fmt: skip
+    run(sys.executable, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
 
 
 @pytest.mark.timeout(FOR_EVER)

@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.activemq_server import ActiveMQServer, running_activemq
+from tests.hub_server import HubServer
 from tests.patience import PATIENCE
 from tests.promises.stores import MariaDBStore, MongoStore, PostgreSQLStore, Store, shared_servers
 from tests.rabbitmq_cluster import RabbitCluster, running_cluster
@@ -28,8 +30,8 @@ from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
 
 __all__ = [
-    "ALL_GROUNDS", "GROUNDS", "STORES", "Ground", "PairGround", "RabbitClusterGround", "RabbitGround",
-    "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
+    "ALL_GROUNDS", "GROUNDS", "STORES", "ActiveMQGround", "Amqp10Ground", "Ground", "HubGround", "PairGround",
+    "RabbitClusterGround", "RabbitGround", "RabbitRedisGround", "RedisGround", "SQLiteGround", "SQLiteMongoGround",
 ]  # fmt: skip
 
 
@@ -181,6 +183,47 @@ class RedisGround(Ground):
         self.server.end()
 
 
+# --- The hub ------------------------------------------------------------------------------------------
+
+
+class HubGround(SQLiteGround):
+    """A `celeriac hub` of the stage's own, on the file of a SQLite ground.
+
+    It is away while it is `down` (killed with SIGKILL, then started with its file) or `frozen` (SIGSTOP).
+    """
+
+    absences = ("down", "frozen")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = HubServer(folder)
+        self.url = self.server.url
+        self.environment = {"CELERIAC_BROKER_URL": self.url}
+
+    @contextmanager
+    def away(self, how: str) -> Iterator[None]:
+        begun = time.time()
+        if how == "frozen":
+            self.server.send(signal.SIGSTOP)
+        else:
+            self.server.kill()
+        try:
+            yield
+        finally:
+            if how == "frozen":
+                self.server.send(signal.SIGCONT)
+            else:
+                self.server.start()
+            self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        with self.away("down"):
+            pass
+
+    def end(self) -> None:
+        self.server.end()
+
+
 # --- RabbitMQ -----------------------------------------------------------------------------------------
 
 
@@ -222,6 +265,14 @@ class RabbitGround(SQLiteGround):
 
     def end(self) -> None:
         self.server.drop(self.vhost)
+
+
+class Amqp10Ground(RabbitGround):
+    """RabbitMQ by AMQP 1.0; outcomes are in SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment["CELERIAC_BROKER_URL"] = self.server.url(self.vhost).replace("amqp://", "amqp10://")
 
 
 @cache
@@ -278,6 +329,48 @@ class RabbitClusterGround(SQLiteGround):
 @cache
 def _cluster() -> RabbitCluster:
     return shared_servers.enter_context(running_cluster())
+
+
+# --- ActiveMQ -----------------------------------------------------------------------------------------
+
+
+class ActiveMQGround(SQLiteGround):
+    """One `activemq` for all stages, each with names of its own; outcomes are in SQLite.
+
+    It is away while it is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP).
+    """
+
+    absences = ("down", "frozen")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = _activemq()
+        self.environment = {"CELERIAC_BROKER_URL": self.server.url(), "CELERIAC_RESULT_BACKEND": self.url}
+
+    @contextmanager
+    def away(self, how: str) -> Iterator[None]:
+        begun = time.time()
+        if how == "frozen":
+            self.server.send(signal.SIGSTOP)
+        else:
+            self.server.kill()
+        try:
+            yield
+        finally:
+            if how == "frozen":
+                self.server.send(signal.SIGCONT)
+            else:
+                self.server.start()
+            self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        with self.away("down"):
+            pass
+
+
+@cache
+def _activemq() -> ActiveMQServer:
+    return shared_servers.enter_context(running_activemq())
 
 
 # --- A broker, and outcomes elsewhere -----------------------------------------------------------------
@@ -376,7 +469,8 @@ class SQLiteMongoGround(PairGround, SQLiteGround):
         self.put(MongoStore())
 
 
-GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround}
+GROUNDS: dict[str, type[Ground]] = {"sqlite": SQLiteGround, "redis": RedisGround, "rabbitmq": RabbitGround,
+                                   "hub": HubGround}  # fmt: skip
 """Those that every promise is tested on."""
 
 STORES: dict[str, type[PairGround]] = {
@@ -389,6 +483,7 @@ ALL_GROUNDS: dict[str, type[Ground]] = {
     **GROUNDS, "rabbitmq+redis": RabbitRedisGround, "rabbitmq+mongodb": RabbitMongoGround,
     "rabbitmq+redis, delays": RabbitRedisDelaysGround, "rabbitmq+postgresql, delays": RabbitPostgreSQLDelaysGround,
     "rabbitmq+mongodb, delays": RabbitMongoDelaysGround,
-    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, **STORES,
+    "redis+postgresql": RedisPostgreSQLGround, "rabbitmq+cluster": RabbitClusterGround, "activemq": ActiveMQGround,
+    "rabbitmq+amqp10": Amqp10Ground, **STORES,
 }  # fmt: skip
 """Those, and others that single promises are tested on."""

@@ -54,7 +54,7 @@ def consuming_again(stage: Stage, after: str) -> Any:
 @pytest.mark.parametrize(
     ("stage", "how", "timeout"),
     [("sqlite", "locked", 0.5), ("sqlite", "locked", 10.0), ("redis", "down", 10.0), ("redis", "frozen", 0.5),
-     ("redis", "frozen", 10.0)],
+     ("redis", "frozen", 10.0), ("hub", "down", 10.0), ("hub", "frozen", 0.5)],
     indirect=["stage"],
 )  # fmt: skip
 def test_outcomes_that_wait_while_the_broker_is_away_are_all_recorded_once(

@@ -42,7 +42,8 @@ def served(call: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize(
     ("stage", "how", "words"),
-    [("sqlite", "locked", "locked"), ("redis", "down", "cannot be reached"), ("redis", "frozen", "did not answer")],
+    [("sqlite", "locked", "locked"), ("redis", "down", "cannot be reached"), ("redis", "frozen", "did not answer"),
+     ("hub", "down", "no connection"), ("hub", "frozen", "did not answer")],
     indirect=["stage"],
 )
 @pytest.mark.parametrize("call", CALLS)

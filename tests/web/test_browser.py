@@ -113,9 +113,10 @@ def test_a_page_of_another_site_cannot_read_it(example: Example, page: Page) -> 
     app.close()
 
 
-def test_the_page_of_the_django_shop_shows_the_packing_and_its_end(page: Page, tmp_path: Path) -> None:
-    with site("django_shop", tmp_path, {}) as found:
-        for command in (("makemigrations", "orders"), ("migrate", "--verbosity", "0")):
+def test_the_pages_of_the_django_shop_show_the_packing_its_result_and_a_schedule(page: Page, tmp_path: Path) -> None:
+    with site("django_shop", tmp_path, {"DJANGO_SUPERUSER_PASSWORD": "secret"}) as found:
+        superuser = ("createsuperuser", "--noinput", "--username", "ada", "--email", "ada@example.org")
+        for command in (("makemigrations", "orders"), ("migrate", "--verbosity", "0"), superuser):
             subprocess.run([sys.executable, "manage.py", *command], cwd=found.folder, env=found.environment, check=True,
                            capture_output=True)  # fmt: skip
         found.worker("shop")
@@ -126,3 +127,38 @@ def test_the_page_of_the_django_shop_shows_the_packing_and_its_end(page: Page, t
             expect(page.get_by_role("status")).to_have_text(re.compile(r"\d+ of 30 pieces"), timeout=PATIENCE * 1000)
             expect(page.get_by_role("status")).to_have_text("30 pieces for Ada are packed", timeout=PATIENCE * 1000)
             assert page.locator("progress").evaluate("bar => bar.value") == 1
+            use_the_admin(page, f"{str(client.base_url).rstrip('/')}/admin/")
+
+
+def use_the_admin(page: Page, address: str) -> None:
+    """Look at the result, add a schedule after a mistake in it, and pause it."""
+    page.set_default_timeout(PATIENCE * 1000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("response", lambda answer: faults.append(answer.url) if answer.status >= 400 else None)
+    page.goto(address)
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("secret")
+    page.get_by_text("Log in").last.click()
+    page.get_by_role("link", name="Task results").first.click()
+    page.get_by_role("link", name="orders.tasks.pack", exact=True).first.click()
+    page.get_by_text('"30 pieces for Ada are packed"').wait_for()
+    page.goto(f"{address}celeriac_db/periodictask/add/")
+    page.get_by_label("Name:", exact=True).fill("Ada's pieces")
+    page.get_by_label("Task:").fill("orders.tasks.pieces_of")
+    page.get_by_label("Arguments:", exact=True).fill('["Ada"]')
+    expect(page.get_by_label("Hour:")).to_be_hidden()
+    page.get_by_label("When:").select_option("Crontab")
+    expect(page.get_by_label("Every:")).to_be_hidden()
+    page.get_by_label("Hour:").fill("25")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_text("The hour 25 is not between 0 and 23.").wait_for()
+    page.get_by_label("Hour:").fill("7")
+    page.get_by_role("button", name="Save", exact=True).click()
+    row = page.get_by_role("row").filter(has_text="Ada's pieces")
+    expect(row).to_contain_text("at 07:00 every day, Europe/Berlin")
+    expect(row).to_contain_text("active")
+    page.get_by_role("link", name="Ada's pieces").last.click()
+    page.get_by_role("button", name="Pause").click()
+    expect(row).to_contain_text("paused")
+    assert faults == []

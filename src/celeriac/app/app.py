@@ -116,7 +116,9 @@ class Celeriac(Registering):
         An app that reads Django's settings (`"django.conf:settings"`) belongs to that project: workers call
         `django.setup()`, and its tasks can be sent when a transaction commits.
         """
-        self.framework = framework_of(source) or self.framework
+        if (found := framework_of(source)) is not None:
+            self.framework = found
+            self.conf.propose(found.settings())
         named = f"{namespace.upper()}_{{}}" if namespace else "{}"
         self.conf.update(from_object(source, namespace), _named=named)
 

@@ -60,8 +60,8 @@ def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) ->
     """Return the backend of a URL; `rpc://` is on the broker's server. Raises as `open_broker` does."""
     if _scheme(url) == RPC:
         if _scheme(broker_url) not in REPLYING:
-            raise ImproperlyConfigured("rpc:// sends results through an AMQP broker, and `broker_url` names another "
-                                       "broker. Leave `result_backend` out: the broker then keeps them.")  # fmt: skip
+            raise ImproperlyConfigured("rpc:// sends results through an AMQP or STOMP broker, and `broker_url` names "
+                                       "another one. Leave `result_backend` out: the broker keeps them.")  # fmt: skip
         url = broker_url
     backend: Backend = _open(BACKEND, BROKER, url, settings, clock)
     return backend

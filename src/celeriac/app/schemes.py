@@ -40,11 +40,16 @@ class Kind(NamedTuple):
 def _schemes(package: str) -> dict[str, BuiltIn]:
     redis = BuiltIn(f"{package}.redis", "redis", "redis")
     amqp = BuiltIn(f"{package}.amqp", "amqp", "amqp")
+    amqp10 = BuiltIn(f"{package}.amqp10", "amqp10", "amqp10")
+    hub = BuiltIn(f"{package}.zmq", "zmq", "zmq")
     return {
         "sqlite": BuiltIn(f"{package}.sqlite", "sqlite"),
         "memory": BuiltIn(f"{package}.memory", "memory"),
         **dict.fromkeys(("redis", "rediss", "unix", "redis+sentinel"), redis),
         **dict.fromkeys(("amqp", "amqps"), amqp),
+        **dict.fromkeys(("stomp", "stomps"), BuiltIn(f"{package}.stomp", "stomp")),
+        **dict.fromkeys(("amqp10", "amqps10"), amqp10),
+        **dict.fromkeys(("zmq", "zmq+ipc"), hub),
     }
 
 
@@ -62,10 +67,11 @@ BACKEND = Kind("result backend", "result_backend", adapters.BACKENDS, {
     "cache+memcached": BuiltIn("celeriac.backends.memcached", "memcached"),  # as in Celery
     "tyrant": BuiltIn("celeriac.backends.tyrant", "tyrant"),
     "tyrant+memcached": BuiltIn("celeriac.backends.memcached", "tyrant"),
+    "django-db": BuiltIn("celeriac.contrib.django.db.backend", "django", "django-db"),
 }, {name: BuiltIn("celeriac.backends.sql", "sql", extra) for name, extra in SQL.items()})  # fmt: skip
 
 RPC = "rpc"
-REPLYING = frozenset({RPC, "amqp", "amqps"})
+REPLYING = frozenset({RPC, "amqp", "amqps", "amqp10", "amqps10", "stomp", "stomps"})
 """Built-in backends that send each outcome to its caller."""
-NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel"})
+NOTIFYING = frozenset({"sqlite", "memory", "redis", "rediss", "unix", "redis+sentinel", "zmq", "zmq+ipc"})
 """Built-in backends that notify the callers in all processes."""

@@ -90,7 +90,8 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
             why = f"has {len(data):,} bytes, and {self.database.address} accepts {largest:,}{limit}."
             outcome = without_value(outcome, why)
             data = self.codec.encode_outcome(outcome)
-        return Row(key(outcome.id), state_key(outcome.state), outcome.ready, data)
+        shown = self.database.tables.shown.of_outcome(outcome, self.clock.now())
+        return Row(key(outcome.id), state_key(outcome.state), outcome.ready, data, shown)
 
     def fetch(self, ids: Sequence[str], wait: float = 0.0) -> dict[str, Outcome]:
         with self._waiting(wait):
@@ -144,9 +145,9 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
             self.database.read,
             lambda connection: self._outcomes.recent(connection, limit, offset, wanted, self._since()),
         )
-        return [self._read(found, data) for found, data in rows]
+        return [self.read_row(found, data) for found, data in rows]
 
-    def _read(self, found: str, data: bytes) -> Outcome:
+    def read_row(self, found: str, data: bytes) -> Outcome:
         """Return the outcome of a row; if its key is a hash, the outcome itself says which task's it is."""
         if not is_hash(found):
             return self.codec.read_outcome(found, data)

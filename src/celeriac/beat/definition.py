@@ -17,8 +17,8 @@ from celeriac.schedules.kinds import AnySchedule
 from celeriac.schedules.moments import LATEST
 from celeriac.schedules.ticks import MAX_MISSED, Missed
 
-__all__ = ["CODE", "HAND", "LAST_RECORD", "RECORD", "Definition", "Origin", "Overlap", "decode_definition",
-           "definition_of", "encode_definition", "read_origin", "with_visible_ends"]  # fmt: skip
+__all__ = ["CODE", "HAND", "LAST_RECORD", "LONGEST_DESCRIPTION", "RECORD", "Definition", "Origin", "Overlap",
+           "decode_definition", "definition_of", "encode_definition", "read_origin", "with_visible_ends"]  # fmt: skip
 
 Milliseconds: TypeAlias = Annotated[int, Meta(ge=0, le=LATEST)]
 
@@ -28,6 +28,8 @@ Overlap: TypeAlias = Literal["allow", "skip", "one", "all", "cancel"]
 `allow`: it is sent. `skip`: it is left out. `one`: the latest is sent when the end has come. `all`: each is sent, one
 after the other. `cancel`: what runs is revoked and terminated, and the tick is sent.
 """
+
+LONGEST_DESCRIPTION: Final = 500
 
 CODE: Final = "code"
 HAND: Final = "hand"
@@ -50,6 +52,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     times: Annotated[int, Meta(ge=1)] | None = None  # it is over after so many ticks
     origin: Literal["code", "hand"] = "hand"  # `code`: declared by an app, and removed when the app declares it no more
     app: OptionalName = ""  # the app that declared it
+    description: Annotated[str, Meta(max_length=LONGEST_DESCRIPTION)] = ""  # for people
 
 
 def with_visible_ends(definition: Definition) -> Definition:

@@ -13,12 +13,13 @@ from celeriac.model.message import Message
 from celeriac.ports.schedules import Entry
 from celeriac.schedules.ticks import Missed
 
-__all__ = ["CHOICES", "DURATIONS", "NUMBERS", "POLICIES", "ScheduleInfo", "info_of", "instant"]
+__all__ = ["CHOICES", "DURATIONS", "NUMBERS", "POLICIES", "TEXTS", "ScheduleInfo", "info_of", "instant"]
 
 DURATIONS = ("window", "overlap_timeout", "jitter")
 CHOICES = {"missed": get_args(Missed), "overlap": get_args(Overlap)}
 NUMBERS = ("max_missed", "times")
-POLICIES = (*CHOICES, *DURATIONS, *NUMBERS)
+TEXTS = ("description",)
+POLICIES = (*CHOICES, *DURATIONS, *NUMBERS, *TEXTS)
 DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Definition)}
 STUCK = "it could not be sent, as the scheduler's log says: change it, or pause and resume it"
 

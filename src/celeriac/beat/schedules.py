@@ -7,7 +7,7 @@ second. Nothing but the store knows an entry: who adds one needs no scheduler, a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -17,13 +17,14 @@ from msgspec.structs import replace
 from celeriac.beat.decide import beginning
 from celeriac.beat.definition import (
     LAST_RECORD,
+    LONGEST_DESCRIPTION,
     RECORD,
     Definition,
     definition_of,
     encode_definition,
     with_visible_ends,
 )
-from celeriac.beat.info import CHOICES, DURATIONS, NUMBERS, POLICIES, ScheduleInfo, info_of, instant
+from celeriac.beat.info import CHOICES, DURATIONS, NUMBERS, POLICIES, TEXTS, ScheduleInfo, info_of, instant
 from celeriac.beat.template import Filled, template_of
 from celeriac.errors import ImproperlyConfigured, nearest
 from celeriac.model.clock import Duration
@@ -75,8 +76,8 @@ class Schedules:
 
         The schedule is `crontab(…)`, `cron(…)`, `every(…)`, `solar(…)` or `at(…)`, seconds or a timedelta for an
         interval, or a cron expression. Policies: `missed` ("latest", "all", "skip"), `window`, `max_missed`; `overlap`
-        ("allow", "skip", "one", "all", "cancel"), `overlap_timeout`; `jitter`; `times`. Raises `ImproperlyConfigured`
-        if the name is taken, and for anything that cannot be sent.
+        ("allow", "skip", "one", "all", "cancel"), `overlap_timeout`; `jitter`; `times`; `description`. Raises
+        `ImproperlyConfigured` if the name is taken, and for anything that cannot be sent.
         """
         self._app.broker.complete(self.aadd(name, schedule, what, **policies))
 
@@ -98,7 +99,7 @@ class Schedules:
 
         def edit(entry: Entry) -> Entry:
             old = self._definition(entry)
-            given = self._policies(policies)
+            given = self.policies(policies)
             if schedule is not None:
                 given["when"] = self._when(schedule)
             if what is not None:
@@ -268,13 +269,14 @@ class Schedules:
         """Return the definition of an entry. Raises for what cannot be."""
         origin = {name: more.pop(name) for name in ("origin", "app") if name in more}
         return with_visible_ends(Definition(
-            when=self._when(schedule), what=template_of(self._app, what), **self._policies(more), **origin,
+            when=self._when(schedule), what=template_of(self._app, what), **self.policies(more), **origin,
         ))  # fmt: skip
 
     def _when(self, schedule: Schedule | Duration | str) -> Any:
         return as_schedule(schedule).in_zone(self._app.conf.timezone)
 
-    def _policies(self, given: dict[str, Any]) -> dict[str, Any]:
+    def policies(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return policies as a definition has them. Raises `ImproperlyConfigured` for what is none."""
         found: dict[str, Any] = {}
         for name, value in given.items():
             if name not in POLICIES:
@@ -287,6 +289,8 @@ class Schedules:
                 raise ImproperlyConfigured(f"{name}: one of {', '.join(CHOICES[name])}, not {value!r}.")
             if name in NUMBERS and value is not None and (type(value) is not int or value < 1):
                 raise ImproperlyConfigured(f"{name}: a whole number, at least 1, not {value!r}.")
+            if name in TEXTS and not (isinstance(value, str) and len(value) <= LONGEST_DESCRIPTION):
+                raise ImproperlyConfigured(f"{name}: text of up to {LONGEST_DESCRIPTION} characters, not {value!r}.")
             found[name] = value
         if found.get("jitter", 0) is None:
             found["jitter"] = 0

@@ -15,7 +15,8 @@ __all__ = ["command"]
     help="Give up after this.  [default: 60]",
 )
 @click.option("--keep", is_flag=True, help="Keep the folder with the database and the worker's log.")
-def command(*, seconds: float | None, keep: bool) -> None:
+@click.option("--hub", is_flag=True, help="Let the worker reach the database over a hub (celeriac[zmq]).")
+def command(*, seconds: float | None, keep: bool, hub: bool) -> None:
     """Run a demonstration: a real worker, plain and coroutine tasks, a child killed half-way, nothing lost.
 
     It needs no server and no network, and removes everything it created.
@@ -24,10 +25,11 @@ def command(*, seconds: float | None, keep: bool) -> None:
     Examples:
       celeriac demo
       celeriac demo --keep
+      celeriac demo --hub
 
     \b
     Exit codes:
       0  everything ran as promised
       1  something failed; the reason is printed
     """
-    click.get_current_context().exit(run_demo(seconds=seconds, keep=keep))
+    click.get_current_context().exit(run_demo(seconds=seconds, keep=keep, hub=hub))

@@ -8,7 +8,7 @@ import click
 
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
-from celeriac.mail.post import post_test, sender_of
+from celeriac.mail.post import mailer_of, post_test, sender_of
 from celeriac.mail.tasks import check_mail
 from celeriac.model.mail_server import MailServer, check_address
 
@@ -60,12 +60,17 @@ def test(session: Session, *, to: list[str]) -> None:
     if not to:
         check_mail(app)
     recipients = to or app.conf.mail_admins
-    server = MailServer.of(app.conf.mail_url)
-    secured = {"none": "without encryption", "ssl": "with TLS", "starttls": "with STARTTLS"}[server.tls]
-    echo(f"Sending from {sender_of(app)} by {server}, {secured}"
-         f"{f', as the user {server.username}' if server.username else ', without a user'} …")  # fmt: skip
-    post_test(app, recipients)
-    echo(f"The server has accepted the mail for {', '.join(recipients)}.")
+    if (mailer := mailer_of(app)) is not None:
+        echo(f"Sending from {sender_of(app)} by {mailer} …")
+        post_test(app, recipients)
+        echo(f"It has accepted the mail for {', '.join(recipients)}.")
+    else:
+        server = MailServer.of(app.conf.mail_url)
+        secured = {"none": "without encryption", "ssl": "with TLS", "starttls": "with STARTTLS"}[server.tls]
+        echo(f"Sending from {sender_of(app)} by {server}, {secured}"
+             f"{f', as the user {server.username}' if server.username else ', without a user'} …")  # fmt: skip
+        post_test(app, recipients)
+        echo(f"The server has accepted the mail for {', '.join(recipients)}.")
     if app.conf.task_send_error_emails is False:
         echo("Failures are not mailed: `task_send_error_emails` is False.")
     elif app.history is None:

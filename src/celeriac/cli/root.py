@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "queues": "Count messages; peek, pause and resume queues; manage dead letters.",
     "mail": "Try whether mails reach the administrators.",
     "schedules": "List, add, change, pause, remove and run what is sent periodically.",
+    "hub": "Serve the broker to other machines, and make keys for them.",
     "web": "Serve the HTTP API, and make tokens for it.",
     "purge": "Delete the waiting messages of queues.",
     "backend": "Print the tables of a result backend.",

@@ -1,7 +1,7 @@
 """Celery 3's settings of mails, under the names that they have here.
 
-Celery has them no more; Celeriac accepts them, and warns of each. `Settings.update` and `from_object` call this;
-Django's `ADMINS`, `SERVER_EMAIL` and `EMAIL_…` are the same names.
+Celery has them no more; Celeriac accepts them, and warns of each. `Settings.update` and `from_object` call this.
+Django's own settings are not read here: `contrib/django/mail.py` does that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from celeriac.model.masks import masked
 
-__all__ = ["CELERY_MAIL_NAMES", "is_celery_mail_name", "with_celery_mail_names"]
+__all__ = ["CELERY_MAIL_NAMES", "is_celery_mail_name", "smtp_url", "with_celery_mail_names"]
 
 CELERY_MAIL_NAMES: Final = {
     "send_task_error_emails": "task_send_error_emails",
@@ -59,8 +59,18 @@ def with_celery_mail_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _url(given: Mapping[str, Any]) -> str:
-    user, password = given.get("email_host_user"), given.get("email_host_password")
+    return smtp_url(given.get("email_host"), given.get("email_port"), given.get("email_host_user"),
+                    given.get("email_host_password"), bool(given.get("email_use_ssl")),
+                    bool(given.get("email_use_tls")))  # fmt: skip
+
+
+def smtp_url(host: Any, port: Any, user: Any, password: Any, use_ssl: bool, use_tls: bool) -> str:
+    """Return the `mail_url` of a server.
+
+    >>> smtp_url("mail.example", 587, "ann", "a/b", False, True)
+    'smtp://ann:a%2Fb@mail.example:587?tls=starttls'
+    """
     credentials = f"{quote(str(user), '')}:{quote(str(password), '')}@" if user and password else ""
-    tls = "ssl" if given.get("email_use_ssl") else "starttls" if given.get("email_use_tls") else "none"
-    host = str(given.get("email_host") or "localhost")
-    return f"smtp://{credentials}{f'[{host}]' if ':' in host else host}:{given.get('email_port') or 25}?tls={tls}"
+    tls = "ssl" if use_ssl else "starttls" if use_tls else "none"
+    name = str(host or "localhost")
+    return f"smtp://{credentials}{f'[{name}]' if ':' in name else name}:{port or 25}?tls={tls}"

@@ -206,6 +206,10 @@ class Definitions:
     amqp_queue_type: Annotated[
         str, "'quorum', 'classic', or 'auto': quorum on clusters, and from 4.0 on", OneOf("auto", "quorum", "classic")
     ] = "auto"
+    stomp_prefix: Annotated[str, "what names on a STOMP server begin with, except those of the queues"] = "celeriac"
+    amqp10_prefix: Annotated[str, "what names on an AMQP 1.0 server begin with, except the queues'"] = "celeriac"
+    zmq_server_key: Annotated[str | None, "the hub's public key, as `celeriac hub keys` prints it"] = None
+    zmq_key_file: Annotated[str | None, "the file with this client's own keys, NAME.key_secret"] = None
     memcached_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
     tyrant_prefix: Annotated[str, "what the keys of this app begin with"] = "celeriac"
     sql_schema: Annotated[str | None, "the schema of the tables in a db+…:// backend; None: the user's own"] = None

@@ -24,6 +24,7 @@ class Settings(Definitions):
 
     def __init__(self, values: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> None:
         self.__dict__["_pinned"] = frozenset()
+        self.__dict__["_proposed"] = {}
         self.__dict__["_on_change"] = []
         for name, setting in DEFINITIONS.items():
             self.__dict__[name] = _plain(setting.default)
@@ -51,6 +52,21 @@ class Settings(Definitions):
             raise ImproperlyConfigured(_report(problems))
         self.__dict__.update(checked)
         self._changed()
+
+    def propose(self, values: Mapping[str, Any]) -> None:
+        """Set those that have their defaults: anybody else's values count more."""
+        given = self.changed()
+        proposed = {name: value for name, value in values.items() if name not in given}
+        self.update(proposed)
+        self.__dict__["_proposed"] = {name: self.__dict__[name] for name in proposed}
+
+    def is_proposed(self, name: str) -> bool:
+        """Return whether a setting has the value that `propose` has given it."""
+        return name in self._proposed and bool(self._proposed[name] == self.__dict__[name])
+
+    def is_default(self, name: str) -> bool:
+        """Return whether a setting has its default."""
+        return bool(self.__dict__[name] == _plain(DEFINITIONS[name].default))
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = check(name, value)

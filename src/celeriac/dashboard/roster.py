@@ -71,7 +71,7 @@ class Roster:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = asyncio.Lock()
-        self._fresh_until = 0.0  # monotonic
+        self._fresh_until = self._anew_from = 0.0  # monotonic
         self._partly_until = 0.0  # likewise: some workers were not waited for
         self._seen: dict[str, Seen] = {}
         self._gone: dict[str, Seen] = {}
@@ -96,10 +96,21 @@ class Roster:
         return [*self._seen.values(), *(one for one in gone if one.label not in self._seen)]
 
     async def find(self, label: str, within: float | None = None) -> Seen | None:
-        """Return a worker by its label, or its name. `within` is as for `look`."""
-        found = await self.look(within)
+        """Return a worker by its label, or its name. It may have started since the last look. `within` as for `look`."""
+        return self._named(label, await self.look(within)) or self._named(label, await self._look_anew(within))
+
+    @staticmethod
+    def _named(label: str, found: list[Seen]) -> Seen | None:
         exact = [one for one in found if one.label == label]
         return next(iter(exact or [one for one in found if one.worker.name == label]), None)
+
+    async def _look_anew(self, within: float | None) -> list[Seen]:
+        """Look past what is kept for others, but not more often than everybody together would without that."""
+        if time.monotonic() >= self._anew_from:
+            self._anew_from = time.monotonic() + FRESH
+            self._fresh_until = self._partly_until = 0.0
+            self._site.collector.expire()
+        return await self.look(within)
 
     def forget(self, label: str) -> bool:
         """Strike out a worker that is gone."""

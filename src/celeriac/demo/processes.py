@@ -6,9 +6,11 @@ Each is a context manager that ends its process on exit, for whatever reason the
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,9 +19,12 @@ import msgspec
 
 from celeriac.demo import tasks
 
-__all__ = ["DemoError", "SiteProcess", "WorkerProcess"]
+__all__ = ["START_SECONDS", "DemoError", "HubProcess", "SiteProcess", "WorkerProcess"]
 
 GRACE_SECONDS = 8.0
+START_SECONDS = 20.0
+LOOK_SECONDS = 0.02
+LISTENS = re.compile(r"listens +tcp://(\S+)\n")  # in what the hub prints when it is ready
 TAIL_LINES = 15
 
 
@@ -75,18 +80,48 @@ class _Process:
 class WorkerProcess(_Process):
     """`celeriac -A celeriac.demo.tasks worker -c 2`."""
 
-    def __init__(self, folder: Path, database: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         super().__init__("worker", folder)
         self._folder = folder
-        self._database = database
+        self._url = url
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "celeriac.cli", "-A", "celeriac.demo.tasks", "worker", "-c", "2"]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, env=_environment(self._database), text=True,
+                command, cwd=self._folder, env=_environment(self._url), text=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        return self
+
+
+class HubProcess(_Process):
+    """`celeriac hub`, on any free port; `url` is its address for worker and callers."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        super().__init__("hub", folder)
+        self.url = ""
+        self._database = database
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "celeriac.cli", "hub", "--bind", "tcp://127.0.0.1:*", "--data",
+                   str(self._database)]  # fmt: skip
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, env=_environment(""), text=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while (found := LISTENS.search(self.log.read_text(errors="replace"))) is None:
+                self.check()
+                if time.monotonic() > deadline:
+                    raise DemoError(f"The hub did not start within {START_SECONDS:g} s. {self.tail()}")
+                time.sleep(LOOK_SECONDS)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        self.url = f"zmq://{found[1]}"
         return self
 
 
@@ -122,7 +157,7 @@ class SiteProcess(_Process):
         return msgspec.json.decode(output, type=dict[str, int])
 
 
-def _environment(database: Path) -> dict[str, str]:
-    """Return this process's environment without other apps' settings, and with the database's path."""
+def _environment(url: str) -> dict[str, str]:
+    """Return this process's environment without other apps' settings, and with the broker's URL."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
-    return {**environment, tasks.DATABASE: str(database)}
+    return {**environment, tasks.BROKER: url}

@@ -14,14 +14,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
 from celeriac.demo.jobs import Crawl, Index, Kill
-from celeriac.demo.processes import DemoError, SiteProcess, WorkerProcess
+from celeriac.demo.processes import START_SECONDS, DemoError, HubProcess, SiteProcess, WorkerProcess
 from celeriac.demo.report import checks_of, show_checks, show_tables
 from celeriac.demo.show import Show
 from celeriac.demo.site import build
@@ -32,19 +32,18 @@ __all__ = ["run"]
 
 PAGES = 500
 LIMIT_SECONDS = 60.0
-START_SECONDS = 20.0
 CHECK_SECONDS = 0.2
 STOPPED = 128  # plus the signal's number: the exit code, as in shells
 
 
-def run(*, seconds: float | None = None, keep: bool = False) -> int:
+def run(*, seconds: float | None = None, keep: bool = False, hub: bool = False) -> int:
     """Run the demonstration, and return the exit code."""
     console = Console()
     began = time.monotonic()
     termination = _Termination()
     try:
         with termination.caught(), _folder(console, keep) as folder:
-            right = _demonstrate(Show(console), folder, seconds or LIMIT_SECONDS, termination)
+            right = _demonstrate(Show(console), folder, seconds or LIMIT_SECONDS, termination, hub)
     except DemoError as error:
         text = f"The demonstration FAILED. {error}"
         console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
@@ -56,24 +55,31 @@ def run(*, seconds: float | None = None, keep: bool = False) -> int:
     return 0 if right else 1
 
 
-def _demonstrate(show: Show, folder: Path, limit: float, termination: _Termination) -> bool:
+def _demonstrate(show: Show, folder: Path, limit: float, termination: _Termination, over_hub: bool) -> bool:
     """Start the processes, run the jobs and print the tables; return whether all checks pass."""
     database = folder / "celeriac.db"
-    app.close()
-    app.conf.broker_url = f"sqlite:///{database}"
     paths = library_files()
     if not paths:
         raise DemoError("This Python installation has no source files of the standard library, which this "
                         "demonstration indexes. Use another Python installation.")  # fmt: skip
     show.say("This demonstration runs a worker with 2 children for plain functions and 1 for coroutines.")
-    show.say(f"It needs no server: broker and results are in the file {database}.")
-    with SiteProcess(folder, PAGES) as site, WorkerProcess(folder, database) as worker:
+    with ExitStack() as processes:
+        hub = processes.enter_context(HubProcess(folder, database)) if over_hub else None
+        app.close()
+        app.conf.broker_url = hub.url if hub is not None else f"sqlite:///{database}"
+        site = processes.enter_context(SiteProcess(folder, PAGES))
+        worker = processes.enter_context(WorkerProcess(folder, app.conf.broker_url))
+        if hub is not None:
+            show.say(f"It reaches broker and results over a hub, process {hub.pid}, which keeps them in {database}.")
+        else:
+            show.say(f"It needs no server: broker and results are in the file {database}.")
         show.say(f"The worker is process {worker.pid}; {site.base} is a local web site with {PAGES} pages.\n")
         with show:
             index = Index(show.bar("Index of Python's library", "files"))
             crawl = Crawl(show.bar("Crawl of the site", "pages"), site.base)
             kill = Kill(show.bar("Word pairs (its child is killed)", "files"))
-            asyncio.run(_work(index, crawl, kill, paths, worker, site, limit, termination))
+            watched = [process for process in (hub, site) if process is not None]
+            asyncio.run(_work(index, crawl, kill, paths, worker, watched, limit, termination))
         requests = site.close()
     show.say("Done. Computing the same numbers in this process, without workers, to compare ...\n")
     checks = checks_of(index, crawl, kill, read_library(paths), build(PAGES), requests)
@@ -83,13 +89,14 @@ def _demonstrate(show: Show, folder: Path, limit: float, termination: _Terminati
 
 
 async def _work(index: Index, crawl: Crawl, kill: Kill, paths: Sequence[Path], worker: WorkerProcess,
-                site: SiteProcess, limit: float, termination: _Termination) -> None:  # fmt: skip
-    """Run the jobs concurrently; fail if the worker or the site exits."""
+                others: Sequence[HubProcess | SiteProcess], limit: float,
+                termination: _Termination) -> None:  # fmt: skip
+    """Run the jobs concurrently; fail if the worker or another process exits."""
     termination.work = asyncio.current_task()
     try:
         await _ready(worker)
         async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
-            watch = group.create_task(_watch(worker, site))
+            watch = group.create_task(_watch([worker, *others]))
             jobs = [
                 group.create_task(index.run(paths)),
                 group.create_task(crawl.run()),
@@ -119,11 +126,11 @@ async def _ready(worker: WorkerProcess) -> None:
         await asyncio.sleep(CHECK_SECONDS / 4)
 
 
-async def _watch(worker: WorkerProcess, site: SiteProcess) -> NoReturn:
+async def _watch(processes: Sequence[HubProcess | SiteProcess | WorkerProcess]) -> NoReturn:
     """Raise `DemoError` when one of the processes has exited."""
     while True:
-        worker.check()
-        site.check()
+        for process in processes:
+            process.check()
         await asyncio.sleep(CHECK_SECONDS)
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from celeriac import Celeriac, current_request
 
 __all__ = [
-    "DATABASE",
+    "BROKER",
     "FileIndex",
     "Page",
     "PageBusyError",
@@ -35,11 +35,11 @@ __all__ = [
     "pair_words",
 ]
 
-DATABASE = "CELERIAC_DEMO_DATABASE"
-"""The environment variable that names the database file."""
+BROKER = "CELERIAC_DEMO_BROKER"
+"""The environment variable with the broker's URL."""
 
 # An empty environment, so that settings for another app do not redirect the demonstration.
-app = Celeriac("demo", environ={}, broker_url=f"sqlite:///{os.environ.get(DATABASE, 'celeriac-demo.db')}")
+app = Celeriac("demo", environ={}, broker_url=os.environ.get(BROKER, "sqlite:///celeriac-demo.db"))
 
 WORD = re.compile(r"[a-z]{3,}")
 LINK = re.compile(r'href="([^"]+)"')

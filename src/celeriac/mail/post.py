@@ -19,9 +19,10 @@ from celeriac.mail.smtp import own_name, send
 from celeriac.mail.tasks import check_mail
 from celeriac.model.gate import Instant
 from celeriac.model.mail_server import MailServer, address_of
+from celeriac.ports.framework import Mailer
 from celeriac.tasks.protocols import App
 
-__all__ = ["Letter", "post_letter", "post_test", "sender_of"]
+__all__ = ["Letter", "mailer_of", "post_letter", "post_test", "sender_of"]
 
 
 class Letter(msgspec.Struct, kw_only=True):
@@ -78,5 +79,13 @@ def _message(app: App, letter: Letter, envelope: Envelope, id: str) -> EmailMess
     return failure_letter(envelope, mail, details, letter.at)
 
 
+def mailer_of(app: App) -> Mailer | None:
+    """Return what sends mails in place of the server of `mail_url`: the framework's, unless that is set."""
+    return app.framework.mailer() if app.framework is not None and app.conf.is_default("mail_url") else None
+
+
 def _send(app: App, message: EmailMessage, recipients: Sequence[str]) -> None:
+    if (mailer := mailer_of(app)) is not None:
+        mailer.send(message, recipients)
+        return
     send(MailServer.of(app.conf.mail_url), message, address_of(sender_of(app))[1], recipients, app.conf.mail_timeout)

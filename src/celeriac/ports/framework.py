@@ -5,16 +5,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-__all__ = ["Framework"]
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+__all__ = ["Framework", "Mailer"]
 
 Result = TypeVar("Result")
 
 
+class Mailer(Protocol):
+    """Sends mails as the framework's settings say. Its text (`str`) says what it is."""
+
+    def send(self, message: EmailMessage, recipients: Sequence[str]) -> None:
+        """Send a mail to these addresses. Raises `MailError`."""
+
+
 class Framework(Protocol):
     """A framework that a project is built on, as an app sees it."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return settings of the app that the framework's own say. They count where nothing else sets them."""
+
+    def mailer(self) -> Mailer | None:
+        """Return what sends mails where no `mail_url` is set; None: the server of the default."""
 
     def set_up(self, app: Any) -> None:
         """Load the framework's own modules. Called before those with tasks are imported, perhaps many times."""

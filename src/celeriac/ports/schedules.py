@@ -109,6 +109,9 @@ def first_revision() -> int:
 class ScheduleKeeper(ABC):
     """What keeps schedules. Implemented by brokers next to `Broker`, and by backends next to `Backend`."""
 
+    comes_first = False
+    """Whether a backend keeps them although the broker could: because people change them there by other means."""
+
     @abstractmethod
     def schedules(self) -> ScheduleStore:
         """Return the port for schedules."""
@@ -116,7 +119,8 @@ class ScheduleKeeper(ABC):
 
 def schedule_store(broker: Broker, backend: Backend) -> ScheduleStore:
     """Return the port for schedules of a broker, or else of a backend. Raises `BackendError` if neither keeps any."""
-    for keeper in (broker, backend):
+    comes_first = isinstance(backend, ScheduleKeeper) and backend.comes_first
+    for keeper in (backend, broker) if comes_first else (broker, backend):
         if isinstance(keeper, ScheduleKeeper):
             return keeper.schedules()
     raise BackendError(f"Neither {broker!r} nor {backend!r} keeps schedules. Set `result_backend` to one that does: "

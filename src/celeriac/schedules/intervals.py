@@ -12,7 +12,7 @@ from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.moments import LONGEST, in_seconds, milliseconds
 from celeriac.schedules.schedule import Schedule, call, limits
 
-__all__ = ["Every", "every"]
+__all__ = ["UNITS", "Every", "every"]
 
 UNITS: Final = {"weeks": 604_800_000, "days": 86_400_000, "hours": 3_600_000, "minutes": 60_000, "seconds": 1_000}
 

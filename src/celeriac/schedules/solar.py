@@ -15,7 +15,7 @@ from celeriac.schedules.invalid import InvalidSchedule
 from celeriac.schedules.moments import in_seconds, milliseconds
 from celeriac.schedules.schedule import Schedule, call, limits
 
-__all__ = ["Solar", "solar"]
+__all__ = ["EVENTS", "Solar", "solar"]
 
 DAY: Final = 86_400
 SEARCH: Final = 400  # days; without an event for so long, it does not come at this place

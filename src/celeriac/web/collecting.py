@@ -105,6 +105,7 @@ class Collector:
         self._collecting = asyncio.Lock()
         self._refreshing: asyncio.Task[Collected] | None = None  # for those who may not wait for its end
         self._answers: dict[str, Answer | None] = {}  # in the present collection, by source
+        self._expired = False  # something was changed since the present collection began
         self._others = asyncio.Event()  # all sources have answered in the present collection, but for workers, maybe
         self._collected = Collected({})
         self._until = 0.0  # monotonic
@@ -151,17 +152,24 @@ class Collector:
         is_old = self._app.clock.now() - known.now > OLDEST
         return self._made({**self._answers, "workers": {"load": {} if is_old else known.load}})
 
-    def _refreshed(self, _: asyncio.Task[Collected]) -> None:
-        self._refreshing = None
+    def _refreshed(self, done: asyncio.Task[Collected]) -> None:
+        if self._refreshing is done:
+            self._refreshing = None
 
     def expire(self) -> None:
-        """Collect anew for the next who asks: this server has changed something."""
+        """Collect anew for the next who asks: this server has changed something. What is being collected is too old."""
         self._until = 0.0
+        self._expired = True
+        self._refreshing = None
+        self._others.clear()
 
     async def _refresh(self) -> None:
         if time.monotonic() >= self._until:
             self._texts.clear()
+            self._expired = False
             self._collected, cost = await self._collect()
+            if self._expired:
+                return
             self._use_for(cost if all(self._collected.up.values()) else 0.0)  # what is away is looked for again soon
 
     def _use_for(self, cost: float) -> None:
@@ -176,7 +184,7 @@ class Collector:
             self._answers[name] = await self._answer(name, ask)
             if name != "workers":
                 cost = max(cost, time.monotonic() - begun)
-            if asked.keys() <= {*self._answers, "workers"}:
+            if asked.keys() <= {*self._answers, "workers"} and not self._expired:
                 self._others.set()
 
         asked = {"broker": self._ask_broker, "schedules": self._ask_schedules}

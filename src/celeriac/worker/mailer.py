@@ -64,7 +64,7 @@ class Mailer:
         self._looked_at = float("-inf")  # monotonic
         self._mailed: dict[str, Mailed] = {}  # what was last mailed about each signature
         self._read_at = 0.0
-        self.is_needed = _is_needed(app) and self.history is not None
+        self.is_needed = _is_needed(app, recorder) and self.history is not None
 
     @property
     def history(self) -> History:
@@ -171,9 +171,13 @@ class Mailer:
         self._failing = False
 
 
-def _is_needed(app: Celeriac) -> bool:
+def _is_needed(app: Celeriac, recorder: Recorder) -> bool:
     """Return whether mails about failures are asked for."""
     wanted: bool | None = app.conf.task_send_error_emails
+    if wanted is None and recorder.history is None and app.conf.is_proposed("mail_admins") and app.conf.mail_admins:
+        log.warning("Failures are not mailed to the administrators of the project: this app keeps no history. Set "
+                    "`history_url`, or `task_send_error_emails` to False")  # fmt: skip
+        return False
     if wanted and not app.conf.mail_admins:
         log.warning("No mails are sent: `task_send_error_emails` is set, and `mail_admins` has no addresses")
     return wanted is not False and bool(app.conf.mail_admins)

@@ -27,7 +27,7 @@ from django.core.management import call_command  # noqa: E402
 from django.db import connections  # noqa: E402
 
 from celeriac.tasks.current_app import apps  # noqa: E402
-from tests.patience import wait_for  # noqa: E402
+from tests.patience import PATIENCE, wait_for  # noqa: E402
 
 FOLDER = Path(os.environ["BAZAAR_FOLDER"])
 
@@ -69,10 +69,14 @@ class Worker:
 
 
 @pytest.fixture(scope="session")
-def database() -> None:
+def database() -> Iterator[None]:
+    from bazaar import app
+
     for alias in connections:
         call_command("migrate", database=alias, verbosity=0, run_syncdb=True)
         connections[alias].close()
+    yield
+    app.close()
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +105,17 @@ def worker(database: None) -> Iterator[Worker]:
     started = Worker().ready()
     yield started
     started.stop()
+
+
+@pytest.fixture
+def start_command() -> Callable[..., str]:
+    """Run a command of manage.py; return what it prints."""
+
+    def start(*arguments: str) -> str:
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+
+    return start
 
 
 @pytest.fixture

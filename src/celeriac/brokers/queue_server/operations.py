@@ -50,10 +50,13 @@ class QueueServerOperations(Operations):
                 ready[line.queue] += await inspection.size(topology.address(line))
             dead = {name: await inspection.size(topology.dead(name)) for name in names}
             presences = await self._call_roll(inspection)
+        active = {name: sum(presence.held.get(name, 0) for presence in presences) for name in names}
+        if self._transport.counts_held:
+            ready = {name: max(0, count - active[name]) for name, count in ready.items()}
         found = [
             QueueCounts(queue=name, ready=ready[name] + due, scheduled=waiting, dead=dead[name],
                         paused=name in journal.paused,
-                        active=sum(presence.held.get(name, 0) for presence in presences))
+                        active=active[name])
             for name in names
             for due, waiting in [kept.get(name, (0, 0))]
         ]  # fmt: skip
@@ -65,7 +68,7 @@ class QueueServerOperations(Operations):
             for address in self._addresses(journal, queue):
                 if len(found) >= offset + limit:
                     break
-                async with inspection.taking(address, offset + limit - len(found)) as taken:
+                async with inspection.looking(address, offset + limit - len(found)) as taken:
                     messages, worn = await self._look(journal, taken, queue)
                     found += messages
                     await self._send_again(address, taken, worn)
@@ -90,6 +93,8 @@ class QueueServerOperations(Operations):
                 lost = max(0, (counted or 0) - looked)
                 worn[pushed.tag] = Envelope(message, envelope.deliveries + lost, again=True).pack(codec)
                 looks[message.id] = 0
+            elif taken.copies:
+                continue
             elif not pushed.redelivered:
                 looks[message.id] = 1
             elif counted is not None:
@@ -156,7 +161,7 @@ class QueueServerOperations(Operations):
             if queue is not None:
                 topology.check(queue)
             for name in [queue] if queue is not None else queues_of(journal.lines):
-                async with inspection.taking(topology.dead(name), MOST) as taken:
+                async with inspection.looking(topology.dead(name), MOST) as taken:
                     found += [read_dead(pushed.body, name, self._transport.codec) for pushed in taken.messages]
                     await self._send_again(topology.dead(name), taken, _worn(taken))
         return sorted(found, key=lambda letter: letter.at)[::-1][offset : offset + limit]
@@ -230,6 +235,8 @@ class QueueServerOperations(Operations):
 
 def _worn(taken: Taken) -> dict[int, bytes]:
     """Return the messages that the server is about to drop, by tag."""
+    if taken.copies:
+        return {}
     return {pushed.tag: pushed.body for pushed in taken.messages if (taken.losses(pushed) or 0) >= WORN}
 
 

@@ -6,7 +6,7 @@ delays, or kept in a store (`delays.py`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from celeriac.brokers.queue_server.delays import Delays, as_broker_error
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
@@ -44,6 +44,13 @@ class Sender:
     async def send(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel] = (),
                    within: float | None = None) -> None:  # fmt: skip
         """Return when the server has confirmed all; within the time-out, or so many seconds. A store may keep some."""
+        sending = await self.sending(envelopes, parcels)
+        if sending is not None:
+            await self.transport.ado(sending, within)
+
+    async def sending(self, envelopes: Sequence[Envelope],
+                      parcels: Sequence[Parcel]) -> Callable[[], Procedure[None]] | None:  # fmt: skip
+        """Return the procedure that sends a batch, after a store has kept some of it; None if nothing is left."""
         if self._has_waiting(envelopes) and (store := await self.delays.astore()) is not None:
             kept, envelopes = self.delays.split(envelopes, self.clock.now())
             try:
@@ -51,8 +58,8 @@ class Sender:
             except BackendError as error:
                 raise as_broker_error(error) from error
             if not envelopes and not parcels:
-                return
-        await self.transport.ado(_Sending(self, envelopes, parcels), within)
+                return None
+        return _Sending(self, envelopes, parcels)
 
     def _has_waiting(self, envelopes: Sequence[Envelope]) -> bool:
         """Return whether some have to wait before they come to their lines."""

@@ -73,6 +73,9 @@ class Transport(ABC):
     product: str
     """The server's product, as errors name it. `str()` of a transport also says where the server is."""
 
+    counts_held: bool = False
+    """Whether the messages that workers hold are counted by `Inspection.size`, too."""
+
     timeout: float
     codec: Codec
     declared: set[Any]
@@ -194,9 +197,20 @@ class WorkerConnection(ABC):
     def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
         """Acknowledge messages by their tags, which are sorted; `oldest`: the lowest tag that stays unacknowledged."""
 
+    async def move(self, sending: Callable[[], Procedure[None]], tags: Sequence[int]) -> bool:
+        """Carry out a procedure that sends, and acknowledge messages in the same atomic step.
+
+        False if the server cannot: nothing was done. Raises `OSError` when the connection is lost: the step was taken,
+        or the server puts the messages back.
+        """
+        return False
+
     @abstractmethod
     def losses(self, pushed: Any) -> int | None:
         """Return how often the server has taken a message back, as it counts; None if it says only that it has."""
+
+    def ending(self) -> None:  # noqa: B027 - most have nothing to do
+        """Prepare for the end: what is pushed after the next `sync` need not be delivered, and goes back uncounted."""
 
     @abstractmethod
     async def sync(self) -> None:
@@ -235,6 +249,8 @@ class Taken(ABC):
     """Messages that were taken out of a queue for a while."""
 
     messages: Sequence[Pushed]
+    copies: bool = False
+    """Whether the messages have stayed in the queue: the server does not count this as a delivery."""
 
     @abstractmethod
     def acknowledge(self, tags: Sequence[int]) -> None:
@@ -259,6 +275,10 @@ class Inspection(ABC):
     @abstractmethod
     def taking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:
         """Take up to `limit` messages from a queue for a block; then put back those that were not acknowledged."""
+
+    def looking(self, address: str, limit: int) -> AbstractAsyncContextManager[Taken]:
+        """Look at up to `limit` messages for a block, of which none is acknowledged unless it is worn."""
+        return self.taking(address, limit)
 
     @abstractmethod
     async def read_journal(self, channel: str, keep: Callable[[list[bytes]], list[bool]]) -> None:

@@ -29,7 +29,7 @@ from celeriac.ports.broker import MISSED, Broker, Lease
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
-__all__ = ["SQLiteBroker", "connect"]
+__all__ = ["SQLiteBroker", "connect", "send_scheduled", "sent_after"]
 
 LISTEN_PAUSES = (0.0005, 0.02)
 """The first and the longest time from a commit to the read (seconds). It doubles while commits follow each other and
@@ -130,7 +130,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
         pause, longest = LISTEN_PAUSES
         while True:
             generation = watch.generation
-            last, payloads = self.database.read(partial(_sent_after, seen, channel))
+            last, payloads = self.database.read(partial(sent_after, seen, channel))
             if watch.moves != moves:
                 moves, seen = watch.moves, 0  # the file was replaced; its broadcasts are numbered from the start
                 yield MISSED
@@ -148,7 +148,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
                 pause = min(longest, pause * 2)
 
     def schedules(self) -> ScheduleStore:
-        return SQLiteScheduleStore(self.database, self.clock, _send)
+        return SQLiteScheduleStore(self.database, self.clock, send_scheduled)
 
     def operations(self) -> Operations:
         return SQLiteOperations(self.database, self.clock)
@@ -160,7 +160,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
         return f"<SQLiteBroker {os.path.relpath(self.database.path)}>"
 
 
-def _send(connection: Connection, changes: Sequence[Change], now: float) -> None:
+def send_scheduled(connection: Connection, changes: Sequence[Change], now: float) -> None:
     """Publish what changes of schedules send, inside the caller's write transaction."""
     for change in changes:
         for plan in change.plans:
@@ -170,7 +170,7 @@ def _send(connection: Connection, changes: Sequence[Change], now: float) -> None
         insert(connection, messages, now)
 
 
-def _sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> tuple[int, list[bytes]]:
+def sent_after(seen: int, channel: str, connection: sqlite3.Connection) -> tuple[int, list[bytes]]:
     """Return the number of the last broadcast, and the payloads that were sent on a channel since an earlier one."""
     ((last,),) = connection.execute("SELECT ifnull(max(seq), 0) FROM broadcasts")
     query = "SELECT payload FROM broadcasts WHERE seq > ? AND seq <= ? AND channel = ? ORDER BY seq"

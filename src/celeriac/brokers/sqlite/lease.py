@@ -31,7 +31,7 @@ from celeriac.ports.broker import Action, Claim, Delivery, Lease, Settlement, Sl
 from celeriac.ports.operations import worker_of
 from celeriac.ports.workflows import Advance, NodeEnd
 
-__all__ = ["SQLiteLease", "held_of"]
+__all__ = ["RELEASE", "SETTLE", "SQLiteLease", "held_of"]
 
 BROADCAST_SECONDS = 60.0  # how long broadcasts are kept
 MANY_FRESH = 1_000  # fresh messages; of more, only so many are read to find out whether one can be received
@@ -61,8 +61,8 @@ EXPIRED = "(expires_at < ? OR expires_at >= '')"  # text, which sorts after numb
 Held = tuple[int, int, int, int, int]
 """Line, rank, seq, lease and receipt of a token."""
 
-Returned = tuple[str, list[Message]]
-"""The name of a dead worker, and its messages that returned to their queues."""
+Returned = tuple[bytes, list[Message]]
+"""The info of a dead worker, and its messages that returned to their queues."""
 
 
 class SQLiteLease(Lease):
@@ -238,8 +238,8 @@ class SQLiteLease(Lease):
         if not self._database.read(lambda connection: self._overdue(connection, now)):
             return []
         deliveries, returned = await self._database.awrite(lambda connection: self._sweep(connection, now))
-        for worker, messages in returned:
-            tell_returned(worker, messages, len(messages))
+        for info, messages in returned:
+            tell_returned(worker_of(info, self._database.codec).name, messages, len(messages))
         return deliveries
 
     def _overdue(self, connection: sqlite3.Connection, now: float) -> bool:
@@ -268,7 +268,7 @@ class SQLiteLease(Lease):
             if lease != self._number:
                 taken_over, messages = self._inherit(connection, lease, now)
                 deliveries += taken_over
-                returned.append((worker_of(info, connection.codec).name, messages))
+                returned.append((info, messages))
                 connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
         connection.execute("DELETE FROM broadcasts WHERE sent_at < ?", (now - BROADCAST_SECONDS,))
         connection.execute("DELETE FROM revoked WHERE until < ?", (now,))

@@ -18,6 +18,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.message import HIGHEST_PRIORITY, Message, new_id
 
 __all__ = [
+    "INSERT_ONE",
     "LINE_UP",
     "USUAL_RANK",
     "Found",

@@ -16,7 +16,7 @@ from celeriac.model.gate import Unreadable
 from celeriac.model.message import HIGHEST_PRIORITY, Message
 from celeriac.ports.operations import unreadable
 
-__all__ = ["bury_damaged", "decode_or_bury"]
+__all__ = ["bury_damaged", "decode_or_bury", "put_aside"]
 
 log = logging.getLogger("celeriac.sqlite")
 
@@ -51,6 +51,12 @@ def bury_damaged(connection: Connection, table: str, where: str, parameters: Seq
 
 def _bury(connection: Connection, body: bytes, queue: str, why: str, now: float) -> None:
     message = unreadable(body, queue, why, now).message
-    key = (number_of(connection, queue, message.lane), HIGHEST_PRIORITY - message.priority, seq_of(message.id))
-    connection.execute(BURY, (*key, None, connection.codec.encode(message), now, why))
+    put_aside(connection, message, why, now)
     log.error("A message in the queue %s is now the dead letter %s: %s", queue, message.id, why)
+
+
+def put_aside(connection: Connection, message: Message, why: str, now: float) -> None:
+    """Write a new message as a dead letter."""
+    line = number_of(connection, message.queue, message.lane)
+    key = (line, HIGHEST_PRIORITY - message.priority, seq_of(message.id))
+    connection.execute(BURY, (*key, None, connection.codec.encode(message), now, why))

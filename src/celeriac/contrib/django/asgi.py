@@ -34,8 +34,10 @@ def scopes_of(user: Any) -> Iterable[str]:
 
 
 def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | None = None,
-             scopes: Callable[[Any], Iterable[str]] = scopes_of) -> Router:  # fmt: skip
+             scopes: Callable[[Any], Iterable[str]] = scopes_of, site: Callable[..., Any] = api) -> Router:  # fmt: skip
     """Return an ASGI application that answers below a prefix with Celeriac's HTTP API, and elsewhere with Django.
+
+    `site` makes what is there, as `celeriac.web.api` does: called with the app, and with `authenticate`.
 
     Users are those of Django's sessions, and may do what `scopes(user)` says, in scopes or roles; without any, they
     are as good as unknown. Tokens of `celeriac web token add` work too.
@@ -54,5 +56,5 @@ def with_api(application: Any, prefix: str = "/celeriac", *, app: Celeriac | Non
             await sync_to_async(close_old_connections)()
         return User(user.get_username(), held) if held else None
 
-    site: Any = api(app or current_app(), authenticate=authenticate)  # type: ignore[arg-type]
-    return Router([Mount(prefix.rstrip("/"), app=site)], default=application)
+    mounted: Any = site(app or current_app(), authenticate=authenticate)
+    return Router([Mount(prefix.rstrip("/"), app=mounted)], default=application)

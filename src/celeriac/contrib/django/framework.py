@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import django
@@ -19,8 +19,9 @@ from django.core.exceptions import ImproperlyConfigured as DjangoImproperlyConfi
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from celeriac.contrib.django import connections, instances
+from celeriac.contrib.django import connections, instances, mail
 from celeriac.errors import ImproperlyConfigured
+from celeriac.ports.framework import Mailer
 
 __all__ = ["DjangoFramework", "connect"]
 
@@ -33,6 +34,14 @@ Result = TypeVar("Result")
 
 class DjangoFramework:
     """What Django does for an app."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what Django's settings say of mails."""
+        return mail.mail_settings()
+
+    def mailer(self) -> Mailer | None:
+        """Return what sends mails, if Django's settings name no mail server."""
+        return mail.mailer()
 
     def set_up(self, app: Any) -> None:
         """Call `django.setup()`, unless it was called or is at work, and register the task of `django.tasks`."""

@@ -82,6 +82,7 @@ const fetching = new Map()  // fragments that are being fetched, and whether the
 const PAUSE = 900  // milliseconds between two fetches of a fragment, at least; ten times as long as the last one took
 
 async function refresh(fragment) {
+  if (posting || !fragment.isConnected) return  // what the form leads to is shown next
   const name = fragment.dataset.fragment
   if (fetching.has(name)) return fetching.set(name, true)
   fetching.set(name, false)
@@ -212,6 +213,8 @@ setInterval(() => { if (!document.hidden) { tick(); tell() } }, 1000)
 
 // --- Forms ------------------------------------------------------------------------------------------------------
 
+let posting = 0  // forms that are under way
+
 document.addEventListener("submit", async (event) => {
   const form = event.target, button = event.submitter
   // A button may say where its form goes, and how. (`form.action` would be a field of that name.)
@@ -225,6 +228,7 @@ document.addEventListener("submit", async (event) => {
     for (const one of all("button", form)) one.setAttribute("aria-pressed", String(one === button))
   }
   form.ariaBusy = "true"
+  posting += form.id !== "theme"
   try {
     const response = await fetch(given("action"), { method: "POST", body: data })
     const page = parsed(await response.text())
@@ -237,6 +241,7 @@ document.addEventListener("submit", async (event) => {
     banner.textContent = "The server cannot be reached, and it is not known whether this was done. Look before you try again."
     banner.hidden = false
   } finally {
+    posting -= form.id !== "theme"
     form.ariaBusy = null
   }
 })

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, number, prepare, tls_context
+from celeriac.drivers.hosts import parse_hosts
+from celeriac.drivers.sockets import TLS_OPTIONS, check_credentials, prepare, tls_context
 from celeriac.errors import ImproperlyConfigured
 
 __all__ = ["Address"]
@@ -48,7 +49,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             username, _, password = credentials.partition(":")
             options = dict(parse_qsl(query, strict_parsing=bool(query)))
             found = cls(
-                hosts=tuple(_host(host, PORTS[scheme]) for host in hosts.split(",")), tls=scheme == "amqps",
+                hosts=parse_hosts(hosts, PORTS[scheme]), tls=scheme == "amqps",
                 username=unquote(username) or "guest", password=unquote(password) if credentials else "guest",
                 vhost=unquote(path) if slash and path else "/", options=options,
             )  # fmt: skip
@@ -82,11 +83,3 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{', '.join(f'{host}:{port}' for host, port in self.hosts)} (vhost {self.vhost})"
-
-
-def _host(text: str, port: int) -> tuple[str, int]:
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return host, number(rest[1:], "port") if rest[1:] else port
-    host, _, digits = text.partition(":")
-    return host or "localhost", number(digits, "port") if digits else port

@@ -31,8 +31,8 @@ from celeriac.drivers.amqp.frames import (
     method,
     publish,
 )
-from celeriac.drivers.amqp.hosts import Host, Hosts
 from celeriac.drivers.amqp.opening import opening
+from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.sockets import prepare
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
 

@@ -32,8 +32,8 @@ from celeriac.drivers.amqp.frames import (
     method,
     publish,
 )
-from celeriac.drivers.amqp.hosts import Hosts
 from celeriac.drivers.amqp.opening import opening
+from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.sockets import TimedSocket
 from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
 

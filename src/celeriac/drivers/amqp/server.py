@@ -22,9 +22,9 @@ from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused, unavailable
-from celeriac.drivers.amqp.hosts import Hosts
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.session import Session
+from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
 from celeriac.model.codec import PLAIN_CODEC, Codec

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, inspect, select
@@ -22,6 +22,7 @@ from celeriac.drivers.sql.arrays import send_binary_arrays
 from celeriac.drivers.sql.columns import MYSQL
 from celeriac.drivers.sql.error_translation import is_conflict, is_lost, is_missing_table, may_be_race, translated
 from celeriac.drivers.sql.schema import VERSION, Tables
+from celeriac.drivers.sql.shown import NOTHING, Shown
 from celeriac.drivers.sql.time_limits import arguments, limit_statements
 from celeriac.errors import BackendError
 
@@ -41,10 +42,12 @@ OWN_ISOLATION = ("postgresql", *MYSQL)  # where an administrator may have made a
 class Database:
     """A database, and Celeriac's tables in it."""
 
-    def __init__(self, url: str, schema: str | None, prefix: str, timeout: float) -> None:
+    def __init__(self, url: str, schema: str | None, prefix: str, timeout: float, shown: Shown = NOTHING) -> None:
         self.address = Address(url)
-        self.tables = Tables(schema, prefix)
+        self.tables = Tables(schema, prefix, shown)
         self.timeout = timeout
+        self.arguments: Mapping[str, Any] = {}
+        """What is passed to the driver's `connect`, besides what the URL says."""
         self.largest = LARGEST
         """How many bytes a statement may have. Known once the database has been reached."""
         self._engine: Engine | None = None
@@ -109,13 +112,18 @@ class Database:
         return engine
 
     def _new_engine(self) -> Engine:
-        options: dict[str, Any] = {**POOL, "pool_timeout": self.timeout, "hide_parameters": True}
+        options: dict[str, Any] = {**self._pool(), "hide_parameters": True}
         if self.address.system in OWN_ISOLATION:
             options["isolation_level"] = "READ COMMITTED"
-        engine = create_engine(self.address.url, connect_args=arguments(self.address, self.timeout), **options)
+        given = {**arguments(self.address, self.timeout), **self.arguments}
+        engine = create_engine(self.address.url, connect_args=given, **options)
         limit_statements(engine, self.timeout)
         send_binary_arrays(engine)
         return engine
+
+    def _pool(self) -> dict[str, Any]:
+        """Return the options of the pool of connections."""
+        return {**POOL, "pool_timeout": self.timeout}
 
     def close(self) -> None:
         """Close the connections. A later call opens others."""

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    Column,
     Connection,
     LargeBinary,
     SmallInteger,
@@ -54,6 +55,7 @@ class Row(NamedTuple):
     state: str
     is_final: bool
     data: bytes
+    shown: Mapping[str, Any] = {}  # further columns: `shown.py`
 
 
 class OutcomeTable:
@@ -61,10 +63,14 @@ class OutcomeTable:
 
     def __init__(self, tables: Tables, generic: bool = False) -> None:
         table = self._table = tables.outcomes
+        known = {"id", *REPLACED}
+        self._shown = [column for column in table.columns if column.name not in known]
+        replaced = (*REPLACED, *(column.name for column in self._shown))
         self._upserts: dict[str, Any] = {}
         if not generic:
-            self._upserts = {"postgresql": _upsert_arrays(table), "sqlite": _upsert(sqlite_insert(table), table)}
-        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in REPLACED}
+            self._upserts = {"postgresql": _upsert_arrays(table, self._shown, replaced),
+                             "sqlite": _upsert(sqlite_insert(table), table, replaced)}  # fmt: skip
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in replaced}
         self._insert = insert(table)
         self._update = update(table).where(table.c.id == bindparam("key"), table.c.is_final == 0).values(values)
         in_keys = table.c.id.in_(bindparam("keys", expanding=True))
@@ -98,9 +104,10 @@ class OutcomeTable:
         """Store outcomes of as many tasks. Return the keys of those that had a final one."""
         dialect = connection.dialect
         values = [
-            {"id": row.key, "state": row.state, "is_final": int(row.is_final), "stored_at": now, "outcome": row.data}
+            {"id": row.key, "state": row.state, "is_final": int(row.is_final), "stored_at": now, "outcome": row.data,
+             **row.shown}
             for row in page
-        ]
+        ]  # fmt: skip
         upsert = self._upserts.get(dialect.name)
         if upsert is None or not dialect.insert_executemany_returning:
             return self._store_generic(connection, values)
@@ -162,19 +169,20 @@ class OutcomeTable:
         return len(keys) == EXPIRED_ROWS
 
 
-def _upsert(statement: Any, table: Table) -> Any:
+def _upsert(statement: Any, table: Table, replaced: Iterable[str]) -> Any:
     """Return an insertion that also replaces what is not final, and returns the keys of those that it has stored."""
-    new = {name: statement.excluded[name] for name in REPLACED}
+    new = {name: statement.excluded[name] for name in replaced}
     where = table.c.is_final == 0
     return statement.on_conflict_do_update(index_elements=[table.c.id], set_=new, where=where).returning(table.c.id)
 
 
-def _upsert_arrays(table: Table) -> Any:
+def _upsert_arrays(table: Table, shown: Iterable[Column[Any]], replaced: Iterable[str]) -> Any:
     """Return the same for PostgreSQL: its values are arrays, one for each column, but for the instant."""
-    arrays: list[Any] = [cast(bindparam(name), ARRAY(kind)) for name, kind in ARRAYS.items()]
-    new = func.unnest(*arrays).table_valued(*ARRAYS).render_derived("new")
-    rows = select(*(new.c[name] for name in ARRAYS), cast(bindparam("stored_at"), BigInteger))
-    return _upsert(postgresql_insert(table).from_select([*ARRAYS, "stored_at"], rows), table)
+    kinds = {**ARRAYS, **{column.name: column.type for column in shown}}
+    arrays: list[Any] = [cast(bindparam(name), ARRAY(kind)) for name, kind in kinds.items()]
+    new = func.unnest(*arrays).table_valued(*kinds).render_derived("new")
+    rows = select(*(new.c[name] for name in kinds), cast(bindparam("stored_at"), BigInteger))
+    return _upsert(postgresql_insert(table).from_select([*kinds, "stored_at"], rows), table, replaced)
 
 
 def pages(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

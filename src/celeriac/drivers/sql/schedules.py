@@ -40,9 +40,10 @@ class SQLScheduleStore(ScheduleStore):
         table = self._table = database.tables.schedules
         self._rows = select(table.c.name, table.c.revision, table.c.entry)
         is_unchanged = (table.c.id == bindparam("key"), table.c.revision == bindparam("seen"))
-        self._change = update(table).where(*is_unchanged).values(
-            revision=table.c.revision + 1, next_at=bindparam("at"), entry=bindparam("new")
-        )  # fmt: skip
+        kept = {"id", "name", "revision"}
+        names = [column.name for column in table.columns if column.name not in kept]
+        new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+        self._change = update(table).where(*is_unchanged).values(revision=table.c.revision + 1, **new)
         self._set_aside = update(table).where(*is_unchanged).values(next_at=None)
 
     async def create(self, entries: Sequence[Entry]) -> list[bool]:
@@ -59,7 +60,7 @@ class SQLScheduleStore(ScheduleStore):
                 if id not in taken:
                     taken.add(id)
                     rows.append({"id": id, "name": entry.name.encode(), "revision": first_revision(),
-                                 "next_at": entry.next_at, "entry": self._encode(entry)})  # fmt: skip
+                                 **self.values(entry)})  # fmt: skip
             if rows:
                 connection.execute(insert(table), rows)
             return done
@@ -68,8 +69,8 @@ class SQLScheduleStore(ScheduleStore):
 
     async def change(self, changes: Sequence[Change]) -> list[bool]:
         rows = [
-            {"key": key(change.before.name), "seen": change.before.revision, "at": change.after.next_at,
-             "new": self._encode(change.after)}
+            {"key": key(change.before.name), "seen": change.before.revision,
+             **{f"new_{name}": value for name, value in self.values(change.after).items()}}
             for change in changes
         ]  # fmt: skip
         return await self._write(
@@ -104,7 +105,7 @@ class SQLScheduleStore(ScheduleStore):
         entries, bad = [], []
         for row in rows:
             try:
-                entries.append(self._decode(row))
+                entries.append(self.entry_of(row))
             except Unreadable as error:
                 log.error("The schedule %r is unreadable and does not run: %s", _name(row), error)
                 bad.append({"key": key(_name(row)), "seen": row.revision})
@@ -119,7 +120,7 @@ class SQLScheduleStore(ScheduleStore):
         found = []
         for row in await self._all(statement):
             try:
-                found.append(self._decode(row))
+                found.append(self.entry_of(row))
             except Unreadable as error:
                 log.warning("The schedule %r is unreadable: %s", _name(row), error)
         return found
@@ -132,10 +133,13 @@ class SQLScheduleStore(ScheduleStore):
     async def _write(self, work: Callable[[Connection], Result]) -> Result:
         return await asyncio.to_thread(self._database.write, work)
 
-    def _encode(self, entry: Entry) -> bytes:
-        return self._codec.seal("schedule", encode_entry(entry), entry.name)
+    def values(self, entry: Entry) -> dict[str, Any]:
+        """Return what is stored of an entry, by column, besides its name and its revision."""
+        data = self._codec.seal("schedule", encode_entry(entry), entry.name)
+        return {"next_at": entry.next_at, "entry": data, **self._database.tables.shown.of_entry(entry)}
 
-    def _decode(self, row: Row) -> Entry:
+    def entry_of(self, row: Row) -> Entry:
+        """Return the entry of a row. Raises `Unreadable`."""
         name = _name(row)
         entry = decode_entry(self._codec.open("schedule", row.entry, name))
         if entry.name != name:

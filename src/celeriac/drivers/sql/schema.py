@@ -39,6 +39,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from celeriac.drivers.sql.columns import MYSQL, blob, number, text, whole
 from celeriac.drivers.sql.history_tables import HistoryTables
 from celeriac.drivers.sql.keys import STATE_LENGTH
+from celeriac.drivers.sql.shown import NOTHING, Shown
 
 __all__ = ["VERSION", "Tables"]
 
@@ -55,8 +56,9 @@ OPTIONS: Final[dict[str, Any]] = {
 class Tables:
     """The tables of one schema, with names that begin with a prefix."""
 
-    def __init__(self, schema: str | None, prefix: str) -> None:
+    def __init__(self, schema: str | None, prefix: str, shown: Shown = NOTHING) -> None:
         self.metadata = MetaData(schema=schema)
+        self.shown = shown
         self._prefix = prefix
         self.outcomes = self._table(
             "outcomes",
@@ -65,6 +67,7 @@ class Tables:
             Column("is_final", SmallInteger, nullable=False),
             whole("stored_at"),
             blob("outcome"),
+            *shown.outcome_columns(prefix),
             Index(f"{prefix}outcomes_stored_at", "stored_at"),
         )
         self.trees = self._table("trees", text("id", primary_key=True), blob("tree"))
@@ -94,6 +97,7 @@ class Tables:
             Column("revision", BigInteger, nullable=False),
             whole("next_at", nullable=True),
             blob("entry"),
+            *shown.schedule_columns(prefix),
             Index(f"{prefix}schedules_next_at", "next_at"),
         )
         self.claims = self._table(

@@ -31,7 +31,7 @@ from celeriac.ports.claims import ClaimStore
 from celeriac.ports.history import MOST_COUNTED, History, Limits, Position, samples_meant
 from celeriac.ports.history_sums import Change, Row, WorkerState
 
-__all__ = ["SQLiteHistory", "write_sums"]
+__all__ = ["SQLiteHistory", "write_rows", "write_sums", "write_sums_of"]
 
 Result = TypeVar("Result")
 
@@ -88,24 +88,17 @@ class SQLiteHistory(History):
                    self.seal(event)) for event in batch.events]  # fmt: skip
 
         def work(connection: Connection) -> None:
-            _write_sums(connection, batch.lease, batch.complete, sums, now)
-            connection.executemany("INSERT OR IGNORE INTO history_attempts VALUES (?, ?, ?, ?, ?, ?, ?)", attempts)
-            connection.executemany("INSERT OR IGNORE INTO history_events VALUES (?, ?, ?, ?, ?)", events)
-            for one in batch.signatures:
-                self._merge(connection, one)
+            write_sums_of(connection, batch.lease, batch.complete, sums, now)
+            write_rows(connection, attempts, events, [self._merged(connection, one) for one in batch.signatures])
 
         await self._write(work)
 
-    def _merge(self, connection: Connection, one: FailureSignature) -> None:
+    def _merged(self, connection: Connection, one: FailureSignature) -> tuple[str, float, bytes]:
         query = "SELECT CAST(value AS BLOB) FROM history_signatures WHERE signature = ?"
         for (value,) in connection.execute(query, (one.signature,)).fetchall():
             before = self.signature_of(value)
             one = one if before is None else before.merged(one)
-        connection.execute(
-            "INSERT INTO history_signatures (signature, last, value) VALUES (?, ?, ?) "
-            "ON CONFLICT (signature) DO UPDATE SET last = excluded.last, value = excluded.value",
-            (one.signature, one.last, self.seal(one)),
-        )
+        return one.signature, one.last, self.seal(one)
 
     def claims(self) -> ClaimStore:
         return SQLiteClaimStore(self.database)
@@ -216,11 +209,14 @@ class SQLiteHistory(History):
     async def latest_signatures(self, since: float) -> list[FailureSignature]:
         return self._signatures("last >= ?", since)
 
-    def _signatures(self, where: str, *given: Any) -> list[FailureSignature]:
+    def _signature_rows(self, where: str, *given: Any) -> list[tuple[bytes, str, float, str]]:
         query = (f"SELECT CAST(value AS BLOB), status, marked_at, marked_by FROM history_signatures WHERE {where} "  # noqa: S608
                  "ORDER BY last DESC")  # fmt: skip
+        return self._read(query, given)
+
+    def _signatures(self, where: str, *given: Any) -> list[FailureSignature]:
         found = []
-        for value, status, marked_at, marked_by in self._read(query, given):
+        for value, status, marked_at, marked_by in self._signature_rows(where, *given):
             one = self.signature_of(value)
             if one is not None:
                 marks = {"status": status, "marked_at": marked_at, "marked_by": marked_by}
@@ -235,19 +231,20 @@ class SQLiteHistory(History):
 
     async def audit(self, event: Event) -> None:
         row = (new_id(), event.at, event.kind, event.id, self.seal(event))
-        await self._write(
-            lambda connection: connection.execute("INSERT INTO history_events VALUES (?, ?, ?, ?, ?)", row)
-        )
+        await self._write(lambda connection: write_rows(connection, events=[row]))
 
     async def events(self, kinds: Sequence[str] = (), since: float = 0.0, limit: int = 100,
                      id: str | None = None) -> list[Event]:  # fmt: skip
+        return list(self.events_of(self._event_values(kinds, since, limit, id)))
+
+    def _event_values(self, kinds: Sequence[str], since: float, limit: int, id: str | None) -> list[bytes]:
         where, given = "at >= ?", list[Any]([since])
         if kinds:
             where, given = f"{where} AND {_among('kind', kinds)}", [*given, *kinds]
         if id is not None:
             where, given = f"{where} AND id = ?", [*given, id]
         query = f"SELECT CAST(value AS BLOB) FROM history_events WHERE {where} ORDER BY at DESC LIMIT ?"  # noqa: S608
-        return list(self.events_of(value for (value,) in self._read(query, (*given, limit))))
+        return [value for (value,) in self._read(query, (*given, limit))]
 
     def close(self) -> None:
         self.database.close()
@@ -284,11 +281,12 @@ def write_sums(connection: Connection, lease: str, complete: int, sums: Iterable
                now: float) -> None:  # fmt: skip
     """Write a worker's sums in the caller's write transaction, if the tables are there."""
     if connection.has_history:
-        _write_sums(connection, lease, complete, sums, now)
+        write_sums_of(connection, lease, complete, sums, now)
 
 
-def _write_sums(connection: Connection, lease: str, complete: int, sums: Iterable[tuple[Key, bytes]],
-                now: float) -> None:  # fmt: skip
+def write_sums_of(connection: Connection, lease: str, complete: int, sums: Iterable[tuple[Key, bytes]],
+                  now: float) -> None:  # fmt: skip
+    """Write a worker's sums in the caller's write transaction; those of slots that were folded are left out."""
     row = connection.execute("SELECT folded FROM history_workers WHERE lease = ?", (lease,)).fetchone()
     folded = row[0] if row is not None else 0
     connection.execute(
@@ -297,6 +295,18 @@ def _write_sums(connection: Connection, lease: str, complete: int, sums: Iterabl
         (lease, complete, now),
     )
     connection.executemany(PUT, [(*key, value) for key, value in sums if key.at > folded])
+
+
+def write_rows(connection: Connection, attempts: Iterable[tuple[Any, ...]] = (), events: Iterable[tuple[Any, ...]] = (),
+               signatures: Iterable[tuple[Any, ...]] = ()) -> None:  # fmt: skip
+    """Write attempts, events and signatures (their columns; sealed values), in the caller's write transaction."""
+    connection.executemany("INSERT OR IGNORE INTO history_attempts VALUES (?, ?, ?, ?, ?, ?, ?)", attempts)
+    connection.executemany("INSERT OR IGNORE INTO history_events VALUES (?, ?, ?, ?, ?)", events)
+    connection.executemany(
+        "INSERT INTO history_signatures (signature, last, value) VALUES (?, ?, ?) "
+        "ON CONFLICT (signature) DO UPDATE SET last = excluded.last, value = excluded.value",
+        signatures,
+    )
 
 
 def _among(column: str, values: Sequence[str]) -> str:

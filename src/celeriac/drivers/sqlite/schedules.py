@@ -14,7 +14,7 @@ from celeriac.model.clock import Clock
 from celeriac.model.gate import Unreadable
 from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, decode_entry, encode_entry, first_revision
 
-__all__ = ["SQLiteScheduleStore"]
+__all__ = ["SET_ASIDE", "Row", "SQLiteScheduleStore"]
 
 log = logging.getLogger("celeriac.sqlite")
 

@@ -18,7 +18,10 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.admin",
     "celeriac.contrib.django",
+    "celeriac.contrib.django.db",
     *(["django_tasks"] if django.VERSION < (6, 0) else []),
     "shop",
     "mail",
@@ -26,8 +29,18 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
 ]
-TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+PROCESSORS = ["django.template.context_processors.request", "django.contrib.auth.context_processors.auth",
+              "django.contrib.messages.context_processors.messages"]  # fmt: skip
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True,
+              "OPTIONS": {"context_processors": PROCESSORS}}]  # fmt: skip
+
+if "mysql" in os.environ.get("BAZAAR_DATABASE", ""):
+    import pymysql
+
+    pymysql.version_info = (2, 2, 7, "final", 0)  # as mysqlclient, whose place it takes
+    pymysql.install_as_MySQLdb()
 
 DATABASES = {
     "default": json.loads(os.environ.get("BAZAAR_DATABASE", "null"))
@@ -37,7 +50,7 @@ DATABASES = {
 DATABASES["default"]["CONN_MAX_AGE"] = json.loads(os.environ.get("BAZAAR_CONN_MAX_AGE", "0"))
 
 CELERIAC_BROKER_URL = os.environ.get("BAZAAR_BROKER_URL", f"sqlite:///{FOLDER}/celeriac.db")
-CELERIAC_RESULT_BACKEND = f"sqlite:///{FOLDER}/celeriac.db"
+CELERIAC_RESULT_BACKEND = os.environ.get("BAZAAR_RESULT_BACKEND", f"sqlite:///{FOLDER}/celeriac.db")
 CELERIAC_WORKER_LEASE_SECONDS = 60
 CELERIAC_TASK_QUEUES = ["default", "reports"]
 

@@ -1,4 +1,4 @@
-"""The nodes of a cluster, in the order in which a process tries them."""
+"""The hosts of a URL (the nodes of a cluster, a server and its standby), in the order in which a process tries them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import random
 from collections.abc import Iterable
 
-__all__ = ["Host", "Hosts"]
+from celeriac.drivers.sockets import number
+
+__all__ = ["Host", "Hosts", "parse_hosts"]
 
 Host = tuple[str, int]
 
@@ -31,3 +33,20 @@ class Hosts:
 
     def __repr__(self) -> str:
         return f"<Hosts {self._hosts}>"
+
+
+def parse_hosts(text: str, port: int) -> tuple[Host, ...]:
+    """Return the hosts in a URL, `host[:port][,host[:port]…]`. Raises `ValueError`.
+
+    >>> parse_hosts("a,[::1]:7", 5)
+    (('a', 5), ('::1', 7))
+    """
+    return tuple(_host(part, port) for part in text.split(","))
+
+
+def _host(text: str, port: int) -> Host:
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, number(rest[1:], "port") if rest[1:] else port
+    host, _, digits = text.partition(":")
+    return host or "localhost", number(digits, "port") if digits else port

@@ -1,0 +1,307 @@
+"""AMQP 1.0 connections: of workers, of subscribers, and for inspecting queues.
+
+A consumer is a link, whose credit is the window less what is unsettled: so the server never sends more than there are
+free slots. A link stays attached while its consumer ends and begins again; only its credit changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from celeriac.brokers.amqp10.bookkeeping import DOUBLED, Bookkeeping, Keep
+from celeriac.brokers.amqp10.taking import Counting, Delivered, put_back, returned, taken
+from celeriac.brokers.amqp10.topology import Amqp10Topology
+from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
+from celeriac.drivers.amqp10.connection import Connection
+from celeriac.drivers.amqp10.dialect import Dialect
+from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
+from celeriac.drivers.amqp10.links import ACCEPTED, FAILED, RELEASED, Receiver, Session
+from celeriac.drivers.amqp10.messages import Received
+from celeriac.model.message import new_id
+
+__all__ = ["Amqp10Inspection", "Amqp10Subscription", "Amqp10WorkerConnection"]
+
+log = logging.getLogger("celeriac.brokers")
+
+RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
+FEW = 64  # messages: where counting is looking, a worker looks at no more
+
+
+class _Consumer:
+    """A link from a queue, and the consumer that it serves at present."""
+
+    __slots__ = ("out", "receiver", "tag", "window")
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+        self.tag = ""
+        self.window = 0
+        self.out = 0  # messages of this consumer that are not settled
+
+    def fit(self) -> None:
+        """Let the server send as many messages as the window has room for."""
+        self.receiver.allow(max(0, self.window - self.out))
+
+
+class Amqp10WorkerConnection(WorkerConnection):
+    """A worker's connection: a session to consume in, one to count in, one for each channel that is followed."""
+
+    def __init__(self, connection: Connection, topology: Amqp10Topology, declared: set[Any]) -> None:
+        self.connection = connection
+        self._topology = topology
+        self._declared = declared
+        self._work: Session = connection.session()
+        self._counting = Counting(connection, topology.dialect)
+        self._books = Bookkeeping(connection, topology)
+        self._consumers: dict[str, _Consumer] = {}  # by address
+        self._held: dict[int, tuple[Delivered, _Consumer]] = {}
+        self._tags = 0
+        self._name = b""  # as it is counted among the workers
+        self._reading: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    @property
+    def lost(self) -> Exception | None:  # type: ignore[override]
+        return self.connection.lost
+
+    def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
+               lost: Callable[[], None]) -> None:  # fmt: skip
+        self._delivered = delivered
+        self._cancelled = cancelled
+        self.connection.on_lost = lost
+
+    # --- Consuming ------------------------------------------------------------------------------------
+
+    def consume(self, address: str, consumer_tag: str, window: int) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        consumer = self._consumers.get(address)
+        begun: asyncio.Future[Any]
+        if consumer is None or consumer.receiver.error is not None:
+            if self.connection.lost is not None:
+                begun = loop.create_future()
+                begun.cancel()
+                return begun
+            consumer = self._consumers[address] = _Consumer(self._work.receiver(self._topology.queue(address)))
+            consumer.receiver.take = partial(self._take, consumer)
+            begun = asyncio.ensure_future(self._begin(consumer))
+        else:
+            begun = loop.create_future()
+            begun.set_result(None)
+        consumer.tag, consumer.window, consumer.out = consumer_tag, window, 0
+        consumer.fit()
+        self.connection.soon()
+        return begun
+
+    async def _begin(self, consumer: _Consumer) -> None:
+        try:
+            await self.connection.attached(consumer.receiver)
+        except (OSError, Refused) as error:
+            self._failed(consumer, error)
+        else:
+            consumer.receiver.changed = lambda: self._failed(consumer, consumer.receiver.error)
+
+    def _failed(self, consumer: _Consumer, error: Exception | None) -> None:
+        """Handle the end of a link: its queue was deleted, or the user may not read it, or the session has ended."""
+        if self.connection.lost is not None or self._stopped:
+            return
+        if not isinstance(error, Refused):
+            error = refused(f"a link from {consumer.receiver.node.address!r}", error or ConnectionLost())
+        self._declared.clear()
+        if isinstance(error, RightsMissing):
+            self.refusal = error
+        elif self._work.error is None:
+            tag, consumer.tag = consumer.tag, ""
+            asyncio.get_running_loop().call_soon(self._cancelled, tag)
+            return
+        else:
+            log.error("The server has ended the worker's session: %s The worker connects again.", error)
+        self.connection.abandon(str(error))
+
+    def _take(self, consumer: _Consumer, delivery: Any, received: Received) -> None:
+        self._tags = tag = self._tags + 1
+        pushed = Delivered(tag, consumer.tag, consumer.receiver, delivery, received)
+        self._held[tag] = pushed, consumer
+        consumer.out += 1
+        if consumer.out > consumer.window:  # it was on its way when the window became smaller
+            consumer.fit()
+        self._delivered(pushed)
+
+    def cancel(self, consumer_tag: str) -> None:
+        consumer = self._consumers.get(consumer_tag.rpartition("#")[0])
+        if consumer is not None and consumer.tag == consumer_tag and consumer.receiver.error is None:
+            consumer.window = 0
+            consumer.fit()
+            self.connection.soon()
+
+    def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
+        consumers: set[_Consumer] = set()
+        for tag in tags:
+            pushed, consumer = self._held.pop(tag)
+            pushed.settle(ACCEPTED)
+            if pushed.consumer_tag == consumer.tag:
+                consumer.out -= 1
+                consumers.add(consumer)
+        for consumer in consumers:
+            consumer.fit()
+        self.connection.soon()
+
+    def losses(self, pushed: Delivered) -> int | None:
+        return pushed.losses(self._topology.dialect)
+
+    async def sync(self) -> None:
+        # What the server handles after this comes after what it has sent before. A server that serves each link by a
+        # process of its own has sent it all only when it answers for the second time.
+        target, _ = self._topology.dialect.topic(self._topology.channel("sync"))
+        for _ in range(2):
+            sender = await self.connection.attached(self._work.sender(target))
+            sender.close()
+        self.connection.soon()
+
+    async def count(self, addresses: Sequence[str]) -> list[int]:
+        try:
+            return await self._counting.of([self._topology.queue(address) for address in addresses], FEW)
+        except Refused as error:
+            raise QueueMissing(str(error)) from error
+        except ConnectionLost as error:
+            if self.connection.lost is not None:
+                raise
+            raise QueueMissing(str(error)) from error
+
+    async def stop(self) -> None:
+        dialect = self._topology.dialect
+        for pushed, _ in self._held.values():
+            pushed.settle(FAILED if dialect.counts else RELEASED)
+        self._held.clear()
+        await self.sync()
+        if self._name:
+            await self._books.leave(self._name)
+        self._stopped = True
+        self._work.close()
+        self.connection.flush()
+
+    # --- Everything else ------------------------------------------------------------------------------
+
+    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
+        await self.connection.follow(self._topology.dialect.subscription(self._topology.channel(channel)), take)
+
+    async def announce(self) -> None:
+        self._name = new_id().encode()
+        await self._books.enter(self._name, self._work)
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await self.follow(DOUBLED, lambda _: self._read_again(keep))
+        await self._books.read_journal(keep)
+
+    def _read_again(self, keep: Keep) -> None:
+        async def read() -> None:
+            with contextlib.suppress(OSError):  # a lost connection ends the lease, and a new one reads
+                await self._books.read_journal(keep)
+
+        task = asyncio.ensure_future(read())
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def abandon(self) -> None:
+        self.connection.abandon()
+
+
+class Amqp10Subscription(Subscription):
+    """A connection that follows a channel."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def on(cls, connection: Connection, topology: Amqp10Topology, channel: str, take: Callable[[bytes], None],
+                 lost: Callable[[], None]) -> Amqp10Subscription:  # fmt: skip
+        """Follow a channel on a connection."""
+        receiver = await connection.follow(topology.dialect.subscription(topology.channel(channel)), take)
+        receiver.changed = connection.abandon  # the server has ended the link
+        connection.on_lost = lost
+        return cls(connection)
+
+    @property
+    def lost(self) -> bool:
+        return self._connection.lost is not None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _Amqp10Taken(Taken):
+    def __init__(self, connection: Connection, dialect: Dialect, messages: list[Delivered]) -> None:
+        self.messages = messages
+        self.held = {message.tag: message for message in messages}  # they go back to the queue
+        self._connection = connection
+        self._dialect = dialect
+
+    def acknowledge(self, tags: Sequence[int]) -> None:
+        for tag in tags:
+            self.held.pop(tag).settle(ACCEPTED)
+        self._connection.soon()
+
+    def losses(self, pushed: Any) -> int | None:
+        found: int | None = pushed.losses(self._dialect)
+        return found
+
+
+class Amqp10Inspection(Inspection):
+    """Inspects queues."""
+
+    def __init__(self, connection: Connection, topology: Amqp10Topology) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._counting = Counting(connection, topology.dialect)
+        self._books = Bookkeeping(connection, topology)
+
+    async def size(self, address: str) -> int:
+        try:
+            return sum(await self._counting.of([self._topology.queue(address)]))
+        except Refused as error:
+            if error.missing:
+                return 0
+            raise
+
+    async def workers(self) -> int:
+        return await self._books.workers()
+
+    @asynccontextmanager
+    async def taking(self, address: str, limit: int) -> AsyncGenerator[Taken, None]:
+        async with self._taken(address, limit, copy=False) as lent:
+            yield lent
+
+    @asynccontextmanager
+    async def looking(self, address: str, limit: int) -> AsyncGenerator[Taken, None]:
+        async with self._taken(address, limit, copy=self._topology.dialect.copies) as lent:
+            lent.copies = self._topology.dialect.copies
+            yield lent
+
+    @asynccontextmanager
+    async def _taken(self, address: str, limit: int, copy: bool) -> AsyncGenerator[_Amqp10Taken, None]:
+        connection, dialect, node = self._connection, self._topology.dialect, self._topology.queue(address)
+        session = connection.session()
+        lent = _Amqp10Taken(connection, dialect, [])
+        try:
+            with contextlib.suppress(Refused):  # there is no such queue, and the server makes none
+                receiver = await connection.attached(session.receiver(node._replace(copy=copy)))
+                lent = _Amqp10Taken(connection, dialect, await taken(connection, dialect, receiver, limit))
+            yield lent
+            put_back(list(lent.held.values()))
+            connection.flush()
+        finally:
+            session.close()
+            connection.flush()
+        if lent.held and not copy:
+            await returned(connection, self._counting, node, len(lent.held), RETURN_SECONDS)
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await self._books.read_journal(keep)

@@ -1,0 +1,156 @@
+"""The transport of AMQP 1.0: sending with outcomes, and making queues by attaching to them, as procedures.
+
+A procedure yields nodes, lists of items and `Passive` questions, which `drivers.amqp10.server` carries out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
+
+from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10Subscription, Amqp10WorkerConnection
+from celeriac.brokers.amqp10.topology import Amqp10Topology
+from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.topology import Line
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Transport, Unsent
+from celeriac.drivers.amqp10.connection import Item
+from celeriac.drivers.amqp10.error_translation import Refused
+from celeriac.drivers.amqp10.messages import encode
+from celeriac.drivers.amqp10.server import Passive, Server
+
+__all__ = ["Amqp10Transport"]
+
+Result = TypeVar("Result")
+LONGEST_SHOWN = 255  # characters
+
+
+class Amqp10Transport(Transport):
+    """A server of AMQP 1.0."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.timeout = server.timeout
+        self.codec = server.codec
+        self.declared = server.declared
+        self._topology: Amqp10Topology | None = None
+
+    @property
+    def product(self) -> str:  # type: ignore[override]
+        return f"{self.server.dialect.product} (AMQP 1.0)" if hasattr(self.server, "dialect") else "AMQP 1.0"
+
+    @property
+    def topology(self) -> Amqp10Topology:
+        if self._topology is None:
+            self._topology = Amqp10Topology.on(self.server)
+        return self._topology
+
+    @property
+    def holds_delayed(self) -> Holds:
+        return Holds.SAFELY if self.topology.dialect.delays else Holds.NEVER
+
+    # --- Sending --------------------------------------------------------------------------------------
+
+    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        return self.server.do(procedure, within)
+
+    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        return await self.server.ado(procedure, within)
+
+    def publish(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel], now: float,
+                keep: Callable[[Unsent], None]) -> Procedure[Unsent | None]:  # fmt: skip
+        items = [self._post(envelope, now) for envelope in envelopes]
+        items += [Item(self.topology.queue(parcel.address), encode(parcel.body)) for parcel in parcels]
+
+        def part(left: Callable[[Item], bool], doubtful: bool) -> Unsent:
+            split = len(envelopes)
+            return Unsent(
+                [envelope for envelope, item in zip(envelopes, items, strict=False) if left(item)],
+                [parcel for parcel, item in zip(parcels, items[split:], strict=True) if left(item)],
+                doubtful, next(item.node.address or "" for item in items if left(item)),
+            )  # fmt: skip
+
+        try:
+            returned: list[Item] = yield items
+        except Refused as error:
+            if not error.missing:
+                raise
+            return part(lambda _: True, doubtful=True)  # a queue was deleted; the others may have their messages
+        if not returned:
+            return None
+        back = set(map(id, returned))
+        return part(lambda item: id(item) in back, doubtful=False)
+
+    def _post(self, envelope: Envelope, now: float) -> Item:
+        """Address an envelope to its line, with the time that the server is to hold it."""
+        message, topology = envelope.message, self.topology
+        seconds = envelope.seconds(now)
+        hold: dict[str, float] = {}
+        if seconds > 0:
+            hold = {"delay": seconds} if topology.dialect.waits else {"at": time.time() + seconds}
+        shown = not self.codec.encrypts and len(message.id) + len(message.task) < LONGEST_SHOWN
+        data = encode(envelope.pack(self.codec), message.priority, message.id if shown else "",
+                      message.task if shown else "", **hold)  # fmt: skip
+        return Item(topology.queue(topology.address(topology.line_of(message))), data)
+
+    def exists(self, address: str) -> Procedure[bool]:
+        node = self.topology.dialect.existing(address)
+        if node is None:
+            return False  # to ask would make it
+        found: bool = yield Passive(node)
+        return found
+
+    def declare(self, line: Line, missing: bool) -> Procedure[None]:
+        yield self.topology.queue(self.topology.address(line))
+
+    def declare_dead(self, queue: str) -> Procedure[None]:
+        yield self.topology.queue(self.topology.dead(queue))
+
+    def declare_delays(self) -> Procedure[None]:
+        yield from ()
+
+    def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
+        node, subject = self.topology.dialect.topic(self.topology.channel(channel))
+        yield [Item(node, encode(payload, subject=subject)) for payload in payloads]
+
+    def write_journal(self, channel: str, entries: Sequence[bytes]) -> Procedure[None]:
+        yield [Item(self.topology.queue(self.topology.journal), encode(entry)) for entry in entries]
+        yield from self.broadcast(channel, entries)
+
+    # --- Connections ----------------------------------------------------------------------------------
+
+    async def learn(self) -> None:
+        await self.server.learn()
+
+    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
+        return self.server.answering(within)
+
+    async def connect_worker(self, lease_seconds: float, name: str) -> Amqp10WorkerConnection:
+        connection = await self.server.open(max(1.0, lease_seconds), name)  # proton asks the server for half
+        return Amqp10WorkerConnection(connection, self.topology, self.declared)
+
+    async def subscribe(self, channel: str, take: Callable[[bytes], None],
+                        lost: Callable[[], None]) -> Amqp10Subscription:  # fmt: skip
+        await self.learn()
+        connection = await self.server.open(60.0, f"celeriac listens to {channel}")
+        try:
+            async with self.answering():
+                return await Amqp10Subscription.on(connection, self.topology, channel, take, lost)
+        except BaseException:
+            connection.close()
+            raise
+
+    @asynccontextmanager
+    async def inspecting(self) -> AsyncGenerator[Inspection, None]:
+        connection = await self.server.open(60.0, "celeriac looks")
+        try:
+            yield Amqp10Inspection(connection, self.topology)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self.server.close()
+
+    def __str__(self) -> str:
+        return f"the AMQP 1.0 server at {self.server.address}"

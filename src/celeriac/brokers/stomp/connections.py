@@ -1,0 +1,229 @@
+"""A worker's connection, and a subscriber's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celeriac.brokers.queue_server.transport import Procedure, Subscription, WorkerConnection
+from celeriac.brokers.stomp.journal_reading import Keep, read_journal
+from celeriac.brokers.stomp.topology import StompTopology
+from celeriac.brokers.stomp.uncounted import Uncounted
+from celeriac.brokers.stomp.windows import Pushed, Window
+from celeriac.drivers.stomp.aio import AioConnection
+from celeriac.drivers.stomp.error_translation import RightsMissing
+from celeriac.drivers.stomp.frames import Frame, Publication, headers
+from celeriac.drivers.stomp.server import Server, adrive
+from celeriac.model.message import new_id
+
+__all__ = ["StompSubscription", "StompWorkerConnection", "quiet"]
+
+log = logging.getLogger("celeriac.brokers")
+
+QUIET_SECONDS = 0.1  # without a message, after which a server that cannot tell is taken to have pushed all it had
+TIDY_SECONDS = 1.0
+MANY = 1_000_000  # messages may wait in a line that is not open
+
+
+class StompWorkerConnection(WorkerConnection):
+    """A worker's connection: subscriptions to its lines and channels."""
+
+    def __init__(self, connection: AioConnection, server: Server, topology: StompTopology,
+                 uncounted: Uncounted) -> None:  # fmt: skip
+        self.connection = connection
+        self._server = server
+        self._topology = topology
+        self._dialect = topology.dialect
+        self._uncounted = uncounted
+        self._windows: dict[str, Window] = {}  # by address
+        self._unacked: dict[int, Pushed] = {}
+        self._tags = 0
+        self._synced = 0  # the last tag before the last `sync`
+        self._is_ending = False
+        self._here: str | None = None  # the message that stands for this worker, to be acknowledged at its end
+        self._delivered: Callable[[Any], None] = lambda _: None
+
+    @property
+    def lost(self) -> Exception | None:  # type: ignore[override]
+        return self.connection.lost
+
+    def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
+               lost: Callable[[], None]) -> None:  # fmt: skip
+        def ended() -> None:
+            self._tidying.cancel()
+            error = self.connection.lost
+            if isinstance(error, RightsMissing):
+                self.refusal = error
+            lost()
+
+        self._delivered = delivered
+        self._tidying = asyncio.ensure_future(self._tidy())
+        self.connection.on_lost = ended
+
+    async def _tidy(self) -> None:
+        """Acknowledge what is held back, in lines that are idle."""
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            with contextlib.suppress(OSError):
+                untidy = [window for window in self._windows.values() if window.is_untidy]
+                await self._settled(untidy)
+                for window in untidy:
+                    if not window.is_fresh:
+                        window.is_idle()
+
+    # --- Consuming ------------------------------------------------------------------------------------
+
+    def consume(self, address: str, consumer_tag: str, window: int) -> asyncio.Future[Any]:
+        self._window(address).open(consumer_tag, window)
+        begun: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        begun.set_result(None)
+        return begun
+
+    def _window(self, address: str) -> Window:
+        found = self._windows.get(address)
+        if found is None:
+            dialect = self._dialect
+            found = self._windows[address] = Window(
+                self.connection, dialect.queue(address),
+                lambda size: {dialect.window: str(size), **dialect.of_lines}, self._took,
+            )  # fmt: skip
+        return found
+
+    def _took(self, frame: Frame, window: Window) -> None:
+        self._tags += 1
+        pushed = self._unacked[self._tags] = Pushed(frame, self._tags, window)
+        window.received()
+        self._delivered(pushed)
+
+    def cancel(self, consumer_tag: str) -> None:
+        for window in self._windows.values():
+            if window.tag == consumer_tag:
+                window.close()
+
+    def acknowledge(self, tags: Sequence[int], oldest: int | None) -> None:
+        for window, pushed in self._forget(tags).items():
+            window.acknowledge(pushed)
+
+    def _forget(self, tags: Sequence[int]) -> dict[Window, list[Pushed]]:
+        found: dict[Window, list[Pushed]] = defaultdict(list)
+        for tag in tags:
+            pushed = self._unacked.pop(tag, None)
+            if pushed is not None:  # else it was acknowledged by `move`
+                found[pushed.window].append(pushed)
+        return found
+
+    async def move(self, sending: Callable[[], Procedure[None]], tags: Sequence[int]) -> bool:
+        if not self._dialect.atomic:
+            return False
+        moved = [pushed for tag in tags if (pushed := self._unacked.get(tag)) is not None]
+        await adrive(self.connection, sending(), [pushed.ack for pushed in moved])
+        for window, settled in self._forget([one.tag for one in moved]).items():
+            window.settled(settled)
+            window.acknowledged(len(settled))
+        return True
+
+    def losses(self, pushed: Pushed) -> int | None:
+        return None if pushed.redelivered else 0
+
+    def ending(self) -> None:
+        self._is_ending = True
+        self._tidying.cancel()
+
+    async def sync(self) -> None:
+        await self._settled([window for window in self._windows.values() if window.takes_more])
+        self._synced = self._tags
+        if self._is_ending:
+            self._delivered = lambda _: None
+
+    async def _settled(self, windows: Sequence[Window]) -> None:
+        """Return when the server has pushed to lines what it can."""
+        for window in windows:
+            window.is_fresh = False
+        if not windows:
+            return
+        if not self._dialect.browses:
+            await quiet(lambda: self._tags)
+            return
+        await asyncio.gather(*[self.connection.passed(window.destination) for window in windows])
+
+    async def count(self, addresses: Sequence[str]) -> list[int]:
+        """Guess: the server does not tell. None wait where it may push more; elsewhere, any number may."""
+        windows = [self._window(address) for address in addresses]
+        await self._settled([window for window in windows if window.is_fresh])
+        return [0 if window.takes_more else MANY if window.tag else 1 for window in windows]
+
+    async def stop(self) -> None:
+        """Acknowledge all that was settled. What the server pushes instead goes back, and does not count as lost."""
+        held = [ack for window in self._windows.values() for ack in window.held]
+        if self._here is not None:
+            held.append(self._here)
+        if held:
+            self.connection.acknowledge(held)
+            for window in self._windows.values():
+                window.acknowledged(len(window.held))
+            await self._settled([window for window in self._windows.values() if window.takes_more])
+        noted = self._synced
+        while late := [pushed.body for tag, pushed in self._unacked.items() if tag > noted]:
+            noted = self._tags
+            await self._uncounted.note(late)
+        await self.connection.confirmed("DISCONNECT")
+        await self._uncounted.note([pushed.body for tag, pushed in self._unacked.items() if tag > noted])
+
+    # --- Everything else ------------------------------------------------------------------------------
+
+    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
+        _, begun = self.connection.subscribe(lambda frame: take(frame.body), self._topology.topic(channel), "auto")
+        await begun
+
+    async def announce(self) -> None:
+        if not self._dialect.browses:
+            return
+        id, workers = new_id(), self._topology.workers
+        here: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.connection.subscribe(lambda frame: here.set_result(frame.headers.get("ack", "")), workers,
+                                  more={self._dialect.window: "1", "selector": f"worker='{id}'"})  # fmt: skip
+        await self.connection.publish([Publication(workers, headers({"persistent": "false", "worker": id}), b"")])
+        self._here = await here
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await read_journal(self._server, self._topology, keep)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def abandon(self) -> None:
+        self.connection.abandon()
+
+
+async def quiet(count: Callable[[], int]) -> None:
+    """Return when a count has not risen for a while."""
+    seen = -1
+    while seen != (seen := count()):
+        await asyncio.sleep(QUIET_SECONDS)
+
+
+class StompSubscription(Subscription):
+    """A connection that follows a channel."""
+
+    def __init__(self, connection: AioConnection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def on(cls, connection: AioConnection, destination: str, take: Callable[[bytes], None],
+                 lost: Callable[[], None]) -> StompSubscription:  # fmt: skip
+        """Follow a channel on a connection."""
+        _, begun = connection.subscribe(lambda frame: take(frame.body), destination, "auto")
+        await begun
+        connection.on_lost = lost
+        return cls(connection)
+
+    @property
+    def lost(self) -> bool:
+        return self._connection.lost is not None
+
+    def close(self) -> None:
+        self._connection.close()

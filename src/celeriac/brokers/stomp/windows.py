@@ -1,0 +1,155 @@
+"""The windows of a worker's lines, kept by what is not acknowledged yet.
+
+STOMP can begin a subscription with a window, and end it: it cannot change the window. When a subscription ends, the
+server puts back what it had pushed and what was not acknowledged, although a task may be running. So to widen its
+window, a line gets another subscription. To narrow it, acknowledgements are *held back*: the server pushes no more than
+a subscription's window beyond what was acknowledged. When nothing of the line is unsettled, and the server has nothing
+to push, all is acknowledged, and one subscription takes the place of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from celeriac.drivers.stomp.aio import AioConnection
+from celeriac.drivers.stomp.frames import Frame
+
+__all__ = ["Pushed", "Window"]
+
+EXACT = 16  # a smaller window is widened at once, a larger one …
+FEW = 4  # … only if a fourth of what is unsettled is missing; otherwise …
+IDLE_SECONDS = 1.0  # without a message, before a line begins again: one that comes at that moment counts as lost
+STEADY_SECONDS = 0.05  # … after this time, within which settlements may make the room
+
+
+class Pushed:
+    """A message that the server has pushed."""
+
+    __slots__ = ("ack", "body", "consumer_tag", "redelivered", "tag", "window")
+
+    def __init__(self, frame: Frame, tag: int, window: Window) -> None:
+        self.tag = tag
+        self.window = window
+        self.consumer_tag = window.tag
+        self.ack = frame.headers.get("ack", "")
+        self.body = frame.body
+        self.redelivered = frame.headers.get("redelivered") == "true"
+
+
+class Window:
+    """The subscriptions to a line."""
+
+    def __init__(self, connection: AioConnection, destination: str, more: Callable[[int], dict[str, str]],
+                 take: Callable[[Frame, Window], None]) -> None:  # fmt: skip
+        self.destination = destination
+        self.tag = ""  # of the present consumer, or the last one
+        self.room = 0  # how many messages the consumer wants
+        self.held: list[str] = []  # acknowledgements
+        self._connection = connection
+        self._headers = more
+        self._take = take
+        self._is_open = False
+        self._free = 0  # how many messages the server may push
+        self.is_fresh = False  # room was made since it was last known that the server had pushed what it had
+        self._timer: asyncio.TimerHandle | None = None
+        self._size = 0  # of all subscriptions
+        self._active_at = 0.0  # by the monotonic clock: when something was pushed, or room was made
+        self._unsettled = 0
+        self._subscriptions: list[str] = []
+
+    @property
+    def is_untidy(self) -> bool:
+        """Whether something is held back, or the server may push too much, although nothing is unsettled."""
+        if self._unsettled or self._free <= 0 or time.monotonic() < self._active_at + IDLE_SECONDS:
+            return False
+        return bool(self.held) or self._free > max(self.room, 1)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether the server may push more messages."""
+        return self._free > 0
+
+    def open(self, tag: str, room: int) -> None:
+        """Let the server push so many messages to a consumer; more may be on their way."""
+        self.tag, self.room, self._is_open = tag, room, True
+        self._fit()
+
+    def close(self) -> None:
+        """Let the server push no more. It may push what it was allowed to."""
+        self.room, self._is_open = 0, False
+
+    def received(self) -> None:
+        """Note that a message was pushed."""
+        self._active_at = time.monotonic()
+        self._free -= 1
+        self._unsettled += 1
+        self.room -= self._is_open
+
+    def acknowledge(self, pushed: Sequence[Pushed]) -> None:
+        """Acknowledge messages, or hold that back as long as it would make more room than is wanted."""
+        self.settled(pushed)
+        self.held += [one.ack for one in pushed]
+        self._fit()
+
+    def is_idle(self) -> None:
+        """Note that the server had nothing to push, although it could: begin again, if it is worth it."""
+        if self.is_untidy:
+            self._begin_again()
+
+    def settled(self, pushed: Sequence[Pushed]) -> None:
+        """Make the room that the settling of messages leaves to their consumer."""
+        self._unsettled -= len(pushed)
+        if self._is_open:
+            self.room += sum(one.consumer_tag == self.tag for one in pushed)
+
+    def acknowledged(self, count: int) -> None:
+        """Note that so many messages were acknowledged."""
+        self._active_at = time.monotonic()
+        self._free += count
+        self.is_fresh = True
+
+    def _fit(self) -> None:
+        missing = self.room - self._free
+        if missing <= 0:
+            return
+        now, self.held = self.held[:missing], self.held[missing:]
+        if now:
+            self._connection.acknowledge(now)
+            self.acknowledged(len(now))
+        missing -= len(now)
+        if missing <= 0:
+            return
+        if self._size < EXACT or FEW * missing >= self._unsettled:
+            self._subscribe(missing)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(STEADY_SECONDS, self._widen)
+
+    def _widen(self) -> None:
+        self._timer = None
+        if self.room > self._free and self._connection.lost is None:
+            self._subscribe(self.room - self._free)
+
+    def _begin_again(self) -> None:
+        """Acknowledge all, and begin anew with the room that is wanted. The line is empty: nothing is pushed meanwhile.
+
+        If a message comes at this very moment, the server takes it back, which counts as a delivery. A line without
+        a consumer may push one message: otherwise nothing would tell that there is one.
+        """
+        self._connection.acknowledge(self.held)
+        for id in self._subscriptions:
+            self._connection.unsubscribe(id)
+        self.held, self._subscriptions, self._free, self._size = [], [], 0, 0
+        self._subscribe(max(self.room, 1))
+
+    def _subscribe(self, room: int) -> None:
+        id, _ = self._connection.subscribe(self._took, self.destination, more=self._headers(room))
+        self._subscriptions.append(id)
+        self._active_at = time.monotonic()
+        self._free += room
+        self._size += room
+        self.is_fresh = True
+
+    def _took(self, frame: Frame) -> None:
+        self._take(frame, self)

@@ -1,0 +1,57 @@
+"""Fields and managers of the models: ids and states as the tables keep them, in the database that `django-db://` names.
+
+`models.py` and `periodic.py` use them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, models
+
+from celeriac.contrib.django.db.backend import DjangoBackend, connect
+from celeriac.contrib.django.db.place import SCHEME, alias_of
+from celeriac.drivers.sql.keys import is_hash, key, state_key
+from celeriac.tasks.current_app import current_app
+
+__all__ = ["KeyField", "PlaceManager", "StateField", "backend", "database"]
+
+
+def database() -> str:
+    """Return the alias of the database with the tables: that of `result_backend`, if it is `django-db://`."""
+    url = current_app().conf.result_backend or ""
+    return alias_of(url) if url.startswith(f"{SCHEME}://") else DEFAULT_DB_ALIAS
+
+
+def backend() -> DjangoBackend:
+    """Return the backend whose tables these are, even if the app has another one now."""
+    app: Any = current_app()
+    if isinstance(app.backend, DjangoBackend):
+        return app.backend
+    return connect(f"{SCHEME}://", clock=app.clock, timeout=app.conf.broker_publish_timeout,
+                   result_expires=app.conf.result_expires, codec=app.backend.codec)  # fmt: skip
+
+
+class KeyField(models.CharField):
+    """An id. Unusual ones are kept as their hash (`drivers/sql/keys.py`), and are found by the id all the same."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        """Return what the column has. It may be given as it is kept."""
+        return key(value) if isinstance(value, str) and value and not is_hash(value) else value
+
+
+class StateField(models.CharField):
+    """A state. Unusual ones are kept as their hash."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        """Return what the column has. It may be given as it is kept."""
+        return state_key(value) if isinstance(value, str) and value and not is_hash(value) else value
+
+
+class PlaceManager(models.Manager):
+    """Looks into the database of `django-db://`, unless `using` names another."""
+
+    def get_queryset(self) -> Any:
+        """Return all rows."""
+        found = super().get_queryset()
+        return found if self._db else found.using(database())

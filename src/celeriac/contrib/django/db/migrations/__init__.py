@@ -1,0 +1,1 @@
+"""Migrations: one for each version of the tables (`drivers/sql/schema.py: VERSION`)."""

@@ -1,0 +1,111 @@
+"""Translates refusals of an AMQP 1.0 server and failures of the network into Celeriac's errors."""
+
+from __future__ import annotations
+
+from celeriac.drivers.amqp10.address import Address
+from celeriac.drivers.sockets import distrust
+from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
+
+__all__ = ["Closed", "ConnectionLost", "Refusal", "Refused", "RightsMissing", "opening_failed", "refused",
+           "unavailable"]  # fmt: skip
+
+UNAUTHORIZED = "amqp:unauthorized-access"
+MISSING = ("amqp:not-found", "amqp:resource-deleted", "amqp:link:detach-forced")
+TOO_LARGE = ("amqp:link:message-size-exceeded", "amqp:frame-size-too-small")
+
+
+class ConnectionLost(ConnectionError):
+    """The connection ended; what was being sent may or may not have arrived."""
+
+
+class Refusal(ConnectionLost):
+    """The server has said why it ended a link, a session or the connection."""
+
+    def __init__(self, condition: str, text: str) -> None:
+        super().__init__(f"{text} ({condition})" if text else condition)
+        self.condition = condition
+        self.text = text
+
+
+class Closed(Refusal):
+    """The server has ended the connection, and said why."""
+
+
+class Refused(BrokerError):
+    """The server has refused a link, or a message."""
+
+    def __init__(self, what: str, refusal: Exception) -> None:
+        condition = getattr(refusal, "condition", "")
+        super().__init__(f"The server refused {what}: {refusal}.{_step(condition)}")
+        self.condition: str = condition
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no such node (any more)."""
+        return self.condition in MISSING
+
+    @property
+    def too_large(self) -> bool:
+        """Whether a message is larger than the server accepts."""
+        return self.condition in TOO_LARGE
+
+
+class RightsMissing(Refused, AccessRefused):
+    """The server has refused a link because its user lacks a permission."""
+
+
+def refused(what: str, refusal: Exception) -> Refused:
+    """Return the error for a refusal of a link or a message."""
+    return (RightsMissing if getattr(refusal, "condition", "") == UNAUTHORIZED else Refused)(what, refusal)
+
+
+def _step(condition: str) -> str:
+    if condition == UNAUTHORIZED:
+        return " Give the user the right to use this address, to create it, to send to it and to receive from it."
+    if condition in MISSING:
+        return (" Create the queue, or let the server create queues that are asked for (docs/brokers-amqp10.md says "
+                "how).")  # fmt: skip
+    if condition in TOO_LARGE:
+        return " Send less, or send a reference (to a file, a row), or raise the server's limit."
+    return ""
+
+
+def opening_failed(error: Exception, address: Address) -> Exception:
+    """Return the error for a connection that the server has ended before it was open."""
+    if not isinstance(error, Refusal):
+        return error
+    if error.condition == UNAUTHORIZED and "mech=" in error.text:  # these are proton's words
+        named = f"the user {address.username!r}: wrong name or password"
+        who = named if address.username else "a client without a user"
+        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses {who}, or does not offer SASL "
+                                   f"{address.mechanism} ({error.text}). Name both in the URL: "
+                                   "amqp10://user:password@host")  # fmt: skip
+    if error.condition in (UNAUTHORIZED, "amqp:not-found", "amqp:not-allowed"):
+        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the connection: {error}. Check the "
+                                   f"virtual host in the URL, and that the user may use it: {address.username!r}.")
+    if "header mismatch" in error.text:
+        return BrokerMisconfigured(f"The server at {address} does not speak AMQP 1.0: {error.text}. Check the port, "
+                                   "and that AMQP 1.0 is switched on there.")  # fmt: skip
+    return error
+
+
+def unavailable(error: BaseException, address: Address, timeout: float, blocked: str = "") -> BrokerUnavailable:
+    """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
+    if isinstance(error, BrokerUnavailable):
+        return error
+    if isinstance(error, Closed) and isinstance(why := opening_failed(error, address), BrokerMisconfigured):
+        return why
+    if isinstance(error, Refusal) and error.condition == UNAUTHORIZED:
+        return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error}. "
+                                   "Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
+    if distrusted := distrust(error, f"the AMQP 1.0 server at {address}", "amqps10://"):
+        return BrokerMisconfigured(distrusted)
+    if blocked:
+        return BrokerUnavailable(f"The AMQP 1.0 server at {address} accepts no messages at present: it gives no credit "
+                                 f"to send to {blocked}. Give it more memory or disk, or let workers catch up.")
+    if isinstance(error, TimeoutError):
+        return BrokerUnavailable(f"The AMQP 1.0 server at {address} did not answer within {timeout:g} s "
+                                 "(`broker_publish_timeout`).")  # fmt: skip
+    host, port = address.hosts[0]
+    return BrokerUnavailable(f"The AMQP 1.0 server at {address} cannot be reached: {error}. Is it running? "
+                             f"`nc -vz {host} {port}`")  # fmt: skip

@@ -1,0 +1,299 @@
+"""A connection for an event loop: sends, browses, and passes messages to its subscriptions. It sends heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+from celeriac.drivers.hosts import Host, Hosts
+from celeriac.drivers.sockets import acknowledging_quickly, prepare
+from celeriac.drivers.stomp.address import Address
+from celeriac.drivers.stomp.error_translation import ConnectionLost, refused
+from celeriac.drivers.stomp.frames import HEARTBEAT, Frame, Parser, Publication, frame
+from celeriac.drivers.stomp.opening import WINDOW, Browse, Facts, facts_of, hello, packed, subscribe
+from celeriac.errors import BrokerMisconfigured
+
+__all__ = ["AioConnection"]
+
+NOTHING = "1=0"  # the selector of no message
+NONE: Mapping[str, str] = {}
+
+
+class AioConnection(asyncio.Protocol):
+    """A connection of the running event loop. Made by `connect`."""
+
+    facts: Facts  # known when the connection is open
+
+    def __init__(self, address: Address, hosts: Hosts, host: Host, heartbeat: float) -> None:
+        self.address = address
+        self.host = host
+        self.lost: Exception | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self._hosts = hosts
+        self._wanted = heartbeat
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = Parser()
+        self._opening: asyncio.Future[Frame] = self._loop.create_future()
+        self._numbers = 0
+        self._receipts: dict[str, tuple[asyncio.Future[None], Callable[[], None]]] = {}
+        self._waiting: set[asyncio.Future[None]] = set()  # all that fail when the connection is lost
+        self._subscriptions: dict[str, Callable[[Frame], None]] = {}
+        self._quick: Callable[[], object] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.received_at = self._sent = time.monotonic()  # when something was last received, and sent
+        self._heartbeat: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0,
+                      hosts: Hosts | None = None) -> AioConnection:  # fmt: skip
+        """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
+        failure: Exception | None = None
+        deadline = time.monotonic() + timeout
+        hosts = hosts or Hosts(address.hosts)
+        order = hosts.in_turn()
+        for number, host in enumerate(order):
+            make = partial(cls, address, hosts, host, heartbeat)
+            try:
+                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
+                    return await cls._open(make)
+            except BrokerMisconfigured:
+                raise  # the other hosts have the same users
+            except OSError as error:
+                hosts.failed(host)
+                failure = error
+        raise failure or ConnectionError("the URL names no host")
+
+    @classmethod
+    async def _open(cls, make: Callable[[], AioConnection]) -> AioConnection:
+        made = make()
+        await made._loop.create_connection(lambda: made, *made.host, ssl=made.address.tls_context())
+        try:
+            made.write(hello(made.address, made._wanted))
+            made.facts = facts_of(await made._opening, made.address, made._wanted)
+        except BaseException:
+            made.abandon()
+            raise
+        beats = [beat for beat in (made.facts.sends, made.facts.receives) if beat]
+        if beats:
+            made._heartbeat = made._loop.call_later(min(beats) / 3, made._keep_alive, min(beats) / 3)
+        return made
+
+    # --- Requests -------------------------------------------------------------------------------------
+
+    async def publish(self, items: Sequence[Publication], acknowledged: Sequence[str] = ()) -> None:
+        """Send, and acknowledge messages; return when the server has confirmed all.
+
+        With messages to acknowledge, all of it happens in one step if the dialect is `atomic`; otherwise it is sent and
+        confirmed first. Without, it may be several steps.
+        """
+        together = bool(acknowledged) and self.facts.dialect.atomic
+        size = max(len(items), 1) if together else WINDOW
+        for start in range(0, max(len(items), int(together)), size):
+            await self._writable.wait()
+            first = self._numbers + 1
+            acks = acknowledged if together else ()
+            data, count = packed(items[start : start + size], acks, self.facts.dialect, first)
+            self._numbers += count
+            answer = self._answer(range(first, first + count))
+            self.write(data)
+            await answer
+        if not together and acknowledged:
+            self.acknowledge(acknowledged)
+
+    def acknowledge(self, ids: Sequence[str]) -> None:
+        """Acknowledge messages. It is not confirmed."""
+        self.write(b"".join([frame("ACK", {"id": id}) for id in ids]))
+
+    def subscribe(self, take: Callable[[Frame], None], destination: str, ack: str = "client-individual",
+                  more: Mapping[str, str] = NONE) -> tuple[str, asyncio.Future[None]]:  # fmt: skip
+        """Begin a subscription, whose messages `take` gets.
+
+        Return its id, and a future that is done when the server has confirmed it.
+        """
+        self._numbers += 1
+        number = self._numbers
+        id = f"s{number}"
+        self._subscriptions[id] = take
+        begun = self._answer((number,))
+        self.write(subscribe(id, destination, ack, {**more, "receipt": str(number)}))
+        return id, begun
+
+    def unsubscribe(self, id: str) -> None:
+        """End a subscription."""
+        self._subscriptions.pop(id, None)
+        self.write(frame("UNSUBSCRIBE", {"id": id}))
+
+    async def browse(self, what: Browse) -> list[Frame]:
+        """Return messages of a queue, without taking them."""
+        found: list[Frame] = []
+        end = self._answer(())
+
+        def take(message: Frame) -> None:
+            if message.headers.get("browser") != "end":
+                found.append(message)
+            elif not end.done():
+                end.set_result(None)
+
+        id, _ = self.subscribe(take, what.destination, "auto", what.headers)
+        try:
+            await end
+        finally:
+            if self.lost is None:
+                self.unsubscribe(id)
+        return found[: what.limit]
+
+    async def passed(self, destination: str) -> None:
+        """Return when all that the server can push of a queue has arrived; where its dialect `browses`."""
+        await self.browse(Browse(destination, NOTHING))
+
+    async def confirmed(self, command: str, **items: str) -> None:
+        """Send a frame, and return when the server has handled it and all before it."""
+        self._numbers += 1
+        answer = self._answer((self._numbers,))
+        self.write(frame(command, {**items, "receipt": str(self._numbers)}))
+        await answer
+
+    def _answer(self, receipts: Sequence[int]) -> asyncio.Future[None]:
+        """Return a future that is done with the last of these receipts, and fails when the connection is lost."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        left = len(receipts)
+
+        def received() -> None:
+            nonlocal left
+            left -= 1
+            if not left and not future.done():
+                future.set_result(None)
+
+        for number in receipts:
+            self._receipts[str(number)] = future, received
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        if self.lost is not None:
+            future.set_exception(self.lost)
+        return future
+
+    def write(self, data: bytes) -> None:
+        """Send frames."""
+        if self._transport is not None and self.lost is None:
+            self._sent = time.monotonic()
+            self._transport.write(data)
+
+    # --- Called by the event loop ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+        plain = transport.get_extra_info("socket")
+        if plain is not None:
+            prepare(plain)
+            self._quick = acknowledging_quickly(plain)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass each frame to whom it is for."""
+        self.received_at = time.monotonic()
+        if self._quick is not None:
+            self._quick()
+        try:
+            frames = self._parser.feed(data)
+        except ConnectionLost as error:
+            self._lose(error)
+            return
+        for found in frames:
+            if found.command == "MESSAGE":
+                take = self._subscriptions.get(found.headers.get("subscription", ""))
+                if take is not None:
+                    take(found)
+            elif found.command == "RECEIPT":
+                _, received = self._receipts.pop(found.headers.get("receipt-id", ""), (None, _nothing))
+                received()
+            elif not self._opening.done():
+                self._opening.set_result(found)
+            elif found.command == "ERROR":
+                self._refused(found)
+
+    def _refused(self, found: Frame) -> None:
+        """Fail the request that an ERROR is about, or all if it does not say; the server ends the connection."""
+        error = refused(found.headers.get("message", ""), found.body)
+        culprit = self._receipts.get(found.headers.get("receipt-id", ""))
+        blamed: list[asyncio.Future[None]] = list(self._waiting) if culprit is None else [culprit[0]]
+        for future in blamed:
+            _fail(future, error)
+        self._lose(error)
+
+    def pause_writing(self) -> None:
+        """Make publishers wait."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let publishers continue."""
+        self._writable.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail all requests that wait for an answer."""
+        if self.lost is None:
+            self._hosts.failed(self.host)
+        self._lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
+
+    def _lose(self, error: Exception) -> None:
+        if self.lost is not None:
+            return
+        self.lost = error
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._writable.set()
+        broken = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
+        for future in list(self._waiting):
+            _fail(future, broken)
+        _fail(self._opening, broken)
+        self._receipts.clear()
+        self._subscriptions.clear()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def _keep_alive(self, interval: float) -> None:
+        """Send a heartbeat if nothing else was sent; end a connection on which nothing was received for too long."""
+        now = time.monotonic()
+        silence = now - self.received_at
+        if self.facts.receives and silence > 2 * self.facts.receives:
+            self._hosts.failed(self.host)
+            self._lose(ConnectionLost(f"no heartbeat from the server for {silence:.0f} s"))
+            return
+        if self.facts.sends and now - self._sent > self.facts.sends / 3:
+            self.write(HEARTBEAT)
+        self._heartbeat = self._loop.call_later(interval, self._keep_alive, interval)
+
+    # --- Closing --------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connection as the protocol demands."""
+        if self.lost is None and self._transport is not None:
+            self.write(frame("DISCONNECT", {}))
+            transport, self._transport = self._transport, None
+            transport.close()
+        self._lose(ConnectionLost("this process closed it"))
+
+    def give_up(self) -> None:
+        """Close a connection that does not answer. The next ones try other hosts first."""
+        self._hosts.failed(self.host)
+        self.abandon()
+
+    def abandon(self, why: str = "this process closed it") -> None:
+        """Close the socket without closing the connection first, as the end of the process would."""
+        self._lose(ConnectionLost(why))
+
+
+def _nothing() -> None:
+    """Ignore a receipt that nobody waits for."""
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # retrieved, for its caller may be gone

@@ -1,0 +1,278 @@
+"""The loop of the hub: one turn after the other, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zmq
+
+from celeriac.drivers.zmq.frames import (
+    LARGEST_FRAME,
+    OtherVersion,
+    decode_request,
+    encode_reply,
+    other_version,
+)
+from celeriac.drivers.zmq.verbs import Client
+from celeriac.errors import AccessRefused, BrokerError, ImproperlyConfigured
+from celeriac.hub.clients import ZAP, Clients, Peer
+from celeriac.hub.keys import ClientKeys, hub_keys
+from celeriac.hub.sessions import RUNNING, Job, Sessions
+from celeriac.hub.turns import Turns
+from celeriac.model.clock import Clock
+from celeriac.model.gate import Unreadable
+
+__all__ = ["Hub", "is_local"]
+
+log = logging.getLogger("celeriac.hub")
+
+TURN_JOBS: Final = 1000  # requests in one turn …
+TURN_BYTES: Final = 8 << 20  # … and so many bytes, and one request more …
+TURN_SECONDS: Final = 0.05  # … and so much time, and one request more: ZeroMQ takes from all clients in turn
+BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
+IDLE_SECONDS: Final = 1.0  # the longest sleep
+LOOK_SECONDS: Final = 0.5  # how often it is looked whether keys were taken away
+HEARTBEAT_MS: Final = (2000, 6000)
+WAITING_FRAMES: Final = 100  # that ZeroMQ keeps for one connection, each way
+UNSENT_BYTES: Final = 16 << 20  # that the hub keeps for a connection besides
+RETRY_SECONDS: Final = 0.02  # until what could not be sent is tried again
+TOLD: Final = 60.0  # seconds between two lines about frames that are none
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Hub:
+    """Serves a file. `keys` is the folder of CURVE's keys; None: everybody is let in."""
+
+    def __init__(self, binds: list[str], data: str, keys: Path | None = None, *, synchronous: str = "normal",
+                 timeout: float = 10.0, clock: Clock | None = None) -> None:  # fmt: skip
+        self._binds = binds
+        self._keys = keys
+        self._clients = Clients(ClientKeys(keys) if keys is not None else None)
+        self._sessions = Sessions()
+        self._turns = Turns(data, synchronous, timeout, clock or Clock(), {"hub.clients": self._infos})
+        self._context = zmq.Context()
+        self._wake, self._woken = socket.socketpair()
+        self._is_stopping = False
+        self._nonsense: Counter[str] = Counter()  # frames that are none, since the last line
+        self._told_at = 0.0
+        self._look_at = 0.0
+        self._count = 0  # requests of this turn
+        self._unsent: dict[bytes, deque[bytes]] = {}  # by connection: answers for which there was no room
+
+    def open(self) -> list[str]:
+        """Bind, and open the file. Return the endpoints."""
+        self._turns.database.connection()
+        context = self._context
+        self._zap = context.socket(zmq.REP)
+        self._zap.linger = 0
+        self._router = router = context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.LINGER, 0), (zmq.ROUTER_MANDATORY, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
+            (zmq.SNDHWM, WAITING_FRAMES), (zmq.RCVHWM, WAITING_FRAMES), (zmq.BACKLOG, 1000),
+        ):  # fmt: skip
+            router.setsockopt(option, value)
+        if self._keys is not None:
+            self._zap.bind(ZAP)
+            router.setsockopt(zmq.CURVE_SERVER, 1)
+            router.setsockopt(zmq.CURVE_SECRETKEY, hub_keys(self._keys)[1])
+            router.setsockopt(zmq.ZAP_DOMAIN, b"celeriac")
+        found = []
+        for bind in self._binds:
+            router.setsockopt(zmq.IPV6, int("[" in bind))
+            try:
+                router.bind(bind)
+            except zmq.ZMQError as error:
+                raise ImproperlyConfigured(f"The hub cannot bind {bind}: {error}. Is another one running?") from error
+            found.append(router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+            if bind.startswith("ipc://"):
+                os.chmod(bind.removeprefix("ipc://"), 0o600)
+        return found
+
+    @property
+    def wake_fd(self) -> int:
+        """A file descriptor: what is written there wakes the loop (`signal.set_wakeup_fd`)."""
+        return self._wake.fileno()
+
+    def stop(self) -> None:
+        """End the loop after this turn. May be called by a signal handler, or from another thread."""
+        self._is_stopping = True
+        self._wake.send(b"\0")
+
+    def run(self) -> None:
+        """Serve until it is stopped."""
+        poller = zmq.Poller()
+        for one in (self._router, self._zap, self._woken):
+            poller.register(one, zmq.POLLIN)
+        self._wake.setblocking(False)
+        busy = 0  # turns, one after the other, that found requests without waiting
+        while not self._is_stopping:
+            if not 0 < busy < BUSY_TURNS:
+                self._wait(poller)
+                busy = 0
+            self._count = 0
+            coming = self._receive()
+            first = next(coming, None)
+            if first is None and busy:  # nothing has come since the last turn
+                busy = 0
+                continue
+            answered = self._turns.run(coming if first is None else chain((first,), coming))
+            busy = busy + 1 if self._count else 0
+            self._answer(answered)
+            if self._unsent:
+                self._send_rest()
+            if time.monotonic() >= self._look_at:
+                self._look()
+
+    def _wait(self, poller: zmq.Poller) -> None:
+        left = min(RETRY_SECONDS if self._unsent else IDLE_SECONDS, self._turns.polls.next_at() - time.monotonic())
+        ready = dict(poller.poll(math.ceil(max(0.0, left) * 1000)))
+        if self._zap in ready:
+            self._zap.send_multipart(self._clients.answer(self._zap.recv_multipart()))
+        if self._woken.fileno() in ready:
+            self._woken.recv(4096)
+
+    def _look(self) -> None:
+        """Do what is done once in a while."""
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._clients.reread()
+        self._sessions.forget_idle(time.time())
+        self._tell_nonsense()
+
+    # --- Receiving ------------------------------------------------------------------------------------
+
+    def _receive(self) -> Iterator[Job]:
+        """Yield the requests that have come, as long as a turn may last."""
+        size, router, now, end = 0, self._router, time.time(), time.monotonic() + TURN_SECONDS
+        while self._count < TURN_JOBS and size < TURN_BYTES and time.monotonic() < end:
+            try:
+                identity = router.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            peer = self._clients.known(identity)
+            if peer is None:
+                first = router.recv(copy=False)
+                frames = [first.bytes, *self._rest(first.more)]
+                peer = self._clients.meet(identity, first, now)
+            else:
+                frames = router.recv_multipart()
+            if peer is None or len(frames) != 1:
+                self._nonsense["several parts, or an identity of its own"] += 1
+                continue
+            self._count += 1
+            peer.requests += 1
+            peer.seen_at = now
+            size += len(frames[0])
+            if (job := self._job(identity, peer, frames[0], now)) is not None:
+                yield job
+
+    def _rest(self, more: bool) -> list[bytes]:
+        return self._router.recv_multipart() if more else []
+
+    def _job(self, identity: bytes, peer: Peer, frame: bytes, now: float) -> Job | None:
+        """Return what a frame asks for, if it is not answered here."""
+        try:
+            request = decode_request(frame)
+        except OtherVersion as error:
+            self._nonsense[str(error)] += 1
+            self._send(identity, other_version())
+            return None
+        except Unreadable as error:
+            self._nonsense[str(error)] += 1
+            return None
+        if peer.is_shut_out:
+            text = f"The key of {peer.name} was taken away from it, and this client is shut out."
+            self._send(identity, encode_reply(request.number, AccessRefused.__name__, _encode(text)))
+            return None
+        session = self._sessions.of(request.session, peer.name, now)
+        session.forget_before(request.oldest)
+        for job in session.given_up(request.oldest):
+            self._turns.polls.drop(job)
+            del session.running[job.number]
+        if (answer := session.answers.get(request.number)) is not None:
+            self._send(identity, answer)
+        elif (running := session.running.get(request.number)) is not None:
+            running.identity = identity
+        elif len(session.running) >= RUNNING:
+            text = f"{RUNNING} requests of this client are under way. It asks too much at once."
+            self._send(identity, encode_reply(request.number, BrokerError.__name__, _encode(text)))
+        else:
+            job = session.running[request.number] = Job(identity, peer.name, session, request)
+            return job
+        return None
+
+    # --- Answering ------------------------------------------------------------------------------------
+
+    def _answer(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            frame = encode_reply(job.number, job.kind, _encode(job.body))
+            session = job.session
+            session.running.pop(job.number, None)
+            session.keep(job.number, frame)
+            self._send(job.identity, frame)
+
+    def _send(self, identity: bytes, frame: bytes) -> None:
+        """Send a frame. What a slow client has no room for is kept, up to a bound; it asks again for the rest."""
+        if (waiting := self._unsent.get(identity)) is not None:
+            if sum(map(len, waiting)) + len(frame) <= UNSENT_BYTES:
+                waiting.append(frame)
+            return
+        try:
+            self._router.send_multipart((identity, frame), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                self._clients.forget(identity)
+            elif error.errno == zmq.EAGAIN:
+                self._unsent[identity] = deque([frame])
+            else:
+                raise
+
+    def _send_rest(self) -> None:
+        for identity, frames in list(self._unsent.items()):
+            del self._unsent[identity]
+            while frames:
+                self._send(identity, frames.popleft())
+                if identity in self._unsent:
+                    self._unsent[identity].extend(frames)
+                    break
+
+    def _infos(self) -> list[Client]:
+        sessions = Counter(session.client for session in self._sessions.known.values())
+        standing = self._turns.broker.standing()
+        return self._clients.infos(sessions, Counter(standing))
+
+    def _tell_nonsense(self) -> None:
+        if self._nonsense and time.monotonic() > self._told_at + TOLD:
+            total, (usual, _) = self._nonsense.total(), self._nonsense.most_common(1)[0]
+            log.warning("%d frames were not Celeriac's, or not this version's, and were ignored: %s", total, usual)
+            self._nonsense.clear()
+            self._told_at = time.monotonic()
+
+    def close(self) -> None:
+        """Close everything."""
+        self._router.close(0)
+        self._zap.close(0)
+        self._context.term()
+        self._wake.close()
+        self._woken.close()
+        self._turns.close()
+
+
+def is_local(bind: str) -> bool:
+    """Return whether only this machine can reach an endpoint."""
+    scheme, _, rest = bind.partition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    return scheme == "ipc" or host in ("localhost", "::1") or host.startswith("127.")
+
+

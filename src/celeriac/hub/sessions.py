@@ -1,0 +1,105 @@
+"""Sessions: which requests of a client were answered, and how, so that a repeated one gets the same answer.
+
+A client numbers its requests, and says with each which one is the oldest that it still waits for: answers before that
+are forgotten. What is kept of one session is bounded; if a client exceeds that, its oldest answers are dropped, and the
+request, repeated, is carried out again, which each verb stands (receipts, tokens, ids).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celeriac.drivers.zmq.frames import Request
+
+__all__ = ["RUNNING", "Job", "Session", "Sessions"]
+
+KEPT_BYTES: Final = 16 << 20  # of the answers of one session …
+KEPT_ANSWERS: Final = 4096  # … and so many
+RUNNING: Final = 4096  # requests of one session that may be under way
+IDLE_SECONDS: Final = 300.0
+LOOKED_AT_SECONDS: Final = 30.0  # how often idle sessions are looked for
+
+
+class Job:
+    """One request."""
+
+    __slots__ = ("arguments", "body", "client", "identity", "is_answered", "kind", "number", "repeated", "request",
+                 "session", "verb")  # fmt: skip
+
+    def __init__(self, identity: bytes, client: str, session: Session, request: Request) -> None:
+        self.identity = identity  # of the connection that its answer goes to
+        self.client = client
+        self.session = session
+        self.request = request
+        self.number = request.number
+        self.verb = request.verb
+        self.repeated = request.repeated
+        self.arguments: tuple[Any, ...] = ()
+        self.is_answered = False
+        self.kind = ""  # the name of an error
+        self.body: Any = None  # the result, or the text of the error
+
+    def answer(self, body: Any, kind: str = "") -> None:
+        """Set the answer."""
+        self.is_answered, self.body, self.kind = True, body, kind
+
+
+class Session:
+    """One session."""
+
+    def __init__(self, name: str, now: float) -> None:
+        self.client = name
+        self.seen_at = now
+        self.answers: dict[int, bytes] = {}
+        self.size = 0
+        self.running: dict[int, Job] = {}
+
+    def keep(self, number: int, answer: bytes) -> None:
+        """Remember an answer."""
+        self.answers[number] = answer
+        self.size += len(answer)
+        while self.size > KEPT_BYTES or len(self.answers) > KEPT_ANSWERS:
+            self._drop(next(iter(self.answers)))
+
+    def forget_before(self, oldest: int) -> None:
+        """Drop the answers that the client has."""
+        answers = self.answers
+        while answers:
+            number = next(iter(answers))
+            if number >= oldest:
+                break
+            self._drop(number)
+
+    def given_up(self, oldest: int) -> list[Job]:
+        """Return waiting requests that the client waits for no more."""
+        if not self.running or next(iter(self.running)) >= oldest:
+            return []
+        return [job for number, job in self.running.items() if number < oldest]
+
+    def _drop(self, number: int) -> None:
+        self.size -= len(self.answers.pop(number))
+
+
+class Sessions:
+    """All sessions, by their names."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Session] = {}
+        self._looked_at = 0.0
+
+    def of(self, id: bytes, client: str, now: float) -> Session:
+        """Return a session of a client; a new one if it is not known, or another client's."""
+        session = self.known.get(id)
+        if session is None or session.client != client:
+            session = self.known[id] = Session(client, now)
+        session.seen_at = now
+        return session
+
+    def forget_idle(self, now: float) -> None:
+        """Drop sessions of which nothing was heard for long."""
+        if now < self._looked_at + LOOKED_AT_SECONDS:
+            return
+        self._looked_at = now
+        for id, session in list(self.known.items()):
+            if not session.running and session.seen_at < now - IDLE_SECONDS:
+                del self.known[id]

@@ -1,0 +1,507 @@
+"""Tests of the hub's own: keys, repeated requests, restarts, frames that are none, clients that are slow or gone.
+
+`test_brokers.py` has the tests that all brokers and backends share; `promises/` what it is like when a hub is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from celeriac import Celeriac
+from celeriac.backends.zmq import HubBackend
+from celeriac.brokers.zmq import HubBroker
+from celeriac.drivers.zmq.address import Address, hex_of, read_key_file
+from celeriac.drivers.zmq.frames import START, VERSION, Request, decode_reply, encode_request
+from celeriac.drivers.zmq.server import Server
+from celeriac.drivers.zmq.verbs import VERBS, Settled
+from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.hub.keys import make_client, make_hub
+from celeriac.model.clock import Clock
+from celeriac.model.message import PLAIN, encode
+from celeriac.ports.broker import Action, Settlement
+from celeriac.ports.operations import WorkerInfo
+from celeriac.testing import running_worker
+from tests.conformance.broker import ids, message, success
+from tests.hub_server import HubServer, running_hub
+from tests.patience import PATIENCE, wait_for
+
+_encode = msgspec.msgpack.encode
+
+
+def broker_on(hub: HubServer, url: str = "") -> HubBroker:
+    return HubBroker(client(url or hub.url), Clock())
+
+
+MADE: list[Server] = []
+
+
+def client(url: str, timeout: float = PATIENCE) -> Server:
+    MADE.append(Server(url, timeout=timeout))
+    return MADE[-1]
+
+
+@pytest.fixture(autouse=True)
+def close_clients() -> Iterator[None]:
+    yield
+    while MADE:
+        MADE.pop().close()
+
+
+@pytest.fixture
+def hub(hub_on_time: HubServer) -> HubServer:
+    hub_on_time.emptied()
+    return hub_on_time
+
+
+@pytest.fixture
+def own_hub(tmp_path: Path) -> Iterator[HubServer]:
+    with running_hub(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def broker(hub: HubServer) -> Iterator[HubBroker]:
+    made = broker_on(hub)
+    yield made
+    made.close()
+
+
+@contextmanager
+def dealer(hub: HubServer) -> Iterator[zmq.Socket[bytes]]:
+    """A client that says what it wants."""
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.rcvtimeo = int(PATIENCE * 1000)
+    socket.connect(hub.bind)
+    yield socket
+    socket.close()
+    context.term()
+
+
+SESSION = bytearray(16)
+
+
+@pytest.fixture(autouse=True)
+def new_session() -> None:
+    SESSION[:] = os.urandom(16)
+
+
+def say(socket: zmq.Socket[bytes], number: int, verb: str, *arguments: Any, repeated: bool = False,
+        oldest: int = 0) -> None:  # fmt: skip
+    raw = msgspec.Raw(_encode(arguments))
+    socket.send(encode_request(Request(bytes(SESSION), number, oldest, repeated, verb, raw)))
+
+
+def heard(socket: zmq.Socket[bytes], verb: str) -> tuple[int, Any]:
+    reply = decode_reply(socket.recv())
+    if reply.kind:
+        return reply.number, reply.kind
+    return reply.number, VERBS[verb].result(reply.body)
+
+
+# --- Addresses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [("zmq://hub", "tcp://hub:5557"), ("zmq://hub:7000", "tcp://hub:7000"), ("zmq://[::1]:7", "tcp://[::1]:7"),
+     ("zmq://[::1]", "tcp://[::1]:5557"), ("zmq+ipc:///run/a%20hub.sock", "ipc:///run/a hub.sock")],
+)  # fmt: skip
+def test_urls_are_parsed(url: str, endpoint: str) -> None:
+    assert Address.of(url) == Address(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("zmq://", "no host"), ("zmq://hub:x", "port 'x' is not a number"), ("zmq://hub:0", "no port 0"),
+     ("zmq://hub/1", "no databases"), ("zmq://u:p@hub", "no users"), ("zmq+ipc://", "no path"),
+     ("zmq://hub?key=1", "no option 'key'"), ("zmq://hub?server_key=00", "needs both"),
+     ("zmq://hub?server_key=00&key_file=/nowhere", "No such file")],
+)  # fmt: skip
+def test_invalid_urls_are_refused(url: str, words: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=words):
+        Address.of(url)
+
+
+# --- Keys ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub that lets in only clients with keys; `web` has some."""
+    folder = tmp_path_factory.mktemp("locked")
+    make_hub(folder / "keys")
+    make_client(folder / "keys", "web")
+    with running_hub(folder, "--keys", str(folder / "keys")) as server:
+        yield server
+
+
+def with_keys(hub: HubServer, name: str, server_key: str = "") -> str:
+    keys = hub.folder / "keys"
+    public = server_key or hex_of(read_key_file(keys / "hub.key")[0])
+    return f"{hub.url}?server_key={public}&key_file={keys / f'{name}.key_secret'}"
+
+
+def test_a_client_with_a_key_is_let_in_under_its_name_and_listed(locked: HubServer) -> None:
+    broker = broker_on(locked, with_keys(locked, "web"))
+    broker.publish([message()])
+    assert [one.name for one in asyncio.run(broker.clients())] == ["web"]
+    broker.close()
+
+
+def test_secret_keys_are_for_their_owner_alone(locked: HubServer) -> None:
+    for name in ("hub", "web"):
+        assert (locked.folder / "keys" / f"{name}.key_secret").stat().st_mode & 0o777 == 0o600
+    assert (locked.folder / "keys").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_client_whose_key_is_not_known_is_told_so_at_once(locked: HubServer) -> None:
+    make_client(locked.folder / "keys", "stranger")
+    (locked.folder / "keys" / "clients" / "stranger.key").unlink()
+    server = client(with_keys(locked, "stranger"))
+    begun = time.monotonic()
+    with pytest.raises(AccessRefused, match=r"celeriac hub keys NAME"):
+        server.do("broker.last_broadcast")
+    with pytest.raises(AccessRefused, match=r"celeriac hub keys NAME"):
+        asyncio.run(server.ado("broker.last_broadcast"))
+    assert time.monotonic() - begun < PATIENCE
+    assert "was not let in" in locked.text()
+
+
+def test_a_client_is_shut_out_and_let_in_again_while_the_hub_runs(locked: HubServer) -> None:
+    keys = locked.folder / "keys"
+    make_client(keys, "worker")
+    server = client(with_keys(locked, "worker"))
+    server.do("broker.last_broadcast")
+    (keys / "clients" / "worker.key").rename(keys / "worker.key")
+
+    def is_refused() -> bool:
+        try:
+            server.do("broker.last_broadcast")
+        except AccessRefused:
+            return True
+        return False
+
+    wait_for(is_refused, "being shut out")
+    (keys / "worker.key").rename(keys / "clients" / "worker.key")
+    wait_for(lambda: not is_refused(), "being let in")
+    server.close()
+
+
+def test_a_client_without_keys_gets_no_answer_from_a_hub_that_wants_some(locked: HubServer) -> None:
+    with pytest.raises(BrokerUnavailable, match="compare `server_key`"):
+        client(locked.url, 0.5).do("broker.last_broadcast")
+
+
+def test_a_hub_with_another_key_is_not_believed(locked: HubServer) -> None:
+    with pytest.raises(BrokerUnavailable, match="compare `server_key`"):
+        client(with_keys(locked, "web", "0" * 64), 0.5).do("broker.last_broadcast")
+
+
+def hub_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "celeriac", "hub", *arguments], cwd=folder, text=True,
+                          capture_output=True, timeout=PATIENCE, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:5557", "tcp://*:5557", "tcp://[::]:5557", "tcp://10.0.0.1:5557"])
+def test_a_hub_that_others_reach_and_that_has_no_keys_does_not_start(tmp_path: Path, bind: str) -> None:
+    from click.testing import CliRunner
+
+    from celeriac.cli.root import main
+
+    done = CliRunner().invoke(main, ["hub", "--bind", bind, "--data", str(tmp_path / "q.db")])
+    assert done.exit_code == 2
+    assert "celeriac hub keys" in done.output
+    assert not (tmp_path / "q.db").exists()
+
+
+def test_insecure_is_said_and_warned_of(tmp_path: Path) -> None:
+    with running_hub(tmp_path, "--insecure", bind="tcp://0.0.0.0:*") as hub:
+        assert "Everybody who reaches" in hub.text()
+
+
+def test_the_command_makes_keys_and_says_what_a_client_needs(tmp_path: Path) -> None:
+    made = hub_command(tmp_path, "keys", "web")
+    assert "broker_url = zmq://HOST:5557?server_key=" in made.stdout
+    assert sorted(path.name for path in (tmp_path / "hub-keys").rglob("*.key*")) == [
+        "hub.key", "hub.key_secret", "web.key", "web.key_secret",
+    ]  # fmt: skip
+    again = hub_command(tmp_path, "keys", "web")
+    assert again.returncode == 2
+    assert "There are keys of web already" in again.stderr
+
+
+def test_a_socket_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with running_hub(tmp_path, bind=f"ipc://{tmp_path}/s") as hub:
+        broker = broker_on(hub)
+        broker.publish([message()])
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+        broker.close()
+
+
+# --- Requests that are repeated ------------------------------------------------------------------------
+
+
+def test_a_request_is_answered_once_more_and_not_carried_out_again(hub: HubServer) -> None:
+    with dealer(hub) as socket:
+        for _ in range(2):
+            say(socket, 7, "broker.lease", b"{}", 60.0)
+            assert heard(socket, "broker.lease") == (7, 1)
+
+
+def test_a_waiting_request_that_is_repeated_is_answered_on_the_new_connection(hub: HubServer) -> None:
+    with dealer(hub) as old, dealer(hub) as new:
+        say(old, 1, "broker.lease", b"{}", 60.0)
+        assert heard(old, "broker.lease") == (1, 1)
+        say(old, 2, "leases.receive", 1, 1, [], ["default"], {PLAIN: 5}, 600.0)
+        say(old, 3, "broker.last_broadcast")
+        heard(old, "broker.last_broadcast")
+        say(new, 2, "leases.receive", 1, 1, [], ["default"], {PLAIN: 5}, 600.0, repeated=True)
+        say(new, 4, "broker.publish", [encode(message(id="m"))])
+        answers = dict(heard(new, verb) for verb in ("broker.publish", "leases.receive"))
+        assert len(answers[2]) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_after_a_restart_a_repeated_receive_gives_the_same_messages_and_a_repeated_settlement_is_true(
+    own_hub: HubServer, number: int
+) -> None:
+    with dealer(own_hub) as socket:
+        say(socket, 1, "broker.publish", [encode(message()) for _ in range(3)])
+        say(socket, 2, "broker.lease", b"{}", 600.0)
+        say(socket, 3, "leases.receive", 1, 1, [], ["default"], {PLAIN: 2}, 0.0)
+        given = [heard(socket, verb) for verb in ("broker.publish", "broker.lease", "leases.receive")][-1][1]
+        items = [Settled(one.token, Action.ACKNOWLEDGE) for one in given]
+        say(socket, 4, "leases.settle", 1, items[:1])
+        assert heard(socket, "leases.settle") == (4, [True])
+    own_hub.kill(number)
+    own_hub.start()
+    with dealer(own_hub) as socket:
+        say(socket, 3, "leases.receive", 1, 1, [], ["default"], {PLAIN: 2}, 0.0, repeated=True)
+        assert heard(socket, "leases.receive") == (3, given[1:])
+        say(socket, 4, "leases.settle", 1, items, repeated=True)
+        assert heard(socket, "leases.settle") == (4, [True, True])
+        say(socket, 5, "leases.settle", 1, items)
+        assert heard(socket, "leases.settle") == (5, [False, False])
+
+
+async def test_a_receive_that_is_cancelled_has_taken_nothing(broker: HubBroker) -> None:
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    for _ in range(20):
+        waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 5}, PATIENCE))
+        await asyncio.sleep(0)
+        await broker.apublish([message()])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        if not waiting.cancelled():
+            await lease.settle([Settlement(delivery=one) for one in waiting.result()])
+    left = await lease.receive(["default"], {PLAIN: 50}, 0.0)
+    assert all(one.deliveries == 1 for one in left)
+    await lease.settle([Settlement(delivery=one) for one in left])
+    assert await broker.operations().queues() == []
+
+
+async def test_a_call_goes_on_when_the_hub_is_restarted_meanwhile(own_hub: HubServer) -> None:
+    broker = broker_on(own_hub)
+    backend = HubBackend(broker.server, broker.clock)
+    lease = await broker.lease(WorkerInfo(name="w"), 600.0, 3)
+    receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 5}, PATIENCE))
+    awaiting = asyncio.ensure_future(backend.afetch(["nobody"], PATIENCE))
+    await broker.apublish([message("elsewhere")])
+    own_hub.kill()
+    sending = asyncio.ensure_future(broker.apublish([sent := message()]))
+    await asyncio.to_thread(own_hub.start)
+    await sending
+    [delivery] = await receiving
+    assert delivery.message.id == sent.id
+    end = success(message(id="nobody"))
+    await lease.settle([Settlement(delivery=delivery, outcome=end)])
+    assert await awaiting == {"nobody": end}
+    broker.close()
+
+
+def test_what_was_published_before_a_restart_is_published_again_with_that_said(own_hub: HubServer) -> None:
+    """The first publication may have run to its end meanwhile: then a worker looks for the outcome first."""
+    broker = broker_on(own_hub)
+    broker.publish([message()])
+    own_hub.send(signal.SIGSTOP)
+    sent = message()
+    thread = threading.Thread(target=broker.publish, args=([sent],))
+    thread.start()
+    time.sleep(0.5)  # it is on its way
+    own_hub.kill()
+    own_hub.start()
+    thread.join(PATIENCE)
+    found = asyncio.run(broker.operations().find([sent.id]))
+    assert found[sent.id][1].again
+    broker.close()
+
+
+# --- Group commit ---------------------------------------------------------------------------------------
+
+
+async def test_what_comes_from_many_clients_at_one_time_is_one_transaction(own_hub: HubServer) -> None:
+    brokers = [broker_on(own_hub) for _ in range(4)]
+    for broker in brokers:
+        broker.server._local = type(broker.server._local)()
+    await asyncio.gather(*(broker.apublish([message()]) for broker in brokers))
+    watching = sqlite3.connect(own_hub.data)
+
+    def version() -> int:
+        return int(watching.execute("PRAGMA data_version").fetchone()[0])
+
+    def count() -> int:
+        return int(watching.execute("SELECT count(*) FROM ready").fetchone()[0])
+
+    before, had = version(), count()
+    own_hub.send(signal.SIGSTOP)
+    sending = [asyncio.ensure_future(broker.apublish([message()])) for broker in brokers for _ in range(25)]
+    await asyncio.sleep(0.3)
+    own_hub.send(signal.SIGCONT)
+    versions = set()
+    while not all(task.done() for task in sending):
+        versions.add(version())
+        await asyncio.sleep(0)
+    assert count() == had + 100
+    assert version() - before <= 20
+    watching.close()
+    for broker in brokers:
+        broker.close()
+
+
+# --- What a client should not send ----------------------------------------------------------------------
+
+
+JUNK = [b"", b"x", b"CLR", b"\0" * 100, START, START + b"\xc1", START + _encode([1, 2]), START + _encode(["s"] * 6),
+        START + _encode([b"s" * 16, -1, 0, False, "broker.publish", []]), os.urandom(1000)]  # fmt: skip
+
+
+def test_frames_that_are_none_do_no_harm(hub: HubServer) -> None:
+    with dealer(hub) as socket:
+        for frame in JUNK:
+            socket.send(frame)
+            socket.send_multipart([b"", frame])
+        say(socket, 1, "broker.last_broadcast")
+        assert heard(socket, "broker.last_broadcast") == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [("no.verb", ()), ("broker.publish", ()), ("broker.publish", (1,)), ("broker.publish", ([b"junk"],)),
+     ("broker.publish", ([b"\xc1\x03\xff\xff\xff\xff"],)), ("leases.receive", (1, 1, [], ["q"], {"plain": "x"}, 0.0)),
+     ("leases.settle", (1, [["x"]])), ("leases.settle", (1 << 62, [["1:2:3:4:5"]])), ("leases.renew", (1 << 63, 1.0)),
+     ("operations.remove", ("q", [[[1, 2]]])), ("backend.store", ([b"\x80"],)), ("history.swap", ([[]], {}))],
+)  # fmt: skip
+def test_requests_that_make_no_sense_are_told_so_and_do_no_harm(hub: HubServer, verb: str, arguments: Any) -> None:
+    with dealer(hub) as socket:
+        say(socket, 1, verb, *arguments)
+        reply = decode_reply(socket.recv())
+        assert reply.number == 1
+        assert reply.kind in ("BrokerError", "LeaseLost") or msgspec.msgpack.decode(reply.body) == [False]
+        say(socket, 2, "broker.lease", b"{}", 60.0)
+        assert heard(socket, "broker.lease")[0] == 2
+
+
+def test_another_version_is_told_and_the_error_says_who_is_older(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from celeriac.drivers.zmq import conversation
+
+    def newer(request: Request) -> bytes:
+        frame = bytearray(encode_request(request))
+        frame[len(START) - 1] = VERSION + 1
+        return bytes(frame)
+
+    def as_newer(frame: bytes) -> Any:
+        assert frame == START
+        raise conversation.OtherVersion(VERSION - 1)
+
+    monkeypatch.setattr(conversation, "encode_request", newer)
+    monkeypatch.setattr(conversation, "decode_reply", as_newer)
+    with pytest.raises(BrokerMisconfigured, match="upgrade the hub"):
+        client(hub.url).do("broker.last_broadcast")
+
+
+def test_a_client_that_reads_no_answers_keeps_no_other_from_its_work(hub: HubServer, broker: HubBroker) -> None:
+    with dealer(hub) as socket:
+        big = [encode(message(body=b"x" * 100_000)) for _ in range(20)]
+        say(socket, 1, "broker.publish", big)
+        for number in range(2, 500):
+            say(socket, number, "operations.peek", "default", 20, 0, oldest=number)
+        broker.publish([message("other")])
+        assert ids(asyncio.run(broker.operations().peek("other", 5)))
+
+
+async def test_a_lease_that_is_gone_is_lost(broker: HubBroker) -> None:
+    lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+    await lease.end()
+    with pytest.raises(LeaseLost):
+        await lease.renew()
+    await broker.apublish([message()])
+    with pytest.raises(LeaseLost):
+        await lease.receive(["default"], {PLAIN: 1}, 0.0)
+
+
+# --- The file -------------------------------------------------------------------------------------------
+
+
+async def test_the_embedded_broker_s_file_can_be_served_and_taken_back(tmp_path: Path) -> None:
+    """It is one format; and what another process writes to it meanwhile is seen."""
+    url = f"sqlite:///{tmp_path}/celeriac.db"
+    embedded = Celeriac("a", environ={}, broker_url=url).broker
+    embedded.publish([first := message(priority=9)])
+    with running_hub(tmp_path) as hub:
+        broker = broker_on(hub)
+        lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
+        [delivery] = await lease.receive(["default"], {PLAIN: 5}, 0.0)
+        assert delivery.message == first
+        receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 5}, PATIENCE))
+        await asyncio.sleep(0)
+        await embedded.apublish([second := message()])
+        assert ids(await receiving) == [second.id]
+        await broker.apublish([third := message("third")])
+        broker.close()
+    assert ids(await embedded.operations().peek("third", 5)) == [third.id]
+    embedded.close()
+
+
+def test_a_child_of_a_fork_has_a_line_of_its_own(broker: HubBroker) -> None:
+    broker.publish([message()])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            broker.publish([message()])
+        finally:
+            os._exit(0 if sys.exc_info()[0] is None else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    broker.publish([message()])
+    assert len(asyncio.run(broker.operations().peek("default", 5))) == 3
+
+
+async def test_a_worker_works_over_the_hub(hub: HubServer) -> None:
+    app = Celeriac("w", environ={}, broker_url=hub.url)
+
+    @app.task(name="w.add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    with running_worker(app):
+        results = add.delay_many([(number, 1) for number in range(50)])
+        assert [await result.aget(timeout=PATIENCE) for result in results] == list(range(1, 51))
+    app.close()
