@@ -96,7 +96,7 @@ class Roster:
         return [*self._seen.values(), *(one for one in gone if one.label not in self._seen)]
 
     async def find(self, label: str, within: float | None = None) -> Seen | None:
-        """Return a worker by its label, or its name. It may have started since the last look. `within` as for `look`."""
+        """Return a worker by its label, or its name; it may have started since the last look. `within`: see `look`."""
         return self._named(label, await self.look(within)) or self._named(label, await self._look_anew(within))
 
     @staticmethod
