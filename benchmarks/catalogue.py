@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, hub, rabbitmq, redis, results, schedules, sqlite, startup, web
+from benchmarks import canvas, footprint, hub, rabbitmq, redis, results, schedules, sqlite, startup, web, web_pages
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -64,6 +64,7 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "web-send": web.send,
         "web-status": web.status,
         "web-events": web.events,
+        "web-pages": web_pages.pages,
     },
 }
 BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark in group.items()}

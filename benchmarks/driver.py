@@ -218,6 +218,18 @@ def stream(peer: Any, port: int, rate: int, seconds: float) -> dict[str, Any]:
     return {"late": late, "rate": sent[0] / seconds}
 
 
+def seed(peer: Any, rows: int) -> dict[str, Any]:
+    """Store messages that wait, and attempts in the history, and make workers known that do not answer."""
+    peer.seed(rows)
+    return {"rows": rows}
+
+
+def pages(peer: Any, port: int, times: int) -> dict[str, Any]:
+    """Return the seconds of each page of the dashboard, fetched some times: by address, the first page first."""
+    web_load.answered(port)
+    return {"pages": web_load.timed(port, peer.paths, times)}
+
+
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
     """Replace this process with a worker."""
     command = peer.worker(children, bool(tuned))
@@ -228,7 +240,7 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
     for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 schedule, beat, declare, store, serve, requests, stream, worker)
+                 schedule, beat, declare, store, serve, requests, stream, seed, pages, worker)
 }
 
 

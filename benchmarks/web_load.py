@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["answered", "events", "load"]
+__all__ = ["answered", "events", "load", "timed"]
 
 START_SECONDS = 60.0
 WARM_UP_SECONDS = 0.5
@@ -27,6 +28,34 @@ def answered(port: int) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def timed(port: int, paths: Callable[[Callable[[str], str]], Sequence[str]], times: int) -> dict[str, list[float]]:
+    """Return the seconds of pages, each fetched so many times on one connection, as by a browser.
+
+    `paths` is called with a function that fetches a page, for addresses that are on other pages. The page at `/` is
+    timed before, once: as the first page of the server.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    headers = {"Accept": "text/html"}
+
+    def fetch(path: str) -> str:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        if answer.status != 200:
+            raise RuntimeError(f"{path}: {answer.status}")
+        if cookie := answer.getheader("set-cookie"):
+            headers["Cookie"] = cookie.partition(";")[0]
+        return text
+
+    def seconds(path: str) -> float:
+        start = time.perf_counter()
+        fetch(path)
+        return time.perf_counter() - start
+
+    first = seconds("/")
+    return {"(first)": [first], **{path: [seconds(path) for _ in range(times)] for path in paths(fetch)}}
 
 
 def load(port: int, request: tuple[str, str, bytes], connections: int, seconds: float) -> dict[str, Any]:

@@ -38,7 +38,7 @@ async def _overview(view: View) -> Context:
 
 @PAGES.fragment("overview", "status", ("queues", "workers", "failures"), shared=True)
 async def _status(view: View) -> Context:
-    collected = await view.site.collector.collected()
+    collected = await view.collected()
     found = troubles(collected, view.site.pulse.trends, await _signatures(view), view.app.main or "APP")
     return {"troubles": found, "collected": collected}
 
@@ -120,7 +120,7 @@ class QueueRow(NamedTuple):
 
 async def queue_rows(view: View) -> list[QueueRow]:
     """Return all queues."""
-    collected = await view.site.collector.collected()
+    collected = await view.collected()
     counts = await view.site.counts()
     period = await _period(view, SHORT)
     last = flows_by(period.last(NOW), lambda point: point.queue) if period is not None else {}

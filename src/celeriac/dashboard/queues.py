@@ -63,7 +63,7 @@ async def _queue(view: View) -> Context:
     try:
         await counts_of(view.site, queue)
     except UnknownQueue:
-        collected = await view.site.collector.collected()  # one that a worker receives from has no messages, maybe
+        collected = await view.collected()  # one that a worker receives from has no messages, maybe
         if not receivers(collected, queue):
             raise
     ranges = [(name, view.with_query(range=name)) for name in RANGES]
@@ -80,7 +80,7 @@ async def _row(view: View) -> QueueRow:
 
 @PAGES.fragment("queue", "numbers", ("queues", "workers", "tasks"))
 async def _numbers(view: View) -> Context:
-    collected = await view.site.collector.collected()
+    collected = await view.collected()
     row, trends = await _row(view), view.site.pulse.trends
     slope = trends.slope(row.counts.queue)
     into = max(0.0, row.out.rate + slope) if row.out is not None and slope is not None else None
@@ -133,7 +133,7 @@ async def _messages(view: View) -> Context:
 
 @PAGES.fragment("queue", "workers", ("workers",), scope="workers:read", shared=True)
 async def _workers(view: View) -> Context:
-    collected = await view.site.collector.collected()
+    collected = await view.collected()
     mine = receivers(collected, view.path["queue"])
     workers = [(label, worker, collected.load.get(label)) for label, worker in (collected.workers or {}).items()]
     return {"workers": [one for one in workers if one[1] in mine], "known": collected.workers is not None}

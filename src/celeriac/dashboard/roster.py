@@ -71,47 +71,56 @@ class Roster:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = asyncio.Lock()
-        self._fresh_until = self._anew_from = 0.0
+        self._fresh_until = self._anew_from = 0.0  # monotonic
+        self._partly_until = 0.0  # likewise: some workers were not waited for
         self._seen: dict[str, Seen] = {}
         self._gone: dict[str, Seen] = {}
         self._knows_history = False
 
-    async def look(self) -> list[Seen]:
-        """Return all workers: those that run, by name, then those that are gone, the latest first."""
+    async def look(self, within: float | None = None) -> list[Seen]:
+        """Return all workers: those that run, by name, then those that are gone, the latest first.
+
+        With `within`, workers that do not answer are waited for so many seconds, about, and asked again for the next.
+        """
         async with self._lock:
-            if time.monotonic() >= self._fresh_until:
-                await self._look()
+            now = time.monotonic()
+            if now < self._fresh_until or (within is not None and now < self._partly_until):
+                pass
+            elif within is not None:
+                await self._look(await self._site.collector.collected_soon(within), within)
+                self._partly_until = time.monotonic() + FRESH
+            else:
+                await self._look(await self._site.collector.collected(), ANSWER_SECONDS)
                 self._fresh_until = time.monotonic() + FRESH
         gone = sorted(self._gone.values(), key=lambda one: (-one.seen_at, one.label))
         return [*self._seen.values(), *(one for one in gone if one.label not in self._seen)]
 
-    async def find(self, label: str) -> Seen | None:
-        """Return a worker by its label, or its name. It may have started since the last look."""
-        return self._named(label, await self.look()) or self._named(label, await self._look_anew())
+    async def find(self, label: str, within: float | None = None) -> Seen | None:
+        """Return a worker by its label, or its name; it may have started since the last look. `within`: see `look`."""
+        return self._named(label, await self.look(within)) or self._named(label, await self._look_anew(within))
 
     @staticmethod
     def _named(label: str, found: list[Seen]) -> Seen | None:
         exact = [one for one in found if one.label == label]
         return next(iter(exact or [one for one in found if one.worker.name == label]), None)
 
-    async def _look_anew(self) -> list[Seen]:
+    async def _look_anew(self, within: float | None) -> list[Seen]:
         """Look past what is kept for others, but not more often than everybody together would without that."""
         if time.monotonic() >= self._anew_from:
             self._anew_from = time.monotonic() + FRESH
-            self._fresh_until = 0.0
+            self._fresh_until = self._partly_until = 0.0
             self._site.collector.expire()
-        return await self.look()
+        return await self.look(within)
 
     def forget(self, label: str) -> bool:
         """Strike out a worker that is gone."""
         return self._gone.pop(label, None) is not None
 
-    async def _look(self) -> None:
-        collected = await self._site.collector.collected()
+    async def _look(self, collected: Collected, within: float) -> None:
         if collected.workers is None:
             return  # the broker is away: what was seen stays
         now = collected.now
-        active = await self._active(collected)
+        active = await self._active(collected, within)
         before, self._seen = self._seen, {}
         for label, worker in collected.workers.items():
             known = before.get(label)
@@ -130,11 +139,11 @@ class Roster:
             if label in self._seen or now - since > limit or len(self._gone) > MOST_GONE:
                 del self._gone[label]
 
-    async def _active(self, collected: Collected) -> dict[str, list[ActiveTask]]:
+    async def _active(self, collected: Collected, within: float) -> dict[str, list[ActiveTask]]:
         if not collected.load or not any(sum(load.busy.values()) for load in collected.load.values()):
             return {label: [] for label in collected.load}
         try:
-            return (await self._site.read(Inspector(self._site.app, timeout=ANSWER_SECONDS).active())).values
+            return (await self._site.read(Inspector(self._site.app, timeout=within).active())).values
         except BrokerError as error:
             log.warning("What workers are running is not known: %s", error)
             return {}

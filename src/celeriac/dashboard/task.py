@@ -37,7 +37,7 @@ async def _task(view: View) -> Context:
 @PAGES.fragment("task", "task", ("task:{id}",))
 async def _everything(view: View) -> Context:
     id = view.path["id"]
-    inspector = Inspector(view.app, timeout=REPLY_SECONDS)
+    inspector = Inspector(view.app, timeout=view.within or REPLY_SECONDS)
     counts = await view.site.counts()
     facts = await view.site.read(inspector.facts(id, workflow=view.query.get("workflow") or None, counts=counts))
     timeline = await _timeline(view, id)

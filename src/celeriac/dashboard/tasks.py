@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from celeriac import states
 from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.pages import Context, Done, Entry, Pages
-from celeriac.dashboard.view import FRAGMENT, View
+from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, NotSupported
 from celeriac.inspector import Inspector
 from celeriac.inspector.listing import list_ready, list_running, list_scheduled
@@ -22,6 +22,7 @@ from celeriac.model.filters import Filter
 from celeriac.model.gate import Unreadable
 from celeriac.model.history import Attempt
 from celeriac.model.message import Message, decode, made_at
+from celeriac.ports.history import MOST_COUNTED
 from celeriac.web.history import filter_of, history_of
 from celeriac.web.problems import Problem
 from celeriac.web.site import Site
@@ -35,7 +36,8 @@ T = TypeVar("T")
 PAGE: Final = 50
 CHOSEN: Final = 1000  # at once
 SUGGESTED: Final = 300  # words of the search box
-REPLY_SECONDS: Final = 0.5  # for workers that a page asks
+REPLY_SECONDS: Final = 0.5  # for workers that a fragment asks
+SEARCH_SECONDS: Final = 0.15  # after which a search ends, and says how far it came
 SIGNATURES: Final = 50
 SHARE: Final = 20  # looking for a list that is open takes at most one part in so many of the time
 REMEMBERED: Final = 100  # lists
@@ -185,16 +187,18 @@ def _chosen(view: View, q: str) -> Filter | str:
 async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts: list[Any]) -> dict[str, Any]:
     key = (tab, view.query.get("q", ""), cursor or "")
     if tab == "running":
-        inspector = Inspector(view.app, timeout=REPLY_SECONDS)
+        inspector = Inspector(view.app, timeout=view.within or REPLY_SECONDS)
         running, at = await _looked(view, key, lambda: list_running(inspector, chosen, PAGE, view.now))
         said = f"{len(running.rows):,} of {running.of:,}, the longest first"
         return {"rows": running.rows, "said": said, "silent": running.silent, "at": at}
     if tab in ("waiting", "scheduled"):
         if tab == "waiting":
             queues = [one.queue for one in counts if one.ready]
-            messages, at = await _looked(view, key, lambda: list_ready(view.app, chosen, queues, PAGE, cursor))
+            messages, at = await _looked(view, key, lambda: list_ready(view.app, chosen, queues, PAGE, cursor,
+                                                                           SEARCH_SECONDS))  # fmt: skip
         else:
-            messages, at = await _looked(view, key, lambda: list_scheduled(view.app, chosen, PAGE, cursor))
+            messages, at = await _looked(view, key, lambda: list_scheduled(view.app, chosen, PAGE, cursor,
+                                                                               SEARCH_SECONDS))  # fmt: skip
         total = sum(one.ready if tab == "waiting" else one.scheduled for one in counts)
         is_all = chosen == Filter()
         total = max(total, messages.searched)
@@ -206,8 +210,10 @@ async def _rows(view: View, tab: str, chosen: Filter, cursor: str | None, counts
             raise ValueError("These have failed: leave the state out, or look at those that have ended.")
         chosen = replace(chosen, states=(states.FAILURE,))
     history = history_of(view.site)
-    page, at = await _looked(view, key, lambda: history.search(chosen, PAGE, cursor))
-    said = f"Looked at the newest {page.searched:,} of {page.of:,} attempts that are kept"
+    page, at = await _looked(view, key, lambda: history.search(chosen, PAGE, cursor, SEARCH_SECONDS))
+    least = "at least " if page.of == MOST_COUNTED else ""
+    which = "the next" if cursor else "the newest"
+    said = f"Looked at {which} {page.searched:,} of {least}{max(page.of, page.searched):,} attempts that are kept"
     if any(one.share < 1 for one in page.rows):
         said += "; of successes, a sample is"
     return {"rows": [(one, _kept_call(view, one)) for one in page.rows], "said": said, "cursor": page.next, "at": at}
@@ -222,7 +228,7 @@ async def _looked(view: View, key: tuple[str, ...], look: Callable[[], Coroutine
     """
     memory, now = _FOUND.setdefault(view.site, {}), time.monotonic()
     known = memory.get(key)
-    if known is not None and FRAGMENT in view.request.query_params and now < known.until:
+    if known is not None and view.is_fragment and now < known.until:
         if not known.is_asked_again:
             known.is_asked_again = True
             asyncio.get_running_loop().call_later(known.until - now, view.site.pulse.nudge, "tasks", "queues")

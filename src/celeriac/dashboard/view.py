@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,18 @@ import msgspec
 from starlette.datastructures import ImmutableMultiDict, QueryParams
 from starlette.requests import Request
 
+from celeriac.web.collecting import Collected
 from celeriac.web.problems import Problem
 from celeriac.web.scopes import User
 from celeriac.web.site import Site
 
-__all__ = ["FRAGMENT", "SESSION_SECONDS", "Session", "View", "address", "local", "prefix_of", "segment"]
+__all__ = ["FRAGMENT", "PAGE_SECONDS", "SESSION_SECONDS", "Session", "View", "address", "local", "prefix_of", "segment"]
 
 FRAGMENT: Final = "fragment"
 """The parameter that asks for one fragment of a page."""
+
+PAGE_SECONDS: Final = 0.1
+"""How long a page waits for workers that may not answer. Its fragments are fetched again, and wait longer."""
 
 SESSION_SECONDS: Final = 12 * 3600
 SAFE: Final = "/:@!$'()*,;=~"
@@ -53,6 +58,7 @@ class View:
         self.path: Mapping[str, str] = request.path_params
         self.query = QueryParams([pair for pair in request.query_params.multi_items() if pair[0] != FRAGMENT])
         self.now = site.app.clock.now()
+        self._collecting: asyncio.Task[Collected] | None = None
 
     def may(self, scope: str) -> bool:
         """Return whether the user may do what a scope allows."""
@@ -62,6 +68,24 @@ class View:
         """Raise a `Problem` if the user may not do what a scope allows."""
         if not self.may(scope):
             raise Problem("scope", f"{self.user.name} may not do this: it needs the scope {scope}.", needed=scope)
+
+    @property
+    def is_fragment(self) -> bool:
+        """Whether an open page asks for a part of it, which it has already."""
+        return FRAGMENT in self.request.query_params
+
+    @property
+    def within(self) -> float | None:
+        """How many seconds workers are waited for that may not answer; None: as long as whoever asks them does."""
+        return None if self.is_fragment else PAGE_SECONDS
+
+    async def collected(self) -> Collected:
+        """Return what is known of the whole system."""
+        if self._collecting is None:
+            collector, within = self.site.collector, self.within
+            asking = collector.collected() if within is None else collector.collected_soon(within)
+            self._collecting = asyncio.create_task(asking)
+        return await asyncio.shield(self._collecting)
 
     @property
     def prefix(self) -> str:

@@ -78,7 +78,7 @@ async def _list(view: View) -> Context:
 
 @PAGES.fragment("workers", "list", ("workers",), shared=True)
 async def _rows(view: View) -> Context:
-    found = await roster_of(view.site).look()
+    found = await roster_of(view.site).look(view.within)
     rows = [(one, lanes_of(one, view.now)) for one in found]
     up = [one for one in found if not one.gone]
     return {"rows": rows, "up": len(up), "busy": sum(one.busy for one in up), "slots": sum(one.slots for one in up),
@@ -90,9 +90,9 @@ async def _rows(view: View) -> Context:
 
 async def _found(view: View) -> Seen:
     label = view.path["worker"]
-    one = await roster_of(view.site).find(label)
+    one = await roster_of(view.site).find(label, view.within)
     if one is None:
-        known = [seen.label for seen in await roster_of(view.site).look()]
+        known = [seen.label for seen in await roster_of(view.site).look(view.within)]
         raise Problem("unknown-worker", f"No worker named {label!r} is running, or was lost in the last day."
                       f"{nearest(label, known)}")  # fmt: skip
     return one
@@ -107,7 +107,7 @@ async def _worker(view: View) -> Context:
 @PAGES.fragment("worker", "slots", ("workers",))
 async def _slots(view: View) -> Context:
     one = await _found(view)
-    every = await roster_of(view.site).look()
+    every = await roster_of(view.site).look(view.within)
     namesakes = sum(seen.worker.name == one.worker.name and not seen.gone for seen in every)
     known = {one.queue for one in await view.site.counts()} | set(view.app.queues)
     running = sorted(one.active, key=lambda task: task.started_at)

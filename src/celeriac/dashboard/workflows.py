@@ -66,7 +66,7 @@ async def _latest(view: View) -> tuple[list[str], int]:
     for counts in await site.counts():
         if counts.ready:
             places += [message.place for message in await site.read(operations.peek(counts.queue, PEEKED))]
-    running = [task.id for seen in await roster_of(site).look() for task in seen.active][:ASKED]
+    running = [task.id for seen in await roster_of(site).look(view.within) for task in seen.active][:ASKED]
     if running:
         found = await site.read(site.inspector.find(running))
         places += [one.message.place for one in found.values() if one.message is not None]

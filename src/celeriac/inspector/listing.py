@@ -5,6 +5,8 @@ The dashboard lists them beside attempts that have ended, which the history sear
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -47,9 +49,11 @@ class RunningPage(NamedTuple):
     silent: tuple[str, ...]  # workers that did not reply
 
 
-async def list_ready(app: Celeriac, filter: Filter, queues: Iterable[str], limit: int,
-                     cursor: str | None = None) -> Messages:  # fmt: skip
+async def list_ready(app: Celeriac, filter: Filter, queues: Iterable[str], limit: int, cursor: str | None = None,
+                     within: float = math.inf) -> Messages:  # fmt: skip
     """Return messages that workers can receive: queue by queue, in the order in which they are received.
+
+    It looks no further once it has looked `within` seconds, or at `SEARCHED` messages.
 
     Raises `ValueError` for a condition that a message cannot be checked by, and for a cursor that no page gave;
     `NotSupported` if looking takes messages.
@@ -58,7 +62,7 @@ async def list_ready(app: Celeriac, filter: Filter, queues: Iterable[str], limit
     queue, offset = _position(cursor)
     operations = app.broker.operations()
     found: list[Message] = []
-    searched = 0
+    searched, until = 0, time.monotonic() + within
     for name in sorted(queues):
         if name < queue or not Filter(queues=filter.queues).counts("", name, "", "", ""):
             continue
@@ -70,17 +74,19 @@ async def list_ready(app: Celeriac, filter: Filter, queues: Iterable[str], limit
                 if len(found) == limit:
                     return Messages(found, f"{start + number}/{name}", searched + number)
             start, searched = start + len(messages), searched + len(messages)
-            if searched >= SEARCHED:
+            if searched >= SEARCHED or time.monotonic() > until:
                 return Messages(found, f"{start}/{name}", searched)
     return Messages(found, None, searched)
 
 
-async def list_scheduled(app: Celeriac, filter: Filter, limit: int, cursor: str | None = None) -> Messages:
-    """Return messages that are not due yet, the soonest first. Raises as `list_ready` does."""
+async def list_scheduled(app: Celeriac, filter: Filter, limit: int, cursor: str | None = None,
+                         within: float = math.inf) -> Messages:  # fmt: skip
+    """Return messages that are not due yet, the soonest first. Ends and raises as `list_ready` does."""
     _check(app, filter)
     _, start = _position(cursor)
     only = filter.queues[0] if len(filter.queues) == 1 and "*" not in filter.queues[0] else None
     operations, found, searched = app.broker.operations(), list[Message](), 0
+    until = time.monotonic() + within
     while messages := await operations.scheduled(only, STEP if filter != Filter() else limit - len(found), start):
         for number, message in enumerate(messages, start=1):
             if is_meant(app, filter, message):
@@ -88,7 +94,7 @@ async def list_scheduled(app: Celeriac, filter: Filter, limit: int, cursor: str 
             if len(found) == limit:
                 return Messages(found, f"{start + number}/", searched + number)
         start, searched = start + len(messages), searched + len(messages)
-        if searched >= SEARCHED:
+        if searched >= SEARCHED or time.monotonic() > until:
             return Messages(found, f"{start}/", searched)
     return Messages(found, None, searched)
 

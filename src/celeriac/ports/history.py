@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,8 +42,8 @@ from celeriac.model.history import (
 from celeriac.ports.claims import ClaimKeeper
 from celeriac.ports.history_sums import Row, SumStore
 
-__all__ = ["ALL", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point", "Position",
-           "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
+__all__ = ["ALL", "MOST_COUNTED", "MOST_POINTS", "Counted", "History", "HistoryKeeper", "Limits", "Page", "Point",
+           "Position", "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
 
@@ -51,6 +52,7 @@ READS = 10  # of sums, until nothing was folded meanwhile
 PAGE = 500  # attempts that are read at a time
 MOST_POINTS = 5_000  # that front ends ask for in one series, by time
 SEARCHED = 100_000  # attempts that `search` looks at, at most
+MOST_COUNTED = 100_000  # attempts, after which an adapter may stop counting
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ class Page(msgspec.Struct, frozen=True):
     rows: list[Attempt]
     next: str | None  # the cursor of the next page; None: there is no more
     searched: int  # how many attempts were looked at for this page
-    of: int  # how many there are
+    of: int  # how many there are; `MOST_COUNTED`: at least
 
 
 class Position(NamedTuple):
@@ -138,7 +140,7 @@ class History(SumStore, ClaimKeeper):
 
     @abstractmethod
     async def count_attempts(self) -> int:
-        """Return how many attempts there are."""
+        """Return how many attempts there are; `MOST_COUNTED` if there are at least so many, and counting takes long."""
 
     @abstractmethod
     async def attempts_of_task(self, id: str) -> list[bytes]:
@@ -165,8 +167,12 @@ class History(SumStore, ClaimKeeper):
                      id: str | None = None) -> list[Event]:  # fmt: skip
         """Return the latest events of these kinds (none: of all), newest first; with `id`, those that are about it."""
 
-    async def search(self, filter: Filter = ALL, limit: int = 50, cursor: str | None = None) -> Page:
+    async def search(self, filter: Filter = ALL, limit: int = 50, cursor: str | None = None,
+                     within: float = math.inf) -> Page:  # fmt: skip
         """Return attempts that a filter means, newest first, of the newest `SEARCHED` after the cursor.
+
+        It looks no further once it has searched `within` seconds; the page then says how far it came, and where the
+        next one goes on.
 
         Raises `ValueError` for a cursor that no page gave, and for conditions on arguments, which are not kept.
         """
@@ -174,8 +180,8 @@ class History(SumStore, ClaimKeeper):
             raise ValueError("The history keeps no arguments: search dead letters by args.…, or give tasks headers.")
         position = position_of(cursor) if cursor else None
         found: list[Attempt] = []
-        searched, more = 0, True
-        while more and searched < SEARCHED:
+        searched, more, until = 0, True, time.monotonic() + within
+        while more and searched < SEARCHED and (not searched or time.monotonic() < until):
             some = await self.attempts(filter, position, PAGE)
             more = bool(some)
             for at, value in some:

@@ -103,6 +103,10 @@ class Collector:
         self._asked: dict[str, asyncio.Future[Answer]] = {}  # questions that have no answer yet
         self._may_command: bool = app.conf.worker_remote_control
         self._collecting = asyncio.Lock()
+        self._refreshing: asyncio.Task[Collected] | None = None  # for those who may not wait for its end
+        self._answers: dict[str, Answer | None] = {}  # in the present collection, by source
+        self._expired = False  # something was changed since the present collection began
+        self._others = asyncio.Event()  # all sources have answered in the present collection, but for workers, maybe
         self._collected = Collected({})
         self._until = 0.0  # monotonic
         self._texts: dict[tuple[str, str], Text] = {}  # of this collection, by names and what the client accepts
@@ -128,14 +132,44 @@ class Collector:
             await self._refresh()
             return self._collected
 
+    async def collected_soon(self, within: float) -> Collected:
+        """Return what is known; if workers do not answer, without them, `within` seconds after all others have.
+
+        They are waited for nevertheless: who asks a little later gets what they said.
+        """
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self.collected())
+            self._refreshing.add_done_callback(self._refreshed)
+        refreshing, others = self._refreshing, asyncio.ensure_future(self._others.wait())
+        try:
+            await asyncio.wait([refreshing, others], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([refreshing], timeout=within)
+        finally:
+            others.cancel()
+        if refreshing.done():
+            return refreshing.result()
+        known = self._collected
+        is_old = self._app.clock.now() - known.now > OLDEST
+        return self._made({**self._answers, "workers": {"load": {} if is_old else known.load}})
+
+    def _refreshed(self, done: asyncio.Task[Collected]) -> None:
+        if self._refreshing is done:
+            self._refreshing = None
+
     def expire(self) -> None:
-        """Collect anew for the next who asks: this server has changed something."""
+        """Collect anew for the next who asks: this server has changed something. What is being collected is too old."""
         self._until = 0.0
+        self._expired = True
+        self._refreshing = None
+        self._others.clear()
 
     async def _refresh(self) -> None:
         if time.monotonic() >= self._until:
             self._texts.clear()
+            self._expired = False
             self._collected, cost = await self._collect()
+            if self._expired:
+                return
             self._use_for(cost if all(self._collected.up.values()) else 0.0)  # what is away is looked for again soon
 
     def _use_for(self, cost: float) -> None:
@@ -145,23 +179,31 @@ class Collector:
         """Return what all sources say, and what that cost (seconds). To wait for workers costs nothing."""
         begun, cost = time.monotonic(), 0.0
 
-        async def answer(name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer | None:
+        async def answer(name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> None:
             nonlocal cost
-            found = await self._answer(name, ask)
+            self._answers[name] = await self._answer(name, ask)
             if name != "workers":
                 cost = max(cost, time.monotonic() - begun)
-            return found
+            if asked.keys() <= {*self._answers, "workers"} and not self._expired:
+                self._others.set()
 
         asked = {"broker": self._ask_broker, "schedules": self._ask_schedules}
         if self._may_command:
             asked["workers"] = self._ask_workers
         if self._app.history is not None:
             asked["history"] = partial(self._ask_history, self._app.history)
-        answers = await asyncio.gather(*(answer(name, ask) for name, ask in asked.items()))
-        up = {name: answer is not None for name, answer in zip(asked, answers, strict=True)}
-        found = {name: value for answer in answers if answer is not None for name, value in answer.items()}
+        self._answers = {}
+        try:
+            await asyncio.gather(*(answer(name, ask) for name, ask in asked.items()))
+        finally:
+            self._others.clear()
+        return self._made({name: self._answers[name] for name in asked}), cost
+
+    def _made(self, answers: dict[str, Answer | None]) -> Collected:
+        up = {name: answer is not None for name, answer in answers.items()}
+        found = {name: value for answer in answers.values() if answer is not None for name, value in answer.items()}
         requests = {labels: spread.copy() for labels, spread in self._requests.durations.items()}
-        return Collected(up, requests=requests, now=self._app.clock.now(), **found), cost
+        return Collected(up, requests=requests, now=self._app.clock.now(), **found)
 
     async def _answer(self, name: str, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer | None:
         """Return what a source says; None if it does not.

@@ -30,6 +30,8 @@ T = TypeVar("T")
 API: Final = "/api/v1"
 FEW: Final = 32
 SHARE: Final = 20  # counting the messages of all queues takes at most one part in so many of the time
+QUICK: Final = 0.1  # seconds: counting that takes less is waited for
+OLDEST: Final = 60.0  # seconds, after which earlier counts are not given any more
 
 
 class Site:
@@ -51,9 +53,10 @@ class Site:
         self.figures: Any = None  # what the dashboard has read of the history; `dashboard/figures.py` sets it
         self.roster: Any = None  # the workers that the dashboard has seen; `dashboard/roster.py` sets it
         self.jobs: dict[str, Any] = {}  # bulk actions of this process, by their ids
-        self._counts: list[QueueCounts] = []
-        self._counts_until = 0.0
-        self._counting = asyncio.Lock()
+        self._counts: list[QueueCounts] | None = None
+        self._counts_at = self._counts_until = 0.0  # monotonic
+        self._counts_took = 0.0
+        self._counting: asyncio.Task[list[QueueCounts] | None] | None = None
 
     # --- Reading --------------------------------------------------------------------------------------
 
@@ -73,19 +76,39 @@ class Site:
         """Count the messages of all queues, once for all who ask at the same time.
 
         Counting may take long in a database with millions of messages. So its answer is given again for `SHARE` times
-        as long as it took.
+        as long as it took; and if that is long, also while they are counted anew.
         """
-        async with self._counting:
-            if time.monotonic() >= self._counts_until:
-                begun = time.monotonic()
-                self._counts = await self.read(self.inspector.queues())
-                now = time.monotonic()
-                self._counts_until = now + (now - begun) * SHARE
-            return self._counts
+        while True:
+            known, now = self._counts, time.monotonic()
+            if known is not None and now < self._counts_until:
+                return known
+            if self._counting is None:
+                self._counting = asyncio.create_task(self._count())
+                self._counting.add_done_callback(_look_at)
+            if known is not None and self._counts_took > QUICK and now < self._counts_at + OLDEST:
+                return known
+            counted = await asyncio.shield(self._counting)
+            if counted is not None:
+                return counted
+
+    async def _count(self) -> list[QueueCounts] | None:
+        """Return the counts, and keep them; None if a queue was changed meanwhile."""
+        begun = time.monotonic()
+        try:
+            counts = await self.read(self.inspector.queues())
+            if self._counting is not asyncio.current_task():
+                return None
+            self._counts, self._counts_at = counts, time.monotonic()
+            self._counts_took = self._counts_at - begun
+            self._counts_until = self._counts_at + self._counts_took * SHARE
+            return counts
+        finally:
+            if self._counting is asyncio.current_task():
+                self._counting = None
 
     def changed(self) -> None:
         """Forget the counts: this server has changed a queue."""
-        self._counts_until = 0.0
+        self._counts = self._counting = None
         self.collector.expire()
 
     async def views(self, ids: Sequence[str], workflow: str | None = None) -> dict[str, TaskView]:
@@ -147,6 +170,12 @@ class Site:
             for task in (waiting, *others):
                 task.cancel()
             await asyncio.gather(waiting, *others, return_exceptions=True)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Take note of an exception: those who wait for the task get it, and maybe nobody does."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:

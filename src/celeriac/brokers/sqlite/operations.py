@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celeriac.brokers.sqlite.rows import Found, find, insert, queue_of, remove, wake_due
+from celeriac.brokers.sqlite.rows import USUAL_RANK, Found, find, insert, queue_of, remove, wake_due
 from celeriac.drivers.sqlite import outcomes, workflows
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
@@ -39,7 +39,15 @@ COUNT = " UNION ALL ".join(
 )
 WAITING = (READY, FRESH, SCHEDULED)
 DELETE_WAITING = [f"DELETE FROM {table} WHERE line = ? AND rank IS ? AND seq IS ?" for table in WAITING]  # noqa: S608
-ALL_READY = f"(SELECT line, rank, seq, message FROM {READY} UNION ALL SELECT line, rank, seq, message FROM {FRESH})"  # noqa: S608
+READY_OF_LINE = f"SELECT rank, seq, line, CAST(message AS BLOB) FROM {READY} WHERE line = ?"  # noqa: S608
+FRESH_OF_LINES = (f"SELECT rank, seq, line, CAST(message AS BLOB) FROM {FRESH} WHERE rank = {USUAL_RANK} "  # noqa: S608
+                  "AND line IN (SELECT value FROM json_each(?))")  # fmt: skip
+# The index alone tells which messages are skipped, and in which queue they are.
+DUE, DUE_OF_QUEUE = (
+    f"SELECT CAST(message AS BLOB), line FROM (SELECT line, rank, seq FROM {SCHEDULED} INDEXED BY due {condition} "  # noqa: S608
+    f"ORDER BY due_at LIMIT ? OFFSET ?) CROSS JOIN {SCHEDULED} USING (line, rank, seq) ORDER BY due_at"
+    for condition in ("", f"WHERE +{OF_QUEUE}")
+)
 RANKS = ", ".join(f"({rank})" for rank in range(10))
 HEADS = (f"SELECT (SELECT CAST(message AS BLOB) FROM {READY} WHERE {READY}.line = lines.line AND rank = column1 "  # noqa: S608
          f"ORDER BY seq LIMIT 1), line FROM lines, (VALUES {RANKS}) WHERE queue = ?")  # fmt: skip
@@ -69,7 +77,11 @@ class SQLiteOperations(Operations):
 
     async def peek(self, queue: str, limit: int, offset: int = 0) -> list[Message]:
         await self._wake_due()
-        return self._messages(f"{ALL_READY} WHERE {OF_QUEUE} ORDER BY rank, seq", (queue,), limit, offset)
+        lines = [line for (line,) in self._rows("SELECT line FROM lines WHERE queue = ?", (queue,))]
+        # Each part is in order as it is stored, so that they are merged, and read no further than is asked for.
+        merged = " UNION ALL ".join([READY_OF_LINE] * len(lines) + [FRESH_OF_LINES])
+        rows = self._rows(f"{merged} ORDER BY 1, 2 LIMIT ? OFFSET ?", (*lines, _json(lines), limit, offset))
+        return [self._shown(raw, line) for _, _, line, raw in rows]
 
     async def heads(self, queue: str) -> list[Message]:
         await self._wake_due()
@@ -78,9 +90,8 @@ class SQLiteOperations(Operations):
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._wake_due()
-        if queue is None:
-            return self._messages("scheduled ORDER BY due_at", (), limit, offset)
-        return self._messages(f"scheduled WHERE {OF_QUEUE} ORDER BY due_at", (queue,), limit, offset)
+        query, given = (DUE, ()) if queue is None else (DUE_OF_QUEUE, (queue,))
+        return [self._shown(raw, line) for raw, line in self._rows(query, (*given, limit, offset))]
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         await self._wake_due()
@@ -96,7 +107,7 @@ class SQLiteOperations(Operations):
 
     async def revoked(self, ids: Sequence[str]) -> set[str]:
         query = "SELECT id FROM revoked WHERE id IN (SELECT value FROM json_each(?)) AND until > ?"
-        return {id for (id,) in self._rows(query, (msgspec.json.encode(ids).decode(), self._clock.now()))}
+        return {id for (id,) in self._rows(query, (_json(ids), self._clock.now()))}
 
     async def waiting(self, queue: str, limit: int) -> list[Waiting]:
         found: list[Waiting] = []
@@ -188,10 +199,6 @@ class SQLiteOperations(Operations):
         if self._rows("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)):
             await self._database.awrite(lambda connection: wake_due(connection, now))
 
-    def _messages(self, source: str, parameters: Sequence[Any], limit: int, offset: int) -> list[Message]:
-        query = f"SELECT CAST(message AS BLOB), line FROM {source} LIMIT ? OFFSET ?"  # noqa: S608
-        return [self._shown(raw, line) for raw, line in self._rows(query, (*parameters, limit, offset))]
-
     def _shown(self, raw: bytes, line: int) -> Message:
         """Decode the message of a row for display; return a placeholder if it is unreadable."""
         queue = self._database.read(partial(queue_of, line=line))
@@ -205,6 +212,11 @@ class SQLiteOperations(Operations):
 
     async def _change(self, statement: str, parameters: Sequence[Any]) -> int:
         return await self._database.awrite(lambda connection: connection.execute(statement, parameters).rowcount)
+
+
+def _json(values: Sequence[Any]) -> str:
+    """Return values for `json_each`."""
+    return msgspec.json.encode(values).decode()
 
 
 def _time(value: Any) -> float:

@@ -20,6 +20,7 @@ from celeriac.model.message import HIGHEST_PRIORITY, Message, new_id
 __all__ = [
     "INSERT_ONE",
     "LINE_UP",
+    "USUAL_RANK",
     "Found",
     "find",
     "insert",
