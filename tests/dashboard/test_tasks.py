@@ -137,6 +137,17 @@ def test_selected_tasks_are_acted_on_by_the_keyboard(shop: Shop, page: Page) -> 
     assert "q=keyboard" in page.url
 
 
+def test_a_selection_stays_while_the_list_is_fetched_again(shop: Shop, page: Page) -> None:
+    shop.wait(shop.send("shop.charge_card", 1, "stays"), "ended")
+    page.goto(f"{shop.address}/tasks?in=failed&q=stays")
+    expect(page.locator("tbody tr")).to_have_count(1, timeout=LONG)
+    page.locator("input[data-select]").check()
+    shop.wait(shop.send("shop.charge_card", 2, "stays"), "ended")
+    expect(page.locator("tbody tr")).to_have_count(2, timeout=LONG)  # without a reload
+    expect(page.locator("input[data-select]:checked")).to_have_count(1)
+    expect(page.get_by_role("button", name="Retry selected")).to_be_visible()
+
+
 def test_all_that_match_are_acted_on_after_a_count(shop: Shop, page: Page) -> None:
     for number in range(3):
         shop.send("media.resize", f"bulk-{number}", queue="media")

@@ -32,8 +32,9 @@ function edited(input) {
   return input.type !== "hidden" && input.value !== input.defaultValue
 }
 
+// (`form.id` would be a field of that name.)
 const keyOf = (node) => node.nodeType !== 1 ? "" :
-  node.id || node.dataset.row || node.getAttribute("aria-labelledby") || node.getAttribute("aria-label") || ""
+  node.getAttribute("id") || node.dataset.row || node.getAttribute("aria-labelledby") || node.getAttribute("aria-label") || ""
 
 function morphChildren(old, fresh) {
   const keyed = new Map([...old.children].filter(keyOf).map((child) => [keyOf(child), child]))
@@ -223,25 +224,25 @@ document.addEventListener("submit", async (event) => {
   if (method !== "post" || form.matches(".who") || event.defaultPrevented) return
   event.preventDefault()
   const data = new URLSearchParams(new FormData(form, button))
-  if (form.id === "theme") {
+  if (form.matches("#theme")) {
     document.documentElement.dataset.theme = data.get("theme")
     for (const one of all("button", form)) one.setAttribute("aria-pressed", String(one === button))
   }
   form.ariaBusy = "true"
-  posting += form.id !== "theme"
+  posting += !form.matches("#theme")
   try {
     const response = await fetch(given("action"), { method: "POST", body: data })
     const page = parsed(await response.text())
     if (!page.getElementById("main") || !page.body.dataset.prefix && body.dataset.prefix) return location.assign(response.url)
     form.closest("[popover]")?.hidePopover()
     form.reset()
-    if (form.id !== "theme") adopt(page, response)
+    if (!form.matches("#theme")) adopt(page, response)
   } catch {
     const banner = document.getElementById("banner")
     banner.textContent = "The server cannot be reached, and it is not known whether this was done. Look before you try again."
     banner.hidden = false
   } finally {
-    posting -= form.id !== "theme"
+    posting -= !form.matches("#theme")
     form.ariaBusy = null
   }
 })
