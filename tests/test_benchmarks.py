@@ -63,7 +63,7 @@ def test_a_benchmark_prints_its_table_and_writes_its_figures(name: str, rows: li
 def test_the_http_api_is_measured(redis_installed: None, tmp_path: Path) -> None:
     pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
     found = tmp_path / "figures.json"
-    done = run("web", "--quick", "--peers", "none", "--json", str(found))
+    done = run("web-send", "web-status", "web-events", "--quick", "--peers", "none", "--json", str(found))
     assert (done.returncode, done.stderr) == (0, "")
     sending, asking, events = json.loads(found.read_text())["reports"]
     for report in (sending, asking):

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from celeriac import Celeriac
+from celeriac.inspector import Inspector
 from tests.dashboard.browsing import Watched, opened, seeded
 from tests.patience import PATIENCE, in_time, wait_for
 from tests.web.served import Served
@@ -214,7 +215,8 @@ def test_the_theme_is_kept(shop: Shop, watched: Watched) -> None:
 
 
 def test_a_worker_that_is_killed_stays_with_what_it_held(shop: Shop, watched: Watched) -> None:
-    page = watched.page
+    page, inspector = watched.page, Inspector(shop.app, ["shop@box"], PATIENCE)
+    shop.app.broker.complete(inspector.cancel_consumer("mail"))  # it may have been told to receive from it
     victim = shop.served.worker("-Q", "mail", "-n", "victim@box")
     shop.app.send_task("reports.build", ("never",), queue="mail")
     page.goto(f"{shop.address}/workers/victim%40box")
@@ -226,3 +228,4 @@ def test_a_worker_that_is_killed_stays_with_what_it_held(shop: Shop, watched: Wa
     expect(held.get_by_role("row", name=re.compile("reports.build"))).to_contain_text("ready", timeout=LONG)
     page.get_by_role("link", name="Workers", exact=True).first.click()
     expect(page.get_by_role("row", name=re.compile("^victim@box"))).to_contain_text("lost", timeout=LONG)
+    shop.app.broker.complete(inspector.purge(["mail"]))
