@@ -32,7 +32,7 @@ def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
         expect(page.locator("#said")).to_have_text("Muted: 1 failure.")
         page.get_by_role("link", name="Muted 1").click()
         page.get_by_role("link", name="MemoryError").click()
-        page.get_by_role("link", name="7d").click()
+        page.get_by_role("link", name="7d", exact=True).click()
         expect(page.get_by_role("img", name=re.compile("^Failed attempts"))).to_be_visible()
         page.goto(f"{quiet.address}/dead")
         page.get_by_role("link", name="Delete all…").click()

@@ -162,7 +162,7 @@ def test_dead_letters_are_told_sent_again_and_deleted(shop: Shop, page: Page) ->
     kept, dropped = shop.send("shop.pack", 1, "box"), shop.send("shop.pack", 2, "box")
     row, other = (page.locator(f"tr[data-row='{id}']") for id in (kept, dropped))
     expect(row).to_contain_text("no box is large enough")
-    expect(row).to_contain_text('(1, "box")')
+    expect(row).to_contain_text('order=1, door="box"')
     other.get_by_role("checkbox").check()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(said(page)).to_have_text("1 dead letter deleted.")

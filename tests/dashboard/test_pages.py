@@ -91,6 +91,8 @@ def test_a_purge_wants_the_number_and_deletes_no_more_than_was_seen(shop: Shop, 
     expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=LONG)
     for number in range(3):
         shop.app.send_task("reports.build", (f"report {number}",), queue="reports")
+    waiting = page.get_by_role("region", name="What waits").get_by_role("row", name=re.compile("reports.build"))
+    expect(waiting).to_have_count(3, timeout=LONG)
     page.get_by_role("button", name="Purge…").click(timeout=LONG)
     asked = page.get_by_role("dialog", name="Purge reports?")
     expect(asked.get_by_label("Type 3 to confirm")).to_be_visible(timeout=LONG)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from celeriac import Celeriac
 from celeriac.inspector import Inspector
@@ -56,6 +57,10 @@ def page(watched: Watched) -> Page:
 # --- Lists --------------------------------------------------------------------------------------------
 
 
+def agree(tab: Locator, rows: Locator) -> bool:
+    return int(re.sub(r"\D", "", tab.inner_text())) == rows.count()
+
+
 def test_what_waits_runs_or_has_failed_is_in_lists_that_agree_with_their_counts(shop: Shop, page: Page) -> None:
     failed = shop.send("shop.charge_card", 17, "card declined by the bank")
     running = shop.send("reports.build", "never", queue="reports")
@@ -69,10 +74,9 @@ def test_what_waits_runs_or_has_failed_is_in_lists_that_agree_with_their_counts(
     expect(row).to_contain_text('order=17, why="card declined by the bank"')
     for tab, id in (("Waiting", waiting), ("Scheduled", later), ("Running", running)):
         link = page.get_by_role("navigation", name="State").get_by_role("link", name=re.compile(tab))
-        count = int(re.sub(r"\D", "", link.inner_text()))
         link.click()
         expect(page.locator(f'[href="/tasks/{id}"]')).to_be_visible()
-        assert page.locator("tbody tr").count() == count
+        wait_for(partial(agree, link, page.locator("tbody tr")), "the same count")
     page.goto(f"{shop.address}/scheduled")
     expect(page.locator(f'[href="/tasks/{later}"]')).to_be_visible()
     (shop.served.folder / "never").touch()

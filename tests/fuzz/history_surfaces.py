@@ -50,7 +50,7 @@ class HistoryInSQLite(OnTables):
         "attempt": "INSERT INTO history_attempts VALUES (:at, :id, 1, 0, 't', 's', :data)",
         "signature": "INSERT INTO history_signatures (signature, last, value) VALUES (:id, :at, :data)",
         "event": "INSERT INTO history_events VALUES (:id, :at, 'k', :id, :data)",
-        "worker": "INSERT INTO history_workers VALUES (:data, 0, 0, 0)",
+        "worker": "INSERT OR REPLACE INTO history_workers VALUES (:data, 0, 0, 0)",
         "outcome": "INSERT INTO outcomes (id, outcome, state, final, stored_at) VALUES (:id, :data, 'SUCCESS', 1, 2e9)",
     }  # fmt: skip
 

@@ -680,6 +680,8 @@ def test_a_client_that_goes_away_while_it_waits_takes_nothing_with_it(client: ht
     ended = {"token": found["token"], "state": "SUCCESS", "result": 5}
     assert client.post(settle, json={"settlements": [ended]}).json()["settlements"][0]["accepted"]
     assert client.get(f"{API}/tasks/{sent['id']}", params={"wait": 60}).json()["result"] == 5
+    for lease in (gone, stays):  # others count workers
+        assert client.delete(lease.removesuffix("/receive")).is_success
 
 
 def waits(client: httpx.Client, name: str) -> bool:
