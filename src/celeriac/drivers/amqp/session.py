@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import Refused
 from celeriac.drivers.amqp.frames import Publication
+from celeriac.drivers.loop_session import LoopSession
 
 __all__ = ["Session"]
 
 
-class Session:
-    """What one event loop has open; closed when the loop shuts down its asynchronous generators, at its end."""
+class Session(LoopSession[AioConnection]):
+    """A loop's connections, and the channels that its callers share."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.connection: AioConnection | None = None
-        self.opening = asyncio.Lock()
-        self.others: weakref.WeakSet[AioConnection] = weakref.WeakSet()  # of workers, subscribers and so on
-        self.end = self._until_the_end()
+        super().__init__()
         self._publishing: Channel | None = None
         self._alone: Channel | None = None  # to publish a batch again, one caller after the other
         self._alone_lock = asyncio.Lock()
         self._calling: Channel | None = None  # for calls, which may fail, and so close the channel
         self._calling_lock = asyncio.Lock()
         self._last_call: asyncio.Future[Any] | None = None
-
-    async def _until_the_end(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.close()
 
     async def publish(self, items: Sequence[Publication]) -> list[Publication]:
         """Publish, on a channel that all callers share; return what could not be routed."""
@@ -88,9 +78,8 @@ class Session:
             self.connection.give_up()
 
     def close(self) -> None:
-        """Close all connections of the loop."""
-        for connection in [*self.others, *([self.connection] if self.connection is not None else [])]:
-            connection.close()
+        """Close all connections of the loop, and forget their channels."""
+        super().close()
         self.forget()
 
     def forget(self) -> None:

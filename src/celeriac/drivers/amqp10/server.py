@@ -15,7 +15,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +25,7 @@ from celeriac.drivers.amqp10.dialect import RABBITMQ, Dialect, dialect_of
 from celeriac.drivers.amqp10.error_translation import Refused, unavailable
 from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.hosts import Hosts
+from celeriac.drivers.loop_session import LoopSession
 from celeriac.drivers.registry import Registry
 from celeriac.errors import BrokerError, BrokerUnavailable
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -45,29 +45,6 @@ class Passive(NamedTuple):
     """Asks whether a node exists, by attaching to it."""
 
     node: Node
-
-
-class _Session:
-    """What one event loop has open; closed when the loop shuts down its asynchronous generators, at its end."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.connection: Connection | None = None
-        self.opening = asyncio.Lock()
-        self.others: weakref.WeakSet[Connection] = weakref.WeakSet()  # of workers, subscribers and so on
-        self.end = self._until_the_end()
-
-    async def _until_the_end(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close all connections of the loop."""
-        for connection in [*self.others, *([self.connection] if self.connection is not None else [])]:
-            connection.close()
-        self.connection = None
 
 
 class Server:
@@ -183,12 +160,12 @@ class Server:
             self.dialect = dialect
         return made
 
-    def session(self) -> _Session:
+    def session(self) -> LoopSession[Connection]:
         """Return the session of the running event loop."""
         loop = asyncio.get_running_loop()
-        session: _Session | None = getattr(self._local, "session", None)
+        session: LoopSession[Connection] | None = getattr(self._local, "session", None)
         if session is None or session.loop is not loop:
-            session = self._local.session = _Session()
+            session = self._local.session = LoopSession()
             with contextlib.suppress(StopIteration):
                 session.end.asend(None).send(None)  # begins it, so that the loop will close it
         return session
@@ -206,7 +183,7 @@ class Server:
             thread, self._thread = self._thread, None
         if thread is not None:
             thread.stop()
-        session: _Session | None = getattr(self._local, "session", None)
+        session: LoopSession[Connection] | None = getattr(self._local, "session", None)
         if session is not None:
             with contextlib.suppress(RuntimeError):
                 if session.loop is asyncio.get_running_loop():

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import threading
 import time
-import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from celeriac.drivers.hosts import Hosts
+from celeriac.drivers.loop_session import LoopSession
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.aio import AioConnection
@@ -40,29 +40,6 @@ IDLE_CONNECTIONS = 64  # kept for the next callers
 
 class Batch(list[Publication]):
     """Publications that are sent in one step with the acknowledgements of who sends them."""
-
-
-class _Session:
-    """What one event loop has open; closed when the loop shuts down its asynchronous generators, at its end."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.connection: AioConnection | None = None
-        self.opening = asyncio.Lock()
-        self.others: weakref.WeakSet[AioConnection] = weakref.WeakSet()  # of workers, subscribers and so on
-        self.end = self._until_the_end()
-
-    async def _until_the_end(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close all connections of the loop."""
-        for connection in [*self.others, *([self.connection] if self.connection is not None else [])]:
-            connection.close()
-        self.connection = None
 
 
 class Server:
@@ -184,12 +161,12 @@ class Server:
                 self.facts = session.connection.facts
         return session.connection
 
-    def session(self) -> _Session:
+    def session(self) -> LoopSession[AioConnection]:
         """Return the session of the running event loop."""
         loop = asyncio.get_running_loop()
-        session: _Session | None = getattr(self._local, "session", None)
+        session: LoopSession[AioConnection] | None = getattr(self._local, "session", None)
         if session is None or session.loop is not loop:
-            session = self._local.session = _Session()
+            session = self._local.session = LoopSession()
             with contextlib.suppress(StopIteration):
                 session.end.asend(None).send(None)  # begins it, so that the loop will close it
         return session
@@ -208,7 +185,7 @@ class Server:
     def close(self) -> None:
         """Close the connections that no thread is using, and those of the running event loop."""
         self._close_idle()
-        session: _Session | None = getattr(self._local, "session", None)
+        session: LoopSession[AioConnection] | None = getattr(self._local, "session", None)
         if session is not None:
             with contextlib.suppress(RuntimeError):
                 if session.loop is asyncio.get_running_loop():
