@@ -10,14 +10,14 @@ from typing import Generic, Protocol, TypeVar
 __all__ = ["LoopSession"]
 
 
-class Closable(Protocol):
-    """A connection of an event loop."""
+class _Closable(Protocol):
+    """A connection."""
 
     def close(self) -> None:
         """Close it."""
 
 
-Connection = TypeVar("Connection", bound=Closable)
+Connection = TypeVar("Connection", bound=_Closable)
 
 
 class LoopSession(Generic[Connection]):
