@@ -77,7 +77,7 @@ def url_on(place: Place, credentials: str = "guest:guest", vhost: str | None = N
 
 
 @pytest.mark.parametrize(
-    ("url", "hosts", "virtual_host", "mechanism"),
+    ("url", "hosts", "vhost", "mechanism"),
     [
         ("amqp10://", (("localhost", 5672),), "", "ANONYMOUS"),
         ("amqps10://u:p%40@h/", (("h", 5671),), "", "PLAIN"),
@@ -85,9 +85,9 @@ def url_on(place: Place, credentials: str = "guest:guest", vhost: str | None = N
         ("amqps10://h?ssl_certfile=c.pem", (("h", 5671),), "", "EXTERNAL"),
     ],
 )
-def test_urls_are_read(url: str, hosts: Any, virtual_host: str, mechanism: str) -> None:
+def test_urls_are_read(url: str, hosts: Any, vhost: str, mechanism: str) -> None:
     address = Address.of(url)
-    assert (address.hosts, address.virtual_host, address.mechanism) == (hosts, virtual_host, mechanism)
+    assert (address.hosts, address.vhost, address.mechanism) == (hosts, vhost, mechanism)
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,13 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def connect(cls, address: Address, hosts: Hosts, timeout: float, name: str, idle: float,
-                      virtual_host: str) -> Connection:  # fmt: skip
+                      vhost: str) -> Connection:  # fmt: skip
         """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
         failure: Exception | None = None
         deadline = time.monotonic() + timeout
         order = hosts.in_turn()
         for number, host in enumerate(order):
-            engine = Engine(name, virtual_host, address.mechanism, address.username, address.password, idle)
+            engine = Engine(name, vhost, address.mechanism, address.username, address.password, idle)
             made = cls(address, hosts, host, engine)
             try:
                 async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):

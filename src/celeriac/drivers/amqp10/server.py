@@ -59,7 +59,7 @@ class Server:
         self.timeout = timeout
         self.codec = codec
         self.declared: set[Any] = set()  # nodes that are known to exist, and whatever brokers add
-        self._virtual_host = self.address.virtual_host
+        self._vhost = self.address.vhost
         self._local = threading.local()
         self._thread: _LoopThread | None = None
         self._lock = threading.Lock()
@@ -149,14 +149,14 @@ class Server:
             return session.connection
 
     async def _connect(self, idle: float, name: str) -> Connection:
-        made = await Connection.connect(self.address, self.hosts, self.timeout, name, idle, self._virtual_host)
+        made = await Connection.connect(self.address, self.hosts, self.timeout, name, idle, self._vhost)
         if not hasattr(self, "dialect"):
             dialect = dialect_of(made.engine.properties, made.engine.capabilities)
-            wanted = self.address.virtual_host
+            wanted = self.address.vhost
             if dialect.kind == RABBITMQ and wanted and not wanted.startswith("vhost:"):
-                self._virtual_host = f"vhost:{wanted}"  # it takes every other name for its default
+                self._vhost = f"vhost:{wanted}"  # it takes every other name for its default
                 made.close()
-                made = await Connection.connect(self.address, self.hosts, self.timeout, name, idle, self._virtual_host)
+                made = await Connection.connect(self.address, self.hosts, self.timeout, name, idle, self._vhost)
             self.dialect = dialect
         return made
 

@@ -43,9 +43,9 @@ def hello(address: Address, heartbeat: float) -> bytes:
     """Return the frame that opens a connection, with a heartbeat each so many seconds (0: none)."""
     beat = int(heartbeat * 1000)
     items = {"accept-version": "1.2", "host": address.vhost, "heart-beat": f"{beat},{beat}"}
-    if address.username is not None:
+    if address.username:
         items["login"] = address.username
-    if address.password is not None:
+    if address.username or address.password:
         items["passcode"] = address.password
     return frame("CONNECT", items, escape=False)
 
