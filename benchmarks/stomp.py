@@ -27,7 +27,8 @@ BODY = b"x" * 200
 
 async def bare(server: Server, count: int) -> tuple[float, float]:
     """Return the messages per second that a loop without Celeriac's broker sends, and consumes."""
-    dialect = (await server.learn()).dialect
+    await server.learn()
+    dialect = server.facts.dialect
     queue, marks = dialect.queue("bare"), headers({"persistent": "true", "priority": "5", **dialect.of_lines})
 
     def sending() -> Generator[Any, Any, None]:

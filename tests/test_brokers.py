@@ -47,6 +47,8 @@ from tests.conformance.broker import BrokerConformance, JunkConformance, Ports
 from tests.conformance.schedules import PublishingConformance, SchedulesConformance
 from tests.hub_server import HubServer
 from tests.patience import PATIENCE
+from tests.qpid_server import QPID_VARIABLE, pretend
+from tests.qpid_server import empty as qpid_empty
 from tests.rabbitmq_server import RabbitClock, RabbitServer, die
 from tests.redis_server import RedisClock, RedisServer
 
@@ -113,17 +115,24 @@ def redis_(server: RedisServer) -> Iterator[Ports]:
 
 @contextmanager
 def amqp(rabbit: RabbitServer, kind: str) -> Iterator[Ports]:
-    """`kind` is a type of queues; or "store": classic queues, and delays in a store."""
+    """`kind` is a type of queues; or "store" (or "qpid"): classic queues, and delays in a store."""
     vhost = rabbit.vhost()
-    queue_type = "classic" if kind == "store" else kind
-    here, elsewhere = (AmqpServer(rabbit.url(vhost), queue_type=queue_type) for _ in range(2))
+    queue_type = "classic" if kind in ("store", "qpid") else kind
+    with amqp_at(rabbit.url(vhost), queue_type, stored=queue_type != kind) as made:
+        yield made
+    rabbit.drop(vhost)
+
+
+@contextmanager
+def amqp_at(url: str, queue_type: str, stored: bool) -> Iterator[Ports]:
+    here, elsewhere = (AmqpServer(url, queue_type=queue_type) for _ in range(2))
     clock = RabbitClock(here)
     backend = RpcBackend(here, clock)
     kept = MemoryDelays()
 
     def broker(server: AmqpServer) -> AmqpBroker:
         made = AmqpBroker(server, clock)
-        if kind == "store":
+        if stored:
             made.keep_delays_in(lambda: MemoryDelayStore(kept, clock), "store")
         return made
 
@@ -131,7 +140,6 @@ def amqp(rabbit: RabbitServer, kind: str) -> Iterator[Ports]:
     backend.close()
     here.close()
     elsewhere.close()
-    rabbit.drop(vhost)
 
 
 @contextmanager
@@ -186,9 +194,12 @@ ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] 
 
 
 BACKENDS = [*ADAPTERS, "redis", "hub", "amqp-quorum", "amqp-classic", "amqp10-rabbitmq", "amqp10-double",
-            "stomp-activemq", pytest.param("stomp-rabbitmq", marks=pytest.mark.at_length)]  # fmt: skip
+            "stomp-activemq", pytest.param("stomp-rabbitmq", marks=pytest.mark.at_length),
+            pytest.param("amqp-qpid", marks=pytest.mark.at_length)]  # fmt: skip
 if AMQP10_VARIABLE in os.environ:
     BACKENDS.append("amqp10-elsewhere")
+if QPID_VARIABLE in os.environ:
+    BACKENDS.append("qpid-elsewhere")
 
 
 @pytest.fixture(params=[*BACKENDS, "amqp-store"])
@@ -216,6 +227,14 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
         with amqp10(request.getfixturevalue("amqp10_rabbit"), clock, stored=True) as made:
             yield made
         return
+    if request.param == "qpid-elsewhere":
+        url = os.environ[QPID_VARIABLE]
+        qpid_empty(url)
+        with amqp_at(url, "classic", stored=True) as made:
+            yield made
+        return
+    if request.param == "amqp-qpid":
+        pretend(request.getfixturevalue("monkeypatch"))
     if request.param.startswith("amqp"):
         with amqp(request.getfixturevalue("rabbit"), request.param.removeprefix("amqp-")) as made:
             yield made

@@ -13,7 +13,7 @@ from celeriac.backends.reply_queues import HEARTBEAT, Replies, ReplyConnection, 
 from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
-from celeriac.drivers.amqp.server import Server, each, server
+from celeriac.drivers.amqp.server import Server, each
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
@@ -50,9 +50,9 @@ class _AmqpReplies(Replies):
         self.server.do(partial(self._declaring, queue, unread))
 
     def _declaring(self, queue: str, unread: float) -> Generator[Any, Any, None]:
-        arguments: dict[str, Any] = {"x-expires": int(unread * 1000)}
+        arguments: dict[str, Any] = self.server.facts.dialect.of_replies or {"x-expires": int(unread * 1000)}
         if self.server.quorum:
-            arguments["x-queue-type"] = "quorum"
+            arguments |= {"x-queue-type": "quorum"}
         yield commands.Queue.Declare(queue=queue, durable=True, arguments=arguments)
 
     def delete(self, queue: str, within: float) -> None:
@@ -112,4 +112,4 @@ def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac", queue_type: str = "auto") -> RpcBackend:  # fmt: skip
     """Return the backend for an `amqp://` URL: `connections.py` replaces `rpc://` by the broker's URL."""
-    return RpcBackend(server(url, prefix, queue_type, timeout, codec), clock, result_expires)
+    return RpcBackend(Server.shared(url, prefix, queue_type, timeout, codec), clock, result_expires)

@@ -14,7 +14,9 @@ import weakref
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from celeriac import signals
 from celeriac.backends.bases import WaitingBackend, Watch, without_value
 from celeriac.drivers.bell import Bell
 from celeriac.errors import BrokerError, ResultLost
@@ -23,10 +25,12 @@ from celeriac.model.codec import Codec
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 
-__all__ = ["ReplyingBackend"]
+__all__ = ["UNREAD_SECONDS", "ReplyingBackend", "unread_seconds"]
 
 log = logging.getLogger("celeriac.backends")
 
+UNREAD_SECONDS = 3600.0
+CHILD_UNREAD_SECONDS = 60.0  # for a worker's child, which is killed when its worker stops
 FETCHED = 1000  # so many fetched outcomes are kept for another fetch
 DROPPED = 100_000  # the ids of so many that were dropped are remembered
 
@@ -163,6 +167,17 @@ class ReplyingBackend(WaitingBackend):
 
 
 _backends: weakref.WeakSet[ReplyingBackend] = weakref.WeakSet()
+_unread = UNREAD_SECONDS
+
+
+def unread_seconds() -> float:
+    """Return after how many seconds without a reader the server may delete this process's reply queue."""
+    return _unread
+
+
+def _begin_child(**_: Any) -> None:
+    global _unread
+    _unread = CHILD_UNREAD_SECONDS
 
 
 def _after_fork() -> None:
@@ -171,5 +186,6 @@ def _after_fork() -> None:
         backend.begin()
 
 
+signals.worker_process_init.connect(_begin_child)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -2,8 +2,8 @@
 
 The server keeps an outcome only until its caller has read it; no other process can fetch it. A calling process has one
 reply queue, named in its messages, and one thread that reads it. The queue survives lost connections and restarts of
-the server. It is deleted when its process ends or, if the process was killed, after `UNREAD_SECONDS` without a reader,
-as far as the server can do that. `backends/amqp.py` and others say how one kind of server is reached (`Replies`).
+the server. It is deleted when its process ends or, if the process was killed, after `unread_seconds` without a reader.
+`backends/amqp.py` says how one kind of server is reached (`Replies`).
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac import signals
-from celeriac.backends.replies import ReplyingBackend
+from celeriac.backends.replies import ReplyingBackend, unread_seconds
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import Codec
 from celeriac.model.message import new_id
 from celeriac.model.outcome import Outcome
 
-__all__ = ["HEARTBEAT", "UNREAD_SECONDS", "Replies", "ReplyConnection", "ReplyQueueBackend"]
+__all__ = ["HEARTBEAT", "Replies", "ReplyConnection", "ReplyQueueBackend"]
 
-UNREAD_SECONDS = 3600.0
-CHILD_UNREAD_SECONDS = 60.0  # for a worker's child, which is killed when its worker stops
 HEARTBEAT = 30  # seconds
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to reconnect
 LEAVING_SECONDS = 2.0  # for the server to delete the reply queues of a process that ends
@@ -146,7 +144,7 @@ class _Reader:
         self._stopped = threading.Event()
         self._connection: ReplyConnection | None = None
         _queues[queue] = self._replies
-        self._replies.declare(queue, _unread)  # now, so that no outcome is sent to a missing queue
+        self._replies.declare(queue, unread_seconds())  # now, so that no outcome is sent to a missing queue
         self._thread = threading.Thread(target=self._run, name="celeriac-replies", daemon=True)
         self._thread.start()
 
@@ -164,7 +162,7 @@ class _Reader:
     def _read(self) -> None:
         """Read until the connection is lost or `stop` is called."""
         _queues[self.queue] = self._replies
-        connection = self._connection = self._replies.connect(self.queue, _unread)
+        connection = self._connection = self._replies.connect(self.queue, unread_seconds())
         try:
             while not self._stopped.is_set():
                 bodies = connection.read(HEARTBEAT / 3)
@@ -184,17 +182,11 @@ class _Reader:
 
 _backends: weakref.WeakSet[ReplyQueueBackend] = weakref.WeakSet()
 _queues: dict[str, Replies] = {}  # declared by this process, which deletes them when it ends
-_unread = UNREAD_SECONDS
 
 
 def _after_fork() -> None:
     """In a fork's child: forget the reply queues, which are the parent's; `replies.py` lets backends begin again."""
     _queues.clear()
-
-
-def _begin_child(**_: Any) -> None:
-    global _unread
-    _unread = CHILD_UNREAD_SECONDS
 
 
 def _leave(**_: Any) -> None:
@@ -209,7 +201,6 @@ def _leave(**_: Any) -> None:
 
 
 atexit.register(_leave)
-signals.worker_process_init.connect(_begin_child)
 signals.worker_process_shutdown.connect(_leave)  # such a process runs no `atexit`
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

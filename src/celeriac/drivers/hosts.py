@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from celeriac.drivers.sockets import number
+from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["Host", "Hosts", "parse_hosts"]
 
 Host = tuple[str, int]
+Connection = TypeVar("Connection")
 
 
 class Hosts:
@@ -30,6 +35,25 @@ class Hosts:
             with contextlib.suppress(ValueError):  # another thread notes it too
                 self._hosts.remove(host)
                 self._hosts.append(host)
+
+    async def first(self, timeout: float, open: Callable[[Host], Awaitable[Connection]]) -> Connection:
+        """Return what `open` returns for the first host that answers, within so many seconds for all.
+
+        Raises the last host's `OSError`, or the `BrokerMisconfigured` of one, as the others have the same users.
+        """
+        failure: Exception | None = None
+        deadline = time.monotonic() + timeout
+        order = self.in_turn()
+        for tried, host in enumerate(order):
+            try:
+                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - tried)):
+                    return await open(host)
+            except BrokerMisconfigured:
+                raise
+            except OSError as error:
+                self.failed(host)
+                failure = error
+        raise failure or ConnectionError("the URL names no host")
 
     def __repr__(self) -> str:
         return f"<Hosts {self._hosts}>"

@@ -25,8 +25,8 @@ class Registry(Generic[S]):
     """The servers of one kind."""
 
     def __init__(self, make: Callable[..., S]) -> None:
-        self.inherited: list[threading.local] = []
-        """What event loops had open when this process was forked; kept, so that nothing closes it."""
+        self.inherited: list[Any] = []
+        """What event loops and their threads had open when this process was forked; kept, so that nothing closes it."""
         self._make = make
         self._of: dict[tuple[Any, ...], S] = {}
         self._lock = threading.Lock()

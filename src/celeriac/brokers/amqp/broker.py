@@ -5,7 +5,7 @@ from __future__ import annotations
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.amqp.transport import AmqpTransport
 from celeriac.brokers.queue_server import QueueServerBroker
-from celeriac.drivers.amqp.server import Server, server
+from celeriac.drivers.amqp.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
@@ -28,4 +28,4 @@ class AmqpBroker(QueueServerBroker):
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac", queue_type: str = "auto") -> AmqpBroker:  # fmt: skip
     """Return the broker of an `amqp://` URL."""
-    return AmqpBroker(server(url, prefix, queue_type, timeout, codec), clock)
+    return AmqpBroker(Server.shared(url, prefix, queue_type, timeout, codec), clock)

@@ -7,18 +7,21 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from pamqp import commands
 
+from celeriac.brokers.amqp.channel_window import ChannelWindow
 from celeriac.brokers.amqp.journal_reading import Keep, read_journal
 from celeriac.brokers.amqp.topology import AmqpTopology
-from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
+from celeriac.brokers.queue_server.server_transport import ConnectedWorker
+from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Taken
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import ChannelClosed, RightsMissing
 from celeriac.drivers.amqp.frames import Content, acknowledge, method
 
-__all__ = ["AmqpInspection", "AmqpSubscription", "AmqpWorkerConnection"]
+__all__ = ["AmqpInspection", "AmqpWorkerConnection", "follow"]
 
 log = logging.getLogger("celeriac.brokers")
 
@@ -27,33 +30,32 @@ RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
 MOST_PREFETCH = 65535
 
 
-class AmqpWorkerConnection(WorkerConnection):
+class AmqpWorkerConnection(ConnectedWorker[AioConnection]):
     """A worker's connection: a channel that consumes, one that counts, one for each channel that is followed."""
 
     def __init__(self, connection: AioConnection, topology: AmqpTopology, work: Channel, declared: set[Any]) -> None:
-        self.connection = connection
+        super().__init__(connection)
         self._topology = topology
         self._work = work
         self._declared = declared
         self._counting: Channel | None = None  # its calls may fail, which closes it
         self._begun: dict[str, asyncio.Future[Any]] = {}  # by consumer tag: answers to `Basic.Consume`
+        self._window = ChannelWindow(self._ask_window) if topology.dialect.windows_of_channels else None
 
     @classmethod
     async def on(cls, connection: AioConnection, topology: AmqpTopology, declared: set[Any]) -> AmqpWorkerConnection:
         """Return a worker's connection."""
         return cls(connection, topology, await connection.channel(), declared)
 
-    @property
-    def lost(self) -> Exception | None:  # type: ignore[override]
-        return self.connection.lost
-
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
                lost: Callable[[], None]) -> None:  # fmt: skip
         def ended(consumer_tag: str) -> None:
             self._begun.pop(consumer_tag, None)
+            if self._window is not None:
+                self._window.close(consumer_tag)
             cancelled(consumer_tag)
 
-        self._work.on_content = delivered
+        self._work.on_content = delivered if self._window is None else partial(self._noted, self._window, delivered)
         self._work.on_cancel = ended
         self._work.on_failure = self._failed
         self.connection.on_lost = lost
@@ -69,13 +71,25 @@ class AmqpWorkerConnection(WorkerConnection):
 
     # --- Consuming ------------------------------------------------------------------------------------
 
+    def _noted(self, window: ChannelWindow, delivered: Callable[[Any], None], content: Content) -> None:
+        window.pushed(content.tag, content.consumer_tag)
+        delivered(content)
+
+    def _ask_window(self, size: int) -> None:
+        self._work.ask(commands.Basic.Qos(prefetch_count=min(size, MOST_PREFETCH))).add_done_callback(_ignore_error)
+
     def consume(self, address: str, consumer_tag: str, window: int) -> asyncio.Future[Any]:
-        self._work.ask(commands.Basic.Qos(prefetch_count=min(window, MOST_PREFETCH))).add_done_callback(_ignore_error)
+        if self._window is None:
+            self._ask_window(window)
+        else:
+            self._window.open(consumer_tag, window)
         begun = self._work.ask(commands.Basic.Consume(queue=address, consumer_tag=consumer_tag))
         self._begun[consumer_tag] = begun
         return begun
 
     def cancel(self, consumer_tag: str) -> None:
+        if self._window is not None:
+            self._window.close(consumer_tag)
         # RabbitMQ 3.10 crashes the channel when a consumer is cancelled before the server has confirmed it.
         begun = self._begun.pop(consumer_tag, None)
         if begun is None:
@@ -95,21 +109,29 @@ class AmqpWorkerConnection(WorkerConnection):
         parts = [acknowledge(number, tags[upto - 1], multiple=True)] if upto else []
         parts += [acknowledge(number, tag, multiple=False) for tag in tags[upto:]]
         self._work.tell(b"".join(parts))
+        if self._window is not None:
+            self._window.settled(tags)
 
     def losses(self, pushed: Content) -> int | None:
         return _losses(pushed)
 
     async def sync(self) -> None:
-        await self._work.call(commands.Basic.Qos(prefetch_count=1))
+        # The answer comes after all that was pushed before; a window of the channel stays as it is.
+        size = 1 if self._window is None else self._window.size
+        await self._work.call(commands.Basic.Qos(prefetch_count=min(size, MOST_PREFETCH)))
 
     async def count(self, addresses: Sequence[str]) -> list[int]:
         if self._counting is None or self._counting.failed is not None:
             self._counting = await self.connection.channel()
         asked = [self._counting.ask(commands.Queue.Declare(queue=address, passive=True)) for address in addresses]
         try:
-            return [(await answer).message_count for answer in asked]
+            counts = [(await answer).message_count for answer in asked]
         except ChannelClosed as error:
             raise QueueMissing(str(error)) from error
+        if self._window is None:
+            return counts
+        # Also counted: what this worker holds, and what others do.
+        return [max(0, count - self._window.held(address)) for count, address in zip(counts, addresses, strict=True)]
 
     async def stop(self) -> None:
         await self._work.call(commands.Channel.Close(200, "", 0, 0))
@@ -117,7 +139,7 @@ class AmqpWorkerConnection(WorkerConnection):
     # --- Everything else ------------------------------------------------------------------------------
 
     async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
-        await _follow(self.connection, self._topology, channel, take)
+        await follow(self.connection, self._topology, channel, take)
 
     async def announce(self) -> None:
         channel = await self.connection.channel()
@@ -128,33 +150,6 @@ class AmqpWorkerConnection(WorkerConnection):
     async def read_journal(self, channel: str, keep: Keep) -> None:
         await read_journal(self.connection, self._topology, channel, keep)
 
-    def close(self) -> None:
-        self.connection.close()
-
-    def abandon(self) -> None:
-        self.connection.abandon()
-
-
-class AmqpSubscription(Subscription):
-    """A connection that follows a channel."""
-
-    def __init__(self, connection: AioConnection) -> None:
-        self._connection = connection
-
-    @classmethod
-    async def on(cls, connection: AioConnection, topology: AmqpTopology, channel: str, take: Callable[[bytes], None],
-                 lost: Callable[[], None]) -> AmqpSubscription:  # fmt: skip
-        """Follow a channel on a connection."""
-        await _follow(connection, topology, channel, take)
-        connection.on_lost = lost
-        return cls(connection)
-
-    @property
-    def lost(self) -> bool:
-        return self._connection.lost is not None
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class _AmqpTaken(Taken):
@@ -224,7 +219,7 @@ class AmqpInspection(Inspection):
         await read_journal(self._connection, self._topology, channel, keep)
 
 
-async def _follow(connection: AioConnection, topology: AmqpTopology, channel: str,
+async def follow(connection: AioConnection, topology: AmqpTopology, channel: str,
                   take: Callable[[bytes], None]) -> None:  # fmt: skip
     """Consume from a queue of our own that is bound to a channel's name."""
     opened = await connection.channel()

@@ -1,8 +1,8 @@
 """Reads the journal: all that is in a queue, as its only reader, which puts back what it keeps.
 
-A classic queue is read by an exclusive consumer: other readers are refused, and try again. A quorum queue passes its
-messages to one consumer at a time; other readers wait until it is their turn. A reader of a quorum queue also sends a
-mark, which comes after all that it has to read.
+A classic queue is read by an exclusive consumer: other readers are refused, and try again. A quorum queue (and every
+one of Qpid Broker-J) passes its messages to one consumer at a time; other readers wait until it is their turn. Such a
+reader also sends a mark, which comes after all that it has to read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def read_journal(connection: AioConnection, topology: AmqpTopology, channe
     for declaration in topology.declare_journal(channel):
         await declaring.call(declaration)
     declaring.close()
-    if topology.quorum:
+    if topology.has_turns:
         await _read_in_turn(await connection.channel(), topology.journal, keep)
         return
     while True:

@@ -1,4 +1,4 @@
-"""The names of exchanges and queues on RabbitMQ, and how they are declared. Pure: methods go out, nothing is sent here.
+"""The names of exchanges and queues on a server, and how they are declared. Pure: methods go out, nothing is sent here.
 
 Quorum queues have no priorities, so that each priority is a line there; classic queues have them.
 
@@ -8,6 +8,8 @@ behind another. The routing key spells the digits, lowest first, and then the li
 
     celeriac.delay.0 ─0─► celeriac.delay.1 ─0─► …  ─► celeriac.due ─► the line
          └─1─► queue, ¼ s ─┘     └─1─► queue, ½ s ─┘
+
+Where queues pass nothing on (Qpid Broker-J), a message waits in its line, with a header that says until when.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from urllib.parse import quote
 
 from pamqp import commands
 
-from celeriac.brokers.queue_server.topology import DEAD, HIGHEST_PRIORITY, LONGEST_SUFFIX, Line, Topology
+from celeriac.brokers.queue_server.topology import DEAD, LONGEST_SUFFIX, Line, Topology
+from celeriac.drivers.amqp.dialect import RABBITMQ, Dialect
 from celeriac.drivers.amqp.server import Server
 from celeriac.errors import NotSupported
 
 __all__ = ["DIGITS", "UNIT", "AmqpTopology"]
 
 UNIT = 0.25  # seconds
+YEARS = 10 * 365 * 86400.0  # seconds
 DIGITS = 26  # the longest stay is 194 days; a message that has to wait longer is sent around again
 NO_LIMIT = -1  # of deliveries: a worker makes a dead letter of a message that was delivered too often, and says why
 NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]+")
@@ -37,11 +41,11 @@ Table = dict[str, Any]
 class AmqpTopology(Topology):
     """The names on one server; `limits`: whether its quorum queues have a limit of deliveries by default."""
 
-    longest_delay = UNIT * (2**DIGITS - 1)
-
-    def __init__(self, prefix: str, quorum: bool, limits: bool = False) -> None:
+    def __init__(self, prefix: str, quorum: bool, limits: bool = False, dialect: Dialect = RABBITMQ) -> None:
         super().__init__(priority_lines=quorum)
         self.quorum = quorum
+        self.dialect = dialect
+        self.longest_delay = UNIT * (2**DIGITS - 1) if dialect.cascades else YEARS
         self._own = f"{prefix}."
         self.journal = f"{prefix}.quorum.journal" if quorum else f"{prefix}.journal"
         self.presence = f"{prefix}.quorum.workers" if quorum else f"{prefix}.workers"
@@ -55,7 +59,7 @@ class AmqpTopology(Topology):
     @classmethod
     def on(cls, server: Server) -> AmqpTopology:
         """Return the names on a server to which a connection was made before."""
-        return cls(server.prefix, server.quorum, limits=server.facts.prefers_quorum)
+        return cls(server.prefix, server.quorum, server.facts.prefers_quorum, server.facts.dialect)
 
     # --- Lines ----------------------------------------------------------------------------------------
 
@@ -73,12 +77,15 @@ class AmqpTopology(Topology):
             raise NotSupported(f"A queue cannot be named {queue!r} on AMQP: {why}. Choose another name.")
 
     def declare(self, line: Line) -> list[Any]:
-        """Return the methods that declare a line's queue, and bind it to the end of the delays."""
+        """Return what declares a line's queue; and the end of the delays, and the binding to it, where they cascade."""
         name = self.address(line)
-        arguments: Table = self._durable if self.quorum else {"x-max-priority": HIGHEST_PRIORITY}
+        arguments: Table = self._durable if self.quorum else self.dialect.of_lines
+        queue = commands.Queue.Declare(queue=name, durable=True, arguments=arguments)
+        if not self.dialect.cascades:
+            return [queue]
         return [
+            queue,
             commands.Exchange.Declare(exchange=self.due, exchange_type="topic", durable=True),
-            commands.Queue.Declare(queue=name, durable=True, arguments=arguments),
             commands.Queue.Bind(queue=name, exchange=self.due, routing_key=self._key(name)),
         ]
 
@@ -89,6 +96,11 @@ class AmqpTopology(Topology):
     def declare_dead(self, queue: str) -> Any:
         """Return the method that declares the queue of a queue's dead letters."""
         return commands.Queue.Declare(queue=self.dead(queue), durable=True, arguments=self._durable)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether the journal passes all messages to one consumer, and to the next one after it."""
+        return self.quorum or bool(self.dialect.of_journal)
 
     # --- What all queues share ------------------------------------------------------------------------
 
@@ -101,7 +113,8 @@ class AmqpTopology(Topology):
 
         A quorum queue has no exclusive consumers. It passes all messages to one consumer, and to the next one after it.
         """
-        arguments: Table = {**self._durable, "x-single-active-consumer": True} if self.quorum else {}
+        turns = {**self._durable, "x-single-active-consumer": True}
+        arguments: Table = turns if self.quorum else self.dialect.of_journal
         return [
             *self.declare_channels(),
             commands.Queue.Declare(queue=self.journal, durable=True, arguments=arguments),
@@ -122,6 +135,8 @@ class AmqpTopology(Topology):
 
     def declare_delays(self) -> list[Any]:
         """Return the methods that declare the cascade, from its end to its beginning."""
+        if not self.dialect.cascades:
+            return []
         made: list[Any] = [commands.Exchange.Declare(exchange=self.due, exchange_type="topic", durable=True)]
         following = self.due
         for digit in reversed(range(DIGITS)):
@@ -142,7 +157,7 @@ class AmqpTopology(Topology):
 
     def delay_queues(self) -> list[str]:
         """Return the queues of the cascade."""
-        return [f"{self._delay}{digit}" for digit in range(DIGITS)]
+        return [f"{self._delay}{digit}" for digit in range(DIGITS)] if self.dialect.cascades else []
 
 
 def _word(name: str) -> str:

@@ -5,17 +5,19 @@ A procedure yields pamqp methods and lists of publications, which `drivers.amqp.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from pamqp import commands
 
-from celeriac.brokers.amqp.connections import AmqpInspection, AmqpSubscription, AmqpWorkerConnection
+from celeriac.brokers.amqp.connections import AmqpInspection, AmqpWorkerConnection, follow
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Transport, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent
+from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.error_translation import MISSING, ChannelClosed, Refused
 from celeriac.drivers.amqp.frames import Publication, properties
 from celeriac.drivers.amqp.server import Server, each
@@ -29,35 +31,29 @@ Result = TypeVar("Result")
 PLAIN_PROPERTIES = properties()
 
 
-class AmqpTransport(Transport):
+class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
     """A RabbitMQ server, or another that speaks AMQP 0-9-1."""
 
-    product = "RabbitMQ"
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.timeout = server.timeout
-        self.codec = server.codec
-        self.declared = server.declared
-        self._topology: AmqpTopology | None = None
+    @property
+    def product(self) -> str:  # type: ignore[override]
+        return self.server.facts.dialect.product if self.server.known else "The AMQP server"
 
     @property
-    def topology(self) -> AmqpTopology:
-        if self._topology is None:
-            self._topology = AmqpTopology.on(self.server)
-        return self._topology
+    def counts_held(self) -> bool:  # type: ignore[override]
+        return self.topology.dialect.counts_held
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
 
     @property
     def holds_delayed(self) -> Holds:
-        return Holds.UNSAFELY if self.server.may_lose_delayed else Holds.SAFELY
+        # What Broker-J holds, no test has seen yet; and it counts it among what waits for workers.
+        return Holds.UNSAFELY if self.server.may_lose_delayed or not self.topology.dialect.cascades else Holds.SAFELY
+
+    def names(self) -> AmqpTopology:
+        return AmqpTopology.on(self.server)
 
     # --- Sending --------------------------------------------------------------------------------------
-
-    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
-        return self.server.do(procedure, within)
-
-    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
-        return await self.server.ado(procedure, within)
 
     def publish(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel], now: float,
                 keep: Callable[[Unsent], None]) -> Procedure[Unsent | None]:  # fmt: skip
@@ -101,12 +97,15 @@ class AmqpTransport(Transport):
 
     def declare(self, line: Line, missing: bool) -> Procedure[None]:
         topology = self.topology
-        exchange, queue, bind = topology.declare(line)
+        queue, *delays = topology.declare(line)
+        if missing:
+            yield queue
+        if not delays:
+            return
+        exchange, bind = delays
         if topology.due not in self.declared:
             yield exchange
             self.declared.add(topology.due)
-        if missing:
-            yield queue
         try:
             yield bind
         except ChannelClosed as error:
@@ -155,12 +154,6 @@ class AmqpTransport(Transport):
 
     # --- Connections ----------------------------------------------------------------------------------
 
-    async def learn(self) -> None:
-        await self.server.learn()
-
-    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
-        return self.server.answering(within)
-
     async def connect_worker(self, lease_seconds: float, name: str) -> AmqpWorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds / 2), name)
         try:
@@ -170,27 +163,11 @@ class AmqpTransport(Transport):
             connection.close()
             raise
 
-    async def subscribe(self, channel: str, take: Callable[[bytes], None],
-                        lost: Callable[[], None]) -> AmqpSubscription:  # fmt: skip
-        await self.learn()
-        connection = await self.server.open(60.0, f"celeriac listens to {channel}")
-        try:
-            async with self.answering():
-                return await AmqpSubscription.on(connection, self.topology, channel, take, lost)
-        except BaseException:
-            connection.close()
-            raise
+    async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None]) -> None:
+        await follow(connection, self.topology, channel, take)
 
-    @asynccontextmanager
-    async def inspecting(self) -> AsyncGenerator[Inspection, None]:
-        connection = await self.server.open(60.0, "celeriac looks")
-        try:
-            yield AmqpInspection(connection, self.topology)
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        self.server.close()
+    def inspection(self, connection: AioConnection) -> Inspection:
+        return AmqpInspection(connection, self.topology)
 
     def __str__(self) -> str:
         return f"{self.product} at {self.server.address}"
@@ -203,6 +180,10 @@ def post(envelope: Envelope, topology: AmqpTopology, line: Line, now: float, cod
     marks = properties(message.priority, message.id, message.task) if shown else properties(message.priority)
     seconds = envelope.seconds(now) if message.due_at is not None else 0.0
     if seconds <= 0:
+        return Publication("", topology.address(line), marks, envelope.pack(codec))
+    if not topology.dialect.cascades:
+        held = topology.dialect.hold(time.time() + seconds)
+        marks = properties(message.priority, *((message.id, message.task) if shown else ("", "")), headers=held)
         return Publication("", topology.address(line), marks, envelope.pack(codec))
     exchange, key = topology.delayed(seconds, line)
     return Publication(exchange, key, marks, envelope.pack(codec))

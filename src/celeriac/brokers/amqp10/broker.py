@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celeriac.brokers.amqp10.transport import Amqp10Transport
 from celeriac.brokers.queue_server import QueueServerBroker
-from celeriac.drivers.amqp10.server import Server, server
+from celeriac.drivers.amqp10.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
@@ -22,4 +22,4 @@ class Amqp10Broker(QueueServerBroker):
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac") -> Amqp10Broker:  # fmt: skip
     """Return the broker of an `amqp10://` URL."""
-    return Amqp10Broker(server(url, prefix, timeout, codec), clock)
+    return Amqp10Broker(Server.shared(url, prefix, timeout, codec), clock)

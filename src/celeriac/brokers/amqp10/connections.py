@@ -17,7 +17,8 @@ from typing import Any
 from celeriac.brokers.amqp10.bookkeeping import DOUBLED, Bookkeeping, Keep
 from celeriac.brokers.amqp10.taking import Counting, Delivered, put_back, returned, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
-from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Subscription, Taken, WorkerConnection
+from celeriac.brokers.queue_server.server_transport import ConnectedWorker
+from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Taken
 from celeriac.drivers.amqp10.connection import Connection
 from celeriac.drivers.amqp10.dialect import Dialect
 from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
@@ -25,7 +26,7 @@ from celeriac.drivers.amqp10.links import ACCEPTED, FAILED, RELEASED, Receiver, 
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.model.message import new_id
 
-__all__ = ["Amqp10Inspection", "Amqp10Subscription", "Amqp10WorkerConnection"]
+__all__ = ["Amqp10Inspection", "Amqp10WorkerConnection"]
 
 log = logging.getLogger("celeriac.brokers")
 
@@ -49,11 +50,11 @@ class _Consumer:
         self.receiver.allow(max(0, self.window - self.out))
 
 
-class Amqp10WorkerConnection(WorkerConnection):
+class Amqp10WorkerConnection(ConnectedWorker[Connection]):
     """A worker's connection: a session to consume in, one to count in, one for each channel that is followed."""
 
     def __init__(self, connection: Connection, topology: Amqp10Topology, declared: set[Any]) -> None:
-        self.connection = connection
+        super().__init__(connection)
         self._topology = topology
         self._declared = declared
         self._work: Session = connection.session()
@@ -65,10 +66,6 @@ class Amqp10WorkerConnection(WorkerConnection):
         self._name = b""  # as it is counted among the workers
         self._reading: set[asyncio.Task[None]] = set()
         self._stopped = False
-
-    @property
-    def lost(self) -> Exception | None:  # type: ignore[override]
-        return self.connection.lost
 
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
                lost: Callable[[], None]) -> None:  # fmt: skip
@@ -207,34 +204,6 @@ class Amqp10WorkerConnection(WorkerConnection):
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
-    def close(self) -> None:
-        self.connection.close()
-
-    def abandon(self) -> None:
-        self.connection.abandon()
-
-
-class Amqp10Subscription(Subscription):
-    """A connection that follows a channel."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @classmethod
-    async def on(cls, connection: Connection, topology: Amqp10Topology, channel: str, take: Callable[[bytes], None],
-                 lost: Callable[[], None]) -> Amqp10Subscription:  # fmt: skip
-        """Follow a channel on a connection."""
-        receiver = await connection.follow(topology.dialect.subscription(topology.channel(channel)), take)
-        receiver.changed = connection.abandon  # the server has ended the link
-        connection.on_lost = lost
-        return cls(connection)
-
-    @property
-    def lost(self) -> bool:
-        return self._connection.lost is not None
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class _Amqp10Taken(Taken):

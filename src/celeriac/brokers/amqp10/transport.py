@@ -6,16 +6,16 @@ A procedure yields nodes, lists of items and `Passive` questions, which `drivers
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10Subscription, Amqp10WorkerConnection
+from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10WorkerConnection
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Transport, Unsent
-from celeriac.drivers.amqp10.connection import Item
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent
+from celeriac.drivers.amqp10.connection import Connection, Item
 from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Passive, Server
@@ -26,37 +26,24 @@ Result = TypeVar("Result")
 LONGEST_SHOWN = 255  # characters
 
 
-class Amqp10Transport(Transport):
+class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
     """A server of AMQP 1.0."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
-        self.timeout = server.timeout
-        self.codec = server.codec
-        self.declared = server.declared
-        self._topology: Amqp10Topology | None = None
+        super().__init__(server)
 
     @property
     def product(self) -> str:  # type: ignore[override]
-        return f"{self.server.dialect.product} (AMQP 1.0)" if hasattr(self.server, "dialect") else "AMQP 1.0"
-
-    @property
-    def topology(self) -> Amqp10Topology:
-        if self._topology is None:
-            self._topology = Amqp10Topology.on(self.server)
-        return self._topology
+        return f"{self.server.dialect.product} (AMQP 1.0)" if self.server.known else "AMQP 1.0"
 
     @property
     def holds_delayed(self) -> Holds:
         return Holds.SAFELY if self.topology.dialect.delays else Holds.NEVER
 
+    def names(self) -> Amqp10Topology:
+        return Amqp10Topology.on(self.server)
+
     # --- Sending --------------------------------------------------------------------------------------
-
-    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
-        return self.server.do(procedure, within)
-
-    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
-        return await self.server.ado(procedure, within)
 
     def publish(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel], now: float,
                 keep: Callable[[Unsent], None]) -> Procedure[Unsent | None]:  # fmt: skip
@@ -120,37 +107,17 @@ class Amqp10Transport(Transport):
 
     # --- Connections ----------------------------------------------------------------------------------
 
-    async def learn(self) -> None:
-        await self.server.learn()
-
-    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
-        return self.server.answering(within)
-
     async def connect_worker(self, lease_seconds: float, name: str) -> Amqp10WorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds), name)  # proton asks the server for half
         return Amqp10WorkerConnection(connection, self.topology, self.declared)
 
-    async def subscribe(self, channel: str, take: Callable[[bytes], None],
-                        lost: Callable[[], None]) -> Amqp10Subscription:  # fmt: skip
-        await self.learn()
-        connection = await self.server.open(60.0, f"celeriac listens to {channel}")
-        try:
-            async with self.answering():
-                return await Amqp10Subscription.on(connection, self.topology, channel, take, lost)
-        except BaseException:
-            connection.close()
-            raise
+    async def follow(self, connection: Connection, channel: str, take: Callable[[bytes], None]) -> None:
+        topology = self.topology
+        receiver = await connection.follow(topology.dialect.subscription(topology.channel(channel)), take)
+        receiver.changed = connection.abandon  # the server has ended the link
 
-    @asynccontextmanager
-    async def inspecting(self) -> AsyncGenerator[Inspection, None]:
-        connection = await self.server.open(60.0, "celeriac looks")
-        try:
-            yield Amqp10Inspection(connection, self.topology)
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        self.server.close()
+    def inspection(self, connection: Connection) -> Inspection:
+        return Amqp10Inspection(connection, self.topology)
 
     def __str__(self) -> str:
         return f"the AMQP 1.0 server at {self.server.address}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celeriac.brokers.queue_server import QueueServerBroker
 from celeriac.brokers.stomp.transport import StompTransport
-from celeriac.drivers.stomp.server import Server, server
+from celeriac.drivers.stomp.server import Server
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
@@ -22,4 +22,4 @@ class StompBroker(QueueServerBroker):
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,
             prefix: str = "celeriac") -> StompBroker:  # fmt: skip
     """Return the broker of a `stomp://` URL."""
-    return StompBroker(server(url, prefix, timeout, codec), clock)
+    return StompBroker(Server.shared(url, prefix, timeout, codec), clock)

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celeriac.brokers.queue_server.transport import Procedure, Subscription, WorkerConnection
+from celeriac.brokers.queue_server.server_transport import ConnectedWorker
+from celeriac.brokers.queue_server.transport import Procedure
 from celeriac.brokers.stomp.journal_reading import Keep, read_journal
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
@@ -20,7 +21,7 @@ from celeriac.drivers.stomp.frames import Frame, Publication, headers
 from celeriac.drivers.stomp.server import Server, adrive
 from celeriac.model.message import new_id
 
-__all__ = ["StompSubscription", "StompWorkerConnection", "quiet"]
+__all__ = ["StompWorkerConnection", "quiet"]
 
 log = logging.getLogger("celeriac.brokers")
 
@@ -29,12 +30,12 @@ TIDY_SECONDS = 1.0
 MANY = 1_000_000  # messages may wait in a line that is not open
 
 
-class StompWorkerConnection(WorkerConnection):
+class StompWorkerConnection(ConnectedWorker[AioConnection]):
     """A worker's connection: subscriptions to its lines and channels."""
 
     def __init__(self, connection: AioConnection, server: Server, topology: StompTopology,
                  uncounted: Uncounted) -> None:  # fmt: skip
-        self.connection = connection
+        super().__init__(connection)
         self._server = server
         self._topology = topology
         self._dialect = topology.dialect
@@ -46,10 +47,6 @@ class StompWorkerConnection(WorkerConnection):
         self._is_ending = False
         self._here: str | None = None  # the message that stands for this worker, to be acknowledged at its end
         self._delivered: Callable[[Any], None] = lambda _: None
-
-    @property
-    def lost(self) -> Exception | None:  # type: ignore[override]
-        return self.connection.lost
 
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
                lost: Callable[[], None]) -> None:  # fmt: skip
@@ -192,38 +189,9 @@ class StompWorkerConnection(WorkerConnection):
     async def read_journal(self, channel: str, keep: Keep) -> None:
         await read_journal(self._server, self._topology, keep)
 
-    def close(self) -> None:
-        self.connection.close()
-
-    def abandon(self) -> None:
-        self.connection.abandon()
-
 
 async def quiet(count: Callable[[], int]) -> None:
     """Return when a count has not risen for a while."""
     seen = -1
     while seen != (seen := count()):
         await asyncio.sleep(QUIET_SECONDS)
-
-
-class StompSubscription(Subscription):
-    """A connection that follows a channel."""
-
-    def __init__(self, connection: AioConnection) -> None:
-        self._connection = connection
-
-    @classmethod
-    async def on(cls, connection: AioConnection, destination: str, take: Callable[[bytes], None],
-                 lost: Callable[[], None]) -> StompSubscription:  # fmt: skip
-        """Follow a channel on a connection."""
-        _, begun = connection.subscribe(lambda frame: take(frame.body), destination, "auto")
-        await begun
-        connection.on_lost = lost
-        return cls(connection)
-
-    @property
-    def lost(self) -> bool:
-        return self._connection.lost is not None
-
-    def close(self) -> None:
-        self._connection.close()

@@ -6,17 +6,18 @@ A procedure yields lists of publications and `Browse`, which `drivers.stomp.serv
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Subscription, Transport, Unsent
-from celeriac.brokers.stomp.connections import StompSubscription, StompWorkerConnection
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent
+from celeriac.brokers.stomp.connections import StompWorkerConnection
 from celeriac.brokers.stomp.inspection import StompInspection
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
+from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.frames import Frame, Publication, headers
 from celeriac.drivers.stomp.opening import Browse
 from celeriac.drivers.stomp.server import Batch, Server
@@ -38,38 +39,25 @@ SORTS = '<policyEntry queue=">" prioritizedMessages="true"/>'
 SCHEDULES = '<broker … schedulerSupport="true">'
 
 
-class StompTransport(Transport):
+class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
     """A server that speaks STOMP 1.2."""
 
     product = "the STOMP server"
     counts_held = True
 
     def __init__(self, server: Server, clock: Clock) -> None:
-        self.server = server
-        self.timeout = server.timeout
-        self.codec = server.codec
-        self.declared = server.declared
+        super().__init__(server)
         self._uncounted = Uncounted(self, clock)
-        self._topology: StompTopology | None = None
         self._headers: dict[int, bytes] = {}  # of a message, by priority
-
-    @property
-    def topology(self) -> StompTopology:
-        if self._topology is None:
-            self._topology = StompTopology.on(self.server)
-        return self._topology
 
     @property
     def holds_delayed(self) -> Holds:
         return Holds.SAFELY if self.topology.dialect.schedules else Holds.NEVER
 
+    def names(self) -> StompTopology:
+        return StompTopology.on(self.server)
+
     # --- Sending --------------------------------------------------------------------------------------
-
-    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
-        return self.server.do(procedure, within)
-
-    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
-        return await self.server.ado(procedure, within)
 
     def publish(self, envelopes: Sequence[Envelope], parcels: Sequence[Parcel], now: float,
                 keep: Callable[[Unsent], None]) -> Procedure[Unsent | None]:  # fmt: skip
@@ -157,38 +145,17 @@ class StompTransport(Transport):
 
     # --- Connections ----------------------------------------------------------------------------------
 
-    async def learn(self) -> None:
-        await self.server.learn()
-
-    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
-        return self.server.answering(within)
-
     async def connect_worker(self, lease_seconds: float, name: str) -> StompWorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds / 2))
         return StompWorkerConnection(connection, self.server, self.topology, self._uncounted)
 
-    async def subscribe(self, channel: str, take: Callable[[bytes], None],
-                        lost: Callable[[], None]) -> Subscription:  # fmt: skip
-        await self.learn()
-        connection = await self.server.open(60.0)
-        try:
-            async with self.answering():
-                return await StompSubscription.on(connection, self.topology.topic(channel), take, lost)
-        except BaseException:
-            connection.close()
-            raise
+    async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None]) -> None:
+        _, begun = connection.subscribe(lambda frame: take(frame.body), self.topology.topic(channel), "auto")
+        await begun
 
-    @asynccontextmanager
-    async def inspecting(self) -> AsyncGenerator[Inspection, None]:
-        connection = await self.server.open(60.0)
-        try:
-            yield StompInspection(connection, self.server, self.topology, self._uncounted)
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        self.server.close()
+    def inspection(self, connection: AioConnection) -> Inspection:
+        return StompInspection(connection, self.server, self.topology, self._uncounted)
 
     def __str__(self) -> str:
-        product = self.server.facts.dialect.product if hasattr(self.server, "facts") else "The STOMP server"
+        product = self.server.facts.dialect.product if self.server.known else "The STOMP server"
         return f"{product} at {self.server.address}"

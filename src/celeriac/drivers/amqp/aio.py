@@ -6,8 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from pamqp import commands
 
@@ -31,39 +30,33 @@ from celeriac.drivers.amqp.frames import (
     method,
     publish,
 )
-from celeriac.drivers.amqp.opening import opening
+from celeriac.drivers.amqp.opening import Facts, opening
 from celeriac.drivers.hosts import Host, Hosts
-from celeriac.drivers.sockets import prepare
-from celeriac.errors import BrokerMisconfigured, BrokerUnavailable
+from celeriac.drivers.loop_connection import Beats, LoopConnection
+from celeriac.errors import BrokerUnavailable
 
 __all__ = ["AioConnection", "Channel"]
 
 WINDOW = 1000  # publications that may wait for their confirms
 
 
-class AioConnection(asyncio.Protocol):
+class AioConnection(LoopConnection):
     """A connection of the running event loop. Made by `connect`."""
 
+    address: Address
+    facts: Facts  # known when the connection is open
+    failure = ConnectionLost
+
     def __init__(self, address: Address, hosts: Hosts, host: Host, silence: float | None) -> None:
-        self.address = address
+        super().__init__(address, hosts, host)
         self._silence = silence
         self._answer_timer: asyncio.TimerHandle | None = None  # while answers are waited for, unless silence is allowed
-        self._hosts = hosts
-        self._host = host
         self.blocked = ""  # why the server accepts no messages at present
-        self.lost: Exception | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
         self._parser = Parser()
         self._handshake: asyncio.Queue[Event | None] | None = asyncio.Queue()  # while the connection is opened
         self._channels: dict[int, Channel] = {}
         self._numbers = 0
         self._free: list[int] = []  # numbers of channels that were closed
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.received_at = self._sent = time.monotonic()  # when something was last received, and sent
-        self._heartbeat: asyncio.TimerHandle | None = None
 
     @classmethod
     async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0, name: str = "celeriac",
@@ -72,37 +65,24 @@ class AioConnection(asyncio.Protocol):
 
         `silence`: the longest pause (seconds) in answers, after which the connection is lost.
         """
-        failure: Exception | None = None
-        deadline = time.monotonic() + timeout
         hosts = hosts or Hosts(address.hosts)
-        order = hosts.in_turn()
-        for number, host in enumerate(order):
-            make = partial(cls, address, hosts, host, silence)
-            try:
-                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
-                    try:
-                        return await cls._open(make, heartbeat, name)
-                    except NoConfirms:
-                        return await cls._open(make, heartbeat, name, ask=False)
-            except BrokerMisconfigured:
-                raise  # the other hosts have the same users and vhosts
-            except OSError as error:
-                hosts.failed(host)
-                failure = error
-        raise failure or ConnectionError("the URL names no host")
 
-    @classmethod
-    async def _open(cls, make: Callable[[], AioConnection], heartbeat: float, name: str,
-                    ask: bool = True) -> AioConnection:  # fmt: skip
-        made = make()
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: made, *made._host, ssl=made.address.tls_context())
+        async def opened(host: Host) -> AioConnection:
+            try:
+                return await cls(address, hosts, host, silence)._open(heartbeat, name)
+            except NoConfirms:
+                return await cls(address, hosts, host, silence)._open(heartbeat, name, ask=False)
+
+        return await hosts.first(timeout, opened)
+
+    async def _open(self, heartbeat: float, name: str, ask: bool = True) -> AioConnection:
+        await self.reach()
         try:
-            await made._shake_hands(max(1, int(heartbeat)), name, ask)
+            await self._shake_hands(max(1, int(heartbeat)), name, ask)
         except BaseException:
-            made.abandon()
+            self.abandon()
             raise
-        return made
+        return self
 
     async def _shake_hands(self, heartbeat: int, name: str, ask: bool) -> None:
         steps = opening(self.address, heartbeat, name, ask)
@@ -119,8 +99,13 @@ class AioConnection(asyncio.Protocol):
                 self.facts = end.value
                 break
         self._handshake = None
-        if self.facts.heartbeat:
-            self._heartbeat = self._loop.call_later(self.facts.heartbeat / 2, self._keep_alive)
+        if interval := self.facts.heartbeat:
+            # The server sends a heartbeat after each half of the interval. Where there are other nodes, one that has
+            # left out two is left.
+            silence = (1.25 if len(self.address.hosts) > 1 else 2) * interval
+            self._heartbeat = self._loop.call_later(
+                interval / 2, self.keep_alive, Beats(interval / 2, interval / 2 - 0.1, silence, HEARTBEAT)
+            )
 
     async def channel(self, confirms: bool = False) -> Channel:
         """Open a channel. Raises `BrokerUnavailable` if the server allows no more of them."""
@@ -147,13 +132,6 @@ class AioConnection(asyncio.Protocol):
 
     # --- Called by the event loop ---------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)
-        plain = transport.get_extra_info("socket")
-        if plain is not None:
-            prepare(plain)
-
     def data_received(self, data: bytes) -> None:
         """Pass each event to its channel."""
         self.received_at = time.monotonic()
@@ -179,39 +157,22 @@ class AioConnection(asyncio.Protocol):
             self.blocked = ""
         elif isinstance(event.frame, commands.Connection.Close):
             self.write(method(0, commands.Connection.CloseOk()))
-            self._lose(ended(event.frame))
+            self.lose(ended(event.frame))
 
-    def pause_writing(self) -> None:
-        """Make publishers wait."""
-        self._writable.clear()
+    def farewell(self) -> bytes:
+        return method(0, commands.Connection.Close(200, "", 0, 0))
 
-    def resume_writing(self) -> None:
-        """Let publishers continue."""
-        self._writable.set()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Fail all calls that wait for an answer."""
-        if self.lost is None:
-            self._hosts.failed(self._host)
-        self._lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
-
-    def _lose(self, error: Exception) -> None:
-        if self.lost is not None:
-            return
-        self.lost = error
-        for timer in (self._heartbeat, self._answer_timer):
-            if timer is not None:
-                timer.cancel()
-        if self._transport is not None:
-            self._transport.abort()
-        self._writable.set()
+    def ended(self, error: Exception) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
         if self._handshake is not None:
             self._handshake.put_nowait(None)
         for channel in list(self._channels.values()):
             channel.fail(error)
         self._channels.clear()
-        if self.on_lost is not None:
-            self.on_lost()
+
+    def blocked_by(self) -> str:
+        return self.blocked
 
     def expect_answer(self) -> None:
         """See to it that the connection is lost if the server owes an answer and is silent for too long."""
@@ -226,50 +187,14 @@ class AioConnection(asyncio.Protocol):
         if self.received_at > since or self.blocked:
             self.expect_answer()
         else:
-            self._hosts.failed(self._host)
-            self._lose(ConnectionLost(f"it did not answer for {self._silence:.1f} s"))
-
-    def _keep_alive(self) -> None:
-        now, interval = time.monotonic(), self.facts.heartbeat
-        # The server sends a heartbeat after each half of the interval. Where there are other nodes, one that has left
-        # out two is left.
-        if now - self.received_at > (1.25 if len(self.address.hosts) > 1 else 2) * interval:
-            self._hosts.failed(self._host)
-            self._lose(ConnectionLost(f"no heartbeat from it for {now - self.received_at:.0f} s"))
-            return
-        if now - self._sent > interval / 2 - 0.1:
-            self.write(HEARTBEAT)
-        self._heartbeat = self._loop.call_later(interval / 2, self._keep_alive)
+            self.fall_silent(f"it did not answer for {self._silence:.1f} s")
 
     # --- For channels ---------------------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, unless the connection is lost."""
-        if self._transport is not None and self.lost is None:
-            self._sent = time.monotonic()
-            self._transport.write(data)
 
     async def writable(self) -> None:
         """Wait until the server reads what was sent before."""
         if not self._writable.is_set():
             await self._writable.wait()
-
-    def close(self) -> None:
-        """Close the connection as the protocol demands."""
-        if self.lost is None and self._transport is not None:
-            self.write(method(0, commands.Connection.Close(200, "", 0, 0)))
-            transport, self._transport = self._transport, None
-            transport.close()
-        self._lose(ConnectionLost("this process closed it"))
-
-    def give_up(self) -> None:
-        """Close a connection that does not answer. The next ones try other hosts first."""
-        self._hosts.failed(self._host)
-        self.abandon()
-
-    def abandon(self, why: str = "this process closed it") -> None:
-        """Close the socket without closing the connection first, as the end of the process would."""
-        self._lose(ConnectionLost(why))
 
 
 class Channel:
@@ -278,7 +203,7 @@ class Channel:
     def __init__(self, connection: AioConnection, number: int) -> None:
         self.connection = connection
         self.number = number
-        self.confirms = Confirms()
+        self.confirms = Confirms(connection.facts.dialect.refuses_unroutable)
         self.confirming = False
         self.failed: Exception | None = None
         self.on_content: Callable[[Content], None] | None = None

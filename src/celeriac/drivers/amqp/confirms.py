@@ -12,36 +12,43 @@ __all__ = ["Batch", "Confirms"]
 class Batch:
     """Publications that were sent together."""
 
-    __slots__ = ("_first", "done", "items", "left", "refused", "returned")
+    __slots__ = ("_first", "_refusal_is_return", "done", "items", "left", "refused", "returned")
 
-    def __init__(self, items: Sequence[Publication], first: int, done: Callable[[], object] | None) -> None:
+    def __init__(self, items: Sequence[Publication], first: int, done: Callable[[], object] | None,
+                 refusal_is_return: bool) -> None:  # fmt: skip
         self.items = items
         self.left = len(items)
         self.refused: list[Publication] = []
         self.returned: list[Publication] = []
         self.done = done
         self._first = first  # tag
+        self._refusal_is_return = refusal_is_return
 
     def confirmed(self, tag: int, good: bool) -> None:
         """Record that the server has accepted or refused one of them."""
         self.left -= 1
         if not good:
-            self.refused.append(self.items[tag - self._first])
+            item = self.items[tag - self._first]
+            (self.returned if self._refusal_is_return and item.mandatory else self.refused).append(item)
         if not self.left and self.done is not None:
             self.done()
 
 
 class Confirms:
-    """The publications of a channel that wait for their confirms, by tag."""
+    """The publications of a channel that wait for their confirms, by tag.
 
-    def __init__(self) -> None:
+    `refusal_is_return`: the server refuses what reaches no queue, and returns it after that.
+    """
+
+    def __init__(self, refusal_is_return: bool = False) -> None:
+        self._refusal_is_return = refusal_is_return
         self._tag = 0
         self._first = 1  # the lowest tag that may wait
         self._waiting: dict[int, Batch] = {}
 
     def sent(self, items: Sequence[Publication], done: Callable[[], object] | None = None) -> Batch:
         """Return the batch of publications that are about to be sent; calls `done` when all are confirmed."""
-        batch = Batch(items, self._tag + 1, done)
+        batch = Batch(items, self._tag + 1, done, self._refusal_is_return)
         for _ in items:
             self._tag += 1
             self._waiting[self._tag] = batch
@@ -61,7 +68,9 @@ class Confirms:
         self._first = event.tag + 1
 
     def returned(self, content: Content) -> None:
-        """Handle an unroutable publication; the server returns it before it confirms it."""
+        """Handle an unroutable publication; the server returns it before it confirms it, or has refused it."""
+        if self._refusal_is_return:
+            return
         for batch in dict.fromkeys(self._waiting.values()):
             for item in batch.items:
                 if item.body == content.body and item.routing_key == content.routing_key:

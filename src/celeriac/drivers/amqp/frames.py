@@ -10,7 +10,7 @@ import struct
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from pamqp import decode, frame
+from pamqp import decode, encode, frame
 
 __all__ = ["HEARTBEAT", "Confirmed", "Content", "Event", "Method", "Parser", "Publication", "acknowledge", "method",
            "properties", "publish"]  # fmt: skip
@@ -180,9 +180,13 @@ def method(channel: int, what: Any) -> bytes:
     return frame.marshal(what, channel)
 
 
-def properties(priority: int | None = None, message_id: str = "", type: str = "") -> bytes:
+def properties(priority: int | None = None, message_id: str = "", type: str = "",
+               headers: dict[str, Any] | None = None) -> bytes:  # fmt: skip
     """Encode the properties of a durable message."""
     flags, parts = 0x1000, [PERSISTENT]
+    if headers:
+        flags |= 0x2000
+        parts.insert(0, encode.field_table(headers))
     if priority is not None:
         flags |= 0x0800
         parts.append(bytes((priority,)))

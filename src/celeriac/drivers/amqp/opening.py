@@ -9,6 +9,7 @@ import msgspec
 from pamqp import commands, header
 
 from celeriac.drivers.amqp.address import Address
+from celeriac.drivers.amqp.dialect import RABBITMQ, Dialect, dialect_of
 from celeriac.drivers.amqp.error_translation import NoConfirms, closed
 from celeriac.drivers.amqp.frames import Event, Method, method
 from celeriac.errors import BrokerMisconfigured
@@ -30,6 +31,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     product: str = ""
     version: str = ""
+    dialect: Dialect = RABBITMQ
     confirms: bool = True
     frame_max: int = FRAME_MAX
     channel_max: int = CHANNEL_MAX
@@ -76,9 +78,12 @@ def opening(address: Address, heartbeat: int, name: str, ask: bool = True) -> Ge
     theirs: dict[str, Any] = start.server_properties or {}
     confirms: Any = (theirs.get("capabilities") or {}).get("publisher_confirms")
     if confirms is None:
+        confirms = theirs.get("qpid.confirmed_publish_supported") == "true" or None
+    if confirms is None:
         confirms = ask and (yield from _confirming(address))
     return Facts(product=str(theirs.get("product", "")), version=str(theirs.get("version", "")), frame_max=frame_max,
-                 channel_max=channel_max, confirms=bool(confirms), heartbeat=float(beat))  # fmt: skip
+                 dialect=dialect_of(theirs), channel_max=channel_max, confirms=bool(confirms),
+                 heartbeat=float(beat))  # fmt: skip
 
 
 def _confirming(address: Address) -> Generator[bytes, Event, bool]:

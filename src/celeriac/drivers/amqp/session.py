@@ -72,11 +72,6 @@ class Session(LoopSession[AioConnection]):
         assert self.connection is not None
         return await self.connection.channel(confirms)
 
-    def give_up(self, started: float) -> None:
-        """Close the connection if nothing was received on it since a call began that was not answered."""
-        if self.connection is not None and self.connection.received_at < started:
-            self.connection.give_up()
-
     def close(self) -> None:
         """Close all connections of the loop, and forget their channels."""
         super().close()

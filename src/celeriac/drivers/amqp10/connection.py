@@ -19,7 +19,6 @@ from celeriac.drivers.amqp10.links import ACCEPTED, REJECTED, Link, Node, Receiv
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.sockets import prepare
-from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["Connection", "Item"]
 
@@ -58,31 +57,24 @@ class Connection(asyncio.Protocol):
     async def connect(cls, address: Address, hosts: Hosts, timeout: float, name: str, idle: float,
                       vhost: str) -> Connection:  # fmt: skip
         """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
-        failure: Exception | None = None
-        deadline = time.monotonic() + timeout
-        order = hosts.in_turn()
-        for number, host in enumerate(order):
+
+        async def opened(host: Host) -> Connection:
             engine = Engine(name, vhost, address.mechanism, address.username, address.password, idle)
             made = cls(address, hosts, host, engine)
             try:
-                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
-                    loop = asyncio.get_running_loop()
-                    await loop.create_connection(lambda made=made: made, *host, ssl=address.tls_context())
-                    await made.until(lambda engine=engine: engine.opened)  # type: ignore[misc]
-                    if engine.lost is not None:  # it was closed with the reason
-                        raise engine.lost
-                    made._tick()
-                    return made
-            except OSError as error:
+                await made._loop.create_connection(lambda: made, *host, ssl=address.tls_context())
+                await made.until(lambda: engine.opened)
+                if engine.lost is not None:  # it was closed with the reason
+                    raise engine.lost
+            except BaseException as error:
                 made.abandon()
-                failure = opening_failed(error, address)
-                if isinstance(failure, BrokerMisconfigured):
-                    raise failure from error  # the other hosts have the same users and virtual hosts
-                hosts.failed(host)
-            except BaseException:
-                made.abandon()
+                if isinstance(error, OSError):
+                    raise opening_failed(error, address) from error
                 raise
-        raise failure or ConnectionError("the URL names no host")
+            made._tick()
+            return made
+
+        return await hosts.first(timeout, opened)
 
     @property
     def lost(self) -> Exception | None:
@@ -281,7 +273,7 @@ class Connection(asyncio.Protocol):
         await batch.future
         return batch.returned
 
-    def blocked(self) -> str:
+    def blocked_by(self) -> str:
         """Return the address of a node to which the server lets nobody send at present; empty if there is none."""
         for node, future in self._senders.items():
             if future.done() and not future.cancelled() and not future.exception() and future.result().blocked:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from celeriac.drivers.hosts import Host, Hosts
-from celeriac.drivers.sockets import acknowledging_quickly, prepare
+from celeriac.drivers.loop_connection import Beats, LoopConnection
+from celeriac.drivers.sockets import acknowledging_quickly
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.error_translation import ConnectionLost, refused
 from celeriac.drivers.stomp.frames import HEARTBEAT, Frame, Parser, Publication, frame
 from celeriac.drivers.stomp.opening import WINDOW, Browse, Facts, facts_of, hello, packed, subscribe
-from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["AioConnection"]
 
@@ -22,20 +21,15 @@ NOTHING = "1=0"  # the selector of no message
 NONE: Mapping[str, str] = {}
 
 
-class AioConnection(asyncio.Protocol):
+class AioConnection(LoopConnection):
     """A connection of the running event loop. Made by `connect`."""
 
+    address: Address
     facts: Facts  # known when the connection is open
+    failure = ConnectionLost
 
-    def __init__(self, address: Address, hosts: Hosts, host: Host, heartbeat: float) -> None:
-        self.address = address
-        self.host = host
-        self.lost: Exception | None = None
-        self.on_lost: Callable[[], None] | None = None
-        self._hosts = hosts
-        self._wanted = heartbeat
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+    def __init__(self, address: Address, hosts: Hosts, host: Host) -> None:
+        super().__init__(address, hosts, host)
         self._parser = Parser()
         self._opening: asyncio.Future[Frame] = self._loop.create_future()
         self._numbers = 0
@@ -43,45 +37,28 @@ class AioConnection(asyncio.Protocol):
         self._waiting: set[asyncio.Future[None]] = set()  # all that fail when the connection is lost
         self._subscriptions: dict[str, Callable[[Frame], None]] = {}
         self._quick: Callable[[], object] | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.received_at = self._sent = time.monotonic()  # when something was last received, and sent
-        self._heartbeat: asyncio.TimerHandle | None = None
 
     @classmethod
     async def connect(cls, address: Address, timeout: float, heartbeat: float = 60.0,
                       hosts: Hosts | None = None) -> AioConnection:  # fmt: skip
         """Return a connection to the first host that answers. Raises `OSError` or `BrokerUnavailable`."""
-        failure: Exception | None = None
-        deadline = time.monotonic() + timeout
         hosts = hosts or Hosts(address.hosts)
-        order = hosts.in_turn()
-        for number, host in enumerate(order):
-            make = partial(cls, address, hosts, host, heartbeat)
-            try:
-                async with asyncio.timeout((deadline - time.monotonic()) / (len(order) - number)):
-                    return await cls._open(make)
-            except BrokerMisconfigured:
-                raise  # the other hosts have the same users
-            except OSError as error:
-                hosts.failed(host)
-                failure = error
-        raise failure or ConnectionError("the URL names no host")
+        return await hosts.first(timeout, lambda host: cls(address, hosts, host)._open(heartbeat))
 
-    @classmethod
-    async def _open(cls, make: Callable[[], AioConnection]) -> AioConnection:
-        made = make()
-        await made._loop.create_connection(lambda: made, *made.host, ssl=made.address.tls_context())
+    async def _open(self, heartbeat: float) -> AioConnection:
+        await self.reach()
         try:
-            made.write(hello(made.address, made._wanted))
-            made.facts = facts_of(await made._opening, made.address, made._wanted)
+            self.write(hello(self.address, heartbeat))
+            self.facts = facts_of(await self._opening, self.address, heartbeat)
         except BaseException:
-            made.abandon()
+            self.abandon()
             raise
-        beats = [beat for beat in (made.facts.sends, made.facts.receives) if beat]
-        if beats:
-            made._heartbeat = made._loop.call_later(min(beats) / 3, made._keep_alive, min(beats) / 3)
-        return made
+        sends, receives = self.facts.sends, self.facts.receives
+        if sends or receives:
+            interval = min(filter(None, (sends, receives))) / 3
+            beats = Beats(interval, sends / 3, 2 * receives, HEARTBEAT)
+            self._heartbeat = self._loop.call_later(interval, self.keep_alive, beats)
+        return self
 
     # --- Requests -------------------------------------------------------------------------------------
 
@@ -177,20 +154,12 @@ class AioConnection(asyncio.Protocol):
             future.set_exception(self.lost)
         return future
 
-    def write(self, data: bytes) -> None:
-        """Send frames."""
-        if self._transport is not None and self.lost is None:
-            self._sent = time.monotonic()
-            self._transport.write(data)
-
     # --- Called by the event loop ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         plain = transport.get_extra_info("socket")
         if plain is not None:
-            prepare(plain)
             self._quick = acknowledging_quickly(plain)
 
     def data_received(self, data: bytes) -> None:
@@ -201,7 +170,7 @@ class AioConnection(asyncio.Protocol):
         try:
             frames = self._parser.feed(data)
         except ConnectionLost as error:
-            self._lose(error)
+            self.lose(error)
             return
         for found in frames:
             if found.command == "MESSAGE":
@@ -223,70 +192,20 @@ class AioConnection(asyncio.Protocol):
         blamed: list[asyncio.Future[None]] = list(self._waiting) if culprit is None else [culprit[0]]
         for future in blamed:
             _fail(future, error)
-        self._lose(error)
+        self.lose(error)
 
-    def pause_writing(self) -> None:
-        """Make publishers wait."""
-        self._writable.clear()
+    # --- The end --------------------------------------------------------------------------------------
 
-    def resume_writing(self) -> None:
-        """Let publishers continue."""
-        self._writable.set()
+    def farewell(self) -> bytes:
+        return frame("DISCONNECT", {})
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """Fail all requests that wait for an answer."""
-        if self.lost is None:
-            self._hosts.failed(self.host)
-        self._lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
-
-    def _lose(self, error: Exception) -> None:
-        if self.lost is not None:
-            return
-        self.lost = error
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-        if self._transport is not None:
-            self._transport.abort()
-        self._writable.set()
+    def ended(self, error: Exception) -> None:
         broken = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
         for future in list(self._waiting):
             _fail(future, broken)
         _fail(self._opening, broken)
         self._receipts.clear()
         self._subscriptions.clear()
-        if self.on_lost is not None:
-            self.on_lost()
-
-    def _keep_alive(self, interval: float) -> None:
-        """Send a heartbeat if nothing else was sent; end a connection on which nothing was received for too long."""
-        now = time.monotonic()
-        silence = now - self.received_at
-        if self.facts.receives and silence > 2 * self.facts.receives:
-            self._hosts.failed(self.host)
-            self._lose(ConnectionLost(f"no heartbeat from the server for {silence:.0f} s"))
-            return
-        if self.facts.sends and now - self._sent > self.facts.sends / 3:
-            self.write(HEARTBEAT)
-        self._heartbeat = self._loop.call_later(interval, self._keep_alive, interval)
-
-    # --- Closing --------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Close the connection as the protocol demands."""
-        if self.lost is None and self._transport is not None:
-            self.write(frame("DISCONNECT", {}))
-            transport, self._transport = self._transport, None
-            transport.close()
-        self._lose(ConnectionLost("this process closed it"))
-
-    def give_up(self) -> None:
-        """Close a connection that does not answer. The next ones try other hosts first."""
-        self._hosts.failed(self.host)
-        self.abandon()
-
-    def abandon(self, why: str = "this process closed it") -> None:
-        """Close the socket without closing the connection first, as the end of the process would."""
-        self._lose(ConnectionLost(why))
 
 
 def _nothing() -> None:

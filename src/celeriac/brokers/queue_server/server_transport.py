@@ -1,0 +1,161 @@
+"""What transports have in common whose driver has one `Server` for threads and event loops.
+
+It knows no protocol: a driver's server is named by what is asked of it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+from celeriac.brokers.queue_server.topology import Topology
+from celeriac.brokers.queue_server.transport import Inspection, Procedure, Subscription, Transport, WorkerConnection
+from celeriac.model.codec import Codec
+
+__all__ = ["ConnectedWorker", "ServerTransport"]
+
+SUBSCRIBER_HEARTBEAT = 60.0  # seconds
+
+Result = TypeVar("Result")
+
+
+class Connected(Protocol):
+    """A driver's connection of an event loop."""
+
+    on_lost: Callable[[], None] | None
+
+    @property
+    def lost(self) -> Exception | None:
+        """Why it has ended."""
+
+    def close(self) -> None:
+        """Close it as the protocol demands."""
+
+    def abandon(self) -> None:
+        """Close the socket alone."""
+
+
+class DriverServer(Protocol):
+    """A driver's server."""
+
+    timeout: float
+    codec: Codec
+    declared: set[Any]
+
+    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        """Carry out a procedure, blocking."""
+
+    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        """Coroutine version of `do`."""
+
+    async def learn(self) -> None:
+        """Learn what the server says of itself."""
+
+    async def open(self, heartbeat: float, name: str = "") -> Any:
+        """Return a new connection of the running event loop."""
+
+    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
+        """Bound a block."""
+
+    def close(self) -> None:
+        """Close connections."""
+
+
+S = TypeVar("S", bound=DriverServer)
+T = TypeVar("T", bound=Topology)
+C = TypeVar("C", bound=Connected)
+
+
+class ServerTransport(Transport, Generic[S, T, C]):
+    """A queue server, as a driver's `Server` reaches it."""
+
+    def __init__(self, server: S) -> None:
+        self.server = server
+        self.timeout = server.timeout
+        self.codec = server.codec
+        self.declared = server.declared
+        self._topology: T | None = None
+
+    @abstractmethod
+    def names(self) -> T:
+        """Return the names on the server, to which a connection was made before."""
+
+    @abstractmethod
+    async def follow(self, connection: C, channel: str, take: Callable[[bytes], None]) -> None:
+        """Call `take` with each payload of a channel, on a subscriber's connection."""
+
+    @abstractmethod
+    def inspection(self, connection: C) -> Inspection:
+        """Return what inspects queues on a connection."""
+
+    @property
+    def topology(self) -> T:
+        if self._topology is None:
+            self._topology = self.names()
+        return self._topology
+
+    def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        return self.server.do(procedure, within)
+
+    async def ado(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
+        return await self.server.ado(procedure, within)
+
+    async def learn(self) -> None:
+        await self.server.learn()
+
+    def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
+        return self.server.answering(within)
+
+    async def subscribe(self, channel: str, take: Callable[[bytes], None], lost: Callable[[], None]) -> Subscription:
+        await self.learn()
+        connection: C = await self.server.open(SUBSCRIBER_HEARTBEAT, f"celeriac listens to {channel}")
+        try:
+            async with self.answering():
+                await self.follow(connection, channel, take)
+        except BaseException:
+            connection.close()
+            raise
+        connection.on_lost = lost
+        return _Subscriber(connection)
+
+    @asynccontextmanager
+    async def inspecting(self) -> AsyncGenerator[Inspection, None]:
+        connection: C = await self.server.open(SUBSCRIBER_HEARTBEAT, "celeriac looks")
+        try:
+            yield self.inspection(connection)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self.server.close()
+
+
+class ConnectedWorker(WorkerConnection, Generic[C]):
+    """A worker's connection, as a driver has it."""
+
+    def __init__(self, connection: C) -> None:
+        self.connection = connection
+
+    @property
+    def lost(self) -> Exception | None:  # type: ignore[override]
+        return self.connection.lost
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def abandon(self) -> None:
+        self.connection.abandon()
+
+
+class _Subscriber(Subscription):
+    def __init__(self, connection: Connected) -> None:
+        self._connection = connection
+
+    @property
+    def lost(self) -> bool:
+        return self._connection.lost is not None
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,221 @@
+"""One message server (AMQP 0-9-1, AMQP 1.0, STOMP), for every thread, event loop and process that uses it.
+
+Requests come as a *procedure*: a generator that yields requests of the protocol's own and receives the answers, so that
+sending is written once for threads and event loops. Connections are opened at first use, by the process that uses them
+(a forked child opens its own), and closed with their loop. Waiting is bounded by the time-out, and errors are
+Celeriac's. A driver derives its `Server`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from celeriac.drivers.hosts import Hosts
+from celeriac.drivers.loop_session import LoopSession
+from celeriac.drivers.loop_thread import LoopThread
+from celeriac.drivers.registry import Registry
+from celeriac.drivers.server_address import ServerAddress
+from celeriac.errors import BrokerError, BrokerUnavailable
+from celeriac.model.codec import Codec
+
+__all__ = ["PAUSE", "TRIES", "LoopConnected", "MessageServer", "Procedure"]
+
+TRIES = 3
+PAUSE = 0.05  # seconds before a lost connection is tried again
+
+Result = TypeVar("Result")
+Procedure = Callable[[], Generator[Any, Any, Result]]
+
+
+class _Connection(Protocol):
+    """A connection of an event loop."""
+
+    received_at: float  # by the monotonic clock
+
+    @property
+    def lost(self) -> Exception | None:
+        """Why it has ended."""
+
+    def blocked_by(self) -> str:
+        """Return why the server accepts no messages at present."""
+
+    def give_up(self) -> None:
+        """Close one that does not answer."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+LoopConnected = TypeVar("LoopConnected", bound=_Connection)
+
+
+class MessageServer(ABC, Generic[LoopConnected]):
+    """A server (one host, or several nodes), and the prefix of Celeriac's own names on it."""
+
+    registry: ClassVar[Registry[Any]]  # of each driver's servers
+    address: ServerAddress
+    known = False  # what the server says of itself: after the first connection
+    silent_when_blocked = False  # a server that accepts no messages may say nothing for long
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.registry = Registry(cls)
+
+    def __init__(self, address: ServerAddress, prefix: str, timeout: float, codec: Codec) -> None:
+        self.address = address
+        self.hosts = Hosts(address.hosts)
+        self.prefix = prefix
+        self.timeout = timeout
+        self.codec = codec
+        self.declared: set[Any] = set()  # what is known to exist (queues, exchanges), and whatever brokers add
+        self._local = threading.local()
+        self._thread: LoopThread | None = None  # for those that block
+        self._lock = threading.Lock()
+        self.registry.know(self)
+
+    @classmethod
+    def shared(cls, *key: Any) -> Self:
+        """Return the one server of this process that is made with these arguments: broker and backend share it."""
+        made: Self = cls.registry.of(*key)
+        return made
+
+    # --- For each protocol ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
+        """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
+
+    @abstractmethod
+    async def connect_loop(self, heartbeat: float, name: str) -> LoopConnected:
+        """Return a new connection of the running event loop. Raises `OSError`."""
+
+    @abstractmethod
+    async def drive(self, connection: LoopConnected, work: Generator[Any, Any, Result]) -> Result:
+        """Carry out a procedure on a connection."""
+
+    # --- Procedures -----------------------------------------------------------------------------------
+
+    def do(self, procedure: Procedure[Result], within: float | None = None) -> Result:
+        """Carry out a procedure, blocking. It must be repeatable: it is begun again after a lost connection.
+
+        Raises `BrokerUnavailable` within so many seconds (the time-out), or `BrokerError`.
+        """
+        return self.thread().run(self.ado(procedure, within))
+
+    async def ado(self, procedure: Procedure[Result], within: float | None = None) -> Result:
+        """Coroutine version of `do`. If it is cancelled, the procedure may have been carried out."""
+        timeout = self.timeout if within is None else within
+        return await self.repeat(procedure, time.monotonic() + timeout, timeout, self.drive)
+
+    async def repeat(
+        self, procedure: Procedure[Result], deadline: float, timeout: float,
+        drive: Callable[[LoopConnected, Generator[Any, Any, Result]], Awaitable[Result]],
+    ) -> Result:  # fmt: skip
+        """Carry out a procedure by `drive`, again after a lost connection; `timeout` is what errors tell."""
+        started = time.monotonic()
+        tries = TRIES
+        while True:
+            tries -= 1
+            connection: LoopConnected | None = None
+            try:
+                async with asyncio.timeout(max(0.01, deadline - time.monotonic())):
+                    connection = await self._opened()
+                    return await drive(connection, procedure())
+            except OSError as error:
+                blocked = ""
+                if isinstance(error, TimeoutError) and connection is not None:
+                    blocked = connection.blocked_by()
+                    if connection.received_at < started and not (blocked and self.silent_when_blocked):
+                        connection.give_up()
+                if not tries or isinstance(error, TimeoutError | BrokerError):
+                    raise self.unavailable(error, timeout, blocked) from error
+            await asyncio.sleep(PAUSE)
+
+    async def learn(self) -> None:
+        """Learn what the server says of itself; connects if this process has not yet."""
+        if not self.known:
+            await self.ado(_nothing)
+
+    def thread(self) -> LoopThread:
+        """Return the thread whose event loop works for all threads of this process."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = LoopThread(f"celeriac-{next(iter(self.address.schemes))}")
+            return self._thread
+
+    # --- Connections of event loops -------------------------------------------------------------------
+
+    def session(self) -> LoopSession[LoopConnected]:
+        """Return the session of the running event loop."""
+        loop = asyncio.get_running_loop()
+        session: LoopSession[LoopConnected] | None = getattr(self._local, "session", None)
+        if session is None or session.loop is not loop:
+            session = self._local.session = self.new_session()
+            with contextlib.suppress(StopIteration):
+                session.end.asend(None).send(None)  # begins it, so that the loop will close it
+        return session
+
+    def new_session(self) -> LoopSession[LoopConnected]:
+        """Return what a loop will have open."""
+        return LoopSession()
+
+    async def open(self, heartbeat: float, name: str = "celeriac") -> LoopConnected:
+        """Return a new connection of the running event loop, closed with it. Raises `BrokerUnavailable`."""
+        try:
+            connection = await self.connect_loop(heartbeat, name)
+        except OSError as error:
+            raise self.unavailable(error, self.timeout) from error
+        self.session().others.add(connection)
+        return connection
+
+    async def _opened(self) -> LoopConnected:
+        session = self.session()
+        async with session.opening:
+            if session.connection is None or session.connection.lost is not None:
+                session.connection = await self.connect_loop(60.0, "celeriac")
+            return session.connection
+
+    @asynccontextmanager
+    async def answering(self, within: float | None = None) -> AsyncGenerator[None, None]:
+        """Bound a block by so many seconds (the time-out).
+
+        Raises `BrokerUnavailable` where the server cannot be reached, or does not answer.
+        """
+        try:
+            async with asyncio.timeout(self.timeout if within is None else within):
+                yield
+        except OSError as error:
+            raise self.unavailable(error, self.timeout) from error
+
+    # --- The end --------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connections of the running event loop, and those that no thread is using."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
+        session: LoopSession[LoopConnected] | None = getattr(self._local, "session", None)
+        if session is not None:
+            with contextlib.suppress(RuntimeError):
+                if session.loop is asyncio.get_running_loop():
+                    session.close()
+
+    def forget(self) -> None:
+        """In a forked child: leave the parent's connections alone."""
+        self.registry.inherited += [self._local, self._thread]
+        self._local, self._thread, self._lock = threading.local(), None, threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address} {self.prefix}>"
+
+
+def _nothing() -> Generator[Any, Any, None]:
+    yield from ()
