@@ -16,7 +16,7 @@ from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent, unsent
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.error_translation import MISSING, ChannelClosed, Refused
 from celeriac.drivers.amqp.frames import Publication, properties
@@ -63,12 +63,9 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
         items += [Publication("", parcel.address, PLAIN_PROPERTIES, parcel.body) for parcel in parcels]
 
         def part(left: Callable[[Publication], bool], doubtful: bool) -> Unsent:
-            split = len(envelopes)
-            return Unsent(
-                [envelope for envelope, item in zip(envelopes, items, strict=False) if left(item)],
-                [parcel for parcel, item in zip(parcels, items[split:], strict=True) if left(item)],
-                doubtful, next(item.routing_key for item in items if left(item)),
-            )  # fmt: skip
+            gone = [left(item) for item in items]
+            address = next(item.routing_key for item, is_left in zip(items, gone, strict=True) if is_left)
+            return unsent(envelopes, parcels, gone, doubtful, address)
 
         try:
             returned: list[Publication] = yield items

@@ -20,7 +20,6 @@ from typing import Any
 from celeriac.brokers.amqp10.taking import Delivered, put_back, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.drivers.amqp10.connection import Connection, Item
-from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.links import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received, encode
 
@@ -48,7 +47,7 @@ class Bookkeeping:
         """Lend the turn, and a session to take messages in: it ends with the block, and gives them back."""
         connection, node = self._connection, self._topology.queue(self._topology.turn)
         existing = self._dialect.existing(self._topology.turn)
-        if existing is not None and not await self._exists(existing):
+        if existing is not None and not await connection.exists(existing):
             await connection.send([Item(node, encode(b"turn"))])
         session = connection.session()
         try:
@@ -76,19 +75,6 @@ class Bookkeeping:
         finally:
             session.close()
             connection.soon()
-
-    async def _exists(self, node: Node) -> bool:
-        session = self._connection.session()
-        try:
-            await self._connection.attached(session.receiver(node))
-        except Refused as error:
-            if not error.missing:
-                raise
-            return False
-        finally:
-            session.close()
-            self._connection.soon()
-        return True
 
     async def _all(self, session: Session, address: str) -> list[Delivered]:
         """Take all messages of a queue."""

@@ -14,7 +14,7 @@ from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent, unsent
 from celeriac.drivers.amqp10.connection import Connection, Item
 from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.messages import encode
@@ -51,12 +51,9 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
         items += [Item(self.topology.queue(parcel.address), encode(parcel.body)) for parcel in parcels]
 
         def part(left: Callable[[Item], bool], doubtful: bool) -> Unsent:
-            split = len(envelopes)
-            return Unsent(
-                [envelope for envelope, item in zip(envelopes, items, strict=False) if left(item)],
-                [parcel for parcel, item in zip(parcels, items[split:], strict=True) if left(item)],
-                doubtful, next(item.node.address or "" for item in items if left(item)),
-            )  # fmt: skip
+            gone = [left(item) for item in items]
+            address = next(item.node.address or "" for item, is_left in zip(items, gone, strict=True) if is_left)
+            return unsent(envelopes, parcels, gone, doubtful, address)
 
         try:
             returned: list[Item] = yield items

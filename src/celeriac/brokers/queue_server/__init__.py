@@ -10,7 +10,7 @@ and a transport, of which `brokers/amqp` is an example. To write another one:
 2. Derive from `Topology`: which names the server accepts, and whether its queues sort by priority. If they do not,
    each priority of a lane is a *line* of its own. A line is a queue of the server.
 3. Derive from `Transport`, `WorkerConnection`, `Inspection`, `Taken` and `Subscription` (`transport.py`), whose
-   docstrings are the contract.
+   docstrings are the contract. `server_transport.py` has what follows from a driver's `MessageServer`.
 4. Derive from `QueueServerBroker`, and let the conformance suite (`tests/test_brokers.py`) run against it.
 
 What the transport must provide, and what the base makes of it:

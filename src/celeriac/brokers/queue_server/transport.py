@@ -20,7 +20,7 @@ from celeriac.errors import AccessRefused, BrokerError
 from celeriac.model.codec import Codec
 
 __all__ = ["Holds", "Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport",
-           "Unsent", "WorkerConnection"]  # fmt: skip
+           "Unsent", "WorkerConnection", "unsent"]  # fmt: skip
 
 Result = TypeVar("Result")
 Procedure = Generator[Any, Any, Result]
@@ -65,6 +65,17 @@ class Unsent(NamedTuple):
     parcels: Sequence[Parcel]
     doubtful: bool  # it may have been sent all the same
     address: str  # one that no message reached
+
+
+def unsent(envelopes: Sequence[Envelope], parcels: Sequence[Parcel], left: Sequence[bool], doubtful: bool,
+           address: str) -> Unsent:  # fmt: skip
+    """Return the part of a batch that is left, as `left` says of its envelopes and then of its parcels."""
+    split = len(envelopes)
+    return Unsent(
+        [envelope for envelope, is_left in zip(envelopes, left, strict=False) if is_left],
+        [parcel for parcel, is_left in zip(parcels, left[split:], strict=True) if is_left],
+        doubtful, address,
+    )  # fmt: skip
 
 
 class Transport(ABC):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.engine import Engine
-from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal, opening_failed, refused
+from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal, Refused, opening_failed, refused
 from celeriac.drivers.amqp10.links import ACCEPTED, REJECTED, Link, Node, Receiver, Sender, Session
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
@@ -184,6 +184,20 @@ class Connection(asyncio.Protocol):
         if self.engine.lost is not None or not isinstance(link.error, Refusal):
             raise link.error
         raise refused(f"the address {link.node.address!r}", link.error)
+
+    async def exists(self, node: Node) -> bool:
+        """Say whether there is a node, by attaching to it. Raises `Refused` (no rights), `ConnectionLost`."""
+        session = self.session()
+        try:
+            await self.attached(session.receiver(node))
+        except Refused as error:
+            if not error.missing:
+                raise
+            return False
+        finally:
+            session.close()
+            self.soon()
+        return True
 
     async def drained(self, receiver: Receiver, most: int) -> None:
         """Wait until the server has sent up to so many messages more, if it has them now."""

@@ -49,7 +49,7 @@ class Server(MessageServer[Connection]):
                     if isinstance(ask, list):
                         answer: Any = await connection.send(ask)
                     elif isinstance(ask, Passive):
-                        answer = await _exists(connection, ask.node)
+                        answer = await connection.exists(ask.node)
                     else:
                         answer = await connection.sender(ask)
                 except Refused as error:
@@ -71,21 +71,3 @@ class Server(MessageServer[Connection]):
                 made = await Connection.connect(self.address, self.hosts, self.timeout, name, heartbeat, self._vhost)
             self.dialect, self.known = dialect, True
         return made
-
-
-async def _exists(connection: Connection, node: Node) -> bool:
-    session = connection.session()
-    try:
-        await connection.attached(session.receiver(node))
-    except Refused as error:
-        if isinstance(error, BrokerUnavailable) or not error.missing:
-            raise
-        return False
-    finally:
-        session.close()
-        connection.soon()
-    return True
-
-
-def _nothing() -> Generator[Any, Any, None]:
-    yield from ()
