@@ -379,7 +379,7 @@ def test_closing_a_channel_does_not_lose_a_frame_that_was_received_in_part(place
     data = method(1, commands.Channel.Close(404, "NOT_FOUND", 50, 10)) + delivery[:9]
     connection._deadline = time.monotonic() + LONG
     connection._reopen = lambda close: None  # type: ignore[method-assign]  # the server knows of no closing
-    connection._take(data)
-    connection._take(delivery[9:])
+    connection.take(data)
+    connection.take(delivery[9:])
     assert connection.blocked == "memory"
     connection.close()

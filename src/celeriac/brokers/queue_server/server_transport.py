@@ -14,7 +14,7 @@ from celeriac.brokers.queue_server.topology import Topology
 from celeriac.brokers.queue_server.transport import Inspection, Procedure, Subscription, Transport, WorkerConnection
 from celeriac.model.codec import Codec
 
-__all__ = ["ConnectedWorker", "ServerTransport"]
+__all__ = ["Connected", "ConnectedWorker", "DriverServer", "ServerTransport"]
 
 SUBSCRIBER_HEARTBEAT = 60.0  # seconds
 
