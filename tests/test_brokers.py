@@ -234,6 +234,8 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
             yield made
         return
     if request.param == "amqp-qpid":
+        if request.node.originalname == "test_higher_priorities_come_first_and_older_messages_first_among_equals":
+            pytest.skip("RabbitMQ ignores Broker-J's argument for priorities")
         pretend(request.getfixturevalue("monkeypatch"))
     if request.param.startswith("amqp"):
         with amqp(request.getfixturevalue("rabbit"), request.param.removeprefix("amqp-")) as made:
