@@ -575,7 +575,7 @@ def test_quorum_queues_are_declared_without_a_limit_of_deliveries_where_the_serv
 ) -> None:
     server = Server("amqp://", queue_type="quorum")
     server._know(Facts("RabbitMQ", version))
-    line = AmqpTopology.on(server).declare(Line("q", PLAIN, 5))[1]
+    line = AmqpTopology.on(server).declare(Line("q", PLAIN, 5))[0]
     assert line.arguments.get("x-delivery-limit") == limit
     assert AmqpTopology.on(server).declare_dead("q").arguments == line.arguments
 
