@@ -20,12 +20,12 @@ from celeriac.dashboard.application import ACTIONS, PAGES
 from tests.dashboard.browsing import THEMES, WIDTHS, opened
 from tests.dashboard.places import LISTS, SIZES, Place, served_place
 from tests.dashboard.seeding import HOSTILE
-from tests.patience import PATIENCE
+from tests.patience import FOR_EVER, PATIENCE
 
 AXE: Final = Path(__file__).resolve().parents[2] / ".venv/peers/axe/node_modules/axe-core/axe.min.js"
 SERIOUS: Final = ("serious", "critical")
 PICTURES: Final = os.environ.get("CELERIAC_TEST_PICTURES", "")
-ALL_WIDTHS: Final = (390, 1280, 2560)
+ALL_WIDTHS: Final = (390, 2560, 1280)  # the last is that of the audit, and of the next page
 PARAMETERS: Final = ("q", "sort", "range", "show", "offset", "queue", "status", "in", "after", "cursor", "checked")
 ELSEWHERE: Final = {
     "/tasks/selected/terminate",  # nothing runs in these places
@@ -61,6 +61,20 @@ LOOK: Final = """() => {
   }
 }"""
 WIDTH: Final = "document.documentElement.scrollWidth"
+THIN_OUT: Final = """() => {
+  const held = ({ name, value }) => name === "class" ? value : name + !value
+  const said = (one) => [one.tagName, !one.textContent.trim(), ...[...one.attributes].map(held)]
+  const shape = (one) => [said(one), ...[...one.children].map(shape)]
+  for (const parent of document.querySelectorAll("main :is(tbody, ul, ol, dl, svg, g, datalist, select)")) {
+    const seen = new Set()
+    for (const one of [...parent.children]) {
+      const its = JSON.stringify(shape(one))
+      if (seen.has(its)) one.remove()
+      seen.add(its)
+    }
+  }
+}"""
+"""Leaves one row of each kind: rows that differ in their texts alone are all as accessible as the first of them."""
 AUDIT: Final = "(rules) => axe.run(document, {resultTypes: ['violations'], ...rules})"
 CONTRAST: Final = {"runOnly": ["color-contrast"]}  # the one thing that depends on the theme
 
@@ -72,6 +86,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield size, made
 
 
+@pytest.mark.timeout(FOR_EVER)  # it is computing all the time
 def test_each_page_is_whole_harmless_and_accessible(place: tuple[str, Place], browser: Browser) -> None:
     size, served = place
     missing = {page.name for page in PAGES} - served.pages.keys()
@@ -81,7 +96,6 @@ def test_each_page_is_whole_harmless_and_accessible(place: tuple[str, Place], br
     with opened(browser) as watched:
         page = watched.page
         for path, is_typical in served.paths:
-            page.set_viewport_size({"width": 1280, "height": 900})
             response = page.goto(served.address + path, wait_until="domcontentloaded")
             assert response is not None
             if response.status != 200:
@@ -90,14 +104,14 @@ def test_each_page_is_whole_harmless_and_accessible(place: tuple[str, Place], br
             actions.update(found["actions"])
             wrong += [(path, name, what) for name, what in found["wrong"].items() if what]
             wrong += [(path, "leads elsewhere", link) for link in found["links"] if not re.match(r"/(?!/)|#", link)]
-            if is_typical:
-                wrong += [(path, fault) for fault in accessibility(page)]
             for width in ALL_WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 if (wide := page.evaluate(WIDTH)) > width:
                     wrong.append((path, f"is {wide} pixels wide in a window of {width}"))
             if PICTURES:
                 shoot(page, Path(PICTURES) / size, path)
+            if is_typical:
+                wrong += [(path, fault) for fault in accessibility(page)]
     assert not wrong, "\n".join(map(str, wrong))
     if size == "hostile":
         unseen = {action.path for action in ACTIONS if not any(map(compile_path(action.path)[0].match, actions))}
@@ -108,6 +122,7 @@ def accessibility(page: Page) -> list[Any]:
     """Return what axe finds, in both themes."""
     if not AXE.exists():
         return []  # `test_axe_is_there` says so
+    page.evaluate(THIN_OUT)
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = []
     for theme, rules in (("light", {}), ("dark", CONTRAST)):
