@@ -79,13 +79,14 @@ AUDIT: Final = "(rules) => axe.run(document, {resultTypes: ['violations'], ...ru
 CONTRAST: Final = {"runOnly": ["color-contrast"]}  # the one thing that depends on the theme
 
 
-@pytest.fixture(scope="module", params=list(SIZES))
+@pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Place]]:
     size = request.param
     with served_place(tmp_path_factory.mktemp(size), hostile=size == "hostile", **SIZES[size]) as made:
         yield size, made
 
 
+@pytest.mark.parametrize("place", list(SIZES), indirect=True)
 @pytest.mark.timeout(FOR_EVER)  # it is computing all the time
 def test_each_page_is_whole_harmless_and_accessible(place: tuple[str, Place], browser: Browser) -> None:
     size, served = place
@@ -153,10 +154,9 @@ def test_axe_is_there() -> None:
     assert "axe v" in AXE.read_text(encoding="utf-8")[:100]
 
 
+@pytest.mark.parametrize("place", ["one"], indirect=True)
 def test_each_page_is_complete_without_scripts(place: tuple[str, Place], browser: Browser) -> None:
-    size, served = place
-    if size != "one":
-        pytest.skip("one of each is enough")
+    served = place[1]
     with opened(browser, java_script_enabled=False) as watched:
         for paths in served.pages.values():
             watched.page.goto(served.address + paths[-1])
@@ -165,10 +165,16 @@ def test_each_page_is_complete_without_scripts(place: tuple[str, Place], browser
             assert "Loading" not in text
 
 
+@pytest.mark.parametrize("place", ["nothing"], indirect=True)
+def test_an_empty_list_says_so(place: tuple[str, Place]) -> None:
+    with httpx.Client(base_url=place[1].address, timeout=PATIENCE, trust_env=False) as client:
+        assert "Nothing fails" in client.get("/failures").text
+        assert "There are no dead letters" in client.get("/dead").text
+
+
+@pytest.mark.parametrize("place", ["hostile"], indirect=True)
 def test_a_parameter_of_the_address_is_harmless(place: tuple[str, Place]) -> None:
-    size, served = place
-    if size != "hostile":
-        pytest.skip("parameters are the same for all")
+    served = place[1]
     with httpx.Client(base_url=served.address, timeout=PATIENCE, trust_env=False) as client:
         for paths in LISTS.values():
             for name in PARAMETERS:

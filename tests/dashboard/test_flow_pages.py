@@ -25,7 +25,6 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def test_all_is_done_without_scripts(quiet: Place, browser: Browser) -> None:
     with opened(browser, java_script_enabled=False) as watched:
         page = watched.page
-        expect.set_options(timeout=PATIENCE * 1000)
         page.goto(f"{quiet.address}/failures")
         page.get_by_role("row", name=re.compile("MemoryError")).get_by_role("checkbox").check()
         page.get_by_role("button", name="Mute").click()
@@ -83,7 +82,6 @@ def test_more_than_a_thousand_are_typed_before_they_are_revoked(
     with served_place(tmp_path_factory.mktemp("waiting"), rows=1500, schedules=1) as many:
         with opened(browser) as watched:
             page = watched.page
-            expect.set_options(timeout=PATIENCE * 1000)
             page.goto(f"{many.address}/bulk/new?action=revoke")
             count = page.locator(".count").inner_text().replace(",", "")
             assert int(count) > 1000
