@@ -129,7 +129,7 @@ def test_an_open_overview_is_responsive_and_does_not_grow(place: Place, browser:
         for page in pages:
             page.evaluate(COUNT)
         pages[-1].bring_to_front()
-        flood.wait(60 if patience.exact else 10)
+        flood.wait(60 if patience.exact else 5)
         told = [page.evaluate(SEEN) for page in pages]
         after = [held(page) for page in pages]
         print(told, before, after)
