@@ -161,6 +161,7 @@ def shoot(page: Page, folder: Path, path: str) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             page.screenshot(path=folder / f"{name}-{theme}-{width}.png", full_page=True)
     page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": ALL_WIDTHS[-1], "height": 900})
 
 
 def test_axe_is_there() -> None:
