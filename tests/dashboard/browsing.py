@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,16 @@ def opened(browser: Browser, **options: Any) -> Iterator[Watched]:
         context.close()
 
 
-def seeded(folder: Path, **options: Any) -> Celeriac:
-    """Make an app in a folder and fill it: see `seed`. Return it as one that can send its tasks."""
+def seeded(folder: Path, *, queues: Sequence[str] = (), **options: Any) -> Celeriac:
+    """Make an app in a folder, with more queues than others, and fill it: see `seed`.
+
+    Return it as one that can send its tasks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "shop.py").write_text(SHOP, encoding="utf-8")
+    more = "".join(f', "{queue}"' for queue in queues)
+    (folder / "shop.py").write_text(SHOP.replace('"media"]', f'"media"{more}]'), encoding="utf-8")
     app = Celeriac("shop", broker_url=f"sqlite:///{folder}/celeriac.db", environ={},
-                   task_queues=["mail", "reports", "media"], task_create_missing_queues=True)  # fmt: skip
+                   task_queues=["mail", "reports", "media", *queues])  # fmt: skip
     if options.get("rows", 1):
         seed(app, **options)
     return app

@@ -23,10 +23,10 @@ class Shop(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """An empty app with a worker that receives from some queues. Tests that need one to themselves name another."""
+    """An empty app with a worker; and queues of which each is for one test alone."""
     folder = tmp_path_factory.mktemp("shop")
-    app = seeded(folder, rows=0)
-    served = Served(folder, task_create_missing_queues=True)
+    app = seeded(folder, rows=0, queues=["letters", "scrap", "cellar"])
+    served = Served(folder)
     try:
         served.worker("-Q", "default,reports,media", "-n", "shop@box")
         yield Shop(served, served.web()[1], app)
@@ -85,11 +85,10 @@ def test_what_is_wrong_is_told_in_words_and_goes_when_it_is_put_right(shop: Shop
 
 def test_a_purge_wants_the_number_and_deletes_no_more_than_was_seen(shop: Shop, watched: Watched) -> None:
     page = watched.page
-    shop.app.send_task("reports.build", ("report 0",), queue="scrap")
     page.goto(f"{shop.address}/queues/scrap")
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
-    for number in (1, 2):
+    for number in range(3):
         shop.app.send_task("reports.build", (f"report {number}",), queue="scrap")
     waiting = page.get_by_role("region", name="What waits").get_by_role("row", name=re.compile("reports.build"))
     expect(waiting).to_have_count(3)

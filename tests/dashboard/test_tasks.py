@@ -21,8 +21,8 @@ class Shop:
     """A folder with an app, a server, and a worker for some queues."""
 
     def __init__(self, folder: Path) -> None:
-        self.app: Celeriac = seeded(folder, rows=0)
-        self.served = Served(folder, task_create_missing_queues=True)
+        self.app: Celeriac = seeded(folder, rows=0, queues=["paged", "bulk"])
+        self.served = Served(folder)
         self.worker = self.served.worker("-Q", "default,mail,reports")
         self.address = self.served.web()[1]
 
