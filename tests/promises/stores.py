@@ -23,9 +23,10 @@ from bson import Timestamp
 from tests.mariadb_server import running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import running_postgresql
+from tests.server_process import ServerProcess
 from tests.sql_server import SQLServer
 
-__all__ = ["MariaDBStore", "MongoStore", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
+__all__ = ["MariaDBStore", "MongoStore", "OnServer", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
 
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -35,7 +36,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 class Store(ABC):
     """Keeps outcomes, for one stage."""
 
-    absences: ClassVar[tuple[str, ...]] = ("down", "frozen")  # the ways in which it can be away
+    absences: ClassVar[tuple[str, ...]]  # the ways in which it can be away
     url: str  # of the result backend
 
     def __init__(self) -> None:
@@ -58,14 +59,11 @@ class Store(ABC):
         """Leave nothing behind."""
 
 
-class ServerStore(Store):
+class OnServer(Store):
     """In a server that is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP)."""
 
-    server: SQLServer | MongoServer
-
-    @abstractmethod
-    def stored_at(self) -> dict[str, float]:
-        """Return when a worker began to store the outcome that is there, since the epoch, by id."""
+    absences = ("down", "frozen")
+    server: ServerProcess
 
     @contextmanager
     def away(self, how: str) -> Iterator[None]:
@@ -82,6 +80,22 @@ class ServerStore(Store):
             else:
                 self.server.start()
             self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        """Kill the server, and start it again with its data."""
+        with self.away("down"):
+            pass
+
+    def end(self) -> None:
+        self.server.end()
+
+
+class ServerStore(OnServer):
+    """Outcomes alone, in a server."""
+
+    @abstractmethod
+    def stored_at(self) -> dict[str, float]:
+        """Return when a worker began to store the outcome that is there, since the epoch, by id."""
 
 
 # --- SQL ----------------------------------------------------------------------------------------------

@@ -31,7 +31,6 @@ from celeriac.drivers.sql.keys import NEVER, key, micros
 from celeriac.drivers.sql.outcomes import PAGE, pages
 from celeriac.model.codec import Codec
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Instant, OptionalName
 from celeriac.model.history import (
     Batch,
     Event,
@@ -50,11 +49,8 @@ __all__ = ["SQLHistory"]
 log = logging.getLogger("celeriac.backends")
 
 Result = TypeVar("Result")
-Mark = tuple[Status, Instant, OptionalName]
 
 PRUNED: Final = 1000  # rows that are deleted at a time
-
-_read_mark = msgspec.json.Decoder(Mark).decode
 
 
 class SQLHistory(History):
@@ -272,7 +268,7 @@ class SQLHistory(History):
         for value, mark in await self._read(query):
             one = self.signature_of(bytes(value))
             if one is not None:
-                found.append(_marked(one, mark))
+                found.append(one if mark is None else self.marked(one, _decoded(bytes(mark))))
         return found
 
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
@@ -343,12 +339,9 @@ def _rows(found: Iterable[Any]) -> list[Row]:
     return rows
 
 
-def _marked(one: FailureSignature, mark: bytes | None) -> FailureSignature:
-    if mark is None:
-        return one
+def _decoded(mark: bytes) -> Any:
+    """Return a mark as it is stored, or None if it is not JSON."""
     try:
-        status, at, by = _read_mark(bytes(mark))
-    except ValueError:
-        log.warning("The status of the failure signature %s is unreadable", one.signature)
-        return one
-    return msgspec.structs.replace(one, status=status, marked_at=at, marked_by=by)
+        return msgspec.json.decode(mark)
+    except msgspec.DecodeError:
+        return None
