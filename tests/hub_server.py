@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.clock import FakeClock
-from tests.patience import wait_for
+from tests.patience import PATIENCE, wait_for
 from tests.ports import free_port
-from tests.server_process import ServerProcess
+from tests.signalling import send
 
 __all__ = ["FileClock", "HubServer", "SharedClock", "running_hub"]
 
@@ -56,7 +57,7 @@ class SharedClock(FakeClock):
         os.pwrite(self._file, MOMENT.pack(self.instant), 0)
 
 
-class HubServer(ServerProcess):
+class HubServer:
     """`celeriac hub`, that can be stopped, killed, frozen and started again."""
 
     def __init__(self, folder: Path, *arguments: str, bind: str = "", clock: SharedClock | None = None,
@@ -71,6 +72,7 @@ class HubServer(ServerProcess):
         self.clock = clock
         if clock is not None:
             self.command = [sys.executable, "-c", WITH_CLOCK, self.bind, str(self.data), str(clock.path)]
+        self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
@@ -94,6 +96,22 @@ class HubServer(ServerProcess):
 
     def text(self, begin: int = 0) -> str:
         return self.log.read_bytes()[begin:].decode(errors="replace")
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        send(self.process.pid, number)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        if number != signal.SIGKILL:
+            self.send(signal.SIGCONT)
+        self.send(number)
+        self.process.wait(PATIENCE)
+        self.process = None
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.kill()
 
 
 @contextmanager

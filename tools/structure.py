@@ -34,7 +34,7 @@ from celeriac.model.message import Message
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "celeriac"
-SAMPLES = 5  # tasks that are observed
+SAMPLES = 15  # tasks that are observed
 WARM_UP = 3  # tasks before them, for what happens only once: imports, connections, statements
 
 

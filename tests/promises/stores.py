@@ -7,6 +7,7 @@ the outcomes. Here are the servers that can only keep outcomes, each beside a br
 from __future__ import annotations
 
 import gc
+import signal
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -15,20 +16,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from bson import Timestamp
 
 from tests.mariadb_server import running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import running_postgresql
-from tests.server_process import ServerProcess
 from tests.sql_server import SQLServer
 
 __all__ = ["MariaDBStore", "MongoStore", "OnServer", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
-
-
-"""A folder in memory, where there is one: data that outlives a killed process is written there in no time."""
 
 
 class Store(ABC):
@@ -57,24 +54,36 @@ class Store(ABC):
         """Leave nothing behind."""
 
 
+class Served(Protocol):
+    """A server that is taken away."""
+
+    def start(self) -> None: ...
+
+    def send(self, number: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
 class OnServer(Store):
     """In a server that is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP)."""
 
     absences = ("down", "frozen")
-    server: ServerProcess
+    server: Served
 
     @contextmanager
     def away(self, how: str) -> Iterator[None]:
         begun = time.time()
         if how == "frozen":
-            self.server.freeze()
+            self.server.send(signal.SIGSTOP)
         else:
             self.server.kill()
         try:
             yield
         finally:
             if how == "frozen":
-                self.server.thaw()
+                self.server.send(signal.SIGCONT)
             else:
                 self.server.start()
             self.outages.append((begun, time.time()))
