@@ -66,7 +66,7 @@ class MemoryBroker(Broker, ScheduleKeeper):
 
     def adopt(self, token: str, seconds: float) -> Lease | None:
         number = token.partition(":")[0]
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > 20:
             return None
         worker = self.shared.leases.get(int(number), WorkerInfo(name=""))
         return MemoryLease(self.shared, self.clock, worker, seconds, 0, self.result_expires, self.codec.largest,

@@ -1,0 +1,105 @@
+"""A broker that lies stops neither workers nor callers: what it says to them, by STOMP and AMQP 1.0, is changed.
+
+Between them and a real server is a proxy that lies. After every 25 lies it passes all on again, and a task runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.errors import CeleriacError
+from celeriac.model.message import Message, new_id
+from celeriac.worker import heartbeat
+from tests.fuzz.feeding import feed, shop_on, worker_here
+from tests.fuzz.lies import AmqpLiar, Liar, LyingProxy, StompLiar
+from tests.patience import PATIENCE
+
+FEW = 25  # lies in `make test`
+LIARS: dict[str, tuple[str, Callable[[int], Liar]]] = {
+    "stomp-activemq": ("activemq", StompLiar), "stomp-rabbitmq": ("place", StompLiar),
+    "amqp10-double": ("amqp10_double", AmqpLiar), "amqp10-rabbitmq": ("amqp10_rabbit", AmqpLiar),
+}  # fmt: skip
+SOON, LATER = 0.3, 1.0  # seconds, after which callers and workers give up
+SHORT = 0.02  # the longest pause of a worker
+
+
+def url_of(kind: str, request: pytest.FixtureRequest) -> str:
+    found: Any = request.getfixturevalue(LIARS[kind][0])
+    if kind == "stomp-activemq":
+        return str(found.url())
+    if kind == "stomp-rabbitmq":
+        return str(found.rabbit.stomp_url(found.vhost))
+    return str(found if kind == "amqp10-rabbitmq" else found.url)
+
+
+@pytest.fixture(params=LIARS)
+def proxied(request: pytest.FixtureRequest, seed: int) -> Iterator[tuple[str, LyingProxy]]:
+    """The URL of a server through the proxy, and the proxy."""
+    url = url_of(request.param, request)
+    port = urlsplit(url).port
+    assert port is not None
+    proxy = LyingProxy(port, LIARS[request.param][1](seed), Random(seed))
+    yield url.replace(f":{port}", f":{proxy.port}"), proxy
+    proxy.close()
+
+
+def test_a_server_that_lies_stops_nobody(
+    proxied: tuple[str, LyingProxy], seed: int, count: int, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(heartbeat, "LONGEST_PAUSE", SHORT)
+    url, proxy = proxied
+    random = Random(seed)
+    app = shop_on(url, broker_publish_timeout=PATIENCE)
+    worker, caller = (shop_on(url, broker_publish_timeout=seconds) for seconds in (LATER, SOON))
+
+    def write(number: int) -> None:
+        proxy.tell(random.randint(1, 3))
+        if random.random() < 0.3:
+            proxy.interrupt()
+        with suppress(CeleriacError):
+            random.choice(WAYS)(caller)
+
+    with worker_here(worker) as process:
+        feed(app, process, count, write, lambda number: None, proxy.be_honest)
+    for one in (app, worker, caller):
+        one.close()
+    assert proxy.told >= count / 2
+    wrong = [record for record in caplog.records if record.exc_info or record.name == "asyncio"]
+    assert not wrong, "\n".join(f"{record.name}: {record.getMessage()}\n{record.exc_text}" for record in wrong[:5])
+
+
+def message() -> Message:
+    return Message(id=new_id(), task="shop.none", queue="nobody")
+
+
+def listened(app: Celeriac) -> None:
+    async def listen() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOON / 10):
+                async for _ in await app.broker.listen("celeriac"):
+                    pass
+
+    asyncio.run(listen())
+
+
+WAYS: list[Callable[[Celeriac], Any]] = [
+    lambda app: app.broker.publish([message()]),
+    lambda app: app.broker.publish([message() for _ in range(3)]),
+    lambda app: asyncio.run(app.broker.apublish([message()])),
+    lambda app: asyncio.run(app.broker.operations().queues()),
+    lambda app: asyncio.run(app.broker.operations().peek("nobody", 5)),
+    lambda app: asyncio.run(app.broker.operations().dead(None, 5)),
+    lambda app: asyncio.run(app.broker.broadcast("celeriac", [b"x"])),
+    lambda app: app.backend.fetch([new_id()], 0.01),
+    listened,
+]
