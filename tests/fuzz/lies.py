@@ -1,6 +1,7 @@
 """A proxy to a broker that lies: what the server says to clients is changed, and nothing else.
 
-A `Liar` knows the protocol: from what the server has sent, and what the client has asked, it makes what is sent instead.
+A `Liar` knows the protocol: from what the server has sent, and what the client has asked,
+it makes what is sent instead.
 """
 
 from __future__ import annotations
@@ -124,16 +125,21 @@ def _end(*sockets: socket.socket) -> None:
 # --- STOMP --------------------------------------------------------------------------------------------
 
 
-HEARTBEATS = (b"0,0", b"-1,5", b"1,1", b"9" * 5_000 + b",0", b"0," + b"9" * 400, b"\xd9\xa3,1", b"", b",", b"1,2,3,4", b"nan,inf")
+HEARTBEATS = (b"0,0", b"-1,5", b"1,1", b"9" * 5_000 + b",0", b"0," + b"9" * 400, b"\xd9\xa3,1", b"", b",",
+              b"1,2,3,4", b"nan,inf")
 VERSIONS = (b"1.2", b"1.1", b"", b"9" * 5_000, b"1.2\\n")
 PRODUCTS = (b"ActiveMQ/5", b"RabbitMQ/3", b"ActiveMQ", b"", b"x" * 5_000, b"\\c\\x\\")
-LENGTHS = (b"0", b"1", b"-1", b"x", b"99999", b"9" * 30, b"9" * 5_000, b"\xd9\xa3", b"\xc2\xb2", b" 5", b"5 ", b"", b"1e3", b"0x5")
-VALUES = (b"", b"a", b"\\c", b"\\q", b"\\", b"\0", b"true", b"end", b"x" * 5_000, b"\xc3\xa9", b"\xff", b"a:b:c", b"\x1b[2J")
+LENGTHS = (b"0", b"1", b"-1", b"x", b"99999", b"9" * 30, b"9" * 5_000, b"\xd9\xa3", b"\xc2\xb2", b" 5", b"5 ", b"",
+           b"1e3", b"0x5")
+VALUES = (b"", b"a", b"\\c", b"\\q", b"\\", b"\0", b"true", b"end", b"x" * 5_000, b"\xc3\xa9", b"\xff", b"a:b:c",
+          b"\x1b[2J")
 NAMES = (b"subscription", b"message-id", b"ack", b"destination", b"redelivered", b"browser", b"receipt-id", b"message",
          b"content-type", b"heart-beat", b"", b"x" * 300, b"worker", b"priority", b"expires")  # fmt: skip
 WHOLE: Sequence[bytes] = (
-    b"", b"\0", b"\n" * 50, b"\r\n\r\n", b"\0" * 50, b"x" * 70_000, b"MESSAGE\n\n", b"MESSAGE", b"\n\n\0", b"A\n\n\0" * 500,
-    b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nhello", b"\xff\xfe\n\n\0", b"MESSAGE\n" + b"a:b\n" * 20_000 + b"\n\0",
+    b"", b"\0", b"\n" * 50, b"\r\n\r\n", b"\0" * 50, b"x" * 70_000, b"MESSAGE\n\n", b"MESSAGE", b"\n\n\0",
+    b"A\n\n\0" * 500,
+    b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nhello", b"\xff\xfe\n\n\0",
+    b"MESSAGE\n" + b"a:b\n" * 20_000 + b"\n\0",
     b"MESSAGE\n\n" + b"x" * 300_000, b"ERROR\n\n\0", b"ERROR\nmessage:\\n\\c\x1b[2J\n\n\xff\xfe\0",
 )  # fmt: skip
 ASKED = re.compile(rb"\n(id|receipt):([^\n\0]{1,40})\n")
@@ -170,7 +176,8 @@ class StompLiar:
 
     def _frame(self) -> bytes:
         choose = self._random.choice
-        command = choose((b"MESSAGE", b"MESSAGE", b"MESSAGE", b"RECEIPT", b"ERROR", b"CONNECTED", b"SEND", b"", b"message"))
+        command = choose((b"MESSAGE", b"MESSAGE", b"MESSAGE", b"RECEIPT", b"ERROR", b"CONNECTED", b"SEND", b"",
+                         b"message"))
         items = [(b"subscription", choose(self._ids)), (b"receipt-id", choose(self._receipts)), (b"ack", b"1"),
                  (b"message-id", b"1")]  # fmt: skip
         items = [item for item in items if self._random.random() < 0.9]
@@ -188,17 +195,24 @@ class StompLiar:
 # --- AMQP 1.0 -----------------------------------------------------------------------------------------
 
 
-DESCRIPTORS = (0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x40, 0x41, 0x44, 0x1D, 0x23, 0x24, 0x25, 0x70, 0x00)
+DESCRIPTORS = (0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x40, 0x41, 0x44, 0x1D, 0x23, 0x24, 0x25, 0x70,
+               0x00)
 TERMS: Sequence[bytes] = (
-    b"\x40", b"\x41", b"\x43", b"\x44", b"\x45", b"\x52\xff", b"\x70\xff\xff\xff\xff", b"\x80" + b"\xff" * 8, b"\xa1\x02\xff\xfe",
-    b"\xa3\x01x", b"\xa3\x02\xff\xff", b"\xb1\0\0\0\x01x", b"\xb1\xff\xff\xff\xff", b"\xb0\0\0", b"\xc0\x03\x01\x40\x40",
-    b"\xc1\x05\x02\x45\x40\xa3\0", b"\xd1\0\0\0\x06\0\0\0\x02\x45\x45", b"\xf0\0\0\0\x05\0\0\0\0\x40", b"\xe0\x03\x00\x40\x00",
-    b"\0" * 12, b"\0\x53\x24\x45", b"\0\x53\x28\x45", b"\0\x53\x29\x45", b"\0\xa3\x01x\x40", b"\x3f", b"\x82\x7f\xf8" + b"\0" * 6,
+    b"\x40", b"\x41", b"\x43", b"\x44", b"\x45", b"\x52\xff", b"\x70\xff\xff\xff\xff", b"\x80" + b"\xff" * 8,
+    b"\xa1\x02\xff\xfe",
+    b"\xa3\x01x", b"\xa3\x02\xff\xff", b"\xb1\0\0\0\x01x", b"\xb1\xff\xff\xff\xff", b"\xb0\0\0",
+    b"\xc0\x03\x01\x40\x40",
+    b"\xc1\x05\x02\x45\x40\xa3\0", b"\xd1\0\0\0\x06\0\0\0\x02\x45\x45", b"\xf0\0\0\0\x05\0\0\0\0\x40",
+    b"\xe0\x03\x00\x40\x00",
+    b"\0" * 12, b"\0\x53\x24\x45", b"\0\x53\x28\x45", b"\0\x53\x29\x45", b"\0\xa3\x01x\x40", b"\x3f",
+    b"\x82\x7f\xf8" + b"\0" * 6,
     b"\x83" + b"\xff" * 8, b"\x74\0\0\xd8\0\0", b"\x98" + b"x" * 16, b"\xa0\xff",
 )  # fmt: skip
 STREAMS: Sequence[bytes] = (
-    b"", b"AMQP\0\0\x09\x01", b"AMQP\x03\x01\0\0", b"AMQP\0\x01\0\0" * 3, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 64, b"\xff" * 64,
-    b"\0\0\0\x08\x02\0\0\0" * 20, b"\0\0\0\x07\x02\0\0\0", b"\0\0\0\x08\xff\0\0\0", b"\0\0\0\x08\x02\x09\0\0", b"\x7f\xff\xff\xff\x02\0\0\0",
+    b"", b"AMQP\0\0\x09\x01", b"AMQP\x03\x01\0\0", b"AMQP\0\x01\0\0" * 3, b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"\0" * 64, b"\xff" * 64,
+    b"\0\0\0\x08\x02\0\0\0" * 20, b"\0\0\0\x07\x02\0\0\0", b"\0\0\0\x08\xff\0\0\0", b"\0\0\0\x08\x02\x09\0\0",
+    b"\x7f\xff\xff\xff\x02\0\0\0",
     b"\0\x01\0\0\x02\0\0\0" + b"\0" * 100,
 )  # fmt: skip
 

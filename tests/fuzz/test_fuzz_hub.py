@@ -7,7 +7,7 @@ every 25 inputs an honest client finds what it left there, and a task runs on a 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from random import Random
 
@@ -39,7 +39,8 @@ ARGUMENTS = {
     "operations.rewrite": ({"a": [b"x", b"y"]}, ["ready"]), "backend.store": ([b"\x83\xa2id\xa1a"],),
     "schedules.change": ([[["a", b"", 1, None], ["a", b"x", 1, 5], [], []]],), "history.get": ([[1] * 8],),
 }  # fmt: skip
-TEXTS = ("", "a", "other", "nowhere", "\0", "a\nb", "\x1b[2J", "é" * 400, "t" * 2_000, "1:1:1:4:5", "2:-1:1:4:5", "x" * 36,
+TEXTS = ("", "a", "other", "nowhere", "\0", "a\nb", "\x1b[2J", "é" * 400, "t" * 2_000, "1:1:1:4:5", "2:-1:1:4:5",
+         "x" * 36,
          PLAIN, "coroutine", "ready", "scheduled", "dead", "acknowledge", "return", "SUCCESS", CHANNEL)  # fmt: skip
 """Not the queue of the good tasks: whoever has a key may take what is in it."""
 DATA = (b"", b"\xc1\x01", b"\xc1\x03\xff\xff\xff\xff", b"{}", b"[]", encode(message(queue="other")), *MESSAGES.values(),
