@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from random import Random
+from typing import Any
 
 import msgspec
 import psutil
@@ -33,7 +34,7 @@ from tests.test_hub import SESSION, dealer, heard, say, with_keys
 
 FEW = 50  # inputs in `make test`
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "broker.publish": ([encode(message(queue="other"))],), "leases.receive": (1, 1, [], ["nowhere"], {PLAIN: 5}, 0.0),
     "leases.settle": (1, [["1:1:1:4:5", "acknowledge", None, [], None, False, None, 0, ""]]),
     "operations.rewrite": ({"a": [b"x", b"y"]}, ["ready"]), "backend.store": ([b"\x83\xa2id\xa1a"],),
