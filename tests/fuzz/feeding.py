@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -39,7 +40,7 @@ def add(x: int, y: int) -> int:
 """
 
 
-def shop_on(broker: str, backend: str | None = None, **settings: object) -> Celeriac:
+def shop_on(broker: str, backend: str | None = None, **settings: Any) -> Celeriac:
     """Return an app that sends, and can run, the good task."""
     made = Celeriac("shop", broker_url=broker, result_backend=backend, environ={}, **settings)
 
