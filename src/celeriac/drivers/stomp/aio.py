@@ -151,7 +151,7 @@ class AioConnection(LoopConnection):
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         if self.lost is not None:
-            future.set_exception(self.lost)
+            _fail(future, self.lost)
         return future
 
     # --- Called by the event loop ---------------------------------------------------------------------
