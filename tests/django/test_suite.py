@@ -37,6 +37,8 @@ ON_POSTGRESQL = ("test_connections.py", "test_on_commit.py", "test_arguments.py"
 ON_MARIADB = ("test_database_conformance.py", "test_database.py", "test_periodic_tasks.py")
 IN_DJANGO = ("test_admin.py", "test_database.py", "test_periodic_tasks.py")
 """The files that have their results in `django-db://`."""
+SHARING = "test_shared_file.py"
+"""The file whose broker is in Django's database."""
 
 
 def run(python: str, file: str, folder: Path, **environment: str) -> None:
@@ -45,6 +47,12 @@ def run(python: str, file: str, folder: Path, **environment: str) -> None:
     variables = {**without_settings(), "BAZAAR_FOLDER": str(folder), "PYTHONPATH": path, **environment}
     if file in IN_DJANGO:
         variables["BAZAAR_RESULT_BACKEND"] = "django-db://"
+    if file == SHARING and "BAZAAR_DATABASE" not in environment:
+        shared = f"{folder}/bazaar.sqlite3"
+        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": shared,
+                    "OPTIONS": {"timeout": 60, "transaction_mode": "IMMEDIATE"}}  # fmt: skip
+        variables |= {"BAZAAR_DATABASE": json.dumps(database), "BAZAAR_BROKER_URL": f"sqlite:///{shared}",
+                      "BAZAAR_RESULT_BACKEND": f"sqlite:///{shared}"}  # fmt: skip
     options = ["-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE), "--confcutdir", str(SUITE)]
     done = subprocess.run([python, "-m", "pytest", *options, str(SUITE / file)], env=variables, cwd=SUITE,
                           capture_output=True, text=True, timeout=FOR_EVER)  # fmt: skip
