@@ -95,7 +95,7 @@ def _schedule(row: Row, rows: Rows) -> Schedule:
 
 
 def _with_instants(row: dict[str, Any], zone: tzinfo) -> Row:
-    """Return a row whose instants are aware. Without a zone they are in that of Django's connection; SQLite has text."""
+    """Return a row with aware instants. Naive ones are in the zone of Django's connection; SQLite has text."""
     for name in INSTANTS & row.keys():
         if row[name] is not None:
             moment = row[name] if isinstance(row[name], datetime) else datetime.fromisoformat(row[name])
