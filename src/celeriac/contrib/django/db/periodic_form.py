@@ -173,7 +173,7 @@ class PeriodicTaskForm(forms.ModelForm):
         if missing:
             return
         if kind == "clocked":
-            given["clocked_time"] = aware(given["clocked_time"])
+            given["clocked_time"] = aware(cleaned["clocked_time"])
         value = VALUES[kind](**given)
         try:
             schedule = value.schedule
