@@ -47,9 +47,6 @@ DATABASES = {
     or {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/bazaar.sqlite3", "OPTIONS": {"timeout": 60}},
     "archive": {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{FOLDER}/archive.sqlite3"},
 }
-for place in DATABASES.values():
-    if "sqlite3" in place["ENGINE"]:  # the machine does not crash in tests: migrations take a tenth of the time
-        place.setdefault("OPTIONS", {})["init_command"] = "PRAGMA synchronous=OFF"
 DATABASES["default"]["CONN_MAX_AGE"] = json.loads(os.environ.get("BAZAAR_CONN_MAX_AGE", "0"))
 
 CELERIAC_BROKER_URL = os.environ.get("BAZAAR_BROKER_URL", f"sqlite:///{FOLDER}/celeriac.db")
