@@ -50,7 +50,8 @@ class _Opened(threading.local):
     """The connections that this thread has opened, by alias.
 
     Where an event loop runs, `connections` does not find those of the thread outside the loop; and some calls of
-    Celeriac's run a loop in the thread that calls them (`ports/complete.py`).
+    Celeriac's run a loop in the thread that calls them (`ports/complete.py`). Asking `connections` would also make an
+    object for each coroutine of a worker. The project's package imports the app before anything opens a connection.
     """
 
     def __init__(self) -> None:
@@ -93,8 +94,8 @@ def sends_within(port: Any, using: str | None) -> bool:
 def _open_transaction(names: Sequence[tuple[str, Any]]) -> _Transaction | None:
     """Return the transaction that this thread has open on a file, by its aliases and their names."""
     for alias, name in names:
-        connection: Any = _opened.by_alias.get(alias) or connections[alias]
-        inner = connection.connection
+        connection = _opened.by_alias.get(alias)
+        inner = connection.connection if connection is not None else None
         if inner is not None and inner.in_transaction and connection.settings_dict["NAME"] == name:
             # (Tests give the database another name, and then it is another file.)
             connection.validate_no_broken_transaction()
