@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from celeriac import Celeriac
 from tests.django.pythons import PYTHONS
-from tests.patience import PATIENCE, wait_for
+from tests.patience import FOR_EVER, PATIENCE, wait_for
 from tests.ports import free_port
 from tests.test_web_examples import site
 from tests.web.served import Served
@@ -114,6 +114,7 @@ def test_a_page_of_another_site_cannot_read_it(example: Example, page: Page) -> 
     app.close()
 
 
+@pytest.mark.timeout(FOR_EVER)
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_pages_of_the_django_shop_show_the_packing_its_result_and_a_schedule(page: Page, tmp_path: Path,
                                                                                  python: str) -> None:  # fmt: skip

@@ -94,9 +94,9 @@ def sends_within(port: Any, using: str | None) -> bool:
 def _open_transaction(names: Sequence[tuple[str, Any]]) -> _Transaction | None:
     """Return the transaction that this thread has open on a file, by its aliases and their names."""
     for alias, name in names:
-        connection = _opened.by_alias.get(alias)
-        inner = connection.connection if connection is not None else None
-        if inner is not None and inner.in_transaction and connection.settings_dict["NAME"] == name:
+        if (connection := _opened.by_alias.get(alias)) is None or (inner := connection.connection) is None:
+            continue
+        if inner.in_transaction and connection.settings_dict["NAME"] == name:
             # (Tests give the database another name, and then it is another file.)
             connection.validate_no_broken_transaction()
             return _Transaction(connection)
