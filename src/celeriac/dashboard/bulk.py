@@ -92,7 +92,7 @@ async def _asked(view: View, body: shapes.Bulk) -> Asked:
 async def _start(view: View) -> Done:
     """Begin a bulk action."""
     form = view.form
-    matched = form.get("matched", "")
+    matched = form.get("matched", "")[:18]
     if matched.isdecimal() and int(matched) > CONFIRMED and form.get("confirm", "").replace(",", "").strip() != matched:
         return Done(f"Nothing was done: type {int(matched):,} to confirm.", kind="fault")
     try:
