@@ -13,7 +13,8 @@ import celeriac
 
 OF_DJANGO = [
     f"celeriac.contrib.django.db.{name}"
-    for name in ("admin", "models", "periodic", "periodic_admin", "periodic_form", "periodic_parts", "result_admin")
+    for name in ("admin", "models", "periodic", "periodic_admin", "periodic_form", "periodic_parts", "result_admin",
+                 "sent_by")
 ]
 """Modules with models, which only a Django project can import: `tests/django/suite/test_places.py` checks them."""
 MODULES = ["celeriac"] + [

@@ -26,14 +26,16 @@ RUNNING = re.compile(r"[Rr]unning on (http://[\w.:]+)")
 class Site:
     """A copy of an example, with the processes that run it."""
 
-    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str], python: str) -> None:
         self.folder = folder
+        self.python = python
         self.environment = {**without_settings(), **settings}
         self.processes: list[tuple[subprocess.Popen[bytes], int]] = []
 
-    def _start(self, name: str, stop: int, *command: str, of: tuple[str, ...] = (sys.executable, "-m")) -> Path:
+    def _start(self, name: str, stop: int, *command: str, of: tuple[str, ...] = ()) -> Path:
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
+            of = of or (self.python, "-m")
             process = subprocess.Popen([*of, *command], cwd=self.folder, env=self.environment, stdout=out, stderr=out)
         self.processes.append((process, stop))
         ready = re.compile(r"is ready\b|unning on http://[\w.:]+\D")
@@ -69,9 +71,9 @@ class Site:
 
 
 @contextmanager
-def site(example: str, folder: Path, settings: dict[str, str]) -> Iterator[Site]:
+def site(example: str, folder: Path, settings: dict[str, str], python: str = sys.executable) -> Iterator[Site]:
     shutil.copytree(EXAMPLES / example, folder, dirs_exist_ok=True)
-    made = Site(folder, settings)
+    made = Site(folder, settings, python)
     try:
         yield made
         made.stop()
@@ -187,23 +189,3 @@ def test_a_worker_in_javascript_runs_tasks_that_python_sends(
             done = subprocess.run([sys.executable, "shop.py"], cwd=tmp_path, env=found.environment, timeout=PATIENCE,
                                   capture_output=True, text=True, check=True)  # fmt: skip
             assert done.stdout == "celeriac-mashed\nremoulade, root-soup, schnitzel-of-celeriac\n"
-def test_an_order_of_django_is_packed_after_its_commit_and_followed_by_its_page(tmp_path: Path) -> None:
-    with site("django_shop", tmp_path, {}) as found:
-        for command in (("makemigrations", "orders"), ("migrate", "--verbosity", "0")):
-            subprocess.run([sys.executable, "manage.py", *command], cwd=found.folder, env=found.environment, check=True,
-                           capture_output=True)  # fmt: skip
-        found.worker("shop")
-        with found.client("uvicorn", "shop.asgi:application", "--port", "0") as client:
-            assert "Buy" in client.get("/").text
-            order = {"customer": "Ada", "pieces": "3", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
-            sent = client.post("/orders/", data=order).json()
-
-            def status() -> dict[str, Any]:
-                told: dict[str, Any] = client.get(sent["status"]).json()
-                return told if told["ready"] else {}
-
-            told = wait_for(status, "the packed order")
-            assert (told["id"], told["value"]) == (sent["id"], "3 pieces for Ada are packed")
-            assert client.get(f"/tasks/{sent['id']}/status/").status_code == 401
-            assert client.get("/celeriac/api/v1/queues").status_code == 401
-        wait_for(lambda: "Your 3 pieces are on their way." in (found.folder / "worker.log").read_text(), "the letter")

@@ -16,12 +16,14 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from celeriac import Celeriac
-from tests.patience import PATIENCE, wait_for
+from tests.django.pythons import PYTHONS
+from tests.patience import FOR_EVER, PATIENCE, wait_for
 from tests.ports import free_port
 from tests.test_web_examples import site
 from tests.web.served import Served
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "status_page"
+SOURCES = str(Path(__file__).parent.parent.parent / "src")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -112,21 +114,32 @@ def test_a_page_of_another_site_cannot_read_it(example: Example, page: Page) -> 
     app.close()
 
 
-def test_the_pages_of_the_django_shop_show_the_packing_its_result_and_a_schedule(page: Page, tmp_path: Path) -> None:
-    with site("django_shop", tmp_path, {"DJANGO_SUPERUSER_PASSWORD": "secret"}) as found:
+@pytest.mark.timeout(FOR_EVER)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_pages_of_the_django_shop_show_the_packing_its_result_and_a_schedule(page: Page, tmp_path: Path,
+                                                                                 python: str) -> None:  # fmt: skip
+    settings = {"DJANGO_SUPERUSER_PASSWORD": "secret", "PYTHONPATH": SOURCES}
+    with site("django_shop", tmp_path, settings, python) as found:
         superuser = ("createsuperuser", "--noinput", "--username", "ada", "--email", "ada@example.org")
         for command in (("makemigrations", "orders"), ("migrate", "--verbosity", "0"), superuser):
-            subprocess.run([sys.executable, "manage.py", *command], cwd=found.folder, env=found.environment, check=True,
+            subprocess.run([python, "manage.py", *command], cwd=found.folder, env=found.environment, check=True,
                            capture_output=True)  # fmt: skip
         found.worker("shop")
         with found.client("uvicorn", "shop.asgi:application", "--port", "0") as client:
             page.goto(str(client.base_url))
             page.get_by_label("Pieces").fill("30")
-            page.get_by_text("Buy").click()
+            with page.expect_response("**/orders/") as answer:
+                page.get_by_text("Buy").click()
+            sent = answer.value.json()
             expect(page.get_by_role("status")).to_have_text(re.compile(r"\d+ of 30 pieces"), timeout=PATIENCE * 1000)
             expect(page.get_by_role("status")).to_have_text("30 pieces for Ada are packed", timeout=PATIENCE * 1000)
             assert page.locator("progress").evaluate("bar => bar.value") == 1
+            told = client.get(sent["status"]).json()
+            assert (told["id"], told["value"]) == (sent["id"], "30 pieces for Ada are packed")
+            assert client.get(f"/tasks/{sent['id']}/status/").status_code == 401
+            assert client.get("/celeriac/api/v1/queues").status_code == 401
             use_the_admin(page, f"{str(client.base_url).rstrip('/')}/admin/")
+        wait_for(lambda: "Your 30 pieces are on their way." in (found.folder / "worker.log").read_text(), "the letter")
 
 
 def use_the_admin(page: Page, address: str) -> None:
@@ -140,7 +153,7 @@ def use_the_admin(page: Page, address: str) -> None:
     page.get_by_label("Password").fill("secret")
     page.get_by_text("Log in").last.click()
     page.get_by_role("link", name="Task results").first.click()
-    page.get_by_role("link", name="orders.tasks.pack", exact=True).first.click()
+    page.locator("#result_list").get_by_role("link", name="orders.tasks.pack", exact=True).first.click()
     page.get_by_text('"30 pieces for Ada are packed"').wait_for()
     page.goto(f"{address}celeriac_db/periodictask/add/")
     page.get_by_label("Name:", exact=True).fill("Ada's pieces")

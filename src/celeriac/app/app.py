@@ -301,6 +301,8 @@ class Celeriac(Configuring):
         if self._broker is None:
             made = open_broker(self.broker_url, self.conf, self.clock)
             made.keep_delays_in(lambda: delay_store(self.backend), self.conf.broker_delays)
+            if self.framework is not None:
+                self.framework.opened(made)
             self._broker = self._kept("broker", made)
         return self._broker
 
@@ -328,6 +330,8 @@ class Celeriac(Configuring):
             if needs_notices(made):
                 notices = importlib.import_module("celeriac.app.notices")  # it imports asyncio, which takes long
                 made.notices = notices.NoticeListener(lambda: self.broker, made)
+            if self.framework is not None:
+                self.framework.opened(made)
             self._backend = self._kept("backend", made)
         return self._backend
 

@@ -48,5 +48,13 @@ class Framework(Protocol):
         """Call a function when the transaction of a database commits: at once, if there is none; never, if it rolls
         back. With `robust`, what the function raises is logged."""
 
+    def opened(self, port: Any) -> None:
+        """Look at a broker or backend that an app has made. If it keeps its data in a database of the framework's,
+        what a thread writes there is part of the transaction that it has open."""
+
+    def sends_within(self, port: Any, using: str | None) -> bool:
+        """Return whether what a broker or backend writes now is part of an open transaction of a database, so that
+        nothing needs to wait for the commit."""
+
     async def in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
         """Return the result of a function that uses the framework's database, called from a coroutine."""

@@ -2,6 +2,8 @@
 
 The message is made at the call: wrong arguments raise there, the id is known, and what the arguments are then is what
 is sent. It is published when the transaction commits, and its countdown begins then. `task.py` calls this.
+
+Where the broker is in the database that the transaction is of, the message is published at once, as a part of it.
 """
 
 from __future__ import annotations
@@ -52,9 +54,14 @@ class _LateResult(EagerResult[R]):
 def send_on_commit(task: AnyTask, id: str | None, send: Callable[[str], Any], using: str | None,
                    robust: bool) -> AsyncResult[Any]:  # fmt: skip
     """Send by `send(task_id)` after the commit: an override of `apply_async`, or the links of a workflow."""
-    id = id or new_id()
-    _framework(task.app).on_commit(lambda: send(id), using, robust)
-    return AsyncResult(id, task.app, task.name)
+    id, app, framework = id or new_id(), task.app, _framework(task.app)
+    if not robust and not app.conf.task_always_eager and all(
+        framework.sends_within(port, using) for port in (app.broker, app.backend)
+    ):
+        send(id)
+    else:
+        framework.on_commit(lambda: send(id), using, robust)
+    return AsyncResult(id, app, task.name)
 
 
 def send_made(task: AnyTask, message: Message, options: Mapping[str, Any], using: str | None,
@@ -75,7 +82,10 @@ def send_made(task: AnyTask, message: Message, options: Mapping[str, Any], using
             late.run(sent)
 
     eager = app.conf.task_always_eager
-    framework.on_commit(publish, using, robust)
+    if not eager and not robust and framework.sends_within(app.broker, using):
+        publish()
+    else:
+        framework.on_commit(publish, using, robust)
     return late if eager else AsyncResult(message.id, app, task.name, message.ignore_result)
 
 

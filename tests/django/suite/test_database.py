@@ -168,6 +168,28 @@ def test_a_result_names_the_schedule_that_has_sent_it() -> None:
     assert TaskResult.objects.get(task_id="a").periodic_task_name is None
 
 
+def test_results_are_found_by_the_schedule_that_has_sent_them() -> None:
+    PeriodicTask.objects.all().delete()
+    ids: dict[str, list[str]] = {}
+    for name, args in (("minutely", "[1, 2]"), ("often", "[3, 4]")):
+        made = PeriodicTask.objects.create(name=name, task="shop.tasks.add", args=args,
+                                           interval=IntervalSchedule(1, "minutes"))  # fmt: skip
+        entry, what = made.entry, made.definition.what
+        ticks = [entry.next_at, entry.next_at + 60_000]
+        ids[name] = [message.id for tick in ticks
+                     for message in what.fill(entry.salt, tick, 0.0, 0.0, app.backend.codec).messages]  # fmt: skip
+    app.backend.save([Outcome(id=id, task="shop.tasks.add", state="SUCCESS") for id in ids["minutely"] + ids["often"]])
+    app.backend.save([OUTCOME])
+
+    def found(**query: object) -> set[str]:
+        return set(TaskResult.objects.filter(**query).values_list("task_id", flat=True))
+
+    assert found(periodic_task_name="minutely") == set(ids["minutely"])
+    assert found(periodic_task_name__in=["minutely", "often"], status="SUCCESS") == {*ids["minutely"], *ids["often"]}
+    assert found(periodic_task_name="minutely", status="FAILURE") == found(periodic_task_name="nobody") == set()
+    assert TaskResult.objects.get(periodic_task_name="often", task_id=ids["often"][1]).periodic_task_name == "often"
+
+
 # --- Where it is --------------------------------------------------------------------------------------
 
 

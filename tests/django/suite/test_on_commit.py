@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from bazaar import app
 from django.db import connection, transaction
 from django.test import TestCase
 from shop.models import Order
-from shop.tasks import add, total
+from shop.tasks import add, mark, total
 
 from celeriac import Celeriac, Task
 from celeriac.errors import ArgumentsError, BrokerUnavailable, CeleriacError, EncodeError
@@ -178,6 +179,19 @@ def test_links_that_make_a_workflow_are_sent_after_the_commit(worker) -> None:
         result = add.apply_async_on_commit((1, 2), link=add.s(3) | add.s(4))
         assert result.state == "PENDING"
     assert result.get(timeout=PATIENCE) == 3
+
+
+@pytest.fixture(scope="session")
+def celeriac_project() -> Celeriac:
+    return app
+
+
+def test_with_the_fixture_of_a_worker_a_transactional_test_sees_what_its_task_has_done(celeriac_worker) -> None:
+    with transaction.atomic():
+        Order.objects.create(number="A5")
+        result = mark.delay_on_commit("A5", "paid")
+    assert result.get(timeout=PATIENCE) == os.getpid()
+    assert Order.objects.get(number="A5").state == "paid"
 
 
 class EagerTests(TestCase):

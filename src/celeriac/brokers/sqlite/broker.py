@@ -52,7 +52,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
 
     def publish(self, messages: Sequence[Message]) -> None:
         now = self.clock.now()
-        if len(messages) == 1:
+        if len(messages) == 1 and self.database.callers_transaction is None:
             session = self.database.session()
             line = session.connection.lines.get((messages[0].queue, messages[0].lane))
             if line is not None:
@@ -70,7 +70,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
         self._learn()
 
     def _learn(self) -> None:
-        if self.database.connection().news:
+        if self.database.callers_transaction is None and self.database.connection().news:
             self.database.read(learn)
 
     async def lease(self, worker: WorkerInfo, seconds: float, max_deliveries: int) -> Lease:

@@ -2,6 +2,7 @@
 
     framework.py     what an app asks of Django: setup, INSTALLED_APPS, transactions (`ports/framework.py`)
     connections.py   database connections between tasks, and over forks
+    shared_file.py   a broker in the SQLite file of Django's database
     instances.py     lazy strings and model instances as arguments
     tasks.py         the backend for `django.tasks`; running.py runs its tasks, task_results.py makes Django's results
     views.py, urls.py  the status of a task, for pages

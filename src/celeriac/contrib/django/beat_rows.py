@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
 from django.db import connections
-from django.utils.timezone import is_naive
+from django.utils.timezone import get_default_timezone, is_naive, make_aware
 from msgspec.structs import replace
 
 from celeriac import at, crontab, every, solar
@@ -26,6 +26,7 @@ PREFIX: Final = "django_celery_beat_"
 TASKS: Final = f"{PREFIX}periodictask"
 KINDS: Final = {"interval_id": "intervalschedule", "crontab_id": "crontabschedule", "solar_id": "solarschedule",
                 "clocked_id": "clockedschedule"}  # fmt: skip
+INSTANTS: Final = {"start_time", "expires", "clocked_time"}
 NOT_NEEDED: Final = {"celery.backend_cleanup": "outcomes expire by themselves"}
 """Tasks of Celery itself, and why nothing has to send them."""
 
@@ -47,7 +48,8 @@ def rows_of(database: str) -> Rows:
             if table in tables:
                 cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")  # noqa: S608 - a name of ours
                 columns = [column[0] for column in cursor.description]
-                rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+                zone = connection.timezone or get_default_timezone()
+                rows = [_with_instants(dict(zip(columns, row, strict=True)), zone) for row in cursor.fetchall()]
             found[name] = {row["id"]: row for row in rows}
     return found
 
@@ -74,7 +76,7 @@ def _schedule(row: Row, rows: Rows) -> Schedule:
     told = rows[KINDS[column]].get(row[column])
     if told is None:
         raise ValueError(f"its schedule, {KINDS[column]} {row[column]}, is missing")
-    bounds = {"starts": _moment(row.get("start_time")), "ends": _moment(row.get("expires"))}
+    bounds = {"starts": row.get("start_time"), "ends": row.get("expires")}
     limits: dict[str, Any] = {name: value for name, value in bounds.items() if value is not None}
     if column == "interval_id":
         if told["period"] == "microseconds":
@@ -86,18 +88,19 @@ def _schedule(row: Row, rows: Rows) -> Schedule:
                        tz=str(told["timezone"]), **limits)  # fmt: skip
     if column == "solar_id":
         return solar(told["event"], float(told["latitude"]), float(told["longitude"]), **limits)
-    moment = _moment(told["clocked_time"])
+    moment = told["clocked_time"]
     if moment is None or moment <= datetime.now(UTC):
         raise ValueError("its only time has passed")
     return at(moment)
 
 
-def _moment(value: Any) -> datetime | None:
-    """Return a column with an instant; SQLite has it as text in UTC."""
-    if value is None:
-        return None
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    return moment.replace(tzinfo=UTC) if is_naive(moment) else moment
+def _with_instants(row: dict[str, Any], zone: tzinfo) -> Row:
+    """Return a row with aware instants. Naive ones are in the zone of Django's connection; SQLite has text."""
+    for name in INSTANTS & row.keys():
+        if row[name] is not None:
+            moment = row[name] if isinstance(row[name], datetime) else datetime.fromisoformat(row[name])
+            row[name] = make_aware(moment, zone) if is_naive(moment) else moment
+    return row
 
 
 COPY_ERRORS = (CeleriacError, ValueError, TypeError)

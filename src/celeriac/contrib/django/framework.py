@@ -19,7 +19,7 @@ from django.core.exceptions import ImproperlyConfigured as DjangoImproperlyConfi
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from celeriac.contrib.django import connections, instances, mail
+from celeriac.contrib.django import connections, instances, mail, shared_file
 from celeriac.errors import ImproperlyConfigured
 from celeriac.ports.framework import Mailer
 
@@ -66,6 +66,14 @@ class DjangoFramework:
         """Call a function when a transaction commits."""
         transaction.on_commit(send, using=using, robust=robust)
 
+    def opened(self, port: Any) -> None:
+        """Make a broker or backend part of Django's transactions, if it is in a SQLite file of Django's."""
+        shared_file.share(port)
+
+    def sends_within(self, port: Any, using: str | None) -> bool:
+        """Return whether what a broker or backend writes now is part of an open transaction of a database."""
+        return shared_file.sends_within(port, using)
+
     async def in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call a function in the thread in which Django's own coroutines use the database."""
         result: Result = await sync_to_async(function)(*args)
@@ -76,6 +84,7 @@ def connect() -> DjangoFramework:
     """Return Django as a framework. Connects what happens between tasks, and what arguments may be, once."""
     connections.connect()
     instances.connect()
+    shared_file.connect()
     return DjangoFramework()
 
 

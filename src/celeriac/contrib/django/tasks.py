@@ -24,6 +24,7 @@ from django.utils.module_loading import import_string
 from celeriac import states
 from celeriac.app.app import Celeriac
 from celeriac.contrib.django.running import register
+from celeriac.contrib.django.shared_file import sends_within
 from celeriac.contrib.django.task_framework import backends, exceptions, signals
 from celeriac.contrib.django.task_results import (
     ASYNC_NAME,
@@ -100,11 +101,15 @@ class CeleriacBackend(backends.BaseTaskBackend):
         message: Message = template.message(call.arguments(), {}, options)
         object.__setattr__(result, "id", message.id)
         send: Callable[[], None] = lambda: self._send(message, call, result)  # noqa: E731
-        if self.options.get("enqueue_on_commit"):
+        if self.options.get("enqueue_on_commit") and not self._sends_within():
             transaction.on_commit(send)
         else:
             send()
         return result
+
+    def _sends_within(self) -> bool:
+        """Return whether the message will be part of the open transaction: the broker is in the same database."""
+        return not self.app.conf.task_always_eager and sends_within(self.app.broker, None)
 
     def _send(self, message: Message, call: TaskCall, result: Any) -> None:
         app = self.app

@@ -4,6 +4,9 @@ Write transactions are short, start with `BEGIN IMMEDIATE`, and are tried again 
 in `write`, without blocking the event loop in `awrite`. Readers never wait (WAL). Each thread has its own connection.
 It is opened again after a fork, and when the file was deleted or replaced, because SQLite itself would go on using the
 old file; a transaction that was committed to the old file is then repeated in the new one.
+
+A file that is shared with the project's own database (`share`) is written on the caller's connection, in its
+transaction, while the calling thread has one open.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from celeriac.drivers.sqlite.borrowed import OpenTransaction, borrow
 from celeriac.drivers.sqlite.error_translation import busy, translated
 from celeriac.drivers.sqlite.notify import BELL, Bell, Watch
 from celeriac.drivers.sqlite.opening import Connection, Opener, pause
@@ -85,8 +89,22 @@ class Database:
         self.timeout = timeout
         self.codec = codec
         self._opener = Opener(self.path, synchronous, timeout, codec, migrations)
+        self._open_transaction: Callable[[], OpenTransaction | None] | None = None
         self._local = threading.local()
         _databases.add(self)
+
+    def share(self, open_transaction: Callable[[], OpenTransaction | None]) -> None:
+        """Allow tables of others in the file, and write inside the transaction that the calling thread has open there.
+
+        `open_transaction` returns that transaction; it is called for each write.
+        """
+        self._open_transaction = open_transaction
+        self._opener.is_shared = True
+
+    @property
+    def callers_transaction(self) -> OpenTransaction | None:
+        """The transaction of the calling thread that writes are part of; None where there is none."""
+        return None if self._open_transaction is None else self._open_transaction()
 
     def connection(self) -> Connection:
         """Return this thread's connection."""
@@ -118,6 +136,8 @@ class Database:
 
         Watching processes are woken, unless the change is of no interest to them (`quiet`). `work` may be called again.
         """
+        if (theirs := self.callers_transaction) is not None:
+            return self._join(theirs, work, quiet)
         deadline = time.monotonic() + self.timeout
         with translated(self.path):
             while True:
@@ -129,6 +149,8 @@ class Database:
 
     async def awrite(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
         """Coroutine version of `write`: the event loop runs while others write."""
+        if (theirs := self.callers_transaction) is not None:
+            return self._join(theirs, work, quiet)
         deadline = time.monotonic() + self.timeout
         with translated(self.path):
             while True:
@@ -216,6 +238,30 @@ class Database:
         if not quiet:
             session.bell.ring()
         return result
+
+    def _join(self, theirs: OpenTransaction, work: Callable[[Connection], Work], quiet: bool) -> Work:
+        """Do the work inside a caller's transaction; if it fails, undo it alone. Wakes others after the commit."""
+        connection = borrow(theirs.connection, self.codec)
+        with translated(self.path):
+            connection.execute("SAVEPOINT celeriac")
+            try:
+                self._opener.upgrade(connection)
+                result = work(connection)
+            except BaseException:
+                if connection.in_transaction:  # some errors make SQLite roll all of it back
+                    connection.execute("ROLLBACK TO celeriac")
+                    connection.execute("RELEASE celeriac")
+                raise
+            connection.execute("RELEASE celeriac")
+        if not quiet:
+            theirs.on_commit(self._ring)
+        return result
+
+    def _ring(self) -> None:
+        """Wake watching processes, without a connection of this thread's. Never raises."""
+        bell = Bell(self.path + BELL)
+        bell.ring()
+        bell.close()
 
 
 def database(path: str, synchronous: str = "normal", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> Database:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ForeignDatabase, Unstorable
 
-__all__ = ["busy", "foreign", "translated", "unreadable"]
+__all__ = ["busy", "foreign", "taken", "translated", "unreadable"]
 
 TOO_MANY = (errno.EMFILE, errno.ENFILE)
 UNSTORABLE = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG)
@@ -34,6 +34,13 @@ def foreign(path: str) -> ForeignDatabase:
     """Return the error for a file that is not a Celeriac database."""
     return ForeignDatabase(f"{path} is not a Celeriac database; it was left untouched. "
                            "Name another file: broker_url='sqlite:///path/to/new.db'.")  # fmt: skip
+
+
+def taken(path: str, error: sqlite3.Error) -> BrokerMisconfigured:
+    """Return the error for a shared file that has a table with the name of one of Celeriac's."""
+    return BrokerMisconfigured(f"The database {path} cannot hold Celeriac's tables beside the project's: {error}. "
+                               "Rename it, or give Celeriac a file of its own: "
+                               "broker_url='sqlite:///path/to/celeriac.db'.")  # fmt: skip
 
 
 def unreadable(path: str, error: OSError) -> BrokerUnavailable:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from celeriac.drivers.sqlite.error_translation import busy, foreign, unreadable
+from celeriac.drivers.sqlite.error_translation import busy, foreign, taken, unreadable
 from celeriac.drivers.sqlite.schema import APPLICATION_ID
 from celeriac.errors import BrokerError
 from celeriac.model.codec import Codec
@@ -70,6 +70,7 @@ class Opener:
         self._timeout = timeout
         self._codec = codec
         self._migrations = migrations
+        self.is_shared = False  # with the tables of the project's own database
 
     def open(self) -> Connection:
         """Return a new connection for the calling thread."""
@@ -95,9 +96,16 @@ class Opener:
     # --- Foreign and missing files --------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Refuse a file that is not a Celeriac database, before SQLite can change it; create a missing file."""
+        """Refuse a file that is not a Celeriac database, before SQLite can change it; create a missing file.
+
+        A shared file may be open in this process: only SQLite may look into it (see `_refuse_foreign_file`).
+        """
         with _checked_lock:
             file = _file(self._path)
+            if self.is_shared:
+                if file is None:
+                    self._create()
+                return
             if self._path in _checked and (file is None or _checked[self._path] in (None, file)):
                 if file is None:
                     _checked[self._path] = None
@@ -159,11 +167,11 @@ class Opener:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # has an effect on new files only
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            if _version(connection) < len(self._migrations):
-                self._migrate(connection)
-            if _version(connection) > len(self._migrations):
-                raise BrokerError(f"The database {self._path} was created by a newer version of Celeriac. "
-                                  "Upgrade this installation: pip install -U celeriac.")  # fmt: skip
+            if self._version(connection) < len(self._migrations):
+                connection.execute("BEGIN EXCLUSIVE")
+                self.upgrade(connection)
+                connection.execute("COMMIT")
+            self._refuse_newer(connection)
             connection.execute("PRAGMA journal_mode = wal")
             connection.execute("SELECT count(*) FROM leases").fetchone()  # creates the log file
         except sqlite3.OperationalError as error:
@@ -177,21 +185,37 @@ class Opener:
             raise
         return True
 
-    def _migrate(self, connection: Connection) -> None:
-        connection.execute("BEGIN EXCLUSIVE")
-        version = _version(connection)
-        if version >= len(self._migrations):  # another process has done it
-            connection.execute("ROLLBACK")
-            return
-        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+    def upgrade(self, connection: Connection) -> None:
+        """Create or upgrade the schema inside the caller's write transaction."""
+        version = self._version(connection)
+        self._refuse_newer(connection)
+        if version == 0 and not self.is_shared and _tables(connection):
             raise foreign(self._path)
         if version == 0:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for migration in self._migrations[version:]:
             for statement in _statements(migration):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
-        connection.execute("COMMIT")
+                try:
+                    connection.execute(statement)
+                except sqlite3.OperationalError as error:
+                    if version == 0 and "already exists" in str(error):
+                        raise taken(self._path, error) from error
+                    raise
+        if version < len(self._migrations):
+            connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+
+    def _version(self, connection: Connection) -> int:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if self.is_shared:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            if application != APPLICATION_ID and (application or version):
+                raise foreign(self._path)  # another program has marked it
+        return version
+
+    def _refuse_newer(self, connection: Connection) -> None:
+        if self._version(connection) > len(self._migrations):
+            raise BrokerError(f"The database {self._path} was created by a newer version of Celeriac. "
+                              "Upgrade this installation: pip install -U celeriac.")  # fmt: skip
 
 
 def _text(data: bytes) -> str:
@@ -217,9 +241,8 @@ def _file(path: str) -> File | None:
     return found.st_dev, found.st_ino
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
+def _tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ FOLDER = os.environ["BAZAAR_FOLDER"]
 
 SECRET_KEY = "bazaar"
 DEBUG = False
-USE_TZ = True
+USE_TZ = not os.environ.get("BAZAAR_WITHOUT_ZONES")
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "bazaar.urls"
 STATIC_URL = "static/"

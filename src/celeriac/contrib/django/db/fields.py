@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, models
+from django.utils import timezone
 
 from celeriac.contrib.django.db.backend import DjangoBackend, connect
 from celeriac.contrib.django.db.place import SCHEME, alias_of
 from celeriac.drivers.sql.keys import is_hash, key, state_key
 from celeriac.tasks.current_app import current_app
 
-__all__ = ["KeyField", "PlaceManager", "StateField", "backend", "database"]
+__all__ = ["KeyField", "PlaceManager", "StateField", "as_django", "aware", "backend", "database"]
 
 
 def database() -> str:
@@ -30,6 +33,16 @@ def backend() -> DjangoBackend:
         return app.backend
     return connect(f"{SCHEME}://", clock=app.clock, timeout=app.conf.broker_publish_timeout,
                    result_expires=app.conf.result_expires, codec=app.backend.codec)  # fmt: skip
+
+
+def as_django(moment: datetime) -> datetime:
+    """Return an aware instant as Django has them: without `USE_TZ`, naive in the time zone of the settings."""
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
+
+
+def aware(moment: datetime) -> datetime:
+    """Return an instant of Django's with its time zone: that of the settings, if it is naive."""
+    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
 
 
 class KeyField(models.CharField):

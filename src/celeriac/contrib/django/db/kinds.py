@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
+from django.conf import settings
+
 from celeriac import at, cron, crontab, every, solar
+from celeriac.contrib.django.db.fields import aware
 from celeriac.schedules.cron import Cron
 from celeriac.schedules.crontab import Crontab
 from celeriac.schedules.intervals import UNITS, Every
@@ -158,14 +161,14 @@ class SolarSchedule(_Schedule):
 
 @dataclass
 class ClockedSchedule(_Schedule):
-    """One instant, as an aware datetime."""
+    """One instant, as an aware datetime; without `USE_TZ`, it may be naive, in the time zone of the settings."""
 
     clocked_time: datetime = field()
 
     @property
     def schedule(self) -> At:
         """The schedule."""
-        return at(self.clocked_time)
+        return at(self.clocked_time if settings.USE_TZ else aware(self.clocked_time))
 
     @classmethod
     def of(cls, schedule: At) -> Self:

@@ -14,7 +14,7 @@ from django.db import models
 
 from celeriac import states
 from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX
-from celeriac.contrib.django.db.fields import KeyField, PlaceManager, StateField, backend
+from celeriac.contrib.django.db.fields import KeyField, StateField, backend
 from celeriac.contrib.django.db.kinds import (
     ClockedSchedule,
     CronSchedule,
@@ -23,6 +23,7 @@ from celeriac.contrib.django.db.kinds import (
     SolarSchedule,
 )
 from celeriac.contrib.django.db.periodic import PeriodicTask
+from celeriac.contrib.django.db.sent_by import TaskResultManager, schedule_of
 from celeriac.documents import call_of, to_json, value_of
 from celeriac.drivers.sql.keys import KEY_LENGTH, STATE_LENGTH, is_hash
 from celeriac.model.gate import Unreadable
@@ -50,7 +51,7 @@ class TaskResult(models.Model):
     is_final = models.SmallIntegerField(editable=False)
     data = models.BinaryField(db_column="outcome")
 
-    objects = PlaceManager()
+    objects = TaskResultManager()
 
     class Meta:
         """Made by the migration's `MakeTables`."""
@@ -126,14 +127,8 @@ class TaskResult(models.Model):
 
     @cached_property
     def periodic_task_name(self) -> str | None:
-        """The name of the schedule that has sent the task, or None. Ids tell which."""
-        tick = _tick_of(self.task_id)
-        for row in PeriodicTask.objects.filter(task=self.task_name):
-            entry, sends = row.entry, row.definition
-            if entry is not None and sends is not None and self.task_id in sends.what.ends_at(entry.salt, tick):
-                name: str = row.name
-                return name
-        return None
+        """The name of the schedule that has sent the task, or None. `filter` takes it, too."""
+        return schedule_of(self.task_name, self.task_id)
 
     @property
     def content_type(self) -> str:
@@ -170,12 +165,3 @@ def _app() -> Any:
 
 def _json(value: Any) -> str:
     return json.dumps(json.loads(to_json(value)), ensure_ascii=False)
-
-
-def _tick_of(id: str) -> int:
-    """Return the instant in an id, if it is of a tick (`schedules/ticks.py: tick_id`)."""
-    plain = id.replace("-", "")[:12]
-    try:
-        return int(plain, 16)
-    except ValueError:
-        return 0

@@ -10,9 +10,7 @@ import json
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from django.conf import settings
 from django.db import models, transaction
-from django.utils import timezone
 from msgspec.structs import replace
 
 from celeriac.beat.decide import beginning
@@ -20,7 +18,7 @@ from celeriac.beat.definition import HAND, Definition, definition_of, encode_def
 from celeriac.beat.info import ScheduleInfo, info_of, instant
 from celeriac.beat.template import template_of
 from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX, TEXT_LENGTH, call_texts
-from celeriac.contrib.django.db.fields import KeyField, backend, database
+from celeriac.contrib.django.db.fields import KeyField, as_django, aware, backend, database
 from celeriac.contrib.django.db.periodic_parts import VALUES, PeriodicTaskManager, kind_property, sent_property
 from celeriac.drivers.sql.keys import KEY_LENGTH, key
 from celeriac.drivers.sql.schedules import SQLScheduleStore
@@ -135,7 +133,8 @@ class PeriodicTask(models.Model):
     @property
     def next_run_at(self) -> datetime | None:
         """When it is sent next; None if it is paused, or over."""
-        return self.info.next_at if self.info is not None else None
+        found = self.info.next_at if self.info is not None else None
+        return None if found is None else as_django(found)
 
     def next_runs(self, count: int = 5) -> list[datetime]:
         """Return when it is sent next, as long as it is active."""
@@ -144,7 +143,7 @@ class PeriodicTask(models.Model):
         tick: int | None = self.entry.cursor
         found: list[datetime] = []
         while len(found) < count and tick is not None and (tick := self.definition.when.next(tick)) is not None:
-            found.append(instant(tick))
+            found.append(as_django(instant(tick)))
         return found
 
     @property
@@ -229,9 +228,7 @@ class PeriodicTask(models.Model):
         """Set the fields to what the columns of an entry are."""
         fields = {field.column: field.attname for field in self._meta.concrete_fields}
         for column, value in _store().values(entry).items():
-            if isinstance(value, datetime) and not settings.USE_TZ:
-                value = timezone.make_naive(value)
-            setattr(self, fields[column], value)
+            setattr(self, fields[column], as_django(value) if isinstance(value, datetime) else value)
         self.name = entry.name
 
     def _changed(self, entry: Entry | None) -> Entry:
@@ -325,7 +322,7 @@ def _rows(using: str) -> Any:
 def _milliseconds(value: datetime | None) -> int | None:
     if value is None:
         return None
-    return moment(timezone.make_aware(value) if timezone.is_naive(value) else value, "the limit")
+    return moment(aware(value), "the limit")
 
 
 def _json(name: str, text: str, kind: type) -> Any:

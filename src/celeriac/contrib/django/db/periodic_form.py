@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import zoneinfo
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 from django import forms
-from django.utils import timezone
 
 from celeriac.beat.info import CHOICES
 from celeriac.contrib.django.db.columns import NAME_LENGTH
+from celeriac.contrib.django.db.fields import aware
 from celeriac.contrib.django.db.kinds import PERIODS, ClockedSchedule, SolarSchedule
 from celeriac.contrib.django.db.periodic import PeriodicTask
 from celeriac.contrib.django.db.periodic_parts import VALUES
@@ -171,12 +172,12 @@ class PeriodicTaskForm(forms.ModelForm):
             self.add_error(name, "This field is required.")
         if missing:
             return
-        if kind == "clocked" and timezone.is_naive(given["clocked_time"]):
-            given["clocked_time"] = timezone.make_aware(given["clocked_time"])
+        if kind == "clocked":
+            given["clocked_time"] = aware(cleaned["clocked_time"])
         value = VALUES[kind](**given)
         try:
             schedule = value.schedule
-            if isinstance(value, ClockedSchedule) and value.clocked_time <= timezone.now():
+            if isinstance(value, ClockedSchedule) and value.clocked_time <= datetime.now(UTC):
                 raise ValueError("This time has passed.")
         except (CeleriacError, ValueError, TypeError) as error:
             otherwise = names[0] if len(names) <= 2 else "when"

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 
 from celeriac import states
 from celeriac.contrib.django.db.fields import backend
-from celeriac.contrib.django.db.models import TaskResult
+from celeriac.contrib.django.db.models import PeriodicTask, TaskResult
 from celeriac.contrib.django.db.shown import EMPTY, block, duration, json_block, moment, pill, precise
 from celeriac.errors import CeleriacError
 from celeriac.inspector import Inspector
@@ -27,6 +27,7 @@ STATES = (states.SUCCESS, states.FAILURE, states.RETRY, states.REVOKED, states.S
           states.IGNORED)  # fmt: skip
 SHORT_ID = 12  # characters
 SHOWN_REFUSALS = 5
+SHOWN_SCHEDULES = 100  # in the filter
 
 
 class _StateFilter(admin.SimpleListFilter):
@@ -61,12 +62,28 @@ class _TaskFilter(admin.SimpleListFilter):
         return queryset.filter(task_name=self.value()) if self.value() else queryset
 
 
+class _ScheduleFilter(admin.SimpleListFilter):
+    """By the schedule that has sent the task."""
+
+    title = "schedule"
+    parameter_name = "periodic_task_name"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        """Return the names of the schedules."""
+        names = PeriodicTask.objects.order_by("name").values_list("name", flat=True)[:SHOWN_SCHEDULES]
+        return [(name, name) for name in names]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        """Return the results of what the chosen schedule has sent."""
+        return queryset.filter(periodic_task_name=self.value()) if self.value() else queryset
+
+
 class TaskResultAdmin(admin.ModelAdmin):
     """The pages of `TaskResult`."""
 
     list_display = ("task_name", "state", "done", "runtime", "short_id", "worker")
     list_display_links = ("task_name", "short_id")
-    list_filter = (_StateFilter, ("date_done", admin.DateFieldListFilter), _TaskFilter)
+    list_filter = (_StateFilter, ("date_done", admin.DateFieldListFilter), _TaskFilter, _ScheduleFilter)
     search_fields = ("=task_id", "task_name", "worker")
     search_help_text = "The id of a task, or a part of its name or of its worker's."
     ordering = ("-stored_at",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from django.utils import timezone
@@ -44,7 +44,8 @@ def exact(value: datetime) -> str:
 
 def in_words(value: datetime, now: datetime | None = None) -> str:
     """Return how long ago an instant was, or in how long it will be: in the largest unit of which there is one."""
-    now = now or (timezone.now() if timezone.is_aware(value) else datetime.now())
+    if now is None:
+        now = datetime.now(UTC) if timezone.is_aware(value) else timezone.make_naive(datetime.now(UTC))
     seconds = (value - now).total_seconds()
     size, one, many = next((unit for unit in UNITS if abs(seconds) >= unit[0]), UNITS[-1])
     count = int(abs(seconds) // size)
