@@ -34,7 +34,7 @@ class CeleriacDashboard:
     pace = 0
 
     def seed(self, rows: int) -> None:
-        seed(app, rows=rows)
+        seed(app, rows=rows, hours=7 * 24)
 
     def serve(self, port: int) -> None:
         serve(dashboard(app), "127.0.0.1", port, lambda address: None)

@@ -41,9 +41,10 @@ __all__ = [
 SLOT: Final = 10
 """Seconds: the finest step, in which workers count."""
 
+HOUR: Final = 3_600
 DAY: Final = 86_400
 
-AGES: Final[dict[int, int]] = {SLOT: 7_200, 60: 3 * DAY, 600: 90 * DAY, DAY: 5 * 365 * DAY}
+AGES: Final[dict[int, int]] = {SLOT: 7_200, 60: DAY // 2, 600: 3 * DAY, HOUR: 90 * DAY, DAY: 5 * 365 * DAY}
 """The steps (seconds), from fine to coarse, and for how long each is kept; then the next holds the same."""
 
 EVER: Final = 0
