@@ -124,6 +124,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent_id: Name | None = None
     group_id: Name | None = None
     headers: dict[str, Any] = {}
+    release: OptionalName = ""  # of the worker's code (the setting `release`), if it has failed
     kept: bytes | None = None  # of a final failure: the message, so that it can be sent again (`task_keep_failed`)
 
 
@@ -139,6 +140,8 @@ class FailureSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     last: Instant = 0.0
     workers: list[OptionalName] = []  # the latest
     ids: list[Name] = []  # the latest tasks
+    first_release: OptionalName = ""  # of the code that failed first; empty: it had no name
+    releases: list[OptionalName] = []  # that failed, the latest last
     count: Count = 0  # final failures; set by the reader
     retries: Count = 0  # failures after which the task was tried again; set by the reader
     status: Status = "open"  # set by the reader
@@ -158,6 +161,8 @@ class FailureSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             last=max(self.last, later.last),
             workers=_latest(self.workers, later.workers, most),
             ids=_latest(self.ids, later.ids, most),
+            first_release=(self if self.first <= later.first else later).first_release,
+            releases=_latest(self.releases, later.releases, most),
         )
 
 

@@ -105,6 +105,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     parent_id: str | None
     group_id: str | None
     headers: dict[str, Any]
+    release: Annotated[str, Meta(description="of the worker's code, if it has failed; empty: it had no name")]
     can_retry: bool
     traceback: str | UnsetType = UNSET
 
@@ -183,6 +184,8 @@ class Signature(msgspec.Struct, kw_only=True):
     last: str | None
     workers: list[str]
     ids: Annotated[list[str], Meta(description="the latest tasks")]
+    first_release: Annotated[str, Meta(description="of the code that failed first; empty: it had no name")]
+    releases: Annotated[list[str], Meta(description="that failed, the latest last")]
     count: int
     retries: int
     status: Literal["open", "resolved", "muted"]
