@@ -236,6 +236,8 @@ async def _attempts(history: History, dice: random.Random, kinds: Any, now: floa
                          frames=[HOSTILE[0]] if hostile else ["shop.tasks.charge_card", "shop.gateway.charge"],
                          first=now - 80_000 // (place + 1), last=now - 100 * place,
                          workers=[HOSTILE[1]] if hostile else ["worker-1@host0"],
+                         first_release=HOSTILE[3] if hostile else "2026.11.2",
+                         releases=[HOSTILE[3]] if hostile else ["2026.11.2", "2026.11.3"],
                          ids=[one.id for one in made if one.signature == _signature(kind[0])][:10])
         for place, kind in enumerate(failing)
     ]  # fmt: skip

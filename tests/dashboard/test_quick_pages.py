@@ -59,8 +59,8 @@ async def test_what_the_first_page_shows_is_read_before_it_and_a_page_waits_for_
 class _Waiting:
     """A dashboard with tasks that wait, a part of which is counted."""
 
-    def __init__(self, app: Celeriac, browser: httpx.AsyncClient) -> None:
-        self.app, self.browser = app, browser
+    def __init__(self, app: Celeriac) -> None:
+        self.app, self.browser = app, _browser(dashboard(app))
         for number in range(30):
             app.send_task("shop.add" if number % 3 else "shop.rare", queue="mail")
 
@@ -77,11 +77,9 @@ class _Waiting:
 
 
 @pytest.fixture
-async def waiting(make_app: Callable[..., Celeriac], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    app = make_app(broker_url=f"sqlite:///{tmp_path / 'shop.db'}", task_queues=["mail"])
+def waiting(make_app: Callable[..., Celeriac], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> _Waiting:
     monkeypatch.setattr(bulk, "QUICKLY", Bound(found=10, searched=20))
-    async with _browser(dashboard(app)) as browser:
-        yield _Waiting(app, browser)
+    return _Waiting(make_app(broker_url=f"sqlite:///{tmp_path / 'shop.db'}", task_queues=["mail"]))
 
 
 async def test_a_bulk_action_counts_up_to_a_limit_and_is_confirmed_by_a_word(waiting: _Waiting) -> None:

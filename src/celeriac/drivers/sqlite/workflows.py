@@ -45,6 +45,12 @@ def trees(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, bytes
     return dict(connection.execute(query, (msgspec.json.encode(list(ids)).decode(),)))
 
 
+def unfinished(connection: sqlite3.Connection, limit: int) -> list[str]:
+    """Return the ids of workflows with tasks that have not ended, the latest changed first. Only reads."""
+    query = "SELECT id FROM workflows WHERE left > 0 ORDER BY touched_at DESC LIMIT ?"
+    return [id for (id,) in connection.execute(query, (limit,))]
+
+
 def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
     """Delete workflows."""
     for id in ids:
