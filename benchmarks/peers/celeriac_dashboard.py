@@ -36,6 +36,10 @@ class CeleriacDashboard:
     def seed(self, rows: int) -> None:
         seed(app, rows=rows, hours=7 * 24)
 
+    def change(self) -> None:
+        """Change what pages show."""
+        app.send_task("shop.checkout", args=(1,))
+
     def serve(self, port: int) -> None:
         serve(dashboard(app), "127.0.0.1", port, lambda address: None)
 
