@@ -237,10 +237,10 @@ def stay(peer: Any, port: int, count: int) -> dict[str, Any]:
     return {}
 
 
-def scroll(peer: Any, port: int) -> dict[str, Any]:
+def scroll(peer: Any, port: int, pages: int) -> dict[str, Any]:
     """Scroll through the list of tasks in a browser."""
     web_load.answered(port)
-    return _browser().scroll(port)
+    return _browser().scroll(port, pages)
 
 
 def update(peer: Any, port: int, pid: int, updates: int) -> dict[str, Any]:

@@ -14,15 +14,14 @@ from tests.dashboard.browsing import chromium
 
 __all__ = ["scroll", "update"]
 
-PAGES = 20  # of the list
 MB = 1e6
 STEP = 10  # updates between two looks
 COUNTED = ("JSHeapUsedSize", "Nodes", "JSEventListeners")
 SCROLL = """async () => {
   let longest = 0, last = performance.now(), frames = 0
   const height = document.documentElement.scrollHeight
-  while (frames++ < 120) {
-    window.scrollTo(0, height * (1 - Math.abs(1 - frames / 60)))
+  while (frames++ < 60) {
+    window.scrollTo(0, height * (1 - Math.abs(1 - frames / 30)))
     const now = await new Promise(requestAnimationFrame)
     longest = Math.max(longest, now - last)
     last = now
@@ -62,14 +61,14 @@ UPDATE = """async (times) => {
 }"""
 
 
-def scroll(port: int) -> dict[str, Any]:
-    """Scroll through pages of the list of tasks, and go on to the next ones."""
+def scroll(port: int, pages: int) -> dict[str, Any]:
+    """Scroll through so many pages of the list of tasks, one after the other."""
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"http://127.0.0.1:{port}/tasks")
         session = page.context.new_cdp_session(page)
         first, frames, times = _measured(session), list[float](), list[float]()
-        for _ in range(PAGES):
+        for _ in range(pages):
             frames.append(page.evaluate(SCROLL))
             older = page.get_by_role("link", name="Older")
             if not older.count():

@@ -25,7 +25,8 @@ LONGEST = 600.0  # seconds for a drain
 START_SECONDS = 120.0  # for all pages to be open
 MOST_LOSS = 3.0  # %
 ROWS, FEW_ROWS = 100_000, 2_000
-UPDATES, FEW_UPDATES = 3_000, 60
+LISTS, FEW_LISTS = 20, 2  # pages of the list
+UPDATES, FEW_UPDATES = 3_000, 40
 FRAME_MS = 100.0
 MOST_GROWTH_MB = 2.0
 
@@ -112,7 +113,7 @@ def browser(stage: Stage) -> Report:
         stage.ask(folder, one.name, "seed", rows)
         with stage.started(folder, one.name, "serve", port) as server:
             stage.say("web-browser: a long list")
-            listed = stage.ask(folder, one.name, "scroll", port)
+            listed = stage.ask(folder, one.name, "scroll", port, stage.amount(LISTS, FEW_LISTS))
             stage.say(f"web-browser: {updates:,} updates")
             stayed = stage.ask(folder, one.name, "update", port, server.pid, updates)
     _tell(report, "The list: ", listed["first"], listed["last"])
