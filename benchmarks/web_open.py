@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.compare import describe
 from benchmarks.figures import Bar, Report, number
 from benchmarks.footprint import Family
-from benchmarks.server import free_ports
+from benchmarks.server import serving
 from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["browser", "drain"]
@@ -59,16 +59,15 @@ def drain(stage: Stage) -> Report:
 
 
 def _drain(stage: Stage, name: str, count: int, pages: int) -> dict[str, float]:
-    (port,) = free_ports(1)
     with stage.scratch() as folder:
         stage.ask(folder, name, "fill", count)
-        with stage.started(folder, name, "serve", port) as server, \
+        with serving(stage, folder, name) as (port, server), \
                 stage.started(folder, name, "stay", port, pages), \
                 stage.watching(folder, name, count, LONGEST) as wait:  # fmt: skip
             _opened(folder, pages)
             with stage.worker(folder, name, CHILDREN) as pid:
                 wait()  # for the first completion
-                worker, web = Family.of(pid), Family.of(server.pid)
+                worker, web = Family.of(pid), Family.of(server)
                 before, fetched, begun = (sum(worker.cpu().values()), sum(web.cpu().values())), _told(folder), \
                     time.perf_counter()  # fmt: skip
                 result = wait()
@@ -108,14 +107,13 @@ def browser(stage: Stage) -> Report:
     if not contenders:
         raise BenchmarkError("The dashboard needs celeriac[web].")
     (one,) = contenders
-    (port,) = free_ports(1)
     with stage.scratch() as folder:
         stage.ask(folder, one.name, "seed", rows)
-        with stage.started(folder, one.name, "serve", port) as server:
+        with serving(stage, folder, one.name) as (port, server):
             stage.say("web-browser: a long list")
             listed = stage.ask(folder, one.name, "scroll", port, stage.amount(LISTS, FEW_LISTS))
             stage.say(f"web-browser: {updates:,} updates")
-            stayed = stage.ask(folder, one.name, "update", port, server.pid, updates)
+            stayed = stage.ask(folder, one.name, "update", port, server, updates)
     _tell(report, "The list: ", listed["first"], listed["last"])
     report.rows.append(("The list: longest frame while it scrolls, ms", "", number(listed["frame_ms"])))
     report.rows.append(("The list: its next page, ms (median)", "", number(listed["page_ms"])))

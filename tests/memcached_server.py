@@ -18,6 +18,7 @@ import pytest
 from celeriac.drivers.peer import Peer, Stream
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.signalling import send
 
 __all__ = ["MemcachedClock", "MemcachedServer", "Replies", "answering", "running_memcached"]
@@ -34,9 +35,7 @@ class MemcachedServer:
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.arguments = arguments
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"memcached://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self.start()

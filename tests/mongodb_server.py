@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -23,6 +22,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.signalling import send
 
 __all__ = ["LEFT", "MongoServer", "database_on", "running_mongodb"]
@@ -54,7 +54,7 @@ class MongoServer:
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.program = program
-        self.port = _free_port()
+        self.port = free_port()
         self.start()
 
     def url(self, database: str = "tests", user: str = "", options: str = DIRECT) -> str:
@@ -101,12 +101,6 @@ class MongoServer:
     def end(self) -> None:
         if self.process is not None:
             self.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from celeriac.model.message import decode
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
+from tests.ports import free_ports
 from tests.signalling import send
 
 __all__ = [
@@ -50,7 +51,6 @@ __all__ = [
     "a_place",
     "die",
     "entries_of",
-    "free_ports",
     "node_name",
     "running_rabbit",
 ]  # fmt: skip
@@ -59,17 +59,6 @@ MISSING = "rabbitmq-server is not installed: apt-get install rabbitmq-server"
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 USER = "rabbitmq"
 STOMP = "stomp.listeners.tcp.1"
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports of this machine on which nothing listens."""
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def node_name(port: int) -> str:

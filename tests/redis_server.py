@@ -17,6 +17,7 @@ import pytest
 
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.signalling import send
 
 __all__ = ["RedisClock", "RedisServer", "running_redis"]
@@ -37,10 +38,10 @@ class RedisServer:
         self.arguments = arguments
         self.settings = settings  # of a Sentinel
         self.password = password  # that it was told by its arguments to ask for
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         if tls:
-            port = _free_port()
+            port = free_port()
             self.tls_url = f"rediss://127.0.0.1:{port}/0"
             self.arguments = (*arguments, "--tls-port", str(port))
         self.process: subprocess.Popen[bytes] | None = None
@@ -99,12 +100,6 @@ class RedisServer:
     def end(self) -> None:
         if self.process is not None:
             self.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

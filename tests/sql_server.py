@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.signalling import send
 
 __all__ = ["SQLServer"]
@@ -154,9 +154,3 @@ class SQLServer(ABC):
     def end(self) -> None:
         if self.process is not None:
             self.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

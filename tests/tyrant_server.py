@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from tests.ports import free_port
+
 __all__ = ["TyrantServer", "running_tyrant"]
 
 
@@ -109,9 +111,7 @@ class TyrantServer:
     """A process with it, that can be killed, frozen and started again (empty)."""
 
     def __init__(self, *arguments: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
         self.start()

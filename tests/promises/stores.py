@@ -7,7 +7,6 @@ the outcomes. Here are the servers that can only keep outcomes, each beside a br
 from __future__ import annotations
 
 import gc
-import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -28,7 +27,6 @@ from tests.sql_server import SQLServer
 __all__ = ["MariaDBStore", "MongoStore", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
 
 
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A folder in memory, where there is one: data that outlives a killed process is written there in no time."""
 
 
@@ -158,7 +156,7 @@ class MongoStore(ServerStore):
     def __init__(self) -> None:
         super().__init__()
         self._stack = ExitStack()
-        folder = tempfile.TemporaryDirectory(prefix="mongo", dir=MEMORY, ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix="mongo", ignore_cleanup_errors=True)
         data = Path(self._stack.enter_context(folder))
         self.server: MongoServer = self._stack.enter_context(running_mongodb(data, *self.ARGUMENTS))
         self.url = self.server.url("tests")
