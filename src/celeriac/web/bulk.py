@@ -89,12 +89,12 @@ class Asked(NamedTuple):
     body: shapes.Bulk
     chosen: Filter | None  # None: those with the ids of the body
 
-    async def matched(self, site: Site, bound: Bound = MOST) -> Matched:
-        """Return what it means, as far as the bound. Raises a `Problem`."""
+    async def matched(self, site: Site, bound: Bound | None = None) -> Matched:
+        """Return what it means, as far as the bound, or else as one action does. Raises a `Problem`."""
         if self.chosen is None:
             return Matched(list(dict.fromkeys(self.body.ids or ())), True)
         try:
-            return await site.read(self.bulk.select(self.chosen, bound))
+            return await site.read(self.bulk.select(self.chosen, bound or MOST))
         except ValueError as error:
             raise _bad("/filter", str(error)) from None
 
