@@ -235,12 +235,14 @@ def stay(peer: Any, port: int, count: int) -> dict[str, Any]:
 
 def scroll(peer: Any, port: int, pages: int) -> dict[str, Any]:
     """Scroll through the list of tasks in a browser."""
-    return _browser().scroll(port, pages)
+    found: dict[str, Any] = _browser().scroll(port, pages)
+    return found
 
 
 def update(peer: Any, port: int, pid: int, updates: int) -> dict[str, Any]:
     """Let a page in a browser be updated so often; return how much memory it and its server `pid` have."""
-    return _browser().update(port, pid, updates, peer.change)
+    found: dict[str, Any] = _browser().update(port, pid, updates, peer.change)
+    return found
 
 
 def _browser() -> Any:

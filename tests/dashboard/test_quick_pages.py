@@ -32,10 +32,11 @@ async def test_what_the_first_page_shows_is_read_before_it_and_a_page_waits_for_
     make_app: Callable[..., Celeriac], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make_app(broker_url=f"sqlite:///{tmp_path / 'shop.db'}", task_queues=["mail"])
-    may_end, counted, count = asyncio.Event(), list[int](), SQLiteOperations.queues
+    begun, may_end, counted, count = asyncio.Event(), asyncio.Event(), list[int](), SQLiteOperations.queues
 
     async def queues(self: SQLiteOperations) -> list[QueueCounts]:
         counted.append(1)
+        loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(PATIENCE)  # it runs in a thread
         return await count(self)
 
@@ -45,15 +46,14 @@ async def test_what_the_first_page_shows_is_read_before_it_and_a_page_waits_for_
     app.send_task("shop.add", queue="mail")
     site = dashboard(app)
     await site.begin()
-    while not counted:
-        await asyncio.sleep(0)
+    await asyncio.wait_for(begun.wait(), PATIENCE)
     async with _browser(site) as browser:
         asked = asyncio.ensure_future(browser.get("/"))
         await asyncio.wait([asked], timeout=0.05)
         assert not asked.done()
+        assert counted == [1]
         may_end.set()
         assert re.search(r"mail\b", _text((await asked).text))
-    assert counted == [1]
 
 
 class _Waiting:
