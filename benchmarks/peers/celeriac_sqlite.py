@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from sqlite3 import Connection, connect
-from typing import ClassVar
 
 from benchmarks.peers.base import FOLDER, Peer
 from celeriac import Celeriac
@@ -27,7 +26,7 @@ class CeleriacSQLite(Peer):
 
     title = "Celeriac"
     module = "celeriac"
-    packages: ClassVar[Sequence[str]] = ("celeriac", "uvloop")
+    packages: Sequence[str] = ("celeriac", "uvloop")
     settings = "defaults: SQLite, WAL, synchronous=normal; at least once; results kept"
     _reader: Connection | None = None
 
