@@ -25,7 +25,7 @@ PAGES: Final = Pages()
 
 CONFIRMED: Final = 1000  # more than these have to be typed
 ALL: Final = "all"  # what is typed instead, if there are more than were counted
-QUICKLY: Final = Bound(found=10_000, searched=20_000)  # what a page counts, unless it is asked to count all
+QUICKLY: Final = Bound(found=5_000, searched=10_000)  # what a page counts, unless it is asked to count all
 SHOWN: Final = 100  # bulk actions in the list
 LOOK_BACK: Final = 30 * 86_400.0
 KINDS: Final = (BULK_STARTED, BULK_PROGRESS, BULK_ENDED)

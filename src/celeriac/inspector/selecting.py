@@ -28,6 +28,7 @@ __all__ = ["MOST", "Bound", "Cut", "Matched", "Source", "check_waiting", "dead_l
 PAGE: Final = 1000
 MOST: Final = 100_000  # tasks of one action
 PASSES: Final = 5  # over messages that workers take meanwhile, so that pages shift
+ANY: Final = Filter()
 ENDED: Final = ("worker", "signature", "error", "runtime", "wait")  # conditions that only attempts tell
 
 
@@ -179,6 +180,8 @@ def _seen(message: Message, at: float, reason: str = "", state: str = "") -> Att
 
 def is_meant(app: Celeriac, filter: Filter, message: Message, seen: Attempt | None = None) -> bool:
     """Return whether a message is meant, which a filter sees as an attempt."""
+    if seen is None and (filter == ANY or not filter.counts(message.task, message.queue, "", "", "")):
+        return filter == ANY  # most are decided by this, without an attempt that is made of them
     as_attempt = seen if seen is not None else _seen(message, message.sent_at)
     return filter.matches(as_attempt) and (not filter.args or _has_args(app, filter, message))
 
