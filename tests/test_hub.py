@@ -30,6 +30,7 @@ from celeriac.drivers.zmq.frames import START, VERSION, Request, decode_reply, e
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import VERBS, Settled
 from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.hub.clients import Clients
 from celeriac.hub.keys import make_client, make_hub
 from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN, encode
@@ -253,6 +254,12 @@ def test_a_socket_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         broker.publish([message()])
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
         broker.close()
+
+
+def test_a_client_that_is_gone_before_the_hub_knows_its_address_is_met() -> None:
+    found = Clients(None).meet(b"\0abcd", zmq.Frame(b"x"), 0.0)
+    assert found is not None
+    assert found.address == ""
 
 
 # --- Requests that are repeated ------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def test_bytes_that_are_no_frames_end_the_connection_or_are_read(data: bytes) ->
 
 
 @pytest.mark.parametrize("data", [
-    b"x" * 70_000, b"M\ncontent-length:-1\n\n\0", b"M\ncontent-length:1\n\nxyz\0", b"\xff\n\n\0"
+    b"x" * 70_000, b"M\ncontent-length:-1\n\n\0", b"M\ncontent-length:1\n\nxyz\0", b"\xff\n\n\0",
+    b"M\ncontent-length:%b\n\n\0" % (b"9" * 5_000), b"M\ncontent-length:9999999999\n\n\0",
 ])  # fmt: skip
 def test_a_server_that_sends_nonsense_loses_its_connection(data: bytes) -> None:
     with pytest.raises(ConnectionLost):
@@ -168,6 +169,8 @@ class Imposter(Listening):
     (b"CONNECTED\nversion:1.2\nserver:Other/1\n\n\0", "is Other/1"),
     (b"CONNECTED\nserver:ActiveMQ/4\n\n\0", "speaks STOMP 1.0"),
     (b"HTTP/1.1 400 Bad Request\n\n\0", "does not speak STOMP"),
+    (b"CONNECTED\nversion:1.2\nserver:Other/1\nheart-beat:%b,1\n\n\0" % (b"9" * 5_000), "is Other/1"),
+    (b"CONNECTED\nversion:%b\nserver:ActiveMQ/5\n\n\0" % (b"9" * 5_000), r"speaks STOMP 9{300},"),
 ])  # fmt: skip
 def test_a_server_that_celeriac_does_not_know_is_refused(servers: list[Server], answer: bytes, said: str) -> None:
     imposter = Imposter(answer)

@@ -23,12 +23,13 @@ from celeriac.errors import BackendError, BrokerUnavailable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery
 from celeriac.ports.operations import WorkerInfo
+from tests import patience
 from tests.canvas.crew import SLOTS, Crew
 from tests.canvas.oracle import Journal, Node, register, trees
 from tests.canvas.test_trees import expected, make, outcome_of
 from tests.clock import FakeClock
 
-CASES = int(os.environ.get("CELERIAC_TEST_TREES", "1000")) // 2
+CASES = int(os.environ.get("CELERIAC_TEST_TREES", "1000" if patience.exact else "300")) // 2
 LEASE = 60.0
 BREAKS = ("conclude", "store", "due", "advance", "atrees", "afetch", "apublish", "settle")
 """What goes over a connection: each may break before it was carried out, or after."""

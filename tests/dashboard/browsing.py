@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(why)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=FLAGS)
+        expect.set_options(timeout=PATIENCE * 1000)
         yield browser
         browser.close()
 
@@ -84,12 +85,16 @@ def opened(browser: Browser, **options: Any) -> Iterator[Watched]:
         context.close()
 
 
-def seeded(folder: Path, **options: Any) -> Celeriac:
-    """Make an app in a folder and fill it: see `seed`. Return it as one that can send its tasks."""
+def seeded(folder: Path, *, queues: Sequence[str] = (), **options: Any) -> Celeriac:
+    """Make an app in a folder, with more queues than others, and fill it: see `seed`.
+
+    Return it as one that can send its tasks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "shop.py").write_text(SHOP, encoding="utf-8")
+    more = "".join(f', "{queue}"' for queue in queues)
+    (folder / "shop.py").write_text(SHOP.replace('"media"]', f'"media"{more}]'), encoding="utf-8")
     app = Celeriac("shop", broker_url=f"sqlite:///{folder}/celeriac.db", environ={},
-                   task_queues=["mail", "reports", "media"])  # fmt: skip
+                   task_queues=["mail", "reports", "media", *queues])  # fmt: skip
     if options.get("rows", 1):
         seed(app, **options)
     return app
@@ -104,7 +109,7 @@ def shoot(browser: Browser, address: str, path: str, out: Path, name: str | None
             with opened(browser, color_scheme=theme, viewport={"width": width, "height": 900}) as watched:
                 watched.page.goto(address + path)
                 if watched.page.locator("body[data-live]").count():
-                    expect(watched.page.locator("#pulse")).to_have_text("Live", timeout=PATIENCE * 1000)
+                    expect(watched.page.locator("#pulse")).to_have_text("Live")
                 watched.page.screenshot(path=out / f"{name}-{theme}-{width}.png", full_page=True)
 
 
@@ -132,7 +137,7 @@ def readme() -> None:
                     with opened(browser, color_scheme=theme, viewport={"width": 1280, "height": 930}) as watched:
                         watched.page.goto(address)
                         expect(watched.page.get_by_role("list", name="Troubles")).to_contain_text("insufficient funds")
-                        expect(watched.page.locator("#pulse")).to_have_text("Live", timeout=PATIENCE * 1000)
+                        expect(watched.page.locator("#pulse")).to_have_text("Live")
                         watched.page.screenshot(path=PICTURE / f"overview-{theme}.png")
         finally:
             app.close()

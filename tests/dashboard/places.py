@@ -96,17 +96,18 @@ def _add(pages: dict[str, list[str]], app: Celeriac, hostile: bool) -> None:
     broker, history, operations = app.broker, app.history, app.broker.operations()
     assert history is not None
     queues = _queues(app)
+    some = len(HOSTILE) if hostile else 1
     [letter] = broker.complete(operations.dead(None, 1))
     waiting = [message.id for queue in queues[:1] for message in broker.complete(operations.peek(queue, 1))]
     failed = [one.id for one in broker.complete(history.search()).rows if one.error][:1]
     ids = [*waiting, letter.message.id, *failed]
     pages["task"] += [f"/tasks/{id}" for id in ids]
-    pages["queue"] += [f"/queues/{quote(queue, safe='')}" for queue in queues[:7]]
+    pages["queue"] += [f"/queues/{quote(queue, safe='')}" for queue in queues[:some]]
     pages["queue"] += [f"/queues/{quote(queues[0], safe='')}?show=scheduled"]
     workers = [lease.name for lease in broker.complete(operations.workers())]
-    pages["worker"] = [f"/workers/{quote(name, safe='')}" for name in workers[:7]]
+    pages["worker"] = [f"/workers/{quote(name, safe='')}" for name in workers[:some]]
     pages["failure"] = [f"/failures/{broker.complete(history.signatures())[0].signature}"]
-    names = [info.name for info in app.schedules.list()][:7]
+    names = [info.name for info in app.schedules.list()][:some]
     pages["schedule"] = [f"/schedules/{quote(name, safe='')}" for name in names]
     pages["schedule_edit"] = [f"/schedule-form/{quote(name, safe='')}" for name in names[:1]]
     app.schedules.pause(names[0])

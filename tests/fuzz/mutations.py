@@ -30,12 +30,12 @@ class Mutator:
         if kind == 0:
             return self._random.choice(corpus)
         if kind == 1:
-            return self._bytes(self._random.choice(corpus))
+            return self.mutated(self._random.choice(corpus))
         try:
             data = self._pack(self._fields(good))
         except (ValueError, OverflowError, RecursionError):  # a lone surrogate, an integer of over 64 bits
             return b""
-        return self._bytes(data) if kind < 4 else data
+        return self.mutated(data) if kind < 4 else data
 
     def _fields(self, good: Mapping[str, Any]) -> dict[str, Any]:
         """Return a copy with one to three fields changed, left out or added."""
@@ -46,10 +46,10 @@ class Mutator:
             if self._random.random() < 0.1:
                 made.pop(name, None)
             else:
-                made[name] = self._value(3)
+                made[name] = self.value(3)
         return made
 
-    def _value(self, depth: int) -> Any:
+    def value(self, depth: int) -> Any:
         kind = self._random.randrange(8 if depth else 5)
         if kind == 0:
             return self._random.choice(NUMBERS)
@@ -62,15 +62,15 @@ class Mutator:
         if kind == 4:
             return self._random.uniform(-1e12, 1e12)
         if kind == 5:
-            return [self._value(depth - 1) for _ in range(self._random.randrange(5))]
+            return [self.value(depth - 1) for _ in range(self._random.randrange(5))]
         if kind == 6:
-            return {str(self._random.choice(TEXTS)): self._value(depth - 1) for _ in range(self._random.randrange(4))}
+            return {str(self._random.choice(TEXTS)): self.value(depth - 1) for _ in range(self._random.randrange(4))}
         nested: Any = self._random.choice(TEXTS)
         for _ in range(self._random.choice((2, 49, 50, 51, 200))):
             nested = [nested] if self._random.random() < 0.5 else {"a": nested}
         return nested
 
-    def _bytes(self, data: bytes) -> bytes:
+    def mutated(self, data: bytes) -> bytes:
         """Return bytes with some changed, cut off, repeated or inserted."""
         made = bytearray(data[:5_000])
         for _ in range(self._random.randint(1, 4)):

@@ -10,29 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from celeriac import Celeriac
 from celeriac.app.control import COMMANDS as CHANNEL
 from celeriac.app.notices import NoticeListener
-from celeriac.errors import CeleriacError
 from celeriac.inspector import Inspector
 from celeriac.model.message import new_id
 from celeriac.model.notices import encode_notice, own_channel
-from celeriac.testing import running_worker
 from tests.commands import command
-from tests.environment import without_settings
+from tests.fuzz.feeding import feed, read, shop_on, show, worker_here, worker_process
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.surfaces import OnRabbitMQ, OnRedis, OnSQLite, Server
 from tests.hostile import COMMANDS, MESSAGES, OUTCOMES
@@ -41,25 +34,6 @@ from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place
 
 FEW = 50  # inputs for each surface in `make test`
-EACH = 25  # inputs between two good tasks
-LOOKS = 40  # times that the commands run, at most; in short runs with each good task
-GROWTH = 100 << 20  # bytes that a worker's supervisor may grow by, from a quarter of the inputs to the end
-COMMANDS_THAT_LOOK: Sequence[Sequence[str]] = (
-    ["status"], ["queues"], ["queues", "peek", "default"], ["queues", "dead", "list"], ["tasks"], ["inspect", "active"],
-    ["inspect", "stats"],
-)  # fmt: skip
-
-SHOP = """
-from celeriac import Celeriac
-
-app = Celeriac("shop")
-
-@app.task
-def add(x: int, y: int) -> int:
-    return x + y
-"""
-
-
 SERVERS = ("sqlite", "redis", "rabbitmq")
 POOLS = ("processes", "threads", "solo")
 
@@ -90,88 +64,12 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def app(server: Server) -> Iterator[Celeriac]:
-    made = Celeriac("shop", broker_url=server.url)
-
-    @made.task(name="shop.add")
-    def add(x: int, y: int) -> int:
-        return x + y
-
+    made = shop_on(server.url)
     assert made.broker.complete(made.broker.operations().queues()) == []  # creates the database
     if isinstance(server, OnRabbitMQ):
         server.reply_to = made.backend.reply_to
     yield made
     made.close()
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    given: int | None = request.config.getoption("--fuzz-seed")
-    found = random.randrange(2**32) if given is None else given
-    print(f"--fuzz-seed {found}")
-    return found
-
-
-@pytest.fixture
-def count(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--fuzz") or FEW)
-
-
-@contextmanager
-def worker_here(app: Celeriac) -> Iterator[psutil.Process]:
-    """Run a worker in threads of this process; return the process."""
-    with running_worker(app):
-        yield psutil.Process(os.getpid())
-
-
-@contextmanager
-def worker_process(server: Server, folder: Path, pool: str) -> Iterator[psutil.Process]:
-    """Run `celeriac worker` with a pool of this kind; return its supervisor. It must live until it is stopped."""
-    (folder / "shop.py").write_text(SHOP)
-    log = folder / "worker.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-c", "2", "--pool", pool], cwd=folder,
-            env=without_settings() | {"CELERIAC_BROKER_URL": server.url}, stdin=subprocess.DEVNULL, stdout=file,
-            stderr=file, start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait_for(lambda: "is ready" in log.read_text(errors="replace"), "a worker that is ready")
-        yield psutil.Process(process.pid)
-        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-        process.terminate()
-        assert process.wait(PATIENCE) == 0, log.read_text(errors="replace")[-3000:]
-    finally:
-        for one in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
-            one.kill()
-        process.kill()
-        process.wait()
-
-
-def feed(app: Celeriac, process: psutil.Process, count: int, write: Callable[[int], None],
-         look: Callable[[int], None], mend: Callable[[], None] = lambda: None) -> None:  # fmt: skip
-    """Write inputs while a worker runs; every few, mend what they may change, and run a good task; sometimes, look."""
-    before, looks = 0, 0
-    for number in range(count):
-        write(number)
-        if number % EACH == EACH - 1:
-            if number * LOOKS >= looks * count:
-                look(number)
-                looks += 1
-            mend()
-            assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
-        if number == count // 4:
-            before = process.memory_info().rss
-    assert app.tasks["shop.add"].delay(2, 2).get(timeout=PATIENCE) == 4
-    assert process.memory_info().rss - before < GROWTH
-
-
-def show(app: Celeriac, *ids: str) -> None:
-    """Run the commands that look, as users do."""
-    for arguments in COMMANDS_THAT_LOOK:
-        command(app, *arguments)
-    for id in ids:
-        command(app, "tasks", "show", id)
-        command(app, "result", id)
 
 
 MESSAGE = {"id": "x", "task": "shop.add", "body": b"[[1,2],{}]", "queue": "default", "lane": "plain", "priority": 5,
@@ -187,7 +85,7 @@ def test_messages(app: Celeriac, server: Server, tmp_path: Path, pool: str, seed
         ids[0] = new_id()
         server.message(mutator.make({**MESSAGE, "id": ids[0], "task": task}, list(MESSAGES.values())))
 
-    with worker_process(server, tmp_path, pool) as process:
+    with worker_process(tmp_path, pool, server.url) as process:
         feed(app, process, count, write, lambda number: show(app, ids[0]))
 
 
@@ -218,17 +116,6 @@ def test_workflows(app: Celeriac, server: Server, seed: int, count: int) -> None
 
     with worker_here(app) as process:
         feed(app, process, count, write, lambda number: show(app))
-
-
-def read(app: Celeriac, id: str) -> None:
-    """Read a result in each way. Only errors of Celeriac's may be raised, or that which the outcome holds."""
-    result, outcome = app.AsyncResult(id), app.backend.fetch([id])[id]
-    assert isinstance(result.state, str)
-    if result.ready():
-        stored = outcome.exception()
-        for way in (lambda: result.get(timeout=PATIENCE), lambda: result.result, lambda: result.traceback):
-            with suppress(CeleriacError, type(stored)):
-                way()
 
 
 def test_infos_of_workers(app: Celeriac, server: Server, seed: int, count: int) -> None:
@@ -297,5 +184,5 @@ def test_control_commands(app: Celeriac, server: Server, tmp_path: Path, pool: s
         app.broker.complete(app.control.send("rate_limit", {"task": "shop.add", "rate": None}))
         app.broker.complete(app.control.send("time_limit", {"task": "shop.add", "soft": None, "hard": None}))
 
-    with worker_process(server, tmp_path, pool) as process:
+    with worker_process(tmp_path, pool, server.url) as process:
         feed(app, process, count, write, lambda number: show(app), mend)

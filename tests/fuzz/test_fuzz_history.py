@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,12 +55,8 @@ def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HistoryS
 
 
 def test_bytes_in_rows_stop_neither_workers_nor_commands(
-    surface: HistorySurface, request: pytest.FixtureRequest
+    surface: HistorySurface, seed: int, count: int
 ) -> None:
-    given: int | None = request.config.getoption("--fuzz-seed")
-    seed = random.randrange(2**32) if given is None else given
-    print(f"--fuzz-seed {seed}")
-    count = int(request.config.getoption("--fuzz") or FEW)
     fields, items = Mutator(seed), Mutator(seed, lambda value: msgspec.msgpack.encode(list(value.values())))
     corpus = [b"", b"junk", b"\xc1", b"[]", b'[10,0,"","","",""]', b"7:7:7", b"\xff" * 40]
     app = Celeriac("shop", broker_url="memory://fuzz-history", result_backend=surface.url, environ={})

@@ -48,10 +48,12 @@ def locked(guarded: Running) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def token(guarded: Running) -> Callable[..., str]:
+    """Adds a token to the file of the server, as `celeriac web token add` does."""
+
     def make(*scopes: str) -> str:
-        name = f"t{time.monotonic_ns()}"
-        options = [part for scope in scopes for part in ("--scope", scope)]
-        return guarded.served.run("web", "token", "add", name, *options)
+        text, kept = new_token(f"t{time.monotonic_ns()}", scopes, None)
+        TokenFile(guarded.served.folder / "tokens").add(kept)
+        return text
 
     return make
 

@@ -88,7 +88,7 @@ class TyrantBackend(StampedValues):
         until = int(self.clock.now() // SPAN) - LATE
         mark = get_all(self.peer, [self._key("swept")]).get(self._key("swept"), b"")
         deleted = 0
-        if not mark.isdigit():  # what is stored from now on ends later
+        if not mark.isdigit() or len(mark) > 18:  # what is stored from now on ends later
             put_all(self.peer, [Put(self._key("swept"), b"%d" % until, new=False)])
         else:
             for span in range(int(mark), until):

@@ -99,7 +99,7 @@ async def _asked(view: View, body: shapes.Bulk) -> Asked:
 async def _start(view: View) -> Done:
     """Begin a bulk action."""
     form = view.form
-    matched = form.get("matched", "")
+    matched = form.get("matched", "")[:18]
     wanted = ALL if form.get("more") else matched
     is_many = matched.isdecimal() and int(matched) > CONFIRMED
     if (is_many or form.get("more")) and form.get("confirm", "").replace(",", "").strip() != wanted:

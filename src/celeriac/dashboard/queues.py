@@ -163,7 +163,7 @@ async def _purge(view: View) -> Done | str:
     """Delete the waiting messages of a queue."""
     queue, shown, typed = view.path["queue"], view.form.get("shown", ""), view.form.get("count", "")
     typed = typed.replace(",", "").strip()
-    if not typed.isdecimal() or typed != shown:
+    if not (typed.isdecimal() and len(typed) < 16) or typed != shown:
         raise Problem("changed", f"Nothing was deleted: type {shown or 'the number of messages'} to confirm.")
     count = await purge(view.site, queue, int(typed))
     what = "1 waiting message was" if count == 1 else f"{count:,} waiting messages were"

@@ -207,7 +207,7 @@ def _ended(looked: Looked, number: int) -> bool:
 async def _revoke(view: View) -> Done:
     """Revoke tasks of a workflow that have not ended."""
     looked = await look(view.site, view.path["id"], again=True)
-    box = view.form.get("inside", "")
+    box = view.form.get("inside", "")[:9]
     inside = int(box) if box.isascii() and box.isdecimal() and int(box) < len(looked.layout.boxes) else None
     chosen = view.form.getlist("id")
     ids = [looked.steps[number].id for number in _numbers(looked, inside) if not _ended(looked, number)]

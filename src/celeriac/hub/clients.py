@@ -57,10 +57,10 @@ class Clients:
             return None
         name = NAMELESS
         if self.keys is not None:
-            name = str(frame.get("User-Id"))
+            name = _property(frame, "User-Id")
         if len(self.peers) >= KNOWN:
             del self.peers[next(iter(self.peers))]  # it is met again
-        peer = self.peers[identity] = Peer(name, str(frame.get("Peer-Address")), now)
+        peer = self.peers[identity] = Peer(name, _property(frame, "Peer-Address"), now)
         peer.is_shut_out = self.keys is not None and name not in self.keys.names.values()
         return peer
 
@@ -111,3 +111,11 @@ class Clients:
                        requests=sum(peer.requests for peer in peers), workers=leases.get(name, 0))
             for (name, address), peers in sorted(found.items())
         ]  # fmt: skip
+
+
+def _property(frame: zmq.Frame, name: str) -> str:
+    """Return what libzmq knows of the connection of a frame; "" for what it does not, as of one that broke at once."""
+    try:
+        return str(frame.get(name))
+    except (zmq.ZMQError, UnicodeDecodeError):
+        return ""

@@ -38,7 +38,7 @@ def content_type(request: Request) -> str:
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """Return the body. Refuses one that is too large, before all of it is read, or that takes too long."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0

@@ -61,10 +61,12 @@ class Heartbeat:
         self._renewed_at = 0.0  # monotonic
         self._no_sweep_until = 0.0  # monotonic
 
-    async def enter(self, pool: Pool, queues: Sequence[str]) -> None:
+    async def enter(self, pool: Pool, queues: Sequence[str], again: bool = False) -> None:
         """Take a lease; wait while the broker cannot be reached.
 
-        Raises `BrokerMisconfigured`, and `ImproperlyConfigured` if `security_keys` has a caller's key first.
+        Raises `BrokerMisconfigured` and refusals; `again`, only `AccessRefused`: a server that let this worker in
+        before may answer oddly while it starts. Raises `ImproperlyConfigured` if `security_keys` has a caller's key
+        first.
         """
         self._app.broker.codec.seal("worker", b"")  # some brokers sign it later than now
         info = WorkerInfo(
@@ -80,9 +82,11 @@ class Heartbeat:
                 self._renewed_at = time.monotonic()
                 self.outages.worked(ENTER)
                 return
-            except BrokerMisconfigured:
+            except AccessRefused:
                 raise
-            except BrokerUnavailable as error:
+            except BrokerError as error:
+                if not again and (isinstance(error, BrokerMisconfigured) or not isinstance(error, BrokerUnavailable)):
+                    raise
                 self.outages.failed(ENTER, error)
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
@@ -139,5 +143,5 @@ class Heartbeat:
                       "Running tasks were abandoned; the broker delivers those again that it still has.")  # fmt: skip
             self.counters.add(LEASES_LOST)
             await pool.restart()
-            await self.enter(pool, queues)
+            await self.enter(pool, queues, again=True)
             self._is_lost.clear()

@@ -100,7 +100,7 @@ async def _read_in_turn(channel: Channel, journal: str, keep: Keep) -> None:
 def _is_waited_for(mark: bytes, now: int) -> bool:
     """Say whether another reader may wait for its mark."""
     until = mark.removeprefix(MARK).partition(b" ")[0]
-    return until.isdigit() and now < int(until) <= now + 2 * MARK_SECONDS
+    return len(until) < 20 and until.isdigit() and now < int(until) <= now + 2 * MARK_SECONDS
 
 
 async def _put_back(channel: Channel, found: list[Content], kept: list[bool]) -> None:

@@ -28,7 +28,7 @@ class Unacked:
     def of(self, token: str) -> Held | None:
         """Return the delivery of a token; None if it is stale."""
         name, _, tag = token.partition(":")
-        if name != self._lease or not tag.isdigit():
+        if name != self._lease or not tag.isdecimal() or len(tag) > 20:
             return None
         return self._held.get(int(tag))
 

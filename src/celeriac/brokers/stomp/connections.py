@@ -184,8 +184,13 @@ class StompWorkerConnection(WorkerConnection):
             return
         id, workers = new_id(), self._topology.workers
         here: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.connection.subscribe(lambda frame: here.set_result(frame.headers.get("ack", "")), workers,
-                                  more={self._dialect.window: "1", "selector": f"worker='{id}'"})  # fmt: skip
+
+        def found(frame: Frame) -> None:
+            if not here.done():
+                here.set_result(frame.headers.get("ack", ""))
+
+        more = {self._dialect.window: "1", "selector": f"worker='{id}'"}
+        self.connection.subscribe(found, workers, more=more)
         await self.connection.publish([Publication(workers, headers({"persistent": "false", "worker": id}), b"")])
         self._here = await here
 

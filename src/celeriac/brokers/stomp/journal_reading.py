@@ -41,6 +41,7 @@ async def read_journal(server: Server, topology: StompTopology, keep: Keep) -> N
     def lost() -> None:
         if not ended.done():
             ended.set_exception(ConnectionLost(str(connection.lost)))
+            ended.exception()  # retrieved, for another request may have failed first
 
     connection = await server.open(60.0)
     connection.on_lost = lost
@@ -66,4 +67,4 @@ async def read_journal(server: Server, topology: StompTopology, keep: Keep) -> N
 def _is_waited_for(mark: bytes, now: int) -> bool:
     """Say whether another reader may wait for its mark."""
     until = mark.removeprefix(MARK).partition(b" ")[0]
-    return until.isdigit() and now < int(until) <= now + 2 * MARK_SECONDS
+    return len(until) < 20 and until.isdigit() and now < int(until) <= now + 2 * MARK_SECONDS

@@ -143,7 +143,7 @@ class StompTransport(Transport):
             for name, more in messages.items()
         ]  # fmt: skip
         shown: list[Frame] = yield Browse(destination, f"trial='{trial}'")
-        return [message.body.decode() for message in shown]
+        return [message.body.decode(errors="replace") for message in shown]
 
     def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
         destination = self.topology.topic(channel)

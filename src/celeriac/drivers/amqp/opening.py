@@ -51,7 +51,7 @@ class Facts(msgspec.Struct, frozen=True):
         return self.product == "RabbitMQ" and self._numbers() < DEAD_LETTERS_SAFELY
 
     def _numbers(self) -> tuple[int, ...]:
-        return tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
+        return tuple(int(part) for part in self.version.split(".")[:2] if part.isdecimal() and len(part) < 9)
 
 
 def opening(address: Address, heartbeat: int, name: str, ask: bool = True) -> Generator[bytes, Event, Facts]:

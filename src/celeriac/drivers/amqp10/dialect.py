@@ -67,7 +67,7 @@ def dialect_of(properties: Mapping[str, Any], capabilities: frozenset[str]) -> D
     delays = DELAYED in capabilities
     if product == "RabbitMQ":
         major = str(properties.get("version", "")).partition(".")[0]
-        full = major.isdigit() and int(major) >= FULL
+        full = major.isdecimal() and len(major) < 9 and int(major) >= FULL
         # Before, its classic queues end the session that drains them while credit is left.
         return Dialect(product, RABBITMQ, delays, counts=False, tells=True, drains=full, copies=False)
     waits = delays and "activemq" in product.lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import cproton as pn
-from proton import Data, symbol
+from proton import Data, ProtonException, symbol
 
 from celeriac.drivers.amqp10.error_translation import Closed, ConnectionLost
 from celeriac.drivers.amqp10.flows import Frames
@@ -158,6 +158,10 @@ class Engine:
 
 
 def _object(data: Any) -> object:
+    """Return a value; None for one that proton cannot make an object of."""
     found = Data(data)
     found.rewind()
-    return found.get_object() if found.next() is not None else None
+    try:
+        return found.get_object() if found.next() is not None else None
+    except (ProtonException, ValueError, TypeError, KeyError, RecursionError):
+        return None

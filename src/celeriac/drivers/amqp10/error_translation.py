@@ -80,7 +80,7 @@ def opening_failed(error: Exception, address: Address) -> Exception:
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses {who}, or does not offer SASL "
                                    f"{address.mechanism} ({error.text}). Name both in the URL: "
                                    "amqp10://user:password@host")  # fmt: skip
-    if error.condition in (UNAUTHORIZED, "amqp:not-found", "amqp:not-allowed"):
+    if isinstance(error, Closed) and error.condition in (UNAUTHORIZED, "amqp:not-found", "amqp:not-allowed"):
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the connection: {error}. Check the "
                                    f"virtual host in the URL, and that the user may use it: {address.username!r}.")
     if "header mismatch" in error.text:

@@ -278,7 +278,10 @@ def refusal_of(condition: Any) -> Refusal | None:
     """Return what the other side has said of the end of something."""
     if not pn.pn_condition_is_set(condition):
         return None
-    return Refusal(str(pn.pn_condition_get_name(condition)), str(pn.pn_condition_get_description(condition) or ""))
+    try:
+        return Refusal(str(pn.pn_condition_get_name(condition)), str(pn.pn_condition_get_description(condition) or ""))
+    except UnicodeDecodeError:
+        return Refusal("amqp:internal-error", "the server says why in bytes that are no UTF-8")
 
 
 def _nothing(*_: Any) -> None:

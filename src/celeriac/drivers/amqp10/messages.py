@@ -61,7 +61,7 @@ def decode(data: bytes | bytearray) -> Received:
     """Read a message. Raises `ValueError` for bytes that are none."""
     try:
         return _decode(bytes(data))
-    except (IndexError, struct.error) as error:
+    except IndexError as error:
         raise ValueError("the message ends too early") from error
 
 
@@ -99,7 +99,7 @@ def _end(data: bytes, place: int, depth: int) -> int:
     if kind in (0xA, 0xC, 0xE):
         return place + 2 + data[place + 1]
     if kind in (0xB, 0xD, 0xF):
-        return place + 5 + int(LONG_LENGTH.unpack_from(data, place + 1)[0])
+        return place + 5 + int.from_bytes(data[place + 1 : place + 5], "big")
     raise ValueError(f"no type has the code {code:#04x}")
 
 

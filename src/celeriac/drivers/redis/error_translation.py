@@ -93,7 +93,7 @@ def unsuitable(info: bytes, address: Address) -> ImproperlyConfigured | None:
             "results without notice. Run `redis-cli CONFIG SET maxmemory-policy noeviction`, and set it in redis.conf."
         )
     version = facts.get("redis_version", "")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal() and len(part) < 9)
     if numbers and numbers < OLDEST:
         return ImproperlyConfigured(f"Redis at {address} is version {version}; Celeriac needs 7.0 or later, or Valkey.")
     return None

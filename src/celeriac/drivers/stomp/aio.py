@@ -174,7 +174,7 @@ class AioConnection(asyncio.Protocol):
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         if self.lost is not None:
-            future.set_exception(self.lost)
+            _fail(future, self.lost)
         return future
 
     def write(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from celeriac.drivers.stomp.address import Address
+from celeriac.drivers.stomp.error_translation import MANY
 from celeriac.drivers.stomp.frames import Frame
 from celeriac.errors import BrokerMisconfigured
 
@@ -66,7 +67,7 @@ BY_NAME = {dialect.product: dialect for dialect in (ACTIVEMQ, RABBITMQ)}
 
 def dialect_of(connected: Frame, address: Address) -> Dialect:
     """Return the dialect of a server, as it says who it is. Raises `BrokerMisconfigured` for others."""
-    server, version = connected.headers.get("server", ""), connected.headers.get("version")
+    server, version = (connected.headers.get(name, "")[:MANY] for name in ("server", "version"))
     if version != "1.2":
         raise BrokerMisconfigured(f"The server at {address} speaks STOMP {version or '1.0'}, and Celeriac needs 1.2.")
     found = BY_NAME.get(server.partition("/")[0])

@@ -6,7 +6,7 @@ from celeriac.drivers.sockets import distrust
 from celeriac.drivers.stomp.address import Address
 from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["ConnectionLost", "Refused", "RightsMissing", "not_opened", "refused", "unavailable"]
+__all__ = ["MANY", "ConnectionLost", "Refused", "RightsMissing", "not_opened", "refused", "unavailable"]
 
 RIGHTS = ("not authorized", "access refused", "access_refused", "permission")
 TOO_LARGE = ("frame size", "max frame", "maximum data length", "too large", "larger than")

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from celeriac.drivers.stomp.error_translation import ConnectionLost
+from celeriac.model.gate import LARGEST
 
 __all__ = ["HEARTBEAT", "Frame", "Parser", "Publication", "escaped", "frame", "headers"]
 
 HEARTBEAT = b"\n"
 MOST_HEADERS = 65536  # bytes, of one frame
+MOST_BODY = LARGEST + MOST_HEADERS  # bytes: of one message of the largest size there is, and what is around it
+LENGTH = re.compile(r"[0-9]{1,18}")
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", ":": "\\c"}
 ESCAPED = re.compile(r"[\\\n\r:]")
 UNESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r", "\\c": ":"}
@@ -69,6 +72,7 @@ class Parser:
         self._data = b""
         self._parts: list[bytes] = []  # of a body that has not arrived in whole
         self._missing = 0  # bytes, before it is worth looking again
+        self._open = 0  # bytes of a body that ends with a zero, if one has begun
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that are complete. Raises `ConnectionLost` for what is no frame."""
@@ -76,9 +80,15 @@ class Parser:
             self._missing -= len(data)
             self._parts.append(data)
             return []
+        if self._open and b"\0" not in data:
+            self._parts.append(data)
+            self._open += len(data)
+            if self._open > MOST_BODY:
+                raise ConnectionLost("the server sent a frame without an end")
+            return []
         data = b"".join([self._data, *self._parts, data])
         self._parts.clear()
-        self._missing = 0
+        self._missing = self._open = 0
         found: list[Frame] = []
         at = 0
         while True:
@@ -94,9 +104,10 @@ class Parser:
             if length is None:
                 end = data.find(b"\0", begin)
                 if end < 0:
+                    self._open = len(data) - at
                     break
-            elif not length.isdecimal():
-                raise ConnectionLost(f"the server sent a frame of {length!r} bytes")
+            elif not LENGTH.fullmatch(length) or int(length) > MOST_BODY:
+                raise ConnectionLost(f"the server sent a frame of {length[:40]!r} bytes")
             else:
                 end = begin + int(length)
                 if end >= len(data):

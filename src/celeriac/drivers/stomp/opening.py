@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ import msgspec
 
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.dialects import Dialect, dialect_of
-from celeriac.drivers.stomp.error_translation import not_opened
+from celeriac.drivers.stomp.error_translation import MANY, not_opened
 from celeriac.drivers.stomp.frames import Frame, Publication, frame, headers
 from celeriac.errors import BrokerMisconfigured
 
 __all__ = ["WINDOW", "Browse", "Facts", "facts_of", "hello", "packed", "subscribe"]
 
+BEAT = re.compile(r"[0-9]{1,12}")  # milliseconds
 WINDOW = 500  # publications that are sent before their receipts are read
 
 
@@ -55,8 +57,9 @@ def facts_of(answer: Frame, address: Address, heartbeat: float) -> Facts:
     if answer.command == "ERROR":
         raise not_opened(answer.headers.get("message", ""), answer.body, address)
     if answer.command != "CONNECTED":
-        raise BrokerMisconfigured(f"The server at {address} does not speak STOMP: it sent {answer.command!r}.")
-    theirs = [int(part) / 1000 if part.isdecimal() else 0.0
+        raise BrokerMisconfigured(f"The server at {address} does not speak STOMP: it sent "
+                                  f"{answer.command[:MANY]!r}.")
+    theirs = [int(part) / 1000 if BEAT.fullmatch(part) else 0.0
               for part in answer.headers.get("heart-beat", "0,0").split(",")]  # fmt: skip
     sends, receives = (max(one, heartbeat) if one and heartbeat else 0.0 for one in (theirs[-1], theirs[0]))
     return Facts(dialect_of(answer, address), sends, receives)

@@ -1,0 +1,90 @@
+"""A broker that lies stops neither workers nor callers: what it says to them, by STOMP, is changed.
+
+Between them and a real server is a proxy that lies. After every 25 lies it passes all on again, and a task runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.errors import CeleriacError
+from celeriac.model.message import Message, new_id
+from celeriac.worker import heartbeat
+from tests.activemq_server import ActiveMQServer
+from tests.fuzz.feeding import feed, shop_on, worker_here
+from tests.fuzz.lies import LyingProxy, StompLiar
+from tests.patience import PATIENCE
+
+FEW = 25  # lies in `make test`
+SOON = 0.3  # seconds, after which callers give up
+SHORT = 0.02  # the longest pause of a worker
+
+
+@pytest.fixture
+def proxied(activemq: ActiveMQServer, seed: int) -> Iterator[tuple[str, LyingProxy]]:
+    """The URL of a server through the proxy, and the proxy."""
+    proxy = LyingProxy(activemq.port, StompLiar(seed), Random(seed))
+    yield activemq.url().replace(f":{activemq.port}", f":{proxy.port}"), proxy
+    proxy.close()
+
+
+def test_a_server_that_lies_stops_nobody(
+    proxied: tuple[str, LyingProxy], seed: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(heartbeat, "LONGEST_PAUSE", SHORT)
+    url, proxy = proxied
+    random = Random(seed)
+    results = f"sqlite:///{tmp_path}/results.db"  # what is sent to a caller that was cut off may be lost
+    app = shop_on(url, results, broker_publish_timeout=PATIENCE)
+    worker, caller = shop_on(url, results), shop_on(url, broker_publish_timeout=SOON)
+
+    def write(number: int) -> None:
+        proxy.tell(random.randint(1, 3))
+        if random.random() < 0.3:
+            proxy.interrupt()
+        with suppress(CeleriacError):
+            random.choice(WAYS)(caller)
+
+    with worker_here(worker) as process:
+        feed(app, process, count, write, lambda number: None, proxy.be_honest)
+    for one in (app, worker, caller):
+        one.close()
+    assert proxy.told >= count / 2
+    wrong = [record for record in caplog.records if record.exc_info or record.name == "asyncio"]
+    assert not wrong, "\n".join(f"{record.name}: {record.getMessage()}\n{record.exc_text}" for record in wrong[:5])
+
+
+def message() -> Message:
+    return Message(id=new_id(), task="shop.none", queue="nobody")
+
+
+def listened(app: Celeriac) -> None:
+    async def listen() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SOON / 10):
+                async for _ in await app.broker.listen("celeriac"):
+                    pass
+
+    asyncio.run(listen())
+
+
+WAYS: list[Callable[[Celeriac], Any]] = [
+    lambda app: app.broker.publish([message()]),
+    lambda app: app.broker.publish([message() for _ in range(3)]),
+    lambda app: asyncio.run(app.broker.apublish([message()])),
+    lambda app: asyncio.run(app.broker.operations().queues()),
+    lambda app: asyncio.run(app.broker.operations().peek("nobody", 5)),
+    lambda app: asyncio.run(app.broker.operations().dead(None, 5)),
+    lambda app: asyncio.run(app.broker.broadcast("celeriac", [b"x"])),
+    lambda app: app.backend.fetch([new_id()], 0.01),
+    listened,
+]
