@@ -15,7 +15,8 @@ from celeriac.drivers.sqlite import outcomes
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Counts, NodeEnd, PendingNode, Plan
 
-__all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees", "unfinished", "uproot"]
+__all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees",
+           "unfinished", "uproot"]  # fmt: skip
 
 PRUNE_ROWS = 500  # workflows deleted in one transaction: others wait for the write lock meanwhile
 
