@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import canvas, footprint, hub, rabbitmq, redis, results, schedules, sqlite, startup, web, web_pages
+from benchmarks import (
+    canvas,
+    footprint,
+    hub,
+    rabbitmq,
+    redis,
+    results,
+    schedules,
+    sqlite,
+    startup,
+    web,
+    web_open,
+    web_pages,
+)
 from benchmarks.figures import Report
 from benchmarks.stage import Stage
 
@@ -65,6 +78,8 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "web-status": web.status,
         "web-events": web.events,
         "web-pages": web_pages.pages,
+        "web-open": web_open.drain,
+        "web-browser": web_open.browser,
     },
 }
 BENCHMARKS = {name: benchmark for group in GROUPS.values() for name, benchmark in group.items()}

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from benchmarks import web_load
-from benchmarks.peers.base import Peer
+from benchmarks.peers.base import FOLDER, Peer
 
 __all__ = ["main"]
 
@@ -227,6 +227,28 @@ def pages(peer: Any, port: int, times: int) -> dict[str, Any]:
     return {"pages": web_load.timed(port, peer.paths, times)}
 
 
+def stay(peer: Any, port: int, count: int) -> dict[str, Any]:
+    """Keep pages of the dashboard open until this process is ended; tell in a file how many are, and have fetched."""
+    web_load.stay(port, peer.stayed()[:count], FOLDER / "pages.json")
+    return {}
+
+
+def scroll(peer: Any, port: int, pages: int) -> dict[str, Any]:
+    """Scroll through the list of tasks in a browser."""
+    found: dict[str, Any] = _browser().scroll(port, pages)
+    return found
+
+
+def update(peer: Any, port: int, pid: int, updates: int) -> dict[str, Any]:
+    """Let a page in a browser be updated so often; return how much memory it and its server `pid` have."""
+    found: dict[str, Any] = _browser().update(port, pid, updates, peer.change)
+    return found
+
+
+def _browser() -> Any:
+    return importlib.import_module("benchmarks.web_browser")  # which needs Playwright
+
+
 def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
     """Replace this process with a worker."""
     command = peer.worker(children, bool(tuned))
@@ -237,7 +259,8 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
     for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 schedule, beat, declare, store, serve, requests, stream, seed, pages, worker)
+                 schedule, beat, declare, store, serve, requests, stream, seed, pages,
+                 stay, scroll, update, worker)
 }
 
 

@@ -43,8 +43,8 @@ def shared(stage: Stage, variables: dict[str, str], clear: Callable[[], object])
 
 
 @contextmanager
-def serving(stage: Stage, folder: Path, contender: str) -> Iterator[int]:
-    """Within a `with` block, serve HTTP by a contender; yield the port, once it listens."""
+def serving(stage: Stage, folder: Path, contender: str) -> Iterator[tuple[int, int]]:
+    """Within a `with` block, serve HTTP by a contender; yield the port, once it listens, and the process's id."""
     port = free_port()
 
     def connect() -> None:
@@ -52,4 +52,4 @@ def serving(stage: Stage, folder: Path, contender: str) -> Iterator[int]:
 
     with stage.started(folder, contender, "serve", port) as process:
         answer(process, connect, START_SECONDS, folder / "log")
-        yield port
+        yield port, process.pid

@@ -39,7 +39,7 @@ def _requests(stage: Stage, name: str, title: str, kind: int) -> Report:
     latest: dict[str, list[float]] = {}
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
-        with stage.scratch() as folder, serving(stage, folder, one.name) as port:
+        with stage.scratch() as folder, serving(stage, folder, one.name) as (port, _):
             if kind == ASKING:
                 with stage.worker(folder, one.name, 1):
                     found = stage.ask(folder, one.name, "requests", port, kind, CONNECTIONS, seconds)
@@ -64,7 +64,7 @@ def events(stage: Stage) -> Report:
     with running(stage):
         (one,) = stage.contenders([OURS])
         stage.say(f"web-events: {one.title}")
-        with stage.scratch() as folder, serving(stage, folder, one.name) as port, \
+        with stage.scratch() as folder, serving(stage, folder, one.name) as (port, _), \
                 stage.worker(folder, one.name, 2):  # fmt: skip
             found = stage.ask(folder, one.name, "stream", port, TASKS, seconds)
     late = [second * 1e3 for second in found.pop("late")]

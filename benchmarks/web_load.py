@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-__all__ = ["events", "load", "timed"]
+__all__ = ["events", "load", "stay", "timed"]
 
 MOST_SECONDS = 60.0
 WARM_UP_SECONDS = 0.5
+FOR_EVER = 86_400.0  # seconds
+PAUSE = 0.9  # seconds between two fetches of a fragment, at least
+TELL_SECONDS = 0.2
+FRAGMENT = re.compile('data-fragment="([^"]+)" data-topics="([^"]*)"')
 
 
 def timed(port: int, paths: Callable[[Callable[[str], str]], Sequence[str]], times: int) -> dict[str, list[float]]:
@@ -43,6 +49,57 @@ def timed(port: int, paths: Callable[[Callable[[str], str]], Sequence[str]], tim
 
     first = seconds("/")
     return {"(first)": [first], **{path: [seconds(path) for _ in range(times)] for path in paths(fetch)}}
+
+
+def stay(port: int, paths: Sequence[str], told: Path) -> None:
+    """Keep pages open for ever, and fetch their fragments when these change, as the script of the dashboard does."""
+    pages = [_OpenPage(port, path) for path in paths]
+    threads = [threading.Thread(target=page.stay, daemon=True) for page in pages]
+    for thread in threads:
+        thread.start()
+    while True:
+        counts = {"open": sum(page.is_open for page in pages), "fetched": sum(page.fetched for page in pages)}
+        new = told.with_suffix(".new")
+        new.write_text(json.dumps(counts))
+        new.replace(told)
+        time.sleep(TELL_SECONDS)
+
+
+class _OpenPage:
+    """A page of the dashboard that is open."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self.is_open = False
+        self.fetched = 0
+        self._port, self._path = port, path
+        self._free_at: dict[str, float] = {}  # by fragment: when it may be fetched again
+
+    def stay(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=MOST_SECONDS)
+        html = self._fetch(connection, self._path)
+        live = re.search('data-live="([^"]+)"', html)
+        assert live is not None
+        fragments = {name: topics.split() for name, topics in FRAGMENT.findall(html)}
+        waiting: set[str] = set()
+        for name, _, topics in events(self._port, live[1].replace("&amp;", "&"), FOR_EVER):
+            self.is_open = True
+            if name == "changed":
+                waiting |= {one for one, about in fragments.items() if not set(topics).isdisjoint(about)}
+            for one in [one for one in waiting if self._free_at.get(one, 0.0) <= time.monotonic()]:
+                begun = time.monotonic()
+                self._fetch(connection, f"{self._path}{'&' if '?' in self._path else '?'}fragment={one}")
+                now = time.monotonic()
+                self._free_at[one] = now + max(PAUSE, 10 * (now - begun))
+                self.fetched += 1
+                waiting.discard(one)
+
+    def _fetch(self, connection: http.client.HTTPConnection, path: str) -> str:
+        connection.request("GET", path, headers={"Accept": "text/html"})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        if answer.status != 200:
+            raise RuntimeError(f"{path}: {answer.status}")
+        return text
 
 
 def load(port: int, request: tuple[str, str, bytes], connections: int, seconds: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def pages(stage: Stage) -> Report:
     with stage.scratch() as folder:
         stage.say(f"web-pages: {rows:,} rows")
         stage.ask(folder, one.name, "seed", rows)
-        with serving(stage, folder, one.name) as port:
+        with serving(stage, folder, one.name) as (port, _):
             found = stage.ask(folder, one.name, "pages", port, TIMES)["pages"]
     for path, seconds in found.items():
         report.rows.append((path, number(min(seconds) * 1e3), number(max(seconds) * 1e3)))

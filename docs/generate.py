@@ -398,7 +398,7 @@ SECTIONS = {
     "Tasks": ("task_", "accept_content"),
     "Schedules": ("beat_", "timezone"),
     "Results": ("result_",),
-    "History": ("history",),
+    "History": ("history", "release"),
     "Traces": ("otel",),
     "Workers": ("worker_", "imports"),
     "The HTTP API": ("web_",),

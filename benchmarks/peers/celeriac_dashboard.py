@@ -34,7 +34,11 @@ class CeleriacDashboard:
     pace = 0
 
     def seed(self, rows: int) -> None:
-        seed(app, rows=rows)
+        seed(app, rows=rows, hours=7 * 24)
+
+    def change(self) -> None:
+        """Change what pages show."""
+        app.send_task("shop.checkout", args=(1,))
 
     def serve(self, port: int) -> None:
         serve(dashboard(app), "127.0.0.1", port, lambda address: None)

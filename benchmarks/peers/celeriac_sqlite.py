@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from sqlite3 import Connection, connect
 
@@ -25,7 +26,7 @@ class CeleriacSQLite(Peer):
 
     title = "Celeriac"
     module = "celeriac"
-    packages = ("celeriac", "uvloop")
+    packages: Sequence[str] = ("celeriac", "uvloop")
     settings = "defaults: SQLite, WAL, synchronous=normal; at least once; results kept"
     _reader: Connection | None = None
 

@@ -196,6 +196,16 @@ class WorkflowConformance:
         ports.backend.plant(plan("../c d", tree=b"4"))
         assert ports.backend.trees(["../c d", "../nobody"]) == {"../c d": b"4"}
 
+    async def test_workflows_that_have_not_ended_are_listed_the_latest_changed_first(self, ports: Ports) -> None:
+        if await ports.backend.unfinished(10) is None:
+            return  # it has no list
+        for id, left in (("a", 1), ("b", 2), ("c", 2), ("d", 1)):
+            ports.backend.plant(plan(id, left=left))
+            ports.clock.advance(1)
+        await ports.backend.conclude([node_end("a", 0), node_end("b", 0)])
+        assert await ports.backend.unfinished(10) == ["b", "d", "c"]
+        assert await ports.backend.unfinished(2) == ["b", "d"]
+
     async def test_the_last_member_makes_its_join_due_and_each_counts_once(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=2, missing={5: 2}))
         first, second = node_end("w", 0, join=5), node_end("w", 1, join=5)

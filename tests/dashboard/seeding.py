@@ -14,6 +14,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 from celeriac import Celeriac
@@ -182,13 +183,14 @@ async def _sums(history: History, dice: random.Random, kinds: Any, now: float, h
 
 
 def _slots(now: float, hours: float) -> Iterator[tuple[int, int]]:
+    """Yield slots as workers would have folded them, each with its step."""
     first, until = now - hours * 3600, int(now) // SLOT * SLOT
-    for step, since in ((SLOT, now - 3700), (60, now - 26 * 3600), (600, first)):
-        begin = int(max(first, since)) // step * step
+    steps = [*AGES]
+    for step, coarser in pairwise(steps):
+        begin = int(max(first, now - AGES[step])) // coarser * coarser
         for at in range(begin, until, step):
             yield at, step
-        until = min(until, begin // 600 * 600 if step == 60 else begin // 60 * 60)
-    assert AGES[SLOT] >= 3700
+        until = begin
 
 
 def _measured(dice: random.Random, n: int, typical: float) -> Sums:
@@ -234,6 +236,8 @@ async def _attempts(history: History, dice: random.Random, kinds: Any, now: floa
                          frames=[HOSTILE[0]] if hostile else ["shop.tasks.charge_card", "shop.gateway.charge"],
                          first=now - 80_000 // (place + 1), last=now - 100 * place,
                          workers=[HOSTILE[1]] if hostile else ["worker-1@host0"],
+                         first_release=HOSTILE[3] if hostile else "2026.11.2",
+                         releases=[HOSTILE[3]] if hostile else ["2026.11.2", "2026.11.3"],
                          ids=[one.id for one in made if one.signature == _signature(kind[0])][:10])
         for place, kind in enumerate(failing)
     ]  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.errors import BrokerError
 from celeriac.inspector import Inspector
+from celeriac.inspector.selecting import Bound
 from celeriac.model.history import Event
 from celeriac.model.message import new_id
 from celeriac.testing import running_worker
@@ -159,7 +160,7 @@ async def test_many_are_acted_on_in_steps(shop: Celeriac, client: httpx.AsyncCli
 async def test_of_too_many_the_first_are_taken_and_it_says_that_there_are_more(
     make_app: Callable[..., Celeriac], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celeriac.inspector.selecting.MOST", 5)
+    monkeypatch.setattr("celeriac.web.bulk.MOST", Bound(5))
     app = make_app("shop", task_queues=["idle", "spare"])
 
     @app.task(name="shop.add")

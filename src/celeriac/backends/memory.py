@@ -73,6 +73,11 @@ class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, DelayKeeper, His
     async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return self.trees(ids)
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        with self.shared.lock:
+            found = [(one.touched_at, id) for id, one in self.shared.workflows.items() if one.left > 0]
+        return [id for _, id in sorted(found, reverse=True)[:limit]]
+
     def uproot(self, ids: Sequence[str]) -> None:
         with self.shared.lock:
             for id in ids:

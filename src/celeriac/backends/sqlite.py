@@ -109,6 +109,9 @@ class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, 
     async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return self.trees(ids)
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        return self.database.read(lambda connection: workflows.unfinished(connection, limit))
+
     def uproot(self, ids: Sequence[str]) -> None:
         self.database.write(lambda connection: workflows.uproot(connection, ids), quiet=True)
 

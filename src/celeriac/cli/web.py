@@ -75,7 +75,6 @@ def command(session: Session, *, host: str | None, port: int | None, hosts: tupl
     set_up_logging(app, f"{app.main or 'celeriac'} web", loglevel, log_format)
 
     site = dashboard(app)
-    _web("templating", "celeriac.dashboard").compile_all()
 
     def ready(address: str) -> None:
         link = site.link(address) if opens else None

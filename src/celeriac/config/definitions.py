@@ -159,6 +159,12 @@ def _accepted(check: Callable[[Any], Any]) -> Rule:
     return rule
 
 
+def _release(value: str | None) -> str | None:
+    if value is not None and not (value.isprintable() and 0 < len(value) <= 100):
+        raise ValueError(f"up to 100 characters that can be printed, such as a commit, not {value!r}.")
+    return value
+
+
 def _table_prefix(value: str) -> str:
     if not re.fullmatch("[a-z][a-z0-9_]{0,15}", value):  # some databases limit names to 30 characters
         raise ValueError(f"up to 16 lower-case letters, digits and _, a letter first, not {value!r}.")
@@ -279,6 +285,10 @@ class Definitions:
         Seconds, "how long failures are kept (with 'all': all attempts); counters are kept for years", positive
     ] = 14 * 86400.0
     history_max_attempts: Annotated[int, "failures that are kept at most, and as many successes", positive] = 100_000
+
+    release: Annotated[
+        str | None, "the version of your code, such as a commit: failures are recorded with it", _release
+    ] = None
 
     # Traces
     otel: Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -38,10 +38,11 @@ from celeriac.dashboard import (
     workflows,
 )
 from celeriac.dashboard.assets import asset_named
+from celeriac.dashboard.figures import figures_of
 from celeriac.dashboard.pages import Action, Done, Fragment, Page
 from celeriac.dashboard.pulse import Pulse
 from celeriac.dashboard.sessions import Sessions
-from celeriac.dashboard.templating import render
+from celeriac.dashboard.templating import compile_all, render
 from celeriac.dashboard.view import FRAGMENT, Session, View, local, prefix_of
 from celeriac.errors import CeleriacError
 from celeriac.web import Limits, api, audit
@@ -81,6 +82,7 @@ FORM: Final = "application/x-www-form-urlencoded"
 OWN_FIELDS: Final = ("csrf", "back")  # of every form
 SHARED_SECONDS: Final = 0.8
 MOST_SHARED: Final = 500
+BEGIN_SECONDS: Final = 2.0
 MOST_TOPICS: Final = 20
 NOBODY: Final = User("nobody")
 FOR_EVER: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
@@ -112,6 +114,7 @@ class Dashboard:
         self.site = self.api.site
         self.pulse = self.site.pulse = Pulse(self.site)
         self.sessions = Sessions(app, self.guard, self.site.buckets)
+        self._beginning: asyncio.Future[Any] | None = None  # may go on while there are requests
         self._shared: dict[tuple[str, str, frozenset[str], int], tuple[float, Markup]] = {}
         routes = [
             Route("/assets/{name}", self._asset),
@@ -128,6 +131,18 @@ class Dashboard:
     def guard(self) -> Guard:
         """Who may make requests."""
         return self.api.guard
+
+    async def begin(self) -> None:
+        """Compile the templates, open the adapters, and read what the first page shows, before somebody waits for it.
+
+        What takes longer than `BEGIN_SECONDS` goes on, and pages that need it wait for it. What fails is told by them.
+        """
+        compile_all()
+        reading: list[Awaitable[Any]] = [self.site.collector.collected_soon(0.0)]
+        if (figures := figures_of(self.site)) is not None:
+            reading.append(figures.period(overview.SHORT))
+        self._beginning = asyncio.gather(*reading, return_exceptions=True)
+        await asyncio.wait([self._beginning], timeout=BEGIN_SECONDS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""

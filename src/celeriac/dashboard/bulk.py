@@ -12,6 +12,7 @@ from celeriac.dashboard.pages import Context, Done, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.inspector.audit import BULK_ENDED, BULK_PROGRESS, BULK_STARTED
 from celeriac.inspector.bulk import ACTIONS
+from celeriac.inspector.selecting import MOST, Bound
 from celeriac.model.history import Event
 from celeriac.ports.abilities import Ability
 from celeriac.web import shapes
@@ -23,6 +24,8 @@ __all__ = ["PAGES", "WORDS", "ActionWords"]
 PAGES: Final = Pages()
 
 CONFIRMED: Final = 1000  # more than these have to be typed
+ALL: Final = "all"  # what is typed instead, if there are more than were counted
+QUICKLY: Final = Bound(found=5_000, searched=10_000)  # what a page counts, unless it is asked to count all
 SHOWN: Final = 100  # bulk actions in the list
 LOOK_BACK: Final = 30 * 86_400.0
 KINDS: Final = (BULK_STARTED, BULK_PROGRESS, BULK_ENDED)
@@ -60,7 +63,7 @@ async def _new(view: View) -> Context:
     context: dict[str, Any] = {
         "title": words.title, "words": words, "action": name, "q": which, "queue": queue,
         "needs_queue": name == "move", "takes_queue": name in ("move", "retry"), "fault": "",
-        "matched": None, "more": False, "before": "",
+        "matched": None, "more": False, "before": "", "count_all": "", "most": MOST,
         "canary": {field: value for field, (value, _, _) in CANARY.items()},
         "can_canary": ACTIONS[name].runs and view.app.backend.can(Ability.KEEP_OUTCOMES),
         "confirmed": CONFIRMED, "queues": [one.queue for one in await view.site.counts()],
@@ -70,12 +73,16 @@ async def _new(view: View) -> Context:
     try:
         asked = await _asked(view, shapes.Bulk(action=name, filter=which, queue=queue or None,  # type: ignore[arg-type]
                                                before=view.query.get("before") or None))  # fmt: skip
-        matched = await asked.matched(view.site)
+        bound = Bound() if view.query.get("count") == "all" else QUICKLY
+        matched = await asked.matched(view.site, bound)
     except Problem as problem:
         if problem.kind.name not in ("bad-body", "unknown-queue", "not-supported"):
             raise
         return {**context, "fault": problem.detail.removeprefix("/filter: ")}
-    return {**context, "matched": len(matched.ids), "more": not matched.is_all, "before": asked.bulk.cut.id}
+    before = asked.bulk.cut.id
+    return {**context, "matched": len(matched.ids), "more": not matched.is_all, "searched": matched.searched,
+            "is_most": len(matched.ids) == bound.found, "before": before,
+            "count_all": view.with_query(count="all", before=before) if bound is QUICKLY else ""}  # fmt: skip
 
 
 async def _asked(view: View, body: shapes.Bulk) -> Asked:
@@ -93,8 +100,11 @@ async def _start(view: View) -> Done:
     """Begin a bulk action."""
     form = view.form
     matched = form.get("matched", "")[:18]
-    if matched.isdecimal() and int(matched) > CONFIRMED and form.get("confirm", "").replace(",", "").strip() != matched:
-        return Done(f"Nothing was done: type {int(matched):,} to confirm.", kind="fault")
+    wanted = ALL if form.get("more") else matched
+    is_many = matched.isdecimal() and int(matched) > CONFIRMED
+    if (is_many or form.get("more")) and form.get("confirm", "").replace(",", "").strip() != wanted:
+        return Done(f"Nothing was done: type {wanted if wanted == ALL else f'{int(matched):,}'} to confirm.",
+                    kind="fault")  # fmt: skip
     try:
         body = shapes.Bulk(
             action=form.get("action", ""),  # type: ignore[arg-type]

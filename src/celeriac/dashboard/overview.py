@@ -18,11 +18,13 @@ from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt, FailureSignature
 from celeriac.ports.operations import QueueCounts
 
-__all__ = ["PAGES", "QueueRow", "drained", "queue_rows"]
+__all__ = ["PAGES", "SHORT", "QueueRow", "drained", "queue_rows"]
 
 PAGES = Pages()
 NOW: Final = 300.0  # seconds: what "now" means for rates
-SHORT: Final = "1h"  # the range that numbers and sparklines are about
+SHORT: Final = "1h"
+"""The range that numbers and sparklines are about."""
+
 BARS: Final = 30  # of a sparkline
 LATEST: Final = 6  # failures
 MOST_TYPES: Final = 50

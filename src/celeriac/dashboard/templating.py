@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from celeriac.dashboard import wording
 from celeriac.dashboard.assets import asset_path
+from celeriac.dashboard.template_cache import TemplateCache
 from celeriac.dashboard.view import View, segment
 
 __all__ = ["ENVIRONMENT", "compile_all", "render"]
@@ -89,7 +90,8 @@ def _exact(value: str) -> str:
 
 def _environment() -> Environment:
     made = Environment(loader=PackageLoader("celeriac.dashboard"), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True, auto_reload=False, finalize=_visible)  # fmt: skip
+                       trim_blocks=True, lstrip_blocks=True, auto_reload=False, finalize=_visible,
+                       bytecode_cache=TemplateCache(__file__, wording.__file__))  # fmt: skip
     for function in (wording.number, wording.short, wording.rate, wording.percent, wording.duration, wording.instant,
                      wording.error_name, segment):  # fmt: skip
         made.filters[function.__name__] = function
@@ -103,7 +105,7 @@ ENVIRONMENT: Final = _environment()
 
 
 def compile_all() -> None:
-    """Compile all templates now, so that the first page need not."""
+    """Compile all templates now, or load them as they were compiled before, so that the first page need not."""
     for name in ENVIRONMENT.list_templates():
         ENVIRONMENT.get_template(name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from celeriac.canvas.tree import Step
 from celeriac.dashboard.charts import kind_of
@@ -16,6 +16,7 @@ from celeriac.dashboard.workflow_layout import outline
 from celeriac.dashboard.workflow_states import NOT_RUN, Looked, counted, look, named
 from celeriac.errors import NotSupported, WorkflowError
 from celeriac.ports.complete import in_thread
+from celeriac.ports.workflows import WorkflowStore
 from celeriac.states import FAILURE, IGNORED, REVOKED
 from celeriac.web.problems import Problem
 
@@ -27,6 +28,8 @@ SEARCHED: Final = 1000  # outcomes in which workflows are looked for
 PEEKED: Final = 100  # messages of each queue
 ASKED: Final = 200  # tasks that run
 LISTED: Final = 30
+MOST_LISTED: Final = 240
+UNFINISHED: Final = 500  # workflows that have not ended, of which the store has a list
 COUNTED: Final = 5_000  # steps of a workflow that the list counts
 PAGE: Final = 50  # steps
 
@@ -42,9 +45,12 @@ async def _workflows(view: View) -> Context:
 
 @PAGES.fragment("workflows", "list", ("tasks", "queues"), shared=True)
 async def _list(view: View) -> Context:
-    ids, searched = await _latest(view)
+    latest = await _latest(view)
+    only = view.choice("only", ("", "unfinished")) if latest.unfinished is not None else ""
+    ids = latest.unfinished if only and latest.unfinished is not None else latest.ids
+    shown = view.number("shown", LISTED, MOST_LISTED)
     rows = []
-    for id in ids[:LISTED]:
+    for id in ids[:shown]:
         try:
             workflow = await view.site.workflow(id)
         except Problem:
@@ -52,11 +58,24 @@ async def _list(view: View) -> Context:
         total = sum(isinstance(node, Step) for node in workflow.tree.nodes)
         looked = await look(view.site, id) if total <= COUNTED else None
         rows.append(_row(id, outline(workflow.tree), total, looked))
-    return {"rows": rows, "searched": searched, "more": max(0, len(ids) - LISTED)}
+    more = max(0, len(ids) - shown)
+    tabs = [("Latest", view.with_query(only=None, shown=None), ""),
+            ("Not ended", view.with_query(only="unfinished", shown=None), "unfinished")]  # fmt: skip
+    return {"rows": rows, "latest": latest, "more": more, "only": only, "most_unfinished": UNFINISHED,
+            "tabs": tabs if latest.unfinished is not None else [],
+            "show_more": view.with_query(shown=2 * shown) if more and 0 < shown < MOST_LISTED else ""}  # fmt: skip
 
 
-async def _latest(view: View) -> tuple[list[str], int]:
-    """Return the ids of workflows, the latest first, and in how many results they were looked for."""
+class _Found(NamedTuple):
+    """Workflows, and where they were looked for."""
+
+    ids: list[str]  # the latest first
+    results: int  # that were looked through
+    unfinished: list[str] | None  # those that the result backend lists; None: it has no list
+
+
+async def _latest(view: View) -> _Found:
+    """Return the latest workflows, and those that have not ended, however long ago they were at work."""
     site, operations = view.site, view.app.broker.operations()
     try:
         outcomes = await site.read(site.inspector.recent(SEARCHED))
@@ -70,8 +89,11 @@ async def _latest(view: View) -> tuple[list[str], int]:
     if running:
         found = await site.read(site.inspector.find(running))
         places += [one.message.place for one in found.values() if one.message is not None]
+    store = view.app.backend
+    unfinished = await site.read(store.unfinished(UNFINISHED)) if isinstance(store, WorkflowStore) else None
+    ids = {place.workflow for place in places if place is not None} | {*(unfinished or ())}
     # Ids of Celeriac sort by the time at which they were made.
-    return sorted({place.workflow for place in places if place is not None}, reverse=True), len(outcomes)
+    return _Found(sorted(ids, reverse=True), len(outcomes), unfinished)
 
 
 def _row(id: str, parts: Sequence[str], total: int, looked: Looked | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from celeriac.app.app import Celeriac
 from celeriac.inspector.changing import Inspector
-from celeriac.inspector.selecting import Cut, Matched, Source, dead_letters, failures, scheduled, waiting
+from celeriac.inspector.selecting import Bound, Cut, Matched, Source, dead_letters, failures, scheduled, waiting
 from celeriac.model.filters import Filter
 from celeriac.ports.abilities import Ability
 
@@ -37,9 +37,9 @@ class Bulk(NamedTuple):
     by: str
     queue: str | None = None
 
-    async def select(self, filter: Filter) -> Matched:
-        """Return the tasks that a filter means. Raises `ValueError`, `NotSupported`."""
-        return await self.action.source(self.app, filter, self.cut)
+    async def select(self, filter: Filter, bound: Bound) -> Matched:
+        """Return the tasks that a filter means, as far as the bound. Raises `ValueError`, `NotSupported`."""
+        return await self.action.source(self.app, filter, self.cut, bound)
 
     async def step(self, ids: Sequence[str]) -> Done:
         """Do it to these, at most `STEP`."""

@@ -7,6 +7,7 @@ by when they were sent, failures and dead letters by when they became such.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -21,12 +22,13 @@ from celeriac.model.message import Message, made_at
 from celeriac.model.serialization import decode
 from celeriac.ports.abilities import Ability
 
-__all__ = ["MOST", "Cut", "Matched", "Source", "check_waiting", "dead_letters", "failures", "is_meant", "scheduled",
-           "waiting"]  # fmt: skip
+__all__ = ["MOST", "Bound", "Cut", "Matched", "Source", "check_waiting", "dead_letters", "failures", "is_meant",
+           "scheduled", "waiting"]  # fmt: skip
 
 PAGE: Final = 1000
 MOST: Final = 100_000  # tasks of one action
 PASSES: Final = 5  # over messages that workers take meanwhile, so that pages shift
+ANY: Final = Filter()
 ENDED: Final = ("worker", "signature", "error", "runtime", "wait")  # conditions that only attempts tell
 
 
@@ -41,18 +43,30 @@ class Cut(NamedTuple):
         return id <= self.id if made_at(id) is not None else at <= self.at
 
 
+class Bound(NamedTuple):
+    """Where a search for tasks ends before it has seen all."""
+
+    found: int = MOST
+    searched: float = math.inf
+
+    def is_reached(self, found: int, searched: int) -> bool:
+        """Return whether it ends here: there may be more."""
+        return found > self.found or searched >= self.searched
+
+
 class Matched(NamedTuple):
     """What a filter means."""
 
     ids: list[str]
-    is_all: bool  # otherwise there are more than `MOST`
+    is_all: bool  # otherwise there may be more: a bound was reached
+    searched: int = 0  # attempts, letters or messages that were looked at
 
 
-Source = Callable[[Celeriac, Filter, Cut], Awaitable[Matched]]
+Source = Callable[[Celeriac, Filter, Cut, Bound], Awaitable[Matched]]
 """Finds tasks. Raises `ValueError` for a condition that it cannot check, or `NotSupported`."""
 
 
-async def failures(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
+async def failures(app: Celeriac, filter: Filter, cut: Cut, bound: Bound) -> Matched:
     """Return tasks whose last failure is in the history."""
     history = app.history
     if history is None:
@@ -63,16 +77,17 @@ async def failures(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
     chosen = msgspec.structs.replace(filter, states=(states.FAILURE,))
     found: dict[str, None] = {}
     cursor: str | None = None
-    while len(found) <= MOST:
-        page = await history.search(chosen, PAGE, cursor)
+    searched = 0
+    while not bound.is_reached(len(found), searched):
+        page = await history.search(chosen, PAGE, cursor, most=bound.searched - searched)
         found |= dict.fromkeys(one.id for one in page.rows if one.done_at <= cut.at)
-        cursor = page.next
+        cursor, searched = page.next, searched + page.searched
         if cursor is None:
-            return Matched(list(found)[:MOST], len(found) <= MOST)
-    return Matched(list(found)[:MOST], False)
+            return _matched(found, bound, searched)
+    return _matched(found, bound, searched, is_all=False)
 
 
-async def dead_letters(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
+async def dead_letters(app: Celeriac, filter: Filter, cut: Cut, bound: Bound) -> Matched:
     """Return dead letters."""
     _check(filter, "dead letter")
     if set(filter.states) - {states.FAILURE}:
@@ -80,7 +95,7 @@ async def dead_letters(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
     operations = app.broker.operations()
     found: dict[str, None] = {}
     offset = 0
-    while len(found) <= MOST:
+    while not bound.is_reached(len(found), offset):
         letters = await operations.dead(None, PAGE, offset)
         for letter in letters:
             seen = _seen(letter.message, letter.at, letter.reason, states.FAILURE)
@@ -88,28 +103,33 @@ async def dead_letters(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
                 found[letter.message.id] = None
         offset += len(letters)
         if len(letters) < PAGE:
-            return Matched(list(found)[:MOST], len(found) <= MOST)
-    return Matched(list(found)[:MOST], False)
+            return _matched(found, bound, offset)
+    return _matched(found, bound, offset, is_all=False)
 
 
-async def waiting(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
+def _matched(found: dict[str, None], bound: Bound, searched: int, *, is_all: bool = True) -> Matched:
+    return Matched(list(found)[: bound.found], is_all and len(found) <= bound.found, searched)
+
+
+async def waiting(app: Celeriac, filter: Filter, cut: Cut, bound: Bound) -> Matched:
     """Return tasks whose messages are ready or scheduled."""
-    return await _of_queues(app, filter, cut, ("peek", "scheduled"))
+    return await _of_queues(app, filter, cut, bound, ("peek", "scheduled"))
 
 
-async def scheduled(app: Celeriac, filter: Filter, cut: Cut) -> Matched:
+async def scheduled(app: Celeriac, filter: Filter, cut: Cut, bound: Bound) -> Matched:
     """Return tasks whose messages are not due yet."""
-    return await _of_queues(app, filter, cut, ("scheduled",))
+    return await _of_queues(app, filter, cut, bound, ("scheduled",))
 
 
-async def _of_queues(app: Celeriac, filter: Filter, cut: Cut, looks: tuple[str, ...]) -> Matched:
+async def _of_queues(app: Celeriac, filter: Filter, cut: Cut, bound: Bound, looks: tuple[str, ...]) -> Matched:
     check_waiting(filter)
     if not app.broker.can(Ability.SEE_SCHEDULED):
         raise NotSupported("This broker cannot list all messages that wait, so none can be chosen by a filter.")
     operations = app.broker.operations()
     queues = [counts.queue for counts in await operations.queues()]
     found: dict[str, None] = {}
-    for _ in range(PASSES):
+    searched = 0
+    for number in range(PASSES):
         before = len(found)
         for queue in queues:
             if not Filter(queues=filter.queues).counts("", queue, "", "", ""):
@@ -119,11 +139,12 @@ async def _of_queues(app: Celeriac, filter: Filter, cut: Cut, looks: tuple[str, 
                     wanted = is_meant(app, filter, message)
                     if cut.has(message.id, message.sent_at) and wanted:
                         found[message.id] = None
-                    if len(found) > MOST:
-                        return Matched(list(found)[:MOST], False)
+                    searched += number == 0  # later, the same ones are looked at again
+                    if bound.is_reached(len(found), searched):
+                        return _matched(found, bound, searched, is_all=False)
         if len(found) == before:
             break
-    return Matched(list(found), True)
+    return _matched(found, bound, searched)
 
 
 async def _messages(look: Callable[[str, int, int], Awaitable[list[Message]]], queue: str) -> AsyncIterator[Message]:
@@ -159,6 +180,8 @@ def _seen(message: Message, at: float, reason: str = "", state: str = "") -> Att
 
 def is_meant(app: Celeriac, filter: Filter, message: Message, seen: Attempt | None = None) -> bool:
     """Return whether a message is meant, which a filter sees as an attempt."""
+    if seen is None and (filter == ANY or not filter.counts(message.task, message.queue, "", "", "")):
+        return filter == ANY  # most are decided by this, without an attempt that is made of them
     as_attempt = seen if seen is not None else _seen(message, message.sent_at)
     return filter.matches(as_attempt) and (not filter.args or _has_args(app, filter, message))
 

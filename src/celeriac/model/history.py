@@ -41,9 +41,10 @@ __all__ = [
 SLOT: Final = 10
 """Seconds: the finest step, in which workers count."""
 
+HOUR: Final = 3_600
 DAY: Final = 86_400
 
-AGES: Final[dict[int, int]] = {SLOT: 7_200, 60: 3 * DAY, 600: 90 * DAY, DAY: 5 * 365 * DAY}
+AGES: Final[dict[int, int]] = {SLOT: 7_200, 60: DAY // 2, 600: 3 * DAY, HOUR: 90 * DAY, DAY: 5 * 365 * DAY}
 """The steps (seconds), from fine to coarse, and for how long each is kept; then the next holds the same."""
 
 EVER: Final = 0
@@ -123,6 +124,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent_id: Name | None = None
     group_id: Name | None = None
     headers: dict[str, Any] = {}
+    release: OptionalName = ""  # of the worker's code (the setting `release`), if it has failed
     kept: bytes | None = None  # of a final failure: the message, so that it can be sent again (`task_keep_failed`)
 
 
@@ -138,6 +140,8 @@ class FailureSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     last: Instant = 0.0
     workers: list[OptionalName] = []  # the latest
     ids: list[Name] = []  # the latest tasks
+    first_release: OptionalName = ""  # of the code that failed first; empty: it had no name
+    releases: list[OptionalName] = []  # that failed, the latest last
     count: Count = 0  # final failures; set by the reader
     retries: Count = 0  # failures after which the task was tried again; set by the reader
     status: Status = "open"  # set by the reader
@@ -157,6 +161,8 @@ class FailureSignature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             last=max(self.last, later.last),
             workers=_latest(self.workers, later.workers, most),
             ids=_latest(self.ids, later.ids, most),
+            first_release=(self if self.first <= later.first else later).first_release,
+            releases=_latest(self.releases, later.releases, most),
         )
 
 

@@ -170,11 +170,11 @@ class History(SumStore, ClaimKeeper):
         """Return the latest events of these kinds (none: of all), newest first; with `id`, those that are about it."""
 
     async def search(self, filter: Filter = ALL, limit: int = 50, cursor: str | None = None,
-                     within: float = math.inf) -> Page:  # fmt: skip
-        """Return attempts that a filter means, newest first, of the newest `SEARCHED` after the cursor.
+                     within: float = math.inf, most: float = SEARCHED) -> Page:  # fmt: skip
+        """Return attempts that a filter means, newest first, of the newest `most` after the cursor, about.
 
         It looks no further once it has searched `within` seconds; the page then says how far it came, and where the
-        next one goes on.
+        next one goes on. `most` is at most `SEARCHED`.
 
         Raises `ValueError` for a cursor that no page gave, and for conditions on arguments, which are not kept.
         """
@@ -183,7 +183,7 @@ class History(SumStore, ClaimKeeper):
         position = position_of(cursor) if cursor else None
         found: list[Attempt] = []
         searched, more, until = 0, True, time.monotonic() + within
-        while more and searched < SEARCHED and (not searched or time.monotonic() < until):
+        while more and searched < min(most, SEARCHED) and (not searched or time.monotonic() < until):
             some = await self.attempts(filter, position, PAGE)
             more = bool(some)
             for at, value in some:

@@ -1,6 +1,6 @@
 """Sums of the history: what adapters keep as rows, and how these are folded. The lower half of `ports/history.py`.
 
-    worker's slot ─► slot of all workers, totals ─► minutes ─► ten minutes ─► days        (`model/history.py: AGES`)
+    worker's slot ─► slot of all workers, totals ─► minutes ─► ten minutes ─► hours ─► days   (`model/history.py: AGES`)
 
 An adapter keeps rows by `Key`, and changes some of them in one atomic `swap`. What folds into what is decided
 here, once for all adapters.

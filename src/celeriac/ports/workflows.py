@@ -129,6 +129,10 @@ class WorkflowStore(ABC):
     async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Coroutine version of `trees`."""
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        """Return the ids of workflows that have not ended, the latest changed first. None: it cannot list them."""
+        return None
+
     @abstractmethod
     def uproot(self, ids: Sequence[str]) -> None:
         """Delete workflows; their outcomes stay."""

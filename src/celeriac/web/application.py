@@ -100,6 +100,9 @@ class Api(Starlette):
         super().__init__(routes=routes, exception_handlers=handlers)
         self.router.redirect_slashes = False
 
+    async def begin(self) -> None:
+        """Prepare for the first request: nothing has to be."""
+
     def stop(self) -> None:
         """End all streams and waits, so that the server can stop."""
         self.site.stopping.set()

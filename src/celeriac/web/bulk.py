@@ -22,7 +22,7 @@ from celeriac.documents import instant
 from celeriac.errors import BackendError, BrokerError, CeleriacError
 from celeriac.inspector.audit import BULK_ENDED, BULK_PROGRESS, BULK_STARTED, BULK_STOP
 from celeriac.inspector.bulk import ACTIONS, STEP, Action, Bulk
-from celeriac.inspector.selecting import Cut, Matched
+from celeriac.inspector.selecting import Bound, Cut, Matched
 from celeriac.model.filters import Filter
 from celeriac.model.history import Event
 from celeriac.model.message import made_at, new_id
@@ -49,6 +49,7 @@ LOOK_BACK: Final = 3600.0  # before the id of a job was made: clocks of servers 
 WATCH_SECONDS: Final = 1.0  # for one wait for the ends of those that go first
 AGAIN: Final = "What it has not done was not done: send the same request again, with the same `before`, to do the rest."
 KINDS: Final = (BULK_STARTED, BULK_PROGRESS, BULK_ENDED)
+MOST: Final = Bound()  # one action does no more
 RUNNING: Final = ("counting", "canary", "running")
 
 
@@ -89,12 +90,12 @@ class Asked(NamedTuple):
     body: shapes.Bulk
     chosen: Filter | None  # None: those with the ids of the body
 
-    async def matched(self, site: Site) -> Matched:
-        """Return what it means. Raises a `Problem`."""
+    async def matched(self, site: Site, bound: Bound | None = None) -> Matched:
+        """Return what it means, as far as the bound, or else as one action does. Raises a `Problem`."""
         if self.chosen is None:
             return Matched(list(dict.fromkeys(self.body.ids or ())), True)
         try:
-            return await site.read(self.bulk.select(self.chosen))
+            return await site.read(self.bulk.select(self.chosen, bound or MOST))
         except ValueError as error:
             raise _bad("/filter", str(error)) from None
 

@@ -31,6 +31,9 @@ class Served(Protocol):
     def guard(self) -> Guard:
         """Who may make requests."""
 
+    async def begin(self) -> None:
+        """Prepare for the first request, in bounded time."""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""
 
@@ -61,7 +64,7 @@ def serve(site: Served, host: str, port: int, ready: Callable[[str], None]) -> N
 
 
 class _Server(uvicorn.Server):
-    """Ends streams and waits before it waits for them."""
+    """Prepares before it listens, and ends streams and waits before it waits for them."""
 
     def __init__(self, config: uvicorn.Config, site: Served, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -79,6 +82,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._site.begin()
         await super().startup(sockets)
         self._ready()
 

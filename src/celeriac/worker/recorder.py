@@ -64,6 +64,7 @@ class Recorder:
         self.failures = 0  # batches with failures that were written: `Mailer` looks when there are more
         self._app = app
         self._worker = options.name
+        self._release: str = app.conf.release or ""
         self._lease = f"{options.name}:{os.urandom(6).hex()}"
         self._sampler = Sampler(app.conf.history == "all")
         samples = app.conf.history_expires if app.conf.history == "all" else min(86_400.0, app.conf.history_expires)
@@ -104,7 +105,8 @@ class Recorder:
                 self._attempts += [attempt_of(pair, share) for pair, share in chosen]
         else:
             chosen_failures = self._sampler.failures(group, ended, now)
-            self._attempts += [attempt_of(pair, keep=self._keeps_messages) for pair in chosen_failures]
+            self._attempts += [attempt_of(pair, keep=self._keeps_messages, release=self._release)
+                               for pair in chosen_failures]
             if group[4]:
                 self._know(group[4], ended)
         surplus = len(self._attempts) - MOST_ATTEMPTS
@@ -115,7 +117,7 @@ class Recorder:
     def _know(self, signature: str, ended: Sequence[Ended]) -> None:
         known = self._signatures.get(signature)
         for _, outcome in (ended[0], ended[-1]):
-            new = signature_of_failure(outcome, self._worker)
+            new = signature_of_failure(outcome, self._worker, self._release)
             if new is not None:
                 known = new if known is None else known.merged(new)
         if known is not None and (signature in self._signatures or len(self._signatures) < MOST_SIGNATURES):

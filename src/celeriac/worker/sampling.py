@@ -102,7 +102,7 @@ def _runtime(pair: Ended) -> float:
     return pair[1].runtime
 
 
-def attempt_of(ended: Ended, share: float = 1.0, keep: bool = False) -> Attempt:
+def attempt_of(ended: Ended, share: float = 1.0, keep: bool = False, release: str = "") -> Attempt:
     """Return an attempt as the history keeps it. `keep`: with its message, if it has failed for good."""
     message, outcome = ended
     failure = outcome.failure or Failure("", "", "")
@@ -116,7 +116,7 @@ def attempt_of(ended: Ended, share: float = 1.0, keep: bool = False) -> Attempt:
         traceback=failure.traceback[-TRACEBACK:], signature=failure.signature, share=share, root_id=outcome.root_id,
         parent_id=outcome.parent_id, group_id=outcome.group_id,
         kept=encode(message) if keep and _is_worth_keeping(*ended) else None,
-        headers=headers if headers and len(repr(headers)) <= HEADERS else {},
+        headers=headers if headers and len(repr(headers)) <= HEADERS else {}, release=release,
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _is_worth_keeping(message: Message, outcome: Outcome) -> bool:
     return outcome.state == states.FAILURE and message.place is None and len(message.body) <= BODY
 
 
-def signature_of_failure(outcome: Outcome, worker: str) -> FailureSignature | None:
+def signature_of_failure(outcome: Outcome, worker: str, release: str = "") -> FailureSignature | None:
     """Return the signature of a failure; None if it has none."""
     failure = outcome.failure
     if failure is None or not failure.signature:
@@ -132,4 +132,5 @@ def signature_of_failure(outcome: Outcome, worker: str) -> FailureSignature | No
     title = f"{failure.type}: {failure.message}"
     return FailureSignature(signature=failure.signature, task=outcome.task, error=f"{failure.module}.{failure.type}",
                             title=title[:MESSAGE], frames=frames_of(failure.traceback), first=outcome.done_at,
-                            last=outcome.done_at, workers=[worker], ids=[outcome.id])  # fmt: skip
+                            last=outcome.done_at, workers=[worker], ids=[outcome.id], first_release=release,
+                            releases=[release] if release else [])  # fmt: skip

@@ -81,17 +81,17 @@ class SQLiteOperations(Operations):
         # Each part is in order as it is stored, so that they are merged, and read no further than is asked for.
         merged = " UNION ALL ".join([READY_OF_LINE] * len(lines) + [FRESH_OF_LINES])
         rows = self._rows(f"{merged} ORDER BY 1, 2 LIMIT ? OFFSET ?", (*lines, _json(lines), limit, offset))
-        return [self._shown(raw, line) for _, _, line, raw in rows]
+        return [self._shown(raw, line, queue) for _, _, line, raw in rows]
 
     async def heads(self, queue: str) -> list[Message]:
         await self._wake_due()
         rows = self._rows(ALL_HEADS, (queue, queue))
-        return [self._shown(raw, line) for raw, line in rows if raw is not None]
+        return [self._shown(raw, line, queue) for raw, line in rows if raw is not None]
 
     async def scheduled(self, queue: str | None, limit: int, offset: int = 0) -> list[Message]:
         await self._wake_due()
         query, given = (DUE, ()) if queue is None else (DUE_OF_QUEUE, (queue,))
-        return [self._shown(raw, line) for raw, line in self._rows(query, (*given, limit, offset))]
+        return [self._shown(raw, line, queue) for raw, line in self._rows(query, (*given, limit, offset))]
 
     async def find(self, ids: Sequence[str]) -> dict[str, tuple[str, Message]]:
         await self._wake_due()
@@ -199,9 +199,9 @@ class SQLiteOperations(Operations):
         if self._rows("SELECT 1 FROM scheduled WHERE due_at <= ? LIMIT 1", (now,)):
             await self._database.awrite(lambda connection: wake_due(connection, now))
 
-    def _shown(self, raw: bytes, line: int) -> Message:
+    def _shown(self, raw: bytes, line: int, queue: str | None = None) -> Message:
         """Decode the message of a row for display; return a placeholder if it is unreadable."""
-        queue = self._database.read(partial(queue_of, line=line))
+        queue = self._database.read(partial(queue_of, line=line)) if queue is None else queue
         try:
             return self._database.codec.decode(raw, queue)
         except ValueError as error:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -218,9 +219,8 @@ class Opener:
                               "Upgrade this installation: pip install -U celeriac.")  # fmt: skip
 
 
-def _text(data: bytes) -> str:
-    """Return text of the file. Where it is damaged, it need not be UTF-8; sqlite3 would refuse the whole query."""
-    return data.decode(errors="replace")
+_text: Final = partial(str, encoding="utf-8", errors="replace")
+"""Returns text of the file. Where it is damaged, it need not be UTF-8; sqlite3 would refuse the whole query."""
 
 
 def pause() -> float:

@@ -15,7 +15,8 @@ from celeriac.drivers.sqlite import outcomes
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Counts, NodeEnd, PendingNode, Plan
 
-__all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees", "uproot"]
+__all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees",
+           "unfinished", "uproot"]  # fmt: skip
 
 PRUNE_ROWS = 500  # workflows deleted in one transaction: others wait for the write lock meanwhile
 
@@ -42,6 +43,12 @@ def trees(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, bytes
     """Return the trees of workflows, by id. Only reads."""
     query = "SELECT id, tree FROM trees WHERE id IN (SELECT value FROM json_each(?))"
     return dict(connection.execute(query, (msgspec.json.encode(list(ids)).decode(),)))
+
+
+def unfinished(connection: sqlite3.Connection, limit: int) -> list[str]:
+    """Return the ids of workflows with tasks that have not ended, the latest changed first. Only reads."""
+    query = "SELECT id FROM workflows WHERE left > 0 ORDER BY touched_at DESC LIMIT ?"
+    return [id for (id,) in connection.execute(query, (limit,))]
 
 
 def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:

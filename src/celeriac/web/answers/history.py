@@ -43,6 +43,8 @@ class Signature(msgspec.Struct, kw_only=True):
     last: str | None
     workers: list[str]
     ids: Annotated[list[str], Meta(description="the latest tasks")]
+    first_release: Annotated[str, Meta(description="of the code that failed first; empty: it had no name")]
+    releases: Annotated[list[str], Meta(description="that failed, the latest last")]
     count: int
     retries: int
     status: Literal["open", "resolved", "muted"]

@@ -67,6 +67,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     parent_id: str | None
     group_id: str | None
     headers: dict[str, Any]
+    release: Annotated[str, Meta(description="of the worker's code, if it has failed; empty: it had no name")]
     can_retry: bool
     traceback: str | UnsetType = UNSET
 
