@@ -114,15 +114,18 @@ class Journal:
         """Forget inspections of a message, here and at all followers: it was received, or is gone."""
         if self.looks.pop(id, 0) and self._start_job is not None:
             if not self._used:
-                self._start_job(self._write_used)
+                self._start_job(self.write_used)
             self._used.append(id)
 
-    async def _write_used(self) -> None:
+    async def write_used(self) -> None:
+        """Return when the journal says which inspections are to be forgotten."""
+        if not self._used:
+            return
         used = Looked(dict.fromkeys(self._used, 0), self._clock.now() + LOOKED_SECONDS)
         await self._transport.ado(lambda: writing(self._transport, [used]), PATIENCE)
         self._used = [id for id in self._used if id not in used.counts]
         if self._used and self._start_job is not None:
-            self._start_job(self._write_used)
+            self._start_job(self.write_used)
 
     def _apply(self, entry: Entry | None) -> None:
         if isinstance(entry, LineMade):
