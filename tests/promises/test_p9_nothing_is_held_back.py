@@ -17,7 +17,7 @@ def busy(stage: Stage) -> Any:
     worker = stage.worker(name="busy", worker_concurrency=1)
     warm = stage.victim.quick.delay_many([(number,) for number in range(3000)])
     warm += [stage.send("coroutine", "returns", number) for number in range(200)]
-    stage.wait(lambda: all(result.ready() for result in warm[-300:]), "the end of 3200 tasks")
+    stage.wait(lambda: all(result.ready() for result in reversed(warm)), "the end of 3200 tasks")
     return worker
 
 
