@@ -637,7 +637,7 @@ class BrokerConformance:
         lease = await ports.lease("alive")
         assert await lease.sweep() == []
         again = await several(lease, 2)
-        assert ids(again) == ids(held)
+        assert sorted(ids(again)) == sorted(ids(held))
         assert [delivery.deliveries for delivery in again] == [2, 2]
 
     async def test_sweeping_leaves_alone_whoever_renews(self, ports: Ports) -> None:

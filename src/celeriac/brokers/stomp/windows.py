@@ -129,9 +129,10 @@ class Window:
         """
         if not self.is_untidy:
             return
-        self._connection.acknowledge([one.ack for one in self.held])
-        self.acknowledged(self.held)
-        self.held = []
+        if self.held:
+            self._connection.acknowledge([one.ack for one in self.held])
+            self.acknowledged(self.held)
+            self.held = []
         if self._singly:
             free = [id for id, may_push in self._subscriptions.items() if may_push][self._least :]
             self._free -= len(free)
