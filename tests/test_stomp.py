@@ -215,7 +215,7 @@ async def test_while_a_server_blocks_who_sends_calls_fail_in_time_and_workers_ma
     activemq: ActiveMQServer, servers: list[Server]
 ) -> None:
     url = activemq.url(port=activemq.tight_port)
-    here, impatient = broker(servers, url, timeout=PATIENCE), broker(servers, url, timeout=2.0)
+    here, impatient = broker(servers, url, timeout=30.0), broker(servers, url, timeout=5.0)
     lease = await here.lease(WorkerInfo(name="w"), 60.0, 3)  # of which the journal has to know
     sent = [message(body=b"x" * 100_000) for _ in range(100)]
     tried: list[Message] = []
@@ -227,7 +227,7 @@ async def test_while_a_server_blocks_who_sends_calls_fail_in_time_and_workers_ma
 
     with pytest.raises(BrokerUnavailable, match="not answer"):
         await asyncio.to_thread(fill)
-    assert 10 < len(tried) < len(sent)
+    assert len(tried) < len(sent)
     seen: set[str] = set()
     while len(seen) < len(tried) - 1:  # whether the last one is stored later is not known
         for one in await lease.receive(["default"], {PLAIN: 1}, PATIENCE):
@@ -377,16 +377,13 @@ def test_where_a_subscription_takes_its_message_along_each_is_for_one_and_ends_w
     line.close()
     line.put_back(others)
     assert (connection.news(), line.takes_more) == ([("unsubscribe", "s2"), ("unsubscribe", "s3")], False)
-    line.open("q#2", 2)
-    assert connection.news() == [("subscribe", 1, 1), ("subscribe", 1, 2)]
-    line.close()
-    line._active_at = 0.0
-    line.is_idle()  # room that is not wanted, although a task runs
-    assert (connection.news(), line.takes_more) == ([("unsubscribe", "s4"), ("unsubscribe", "s5")], False)
     line.acknowledge([running])
     assert connection.news() == []  # held back: no room is wanted
-    line.open("q#3", 1)
-    assert connection.news() == [("acknowledge", ["a0"])]
+    line.open("q#2", 3)
+    assert connection.news() == [("acknowledge", ["a0"]), ("subscribe", 1, 1), ("subscribe", 1, 2)]
+    line.close()
+    line._active_at = 0.0
+    assert not line.is_untidy  # room that is not wanted stays: what comes goes back with it
 
 
 async def test_messages_that_a_worker_cannot_start_go_back_uncounted_and_no_others_come_in_their_place(

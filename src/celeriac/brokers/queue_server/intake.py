@@ -24,6 +24,7 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
 from celeriac.brokers.queue_server.unacked import Unacked
+from celeriac.errors import BrokerUnavailable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery, Slots
 from celeriac.ports.operations import unreadable
@@ -113,7 +114,7 @@ class Intake:
 
         It may run once: if this worker died before they know, another one would run it again.
         """
-        await self._journal.write_used()
+        await self._journal.forgotten([held.delivery.message.id])
         if not self.stopped:
             self._buffer(held)
 
@@ -190,12 +191,19 @@ class Intake:
 
     async def _put_back(self, surplus: Sequence[Held]) -> None:
         """Let the server take messages back, or send them back."""
-        if await self._connection.put_back([held.tag for held in surplus]):
-            for held in self._unacked.drop(surplus):
-                held.consumer.settled(held.consumer_tag)
-                self._consumers.touched.add(held.consumer)
-        else:
+        try:
+            done = await self._connection.put_back([held.tag for held in surplus])
+        except BrokerUnavailable:  # it has no room for the note, perhaps: this worker can still start them
+            for held in surplus:
+                if not self.stopped:
+                    self._buffer(held)
+            return
+        if not done:
             await self._send_back(surplus)
+            return
+        for held in self._unacked.drop(surplus):
+            held.consumer.settled(held.consumer_tag)
+            self._consumers.touched.add(held.consumer)
 
     async def _send_back(self, surplus: Sequence[Held], early: Message | None = None) -> None:
         """Send messages back to their lines as they were, and acknowledge them. A repetition is marked as one.

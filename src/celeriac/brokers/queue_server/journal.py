@@ -114,18 +114,22 @@ class Journal:
         """Forget inspections of a message, here and at all followers: it was received, or is gone."""
         if self.looks.pop(id, 0) and self._start_job is not None:
             if not self._used:
-                self._start_job(self.write_used)
+                self._start_job(self._write_used)
             self._used.append(id)
 
-    async def write_used(self) -> None:
-        """Return when the journal says which inspections are to be forgotten."""
-        if not self._used:
-            return
-        used = Looked(dict.fromkeys(self._used, 0), self._clock.now() + LOOKED_SECONDS)
-        await self._transport.ado(lambda: writing(self._transport, [used]), PATIENCE)
-        self._used = [id for id in self._used if id not in used.counts]
-        if self._used and self._start_job is not None:
-            self._start_job(self.write_used)
+    async def _write_used(self) -> None:
+        ids, self._used = self._used, []
+        try:
+            await self.forgotten(ids)
+        except BaseException:
+            self._used = ids + self._used
+            raise
+
+    async def forgotten(self, ids: Sequence[str]) -> None:
+        """Return when all followers are told to forget inspections of messages."""
+        if ids:
+            used = Looked(dict.fromkeys(ids, 0), self._clock.now() + LOOKED_SECONDS)
+            await self._transport.ado(lambda: writing(self._transport, [used]), PATIENCE)
 
     def _apply(self, entry: Entry | None) -> None:
         if isinstance(entry, LineMade):

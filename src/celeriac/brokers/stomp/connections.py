@@ -131,8 +131,8 @@ class StompWorkerConnection(WorkerConnection):
         if not self._dialect.takes_back:
             return False
         await self._uncounted.note([pushed.body for tag in tags if (pushed := self._unacked.get(tag)) is not None])
-        for window, pushed in self._forget(tags).items():
-            window.put_back(pushed)
+        for window, some in self._forget(tags).items():
+            window.put_back(some)
         return True
 
     def losses(self, pushed: Pushed) -> int | None:

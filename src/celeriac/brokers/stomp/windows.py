@@ -23,7 +23,7 @@ __all__ = ["Pushed", "Window"]
 
 EXACT = 16  # a smaller window is widened at once, a larger one …
 FEW = 4  # … only if a fourth of what is unsettled is missing; otherwise …
-IDLE_SECONDS = 1.0  # without a message, before room is taken back: a message that comes at that moment counts as lost
+IDLE_SECONDS = 1.0  # without a message, before a line begins again: one that comes at that moment counts as lost
 STEADY_SECONDS = 0.05  # … after this time, within which settlements may make the room
 
 
@@ -62,19 +62,14 @@ class Window:
         self._size = 0  # of all subscriptions
         self._active_at = 0.0  # by the monotonic clock: when something was pushed, or room was made
         self._unsettled = 0
-        self._subscriptions: dict[str, bool] = {}  # whether the server may push; told of single messages alone
+        self._subscriptions: set[str] = set()
 
     @property
     def is_untidy(self) -> bool:
         """Whether something is held back, or the server may push too much, although nothing was pushed for a while."""
         if self._free <= 0 or time.monotonic() < self._active_at + IDLE_SECONDS:
             return False
-        return (self._singly or not self._unsettled) and (bool(self.held) or self._free > self._least)
-
-    @property
-    def _least(self) -> int:
-        """How much room an idle line has. Without any, nothing would tell that there is a message."""
-        return max(self.room, int(not self._unsettled))
+        return not self._unsettled and (bool(self.held) or (not self._singly and self._free > max(self.room, 1)))
 
     @property
     def takes_more(self) -> bool:
@@ -93,7 +88,6 @@ class Window:
     def received(self, pushed: Pushed) -> None:
         """Note that a message was pushed."""
         self._active_at = time.monotonic()
-        self._subscriptions[pushed.subscription] = False
         self._free -= 1
         self._unsettled += 1
         self.room -= self._is_open
@@ -114,7 +108,6 @@ class Window:
         """Note that messages were acknowledged."""
         self._active_at = time.monotonic()
         self._free += len(pushed)
-        self._subscriptions.update((one.subscription, True) for one in pushed)
         self.is_fresh = True
 
     def put_back(self, pushed: Sequence[Pushed]) -> None:
@@ -123,9 +116,11 @@ class Window:
         self._end([one.subscription for one in pushed])
 
     def is_idle(self) -> None:
-        """Note that the server had nothing to push, although it could: take back the room that is not wanted.
+        """Note that the server had nothing to push, although it could: begin again, if it is worth it.
 
-        If a message comes at this very moment, the server takes it back, which counts as a delivery.
+        If a message comes at this very moment, the server takes it back, which counts as a delivery. A line without
+        a consumer may push one message: otherwise nothing would tell that there is one. Room for single messages stays:
+        each one that is not wanted goes back together with the room for it.
         """
         if not self.is_untidy:
             return
@@ -133,14 +128,10 @@ class Window:
             self._connection.acknowledge([one.ack for one in self.held])
             self.acknowledged(self.held)
             self.held = []
-        if self._singly:
-            free = [id for id, may_push in self._subscriptions.items() if may_push][self._least :]
-            self._free -= len(free)
-            self._end(free)
-        else:
+        if not self._singly:
             self._end([*self._subscriptions])
             self._size = self._free = 0
-            self._subscribe(self._least)
+            self._subscribe(max(self.room, 1))
 
     def _fit(self) -> None:
         missing = self.room - self._free
@@ -167,7 +158,7 @@ class Window:
         for size in [1] * room if self._singly else [room]:
             more = self._headers(size, len(self._subscriptions))
             id, _ = self._connection.subscribe(self._took, self.destination, more=more)
-            self._subscriptions[id] = True
+            self._subscriptions.add(id)
         self._active_at = time.monotonic()
         self._free += room
         self._size += room
@@ -176,7 +167,7 @@ class Window:
     def _end(self, subscriptions: Sequence[str]) -> None:
         for id in subscriptions:
             self._connection.unsubscribe(id)
-            del self._subscriptions[id]
+            self._subscriptions.discard(id)
         self._size -= len(subscriptions)
 
     def _took(self, frame: Frame) -> None:
