@@ -31,7 +31,7 @@ from celeriac.ports.broker import Lease
 from tests.amqp10_server import QUEUES
 from tests.certificates import Certificates
 from tests.clock import FakeClock
-from tests.patience import PATIENCE
+from tests.patience import FOR_EVER, PATIENCE
 from tests.rabbitmq_server import free_ports
 from tests.signalling import send
 
@@ -138,7 +138,7 @@ class ActiveMQServer:
             cwd=folder, env={"HOME": str(folder), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, **self._account,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + FOR_EVER  # it computes for seconds
         while True:
             with suppress(OSError):
                 for port in self._ports:

@@ -62,7 +62,7 @@ class Window:
         self._size = 0  # of all subscriptions
         self._active_at = 0.0  # by the monotonic clock: when something was pushed, or room was made
         self._unsettled = 0
-        self._subscriptions: set[str] = set()
+        self._subscriptions: dict[str, None] = {}
 
     @property
     def is_untidy(self) -> bool:
@@ -158,7 +158,7 @@ class Window:
         for size in [1] * room if self._singly else [room]:
             more = self._headers(size, len(self._subscriptions))
             id, _ = self._connection.subscribe(self._took, self.destination, more=more)
-            self._subscriptions.add(id)
+            self._subscriptions[id] = None
         self._active_at = time.monotonic()
         self._free += room
         self._size += room
@@ -167,7 +167,7 @@ class Window:
     def _end(self, subscriptions: Sequence[str]) -> None:
         for id in subscriptions:
             self._connection.unsubscribe(id)
-            self._subscriptions.discard(id)
+            del self._subscriptions[id]
         self._size -= len(subscriptions)
 
     def _took(self, frame: Frame) -> None:

@@ -276,7 +276,10 @@ class AioConnection(asyncio.Protocol):
         if self.lost is None and self._transport is not None:
             self.write(frame("DISCONNECT", {}))
             transport, self._transport = self._transport, None
-            transport.close()
+            if self.address.tls:
+                transport.abort()  # closing would wait for the server's answer, even when the loop has ended
+            else:
+                transport.close()
         self._lose(ConnectionLost("this process closed it"))
 
     def give_up(self) -> None:
