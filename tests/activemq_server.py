@@ -32,7 +32,7 @@ from tests.amqp10_server import QUEUES
 from tests.certificates import Certificates
 from tests.clock import FakeClock
 from tests.patience import FOR_EVER, PATIENCE
-from tests.rabbitmq_server import free_ports
+from tests.ports import free_ports
 from tests.signalling import send
 
 __all__ = ["STOMP_VARIABLE", "ActiveMQServer", "StompClock", "die", "elsewhere", "running_activemq", "timed"]
