@@ -322,6 +322,9 @@ class Recorder:
     def acknowledge(self, ids: list[str]) -> None:
         self.told.append(("acknowledge", ids))
 
+    def finish(self, pairs: list[tuple[str, str]]) -> None:
+        self.told.append(("finish", pairs))
+
     def news(self) -> list[Any]:
         """Return what it was told since the last time."""
         told, self.told = self.told, []
@@ -384,6 +387,10 @@ def test_where_a_subscription_takes_its_message_along_each_is_for_one_and_ends_w
     line.close()
     line._active_at = 0.0
     assert not line.is_untidy  # room that is not wanted stays: what comes goes back with it
+    line.acknowledge(push(line, "s1"))
+    line._active_at = 0.0
+    line.is_idle()
+    assert (connection.news(), line.held) == ([("finish", [("a0", "s1")])], [])
 
 
 async def test_messages_that_a_worker_cannot_start_go_back_uncounted_and_no_others_come_in_their_place(

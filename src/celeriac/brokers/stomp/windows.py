@@ -124,14 +124,17 @@ class Window:
         """
         if not self.is_untidy:
             return
+        if self._singly:
+            self._connection.finish([(one.ack, one.subscription) for one in self.held])
+            self._forget([one.subscription for one in self.held])
+            self.held = []
+            return
         if self.held:
             self._connection.acknowledge([one.ack for one in self.held])
-            self.acknowledged(self.held)
             self.held = []
-        if not self._singly:
-            self._end([*self._subscriptions])
-            self._size = self._free = 0
-            self._subscribe(max(self.room, 1))
+        self._end([*self._subscriptions])
+        self._size = self._free = 0
+        self._subscribe(max(self.room, 1))
 
     def _fit(self) -> None:
         missing = self.room - self._free
@@ -167,6 +170,10 @@ class Window:
     def _end(self, subscriptions: Sequence[str]) -> None:
         for id in subscriptions:
             self._connection.unsubscribe(id)
+        self._forget(subscriptions)
+
+    def _forget(self, subscriptions: Sequence[str]) -> None:
+        for id in subscriptions:
             del self._subscriptions[id]
         self._size -= len(subscriptions)
 

@@ -128,6 +128,13 @@ class AioConnection(asyncio.Protocol):
         self._subscriptions.pop(id, None)
         self.write(frame("UNSUBSCRIBE", {"id": id}))
 
+    def finish(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Acknowledge messages, and end the subscription of each before the server can push another to it."""
+        for _, subscription in pairs:
+            self._subscriptions.pop(subscription, None)
+        self.write(b"".join([frame("ACK", {"id": id}) + frame("UNSUBSCRIBE", {"id": subscription})
+                             for id, subscription in pairs]))  # fmt: skip
+
     async def browse(self, what: Browse) -> list[Frame]:
         """Return messages of a queue, without taking them."""
         found: list[Frame] = []
