@@ -29,6 +29,10 @@ class Certificates:
                       "-addext", "basicConstraints=critical,CA:FALSE")  # fmt: skip
         return certificate, key
 
+    def keystore(self, certificate: Path, key: Path, to: Path) -> None:
+        """Put a certificate and its key into a file for Java, with the password "secret"."""
+        self._openssl("pkcs12", "-export", "-in", certificate, "-inkey", key, "-out", to, "-passout", "pass:secret")
+
     def _openssl(self, *arguments: Any) -> None:
         done = subprocess.run(["openssl", *map(str, arguments)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

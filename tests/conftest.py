@@ -184,7 +184,7 @@ def amqp10_double(shared_double: Double) -> Double:
 @pytest.fixture(scope="session")
 def activemq() -> Iterator[ActiveMQServer]:
     """An ActiveMQ for all tests that leave it running; each has names of its own."""
-    with running_activemq() as server:
+    with running_activemq(others=True) as server:
         yield server
 
 

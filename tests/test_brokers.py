@@ -37,8 +37,9 @@ from celeriac.drivers.zmq.server import Server as HubClient
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message
 from celeriac.ports.schedules import ScheduleKeeper, ScheduleStore, schedule_store
-from tests.activemq_server import StompClock, timed
+from tests.activemq_server import STOMP_VARIABLE, StompClock, timed
 from tests.activemq_server import die as stomp_worker_dies
+from tests.activemq_server import elsewhere as stomp_elsewhere
 from tests.amqp10_server import AMQP10_VARIABLE, Amqp10Clock, empty
 from tests.amqp10_server import die as amqp10_die
 from tests.clock import FakeClock
@@ -189,6 +190,7 @@ DELAYING = {
     "test_purging_drops_what_waits_and_not_what_runs",
 }  # fmt: skip
 """Tests that send messages which are due later."""
+UNABLE = "by STOMP, this server counts no messages and keeps none until it is due: tests/test_stomp.py"
 
 ADAPTERS: dict[str, Callable[[Path, FakeClock], AbstractContextManager[Ports]]] = {"memory": memory, "sqlite": sqlite}
 
@@ -200,6 +202,8 @@ if AMQP10_VARIABLE in os.environ:
     BACKENDS.append("amqp10-elsewhere")
 if QPID_VARIABLE in os.environ:
     BACKENDS.append("qpid-elsewhere")
+if STOMP_VARIABLE in os.environ:
+    BACKENDS.append("stomp-elsewhere")
 
 
 @pytest.fixture(params=[*BACKENDS, "amqp-store"])
@@ -245,9 +249,17 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> I
         with stomp(request.getfixturevalue("activemq").url()) as made:
             yield made
         return
+    fits = request.node.originalname not in COUNTING | DELAYING
+    if request.param == "stomp-elsewhere":
+        url, is_activemq = stomp_elsewhere()
+        if not is_activemq and not fits:
+            pytest.skip(UNABLE)
+        with stomp(url, schedules=is_activemq) as made:
+            yield made
+        return
     if request.param == "stomp-rabbitmq":
-        if request.node.originalname in COUNTING | DELAYING:
-            pytest.skip("by STOMP, this server counts no messages and keeps none until it is due: tests/test_stomp.py")
+        if not fits:
+            pytest.skip(UNABLE)
         rabbit = request.getfixturevalue("rabbit")
         vhost = rabbit.vhost()
         with stomp(rabbit.stomp_url(vhost), schedules=False) as made:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 
 from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.stomp import StompBroker
-from celeriac.brokers.stomp.windows import Window
+from celeriac.brokers.stomp.windows import Pushed, Window
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.error_translation import ConnectionLost
 from celeriac.drivers.stomp.frames import Frame, Parser, Publication, escaped, headers
@@ -28,14 +26,9 @@ from celeriac.model.message import PLAIN, Message, new_id
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.activemq_server import ActiveMQServer, running_activemq
-from tests.certificates import Certificates
-from tests.patience import PATIENCE, in_time
+from tests.patience import PATIENCE, eventually, in_time
 from tests.proxies import Listening
 from tests.rabbitmq_server import RabbitServer
-
-USERS = """<plugins><simpleAuthenticationPlugin><users>
-  <authenticationUser username="me" password="se:cret" groups="all"/>
-</users></simpleAuthenticationPlugin></plugins>"""
 
 
 def message(**fields: Any) -> Message:
@@ -50,11 +43,9 @@ def servers() -> Iterator[list[Server]]:
         server.close()
 
 
-@pytest.fixture(scope="module")
-def bare() -> Iterator[ActiveMQServer]:
-    """An ActiveMQ that is not set up for Celeriac, has a user, and takes small frames."""
-    with running_activemq(broker="", policy="", plugins=USERS, options="?wireFormat.maxFrameSize=100000") as server:
-        yield server
+def bare(activemq: ActiveMQServer, credentials: str = "me:se%3Acret@") -> str:
+    """Return the URL of an ActiveMQ that is not set up for Celeriac, has a user, and takes small frames."""
+    return activemq.url(credentials=credentials, port=activemq.bare_port)
 
 
 def broker(servers: list[Server], url: str, **options: Any) -> StompBroker:
@@ -121,22 +112,22 @@ def test_an_address_that_cannot_be_read_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("credentials", ["", "me:wrong@", "nobody:x@"])
-def test_wrong_credentials_are_named(bare: ActiveMQServer, servers: list[Server], credentials: str) -> None:
+def test_wrong_credentials_are_named(activemq: ActiveMQServer, servers: list[Server], credentials: str) -> None:
     with pytest.raises(BrokerMisconfigured, match="refuses the user"):
-        broker(servers, bare.url(credentials=credentials)).publish([message()])
+        broker(servers, bare(activemq, credentials)).publish([message()])
 
 
-def test_a_password_with_a_colon_is_right(bare: ActiveMQServer, servers: list[Server]) -> None:
-    broker(servers, bare.url(credentials="me:se%3Acret@")).publish([message()])
+def test_a_password_with_a_colon_is_right(activemq: ActiveMQServer, servers: list[Server]) -> None:
+    broker(servers, bare(activemq)).publish([message()])
 
 
 @pytest.mark.parametrize(("fields", "line"), [
     ({"due_at": time.time() + 3600}, 'schedulerSupport="true"'), ({"priority": 9}, 'prioritizedMessages="true"'),
 ])  # fmt: skip
 async def test_what_activemq_is_not_set_up_for_is_refused_with_the_line_to_change(
-    bare: ActiveMQServer, servers: list[Server], fields: dict[str, Any], line: str
+    activemq: ActiveMQServer, servers: list[Server], fields: dict[str, Any], line: str
 ) -> None:
-    unfit = broker(servers, bare.url(credentials="me:se%3Acret@"))
+    unfit = broker(servers, bare(activemq))
     for _ in range(2):
         with pytest.raises(BrokerMisconfigured, match=line):
             unfit.publish([message(**fields)])
@@ -145,8 +136,8 @@ async def test_what_activemq_is_not_set_up_for_is_refused_with_the_line_to_chang
     unfit.publish([message()])
 
 
-async def test_a_message_that_is_too_large_is_refused(bare: ActiveMQServer, servers: list[Server]) -> None:
-    narrow = broker(servers, bare.url(credentials="me:se%3Acret@"), timeout=5.0)
+async def test_a_message_that_is_too_large_is_refused(activemq: ActiveMQServer, servers: list[Server]) -> None:
+    narrow = broker(servers, bare(activemq), timeout=5.0)
     with pytest.raises(BrokerError):
         narrow.publish([message(body=b"x" * 200_000)])
     narrow.publish([message()])
@@ -201,34 +192,58 @@ async def test_names_that_a_server_would_not_take_are_refused(
 # --- TLS ----------------------------------------------------------------------------------------------
 
 
-class Tunnel(Listening):
-    """TLS in front of a server."""
-
-    def __init__(self, to: int, certificate: Path, key: Path) -> None:
-        self._to = to
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, key)
-        super().__init__()
-
-    def take(self, one: socket.socket) -> None:
-        with contextlib.suppress(OSError), self._context.wrap_socket(one, server_side=True) as safe:
-            with socket.create_connection(("127.0.0.1", self._to)) as theirs:
-                while data := safe.recv(65536):
-                    theirs.sendall(data)
-                    theirs.settimeout(0.3)
-                    with contextlib.suppress(TimeoutError):
-                        while answer := theirs.recv(65536):
-                            safe.sendall(answer)
-
-
-def test_over_tls_a_certificate_is_checked(activemq: ActiveMQServer, servers: list[Server], tmp_path: Path) -> None:
-    authority = Certificates(tmp_path / "ca")
-    tunnel = Tunnel(activemq.port, *authority.sign("server", "IP:127.0.0.1"))
-    url = f"stomps://127.0.0.1:{tunnel.port}/tls"
+def test_over_tls_a_certificate_is_checked(activemq: ActiveMQServer, servers: list[Server]) -> None:
+    url = activemq.url("tls", port=activemq.tls_port, scheme="stomps")
     with pytest.raises(BrokerMisconfigured, match=r"cannot be trusted.*stomps://…\?ssl_ca_certs"):
         broker(servers, url).publish([message()])
-    broker(servers, f"{url}?ssl_ca_certs={authority.authority}").publish([message()])
-    tunnel.close()
+    broker(servers, f"{url}?ssl_ca_certs={activemq.certificates.authority}").publish([message()])
+
+
+async def test_over_tls_a_worker_receives_and_settles(activemq: ActiveMQServer, servers: list[Server]) -> None:
+    url = activemq.url("tls-worker", port=activemq.tls_port, scheme="stomps")
+    here = broker(servers, f"{url}?ssl_ca_certs={activemq.certificates.authority}")
+    sent = message(body=b"x" * 1_000_000)  # of many records
+    await here.apublish([sent])
+    lease = await here.lease(WorkerInfo(name="w"), 15.0, 3)
+    [found] = await lease.receive(["default"], {PLAIN: 1}, PATIENCE)
+    assert found.message == sent
+    assert await lease.settle([Settlement(delivery=found)]) == [True]
+    await lease.end()
+
+
+# --- A server that has no room ------------------------------------------------------------------------
+
+
+async def test_while_a_server_blocks_who_sends_calls_fail_in_time_and_workers_make_room(
+    activemq: ActiveMQServer, servers: list[Server]
+) -> None:
+    url = activemq.url(port=activemq.tight_port)
+    here, impatient = broker(servers, url, timeout=30.0), broker(servers, url, timeout=5.0)
+    lease = await here.lease(WorkerInfo(name="w"), 60.0, 3)  # of which the journal has to know
+    sent = [message(body=b"x" * 100_000) for _ in range(100)]
+    tried: list[Message] = []
+
+    def fill() -> None:
+        for one in sent:
+            tried.append(one)
+            impatient.publish([one])
+
+    with pytest.raises(BrokerUnavailable, match="not answer"):
+        await asyncio.to_thread(fill)
+    assert len(tried) < len(sent)
+    seen: set[str] = set()
+    while len(seen) < len(tried) - 1:  # whether the last one is stored later is not known
+        for one in await lease.receive(["default"], {PLAIN: 1}, PATIENCE):
+            assert await lease.settle([Settlement(delivery=one)]) == [True]
+            seen.add(one.message.id)
+    assert seen <= {one.id for one in tried}
+    last = message()
+    await here.apublish([last])
+    while last.id not in seen:
+        for one in await lease.receive(["default"], {PLAIN: 1}, PATIENCE):
+            assert await lease.settle([Settlement(delivery=one)]) == [True]
+            seen.add(one.message.id)
+    await lease.end()
 
 
 # --- Delays, transactions, ends -----------------------------------------------------------------------
@@ -297,48 +312,113 @@ class Recorder:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.begun = 0
 
     def subscribe(self, take: Any, destination: str, ack: str = "", more: Any = None) -> tuple[str, Any]:
-        self.told.append(("subscribe", more["window"]))
-        return str(len(self.told)), None
+        self.told.append(("subscribe", more["size"], more["before"]))
+        self.begun += 1
+        return f"s{self.begun}", None
 
     def unsubscribe(self, id: str) -> None:
-        self.told.append("unsubscribe")
+        self.told.append(("unsubscribe", id))
 
     def acknowledge(self, ids: list[str]) -> None:
-        self.told.append(("acknowledge", len(ids)))
+        self.told.append(("acknowledge", ids))
+
+    def finish(self, pairs: list[tuple[str, str]]) -> None:
+        self.told.append(("finish", pairs))
+
+    def news(self) -> list[Any]:
+        """Return what it was told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+
+def window(connection: Recorder, singly: bool) -> Window:
+    def more(size: int, before: int) -> Any:
+        return {"size": size, "before": before}
+
+    return Window(connection, "q", more, lambda *_: None, singly)  # type: ignore[arg-type]
+
+
+def push(window: Window, *subscriptions: str) -> list[Pushed]:
+    made = [Pushed(Frame("MESSAGE", {"ack": f"a{number}", "subscription": one}, b""), number, window)
+            for number, one in enumerate(subscriptions)]  # fmt: skip
+    for pushed in made:
+        window.received(pushed)
+    return made
 
 
 def test_a_window_is_widened_by_a_subscription_and_narrowed_by_acknowledgements_that_are_held_back() -> None:
-    from celeriac.brokers.stomp.windows import Pushed
-
     connection = Recorder()
-    window = Window(connection, "q", lambda size: {"window": size}, lambda *_: None)  # type: ignore[arg-type, return-value]
+    line = window(connection, singly=False)
+    line.open("q#1", 3)
+    first = push(line, "s1", "s1", "s1")
+    line.open("q#2", 1)
+    assert connection.news() == [("subscribe", 3, 0), ("subscribe", 1, 1)]
+    line.acknowledge(first)  # of an earlier consumer: this one wants no more
+    assert (connection.news(), len(line.held)) == ([], 3)
+    line.open("q#3", 3)
+    assert connection.news() == [("acknowledge", ["a0", "a1"])]
+    assert not line.is_untidy  # something was pushed just now
+    line._active_at = 0.0
+    assert line.is_untidy  # one is held back, and nothing is unsettled
+    [running] = push(line, "s1")
+    assert not line.is_untidy
+    line.close()
+    line.acknowledge([running])
+    line._active_at = 0.0
+    line.is_idle()
+    assert connection.news() == [
+        ("acknowledge", ["a2", "a0"]), ("unsubscribe", "s1"), ("unsubscribe", "s2"), ("subscribe", 1, 0)
+    ]  # fmt: skip
 
-    def push(count: int) -> list[Pushed]:
-        made = [Pushed(Frame("MESSAGE", {"ack": "a"}, b""), number, window) for number in range(count)]
-        for _ in made:
-            window.received()
-        return made
 
-    window.open("q#1", 3)
-    first = push(3)
-    window.open("q#2", 1)
-    assert connection.told == [("subscribe", 3), ("subscribe", 1)]
-    window.acknowledge(first)  # of an earlier consumer: this one wants no more
-    assert (connection.told[2:], len(window.held)) == ([], 3)
-    window.open("q#3", 3)
-    assert connection.told[2:] == [("acknowledge", 2)]
-    assert not window.is_untidy  # something was pushed just now
-    window._active_at = 0.0
-    assert window.is_untidy  # one is held back, and nothing is unsettled
-    [running] = push(1)
-    assert not window.is_untidy
-    window.close()
-    window.acknowledge([running])
-    window._active_at = 0.0
-    window.is_idle()
-    assert connection.told[3:] == [("acknowledge", 2), "unsubscribe", "unsubscribe", ("subscribe", 1)]
+def test_where_a_subscription_takes_its_message_along_each_is_for_one_and_ends_without_those_of_running_tasks() -> None:
+    connection = Recorder()
+    line = window(connection, singly=True)
+    line.open("q#1", 3)
+    assert connection.news() == [("subscribe", 1, 0), ("subscribe", 1, 1), ("subscribe", 1, 2)]
+    running, *others = push(line, "s1", "s2", "s3")
+    line.close()
+    line.put_back(others)
+    assert (connection.news(), line.takes_more) == ([("unsubscribe", "s2"), ("unsubscribe", "s3")], False)
+    line.acknowledge([running])
+    assert connection.news() == []  # held back: no room is wanted
+    line.open("q#2", 3)
+    assert connection.news() == [("acknowledge", ["a0"]), ("subscribe", 1, 1), ("subscribe", 1, 2)]
+    line.close()
+    line._active_at = 0.0
+    assert not line.is_untidy  # room that is not wanted stays: what comes goes back with it
+    line.acknowledge(push(line, "s1"))
+    line._active_at = 0.0
+    line.is_idle()
+    assert (connection.news(), line.held) == ([("finish", [("a0", "s1")])], [])
+
+
+async def test_messages_that_a_worker_cannot_start_go_back_uncounted_and_no_others_come_in_their_place(
+    activemq: ActiveMQServer, servers: list[Server]
+) -> None:
+    here = broker(servers, activemq.url())
+    lease: Any = await here.lease(WorkerInfo(name="full"), 15.0, 3)
+    waiting = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 6}, PATIENCE))
+    await eventually(lambda: lease.connection._windows, "the worker's subscriptions")
+    sent = [message(), *(message(acks_late=number % 2 == 0) for number in range(40))]
+    here.publish(sent)
+    running = await waiting
+    [line] = lease.connection._windows.values()
+    await eventually(lambda: not line.takes_more and line._unsettled == len(running), "the others to go back")
+    other = await here.lease(WorkerInfo(name="free"), 15.0, 3)
+    seen: list[str] = []
+    while len(seen) < len(sent) - len(running):
+        found = await other.receive(["default"], {PLAIN: 10}, PATIENCE)
+        assert {(one.deliveries, one.lost) for one in found} == {(1, False)}
+        seen += [one.message.id for one in found]
+        await other.settle([Settlement(delivery=one) for one in found])
+    assert sorted([*seen, *(one.message.id for one in running)]) == sorted(one.id for one in sent)
+    assert await lease.settle([Settlement(delivery=one) for one in running]) == [True] * len(running)
+    await lease.end()
+    await other.end()
 
 
 # --- RabbitMQ -----------------------------------------------------------------------------------------

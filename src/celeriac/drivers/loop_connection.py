@@ -131,8 +131,12 @@ class LoopConnection(asyncio.Protocol):
         if self.lost is None and self._transport is not None:
             self.write(self.farewell())
             transport, self._transport = self._transport, None
-            transport.close()
+            self.end(transport)
         self.lose(self.failure(CLOSED))
+
+    def end(self, transport: asyncio.Transport) -> None:
+        """End what carries the connection, once all is sent that was written."""
+        transport.close()
 
     def give_up(self) -> None:
         """Close a connection that does not answer. The next ones try other hosts first."""

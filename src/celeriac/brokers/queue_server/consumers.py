@@ -136,7 +136,7 @@ class Consumers:
                 count = counts.get(consumer, 0)
                 if not (window or lane.small) and consumer.tag:
                     consumer.set(0)  # even without room now: settling would make room before other lines had their turn
-                if again := consumer.fit(window, waiting=count > 0):
+                if again := consumer.fit(min(window, self._transport.widest), waiting=count > 0):
                     pause = max(pause, again)
                     self.touched.add(consumer)
                 expected += min(count, consumer.room)

@@ -24,13 +24,15 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
 from celeriac.brokers.queue_server.unacked import Unacked
+from celeriac.errors import BrokerUnavailable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery, Slots
 from celeriac.ports.operations import unreadable
 
 __all__ = ["Intake"]
 
-SURPLUS_SECONDS = 0.1  # after which messages go back that were pushed and not received
+SURPLUS_SECONDS = 0.1  # after which messages go back that were pushed and not received; those of a consumer that …
+ENDED_SECONDS = 0.01  # … has ended, after this time
 TELL_SECONDS = 0.5  # in which the messages of a dead worker are collected, to be logged in one line
 EARLY_SECONDS = 0.5  # a message that arrives earlier than this before its time is delayed again
 
@@ -90,16 +92,31 @@ class Intake:
             self._jobs.start(partial(self._send_back, [held], early))
         elif lost and counted is None:  # only an envelope can count the losses of this queue
             self._jobs.start(partial(self._send_back, [held]))
+        elif counted is None and not message.acks_late:
+            self._jobs.start(partial(self._buffer_when_told, held))
         else:
-            if not consumer.buffer:
-                self._consumers.ready[consumer] = None
-            consumer.buffer.append(held)
-            if self._surplus_timer is None:
-                self.watch_surplus()
-            self._changed()
+            self._buffer(held)
             return
         self._consumers.touched.add(consumer)  # it has less room, and no receive will find out
         self._changed()
+
+    def _buffer(self, held: Held) -> None:
+        consumer = held.consumer
+        if not consumer.buffer:
+            self._consumers.ready[consumer] = None
+        consumer.buffer.append(held)
+        if self._surplus_timer is None:
+            self.watch_surplus(SURPLUS_SECONDS if consumer.tag else ENDED_SECONDS)
+        self._changed()
+
+    async def _buffer_when_told(self, held: Held) -> None:
+        """Buffer a message that was put back before, when all know that another redelivery means that it was lost.
+
+        It may run once: if this worker died before they know, another one would run it again.
+        """
+        await self._journal.forgotten([held.delivery.message.id])
+        if not self.stopped:
+            self._buffer(held)
 
     def _early(self, message: Message, now: float) -> Message | None:
         """Return the message as it has to wait longer; None if its time has come.
@@ -148,10 +165,10 @@ class Intake:
 
     # --- Messages that are not received ---------------------------------------------------------------
 
-    def watch_surplus(self) -> None:
+    def watch_surplus(self, seconds: float = SURPLUS_SECONDS) -> None:
         """Look for surplus after a while, if there is anything in the buffers."""
         if self._surplus_timer is None and self._consumers.ready:
-            self._surplus_timer = asyncio.get_running_loop().call_later(SURPLUS_SECONDS, self._find_surplus)
+            self._surplus_timer = asyncio.get_running_loop().call_later(seconds, self._find_surplus)
 
     def _find_surplus(self) -> None:
         """Send back what was not received in time; the consumer ends first, or as many messages would follow."""
@@ -162,15 +179,31 @@ class Intake:
         oldest = time.monotonic() - SURPLUS_SECONDS / 2
         for consumer in list(self._consumers.ready):
             refused = consumer.line.queue in self._journal.paused or not self.slots.get(consumer.line.lane)
-            if refused and consumer.buffer[0].received_at < oldest:
+            if refused and (not consumer.tag or consumer.buffer[0].received_at < oldest):
                 consumer.set(0)
                 surplus += consumer.buffer
                 consumer.buffer.clear()
                 del self._consumers.ready[consumer]
                 self._consumers.touched.add(consumer)
         if surplus:
-            self._jobs.start(partial(self._send_back, surplus))
+            self._jobs.start(partial(self._put_back, surplus))
         self.watch_surplus()
+
+    async def _put_back(self, surplus: Sequence[Held]) -> None:
+        """Let the server take messages back, or send them back."""
+        try:
+            done = await self._connection.put_back([held.tag for held in surplus])
+        except BrokerUnavailable:  # it has no room for the note, perhaps: this worker can still start them
+            for held in surplus:
+                if not self.stopped:
+                    self._buffer(held)
+            return
+        if not done:
+            await self._send_back(surplus)
+            return
+        for held in self._unacked.drop(surplus):
+            held.consumer.settled(held.consumer_tag)
+            self._consumers.touched.add(held.consumer)
 
     async def _send_back(self, surplus: Sequence[Held], early: Message | None = None) -> None:
         """Send messages back to their lines as they were, and acknowledge them. A repetition is marked as one.

@@ -118,11 +118,18 @@ class Journal:
             self._used.append(id)
 
     async def _write_used(self) -> None:
-        used = Looked(dict.fromkeys(self._used, 0), self._clock.now() + LOOKED_SECONDS)
-        await self._transport.ado(lambda: writing(self._transport, [used]), PATIENCE)
-        self._used = [id for id in self._used if id not in used.counts]
-        if self._used and self._start_job is not None:
-            self._start_job(self._write_used)
+        ids, self._used = self._used, []
+        try:
+            await self.forgotten(ids)
+        except BaseException:
+            self._used = ids + self._used
+            raise
+
+    async def forgotten(self, ids: Sequence[str]) -> None:
+        """Return when all followers are told to forget inspections of messages."""
+        if ids:
+            used = Looked(dict.fromkeys(ids, 0), self._clock.now() + LOOKED_SECONDS)
+            await self._transport.ado(lambda: writing(self._transport, [used]), PATIENCE)
 
     def _apply(self, entry: Entry | None) -> None:
         if isinstance(entry, LineMade):

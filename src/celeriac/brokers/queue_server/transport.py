@@ -84,6 +84,9 @@ class Transport(ABC):
     product: str
     """The server's product, as errors name it. `str()` of a transport also says where the server is."""
 
+    widest: int = 1_000_000
+    """By how many messages a consumer's window is widened at once."""
+
     counts_held: bool = False
     """Whether the messages that workers hold are counted by `Inspection.size`, too."""
 
@@ -213,6 +216,13 @@ class WorkerConnection(ABC):
 
         False if the server cannot: nothing was done. Raises `OSError` when the connection is lost: the step was taken,
         or the server puts the messages back.
+        """
+        return False
+
+    async def put_back(self, tags: Sequence[int]) -> bool:
+        """Let the server take back messages that were not received, uncounted, and push none in their place.
+
+        False if the server cannot: nothing was done, and they are to be sent again. Raises `BrokerError`.
         """
         return False
 

@@ -86,14 +86,15 @@ class StompWorkerConnection(ConnectedWorker[AioConnection]):
             dialect = self._dialect
             found = self._windows[address] = Window(
                 self.connection, dialect.queue(address),
-                lambda size: {dialect.window: str(size), **dialect.of_lines}, self._took,
+                lambda size, before: {**dialect.subscribing(size, before), **dialect.of_lines}, self._took,
+                dialect.takes_back,
             )  # fmt: skip
         return found
 
     def _took(self, frame: Frame, window: Window) -> None:
         self._tags += 1
         pushed = self._unacked[self._tags] = Pushed(frame, self._tags, window)
-        window.received()
+        window.received(pushed)
         self._delivered(pushed)
 
     def cancel(self, consumer_tag: str) -> None:
@@ -120,7 +121,15 @@ class StompWorkerConnection(ConnectedWorker[AioConnection]):
         await adrive(self.connection, sending(), [pushed.ack for pushed in moved])
         for window, settled in self._forget([one.tag for one in moved]).items():
             window.settled(settled)
-            window.acknowledged(len(settled))
+            window.acknowledged(settled)
+        return True
+
+    async def put_back(self, tags: Sequence[int]) -> bool:
+        if not self._dialect.takes_back:
+            return False
+        await self._uncounted.note([pushed.body for tag in tags if (pushed := self._unacked.get(tag)) is not None])
+        for window, some in self._forget(tags).items():
+            window.put_back(some)
         return True
 
     def losses(self, pushed: Pushed) -> int | None:
@@ -155,13 +164,13 @@ class StompWorkerConnection(ConnectedWorker[AioConnection]):
 
     async def stop(self) -> None:
         """Acknowledge all that was settled. What the server pushes instead goes back, and does not count as lost."""
-        held = [ack for window in self._windows.values() for ack in window.held]
+        held = [pushed.ack for window in self._windows.values() for pushed in window.held]
         if self._here is not None:
             held.append(self._here)
         if held:
             self.connection.acknowledge(held)
             for window in self._windows.values():
-                window.acknowledged(len(window.held))
+                window.acknowledged(window.held)
             await self._settled([window for window in self._windows.values() if window.takes_more])
         noted = self._synced
         while late := [pushed.body for tag, pushed in self._unacked.items() if tag > noted]:

@@ -84,8 +84,8 @@ class StompInspection(Inspection):
         def take(frame: Frame, window: Window) -> None:
             pushed.append(Pushed(frame, len(pushed) + 1, window))
 
-        more = {dialect.window: str(limit), **dialect.of_lines}
-        window = Window(connection, dialect.queue(address), lambda _: more, take)
+        more = {**dialect.subscribing(limit, 0), **dialect.of_lines}
+        window = Window(connection, dialect.queue(address), lambda *_: more, take, singly=False)
         try:
             window.open("", limit)
             await self._all_pushed(connection, window, pushed)

@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 USUAL = 5  # the priority of most messages
 PRIORITIES = "priorities"  # in `declared`: the server was seen to sort by priority
+WIDEST = 64  # messages, with a subscription each: they last until the server's answer comes, and are soon put back
 TRIAL_SECONDS = 60.0  # for which the messages of a trial last
 LASTING = {"persistent": "true"}
 PASSING = headers({"persistent": "false"})
@@ -56,6 +57,10 @@ class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
 
     def names(self) -> StompTopology:
         return StompTopology.on(self.server)
+
+    @property
+    def widest(self) -> int:  # type: ignore[override]
+        return WIDEST if self.topology.dialect.takes_back else super().widest
 
     # --- Sending --------------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
 """The windows of a worker's lines, kept by what is not acknowledged yet.
 
-STOMP can begin a subscription with a window, and end it: it cannot change the window. When a subscription ends, the
-server puts back what it had pushed and what was not acknowledged, although a task may be running. So to widen its
-window, a line gets another subscription. To narrow it, acknowledgements are *held back*: the server pushes no more than
-a subscription's window beyond what was acknowledged. When nothing of the line is unsettled, and the server has nothing
-to push, all is acknowledged, and one subscription takes the place of the others.
+STOMP can begin a subscription with a window, and end it: it cannot change the window. So to widen its window, a line
+gets more subscriptions. To narrow it, acknowledgements are *held back*: the server pushes no more than a subscription's
+window beyond what was acknowledged.
+
+When a subscription ends, ActiveMQ puts back all that it had pushed by it and that was not acknowledged. So there each
+subscription is for a single message: one that this worker cannot start goes back with its subscription, and no room
+is left for the next one; those of running tasks stay. Elsewhere, messages go back by being sent again, and one
+subscription takes the place of the others when nothing of the line is unsettled and the server has nothing to push.
 """
 
 from __future__ import annotations
@@ -27,13 +30,14 @@ STEADY_SECONDS = 0.05  # … after this time, within which settlements may make 
 class Pushed:
     """A message that the server has pushed."""
 
-    __slots__ = ("ack", "body", "consumer_tag", "redelivered", "tag", "window")
+    __slots__ = ("ack", "body", "consumer_tag", "redelivered", "subscription", "tag", "window")
 
     def __init__(self, frame: Frame, tag: int, window: Window) -> None:
         self.tag = tag
         self.window = window
         self.consumer_tag = window.tag
         self.ack = frame.headers.get("ack", "")
+        self.subscription = frame.headers.get("subscription", "")
         self.body = frame.body
         self.redelivered = frame.headers.get("redelivered") == "true"
 
@@ -41,15 +45,16 @@ class Pushed:
 class Window:
     """The subscriptions to a line."""
 
-    def __init__(self, connection: AioConnection, destination: str, more: Callable[[int], dict[str, str]],
-                 take: Callable[[Frame, Window], None]) -> None:  # fmt: skip
+    def __init__(self, connection: AioConnection, destination: str, more: Callable[[int, int], dict[str, str]],
+                 take: Callable[[Frame, Window], None], singly: bool) -> None:  # fmt: skip
         self.destination = destination
         self.tag = ""  # of the present consumer, or the last one
         self.room = 0  # how many messages the consumer wants
-        self.held: list[str] = []  # acknowledgements
+        self.held: list[Pushed] = []  # settled, and not acknowledged
         self._connection = connection
-        self._headers = more
+        self._headers = more  # of a subscription, by its size and the number of those before it
         self._take = take
+        self._singly = singly  # each subscription is for a single message
         self._is_open = False
         self._free = 0  # how many messages the server may push
         self.is_fresh = False  # room was made since it was last known that the server had pushed what it had
@@ -57,14 +62,14 @@ class Window:
         self._size = 0  # of all subscriptions
         self._active_at = 0.0  # by the monotonic clock: when something was pushed, or room was made
         self._unsettled = 0
-        self._subscriptions: list[str] = []
+        self._subscriptions: dict[str, None] = {}
 
     @property
     def is_untidy(self) -> bool:
-        """Whether something is held back, or the server may push too much, although nothing is unsettled."""
-        if self._unsettled or self._free <= 0 or time.monotonic() < self._active_at + IDLE_SECONDS:
+        """Whether something is held back, or the server may push too much, although nothing was pushed for a while."""
+        if self._free <= 0 or time.monotonic() < self._active_at + IDLE_SECONDS:
             return False
-        return bool(self.held) or self._free > max(self.room, 1)
+        return not self._unsettled and (bool(self.held) or (not self._singly and self._free > max(self.room, 1)))
 
     @property
     def takes_more(self) -> bool:
@@ -80,7 +85,7 @@ class Window:
         """Let the server push no more. It may push what it was allowed to."""
         self.room, self._is_open = 0, False
 
-    def received(self) -> None:
+    def received(self, pushed: Pushed) -> None:
         """Note that a message was pushed."""
         self._active_at = time.monotonic()
         self._free -= 1
@@ -90,13 +95,8 @@ class Window:
     def acknowledge(self, pushed: Sequence[Pushed]) -> None:
         """Acknowledge messages, or hold that back as long as it would make more room than is wanted."""
         self.settled(pushed)
-        self.held += [one.ack for one in pushed]
+        self.held += pushed
         self._fit()
-
-    def is_idle(self) -> None:
-        """Note that the server had nothing to push, although it could: begin again, if it is worth it."""
-        if self.is_untidy:
-            self._begin_again()
 
     def settled(self, pushed: Sequence[Pushed]) -> None:
         """Make the room that the settling of messages leaves to their consumer."""
@@ -104,11 +104,37 @@ class Window:
         if self._is_open:
             self.room += sum(one.consumer_tag == self.tag for one in pushed)
 
-    def acknowledged(self, count: int) -> None:
-        """Note that so many messages were acknowledged."""
+    def acknowledged(self, pushed: Sequence[Pushed]) -> None:
+        """Note that messages were acknowledged."""
         self._active_at = time.monotonic()
-        self._free += count
+        self._free += len(pushed)
         self.is_fresh = True
+
+    def put_back(self, pushed: Sequence[Pushed]) -> None:
+        """Let the server take unsettled messages back, and give it no room for others."""
+        self._unsettled -= len(pushed)
+        self._end([one.subscription for one in pushed])
+
+    def is_idle(self) -> None:
+        """Note that the server had nothing to push, although it could: begin again, if it is worth it.
+
+        If a message comes at this very moment, the server takes it back, which counts as a delivery. A line without
+        a consumer may push one message: otherwise nothing would tell that there is one. Room for single messages stays:
+        each one that is not wanted goes back together with the room for it.
+        """
+        if not self.is_untidy:
+            return
+        if self._singly:
+            self._connection.finish([(one.ack, one.subscription) for one in self.held])
+            self._forget([one.subscription for one in self.held])
+            self.held = []
+            return
+        if self.held:
+            self._connection.acknowledge([one.ack for one in self.held])
+            self.held = []
+        self._end([*self._subscriptions])
+        self._size = self._free = 0
+        self._subscribe(max(self.room, 1))
 
     def _fit(self) -> None:
         missing = self.room - self._free
@@ -116,8 +142,8 @@ class Window:
             return
         now, self.held = self.held[:missing], self.held[missing:]
         if now:
-            self._connection.acknowledge(now)
-            self.acknowledged(len(now))
+            self._connection.acknowledge([one.ack for one in now])
+            self.acknowledged(now)
         missing -= len(now)
         if missing <= 0:
             return
@@ -131,25 +157,25 @@ class Window:
         if self.room > self._free and self._connection.lost is None:
             self._subscribe(self.room - self._free)
 
-    def _begin_again(self) -> None:
-        """Acknowledge all, and begin anew with the room that is wanted. The line is empty: nothing is pushed meanwhile.
-
-        If a message comes at this very moment, the server takes it back, which counts as a delivery. A line without
-        a consumer may push one message: otherwise nothing would tell that there is one.
-        """
-        self._connection.acknowledge(self.held)
-        for id in self._subscriptions:
-            self._connection.unsubscribe(id)
-        self.held, self._subscriptions, self._free, self._size = [], [], 0, 0
-        self._subscribe(max(self.room, 1))
-
     def _subscribe(self, room: int) -> None:
-        id, _ = self._connection.subscribe(self._took, self.destination, more=self._headers(room))
-        self._subscriptions.append(id)
+        for size in [1] * room if self._singly else [room]:
+            more = self._headers(size, len(self._subscriptions))
+            id, _ = self._connection.subscribe(self._took, self.destination, more=more)
+            self._subscriptions[id] = None
         self._active_at = time.monotonic()
         self._free += room
         self._size += room
         self.is_fresh = True
+
+    def _end(self, subscriptions: Sequence[str]) -> None:
+        for id in subscriptions:
+            self._connection.unsubscribe(id)
+        self._forget(subscriptions)
+
+    def _forget(self, subscriptions: Sequence[str]) -> None:
+        for id in subscriptions:
+            del self._subscriptions[id]
+        self._size -= len(subscriptions)
 
     def _took(self, frame: Frame) -> None:
         self._take(frame, self)

@@ -105,6 +105,13 @@ class AioConnection(LoopConnection):
         self._subscriptions.pop(id, None)
         self.write(frame("UNSUBSCRIBE", {"id": id}))
 
+    def finish(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Acknowledge messages, and end the subscription of each before the server can push another to it."""
+        for _, subscription in pairs:
+            self._subscriptions.pop(subscription, None)
+        self.write(b"".join([frame("ACK", {"id": id}) + frame("UNSUBSCRIBE", {"id": subscription})
+                             for id, subscription in pairs]))  # fmt: skip
+
     async def browse(self, what: Browse) -> list[Frame]:
         """Return messages of a queue, without taking them."""
         found: list[Frame] = []
@@ -198,6 +205,12 @@ class AioConnection(LoopConnection):
 
     def farewell(self) -> bytes:
         return frame("DISCONNECT", {})
+
+    def end(self, transport: asyncio.Transport) -> None:
+        if self.address.tls:
+            transport.abort()  # closing would wait for the server's answer, even when the loop has ended
+        else:
+            super().end(transport)
 
     def ended(self, error: Exception) -> None:
         broken = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))

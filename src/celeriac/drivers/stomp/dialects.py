@@ -28,6 +28,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     of_journal: Mapping[str, str] = {}  # likewise, the journal
     atomic: bool = False  # a transaction sends and acknowledges in one step, and its receipt means that this is done
     browses: bool = False  # shows messages without taking them, acknowledged ones excepted
+    takes_back: bool = False  # puts back what a subscription had and was not acknowledged, when that ends
+    rank: str = ""  # header of SUBSCRIBE: subscriptions of a higher one get messages first
     schedules: bool = False  # keeps messages until they are due
     escapes: bool = False  # names of queues are percent-encoded
     has_vhosts: bool = False
@@ -40,6 +42,14 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     def existing(self, name: str) -> str:
         """Return the destination of a queue that is not declared if it is missing, where the server can do that."""
         return f"/amq/queue/{quote(name, safe=' ')}" if self.escapes else self.queue(name)
+
+    def subscribing(self, size: int, before: int) -> dict[str, str]:
+        """Return the headers of a subscription's size, and of its rank behind so many others of the same reader.
+
+        Where several readers have room, each gets one message before any of them gets two, then two before four.
+        """
+        ranked = {self.rank: str(-before.bit_length())} if self.rank else {}
+        return {self.window: str(size), **ranked}
 
     def expiry(self, at: float) -> dict[str, str]:
         """Return the headers of a message that the server may drop at an instant."""
@@ -56,7 +66,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
 ACTIVEMQ = Dialect(
     product="ActiveMQ", window="activemq.prefetchSize", in_turn={"activemq.exclusive": "true"}, atomic=True,
-    browses=True, schedules=True,
+    browses=True, takes_back=True, rank="activemq.priority", schedules=True,
 )  # fmt: skip
 RABBITMQ = Dialect(
     product="RabbitMQ", window="prefetch-count", in_turn={}, of_lines={"x-max-priority": "9"},
