@@ -118,6 +118,7 @@ class Hub:
         for one in (self._router.fileno(), self._zap.fileno(), self._woken.fileno()):
             poller.register(one, select.POLLIN)
         self._wake.setblocking(False)
+        self._let_in()  # a descriptor tells nothing before the first look
         busy, ran_at = 0, 0.0  # turns since the last look at the other descriptors; when the last turn began
         while not self._is_stopping:
             if self._is_empty or busy >= BUSY_TURNS:
@@ -213,10 +214,10 @@ class Hub:
             self._send(identity, encode_reply(request.number, AccessRefused.__name__, _encode(text)))
             return None
         session = self._sessions.of(request.session, peer.name, now)
-        session.forget_before(request.oldest)
-        for job in session.given_up(request.oldest):
+        session.forget(request.oldest, request.over)
+        for job in session.given_up(request.oldest, request.over):
             self._turns.polls.drop(job)
-            del session.running[job.number]
+            session.running.pop(job.number, None)
         if (answer := session.answers.get(request.number)) is not None:
             self._send(identity, answer)
         elif (running := session.running.get(request.number)) is not None:

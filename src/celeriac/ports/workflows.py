@@ -9,6 +9,7 @@ same atomic step. Counters never go below zero.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -111,6 +112,13 @@ class WorkflowStore(ABC):
 
         Returns, for each, whether it was claimed before: then some of its consequences may have been carried out.
         """
+
+    async def until_pending(self, pause: float) -> None:
+        """Return when it is time to look for pending nodes again: after a pause (seconds), or when there is one.
+
+        Without news it returns all the same, some time later. Raises `BackendError`, `BrokerError`.
+        """
+        await asyncio.sleep(pause)
 
     @abstractmethod
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
