@@ -565,7 +565,7 @@ def test_calls_come_back_from_a_worker(
     assert first == "all is well", told.stderr + (tmp_path / "log").read_text()
     assert code == 0
     assert len(refused) == 3
-    keepers = ascii("set `result_backend` to one of sqlite://, redis://, db+…://, mongodb://.")
+    keepers = ascii("set `result_backend` to one of sqlite://, redis://, zmq://, db+…://, mongodb://.")
     assert all(keepers.strip("'") in line for line in refused)
 
 

@@ -37,7 +37,7 @@ UNFINISHED_SECONDS = 30 * 86400.0
 """An unfinished workflow is kept this long after its last change; a finished one as long as outcomes are."""
 
 
-KEEPERS: Final = "sqlite://, redis://, db+…://, mongodb://"
+KEEPERS: Final = "sqlite://, redis://, zmq://, db+…://, mongodb://"
 """The backends that keep workflows and schedules, and list their outcomes, for errors that say what to set."""
 
 
