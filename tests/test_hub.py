@@ -47,7 +47,7 @@ from celeriac.model.message import PLAIN, encode, new_id
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
-from tests.conformance.backend import node_end
+from tests.conformance.backend import node_end, plan
 from tests.conformance.broker import ids, message, success
 from tests.hub_server import HubServer, running_hub
 from tests.patience import FOR_EVER, PATIENCE, in_time, wait_for
@@ -519,7 +519,9 @@ async def test_a_worker_is_told_when_the_lease_of_another_has_expired(broker: Hu
 
 async def test_a_worker_is_told_of_a_node_that_its_worker_has_left(broker: HubBroker) -> None:
     backend = HubBackend(broker.server, Clock())
-    await backend.conclude([node_end(new_id(), 0, leaves_pending=True)])
+    workflow = new_id()
+    await backend.aplant(plan(workflow))
+    await backend.conclude([node_end(workflow, 0, leaves_pending=True)])
     begun = time.monotonic()
     while not await backend.claim_pending(5, 60.0):
         await backend.until_pending(1.0)
