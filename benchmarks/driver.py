@@ -196,13 +196,11 @@ def serve(peer: Any, port: int) -> dict[str, Any]:
 
 def requests(peer: Any, port: int, kind: int, connections: int, seconds: float) -> dict[str, Any]:
     """Repeat a request for some seconds: one that sends a task (0), or one that asks for the state of one (1)."""
-    web_load.answered(port)
     return web_load.load(port, peer.asking(peer.ended()) if kind else peer.sending(), connections, seconds)
 
 
 def stream(peer: Any, port: int, rate: int, seconds: float) -> dict[str, Any]:
     """Send tasks at a rate, and return how long after the end of each task its event came."""
-    web_load.answered(port)
     peer.ready()
     stop, sent, late = threading.Event(), [0], list[float]()
 
@@ -232,7 +230,6 @@ def seed(peer: Any, rows: int) -> dict[str, Any]:
 
 def pages(peer: Any, port: int, times: int) -> dict[str, Any]:
     """Return the seconds of each page of the dashboard, fetched some times: by address, the first page first."""
-    web_load.answered(port)
     return {"pages": web_load.timed(port, peer.paths, times)}
 
 

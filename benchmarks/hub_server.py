@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.peers.base import HUB_FILE_VARIABLE, HUB_VARIABLE
-from benchmarks.server import answer, free_ports, shared
+from benchmarks.server import answer, shared
 from benchmarks.stage import Stage
+from tests.ports import free_port
 
 __all__ = ["HubProcess", "running"]
 
@@ -60,7 +61,7 @@ class HubProcess:
 def running(stage: Stage) -> Iterator[HubProcess]:
     """Run a hub within a `with` block, for all of the stage's measurements."""
     with stage.scratch() as folder:
-        hub = HubProcess(folder, free_ports(1)[0])
+        hub = HubProcess(folder, free_port())
         try:
             hub.restart()
             with shared(stage, {HUB_VARIABLE: hub.url, HUB_FILE_VARIABLE: str(hub.file)}, clear=hub.restart):

@@ -21,8 +21,9 @@ def draw(reports: Sequence[Mapping[str, Any]], server: Server, path: Path) -> No
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     mine = [report for report in server.reports(reports) if len(report["figures"]) > 1]
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.size": 8, "font.family": "sans-serif",
-                "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}  # fmt: skip
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.size": 8,
+                "font.family": "sans-serif", "text.color": INK, "axes.labelcolor": INK,
+                "xtick.color": INK, "ytick.color": INK}  # fmt: skip
     with mpl.rc_context(settings):
         rows = (len(mine) + 1) // 2
         most = max(len(report["figures"]) for report in mine)

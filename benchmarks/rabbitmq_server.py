@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.base import RABBITMQ_VARIABLE
-from benchmarks.server import answer, free_ports, shared
+from benchmarks.server import answer, shared
 from benchmarks.stage import BenchmarkError, Stage
+from tests.ports import free_ports
 
 __all__ = ["Node", "running"]
 

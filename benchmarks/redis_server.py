@@ -12,8 +12,9 @@ from contextlib import closing, contextmanager
 
 from benchmarks.peers.base import REDIS_VARIABLE
 from benchmarks.redis_line import Line
-from benchmarks.server import answer, free_ports, shared
+from benchmarks.server import answer, shared
 from benchmarks.stage import BenchmarkError, Stage
+from tests.ports import free_port
 
 __all__ = ["ARGUMENTS", "running"]
 
@@ -27,7 +28,7 @@ def running(stage: Stage) -> Iterator[Line]:
     if shutil.which("redis-server") is None:
         raise BenchmarkError("redis-server is not installed: apt-get install redis-server")
     with stage.scratch() as folder:
-        (port,) = free_ports(1)
+        port = free_port()
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *ARGUMENTS]
         with (folder / "redis.log").open("w") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

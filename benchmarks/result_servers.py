@@ -18,8 +18,9 @@ from pathlib import Path
 
 from benchmarks.environments import FOLDER
 from benchmarks.peers.base import STORE_VARIABLE
-from benchmarks.server import answer, free_ports
+from benchmarks.server import answer
 from benchmarks.stage import BenchmarkError, Stage
+from tests.ports import free_port
 
 __all__ = ["STORES", "Store", "running"]
 
@@ -95,7 +96,7 @@ def running(stage: Stage, name: str) -> Iterator[str]:
         if os.geteuid() == 0 and store.user:
             folder.chmod(0o755)
             shutil.chown(folder, store.user)
-        (port,) = free_ports(1)
+        port = free_port()
         if command := store.prepare(folder):
             done = _start(store, folder, command)
             if done.wait():

@@ -1,4 +1,4 @@
-"""Shared by `redis_server` and `rabbitmq_server`: finding free ports, waiting for a server, passing on its URL."""
+"""Servers of the benchmarks: waiting until one answers, passing on its URL, serving HTTP by a contender."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.stage import BenchmarkError, Stage
+from tests.ports import free_port
 
-__all__ = ["answer", "free_ports", "shared"]
+__all__ = ["answer", "serving", "shared"]
 
 PAUSE = 0.02  # seconds between two attempts
+START_SECONDS = 60.0
 
 T = TypeVar("T")
 
 
-def free_ports(number: int) -> list[int]:
-    """Return ports that no process listens on."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-def answer(process: subprocess.Popen[bytes], attempt: Callable[[], T], seconds: float, log: Path) -> T:
+def answer(process: subprocess.Popen[Any], attempt: Callable[[], T], seconds: float, log: Path) -> T:
     """Call `attempt` until it succeeds, and return its result. Raises `BenchmarkError` if the server does not start."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
@@ -47,3 +40,16 @@ def shared(stage: Stage, variables: dict[str, str], clear: Callable[[], object])
             yield
         finally:
             stage.clear = lambda: None
+
+
+@contextmanager
+def serving(stage: Stage, folder: Path, contender: str) -> Iterator[int]:
+    """Within a `with` block, serve HTTP by a contender; yield the port, once it listens."""
+    port = free_port()
+
+    def connect() -> None:
+        socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS).close()
+
+    with stage.started(folder, contender, "serve", port) as process:
+        answer(process, connect, START_SECONDS, folder / "log")
+        yield port

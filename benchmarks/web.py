@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.compare import compare_rates
 from benchmarks.figures import Bar, Report, number, percentile
 from benchmarks.redis_server import running
-from benchmarks.server import free_ports
+from benchmarks.server import serving
 from benchmarks.stage import BenchmarkError, Contender, Stage
 
 __all__ = ["events", "send", "status"]
@@ -39,8 +39,7 @@ def _requests(stage: Stage, name: str, title: str, kind: int) -> Report:
     latest: dict[str, list[float]] = {}
 
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
-        (port,) = free_ports(1)
-        with stage.scratch() as folder, stage.started(folder, one.name, "serve", port):
+        with stage.scratch() as folder, serving(stage, folder, one.name) as port:
             if kind == ASKING:
                 with stage.worker(folder, one.name, 1):
                     found = stage.ask(folder, one.name, "requests", port, kind, CONNECTIONS, seconds)
@@ -62,11 +61,10 @@ def events(stage: Stage) -> Report:
     report = Report("web-events", f"A stream of events beside {TASKS:,} tasks per second", issue=ISSUE)
     report.columns = ("", "events", "p50 ms after the end", "p99 ms", "tasks per s")
     seconds = stage.amount(int(EVENT_SECONDS), 2)
-    (port,) = free_ports(1)
     with running(stage):
         (one,) = stage.contenders([OURS])
         stage.say(f"web-events: {one.title}")
-        with stage.scratch() as folder, stage.started(folder, one.name, "serve", port), \
+        with stage.scratch() as folder, serving(stage, folder, one.name) as port, \
                 stage.worker(folder, one.name, 2):  # fmt: skip
             found = stage.ask(folder, one.name, "stream", port, TASKS, seconds)
     late = [second * 1e3 for second in found.pop("late")]

@@ -11,23 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["answered", "events", "load", "timed"]
+__all__ = ["events", "load", "timed"]
 
-START_SECONDS = 60.0
+MOST_SECONDS = 60.0
 WARM_UP_SECONDS = 0.5
-
-
-def answered(port: int) -> None:
-    """Wait until a server listens."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def timed(port: int, paths: Callable[[Callable[[str], str]], Sequence[str]], times: int) -> dict[str, list[float]]:
@@ -36,7 +23,7 @@ def timed(port: int, paths: Callable[[Callable[[str], str]], Sequence[str]], tim
     `paths` is called with a function that fetches a page, for addresses that are on other pages. The page at `/` is
     timed before, once: as the first page of the server.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MOST_SECONDS)
     headers = {"Accept": "text/html"}
 
     def fetch(path: str) -> str:
@@ -111,7 +98,7 @@ class _Connection:
     """A connection, kept alive."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=MOST_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.compare import describe
 from benchmarks.figures import Bar, Report, number
-from benchmarks.server import free_ports
+from benchmarks.server import serving
 from benchmarks.stage import BenchmarkError, Stage
 
 __all__ = ["pages"]
@@ -24,11 +24,10 @@ def pages(stage: Stage) -> Report:
     if not contenders:
         raise BenchmarkError("The dashboard needs celeriac[web].")
     (one,) = contenders
-    (port,) = free_ports(1)
     with stage.scratch() as folder:
         stage.say(f"web-pages: {rows:,} rows")
         stage.ask(folder, one.name, "seed", rows)
-        with stage.started(folder, one.name, "serve", port):
+        with serving(stage, folder, one.name) as port:
             found = stage.ask(folder, one.name, "pages", port, TIMES)["pages"]
     for path, seconds in found.items():
         report.rows.append((path, number(min(seconds) * 1e3), number(max(seconds) * 1e3)))

@@ -26,6 +26,7 @@ from celeriac.brokers.stomp.transport import StompTransport
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.signalling import send
 
 __all__ = ["ActiveMQServer", "StompClock", "die", "running_activemq", "timed"]
@@ -73,9 +74,7 @@ class ActiveMQServer:
                 pytest.fail(MISSING)
             pytest.skip(MISSING)
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._java = java
         self._spaces = count(1)

@@ -24,11 +24,13 @@ from tests.clock import FakeClock
 from tests.hub_server import HubServer, SharedClock, running_hub
 from tests.mariadb_server import MariaDBServer, running_mariadb
 from tests.mongodb_server import MongoServer, running_mongodb
+from tests.ports import free_port
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.harness import Stage, set_stage
 from tests.promises.stores import shared_servers
-from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, free_ports, running_rabbit
+from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, running_rabbit
 from tests.redis_server import RedisServer, running_redis
+from tests.scratch import use_memory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +48,7 @@ hypothesis.settings.load_profile("celeriac")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    use_memory()
     patience.exact = config.getoption("--chaos")
     config.addinivalue_line("markers", "at_length: run with `--chaos` alone")
 
@@ -146,7 +149,7 @@ def collected() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rabbit() -> Iterator[RabbitServer]:
     """A RabbitMQ for all tests that leave it running; each makes a vhost of its own."""
-    with running_rabbit(**{STOMP: f"127.0.0.1:{free_ports(1)[0]}"}) as server:
+    with running_rabbit(**{STOMP: f"127.0.0.1:{free_port()}"}) as server:
         yield server
 
 

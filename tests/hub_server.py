@@ -25,7 +25,7 @@ from celeriac.cli import main
 from celeriac.hub.serve import Hub
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
-from tests.redis_server import _free_port
+from tests.ports import free_port
 from tests.signalling import send
 
 __all__ = ["FileClock", "HubServer", "SharedClock", "running_hub"]
@@ -65,7 +65,7 @@ class HubServer:
                  query: str = "") -> None:  # fmt: skip
         self.folder = folder
         self.data = folder / "celeriac.db"
-        self.bind = bind or f"tcp://127.0.0.1:{_free_port()}"
+        self.bind = bind or f"tcp://127.0.0.1:{free_port()}"
         self.url = self.bind.replace("tcp://", "zmq://").replace("ipc://", "zmq+ipc://") + query
         self.log = folder / "hub.log"
         self.arguments = ["hub", "--bind", self.bind, "--data", str(self.data), *arguments]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -13,32 +12,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 
-import pytest
-
 from celeriac.drivers.peer import Peer, Stream
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
-from tests.signalling import send
+from tests.ports import free_port
+from tests.server_process import ServerProcess, missing
 
 __all__ = ["MemcachedClock", "MemcachedServer", "Replies", "answering", "running_memcached"]
 
 MISSING = "memcached is not installed: apt-get install memcached"
 
 
-class MemcachedServer:
+class MemcachedServer(ServerProcess):
     """`memcached`, that can be killed, frozen and started again (empty)."""
 
     def __init__(self, *arguments: str) -> None:
         if shutil.which("memcached") is None:
-            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-                pytest.fail(MISSING)
-            pytest.skip(MISSING)
+            missing(MISSING)
         self.arguments = arguments
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"memcached://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
@@ -73,20 +66,6 @@ class MemcachedServer:
         lines = self.ask("lru_crawler metadump all", b"END\r\n").splitlines()
         names = [unquote(line.split()[0].removeprefix("key=")) for line in lines if line.startswith("key=")]
         return {name: int(found.split()[1][1:]) for name in names if (found := self.ask(f"mg {name} t")) != "EN\r\n"}
-
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        send(self.process.pid, number)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.send(signal.SIGKILL)
-        self.process.wait(PATIENCE)
-        self.process = None
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.kill()
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -18,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from tests.patience import PATIENCE
-from tests.signalling import send
+from tests.ports import free_port
+from tests.server_process import ServerProcess, missing
 
 __all__ = ["LEFT", "MongoServer", "database_on", "running_mongodb"]
 
@@ -38,23 +36,20 @@ Tests ignore the warning, and use the fixture `collected`, so that it does not c
 """
 
 
-class MongoServer:
+class MongoServer(ServerProcess):
     """A server that can be killed, frozen and started again. With `given`, one that others run."""
 
     def __init__(self, folder: Path, *arguments: str, given: str = "") -> None:
         self.given = given
         self.folder = folder
         self.arguments = list(arguments)
-        self.process: subprocess.Popen[bytes] | None = None
         if given:
             return
         program = shutil.which("secantusd-py") or (str(PROGRAM) if PROGRAM.exists() else None)
         if program is None:
-            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-                pytest.fail(MISSING)
-            pytest.skip(MISSING)
+            missing(MISSING)
         self.program = program
-        self.port = _free_port()
+        self.port = free_port()
         self.start()
 
     def url(self, database: str = "tests", user: str = "", options: str = DIRECT) -> str:
@@ -81,32 +76,6 @@ class MongoServer:
 
     def client(self) -> MongoClient[dict[str, Any]]:
         return MongoClient(self.url(), serverSelectionTimeoutMS=1000, heartbeatFrequencyMS=500)
-
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        send(self.process.pid, number)
-
-    def freeze(self) -> None:
-        self.send(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.send(signal.SIGCONT)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(PATIENCE)
-        self.process = None
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

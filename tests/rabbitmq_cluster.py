@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.patience import wait_for
-from tests.rabbitmq_server import RabbitServer, free_ports, node_name
+from tests.ports import free_ports
+from tests.rabbitmq_server import RabbitServer, node_name
 
 __all__ = ["RabbitCluster", "running_cluster"]
 

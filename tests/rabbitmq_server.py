@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
 from pamqp import commands
 
 from celeriac.brokers.amqp import AmqpBroker
@@ -40,6 +38,8 @@ from celeriac.model.message import decode
 from celeriac.ports.broker import Lease
 from tests.clock import FakeClock
 from tests.patience import PATIENCE, wait_for
+from tests.ports import free_ports
+from tests.server_process import ServerProcess, missing
 from tests.signalling import send
 
 __all__ = [
@@ -50,7 +50,6 @@ __all__ = [
     "a_place",
     "die",
     "entries_of",
-    "free_ports",
     "node_name",
     "running_rabbit",
 ]  # fmt: skip
@@ -61,23 +60,12 @@ USER = "rabbitmq"
 STOMP = "stomp.listeners.tcp.1"
 
 
-def free_ports(number: int) -> list[int]:
-    """Return ports of this machine on which nothing listens."""
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def node_name(port: int) -> str:
     """Return the name of a node, by its port."""
     return f"celeriac{port}@localhost"
 
 
-class RabbitServer:
+class RabbitServer(ServerProcess):
     """`rabbitmq-server`, that can be stopped, killed, frozen and started again, with a new vhost for each test.
 
     `ports`: for AMQP, for HTTP, for other nodes, of epmd. A node of a cluster has a secret in common with the others,
@@ -86,13 +74,10 @@ class RabbitServer:
 
     def __init__(self, folder: Path, ports: Sequence[int] = (), cookie: str = "", **settings: str) -> None:
         if not os.path.exists(PROGRAM):
-            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-                pytest.fail(MISSING)
-            pytest.skip(MISSING)
+            missing(MISSING)
         self.folder = folder
         self.port, self.http, self.dist, self.epmd = ports or free_ports(4)
         self.name = node_name(self.port)
-        self.process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._vhosts = count(1)
         self._account: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -178,14 +163,6 @@ class RabbitServer:
 
     def send(self, number: int) -> None:
         send(self.pid, number)
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End it, and wait until it has ended."""
-        if number != signal.SIGKILL:
-            self.send(signal.SIGCONT)
-        self.send(number)
-        assert self.process is not None
-        self.process.wait(PATIENCE)
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None and (self.folder / "pid").exists():

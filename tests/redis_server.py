@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -13,37 +11,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.clock import FakeClock
 from tests.patience import PATIENCE
-from tests.signalling import send
+from tests.ports import free_port
+from tests.server_process import ServerProcess, missing
 
 __all__ = ["RedisClock", "RedisServer", "running_redis"]
 
 MISSING = "redis-server is not installed: apt-get install redis-server"
 
 
-class RedisServer:
+class RedisServer(ServerProcess):
     """`redis-server`, that can be stopped, killed, frozen and started again."""
 
     def __init__(self, folder: Path, *arguments: str, settings: Path | None = None, password: str = "",
                  tls: bool = False) -> None:  # fmt: skip
         if shutil.which("redis-server") is None:
-            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-                pytest.fail(MISSING)
-            pytest.skip(MISSING)
+            missing(MISSING)
         self.folder = folder
         self.arguments = arguments
         self.settings = settings  # of a Sentinel
         self.password = password  # that it was told by its arguments to ask for
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         if tls:
-            port = _free_port()
+            port = free_port()
             self.tls_url = f"rediss://127.0.0.1:{port}/0"
             self.arguments = (*arguments, "--tls-port", str(port))
-        self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
@@ -83,28 +77,6 @@ class RedisServer:
                         raise ConnectionResetError
                     reader.feed(data)
             return reply
-
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        send(self.process.pid, number)
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        assert self.process is not None
-        if number != signal.SIGKILL:
-            self.send(signal.SIGCONT)
-        self.send(number)
-        self.process.wait(PATIENCE)
-        self.process = None
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

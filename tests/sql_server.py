@@ -5,38 +5,35 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.server_process import ServerProcess, missing
 from tests.signalling import send
 
 __all__ = ["SQLServer"]
 
 
-class SQLServer(ABC):
+class SQLServer(ServerProcess):
     """A server that can be stopped, killed, frozen and started again, with a new database for each test."""
 
     user: str  # who runs it, if the tests are run by root
 
-    def __init__(self, folder: Path, program: str, missing: str) -> None:
+    def __init__(self, folder: Path, program: str, advice: str) -> None:
         if not os.path.exists(program):
-            if os.environ.get("CELERIAC_TEST_REQUIRE") == "all":
-                pytest.fail(missing)
-            pytest.skip(missing)
+            missing(advice)
         self.folder = folder
         self.program = program
         self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
         self._shared = ""
         self._account: dict[str, Any] = {}
@@ -115,32 +112,17 @@ class SQLServer(ABC):
         found = psutil.Process(self.process.pid)
         return [found, *found.children(recursive=True)]
 
-    def _send(self, number: int) -> None:
+    def send(self, number: int) -> None:
         for process in self._processes():
             try:
                 send(process.pid, number)
             except ProcessLookupError:
                 continue
 
-    def freeze(self) -> None:
-        self._send(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._send(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Kill it and its processes, as `kill -9` and a crash do."""
-        self._send(signal.SIGKILL)
-        self._ended()
-
     def stop(self) -> None:
         """Stop it in order; its clients are cut off."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT if self.user == "postgres" else signal.SIGTERM)
-        self._ended()
-
-    def _ended(self) -> None:
-        assert self.process is not None
         self.process.wait(PATIENCE)
         self.process = None
 
@@ -150,13 +132,3 @@ class SQLServer(ABC):
             self.start()
         else:
             self.thaw()
-
-    def end(self) -> None:
-        if self.process is not None:
-            self.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

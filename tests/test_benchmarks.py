@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import rabbitmq_server, redis_server
-from tests.patience import PATIENCE
+from tests.patience import FOR_EVER
 
 pytest.importorskip("huey", reason="the extra `bench` is not installed")
 pytest.importorskip("psutil", reason="the extra `bench` is not installed")
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 def run(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=FOR_EVER, check=False)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from celeriac.brokers.zmq import HubBroker
 from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.amqp10.server import Server as Amqp10Server
 from celeriac.drivers.memory import Store
-from celeriac.drivers.memory_delays import MemoryDelays, MemoryDelayStore
+from celeriac.drivers.memory.delays import MemoryDelays, MemoryDelayStore
 from celeriac.drivers.redis.server import Server
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.schema import TABLES

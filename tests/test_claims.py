@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from celeriac import Celeriac
-from celeriac.drivers.memory_claims import SOME, MemoryClaimStore
+from celeriac.drivers.memory.claims import SOME, MemoryClaimStore
 from celeriac.drivers.mongodb.claims import MongoClaimStore
 from celeriac.drivers.mongodb.server import Server as MongoDB
 from celeriac.drivers.redis.claims import RedisClaimStore

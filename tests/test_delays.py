@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celeriac.drivers.memory_delays import MemoryDelays, MemoryDelayStore
+from celeriac.drivers.memory.delays import MemoryDelays, MemoryDelayStore
 from celeriac.drivers.mongodb.delays import MongoDelayStore
 from celeriac.drivers.mongodb.server import Server as MongoDB
 from celeriac.drivers.redis.delays import RedisDelayStore

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.drivers.memory_history import MemoryHistory
+from celeriac.drivers.memory.history import MemoryHistory
 from celeriac.drivers.mongodb import history_sums
 from celeriac.drivers.mongodb.history import MongoHistory
 from celeriac.drivers.mongodb.server import Server as MongoDB

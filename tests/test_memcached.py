@@ -31,12 +31,11 @@ from celeriac.model.outcome import Outcome
 from celeriac.testing import running_worker
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
-from tests.environment import without_settings
 from tests.key_value import check_that_the_first_thread_wins
 from tests.memcached_server import MemcachedClock, MemcachedServer, Replies, answering, running_memcached
+from tests.pairs import CALLER, check_calls
 from tests.patience import PATIENCE, wait_for
 from tests.test_docs import DOCS, WORKER, Reader, blocks
-from tests.test_pairs import APP, CALLER, run
 
 SHORT = 0.5  # seconds; of time-outs that a test waits for
 
@@ -546,24 +545,10 @@ for flow in (chord([add.s(1, 1)], total.s()), add.s(1, 1) | group([step, step]),
 def test_calls_come_back_from_a_worker(
     request: pytest.FixtureRequest, servers: list[MemcachedServer], tmp_path: Path, broker: str
 ) -> None:
-    (tmp_path / "pairs.py").write_text(APP)
-    (tmp_path / "caller.py").write_text(CALLER + REFUSED)
     url = f"sqlite:///{tmp_path}/celeriac.db" if broker == "sqlite" else request.getfixturevalue("redis").url
     named = f"memcached://127.0.0.1:{servers[0].port},127.0.0.1:{servers[1].port}"
     urls = {"CELERIAC_BROKER_URL": url, "CELERIAC_RESULT_BACKEND": named}
-    with (tmp_path / "log").open("w") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "celeriac", "-A", "pairs", "worker", "-c", "2"], cwd=tmp_path,
-            env=without_settings() | urls, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        told = run(tmp_path, urls, "caller.py")
-    finally:
-        worker.terminate()
-        code = worker.wait(PATIENCE)
-    first, *refused = told.stdout.splitlines()
-    assert first == "all is well", told.stderr + (tmp_path / "log").read_text()
-    assert code == 0
+    refused = check_calls(tmp_path, urls, CALLER + REFUSED)
     assert len(refused) == 3
     keepers = ascii("set `result_backend` to one of sqlite://, redis://, zmq://, db+…://, mongodb://.")
     assert all(keepers.strip("'") in line for line in refused)

@@ -37,6 +37,7 @@ from celeriac.ports.broker import MISSED, Action, Broker, Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.conformance.broker import LONG, PROMPTLY, ids, message, one, receive, success
 from tests.patience import eventually, in_time
+from tests.ports import free_port
 from tests.rabbitmq_server import Place, RabbitServer, a_place, die, entries_of, running_rabbit
 
 TIMEOUT = 3.0  # seconds; more than a server needs that answers
@@ -88,9 +89,7 @@ async def test_a_worker_does_not_retry_with_a_wrong_password(place: Place) -> No
 
 
 def test_an_unreachable_server_is_reported_at_once(place: Place) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable, match="cannot be reached"):
         place.broker(f"amqp://127.0.0.1:{port}").publish([message()])
@@ -108,9 +107,7 @@ def test_a_server_that_does_not_answer_is_reported_within_the_time_out(place: Pl
 
 
 async def test_the_next_host_is_tried_when_one_does_not_answer(place: Place) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dead = probe.getsockname()[1]
+    dead = free_port()
     broker = place.broker(f"amqp://guest:guest@127.0.0.1:{dead},127.0.0.1:{place.rabbit.port}/{quote(place.vhost)}")
     broker.publish([message()])
     await broker.apublish([message()])

@@ -18,7 +18,7 @@ from celeriac import Celeriac
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.transport import AmqpTransport
 from celeriac.brokers.queue_server.transport import Holds
-from celeriac.drivers.memory_delays import MemoryDelays, MemoryDelayStore
+from celeriac.drivers.memory.delays import MemoryDelays, MemoryDelayStore
 from celeriac.errors import (
     BackendUnavailable,
     BrokerError,

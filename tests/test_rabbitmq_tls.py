@@ -18,8 +18,9 @@ from celeriac.model.clock import Clock
 from tests.certificates import Certificates
 from tests.conformance.broker import message
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.promises.harness import set_stage
-from tests.rabbitmq_server import free_ports, running_rabbit
+from tests.rabbitmq_server import running_rabbit
 
 WAYS: dict[str, Callable[[AmqpBroker], Any]] = {
     "publish": lambda broker: broker.publish([message()]),
@@ -48,7 +49,7 @@ def secure() -> Iterator[Secure]:
         mine, my_key = ours.sign("client", "DNS:client")
         os.chmod(folder, 0o755)  # the server is another user
         os.chmod(key, 0o644)
-        (port,) = free_ports(1)
+        port = free_port()
         settings = {
             "listeners.ssl.1": f"127.0.0.1:{port}", "ssl_options.cacertfile": str(ours.authority),
             "ssl_options.certfile": str(certificate), "ssl_options.keyfile": str(key),

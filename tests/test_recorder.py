@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, states
-from celeriac.drivers.memory_history import MemoryHistory
+from celeriac.drivers.memory.history import MemoryHistory
 from celeriac.errors import BrokerUnavailable, ImproperlyConfigured, Unstorable
 from celeriac.model.failure import Failure
 from celeriac.model.history import Batch

@@ -9,8 +9,6 @@ import asyncio
 import os
 import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,12 +34,11 @@ from celeriac.testing import running_worker
 from tests.clock import FakeClock
 from tests.conformance.backend import BackendConformance
 from tests.conformance.broker import LONG, Ports
-from tests.environment import without_settings
 from tests.key_value import check_that_the_first_thread_wins
 from tests.memcached_server import Replies, answering
+from tests.pairs import check_calls
 from tests.patience import PATIENCE
 from tests.test_docs import DOCS, WORKER, Reader, blocks
-from tests.test_pairs import APP, CALLER, run
 from tests.tyrant_server import TyrantServer, running_tyrant
 
 SHORT = 0.5  # seconds; of time-outs that a test waits for
@@ -420,24 +417,11 @@ def test_an_app_uses_it_by_its_url_and_signs(
 
 
 def test_calls_come_back_from_a_worker(server: TyrantServer, kind: str, tmp_path: Path) -> None:
-    (tmp_path / "pairs.py").write_text(APP)
-    (tmp_path / "caller.py").write_text(CALLER)
     urls = {
         "CELERIAC_BROKER_URL": f"sqlite:///{tmp_path}/celeriac.db", "CELERIAC_TYRANT_PREFIX": new_id(),
         "CELERIAC_RESULT_BACKEND": f"{kind}://127.0.0.1:{server.port}",
     }  # fmt: skip
-    with (tmp_path / "log").open("w") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "celeriac", "-A", "pairs", "worker", "-c", "2"], cwd=tmp_path,
-            env=without_settings() | urls, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        told = run(tmp_path, urls, "caller.py")
-    finally:
-        worker.terminate()
-        code = worker.wait(PATIENCE)
-    assert told.stdout == "all is well\n", told.stderr + (tmp_path / "log").read_text()
-    assert code == 0
+    assert check_calls(tmp_path, urls) == []
 
 
 def test_what_the_page_says_can_be_done(server: TyrantServer, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from pymongo import MongoClient
 
@@ -19,7 +20,7 @@ class BareMongoDB(StorePeer):
     settings = f"insert_many of {len(VALUE)} bytes each, unordered, acknowledged and journaled"
 
     def __init__(self) -> None:
-        client = MongoClient(URL, w="majority", journal=True)
+        client: MongoClient[dict[str, Any]] = MongoClient(URL, w="majority", journal=True)
         self._collection = client.get_database()["bare"]
 
     def store(self, ids: Sequence[str]) -> int:

@@ -52,18 +52,18 @@ class BareRedis(RedisPeer):
     )
 
     def __init__(self) -> None:
-        self._line = Line()
+        self._bare = Line()
 
     def one_by_one(self, arguments: Iterable[Any]) -> None:
         for _ in arguments:
-            self._line.say(("LPUSH", "list", BODY))
-            self._line.hear()
+            self._bare.say(("LPUSH", "list", BODY))
+            self._bare.hear()
 
     def roundtrip(self, timeout: float) -> Any:
-        self._line.say(("LPUSH", CALLS, BODY))
-        self._line.hear()
-        self._line.say(("BRPOP", ANSWERS, timeout))
-        answer = self._line.hear()
+        self._bare.say(("LPUSH", CALLS, BODY))
+        self._bare.hear()
+        self._bare.say(("BRPOP", ANSWERS, timeout))
+        answer = self._bare.hear()
         assert answer is not None, "no answer came"
         return answer[1]
 

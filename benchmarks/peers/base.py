@@ -35,7 +35,7 @@ class Peer(ABC):
 
     title: ClassVar[str]
     module: ClassVar[str]  # the module that users import
-    packages: ClassVar[Sequence[str]]  # whose versions are reported
+    packages: Sequence[str]  # whose versions are reported
     settings: str  # its configuration and guarantees, as text
     pace: ClassVar[int] = 0  # tasks per second that it drains, roughly: determines how many are queued for a drain
     lead: ClassVar[float] = 0.0  # the fraction of a drain that must be completed before timing starts

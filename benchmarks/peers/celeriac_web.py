@@ -7,6 +7,7 @@ import json
 from benchmarks.peers.celeriac_family import CeleriacPeer
 from benchmarks.peers.redis_peer import URL, RedisPeer
 from benchmarks.peers.web_peer import Request, WebPeer
+from celeriac.web import api
 from celeriac.web.serving import serve
 
 
@@ -21,7 +22,7 @@ class CeleriacWeb(CeleriacPeer, RedisPeer, WebPeer):
         super().__init__(place, URL, web_rate=1_000_000)
 
     def serve(self, port: int) -> None:
-        serve(self.app, "127.0.0.1", port, lambda address: None)
+        serve(api(self.app), "127.0.0.1", port, lambda address: None)
 
     def sending(self) -> Request:
         return "POST", "/api/v1/tasks", json.dumps({"task": "noop", "args": [1]}).encode()
@@ -32,7 +33,7 @@ class CeleriacWeb(CeleriacPeer, RedisPeer, WebPeer):
     def ended(self) -> str:
         result = self.noop.delay(1)
         result.get(60)
-        return result.id
+        return str(result.id)
 
     def waiting(self) -> int:
         return 0

@@ -21,7 +21,7 @@ class StorePeer(ABC):
 
     title: ClassVar[str]
     module: ClassVar[str]  # the module that users import
-    packages: ClassVar[Sequence[str]]  # whose versions are reported
+    packages: Sequence[str]  # whose versions are reported
     settings: str  # its configuration and guarantees, as text
     pace = 0
 

@@ -13,8 +13,8 @@ import pytest
 from celeriac import Celeriac, chord
 from celeriac.beat import scheduler as scheduling
 from celeriac.beat.definition import definition_of
-from celeriac.brokers.memory import MemoryScheduleStore
 from celeriac.canvas.tree import decode_tree
+from celeriac.drivers.memory.schedules import MemoryScheduleStore
 from celeriac.errors import BackendError, BrokerUnavailable, UnknownOption, Unstorable
 from celeriac.model.message import Message, new_id
 from celeriac.ports.schedules import Change, Due

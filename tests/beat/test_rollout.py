@@ -12,7 +12,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.beat import sync
 from celeriac.beat.scheduler import Scheduler
-from celeriac.drivers.memory_schedules import MemoryScheduleStore
+from celeriac.drivers.memory.schedules import MemoryScheduleStore
 from celeriac.model.message import new_id
 from celeriac.ports.schedules import Change
 from tests.beat.test_scheduler import app_on

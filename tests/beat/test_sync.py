@@ -15,7 +15,7 @@ import pytest
 
 from celeriac import chain, group
 from celeriac.beat import sync
-from celeriac.brokers.memory import MemoryScheduleStore
+from celeriac.drivers.memory.schedules import MemoryScheduleStore
 from celeriac.drivers.sqlite.schedules import SQLiteScheduleStore
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.message import new_id

@@ -237,8 +237,9 @@ async def _attempts(history: History, dice: random.Random, kinds: Any, now: floa
                          ids=[one.id for one in made if one.signature == _signature(kind[0])][:10])
         for place, kind in enumerate(failing)
     ]  # fmt: skip
-    about = {"id": HOSTILE[0], "by": HOSTILE[2], "text": HOSTILE[1], "data": {"body": {HOSTILE[0]: HOSTILE[1]}}}
-    usual = {"id": "mail", "by": "ann", "text": "Pause a queue", "data": {}}
+    data = {"body": {HOSTILE[0]: HOSTILE[1]}}
+    about: dict[str, Any] = {"id": HOSTILE[0], "by": HOSTILE[2], "text": HOSTILE[1], "data": data}
+    usual: dict[str, Any] = {"id": "mail", "by": "ann", "text": "Pause a queue", "data": {}}
     events = [
         Event(at=now - 300 * place, kind=kind, **(about if hostile else usual))
         for place, kind in enumerate(("action", "task.retried"))

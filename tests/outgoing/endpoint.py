@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -69,6 +70,17 @@ class Endpoint:
         """Give these answers in turn, and the last one to all further requests."""
         left = list(answers)
         self.script = lambda request: left.pop(0) if len(left) > 1 else left[0]
+
+    def drip(self, head: bytes, drop: bytes) -> None:
+        """Answer slowly: with `head`, and then drop by drop until the client closes the connection."""
+
+        def script(request: Received) -> None:
+            self.connections[-1].sendall(head)
+            while True:
+                self.connections[-1].sendall(drop)
+                time.sleep(0.02)  # how slow this server is
+
+        self.script = script
 
     def wait(self, count: int, seconds: float) -> list[Received]:
         """Return the requests, once there are so many."""

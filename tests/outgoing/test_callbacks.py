@@ -24,7 +24,7 @@ from celeriac.tasks.execution import Executor
 from celeriac.worker.options import WorkerOptions
 from tests.certificates import Certificates
 from tests.clock import FakeClock
-from tests.outgoing.endpoint import SECRET, Endpoint, Received, answering, reply
+from tests.outgoing.endpoint import SECRET, Endpoint, answering, reply
 from tests.patience import PATIENCE, in_time
 
 HOST = "hooks.example.com"
@@ -347,13 +347,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nX: "])
 def test_an_answer_that_comes_drop_by_drop_ends_with_the_timeout(endpoint: Endpoint, head: bytes) -> None:
-    def script(request: Received) -> None:
-        endpoint.connections[-1].sendall(head)
-        while True:  # until the client closes the connection
-            endpoint.connections[-1].sendall(b"0")
-            time.sleep(0.02)  # how slow this server is
-
-    endpoint.script = script
+    endpoint.drip(head, b"0")
     begun = time.monotonic()
     outcome = attempt(app_of(endpoint.url), endpoint.url)
     assert (outcome.state, "Timeout" in str(error_of(outcome))) == ("RETRY", True)

@@ -279,13 +279,7 @@ def test_an_answer_without_end_is_cut_off(endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n"])
 def test_an_answer_that_comes_drop_by_drop_ends_with_the_timeout(endpoint: Endpoint, head: bytes) -> None:
-    def script(request: Received) -> None:
-        endpoint.connections[-1].sendall(head)
-        while True:  # until the client closes the connection
-            endpoint.connections[-1].sendall(b"x")
-            time.sleep(0.02)  # how slow this server is
-
-    endpoint.script = script
+    endpoint.drip(head, b"x")
     begun = time.monotonic()
     outcome = attempt(task_of(endpoint, timeout=1))
     assert (outcome.state, failure_of(outcome).type) == ("RETRY", "Timeout")

@@ -24,7 +24,7 @@ from typing import Any
 from tests.activemq_server import ActiveMQServer, running_activemq
 from tests.hub_server import HubServer
 from tests.patience import PATIENCE
-from tests.promises.stores import MariaDBStore, MongoStore, PostgreSQLStore, Store, shared_servers
+from tests.promises.stores import MariaDBStore, MongoStore, OnServer, PostgreSQLStore, Store, shared_servers
 from tests.rabbitmq_cluster import RabbitCluster, running_cluster
 from tests.rabbitmq_server import RabbitServer, running_rabbit
 from tests.redis_server import RedisServer
@@ -117,7 +117,7 @@ class SQLiteGround(Ground):
 # --- Redis --------------------------------------------------------------------------------------------
 
 
-class RedisGround(Ground):
+class RedisGround(OnServer, Ground):
     """A `redis-server` of the stage's own, that has on disk what it has answered for (`appendfsync always`).
 
     It is away while it is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP). Its
@@ -159,40 +159,15 @@ class RedisGround(Ground):
                 while (command := reader.gets()) is not False:
                     yield command if len(command) > 2 else [*command, b"", b""]
 
-    @contextmanager
-    def away(self, how: str) -> Iterator[None]:
-        begun = time.time()
-        if how == "frozen":
-            self.server.send(signal.SIGSTOP)
-        else:
-            self.server.kill()
-        try:
-            yield
-        finally:
-            if how == "frozen":
-                self.server.send(signal.SIGCONT)
-            else:
-                self.server.start()
-            self.outages.append((begun, time.time()))
-
-    def restart(self) -> None:
-        with self.away("down"):
-            pass
-
-    def end(self) -> None:
-        self.server.end()
-
 
 # --- The hub ------------------------------------------------------------------------------------------
 
 
-class HubGround(SQLiteGround):
+class HubGround(OnServer, SQLiteGround):
     """A `celeriac hub` of the stage's own, on the file of a SQLite ground.
 
     It is away while it is `down` (killed with SIGKILL, then started with its file) or `frozen` (SIGSTOP).
     """
-
-    absences = ("down", "frozen")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -200,40 +175,15 @@ class HubGround(SQLiteGround):
         self.url = self.server.url
         self.environment = {"CELERIAC_BROKER_URL": self.url}
 
-    @contextmanager
-    def away(self, how: str) -> Iterator[None]:
-        begun = time.time()
-        if how == "frozen":
-            self.server.send(signal.SIGSTOP)
-        else:
-            self.server.kill()
-        try:
-            yield
-        finally:
-            if how == "frozen":
-                self.server.send(signal.SIGCONT)
-            else:
-                self.server.start()
-            self.outages.append((begun, time.time()))
-
-    def restart(self) -> None:
-        with self.away("down"):
-            pass
-
-    def end(self) -> None:
-        self.server.end()
-
 
 # --- RabbitMQ -----------------------------------------------------------------------------------------
 
 
-class RabbitGround(SQLiteGround):
+class RabbitGround(OnServer, SQLiteGround):
     """A vhost of one `rabbitmq-server` for all stages, which takes seconds to start; outcomes are in SQLite.
 
     It is away while it is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP).
     """
-
-    absences = ("down", "frozen")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -259,10 +209,6 @@ class RabbitGround(SQLiteGround):
             self.server.start()
             self.outages.append((begun, time.time()))
 
-    def restart(self) -> None:
-        with self.away("down"):
-            pass
-
     def end(self) -> None:
         self.server.drop(self.vhost)
 
@@ -280,10 +226,8 @@ def _rabbit() -> RabbitServer:
     return shared_servers.enter_context(running_rabbit())
 
 
-class RabbitClusterGround(SQLiteGround):
+class RabbitClusterGround(OnServer, SQLiteGround):
     """Three nodes of RabbitMQ, for all stages; outcomes are in SQLite. One node is away at a time: the next one."""
-
-    absences = ("down", "frozen")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -314,10 +258,6 @@ class RabbitClusterGround(SQLiteGround):
                 self.cluster.wait()
             self.outages.append((begun, time.time()))
 
-    def restart(self) -> None:
-        with self.away("down"):
-            pass
-
     def end(self) -> None:
         if self._is_split:
             self.cluster.end()
@@ -334,38 +274,19 @@ def _cluster() -> RabbitCluster:
 # --- ActiveMQ -----------------------------------------------------------------------------------------
 
 
-class ActiveMQGround(SQLiteGround):
+class ActiveMQGround(OnServer, SQLiteGround):
     """One `activemq` for all stages, each with names of its own; outcomes are in SQLite.
 
     It is away while it is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP).
     """
-
-    absences = ("down", "frozen")
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.server = _activemq()
         self.environment = {"CELERIAC_BROKER_URL": self.server.url(), "CELERIAC_RESULT_BACKEND": self.url}
 
-    @contextmanager
-    def away(self, how: str) -> Iterator[None]:
-        begun = time.time()
-        if how == "frozen":
-            self.server.send(signal.SIGSTOP)
-        else:
-            self.server.kill()
-        try:
-            yield
-        finally:
-            if how == "frozen":
-                self.server.send(signal.SIGCONT)
-            else:
-                self.server.start()
-            self.outages.append((begun, time.time()))
-
-    def restart(self) -> None:
-        with self.away("down"):
-            pass
+    def end(self) -> None:
+        """Do nothing: the server is for all stages."""
 
 
 @cache

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from tests.environment import without_settings
 from tests.patience import PATIENCE, wait_for
+from tests.ports import free_port
 from tests.promises.harness import LEASE, Stage
 
 __all__ = ["Node", "Web", "needs_node"]
@@ -94,9 +94,7 @@ class Web(_Process):
     def __init__(self, stage: Stage, name: str = "web", **settings: Any) -> None:
         super().__init__(stage, name)
         self.settings = {"web_rate": 100_000, "worker_lease_seconds": LEASE, **settings}
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 

@@ -7,7 +7,7 @@ the outcomes. Here are the servers that can only keep outcomes, each beside a br
 from __future__ import annotations
 
 import gc
-import os
+import signal
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from bson import Timestamp
 
@@ -25,17 +25,13 @@ from tests.mongodb_server import MongoServer, running_mongodb
 from tests.postgresql_server import running_postgresql
 from tests.sql_server import SQLServer
 
-__all__ = ["MariaDBStore", "MongoStore", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
-
-
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""A folder in memory, where there is one: data that outlives a killed process is written there in no time."""
+__all__ = ["MariaDBStore", "MongoStore", "OnServer", "PostgreSQLStore", "ServerStore", "Store", "shared_servers"]
 
 
 class Store(ABC):
     """Keeps outcomes, for one stage."""
 
-    absences: ClassVar[tuple[str, ...]] = ("down", "frozen")  # the ways in which it can be away
+    absences: ClassVar[tuple[str, ...]]  # the ways in which it can be away
     url: str  # of the result backend
 
     def __init__(self) -> None:
@@ -58,30 +54,55 @@ class Store(ABC):
         """Leave nothing behind."""
 
 
-class ServerStore(Store):
+class Served(Protocol):
+    """A server that is taken away."""
+
+    def start(self) -> None: ...
+
+    def send(self, number: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class OnServer(Store):
     """In a server that is `down` (killed with SIGKILL, then started with its data) or `frozen` (SIGSTOP)."""
 
-    server: SQLServer | MongoServer
-
-    @abstractmethod
-    def stored_at(self) -> dict[str, float]:
-        """Return when a worker began to store the outcome that is there, since the epoch, by id."""
+    absences = ("down", "frozen")
+    server: Served
 
     @contextmanager
     def away(self, how: str) -> Iterator[None]:
         begun = time.time()
         if how == "frozen":
-            self.server.freeze()
+            self.server.send(signal.SIGSTOP)
         else:
             self.server.kill()
         try:
             yield
         finally:
             if how == "frozen":
-                self.server.thaw()
+                self.server.send(signal.SIGCONT)
             else:
                 self.server.start()
             self.outages.append((begun, time.time()))
+
+    def restart(self) -> None:
+        """Kill the server, and start it again with its data."""
+        with self.away("down"):
+            pass
+
+    def end(self) -> None:
+        self.server.end()
+
+
+class ServerStore(OnServer):
+    """Outcomes alone, in a server."""
+
+    @abstractmethod
+    def stored_at(self) -> dict[str, float]:
+        """Return when a worker began to store the outcome that is there, since the epoch, by id."""
 
 
 # --- SQL ----------------------------------------------------------------------------------------------
@@ -158,7 +179,7 @@ class MongoStore(ServerStore):
     def __init__(self) -> None:
         super().__init__()
         self._stack = ExitStack()
-        folder = tempfile.TemporaryDirectory(prefix="mongo", dir=MEMORY, ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix="mongo", ignore_cleanup_errors=True)
         data = Path(self._stack.enter_context(folder))
         self.server: MongoServer = self._stack.enter_context(running_mongodb(data, *self.ARGUMENTS))
         self.url = self.server.url("tests")

@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from celeriac import Celeriac
 from tests.patience import PATIENCE, wait_for
+from tests.ports import free_port
 from tests.test_web_examples import site
 from tests.web.served import Served
 
@@ -52,9 +53,7 @@ class Example(Served):
 
     def __init__(self, folder: Path) -> None:
         shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.pages = f"http://127.0.0.1:{port}"
         (folder / "shop.py").write_text("from jobs import app\n", encoding="utf-8")
         super().__init__(folder, web_origins=self.pages)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from celeriac import Celeriac, webhooks
-from celeriac.web.answers import CallbackEvent
+from celeriac.web.answers.callbacks import CallbackEvent
 from tests.outgoing.endpoint import SECRET, Endpoint, answering, reply
 from tests.patience import PATIENCE, wait_for
 from tests.web.served import Served, check_shape, serving

@@ -14,6 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
+from celeriac.app.configuring import Configuring
 from celeriac.app.connections import (
     file_url,
     history_of,
@@ -24,8 +25,7 @@ from celeriac.app.connections import (
     sends_outcomes,
 )
 from celeriac.app.control import Control
-from celeriac.app.frameworks import framework_of
-from celeriac.app.registering import MAIN, Registering
+from celeriac.app.registering import MAIN
 from celeriac.beat.declared import Declared
 from celeriac.beat.info import POLICIES
 from celeriac.beat.schedules import Schedules
@@ -34,9 +34,7 @@ from celeriac.canvas.group_result import GroupResult
 from celeriac.canvas.map import amap_tasks, map_tasks
 from celeriac.canvas.workflow import Workflow
 from celeriac.canvas.workflows import Workflows
-from celeriac.config.settings import Settings
-from celeriac.config.sources import from_object, from_toml
-from celeriac.errors import ArgumentsError, NotRegistered, UnknownQueue
+from celeriac.errors import ArgumentsError, NotRegistered
 from celeriac.http.callbacks import WEBHOOK, callback_task
 from celeriac.mail.tasks import MAIL, check_mail, mail_call, mail_options, mail_tasks
 from celeriac.model.arguments import args_of, kwargs_of
@@ -44,7 +42,6 @@ from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
 from celeriac.model.options import CallOptions
-from celeriac.model.routing import Routes
 from celeriac.ports.complete import in_thread
 from celeriac.ports.delays import delay_store
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
@@ -63,7 +60,6 @@ if TYPE_CHECKING:
     from celeriac.beat.scheduler import Scheduler
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
-    from celeriac.ports.framework import Framework
     from celeriac.ports.history import History
 
 __all__ = ["Celeriac"]
@@ -75,7 +71,7 @@ T = TypeVar("T")
 DATABASE_NAME = "celeriac.db"
 
 
-class Celeriac(Registering):
+class Celeriac(Configuring):
     """An app. `app = Celeriac("shop")` is enough: it stores messages and results in `celeriac.db` beside its file.
 
     Settings are keywords (`task_acks_late=False`); `app.conf` has all of them.
@@ -83,12 +79,11 @@ class Celeriac(Registering):
 
     def __init__(self, main: str | None = None, *, clock: Clock | None = None, environ: Mapping[str, str] | None = None,
                  **settings: Any) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(settings, os.environ if environ is None else environ)
         self._folder, module = _caller(sys._getframe(1))
         self._made_in = str(sys._getframe(1).f_globals.get("__name__"))
         self.main = main or module
         self.clock = clock or Clock()
-        self.conf = Settings(settings, os.environ if environ is None else environ)
         self.tracing = Tracing(self)
         self.control = Control(self)
         self.schedules = Schedules(self)
@@ -98,63 +93,20 @@ class Celeriac(Registering):
         self.canvas = functions
         self.workflows = Workflows(self)
         self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self), WEBHOOK: callback_task(self)}
-        self.framework: Framework | None = None
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
         self._opened: dict[str, Any] = {}  # the three of them: what threads open at once, only one of them keeps
         self._templates: dict[str, MessageTemplate] = {}
-        self._routes: Routes | None = None
-        self.conf.watch(self._configuration_changed)
         shared.register_app(self)
 
-    # --- Configuration --------------------------------------------------------------------------------
-
-    def config_from_object(self, source: Any, namespace: str = "") -> None:
-        """Read settings from a module, its dotted name, an object or a mapping; see `config.from_object`.
-
-        An app that reads Django's settings (`"django.conf:settings"`) belongs to that project: workers call
-        `django.setup()`, and its tasks can be sent when a transaction commits.
-        """
-        if (found := framework_of(source)) is not None:
-            self.framework = found
-            self.conf.propose(found.settings())
-        named = f"{namespace.upper()}_{{}}" if namespace else "{}"
-        self.conf.update(from_object(source, namespace), _named=named)
-
-    def config_from_file(self, path: str | os.PathLike[str]) -> None:
-        """Read settings from a TOML file; from a pyproject.toml, the table `[tool.celeriac]`."""
-        self.conf.update(from_toml(path))
+    # --- Configuration and tasks: `configuring.py` and `registering.py` have more ---------------------
 
     def _configuration_changed(self) -> None:
         self._templates.clear()
         self.tracing.configuration_changed()
         self.declared.forget()
-        self._routes = self._queues = None
-        for task in (*self.tasks.values(), *self.builtin_tasks.values()):
-            task.configuration_changed()
-
-    @property
-    def routes(self) -> Routes:
-        """The routing table."""
-        if self._routes is None:
-            self._routes = Routes(self.conf.task_routes)
-        return self._routes
-
-    @property
-    def queues(self) -> frozenset[str]:
-        """Every declared queue: those of the settings, the routes and the tasks."""
-        if self._queues is None:
-            named = (task.options["queue"] for task in self.tasks.values() if "queue" in task.options)
-            self._queues = frozenset(
-                {self.conf.task_default_queue, *self.conf.task_queues, *self.routes.queues(), *named}
-            )
-        return self._queues
-
-    def check_queue(self, queue: str) -> None:
-        """Raise `UnknownQueue` for a queue that is not declared, unless `task_create_missing_queues` is set."""
-        if queue not in self.queues and not self.conf.task_create_missing_queues:
-            raise UnknownQueue(queue, self.queues)
+        super()._configuration_changed()
 
     def import_tasks(self) -> None:
         """Import the modules with tasks, and send `on_after_configure` and `on_after_finalize`."""
@@ -163,6 +115,24 @@ class Celeriac(Registering):
         super().import_tasks()
         self.on_after_configure.send(self)
         self.on_after_finalize.send(self)
+
+    def known_task(self, name: str) -> Task[Any, Any]:
+        """Return a registered or built-in task by its name. Raises `NotRegistered`."""
+        task = self.tasks.get(name) or self.builtin_tasks.get(name)
+        if task is None:
+            raise NotRegistered(name, self.tasks)
+        return task
+
+    def message_template(self, task: str) -> Template:
+        """Return what makes a task's messages for workflows. The task need not be registered here."""
+        if task in self.tasks or task in self.builtin_tasks:
+            return self.known_task(task).workflow_template()
+        if task not in self._templates:
+            if not isinstance(task, str):
+                name = getattr(task, "name", "shop.add")
+                raise ArgumentsError(f"send_task needs the name of a task, {name!r}, not {task!r}.")
+            self._templates[task] = MessageTemplate(self, task, {})
+        return self._templates[task]
 
     # --- Schedules ------------------------------------------------------------------------------------
 
@@ -197,26 +167,6 @@ class Celeriac(Registering):
         name = name or f"{self.main}@{platform.node()}.{os.getpid()}"
         made: Scheduler = scheduling.Scheduler(self, name, self.declared)
         return made
-
-    # --- Tasks: `registering.py` has more -------------------------------------------------------------
-
-    def known_task(self, name: str) -> Task[Any, Any]:
-        """Return a registered or built-in task by its name. Raises `NotRegistered`."""
-        task = self.tasks.get(name) or self.builtin_tasks.get(name)
-        if task is None:
-            raise NotRegistered(name, self.tasks)
-        return task
-
-    def message_template(self, task: str) -> Template:
-        """Return what makes a task's messages for workflows. The task need not be registered here."""
-        if task in self.tasks or task in self.builtin_tasks:
-            return self.known_task(task).workflow_template()
-        if task not in self._templates:
-            if not isinstance(task, str):
-                name = getattr(task, "name", "shop.add")
-                raise ArgumentsError(f"send_task needs the name of a task, {name!r}, not {task!r}.")
-            self._templates[task] = MessageTemplate(self, task, {})
-        return self._templates[task]
 
     # --- Sending --------------------------------------------------------------------------------------
 

@@ -195,13 +195,7 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
         state, _ = self._read_state(workflow)
         if state is None or advance.pending.node not in state.pending:
             return False
-        own: list[Outcome] = []
-        others: list[NodeEnd] = []
-        for outcome in advance.outcomes:
-            if outcome.place is None or outcome.place.workflow == workflow:
-                own.append(outcome)
-            else:
-                others.append(NodeEnd(outcome, True))
+        own, others = advance.by_workflow()
         self.save(own)
         self._conclude_all(others)
         followed = False

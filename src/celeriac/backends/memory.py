@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celeriac.backends.bases import WaitingBackend, Watch
-from celeriac.drivers.memory import Store, Workflow, store
-from celeriac.drivers.memory_delays import MemoryDelayStore
+from celeriac.drivers.memory.delays import MemoryDelayStore
+from celeriac.drivers.memory.store import Store, Workflow, store
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome

@@ -141,8 +141,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
 
     async def recent(self, limit: int, offset: int = 0, state: str | None = None) -> list[Outcome]:
         wanted = state_key(state) if state else None
-        rows = await asyncio.to_thread(
-            self.database.read,
+        rows = await self.database.aread(
             lambda connection: self._outcomes.recent(connection, limit, offset, wanted, self._since()),
         )
         return [self.read_row(found, data) for found, data in rows]
@@ -196,8 +195,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
 
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         now = self.clock.now()
-        done = await asyncio.to_thread(
-            self.database.write,
+        done = await self.database.awrite(
             lambda connection: self._workflows.conclude(connection, ends, now, self.database.largest),
         )
         self.wake(end.outcome.id for end in ends)
@@ -219,7 +217,7 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
         def work(connection: Connection) -> list[bool]:
             return [self._workflows.advance(connection, item, now, self.database.largest) for item in advances]
 
-        done = await asyncio.to_thread(self.database.write, work)
+        done = await self.database.awrite(work)
         self.wake(outcome.id for advance in advances for outcome in advance.outcomes)
         return done
 

@@ -156,12 +156,10 @@ def published_again(messages: Iterable[Message]) -> list[Message]:
     return [replace(message, again=True) for message in messages]
 
 
-SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids still sort after earlier ones
+# --- As bytes -----------------------------------------------------------------------------------------
 
 encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 """Return a message as bytes (msgpack), for stores and frames."""
-
-
 
 _decode = msgspec.msgpack.Decoder(Message).decode
 
@@ -203,6 +201,11 @@ def _check_nesting(message: Message) -> None:
 
 decode_part: Callable[[bytes | memoryview], Message] = reader(Message, "a message of a workflow", _check_nesting)
 """Return a message of a workflow, which may lack id and task. Raises `Unreadable`."""
+
+
+# --- Ids ----------------------------------------------------------------------------------------------
+
+SETBACK = 10_000  # milliseconds; if the clock is set back by less, new ids still sort after earlier ones
 
 
 def new_id() -> str:

@@ -15,12 +15,12 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Unreadable
+from celeriac.model.gate import Instant, OptionalName, Unreadable
 from celeriac.model.history import (
     AGES,
     BY_SIGNATURE,
@@ -46,6 +46,8 @@ __all__ = ["ALL", "MOST_COUNTED", "MOST_POINTS", "Counted", "History", "HistoryK
            "Position", "Timeline", "cursor_of", "position_of", "samples_meant"]  # fmt: skip
 
 log = logging.getLogger("celeriac.history")
+
+Mark = tuple[Status, Instant, OptionalName]  # of a failure signature
 
 ALL = Filter()
 READS = 10  # of sums, until nothing was folded meanwhile
@@ -319,6 +321,18 @@ class History(SumStore, ClaimKeeper):
         except Unreadable as error:
             log.warning("A failure signature of the history is unreadable: %s", error)
             return None
+
+    def marked(self, one: FailureSignature, mark: Any) -> FailureSignature:
+        """Return a signature with a mark as it is stored: its status, when that was set, and by whom.
+
+        Return it as it is if that is no mark.
+        """
+        try:
+            status, at, by = msgspec.convert(mark, Mark, strict=False)
+        except msgspec.ValidationError:
+            log.warning("The status of the failure signature %s is unreadable", one.signature)
+            return one
+        return msgspec.structs.replace(one, status=status, marked_at=at, marked_by=by)
 
 
 class HistoryKeeper(ABC):

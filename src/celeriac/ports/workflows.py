@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -26,6 +27,7 @@ __all__ = [
     "KEEPERS",
     "UNFINISHED_SECONDS",
     "Advance",
+    "Counts",
     "NodeEnd",
     "PendingNode",
     "Plan",
@@ -71,6 +73,39 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     messages: Sequence[Message] = ()  # to be published
     outcomes: Sequence[Outcome] = ()  # of nodes that end with it; of another workflow: concluded, and left pending
     joins: Sequence[int] = ()  # to be counted down; a join at zero is left pending
+
+    def by_workflow(self) -> tuple[list[Outcome], list[NodeEnd]]:
+        """Return the outcomes of nodes of this workflow, and the ends of nodes of others, which are left pending."""
+        own: list[Outcome] = []
+        others: list[NodeEnd] = []
+        for outcome in self.outcomes:
+            if outcome.place is None or outcome.place.workflow == self.pending.workflow:
+                own.append(outcome)
+            else:
+                others.append(NodeEnd(outcome, leaves_pending=True))
+        return own, others
+
+
+class Counts(NamedTuple):
+    """What ends of nodes count, for stores that add it up before they write."""
+
+    left: Counter[str]  # by workflow: nodes that have ended
+    joins: Counter[tuple[str, int]]  # by workflow and join: members that have ended
+    pending: list[tuple[str, int]]  # nodes that are left pending
+
+    @classmethod
+    def of(cls, ends: Sequence[NodeEnd], are_new: Sequence[bool]) -> Counts:
+        """Return what those ends count that are new: no outcome of their nodes was stored before."""
+        counts = cls(Counter(), Counter(), [])
+        for end, is_new in zip(ends, are_new, strict=True):
+            place = end.outcome.place
+            if is_new and place is not None:
+                counts.left[place.workflow] += 1
+                if place.join >= 0:
+                    counts.joins[place.workflow, place.join] += 1
+                if end.leaves_pending:
+                    counts.pending.append((place.workflow, place.node))
+        return counts
 
 
 class WorkflowStore(ABC):

@@ -27,7 +27,7 @@ from celeriac.tasks.hooks import are_told, tell
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.request import Report, Request, current
 
-__all__ = ["Executor", "compress_value", "error_callback_count"]
+__all__ = ["Executor", "compress_value", "error_callback_count", "without_arguments"]
 
 log = logging.getLogger("celeriac.tasks.execution")
 
@@ -110,10 +110,7 @@ class Executor:
     def _prepare(self, message: Message, deliveries: int, started: float) -> Request:
         task = self._app.tasks.get(message.task) or self._app.known_task(message.task)
         if message.omitted:
-            raise MessageTooLarge(
-                f"The results that {message.task} was to receive make a message of {message.omitted:,} bytes, more "
-                "than `worker_message_max_bytes` allows. Store the data, and return its paths or keys instead."
-            )
+            raise without_arguments(message)
         args, kwargs = decode(message.content_type, message.body, self._accept)
         if message.failed is not None:
             args = [*_error_callback_args(message.failed, task, len(args)), *args]
@@ -261,6 +258,14 @@ def compress_value(outcome: Outcome, name: str) -> None:
 def _send_prerun(request: Request) -> None:
     task_prerun.send(request.task, task_id=request.id, task=request.task, args=request.args,
                              kwargs=request.kwargs)  # fmt: skip
+
+
+def without_arguments(message: Message) -> MessageTooLarge:
+    """Return the error of a message whose arguments were omitted, because the results in them are too large."""
+    return MessageTooLarge(
+        f"The results that {message.task} was to receive make a message of {message.omitted:,} bytes, more "
+        "than `worker_message_max_bytes` allows. Store the data, and return its paths or keys instead."
+    )
 
 
 def error_callback_count(task: AnyTask, count: int) -> int:

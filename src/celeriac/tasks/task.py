@@ -18,15 +18,15 @@ from celeriac.model.options import CallOptions, check_class, check_task, rate
 from celeriac.ports.complete import in_thread
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.hooks import HOOKS, after_before_start
-from celeriac.tasks.message_template import MessageTemplate, checked_call
+from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.on_commit import send_made, send_on_commit
 from celeriac.tasks.overrides import OverridingTemplate, capturing
 from celeriac.tasks.pickling import task_at
 from celeriac.tasks.protocols import App, Template
 from celeriac.tasks.request import Request
 from celeriac.tasks.result import AsyncResult, EagerResult
-from celeriac.tasks.results import Results
 from celeriac.tasks.running import RunningTask
+from celeriac.tasks.sending_many import asend_batches, send_batches, send_each
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task_options import declare_options, given_options
 
@@ -241,58 +241,37 @@ class Task(RunningTask, Generic[P, R]):
         """
         if self.overrides_sending:
             return self._send_each(calls, options)
-        if self.app.conf.task_always_eager:
-            return self._run_all_eagerly(calls, options)
-        results: Results[R] = Results(self.app, self.name)
-        try:
-            with self.app.tracing.batch(f"send {self.name}", self.name, are_linked=True) as batch:
-                for messages in self._batches(calls, options):
-                    self.app.publish(messages, batch)
-                    results.add(messages)
-        except Exception as error:
-            _attach_sent(error, results)
-            raise
-        return results
+        batches = self._batches(calls, options)
+        return self._run_all_eagerly(batches) if self.app.conf.task_always_eager else send_batches(self, batches)
 
     async def adelay_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                           **options: Unpack[CallOptions]) -> Sequence[AsyncResult[R]]:  # fmt: skip
         """Coroutine version of `delay_many`."""
         if self.overrides_sending:
             return await in_thread(self._send_each, calls, options)
+        batches = self._batches(calls, options)
         if self.app.conf.task_always_eager:
-            return self._run_all_eagerly(calls, options)
-        results: Results[R] = Results(self.app, self.name)
-        try:
-            with self.app.tracing.batch(f"send {self.name}", self.name, are_linked=True) as batch:
-                for messages in self._batches(calls, options):
-                    await self.app.apublish(messages, batch)
-                    results.add(messages)
-        except Exception as error:
-            _attach_sent(error, results)
-            raise
-        return results
+            return self._run_all_eagerly(batches)
+        return await asend_batches(self, batches)
+
+    def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+                 options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
+        return self.message_template().batches(calls, options, self.arguments if self.checks_arguments else None)
+
+    def _run_all_eagerly(self, batches: Iterable[list[Message]]) -> list[AsyncResult[R]]:
+        return [self.run_eagerly(message) for messages in batches for message in messages]
 
     def _send_each(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
                    options: CallOptions) -> list[AsyncResult[R]]:  # fmt: skip
         """Send calls one by one, by the `apply_async` (or `delay`) of the task's class."""
         if options.get("task_id") is not None:
             raise UnknownOption("task_id applies to a single call; each of many calls gets its own id.")
-        if isinstance(calls, list | tuple):
-            for call in calls:
-                checked_call(call, self.arguments if self.checks_arguments else None)
         by_delay = type(self).delay is not Task.delay and not options
-        results: list[AsyncResult[R]] = []
-        try:
-            for call in calls:
-                args, kwargs = checked_call(call, None)
-                if by_delay:
-                    results.append(self.delay(*args, **kwargs))
-                else:
-                    results.append(self.apply_async(args, kwargs, **options))
-        except Exception as error:
-            _attach_sent(error, results)
-            raise
-        return results
+
+        def send(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncResult[R]:
+            return self.delay(*args, **kwargs) if by_delay else self.apply_async(args, kwargs, **options)
+
+        return send_each(send, calls, self.arguments if self.checks_arguments else None)
 
     def _captured(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None,
                   options: Mapping[str, Any]) -> Message | None:  # fmt: skip
@@ -303,14 +282,6 @@ class Task(RunningTask, Generic[P, R]):
         message = self.message_template().message(args_of(args), kwargs_of(kwargs), options)
         template.made.append(message)
         return message
-
-    def _run_all_eagerly(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
-                         options: Mapping[str, Any]) -> list[AsyncResult[R]]:  # fmt: skip
-        return [self.run_eagerly(message) for messages in self._batches(calls, options) for message in messages]
-
-    def _batches(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
-                 options: Mapping[str, Any]) -> Iterator[list[Message]]:  # fmt: skip
-        return self.message_template().batches(calls, options, self.arguments if self.checks_arguments else None)
 
     def _checked_message(self, args: tuple[Any, ...], kwargs: dict[str, Any],
                          options: Mapping[str, Any] | None = None) -> Message:  # fmt: skip
@@ -397,10 +368,3 @@ class CoroutineTask(Task[P, R]):
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
             """Call the function in this process. Await what it returns."""
-
-
-def _attach_sent(error: Exception, results: Sequence[AsyncResult[Any]]) -> None:
-    """Give an error the results of the calls that were sent before it."""
-    if results:
-        error.sent = results  # type: ignore[attr-defined]
-        error.add_note(f"{len(results):,} calls were sent before this error; `error.sent` has their results.")

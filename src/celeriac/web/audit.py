@@ -18,7 +18,7 @@ from celeriac.documents import event_document
 from celeriac.errors import BackendError, BrokerError
 from celeriac.inspector.audit import ACTION, AUDITED
 from celeriac.model.history import Event as Happened
-from celeriac.web.answers import Event
+from celeriac.web.answers.history import Event
 from celeriac.web.endpoints import Call, Endpoint, Endpoints, json_answer
 from celeriac.web.history import history_of, instant_given
 from celeriac.web.shapes import AuditQuery

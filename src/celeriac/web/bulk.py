@@ -28,7 +28,8 @@ from celeriac.model.history import Event
 from celeriac.model.message import made_at, new_id
 from celeriac.ports.abilities import Ability
 from celeriac.states import FAILURE, REVOKED
-from celeriac.web import answers, shapes
+from celeriac.web import shapes
+from celeriac.web.answers.bulk import BulkCount, BulkState
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.history import filter_of
 from celeriac.web.problems import Problem, problem_of
@@ -51,7 +52,7 @@ KINDS: Final = (BULK_STARTED, BULK_PROGRESS, BULK_ENDED)
 RUNNING: Final = ("counting", "canary", "running")
 
 
-@ENDPOINTS.add("POST", "/bulk", "tasks:read", {200: answers.BulkCount, 202: answers.BulkState}, body=shapes.Bulk,
+@ENDPOINTS.add("POST", "/bulk", "tasks:read", {200: BulkCount, 202: BulkState}, body=shapes.Bulk,
                problems=("unknown-queue",), audit=lambda call: False)  # fmt: skip
 async def _start(site: Site, call: Call) -> Response:
     """Act on all tasks that a filter means, or on some by their ids; with `dry_run`, count them."""
@@ -65,13 +66,13 @@ async def _start(site: Site, call: Call) -> Response:
     return json_answer(document, HTTPStatus.ACCEPTED, {"Location": address})
 
 
-@ENDPOINTS.add("GET", "/bulk/{id}", "tasks:read", {200: answers.BulkState}, problems=("unknown-bulk",))
+@ENDPOINTS.add("GET", "/bulk/{id}", "tasks:read", {200: BulkState}, problems=("unknown-bulk",))
 async def _show(site: Site, call: Call) -> Response:
     """Show how far a bulk action is."""
     return json_answer(await bulk_action(site, call.path["id"]))
 
 
-@ENDPOINTS.add("DELETE", "/bulk/{id}", "tasks:read", {202: answers.BulkState}, problems=("unknown-bulk",),
+@ENDPOINTS.add("DELETE", "/bulk/{id}", "tasks:read", {202: BulkState}, problems=("unknown-bulk",),
                audit=lambda call: False)  # fmt: skip
 async def _stop(site: Site, call: Call) -> Response:
     """Stop a bulk action after the step that it is at. What it has done is not undone."""

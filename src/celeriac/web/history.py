@@ -22,7 +22,7 @@ from celeriac.documents import (
 from celeriac.model.filters import Filter, duration_of, instant_of, parse_filter
 from celeriac.model.history import SLOT, FailureSignature
 from celeriac.ports.history import MOST_POINTS, History
-from celeriac.web.answers import Series, Signature, Timeline
+from celeriac.web.answers.history import Series, Signature, Timeline
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.problems import Problem
 from celeriac.web.shapes import FailuresQuery, SeriesQuery, Status

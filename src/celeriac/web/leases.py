@@ -20,9 +20,10 @@ from starlette.responses import Response
 from celeriac import states
 from celeriac.errors import BackendError
 from celeriac.ports.broker import Delivery
+from celeriac.web.answers.leases import Deliveries, Granted, Heartbeat, Settled
 from celeriac.web.deliveries import delivery_document, ending_of, state_of
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
-from celeriac.web.lease_shapes import Deliveries, Enter, Granted, Heartbeat, Holds, ReceiveQuery, Settle, Settled
+from celeriac.web.lease_shapes import Enter, Holds, ReceiveQuery, Settle
 from celeriac.web.problems import Problem
 from celeriac.web.scopes import WORK
 from celeriac.web.site import API, Site

@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from celeriac import __version__
-from celeriac.web import answers
+from celeriac.web.answers.callbacks import CallbackEvent
+from celeriac.web.answers.problem import Problem
 from celeriac.web.bodies import JSON, NDJSON
 from celeriac.web.endpoints import Endpoint
 from celeriac.web.problems import KINDS
@@ -62,7 +63,7 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _kinds(endpoints: Iterable[Endpoint]) -> Iterable[Any]:
-    yield from (answers.Problem, answers.CallbackEvent, BatchCall, Leaf)
+    yield from (Problem, CallbackEvent, BatchCall, Leaf)
     for endpoint in endpoints:
         yield endpoint.query
         if endpoint.body is not None and not isinstance(endpoint.body, str):
@@ -91,7 +92,7 @@ def _operation(endpoint: Endpoint, schemas: dict[int, Any], components: dict[str
         if str(status) not in found["responses"]:
             found["responses"][str(status)] = {
                 "description": "; ".join(f"{KINDS[name].title} (`{name}`)" for name in names),
-                "content": {"application/problem+json": {"schema": schemas[id(answers.Problem)]}},
+                "content": {"application/problem+json": {"schema": schemas[id(Problem)]}},
             }
     return found
 
@@ -108,7 +109,7 @@ def _callback(schemas: dict[int, Any]) -> dict[str, Any]:
             for name, meaning in CALLBACK_HEADERS.items()
         ],
         "requestBody": {"required": True,
-                        "content": {"application/cloudevents+json": {"schema": schemas[id(answers.CallbackEvent)]}}},
+                        "content": {"application/cloudevents+json": {"schema": schemas[id(CallbackEvent)]}}},
         "responses": {"2XX": {"description": "Received"}, "410": {"description": "Do not send this again"}},
         "security": [],
     }  # fmt: skip

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from celeriac.documents import dead_document, message_document
 from celeriac.errors import UnknownQueue
 from celeriac.ports.operations import QueueCounts
-from celeriac.web.answers import Dead, Done, Message, Queue
+from celeriac.web.answers.queues import Dead, Done, Message, Queue
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.problems import Problem
 from celeriac.web.shapes import DeadIds, DeadQuery, MessagesQuery, Paused, Purge

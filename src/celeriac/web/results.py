@@ -13,7 +13,7 @@ from celeriac import states
 from celeriac.documents import explanation_document, to_json, value_of, view_document
 from celeriac.inspector import TaskView
 from celeriac.model.serialization import JSON as JSON_SERIALIZER
-from celeriac.web.answers import Explanation, Tasks, View
+from celeriac.web.answers.tasks import Explanation, Tasks, View
 from celeriac.web.bodies import JSON
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.history import searched

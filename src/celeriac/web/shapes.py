@@ -26,16 +26,19 @@ __all__ = [
     "FlowerCall",
     "FlowerRevoke",
     "FlowerTimeout",
+    "Given",
     "GraphQuery",
     "Leaf",
     "MessagesQuery",
     "MetricsQuery",
+    "Name",
     "Nothing",
     "Options",
     "Order",
     "Page",
     "Paused",
     "Purge",
+    "Seconds",
     "SeriesQuery",
     "Status",
     "Task",
@@ -56,14 +59,14 @@ Workflow = Annotated[Name | None, Meta(description="which they are in, to find t
 Instant = Annotated[datetime, Meta(tz=True)]
 
 
-class _Given(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Given(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a client sends: a field that there is not is an error."""
 
 
 # --- Bodies -------------------------------------------------------------------------------------------
 
 
-class Options(_Given):
+class Options(Given):
     """The options of a call."""
 
     queue: Name | None = None
@@ -82,14 +85,14 @@ class Options(_Given):
     acks_late: bool | None = None
 
 
-class Callback(_Given):
+class Callback(Given):
     """Where the end of a task is told."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2048, description="of a host in `web_callback_hosts`")]
     include_result: Annotated[bool, Meta(description="tell the result, or the error, too")] = False
 
 
-class Task(_Given):
+class Task(Given):
     """A call."""
 
     task: Name
@@ -99,14 +102,14 @@ class Task(_Given):
     callback: Callback | None = None
 
 
-class BatchCall(_Given):
+class BatchCall(Given):
     """One of many calls of a task."""
 
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
 
 
-class Batch(_Given):
+class Batch(Given):
     """Many calls of a task, with the same options."""
 
     task: Name
@@ -114,7 +117,7 @@ class Batch(_Given):
     options: Options = msgspec.field(default_factory=Options)
 
 
-class Leaf(_Given):
+class Leaf(Given):
     """A call in a workflow."""
 
     task: Name
@@ -124,7 +127,7 @@ class Leaf(_Given):
     immutable: Annotated[bool, Meta(description="the result before it is not put before its arguments")] = False
 
 
-class Flow(_Given):
+class Flow(Given):
     """A workflow: one of these. Parts are calls (`Leaf`) or workflows; `workflows.py` reads them."""
 
     chain: list[Any] = []
@@ -132,19 +135,19 @@ class Flow(_Given):
     chord: dict[str, Any] = {}
 
 
-class Terminate(_Given):
+class Terminate(Given):
     """How a task is revoked."""
 
     terminate: Annotated[bool, Meta(description="also end it if it is running")] = False
 
 
-class TaskRetry(_Given):
+class TaskRetry(Given):
     """Where a failed task is sent again."""
 
     queue: Annotated[Name | None, Meta(description="instead of its own")] = None
 
 
-class Canary(_Given):
+class Canary(Given):
     """Some that are done first: if too many of them fail, the others are left alone."""
 
     count: Annotated[int, Meta(ge=1, le=1000)] = 10
@@ -152,7 +155,7 @@ class Canary(_Given):
     seconds: Annotated[float, Meta(ge=1.0, le=3600.0, description="within which they must have ended")] = 300.0
 
 
-class Bulk(_Given):
+class Bulk(Given):
     """An action on all tasks that a filter means, or on these."""
 
     action: Literal["resend", "drop", "revoke", "retry", "run-now", "move"]
@@ -164,31 +167,31 @@ class Bulk(_Given):
     queue: Annotated[Name | None, Meta(description="where they go: with move (needed), and retry")] = None
 
 
-class Status(_Given):
+class Status(Given):
     """What becomes of a failure signature."""
 
     status: Literal["open", "resolved", "muted"]
 
 
-class Paused(_Given):
+class Paused(Given):
     """Whether something is paused."""
 
     paused: bool
 
 
-class Purge(_Given):
+class Purge(Given):
     """How many messages are to be deleted; 409 if there are more."""
 
     expected: Annotated[int, Meta(ge=0)]
 
 
-class DeadIds(_Given):
+class DeadIds(Given):
     """Which dead letters."""
 
     ids: Annotated[list[Name], Meta(min_length=1, max_length=1000)]
 
 
-class Order(_Given):
+class Order(Given):
     """A control command."""
 
     order: Name
@@ -198,11 +201,11 @@ class Order(_Given):
 # --- Queries ------------------------------------------------------------------------------------------
 
 
-class Nothing(_Given):
+class Nothing(Given):
     """No parameter."""
 
 
-class WaitQuery(_Given):
+class WaitQuery(Given):
     """How long to wait for the end of a task."""
 
     wait: Wait = 0.0
@@ -214,7 +217,7 @@ class ViewQuery(WaitQuery):
     workflow: Workflow = None
 
 
-class ExplainQuery(_Given):
+class ExplainQuery(Given):
     """What helps to explain a task that the broker alone does not know."""
 
     workflow: Workflow = None
@@ -222,13 +225,13 @@ class ExplainQuery(_Given):
     queue: Name | None = None
 
 
-class BatchQuery(_Given):
+class BatchQuery(Given):
     """For lines of JSON: the task that they call."""
 
     task: Name | None = None
 
 
-class TasksQuery(_Given):
+class TasksQuery(Given):
     """Which tasks: by their ids, or by a filter of the history."""
 
     ids: Annotated[str, Meta(min_length=1, description="between commas")] | None = None
@@ -240,7 +243,7 @@ class TasksQuery(_Given):
     workflow: Workflow = None
 
 
-class EventsQuery(_Given):
+class EventsQuery(Given):
     """Which tasks to follow: some by their ids, or all that end and are so."""
 
     ids: Annotated[str, Meta(min_length=1, description="between commas")] | None = None
@@ -252,14 +255,14 @@ class EventsQuery(_Given):
     )
 
 
-class Page(_Given):
+class Page(Given):
     """A part of a list."""
 
     limit: Limit = 50
     after: Annotated[str, Meta(max_length=1000)] = ""
 
 
-class MessagesQuery(_Given):
+class MessagesQuery(Given):
     """A part of the messages of a queue."""
 
     state: Literal["ready", "scheduled"] = "ready"
@@ -267,13 +270,13 @@ class MessagesQuery(_Given):
     offset: Offset = 0
 
 
-class MetricsQuery(_Given):
+class MetricsQuery(Given):
     """By which names metrics are shown."""
 
     names: Annotated[Literal["celeriac", "celery"], Meta(description="celery: those of celery-exporter")] = "celeriac"
 
 
-class DeadQuery(_Given):
+class DeadQuery(Given):
     """A part of the dead letters."""
 
     queue: Name | None = None
@@ -281,7 +284,7 @@ class DeadQuery(_Given):
     offset: Offset = 0
 
 
-class FailuresQuery(_Given):
+class FailuresQuery(Given):
     """Which failure signatures."""
 
     status: Literal["open", "resolved", "muted"] | None = None
@@ -289,7 +292,7 @@ class FailuresQuery(_Given):
     limit: Limit = 50
 
 
-class SeriesQuery(_Given):
+class SeriesQuery(Given):
     """What is counted: what a filter means, in a time, by steps."""
 
     task: Name | None = None
@@ -303,7 +306,7 @@ class SeriesQuery(_Given):
     )
 
 
-class AuditQuery(_Given):
+class AuditQuery(Given):
     """Which actions of operators."""
 
     id: Annotated[Name | None, Meta(description="of the task, queue, worker, schedule or bulk action")] = None
@@ -311,7 +314,7 @@ class AuditQuery(_Given):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
-class GraphQuery(_Given):
+class GraphQuery(Given):
     """How a workflow is drawn."""
 
     format: Literal["json", "mermaid", "dot", "text"] = "json"
@@ -337,14 +340,14 @@ class FlowerCall(msgspec.Struct, kw_only=True):
     task_id: Name | None = None
 
 
-class FlowerRevoke(_Given):
+class FlowerRevoke(Given):
     """Whether a task is also ended."""
 
     terminate: str = "false"
     signal: str = ""
 
 
-class FlowerTimeout(_Given):
+class FlowerTimeout(Given):
     """How long to wait for the end of a task."""
 
     timeout: Wait = 0.0

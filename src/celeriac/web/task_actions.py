@@ -6,7 +6,8 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from celeriac.web.answers import Done, Revoke, SentAgain
+from celeriac.web.answers.queues import Done
+from celeriac.web.answers.tasks import Revoke, SentAgain
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.problems import Problem
 from celeriac.web.shapes import TaskRetry, Terminate

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from celeriac.model.masks import masked
-from celeriac.web.answers import TaskType
+from celeriac.web.answers.sending import TaskType
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.site import Site
 

@@ -17,7 +17,8 @@ from celeriac.inspector import TaskView
 from celeriac.model.message import Message
 from celeriac.model.status_urls import signed_path
 from celeriac.states import PENDING
-from celeriac.web.answers import BatchSent, Sent, View
+from celeriac.web.answers.sending import BatchSent, Sent
+from celeriac.web.answers.tasks import View
 from celeriac.web.bodies import NDJSON, content_type, converted
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.idempotency import sent_once

@@ -13,7 +13,8 @@ from celeriac.documents import answers_document, instant, schedule_document
 from celeriac.errors import nearest
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import WorkerInfo, labelled
-from celeriac.web.answers import Orders, Schedule, SentByEntry, Worker
+from celeriac.web.answers.schedules import Schedule, SentByEntry
+from celeriac.web.answers.workers import Orders, Worker
 from celeriac.web.endpoints import Call, Endpoints, json_answer
 from celeriac.web.problems import Problem
 from celeriac.web.shapes import Order, Page, Paused

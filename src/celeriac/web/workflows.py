@@ -17,7 +17,8 @@ from celeriac.documents import workflow_document
 from celeriac.errors import CeleriacError, NotRegistered, UnknownQueue, WorkflowError, nearest
 from celeriac.ports.complete import in_thread
 from celeriac.tasks.signature import Signature
-from celeriac.web.answers import Done, Workflow, WorkflowSent
+from celeriac.web.answers.queues import Done
+from celeriac.web.answers.workflows import Workflow, WorkflowSent
 from celeriac.web.bodies import converted
 from celeriac.web.endpoints import Call, Endpoints, json_answer, link
 from celeriac.web.idempotency import HEADER

@@ -11,11 +11,12 @@ import msgspec
 
 from celeriac import states
 from celeriac.app.app import Celeriac
-from celeriac.errors import CeleriacError, DecodeError, MessageTooLarge
+from celeriac.errors import CeleriacError, DecodeError
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import JSON, decode, dumps
 from celeriac.ports.broker import Delivery
+from celeriac.tasks.execution import without_arguments
 from celeriac.worker.decide import Ending
 from celeriac.worker.heartbeat import Heartbeat
 from celeriac.worker.options import WorkerOptions
@@ -63,10 +64,7 @@ def call_of(app: Celeriac, message: Message) -> tuple[list[msgspec.Raw], dict[st
     Raises `DecodeError` (or `EncodeError` for what another content type has and JSON has not) and `MessageTooLarge`.
     """
     if message.omitted:
-        raise MessageTooLarge(
-            f"The results that {message.task} was to receive make a message of {message.omitted:,} bytes, more than "
-            "`worker_message_max_bytes` allows. Store the data, and return its paths or keys instead."
-        )
+        raise without_arguments(message)
     body = message.body
     if message.content_type != JSON.content_type:
         body = dumps(decode(message.content_type, body, frozenset(app.conf.accept_content)))

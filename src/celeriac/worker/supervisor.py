@@ -31,7 +31,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from types import FrameType
 from typing import Any
 
@@ -202,27 +202,67 @@ class Supervisor:
         self._catch_signals()
         metrics = await self._serve_metrics()
         stop = asyncio.ensure_future(self._stop_asked.wait())
+        if not await self._enter(stop):
+            return 0
+        await self.pool.start()
+        receiving, *others = [self._duty(work) for work in self._work()]
+        await self._serve(stop)
+        if self.scheduler is not None:
+            self.scheduler.stop()
+        deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
+        await _cancel(receiving)
+        if not self._faulty:
+            self.pool.recall()
+            await self._drain(deadline)
+        await self._stop_pool(0.0 if self._cold.is_set() else deadline - time.monotonic())
+        last = time.monotonic() + FINAL_SECONDS
+        await self._settle_rest()
+        for duty in others:
+            await _cancel(duty)
+        await self.settler.recorder.finish()
+        if metrics is not None:
+            metrics.stop()
+        self.settler.attempt_log.sum_up()
+        if not self._faulty:
+            await self._end_lease(last)
+        signals.worker_shutdown.send(self)
+        self.app.close()
+        if self._failure is not None:
+            log.critical("%s has failed: %s", self.name, self._failure, extra={"event_name": "worker.failed"})
+            return 1
+        log.info("%s has stopped", self.name, extra={"event_name": "worker.stopped"})
+        return 0
+
+    async def _enter(self, stop: asyncio.Future[Any]) -> bool:
+        """Open the lease, however long the broker is away. Return False if the worker is to stop before that."""
         entering = asyncio.ensure_future(self.heartbeat.enter(self.pool, self.receiver.queues))
         await asyncio.wait((stop, entering), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():
             await _cancel(entering)
-            return 0
+            return False
         entering.result()
-        await self.pool.start()
-        receiving = self._duty(self.receiver.run())
-        others = [
-            self._duty(work)
-            for work in (self.settler.run(self.receiver.freed), self.heartbeat.renew(),
-                         self.heartbeat.recover(self.pool, self.receiver.queues), sweep(self.heartbeat, self.receiver),
-                         serve_commands(self), self.settler.advancer.run(), self.settler.recorder.run(),
-                         self.settler.recorder.watches.run())
-        ]  # fmt: skip
+        return True
+
+    def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yield the work of each duty. Receiving comes first: it ends before the others do."""
+        yield self.receiver.run()
+        yield self.settler.run(self.receiver.freed)
+        yield self.heartbeat.renew()
+        yield self.heartbeat.recover(self.pool, self.receiver.queues)
+        yield sweep(self.heartbeat, self.receiver)
+        yield serve_commands(self)
+        yield self.settler.advancer.run()
+        yield self.settler.recorder.run()
+        yield self.settler.recorder.watches.run()
         if self.settler.notifier.is_needed:
-            others.append(self._duty(self.settler.notifier.run()))
+            yield self.settler.notifier.run()
         if self.mailer.is_needed:
-            others.append(self._duty(self.mailer.run()))
+            yield self.mailer.run()
         if self.scheduler is not None:
-            others.append(self._duty(self.scheduler.run()))
+            yield self.scheduler.run()
+
+    async def _serve(self, stop: asyncio.Future[Any]) -> None:
+        """Tell that the worker is ready once it is, and return when it is to stop, or a duty has ended."""
         preparing = asyncio.ensure_future(self._prepare())
         await asyncio.wait([stop, preparing, *self._duties], return_when=asyncio.FIRST_COMPLETED)
         if preparing.done():
@@ -236,37 +276,19 @@ class Supervisor:
         preparing.cancel()
         stop.cancel()
 
-        if self.scheduler is not None:
-            self.scheduler.stop()
-        deadline = time.monotonic() + max(0.0, self.options.grace_seconds - FINAL_SECONDS)
-        await _cancel(receiving)
-        if not self._faulty:
-            self.pool.recall()
-            await self._drain(deadline)
-        await self._stop_pool(0.0 if self._cold.is_set() else deadline - time.monotonic())
-        last = time.monotonic() + FINAL_SECONDS
+    async def _settle_rest(self) -> None:
+        """Settle and tell what has ended, within `FINAL_SECONDS`."""
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
             async with asyncio.timeout(FINAL_SECONDS):
                 await self.settler.finished()
                 await self.settler.advancer.finish()
                 await self.settler.notifier.finish()
-        for duty in others:
-            await _cancel(duty)
-        await self.settler.recorder.finish()
-        if metrics is not None:
-            metrics.stop()
-        self.settler.attempt_log.sum_up()
-        if not self._faulty:
-            with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
-                async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
-                    await self.heartbeat.lease.end()
-        signals.worker_shutdown.send(self)
-        self.app.close()
-        if self._failure is not None:
-            log.critical("%s has failed: %s", self.name, self._failure, extra={"event_name": "worker.failed"})
-            return 1
-        log.info("%s has stopped", self.name, extra={"event_name": "worker.stopped"})
-        return 0
+
+    async def _end_lease(self, last: float) -> None:
+        """Give back what the lease still holds, until the instant `last` or shortly after."""
+        with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
+            async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
+                await self.heartbeat.lease.end()
 
     async def _serve_metrics(self) -> Any:
         """Serve metrics, if the options say so. Raises `ImproperlyConfigured`."""

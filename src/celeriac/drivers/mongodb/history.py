@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-import msgspec
 from pymongo import IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -56,7 +55,6 @@ INDEXES: Final = {
 }
 PRUNED: Final = 1000  # documents that are deleted at a time
 DIGITS: Final = 18  # of an instant in microseconds
-STATUSES: Final = get_args(Status)
 
 
 class MongoHistory(History):
@@ -185,7 +183,7 @@ class MongoHistory(History):
 
     async def _with_marks(self, query: dict[str, Any]) -> list[FailureSignature]:
         rows = await self.server.ado(_all(find(SIGNATURES, query, {}, sort=[("last", -1)])))
-        return [_marked(one, row) for row in rows if (one := self.signature_of(_value(row))) is not None]
+        return [self.marked(one, _mark(row)) for row in rows if (one := self.signature_of(_value(row))) is not None]
 
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
         marks = {"$set": {"status": status, "marked_at": now, "marked_by": by}}
@@ -257,9 +255,5 @@ def _value(row: dict[str, Any]) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def _marked(one: FailureSignature, row: dict[str, Any]) -> FailureSignature:
-    status, at, by = row.get("status", "open"), row.get("marked_at", 0.0), row.get("marked_by", "")
-    if status in STATUSES and isinstance(at, int | float) and isinstance(by, str):
-        return msgspec.structs.replace(one, status=status, marked_at=float(at), marked_by=by)
-    log.warning("The status of the failure signature %s is unreadable", one.signature)
-    return one
+def _mark(row: dict[str, Any]) -> tuple[Any, Any, Any]:
+    return row.get("status", "open"), row.get("marked_at", 0.0), row.get("marked_by", "")

@@ -17,7 +17,6 @@ from celeriac.drivers.mongodb.changes import Change
 from celeriac.drivers.mongodb.outcomes import MOST, Pack, store
 from celeriac.drivers.mongodb.requests import COUNTERS, TREES, Work, alive, call, find, find_of, moment
 from celeriac.errors import Unstorable, WorkflowError
-from celeriac.model.outcome import Outcome
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
 
 __all__ = ["MOST_NODES", "advance", "claim_pending", "conclude", "plant", "trees", "uproot"]
@@ -153,13 +152,7 @@ def advance(advance: Advance, pack: Pack, now: float, expires: float | None) -> 
     waiting = {"_id": pending.workflow, f"pending.{pending.node}": {"$exists": True}}
     if (yield call(COUNTERS, "find_one", waiting, {"_id": 1})) is None:
         return False
-    own: list[Outcome] = []
-    others: list[NodeEnd] = []
-    for outcome in advance.outcomes:
-        if outcome.place is None or outcome.place.workflow == pending.workflow:
-            own.append(outcome)
-        else:
-            others.append(NodeEnd(outcome, leaves_pending=True))
+    own, others = advance.by_workflow()
     yield from store([pack(outcome) for outcome in own], now, expires)
     if others:
         yield from conclude(others, pack, now, expires)

@@ -217,7 +217,7 @@ class RedisHistory(History):
         marks = await self.server.ado(("HMGET", self._key("marks"), *known)) if known else []
         found = []
         for one, mark in zip(known.values(), marks, strict=True):
-            found.append(one if mark is None else _marked(one, mark))
+            found.append(one if mark is None else self.marked(one, mark.decode(errors="replace").split(":", 2)))
         return sorted(found, key=lambda one: one.last, reverse=True)
 
     async def _signatures(self, signatures: Sequence[str]) -> dict[str, FailureSignature]:
@@ -286,15 +286,6 @@ def _rows(reply: Sequence[bytes]) -> list[Row]:
         except ValueError:
             log.warning("A field of the history names no sums: %r", field[:100])
     return found
-
-
-def _marked(one: FailureSignature, mark: bytes) -> FailureSignature:
-    try:
-        status, at, by = mark.decode().split(":", 2)
-        return msgspec.structs.replace(one, status=status, marked_at=float(at), marked_by=by)
-    except ValueError:
-        log.warning("The status of the failure signature %s is unreadable", one.signature)
-        return one
 
 
 def _member(attempt: Attempt) -> bytes:

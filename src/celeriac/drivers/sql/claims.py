@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -30,11 +29,9 @@ class SQLClaimStore(ClaimStore):
 
     async def claim(self, key: str, value: bytes, seconds: float, now: float) -> bytes | None:
         if seconds <= 0:
-            return await asyncio.to_thread(self._database.read, lambda connection: self._look(connection, key, now))
+            return await self._database.aread(lambda connection: self._look(connection, key, now))
         until = now + seconds
-        return await asyncio.to_thread(
-            self._database.write, lambda connection: self._claim(connection, key, value, now, until)
-        )
+        return await self._database.awrite(lambda connection: self._claim(connection, key, value, now, until))
 
     def _look(self, connection: Connection, name: str, now: float) -> bytes | None:
         held = connection.execute(self._held, {"key": key(name), "now": micros(now)}).scalar()

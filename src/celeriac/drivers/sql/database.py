@@ -6,6 +6,7 @@ small pool. No round trip finds out whether that was lost: the transaction is re
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -67,6 +68,18 @@ class Database:
         After an error all or nothing may have been written, if the connection was lost during the commit.
         """
         return self._repeat(work, commit=True)
+
+    async def aread(self, work: Callable[[Connection], Result]) -> Result:
+        """Coroutine version of `read`, in a thread."""
+        return await asyncio.to_thread(self.read, work)
+
+    async def awrite(self, work: Callable[[Connection], Result]) -> Result:
+        """Coroutine version of `write`, in a thread."""
+        return await asyncio.to_thread(self.write, work)
+
+    async def arows(self, query: Any) -> list[Any]:
+        """Return the rows of a query."""
+        return await self.aread(lambda connection: list(connection.execute(query).all()))
 
     def _repeat(self, work: Callable[[Connection], Result], commit: bool) -> Result:
         give_up_at = time.monotonic() + self.timeout

@@ -7,9 +7,9 @@ read the same ids, one gets each. A database that knows `ON CONFLICT` keeps mess
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from secrets import randbits
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Integer, bindparam, case, delete, func, insert, or_, select, update
@@ -24,7 +24,6 @@ from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, remov
 
 __all__ = ["SQLDelayStore"]
 
-Result = TypeVar("Result")
 
 CHANGED: Final = ("queue", "due_at", "free_at", "token", "takes", "data")  # columns, when a message is replaced
 
@@ -102,7 +101,7 @@ class SQLDelayStore(DelayStore):
         def look(connection: Connection) -> tuple[list[str], int | None]:
             return list(connection.execute(due.limit(limit)).scalars()), connection.execute(after).scalar()
 
-        ids, soonest = await asyncio.to_thread(self._database.read, look)
+        ids, soonest = await self._database.aread(look)
         left = None if soonest is None else (soonest - now) / 1_000_000
         return Due(await self._hold(ids, now, seconds), left)
 
@@ -113,7 +112,7 @@ class SQLDelayStore(DelayStore):
         now = micros(self._clock.now())
         table = self._table
         free = select(table.c.id).where(table.c.queue == key(queue), table.c.free_at <= now).order_by(table.c.due_at)
-        rows = await self._all(free.limit(limit))
+        rows = await self._database.arows(free.limit(limit))
         return await self._hold([row.id for row in rows], now, seconds)
 
     async def _hold(self, ids: list[str], now: int, seconds: float) -> list[Taken]:
@@ -132,7 +131,7 @@ class SQLDelayStore(DelayStore):
                 found += [_taken(row) for row in rows]
             return found
 
-        return sorted(await self._write(work), key=lambda one: one.due_at)
+        return sorted(await self._database.awrite(work), key=lambda one: one.due_at)
 
     # --- After that -----------------------------------------------------------------------------------
 
@@ -148,7 +147,7 @@ class SQLDelayStore(DelayStore):
                 connection.execute(delete(table).where(*is_mine))
             return there
 
-        return removed([(key(one.id), one.token) for one in taken], await self._write(work))
+        return removed([(key(one.id), one.token) for one in taken], await self._database.awrite(work))
 
     async def release(self, taken: Sequence[Taken]) -> None:
         table = self._table
@@ -158,7 +157,7 @@ class SQLDelayStore(DelayStore):
                 is_mine = (table.c.id.in_(ids), table.c.token == token)
                 connection.execute(update(table).where(*is_mine).values(free_at=0))
 
-        await self._write(work)
+        await self._database.awrite(work)
 
     async def counts(self) -> dict[str, Counts]:
         table, now = self._table, micros(self._clock.now())
@@ -173,23 +172,17 @@ class SQLDelayStore(DelayStore):
                     found[_read(one)[1]] = Counts(int(due), int(every) - int(due))
             return found
 
-        return await asyncio.to_thread(self._database.read, work)
+        return await self._database.aread(work)
 
     async def page(self, queue: str | None, due: bool, limit: int, offset: int = 0) -> list[Taken]:
         table, now = self._table, micros(self._clock.now())
         query = self._columns.where(table.c.due_at <= now if due else table.c.due_at > now).order_by(table.c.due_at)
         if queue is not None:
             query = query.where(table.c.queue == key(queue))
-        return [_taken(row, held=False) for row in await self._all(query.limit(limit).offset(offset))]
+        return [_taken(row, held=False) for row in await self._database.arows(query.limit(limit).offset(offset))]
 
     async def changed(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, self.poll))
-
-    async def _all(self, query: Any) -> list[Any]:
-        return await asyncio.to_thread(self._database.read, lambda connection: list(connection.execute(query).all()))
-
-    async def _write(self, work: Callable[[Connection], Result]) -> Result:
-        return await asyncio.to_thread(self._database.write, work)
 
 
 def _by_token(taken: Sequence[Taken]) -> Iterator[tuple[int, Sequence[str]]]:

@@ -6,7 +6,6 @@ whose sums they change, and `swap` locks the rows that it compares; SQLite locks
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -31,7 +30,6 @@ from celeriac.drivers.sql.keys import NEVER, key, micros
 from celeriac.drivers.sql.outcomes import PAGE, pages
 from celeriac.model.codec import Codec
 from celeriac.model.filters import Filter
-from celeriac.model.gate import Instant, OptionalName
 from celeriac.model.history import (
     Batch,
     Event,
@@ -50,11 +48,8 @@ __all__ = ["SQLHistory"]
 log = logging.getLogger("celeriac.backends")
 
 Result = TypeVar("Result")
-Mark = tuple[Status, Instant, OptionalName]
 
 PRUNED: Final = 1000  # rows that are deleted at a time
-
-_read_mark = msgspec.json.Decoder(Mark).decode
 
 
 class SQLHistory(History):
@@ -165,10 +160,10 @@ class SQLHistory(History):
         table = self._tables.sums
         query = self._sums.where(table.c.step == step, table.c.slot >= since, table.c.slot < until)
         query = query.order_by(table.c.slot)
-        return _rows(await self._read(query if limit is None else query.limit(limit)))
+        return _rows(await self.database.arows(query if limit is None else query.limit(limit)))
 
     async def unfolded(self) -> list[Row]:
-        return _rows(await self._read(self._sums.where(self._tables.sums.c.step == UNFOLDED)))
+        return _rows(await self.database.arows(self._sums.where(self._tables.sums.c.step == UNFOLDED)))
 
     async def get(self, keys: Sequence[Key]) -> dict[Key, bytes]:
         names = {row_id(name): name for name in keys}
@@ -176,7 +171,7 @@ class SQLHistory(History):
         def work(connection: Connection) -> dict[str, bytes]:
             return self._values(connection, list(names), lock=False)
 
-        found = await asyncio.to_thread(self.database.read, work)
+        found = await self.database.aread(work)
         return {names[id]: value for id, value in found.items()}
 
     def _values(self, connection: Connection, ids: Sequence[str], lock: bool) -> dict[str, bytes]:
@@ -210,7 +205,7 @@ class SQLHistory(History):
         table = self._tables.workers
         return {
             bytes(row.lease).decode(errors="replace"): WorkerState(row.complete, row.folded, row.seen_at / 1_000_000)
-            for row in await self._read(select(table))
+            for row in await self.database.arows(select(table))
         }
 
     def _sums_row(self, name: Key, value: bytes) -> dict[str, Any]:
@@ -237,7 +232,7 @@ class SQLHistory(History):
         if (sample := samples_meant(filter)) is not None:
             query = query.where(table.c.is_sample == int(sample))
         query, found = query.order_by(table.c.name.desc()).limit(limit), list[tuple[Position, bytes]]()
-        rows = await self._read(query)
+        rows = await self.database.arows(query)
         while rows and not found:
             for name, value in rows:
                 try:
@@ -245,17 +240,17 @@ class SQLHistory(History):
                 except ValueError:
                     log.warning("A row of the history names no attempt: %r", name[:100])
             if not found:
-                rows = await self._read(query.where(table.c.name < rows[-1].name))
+                rows = await self.database.arows(query.where(table.c.name < rows[-1].name))
         return found
 
     async def count_attempts(self) -> int:
-        (count,) = await self._read(select(func.count()).select_from(self._tables.attempts))
+        (count,) = await self.database.arows(select(func.count()).select_from(self._tables.attempts))
         return int(count[0])
 
     async def attempts_of_task(self, id: str) -> list[bytes]:
         table = self._tables.attempts
         query = select(table.c.attempt).where(table.c.task_id == key(id))
-        return [bytes(value) for (value,) in await self._read(query)]
+        return [bytes(value) for (value,) in await self.database.arows(query)]
 
     async def known_signatures(self, signatures: Sequence[str] | None = None) -> list[FailureSignature]:
         if signatures is None:
@@ -269,10 +264,10 @@ class SQLHistory(History):
         table = self._tables.signatures
         query = select(table.c.signature, table.c.mark).where(condition).order_by(table.c.last_at.desc())
         found = []
-        for value, mark in await self._read(query):
+        for value, mark in await self.database.arows(query):
             one = self.signature_of(bytes(value))
             if one is not None:
-                found.append(_marked(one, mark))
+                found.append(one if mark is None else self.marked(one, _decoded(bytes(mark))))
         return found
 
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:
@@ -297,7 +292,7 @@ class SQLHistory(History):
             query = query.where(table.c.kind.in_([*map(key, kinds)]))
         if id is not None:
             query = query.where(table.c.about == key(id))
-        rows = await self._read(query.order_by(table.c.happened_at.desc()).limit(limit))
+        rows = await self.database.arows(query.order_by(table.c.happened_at.desc()).limit(limit))
         return list(self.events_of(bytes(value) for (value,) in rows))
 
     def close(self) -> None:
@@ -309,10 +304,7 @@ class SQLHistory(History):
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             return work(connection)
 
-        return await asyncio.to_thread(self.database.write, locked)
-
-    async def _read(self, query: Any) -> Sequence[Any]:
-        return await asyncio.to_thread(self.database.read, lambda connection: connection.execute(query).all())
+        return await self.database.awrite(locked)
 
 
 def _put(connection: Connection, id: Column[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -343,12 +335,9 @@ def _rows(found: Iterable[Any]) -> list[Row]:
     return rows
 
 
-def _marked(one: FailureSignature, mark: bytes | None) -> FailureSignature:
-    if mark is None:
-        return one
+def _decoded(mark: bytes) -> Any:
+    """Return a mark as it is stored, or None if it is not JSON."""
     try:
-        status, at, by = _read_mark(bytes(mark))
-    except ValueError:
-        log.warning("The status of the failure signature %s is unreadable", one.signature)
-        return one
-    return msgspec.structs.replace(one, status=status, marked_at=at, marked_by=by)
+        return msgspec.json.decode(mark)
+    except msgspec.DecodeError:
+        return None

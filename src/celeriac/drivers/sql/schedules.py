@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -22,7 +21,6 @@ __all__ = ["SQLScheduleStore"]
 
 log = logging.getLogger("celeriac.backends")
 
-Result = TypeVar("Result")
 
 Row = Any
 """A row of SQLAlchemy with `name`, `revision` and `entry`."""
@@ -65,7 +63,7 @@ class SQLScheduleStore(ScheduleStore):
                 connection.execute(insert(table), rows)
             return done
 
-        return await self._write(work)
+        return await self._database.awrite(work)
 
     async def change(self, changes: Sequence[Change]) -> list[bool]:
         rows = [
@@ -73,7 +71,7 @@ class SQLScheduleStore(ScheduleStore):
              **{f"new_{name}": value for name, value in self.values(change.after).items()}}
             for change in changes
         ]  # fmt: skip
-        return await self._write(
+        return await self._database.awrite(
             lambda connection: [connection.execute(self._change, row).rowcount == 1 for row in rows]
         )
 
@@ -86,7 +84,7 @@ class SQLScheduleStore(ScheduleStore):
                 return connection.execute(any_revision, {"key": key(name)}).rowcount == 1
             return connection.execute(unchanged, {"key": key(name), "seen": revision}).rowcount == 1
 
-        return await self._write(lambda connection: [remove(connection, *item) for item in names.items()])
+        return await self._database.awrite(lambda connection: [remove(connection, *item) for item in names.items()])
 
     async def get(self, names: Sequence[str]) -> dict[str, Entry]:
         found: list[Entry] = []
@@ -101,7 +99,7 @@ class SQLScheduleStore(ScheduleStore):
     async def due(self, limit: int) -> Due:
         now = int(self._clock.now() * 1000)
         next_at = self._table.c.next_at
-        rows = await self._all(self._rows.where(next_at <= now).order_by(next_at).limit(limit))
+        rows = await self._database.arows(self._rows.where(next_at <= now).order_by(next_at).limit(limit))
         entries, bad = [], []
         for row in rows:
             try:
@@ -110,28 +108,20 @@ class SQLScheduleStore(ScheduleStore):
                 log.error("The schedule %r is unreadable and does not run: %s", _name(row), error)
                 bad.append({"key": key(_name(row)), "seen": row.revision})
         if bad:
-            await self._write(lambda connection: [connection.execute(self._set_aside, one) for one in bad])
-        soonest = await self._all(
+            await self._database.awrite(lambda connection: [connection.execute(self._set_aside, one) for one in bad])
+        soonest = await self._database.arows(
             select(next_at).where(next_at.is_not(None)).order_by(next_at).limit(1).offset(len(entries))
         )
         return Due(now, entries, soonest[0].next_at if soonest else None)
 
     async def _read(self, statement: Any) -> list[Entry]:
         found = []
-        for row in await self._all(statement):
+        for row in await self._database.arows(statement):
             try:
                 found.append(self.entry_of(row))
             except Unreadable as error:
                 log.warning("The schedule %r is unreadable: %s", _name(row), error)
         return found
-
-    async def _all(self, statement: Any) -> list[Row]:
-        return await asyncio.to_thread(
-            self._database.read, lambda connection: list(connection.execute(statement).all())
-        )
-
-    async def _write(self, work: Callable[[Connection], Result]) -> Result:
-        return await asyncio.to_thread(self._database.write, work)
 
     def values(self, entry: Entry) -> dict[str, Any]:
         """Return what is stored of an entry, by column, besides its name and its revision."""

@@ -15,7 +15,7 @@ from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros
 from celeriac.drivers.sql.outcomes import PAGE, OutcomeTable, Row, pages
 from celeriac.drivers.sql.schema import Tables
 from celeriac.model.outcome import Outcome
-from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
+from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Counts, NodeEnd, PendingNode, Plan
 
 __all__ = ["WorkflowTables"]
 
@@ -107,17 +107,7 @@ class WorkflowTables:
     def conclude(self, connection: Connection, ends: Sequence[NodeEnd], now: float, largest: int) -> list[bool]:
         """Store the outcomes of nodes and count those that are new. Return for each whether it is new."""
         done = self._store(connection, [end.outcome for end in ends], now, largest)
-        left: Counter[str] = Counter()
-        joins: Counter[tuple[str, int]] = Counter()
-        pending: list[tuple[str, int]] = []
-        for end, is_new in zip(ends, done, strict=True):
-            place = end.outcome.place
-            if is_new and place is not None:
-                left[place.workflow] += 1
-                if place.join >= 0:
-                    joins[place.workflow, place.join] += 1
-                if end.leaves_pending:
-                    pending.append((place.workflow, place.node))
+        left, joins, pending = Counts.of(ends, done)
         pending += self._count_down(connection, left, joins, now)
         self._add_pending(connection, [node for node in pending if left[node[0]]])
         return done
@@ -128,13 +118,7 @@ class WorkflowTables:
         node = {"of": key(workflow), "at": advance.pending.node}
         if not connection.execute(self._unpend, node).rowcount:
             return False
-        own: list[Outcome] = []
-        others: list[NodeEnd] = []
-        for outcome in advance.outcomes:
-            if outcome.place is None or outcome.place.workflow == workflow:
-                own.append(outcome)
-            else:
-                others.append(NodeEnd(outcome, leaves_pending=True))
+        own, others = advance.by_workflow()
         ended = sum(self._store(connection, own, now, largest))
         joins = Counter((workflow, join) for join in advance.joins)
         self._add_pending(connection, self._count_down(connection, Counter({workflow: ended}), joins, now))

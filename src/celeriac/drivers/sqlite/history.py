@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from celeriac.drivers.sqlite.claims import SQLiteClaimStore
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
@@ -216,11 +214,10 @@ class SQLiteHistory(History):
 
     def _signatures(self, where: str, *given: Any) -> list[FailureSignature]:
         found = []
-        for value, status, marked_at, marked_by in self._signature_rows(where, *given):
+        for value, *mark in self._signature_rows(where, *given):
             one = self.signature_of(value)
             if one is not None:
-                marks = {"status": status, "marked_at": marked_at, "marked_by": marked_by}
-                found.append(msgspec.structs.replace(one, **marks))
+                found.append(self.marked(one, mark))
         return found
 
     async def mark(self, signature: str, status: Status, by: str, now: float) -> bool:

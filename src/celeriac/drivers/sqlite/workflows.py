@@ -13,8 +13,7 @@ import msgspec
 
 from celeriac.drivers.sqlite import outcomes
 from celeriac.drivers.sqlite.opening import Connection
-from celeriac.model.outcome import Outcome
-from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
+from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, Counts, NodeEnd, PendingNode, Plan
 
 __all__ = ["advance", "claim_pending", "conclude", "overdue", "peek_pending", "plant", "prune", "trees", "uproot"]
 
@@ -56,17 +55,7 @@ def uproot(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
 def conclude(connection: Connection, ends: Sequence[NodeEnd], now: float) -> list[bool]:
     """Store the outcomes of nodes and count those that are new. Return for each whether it is new."""
     done = outcomes.store(connection, [end.outcome for end in ends], now)
-    left: Counter[str] = Counter()
-    joins: Counter[tuple[str, int]] = Counter()
-    pending: list[tuple[str, int]] = []
-    for end, new in zip(ends, done, strict=True):
-        place = end.outcome.place
-        if new and place is not None:
-            left[place.workflow] += 1
-            if place.join >= 0:
-                joins[place.workflow, place.join] += 1
-            if end.leaves_pending:
-                pending.append((place.workflow, place.node))
+    left, joins, pending = Counts.of(ends, done)
     _count_down(connection, left, joins, now)
     connection.executemany(PENDING, [node for node in pending if left[node[0]]])
     return done
@@ -90,13 +79,7 @@ def advance(connection: Connection, advance: Advance, now: float) -> bool:
     query = "DELETE FROM dues WHERE workflow = ? AND node = ?"
     if not connection.execute(query, (pending.workflow, pending.node)).rowcount:
         return False
-    own: list[Outcome] = []
-    others: list[NodeEnd] = []
-    for outcome in advance.outcomes:
-        if outcome.place is None or outcome.place.workflow == pending.workflow:
-            own.append(outcome)
-        else:
-            others.append(NodeEnd(outcome, leaves_pending=True))
+    own, others = advance.by_workflow()
     ended = sum(outcomes.store(connection, own, now))
     joins = Counter((pending.workflow, join) for join in advance.joins)
     _count_down(connection, Counter({pending.workflow: ended}), joins, now)

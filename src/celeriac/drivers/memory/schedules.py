@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from celeriac.drivers.memory import Store, Workflow
+from celeriac.drivers.memory.store import Store, Workflow
 from celeriac.model.clock import Clock
 from celeriac.ports.schedules import Change, Due, Entry, ScheduleStore, first_revision
 

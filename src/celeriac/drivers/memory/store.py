@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from celeriac.drivers.bell import Bell
-from celeriac.drivers.memory_claims import MemoryClaimStore
-from celeriac.drivers.memory_delays import MemoryDelays
-from celeriac.drivers.memory_history import MemoryHistory
+from celeriac.drivers.memory.claims import MemoryClaimStore
+from celeriac.drivers.memory.delays import MemoryDelays
+from celeriac.drivers.memory.history import MemoryHistory
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery
@@ -16,7 +16,9 @@ from celeriac.ports.operations import Dead, WorkerInfo
 from celeriac.ports.schedules import Entry
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, PendingNode, Plan
 
-__all__ = ["Held", "Store", "Workflow", "forget", "store"]
+__all__ = ["BROADCAST_SECONDS", "Held", "Store", "Workflow", "forget", "store"]
+
+BROADCAST_SECONDS = 60.0  # how long a listener may find a broadcast
 
 
 class Held:

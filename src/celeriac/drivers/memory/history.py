@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from celeriac.drivers.memory_claims import MemoryClaimStore
+from celeriac.drivers.memory.claims import MemoryClaimStore
 from celeriac.model.filters import Filter
 from celeriac.model.history import Attempt, Batch, Event, FailureSignature, Key, Status, samples_only
 from celeriac.ports.claims import ClaimStore
