@@ -14,6 +14,7 @@ from benchmarks.figures import Bar, Report, number
 from benchmarks.hub_server import running
 from benchmarks.stage import BenchmarkError, Stage
 from celeriac import Celeriac
+from celeriac.brokers.zmq import HubBroker
 
 __all__ = ["delay", "delay_many", "drain", "idle", "roundtrip"]
 
@@ -68,6 +69,7 @@ def idle(stage: Stage) -> Report:
         assert hub.process is not None
         process = psutil.Process(hub.process.pid)
         broker = Celeriac(broker_url=hub.url).broker
+        assert isinstance(broker, HubBroker)
 
         def figures() -> tuple[float, float, int, float, int]:
             cpu = sum(process.cpu_times()[:2])
