@@ -43,7 +43,7 @@ TURN_SECONDS: Final = 0.05  # … and so much time, and one request more: ZeroMQ
 BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
 IDLE_SECONDS: Final = 1.0  # the longest sleep
 LOOK_SECONDS: Final = 0.5  # how often it is looked whether keys were taken away
-KEEPALIVE_SECONDS: Final = 60  # of TCP, for what connects and sends no heartbeats; clients say how long theirs last
+HEARTBEAT_MS: Final = (2000, 6000)
 WAITING_FRAMES: Final = 100  # that ZeroMQ keeps for one connection, each way
 UNSENT_BYTES: Final = 16 << 20  # that the hub keeps for a connection besides
 RETRY_SECONDS: Final = 0.02  # until what could not be sent is tried again
@@ -81,7 +81,7 @@ class Hub:
         self._router = router = context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.LINGER, 0), (zmq.ROUTER_MANDATORY, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
-            (zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_SECONDS),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
             (zmq.SNDHWM, WAITING_FRAMES), (zmq.RCVHWM, WAITING_FRAMES), (zmq.BACKLOG, 1000),
         ):  # fmt: skip
             router.setsockopt(option, value)

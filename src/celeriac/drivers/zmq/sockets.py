@@ -61,7 +61,6 @@ class Line:
                 (zmq.LINGER, 0), (zmq.IMMEDIATE, 1),  # nothing is queued for a hub that is away: see `Conversation`
                 (zmq.RECONNECT_IVL, RECONNECT_MS[0]), (zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1]),
                 (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
-                (zmq.HEARTBEAT_TTL, HEARTBEAT_MS[1]),  # after which the hub gives it up, which asks nobody
                 (zmq.HANDSHAKE_IVL, HANDSHAKE_MS), (zmq.IPV6, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
             ):  # fmt: skip
                 socket.setsockopt(option, value)

@@ -8,7 +8,7 @@ are bytes here (`parcels.py`), and so are all values that an app's codec seals.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -20,7 +20,7 @@ from celeriac.ports.history import Limits, Position
 from celeriac.ports.history_sums import Change as SumChange
 from celeriac.ports.history_sums import Row, WorkerState
 from celeriac.ports.operations import QueueCounts
-from celeriac.ports.workflows import PendingNode, Plan
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 
 __all__ = ["VERBS", "Advanced", "AttemptRow", "Client", "EntryRow", "EventRow", "Found", "Given", "Recorded", "Removed",
            "ScheduleChange", "Settled", "SignatureRow", "Verb"]  # fmt: skip
@@ -68,6 +68,10 @@ class Advanced(msgspec.Struct, array_like=True, gc=False):
     messages: list[Any] = []
     outcomes: list[Any] = []
     joins: list[int] = []
+
+    def by_workflow(self) -> tuple[list[Any], list[NodeEnd]]:
+        """Return what `Advance.by_workflow` does."""
+        return Advance.by_workflow(cast(Any, self))
 
 
 class Found(msgspec.Struct, array_like=True, frozen=True, gc=False):
