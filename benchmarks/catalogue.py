@@ -56,6 +56,7 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
         "hub-delay": hub.delay,
         "hub-delay-many": hub.delay_many,
         "hub-roundtrip": hub.roundtrip,
+        "hub-idle": hub.idle,
     },
     "canvas": {
         "canvas-group": canvas.canvas_group,

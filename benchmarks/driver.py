@@ -182,6 +182,12 @@ def store(peer: Any, size: int, seconds: float) -> dict[str, Any]:
     return _rate(done, time.perf_counter() - start)
 
 
+def crowd(peer: Any, count: int) -> dict[str, Any]:
+    """Be idle workers until this process is ended."""
+    peer.crowd(count)
+    return {}
+
+
 def serve(peer: Any, port: int) -> dict[str, Any]:
     """Serve HTTP until this process is ended."""
     peer.serve(port)
@@ -259,8 +265,8 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
     for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 schedule, beat, declare, store, serve, requests, stream, seed, pages,
-                 stay, scroll, update, worker)
+                 schedule, beat, declare, store, crowd, serve, requests, stream, seed, pages, stay, scroll, update,
+                 worker)
 }
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from benchmarks.compare import compare_latencies, compare_rates, drain_once, send_many_once, send_once
-from benchmarks.figures import Report
-from benchmarks.hub_server import running
-from benchmarks.stage import Stage
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
 
-__all__ = ["delay", "delay_many", "drain", "roundtrip"]
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks.compare import compare_latencies, compare_rates, drain_once, send_many_once, send_once
+from benchmarks.figures import Bar, Report, number
+from benchmarks.hub_server import running
+from benchmarks.stage import BenchmarkError, Stage
+from celeriac import Celeriac
+from celeriac.brokers.zmq import HubBroker
+
+__all__ = ["delay", "delay_many", "drain", "idle", "roundtrip"]
 
 ISSUE = 19
 OURS, EMBEDDED = "celeriac_hub", "celeriac_sqlite"
 CHILDREN = 2
 ROUNDS = 3
+WORKERS = 200
+ENTER_SECONDS = 120.0  # for all of them
+SETTLING_SECONDS = 5.0
+MB = 1e6
 
 
 def drain(stage: Stage) -> Report:
@@ -45,3 +58,47 @@ def roundtrip(stage: Stage) -> Report:
     report = Report("hub-roundtrip", "Hub: delay().get() with an idle worker", issue=ISSUE)
     with running(stage):
         return compare_latencies(stage, report, OURS, [], stage.amount(500, 50), bar_ms=1.5, bounds=[EMBEDDED])
+
+
+def idle(stage: Stage) -> Report:
+    """Hub: what 200 idle workers cost it, each with a connection of its own."""
+    count, seconds = stage.amount(WORKERS, 20), stage.amount(60, 10)
+    report = Report("hub-idle", f"Hub: {count} idle workers, for {seconds} s", issue=ISSUE)
+    report.columns = ("", "CPU %", "requests per second", "RSS MB", "file descriptors")
+    with running(stage) as hub, stage.scratch() as folder:
+        assert hub.process is not None
+        process = psutil.Process(hub.process.pid)
+        broker = Celeriac(broker_url=hub.url).broker
+        assert isinstance(broker, HubBroker)
+
+        def figures() -> tuple[float, float, int, float, int]:
+            cpu = sum(process.cpu_times()[:2])
+            requests = sum(one.requests for one in broker.complete(broker.clients()))
+            return time.monotonic(), cpu, requests, process.memory_info().rss / MB, process.num_fds()
+
+        none = figures()
+        with stage.started(folder, OURS, "crowd", count):
+            _wait_for_workers(hub.file, count)
+            time.sleep(SETTLING_SECONDS)
+            before = figures()
+            time.sleep(seconds)
+            after = figures()
+        broker.close()
+    took = after[0] - before[0]
+    cpu, requests = (after[1] - before[1]) / took * 100, (after[2] - before[2]) / took
+    report.rows.append(("nobody", "", "", number(none[3]), str(none[4])))
+    report.rows.append((f"{count} workers", number(cpu), number(requests), number(after[3]), str(after[4])))
+    report.figures["hub"] = {"cpu_percent": cpu, "requests": requests, "rss_mb": after[3], "fds": after[4],
+                             "rss_mb_alone": none[3], "fds_alone": none[4]}  # fmt: skip
+    report.bars.append(Bar(f"CPU of the hub, {count} idle workers", cpu, 3.0, "%"))
+    report.notes.append("The workers are supervisors in one process. 100 % is one core; CURVE.")
+    return report
+
+
+def _wait_for_workers(file: Path, count: int) -> None:
+    deadline = time.monotonic() + ENTER_SECONDS
+    with closing(sqlite3.connect(file)) as reader:
+        while reader.execute("SELECT count(*) FROM leases").fetchone()[0] < count:
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"Not all of the {count} workers have come within {ENTER_SECONDS:g} s.")
+            time.sleep(0.1)

@@ -14,13 +14,13 @@ from benchmarks.server import answer, shared
 from benchmarks.stage import Stage
 from tests.ports import free_port
 
-__all__ = ["running"]
+__all__ = ["HubProcess", "running"]
 
 START_SECONDS = 20.0
 COMMAND = [sys.executable, "-m", "celeriac.cli", "hub"]
 
 
-class _Hub:
+class HubProcess:
     """The process, which is started anew to empty its file."""
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -32,7 +32,7 @@ class _Hub:
         key, file = re.search(r"server_key=(\w+)&key_file=(\S+)", told.stdout).groups()  # type: ignore[union-attr]
         found = next(path for path in folder.rglob(file))
         self.url = f"zmq://127.0.0.1:{port}?server_key={key}&key_file={found}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def restart(self) -> None:
         self.stop()
@@ -41,30 +41,30 @@ class _Hub:
         log = self._folder / "hub.log"
         bind = f"tcp://127.0.0.1:{self._port}"
         with log.open("w") as output:
-            self._process = subprocess.Popen([*COMMAND, "--bind", bind, "--data", str(self.file)], cwd=self._folder,
+            self.process = subprocess.Popen([*COMMAND, "--bind", bind, "--data", str(self.file)], cwd=self._folder,
                                              stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # fmt: skip
 
         def ready() -> None:
             if "is ready" not in log.read_text(errors="replace"):
                 raise FileNotFoundError(log)
 
-        answer(self._process, ready, START_SECONDS, log)
+        answer(self.process, ready, START_SECONDS, log)
 
     def stop(self) -> None:
-        if self._process is not None:
+        if self.process is not None:
             with suppress(ProcessLookupError):
-                self._process.kill()
-            self._process.wait()
+                self.process.kill()
+            self.process.wait()
 
 
 @contextmanager
-def running(stage: Stage) -> Iterator[None]:
+def running(stage: Stage) -> Iterator[HubProcess]:
     """Run a hub within a `with` block, for all of the stage's measurements."""
     with stage.scratch() as folder:
-        hub = _Hub(folder, free_port())
+        hub = HubProcess(folder, free_port())
         try:
             hub.restart()
             with shared(stage, {HUB_VARIABLE: hub.url, HUB_FILE_VARIABLE: str(hub.file)}, clear=hub.restart):
-                yield
+                yield hub
         finally:
             hub.stop()

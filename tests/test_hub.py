@@ -26,20 +26,32 @@ from celeriac import Celeriac
 from celeriac.backends.zmq import HubBackend
 from celeriac.brokers.zmq import HubBroker
 from celeriac.drivers.zmq.address import Address, hex_of, read_key_file
-from celeriac.drivers.zmq.frames import START, VERSION, Request, decode_reply, encode_request
+from celeriac.drivers.zmq.conversation import Ask, Conversation
+from celeriac.drivers.zmq.frames import (
+    START,
+    VERSION,
+    Request,
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+)
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import VERBS, Settled
 from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.hub.clients import Clients
 from celeriac.hub.keys import make_client, make_hub
+from celeriac.hub.lookout import Lookout
+from celeriac.hub.sessions import Job, Session
 from celeriac.model.clock import Clock
-from celeriac.model.message import PLAIN, encode
+from celeriac.model.message import PLAIN, encode, new_id
 from celeriac.ports.broker import Action, Settlement
 from celeriac.ports.operations import WorkerInfo
 from celeriac.testing import running_worker
+from tests.conformance.backend import node_end, plan
 from tests.conformance.broker import ids, message, success
 from tests.hub_server import HubServer, running_hub
-from tests.patience import PATIENCE, wait_for
+from tests.patience import FOR_EVER, PATIENCE, in_time, wait_for
 
 _encode = msgspec.msgpack.encode
 
@@ -463,6 +475,80 @@ async def test_a_lease_that_is_gone_is_lost(broker: HubBroker) -> None:
     await broker.apublish([message()])
     with pytest.raises(LeaseLost):
         await lease.receive(["default"], {PLAIN: 1}, 0.0)
+
+
+# --- Idle workers ---------------------------------------------------------------------------------------
+
+
+def job(number: int) -> Job:
+    session = Session("", 0.0)
+    return Job(b"", "", session, Request(bytes(16), number, number, False, "leases.overdue", msgspec.Raw()))
+
+
+def test_one_of_those_who_wait_is_woken_and_the_others_if_that_does_not_help() -> None:
+    there = False
+    lookout = Lookout(lambda job: there)
+    first, second, third = job(1), job(2), job(3)
+    for one in (first, second, third):
+        lookout.begin(one, deadline=60.0)
+    assert lookout.look(0.0) == []
+    there = True
+    assert lookout.look(0.1) == []  # too early
+    assert lookout.look(1.0) == [second]  # the first was asked for before
+    assert lookout.look(1.1) == []
+    assert lookout.look(2.0) == [first, third]
+    assert [one.body for one in (first, second, third)] == [True] * 3
+    assert lookout.next_at() == float("inf")
+
+
+def test_who_waits_in_vain_is_answered_at_the_end_of_the_time() -> None:
+    lookout = Lookout(lambda job: False)
+    one = job(1)
+    lookout.begin(one, deadline=60.0)
+    assert lookout.look(59.0) == []
+    assert lookout.look(60.0) == [one]
+    assert one.body is False
+
+
+async def test_a_worker_is_told_when_the_lease_of_another_has_expired(broker: HubBroker) -> None:
+    lease = await broker.lease(WorkerInfo(name="w"), FOR_EVER, 3)
+    dead = await broker.lease(WorkerInfo(name="dead"), 0.1, 3)
+    begun = time.monotonic()
+    while True:
+        await lease.until_sweep(1.0)
+        await lease.sweep()
+        try:
+            await dead.renew()
+        except LeaseLost:
+            break
+    assert in_time(time.monotonic() - begun, 2.0)
+
+
+async def test_a_worker_is_told_of_a_node_that_its_worker_has_left(broker: HubBroker) -> None:
+    backend = HubBackend(broker.server, Clock())
+    workflow = new_id()
+    await backend.aplant(plan(workflow))
+    await backend.conclude([node_end(workflow, 0, leaves_pending=True)])
+    begun = time.monotonic()
+    while not await backend.claim_pending(5, 60.0):
+        await backend.until_pending(1.0)
+    assert in_time(time.monotonic() - begun, 2.0)
+
+
+def test_a_client_tells_what_it_has_and_the_hub_forgets_that() -> None:
+    conversation, session = Conversation("here"), Session("", 0.0)
+    long, short, last = (Ask("hub.clients", ()) for _ in range(3))
+    for ask in (long, short):
+        conversation.begin(ask)
+        conversation.frame(ask)
+        session.keep(ask.number, b"answer")
+    assert conversation.hear(encode_reply(short.number, "", _encode([]))) == [short]
+    conversation.begin(last)
+    request = decode_request(conversation.frame(last))
+    assert (request.oldest, request.over) == (long.number, [short.number])
+    session.forget(request.oldest, request.over)
+    assert list(session.answers) == [long.number]
+    assert decode_request(conversation.frame(last)).over == []
 
 
 # --- The file -------------------------------------------------------------------------------------------

@@ -550,7 +550,7 @@ def test_calls_come_back_from_a_worker(
     urls = {"CELERIAC_BROKER_URL": url, "CELERIAC_RESULT_BACKEND": named}
     refused = check_calls(tmp_path, urls, CALLER + REFUSED)
     assert len(refused) == 3
-    keepers = ascii("set `result_backend` to one of sqlite://, redis://, db+…://, mongodb://.")
+    keepers = ascii("set `result_backend` to one of sqlite://, redis://, zmq://, db+…://, mongodb://.")
     assert all(keepers.strip("'") in line for line in refused)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import HubServer
 from tests.pairs import APP, check_calls, run
 from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
@@ -31,18 +32,24 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, s
         rabbit = request.getfixturevalue("rabbit")
         vhost = rabbit.vhost()
         found["rabbitmq"] = rabbit.url(vhost)
+    if "hub" in request.param:
+        hub: HubServer = request.getfixturevalue("hub_on_time")
+        found["hub"] = hub.url
     yield {"CELERIAC_BROKER_URL": found[broker], "CELERIAC_RESULT_BACKEND": found[backend]}
     if rabbit is not None:
         rabbit.drop(vhost)
 
 
 SQL_PAIRS = [("sqlite", "postgresql"), ("redis", "mariadb")]
+HUB_PAIRS = [("hub", "hub"), *(pytest.param(pair, marks=pytest.mark.at_length)
+                               for pair in (("hub", "redis"), ("rabbitmq", "hub"), ("redis", "hub")))]  # fmt: skip
 PAIRS = [(broker, backend) for broker in BROKERS for backend in BACKENDS]
 
 
 @pytest.mark.parametrize(
-    "urls", [pair for pair in PAIRS if "rabbitmq" in pair or "rpc" not in pair] + SQL_PAIRS, indirect=True, ids="-".join
-)
+    "urls", [*(pair for pair in PAIRS if "rabbitmq" in pair or "rpc" not in pair), *SQL_PAIRS, *HUB_PAIRS],
+    indirect=True, ids="-".join,
+)  # fmt: skip
 def test_calls_come_back_through_every_pair(urls: dict[str, str], tmp_path: Path) -> None:
     assert check_calls(tmp_path, urls) == []
 

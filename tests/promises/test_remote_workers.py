@@ -16,7 +16,7 @@ from tests.promises.remote import Node, Web, needs_node
 
 pytestmark = needs_node
 
-SQLITE_AND_REDIS = pytest.mark.parametrize("stage", ["sqlite", "redis"], indirect=True)
+SQLITE_REDIS_HUB = pytest.mark.parametrize("stage", ["sqlite", "redis", "hub"], indirect=True)
 RABBITMQ = pytest.mark.parametrize("stage", ["rabbitmq"], indirect=True)
 
 WEB_LEASE = 12.0  # seconds; a server that was killed is there again sooner, and what was on its way runs soon after
@@ -25,7 +25,7 @@ WEB_LEASE = 12.0  # seconds; a server that was killed is there again sooner, and
 # --- P1, P2 -------------------------------------------------------------------------------------------
 
 
-@SQLITE_AND_REDIS
+@SQLITE_REDIS_HUB
 def test_p1_p2_the_server_is_killed_and_started_again_under_load(stage: Stage) -> None:
     """Each task runs; one that a worker held is not run twice, though the server that gave it is gone."""
     web = Web(stage)
@@ -45,7 +45,7 @@ def test_p1_p2_the_server_is_killed_and_started_again_under_load(stage: Stage) -
     assert all(node.process is not None and node.process.poll() is None for node in nodes)
 
 
-@SQLITE_AND_REDIS
+@SQLITE_REDIS_HUB
 def test_p2_a_task_that_runs_while_the_server_is_killed_runs_once(stage: Stage) -> None:
     web = Web(stage)
     stage.record()
@@ -62,7 +62,7 @@ def test_p2_a_task_that_runs_while_the_server_is_killed_runs_once(stage: Stage) 
     assert stage.recorded() == {result.id: 1 for result in results}
 
 
-@SQLITE_AND_REDIS
+@SQLITE_REDIS_HUB
 def test_p1_workers_are_killed_under_load(stage: Stage) -> None:
     web = Web(stage)
     stage.record()
@@ -77,7 +77,7 @@ def test_p1_workers_are_killed_under_load(stage: Stage) -> None:
     assert stage.recorded() == {result.id: 1 for result in results}
 
 
-@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq"], indirect=True)
+@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq", "hub"], indirect=True)
 def test_p2_the_late_settlement_of_a_frozen_worker_is_refused(stage: Stage) -> None:
     web = Web(stage)
     stage.record()
@@ -119,7 +119,7 @@ def test_p1_p2_on_rabbitmq_a_killed_servers_tasks_run_again_and_are_recorded_onc
 # --- P3 -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq"], indirect=True)
+@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq", "hub"], indirect=True)
 def test_p3_a_killed_workers_tasks_start_elsewhere_within_its_lease_and_two_seconds(stage: Stage) -> None:
     web = Web(stage)
     victim = Node(web, "victim", lease=SHORT_LEASE)
@@ -141,7 +141,7 @@ def test_p3_a_killed_workers_tasks_start_elsewhere_within_its_lease_and_two_seco
 # --- P4 -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq"], indirect=True)
+@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq", "hub"], indirect=True)
 def test_p4_a_message_that_kills_its_worker_again_and_again_becomes_a_dead_letter(stage: Stage) -> None:
     web = Web(stage)
     result = stage.send("plain", "dies")
@@ -159,7 +159,7 @@ def test_p4_a_message_that_kills_its_worker_again_and_again_becomes_a_dead_lette
 # --- P5 -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq"], indirect=True)
+@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq", "hub"], indirect=True)
 def test_p5_a_worker_that_is_stopped_returns_what_it_cannot_finish_and_that_costs_no_attempt(stage: Stage) -> None:
     web = Web(stage)
     node = Node(web, "old", concurrency=2, lease=LEASE, grace=1.0)
@@ -175,7 +175,7 @@ def test_p5_a_worker_that_is_stopped_returns_what_it_cannot_finish_and_that_cost
     assert len(stage.runs(short)) == 1
 
 
-@SQLITE_AND_REDIS
+@SQLITE_REDIS_HUB
 def test_p5_a_server_that_is_stopped_and_started_again_costs_no_attempt(stage: Stage) -> None:
     web = Web(stage)
     Node(web, "node", concurrency=2, lease=LEASE)
@@ -207,7 +207,7 @@ def test_p5_on_rabbitmq_a_server_that_is_stopped_returns_what_its_workers_hold_u
 # --- P7 -----------------------------------------------------------------------------------------------
 
 
-@SQLITE_AND_REDIS
+@SQLITE_REDIS_HUB
 def test_p7_what_ended_while_the_broker_was_away_is_settled_when_it_is_back(stage: Stage) -> None:
     web = Web(stage, broker_publish_timeout=1)
     stage.record()
@@ -227,7 +227,7 @@ def test_p7_what_ended_while_the_broker_was_away_is_settled_when_it_is_back(stag
 # --- P9 -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq"], indirect=True)
+@pytest.mark.parametrize("stage", ["sqlite", "redis", "rabbitmq", "hub"], indirect=True)
 def test_p9_a_remote_worker_holds_back_nothing_that_another_could_start(stage: Stage) -> None:
     web = Web(stage)
     Node(web, "busy", concurrency=1)

@@ -75,7 +75,8 @@ def history_of(backend: Backend, url: str | None) -> History | None:
         return history
     if url is not None:
         raise ImproperlyConfigured(f"{shown(url)!r} keeps no history. Set `history_url` to a store that does: "
-                                   "sqlite:///path/to.db, redis://…, db+postgresql://…, mongodb://….")  # fmt: skip
+                                   "sqlite:///path/to.db, redis://…, zmq://…, db+postgresql://…, "
+                                   "mongodb://….")  # fmt: skip
     return None
 
 

@@ -25,6 +25,7 @@ from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan, Workfl
 __all__ = ["HubBackend", "connect"]
 
 FETCH_SECONDS: Final = 60.0  # in one request: the hub holds it
+PENDING_SECONDS: Final = 60.0  # likewise
 BATCH: Final = 1000  # outcomes in one request
 
 
@@ -102,6 +103,9 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
 
     async def claim_pending(self, limit: int, seconds: float) -> dict[PendingNode, bool]:
         return dict(await self.server.ado("backend.claim_pending", limit, seconds))
+
+    async def until_pending(self, pause: float) -> None:
+        await self.server.ado("backend.pending", PENDING_SECONDS, wait=PENDING_SECONDS)
 
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
         items = [Advanced(one.pending, [], list(map(self.server.pack_outcome, one.outcomes)), list(one.joins))

@@ -17,6 +17,7 @@ from celeriac.drivers.zmq.error_translation import kind_of
 from celeriac.errors import CeleriacError
 from celeriac.hub.carrier import Carrier
 from celeriac.hub.database import HubDatabase
+from celeriac.hub.lookout import Lookout
 from celeriac.hub.parts.backend import Backend
 from celeriac.hub.parts.broker import Broker
 from celeriac.hub.parts.leases import Leases, given_of
@@ -28,7 +29,7 @@ __all__ = ["POLLS", "Poll", "Polls"]
 
 Line = tuple[str, str]
 
-POLLS: Final = frozenset({"leases.receive", "backend.fetch", "broker.heard"})
+POLLS: Final = frozenset({"leases.receive", "leases.overdue", "backend.fetch", "backend.pending", "broker.heard"})
 """The verbs that wait."""
 
 FEW: Final = 32  # outcomes; who waits for more …
@@ -70,6 +71,10 @@ class Polls:
         self._by_line: Waiters = {}
         self._by_id: Waiters = {}
         self._by_channel: Waiters = {}
+        self._lookouts = {
+            "leases.overdue": Lookout(lambda job: leases.is_overdue(*job.arguments[:2])),
+            "backend.pending": Lookout(lambda job: backend.has_pending()),
+        }
         self._voided: list[Job] = []
         self._polls: dict[Job, Poll] = {}
         self._timers: list[tuple[float, int, Poll]] = []
@@ -77,7 +82,7 @@ class Polls:
         self._due_at = float("inf")  # when the next scheduled message is due, by the clock
 
     def __len__(self) -> int:
-        return len(self._polls)
+        return len(self._polls) + sum(map(len, self._lookouts.values()))
 
     # --- Begin and end --------------------------------------------------------------------------------
 
@@ -85,6 +90,8 @@ class Polls:
         """Answer a request that may wait, or let it wait."""
         if job.verb == "leases.receive":
             self._receive(job)
+        elif (lookout := self._lookouts.get(job.verb)) is not None:
+            lookout.begin(job, self._clock.monotonic() + min(job.arguments[-1], LONGEST_WAIT))
         elif job.verb == "backend.fetch":
             ids, wait = job.arguments
             if found := self._backend.look(ids, wait > 0):
@@ -158,6 +165,8 @@ class Polls:
         poll = self._polls.get(job)
         if poll is not None:
             self._end(poll)
+        elif (lookout := self._lookouts.get(job.verb)) is not None:
+            lookout.drop(job)
 
     def end_all(self, answered: Iterable[Job]) -> None:
         """Forget those that were answered."""
@@ -166,7 +175,7 @@ class Polls:
 
     def give_up(self) -> list[Job]:
         """Answer all with nothing: the file was replaced, and their leases are gone. They ask again."""
-        given_up = list(self._polls)
+        given_up = [*self._polls, *(job for lookout in self._lookouts.values() for job in lookout.jobs())]
         for job in given_up:
             job.answer(self._nothing(job))
         self.end_all(given_up)
@@ -175,6 +184,8 @@ class Polls:
     def _nothing(self, job: Job) -> Any:
         if job.verb == "broker.heard":
             return job.arguments[1], []
+        if job.verb in self._lookouts:
+            return False
         return [] if job.verb == "leases.receive" else {}
 
     # --- Serving --------------------------------------------------------------------------------------
@@ -197,6 +208,8 @@ class Polls:
         self._carrier.ended.clear()
         while self._timers and self._timers[0][0] <= now:
             self._ring(heapq.heappop(self._timers)[2], now, answered)
+        for lookout in self._lookouts.values():
+            answered += lookout.look(now)
         return answered
 
     def _serve_lines(self) -> list[Job]:
@@ -267,7 +280,9 @@ class Polls:
 
     def next_at(self) -> float:
         """Return when the next poll's time comes, or a scheduled message is due: monotonic, about."""
-        found = self._timers[0][0] if self._timers else float("inf")
+        found = min(lookout.next_at() for lookout in self._lookouts.values())
+        if self._timers:
+            found = min(found, self._timers[0][0])
         if self._by_line and self._due_at < float("inf"):
             found = min(found, self._clock.monotonic() + self._due_at - self._clock.now())
         return found

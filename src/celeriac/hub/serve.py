@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import select
 import socket
 import time
 from collections import Counter, deque
@@ -68,6 +69,7 @@ class Hub:
         self._told_at = 0.0
         self._look_at = 0.0
         self._count = 0  # requests of this turn
+        self._is_empty = False  # the router had nothing more, and its descriptor tells when there is something
         self._unsent: dict[bytes, deque[bytes]] = {}  # by connection: answers for which there was no room
 
     def open(self) -> list[str]:
@@ -112,36 +114,50 @@ class Hub:
 
     def run(self) -> None:
         """Serve until it is stopped."""
-        poller = zmq.Poller()
-        for one in (self._router, self._zap, self._woken):
-            poller.register(one, zmq.POLLIN)
+        poller = select.poll()  # of file descriptors: `zmq.Poller` asks each socket four times
+        for one in (self._router.fileno(), self._zap.fileno(), self._woken.fileno()):
+            poller.register(one, select.POLLIN)
         self._wake.setblocking(False)
-        busy = 0  # turns, one after the other, that found requests without waiting
+        self._let_in()  # a descriptor tells nothing before the first look
+        busy, ran_at = 0, 0.0  # turns since the last look at the other descriptors; when the last turn began
         while not self._is_stopping:
-            if not 0 < busy < BUSY_TURNS:
+            if self._is_empty or busy >= BUSY_TURNS:
                 self._wait(poller)
                 busy = 0
             self._count = 0
             coming = self._receive()
             first = next(coming, None)
-            if first is None and busy:  # nothing has come since the last turn
-                busy = 0
-                continue
-            answered = self._turns.run(coming if first is None else chain((first,), coming))
-            busy = busy + 1 if self._count else 0
-            self._answer(answered)
+            now = time.monotonic()
+            if first is not None or now >= min(ran_at + IDLE_SECONDS, self._turns.polls.next_at()):
+                ran_at, busy = now, busy + 1
+                self._answer(self._turns.run(coming if first is None else chain((first,), coming)))
             if self._unsent:
                 self._send_rest()
-            if time.monotonic() >= self._look_at:
+            if now >= self._look_at:
                 self._look()
 
-    def _wait(self, poller: zmq.Poller) -> None:
+    def _wait(self, poller: select.poll) -> None:
+        """Wait until something comes.
+
+        The descriptor of a ZeroMQ socket tells once that there is something new. So it is waited for only when the
+        socket was found empty since the last call that sent or received.
+        """
         left = min(RETRY_SECONDS if self._unsent else IDLE_SECONDS, self._turns.polls.next_at() - time.monotonic())
-        ready = dict(poller.poll(math.ceil(max(0.0, left) * 1000)))
-        if self._zap in ready:
-            self._zap.send_multipart(self._clients.answer(self._zap.recv_multipart()))
-        if self._woken.fileno() in ready:
-            self._woken.recv(4096)
+        left = left if self._is_empty else 0.0
+        for descriptor, _ in poller.poll(math.ceil(max(0.0, left) * 1000)):
+            if descriptor == self._woken.fileno():
+                self._woken.recv(4096)
+            elif descriptor == self._zap.fileno():
+                self._let_in()
+
+    def _let_in(self) -> None:
+        """Answer who may connect."""
+        while True:
+            try:
+                asked = self._zap.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._zap.send_multipart(self._clients.answer(asked))
 
     def _look(self) -> None:
         """Do what is done once in a while."""
@@ -159,7 +175,9 @@ class Hub:
             try:
                 identity = router.recv(zmq.NOBLOCK)
             except zmq.Again:
+                self._is_empty = True
                 break
+            self._is_empty = False
             peer = self._clients.known(identity)
             if peer is None:
                 first = router.recv(copy=False)
@@ -196,10 +214,10 @@ class Hub:
             self._send(identity, encode_reply(request.number, AccessRefused.__name__, _encode(text)))
             return None
         session = self._sessions.of(request.session, peer.name, now)
-        session.forget_before(request.oldest)
-        for job in session.given_up(request.oldest):
+        session.forget(request.oldest, request.over)
+        for job in session.given_up(request.oldest, request.over):
             self._turns.polls.drop(job)
-            del session.running[job.number]
+            session.running.pop(job.number, None)
         if (answer := session.answers.get(request.number)) is not None:
             self._send(identity, answer)
         elif (running := session.running.get(request.number)) is not None:
@@ -228,6 +246,7 @@ class Hub:
             if sum(map(len, waiting)) + len(frame) <= UNSENT_BYTES:
                 waiting.append(frame)
             return
+        self._is_empty = False  # for all that is known: sending may take in what tells of new requests
         try:
             self._router.send_multipart((identity, frame), zmq.NOBLOCK)
         except zmq.ZMQError as error:

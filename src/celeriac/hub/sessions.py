@@ -1,8 +1,8 @@
 """Sessions: which requests of a client were answered, and how, so that a repeated one gets the same answer.
 
-A client numbers its requests, and says with each which one is the oldest that it still waits for: answers before that
-are forgotten. What is kept of one session is bounded; if a client exceeds that, its oldest answers are dropped, and the
-request, repeated, is carried out again, which each verb stands (receipts, tokens, ids).
+A client numbers its requests, and says with each which one is the oldest that it still waits for, and which later ones
+are over: those answers are forgotten. What is kept of one session is bounded; if a client exceeds that, its oldest
+answers are dropped, and the request, repeated, is carried out again, which each verb stands (receipts, tokens, ids).
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ class Session:
         while self.size > KEPT_BYTES or len(self.answers) > KEPT_ANSWERS:
             self._drop(next(iter(self.answers)))
 
-    def forget_before(self, oldest: int) -> None:
-        """Drop the answers that the client has."""
+    def forget(self, oldest: int, over: list[int]) -> None:
+        """Drop the answers that the client has: before the oldest that it waits for, and some later ones."""
+        for number in over:
+            if number in self.answers:
+                self._drop(number)
         answers = self.answers
         while answers:
             number = next(iter(answers))
@@ -70,11 +73,12 @@ class Session:
                 break
             self._drop(number)
 
-    def given_up(self, oldest: int) -> list[Job]:
+    def given_up(self, oldest: int, over: list[int]) -> list[Job]:
         """Return waiting requests that the client waits for no more."""
-        if not self.running or next(iter(self.running)) >= oldest:
-            return []
-        return [job for number, job in self.running.items() if number < oldest]
+        given_up = [self.running[number] for number in over if number in self.running]
+        if self.running and next(iter(self.running)) < oldest:
+            given_up += [job for number, job in self.running.items() if number < oldest]
+        return given_up
 
     def _drop(self, number: int) -> None:
         self.size -= len(self.answers.pop(number))

@@ -9,6 +9,7 @@ Every method that waits is cancel-safe: when cancelled, it has done all of its w
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
@@ -137,6 +138,13 @@ class Lease(ABC):
         returned with `Delivery.lost`, for this worker to settle. Expired data is deleted. Every worker may sweep at
         any time. Without `Ability.CLOCK_LEASES` the broker returns messages by itself, and `receive` takes over.
         """
+
+    async def until_sweep(self, pause: float) -> None:
+        """Return when it is time to sweep again: after a pause (seconds), or when the broker knows of something.
+
+        Without news it returns all the same, some time later. Raises `BrokerError`.
+        """
+        await asyncio.sleep(pause)
 
     @abstractmethod
     async def end(self) -> None:

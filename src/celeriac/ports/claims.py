@@ -41,5 +41,5 @@ def claim_store(backend: Backend) -> ClaimStore:
     if isinstance(backend, ClaimKeeper):
         return backend.claims()
     raise NotSupported(f"{backend!r} keeps no claims, so it cannot tell that a request is repeated. Leave the "
-                       "Idempotency-Key out, or set `result_backend` to sqlite://, redis://, db+postgresql:// or "
-                       "mongodb://.")  # fmt: skip
+                       "Idempotency-Key out, or set `result_backend` to sqlite://, redis://, zmq://, db+postgresql:// "
+                       "or mongodb://.")  # fmt: skip

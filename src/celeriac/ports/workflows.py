@@ -9,6 +9,7 @@ same atomic step. Counters never go below zero.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ UNFINISHED_SECONDS = 30 * 86400.0
 """An unfinished workflow is kept this long after its last change; a finished one as long as outcomes are."""
 
 
-KEEPERS: Final = "sqlite://, redis://, db+…://, mongodb://"
+KEEPERS: Final = "sqlite://, redis://, zmq://, db+…://, mongodb://"
 """The backends that keep workflows and schedules, and list their outcomes, for errors that say what to set."""
 
 
@@ -150,6 +151,13 @@ class WorkflowStore(ABC):
 
         Returns, for each, whether it was claimed before: then some of its consequences may have been carried out.
         """
+
+    async def until_pending(self, pause: float) -> None:
+        """Return when it is time to look for pending nodes again: after a pause (seconds), or when there is one.
+
+        Without news it returns all the same, some time later. Raises `BackendError`, `BrokerError`.
+        """
+        await asyncio.sleep(pause)
 
     @abstractmethod
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:

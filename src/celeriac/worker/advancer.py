@@ -9,7 +9,6 @@ workers that advance the same node do it once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -52,9 +51,28 @@ class Advancer:
 
     async def run(self) -> None:
         """Advance pending nodes as they come, until cancelled."""
-        pause = FIRST_PAUSE
-        if not isinstance(self._app.backend, WorkflowStore):
+        store = self._app.backend
+        if not isinstance(store, WorkflowStore):
             await asyncio.get_running_loop().create_future()  # nothing to do, until cancelled
+            return
+        polling = asyncio.create_task(self._poll(store))
+        polling.add_done_callback(lambda task: self.wake.set())
+        try:
+            await self._advance_all(polling)
+        finally:
+            polling.cancel()
+
+    async def _poll(self, store: WorkflowStore) -> None:
+        """Look for nodes that other workers left pending, until cancelled."""
+        while True:
+            try:
+                await store.until_pending(POLL_SECONDS)
+            except (BrokerError, BackendError):  # what looks then says so
+                await asyncio.sleep(POLL_SECONDS)
+            self.wake.set()
+
+    async def _advance_all(self, polling: asyncio.Task[None]) -> None:
+        pause = FIRST_PAUSE
         while True:
             self.wake.clear()
             try:
@@ -68,9 +86,9 @@ class Advancer:
                 await asyncio.sleep(pause)
                 pause = next_pause(pause)
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self.wake.wait()
+            await self.wake.wait()
+            if polling.done():
+                polling.result()
 
     async def finish(self) -> None:
         """Advance all pending nodes."""

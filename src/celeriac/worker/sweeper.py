@@ -1,7 +1,7 @@
 """Sweeps: returns what dead workers held to its queues, and ends what must not run again.
 
-Each worker does so every second, and so does each gateway. What `Lease.sweep` hands over goes to the receiver, which
-reports it as lost.
+Each worker does so every second, and so does each gateway, unless the broker says when there is something to sweep.
+What `Lease.sweep` hands over goes to the receiver, which reports it as lost.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ async def sweep(heartbeat: Heartbeat, receiver: Receiver) -> None:
             taken_over = await lease.sweep() if heartbeat.may_sweep() else []
             heartbeat.outages.worked(SWEEP)
             await receiver.accept(taken_over)
+            await lease.until_sweep(SWEEP_SECONDS)
+            continue
         except LeaseLost:
             heartbeat.outages.worked(SWEEP)
             heartbeat.lost(lease)

@@ -27,6 +27,7 @@ __all__ = ["HubLease"]
 log = logging.getLogger("celeriac.zmq")
 
 SETTLE_BATCH: Final = 1000
+OVERDUE_SECONDS: Final = 60.0  # in one request: the hub holds it
 
 
 class HubLease(Lease):
@@ -148,6 +149,13 @@ class HubLease(Lease):
                     messages.append(unreadable(one.data, one.queue, str(error), id=one.id).message)
             tell_returned(worker_of(info, self._server.codec).name, messages, len(messages))
         return await self._deliveries(given, None)
+
+    async def until_sweep(self, pause: float) -> None:
+        if self._recover:
+            await asyncio.sleep(pause)
+            return
+        await self._server.ado("leases.overdue", self._number, self._result_expires, OVERDUE_SECONDS,
+                               wait=OVERDUE_SECONDS)  # fmt: skip
 
     async def end(self) -> None:
         await self._server.ado("leases.end", self._number)

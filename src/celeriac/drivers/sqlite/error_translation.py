@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ForeignDatabase, Unstorable
 
@@ -16,13 +15,21 @@ TOO_MANY = (errno.EMFILE, errno.ENFILE)
 UNSTORABLE = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_TOOBIG)
 
 
-@contextmanager
-def translated(path: str) -> Iterator[None]:
+class translated:  # noqa: N801 - it is used as a function; a generator would take several times as long
     """Translate SQLite's errors in a block that uses this file."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translate(error, path) from error
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:  # fmt: skip
+        if isinstance(error, sqlite3.Error):
+            raise _translate(error, self._path) from error
 
 
 def busy(error: sqlite3.Error) -> bool:

@@ -20,6 +20,8 @@ from celeriac.model.gate import Unreadable
 
 __all__ = ["Ask", "Conversation"]
 
+MOST_OVER: Final = 256  # numbers in one request; the hub forgets the others later
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -54,6 +56,7 @@ class Conversation:
         self._session = os.urandom(16)
         self._last = 0
         self.pending: dict[int, Ask] = {}
+        self._over: list[int] = []  # numbers that ended since the last request was sent, and not the oldest
 
     def begin(self, ask: Ask) -> None:
         """Number a request. It is pending until it is answered, or given up."""
@@ -66,7 +69,8 @@ class Conversation:
         if ask.sent and ask.again is not None:
             ask.arguments, ask.again = msgspec.Raw(_encode(ask.again())), None
         oldest = next(iter(self.pending))
-        return encode_request(Request(self._session, ask.number, oldest, ask.sent, ask.verb, ask.arguments))
+        over, self._over = [number for number in self._over if number > oldest], []
+        return encode_request(Request(self._session, ask.number, oldest, ask.sent, ask.verb, ask.arguments, over))
 
     def hear(self, frame: bytes) -> list[Ask]:
         """Take a frame; return the requests that it answers: one, or none, or all that are pending."""
@@ -76,7 +80,7 @@ class Conversation:
             return self.fail(version_error(self._server, error.version))
         except Unreadable:
             return []
-        ask = self.pending.pop(reply.number, None)
+        ask = self._end(reply.number)
         if ask is None:  # its caller has given up, or it is the second answer
             return []
         ask.answered = True
@@ -99,4 +103,10 @@ class Conversation:
 
     def give_up(self, ask: Ask) -> None:
         """Note that nobody waits for a request any more."""
-        self.pending.pop(ask.number, None)
+        self._end(ask.number)
+
+    def _end(self, number: int) -> Ask | None:
+        ask = self.pending.pop(number, None)
+        if ask is not None and len(self._over) < MOST_OVER:
+            self._over.append(number)
+        return ask

@@ -3,12 +3,13 @@
 Each frame is four letters, a byte with the version of the protocol, and MessagePack. The letters and the place of the
 version never change, so that each side can tell another version from what is no frame at all.
 
-    request   [session, number, oldest, repeated, verb, arguments]
+    request   [session, number, oldest, repeated, verb, arguments, over]
     reply     [number, kind, body]      kind: empty, or the name of an error, whose text is the body
 
 A session is one conversation of one client. It numbers its requests; `oldest` is the lowest number that it still waits
-for, so that the hub can forget the answers to earlier ones. `repeated` says that the request was sent before, on a
-connection that was lost.
+for, so that the hub can forget the answers to earlier ones. `over` has later numbers that it waits for no more: some
+requests wait a minute for something to happen, and the answers to all that was asked meanwhile need not be kept.
+`repeated` says that the request was sent before, on a connection that was lost.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Request(msgspec.Struct, array_like=True, frozen=True, gc=False):
     repeated: bool
     verb: Annotated[str, Meta(max_length=100)]
     arguments: msgspec.Raw
+    over: list[Number] = []
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -1,6 +1,7 @@
 """What one event loop has open to the hub: one line, on which all its requests are under way together.
 
 ZeroMQ's file descriptor says that something has happened, once: so after each send and receive this looks again.
+The monitor has one of its own.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Session:
     def _open(self) -> None:
         line = self._line = Line(self._address)
         self.loop.add_reader(line.socket.fileno(), self._look)
-        self.loop.add_reader(line.monitor.fileno(), self._look)
+        self.loop.add_reader(line.monitor.fileno(), self._look_at_line)
+        self.loop.call_soon(self._look_at_line)  # a descriptor tells nothing before the first look
         self._soon()
 
     # --- Sending --------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Session:
         self._look()
 
     def _look(self) -> None:
-        """Take what has come, and what has happened to the line."""
+        """Take what has come."""
         line = self._line
         if line is None:
             return
@@ -129,7 +131,10 @@ class Session:
             self._soon()
         except zmq.Again:
             pass
-        for happening in line.happenings():
+
+    def _look_at_line(self) -> None:
+        """Take what has happened to the line. Nothing but this uses the monitor, so its descriptor misses nothing."""
+        for happening in self._line.happenings() if self._line is not None else ():
             if happening is Happening.REFUSED:
                 self._settle(self._conversation.fail(not_let_in(str(self._address))))
             elif happening is Happening.OPENED:
@@ -146,6 +151,7 @@ class Session:
     def _expire(self, ask: Ask, future: asyncio.Future[None]) -> None:
         if not future.done():
             self._look()  # the loop may have stood still while the answer came
+            self._look_at_line()
         if not future.done():
             ask.error = silent(str(self._address), self._timeout, self._line is not None and self._line.is_open)
             future.set_result(None)

@@ -8,7 +8,7 @@ are bytes here (`parcels.py`), and so are all values that an app's codec seals.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -20,7 +20,7 @@ from celeriac.ports.history import Limits, Position
 from celeriac.ports.history_sums import Change as SumChange
 from celeriac.ports.history_sums import Row, WorkerState
 from celeriac.ports.operations import QueueCounts
-from celeriac.ports.workflows import PendingNode, Plan
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 
 __all__ = ["VERBS", "Advanced", "AttemptRow", "Client", "EntryRow", "EventRow", "Found", "Given", "Recorded", "Removed",
            "ScheduleChange", "Settled", "SignatureRow", "Verb"]  # fmt: skip
@@ -68,6 +68,10 @@ class Advanced(msgspec.Struct, array_like=True, gc=False):
     messages: list[Any] = []
     outcomes: list[Any] = []
     joins: list[int] = []
+
+    def by_workflow(self) -> tuple[list[Any], list[NodeEnd]]:
+        """Return what `Advance.by_workflow` does."""
+        return Advance.by_workflow(cast(Any, self))
 
 
 class Found(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -173,6 +177,7 @@ _verb("leases.put_aside", int, list[tuple[str, str, bytes]])
 _verb("leases.advance", int, list[Advanced], returns=list[bool])
 _verb("leases.renew", int, float)
 _verb("leases.sweep", int, int, Expires, bool, returns=tuple[list[Given], list[tuple[bytes, list[Found]]]])
+_verb("leases.overdue", int, Expires, float, returns=bool)
 _verb("leases.end", int)
 _verb("leases.held", int, list[Claim], returns=list[Given])
 
@@ -202,6 +207,7 @@ _verb("backend.trees", Ids, returns=dict[str, bytes])
 _verb("backend.uproot", Ids)
 _verb("backend.conclude", list[tuple[bytes, bool]], returns=list[bool])
 _verb("backend.claim_pending", int, float, returns=list[tuple[PendingNode, bool]])
+_verb("backend.pending", float, returns=bool)
 _verb("backend.advance", list[Advanced], returns=list[bool])
 
 _verb("schedules.create", list[EntryRow], returns=list[bool])

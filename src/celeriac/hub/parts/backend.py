@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from celeriac.backends.sqlite import SQLiteBackend
 from celeriac.drivers.sqlite.claims import SQLiteClaimStore
+from celeriac.drivers.sqlite.workflows import peek_pending
 from celeriac.drivers.zmq.parcels import OutcomeParcel, parcel_of_outcome
 from celeriac.drivers.zmq.verbs import Advanced
 from celeriac.hub.database import HubDatabase, finish
@@ -21,6 +22,8 @@ class Backend:
 
     def __init__(self, turn: Turn, database: HubDatabase, clock: Clock) -> None:
         self._turn = turn
+        self._database = database
+        self._clock = clock
         self._backend = SQLiteBackend(database, clock)
 
     def store(self, values: list[bytes]) -> list[bool]:
@@ -69,6 +72,11 @@ class Backend:
     def claim_pending(self, limit: int, seconds: float) -> list[tuple[PendingNode, bool]]:
         """Claim pending nodes."""
         return list(finish(self._backend.claim_pending(limit, seconds)).items())
+
+    def has_pending(self) -> bool:
+        """Return whether there is a pending node to claim."""
+        now = self._clock.now()
+        return bool(self._database.read(lambda connection: peek_pending(connection, 1, now)))
 
     def advance(self, items: list[Advanced]) -> list[bool]:
         """Advance workflows whose messages are published elsewhere."""

@@ -85,11 +85,16 @@ class HubLease(SQLiteLease):
 
         self._database.write(work)
 
+    def is_overdue(self) -> bool:
+        """Return whether there is anything to sweep. Only reads."""
+        now = self._clock.now()
+        return self._database.read(lambda connection: self._overdue(connection, now))
+
     def sweep_now(self) -> tuple[list[Delivery], list[tuple[bytes, list[Any]]]]:
         """Return what this lease takes over, and what returned to the queues, by the infos of dead workers."""
-        now = self._clock.now()
-        if not self._database.read(lambda connection: self._overdue(connection, now)):
+        if not self.is_overdue():
             return [], []
+        now = self._clock.now()
         self._receipts = time.time_ns() // 1000  # above those of earlier sweeps; below 0 they are no client's
         return self._database.write(lambda connection: self._sweep(connection, now))
 
@@ -170,6 +175,12 @@ class Leases:
             tokens = {one.token for one in given}
             given += [one for one in held.taken(None) if one.token not in tokens]
         return given, [(info, [found_of(message) for message in messages]) for info, messages in returned]
+
+    def is_overdue(self, lease: int, result_expires: float | None) -> bool:
+        """Return whether there is anything to sweep."""
+        held = self.of(lease)
+        held.set(result_expires=result_expires)
+        return held.is_overdue()
 
     def end(self, lease: int) -> None:
         """End a lease."""
