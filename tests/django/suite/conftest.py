@@ -16,7 +16,8 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2])]
 os.chdir(HERE)
-os.environ.setdefault("BAZAAR_FOLDER", tempfile.mkdtemp(prefix="bazaar"))
+if "BAZAAR_FOLDER" not in os.environ:  # this suite is run by hand
+    os.environ["BAZAAR_FOLDER"] = tempfile.mkdtemp(prefix="bazaar")
 os.environ["DJANGO_SETTINGS_MODULE"] = "bazaar.settings"
 
 import django  # noqa: E402
