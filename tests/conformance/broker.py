@@ -637,7 +637,8 @@ class BrokerConformance:
         lease = await ports.lease("alive")
         assert await lease.sweep() == []
         again = await several(lease, 2)
-        assert sorted(ids(again)) == sorted(ids(held))
+        in_order = list if ports.can(Ability.CLOCK_LEASES) else sorted  # a server takes back in any order what is lost
+        assert in_order(ids(again)) == in_order(ids(held))
         assert [delivery.deliveries for delivery in again] == [2, 2]
 
     async def test_sweeping_leaves_alone_whoever_renews(self, ports: Ports) -> None:
