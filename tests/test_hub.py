@@ -43,6 +43,7 @@ from celeriac.hub.clients import Clients
 from celeriac.hub.keys import make_client, make_hub
 from celeriac.hub.lookout import Lookout
 from celeriac.hub.sessions import Job, Session
+from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN, encode, new_id
 from celeriac.ports.broker import Action, Settlement
@@ -549,6 +550,32 @@ def test_a_client_tells_what_it_has_and_the_hub_forgets_that() -> None:
     session.forget(request.oldest, request.over)
     assert list(session.answers) == [long.number]
     assert decode_request(conversation.frame(last)).over == []
+
+
+def test_a_request_at_which_the_hub_fails_is_told_so_and_logged_and_the_others_are_carried_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def asked(verb: str, *arguments: Any) -> Job:
+        ask = Ask(verb, arguments)
+        conversation.begin(ask)
+        return Job(b"", "ann", session, decode_request(conversation.frame(ask)))
+
+    conversation, session = Conversation("here"), Session("", 0.0)
+    turns = Turns(str(tmp_path / "celeriac.db"), "normal", 10.0, Clock(), {"hub.clients": fail})
+    sent = message()
+    before, faulty = asked("broker.publish", [encode(sent)]), asked("hub.clients")
+    after = asked("operations.find", [sent.id])
+    turns.run([before, faulty, after])
+    turns.close()
+    assert (before.kind, after.kind) == ("", "")
+    assert [found.id for found in after.body] == [sent.id]
+    assert faulty.kind == "BrokerError"
+    assert "failed at `hub.clients` (ZeroDivisionError): see its log" in faulty.body
+    assert "A request for `hub.clients` by ann has failed." in caplog.text
+    assert "Traceback" in caplog.text
 
 
 # --- The file -------------------------------------------------------------------------------------------

@@ -113,6 +113,9 @@ class Turns:
             job.answer(f"it cannot carry out `{job.verb}`: {error}", BrokerError.__name__)
         except sqlite3.Error as error:
             job.answer(f"it cannot carry out `{job.verb}`: SQLite: {error}", BrokerError.__name__)
+        except Exception as error:  # a fault of the hub itself is told, and does not take it from all other clients
+            log.exception("A request for `%s` by %s has failed.", job.verb, job.client or "a client without a name")
+            job.answer(f"it has failed at `{job.verb}` ({type(error).__name__}): see its log.", BrokerError.__name__)
 
     def _look_at_others(self) -> None:
         """Notice what other processes have written to the file, once a second, if anybody waits."""
