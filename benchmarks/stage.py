@@ -169,8 +169,12 @@ class Stage:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return this process's environment without Celeriac's settings, with the folder and the path of this package."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")}
+    """Return this process's environment without Celeriac's settings, with the folder and the path of this package.
+
+    What is imported stays compiled, as it does after an installation.
+    """
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith("CELERIAC_") and name != "PYTHONDONTWRITEBYTECODE"}  # fmt: skip
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
     return {**kept, FOLDER_VARIABLE: str(folder), "PYTHONPATH": path}
 

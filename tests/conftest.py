@@ -30,7 +30,7 @@ from tests.promises.harness import Stage, set_stage
 from tests.promises.stores import shared_servers
 from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, running_rabbit
 from tests.redis_server import RedisServer, running_redis
-from tests.scratch import use_memory
+from tests.scratch import keep_bytecode, use_memory
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +48,7 @@ hypothesis.settings.load_profile("celeriac")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_bytecode()
     use_memory()
     patience.exact = config.getoption("--chaos")
     config.addinivalue_line("markers", "at_length: run with `--chaos` alone")

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 
-__all__ = ["use_memory"]
+__all__ = ["keep_bytecode", "use_memory"]
 
 MEMORY = "/dev/shm"
 NEEDED = 6 << 30  # bytes; four processes with servers of each kind use 2 to 3 GiB
+
+
+def keep_bytecode() -> None:
+    """Have the processes that tests start, which are thousands, keep what they compile, as users' processes do."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def use_memory() -> None:
