@@ -9,7 +9,6 @@ Every method that waits is cancel-safe: when cancelled, it has done all of its w
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
@@ -22,7 +21,7 @@ from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability, Port
 from celeriac.ports.backend import Backend
-from celeriac.ports.complete import complete
+from celeriac.ports.complete import complete, sleep
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.workflows import Advance
 
@@ -144,7 +143,7 @@ class Lease(ABC):
 
         Without news it returns all the same, some time later. Raises `BrokerError`.
         """
-        await asyncio.sleep(pause)
+        await sleep(pause)
 
     @abstractmethod
     async def end(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["complete", "in_thread"]
+__all__ = ["complete", "in_thread", "sleep"]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -35,3 +35,8 @@ async def in_thread(function: Callable[P, Result], /, *args: P.args, **kwargs: P
     """Return the result of a function that blocks. It runs in another thread, in the caller's context."""
     result: Result = await importlib.import_module("asyncio").to_thread(function, *args, **kwargs)
     return result
+
+
+async def sleep(seconds: float) -> None:
+    """Wait; the event loop runs on meanwhile."""
+    await importlib.import_module("asyncio").sleep(seconds)

@@ -9,7 +9,6 @@ same atomic step. Counters never go below zero.
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from celeriac.model.codec import Codec
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome
 from celeriac.ports.backend import Backend
+from celeriac.ports.complete import sleep
 
 __all__ = [
     "KEEPERS",
@@ -157,7 +157,7 @@ class WorkflowStore(ABC):
 
         Without news it returns all the same, some time later. Raises `BackendError`, `BrokerError`.
         """
-        await asyncio.sleep(pause)
+        await sleep(pause)
 
     @abstractmethod
     async def advance(self, advances: Sequence[Advance]) -> list[bool]:
