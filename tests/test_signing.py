@@ -15,6 +15,7 @@ from celeriac import Celeriac, chord, group
 from celeriac.app import connections
 from celeriac.app.control import COMMANDS
 from celeriac.brokers import memory
+from celeriac.drivers.memory.store import store
 from celeriac.errors import DecodeError, ImproperlyConfigured
 from celeriac.inspector import Inspector
 from celeriac.model.codec import Codec
@@ -322,7 +323,7 @@ async def test_a_pause_that_is_not_signed_is_ignored(place: Vhost, caplog: pytes
 
 
 def test_an_adapter_that_signs_nothing_is_refused_where_keys_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "connect", lambda url, clock, **_: memory.MemoryBroker(memory.store("plain"), clock))
+    monkeypatch.setattr(memory, "connect", lambda url, clock, **_: memory.MemoryBroker(store("plain"), clock))
     app = Celeriac("shop", broker_url="memory://plain", security_keys=[KEY])
     with pytest.raises(ImproperlyConfigured, match="does not sign what it stores"):
         app.control.revoke("x")
