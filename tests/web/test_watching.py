@@ -43,7 +43,8 @@ def following(client: httpx.Client, last: str = "", **params: str) -> Iterator[E
         assert answer.status_code == 200, answer.read()
         found = events(answer)
         _, name, data = next(found)
-        assert (name, data) == ("watching", {"workers": 1})
+        assert name == "watching"
+        assert data["workers"] >= 1  # the shop's, and perhaps one of a test that shares its file
         yield found
 
 
