@@ -307,7 +307,7 @@ class HistoryConformance:
     async def test_structs_come_back_as_they_were(self, history: History) -> None:
         full = attempt("x", attempt=2, worker="w", sent_at=1.0, due_at=2.0, started_at=3.0, runtime=4.0, wait=5.0,
                        traceback="t", signature="s", share=0.5, root_id="r", parent_id="p", group_id="g",
-                       headers={"a": [1, {"b": None}]}, kept=b"\x00k")  # fmt: skip
+                       headers={"a": [1, {"b": None}]}, release="1.2", kept=b"\x00k")  # fmt: skip
         assert {name for name in Attempt.__struct_fields__ if name not in msgspec.to_builtins(full)} == set()
         await history.record(Batch(lease="a", attempts=[full]), START)
         assert (await history.search()).rows == [full]
