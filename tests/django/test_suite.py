@@ -27,25 +27,26 @@ ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "django" / "suite"
 
 BOTH: Final = ("django52", "newest")
+EITHER: Final = ("newest", "django52 at length")
 ON_SQLITE: Final = {
     # What depends on Django's version, on both; what depends on a database, once on each, with either version.
     "test_admin.py": BOTH,
     "test_database.py": ("django52",),
     "test_database_conformance.py": ("django52",),
-    "test_mail.py": BOTH,
+    "test_mail.py": EITHER,
     "test_migrate_beat.py": ("newest",),
     "test_on_commit.py": ("django52",),
     "test_periodic_tasks.py": ("django52",),
-    "test_places.py": BOTH,
+    "test_places.py": EITHER,
     "test_project.py": BOTH,
-    "test_shared_file.py": BOTH,
+    "test_shared_file.py": EITHER,
     "test_task_backend.py": BOTH,
-    "test_views.py": BOTH,
+    "test_views.py": EITHER,
     "test_without_time_zones.py": ("newest",),
 }
 ON_POSTGRESQL: Final = {
-    "test_arguments.py": BOTH,
-    "test_connections.py": BOTH,
+    "test_arguments.py": EITHER,
+    "test_connections.py": EITHER,
     "test_database.py": ("newest",),
     "test_database_conformance.py": ("newest",),
     "test_on_commit.py": ("newest",),
@@ -81,7 +82,8 @@ def run(python: str, file: str, folder: Path, **environment: str) -> None:
 def each(runs: Mapping[str, Iterable[str]]) -> list[Any]:
     """Return the parameters of runs: without an environment for the newest Django, all are on the other one."""
     return [
-        pytest.param(file, str(NEWEST if version == "newest" else sys.executable), id=f"{file}-{version}")
+        pytest.param(file, str(NEWEST if version == "newest" else sys.executable), id=f"{file}-{version}",
+                     marks=[pytest.mark.at_length] if version.endswith("at length") else [])
         for file, versions in runs.items()
         for version in (versions if NEWEST.exists() else ["django52"])
     ]
