@@ -40,7 +40,6 @@ __all__ = ["STOMP_VARIABLE", "ActiveMQServer", "StompClock", "die", "elsewhere",
 HOME = Path("/usr/share/activemq")
 MISSING = "activemq is not installed: apt-get install --no-install-recommends activemq default-jre-headless"
 USER = "activemq"
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 STOMP_VARIABLE = "CELERIAC_TEST_STOMP_URL"
 
@@ -171,11 +170,8 @@ class ActiveMQServer:
 
 @contextmanager
 def running_activemq(others: bool = False) -> Iterator[ActiveMQServer]:
-    """Run a server for as long as a block lasts; in a folder that another user may enter, in memory where it can be.
-
-    What it has written is still there after it was killed, and it does not wait for a disk.
-    """
-    with tempfile.TemporaryDirectory(prefix="celeriac-activemq-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
+    """Run a server for as long as a block lasts, in a folder that another user may enter."""
+    with tempfile.TemporaryDirectory(prefix="celeriac-activemq-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         server = ActiveMQServer(Path(folder), others)
         try:
