@@ -16,6 +16,7 @@ from hypothesis import Phase
 
 from celeriac import Celeriac
 from celeriac.drivers.peer import _registry as peers
+from celeriac.hub.keys import make_client, make_hub
 from celeriac.tasks.shared import _apps, _shared
 from tests import patience
 from tests.activemq_server import ActiveMQServer, running_activemq
@@ -123,6 +124,16 @@ def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]
     """A hub with a clock of its own, for all tests that leave it running; each gives it a new file."""
     folder = tmp_path_factory.mktemp("hub")
     with running_hub(folder, clock=SharedClock(folder / "moment")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub that lets in only clients with keys; `web` has some."""
+    folder = tmp_path_factory.mktemp("locked")
+    make_hub(folder / "keys")
+    make_client(folder / "keys", "web")
+    with running_hub(folder, "--keys", str(folder / "keys")) as server:
         yield server
 
 

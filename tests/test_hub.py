@@ -40,7 +40,7 @@ from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import VERBS, Settled
 from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
 from celeriac.hub.clients import Clients
-from celeriac.hub.keys import make_client, make_hub
+from celeriac.hub.keys import make_client
 from celeriac.hub.lookout import Lookout
 from celeriac.hub.sessions import Job, Session
 from celeriac.hub.turns import Turns
@@ -154,16 +154,6 @@ def test_invalid_urls_are_refused(url: str, words: str) -> None:
 
 
 # --- Keys ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """A hub that lets in only clients with keys; `web` has some."""
-    folder = tmp_path_factory.mktemp("locked")
-    make_hub(folder / "keys")
-    make_client(folder / "keys", "web")
-    with running_hub(folder, "--keys", str(folder / "keys")) as server:
-        yield server
 
 
 def with_keys(hub: HubServer, name: str, server_key: str = "") -> str:

@@ -21,14 +21,13 @@ from celeriac.app.control import COMMANDS as CHANNEL
 from celeriac.drivers.zmq.address import Address
 from celeriac.drivers.zmq.frames import Request, encode_request
 from celeriac.drivers.zmq.verbs import VERBS
-from celeriac.hub.keys import make_client, make_hub
 from celeriac.model.message import PLAIN, encode
 from tests.conformance.broker import message
 from tests.fuzz.feeding import feed, shop_on, show, worker_here
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.typed import Typed
 from tests.hostile import COMMANDS, MESSAGES, OUTCOMES
-from tests.hub_server import HubServer, running_hub
+from tests.hub_server import HubServer
 from tests.patience import PATIENCE
 from tests.test_hub import SESSION, dealer, heard, say, with_keys
 
@@ -53,16 +52,6 @@ CURVE, NULL = (GREETING % name.ljust(20, b"\0") for name in (b"CURVE", b"NULL"))
 STREAMS = (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, NULL, CURVE, NULL + READY, CURVE + HELLO, CURVE + READY,
            NULL + READY + b"\0\x04CLRZ", NULL + READY + b"\x02\x7f" + b"\xff" * 7, NULL + READY + b"\x01\0" * 50,
            NULL + READY + b"\0\xff" + b"CLRZ\x01" + b"\x96" * 250)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """A hub that lets in only clients with keys; `web` has some."""
-    folder = tmp_path_factory.mktemp("locked")
-    make_hub(folder / "keys")
-    make_client(folder / "keys", "web")
-    with running_hub(folder, "--keys", str(folder / "keys")) as server:
-        yield server
 
 
 @pytest.fixture(params=["open", "locked"])
