@@ -356,10 +356,7 @@ def test_tasks_run_at_their_time_though_the_worker_is_restarted_half_way(
     median, p99 = late[count // 2], late[int(count * 0.99)]
     print(f"\neta: {count} tasks over {seconds:g} s, the worker restarted half-way, in {away:.2f} s: {len(late)} runs")
     print(f"eta: late by {median:.3f} s (median), {p99:.3f} s (p99); from {late[0]:.3f} to {late[-1]:.3f} s")
-    if full or sent < begun:
-        assert len(late) == count
-    else:  # it was stopped under a backlog, on a machine too slow for the broker's last answers to come in time
-        assert len(late) >= count
+    assert len(late) == count
     assert late[0] > -EARLY
     if full:
         assert sent < begun, "the machine is too slow to send them in time"

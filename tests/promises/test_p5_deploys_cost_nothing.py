@@ -12,6 +12,7 @@ import time
 import pytest
 
 from celeriac.errors import WorkerLost
+from celeriac.worker.supervisor import FINAL_SECONDS
 from tests.patience import PATIENCE, in_time
 from tests.promises.harness import SHORT_LEASE, Stage
 
@@ -104,6 +105,24 @@ def test_a_worker_is_gone_within_the_grace_time_though_its_broker_is_away(stage:
     stage.started(*results, times=2)
     stage.release("go")
     assert [result.get(timeout=PATIENCE) for result in results] == ["released"] * 2
+
+
+@pytest.mark.parametrize(("stage", "how"), [("sqlite", "locked"), ("redis", "frozen")], indirect=["stage"])
+def test_what_ends_while_the_broker_is_away_is_recorded_if_it_is_back_within_the_grace_time(
+    stage: Stage, how: str
+) -> None:
+    old = stage.worker("--grace", str(PATIENCE))
+    results = [stage.send(lane, "holds", stage.path("go")) for lane in ("plain", "coroutine")]
+    stage.started(*results)
+    with stage.away(how):
+        old.signal(signal.SIGTERM)
+        stage.wait(lambda: "Shutting down" in old.text(), "the word that the worker is stopping")
+        stage.release("go")
+        time.sleep(3 * FINAL_SECONDS)  # the broker is away for longer than a cold stop takes
+    assert old.wait() == 0
+    assert stage.is_empty()
+    assert [result.get(timeout=PATIENCE) for result in results] == ["released"] * 2
+    assert len(stage.runs(*results)) == 2
 
 
 def test_an_idle_worker_is_gone_at_once(stage: Stage) -> None:

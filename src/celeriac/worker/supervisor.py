@@ -68,7 +68,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 ECHO_SECONDS = 0.1  # a second stop signal within this time is not a second request
 GC_THRESHOLD = 50_000  # net allocations before the garbage collector runs: few objects here are ever in a cycle
 EXIT_SECONDS = 0.2  # at the end: for ending the lease, and for the main thread of a solo worker
-FINAL_SECONDS = 1.0  # part of the grace time, reserved for giving back what still runs
+FINAL_SECONDS = 1.0  # part of the grace time, reserved for giving back what still runs, and for the servers' answers
 
 
 def run_worker(app: Celeriac, options: WorkerOptions) -> int:
@@ -215,8 +215,9 @@ class Supervisor:
             self.pool.recall()
             await self._drain(deadline)
         await self._stop_pool(0.0 if self._cold.is_set() else deadline - time.monotonic())
-        last = time.monotonic() + FINAL_SECONDS
-        await self._settle_rest()
+        now = time.monotonic()
+        last = (now if self._cold.is_set() else max(now, deadline)) + FINAL_SECONDS
+        await self._settle_rest(last)
         for duty in others:
             await _cancel(duty)
         await self.settler.recorder.finish()
@@ -276,18 +277,29 @@ class Supervisor:
         preparing.cancel()
         stop.cancel()
 
-    async def _settle_rest(self) -> None:
-        """Settle and tell what has ended, within `FINAL_SECONDS`."""
+    async def _settle_rest(self, last: float) -> None:
+        """Settle and tell what has ended, until the instant `last`, or `FINAL_SECONDS` after a cold stop was asked for.
+
+        What is not settled runs again elsewhere. So a slow or restarting broker has the rest of the grace time.
+        """
+        rest = asyncio.ensure_future(self._finish())
+        cold = asyncio.ensure_future(self._cold.wait())
+        await asyncio.wait((rest, cold), timeout=last - FINAL_SECONDS - time.monotonic(),
+                           return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+        cold.cancel()
         with contextlib.suppress(TimeoutError, BrokerError, BackendError):
-            async with asyncio.timeout(FINAL_SECONDS):
-                await self.settler.finished()
-                await self.settler.advancer.finish()
-                await self.settler.notifier.finish()
+            await asyncio.wait_for(rest, FINAL_SECONDS)
+
+    async def _finish(self) -> None:
+        """Settle, advance and tell what there is."""
+        await self.settler.finished()
+        await self.settler.advancer.finish()
+        await self.settler.notifier.finish()
 
     async def _end_lease(self, last: float) -> None:
         """Give back what the lease still holds, until the instant `last` or shortly after."""
         with contextlib.suppress(BrokerError, TimeoutError):  # a lease that cannot be ended expires
-            async with asyncio.timeout(max(EXIT_SECONDS, last - time.monotonic())):
+            async with asyncio.timeout(min(FINAL_SECONDS, max(EXIT_SECONDS, last - time.monotonic()))):
                 await self.heartbeat.lease.end()
 
     async def _serve_metrics(self) -> Any:
