@@ -41,7 +41,7 @@ SUPERVISOR_LEGS: Legs = {
     ),
     "decide": ("worker/decide.py",),
     "settle: encode, pack": ("brokers/redis/lease.py", "drivers/redis/outcomes.py", "brokers/redis/envelope.py"),
-    "settle: bookkeeping": ("worker/settler.py", "worker/statistics.py"),
+    "settle: bookkeeping": ("worker/settler.py", "worker/settlement_writer.py", "worker/statistics.py"),
 }  # fmt: skip
 
 CHILD_LEGS: Legs = {

@@ -19,7 +19,7 @@ from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Settlement
 from celeriac.ports.workflows import NodeEnd, PendingNode
 from celeriac.testing import running_worker
-from celeriac.worker import settler
+from celeriac.worker.settlement_writer import SettlementWriter
 from tests.hostile import COMMANDS
 from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place as Vhost
@@ -99,14 +99,14 @@ async def test_an_error_in_settling_one_delivery_holds_up_no_other(
     app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     messages = [call() for _ in range(20)]
-    write = settler.SettlementWriter.write
+    write = SettlementWriter.write
 
     async def fragile(self: Any, lease: Any, settlements: list[Settlement], now: float) -> list[bool]:
         if any(item.delivery.message.id == messages[7].id and not item.reason for item in settlements):
             raise NotSupported("not here")
         return await write(self, lease, settlements, now)
 
-    monkeypatch.setattr(settler.SettlementWriter, "write", fragile)
+    monkeypatch.setattr(SettlementWriter, "write", fragile)
     app.broker.publish(messages)
     with running_worker(app):
         for number, message in enumerate(messages):
@@ -122,14 +122,14 @@ async def test_a_delivery_that_can_be_neither_settled_nor_set_aside_is_left_and_
     app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = call()
-    write = settler.SettlementWriter.write
+    write = SettlementWriter.write
 
     async def fragile(self: Any, lease: Any, settlements: list[Settlement], now: float) -> list[bool]:
         if any(item.delivery.message.id == bad.id for item in settlements):
             raise ZeroDivisionError
         return await write(self, lease, settlements, now)
 
-    monkeypatch.setattr(settler.SettlementWriter, "write", fragile)
+    monkeypatch.setattr(SettlementWriter, "write", fragile)
     app.broker.publish([bad])
     with running_worker(app, grace_seconds=0.5):
         wait_for(lambda: f"Cannot set shop.add[{bad.id}] aside" in caplog.text)

@@ -20,6 +20,7 @@ from celeriac.worker.counters import Counters
 from celeriac.worker.decide import Ending
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
+from celeriac.worker.settlement_writer import SettlementWriter
 from tests.patience import PATIENCE, wait_for
 
 CAN = 20  # endings that the server settles, or states that it stores, within the time-out
@@ -33,7 +34,7 @@ def outcome(id: str, state: str) -> Outcome:
 async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settler, "FIRST_PAUSE", 0.0)
     sizes: list[int] = []
-    write, store = settler.SettlementWriter.write, app.backend.store
+    write, store = SettlementWriter.write, app.backend.store
 
     def count(number: int) -> None:
         sizes.append(number)
@@ -48,7 +49,7 @@ async def test_what_a_server_cannot_do_at_once_is_done_in_parts(app: Celeriac, m
         count(len(outcomes))
         return await store(outcomes)
 
-    monkeypatch.setattr(settler.SettlementWriter, "write", slow_write)
+    monkeypatch.setattr(SettlementWriter, "write", slow_write)
     monkeypatch.setattr(app.backend, "store", slow_store)
     app.broker.publish([Message(id=new_id(), task="t") for _ in range(MANY)])
     lease = await app.broker.lease(WorkerInfo(name="w"), 60.0, 3)
@@ -74,7 +75,7 @@ def test_a_worker_that_cannot_settle_starts_no_more_tasks_than_it_can_keep(
     monkeypatch.setattr(settler, "MOST_WAITING", CAN)
     away = threading.Event()
     away.set()
-    write, ran = settler.SettlementWriter.write, list[int]()
+    write, ran = SettlementWriter.write, list[int]()
 
     async def broken_write(self: Any, lease: Any, settlements: Any, now: float) -> list[bool]:
         if away.is_set():
@@ -85,7 +86,7 @@ def test_a_worker_that_cannot_settle_starts_no_more_tasks_than_it_can_keep(
     def count(number: int) -> None:
         ran.append(number)
 
-    monkeypatch.setattr(settler.SettlementWriter, "write", broken_write)
+    monkeypatch.setattr(SettlementWriter, "write", broken_write)
     results = count.delay_many([(number,) for number in range(MANY)])
     with running_worker(app) as worker:
         wait_for(lambda: worker.settler.is_crowded() and not worker.pool.active(), "more endings than it can keep")

@@ -13,7 +13,7 @@ from celeriac.tasks.execution import Executor
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.decide import Ending, decide
 from celeriac.worker.outages import Outages
-from celeriac.worker.settler import SettlementWriter
+from celeriac.worker.settlement_writer import SettlementWriter
 
 SLOTS = {PLAIN: 100, COROUTINE: 100}
 

@@ -1,7 +1,7 @@
 """Linked messages: those that are sent when a task ends.
 
 Called by `worker/decide.py` and `eager.py` for tasks that ran, and by `advance.py` for groups and tasks that are not
-run. What is sent passes `fitting`, in `worker/settler.py`, `worker/advancer.py` and `eager.py`.
+run. What is sent passes `fitting`, in `worker/settlement_writer.py`, `worker/advancer.py` and `eager.py`.
 """
 
 from __future__ import annotations

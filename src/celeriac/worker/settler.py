@@ -1,4 +1,4 @@
-"""Settles endings: `Settler` collects and batches them, `SettlementWriter` writes one batch to broker and backend.
+"""Settles endings in batches.
 
 The pool and the receiver report endings to `Settler`. It lets `decide.py` turn each into a settlement, hands the batch
 to `SettlementWriter`, tries again while a server is unavailable, logs and counts.
@@ -15,25 +15,21 @@ from msgspec.structs import replace
 from celeriac import signals, states
 from celeriac.app.app import Celeriac
 from celeriac.app.notifier import Notifier
-from celeriac.canvas.links import fitting
-from celeriac.canvas.workflows import Workflows
 from celeriac.errors import AccessRefused, BackendError, BrokerError, WorkerLost
 from celeriac.metrics.counts import DEAD_LETTERS, REFUSED
-from celeriac.model.message import Message
 from celeriac.model.outcome import Call, Outcome
-from celeriac.ports.backend import Backend
-from celeriac.ports.broker import Action, Broker, Delivery, Lease, Settlement
-from celeriac.ports.workflows import WorkflowStore, workflow_store
+from celeriac.ports.broker import Action, Lease, Settlement
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.attempt_log import AttemptLog
-from celeriac.worker.decide import Ending, add_next_steps, decide, leaves_pending, node_end
+from celeriac.worker.decide import Ending, decide
 from celeriac.worker.ending_signals import send_ending_signals
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, may_end, next_pause
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.recorder import Recorder
+from celeriac.worker.settlement_writer import SettlementWriter
 from celeriac.worker.statistics import Ended
 
-__all__ = ["SettlementWriter", "Settler"]
+__all__ = ["Settler"]
 
 log = logging.getLogger("celeriac.worker")
 
@@ -237,93 +233,3 @@ class Settler:
 def _why_buried(ending: Ending) -> str:
     """Return why a message becomes a dead letter, in a word."""
     return "rejected" if ending.outcome is not None else "unknown" if ending.unknown is not None else "lost"
-
-
-class SettlementWriter:
-    """Writes settlements to the servers: in one atomic step where the broker and the backend share one.
-
-    On two servers the order is: store the outcomes, publish the follow-ups, settle with the broker. A crash in between
-    repeats work and never loses it.
-    """
-
-    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows,
-                 notifier: Notifier | None = None) -> None:  # fmt: skip
-        self._broker = broker
-        self._backend = backend
-        self._workflows = workflows
-        self._notifier = notifier
-        self.joined = broker.joins(backend)
-        self.left_pending = False  # whether calls since this was reset may have left pending nodes
-        self._keeps_workflows = isinstance(backend, WorkflowStore)  # otherwise nothing follows a node
-        self._unsure: set[str] = set()  # tokens whose follow-ups may have been published already
-
-    async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
-        """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
-        if self.joined:
-            settlements = self._fitting(await self._with_next_steps(settlements, now))
-            if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
-                self.left_pending = True
-            accepted = await lease.settle(settlements)
-            self._tell(settlements)
-            return accepted
-        if not any(settlement.outcome is not None or settlement.follow_ups for settlement in settlements):
-            return await lease.settle(settlements)
-        settlements = self._fitting(settlements)
-        ends = [settlement for settlement in settlements if settlement.ends_node] if self._keeps_workflows else []
-        self.left_pending = self.left_pending or bool(ends)
-        is_first = await workflow_store(self._backend).conclude([node_end(item) for item in ends]) if ends else []
-        ending = {id(settlement) for settlement in ends}
-        kept = [item for item in settlements if item.outcome is not None and id(item) not in ending]
-        if kept:
-            is_first += await self._backend.store([item.outcome for item in kept if item.outcome is not None])
-        for settlement, first in zip([*ends, *kept], is_first, strict=True):
-            if not first:  # a final outcome was stored before
-                self._unsure.add(settlement.delivery.token)
-        self._tell(settlements)
-        following = [settlement for settlement in settlements if settlement.follow_ups]
-        sent: dict[bool, list[Message]] = {False: [], True: []}
-        for settlement in following:
-            sent[self._may_have_been_sent(settlement.delivery)] += settlement.follow_ups
-        for again, messages in sent.items():
-            if messages:
-                await self._broker.apublish(messages, again)
-        accepted = await lease.settle([replace(settlement, outcome=None, follow_ups=()) for settlement in settlements])
-        self._unsure.difference_update(settlement.delivery.token for settlement in settlements)
-        return accepted
-
-    def _fitting(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
-        """Return the settlements with follow-ups that workers receive."""
-        largest = self._broker.codec.largest
-        return [
-            replace(item, follow_ups=[fitting(message, largest) for message in item.follow_ups])
-            if item.follow_ups else item
-            for item in settlements
-        ]  # fmt: skip
-
-    def _tell(self, settlements: Sequence[Settlement]) -> None:
-        """Tell the callers where the backend cannot."""
-        if self._notifier is not None and self._notifier.is_needed:
-            self._notifier.stored(item.outcome for item in settlements if item.outcome is not None)
-
-    def _may_have_been_sent(self, delivery: Delivery) -> bool:
-        known = delivery.token in self._unsure or delivery.again or delivery.deliveries > 1
-        self._unsure.add(delivery.token)
-        return known
-
-    async def _with_next_steps(self, settlements: Sequence[Settlement], now: float) -> list[Settlement]:
-        """Add the messages of the steps that follow in workflows, so that they are sent in the step that settles.
-
-        Loads the trees of nodes that have followers. A member of a group is only counted, which needs no tree.
-        """
-        workflows = [
-            settlement.outcome.place.workflow
-            for settlement in settlements
-            if settlement.outcome is not None
-            and settlement.outcome.place is not None
-            and not settlement.outcome.place.alone
-            and settlement.ends_node
-        ]
-        if not workflows:
-            return list(settlements)
-        trees = await self._workflows.load(workflows)
-        return [add_next_steps(item, trees, now) if item.ends_node else item for item in settlements]
