@@ -350,11 +350,12 @@ def test_what_was_published_before_a_restart_is_published_again_with_that_said(o
     """The first publication may have run to its end meanwhile: then a worker looks for the outcome first."""
     broker = broker_on(own_hub)
     broker.publish([message()])
+    (channel,) = broker.server._idle
     own_hub.send(signal.SIGSTOP)
     sent = message()
     thread = threading.Thread(target=broker.publish, args=([sent],))
     thread.start()
-    time.sleep(0.5)  # it is on its way
+    wait_for(lambda: any(ask.sent for ask in list(channel._conversation.pending.values())), "a request under way")
     own_hub.kill()
     own_hub.start()
     thread.join(PATIENCE)

@@ -22,7 +22,7 @@ from tests.clock import FakeClock
 from tests.patience import PATIENCE
 from tests.worker_loop import working
 
-TIMEOUT = 20.0
+TIMEOUT = PATIENCE
 
 
 @pytest.fixture
