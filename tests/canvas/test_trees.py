@@ -1,6 +1,6 @@
 """Random trees give what the oracle says, on each broker and backend; nothing is left pending, and nothing left over.
 
-A thousand in memory, a hundred on each of the others; in `make chaos` twice as many. `CELERIAC_TEST_TREES` is how
+Five hundred in memory, fifty on each of the others; in `make chaos` four times as many. `CELERIAC_TEST_TREES` is how
 many in memory.
 """
 
@@ -31,7 +31,7 @@ from tests.patience import PATIENCE
 from tests.rabbitmq_server import RabbitServer
 from tests.redis_server import RedisServer
 
-CASES = int(os.environ.get("CELERIAC_TEST_TREES", "2000" if patience.exact else "1000"))
+CASES = int(os.environ.get("CELERIAC_TEST_TREES", "2000" if patience.exact else "500"))
 ON_SERVERS = CASES // 10
 EXPIRED = 2 * 86400.0  # seconds; `result_expires` is a day
 
