@@ -71,18 +71,17 @@ class Polls:
         self._by_line: Waiters = {}
         self._by_id: Waiters = {}
         self._by_channel: Waiters = {}
-        self._lookouts = {
-            "leases.overdue": Lookout(lambda job: leases.is_overdue(*job.arguments[:2])),
-            "backend.pending": Lookout(lambda job: backend.has_pending()),
-        }
+        self._overdue = Lookout(lambda job: leases.is_overdue(*job.arguments[:2]))
+        self._pending = Lookout(lambda job: backend.has_pending())
+        self._lookouts = {"leases.overdue": self._overdue, "backend.pending": self._pending}
         self._voided: list[Job] = []
         self._polls: dict[Job, Poll] = {}
         self._timers: list[tuple[float, int, Poll]] = []
         self._order = count()
-        self._due_at = float("inf")  # when the next scheduled message is due, by the clock
+        self._due_at = 0.0  # no scheduled message is due before, by the clock; it has to be looked for then
 
     def __len__(self) -> int:
-        return len(self._polls) + sum(map(len, self._lookouts.values()))
+        return len(self._polls) + len(self._overdue) + len(self._pending)
 
     # --- Begin and end --------------------------------------------------------------------------------
 
@@ -179,6 +178,7 @@ class Polls:
         for job in given_up:
             job.answer(self._nothing(job))
         self.end_all(given_up)
+        self.look_for_due()
         return given_up
 
     def _nothing(self, job: Job) -> Any:
@@ -214,6 +214,7 @@ class Polls:
 
     def _serve_lines(self) -> list[Job]:
         now = self._clock.now()
+        self._due_at, self._carrier.due_at = min(self._due_at, self._carrier.due_at), float("inf")
         if now >= self._due_at:
             self._database.write(lambda connection: wake_due(connection, now), quiet=True)
             self._turn.look_everywhere()
@@ -227,7 +228,8 @@ class Polls:
                 self._take(poll.job)
                 if poll.job.is_answered:
                     answered.append(poll.job)
-        self._due_at = self._soonest()
+        if self._turn.is_open:
+            self._due_at = self._soonest()
         return answered
 
     def _has_messages(self, line: Line) -> bool:
@@ -280,12 +282,16 @@ class Polls:
 
     def next_at(self) -> float:
         """Return when the next poll's time comes, or a scheduled message is due: monotonic, about."""
-        found = min(lookout.next_at() for lookout in self._lookouts.values())
+        found = min(self._overdue.next_at(), self._pending.next_at())
         if self._timers:
             found = min(found, self._timers[0][0])
         if self._by_line and self._due_at < float("inf"):
             found = min(found, self._clock.monotonic() + self._due_at - self._clock.now())
         return found
+
+    def look_for_due(self) -> None:
+        """Find out at the next `serve` when a message is due: what was read in this turn is not true."""
+        self._due_at = 0.0
 
     def look_again(self) -> None:
         """Have all look at the next `serve`: another process has written to the file."""
