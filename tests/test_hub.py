@@ -38,11 +38,18 @@ from celeriac.drivers.zmq.frames import (
 )
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import VERBS, Settled
-from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import (
+    AccessRefused,
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    ImproperlyConfigured,
+    LeaseLost,
+)
 from celeriac.hub.clients import Clients
 from celeriac.hub.keys import make_client
 from celeriac.hub.lookout import Lookout
-from celeriac.hub.sessions import Job, Session
+from celeriac.hub.sessions import IDLE_SECONDS, SESSIONS, Job, Session, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN, encode, new_id
@@ -427,6 +434,37 @@ def test_requests_that_make_no_sense_are_told_so_and_do_no_harm(hub: HubServer, 
         assert reply.kind in ("BrokerError", "LeaseLost") or msgspec.msgpack.decode(reply.body) == [False]
         say(socket, 2, "broker.lease", b"{}", 60.0)
         assert heard(socket, "broker.lease")[0] == 2
+
+
+def test_a_client_with_too_many_sessions_is_refused_another_one_and_keeps_those_that_it_has(own_hub: HubServer) -> None:
+    def ask(socket: zmq.Socket[bytes], session: int, number: int) -> None:
+        socket.send(encode_request(Request(session.to_bytes(16), number, number, False, "broker.last_broadcast",
+                                           msgspec.Raw(_encode(())))))  # fmt: skip
+
+    with dealer(own_hub) as socket:
+        for begin in range(0, SESSIONS, 50):  # fewer than ZeroMQ keeps for one connection
+            for session in range(begin, begin + 50):
+                ask(socket, session, 1)
+            assert {decode_reply(socket.recv()).kind for _ in range(50)} == {""}
+        ask(socket, SESSIONS, 1)
+        reply = decode_reply(socket.recv())
+        assert reply.kind == "BrokerError"
+        assert "10,000 sessions, the most that one client may have" in msgspec.msgpack.decode(reply.body)
+        ask(socket, 0, 2)
+        assert heard(socket, "broker.last_broadcast") == (2, 0)
+
+
+def test_a_client_may_have_new_sessions_once_its_idle_ones_are_forgotten_and_others_are_not_counted() -> None:
+    sessions = Sessions()
+    for number in range(SESSIONS):
+        sessions.of(number.to_bytes(16), "many", 1000.0)
+    sessions.of(os.urandom(16), "other", 1000.0)
+    with pytest.raises(BrokerError, match="many has 10,000 sessions"):
+        sessions.of(os.urandom(16), "many", 1000.0)
+    sessions.of(bytes(16), "many", 1000.0 + IDLE_SECONDS)
+    sessions.forget_idle(1001.0 + IDLE_SECONDS)
+    assert sessions.counts == {"many": 1}
+    assert sessions.of(os.urandom(16), "many", 1001.0 + IDLE_SECONDS) is not sessions.known[bytes(16)]
 
 
 def test_another_version_is_told_and_the_error_says_who_is_older(

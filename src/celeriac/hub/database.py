@@ -94,7 +94,7 @@ class HubDatabase(Database):
             raise BrokerUnavailable(f"{self.path} could not be written, and nothing of this turn was. See the log of "
                                     "the hub; call again.")  # fmt: skip
         is_loud, self._is_loud = self._is_loud, False
-        if not session.connection.in_transaction:  # nothing was written; what was read was read from a file in its place
+        if not session.connection.in_transaction:  # nothing was written, and reading looks at the file's place itself
             return True
         with translated(self.path):
             session.connection.execute("COMMIT")

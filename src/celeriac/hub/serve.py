@@ -42,7 +42,7 @@ TURN_SECONDS: Final = 0.05  # … and so much time, and one request more: ZeroMQ
 BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
 IDLE_SECONDS: Final = 1.0  # the longest sleep
 LOOK_SECONDS: Final = 0.5  # how often it is looked whether keys were taken away
-HEARTBEAT_MS: Final = (2000, 6000)
+KEEPALIVE_SECONDS: Final = 60  # a client of Celeriac's is found dead sooner: it tells ZeroMQ how often it will ping
 NOW: Final = int(zmq.NOBLOCK)  # as plain numbers: pyzmq makes an enumeration's member of each flag anew
 MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 READABLE: Final = int(zmq.POLLIN)
@@ -82,7 +82,8 @@ class Hub:
         self._router = router = context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.LINGER, 0), (zmq.ROUTER_MANDATORY, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
+            (zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_SECONDS),
+            (zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_SECONDS // 6), (zmq.TCP_KEEPALIVE_CNT, 6),
             (zmq.SNDHWM, WAITING_FRAMES), (zmq.RCVHWM, WAITING_FRAMES), (zmq.BACKLOG, 1000),
         ):  # fmt: skip
             router.setsockopt(option, value)
@@ -214,7 +215,11 @@ class Hub:
             text = f"The key of {peer.name} was taken away from it, and this client is shut out."
             self._send(identity, encode_reply(request.number, AccessRefused.__name__, text))
             return None
-        session = self._sessions.of(request.session, peer.name, now)
+        try:
+            session = self._sessions.of(request.session, peer.name, now)
+        except BrokerError as error:
+            self._send(identity, encode_reply(request.number, BrokerError.__name__, str(error)))
+            return None
         session.forget(request.oldest, request.over)
         for job in session.given_up(request.oldest, request.over):
             self._turns.polls.drop(job)
@@ -269,9 +274,7 @@ class Hub:
                     break
 
     def _infos(self) -> list[Client]:
-        sessions = Counter(session.client for session in self._sessions.known.values())
-        standing = self._turns.broker.standing()
-        return self._clients.infos(sessions, Counter(standing))
+        return self._clients.infos(self._sessions.counts, Counter(self._turns.broker.standing()))
 
     def _tell_nonsense(self) -> None:
         if self._nonsense and time.monotonic() > self._told_at + TOLD:
