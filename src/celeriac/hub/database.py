@@ -44,8 +44,10 @@ class HubDatabase(Database):
 
     def write(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
         """Do the work in the transaction of this turn; if it fails, undo it alone."""
-        is_first = not self.connection().in_transaction  # the transaction is its savepoint
-        connection = self.enter()
+        connection = self.connection()
+        is_first = not connection.in_transaction  # the transaction is its savepoint
+        if is_first:
+            connection = self.enter()
         self._is_loud = self._is_loud or not quiet
         with translated(self.path):
             if not is_first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -41,6 +42,7 @@ TURN_BYTES: Final = 8 << 20  # … and so many bytes, and one request more …
 TURN_SECONDS: Final = 0.05  # … and so much time, and one request more: ZeroMQ takes from all clients in turn
 BUSY_TURNS: Final = 16  # until the other sockets are looked at, if requests never cease
 IDLE_SECONDS: Final = 1.0  # the longest sleep
+GC_THRESHOLD: Final = 50_000  # net allocations before the garbage collector runs: few objects here are ever in a cycle
 LOOK_SECONDS: Final = 0.5  # how often it is looked whether keys were taken away
 KEEPALIVE_SECONDS: Final = 60  # a client of Celeriac's is found dead sooner: it tells ZeroMQ how often it will ping
 NOW: Final = int(zmq.NOBLOCK)  # as plain numbers: pyzmq makes an enumeration's member of each flag anew
@@ -120,6 +122,8 @@ class Hub:
         for one in (self._router.fileno(), self._zap_fd, self._woken.fileno()):
             poller.register(one, select.POLLIN)
         self._wake.setblocking(False)
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         self._let_in()  # a descriptor tells nothing before the first look
         busy, ran_at = 0, 0.0  # turns since the last look at the other descriptors; when the last turn began
         while not self._is_stopping:
