@@ -622,7 +622,8 @@ async def test_the_embedded_broker_s_file_can_be_served_and_taken_back(tmp_path:
         assert delivery.message == first
         receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 5}, PATIENCE))
         await asyncio.sleep(0)
-        await embedded.apublish([second := message()])
+        await broker.operations().queues()  # asked after it, and answered: it waits
+        embedded.publish([second := message()])  # as `delay()` does
         assert ids(await receiving) == [second.id]
         await broker.apublish([third := message("third")])
         broker.close()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any, Final, TypeAlias
 
-from celeriac.brokers.sqlite.rows import wake_due
+from celeriac.brokers.sqlite.rows import line_up, wake_due
 from celeriac.drivers.zmq.error_translation import kind_of
 from celeriac.errors import CeleriacError
 from celeriac.hub.carrier import Carrier
@@ -37,6 +37,7 @@ PAUSE_PER_ID: Final = 1e-5  # … is answered so many seconds, for each, after t
 LONGEST_PAUSE: Final = 0.1  # … at most
 LONGEST_WAIT: Final = 3600.0
 FIRST: Final = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
+SOME_FRESH: Final = "SELECT 1 FROM fresh LIMIT 1"
 SOONEST: Final = "SELECT min(due_at) FROM scheduled"
 
 
@@ -218,6 +219,8 @@ class Polls:
         if now >= self._due_at:
             self._database.write(lambda connection: wake_due(connection, now), quiet=True)
             self._turn.look_everywhere()
+        if self._turn.is_open:
+            self._line_up()
         answered: list[Job] = []
         for line in list(self._by_line if self._turn.is_open else self._carrier.written):
             for poll in list(self._by_line.get(line, ())):
@@ -231,6 +234,12 @@ class Polls:
         if self._turn.is_open:
             self._due_at = self._soonest()
         return answered
+
+    def _line_up(self) -> None:
+        """Move to their lines what embedded producers have published in this file: the hub looks only there."""
+        some = self._database.read(lambda connection: connection.execute(SOME_FRESH).fetchone())
+        if some is not None:
+            self._database.write(line_up, quiet=True)
 
     def _has_messages(self, line: Line) -> bool:
         number = self._database.connection().lines.get(line)
