@@ -620,11 +620,12 @@ async def test_the_embedded_broker_s_file_can_be_served_and_taken_back(tmp_path:
         lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
         [delivery] = await lease.receive(["default"], {PLAIN: 5}, 0.0)
         assert delivery.message == first
-        receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 5}, PATIENCE))
-        await asyncio.sleep(0)
-        await broker.operations().queues()  # asked after it, and answered: it waits
-        embedded.publish([second := message()])  # as `delay()` does
-        assert ids(await receiving) == [second.id]
+        for queue in ("default", "new"):
+            receiving = asyncio.ensure_future(lease.receive(["default", "new"], {PLAIN: 5}, PATIENCE))
+            await asyncio.sleep(0)
+            await broker.operations().queues()  # asked after it, and answered: it waits
+            embedded.publish([second := message(queue)])  # as `delay()` does
+            assert ids(await receiving) == [second.id]
         await broker.apublish([third := message("third")])
         broker.close()
     assert ids(await embedded.operations().peek("third", 5)) == [third.id]

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any, Final, TypeAlias
 
+from celeriac.brokers.sqlite.lines import learn
 from celeriac.brokers.sqlite.rows import line_up, wake_due
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.zmq.error_translation import kind_of
 from celeriac.errors import CeleriacError
 from celeriac.hub.carrier import Carrier
@@ -236,9 +238,13 @@ class Polls:
         return answered
 
     def _line_up(self) -> None:
-        """Move to their lines what embedded producers have published in this file: the hub looks only there."""
-        some = self._database.read(lambda connection: connection.execute(SOME_FRESH).fetchone())
-        if some is not None:
+        """Learn of the lines, and move to them the messages, of embedded producers with this file."""
+
+        def look(connection: Connection) -> bool:
+            learn(connection)
+            return connection.execute(SOME_FRESH).fetchone() is not None
+
+        if self._database.read(look):
             self._database.write(line_up, quiet=True)
 
     def _has_messages(self, line: Line) -> bool:
