@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,9 @@ from celeriac.errors import (
     ImproperlyConfigured,
     LeaseLost,
 )
+from celeriac.hub.carrier import Carrier
 from celeriac.hub.clients import Clients
+from celeriac.hub.database import HubDatabase
 from celeriac.hub.keys import make_client
 from celeriac.hub.lookout import Lookout
 from celeriac.hub.sessions import IDLE_SECONDS, SESSIONS, Job, Session, Sessions
@@ -605,6 +607,43 @@ def test_a_request_at_which_the_hub_fails_is_told_so_and_logged_and_the_others_a
     assert "failed at `hub.clients` (ZeroDivisionError): see its log" in faulty.body
     assert "A request for `hub.clients` by ann has failed." in caplog.text
     assert "Traceback" in caplog.text
+
+
+def test_a_request_that_fails_is_undone_alone_whether_it_is_the_first_of_its_turn_or_not(tmp_path: Path) -> None:
+    def revoke(id: str, error: type[Exception] | None = None) -> Callable[[sqlite3.Connection], None]:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO revoked (id, until) VALUES (?, 1.0)", (id,))
+            if error is not None:
+                raise error
+
+        return work
+
+    database = HubDatabase(str(tmp_path / "celeriac.db"), codec=Carrier())
+    with pytest.raises(ZeroDivisionError):
+        database.write(revoke("first", ZeroDivisionError))
+    database.write(revoke("second"))
+    with pytest.raises(ZeroDivisionError):
+        database.write(revoke("third", ZeroDivisionError))
+    database.write(revoke("fourth"))
+    assert database.commit()
+    with sqlite3.connect(database.path) as reader:
+        assert reader.execute("SELECT id FROM revoked ORDER BY id").fetchall() == [("fourth",), ("second",)]
+    reader.close()
+    database.close()
+
+
+async def test_scheduled_messages_are_given_when_they_are_due_the_soonest_first(broker: HubBroker) -> None:
+    """The hub reads when the next one is due only after it may have become another."""
+    lease = await broker.lease(WorkerInfo(name="w"), 600.0, 3)
+    soon, late = (message(countdown=seconds, due_at=time.time() + seconds) for seconds in (0.3, 0.6))
+    given = []
+    for some in ([late, soon], []):
+        receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 1}, PATIENCE))
+        await asyncio.sleep(0)
+        if some:
+            await broker.apublish(some)
+        given += ids(await receiving)
+    assert given == [soon.id, late.id]
 
 
 # --- The file -------------------------------------------------------------------------------------------
