@@ -17,8 +17,8 @@ import pytest
 
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.connections import AmqpInspection
-from celeriac.brokers.amqp.journal_reading import MARK
 from celeriac.brokers.queue_server.journal import CHANNEL
+from celeriac.brokers.queue_server.marked_reading import MARK
 from celeriac.drivers.amqp.frames import Publication, properties
 from celeriac.drivers.hosts import Hosts
 from celeriac.model.clock import Clock
