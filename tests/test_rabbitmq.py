@@ -155,7 +155,7 @@ async def test_a_declaration_that_is_cancelled_does_not_pass_its_error_to_the_ne
     await broker.apublish([message()])
 
     def declaring(queue: str) -> Any:
-        line = broker.topology.usual(queue, PLAIN)
+        line = AmqpTopology.on(broker.server).usual(queue, PLAIN)
         return broker.server.ado(lambda: broker.sender.declare([line]))  # refused, then made
 
     for step in range(12):
@@ -175,7 +175,7 @@ async def test_a_declaration_that_is_cancelled_does_not_pass_its_error_to_the_ne
         ("", "use only ASCII letters"),
         ("x" * 200, "too long by 14 characters"),
         ("." * 70, "too long by 24 characters"),
-        ("amq.mine", "belong to RabbitMQ"),
+        ("amq.mine", "belong to the server"),
         ("celeriac.journal", "to Celeriac"),
         ("mail/dead", "dead letters of the queue 'mail'"),
     ],

@@ -17,6 +17,7 @@ import pytest
 
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.connections import AmqpInspection
+from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.journal import CHANNEL
 from celeriac.brokers.queue_server.marked_reading import MARK
 from celeriac.drivers.amqp.frames import Publication, properties
@@ -157,7 +158,7 @@ async def test_a_reader_that_dies_hands_the_journal_to_the_next_one(place: Place
 async def test_the_mark_of_a_reader_that_has_died_is_removed_when_nobody_can_wait_for_it(place: Place) -> None:
     broker = place.broker(queue_type="quorum")
     await broker.operations().pause("default")
-    journal = broker.topology.journal
+    journal = AmqpTopology.on(broker.server).journal
     now = int(time.time())
     old, waited_for, absurd = (MARK + f"{until} x".encode() for until in (now - 1, now + 1000, now + 10**9))
 
