@@ -26,8 +26,9 @@ from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
+from celeriac.drivers.amqp.error_translation import ChannelClosed
 from celeriac.drivers.amqp.frames import Method, Parser, Publication, method, properties
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.errors import BackendError, BrokerUnavailable, ResultLost
 from celeriac.model.clock import Clock
 from celeriac.model.outcome import Outcome

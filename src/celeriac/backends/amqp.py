@@ -11,10 +11,9 @@ from pamqp import commands
 
 from celeriac.backends.reply_queues import HEARTBEAT, Replies, ReplyConnection, ReplyQueueBackend
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
 from celeriac.drivers.amqp.server import Server, each
-from celeriac.errors import BrokerError
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
@@ -42,9 +41,6 @@ class _AmqpReplies(Replies):
     async def send(self, items: Sequence[tuple[str, bytes]]) -> None:
         publications = [Publication("", queue, properties(), body) for queue, body in items]
         await self.server.ado(lambda: _sending(publications))
-
-    def is_too_large(self, error: BrokerError) -> bool:
-        return isinstance(error, ChannelClosed) and error.too_large
 
     def declare(self, queue: str, unread: float) -> None:
         self.server.do(partial(self._declaring, queue, unread))

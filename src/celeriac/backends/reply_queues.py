@@ -61,10 +61,6 @@ class Replies(ABC):
         """Send bodies to queues; return when the server has confirmed all. Those that do not exist are left out."""
 
     @abstractmethod
-    def is_too_large(self, error: BrokerError) -> bool:
-        """Whether a body was refused because the server takes none of this size."""
-
-    @abstractmethod
     def declare(self, queue: str, unread: float) -> None:
         """Declare a reply queue, which the server may delete after so many seconds without a reader."""
 
@@ -116,9 +112,6 @@ class ReplyQueueBackend(ReplyingBackend):
     async def send(self, outcomes: Sequence[Outcome]) -> None:
         encode = self.codec.encode_outcome
         await self.replies.send([(outcome.reply_to, encode(outcome)) for outcome in outcomes])
-
-    def too_large(self, error: BrokerError) -> bool:
-        return self.replies.is_too_large(error)
 
     def close(self) -> None:
         self.rest()

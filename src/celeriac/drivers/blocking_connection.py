@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 
 from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.server_address import ServerAddress
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.sockets import TimedSocket
 from celeriac.errors import BrokerError, BrokerMisconfigured
 
@@ -24,7 +25,6 @@ LEAST_SECONDS = 0.01  # for a write, even after the deadline
 class BlockingConnection(ABC):
     """A connection. After an error it cannot be used, unless the driver says otherwise: close it."""
 
-    failure: type[ConnectionError]  # that says that a connection is lost
     blocked = ""  # why the server accepts no messages at present
     silence: float | None = None  # the longest pause (seconds) in answers, after which the connection is lost
 
@@ -93,7 +93,7 @@ class BlockingConnection(ABC):
     def _receive(self) -> bytes:
         data = self._socket.read(CHUNK, self._deadline) if self.silence is None else self._heard(self.silence)
         if not data:
-            raise self.failure("the server closed the connection")
+            raise ConnectionLost("the server closed the connection")
         self._received_at = time.monotonic()
         return data
 
@@ -107,7 +107,7 @@ class BlockingConnection(ABC):
                 raise
             if self.blocked:
                 return self._socket.read(CHUNK, self._deadline)
-            raise self.failure(f"it did not answer for {silence:.1f} s") from None
+            raise ConnectionLost(f"it did not answer for {silence:.1f} s") from None
 
     # --- Closing --------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.marked_reading import MarkedReading
 from celeriac.brokers.queue_server.transport import Keep
 from celeriac.drivers.amqp.aio import AioConnection, Channel
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost, RightsMissing
+from celeriac.drivers.amqp.error_translation import ChannelClosed, RightsMissing
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties, publish
+from celeriac.drivers.server_errors import ConnectionLost
 
 __all__ = ["read_journal"]
 

@@ -34,10 +34,6 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
     """A RabbitMQ server, or another that speaks AMQP 0-9-1."""
 
     @property
-    def product(self) -> str:  # type: ignore[override]
-        return self.server.facts.dialect.product if self.server.known else "The AMQP server"
-
-    @property
     def counts_held(self) -> bool:  # type: ignore[override]
         return self.topology.dialect.counts_held
 
@@ -178,9 +174,6 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
 
     def inspection(self, connection: AioConnection) -> AmqpInspection:
         return AmqpInspection(connection, self)
-
-    def __str__(self) -> str:
-        return f"{self.product} at {self.server.address}"
 
 
 def post(envelope: Envelope, topology: AmqpTopology, line: Line, now: float, codec: Codec) -> Publication:

@@ -20,9 +20,10 @@ from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ConnectedWorker, ServerTransport
 from celeriac.brokers.queue_server.transport import Keep, QueueMissing, Taken
 from celeriac.drivers.amqp10.connection import Connection
-from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
+from celeriac.drivers.amqp10.error_translation import Refused, RightsMissing, refused
 from celeriac.drivers.amqp10.links import ACCEPTED, FAILED, RELEASED, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.model.message import new_id
 
 __all__ = ["Amqp10Inspection", "Amqp10WorkerConnection"]

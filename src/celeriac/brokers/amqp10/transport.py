@@ -30,10 +30,6 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
     """A server of AMQP 1.0."""
 
     @property
-    def product(self) -> str:  # type: ignore[override]
-        return f"{self.server.dialect.product} (AMQP 1.0)" if self.server.known else "AMQP 1.0"
-
-    @property
     def holds_delayed(self) -> Holds:
         return Holds.SAFELY if self.topology.dialect.delays else Holds.NEVER
 
@@ -120,6 +116,3 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
 
     def inspection(self, connection: Connection) -> Amqp10Inspection:
         return Amqp10Inspection(connection, self)
-
-    def __str__(self) -> str:
-        return f"the AMQP 1.0 server at {self.server.address}"

@@ -50,6 +50,7 @@ class DriverServer(Protocol):
     timeout: float
     codec: Codec
     declared: set[Any]
+    product: str
 
     def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
         """Carry out a procedure, blocking."""
@@ -102,6 +103,10 @@ class ServerTransport(Transport, Generic[S, T, C]):
         """Return what inspects queues on a connection."""
 
     @property
+    def product(self) -> str:  # type: ignore[override]
+        return self.server.product
+
+    @property
     def topology(self) -> T:
         if self._topology is None:
             self._topology = self.names()
@@ -141,6 +146,9 @@ class ServerTransport(Transport, Generic[S, T, C]):
 
     def close(self) -> None:
         self.server.close()
+
+    def __str__(self) -> str:
+        return str(self.server)
 
 
 class ConnectedWorker(WorkerConnection, Generic[T, C]):

@@ -17,8 +17,8 @@ from celeriac.brokers.stomp.connections import StompWorkerConnection
 from celeriac.brokers.stomp.inspection import StompInspection
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.stomp.aio import AioConnection
-from celeriac.drivers.stomp.error_translation import ConnectionLost
 from celeriac.drivers.stomp.frames import Frame, Publication, headers
 from celeriac.drivers.stomp.opening import Browse
 from celeriac.drivers.stomp.server import Batch, Server
@@ -43,7 +43,6 @@ SCHEDULES = '<broker … schedulerSupport="true">'
 class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
     """A server that speaks STOMP 1.2."""
 
-    product = "the STOMP server"
     counts_held = True
 
     def __init__(self, server: Server, clock: Clock) -> None:
@@ -179,7 +178,3 @@ class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
 
     def inspection(self, connection: AioConnection) -> StompInspection:
         return StompInspection(connection, self, self._uncounted)
-
-    def __str__(self) -> str:
-        product = self.server.facts.dialect.product if self.server.known else "The STOMP server"
-        return f"{product} at {self.server.address}"

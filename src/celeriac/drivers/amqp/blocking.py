@@ -11,13 +11,7 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
-from celeriac.drivers.amqp.error_translation import (
-    ConnectionLost,
-    NoConfirms,
-    Refused,
-    channel_closed,
-    ended,
-)
+from celeriac.drivers.amqp.error_translation import NoConfirms, Refused, channel_closed, ended
 from celeriac.drivers.amqp.frames import (
     HEARTBEAT,
     Confirmed,
@@ -32,6 +26,7 @@ from celeriac.drivers.amqp.frames import (
 from celeriac.drivers.amqp.opening import opening
 from celeriac.drivers.blocking_connection import BlockingConnection
 from celeriac.drivers.hosts import Hosts
+from celeriac.drivers.server_errors import ConnectionLost
 
 __all__ = ["Connection"]
 
@@ -46,7 +41,6 @@ class Connection(BlockingConnection):
     """
 
     address: Address
-    failure = ConnectionLost
 
     def __init__(self, address: Address, within: float, heartbeat: int = 0, name: str = "celeriac",
                  hosts: Hosts | None = None, silence: float | None = None) -> None:  # fmt: skip
@@ -123,7 +117,7 @@ class Connection(BlockingConnection):
             returned += batch.returned
             if batch.refused:
                 left = [*returned, *batch.refused, *items[start + len(part) :]]
-                raise Refused(len(batch.refused), len(part), left)
+                raise Refused(len(batch.refused), len(part), left, self.facts.dialect)
         return returned
 
     def wait(self, seconds: float) -> Event | None:
@@ -191,4 +185,4 @@ class Connection(BlockingConnection):
         if self.facts.confirms:
             self._write(method(CHANNEL, commands.Confirm.Select()))
             self._read()
-        raise channel_closed(close.reply_code, close.reply_text)
+        raise channel_closed(close.reply_code, close.reply_text, self.facts.dialect)
