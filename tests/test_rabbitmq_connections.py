@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac import states
-from celeriac.backends import amqp, replies
+from celeriac.backends import replies, reply_subscriptions
 from celeriac.backends.amqp import RpcBackend
 from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
@@ -91,7 +91,7 @@ def test_a_deleted_reply_queue_is_declared_again(place: Place) -> None:
 
 
 def test_a_reader_reconnects_without_heartbeats(place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amqp, "HEARTBEAT", 1)
+    monkeypatch.setattr(reply_subscriptions, "HEARTBEAT", 1)
     backend, other = RpcBackend(place.server(through(proxy, place)), Clock()), RpcBackend(place.server(), Clock())
     first, second = reply(backend), reply(backend)
     asyncio.run(other.store([first]))

@@ -80,7 +80,7 @@ class Topology:
         if not rules.pattern.fullmatch(queue):
             why = f"use only {rules.allowed}"
         elif queue.startswith((*rules.reserved, own)):
-            theirs = " and ".join(map(repr, rules.reserved))
+            theirs = " or ".join(map(repr, rules.reserved))
             why = f"names that begin with {theirs} belong to the server, with {own!r} to Celeriac (`{rules.setting}`)"
         elif queue.endswith(DEAD):
             why = f"it holds the dead letters of the queue {queue.removesuffix(DEAD)!r}"

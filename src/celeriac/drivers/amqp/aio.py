@@ -110,9 +110,8 @@ class AioConnection(LoopConnection):
         else:
             dialect = self.facts.dialect
             raise BrokerUnavailable(f"{dialect.product} at {self.address} allows {self.facts.channel_max} channels on "
-                                    "a connection, and all are in use. Raise that limit"
-                                    f"{dialect.advice(' (`channel_max` in rabbitmq.conf)')}, or consume from fewer "
-                                    "queues.")  # fmt: skip
+                                    "a connection, and all are in use. Raise `channel_max`"
+                                    f"{dialect.advice(' in rabbitmq.conf')}, or consume from fewer queues.")
         channel = self._channels[number] = Channel(self, number)
         await channel.call(commands.Channel.Open())
         if confirms and self.facts.confirms:

@@ -161,8 +161,8 @@ class Server(BlockingServer[AioConnection, Connection]):
     def _know(self, facts: Facts) -> None:
         if not self.known:
             if self._queue_type == "quorum" and not facts.has_quorum:
-                raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} has no quorum queues as "
-                                           "`amqp_queue_type = 'quorum'` needs them: RabbitMQ has, from 3.10 on.")  # fmt: skip
+                raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} does not have what "
+                                           "`amqp_queue_type = 'quorum'` needs: RabbitMQ 3.10 or later has.")
             self.quorum = self._queue_type == "quorum" or (self._queue_type == "auto" and self._prefers_quorum(facts))
             self.facts, self.product, self.known = facts, facts.dialect.product, True
 
