@@ -188,7 +188,7 @@ class OnRabbitAndRedis(World):
         """
         broker = self.app.broker
         assert isinstance(broker, AmqpBroker)
-        connection = broker.server.connect(PATIENCE)
+        connection = broker.server.connect_blocking(PATIENCE)
         queues = [queue["name"] for queue in self.rabbit.ask("GET", f"/api/queues/{quote(self.vhost)}?columns=name")]
         assert "default" in queues
         for name in {*queues} - {AmqpTopology.on(broker.server).journal}:

@@ -133,12 +133,7 @@ class Server(BlockingServer[AioConnection, Connection]):
     # --- Connections ----------------------------------------------------------------------------------
 
     def connect_blocking(self, within: float) -> Connection:
-        return self.connect(within, silence=self._silence)
-
-    def connect(self, within: float, heartbeat: int = 0, name: str = "celeriac",
-                silence: float | None = None) -> Connection:  # fmt: skip
-        """Return a new blocking connection. Raises `OSError`, `BrokerUnavailable`."""
-        connection = Connection(self.address, within, heartbeat, name, self.hosts, silence)
+        connection = Connection(self.address, within, self.hosts, self._silence)
         self._know(connection.facts)
         return connection
 
