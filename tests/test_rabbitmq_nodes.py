@@ -91,7 +91,7 @@ async def test_a_node_that_does_not_shake_hands_is_left_for_another(place: Place
     server = place.server(two_hosts(place, mute.port), timeout=2 * SILENCE)
     server.hosts.failed(("127.0.0.1", place.rabbit.port))  # so that the mute one comes first
     if blocking:
-        (await asyncio.to_thread(server.connect, 2 * SILENCE)).close()
+        (await asyncio.to_thread(server.connect_blocking, 2 * SILENCE)).close()
     else:
         await server.learn()
     assert server.hosts.in_turn()[0] == ("127.0.0.1", place.rabbit.port), "the next call begins with this one"
