@@ -23,6 +23,7 @@ from pamqp import commands
 
 from celeriac import Celeriac, group
 from celeriac.brokers.amqp import AmqpBroker
+from celeriac.brokers.amqp.topology import AmqpTopology
 from tests import patience
 from tests.canvas.crew import Crew
 from tests.canvas.oracle import WAYS, Bad, Journal, Node, interpret, is_deaf, random_tree, register, signature, trees
@@ -187,10 +188,10 @@ class OnRabbitAndRedis(World):
         """
         broker = self.app.broker
         assert isinstance(broker, AmqpBroker)
-        connection = broker.server.connect(PATIENCE)
+        connection = broker.server.connect_blocking(PATIENCE)
         queues = [queue["name"] for queue in self.rabbit.ask("GET", f"/api/queues/{quote(self.vhost)}?columns=name")]
         assert "default" in queues
-        for name in {*queues} - {broker.topology.journal}:
+        for name in {*queues} - {AmqpTopology.on(broker.server).journal}:
             if name.startswith("amq.gen-"):
                 continue
             held = connection.call(commands.Queue.Declare(queue=name, passive=True), time.monotonic() + PATIENCE)
