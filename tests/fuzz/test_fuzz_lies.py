@@ -1,4 +1,4 @@
-"""A broker that lies stops neither workers nor callers: what it says to them, by STOMP, is changed.
+"""A broker that lies stops neither workers nor callers: what it says to them, by STOMP and AMQP 1.0, is changed.
 
 Between them and a real server is a proxy that lies. After every 25 lies it passes all on again, and a task runs.
 """
@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,21 +19,36 @@ from celeriac import Celeriac
 from celeriac.errors import CeleriacError
 from celeriac.model.message import Message, new_id
 from celeriac.worker import heartbeat
-from tests.activemq_server import ActiveMQServer
 from tests.fuzz.feeding import feed, shop_on, worker_here
-from tests.fuzz.lies import LyingProxy, StompLiar
+from tests.fuzz.lies import AmqpLiar, Liar, LyingProxy, StompLiar
 from tests.patience import PATIENCE
 
 FEW = 25  # lies in `make test`
+LIARS: dict[str, tuple[str, Callable[[int], Liar]]] = {
+    "stomp-activemq": ("activemq", StompLiar), "stomp-rabbitmq": ("place", StompLiar),
+    "amqp10-double": ("amqp10_double", AmqpLiar), "amqp10-rabbitmq": ("amqp10_rabbit", AmqpLiar),
+}  # fmt: skip
 SOON = 0.3  # seconds, after which callers give up
 SHORT = 0.02  # the longest pause of a worker
 
 
-@pytest.fixture
-def proxied(activemq: ActiveMQServer, seed: int) -> Iterator[tuple[str, LyingProxy]]:
+def url_of(kind: str, request: pytest.FixtureRequest) -> str:
+    found: Any = request.getfixturevalue(LIARS[kind][0])
+    if kind == "stomp-activemq":
+        return str(found.url())
+    if kind == "stomp-rabbitmq":
+        return str(found.rabbit.stomp_url(found.vhost))
+    return str(found if kind == "amqp10-rabbitmq" else found.url)
+
+
+@pytest.fixture(params=LIARS)
+def proxied(request: pytest.FixtureRequest, seed: int) -> Iterator[tuple[str, LyingProxy]]:
     """The URL of a server through the proxy, and the proxy."""
-    proxy = LyingProxy(activemq.port, StompLiar(seed), Random(seed))
-    yield activemq.url().replace(f":{activemq.port}", f":{proxy.port}"), proxy
+    url = url_of(request.param, request)
+    port = urlsplit(url).port
+    assert port is not None
+    proxy = LyingProxy(port, LIARS[request.param][1](seed), Random(seed))
+    yield url.replace(f":{port}", f":{proxy.port}"), proxy
     proxy.close()
 
 
