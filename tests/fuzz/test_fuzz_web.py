@@ -76,8 +76,8 @@ class Asker:
         return self._sent("POST", self._random.choice(ACTIONS).path, data=form)
 
     def _api(self, endpoint: Endpoint) -> httpx.Response:
-        names = getattr(endpoint.query, "__struct_fields__", ())
-        parameters = self._some([name for name in names if name not in WAITS]) if names else {}
+        names = [name for name in getattr(endpoint.query, "__struct_fields__", ()) if name not in WAITS]
+        parameters = self._some(names) if names else {}
         if self._random.random() < 0.1:
             parameters["cursor"] = self._text()
         if endpoint.body is None:
