@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -406,6 +407,23 @@ async def test_a_turn_that_was_never_made_is_made(amqp10_double: Double, make: M
         taken.acknowledge([one.tag for one in taken.messages])
     lease = await lease_on(make(amqp10_double.url))
     assert await receive(lease) == []
+
+
+async def test_the_loss_of_a_connection_is_not_told_to_callers_that_are_gone(amqp10_double: Double) -> None:
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    connection = await Server(amqp10_double.url).open(60.0)
+    caller = asyncio.create_task(connection.sender(Node("q")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it attaches
+    caller.cancel()
+    connection.abandon()
+    await asyncio.gather(caller, return_exceptions=True)
+    del caller, connection
+    await asyncio.sleep(0)  # what attached has failed
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
 
 
 # --- Replies ------------------------------------------------------------------------------------------
