@@ -145,9 +145,9 @@ def test_requests_and_hostile_messages_stop_no_server(served: Served, tmp_path: 
             write(server, random, mutator, known)
             response = asker.ask()
             what = f"{response.request.method} {str(response.request.url)[:300]}"
-            assert response.status_code != 500, (what, end_of(log))
+            assert response.status_code != 500, f"{what}\n{response.text[:2000]}\n{end_of(log)}"
             if response.is_closed and "html" in response.headers.get("content-type", ""):
-                assert "The server has failed" not in response.text, (what, end_of(log))
+                assert "The server has failed" not in response.text, f"{what}\n{response.text[:2000]}\n{end_of(log)}"
             statuses[response.request.method, response.status_code] += 1
             if number % EACH == EACH - 1:
                 wait_for(works, "a task that runs")  # again, if a bulk action has revoked it
