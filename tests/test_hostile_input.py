@@ -12,6 +12,7 @@ import pytest
 
 from celeriac import Celeriac, group
 from celeriac.app.control import COMMANDS as CHANNEL
+from celeriac.dashboard.calls import call_text
 from celeriac.errors import NotSupported, WorkerLost
 from celeriac.inspector import Inspector
 from celeriac.model.message import Link, Message, Place, new_id
@@ -21,7 +22,8 @@ from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from celeriac.testing import running_worker
 from celeriac.worker.advancer import Advancer
 from celeriac.worker.settlement_writer import SettlementWriter
-from tests.hostile import COMMANDS
+from tests.commands import command
+from tests.hostile import BODIES, COMMANDS
 from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place as Vhost
 
@@ -175,6 +177,17 @@ async def test_a_node_that_can_be_neither_advanced_nor_removed_is_left_and_other
         add = app.tasks["shop.add"]
         other = (group(add.s(1, 1), add.s(2, 2)) | app.tasks["shop.total"].s()).delay()
         assert other.get(timeout=PATIENCE) == 6
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_without_arguments_is_shown_as_its_size(tmp_path: Path, body: bytes) -> None:
+    with app_on(f"sqlite:///{tmp_path / 'queue.db'}") as app:
+        bad = Message(id=new_id(), task="shop.add", queue="idle", body=body)
+        app.broker.publish([bad])
+        assert f"({len(body):,} bytes" in call_text(bad, app)
+        for arguments in (["queues", "peek", "idle"], ["queues", "peek", "idle", "--json"], ["tasks", "show", bad.id]):
+            done = command(app, *arguments)
+            assert (done.exit_code, bad.id in done.stdout) == (0, True), done.output
 
 
 async def test_links_with_bad_values_are_refused_with_their_message(tmp_path: Path) -> None:
