@@ -124,5 +124,3 @@ class ResultsInTyrant(ResultSurface):
 
     def close(self) -> None:
         self._connection.close()
-
-

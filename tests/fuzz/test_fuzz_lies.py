@@ -19,8 +19,9 @@ from celeriac import Celeriac
 from celeriac.errors import CeleriacError
 from celeriac.model.message import Message, new_id
 from celeriac.worker import heartbeat
+from tests.fuzz.amqp_lies import AmqpLiar
 from tests.fuzz.feeding import feed, shop_on, worker_here
-from tests.fuzz.lies import AmqpLiar, Liar, LyingProxy, StompLiar
+from tests.fuzz.lies import Liar, LyingProxy, StompLiar
 from tests.patience import PATIENCE
 
 FEW = 25  # lies in `make test`

@@ -27,7 +27,7 @@ from tests.fuzz.feeding import EACH, GROWTH
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.surfaces import OnSQLite
 from tests.fuzz.typed import Typed
-from tests.hostile import MESSAGES, OUTCOMES
+from tests.hostile import BODIES, MESSAGES, OUTCOMES
 from tests.patience import PATIENCE, wait_for
 from tests.web.served import Served, serving
 
@@ -168,7 +168,8 @@ def write(server: OnSQLite, random: Random, mutator: Mutator, known: list[str]) 
     """Write something into the broker that the server will show."""
     id, kind = new_id(), random.randrange(6)
     if kind < 3:
-        good = {"id": id, "task": "shop.none", "body": b"[[1],{}]", "queue": "idle", "lane": "plain", "priority": 5}
+        body = random.choice((b"[[1],{}]", *BODIES))
+        good = {"id": id, "task": "shop.none", "body": body, "queue": "idle", "lane": "plain", "priority": 5}
         server.message(mutator.make(good, list(MESSAGES.values())), random.choice(("idle", "default")))
     elif kind < 5:
         outcome = {"id": id, "task": "shop.add", "state": "FAILURE", "attempt": 1, "done_at": 1.8e9}
