@@ -27,12 +27,13 @@ from celeriac.drivers.stomp.frames import Publication, headers
 from celeriac.drivers.stomp.server import Server as StompServer
 from celeriac.errors import BrokerError
 from tests.fuzz.feeding import feed, shop_on, show, worker_here
+from tests.fuzz.message_servers import kinds, url_of
 from tests.fuzz.mutations import Mutator
-from tests.fuzz.test_fuzz_lies import LIARS, SHORT, url_of
 from tests.hostile import BODIES, COMMANDS, MESSAGES
 from tests.patience import PATIENCE
 
 FEW = 25  # inputs in `make test`
+SHORT = 0.02  # seconds that commands wait for workers which do not exist
 GOOD = {"id": "x", "task": "shop.none", "queue": "default", "lane": "plain", "priority": 5}
 CORPUS = (*MESSAGES.values(), *[data for data in COMMANDS.values() if len(data) < 10_000], b"mark " + b"9" * 5_000,
           b"mark 1 x", b"mark")  # fmt: skip
@@ -105,7 +106,10 @@ class AmqpWriter:
         self._server.close()
 
 
-@pytest.mark.parametrize("kind", LIARS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("kind", kinds(metafunc.config))
+
+
 def test_what_is_in_a_queue_stops_no_worker(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, seed: int, count: int, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
