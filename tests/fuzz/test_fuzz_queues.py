@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -69,9 +69,12 @@ class StompWriter:
         """Send a body with hostile headers to a destination."""
         choose = self._random.choice
         items = {choose(NAMES): choose(TEXTS) for _ in range(self._random.randrange(3))}
-        if self._server.facts.dialect.product == "RabbitMQ":  # a negative priority crashes its queue
-            items.pop("priority", None)
-        self._server.do(lambda: (yield [Publication(place.address, headers(items | place.marks), body)]))
+        self._server.do(lambda: self._sending(place, items, body))
+
+    def _sending(self, place: Place, items: dict[str, str], body: bytes) -> Generator[Any, Any, None]:
+        if self._server.facts.dialect.product == "RabbitMQ":
+            items.pop("priority", None)  # a negative one ends its queue
+        yield [Publication(place.address, headers(items | place.marks), body)]
 
     def close(self) -> None:
         self._server.close()
