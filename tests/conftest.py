@@ -57,9 +57,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--chaos"):
-        left = [item for item in items if item.get_closest_marker("at_length")]
-        config.hook.pytest_deselected(items=left)
+        left = {item for item in items if item.get_closest_marker("at_length")}
+        config.hook.pytest_deselected(items=list(left))
         items[:] = [item for item in items if item not in left]
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave half a million objects alone that stay to the end: that saves it 0.25 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart() -> None:
