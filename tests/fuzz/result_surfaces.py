@@ -12,6 +12,7 @@ import sqlalchemy
 from pymongo import MongoClient
 
 from celeriac.backends.key_value import safe
+from celeriac.drivers.sql.address import Address
 from celeriac.drivers.sql.schema import Tables
 from tests.patience import PATIENCE
 
@@ -41,7 +42,7 @@ class ResultsInSQL(ResultSurface):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._engine = sqlalchemy.create_engine(url.removeprefix("db+"))
+        self._engine = sqlalchemy.create_engine(Address(url).url)
         self._tables = Tables(None, "celeriac_")
 
     def outcome(self, id: str, data: bytes) -> None:
