@@ -160,16 +160,20 @@ class Double(MessagingHandler):
         self.forget(event.link, failed=False)
         event.link.close()
 
-    on_link_detach = on_link_closing
+    on_link_detach = on_link_error = on_link_closing  # an error: the client has told one
 
     def on_session_closing(self, event: Any) -> None:
         for link in [*self.links_of(lambda link: link.session == event.session)]:
             self.forget(link, failed=False)
         event.session.close()
 
+    on_session_error = on_session_closing
+
     def on_connection_closing(self, event: Any) -> None:
         self.drop(event.connection)
         event.connection.close()
+
+    on_connection_error = on_connection_closing
 
     def on_disconnected(self, event: Any) -> None:
         self.drop(event.connection)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["COMMANDS", "MESSAGES", "OUTCOMES", "nested"]
+__all__ = ["BODIES", "COMMANDS", "MESSAGES", "OUTCOMES", "nested"]
 
 _pack = msgspec.msgpack.encode
 
@@ -63,6 +63,10 @@ MESSAGES: dict[str, bytes] = {
     "a link with an unknown lane": _message(link=[{"message": {"id": "y", "task": "t", "lane": "zzz"}}]),
     "a link that is due at NaN": _message(link=[{"message": {"id": "y", "task": "t", "due_at": math.nan}}]),
 }
+
+BODIES = (b"", b"junk", b"null", b'"ab"', b"[1,2]", b'["ab",{}]', b'[[1],"x"]', b"[[],[]]", b'{"a":1,"b":2}', b"[[1]]",
+          b'[[{"$uuid":5}],{}]', b'[[1],{"x":' + b"[" * 2_000 + b"]" * 2_000 + b"}]")  # fmt: skip
+"""Of messages that can be read: no list of arguments and those by name."""
 
 OUTCOMES: dict[str, bytes] = {
     "nothing": b"",

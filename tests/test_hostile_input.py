@@ -12,15 +12,18 @@ import pytest
 
 from celeriac import Celeriac, group
 from celeriac.app.control import COMMANDS as CHANNEL
+from celeriac.dashboard.calls import call_text
 from celeriac.errors import NotSupported, WorkerLost
 from celeriac.inspector import Inspector
 from celeriac.model.message import Link, Message, Place, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Settlement
-from celeriac.ports.workflows import NodeEnd, PendingNode
+from celeriac.ports.workflows import Advance, NodeEnd, PendingNode, Plan
 from celeriac.testing import running_worker
+from celeriac.worker.advancer import Advancer
 from celeriac.worker.settlement_writer import SettlementWriter
-from tests.hostile import COMMANDS
+from tests.commands import command
+from tests.hostile import BODIES, COMMANDS
 from tests.patience import PATIENCE, wait_for
 from tests.rabbitmq_server import Place as Vhost
 
@@ -152,6 +155,39 @@ async def test_a_node_that_cannot_be_advanced_is_removed_and_others_go_on(
         other = (group(add.s(1, 1), add.s(2, 2)) | app.tasks["shop.total"].s()).delay()
         assert other.get(timeout=PATIENCE) == 6
     assert PendingNode(bad.workflow, 7) not in await store.claim_pending(10, 1.0)
+
+
+async def test_a_node_that_can_be_neither_advanced_nor_removed_is_left_and_others_go_on(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, write = PendingNode(new_id(), 0), Advancer._write
+
+    async def fragile(self: Any, advances: list[Advance], *others: Any) -> None:
+        if any(item.pending == bad for item in advances):
+            raise ZeroDivisionError
+        await write(self, advances, *others)
+
+    monkeypatch.setattr(Advancer, "_write", fragile)
+    store: Any = app.backend
+    store.plant(Plan(id=bad.workflow, tree=b"", left=1))
+    end = Outcome(id=new_id(), task="t", state="SUCCESS", place=Place(bad.workflow, bad.node))
+    await store.conclude([NodeEnd(end, leaves_pending=True)])
+    with running_worker(app):
+        wait_for(lambda: f"Node 0 of the workflow {bad.workflow} stays pending" in caplog.text)
+        add = app.tasks["shop.add"]
+        other = (group(add.s(1, 1), add.s(2, 2)) | app.tasks["shop.total"].s()).delay()
+        assert other.get(timeout=PATIENCE) == 6
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_without_arguments_is_shown_as_its_size(tmp_path: Path, body: bytes) -> None:
+    with app_on(f"sqlite:///{tmp_path / 'queue.db'}") as app:
+        bad = Message(id=new_id(), task="shop.add", queue="idle", body=body)
+        app.broker.publish([bad])
+        assert f"({len(body):,} bytes" in call_text(bad, app)
+        for arguments in (["queues", "peek", "idle"], ["queues", "peek", "idle", "--json"], ["tasks", "show", bad.id]):
+            done = command(app, *arguments)
+            assert (done.exit_code, bad.id in done.stdout) == (0, True), done.output
 
 
 async def test_links_with_bad_values_are_refused_with_their_message(tmp_path: Path) -> None:

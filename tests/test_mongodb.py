@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import threading
@@ -459,6 +460,30 @@ async def test_a_node_that_was_stored_and_not_counted_is_counted_and_left_pendin
     assert set(await backend.claim_pending(10, 5.0)) == {PendingNode("w", 0), PendingNode("w", 1)}
     assert await backend.conclude([end]) == [False]
     assert await backend.claim_pending(10, 5.0) == {}
+
+
+@pytest.mark.parametrize("field", ["left", "missing", "ended", "pending", "pending.0", "additions", "tree_at"])
+async def test_counters_that_another_program_has_changed_hold_up_no_other_workflow(backend: MongoBackend,
+                                                                                   field: str) -> None:  # fmt: skip
+    place, _, node = field.partition(".")
+    counters = backend.server.client()[backend.server.address.database]["celeriac.workflows"]
+    for number, junk in enumerate((None, "x", math.nan, [1], {"x": {"$gt": 1}})):
+        good, bad = f"good{number}", f"bad{number}"
+        for id in (bad, good):
+            backend.plant(plan(id, left=3, missing={2: 9}))
+            await backend.conclude([node_end(id, 0, join=2, leaves_pending=True)])
+        changed = counters.find_one({"_id": bad}) or {}
+        changed[place] = {node: junk} if node else junk
+        counters.replace_one({"_id": bad}, changed)
+        claimed = await backend.claim_pending(10, 5.0)
+        assert PendingNode(good, 0) in claimed
+        with suppress(Unstorable):
+            await backend.conclude([node_end(bad, 1, join=2)])
+        for one in claimed:
+            with suppress(Unstorable):
+                await backend.advance([Advance(pending=one, joins=[2])])
+            await backend.advance([Advance(pending=one)])
+        assert await backend.claim_pending(10, 5.0) == {}
 
 
 async def test_an_idle_workflow_is_not_looked_at_again(backend: MongoBackend, clock: FakeClock) -> None:

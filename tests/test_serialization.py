@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured
 from celeriac.model import serialization
 from celeriac.model.serialization import (
+    _LIFTINGS,
     decode,
     dumps,
     dumps_call,
@@ -91,6 +92,17 @@ def test_a_value_is_put_before_the_arguments_of_a_body(value: Any, args: list[An
     st.binary(max_size=40) | st.sampled_from([b'{"$uuid":"x"}', b'{"$set":[[{}]]}', b'{"$dict":3}', b'{"$bytes":1}'])
 )
 def test_bytes_that_are_not_ours_are_a_decode_error_or_a_value(data: bytes) -> None:
+    try:
+        value = loads(data)
+    except DecodeError:
+        return
+    assert loads(dumps(value)) == value
+
+
+@pytest.mark.parametrize("tag", _LIFTINGS)
+@pytest.mark.parametrize("junk", [b"5", b"-1.5", b"null", b"true", b'"x"', b"[1]", b"[[1]]", b"[[1,2,3]]", b"{}"])
+def test_a_tag_with_a_value_of_another_type_is_a_decode_error_or_a_value(tag: str, junk: bytes) -> None:
+    data = b'[{"%b":%b}]' % (tag.encode(), junk)
     try:
         value = loads(data)
     except DecodeError:

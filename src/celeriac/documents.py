@@ -97,7 +97,7 @@ def call_of(message: Message | Call, app: Celeriac) -> tuple[list[Any], dict[str
         args, kwargs = decode(message.content_type, message.body, app.conf.accept_content)
     except (DecodeError, TypeError, ValueError):
         return None
-    return args, kwargs
+    return (list(args), kwargs) if isinstance(args, list | tuple) and isinstance(kwargs, dict) else None
 
 
 def message_document(message: Message, app: Celeriac) -> dict[str, Any]:

@@ -37,20 +37,26 @@ class LyingProxy(Listening):
         self._liar = liar
         self._random = random
         self._lies = 0  # that are left to tell
+        self._after = 0  # what the server says before that, and is passed on
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()  # connections of clients
         self.told = 0
         super().__init__()
 
-    def tell(self, lies: int) -> None:
-        """Lie so many times from now on, in place of what the server says next."""
+    def tell(self, lies: int, after: int = 0) -> None:
+        """Lie so many times from now on, in place of what the server says next; pass on some of it before."""
         with self._lock:
-            self._lies = lies
+            self._lies, self._after = lies, after
 
     def be_honest(self) -> None:
         """Lie no more, and end the connections that were lied on."""
+        self.tell(0)
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections that are open."""
         with self._lock:
-            self._lies, found = 0, list(self._open)
+            found = list(self._open)
         _end(*found)
 
     def interrupt(self) -> None:
@@ -81,7 +87,8 @@ class LyingProxy(Listening):
         try:
             while data := theirs.recv(65536):
                 with self._lock:
-                    is_lie, self._lies = self._lies > 0, max(0, self._lies - 1)
+                    is_lie, self._after = self._lies > 0 and not self._after, max(0, self._after - 1)
+                    self._lies -= is_lie
                 if is_lie:
                     self._lie(one, data)
                 else:
@@ -109,9 +116,7 @@ class LyingProxy(Listening):
 
     def close(self) -> None:
         super().close()
-        with self._lock:
-            found = list(self._open)
-        _end(*found)
+        self.cut()
 
 
 def _end(*sockets: socket.socket) -> None:

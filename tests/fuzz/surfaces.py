@@ -54,11 +54,12 @@ class OnSQLite(Server):
         self.url = f"sqlite:///{self.path}"
         self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
 
-    def message(self, data: bytes) -> None:
+    def message(self, data: bytes, queue: str = "default") -> None:
         id = new_id()
         with self._transaction():
-            self._connection.execute("INSERT OR IGNORE INTO lines (queue, lane) VALUES ('default', 'plain')")
-            ((line,),) = self._connection.execute("SELECT line FROM lines WHERE queue = 'default' AND lane = 'plain'")
+            self._connection.execute("INSERT OR IGNORE INTO lines (queue, lane) VALUES (?, 'plain')", (queue,))
+            find = "SELECT line FROM lines WHERE queue = ? AND lane = 'plain'"
+            ((line,),) = self._connection.execute(find, (queue,))
             query = "INSERT INTO ready (line, rank, seq, deliveries, message) VALUES (?, 4, ?, 0, ?)"
             self._connection.execute(query, (line, seq_of(id), data))
 

@@ -262,6 +262,15 @@ async def test_each_action_of_an_operator_is_written_down(client: httpx.AsyncCli
     assert len((await client.get("/audit", params={"limit": 2, "since": "1h"})).json()) == 2
 
 
+async def test_an_action_with_an_integer_that_the_history_cannot_keep_is_written_down(
+    client: httpx.AsyncClient
+) -> None:
+    done = await client.request("DELETE", "/queues/idle/messages", json={"expected": 10**30})
+    assert (done.status_code, done.json()) == (200, {"count": 0})
+    (event,) = (await client.get("/audit")).json()
+    assert json.loads(event["data"]["body"]) == {"expected": 10**30}
+
+
 async def test_an_action_that_fails_half_way_is_written_down(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ def loads(data: bytes) -> Any:
     try:
         value = _decode(data)
         return _lift(value) if b'"$' in data else value
-    except (msgspec.DecodeError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
         raise DecodeError(f"The data is not JSON as Celeriac writes it: {error}") from error
 
 

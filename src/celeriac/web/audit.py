@@ -71,8 +71,17 @@ async def write(site: Site, by: str, text: str, request: str, about: str = "", b
 
 
 def _asked(body: Any) -> Any:
-    """Return a body of plain data; of many ids, the first; of what is large, its size."""
+    """Return a body of plain data; of many ids, the first; of what is large, its size.
+
+    One with an integer of over 64 bits, which a history cannot keep, is returned as the text of its JSON.
+    """
     if isinstance(body, dict) and isinstance(ids := body.get("ids"), list) and len(ids) > SHOWN:
         body = {**body, "ids": ids[:SHOWN], "of": len(ids)}
-    size = len(msgspec.json.encode(body))
-    return body if size <= LARGEST else {"bytes": size}
+    encoded = msgspec.json.encode(body)
+    if len(encoded) > LARGEST:
+        return {"bytes": len(encoded)}
+    try:
+        msgspec.msgpack.encode(body)
+    except OverflowError:
+        return encoded.decode()
+    return body

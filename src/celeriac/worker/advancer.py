@@ -114,7 +114,17 @@ class Advancer:
                 raise
             log.exception("Nothing follows node %d of the workflow %s: it cannot be advanced",
                           node.node, node.workflow)  # fmt: skip
+            await self._drop(store, node, was_claimed)
+
+    async def _drop(self, store: WorkflowStore, node: PendingNode, was_claimed: bool) -> None:
+        """Remove a node. If the store refuses that too, others go on, and it is tried again when the claim ends."""
+        try:
             await self._write([Advance(pending=node)], {node: was_claimed}, store)
+        except Exception as error:
+            if may_end(error):
+                raise
+            log.error("Node %d of the workflow %s stays pending: it cannot be removed: %s",
+                      node.node, node.workflow, error)  # fmt: skip
 
     async def _advance(self, store: WorkflowStore, pending: Mapping[PendingNode, bool]) -> None:
         """Advance pending nodes. True marks a node claimed before: its messages may have been published already."""

@@ -245,6 +245,7 @@ class Connection(asyncio.Protocol):
         future = self._senders.pop(node, None)
         if future is None or (future.done() and (future.cancelled() or future.exception() or future.result().error)):
             future = asyncio.ensure_future(self._attach(node))
+            future.add_done_callback(_retrieve)
         self._senders[node] = future
         if len(self._senders) > MOST_SENDERS:
             self._detach_some()
@@ -314,6 +315,12 @@ class Connection(asyncio.Protocol):
         """Abandon a connection that does not answer. The next ones try other hosts first."""
         self._hosts.failed(self._host)
         self.abandon("it did not answer")
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the error of what has ended: its callers, who would be told, may be gone."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _Batch:

@@ -56,6 +56,7 @@ class Engine:
             pn.pn_connection_collect(self._connection, pn.ffi.NULL)
             pn.pn_collector_free(self._collector)
             pn.pn_connection_release(self._connection)
+            pn.pn_decref(self._connection)  # ours: without this, it keeps all deliveries that were ever made
             pn.pn_decref(self._transport)
 
     # --- Bytes ----------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@
 | `expires_at` | when the server deletes it; absent: never |
 
 An update has conditions: a node is counted if its bit is not set, and a join is counted down if it does not reach zero.
-For the last members of a join the counters are read, and the update demands what was read.
+For the last members of a join the counters are read, and the update demands what was read. What is not as it is written
+here counts as absent: a fault, or another program, may have changed the document.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +29,7 @@ import msgspec
 from celeriac.drivers.mongodb.requests import moment
 from celeriac.ports.workflows import UNFINISHED_SECONDS
 
-__all__ = ["WORD", "Change"]
+__all__ = ["WORD", "Change", "number_in", "numbers_in", "part_of"]
 
 WORD = 30  # bits; a BSON number of 32 has a sign
 
@@ -54,7 +56,8 @@ class Change(msgspec.Struct):
         if self.pending >= 0:
             condition[f"pending.{self.pending}"] = {"$exists": True}
             update["$unset"][f"pending.{self.pending}"] = ""
-        update["$inc"]["left"] = -len(self.ends) - self.others
+        if self.ends or self.others:
+            update["$inc"]["left"] = -len(self.ends) - self.others
         added = [node for node, (_, leaves_pending) in self.ends.items() if leaves_pending]
         for join, count in (self.joins + Counter(join for join, _ in self.ends.values() if join >= 0)).items():
             key = f"missing.{join}"
@@ -74,7 +77,7 @@ class Change(msgspec.Struct):
 
     def without_counted(self, seen: Mapping[str, Any]) -> Change:
         """Return what is left of the change, if the counters are these: the nodes that were not counted."""
-        ended = seen.get("ended", {})
+        ended = numbers_in(seen, "ended")
         ends = {
             node: end for node, end in self.ends.items() if not ended.get(str(node // WORD), 0) >> node % WORD & 1
         }
@@ -94,5 +97,21 @@ class Change(msgspec.Struct):
 
 
 def _missing(seen: Mapping[str, Any], join: int) -> int:
-    found = seen.get("missing", {}).get(str(join), 0)
-    return found if isinstance(found, int) else 0
+    return numbers_in(seen, "missing").get(str(join), 0)
+
+
+def number_in(document: Mapping[str, Any], field: str) -> float:
+    """Return a field that is a number; 0 if it is none."""
+    found = document.get(field)
+    return found if isinstance(found, int | float) and math.isfinite(found) else 0
+
+
+def part_of(document: Mapping[str, Any], field: str) -> Document:
+    """Return a field that is a document; an empty one if it is none."""
+    found = document.get(field)
+    return found if isinstance(found, dict) else {}
+
+
+def numbers_in(document: Mapping[str, Any], field: str) -> dict[str, int]:
+    """Return the integers in a field that is a document."""
+    return {key: value for key, value in part_of(document, field).items() if isinstance(value, int)}

@@ -32,6 +32,7 @@ LOGIN: Final = frozenset({11, 18, 8000})
 
 DUPLICATE: Final = 11000
 TOO_LARGE: Final = frozenset({10334, 17280, 17419, 17420})
+MISFITS: Final = frozenset({2, 14, 28})  # a field of the stored document has another type than the change demands
 RIGHTS: Final = frozenset({13})
 NOT_PRIMARY: Final = frozenset({91, 189, 10058, 10107, 11600, 11602, 13435, 13436})
 TIMED_OUT: Final = frozenset({50, 64, 262})
@@ -63,6 +64,8 @@ def translated(error: PyMongoError | BSONError, address: Address, timeout: float
                              f"{address.database} ({reason}).")  # fmt: skip
     if code in TOO_LARGE:
         return Unstorable(f"{where} cannot store this: {reason}. Documents have at most 16 MB.")
+    if code in MISFITS:
+        return Unstorable(f"{where} cannot make this change, the document is not as Celeriac writes it: {reason}.")
     if code in NOT_PRIMARY or isinstance(error, NotPrimaryError):
         return BackendError(f"{where} has no primary at the moment ({reason}).")
     unheard = any(word in reason for word in UNHEARD)

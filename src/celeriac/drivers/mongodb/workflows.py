@@ -6,14 +6,15 @@ idempotent: if a worker is killed between them, its message is delivered again, 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from pymongo import ReturnDocument, UpdateOne
 
-from celeriac.drivers.mongodb.changes import Change
+from celeriac.drivers.mongodb.changes import Change, number_in, part_of
 from celeriac.drivers.mongodb.outcomes import MOST, Pack, store
 from celeriac.drivers.mongodb.requests import COUNTERS, TREES, Work, alive, call, find, find_of, moment
 from celeriac.errors import Unstorable, WorkflowError
@@ -25,6 +26,7 @@ MOST_NODES = 500_000  # all may be pending at once, with some 22 bytes each
 DAY = 86400.0
 TRIES = 100  # each but the last fails because another worker has changed the counters
 CLAIMED = 50  # workflows looked at in one request
+NODE: Final = re.compile(r"[0-9]{1,9}")
 
 
 def plant(plan: Plan, now: float, again: bool = False) -> Work[None]:
@@ -104,8 +106,8 @@ def _count(changes: Sequence[Change], now: float, expires: float | None) -> Work
 def _tend(rows: Sequence[dict[str, Any]], now: float, expires: float | None) -> Work[None]:
     """Set when workflows expire, if they are finished; and once a day, when the trees of the others do."""
     for row in rows:
-        finished = row.get("left", 0) <= 0
-        if finished or now - row.get("tree_at", 0.0) > DAY:
+        finished = number_in(row, "left") <= 0
+        if finished or now - number_in(row, "tree_at") > DAY:
             kept = expires if finished else UNFINISHED_SECONDS
             at = {"$unset": {"expires_at": ""}} if kept is None else {"$set": {"expires_at": moment(now + kept)}}
             yield call(TREES, "update_one", {"_id": row["_id"]}, at)
@@ -132,10 +134,11 @@ def _claim_of(row: dict[str, Any] | None, limit: int, seconds: float, now: float
     for _ in range(TRIES):
         if row is None:
             break
-        pending: dict[str, float] = row.get("pending", {})
+        pending, written = _pending_in(row), part_of(row, "pending")
         free = dict(islice(((node, at) for node, at in pending.items() if at <= now), limit))
         after = {**pending, **dict.fromkeys(free, now + seconds)}
-        condition = {"_id": row["_id"], "additions": row.get("additions"), **_pending(free)}
+        condition = {"_id": row["_id"], "additions": {"$eq": row.get("additions")},
+                     **_pending({node: {"$eq": written[node]} for node in free})}  # fmt: skip
         update: dict[str, Any] = {"$set": {**_pending(dict.fromkeys(free, now + seconds))}}
         if after:
             update["$set"]["next_at"] = min(after.values())
@@ -148,7 +151,13 @@ def _claim_of(row: dict[str, Any] | None, limit: int, seconds: float, now: float
     return {}
 
 
-def _pending(nodes: dict[str, float]) -> dict[str, float]:
+def _pending_in(row: dict[str, Any]) -> dict[str, float]:
+    """Return the nodes that are pending, and when each may be claimed: at once, if that is no instant."""
+    written = part_of(row, "pending") if isinstance(row["_id"], str) else {}
+    return {node: number_in(written, node) for node in written if NODE.fullmatch(node)}
+
+
+def _pending(nodes: dict[str, Any]) -> dict[str, Any]:
     return {f"pending.{node}": at for node, at in nodes.items()}
 
 
@@ -179,7 +188,7 @@ def _follow(change: Change, now: float, expires: float | None) -> Work[bool]:
             yield from _tend([row], now, expires)
             return True
         seen = yield call(COUNTERS, "find_one", {"_id": change.workflow}, change.fields())
-        if seen is None or str(change.pending) not in seen.get("pending", {}):
+        if seen is None or str(change.pending) not in part_of(seen, "pending"):
             return False
         change = change.without_counted(seen)
     raise _unchangeable(change.workflow)
