@@ -275,7 +275,7 @@ class RabbitClock(FakeClock):
         if DELAYS not in self._server.declared:
             return
         topology = AmqpTopology.on(self._server)
-        connection = self._server.connect(PATIENCE)
+        connection = self._server.connect_blocking(PATIENCE)
         deadline = time.monotonic() + PATIENCE
         for name in topology.delay_queues():
             while isinstance(got := connection.call(commands.Basic.Get(queue=name), deadline), Content):

@@ -242,7 +242,7 @@ def test_every_adapter_is_in_the_contracts_that_keep_adapters_apart() -> None:
     contracts = tools["importlinter"]["contracts"]
     listed = {module for contract in contracts if contract["type"] == "independence" for module in contract["modules"]}
     shared = {"__init__", "bases", "dead_workers", "key_value", "key_value_workflows", "queue_server", "replies",
-              "reply_queues", "reply_subscriptions", "stamped_values"}  # fmt: skip
+              "reply_subscriptions", "stamped_values"}  # fmt: skip
     adapters = {
         f"celeriac.{package}.{path.stem}"
         for package in ("brokers", "backends")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,20 @@ from celeriac.drivers.zmq.frames import (
 )
 from celeriac.drivers.zmq.server import Server
 from celeriac.drivers.zmq.verbs import VERBS, Settled
-from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
+from celeriac.errors import (
+    AccessRefused,
+    BrokerError,
+    BrokerMisconfigured,
+    BrokerUnavailable,
+    ImproperlyConfigured,
+    LeaseLost,
+)
+from celeriac.hub.carrier import Carrier
 from celeriac.hub.clients import Clients
+from celeriac.hub.database import HubDatabase
 from celeriac.hub.keys import make_client
 from celeriac.hub.lookout import Lookout
-from celeriac.hub.sessions import Job, Session
+from celeriac.hub.sessions import IDLE_SECONDS, SESSIONS, Job, Session, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN, encode, new_id
@@ -429,6 +438,37 @@ def test_requests_that_make_no_sense_are_told_so_and_do_no_harm(hub: HubServer, 
         assert heard(socket, "broker.lease")[0] == 2
 
 
+def test_a_client_with_too_many_sessions_is_refused_another_one_and_keeps_those_that_it_has(own_hub: HubServer) -> None:
+    def ask(socket: zmq.Socket[bytes], session: int, number: int) -> None:
+        socket.send(encode_request(Request(session.to_bytes(16), number, number, False, "broker.last_broadcast",
+                                           msgspec.Raw(_encode(())))))  # fmt: skip
+
+    with dealer(own_hub) as socket:
+        for begin in range(0, SESSIONS, 50):  # fewer than ZeroMQ keeps for one connection
+            for session in range(begin, begin + 50):
+                ask(socket, session, 1)
+            assert {decode_reply(socket.recv()).kind for _ in range(50)} == {""}
+        ask(socket, SESSIONS, 1)
+        reply = decode_reply(socket.recv())
+        assert reply.kind == "BrokerError"
+        assert "10,000 sessions, the most that one client may have" in msgspec.msgpack.decode(reply.body)
+        ask(socket, 0, 2)
+        assert heard(socket, "broker.last_broadcast") == (2, 0)
+
+
+def test_a_client_may_have_new_sessions_once_its_idle_ones_are_forgotten_and_others_are_not_counted() -> None:
+    sessions = Sessions()
+    for number in range(SESSIONS):
+        sessions.of(number.to_bytes(16), "many", 1000.0)
+    sessions.of(os.urandom(16), "other", 1000.0)
+    with pytest.raises(BrokerError, match="many has 10,000 sessions"):
+        sessions.of(os.urandom(16), "many", 1000.0)
+    sessions.of(bytes(16), "many", 1000.0 + IDLE_SECONDS)
+    sessions.forget_idle(1001.0 + IDLE_SECONDS)
+    assert sessions.counts == {"many": 1}
+    assert sessions.of(os.urandom(16), "many", 1001.0 + IDLE_SECONDS) is not sessions.known[bytes(16)]
+
+
 def test_another_version_is_told_and_the_error_says_who_is_older(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -569,6 +609,43 @@ def test_a_request_at_which_the_hub_fails_is_told_so_and_logged_and_the_others_a
     assert "Traceback" in caplog.text
 
 
+def test_a_request_that_fails_is_undone_alone_whether_it_is_the_first_of_its_turn_or_not(tmp_path: Path) -> None:
+    def revoke(id: str, error: type[Exception] | None = None) -> Callable[[sqlite3.Connection], None]:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO revoked (id, until) VALUES (?, 1.0)", (id,))
+            if error is not None:
+                raise error
+
+        return work
+
+    database = HubDatabase(str(tmp_path / "celeriac.db"), codec=Carrier())
+    with pytest.raises(ZeroDivisionError):
+        database.write(revoke("first", ZeroDivisionError))
+    database.write(revoke("second"))
+    with pytest.raises(ZeroDivisionError):
+        database.write(revoke("third", ZeroDivisionError))
+    database.write(revoke("fourth"))
+    assert database.commit()
+    with sqlite3.connect(database.path) as reader:
+        assert reader.execute("SELECT id FROM revoked ORDER BY id").fetchall() == [("fourth",), ("second",)]
+    reader.close()
+    database.close()
+
+
+async def test_scheduled_messages_are_given_when_they_are_due_the_soonest_first(broker: HubBroker) -> None:
+    """The hub reads when the next one is due only after it may have become another."""
+    lease = await broker.lease(WorkerInfo(name="w"), 600.0, 3)
+    soon, late = (message(countdown=seconds, due_at=time.time() + seconds) for seconds in (0.3, 0.6))
+    given = []
+    for some in ([late, soon], []):
+        receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 1}, PATIENCE))
+        await asyncio.sleep(0)
+        if some:
+            await broker.apublish(some)
+        given += ids(await receiving)
+    assert given == [soon.id, late.id]
+
+
 # --- The file -------------------------------------------------------------------------------------------
 
 
@@ -582,10 +659,12 @@ async def test_the_embedded_broker_s_file_can_be_served_and_taken_back(tmp_path:
         lease = await broker.lease(WorkerInfo(name="w"), 60.0, 3)
         [delivery] = await lease.receive(["default"], {PLAIN: 5}, 0.0)
         assert delivery.message == first
-        receiving = asyncio.ensure_future(lease.receive(["default"], {PLAIN: 5}, PATIENCE))
-        await asyncio.sleep(0)
-        await embedded.apublish([second := message()])
-        assert ids(await receiving) == [second.id]
+        for queue in ("default", "new"):
+            receiving = asyncio.ensure_future(lease.receive(["default", "new"], {PLAIN: 5}, PATIENCE))
+            await asyncio.sleep(0)
+            await broker.operations().queues()  # asked after it, and answered: it waits
+            embedded.publish([second := message(queue)])  # as `delay()` does
+            assert ids(await receiving) == [second.id]
         await broker.apublish([third := message("third")])
         broker.close()
     assert ids(await embedded.operations().peek("third", 5)) == [third.id]

@@ -20,9 +20,11 @@ from celeriac.brokers.queue_server.topology import Line
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
 from celeriac.drivers.amqp.dialect import BROKER_J, RABBITMQ, dialect_of
+from celeriac.drivers.amqp.error_translation import channel_closed
 from celeriac.drivers.amqp.frames import RETURN, Confirmed, Content, Method, Publication, properties
 from celeriac.drivers.amqp.opening import Facts, opening
 from celeriac.drivers.amqp.server import Server
+from celeriac.errors import BrokerMisconfigured
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC
 from celeriac.model.message import PLAIN, Message, new_id
@@ -67,6 +69,31 @@ def test_a_connection_to_broker_j_has_confirms_without_trying_them() -> None:
         steps.send(Method(0, commands.Connection.OpenOk()))
     facts: Facts = end.value.value
     assert (facts.dialect, facts.confirms, facts.has_quorum, facts.prefers_quorum) == (BROKER_J, True, False, False)
+
+
+def test_errors_name_broker_j_and_advise_none_of_rabbitmqs_commands() -> None:
+    steps = opening(Address.of("amqp://localhost/shop"), 30, "test")
+    next(steps)
+    steps.send(Method(0, commands.Connection.Start(0, 9, PROPERTIES, "PLAIN", "en_US")))
+    steps.send(Method(0, commands.Connection.Tune(256, 65535, 0)))
+    with pytest.raises(BrokerMisconfigured, match=r"^Qpid Broker-J at .* refuses the vhost 'shop'") as no_vhost:
+        steps.send(Method(0, commands.Connection.Close(530, "no such host", 0, 0)))
+    server = Server("amqp://localhost")
+    server._know(Facts("qpid", "9.2.0", BROKER_J))
+    told = [
+        str(no_vhost.value),
+        *[str(channel_closed(code, text, BROKER_J)) for code, text in ((403, "refused"), (406, "larger than 1"))],
+        *[str(server.unavailable(error, 1.0, why)) for error, why in (
+            (OSError("refused"), ""), (TimeoutError(), ""), (TimeoutError(), "disk"))],
+    ]  # fmt: skip
+    assert all(text.startswith("Qpid Broker-J ") for text in told)
+    assert not [text for text in told if "rabbitmq" in text.lower()]
+
+
+def test_another_server_is_named_as_it_names_itself() -> None:
+    dialect = dialect_of({"product": "LavinMQ", "version": "2.0"})
+    assert str(channel_closed(403, "refused", dialect)).startswith("LavinMQ refused a request")
+    assert dialect.of_lines == RABBITMQ.of_lines
 
 
 # --- Queues -------------------------------------------------------------------------------------------

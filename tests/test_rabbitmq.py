@@ -26,7 +26,7 @@ from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.queue_server.operations import QueueServerOperations
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.drivers.amqp.address import Address
-from celeriac.drivers.amqp.error_translation import ChannelClosed, unavailable
+from celeriac.drivers.amqp.error_translation import ChannelClosed
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.server import Server
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, LeaseLost
@@ -140,7 +140,7 @@ def test_a_port_that_is_not_a_number_is_named(url: str) -> None:
 
 
 def test_an_unreachable_server_is_named_with_the_command_that_pings_it() -> None:
-    told = str(unavailable(OSError("refused"), Address.of("amqp://db:7,other/x"), 1.0))
+    told = str(Server("amqp://db:7,other/x").unavailable(OSError("refused"), 1.0))
     assert "On db: `rabbitmq-diagnostics ping`" in told
 
 
@@ -155,7 +155,7 @@ async def test_a_declaration_that_is_cancelled_does_not_pass_its_error_to_the_ne
     await broker.apublish([message()])
 
     def declaring(queue: str) -> Any:
-        line = broker.topology.usual(queue, PLAIN)
+        line = AmqpTopology.on(broker.server).usual(queue, PLAIN)
         return broker.server.ado(lambda: broker.sender.declare([line]))  # refused, then made
 
     for step in range(12):
@@ -175,7 +175,7 @@ async def test_a_declaration_that_is_cancelled_does_not_pass_its_error_to_the_ne
         ("", "use only ASCII letters"),
         ("x" * 200, "too long by 14 characters"),
         ("." * 70, "too long by 24 characters"),
-        ("amq.mine", "belong to RabbitMQ"),
+        ("amq.mine", "belong to the server"),
         ("celeriac.journal", "to Celeriac"),
         ("mail/dead", "dead letters of the queue 'mail'"),
     ],

@@ -20,13 +20,13 @@ from msgspec.structs import replace
 from pamqp import commands
 
 from celeriac import states
-from celeriac.backends import amqp, replies
+from celeriac.backends import replies, reply_subscriptions
 from celeriac.backends.amqp import RpcBackend
 from celeriac.drivers.amqp import opening
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
+from celeriac.drivers.amqp.error_translation import ChannelClosed
 from celeriac.drivers.amqp.frames import Method, Parser, Publication, method, properties
 from celeriac.errors import BackendError, BrokerUnavailable, ResultLost
 from celeriac.model.clock import Clock
@@ -90,7 +90,7 @@ def test_a_deleted_reply_queue_is_declared_again(place: Place) -> None:
 
 
 def test_a_reader_reconnects_without_heartbeats(place: Place, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amqp, "HEARTBEAT", 1)
+    monkeypatch.setattr(reply_subscriptions, "HEARTBEAT", 1)
     backend, other = RpcBackend(place.server(through(proxy, place)), Clock()), RpcBackend(place.server(), Clock())
     first, second = reply(backend), reply(backend)
     asyncio.run(other.store([first]))
@@ -206,24 +206,13 @@ async def test_a_connection_that_does_not_answer_a_call_is_closed(
 
 def test_idle_connections_are_closed_together_when_one_does_not_answer(place: Place, proxy: Proxy) -> None:
     broker = place.broker(through(proxy, place), timeout=TIMEOUT)
-    several = [broker.server.connect(LONG) for _ in range(3)]
+    several = [broker.server.connect_blocking(LONG) for _ in range(3)]
     for connection in several:
         broker.server._give(connection)
     proxy.swallow()
     with pytest.raises(BrokerUnavailable, match="did not answer"):
         broker.publish([message()])
     broker.publish([message()])
-
-
-def test_a_connection_ends_after_two_missed_heartbeats(place: Place, proxy: Proxy) -> None:
-    connection = Connection(Address.of(through(proxy, place)), LONG, heartbeat=3)
-    for _ in range(2):
-        assert connection.wait(3.0) is None  # its heartbeats arrive
-        connection.beat()
-    proxy.swallow()
-    with pytest.raises(ConnectionLost, match="no heartbeat from it"):
-        connection.wait(10.0)
-    connection.abandon()
 
 
 @pytest.mark.parametrize("mute", [True, False])

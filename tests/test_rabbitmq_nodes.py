@@ -17,8 +17,9 @@ import pytest
 
 from celeriac.brokers.amqp import AmqpBroker
 from celeriac.brokers.amqp.connections import AmqpInspection
-from celeriac.brokers.amqp.journal_reading import MARK
+from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.journal import CHANNEL
+from celeriac.brokers.queue_server.marked_reading import MARK
 from celeriac.drivers.amqp.frames import Publication, properties
 from celeriac.drivers.hosts import Hosts
 from celeriac.model.clock import Clock
@@ -90,7 +91,7 @@ async def test_a_node_that_does_not_shake_hands_is_left_for_another(place: Place
     server = place.server(two_hosts(place, mute.port), timeout=2 * SILENCE)
     server.hosts.failed(("127.0.0.1", place.rabbit.port))  # so that the mute one comes first
     if blocking:
-        (await asyncio.to_thread(server.connect, 2 * SILENCE)).close()
+        (await asyncio.to_thread(server.connect_blocking, 2 * SILENCE)).close()
     else:
         await server.learn()
     assert server.hosts.in_turn()[0] == ("127.0.0.1", place.rabbit.port), "the next call begins with this one"
@@ -157,7 +158,7 @@ async def test_a_reader_that_dies_hands_the_journal_to_the_next_one(place: Place
 async def test_the_mark_of_a_reader_that_has_died_is_removed_when_nobody_can_wait_for_it(place: Place) -> None:
     broker = place.broker(queue_type="quorum")
     await broker.operations().pause("default")
-    journal = broker.topology.journal
+    journal = AmqpTopology.on(broker.server).journal
     now = int(time.time())
     old, waited_for, absurd = (MARK + f"{until} x".encode() for until in (now - 1, now + 1000, now + 10**9))
 

@@ -74,13 +74,13 @@ def test_amqps_works(secure: Secure) -> None:
 
 @both_ways
 def test_a_certificate_of_an_unknown_authority_is_refused_with_the_next_step(secure: Secure, way: str) -> None:
-    with pytest.raises(BrokerMisconfigured, match=r"certificate of RabbitMQ .*amqps://…\?ssl_ca_certs="):
+    with pytest.raises(BrokerMisconfigured, match=r"certificate of the AMQP server .*amqps://…\?ssl_ca_certs="):
         through(secure.url(secure.other_authority, secure.client), way)
 
 
 @both_ways
 def test_a_certificate_for_another_name_is_refused(secure: Secure, way: str) -> None:
-    with pytest.raises(BrokerMisconfigured, match=r"certificate of RabbitMQ .*localhost"):
+    with pytest.raises(BrokerMisconfigured, match=r"certificate of the AMQP server .*localhost"):
         through(secure.url(secure.authority, secure.client, host="localhost"), way)
 
 

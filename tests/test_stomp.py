@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.stomp import StompBroker
 from celeriac.brokers.stomp.windows import Pushed, Window
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.stomp.address import Address
-from celeriac.drivers.stomp.error_translation import ConnectionLost
 from celeriac.drivers.stomp.frames import Frame, Parser, Publication, escaped, headers
 from celeriac.drivers.stomp.server import Server
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable, ImproperlyConfigured, NotSupported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,12 +19,12 @@ from celeriac.drivers.memory.schedules import MemoryScheduleStore
 from celeriac.errors import BackendError, BrokerUnavailable, UnknownOption, Unstorable
 from celeriac.model.message import Message, new_id
 from celeriac.ports.schedules import Change, Due
-from celeriac.ports.workflows import workflow_store
+from celeriac.ports.workflows import Plan, workflow_store
 from celeriac.schedules.intervals import every
 from celeriac.testing import running_worker
 from tests.beat.test_scheduler import app_on, beating, ran
 from tests.clock import FakeClock
-from tests.patience import eventually
+from tests.patience import PATIENCE, eventually
 
 DAY = 86_400
 
@@ -79,6 +80,40 @@ async def test_a_scheduler_that_goes_on_after_its_claim_ran_out_makes_nothing_ru
         await eventually(lambda: "after" in ran(other))
         assert ran(other) == ["tick", "after"]
         assert (await other.schedules.aget("once")).sent == 1
+
+
+async def test_a_scheduler_that_goes_on_late_takes_nothing_back_from_a_workflow_that_has_begun(
+    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "CLAIM_SECONDS", 0.0)
+    go = threading.Event()
+    with app_on(urls) as frozen, app_on(urls) as other:
+        for app in (frozen, other):
+            app.task(name="shop.hold")(lambda: go.wait(PATIENCE))
+        with running_worker(other):
+            note, hold = frozen.tasks["shop.note"], frozen.tasks["shop.hold"]
+            held = chord([note.s("tick"), hold.s()], note.s())
+            await frozen.schedules.aadd("once", every(0.01), held, times=1)
+            plant, publish = frozen.backend.aplant, other.broker.apublish
+            sent: list[str] = []
+
+            async def note_ids(messages: Sequence[Message], again: bool = False) -> None:
+                sent.extend(message.id for message in messages)
+                await publish(messages, again)
+
+            async def freeze(plan: Plan, again: bool = False) -> None:
+                await other.scheduler("other").turn()
+                await eventually(lambda: other.AsyncResult(sent[0]).ready())  # one of the two has been counted
+                await plant(plan, again)
+
+            monkeypatch.setattr(other.broker, "apublish", note_ids)
+            monkeypatch.setattr(frozen.backend, "aplant", freeze)
+            await eventually(lambda: frozen.schedules.get("once").next_at, "its time")
+            time.sleep(0.05)
+            await frozen.scheduler("frozen").turn()
+            go.set()
+            await eventually(lambda: ["tick", True] in ran(other), "the body of the chord")
+            assert ran(other) == ["tick", ["tick", True]]
 
 
 async def test_a_claim_that_could_not_be_published_is_given_up_at_once(

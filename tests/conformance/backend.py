@@ -196,6 +196,25 @@ class WorkflowConformance:
         ports.backend.plant(plan("../c d", tree=b"4"))
         assert ports.backend.trees(["../c d", "../nobody"]) == {"../c d": b"4"}
 
+    async def test_a_workflow_that_may_be_there_is_planted_again_without_harm(self, ports: Ports) -> None:
+        chord = plan("w", tree=b"1", left=2, missing={5: 2})
+        await ports.backend.aplant(chord, again=True)
+        assert await ports.backend.conclude([node_end("w", 0, join=5)]) == [True]
+        assert await ports.backend.conclude([node_end("w", 3, leaves_pending=True)]) == [True]
+        await ports.backend.aplant(chord, again=True)
+        ports.backend.plant(plan("w", tree=b"2", left=9), again=True)
+        assert ports.backend.trees(["w"]) == {"w": b"1"}
+        assert await ports.backend.conclude([node_end("w", 1, join=5)]) == [True]
+        assert [item.node for item in await ports.backend.claim_pending(10, 5.0)] == [3, 5]
+
+    async def test_a_workflow_that_has_expired_is_planted_again_as_if_new(self, ports: Ports) -> None:
+        ports.backend.plant(plan("w", tree=b"1", left=1))
+        await ports.backend.conclude([node_end("w", 0)])
+        ports.clock.advance(86400.0 + 1)
+        await (await ports.lease()).sweep()
+        await ports.backend.aplant(plan("w", tree=b"2", left=1), again=True)
+        assert ports.backend.trees(["w"]) == {"w": b"2"}
+
     async def test_workflows_that_have_not_ended_are_listed_the_latest_changed_first(self, ports: Ports) -> None:
         if await ports.backend.unfinished(10) is None:
             return  # it has no list

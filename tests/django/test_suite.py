@@ -38,7 +38,7 @@ ON_SQLITE: Final = {
     "test_on_commit.py": ("django52",),
     "test_periodic_tasks.py": ("django52",),
     "test_places.py": EITHER,
-    "test_project.py": BOTH,
+    "test_project.py": EITHER,
     "test_shared_file.py": EITHER,
     "test_task_backend.py": BOTH,
     "test_views.py": EITHER,
@@ -52,7 +52,11 @@ ON_POSTGRESQL: Final = {
     "test_on_commit.py": ("newest",),
     "test_periodic_tasks.py": ("newest",),
 }
-ON_MARIADB: Final = ("test_database_conformance.py", "test_database.py", "test_periodic_tasks.py")
+ON_MARIADB: Final = {
+    "test_database.py": ("django52",),
+    "test_database_conformance.py": ("django52 at length",),
+    "test_periodic_tasks.py": ("django52 at length",),
+}
 IN_DJANGO: Final = ("test_admin.py", "test_database.py", "test_periodic_tasks.py", "test_without_time_zones.py")
 """The files that have their results in `django-db://`."""
 SHARING: Final = "test_shared_file.py"
@@ -110,12 +114,12 @@ def test_with_postgresql(file: str, python: str, tmp_path: Path, shared_postgres
 
 
 @pytest.mark.timeout(FOR_EVER)
-@pytest.mark.parametrize("file", ON_MARIADB)
-def test_with_mariadb(file: str, tmp_path: Path, shared_mariadb: MariaDBServer) -> None:
+@pytest.mark.parametrize(("file", "python"), each(ON_MARIADB))
+def test_with_mariadb(file: str, python: str, tmp_path: Path, shared_mariadb: MariaDBServer) -> None:
     """The tests of a file pass with Django's tables in MariaDB."""
     database = {"ENGINE": "django.db.backends.mysql", "NAME": shared_mariadb.database(), "HOST": "127.0.0.1",
                 "PORT": shared_mariadb.port, "USER": "root"}  # fmt: skip
-    run(sys.executable, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
+    run(python, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
 
 
 @pytest.mark.timeout(FOR_EVER)

@@ -141,7 +141,7 @@ class OnRabbitMQ(Server):
 
     def _send(self, exchange: str, key: str, body: bytes) -> None:
         if self._connected is None:
-            self._connected = self._server.connect(PATIENCE)
+            self._connected = self._server.connect_blocking(PATIENCE)
         self._connected.publish([Publication(exchange, key, properties(), body)], PATIENCE)
 
     def close(self) -> None:

@@ -1,112 +1,100 @@
-"""Outcomes as AMQP messages: how reply queues are declared and read, and outcomes sent (see `replies.py`)."""
+"""Outcomes as AMQP messages, each sent to the reply queue of its caller: `rpc://`, on the broker's server.
+
+The queue survives lost connections and restarts of the server. It is deleted when its process ends or, if the process
+was killed, after `unread_seconds` without a reader.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import contextlib
+import os
 import time
+import weakref
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
 from pamqp import commands
 
-from celeriac.backends.reply_queues import HEARTBEAT, Replies, ReplyConnection, ReplyQueueBackend
-from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, ConnectionLost
+from celeriac import signals
+from celeriac.backends.replies import unread_seconds
+from celeriac.backends.reply_subscriptions import SubscribingBackend
+from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
 from celeriac.drivers.amqp.server import Server, each
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
+from celeriac.model.outcome import Outcome
 
 __all__ = ["RpcBackend", "connect"]
 
-CHANNEL = 1
+LEAVING_SECONDS = 2.0  # for the server to delete the reply queues of a process that ends
 
 
-class RpcBackend(ReplyQueueBackend):
-    """Outcomes that were sent to this process."""
+class RpcBackend(SubscribingBackend[AioConnection]):
+    """Outcomes that were sent to the reply queue of this process."""
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
-        super().__init__(_AmqpReplies(server), clock, result_expires)
         self.server = server
+        super().__init__(server, clock, result_expires)
+        _backends.add(self)
 
+    async def subscribe(self, connection: AioConnection, address: str) -> None:
+        channel = await connection.channel()
+        loop, arrived = asyncio.get_running_loop(), list[Content]()
 
-class _AmqpReplies(Replies):
-    """An AMQP server."""
+        def take(content: Content) -> None:
+            if not arrived:
+                loop.call_soon(hear)  # once for all that arrives together
+            arrived.append(content)
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.prefix = server.prefix
-        self.codec = server.codec
+        def hear() -> None:
+            self.hear(filter(None, [self.decoded(content.body) for content in arrived]))
+            channel.tell(acknowledge(channel.number, arrived[-1].tag, multiple=True))
+            arrived.clear()
 
-    async def send(self, items: Sequence[tuple[str, bytes]]) -> None:
-        publications = [Publication("", queue, properties(), body) for queue, body in items]
-        await self.server.ado(lambda: _sending(publications))
-
-    def is_too_large(self, error: BrokerError) -> bool:
-        return isinstance(error, ChannelClosed) and error.too_large
-
-    def declare(self, queue: str, unread: float) -> None:
-        self.server.do(partial(self._declaring, queue, unread))
-
-    def _declaring(self, queue: str, unread: float) -> Generator[Any, Any, None]:
-        arguments: dict[str, Any] = self.server.facts.dialect.of_replies or {"x-expires": int(unread * 1000)}
+        channel.on_content = take
+        channel.on_cancel = lambda _: connection.abandon("the reply queue was deleted, or its node has failed")
+        channel.on_failure = lambda error: connection.abandon(str(error))
+        arguments: dict[str, Any] = self.server.facts.dialect.of_replies or {"x-expires": int(unread_seconds() * 1000)}
         if self.server.quorum:
             arguments |= {"x-queue-type": "quorum"}
-        yield commands.Queue.Declare(queue=queue, durable=True, arguments=arguments)
+        _declared[address] = self.server
+        await channel.call(commands.Queue.Declare(queue=address, durable=True, arguments=arguments))
+        await channel.call(commands.Basic.Consume(queue=address))
 
-    def delete(self, queue: str, within: float) -> None:
-        self.server.do(partial(each, [commands.Queue.Delete(queue=queue)]), within)
-
-    def connect(self, queue: str, unread: float) -> ReplyConnection:
-        connection = self.server.connect(self.server.timeout, HEARTBEAT, "celeriac replies")
-        try:
-            deadline = time.monotonic() + self.server.timeout
-            for what in self._declaring(queue, unread):
-                connection.call(what, deadline)
-            connection.call(commands.Basic.Consume(queue=queue), deadline)
-        except BaseException:
-            connection.close()
-            raise
-        return _AmqpReplyConnection(connection)
-
-    def close(self) -> None:
-        self.server.close()
-
-    def __str__(self) -> str:
-        return str(self.server.address)
+    async def send(self, outcomes: Sequence[Outcome]) -> None:
+        encode = self.codec.encode_outcome
+        items = [Publication("", outcome.reply_to, properties(), encode(outcome)) for outcome in outcomes]
+        await self.server.ado(lambda: _sending(items))
 
 
-class _AmqpReplyConnection(ReplyConnection):
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._last: Content | None = None  # of those that the last call returned
-
-    def read(self, seconds: float) -> list[bytes]:
-        connection = self._connection
-        if self._last is not None:
-            connection.send(acknowledge(CHANNEL, self._last.tag, multiple=True))
-            self._last = None
-        connection.beat()
-        event = connection.wait(seconds)
-        if event is None:
-            return []
-        events = [event, *connection.rest()]
-        contents = [event for event in events if isinstance(event, Content)]
-        if len(contents) < len(events):  # a `basic.cancel`: the server sends nothing else unasked
-            raise ConnectionLost("the reply queue was deleted, or its node has failed")
-        self._last = contents[-1]
-        return [content.body for content in contents]
-
-    def wake(self) -> None:
-        self._connection.wake()
-
-    def close(self) -> None:
-        self._connection.close()
+_backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
+_declared: dict[str, Server] = {}  # reply queues, by this process, which deletes them when it ends
 
 
 def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
     yield items  # an unroutable outcome has no caller that waits for it
+
+
+def _leave(**_: Any) -> None:
+    """Delete the reply queues of a process that ends. If the server does not answer, they expire."""
+    for backend in list(_backends):
+        backend.rest()
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while _declared and time.monotonic() < deadline:
+        queue, server = _declared.popitem()
+        with contextlib.suppress(BrokerError):
+            server.do(partial(each, [commands.Queue.Delete(queue=queue)]), deadline - time.monotonic())
+
+
+atexit.register(_leave)
+signals.worker_process_shutdown.connect(_leave)  # such a process runs no `atexit`
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_declared.clear)  # the queues are the parent's
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,

@@ -11,10 +11,8 @@ from typing import Any
 
 from celeriac.backends.reply_subscriptions import SubscribingBackend
 from celeriac.drivers.amqp10.connection import Connection, Item
-from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.messages import encode
 from celeriac.drivers.amqp10.server import Server
-from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
@@ -47,9 +45,6 @@ class Amqp10RpcBackend(SubscribingBackend[Connection]):
             node, subject = self.server.dialect.topic(outcome.reply_to)
             items.append(Item(node, encode(self.codec.encode_outcome(outcome), subject=subject)))
         yield items
-
-    def too_large(self, error: BrokerError) -> bool:
-        return isinstance(error, Refused) and error.too_large
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,

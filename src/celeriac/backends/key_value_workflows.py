@@ -102,13 +102,14 @@ class KeyValueWorkflows(KeyValueBackend, WorkflowStore):
 
     # --- What follows from it -------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
+    def plant(self, plan: Plan, again: bool = False) -> None:
         state = State(left=plan.left, missing=dict(plan.missing), planted_at=self.clock.now())
-        self.set(_tree(plan.id), plan.tree, UNFINISHED_SECONDS)
-        self.set(_counters(plan.id), _encode(state), self._state_expiry(state))
+        write = self.add if again else self.set
+        write(_tree(plan.id), plan.tree, UNFINISHED_SECONDS)
+        write(_counters(plan.id), _encode(state), self._state_expiry(state))
 
-    async def aplant(self, plan: Plan) -> None:
-        await asyncio.to_thread(self.plant, plan)
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        await asyncio.to_thread(self.plant, plan, again)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         found = self.get_many(_keys(ids)) if ids else {}

@@ -59,12 +59,13 @@ class MemoryBackend(WaitingBackend, WorkflowStore, ClaimKeeper, DelayKeeper, His
 
     # --- Workflows ------------------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
+    def plant(self, plan: Plan, again: bool = False) -> None:
         with self.shared.lock:
-            self.shared.workflows[plan.id] = Workflow(plan, self.clock.now())
+            if not (again and plan.id in self.shared.workflows):
+                self.shared.workflows[plan.id] = Workflow(plan, self.clock.now())
 
-    async def aplant(self, plan: Plan) -> None:
-        self.plant(plan)
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        self.plant(plan, again)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         with self.shared.lock:

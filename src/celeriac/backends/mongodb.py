@@ -57,11 +57,11 @@ class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, D
 
     # --- Workflows ------------------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
-        self.server.do(self.server.indexed(workflows.plant(plan, self.clock.now())))
+    def plant(self, plan: Plan, again: bool = False) -> None:
+        self.server.do(self.server.indexed(workflows.plant(plan, self.clock.now(), again)))
 
-    async def aplant(self, plan: Plan) -> None:
-        await self.server.ado(self.server.indexed(workflows.plant(plan, self.clock.now())))
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        await self.server.ado(self.server.indexed(workflows.plant(plan, self.clock.now(), again)))
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return self.server.do(workflows.trees(ids, self.clock.now()))

@@ -210,15 +210,15 @@ class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKee
 
     # --- Workflows ------------------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
-        self.server.do(self._plant(plan))
+    def plant(self, plan: Plan, again: bool = False) -> None:
+        self.server.do(self._plant(plan, again))
 
-    async def aplant(self, plan: Plan) -> None:
-        await self.server.ado(self._plant(plan))
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        await self.server.ado(self._plant(plan, again))
 
-    def _plant(self, plan: Plan) -> Command:
+    def _plant(self, plan: Plan, again: bool) -> Command:
         missing = [part for item in plan.missing.items() for part in item]
-        return self.server.script("plant", self._kept, plan.id, plan.tree, plan.left, *missing)
+        return self.server.script("plant", self._kept, int(again), plan.id, plan.tree, plan.left, *missing)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return _found_trees(ids, self.server.do_all(self._trees(ids)) if ids else [])

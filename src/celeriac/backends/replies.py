@@ -19,7 +19,8 @@ from typing import Any
 from celeriac import signals
 from celeriac.backends.bases import WaitingBackend, Watch, without_value
 from celeriac.drivers.bell import Bell
-from celeriac.errors import BrokerError, ResultLost
+from celeriac.drivers.server_errors import RequestRefused
+from celeriac.errors import ResultLost
 from celeriac.model.clock import Clock
 from celeriac.model.codec import Codec
 from celeriac.model.outcome import Outcome
@@ -69,10 +70,6 @@ class ReplyingBackend(WaitingBackend):
     async def send(self, outcomes: Sequence[Outcome]) -> None:
         """Send outcomes to their reply addresses."""
 
-    @abstractmethod
-    def too_large(self, error: BrokerError) -> bool:
-        """Whether the server has refused an outcome for its size."""
-
     def decoded(self, body: bytes) -> Outcome | None:
         """Return an outcome from the bytes that were received; None, and a warning, if they cannot be read."""
         try:
@@ -106,8 +103,8 @@ class ReplyingBackend(WaitingBackend):
         try:
             if replies:
                 await self.send(replies)
-        except BrokerError as error:
-            if not self.too_large(error):
+        except RequestRefused as error:
+            if not error.too_large:
                 raise
             for outcome in replies:
                 await self._send_alone(outcome)
@@ -117,8 +114,8 @@ class ReplyingBackend(WaitingBackend):
         """Send an outcome. If it is too large for the server, send a failure that says so."""
         try:
             await self.send([outcome])
-        except BrokerError as error:
-            if not self.too_large(error):
+        except RequestRefused as error:
+            if not error.too_large:
                 raise
             await self.send([without_value(outcome, f"cannot be sent: {error}")])
 

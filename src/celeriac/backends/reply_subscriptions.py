@@ -1,7 +1,7 @@
-"""Outcomes as messages, which the event loop of a shared thread receives: `rpc://` with AMQP 1.0 and STOMP.
+"""Outcomes as messages, which the event loop of a shared thread receives: `rpc://`.
 
 A calling process subscribes to an address of its own, which is named in its messages. When the connection is lost, it
-subscribes again, to the same address. `backends/amqp10.py` and `stomp.py` say how.
+subscribes again, to the same address. `backends/amqp.py`, `amqp10.py` and `stomp.py` say how.
 """
 
 from __future__ import annotations
@@ -89,10 +89,14 @@ class SubscribingBackend(ReplyingBackend, Generic[Connection]):
         finally:
             connection.close()
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """Receive nothing until the next call of `listen`."""
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.cancel()
+
+    def close(self) -> None:
+        self.rest()
         self._server.close()
 
     def __repr__(self) -> str:

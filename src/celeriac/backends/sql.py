@@ -167,21 +167,24 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
 
     # --- Workflows ------------------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
-        replace = False
+    def plant(self, plan: Plan, again: bool = False) -> None:
+        exists = False
 
         def work(connection: Connection) -> None:
-            nonlocal replace
+            nonlocal exists
+            now = self.clock.now()
+            if exists and again and self._workflows.trees(connection, [plan.id], now, self.expires):
+                return
             try:
-                self._workflows.plant(connection, plan, self.clock.now(), replace)
+                self._workflows.plant(connection, plan, now, replace=exists)
             except IntegrityError:  # there is one of this id: the transaction is repeated
-                replace = True
+                exists = True
                 raise
 
         self.database.write(work)
 
-    async def aplant(self, plan: Plan) -> None:
-        await asyncio.to_thread(self.plant, plan)
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        await asyncio.to_thread(self.plant, plan, again)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         now = self.clock.now()

@@ -97,11 +97,13 @@ class SQLiteBackend(WaitingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, 
 
     # --- Workflows ------------------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
-        self.database.write(lambda connection: workflows.plant(connection, plan, self.clock.now()), quiet=True)
+    def plant(self, plan: Plan, again: bool = False) -> None:
+        now = self.clock.now()
+        self.database.write(lambda connection: workflows.plant(connection, plan, now, again), quiet=True)
 
-    async def aplant(self, plan: Plan) -> None:
-        await self.database.awrite(lambda connection: workflows.plant(connection, plan, self.clock.now()), quiet=True)
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        now = self.clock.now()
+        await self.database.awrite(lambda connection: workflows.plant(connection, plan, now, again), quiet=True)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return self.database.read(lambda connection: workflows.trees(connection, ids))

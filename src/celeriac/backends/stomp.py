@@ -13,10 +13,8 @@ from typing import Any
 from celeriac.backends.replies import UNREAD_SECONDS, unread_seconds
 from celeriac.backends.reply_subscriptions import SubscribingBackend
 from celeriac.drivers.stomp.aio import AioConnection
-from celeriac.drivers.stomp.error_translation import Refused
 from celeriac.drivers.stomp.frames import Frame, Publication, headers
 from celeriac.drivers.stomp.server import Server
-from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.outcome import Outcome
@@ -58,9 +56,6 @@ class StompReplyBackend(SubscribingBackend[AioConnection]):
         encode = self.codec.encode_outcome
         items = [Publication(dialect.existing(outcome.reply_to), marks, encode(outcome)) for outcome in outcomes]
         await self.server.ado(lambda: _sending(items))
-
-    def too_large(self, error: BrokerError) -> bool:
-        return isinstance(error, Refused) and error.too_large
 
 
 def _sending(items: list[Publication]) -> Generator[Any, Any, None]:

@@ -79,11 +79,11 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
 
     # --- Workflows ------------------------------------------------------------------------------------
 
-    def plant(self, plan: Plan) -> None:
-        self.server.do("backend.plant", plan)
+    def plant(self, plan: Plan, again: bool = False) -> None:
+        self.server.do("backend.plant", plan, again)
 
-    async def aplant(self, plan: Plan) -> None:
-        await self.server.ado("backend.plant", plan)
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
+        await self.server.ado("backend.plant", plan, again)
 
     def trees(self, ids: Sequence[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = self.server.do("backend.trees", list(ids))

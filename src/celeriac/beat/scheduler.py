@@ -292,8 +292,9 @@ class Scheduler:
         ]
 
     async def _plant(self, changes: Sequence[Change]) -> None:
+        """Store workflows. Another scheduler may have stored the same, and some of their tasks may have ended."""
         for plan in [plan for change in changes for plan in change.plans]:
-            await workflow_store(self.app.backend).aplant(plan)
+            await workflow_store(self.app.backend).aplant(plan, again=True)
 
 
 def _claim(item: _Work, now: int, until: int) -> Change:

@@ -259,7 +259,7 @@ class Schedules:
         """Send what was filled. `again`: it may have been sent before, and workers look whether it has ended."""
         for one in filled:
             if one.plan is not None:
-                await workflow_store(self._app.backend).aplant(one.plan)
+                await workflow_store(self._app.backend).aplant(one.plan, again)
         await self._app.broker.apublish([message for one in filled for message in one.messages], again)
         return filled
 

@@ -6,12 +6,12 @@ A driver derives its connection, which sends requests and reads their answers.
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from abc import ABC, abstractmethod
 
 from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.server_address import ServerAddress
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.sockets import TimedSocket
 from celeriac.errors import BrokerError, BrokerMisconfigured
 
@@ -24,7 +24,6 @@ LEAST_SECONDS = 0.01  # for a write, even after the deadline
 class BlockingConnection(ABC):
     """A connection. After an error it cannot be used, unless the driver says otherwise: close it."""
 
-    failure: type[ConnectionError]  # that says that a connection is lost
     blocked = ""  # why the server accepts no messages at present
     silence: float | None = None  # the longest pause (seconds) in answers, after which the connection is lost
 
@@ -51,8 +50,7 @@ class BlockingConnection(ABC):
 
     def _reach(self) -> None:
         """Connect to the host, until the deadline. Raises `OSError`."""
-        self._received_at = self._sent = time.monotonic()  # when something was last received, and sent
-        self._socket = TimedSocket(self.address.connect(*self._host, max(0.01, self._deadline - self._sent)))
+        self._socket = TimedSocket(self.address.connect(*self._host, max(0.01, self._deadline - time.monotonic())))
 
     @abstractmethod
     def begin(self) -> None:
@@ -87,14 +85,12 @@ class BlockingConnection(ABC):
         self._write(data)
 
     def _write(self, data: bytes) -> None:
-        self._sent = time.monotonic()
-        self._socket.write(data, max(self._deadline, self._sent + LEAST_SECONDS))
+        self._socket.write(data, max(self._deadline, time.monotonic() + LEAST_SECONDS))
 
     def _receive(self) -> bytes:
         data = self._socket.read(CHUNK, self._deadline) if self.silence is None else self._heard(self.silence)
         if not data:
-            raise self.failure("the server closed the connection")
-        self._received_at = time.monotonic()
+            raise ConnectionLost("the server closed the connection")
         return data
 
     def _heard(self, silence: float) -> bytes:
@@ -107,7 +103,7 @@ class BlockingConnection(ABC):
                 raise
             if self.blocked:
                 return self._socket.read(CHUNK, self._deadline)
-            raise self.failure(f"it did not answer for {silence:.1f} s") from None
+            raise ConnectionLost(f"it did not answer for {silence:.1f} s") from None
 
     # --- Closing --------------------------------------------------------------------------------------
 
@@ -117,11 +113,6 @@ class BlockingConnection(ABC):
             with contextlib.suppress(OSError):
                 self._socket.write(self.farewell(), time.monotonic() + 1.0)
         self.abandon()
-
-    def wake(self) -> None:
-        """End a wait in another thread; the connection cannot be used after that."""
-        with contextlib.suppress(OSError):
-            self._socket.socket.shutdown(socket.SHUT_RDWR)
 
     def give_up(self) -> None:
         """Close a connection that has failed. The next ones try other hosts first."""

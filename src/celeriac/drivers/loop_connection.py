@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.server_address import ServerAddress
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.sockets import prepare
 
 __all__ = ["Beats", "LoopConnection"]
@@ -31,8 +32,6 @@ class Beats(NamedTuple):
 
 class LoopConnection(asyncio.Protocol):
     """A connection of the running event loop."""
-
-    failure: type[ConnectionError] = ConnectionError  # that says that a connection is lost
 
     def __init__(self, address: ServerAddress, hosts: Hosts, host: Host) -> None:
         self.address = address
@@ -84,7 +83,7 @@ class LoopConnection(asyncio.Protocol):
         """Fail all that waits for an answer."""
         if self.lost is None:
             self._hosts.failed(self.host)
-        self.lose(self.failure(str(error) if error is not None else "the server closed the connection"))
+        self.lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
 
     # --- Heartbeats -----------------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ class LoopConnection(asyncio.Protocol):
     def fall_silent(self, why: str) -> None:
         """Note that the server says nothing. The next connections try other hosts first."""
         self._hosts.failed(self.host)
-        self.lose(self.failure(why))
+        self.lose(ConnectionLost(why))
 
     # --- Bytes, and the end ---------------------------------------------------------------------------
 
@@ -132,7 +131,7 @@ class LoopConnection(asyncio.Protocol):
             self.write(self.farewell())
             transport, self._transport = self._transport, None
             self.end(transport)
-        self.lose(self.failure(CLOSED))
+        self.lose(ConnectionLost(CLOSED))
 
     def end(self, transport: asyncio.Transport) -> None:
         """End what carries the connection, once all is sent that was written."""
@@ -145,4 +144,4 @@ class LoopConnection(asyncio.Protocol):
 
     def abandon(self, why: str = CLOSED) -> None:
         """Close the socket without closing the connection first, as the end of the process would."""
-        self.lose(self.failure(why))
+        self.lose(ConnectionLost(why))

@@ -22,7 +22,8 @@ from celeriac.drivers.loop_session import LoopSession
 from celeriac.drivers.loop_thread import LoopThread
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.server_address import ServerAddress
-from celeriac.errors import BrokerError, BrokerUnavailable
+from celeriac.drivers.sockets import distrust
+from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
 from celeriac.model.codec import Codec
 
 __all__ = ["PAUSE", "TRIES", "LoopConnected", "MessageServer", "Procedure"]
@@ -70,6 +71,7 @@ class MessageServer(ABC, Generic[LoopConnected]):
 
     def __init__(self, address: ServerAddress, prefix: str, timeout: float, codec: Codec) -> None:
         self.address = address
+        self.product = f"The {address.protocol} server"  # as errors name it: what it calls itself, once that is known
         self.hosts = Hosts(address.hosts)
         self.prefix = prefix
         self.timeout = timeout
@@ -89,16 +91,36 @@ class MessageServer(ABC, Generic[LoopConnected]):
     # --- For each protocol ----------------------------------------------------------------------------
 
     @abstractmethod
-    def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
-        """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
-
-    @abstractmethod
     async def connect_loop(self, heartbeat: float, name: str) -> LoopConnected:
         """Return a new connection of the running event loop. Raises `OSError`."""
 
     @abstractmethod
     async def drive(self, connection: LoopConnected, work: Generator[Any, Any, Result]) -> Result:
         """Carry out a procedure on a connection."""
+
+    # --- Errors ---------------------------------------------------------------------------------------
+
+    def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
+        """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
+        if isinstance(error, BrokerUnavailable):
+            return error
+        protocol = self.address.protocol
+        secure = next(scheme for scheme, (_, tls) in self.address.schemes.items() if tls)
+        if distrusted := distrust(error, f"the {protocol} server at {self.address}", f"{secure}://"):
+            return BrokerMisconfigured(distrusted)
+        if blocked:
+            return BrokerUnavailable(f"{self} accepts no messages at present: {blocked}. Give it more memory or disk, "
+                                     f"or let workers catch up. {self.advice(is_blocked=True)}")  # fmt: skip
+        if isinstance(error, TimeoutError):
+            return BrokerUnavailable(f"{self} did not answer within {timeout:g} s (`broker_publish_timeout`). If it is "
+                                     "running, see its log: it may be out of memory or disk.")  # fmt: skip
+        return BrokerUnavailable(f"{self} cannot be reached: {error}. Is it running, and does it speak {protocol} on "
+                                 f"this port? {self.advice(is_blocked=False)}")  # fmt: skip
+
+    def advice(self, is_blocked: bool) -> str:
+        """Return how to find out why the server takes no messages, or cannot be reached."""
+        host, port = self.address.hosts[0]
+        return "See its log." if is_blocked else f"`nc -vz {host} {port}`"
 
     # --- Procedures -----------------------------------------------------------------------------------
 
@@ -212,6 +234,9 @@ class MessageServer(ABC, Generic[LoopConnected]):
         """In a forked child: leave the parent's connections alone."""
         self.registry.inherited += [self._local, self._thread]
         self._local, self._thread, self._lock = threading.local(), None, threading.Lock()
+
+    def __str__(self) -> str:
+        return f"{self.product} at {self.address}"
 
     def __repr__(self) -> str:
         return f"<Server {self.address} {self.prefix}>"

@@ -20,11 +20,14 @@ class Carrier(Codec):
         super().__init__()
         self.written: set[tuple[str, str]] = set()  # queue and lane of each message
         self.ended: set[str] = set()  # ids of final outcomes
+        self.due_at = float("inf")  # of the message that is due first
         self.encode = self._encode
         self.encode_outcome = self._encode_outcome
 
     def _encode(self, message: Message) -> bytes:
         self.written.add((message.queue, message.lane))
+        if message.due_at is not None and message.due_at < self.due_at:
+            self.due_at = message.due_at
         if isinstance(message, Parcel):
             return message.data
         return plain.encode(message)  # the dead letter of bytes without a head

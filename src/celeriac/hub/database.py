@@ -44,20 +44,28 @@ class HubDatabase(Database):
 
     def write(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
         """Do the work in the transaction of this turn; if it fails, undo it alone."""
-        connection = self.enter()
+        connection = self.connection()
+        is_first = not connection.in_transaction  # the transaction is its savepoint
+        if is_first:
+            connection = self.enter()
         self._is_loud = self._is_loud or not quiet
         with translated(self.path):
-            connection.execute("SAVEPOINT request")
+            if not is_first:
+                connection.execute("SAVEPOINT request")
             try:
                 result = work(connection)
             except BaseException:
-                if connection.in_transaction:
+                if not connection.in_transaction:  # the disk is full, perhaps
+                    self._is_lost = not is_first
+                elif is_first:
+                    connection.execute("ROLLBACK")
+                    _forget_lines(connection)
+                else:
                     connection.execute("ROLLBACK TO request")
                     connection.execute("RELEASE request")
-                else:  # the disk is full, perhaps
-                    self._is_lost = True
                 raise
-            connection.execute("RELEASE request")
+            if not is_first:
+                connection.execute("RELEASE request")
         return result
 
     async def awrite(self, work: Callable[[Connection], Work], quiet: bool = False) -> Work:
@@ -87,14 +95,15 @@ class HubDatabase(Database):
         if self._is_lost:
             raise BrokerUnavailable(f"{self.path} could not be written, and nothing of this turn was. See the log of "
                                     "the hub; call again.")  # fmt: skip
-        if session.connection.in_transaction:
-            with translated(self.path):
-                session.connection.execute("COMMIT")
-            if session.connection.news:
-                learn(session.connection)
-            if self._is_loud:
-                session.bell.ring()
-        self._is_loud = False
+        is_loud, self._is_loud = self._is_loud, False
+        if not session.connection.in_transaction:  # nothing was written, and reading looks at the file's place itself
+            return True
+        with translated(self.path):
+            session.connection.execute("COMMIT")
+        if session.connection.news:
+            learn(session.connection)
+        if is_loud:
+            session.bell.ring()
         return self._in_place()
 
     def roll_back(self) -> None:
@@ -107,10 +116,14 @@ class HubDatabase(Database):
         except (sqlite3.Error, CeleriacError):  # it cannot be used any more
             self.close()
             return
-        # What was made in this turn, and is known, is not there.
-        connection.lines.clear()
-        connection.lane_of.clear()
-        connection.newest_line, connection.has_history = 0, False
+        _forget_lines(connection)
+
+
+def _forget_lines(connection: Connection) -> None:
+    """Forget what is known of the file: what was made in a transaction that was rolled back is not there."""
+    connection.lines.clear()
+    connection.lane_of.clear()
+    connection.newest_line, connection.has_history = 0, False
 
 
 def finish(work: Coroutine[Any, Any, Work]) -> Work:

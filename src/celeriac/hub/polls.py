@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any, Final, TypeAlias
 
-from celeriac.brokers.sqlite.rows import wake_due
+from celeriac.brokers.sqlite.lines import learn
+from celeriac.brokers.sqlite.rows import line_up, wake_due
+from celeriac.drivers.sqlite.opening import Connection
 from celeriac.drivers.zmq.error_translation import kind_of
 from celeriac.errors import CeleriacError
 from celeriac.hub.carrier import Carrier
@@ -37,6 +39,7 @@ PAUSE_PER_ID: Final = 1e-5  # … is answered so many seconds, for each, after t
 LONGEST_PAUSE: Final = 0.1  # … at most
 LONGEST_WAIT: Final = 3600.0
 FIRST: Final = "SELECT 1 FROM ready WHERE line = ? LIMIT 1"
+SOME_FRESH: Final = "SELECT 1 FROM fresh LIMIT 1"
 SOONEST: Final = "SELECT min(due_at) FROM scheduled"
 
 
@@ -71,18 +74,17 @@ class Polls:
         self._by_line: Waiters = {}
         self._by_id: Waiters = {}
         self._by_channel: Waiters = {}
-        self._lookouts = {
-            "leases.overdue": Lookout(lambda job: leases.is_overdue(*job.arguments[:2])),
-            "backend.pending": Lookout(lambda job: backend.has_pending()),
-        }
+        self._overdue = Lookout(lambda job: leases.is_overdue(*job.arguments[:2]))
+        self._pending = Lookout(lambda job: backend.has_pending())
+        self._lookouts = {"leases.overdue": self._overdue, "backend.pending": self._pending}
         self._voided: list[Job] = []
         self._polls: dict[Job, Poll] = {}
         self._timers: list[tuple[float, int, Poll]] = []
         self._order = count()
-        self._due_at = float("inf")  # when the next scheduled message is due, by the clock
+        self._due_at = 0.0  # no scheduled message is due before, by the clock; it has to be looked for then
 
     def __len__(self) -> int:
-        return len(self._polls) + sum(map(len, self._lookouts.values()))
+        return len(self._polls) + len(self._overdue) + len(self._pending)
 
     # --- Begin and end --------------------------------------------------------------------------------
 
@@ -179,6 +181,7 @@ class Polls:
         for job in given_up:
             job.answer(self._nothing(job))
         self.end_all(given_up)
+        self.look_for_due()
         return given_up
 
     def _nothing(self, job: Job) -> Any:
@@ -214,9 +217,12 @@ class Polls:
 
     def _serve_lines(self) -> list[Job]:
         now = self._clock.now()
+        self._due_at, self._carrier.due_at = min(self._due_at, self._carrier.due_at), float("inf")
         if now >= self._due_at:
             self._database.write(lambda connection: wake_due(connection, now), quiet=True)
             self._turn.look_everywhere()
+        if self._turn.is_open:
+            self._line_up()
         answered: list[Job] = []
         for line in list(self._by_line if self._turn.is_open else self._carrier.written):
             for poll in list(self._by_line.get(line, ())):
@@ -227,8 +233,19 @@ class Polls:
                 self._take(poll.job)
                 if poll.job.is_answered:
                     answered.append(poll.job)
-        self._due_at = self._soonest()
+        if self._turn.is_open:
+            self._due_at = self._soonest()
         return answered
+
+    def _line_up(self) -> None:
+        """Learn of the lines, and move to them the messages, of embedded producers with this file."""
+
+        def look(connection: Connection) -> bool:
+            learn(connection)
+            return connection.execute(SOME_FRESH).fetchone() is not None
+
+        if self._database.read(look):
+            self._database.write(line_up, quiet=True)
 
     def _has_messages(self, line: Line) -> bool:
         number = self._database.connection().lines.get(line)
@@ -280,12 +297,16 @@ class Polls:
 
     def next_at(self) -> float:
         """Return when the next poll's time comes, or a scheduled message is due: monotonic, about."""
-        found = min(lookout.next_at() for lookout in self._lookouts.values())
+        found = min(self._overdue.next_at(), self._pending.next_at())
         if self._timers:
             found = min(found, self._timers[0][0])
         if self._by_line and self._due_at < float("inf"):
             found = min(found, self._clock.monotonic() + self._due_at - self._clock.now())
         return found
+
+    def look_for_due(self) -> None:
+        """Find out at the next `serve` when a message is due: what was read in this turn is not true."""
+        self._due_at = 0.0
 
     def look_again(self) -> None:
         """Have all look at the next `serve`: another process has written to the file."""

@@ -3,19 +3,23 @@
 A client numbers its requests, and says with each which one is the oldest that it still waits for, and which later ones
 are over: those answers are forgotten. What is kept of one session is bounded; if a client exceeds that, its oldest
 answers are dropped, and the request, repeated, is carried out again, which each verb stands (receipts, tokens, ids).
+So is the number of sessions that one client has.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 from celeriac.drivers.zmq.frames import Request
+from celeriac.errors import BrokerError
 
-__all__ = ["RUNNING", "Job", "Session", "Sessions"]
+__all__ = ["RUNNING", "SESSIONS", "Job", "Session", "Sessions"]
 
 KEPT_BYTES: Final = 16 << 20  # of the answers of one session …
 KEPT_ANSWERS: Final = 4096  # … and so many
 RUNNING: Final = 4096  # requests of one session that may be under way
+SESSIONS: Final = 10_000  # of one client: each thread and each event loop of its processes has one
 IDLE_SECONDS: Final = 300.0
 LOOKED_AT_SECONDS: Final = 30.0  # how often idle sessions are looked for
 
@@ -89,13 +93,26 @@ class Sessions:
 
     def __init__(self) -> None:
         self.known: dict[bytes, Session] = {}
+        self.counts: Counter[str] = Counter()  # by client
         self._looked_at = 0.0
 
     def of(self, id: bytes, client: str, now: float) -> Session:
-        """Return a session of a client; a new one if it is not known, or another client's."""
+        """Return a session of a client; a new one if it is not known, or another client's.
+
+        Raises `BrokerError` if the client has too many.
+        """
         session = self.known.get(id)
         if session is None or session.client != client:
+            if self.counts[client] >= SESSIONS:
+                raise BrokerError(
+                    f"{client} has {SESSIONS:,} sessions, the most that one client may have: each thread and each "
+                    f"event loop of a process has one. Use fewer at once, or give some programs a key of their own "
+                    f"(`celeriac hub keys NAME`). Sessions that ask nothing for {IDLE_SECONDS:g} s are dropped."
+                )
+            if session is not None:
+                self._drop(id, session)
             session = self.known[id] = Session(client, now)
+            self.counts[client] += 1
         session.seen_at = now
         return session
 
@@ -106,4 +123,10 @@ class Sessions:
         self._looked_at = now
         for id, session in list(self.known.items()):
             if not session.running and session.seen_at < now - IDLE_SECONDS:
-                del self.known[id]
+                self._drop(id, session)
+
+    def _drop(self, id: bytes, session: Session) -> None:
+        del self.known[id]
+        self.counts[session.client] -= 1
+        if not self.counts[session.client]:
+            del self.counts[session.client]

@@ -87,11 +87,14 @@ class Turns:
             except CeleriacError as error:
                 log.error("A turn with %d requests failed, and none of them was carried out: %s", len(jobs), error)
                 self.database.roll_back()
+                self.polls.look_for_due()
                 for job in (*jobs, *served):
                     job.answer(str(error), kind_of(error))
                 break
-        own = set(jobs)
-        answered = [*(job for job in jobs if job.is_answered), *(job for job in (*given_up, *served) if job not in own)]
+        answered = [job for job in jobs if job.is_answered]
+        if given_up or served:
+            own = set(jobs)
+            answered += [job for job in (*given_up, *served) if job not in own]
         self.polls.end_all(answered)
         return answered
 
@@ -120,7 +123,7 @@ class Turns:
     def _look_at_others(self) -> None:
         """Notice what other processes have written to the file, once a second, if anybody waits."""
         now = time.monotonic()
-        if not self.polls or now < self._looked_at + LOOK_SECONDS:
+        if now < self._looked_at + LOOK_SECONDS or not self.polls:
             return
         self._looked_at = now
         (version,) = self.database.read(lambda connection: connection.execute("PRAGMA data_version").fetchone())

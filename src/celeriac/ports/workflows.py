@@ -115,11 +115,14 @@ class WorkflowStore(ABC):
     """As in `Backend`; trees are sealed with it before they come here."""
 
     @abstractmethod
-    def plant(self, plan: Plan) -> None:
-        """Store a workflow; one of the same id is replaced."""
+    def plant(self, plan: Plan, again: bool = False) -> None:
+        """Store a workflow; one of the same id is replaced.
+
+        `again`: it may have been stored before, and its tasks may have been sent; then it stays as it is.
+        """
 
     @abstractmethod
-    async def aplant(self, plan: Plan) -> None:
+    async def aplant(self, plan: Plan, again: bool = False) -> None:
         """Coroutine version of `plant`."""
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.amqp.transport import AmqpTransport
 from celeriac.brokers.queue_server import QueueServerBroker
 from celeriac.drivers.amqp.server import Server
@@ -18,11 +17,6 @@ class AmqpBroker(QueueServerBroker):
     def __init__(self, server: Server, clock: Clock) -> None:
         super().__init__(AmqpTransport(server), clock)
         self.server = server
-
-    @property
-    def topology(self) -> AmqpTopology:
-        """The names of queues and exchanges; known after the first connection."""
-        return AmqpTopology.on(self.server)
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,

@@ -13,15 +13,14 @@ from typing import Any
 from pamqp import commands
 
 from celeriac.brokers.amqp.channel_window import ChannelWindow
-from celeriac.brokers.amqp.journal_reading import Keep, read_journal
 from celeriac.brokers.amqp.topology import AmqpTopology
-from celeriac.brokers.queue_server.server_transport import ConnectedWorker
-from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Taken
+from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ConnectedWorker, ServerTransport
+from celeriac.brokers.queue_server.transport import QueueMissing, Taken
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import ChannelClosed, RightsMissing
 from celeriac.drivers.amqp.frames import Content, acknowledge, method
 
-__all__ = ["AmqpInspection", "AmqpWorkerConnection", "follow"]
+__all__ = ["AmqpInspection", "AmqpWorkerConnection"]
 
 log = logging.getLogger("celeriac.brokers")
 
@@ -30,22 +29,16 @@ RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
 MOST_PREFETCH = 65535
 
 
-class AmqpWorkerConnection(ConnectedWorker[AioConnection]):
+class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
     """A worker's connection: a channel that consumes, one that counts, one for each channel that is followed."""
 
-    def __init__(self, connection: AioConnection, topology: AmqpTopology, work: Channel, declared: set[Any]) -> None:
-        super().__init__(connection)
-        self._topology = topology
+    def __init__(self, connection: AioConnection, transport: ServerTransport[Any, AmqpTopology, AioConnection],
+                 work: Channel) -> None:  # fmt: skip
+        super().__init__(connection, transport)
         self._work = work
-        self._declared = declared
         self._counting: Channel | None = None  # its calls may fail, which closes it
         self._begun: dict[str, asyncio.Future[Any]] = {}  # by consumer tag: answers to `Basic.Consume`
-        self._window = ChannelWindow(self._ask_window) if topology.dialect.windows_of_channels else None
-
-    @classmethod
-    async def on(cls, connection: AioConnection, topology: AmqpTopology, declared: set[Any]) -> AmqpWorkerConnection:
-        """Return a worker's connection."""
-        return cls(connection, topology, await connection.channel(), declared)
+        self._window = ChannelWindow(self._ask_window) if self._topology.dialect.windows_of_channels else None
 
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
                lost: Callable[[], None]) -> None:  # fmt: skip
@@ -66,7 +59,7 @@ class AmqpWorkerConnection(ConnectedWorker[AioConnection]):
             self.connection.abandon(str(error))
         elif self.connection.lost is None:
             log.error("The server has closed the worker's channel: %s The worker connects again.", error)
-            self._declared.clear()  # a queue may have been deleted
+            self._transport.declared.clear()  # a queue may have been deleted
             self.connection.abandon(f"the server closed its channel: {error}")
 
     # --- Consuming ------------------------------------------------------------------------------------
@@ -112,9 +105,6 @@ class AmqpWorkerConnection(ConnectedWorker[AioConnection]):
         if self._window is not None:
             self._window.settled(tags)
 
-    def losses(self, pushed: Content) -> int | None:
-        return _losses(pushed)
-
     async def sync(self) -> None:
         # The answer comes after all that was pushed before; a window of the channel stays as it is.
         size = 1 if self._window is None else self._window.size
@@ -138,18 +128,11 @@ class AmqpWorkerConnection(ConnectedWorker[AioConnection]):
 
     # --- Everything else ------------------------------------------------------------------------------
 
-    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
-        await follow(self.connection, self._topology, channel, take)
-
     async def announce(self) -> None:
         channel = await self.connection.channel()
         for declaration in self._topology.declare_presence():
             await channel.call(declaration)
         await channel.call(commands.Basic.Consume(queue=self._topology.presence, no_ack=True))
-
-    async def read_journal(self, channel: str, keep: Keep) -> None:
-        await read_journal(self.connection, self._topology, channel, keep)
-
 
 
 class _AmqpTaken(Taken):
@@ -163,16 +146,9 @@ class _AmqpTaken(Taken):
         for tag in tags:
             self._channel.tell(acknowledge(self._channel.number, tag, multiple=False))
 
-    def losses(self, pushed: Content) -> int | None:
-        return _losses(pushed)
 
-
-class AmqpInspection(Inspection):
+class AmqpInspection(ConnectedInspection[AmqpTopology, AioConnection]):
     """Inspects queues; each question on a channel of its own, which a failure closes."""
-
-    def __init__(self, connection: AioConnection, topology: AmqpTopology) -> None:
-        self._connection = connection
-        self._topology = topology
 
     async def size(self, address: str) -> int:
         return (await self._counts(address))[0]
@@ -214,29 +190,6 @@ class AmqpInspection(Inspection):
         deadline = time.monotonic() + RETURN_SECONDS
         while await self.size(address) < count and time.monotonic() < deadline:
             await asyncio.sleep(MOMENT)
-
-    async def read_journal(self, channel: str, keep: Keep) -> None:
-        await read_journal(self._connection, self._topology, channel, keep)
-
-
-async def follow(connection: AioConnection, topology: AmqpTopology, channel: str,
-                  take: Callable[[bytes], None]) -> None:  # fmt: skip
-    """Consume from a queue of our own that is bound to a channel's name."""
-    opened = await connection.channel()
-    opened.on_content = lambda content: take(content.body)
-    for declaration in topology.declare_channels():
-        await opened.call(declaration)
-    made = await opened.call(commands.Queue.Declare(exclusive=True))
-    await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=channel))
-    await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
-
-
-def _losses(content: Content) -> int | None:
-    """Return a quorum queue's count. Its messages show the type of a queue, which others may have declared."""
-    if not content.redelivered:
-        return 0
-    counted: int | None = content.headers().get("x-delivery-count")
-    return counted
 
 
 def _ignore_error(answer: asyncio.Future[Any]) -> None:

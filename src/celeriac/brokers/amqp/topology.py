@@ -21,10 +21,9 @@ from urllib.parse import quote
 
 from pamqp import commands
 
-from celeriac.brokers.queue_server.topology import DEAD, LONGEST_SUFFIX, Line, Topology
+from celeriac.brokers.queue_server.topology import LONGEST_SUFFIX, Line, NameRules, Topology
 from celeriac.drivers.amqp.dialect import RABBITMQ, Dialect
 from celeriac.drivers.amqp.server import Server
-from celeriac.errors import NotSupported
 
 __all__ = ["DIGITS", "UNIT", "AmqpTopology"]
 
@@ -32,8 +31,6 @@ UNIT = 0.25  # seconds
 YEARS = 10 * 365 * 86400.0  # seconds
 DIGITS = 26  # the longest stay is 194 days; a message that has to wait longer is sent around again
 NO_LIMIT = -1  # of deliveries: a worker makes a dead letter of a message that was delivered too often, and says why
-NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]+")
-KEY_BYTES = 255  # in a routing key
 
 Table = dict[str, Any]
 
@@ -41,12 +38,17 @@ Table = dict[str, Any]
 class AmqpTopology(Topology):
     """The names on one server; `limits`: whether its quorum queues have a limit of deliveries by default."""
 
+    rules = NameRules(
+        "AMQP", "amqp_prefix", re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]+"),
+        "ASCII letters, digits, spaces, and - _ . : @ # , / +", ("amq.",), longest=255,
+        counted=" (all but letters, digits and - _ count as three)",
+    )  # fmt: skip
+
     def __init__(self, prefix: str, quorum: bool, limits: bool = False, dialect: Dialect = RABBITMQ) -> None:
-        super().__init__(priority_lines=quorum)
+        super().__init__(prefix, priority_lines=quorum)
         self.quorum = quorum
         self.dialect = dialect
         self.longest_delay = UNIT * (2**DIGITS - 1) if dialect.cascades else YEARS
-        self._own = f"{prefix}."
         self.journal = f"{prefix}.quorum.journal" if quorum else f"{prefix}.journal"
         self.presence = f"{prefix}.quorum.workers" if quorum else f"{prefix}.workers"
         self.channels = f"{prefix}.channels"
@@ -63,18 +65,9 @@ class AmqpTopology(Topology):
 
     # --- Lines ----------------------------------------------------------------------------------------
 
-    def check(self, queue: str) -> None:
-        why = ""
-        if not NAME.fullmatch(queue):
-            why = "use only ASCII letters, digits, spaces, and - _ . : @ # , / +"
-        elif queue.startswith(("amq.", self._own)):
-            why = f"names that begin with 'amq.' belong to RabbitMQ, with {self._own!r} to Celeriac (`amqp_prefix`)"
-        elif queue.endswith(DEAD):
-            why = f"it holds the dead letters of the queue {queue.removesuffix(DEAD)!r}"
-        elif (over := len(self._key(f"{queue}{LONGEST_SUFFIX}")) - KEY_BYTES) > 0:
-            why = f"it is too long by {over} characters (all but letters, digits and - _ count as three)"
-        if why:
-            raise NotSupported(f"A queue cannot be named {queue!r} on AMQP: {why}. Choose another name.")
+    def length(self, queue: str) -> int:
+        """Return the bytes of the longest routing key."""
+        return len(self._key(f"{queue}{LONGEST_SUFFIX}"))
 
     def declare(self, line: Line) -> list[Any]:
         """Return what declares a line's queue; and the end of the delays, and the binding to it, where they cascade."""

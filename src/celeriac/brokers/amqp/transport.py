@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from pamqp import commands
 
-from celeriac.brokers.amqp.connections import AmqpInspection, AmqpWorkerConnection, follow
+from celeriac.brokers.amqp.connections import AmqpInspection, AmqpWorkerConnection
+from celeriac.brokers.amqp.journal_reading import read_journal
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent, unsent
+from celeriac.brokers.queue_server.transport import Holds, Keep, Procedure, Unsent, unsent
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.error_translation import MISSING, ChannelClosed, Refused
-from celeriac.drivers.amqp.frames import Publication, properties
+from celeriac.drivers.amqp.frames import Content, Publication, properties
 from celeriac.drivers.amqp.server import Server, each
 from celeriac.errors import BrokerError
 from celeriac.model.codec import Codec
@@ -27,7 +27,6 @@ from celeriac.model.message import Message
 
 __all__ = ["AmqpTransport", "post"]
 
-Result = TypeVar("Result")
 PLAIN_PROPERTIES = properties()
 
 
@@ -35,15 +34,8 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
     """A RabbitMQ server, or another that speaks AMQP 0-9-1."""
 
     @property
-    def product(self) -> str:  # type: ignore[override]
-        return self.server.facts.dialect.product if self.server.known else "The AMQP server"
-
-    @property
     def counts_held(self) -> bool:  # type: ignore[override]
         return self.topology.dialect.counts_held
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
 
     @property
     def holds_delayed(self) -> Holds:
@@ -149,25 +141,39 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
             self.declared.clear()  # the queue was deleted, or its exchange was
         raise BrokerError(f"The queue {topology.journal!r} cannot be declared on {self}.")
 
+    def losses(self, pushed: Content) -> int | None:
+        """Return a quorum queue's count. Its messages show the type of a queue, which others may have declared."""
+        if not pushed.redelivered:
+            return 0
+        counted: int | None = pushed.headers().get("x-delivery-count")
+        return counted
+
     # --- Connections ----------------------------------------------------------------------------------
 
     async def connect_worker(self, lease_seconds: float, name: str) -> AmqpWorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds / 2), name)
         try:
             async with self.answering():
-                return await AmqpWorkerConnection.on(connection, self.topology, self.declared)
+                return AmqpWorkerConnection(connection, self, await connection.channel())
         except BaseException:
             connection.close()
             raise
 
     async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None]) -> None:
-        await follow(connection, self.topology, channel, take)
+        """Consume from a queue of our own that is bound to a channel's name."""
+        topology, opened = self.topology, await connection.channel()
+        opened.on_content = lambda content: take(content.body)
+        for declaration in topology.declare_channels():
+            await opened.call(declaration)
+        made = await opened.call(commands.Queue.Declare(exclusive=True))
+        await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=channel))
+        await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
 
-    def inspection(self, connection: AioConnection) -> Inspection:
-        return AmqpInspection(connection, self.topology)
+    async def read_journal(self, connection: AioConnection, channel: str, keep: Keep) -> None:
+        await read_journal(connection, self.topology, channel, keep)
 
-    def __str__(self) -> str:
-        return f"{self.product} at {self.server.address}"
+    def inspection(self, connection: AioConnection) -> AmqpInspection:
+        return AmqpInspection(connection, self)
 
 
 def post(envelope: Envelope, topology: AmqpTopology, line: Line, now: float, codec: Codec) -> Publication:

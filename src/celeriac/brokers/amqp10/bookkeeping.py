@@ -13,23 +13,22 @@ when its holder's connection ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from celeriac.brokers.amqp10.taking import Delivered, put_back, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
+from celeriac.brokers.queue_server.transport import Keep
 from celeriac.drivers.amqp10.connection import Connection, Item
 from celeriac.drivers.amqp10.links import ACCEPTED, RELEASED, Node, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received, encode
 
-__all__ = ["DOUBLED", "Bookkeeping", "Keep"]
+__all__ = ["DOUBLED", "Bookkeeping"]
 
 MOST = 100_000  # entries
 TURN_SECONDS = 3.0  # without the turn, after which it is made anew: its first maker has died
 DOUBLED = "turn"  # the channel that says: two had the turn, read again
-
-Keep = Callable[[list[bytes]], list[bool]]
 
 
 class Bookkeeping:

@@ -14,16 +14,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from celeriac.brokers.amqp10.bookkeeping import DOUBLED, Bookkeeping, Keep
+from celeriac.brokers.amqp10.bookkeeping import DOUBLED, Bookkeeping
 from celeriac.brokers.amqp10.taking import Counting, Delivered, put_back, returned, taken
 from celeriac.brokers.amqp10.topology import Amqp10Topology
-from celeriac.brokers.queue_server.server_transport import ConnectedWorker
-from celeriac.brokers.queue_server.transport import Inspection, QueueMissing, Taken
+from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ConnectedWorker, ServerTransport
+from celeriac.brokers.queue_server.transport import Keep, QueueMissing, Taken
 from celeriac.drivers.amqp10.connection import Connection
-from celeriac.drivers.amqp10.dialect import Dialect
-from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refused, RightsMissing, refused
+from celeriac.drivers.amqp10.error_translation import Refused, RightsMissing, refused
 from celeriac.drivers.amqp10.links import ACCEPTED, FAILED, RELEASED, Receiver, Session
 from celeriac.drivers.amqp10.messages import Received
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.model.message import new_id
 
 __all__ = ["Amqp10Inspection", "Amqp10WorkerConnection"]
@@ -50,16 +50,14 @@ class _Consumer:
         self.receiver.allow(max(0, self.window - self.out))
 
 
-class Amqp10WorkerConnection(ConnectedWorker[Connection]):
+class Amqp10WorkerConnection(ConnectedWorker[Amqp10Topology, Connection]):
     """A worker's connection: a session to consume in, one to count in, one for each channel that is followed."""
 
-    def __init__(self, connection: Connection, topology: Amqp10Topology, declared: set[Any]) -> None:
-        super().__init__(connection)
-        self._topology = topology
-        self._declared = declared
+    def __init__(self, connection: Connection, transport: ServerTransport[Any, Amqp10Topology, Connection]) -> None:
+        super().__init__(connection, transport)
         self._work: Session = connection.session()
-        self._counting = Counting(connection, topology.dialect)
-        self._books = Bookkeeping(connection, topology)
+        self._counting = Counting(connection, self._topology.dialect)
+        self._books = Bookkeeping(connection, self._topology)
         self._consumers: dict[str, _Consumer] = {}  # by address
         self._held: dict[int, tuple[Delivered, _Consumer]] = {}
         self._tags = 0
@@ -109,7 +107,7 @@ class Amqp10WorkerConnection(ConnectedWorker[Connection]):
             return
         if not isinstance(error, Refused):
             error = refused(f"a link from {consumer.receiver.node.address!r}", error or ConnectionLost())
-        self._declared.clear()
+        self._transport.declared.clear()
         if isinstance(error, RightsMissing):
             self.refusal = error
         elif self._work.error is None:
@@ -147,9 +145,6 @@ class Amqp10WorkerConnection(ConnectedWorker[Connection]):
         for consumer in consumers:
             consumer.fit()
         self.connection.soon()
-
-    def losses(self, pushed: Delivered) -> int | None:
-        return pushed.losses(self._topology.dialect)
 
     async def sync(self) -> None:
         # What the server handles after this comes after what it has sent before. A server that serves each link by a
@@ -193,7 +188,7 @@ class Amqp10WorkerConnection(ConnectedWorker[Connection]):
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
         await self.follow(DOUBLED, lambda _: self._read_again(keep))
-        await self._books.read_journal(keep)
+        await super().read_journal(channel, keep)
 
     def _read_again(self, keep: Keep) -> None:
         async def read() -> None:
@@ -205,32 +200,24 @@ class Amqp10WorkerConnection(ConnectedWorker[Connection]):
         task.add_done_callback(self._reading.discard)
 
 
-
 class _Amqp10Taken(Taken):
-    def __init__(self, connection: Connection, dialect: Dialect, messages: list[Delivered]) -> None:
+    def __init__(self, connection: Connection, messages: list[Delivered]) -> None:
         self.messages = messages
         self.held = {message.tag: message for message in messages}  # they go back to the queue
         self._connection = connection
-        self._dialect = dialect
 
     def acknowledge(self, tags: Sequence[int]) -> None:
         for tag in tags:
             self.held.pop(tag).settle(ACCEPTED)
         self._connection.soon()
 
-    def losses(self, pushed: Any) -> int | None:
-        found: int | None = pushed.losses(self._dialect)
-        return found
 
-
-class Amqp10Inspection(Inspection):
+class Amqp10Inspection(ConnectedInspection[Amqp10Topology, Connection]):
     """Inspects queues."""
 
-    def __init__(self, connection: Connection, topology: Amqp10Topology) -> None:
-        self._connection = connection
-        self._topology = topology
-        self._counting = Counting(connection, topology.dialect)
-        self._books = Bookkeeping(connection, topology)
+    def __init__(self, connection: Connection, transport: ServerTransport[Any, Amqp10Topology, Connection]) -> None:
+        super().__init__(connection, transport)
+        self._counting = Counting(connection, self._topology.dialect)
 
     async def size(self, address: str) -> int:
         try:
@@ -241,7 +228,7 @@ class Amqp10Inspection(Inspection):
             raise
 
     async def workers(self) -> int:
-        return await self._books.workers()
+        return await Bookkeeping(self._connection, self._topology).workers()
 
     @asynccontextmanager
     async def taking(self, address: str, limit: int) -> AsyncGenerator[Taken, None]:
@@ -258,11 +245,11 @@ class Amqp10Inspection(Inspection):
     async def _taken(self, address: str, limit: int, copy: bool) -> AsyncGenerator[_Amqp10Taken, None]:
         connection, dialect, node = self._connection, self._topology.dialect, self._topology.queue(address)
         session = connection.session()
-        lent = _Amqp10Taken(connection, dialect, [])
+        lent = _Amqp10Taken(connection, [])
         try:
             with contextlib.suppress(Refused):  # there is no such queue, and the server makes none
                 receiver = await connection.attached(session.receiver(node._replace(copy=copy)))
-                lent = _Amqp10Taken(connection, dialect, await taken(connection, dialect, receiver, limit))
+                lent = _Amqp10Taken(connection, await taken(connection, dialect, receiver, limit))
             yield lent
             put_back(list(lent.held.values()))
             connection.flush()
@@ -271,6 +258,3 @@ class Amqp10Inspection(Inspection):
             connection.flush()
         if lent.held and not copy:
             await returned(connection, self._counting, node, len(lent.held), RETURN_SECONDS)
-
-    async def read_journal(self, channel: str, keep: Keep) -> None:
-        await self._books.read_journal(keep)

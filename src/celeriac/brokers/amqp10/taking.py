@@ -40,10 +40,6 @@ class Delivered:
         """Tell the server the outcome."""
         self.receiver.settle(self.delivery, state)
 
-    def losses(self, dialect: Dialect) -> int | None:
-        """Return how often its delivery has failed; None if the server says only that it was delivered before."""
-        return self.failures if dialect.counts or self.failures or not self.redelivered else None
-
 
 async def taken(connection: Connection, dialect: Dialect, receiver: Receiver, most: int) -> list[Delivered]:
     """Take up to so many messages from a queue: those that are in it now."""

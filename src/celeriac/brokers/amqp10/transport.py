@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
+from celeriac.brokers.amqp10.bookkeeping import Bookkeeping
 from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10WorkerConnection
+from celeriac.brokers.amqp10.taking import Delivered
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent, unsent
+from celeriac.brokers.queue_server.transport import Holds, Keep, Procedure, Unsent, unsent
 from celeriac.drivers.amqp10.connection import Connection, Item
 from celeriac.drivers.amqp10.error_translation import Refused
 from celeriac.drivers.amqp10.messages import encode
@@ -22,19 +23,11 @@ from celeriac.drivers.amqp10.server import Passive, Server
 
 __all__ = ["Amqp10Transport"]
 
-Result = TypeVar("Result")
 LONGEST_SHOWN = 255  # characters
 
 
 class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
     """A server of AMQP 1.0."""
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
-
-    @property
-    def product(self) -> str:  # type: ignore[override]
-        return f"{self.server.dialect.product} (AMQP 1.0)" if self.server.known else "AMQP 1.0"
 
     @property
     def holds_delayed(self) -> Holds:
@@ -102,19 +95,24 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
         yield [Item(self.topology.queue(self.topology.journal), encode(entry)) for entry in entries]
         yield from self.broadcast(channel, entries)
 
+    def losses(self, pushed: Delivered) -> int | None:
+        if pushed.failures or not pushed.redelivered or self.topology.dialect.counts:
+            return pushed.failures
+        return None
+
     # --- Connections ----------------------------------------------------------------------------------
 
     async def connect_worker(self, lease_seconds: float, name: str) -> Amqp10WorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds), name)  # proton asks the server for half
-        return Amqp10WorkerConnection(connection, self.topology, self.declared)
+        return Amqp10WorkerConnection(connection, self)
 
     async def follow(self, connection: Connection, channel: str, take: Callable[[bytes], None]) -> None:
         topology = self.topology
         receiver = await connection.follow(topology.dialect.subscription(topology.channel(channel)), take)
         receiver.changed = connection.abandon  # the server has ended the link
 
-    def inspection(self, connection: Connection) -> Inspection:
-        return Amqp10Inspection(connection, self.topology)
+    async def read_journal(self, connection: Connection, channel: str, keep: Keep) -> None:
+        await Bookkeeping(connection, self.topology).read_journal(keep)
 
-    def __str__(self) -> str:
-        return f"the AMQP 1.0 server at {self.server.address}"
+    def inspection(self, connection: Connection) -> Amqp10Inspection:
+        return Amqp10Inspection(connection, self)

@@ -52,6 +52,7 @@ class Intake:
         self._journal = journal
         self._consumers = consumers
         self._connection = connection
+        self._losses = sender.transport.losses
         self._jobs = jobs
         self._max_deliveries = max_deliveries
         self._changed = changed
@@ -74,7 +75,7 @@ class Intake:
             self._put_aside(pushed, consumer, f"it cannot be read: {error}")
             return
         message, now = envelope.message, self._clock.now()
-        counted = self._connection.losses(pushed)
+        counted = self._losses(pushed)
         lost = self._lost_before(counted, message.id)
         count = envelope.deliveries + lost
         again = envelope.again or pushed.redelivered

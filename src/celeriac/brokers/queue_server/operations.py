@@ -79,7 +79,7 @@ class QueueServerOperations(Operations):
         """Read messages, and record that they were inspected; return also what to send instead of worn ones, by tag."""
         found: list[Message] = []
         looks: dict[str, int] = {}
-        worn, codec = _worn(taken), self._transport.codec
+        worn, codec = self._worn(taken), self._transport.codec
         for pushed in taken.messages:
             try:
                 envelope = unpack(pushed.body, queue, codec)
@@ -88,7 +88,7 @@ class QueueServerOperations(Operations):
                 continue
             message = envelope.message
             found.append(message)
-            counted, looked = taken.losses(pushed), journal.looks.get(message.id, 0)
+            counted, looked = self._transport.losses(pushed), journal.looks.get(message.id, 0)
             if pushed.tag in worn:
                 lost = max(0, (counted or 0) - looked)
                 worn[pushed.tag] = Envelope(message, envelope.deliveries + lost, again=True).pack(codec)
@@ -103,6 +103,11 @@ class QueueServerOperations(Operations):
             entry = Looked(looks, self._clock.now() + LOOKED_SECONDS)
             await self._transport.ado(lambda: writing(self._transport, [entry]))
         return found, worn
+
+    def _worn(self, taken: Taken) -> dict[int, bytes]:
+        """Return the messages that the server is about to drop, by tag."""
+        losses = self._transport.losses
+        return {} if taken.copies else {one.tag: one.body for one in taken.messages if (losses(one) or 0) >= WORN}
 
     async def _send_again(self, address: str, taken: Taken, worn: dict[int, bytes]) -> None:
         """Replace worn messages by new ones, so that the server does not drop them."""
@@ -163,7 +168,7 @@ class QueueServerOperations(Operations):
             for name in [queue] if queue is not None else queues_of(journal.lines):
                 async with inspection.looking(topology.dead(name), MOST) as taken:
                     found += [read_dead(pushed.body, name, self._transport.codec) for pushed in taken.messages]
-                    await self._send_again(topology.dead(name), taken, _worn(taken))
+                    await self._send_again(topology.dead(name), taken, self._worn(taken))
         return sorted(found, key=lambda letter: letter.at)[::-1][offset : offset + limit]
 
     async def resend(self, ids: Sequence[str]) -> int:
@@ -192,7 +197,7 @@ class QueueServerOperations(Operations):
                             await first(list(meant.values()))
                         taken.acknowledge(list(meant))
                         total += len(meant)
-                    worn = {tag: body for tag, body in _worn(taken).items() if tag not in meant}
+                    worn = {tag: body for tag, body in self._worn(taken).items() if tag not in meant}
                     await self._send_again(address, taken, worn)
         return total
 
@@ -232,12 +237,6 @@ class QueueServerOperations(Operations):
         ordered = sorted(lines, key=lambda line: (-(line.priority or 0), LANES.index(line.lane)))
         return [topology.address(line) for line in ordered]
 
-
-def _worn(taken: Taken) -> dict[int, bytes]:
-    """Return the messages that the server is about to drop, by tag."""
-    if taken.copies:
-        return {}
-    return {pushed.tag: pushed.body for pushed in taken.messages if (taken.losses(pushed) or 0) >= WORN}
 
 
 def _readable(body: bytes, queue: str, codec: Codec) -> Message:

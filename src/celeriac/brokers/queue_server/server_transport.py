@@ -11,10 +11,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from celeriac.brokers.queue_server.topology import Topology
-from celeriac.brokers.queue_server.transport import Inspection, Procedure, Subscription, Transport, WorkerConnection
+from celeriac.brokers.queue_server.transport import (
+    Inspection,
+    Keep,
+    Procedure,
+    Subscription,
+    Transport,
+    WorkerConnection,
+)
 from celeriac.model.codec import Codec
 
-__all__ = ["Connected", "ConnectedWorker", "DriverServer", "ServerTransport"]
+__all__ = ["Connected", "ConnectedInspection", "ConnectedWorker", "DriverServer", "ServerTransport"]
 
 SUBSCRIBER_HEARTBEAT = 60.0  # seconds
 
@@ -43,6 +50,7 @@ class DriverServer(Protocol):
     timeout: float
     codec: Codec
     declared: set[Any]
+    product: str
 
     def do(self, procedure: Callable[[], Procedure[Result]], within: float | None = None) -> Result:
         """Carry out a procedure, blocking."""
@@ -84,11 +92,19 @@ class ServerTransport(Transport, Generic[S, T, C]):
 
     @abstractmethod
     async def follow(self, connection: C, channel: str, take: Callable[[bytes], None]) -> None:
-        """Call `take` with each payload of a channel, on a subscriber's connection."""
+        """Call `take` with each payload of a channel, on a subscriber's or a worker's connection."""
+
+    @abstractmethod
+    async def read_journal(self, connection: C, channel: str, keep: Keep) -> None:
+        """Read the journal, on any connection: see `Inspection.read_journal`."""
 
     @abstractmethod
     def inspection(self, connection: C) -> Inspection:
         """Return what inspects queues on a connection."""
+
+    @property
+    def product(self) -> str:  # type: ignore[override]
+        return self.server.product
 
     @property
     def topology(self) -> T:
@@ -131,22 +147,45 @@ class ServerTransport(Transport, Generic[S, T, C]):
     def close(self) -> None:
         self.server.close()
 
+    def __str__(self) -> str:
+        return str(self.server)
 
-class ConnectedWorker(WorkerConnection, Generic[C]):
+
+class ConnectedWorker(WorkerConnection, Generic[T, C]):
     """A worker's connection, as a driver has it."""
 
-    def __init__(self, connection: C) -> None:
+    def __init__(self, connection: C, transport: ServerTransport[Any, T, C]) -> None:
         self.connection = connection
+        self._transport = transport
+        self._topology = transport.topology
 
     @property
     def lost(self) -> Exception | None:  # type: ignore[override]
         return self.connection.lost
+
+    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
+        await self._transport.follow(self.connection, channel, take)
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await self._transport.read_journal(self.connection, channel, keep)
 
     def close(self) -> None:
         self.connection.close()
 
     def abandon(self) -> None:
         self.connection.abandon()
+
+
+class ConnectedInspection(Inspection, Generic[T, C]):
+    """Inspects queues on a driver's connection."""
+
+    def __init__(self, connection: C, transport: ServerTransport[Any, T, C]) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._topology = transport.topology
+
+    async def read_journal(self, channel: str, keep: Keep) -> None:
+        await self._transport.read_journal(self._connection, channel, keep)
 
 
 class _Subscriber(Subscription):

@@ -9,13 +9,15 @@ and of priority 5, has the queue's own name:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from celeriac.errors import NotSupported
 from celeriac.model.message import LANES, PLAIN, Message
 
-__all__ = ["DEAD", "HIGHEST_PRIORITY", "LONGEST_SUFFIX", "USUAL_PRIORITY", "Line", "Topology", "queues_of"]
+__all__ = ["DEAD", "HIGHEST_PRIORITY", "LONGEST_SUFFIX", "USUAL_PRIORITY", "Line", "NameRules", "Topology",
+           "queues_of"]  # fmt: skip
 
 USUAL_PRIORITY = 5  # the priority whose line has the queue's own name
 HIGHEST_PRIORITY = 9
@@ -31,13 +33,28 @@ class Line(NamedTuple):
     priority: int | None
 
 
-class Topology(ABC):
+class NameRules(NamedTuple):
+    """Which names of queues a protocol's servers accept."""
+
+    protocol: str
+    setting: str  # of the prefix of Celeriac's own names
+    pattern: re.Pattern[str]
+    allowed: str  # the same in words
+    reserved: tuple[str, ...]  # how the server's own names begin
+    longest: int  # by `Topology.length`
+    counted: str = ""  # how that counts, in words
+
+
+class Topology:
     """The names on one server; `priority_lines`: whether each priority is a line, because queues do not sort by it."""
+
+    rules: ClassVar[NameRules]
 
     longest_delay: float = float("inf")
     """Seconds that the server can hold a message; one that must wait longer is sent around again."""
 
-    def __init__(self, priority_lines: bool) -> None:
+    def __init__(self, prefix: str, priority_lines: bool) -> None:
+        self.prefix = prefix
         self.priority_lines = priority_lines
 
     def line_of(self, message: Message) -> Line:
@@ -57,9 +74,24 @@ class Topology(ABC):
         """Return the address of a queue's dead letters."""
         return f"{queue}{DEAD}"
 
-    @abstractmethod
     def check(self, queue: str) -> None:
         """Refuse a queue whose name, or whose addresses, the server would not accept. Raises `NotSupported`."""
+        rules, own, why = self.rules, f"{self.prefix}.", ""
+        if not rules.pattern.fullmatch(queue):
+            why = f"use only {rules.allowed}"
+        elif queue.startswith((*rules.reserved, own)):
+            theirs = " or ".join(map(repr, rules.reserved))
+            why = f"names that begin with {theirs} belong to the server, with {own!r} to Celeriac (`{rules.setting}`)"
+        elif queue.endswith(DEAD):
+            why = f"it holds the dead letters of the queue {queue.removesuffix(DEAD)!r}"
+        elif (over := self.length(queue) - rules.longest) > 0:
+            why = f"it is too long by {over} characters{rules.counted}"
+        if why:
+            raise NotSupported(f"A queue cannot be named {queue!r} on {rules.protocol}: {why}. Choose another name.")
+
+    def length(self, queue: str) -> int:
+        """Return the length of a queue's name, as the server counts."""
+        return len(queue)
 
 
 def queues_of(lines: Iterable[Line]) -> Sequence[str]:

@@ -19,11 +19,12 @@ from celeriac.brokers.queue_server.topology import Line, Topology
 from celeriac.errors import AccessRefused, BrokerError
 from celeriac.model.codec import Codec
 
-__all__ = ["Holds", "Inspection", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport",
+__all__ = ["Holds", "Inspection", "Keep", "Procedure", "Pushed", "QueueMissing", "Subscription", "Taken", "Transport",
            "Unsent", "WorkerConnection", "unsent"]  # fmt: skip
 
 Result = TypeVar("Result")
 Procedure = Generator[Any, Any, Result]
+Keep = Callable[[list[bytes]], list[bool]]  # says of each entry of the journal whether it stays
 
 
 class QueueMissing(BrokerError):
@@ -154,6 +155,10 @@ class Transport(ABC):
     def write_journal(self, channel: str, entries: Sequence[bytes]) -> Procedure[None]:
         """Send entries to the journal's durable queue and to the channel's subscribers; return when confirmed."""
 
+    @abstractmethod
+    def losses(self, pushed: Any) -> int | None:
+        """Return how often the server has taken a message back, as it counts; None if it says only that it has."""
+
     # --- Connections ----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -226,10 +231,6 @@ class WorkerConnection(ABC):
         """
         return False
 
-    @abstractmethod
-    def losses(self, pushed: Any) -> int | None:
-        """Return how often the server has taken a message back, as it counts; None if it says only that it has."""
-
     def ending(self) -> None:  # noqa: B027 - most have nothing to do
         """Prepare for the end: what is pushed after the next `sync` need not be delivered, and goes back uncounted."""
 
@@ -254,7 +255,7 @@ class WorkerConnection(ABC):
         """Be counted by `Inspection.workers` for as long as the connection lasts."""
 
     @abstractmethod
-    async def read_journal(self, channel: str, keep: Callable[[list[bytes]], list[bool]]) -> None:
+    async def read_journal(self, channel: str, keep: Keep) -> None:
         """Read the journal's queue, as its only reader: see `Inspection.read_journal`."""
 
     @abstractmethod
@@ -277,10 +278,6 @@ class Taken(ABC):
     def acknowledge(self, tags: Sequence[int]) -> None:
         """Remove messages from the queue for good."""
 
-    @abstractmethod
-    def losses(self, pushed: Any) -> int | None:
-        """Return how often the server has taken a message back: see `WorkerConnection.losses`."""
-
 
 class Inspection(ABC):
     """A connection that inspects queues."""
@@ -302,7 +299,7 @@ class Inspection(ABC):
         return self.taking(address, limit)
 
     @abstractmethod
-    async def read_journal(self, channel: str, keep: Callable[[list[bytes]], list[bool]]) -> None:
+    async def read_journal(self, channel: str, keep: Keep) -> None:
         """Pass all entries of the journal to `keep`, oldest first, and remove those of which it says False.
 
         The journal has one reader at a time: others wait.

@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celeriac.brokers.queue_server.server_transport import ConnectedWorker
+from celeriac.brokers.queue_server.server_transport import ConnectedWorker, ServerTransport
 from celeriac.brokers.queue_server.transport import Procedure
-from celeriac.brokers.stomp.journal_reading import Keep, read_journal
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
 from celeriac.brokers.stomp.windows import Pushed, Window
@@ -30,15 +29,13 @@ TIDY_SECONDS = 1.0
 MANY = 1_000_000  # messages may wait in a line that is not open
 
 
-class StompWorkerConnection(ConnectedWorker[AioConnection]):
+class StompWorkerConnection(ConnectedWorker[StompTopology, AioConnection]):
     """A worker's connection: subscriptions to its lines and channels."""
 
-    def __init__(self, connection: AioConnection, server: Server, topology: StompTopology,
+    def __init__(self, connection: AioConnection, transport: ServerTransport[Server, StompTopology, AioConnection],
                  uncounted: Uncounted) -> None:  # fmt: skip
-        super().__init__(connection)
-        self._server = server
-        self._topology = topology
-        self._dialect = topology.dialect
+        super().__init__(connection, transport)
+        self._dialect = self._topology.dialect
         self._uncounted = uncounted
         self._windows: dict[str, Window] = {}  # by address
         self._unacked: dict[int, Pushed] = {}
@@ -132,9 +129,6 @@ class StompWorkerConnection(ConnectedWorker[AioConnection]):
             window.put_back(some)
         return True
 
-    def losses(self, pushed: Pushed) -> int | None:
-        return None if pushed.redelivered else 0
-
     def ending(self) -> None:
         self._is_ending = True
         self._tidying.cancel()
@@ -181,10 +175,6 @@ class StompWorkerConnection(ConnectedWorker[AioConnection]):
 
     # --- Everything else ------------------------------------------------------------------------------
 
-    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
-        _, begun = self.connection.subscribe(lambda frame: take(frame.body), self._topology.topic(channel), "auto")
-        await begun
-
     async def announce(self) -> None:
         if not self._dialect.browses:
             return
@@ -199,9 +189,6 @@ class StompWorkerConnection(ConnectedWorker[AioConnection]):
         self.connection.subscribe(found, workers, more=more)
         await self.connection.publish([Publication(workers, headers({"persistent": "false", "worker": id}), b"")])
         self._here = await here
-
-    async def read_journal(self, channel: str, keep: Keep) -> None:
-        await read_journal(self._server, self._topology, keep)
 
 
 async def quiet(count: Callable[[], int]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ServerTransport
 from celeriac.brokers.queue_server.topology import DEAD
-from celeriac.brokers.queue_server.transport import Inspection, Taken
+from celeriac.brokers.queue_server.transport import Taken
 from celeriac.brokers.stomp.connections import quiet
-from celeriac.brokers.stomp.journal_reading import Keep, read_journal
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
 from celeriac.brokers.stomp.windows import Pushed, Window
@@ -35,19 +35,15 @@ class _StompTaken(Taken):
     def acknowledge(self, tags: Sequence[int]) -> None:
         self.acknowledged.update(tags)
 
-    def losses(self, pushed: Pushed) -> int | None:
-        return None if pushed.redelivered else 0
 
-
-class StompInspection(Inspection):
+class StompInspection(ConnectedInspection[StompTopology, AioConnection]):
     """Inspects queues."""
 
-    def __init__(self, connection: AioConnection, server: Server, topology: StompTopology,
+    def __init__(self, connection: AioConnection, transport: ServerTransport[Server, StompTopology, AioConnection],
                  uncounted: Uncounted) -> None:  # fmt: skip
-        self._connection = connection
-        self._server = server
-        self._topology = topology
-        self._dialect = topology.dialect
+        super().__init__(connection, transport)
+        self._server = transport.server
+        self._dialect = self._topology.dialect
         self._uncounted = uncounted
 
     async def size(self, address: str) -> int:
@@ -106,6 +102,3 @@ class StompInspection(Inspection):
             await connection.passed(window.destination)
         else:
             await quiet(lambda: len(pushed))
-
-    async def read_journal(self, channel: str, keep: Keep) -> None:
-        await read_journal(self._server, self._topology, keep)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
+from celeriac.brokers.queue_server.marked_reading import MarkedReading
 from celeriac.brokers.queue_server.server_transport import ServerTransport
 from celeriac.brokers.queue_server.topology import Line
-from celeriac.brokers.queue_server.transport import Holds, Inspection, Procedure, Unsent
+from celeriac.brokers.queue_server.transport import Holds, Keep, Procedure, Pushed, Unsent
 from celeriac.brokers.stomp.connections import StompWorkerConnection
 from celeriac.brokers.stomp.inspection import StompInspection
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.frames import Frame, Publication, headers
 from celeriac.drivers.stomp.opening import Browse
@@ -27,14 +28,13 @@ from celeriac.model.message import new_id
 
 __all__ = ["StompTransport"]
 
-Result = TypeVar("Result")
-
 USUAL = 5  # the priority of most messages
 PRIORITIES = "priorities"  # in `declared`: the server was seen to sort by priority
 WIDEST = 64  # messages, with a subscription each: they last until the server's answer comes, and are soon put back
 TRIAL_SECONDS = 60.0  # for which the messages of a trial last
 LASTING = {"persistent": "true"}
 PASSING = headers({"persistent": "false"})
+MOST = "100000"  # entries of the journal
 
 SORTS = '<policyEntry queue=">" prioritizedMessages="true"/>'
 SCHEDULES = '<broker … schedulerSupport="true">'
@@ -43,7 +43,6 @@ SCHEDULES = '<broker … schedulerSupport="true">'
 class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
     """A server that speaks STOMP 1.2."""
 
-    product = "the STOMP server"
     counts_held = True
 
     def __init__(self, server: Server, clock: Clock) -> None:
@@ -148,19 +147,34 @@ class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
         kept = [Publication(topology.journal, lasting, entry) for entry in entries]
         yield kept + [Publication(topology.topic(channel), PASSING, entry) for entry in entries]
 
+    def losses(self, pushed: Pushed) -> int | None:
+        return None if pushed.redelivered else 0
+
     # --- Connections ----------------------------------------------------------------------------------
 
     async def connect_worker(self, lease_seconds: float, name: str) -> StompWorkerConnection:
         connection = await self.server.open(max(1.0, lease_seconds / 2))
-        return StompWorkerConnection(connection, self.server, self.topology, self._uncounted)
+        return StompWorkerConnection(connection, self, self._uncounted)
 
     async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None]) -> None:
         _, begun = connection.subscribe(lambda frame: take(frame.body), self.topology.topic(channel), "auto")
         await begun
 
-    def inspection(self, connection: AioConnection) -> Inspection:
-        return StompInspection(connection, self.server, self.topology, self._uncounted)
+    async def read_journal(self, connection: AioConnection, channel: str, keep: Keep) -> None:
+        topology, dialect = self.topology, self.topology.dialect
+        own = await self.server.open(60.0)  # its end puts back what is kept
+        reading = MarkedReading[Frame]()
+        own.on_lost = lambda: reading.fail(ConnectionLost(str(own.lost)))
+        try:
+            more = {dialect.window: MOST, **dialect.in_turn, **dialect.of_journal}
+            own.subscribe(reading.take, topology.journal, more=more)
+            lasting = headers({**LASTING, **dialect.of_journal})
+            await own.publish([Publication(topology.journal, lasting, reading.mark)])
+            own.acknowledge([frame.headers.get("ack", "") for frame in await reading.obsolete(keep)])
+            own.on_lost = None
+            await own.confirmed("DISCONNECT")
+        finally:
+            own.close()
 
-    def __str__(self) -> str:
-        product = self.server.facts.dialect.product if self.server.known else "The STOMP server"
-        return f"{product} at {self.server.address}"
+    def inspection(self, connection: AioConnection) -> StompInspection:
+        return StompInspection(connection, self, self._uncounted)

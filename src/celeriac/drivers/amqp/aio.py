@@ -12,13 +12,7 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
-from celeriac.drivers.amqp.error_translation import (
-    ConnectionLost,
-    NoConfirms,
-    Refused,
-    channel_closed,
-    ended,
-)
+from celeriac.drivers.amqp.error_translation import NoConfirms, Refused, channel_closed, ended
 from celeriac.drivers.amqp.frames import (
     HEARTBEAT,
     Confirmed,
@@ -33,6 +27,7 @@ from celeriac.drivers.amqp.frames import (
 from celeriac.drivers.amqp.opening import Facts, opening
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.loop_connection import Beats, LoopConnection
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.errors import BrokerUnavailable
 
 __all__ = ["AioConnection", "Channel"]
@@ -45,7 +40,6 @@ class AioConnection(LoopConnection):
 
     address: Address
     facts: Facts  # known when the connection is open
-    failure = ConnectionLost
 
     def __init__(self, address: Address, hosts: Hosts, host: Host, silence: float | None) -> None:
         super().__init__(address, hosts, host)
@@ -114,9 +108,10 @@ class AioConnection(LoopConnection):
         elif self._numbers < self.facts.channel_max:
             number = self._numbers = self._numbers + 1
         else:
-            raise BrokerUnavailable(f"RabbitMQ at {self.address} allows {self.facts.channel_max} channels on a "
-                                    "connection, and all are in use. Raise `channel_max` in rabbitmq.conf, or consume "
-                                    "from fewer queues.")  # fmt: skip
+            dialect = self.facts.dialect
+            raise BrokerUnavailable(f"{dialect.product} at {self.address} allows {self.facts.channel_max} channels on "
+                                    "a connection, and all are in use. Raise `channel_max`"
+                                    f"{dialect.advice(' in rabbitmq.conf')}, or consume from fewer queues.")
         channel = self._channels[number] = Channel(self, number)
         await channel.call(commands.Channel.Open())
         if confirms and self.facts.confirms:
@@ -269,7 +264,7 @@ class Channel:
             returned += batch.returned
             if batch.refused:
                 left = [*returned, *batch.refused, *items[start + len(part) :]]
-                raise Refused(len(batch.refused), len(part), left)
+                raise Refused(len(batch.refused), len(part), left, self.connection.facts.dialect)
         return returned
 
     # --- From the connection --------------------------------------------------------------------------
@@ -289,7 +284,7 @@ class Channel:
             self.connection.write(method(self.number, commands.Channel.CloseOk()))
             if not self._closing:
                 self.connection.forget(self)
-            error = channel_closed(frame.reply_code or 0, frame.reply_text)
+            error = channel_closed(frame.reply_code or 0, frame.reply_text, self.connection.facts.dialect)
             error.shared = len(self._batches) > 1
             self.fail(error)
         elif isinstance(frame, commands.Basic.Cancel):

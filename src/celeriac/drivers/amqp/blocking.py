@@ -11,15 +11,8 @@ from pamqp import commands
 
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.confirms import Confirms
-from celeriac.drivers.amqp.error_translation import (
-    ConnectionLost,
-    NoConfirms,
-    Refused,
-    channel_closed,
-    ended,
-)
+from celeriac.drivers.amqp.error_translation import NoConfirms, Refused, channel_closed, ended
 from celeriac.drivers.amqp.frames import (
-    HEARTBEAT,
     Confirmed,
     Content,
     Event,
@@ -46,13 +39,11 @@ class Connection(BlockingConnection):
     """
 
     address: Address
-    failure = ConnectionLost
 
-    def __init__(self, address: Address, within: float, heartbeat: int = 0, name: str = "celeriac",
-                 hosts: Hosts | None = None, silence: float | None = None) -> None:  # fmt: skip
+    def __init__(self, address: Address, within: float, hosts: Hosts | None = None,
+                 silence: float | None = None) -> None:  # fmt: skip
         """Connect to the first host that answers, within so many seconds."""
         self.silence = silence
-        self._heartbeat, self._name = heartbeat, name
         super().__init__(address, within, hosts)
 
     def begin(self, ask: bool = True) -> None:
@@ -62,7 +53,7 @@ class Connection(BlockingConnection):
         self._opened = False
         self._reach()
         try:
-            self._shake_hands(self._heartbeat, self._name, ask)
+            self._shake_hands(ask)
         except BaseException as error:
             self._socket.close()
             if not isinstance(error, NoConfirms):
@@ -72,8 +63,8 @@ class Connection(BlockingConnection):
     def farewell(self) -> bytes:
         return method(0, commands.Connection.Close(200, "", 0, 0))
 
-    def _shake_hands(self, heartbeat: int, name: str, ask: bool) -> None:
-        steps = opening(self.address, heartbeat, name, ask)
+    def _shake_hands(self, ask: bool) -> None:
+        steps = opening(self.address, 0, "celeriac", ask)
         data = next(steps)
         while True:
             self._write(data)
@@ -123,33 +114,16 @@ class Connection(BlockingConnection):
             returned += batch.returned
             if batch.refused:
                 left = [*returned, *batch.refused, *items[start + len(part) :]]
-                raise Refused(len(batch.refused), len(part), left)
+                raise Refused(len(batch.refused), len(part), left, self.facts.dialect)
         return returned
 
     def wait(self, seconds: float) -> Event | None:
-        """Return the next event, or None if there is none in time.
-
-        Raises `ConnectionLost` if nothing was received for two heartbeats.
-        """
+        """Return the next event, or None if there is none in time."""
         self._deadline = time.monotonic() + seconds
         try:
             return self._read()
         except TimeoutError:
-            silence = time.monotonic() - self._received_at
-            if self.facts.heartbeat and silence > 2 * self.facts.heartbeat:
-                raise ConnectionLost(f"no heartbeat from it for {silence:.0f} s") from None
             return None
-
-    def rest(self) -> list[Event]:
-        """Return the events that were received before."""
-        events = list(self._events)
-        self._events.clear()
-        return events
-
-    def beat(self) -> None:
-        """Send a heartbeat, if one is due."""
-        if self.facts.heartbeat and time.monotonic() - self._sent > self.facts.heartbeat / 2:
-            self.send(HEARTBEAT)
 
     # --- What arrives ---------------------------------------------------------------------------------
 
@@ -191,4 +165,4 @@ class Connection(BlockingConnection):
         if self.facts.confirms:
             self._write(method(CHANNEL, commands.Confirm.Select()))
             self._read()
-        raise channel_closed(close.reply_code, close.reply_text)
+        raise channel_closed(close.reply_code, close.reply_text, self.facts.dialect)

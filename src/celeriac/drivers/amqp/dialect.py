@@ -15,6 +15,8 @@ __all__ = ["BROKER_J", "RABBITMQ", "Dialect", "dialect_of"]
 
 Table = dict[str, Any]
 
+LONGEST_NAME = 60  # characters
+
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of server."""
@@ -27,6 +29,10 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     counts_held: bool = False  # a queue's count includes messages that were delivered, and those that are not due
     windows_of_channels: bool = False  # `basic.qos` sets the window of a channel, not of the next consumers
     refuses_unroutable: bool = False  # … publications, and returns them after that; others confirm what they return
+
+    def advice(self, words: str) -> str:
+        """Return words that name RabbitMQ's own commands and settings; nothing for other servers."""
+        return words if self.product == RABBITMQ.product else ""
 
     def hold(self, at: float) -> Table:
         """Return the headers of a message that the server holds until an instant (by its clock)."""
@@ -42,10 +48,12 @@ BROKER_J = Dialect(
 
 
 def dialect_of(properties: Mapping[str, Any]) -> Dialect:
-    """Return the dialect of a server, by the properties of its `connection.start`.
+    """Return the dialect of a server, by the properties of its `connection.start`: RabbitMQ's, if it is not known.
 
-    >>> dialect_of({"product": "RabbitMQ"}).product
-    'RabbitMQ'
+    >>> dialect_of({"product": "LavinMQ"}).product
+    'LavinMQ'
     """
-    is_qpid = "qpid" in str(properties.get("product", "")).lower()
-    return BROKER_J if is_qpid or any(name.startswith("qpid.") for name in properties) else RABBITMQ
+    product = str(properties.get("product") or RABBITMQ.product)[:LONGEST_NAME]
+    if "qpid" in product.lower() or any(name.startswith("qpid.") for name in properties):
+        return BROKER_J
+    return msgspec.structs.replace(RABBITMQ, product=product)

@@ -63,47 +63,50 @@ def opening(address: Address, heartbeat: int, name: str, ask: bool = True) -> Ge
     that: raises `NoConfirms`, and the next connection must be opened without asking.
     """
     start = _expect((yield PROTOCOL), commands.Connection.Start, address)
+    theirs: dict[str, Any] = start.server_properties or {}
+    dialect = dialect_of(theirs)
     if "PLAIN" not in start.mechanisms.split():
-        raise BrokerMisconfigured(f"The AMQP server at {address} does not offer PLAIN authentication, which Celeriac "
+        raise BrokerMisconfigured(f"{dialect.product} at {address} does not offer PLAIN authentication, which Celeriac "
                                   f"needs. It offers: {start.mechanisms}.")
     ours: dict[str, Any] = {"product": "celeriac", "connection_name": name, "capabilities": CAPABILITIES}
     proof = f"\0{address.username}\0{address.password}"
     tune = _expect((yield method(0, commands.Connection.StartOk(ours, "PLAIN", proof))), commands.Connection.Tune,
-                   address)  # fmt: skip
+                   address, dialect)  # fmt: skip
     frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
     beat = min(heartbeat, tune.heartbeat or heartbeat)
     channel_max = tune.channel_max or CHANNEL_MAX
     tuned = method(0, commands.Connection.TuneOk(channel_max, frame_max, beat))
-    _expect((yield tuned + method(0, commands.Connection.Open(address.vhost))), commands.Connection.OpenOk, address)
-    theirs: dict[str, Any] = start.server_properties or {}
+    _expect((yield tuned + method(0, commands.Connection.Open(address.vhost))), commands.Connection.OpenOk, address,
+            dialect)  # fmt: skip
     confirms: Any = (theirs.get("capabilities") or {}).get("publisher_confirms")
     if confirms is None:
         confirms = theirs.get("qpid.confirmed_publish_supported") == "true" or None
     if confirms is None:
-        confirms = ask and (yield from _confirming(address))
+        confirms = ask and (yield from _confirming(address, dialect))
     return Facts(product=str(theirs.get("product", "")), version=str(theirs.get("version", "")), frame_max=frame_max,
-                 dialect=dialect_of(theirs), channel_max=channel_max, confirms=bool(confirms),
+                 dialect=dialect, channel_max=channel_max, confirms=bool(confirms),
                  heartbeat=float(beat))  # fmt: skip
 
 
-def _confirming(address: Address) -> Generator[bytes, Event, bool]:
+def _confirming(address: Address, dialect: Dialect) -> Generator[bytes, Event, bool]:
     """Try on a channel whether the server has confirms; close the channel."""
-    _expect((yield method(1, commands.Channel.Open())), commands.Channel.OpenOk, address)
+    _expect((yield method(1, commands.Channel.Open())), commands.Channel.OpenOk, address, dialect)
     event = yield method(1, commands.Confirm.Select())
     found = event.frame if isinstance(event, Method) else None
     if isinstance(found, commands.Connection.Close):
         raise NoConfirms(found.reply_text)
     if isinstance(found, commands.Channel.Close):
         again = method(1, commands.Channel.CloseOk()) + method(1, commands.Channel.Open())
-        _expect((yield again), commands.Channel.OpenOk, address)
-    _expect((yield method(1, commands.Channel.Close(200, "", 0, 0))), commands.Channel.CloseOk, address)
+        _expect((yield again), commands.Channel.OpenOk, address, dialect)
+    _expect((yield method(1, commands.Channel.Close(200, "", 0, 0))), commands.Channel.CloseOk, address, dialect)
     return isinstance(found, commands.Confirm.SelectOk)
 
 
-def _expect(event: Event, kind: type[Any], address: Address) -> Any:
+def _expect(event: Event, kind: type[Any], address: Address, dialect: Dialect | None = None) -> Any:
+    """Return an event of this kind. The dialect is known after the first one."""
     found = event.frame if isinstance(event, Method) else event
-    if isinstance(found, commands.Connection.Close):
-        raise closed(found, address)
+    if isinstance(found, commands.Connection.Close) and dialect is not None:
+        raise closed(found, address, dialect)
     if not isinstance(found, kind):
         raise BrokerMisconfigured(f"The server at {address} does not speak AMQP 0-9-1: it sent {found!r}.")
     return found

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 from celeriac.drivers.amqp.address import Address
 from celeriac.drivers.amqp.aio import AioConnection
 from celeriac.drivers.amqp.blocking import Connection
-from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused, unavailable
+from celeriac.drivers.amqp.dialect import RABBITMQ
+from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.session import Session
 from celeriac.drivers.blocking_server import LONG_PAUSE, BlockingServer
@@ -48,8 +49,10 @@ class Server(BlockingServer[AioConnection, Connection]):
 
     # --- Procedures -----------------------------------------------------------------------------------
 
-    def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
-        return unavailable(error, self.address, timeout, blocked)
+    def advice(self, is_blocked: bool) -> str:
+        dialect, host = self.facts.dialect if self.known else RABBITMQ, self.address.hosts[0][0]
+        command = f"On {host}: `rabbitmq-diagnostics {'alarms' if is_blocked else 'ping'}`"
+        return dialect.advice(command) or super().advice(is_blocked)
 
     def usable_after(self, error: BaseException) -> bool:
         # The channel that has refused a message may stay refused: session.py says why.
@@ -130,12 +133,7 @@ class Server(BlockingServer[AioConnection, Connection]):
     # --- Connections ----------------------------------------------------------------------------------
 
     def connect_blocking(self, within: float) -> Connection:
-        return self.connect(within, silence=self._silence)
-
-    def connect(self, within: float, heartbeat: int = 0, name: str = "celeriac",
-                silence: float | None = None) -> Connection:  # fmt: skip
-        """Return a new blocking connection. Raises `OSError`, `BrokerUnavailable`."""
-        connection = Connection(self.address, within, heartbeat, name, self.hosts, silence)
+        connection = Connection(self.address, within, self.hosts, self._silence)
         self._know(connection.facts)
         return connection
 
@@ -158,10 +156,10 @@ class Server(BlockingServer[AioConnection, Connection]):
     def _know(self, facts: Facts) -> None:
         if not self.known:
             if self._queue_type == "quorum" and not facts.has_quorum:
-                raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} is too old for "
-                                           "`amqp_queue_type = 'quorum'`: RabbitMQ 3.10 or later.")  # fmt: skip
+                raise ImproperlyConfigured(f"{facts.product} {facts.version} at {self.address} does not have what "
+                                           "`amqp_queue_type = 'quorum'` needs: RabbitMQ 3.10 or later has.")
             self.quorum = self._queue_type == "quorum" or (self._queue_type == "auto" and self._prefers_quorum(facts))
-            self.facts, self.known = facts, True
+            self.facts, self.product, self.known = facts, facts.dialect.product, True
 
     def _prefers_quorum(self, facts: Facts) -> bool:
         """Say whether `auto` is quorum: where there is a cluster, which loses the queues of a node otherwise."""

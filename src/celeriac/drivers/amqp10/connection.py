@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, cast
 
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.engine import Engine
-from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal, Refused, opening_failed, refused
+from celeriac.drivers.amqp10.error_translation import Refusal, Refused, opening_failed, refused
 from celeriac.drivers.amqp10.links import ACCEPTED, REJECTED, Link, Node, Receiver, Sender, Session
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.sockets import prepare
 
 __all__ = ["Connection", "Item"]
@@ -289,10 +290,10 @@ class Connection(asyncio.Protocol):
         return batch.returned
 
     def blocked_by(self) -> str:
-        """Return the address of a node to which the server lets nobody send at present; empty if there is none."""
+        """Say to which node the server lets nobody send at present; empty if there is none."""
         for node, future in self._senders.items():
             if future.done() and not future.cancelled() and not future.exception() and future.result().blocked:
-                return node.address or ""
+                return f"it gives no credit to send to {node.address}"
         return ""
 
     # --- The end --------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Dialect(NamedTuple):
 
 def dialect_of(properties: Mapping[str, Any], capabilities: frozenset[str]) -> Dialect:
     """Return the dialect of a server, by the properties and capabilities of its `open`."""
-    product = str(properties.get("product") or "the AMQP 1.0 server")
+    product = str(properties.get("product") or "A server without a name")
     delays = DELAYED in capabilities
     if product == "RabbitMQ":
         major = str(properties.get("version", "")).partition(".")[0]

@@ -10,9 +10,10 @@ from typing import Any
 import cproton as pn
 from proton import Data, ProtonException, symbol
 
-from celeriac.drivers.amqp10.error_translation import Closed, ConnectionLost
+from celeriac.drivers.amqp10.error_translation import Closed
 from celeriac.drivers.amqp10.flows import Frames
 from celeriac.drivers.amqp10.links import Link, Session, refusal_of
+from celeriac.drivers.server_errors import ConnectionLost
 
 __all__ = ["Engine"]
 

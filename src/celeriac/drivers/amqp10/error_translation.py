@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from celeriac.drivers.amqp10.address import Address
-from celeriac.drivers.sockets import distrust
-from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
+from celeriac.drivers.server_errors import ConnectionLost, RequestRefused
+from celeriac.errors import AccessRefused, BrokerMisconfigured
 
-__all__ = ["Closed", "ConnectionLost", "Refusal", "Refused", "RightsMissing", "opening_failed", "refused",
-           "unavailable"]  # fmt: skip
+__all__ = ["Closed", "Refusal", "Refused", "RightsMissing", "misconfigured", "opening_failed", "refused"]
 
 UNAUTHORIZED = "amqp:unauthorized-access"
 MISSING = ("amqp:not-found", "amqp:resource-deleted", "amqp:link:detach-forced")
 TOO_LARGE = ("amqp:link:message-size-exceeded", "amqp:frame-size-too-small")
-
-
-class ConnectionLost(ConnectionError):
-    """The connection ended; what was being sent may or may not have arrived."""
 
 
 class Refusal(ConnectionLost):
@@ -31,23 +26,19 @@ class Closed(Refusal):
     """The server has ended the connection, and said why."""
 
 
-class Refused(BrokerError):
+class Refused(RequestRefused):
     """The server has refused a link, or a message."""
 
     def __init__(self, what: str, refusal: Exception) -> None:
         condition = getattr(refusal, "condition", "")
         super().__init__(f"The server refused {what}: {refusal}.{_step(condition)}")
         self.condition: str = condition
+        self.too_large = condition in TOO_LARGE
 
     @property
     def missing(self) -> bool:
         """Whether there is no such node (any more)."""
         return self.condition in MISSING
-
-    @property
-    def too_large(self) -> bool:
-        """Whether a message is larger than the server accepts."""
-        return self.condition in TOO_LARGE
 
 
 class RightsMissing(Refused, AccessRefused):
@@ -89,23 +80,11 @@ def opening_failed(error: Exception, address: Address) -> Exception:
     return error
 
 
-def unavailable(error: BaseException, address: Address, timeout: float, blocked: str = "") -> BrokerUnavailable:
-    """Return the error for a server that cannot be reached, does not answer, or takes no messages (`blocked`)."""
-    if isinstance(error, BrokerUnavailable):
-        return error
+def misconfigured(error: BaseException, address: Address) -> BrokerMisconfigured | None:
+    """Return the error for an end of an open connection that connecting again would not help; None for others."""
     if isinstance(error, Closed) and isinstance(why := opening_failed(error, address), BrokerMisconfigured):
         return why
     if isinstance(error, Refusal) and error.condition == UNAUTHORIZED:
         return BrokerMisconfigured(f"The AMQP 1.0 server at {address} refuses the user {address.username!r}: {error}. "
                                    "Check the virtual host in the URL, and that the user may use it.")  # fmt: skip
-    if distrusted := distrust(error, f"the AMQP 1.0 server at {address}", "amqps10://"):
-        return BrokerMisconfigured(distrusted)
-    if blocked:
-        return BrokerUnavailable(f"The AMQP 1.0 server at {address} accepts no messages at present: it gives no credit "
-                                 f"to send to {blocked}. Give it more memory or disk, or let workers catch up.")
-    if isinstance(error, TimeoutError):
-        return BrokerUnavailable(f"The AMQP 1.0 server at {address} did not answer within {timeout:g} s "
-                                 "(`broker_publish_timeout`).")  # fmt: skip
-    host, port = address.hosts[0]
-    return BrokerUnavailable(f"The AMQP 1.0 server at {address} cannot be reached: {error}. Is it running? "
-                             f"`nc -vz {host} {port}`")  # fmt: skip
+    return None

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import cproton as pn
 from proton import UNDESCRIBED, Array, Data, Described, symbol
 
-from celeriac.drivers.amqp10.error_translation import ConnectionLost, Refusal
+from celeriac.drivers.amqp10.error_translation import Refusal
 from celeriac.drivers.amqp10.messages import Received, decode
+from celeriac.drivers.server_errors import ConnectionLost
 
 __all__ = ["ACCEPTED", "FAILED", "REJECTED", "RELEASED", "Link", "Node", "Owner", "Receiver", "Sender", "Session",
            "refusal_of"]  # fmt: skip

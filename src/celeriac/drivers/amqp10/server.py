@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.connection import Connection
 from celeriac.drivers.amqp10.dialect import RABBITMQ, Dialect, dialect_of
-from celeriac.drivers.amqp10.error_translation import Refused, unavailable
+from celeriac.drivers.amqp10.error_translation import Refused, misconfigured
 from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.message_server import MessageServer
 from celeriac.errors import BrokerUnavailable
@@ -39,7 +39,7 @@ class Server(MessageServer[Connection]):
         self._vhost = self.address.vhost
 
     def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
-        return unavailable(error, self.address, timeout, blocked)
+        return misconfigured(error, self.address) or super().unavailable(error, timeout, blocked)
 
     async def drive(self, connection: Connection, work: Generator[Any, Any, Result]) -> Result:
         try:
@@ -69,5 +69,5 @@ class Server(MessageServer[Connection]):
                 self._vhost = f"vhost:{wanted}"  # it takes every other name for its default
                 made.close()
                 made = await Connection.connect(self.address, self.hosts, self.timeout, name, heartbeat, self._vhost)
-            self.dialect, self.known = dialect, True
+            self.dialect, self.product, self.known = dialect, f"{dialect.product} (AMQP 1.0)", True
         return made

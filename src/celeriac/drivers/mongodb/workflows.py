@@ -29,8 +29,11 @@ CLAIMED = 50  # workflows looked at in one request
 NODE: Final = re.compile(r"[0-9]{1,9}")
 
 
-def plant(plan: Plan, now: float) -> Work[None]:
-    """Store a workflow. Raises `WorkflowError` if it does not fit in a document."""
+def plant(plan: Plan, now: float, again: bool = False) -> Work[None]:
+    """Store a workflow. `again`: if there is one of its id, that stays as it is.
+
+    Raises `WorkflowError` if it does not fit in a document.
+    """
     nodes = plan.left + len(plan.missing)
     if nodes > MOST_NODES or len(plan.tree) > MOST:
         raise WorkflowError(
@@ -41,8 +44,12 @@ def plant(plan: Plan, now: float) -> Work[None]:
     until = moment(now + UNFINISHED_SECONDS)
     counters = {"left": plan.left, "missing": {str(join): count for join, count in plan.missing.items() if count > 0},
                 "ended": {}, "pending": {}, "additions": 0, "tree_at": now, "expires_at": until}  # fmt: skip
-    yield call(TREES, "replace_one", {"_id": plan.id}, {"tree": plan.tree, "expires_at": until}, upsert=True)
-    yield call(COUNTERS, "replace_one", {"_id": plan.id}, counters, upsert=True)
+    for collection, document in ((TREES, {"tree": plan.tree, "expires_at": until}), (COUNTERS, counters)):
+        if again:
+            yield call(collection, "delete_many", {"_id": plan.id, "expires_at": {"$lte": moment(now)}})
+            yield call(collection, "update_one", {"_id": plan.id}, {"$setOnInsert": document}, upsert=True)
+        else:
+            yield call(collection, "replace_one", {"_id": plan.id}, document, upsert=True)
 
 
 def trees(ids: Sequence[str], now: float) -> Work[dict[str, bytes]]:

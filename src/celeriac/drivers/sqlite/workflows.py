@@ -28,8 +28,10 @@ JOINED = """
 EXPIRED = "(left <= 0 AND touched_at < ?) OR (left > 0 AND touched_at < ?)"
 
 
-def plant(connection: sqlite3.Connection, plan: Plan, now: float) -> None:
-    """Store a workflow."""
+def plant(connection: sqlite3.Connection, plan: Plan, now: float, again: bool = False) -> None:
+    """Store a workflow. `again`: if there is one of its id, that stays as it is."""
+    if again and trees(connection, [plan.id]):
+        return
     uproot(connection, [plan.id])
     connection.execute("INSERT INTO trees (id, tree) VALUES (?, ?)", (plan.id, plan.tree))
     connection.execute("INSERT INTO workflows (id, left, touched_at) VALUES (?, ?, ?)", (plan.id, plan.left, now))

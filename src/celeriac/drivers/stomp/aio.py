@@ -9,9 +9,10 @@ from typing import Any
 
 from celeriac.drivers.hosts import Host, Hosts
 from celeriac.drivers.loop_connection import Beats, LoopConnection
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.drivers.sockets import acknowledging_quickly
 from celeriac.drivers.stomp.address import Address
-from celeriac.drivers.stomp.error_translation import ConnectionLost, refused
+from celeriac.drivers.stomp.error_translation import refused
 from celeriac.drivers.stomp.frames import HEARTBEAT, Frame, Parser, Publication, frame
 from celeriac.drivers.stomp.opening import WINDOW, Browse, Facts, facts_of, hello, packed, subscribe
 
@@ -26,7 +27,6 @@ class AioConnection(LoopConnection):
 
     address: Address
     facts: Facts  # known when the connection is open
-    failure = ConnectionLost
 
     def __init__(self, address: Address, hosts: Hosts, host: Host) -> None:
         super().__init__(address, hosts, host)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from celeriac.drivers.blocking_connection import BlockingConnection
 from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.stomp.address import Address
-from celeriac.drivers.stomp.error_translation import ConnectionLost, refused
+from celeriac.drivers.stomp.error_translation import refused
 from celeriac.drivers.stomp.frames import Frame, Parser, Publication, frame
 from celeriac.drivers.stomp.opening import WINDOW, Browse, facts_of, hello, packed, subscribe
 
@@ -24,7 +24,6 @@ class Connection(BlockingConnection):
     """
 
     address: Address
-    failure = ConnectionLost
 
     def __init__(self, address: Address, within: float, hosts: Hosts | None = None) -> None:
         super().__init__(address, within, hosts)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from celeriac.drivers.sockets import distrust
+from celeriac.drivers.server_errors import RequestRefused
 from celeriac.drivers.stomp.address import Address
-from celeriac.errors import AccessRefused, BrokerError, BrokerMisconfigured, BrokerUnavailable
+from celeriac.errors import AccessRefused, BrokerMisconfigured, BrokerUnavailable
 
-__all__ = ["MANY", "ConnectionLost", "Refused", "RightsMissing", "not_opened", "refused", "unavailable"]
+__all__ = ["MANY", "Refused", "RightsMissing", "not_opened", "refused"]
 
 RIGHTS = ("not authorized", "access refused", "access_refused", "permission")
 TOO_LARGE = ("frame size", "max frame", "maximum data length", "too large", "larger than")
 MANY = 300  # characters of a server's text that are shown
 
 
-class ConnectionLost(ConnectionError):
-    """The connection ended; what was being sent may or may not have arrived."""
-
-
-class Refused(BrokerError):
+class Refused(RequestRefused):
     """The server has refused a request, and ended the connection."""
 
     def __init__(self, text: str) -> None:
@@ -66,17 +62,3 @@ def not_opened(message: str, body: bytes, address: Address) -> BrokerUnavailable
         return BrokerMisconfigured(f"The STOMP server at {address} refuses the user {address.username!r}: wrong name "
                                    f"or password, or no permission to connect ({text}).")  # fmt: skip
     return BrokerUnavailable(f"The STOMP server at {address} refused the connection: {text}.")
-
-
-def unavailable(error: BaseException, address: Address, timeout: float) -> BrokerUnavailable:
-    """Return the error for a server that cannot be reached, or does not answer."""
-    if isinstance(error, BrokerUnavailable):
-        return error
-    if distrusted := distrust(error, f"the STOMP server at {address}", "stomps://"):
-        return BrokerMisconfigured(distrusted)
-    if isinstance(error, TimeoutError):
-        return BrokerUnavailable(f"The STOMP server at {address} did not answer within {timeout:g} s "
-                                 "(`broker_publish_timeout`). If it is running, it may be out of memory or disk for "
-                                 "messages: see its log.")  # fmt: skip
-    return BrokerUnavailable(f"The STOMP server at {address} cannot be reached: {error}. Is it running, and does it "
-                             "have a connector for STOMP on this port?")  # fmt: skip

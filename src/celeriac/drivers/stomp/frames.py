@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from celeriac.drivers.stomp.error_translation import ConnectionLost
+from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.model.gate import LARGEST
 
 __all__ = ["HEARTBEAT", "Frame", "Parser", "Publication", "escaped", "frame", "headers"]

@@ -10,10 +10,8 @@ from celeriac.drivers.blocking_server import BlockingServer
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.blocking import Connection
-from celeriac.drivers.stomp.error_translation import unavailable
 from celeriac.drivers.stomp.frames import Frame, Publication
 from celeriac.drivers.stomp.opening import Browse, Facts
-from celeriac.errors import BrokerUnavailable
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
 __all__ = ["Batch", "Server", "adrive"]
@@ -34,12 +32,9 @@ class Server(BlockingServer[AioConnection, Connection]):
     def __init__(self, url: str, prefix: str = "celeriac", timeout: float = 10.0, codec: Codec = PLAIN_CODEC) -> None:
         super().__init__(Address.of(url), prefix, timeout, codec)
 
-    def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
-        return unavailable(error, self.address, timeout)
-
     def connect_blocking(self, within: float) -> Connection:
         connection = Connection(self.address, within, self.hosts)
-        self.facts, self.known = connection.facts, True
+        self._know(connection.facts)
         return connection
 
     def drive_blocking(self, connection: Connection, work: Generator[Any, Any, Result], deadline: float) -> Result:
@@ -62,8 +57,11 @@ class Server(BlockingServer[AioConnection, Connection]):
 
     async def connect_loop(self, heartbeat: float, name: str) -> AioConnection:
         connection = await AioConnection.connect(self.address, self.timeout, heartbeat, self.hosts)
-        self.facts, self.known = connection.facts, True
+        self._know(connection.facts)
         return connection
+
+    def _know(self, facts: Facts) -> None:
+        self.facts, self.product, self.known = facts, facts.dialect.product, True
 
 
 async def adrive(connection: AioConnection, work: Generator[Any, Any, Result],

@@ -14,7 +14,7 @@ requests wait a minute for something to happen, and the answers to all that was 
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -81,9 +81,9 @@ def encode_request(request: Request) -> bytes:
     return START + _encode(request)
 
 
-def encode_reply(number: int, kind: str, body: bytes) -> bytes:
+def encode_reply(number: int, kind: str, body: Any) -> bytes:
     """Return a reply as a frame."""
-    return START + _encode((number, kind, msgspec.Raw(body)))
+    return START + _encode((number, kind, body))
 
 
 def decode_request(frame: bytes) -> Request:

@@ -15,7 +15,8 @@ from celeriac.drivers.zmq.frames import LARGEST_FRAME
 __all__ = ["Happening", "Line", "context"]
 
 RECONNECT_MS: Final = (50, 1000)  # the first and the longest pause before it connects again
-HEARTBEAT_MS: Final = (2000, 6000)  # how often, and after how long a silent connection is given up
+HEARTBEAT_MS: Final = (3000, 5000)  # how often it pings, and after how long a silent connection is given up
+SILENT_MS: Final = 8000  # after this the hub gives it up, which does not ping by itself: idle workers would cost more
 HANDSHAKE_MS: Final = 5000
 HEARD: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -61,6 +62,7 @@ class Line:
                 (zmq.LINGER, 0), (zmq.IMMEDIATE, 1),  # nothing is queued for a hub that is away: see `Conversation`
                 (zmq.RECONNECT_IVL, RECONNECT_MS[0]), (zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1]),
                 (zmq.HEARTBEAT_IVL, HEARTBEAT_MS[0]), (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS[1]),
+                (zmq.HEARTBEAT_TTL, SILENT_MS),
                 (zmq.HANDSHAKE_IVL, HANDSHAKE_MS), (zmq.IPV6, 1), (zmq.MAXMSGSIZE, LARGEST_FRAME),
             ):  # fmt: skip
                 socket.setsockopt(option, value)

@@ -57,9 +57,9 @@ class Backend:
         found = finish(self._backend.recent(limit, offset, state))
         return [(outcome.id, cast(OutcomeParcel, outcome).data) for outcome in found]
 
-    def plant(self, plan: Plan) -> None:
-        """Store a workflow."""
-        self._backend.plant(plan)
+    def plant(self, plan: Plan, again: bool) -> None:
+        """Store a workflow. `again`: if there is one of its id, that stays as it is."""
+        self._backend.plant(plan, again)
 
     def trees(self, ids: list[str]) -> dict[str, bytes]:
         """Return the trees of workflows."""
