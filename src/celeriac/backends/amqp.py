@@ -6,7 +6,6 @@ was killed, after `unread_seconds` without a reader.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import os
@@ -44,19 +43,11 @@ class RpcBackend(SubscribingBackend[AioConnection]):
 
     async def subscribe(self, connection: AioConnection, address: str) -> None:
         channel = await connection.channel()
-        loop, arrived = asyncio.get_running_loop(), list[Content]()
 
-        def take(content: Content) -> None:
-            if not arrived:
-                loop.call_soon(hear)  # once for all that arrives together
-            arrived.append(content)
+        def heard(contents: list[Content]) -> None:
+            channel.tell(acknowledge(channel.number, contents[-1].tag, multiple=True))
 
-        def hear() -> None:
-            self.hear(filter(None, [self.decoded(content.body) for content in arrived]))
-            channel.tell(acknowledge(channel.number, arrived[-1].tag, multiple=True))
-            arrived.clear()
-
-        channel.on_content = take
+        channel.on_content = self.hearing(heard)
         channel.on_cancel = lambda _: connection.abandon("the reply queue was deleted, or its node has failed")
         channel.on_failure = lambda error: connection.abandon(str(error))
         arguments: dict[str, Any] = self.server.facts.dialect.of_replies or {"x-expires": int(unread_seconds() * 1000)}

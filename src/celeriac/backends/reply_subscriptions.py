@@ -11,7 +11,8 @@ import concurrent.futures
 import contextlib
 import threading
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 from celeriac.backends.replies import ReplyingBackend
 from celeriac.drivers.message_server import MessageServer
@@ -25,6 +26,17 @@ HEARTBEAT = 30.0  # seconds
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to subscribe again
 
 Connection = TypeVar("Connection", bound=Any)
+
+
+class _Message(Protocol):
+    """A message, as the protocol has it."""
+
+    @property
+    def body(self) -> bytes:
+        """An outcome."""
+
+
+Message = TypeVar("Message", bound=_Message)
 
 
 class SubscribingBackend(ReplyingBackend, Generic[Connection]):
@@ -43,6 +55,22 @@ class SubscribingBackend(ReplyingBackend, Generic[Connection]):
     @abstractmethod
     async def subscribe(self, connection: Connection, address: str) -> None:
         """Subscribe to an address; return when the server has confirmed it."""
+
+    def hearing(self, acknowledge: Callable[[list[Message]], None]) -> Callable[[Message], None]:
+        """Return what takes messages as they arrive: all that arrive together are heard, then acknowledged, at once."""
+        loop, arrived = asyncio.get_running_loop(), list[Message]()
+
+        def take(message: Message) -> None:
+            if not arrived:
+                loop.call_soon(hear)
+            arrived.append(message)
+
+        def hear() -> None:
+            self.hear(filter(None, [self.decoded(message.body) for message in arrived]))
+            acknowledge(arrived)
+            arrived.clear()
+
+        return take
 
     @property
     def reply_to(self) -> str:

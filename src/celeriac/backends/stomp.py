@@ -5,7 +5,6 @@ STOMP deletes no queue. Outcomes that nobody reads expire, and a server that can
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -33,20 +32,12 @@ class StompReplyBackend(SubscribingBackend[AioConnection]):
 
     async def subscribe(self, connection: AioConnection, address: str) -> None:
         dialect = connection.facts.dialect
-        loop, arrived = asyncio.get_running_loop(), list[Frame]()
 
-        def take(frame: Frame) -> None:
-            if not arrived:
-                loop.call_soon(hear)  # once for all that arrives together
-            arrived.append(frame)
-
-        def hear() -> None:
-            self.hear(filter(None, [self.decoded(frame.body) for frame in arrived]))
-            connection.acknowledge([frame.headers.get("ack", "") for frame in arrived])
-            arrived.clear()
+        def heard(frames: list[Frame]) -> None:
+            connection.acknowledge([frame.headers.get("ack", "") for frame in frames])
 
         more = {dialect.window: WINDOW, **dialect.of_replies(unread_seconds())}
-        _, begun = connection.subscribe(take, dialect.queue(address), more=more)
+        _, begun = connection.subscribe(self.hearing(heard), dialect.queue(address), more=more)
         await begun
 
     async def send(self, outcomes: Sequence[Outcome]) -> None:
