@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,10 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         made.app.close()
 
 
-def test_a_kill_costs_what_was_not_written_and_a_server_that_is_down_nothing(watched: Watched) -> None:
+def test_a_kill_costs_what_was_not_written_and_a_server_that_is_down_nothing(
+    watched: Watched, pytestconfig: pytest.Config
+) -> None:
+    away = 60.0 if pytestconfig.getoption("--chaos") else 0.0  # seconds that the server is down, at least
     first = watched.served.worker()
     ids = watched.send("shop.short", 40)
     wait_for(lambda: watched.ended() == 40, "the first tasks in the metrics")
@@ -113,6 +117,7 @@ def test_a_kill_costs_what_was_not_written_and_a_server_that_is_down_nothing(wat
     web = next(process for process in watched.served.processes if "web" in process.args)
     web.kill()
     web.wait(PATIENCE)
+    until = time.monotonic() + away
     second = watched.served.worker("--metrics", "127.0.0.1:0", "--loglevel", "info")
     log = max(watched.served.folder.glob("*.log"))
     url = re.search(r"its metrics at (\S+)", log.read_text())[1]  # type: ignore[index]
@@ -120,7 +125,13 @@ def test_a_kill_costs_what_was_not_written_and_a_server_that_is_down_nothing(wat
     def of_worker() -> float:
         return value(read(httpx.get(url, timeout=PATIENCE, trust_env=False).text), ENDED)
 
-    wait_for(lambda: of_worker() == len(ids) - done, "the rest")
+    def is_rest_counted() -> bool:
+        return of_worker() == len(ids) - done
+
+    wait_for(is_rest_counted, "the rest")
+    while time.monotonic() < until:  # the worker goes on meanwhile
+        ids.extend(watched.app.send_task("shop.short").id for _ in range(20))
+        wait_for(is_rest_counted, "what was sent while the server is down")
     watched.address = watched.served.web()[1]
     wait_for(lambda: watched.ended() == kept + len(ids) - done, "the sums of both workers")
     assert watched.succeeded(ids) == len(ids)
