@@ -86,6 +86,11 @@ class Polls:
     def __len__(self) -> int:
         return len(self._polls) + len(self._overdue) + len(self._pending)
 
+    @property
+    def waits_for_messages(self) -> bool:
+        """Whether anybody waits for messages."""
+        return bool(self._by_line)
+
     # --- Begin and end --------------------------------------------------------------------------------
 
     def begin(self, job: Job) -> None:

@@ -28,6 +28,7 @@ from celeriac.drivers.zmq.verbs import Client
 from celeriac.errors import AccessRefused, BrokerError, ImproperlyConfigured
 from celeriac.hub.clients import ZAP, Clients, Peer
 from celeriac.hub.keys import ClientKeys, hub_keys
+from celeriac.hub.pace import Pace
 from celeriac.hub.sessions import RUNNING, Job, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
@@ -66,6 +67,7 @@ class Hub:
         self._turns = Turns(data, synchronous, timeout, clock or Clock(), {"hub.clients": self._infos})
         self._context = zmq.Context()
         self._wake, self._woken = socket.socketpair()
+        self._pace = Pace()
         self._is_stopping = False
         self._nonsense: Counter[str] = Counter()  # frames that are none, since the last line
         self._told_at = 0.0
@@ -127,7 +129,7 @@ class Hub:
         self._let_in()  # a descriptor tells nothing before the first look
         busy, ran_at = 0, 0.0  # turns since the last look at the other descriptors; when the last turn began
         while not self._is_stopping:
-            if self._is_empty or busy >= BUSY_TURNS:
+            if busy >= BUSY_TURNS or (self._is_empty and not self._spins()):
                 self._wait(poller)
                 busy = 0
             self._count = 0
@@ -136,11 +138,21 @@ class Hub:
             now = time.monotonic()
             if first is not None or now >= min(ran_at + IDLE_SECONDS, self._turns.polls.next_at()):
                 ran_at, busy = now, busy + 1
-                self._answer(self._turns.run(coming if first is None else chain((first,), coming)))
+                if first is None:
+                    answered = self._turns.run(())
+                else:
+                    is_one = self._pace.is_single and not self._has_more()
+                    answered = self._turns.run((first,) if is_one else chain((first,), coming), is_one)
+                    self._pace.note(now, self._count)
+                self._answer(answered)
             if self._unsent:
                 self._send_rest()
             if now >= self._look_at:
                 self._look()
+
+    def _spins(self) -> bool:
+        """Look for requests instead of sleeping, if they come in quick succession; return whether there is one."""
+        return not self._unsent and self._pace.finds(self._has_more, self._turns.polls.next_at())
 
     def _wait(self, poller: select.poll) -> None:
         """Wait until something comes.
@@ -174,15 +186,17 @@ class Hub:
 
     # --- Receiving ------------------------------------------------------------------------------------
 
+    def _has_more(self) -> bool:
+        """Return whether a request is there."""
+        # An exception for "nothing there" takes three times as long as this question.
+        has_more = bool(self._router.getsockopt(zmq.EVENTS) & READABLE)  # type: ignore[operator]
+        self._is_empty = not has_more
+        return has_more
+
     def _receive(self) -> Iterator[Job]:
         """Yield the requests that have come, as long as a turn may last."""
         size, router, now, end = 0, self._router, time.time(), time.monotonic() + TURN_SECONDS
-        while self._count < TURN_JOBS and size < TURN_BYTES and time.monotonic() < end:
-            # An exception for "nothing there" takes three times as long as this question.
-            if not router.getsockopt(zmq.EVENTS) & READABLE:  # type: ignore[operator]
-                self._is_empty = True
-                break
-            self._is_empty = False
+        while self._count < TURN_JOBS and size < TURN_BYTES and time.monotonic() < end and self._has_more():
             identity = router.recv(NOW)
             peer = self._clients.known(identity)
             if peer is None:

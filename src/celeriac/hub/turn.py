@@ -11,6 +11,7 @@ class Turn:
     def __init__(self) -> None:
         self.repeated = False  # the request was sent before, and this hub does not know it
         self.client = ""  # who has sent it
+        self.is_alone = False  # it is the only request of the turn, and nobody waits for messages
         self.channels: set[str] = set()  # on which something was broadcast
         self.is_open = False  # any queue may have messages that were not written in this turn
 

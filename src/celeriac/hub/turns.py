@@ -63,8 +63,12 @@ class Turns:
         self._version = 0  # of the file, as SQLite counts the commits of other processes
         self._looked_at = 0.0  # monotonic
 
-    def run(self, coming: Iterable[Job]) -> list[Job]:
-        """Carry out what comes, and return all that is answered: of these, and of those that were waiting."""
+    def run(self, coming: Iterable[Job], is_one: bool = False) -> list[Job]:
+        """Carry out what comes, and return all that is answered: of these, and of those that were waiting.
+
+        `is_one`: there is only one.
+        """
+        self._turn.is_alone = is_one and not self.polls.waits_for_messages
         jobs: list[Job] = []
         given_up: list[Job] = []
         for _ in range(TRIES):

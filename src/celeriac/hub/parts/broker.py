@@ -41,11 +41,14 @@ class Broker:
 
     def _inserted(self, parcel: Parcel, now: float) -> bool:
         """Write one new message the fastest way; return False if that must not or cannot be done."""
-        connection = self._database.enter()
+        session = self._database.session()
+        connection = session.connection if self._turn.is_alone else self._database.enter()
         line = connection.lines.get((parcel.queue, parcel.lane))
         row = new_row(cast(Any, parcel), line, now, connection.codec) if line is not None else None
         if row is None:
             return False
+        if self._turn.is_alone:  # one statement costs SQLite a third less without a transaction around it
+            return session.insert(INSERT_ONE, row)
         try:
             if connection.execute(INSERT_ONE, row).rowcount != 1:
                 return False
