@@ -54,6 +54,7 @@ GROUPS: dict[str, dict[str, Callable[[Stage], Report]]] = {
     "hub": {
         "hub-drain": hub.drain,
         "hub-delay": hub.delay,
+        "hub-delay-eight": hub.delay_together,
         "hub-delay-many": hub.delay_many,
         "hub-roundtrip": hub.roundtrip,
         "hub-idle": hub.idle,

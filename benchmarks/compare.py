@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.figures import Bar, Report, number, percentile
 from benchmarks.stage import BenchmarkError, Contender, Stage
 
-__all__ = ["compare_latencies", "compare_rates", "describe", "drain_for", "drain_once", "send_many_once", "send_once"]
+__all__ = ["compare_latencies", "compare_rates", "describe", "drain_for", "drain_once", "send_many_once", "send_once",
+           "send_together"]  # fmt: skip
 
 FEWEST = 1_000  # tasks of a drain
 SLOW_SECONDS = 8  # a measurement is stopped after this; the rate is computed from what was done by then
@@ -22,10 +23,12 @@ Measure = Callable[[Stage, Contender], dict[str, Any]]
 
 def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str], measure: Measure,
                   bar: float | None = None, bounds: Sequence[str] = (), peers_measure: Measure | None = None,
-                  over: Mapping[str, float] | None = None, rounds: int = 3) -> Report:  # fmt: skip
+                  over: Mapping[str, float] | None = None, at_least: float | None = None,
+                  rounds: int = 3) -> Report:  # fmt: skip
     """Fill a report with rates per second. `bounds` are measured for comparison, but are not peers.
 
-    `bar` is the required ratio to the fastest peer; `over` has the required ratios to named contenders.
+    `bar` is the required ratio to the fastest peer; `over` has the required ratios to named contenders; `at_least` is
+    the required rate.
     """
     contenders = stage.contenders([ours, *peers, *bounds])
     rates = _measured(stage, report, contenders, {ours: measure}, peers_measure or measure, rounds)
@@ -42,6 +45,8 @@ def compare_rates(stage: Stage, report: Report, ours: str, peers: Sequence[str],
         if over and one.name in over:
             ratio = best[ours] / best[one.name]
             report.bars.append(Bar(f"ours ÷ {one.title}", ratio, over[one.name], "×", at_least=True))
+    if at_least is not None:
+        report.bars.append(Bar("ours", best[ours], at_least, "per second", at_least=True))
     beaten = [best[name] for name in peers if name in best]
     if bar is not None and beaten:
         report.bars.append(Bar("ours ÷ the fastest peer", best[ours] / max(beaten), bar, "×", at_least=True))
@@ -109,6 +114,16 @@ def send_once(count: int, seconds: float = SLOW_SECONDS) -> Measure:
     def measure(stage: Stage, one: Contender) -> dict[str, Any]:
         with stage.scratch() as folder:
             return stage.ask(folder, one.name, "send", count, seconds)
+
+    return measure
+
+
+def send_together(count: int, callers: int, seconds: float = SLOW_SECONDS) -> Measure:
+    """Return a measure: several producers, threads of one process, one call per message."""
+
+    def measure(stage: Stage, one: Contender) -> dict[str, Any]:
+        with stage.scratch() as folder:
+            return stage.ask(folder, one.name, "send_together", count, callers, seconds)
 
     return measure
 

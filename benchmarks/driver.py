@@ -45,6 +45,28 @@ def send(peer: Peer, count: int, seconds: float) -> dict[str, Any]:
     return _rate(done, time.perf_counter() - start)
 
 
+def send_together(peer: Peer, count: int, callers: int, seconds: float) -> dict[str, Any]:
+    """Send messages one by one from several threads at once: `count` in all, or as many as `seconds` allow."""
+    barrier, done = threading.Barrier(callers + 1), [0] * callers
+
+    def call(place: int) -> None:
+        peer.send(WARM_UP)
+        barrier.wait()
+        begin = time.perf_counter()
+        while done[place] < count // callers and time.perf_counter() - begin < seconds:
+            peer.send(STEP)
+            done[place] += STEP
+
+    threads = [threading.Thread(target=call, args=[place]) for place in range(callers)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return _rate(sum(done), time.perf_counter() - start)
+
+
 def send_many(peer: Peer, count: int) -> dict[str, Any]:
     """Send `count` messages in the fastest way that the contender offers."""
     peer.send(WARM_UP)
@@ -264,9 +286,9 @@ def worker(peer: Peer, children: int, tuned: int) -> dict[str, Any]:
 
 VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     verb.__name__: verb
-    for verb in (facts, send, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow, submit, hold,
-                 schedule, beat, declare, store, crowd, serve, requests, stream, seed, pages, stay, scroll, update,
-                 worker)
+    for verb in (facts, send, send_together, send_many, fill, drain, roundtrips, ping, later, text, naps, workflow,
+                 submit, hold, schedule, beat, declare, store, crowd, serve, requests, stream, seed, pages, stay,
+                 scroll, update, worker)
 }
 
 
