@@ -142,7 +142,7 @@ class Hub:
                     answered = self._turns.run(())
                 else:
                     is_one = self._pace.is_single and not self._has_more()
-                    answered = self._turns.run(chain((first,), () if is_one else coming), is_one)
+                    answered = self._turns.run((first,) if is_one else chain((first,), coming), is_one)
                     self._pace.note(now, self._count)
                 self._answer(answered)
             if self._unsent:

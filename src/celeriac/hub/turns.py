@@ -69,6 +69,7 @@ class Turns:
         `is_one`: there is only one.
         """
         self._turn.is_alone = is_one and not self.polls.waits_for_messages
+        coming = iter(coming)  # each is taken once, also if the turn is done again
         jobs: list[Job] = []
         given_up: list[Job] = []
         for _ in range(TRIES):
