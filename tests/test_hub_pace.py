@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import count
+from itertools import count as counted
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,14 +44,15 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     return hands
 
 
-def note(pace: Pace, hands: Hands, turns: int = ENOUGH + 1, gap: float = QUICK_SECONDS / 2, count: int = 1) -> None:
-    for _ in range(turns):
+def note(pace: Pace, hands: Hands, turns: int = ENOUGH + 1, gap: float = QUICK_SECONDS / 2, count: int = 1,
+         connections: int = 1) -> None:  # fmt: skip
+    for number in range(turns):
         hands.now += gap
-        pace.note(hands.now, count)
+        pace.note(hands.now, count, b"%d" % (number % connections))
 
 
 def comes_at(look: int) -> Iterator[bool]:
-    yield from (number == look for number in count(1))
+    yield from (number == look for number in counted(1))
 
 
 def test_after_several_quick_single_requests_the_hub_looks_until_the_next_one_comes(hands: Hands) -> None:
@@ -62,15 +63,16 @@ def test_after_several_quick_single_requests_the_hub_looks_until_the_next_one_co
 
 
 @pytest.mark.parametrize(
-    ("turns", "gap", "count"),
-    [(ENOUGH, QUICK_SECONDS / 2, 1), (ENOUGH * 2, QUICK_SECONDS * 2, 1), (ENOUGH * 2, QUICK_SECONDS / 2, 2)],
-    ids=["few", "slow", "several together"],
-)
+    ("turns", "gap", "count", "connections"),
+    [(ENOUGH, QUICK_SECONDS / 2, 1, 1), (ENOUGH * 2, QUICK_SECONDS * 2, 1, 1), (ENOUGH * 2, QUICK_SECONDS / 2, 2, 1),
+     (ENOUGH * 2, QUICK_SECONDS / 2, 1, 2)],
+    ids=["few", "slow", "several together", "from several connections"],
+)  # fmt: skip
 def test_the_hub_sleeps_at_once_where_spinning_is_not_worth_while(
-    hands: Hands, turns: int, gap: float, count: int
+    hands: Hands, turns: int, gap: float, count: int, connections: int
 ) -> None:
     pace = Pace()
-    note(pace, hands, turns, gap, count)
+    note(pace, hands, turns, gap, count, connections)
     assert not pace.finds(pytest.fail, LONG)
 
 

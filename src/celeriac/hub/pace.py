@@ -1,9 +1,9 @@
 """How requests come: one at a time or several together, and how soon after each other. `serve` acts on it.
 
 A caller that sends one by one waits for each answer. So the hub would sleep and be woken for each request: by ZeroMQ's
-thread on another core, which costs both processes more than the request itself. While single requests come in quick
-succession, the hub looks for the next one instead of sleeping (it *spins*): only as long as that one would be quick
-too, and not for some time after another process wanted the core.
+thread on another core, which costs both processes more than the request itself. While one connection's requests come
+in quick succession, the hub looks for the next one instead of sleeping (it *spins*): only as long as that one would be
+quick too, and not for some time after another process wanted the core.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ class Pace:
 
     def __init__(self) -> None:
         self._single = 0  # turns with one request, one after the other
-        self._quick = 0  # such turns, each soon after the one before
-        self._last = 0.0  # when the last turn began
+        self._quick = 0  # such turns, each soon after the one before, and for the same connection
+        self._last = 0.0  # when the last turn began …
+        self._connection = b""  # … and for which connection
         self._not_before = 0.0 if _cores() > 1 else float("inf")
 
-    def note(self, now: float, count: int) -> None:
-        """Note when a turn began, and how many requests it had."""
+    def note(self, now: float, count: int, connection: bytes) -> None:
+        """Note when a turn began, how many requests it had, and from which connection the first came."""
         if count == 1:
             self._single += 1
-            self._quick = self._quick + 1 if now < self._last + QUICK_SECONDS else 0
+            is_next = now < self._last + QUICK_SECONDS and connection == self._connection
+            self._quick = self._quick + 1 if is_next else 0
         else:
             self._single = self._quick = 0
-        self._last = now
+        self._last, self._connection = now, connection
 
     @property
     def is_single(self) -> bool:

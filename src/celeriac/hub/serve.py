@@ -143,7 +143,7 @@ class Hub:
                 else:
                     is_one = self._pace.is_single and not self._has_more()
                     answered = self._turns.run((first,) if is_one else chain((first,), coming), is_one)
-                    self._pace.note(now, self._count)
+                    self._pace.note(now, self._count, first.identity)
                 self._answer(answered)
             if self._unsent:
                 self._send_rest()
@@ -151,7 +151,7 @@ class Hub:
                 self._look()
 
     def _spins(self) -> bool:
-        """Look for requests instead of sleeping, if they come in quick succession; return whether there is one."""
+        """Look for requests instead of sleeping, if that is worth while; return whether there is one."""
         return not self._unsent and self._pace.finds(self._has_more, self._turns.polls.next_at())
 
     def _wait(self, poller: select.poll) -> None:
