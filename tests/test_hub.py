@@ -51,7 +51,7 @@ from celeriac.hub.clients import Clients
 from celeriac.hub.database import HubDatabase
 from celeriac.hub.keys import make_client
 from celeriac.hub.lookout import Lookout
-from celeriac.hub.sessions import IDLE_SECONDS, SESSIONS, Job, Session, Sessions
+from celeriac.hub.sessions import ALL_BYTES, IDLE_SECONDS, SESSIONS, Job, Session, Sessions
 from celeriac.hub.turns import Turns
 from celeriac.model.clock import Clock
 from celeriac.model.message import PLAIN, encode, new_id
@@ -454,6 +454,20 @@ def test_a_client_with_too_many_sessions_is_refused_another_one_and_keeps_those_
         assert "10,000 sessions, the most that one client may have" in msgspec.msgpack.decode(reply.body)
         ask(socket, 0, 2)
         assert heard(socket, "broker.last_broadcast") == (2, 0)
+
+
+def test_what_the_sessions_keep_together_is_bounded_and_those_heard_of_last_keep_theirs() -> None:
+    sessions, answer = Sessions(), bytes(1 << 20)
+    made = [sessions.of(number.to_bytes(16), "ann", 1000.0 + number) for number in range(ALL_BYTES // len(answer))]
+    for session in made:
+        session.keep(1, answer)
+    sessions.bound()
+    assert all(session.answers for session in made)
+    sessions.of(bytes(16), "ann", 5000.0).keep(2, answer)
+    sessions.bound()
+    assert [session for session in made if not session.answers] == [made[1]]
+    assert list(made[0].answers) == [1, 2]
+    assert sum(session.size for session in made) == ALL_BYTES
 
 
 def test_a_client_may_have_new_sessions_once_its_idle_ones_are_forgotten_and_others_are_not_counted() -> None:

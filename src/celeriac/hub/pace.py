@@ -15,7 +15,7 @@ from typing import Final
 
 __all__ = ["Pace"]
 
-QUICK_SECONDS: Final = 0.0004  # between the beginnings of two turns, at most, for the second to be quick
+QUICK_SECONDS: Final = 0.0005  # between the beginnings of two turns, at most, for the second to be quick
 ENOUGH: Final = 8  # such turns one after the other, before anything is concluded from them
 TAKEN_SECONDS: Final = 0.0001  # a look that takes longer was interrupted: others want the core …
 PAUSE_SECONDS: Final = 0.1  # … and have it for so long

@@ -182,6 +182,7 @@ class Hub:
         self._look_at = time.monotonic() + LOOK_SECONDS
         self._clients.reread()
         self._sessions.forget_idle(time.time())
+        self._sessions.bound()
         self._tell_nonsense()
 
     # --- Receiving ------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Sessions: which requests of a client were answered, and how, so that a repeated one gets the same answer.
 
 A client numbers its requests, and says with each which one is the oldest that it still waits for, and which later ones
-are over: those answers are forgotten. What is kept of one session is bounded; if a client exceeds that, its oldest
-answers are dropped, and the request, repeated, is carried out again, which each verb stands (receipts, tokens, ids).
-So is the number of sessions that one client has.
+are over: those answers are forgotten. What is kept of one session is bounded, and of all together; beyond that, the
+oldest answers are dropped, and the request, repeated, is carried out again, which each verb stands (receipts, tokens,
+ids). So is the number of sessions that one client has.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, Final
 from celeriac.drivers.zmq.frames import Request
 from celeriac.errors import BrokerError
 
-__all__ = ["RUNNING", "SESSIONS", "Job", "Session", "Sessions"]
+__all__ = ["ALL_BYTES", "RUNNING", "SESSIONS", "Job", "Session", "Sessions"]
 
 KEPT_BYTES: Final = 16 << 20  # of the answers of one session …
 KEPT_ANSWERS: Final = 4096  # … and so many
+ALL_BYTES: Final = 256 << 20  # of the answers of all sessions
 RUNNING: Final = 4096  # requests of one session that may be under way
 SESSIONS: Final = 10_000  # of one client: each thread and each event loop of its processes has one
 IDLE_SECONDS: Final = 300.0
@@ -84,6 +85,12 @@ class Session:
             given_up += [job for number, job in self.running.items() if number < oldest]
         return given_up
 
+    def drop_all(self) -> int:
+        """Drop all answers; return their size."""
+        size, self.size = self.size, 0
+        self.answers.clear()
+        return size
+
     def _drop(self, number: int) -> None:
         self.size -= len(self.answers.pop(number))
 
@@ -115,6 +122,15 @@ class Sessions:
             self.counts[client] += 1
         session.seen_at = now
         return session
+
+    def bound(self) -> None:
+        """If the answers of all sessions are too many, drop those of sessions that were heard of least recently."""
+        size = sum(session.size for session in self.known.values())
+        if size > ALL_BYTES:
+            for session in sorted(self.known.values(), key=lambda session: session.seen_at):
+                size -= session.drop_all()
+                if size <= ALL_BYTES:
+                    break
 
     def forget_idle(self, now: float) -> None:
         """Drop sessions of which nothing was heard for long."""
