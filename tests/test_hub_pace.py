@@ -118,13 +118,19 @@ def test_on_a_single_core_the_hub_never_spins(hands: Hands, monkeypatch: pytest.
     assert not pace.finds(pytest.fail, LONG)
 
 
-def test_requests_come_one_at_a_time_after_some_single_ones_and_until_several_come_together(hands: Hands) -> None:
+def test_there_is_a_lone_caller_after_some_single_requests_and_until_several_come_together(hands: Hands) -> None:
     pace = Pace()
-    note(pace, hands, ENOUGH - 1, gap=1.0)
+    note(pace, hands, ENOUGH, gap=1.0)
     assert not pace.is_single
     note(pace, hands, 1, gap=1.0)
     assert pace.is_single
     note(pace, hands, 1, count=2)
+    assert not pace.is_single
+
+
+def test_there_is_no_lone_caller_while_several_ask_in_turn(hands: Hands) -> None:
+    pace = Pace()
+    note(pace, hands, ENOUGH * 2, gap=1.0, connections=2)
     assert not pace.is_single
 
 

@@ -25,25 +25,24 @@ class Pace:
     """Notes the turns. All times are monotonic."""
 
     def __init__(self) -> None:
-        self._single = 0  # turns with one request, one after the other
-        self._quick = 0  # such turns, each soon after the one before, and for the same connection
+        self._single = 0  # turns with one request of the same connection, one after the other
+        self._quick = 0  # such turns, each soon after the one before
         self._last = 0.0  # when the last turn began …
         self._connection = b""  # … and for which connection
         self._not_before = 0.0 if _cores() > 1 else float("inf")
 
     def note(self, now: float, count: int, connection: bytes) -> None:
         """Note when a turn began, how many requests it had, and from which connection the first came."""
-        if count == 1:
+        if count == 1 and connection == self._connection:
             self._single += 1
-            is_next = now < self._last + QUICK_SECONDS and connection == self._connection
-            self._quick = self._quick + 1 if is_next else 0
+            self._quick = self._quick + 1 if now < self._last + QUICK_SECONDS else 0
         else:
             self._single = self._quick = 0
         self._last, self._connection = now, connection
 
     @property
     def is_single(self) -> bool:
-        """Whether requests come one at a time."""
+        """Whether requests come one at a time, from one connection."""
         return self._single >= ENOUGH
 
     def finds(self, is_there: Callable[[], bool], until: float) -> bool:
