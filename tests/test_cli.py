@@ -556,6 +556,8 @@ def test_workers_can_be_asked(live: Path) -> None:
     assert shop("inspect", "ping").exit_code == 0
     assert read("inspect", "registered")["workers"]["w1"] == ["shop.add", "shop.fail", "shop.forget", "shop.sleep"]
     shop("call", "shop.add", "-a", "[2, 3]", "--wait")
+    # A worker counts a task after it has stored its result.
+    wait_for(lambda: "shop.add" in read("inspect", "stats")["workers"]["w1"]["tasks"], "the worker has counted it")
     assert read("inspect", "stats")["workers"]["w1"]["tasks"]["shop.add"]["count"] >= 1
     assert "shop.add" in shop("inspect", "stats").stdout
     for question in ("active", "reserved", "scheduled", "registered"):
