@@ -136,7 +136,7 @@ def test_a_client_that_comes_back_is_told_what_it_has_missed(quiet: httpx.Client
         last, _, _ = next(found)
     missed = [send(client, "shop.fail", name, wait=60).json()["id"] for _ in range(3)]
     kept = {"q": "task:shop.fail", "limit": "3"}
-    wait_for(lambda: len(client.get(f"{API}/tasks", params=kept).json()["tasks"]) == 3, "what was missed in the history")
+    wait_for(lambda: len(client.get(f"{API}/tasks", params=kept).json()["tasks"]) == 3, "what was missed being kept")
     with following(client, last, task="shop.fail,shop.add") as found:
         told = [next(found) for _ in range(3)]
         assert [name for _, name, _ in told] == ["attempt.ended"] * 3
