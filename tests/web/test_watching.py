@@ -27,7 +27,7 @@ from celeriac.worker.recorder import Recorder
 from celeriac.worker.statistics import Ended, grouped
 from celeriac.worker.watches import MOST_WATCHES, Watches
 from tests.patience import PATIENCE, eventually, wait_for
-from tests.web.conftest import Running
+from tests.web.conftest import Running, worker_of
 from tests.web.inside import site_of
 from tests.web.served import serving
 from tests.web.test_tasks import API, problem, send
@@ -191,11 +191,16 @@ def test_a_stream_that_resumes_from_nowhere_is_refused(client: httpx.Client) -> 
 def test_a_worker_tells_no_more_when_the_last_stream_has_ended(client: httpx.Client, running: Running) -> None:
     with following(client, task="shop.add"):
         pass
-    (worker,) = client.get(f"{API}/workers").json()
+    worker = worker_of(client.get(f"{API}/workers"))
     assert running.served.folder.exists()
     channel = {"channel": "celeriac", "seconds": 30}
-    refused = client.post(f"{API}/workers/{worker['name']}/orders", json={"order": "watch", "arguments": channel})
-    assert "channel must begin with 'events.'" in problem(refused, 422, "bad-body")["detail"]
+
+    def refused() -> httpx.Response | None:
+        answer = client.post(f"{API}/workers/{worker['name']}/orders", json={"order": "watch", "arguments": channel})
+        return answer if answer.status_code != 200 else None  # the worker has two seconds to answer
+
+    found = wait_for(refused, "the worker's answer")
+    assert "channel must begin with 'events.'" in problem(found, 422, "bad-body")["detail"]
 
 
 # --- On each broker -----------------------------------------------------------------------------------
