@@ -48,8 +48,7 @@ class RpcBackend(SubscribingBackend[AioConnection]):
             channel.tell(acknowledge(channel.number, contents[-1].tag, multiple=True))
 
         channel.on_content = self.hearing(heard)
-        channel.on_cancel = lambda _: connection.abandon("the reply queue was deleted, or its node has failed")
-        channel.on_failure = lambda error: connection.abandon(str(error))
+        channel.tell_end(lambda why: connection.abandon(str(why)))
         arguments: dict[str, Any] = self.server.facts.dialect.of_replies or {"x-expires": int(unread_seconds() * 1000)}
         if self.server.quorum:
             arguments |= {"x-queue-type": "quorum"}

@@ -28,8 +28,8 @@ class Amqp10RpcBackend(SubscribingBackend[Connection]):
         super().__init__(server, clock, result_expires)
 
     async def subscribe(self, connection: Connection, address: str) -> None:
-        receiver = await connection.follow(self.server.dialect.subscription(address), self._heard)
-        receiver.changed = connection.abandon  # the server has ended the link
+        node = self.server.dialect.subscription(address)
+        await connection.follow(node, self._heard, lambda why: connection.abandon(str(why)))
 
     def _heard(self, body: bytes) -> None:
         outcome = self.decoded(body)

@@ -95,6 +95,8 @@ class QueueServerLease(Lease):
         self._changed.set()
 
     def _disconnected(self) -> None:
+        if self._lost is None and not self._ended:
+            log.error("The worker's connection has ended (%s): %s", self._transport, self.connection.lost)
         self._lost = self._lost or str(self.connection.lost)
         if self._mover is not None:
             self._mover.abandon()

@@ -220,8 +220,11 @@ class Connection(asyncio.Protocol):
                 raise receiver.error
         return [receiver.available or 0 for receiver in receivers]
 
-    async def follow(self, node: Node, take: Callable[[bytes], None]) -> Receiver:
-        """Call `take` with each message of a node, and let the server forget it. Raises `Refused`, `ConnectionLost`."""
+    async def follow(self, node: Node, take: Callable[[bytes], None], ended: Callable[[object], None]) -> None:
+        """Call `take` with each message of a node, and let the server forget it; `ended`, when the link has ended.
+
+        Raises `Refused`, `ConnectionLost`.
+        """
         receiver: Receiver = await self.attached(self.session().receiver(node))
         left = WINDOW
 
@@ -236,9 +239,9 @@ class Connection(asyncio.Protocol):
             take(received.body)
 
         receiver.take = heard
+        receiver.changed = lambda: ended(receiver.error)
         receiver.allow(WINDOW)
         self.flush()
-        return receiver
 
     async def sender(self, node: Node) -> Sender:
         """Return the sender to a node; attach it at first. Raises `Refused` or `ConnectionLost`."""
