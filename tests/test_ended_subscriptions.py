@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from celeriac.backends.amqp import RpcBackend
+from celeriac.backends.amqp10 import Amqp10RpcBackend
+from celeriac.backends.reply_subscriptions import SubscribingBackend
+from celeriac.backends.stomp import StompReplyBackend
 from celeriac.brokers.amqp10 import Amqp10Broker
 from celeriac.brokers.queue_server.broker import QueueServerBroker
 from celeriac.brokers.queue_server.lease import QueueServerLease
 from celeriac.brokers.stomp import StompBroker
+from celeriac.drivers.amqp.server import Server as AmqpServer
 from celeriac.drivers.amqp10.server import Server as Amqp10Server
 from celeriac.drivers.stomp.server import Server as StompServer
-from celeriac.errors import LeaseLost
+from celeriac.errors import BrokerUnavailable, LeaseLost
 from celeriac.model.clock import Clock
 from celeriac.ports.broker import Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.amqp10_server import Double
-from tests.conformance.broker import LONG, ids, message, one, receive
+from tests.conformance.broker import LONG, ids, message, one, receive, success
 from tests.patience import PATIENCE, eventually
+from tests.proxies import Cutting
 from tests.rabbitmq_server import Place
 
 AGAIN = "The worker subscribes again"
@@ -159,6 +166,14 @@ def on_rabbitmq(place: Place, protocol: str) -> QueueServerBroker:
     return StompBroker(StompServer(place.rabbit.stomp_url(place.vhost)), Clock())
 
 
+def replies_through(proxy: Cutting, place: Place, protocol: str) -> SubscribingBackend[Any]:
+    url = f"{protocol}://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}"
+    if protocol == "amqp":
+        return RpcBackend(AmqpServer(url), Clock())
+    return Amqp10RpcBackend(Amqp10Server(url), Clock()) if protocol == "amqp10" else \
+        StompReplyBackend(StompServer(url), Clock())
+
+
 async def test_a_worker_is_counted_again_when_the_queue_of_its_presence_was_deleted(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,3 +185,41 @@ async def test_a_worker_is_counted_again_when_the_queue_of_its_presence_was_dele
         while [worker.name for worker in await broker.operations().workers()] != ["w"]:
             await asyncio.sleep(0.01)  # between two looks
     await lease.end()
+
+
+# --- A connection that is lost while something begins -------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["amqp", "amqp10", "stomp"])
+def test_a_caller_that_begins_to_wait_is_not_told_of_a_connection_that_is_lost_meanwhile(
+    place: Place, protocol: str
+) -> None:
+    """The first subscription to its replies is tried as often as any request."""
+    outcome = success(message())
+    for times in (2, 3):
+        port = int(place.rabbit.stomp.rpartition(":")[2]) if protocol == "stomp" else place.rabbit.port
+        proxy = Cutting(port, b".reply.", times)
+        backend = replies_through(proxy, place, protocol)
+        if times == 2:
+            outcome.reply_to = backend.reply_to
+            asyncio.run(backend.store([outcome]))
+            assert backend.fetch([outcome.id], wait=LONG) == {outcome.id: outcome}
+        else:
+            with pytest.raises(BrokerUnavailable, match="cannot be reached"):
+                backend.fetch([outcome.id], wait=LONG)
+        assert proxy.left == 0
+        backend.close()
+        proxy.close()
+
+
+async def test_a_listener_is_not_told_of_a_connection_that_is_lost_while_it_begins(place: Place) -> None:
+    proxy = Cutting(place.rabbit.port, b"news", 1)
+    broker = place.broker(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}")
+    heard = await broker.listen("news")
+    await broker.broadcast("news", [b"1"])
+    async with asyncio.timeout(PATIENCE):
+        assert await anext(heard) == b"1"
+    assert proxy.left == 0
+    await heard.aclose()
+    broker.close()
+    proxy.close()

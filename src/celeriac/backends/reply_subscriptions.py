@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from celeriac.backends.replies import ReplyingBackend
 from celeriac.drivers.message_server import MessageServer
+from celeriac.drivers.pauses import Pauses
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.message import new_id
@@ -23,7 +24,6 @@ from celeriac.model.message import new_id
 __all__ = ["SubscribingBackend"]
 
 HEARTBEAT = 30.0  # seconds
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to subscribe again
 
 Connection = TypeVar("Connection", bound=Any)
 
@@ -91,29 +91,21 @@ class SubscribingBackend(ReplyingBackend, Generic[Connection]):
                 self._reading = thread.submit(self._read(connection))
 
     async def _subscribed(self) -> Connection:
-        connection = await self._server.open(HEARTBEAT, "celeriac replies")
-        try:
-            async with self._server.answering():
-                await self.subscribe(connection, self._address)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        address = self._address
+        return await self._server.begun(HEARTBEAT, "celeriac replies", lambda opened: self.subscribe(opened, address))
 
     async def _read(self, connection: Connection) -> None:
         """Subscribe again whenever the connection is lost, until cancelled."""
-        tries = 0
+        pauses = Pauses()
         try:
             while True:
                 ended = asyncio.Event()
                 connection.on_lost = ended.set
                 if connection.lost is None:
                     await ended.wait()
-                await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-                tries += 1
-                with contextlib.suppress(BrokerError):
+                await asyncio.sleep(pauses.next())
+                with suppress(BrokerError):
                     connection = await self._subscribed()
-                    tries = 0
         finally:
             connection.close()
 

@@ -134,13 +134,17 @@ class MessageServer(ABC, Generic[LoopConnected]):
     async def ado(self, procedure: Procedure[Result], within: float | None = None) -> Result:
         """Coroutine version of `do`. If it is cancelled, the procedure may have been carried out."""
         timeout = self.timeout if within is None else within
-        return await self.repeat(procedure, time.monotonic() + timeout, timeout, self.drive)
+        deadline = time.monotonic() + timeout
+        return await self.repeat(lambda connection: self.drive(connection, procedure()), deadline, timeout)
 
     async def repeat(
-        self, procedure: Procedure[Result], deadline: float, timeout: float,
-        drive: Callable[[LoopConnected, Generator[Any, Any, Result]], Awaitable[Result]],
+        self, work: Callable[[LoopConnected], Awaitable[Result]], deadline: float, timeout: float,
+        connect: Callable[[], Awaitable[LoopConnected]] | None = None,
     ) -> Result:  # fmt: skip
-        """Carry out a procedure by `drive`, again after a lost connection; `timeout` is what errors tell."""
+        """Do something on a connection (of those that `connect` returns; the loop's own), again after a lost one.
+
+        `timeout` is what errors tell.
+        """
         started = time.monotonic()
         tries = TRIES
         while True:
@@ -148,8 +152,8 @@ class MessageServer(ABC, Generic[LoopConnected]):
             connection: LoopConnected | None = None
             try:
                 async with asyncio.timeout(max(0.01, deadline - time.monotonic())):
-                    connection = await self._opened()
-                    return await drive(connection, procedure())
+                    connection = await (connect or self._opened)()
+                    return await work(connection)
             except OSError as error:
                 blocked = ""
                 if isinstance(error, TimeoutError) and connection is not None:
@@ -196,6 +200,29 @@ class MessageServer(ABC, Generic[LoopConnected]):
             raise self.unavailable(error, self.timeout) from error
         self.session().others.add(connection)
         return connection
+
+    async def begun(self, heartbeat: float, name: str,
+                    begin: Callable[[LoopConnected], Awaitable[None]]) -> LoopConnected:  # fmt: skip
+        """Return a new connection on which something was begun; again on another one, if it is lost meanwhile.
+
+        Raises `BrokerUnavailable` within the time-out.
+        """
+
+        async def connect() -> LoopConnected:
+            connection = await self.connect_loop(heartbeat, name)
+            self.session().others.add(connection)
+            return connection
+
+        async def work(connection: LoopConnected) -> LoopConnected:
+            try:
+                await begin(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        async with self.answering():
+            return await self.repeat(work, time.monotonic() + self.timeout, self.timeout, connect)
 
     async def _opened(self) -> LoopConnected:
         session = self.session()

@@ -72,6 +72,9 @@ class DriverServer(Protocol):
     async def open(self, heartbeat: float, name: str = "") -> Any:
         """Return a new connection of the running event loop."""
 
+    async def begun(self, heartbeat: float, name: str, begin: Callable[[Any], Awaitable[None]]) -> Any:
+        """Return a new connection on which something was begun."""
+
     def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
         """Bound a block."""
 
@@ -137,13 +140,10 @@ class ServerTransport(Transport, Generic[S, T, C]):
 
     async def subscribe(self, channel: str, take: Callable[[bytes], None], lost: Callable[[], None]) -> Subscription:
         await self.learn()
-        connection: C = await self.server.open(SUBSCRIBER_HEARTBEAT, f"celeriac listens to {channel}")
-        try:
-            async with self.answering():
-                await self.follow(connection, channel, take, lambda why: connection.abandon(str(why)))
-        except BaseException:
-            connection.close()
-            raise
+        connection: C = await self.server.begun(
+            SUBSCRIBER_HEARTBEAT, f"celeriac listens to {channel}",
+            lambda opened: self.follow(opened, channel, take, lambda why: opened.abandon(str(why))),
+        )  # fmt: skip
         connection.on_lost = lost
         return _Subscriber(connection)
 

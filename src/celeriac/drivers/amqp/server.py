@@ -84,7 +84,9 @@ class Server(BlockingServer[AioConnection, Connection]):
         alone = False
         while True:
             try:
-                return await self.repeat(procedure, deadline, timeout, self._drive_alone if alone else self.drive)
+                return await self.repeat(
+                    lambda connection, alone=alone: self.drive(connection, procedure(), alone), deadline, timeout  # type: ignore[misc]
+                )
             except ChannelClosed as error:
                 if error.shared and not alone:
                     alone = True
@@ -116,9 +118,6 @@ class Server(BlockingServer[AioConnection, Connection]):
         except StopIteration as end:
             result: Result = end.value
             return result
-
-    async def _drive_alone(self, connection: AioConnection, work: Generator[Any, Any, Result]) -> Result:
-        return await self.drive(connection, work, alone=True)
 
     @asynccontextmanager
     async def answering(self, within: float | None = None) -> AsyncGenerator[None, None]:
