@@ -2,13 +2,14 @@
 
 `Intake.deliver` is called by the connection for each message; the lease takes deliveries from the consumers' buffers.
 A message goes back to its line by being sent again, confirmed, and then acknowledged: a crash in between duplicates
-it, and never loses it. The server counts deliveries that ended with a connection; those that ended otherwise are
-counted in the envelope.
+it, and never loses it. A server that does both in one step duplicates nothing. The server counts deliveries that ended
+with a connection; those that ended otherwise are counted in the envelope.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,12 +25,14 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
 from celeriac.brokers.queue_server.unacked import Unacked
-from celeriac.errors import BrokerUnavailable
+from celeriac.errors import BrokerError, BrokerUnavailable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery, Slots
 from celeriac.ports.operations import unreadable
 
 __all__ = ["Intake"]
+
+log = logging.getLogger("celeriac.brokers")
 
 SURPLUS_SECONDS = 0.1  # after which messages go back that were pushed and not received; those of a consumer that …
 ENDED_SECONDS = 0.01  # … has ended, after this time
@@ -158,11 +161,7 @@ class Intake:
         body = encode_dead(letter.message, letter.reason, letter.at, transport.codec)
         parcel = Parcel(transport.topology.dead(queue), body)
 
-        async def send() -> None:
-            await self._sender.send((), [parcel], PATIENCE)
-            self.acknowledge([held])
-
-        self._jobs.start(send)
+        self._jobs.start(lambda: self.swap([held], (), [parcel], PATIENCE))
 
     # --- Messages that are not received ---------------------------------------------------------------
 
@@ -219,10 +218,31 @@ class Intake:
             envelopes = [Envelope(held.delivery.message, held.count, held.again, 0.0) for held in surplus]
         for held in surplus:
             held.again = True
-        await self._sender.send(envelopes, (), PATIENCE)
-        self.acknowledge(surplus)
+        await self.swap(surplus, envelopes, (), PATIENCE)
 
     # --- The end of a delivery ------------------------------------------------------------------------
+
+    async def swap(self, settled: Sequence[Held], envelopes: Sequence[Envelope], parcels: Sequence[Parcel],
+                   within: float | None = None) -> None:  # fmt: skip
+        """Send what takes the place of deliveries, and acknowledge them: in one step, where the server can do that.
+
+        Within the time-out, or so many seconds. Where the connection is lost, the lease is.
+        """
+        sending = await self._sender.sending(envelopes, parcels)
+        if sending is not None:
+            transport = self._sender.transport
+            try:
+                async with asyncio.timeout(transport.timeout if within is None else within):
+                    moved = await self._connection.move(sending, [held.tag for held in settled])
+            except OSError as error:
+                self._connection.abandon()  # what was done is unknown: the server puts back what was not
+                if isinstance(error, BrokerError):
+                    raise
+                log.warning("The worker's connection has ended while messages were settled: %s", error)
+                return
+            if not moved:
+                await transport.ado(sending, within)
+        self.acknowledge(settled)
 
     def acknowledge(self, settled: Sequence[Held]) -> None:
         """Acknowledge deliveries; those that are not held any more are acknowledged already, or lost."""
