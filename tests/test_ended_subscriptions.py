@@ -166,7 +166,7 @@ def on_rabbitmq(place: Place, protocol: str) -> QueueServerBroker:
     return StompBroker(StompServer(place.rabbit.stomp_url(place.vhost)), Clock())
 
 
-def replies_through(proxy: Cutting, place: Place, protocol: str) -> SubscribingBackend[Any]:
+def replies_through(proxy: Cutting, place: Place, protocol: str) -> SubscribingBackend[Any, Any]:
     url = f"{protocol}://guest:guest@127.0.0.1:{proxy.port}/{quote(place.vhost)}"
     if protocol == "amqp":
         return RpcBackend(AmqpServer(url), Clock())

@@ -14,7 +14,7 @@ from typing import Any
 
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import WorkerConnection
-from celeriac.drivers.pauses import Pauses
+from celeriac.model.pauses import Pauses
 from celeriac.ports.broker import Delivery
 
 __all__ = ["Consumer", "Held"]

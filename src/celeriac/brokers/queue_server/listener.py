@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator
 
 from celeriac.brokers.queue_server.transport import Subscription, Transport
-from celeriac.drivers.pauses import Pauses
 from celeriac.errors import BrokerError
+from celeriac.model.pauses import Pauses
 from celeriac.ports.broker import MISSED
 
 __all__ = ["Listener"]

@@ -22,9 +22,9 @@ from celeriac.brokers.queue_server.transport import (
     Transport,
     WorkerConnection,
 )
-from celeriac.drivers.pauses import Pauses
 from celeriac.errors import BrokerError
 from celeriac.model.codec import Codec
+from celeriac.model.pauses import Pauses
 
 __all__ = ["Connected", "ConnectedInspection", "ConnectedWorker", "DriverServer", "Ended", "ServerTransport"]
 
