@@ -39,10 +39,6 @@ class Owner(Protocol):
     links: dict[Any, Link]
     available: int | None
 
-    @property
-    def lost(self) -> Exception | None:
-        """Why the connection has ended."""
-
     def forget(self, session: Session) -> bool:
         """Forget a session that has ended; False if it was forgotten before."""
 
