@@ -1,7 +1,6 @@
 """One message server (AMQP 0-9-1, AMQP 1.0, STOMP), for every thread, event loop and process that uses it.
 
-Requests come as a *procedure*: a generator that yields requests of the protocol's own and receives the answers, so that
-sending is written once for threads and event loops. Connections are opened at first use, by the process that uses them
+Requests come as *procedures* (`procedures.py`). Connections are opened at first use, by the process that uses them
 (a forked child opens its own), and closed with their loop. Waiting is bounded by the time-out, and errors are
 Celeriac's. A driver derives its `Server`.
 """
@@ -15,24 +14,25 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.loop_session import LoopSession
 from celeriac.drivers.loop_thread import LoopThread
+from celeriac.drivers.procedures import Procedure, adrive
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.server_address import ServerAddress
 from celeriac.drivers.sockets import distrust
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
 from celeriac.model.codec import Codec
 
-__all__ = ["PAUSE", "TRIES", "LoopConnected", "MessageServer", "Procedure"]
+__all__ = ["PAUSE", "TRIES", "LoopConnected", "MessageServer"]
 
 TRIES = 3
 PAUSE = 0.05  # seconds before a lost connection is tried again
 
 Result = TypeVar("Result")
-Procedure = Callable[[], Generator[Any, Any, Result]]
 
 
 class _Connection(Protocol):
@@ -95,8 +95,8 @@ class MessageServer(ABC, Generic[LoopConnected]):
         """Return a new connection of the running event loop. Raises `OSError`."""
 
     @abstractmethod
-    async def drive(self, connection: LoopConnected, work: Generator[Any, Any, Result]) -> Result:
-        """Carry out a procedure on a connection."""
+    async def answer(self, connection: LoopConnected, ask: Any) -> Any:
+        """Send a request of a procedure on a connection, and return its answer."""
 
     # --- Errors ---------------------------------------------------------------------------------------
 
@@ -135,7 +135,11 @@ class MessageServer(ABC, Generic[LoopConnected]):
         """Coroutine version of `do`. If it is cancelled, the procedure may have been carried out."""
         timeout = self.timeout if within is None else within
         deadline = time.monotonic() + timeout
-        return await self.repeat(lambda connection: self.drive(connection, procedure()), deadline, timeout)
+
+        def work(connection: LoopConnected) -> Awaitable[Result]:
+            return adrive(procedure(), partial(self.answer, connection))
+
+        return await self.repeat(work, deadline, timeout)
 
     async def repeat(
         self, work: Callable[[LoopConnected], Awaitable[Result]], deadline: float, timeout: float,

@@ -84,9 +84,6 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
     def declare_dead(self, queue: str) -> Procedure[None]:
         yield self.topology.queue(self.topology.dead(queue))
 
-    def declare_delays(self) -> Procedure[None]:
-        yield from ()
-
     def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
         node, subject = self.topology.dialect.topic(self.topology.channel(channel))
         yield [Item(node, encode(payload, subject=subject)) for payload in payloads]
