@@ -9,7 +9,6 @@ with a connection; those that ended otherwise are counted in the envelope.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,8 +30,6 @@ from celeriac.ports.broker import Delivery, Slots
 from celeriac.ports.operations import unreadable
 
 __all__ = ["Intake"]
-
-log = logging.getLogger("celeriac.brokers")
 
 SURPLUS_SECONDS = 0.1  # after which messages go back that were pushed and not received; those of a consumer that …
 ENDED_SECONDS = 0.01  # … has ended, after this time
@@ -235,10 +232,10 @@ class Intake:
                 async with asyncio.timeout(transport.timeout if within is None else within):
                     moved = await self._connection.move(sending, [held.tag for held in settled])
             except OSError as error:
-                self._connection.abandon()  # what was done is unknown: the server puts back what was not
+                # What was done is unknown: the server puts back what was not.
+                self._connection.abandon(f"{str(error) or 'it did not answer'} (while messages were settled)")
                 if isinstance(error, BrokerError):
                     raise
-                log.warning("The worker's connection has ended while messages were settled: %s", error)
                 return
             if not moved:
                 await transport.ado(sending, within)

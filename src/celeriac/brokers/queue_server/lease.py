@@ -75,6 +75,7 @@ class QueueServerLease(Lease):
                 await self.journal.follow(self.connection)
                 await answer_roll_calls(self.connection, self._presence, self._sender, self._jobs.start)
         except BaseException:
+            self._ended = True
             self.connection.close()
             raise
         self._stamp()
@@ -274,5 +275,5 @@ class QueueServerLease(Lease):
             async with asyncio.timeout(self._transport.timeout):
                 return await work
         except OSError as error:
-            self.connection.abandon()
+            self.connection.abandon(str(error) or "it did not answer")
             raise self._no_lease(error) from error

@@ -222,8 +222,8 @@ class ConnectedWorker(WorkerConnection, Generic[T, C]):
     def close(self) -> None:
         self.connection.close()
 
-    def abandon(self) -> None:
-        self.connection.abandon()
+    def abandon(self, why: str = "this process closed it") -> None:
+        self.connection.abandon(why)
 
 
 class ConnectedInspection(Inspection, Generic[T, C]):

@@ -231,7 +231,12 @@ class Channel:
 
     def tell_end(self, ended: Callable[[object], None]) -> None:
         """Call `ended`, with the reason, when the server ends a consumer or the channel, or the connection is lost."""
-        self.on_cancel = lambda _: ended("its queue was deleted, or the queue's node has failed")
+
+        def cancelled(_: str) -> None:
+            self.close()
+            ended("its queue was deleted, or the queue's node has failed")
+
+        self.on_cancel = cancelled
         self.on_failure = ended
 
     @property
