@@ -511,7 +511,7 @@ async def test_subscribing_and_inspecting_fail_in_time_when_the_server_goes_away
 ) -> None:
     broker = frail.broker(timeout=TIMEOUT)
     await broker.server.learn()
-    opened = broker.server.open
+    opened = broker.server.connect_loop
 
     async def lost(heartbeat: float, name: str) -> Any:
         connection = await opened(heartbeat, name)
@@ -524,7 +524,7 @@ async def test_subscribing_and_inspecting_fail_in_time_when_the_server_goes_away
         return connection
 
     for what, why in ((lost, "cannot be reached"), (frozen, "did not answer within 3 s")):
-        monkeypatch.setattr(broker.server, "open", what)
+        monkeypatch.setattr(broker.server, "connect_loop", what)
         for work in (broker.listen("news"), broker.operations().purge("default")):
             started = time.monotonic()
             try:
