@@ -47,7 +47,7 @@ class Connection(BlockingConnection):
 
     def begin(self, ask: bool = True) -> None:
         self._parser = Parser()
-        self._answers: deque[Method] = deque()  # received, and not read
+        self._answers: deque[Method | Content] = deque()  # received, and not read
         self._confirms = Confirms()
         self._opened = False
         self._reach()
@@ -84,7 +84,8 @@ class Connection(BlockingConnection):
         """Call a method, and return its answer. Raises `ChannelClosed`, after which the channel is open again."""
         self._deadline = deadline
         self._write(method(CHANNEL, what))
-        return self._read().frame
+        answer = self._read()
+        return answer if isinstance(answer, Content) else answer.frame
 
     def publish(self, items: Sequence[Publication], within: float) -> list[Publication]:
         """Publish, and wait for all confirms (`within` seconds for each window); return what could not be routed."""
@@ -108,7 +109,7 @@ class Connection(BlockingConnection):
 
     # --- What arrives ---------------------------------------------------------------------------------
 
-    def _read(self) -> Method:
+    def _read(self) -> Method | Content:
         """Return the next answer."""
         while not self._answers:
             self.take(self._receive())
@@ -120,8 +121,10 @@ class Connection(BlockingConnection):
             if isinstance(event, Confirmed):
                 self._confirms.confirmed(event)
             elif isinstance(event, Content):
-                if event.returned:  # nothing else comes: nobody consumes here
+                if event.returned:
                     self._confirms.returned(event)
+                elif event.fetched:  # nothing else comes: nobody consumes here
+                    self._answers.append(event)
             elif isinstance(event.frame, commands.Connection.Blocked):
                 self.blocked = event.frame.reason
             elif isinstance(event.frame, commands.Connection.Unblocked):
