@@ -3,7 +3,8 @@
 It follows the conventions of JMS, as ActiveMQ, Artemis and Qpid do: queues and topics by capability, counts of failed
 deliveries, messages that wait for their delivery time, looking by copies, draining, dynamic nodes, and transactions.
 Everything is in memory. Messages to `$control` change it: `advance 60` its clock, `block` and `unblock` its credit, and
-`reset` empties it.
+`reset` empties it; `detach NAME` ends the links from a queue or topic, `end NAME` their sessions, and `delete NAME`
+deletes the queue.
 It prints its port.
 """
 
@@ -244,6 +245,8 @@ class Double(MessagingHandler):
         elif what == "reset":
             self.queues, self.topics, self.offset = {"$control": Queue(), "celeriac.turn": Queue()}, {}, 0.0
             self.add("celeriac.turn", Message(b"turn", inferred=True))  # or the first reader would wait for it
+        elif what in ("detach", "end", "delete"):
+            self.end_links(what, value)
         self.blocked = what == "block" or (self.blocked and what not in ("unblock", "reset"))
         if what in ("unblock", "reset"):
             for link in self.receivers:
@@ -257,6 +260,20 @@ class Double(MessagingHandler):
         if entry.due > self.now():
             self.container.schedule(max(0.001, entry.due - self.now()), _Later(lambda: self.serve(name)))
         self.serve(name)
+
+    def end_links(self, what: str, name: str) -> None:
+        if what == "delete":
+            self.queues[name].entries.clear()
+        for link in self.links_of(lambda link: link.is_sender and link.name_of_queue == name):
+            condition = "amqp:resource-deleted" if what == "delete" else "amqp:internal-error"
+            ended = link.session if what == "end" else link
+            for one in self.links_of(lambda other, link=link: other == link or (what == "end" and
+                                                                                 other.session == link.session)):
+                self.forget(one, failed=False)
+            ended.condition = _condition(condition, f"told to {what}")
+            ended.close()
+        if what == "delete":
+            del self.queues[name]
 
     def coordinate(self, delivery: Any, body: Any) -> None:
         if body.descriptor == ulong(0x31):

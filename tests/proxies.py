@@ -1,11 +1,12 @@
-"""Servers of the tests' own, in threads: one that takes connections, and a proxy that can swallow what they send."""
+"""Servers of the tests' own, in threads: one that takes connections, and proxies that swallow data or cut them off."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 
-__all__ = ["Listening", "Proxy"]
+__all__ = ["Cutting", "Listening", "Proxy"]
 
 
 class Listening:
@@ -51,10 +52,32 @@ class Proxy(Listening):
 
     def _pump(self, source: socket.socket, sink: socket.socket, era: int) -> None:
         try:
-            while data := source.recv(65536):
+            while (data := source.recv(65536)) and self.passes(data):
                 if era == self._era:
                     sink.sendall(data)
         except OSError:
             pass
         finally:
+            for end in (source, sink):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
             sink.close()
+
+    def passes(self, data: bytes) -> bool:
+        """Say whether a connection stands after these bytes."""
+        return True
+
+
+class Cutting(Proxy):
+    """A proxy that cuts the first connections on which certain bytes come, so many of them."""
+
+    def __init__(self, port: int, words: bytes, times: int) -> None:
+        self.left = times
+        self._words = words
+        super().__init__(port)
+
+    def passes(self, data: bytes) -> bool:
+        if self.left <= 0 or self._words not in data:
+            return True
+        self.left -= 1
+        return False

@@ -284,7 +284,7 @@ class RabbitClock(FakeClock):
                 line = topology.line_of(message)
                 moved = post(Envelope(message, got.body[0], delay=left), topology, line, 0.0, PLAIN_CODEC)
                 assert connection.publish([moved], PATIENCE) == []
-                connection.send(acknowledge(1, got.tag, multiple=False))
+                connection._write(acknowledge(1, got.tag, multiple=False))
         connection.close()
 
 

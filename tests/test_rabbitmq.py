@@ -306,14 +306,14 @@ async def test_messages_that_are_being_returned_when_the_lease_ends_are_returned
     waiting = asyncio.create_task(lease.receive(["default"], {PLAIN: 5}, LONG))
     await consuming(lease)
     waiting.cancel()
-    send, sending, go = broker.sender.send, asyncio.Event(), asyncio.Event()
+    prepare, sending, go = broker.sender.sending, asyncio.Event(), asyncio.Event()
 
-    async def held_up(*parcels: Any) -> None:
+    async def held_up(*parcels: Any) -> Any:
         sending.set()
         await go.wait()
-        await send(*parcels)
+        return await prepare(*parcels)
 
-    monkeypatch.setattr(broker.sender, "send", held_up)
+    monkeypatch.setattr(broker.sender, "sending", held_up)
     await place.broker().apublish([message() for _ in range(2)])
     async with asyncio.timeout(PROMPTLY):
         await sending.wait()  # pushed to the lease, and not received
@@ -511,7 +511,7 @@ async def test_subscribing_and_inspecting_fail_in_time_when_the_server_goes_away
 ) -> None:
     broker = frail.broker(timeout=TIMEOUT)
     await broker.server.learn()
-    opened = broker.server.open
+    opened = broker.server.connect_loop
 
     async def lost(heartbeat: float, name: str) -> Any:
         connection = await opened(heartbeat, name)
@@ -524,7 +524,7 @@ async def test_subscribing_and_inspecting_fail_in_time_when_the_server_goes_away
         return connection
 
     for what, why in ((lost, "cannot be reached"), (frozen, "did not answer within 3 s")):
-        monkeypatch.setattr(broker.server, "open", what)
+        monkeypatch.setattr(broker.server, "connect_loop", what)
         for work in (broker.listen("news"), broker.operations().purge("default")):
             started = time.monotonic()
             try:

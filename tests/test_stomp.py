@@ -273,13 +273,38 @@ async def test_a_return_is_sent_and_acknowledged_in_one_transaction(
     write = connection.write
     monkeypatch.setattr(connection, "write", lambda data: (written.append(data), write(data)))
     assert await lease.settle([Settlement(delivery=found, action=Action.RETURN, deliveries=0)]) == [True]
+    assert_one_step(written)
+    [again] = await lease.receive(["default"], {PLAIN: 1}, PATIENCE)
+    assert (again.message.id, again.deliveries) == (found.message.id, 1)
+    await lease.end()
+
+
+async def test_a_message_of_a_dead_worker_is_counted_in_one_transaction(
+    activemq: ActiveMQServer, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker that it kills at once would leave two: the one that it has sent back, and the first."""
+    here = broker(servers, activemq.url())
+    here.publish([message()])
+    first: Any = await here.lease(WorkerInfo(name="first"), 15.0, 3)
+    assert len(await first.receive(["default"], {PLAIN: 1}, PATIENCE)) == 1
+    lease: Any = await here.lease(WorkerInfo(name="w"), 15.0, 3)
+    written: list[bytes] = []
+    connection = lease.connection.connection
+    write = connection.write
+    monkeypatch.setattr(connection, "write", lambda data: (written.append(data), write(data)))
+    first.connection.abandon()
+    [found] = await lease.receive(["default"], {PLAIN: 1}, PATIENCE)
+    assert found.deliveries == 2
+    assert_one_step(written)
+    await lease.end()
+
+
+def assert_one_step(written: list[bytes]) -> None:
+    """Say that a message was sent, and another one acknowledged, in one transaction."""
     [step] = [data for data in written if b"SEND" in data]
     frames = Parser().feed(step)
     assert [frame.command for frame in frames] == ["BEGIN", "SEND", "ACK", "COMMIT"]
     assert len({frame.headers["transaction"] for frame in frames}) == 1
-    [again] = await lease.receive(["default"], {PLAIN: 1}, PATIENCE)
-    assert (again.message.id, again.deliveries) == (found.message.id, 1)
-    await lease.end()
 
 
 async def test_messages_that_a_worker_leaves_when_it_ends_do_not_count_as_lost(

@@ -6,10 +6,11 @@ import time
 
 from pamqp import commands
 
+from benchmarks.blocking_consumer import BlockingConsumer
 from benchmarks.clients.base import ACK_EVERY, BODY, PREFETCH, QUEUE, WINDOW, Client, url
 from celeriac.drivers.amqp.address import Address
-from celeriac.drivers.amqp.blocking import CHANNEL, Connection
-from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
+from celeriac.drivers.amqp.blocking import CHANNEL
+from celeriac.drivers.amqp.frames import Publication, acknowledge, properties
 
 SECONDS = 60.0
 PUBLICATION = Publication("", QUEUE, properties(), BODY, mandatory=False)
@@ -24,7 +25,7 @@ class CeleriacAmqp(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self._connection = Connection(Address.of(url()), SECONDS)
+        self._connection = BlockingConsumer(Address.of(url()), SECONDS)
 
     def publish_each(self, count: int, publication: Publication = PUBLICATION) -> None:
         for _ in range(count):
@@ -42,8 +43,7 @@ class CeleriacAmqp(Client):
         connection.call(commands.Basic.Qos(prefetch_count=PREFETCH), time.monotonic() + SECONDS)
         connection.call(commands.Basic.Consume(queue=QUEUE), time.monotonic() + SECONDS)
         for done in range(1, count + 1):
-            content = connection.wait(SECONDS)
-            assert isinstance(content, Content), "nothing was delivered"
+            content = connection.hear(SECONDS)
             if not done % ACK_EVERY or done == count:
                 connection.send(acknowledge(CHANNEL, content.tag, multiple=True))
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from pamqp import commands
 
+from benchmarks.blocking_consumer import BlockingConsumer
 from benchmarks.peers.echo import MOST, echoing_child
 from benchmarks.peers.rabbitmq_peer import URL, RabbitMQPeer
 from celeriac.drivers.amqp.address import Address
-from celeriac.drivers.amqp.blocking import Connection
 from celeriac.drivers.amqp.frames import Content, Publication, acknowledge, properties
 
 BODY = b"x" * 200  # about a message's length
@@ -30,7 +30,7 @@ class Line:
 
     def __init__(self, queue: str, consumes: bool = False) -> None:
         self._queue = queue
-        self._connection = Connection(Address.of(URL), SECONDS)
+        self._connection = BlockingConsumer(Address.of(URL), SECONDS)
         self._connection.call(commands.Queue.Declare(queue=queue, durable=True), monotonic() + SECONDS)
         if consumes:
             self._connection.call(commands.Basic.Consume(queue=queue), monotonic() + SECONDS)
@@ -41,9 +41,7 @@ class Line:
 
     def hear(self) -> Content:
         """Return the next delivery."""
-        while not isinstance(event := self._connection.wait(SECONDS), Content):
-            assert event is not None, "nothing came"
-        return event
+        return self._connection.hear(SECONDS)
 
     def acknowledge(self, content: Content) -> None:
         """Acknowledge a delivery."""

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from celeriac import Celeriac
-from celeriac.backends import reply_subscriptions
 from celeriac.errors import CeleriacError
+from celeriac.model import pauses
 from celeriac.model.message import Message, new_id
 from celeriac.model.outcome import Outcome
 from celeriac.worker import heartbeat
@@ -86,7 +86,7 @@ def test_a_caller_that_was_lied_to_hears_of_results_again(
     proxied: Proxied, seed: int, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By `rpc://`. What is sent while its connection is lost is lost, so an outcome is sent until it is heard."""
-    monkeypatch.setattr(reply_subscriptions, "PAUSES", (SHORT,))
+    monkeypatch.setattr(pauses, "PAUSES", (SHORT,))
     random, proxy = Random(seed), proxied.proxy
     caller, sender = (shop_on(url, "rpc://", broker_publish_timeout=PATIENCE) for url in proxied[:2])
     address = caller.backend.reply_to

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -33,11 +33,10 @@ __all__ = ["RpcBackend", "connect"]
 LEAVING_SECONDS = 2.0  # for the server to delete the reply queues of a process that ends
 
 
-class RpcBackend(SubscribingBackend[AioConnection]):
+class RpcBackend(SubscribingBackend[Server, AioConnection]):
     """Outcomes that were sent to the reply queue of this process."""
 
     def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
-        self.server = server
         super().__init__(server, clock, result_expires)
         _backends.add(self)
 
@@ -48,8 +47,7 @@ class RpcBackend(SubscribingBackend[AioConnection]):
             channel.tell(acknowledge(channel.number, contents[-1].tag, multiple=True))
 
         channel.on_content = self.hearing(heard)
-        channel.on_cancel = lambda _: connection.abandon("the reply queue was deleted, or its node has failed")
-        channel.on_failure = lambda error: connection.abandon(str(error))
+        channel.tell_end(lambda why: connection.abandon(str(why)))
         arguments: dict[str, Any] = self.server.facts.dialect.of_replies or {"x-expires": int(unread_seconds() * 1000)}
         if self.server.quorum:
             arguments |= {"x-queue-type": "quorum"}
@@ -57,18 +55,13 @@ class RpcBackend(SubscribingBackend[AioConnection]):
         await channel.call(commands.Queue.Declare(queue=address, durable=True, arguments=arguments))
         await channel.call(commands.Basic.Consume(queue=address))
 
-    async def send(self, outcomes: Sequence[Outcome]) -> None:
+    def packed(self, outcomes: Sequence[Outcome]) -> list[Publication]:
         encode = self.codec.encode_outcome
-        items = [Publication("", outcome.reply_to, properties(), encode(outcome)) for outcome in outcomes]
-        await self.server.ado(lambda: _sending(items))
+        return [Publication("", outcome.reply_to, properties(), encode(outcome)) for outcome in outcomes]
 
 
 _backends: weakref.WeakSet[RpcBackend] = weakref.WeakSet()
 _declared: dict[str, Server] = {}  # reply queues, by this process, which deletes them when it ends
-
-
-def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
-    yield items  # an unroutable outcome has no caller that waits for it
 
 
 def _leave(**_: Any) -> None:

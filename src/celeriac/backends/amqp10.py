@@ -6,8 +6,7 @@ subscribes is lost.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from celeriac.backends.reply_subscriptions import SubscribingBackend
 from celeriac.drivers.amqp10.connection import Connection, Item
@@ -20,31 +19,24 @@ from celeriac.model.outcome import Outcome
 __all__ = ["Amqp10RpcBackend", "connect"]
 
 
-class Amqp10RpcBackend(SubscribingBackend[Connection]):
+class Amqp10RpcBackend(SubscribingBackend[Server, Connection]):
     """Outcomes that were sent to the topic of this process."""
 
-    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
-        self.server = server
-        super().__init__(server, clock, result_expires)
-
     async def subscribe(self, connection: Connection, address: str) -> None:
-        receiver = await connection.follow(self.server.dialect.subscription(address), self._heard)
-        receiver.changed = connection.abandon  # the server has ended the link
+        node = self.server.dialect.subscription(address)
+        await connection.follow(node, self._heard, lambda why: connection.abandon(str(why)))
 
     def _heard(self, body: bytes) -> None:
         outcome = self.decoded(body)
         if outcome is not None:
             self.hear([outcome])
 
-    async def send(self, outcomes: Sequence[Outcome]) -> None:
-        await self.server.ado(lambda: self._sending(outcomes))
-
-    def _sending(self, outcomes: Sequence[Outcome]) -> Generator[Any, Any, None]:
+    def packed(self, outcomes: Sequence[Outcome]) -> list[Item]:
         items: list[Item] = []
         for outcome in outcomes:
             node, subject = self.server.dialect.topic(outcome.reply_to)
             items.append(Item(node, encode(self.codec.encode_outcome(outcome), subject=subject)))
-        yield items
+        return items
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,

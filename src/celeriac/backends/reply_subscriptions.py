@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from celeriac.backends.replies import ReplyingBackend
@@ -19,12 +19,14 @@ from celeriac.drivers.message_server import MessageServer
 from celeriac.errors import BrokerError
 from celeriac.model.clock import Clock
 from celeriac.model.message import new_id
+from celeriac.model.outcome import Outcome
+from celeriac.model.pauses import Pauses
 
 __all__ = ["SubscribingBackend"]
 
 HEARTBEAT = 30.0  # seconds
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between attempts to subscribe again
 
+Server = TypeVar("Server", bound=MessageServer[Any])
 Connection = TypeVar("Connection", bound=Any)
 
 
@@ -39,11 +41,11 @@ class _Message(Protocol):
 Message = TypeVar("Message", bound=_Message)
 
 
-class SubscribingBackend(ReplyingBackend, Generic[Connection]):
+class SubscribingBackend(ReplyingBackend, Generic[Server, Connection]):
     """Outcomes that were sent to the address of this process."""
 
-    def __init__(self, server: MessageServer[Connection], clock: Clock, result_expires: float | None) -> None:
-        self._server = server
+    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
+        self.server = server
         super().__init__(server.codec, clock, result_expires, f"{server.prefix}.reply.")
 
     def begin(self) -> None:
@@ -55,6 +57,16 @@ class SubscribingBackend(ReplyingBackend, Generic[Connection]):
     @abstractmethod
     async def subscribe(self, connection: Connection, address: str) -> None:
         """Subscribe to an address; return when the server has confirmed it."""
+
+    @abstractmethod
+    def packed(self, outcomes: Sequence[Outcome]) -> list[Any]:
+        """Return what the protocol sends of outcomes. Called when the server is known."""
+
+    async def send(self, outcomes: Sequence[Outcome]) -> None:
+        def sending() -> Generator[Any, Any, None]:
+            yield self.packed(outcomes)  # what reaches no address has no caller that waits for it
+
+        await self.server.ado(sending)
 
     def hearing(self, acknowledge: Callable[[list[Message]], None]) -> Callable[[Message], None]:
         """Return what takes messages as they arrive: all that arrive together are heard, then acknowledged, at once."""
@@ -86,34 +98,29 @@ class SubscribingBackend(ReplyingBackend, Generic[Connection]):
     def listen(self) -> None:
         with self._beginning:
             if self._reading is None:
-                thread = self._server.thread()
+                thread = self.server.thread()
                 connection = thread.run(self._subscribed())
                 self._reading = thread.submit(self._read(connection))
 
     async def _subscribed(self) -> Connection:
-        connection = await self._server.open(HEARTBEAT, "celeriac replies")
-        try:
-            async with self._server.answering():
-                await self.subscribe(connection, self._address)
-        except BaseException:
-            connection.close()
-            raise
+        address = self._address
+        connection: Connection = await self.server.begun(
+            HEARTBEAT, "celeriac replies", lambda opened: self.subscribe(opened, address)
+        )
         return connection
 
     async def _read(self, connection: Connection) -> None:
         """Subscribe again whenever the connection is lost, until cancelled."""
-        tries = 0
+        pauses = Pauses()
         try:
             while True:
                 ended = asyncio.Event()
                 connection.on_lost = ended.set
                 if connection.lost is None:
                     await ended.wait()
-                await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-                tries += 1
-                with contextlib.suppress(BrokerError):
+                await asyncio.sleep(pauses.next())
+                with suppress(BrokerError):
                     connection = await self._subscribed()
-                    tries = 0
         finally:
             connection.close()
 
@@ -125,7 +132,7 @@ class SubscribingBackend(ReplyingBackend, Generic[Connection]):
 
     def close(self) -> None:
         self.rest()
-        self._server.close()
+        self.server.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._server.address}>"
+        return f"<{type(self).__name__} {self.server.address}>"

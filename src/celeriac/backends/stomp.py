@@ -6,8 +6,7 @@ STOMP deletes no queue. Outcomes that nobody reads expire, and a server that can
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from celeriac.backends.replies import UNREAD_SECONDS, unread_seconds
 from celeriac.backends.reply_subscriptions import SubscribingBackend
@@ -23,12 +22,8 @@ __all__ = ["StompReplyBackend", "connect"]
 WINDOW = "1000"
 
 
-class StompReplyBackend(SubscribingBackend[AioConnection]):
+class StompReplyBackend(SubscribingBackend[Server, AioConnection]):
     """Outcomes that were sent to the reply queue of this process."""
-
-    def __init__(self, server: Server, clock: Clock, result_expires: float | None = 86400.0) -> None:
-        self.server = server
-        super().__init__(server, clock, result_expires)
 
     async def subscribe(self, connection: AioConnection, address: str) -> None:
         dialect = connection.facts.dialect
@@ -40,17 +35,11 @@ class StompReplyBackend(SubscribingBackend[AioConnection]):
         _, begun = connection.subscribe(self.hearing(heard), dialect.queue(address), more=more)
         await begun
 
-    async def send(self, outcomes: Sequence[Outcome]) -> None:
-        await self.server.learn()
+    def packed(self, outcomes: Sequence[Outcome]) -> list[Publication]:
         dialect = self.server.facts.dialect
         marks = headers({"persistent": "true", **dialect.expiry(time.time() + UNREAD_SECONDS)})
         encode = self.codec.encode_outcome
-        items = [Publication(dialect.existing(outcome.reply_to), marks, encode(outcome)) for outcome in outcomes]
-        await self.server.ado(lambda: _sending(items))
-
-
-def _sending(items: list[Publication]) -> Generator[Any, Any, None]:
-    yield items
+        return [Publication(dialect.existing(outcome.reply_to), marks, encode(outcome)) for outcome in outcomes]
 
 
 def connect(url: str, *, clock: Clock, timeout: float, result_expires: float | None, codec: Codec = PLAIN_CODEC,

@@ -79,11 +79,6 @@ class BlockingConnection(ABC):
             return True
         return False
 
-    def send(self, data: bytes) -> None:
-        """Send frames that have no answer."""
-        self._deadline = time.monotonic() + 10.0
-        self._write(data)
-
     def _write(self, data: bytes) -> None:
         self._socket.write(data, max(self._deadline, time.monotonic() + LEAST_SECONDS))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from celeriac.drivers.blocking_connection import BlockingConnection
-from celeriac.drivers.message_server import PAUSE, TRIES, LoopConnected, MessageServer, Procedure
+from celeriac.drivers.message_server import PAUSE, TRIES, LoopConnected, MessageServer
+from celeriac.drivers.procedures import Procedure, drive
 from celeriac.drivers.server_address import ServerAddress
 from celeriac.errors import BrokerError, BrokerUnavailable
 from celeriac.model.codec import Codec
@@ -34,8 +35,8 @@ class BlockingServer(MessageServer[LoopConnected], Generic[LoopConnected, Blocki
         """Return a new connection. Raises `OSError`, `BrokerUnavailable`."""
 
     @abstractmethod
-    def drive_blocking(self, connection: Blocking, work: Generator[Any, Any, Result], deadline: float) -> Result:
-        """Carry out a procedure on a connection. `drive` is the coroutine version."""
+    def answer_blocking(self, connection: Blocking, ask: Any, deadline: float) -> Any:
+        """Blocking version of `answer`."""
 
     def usable_after(self, error: BaseException) -> bool:
         """Say whether a connection can be used after an error."""
@@ -54,7 +55,7 @@ class BlockingServer(MessageServer[LoopConnected], Generic[LoopConnected, Blocki
             connection: Blocking | None = None
             try:
                 connection = self._borrow(deadline)
-                result = self.drive_blocking(connection, procedure(), deadline)
+                result = drive(procedure(), partial(self.answer_blocking, connection, deadline=deadline))
             except OSError as error:
                 if connection is not None:
                     connection.give_up()

@@ -1,4 +1,4 @@
-"""A connection of an event loop over a protocol of our own: opening, heartbeats, the end. AMQP 0-9-1 and STOMP.
+"""A connection of an event loop to a message server: opening, heartbeats, the end. AMQP 0-9-1, AMQP 1.0, STOMP.
 
 A driver derives its connection, which turns received bytes into events, and says how the protocol begins and ends.
 """

@@ -1,7 +1,6 @@
 """One message server (AMQP 0-9-1, AMQP 1.0, STOMP), for every thread, event loop and process that uses it.
 
-Requests come as a *procedure*: a generator that yields requests of the protocol's own and receives the answers, so that
-sending is written once for threads and event loops. Connections are opened at first use, by the process that uses them
+Requests come as *procedures* (`procedures.py`). Connections are opened at first use, by the process that uses them
 (a forked child opens its own), and closed with their loop. Waiting is bounded by the time-out, and errors are
 Celeriac's. A driver derives its `Server`.
 """
@@ -15,24 +14,25 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from celeriac.drivers.hosts import Hosts
 from celeriac.drivers.loop_session import LoopSession
 from celeriac.drivers.loop_thread import LoopThread
+from celeriac.drivers.procedures import Procedure, adrive
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.server_address import ServerAddress
 from celeriac.drivers.sockets import distrust
 from celeriac.errors import BrokerError, BrokerMisconfigured, BrokerUnavailable
 from celeriac.model.codec import Codec
 
-__all__ = ["PAUSE", "TRIES", "LoopConnected", "MessageServer", "Procedure"]
+__all__ = ["PAUSE", "TRIES", "LoopConnected", "MessageServer"]
 
 TRIES = 3
 PAUSE = 0.05  # seconds before a lost connection is tried again
 
 Result = TypeVar("Result")
-Procedure = Callable[[], Generator[Any, Any, Result]]
 
 
 class _Connection(Protocol):
@@ -95,8 +95,8 @@ class MessageServer(ABC, Generic[LoopConnected]):
         """Return a new connection of the running event loop. Raises `OSError`."""
 
     @abstractmethod
-    async def drive(self, connection: LoopConnected, work: Generator[Any, Any, Result]) -> Result:
-        """Carry out a procedure on a connection."""
+    async def answer(self, connection: LoopConnected, ask: Any) -> Any:
+        """Send a request of a procedure on a connection, and return its answer."""
 
     # --- Errors ---------------------------------------------------------------------------------------
 
@@ -134,13 +134,21 @@ class MessageServer(ABC, Generic[LoopConnected]):
     async def ado(self, procedure: Procedure[Result], within: float | None = None) -> Result:
         """Coroutine version of `do`. If it is cancelled, the procedure may have been carried out."""
         timeout = self.timeout if within is None else within
-        return await self.repeat(procedure, time.monotonic() + timeout, timeout, self.drive)
+        deadline = time.monotonic() + timeout
+
+        def work(connection: LoopConnected) -> Awaitable[Result]:
+            return adrive(procedure(), partial(self.answer, connection))
+
+        return await self.repeat(work, deadline, timeout)
 
     async def repeat(
-        self, procedure: Procedure[Result], deadline: float, timeout: float,
-        drive: Callable[[LoopConnected, Generator[Any, Any, Result]], Awaitable[Result]],
+        self, work: Callable[[LoopConnected], Awaitable[Result]], deadline: float, timeout: float,
+        connect: Callable[[], Awaitable[LoopConnected]] | None = None,
     ) -> Result:  # fmt: skip
-        """Carry out a procedure by `drive`, again after a lost connection; `timeout` is what errors tell."""
+        """Do something on a connection (of those that `connect` returns; the loop's own), again after a lost one.
+
+        `timeout` is what errors tell.
+        """
         started = time.monotonic()
         tries = TRIES
         while True:
@@ -148,8 +156,8 @@ class MessageServer(ABC, Generic[LoopConnected]):
             connection: LoopConnected | None = None
             try:
                 async with asyncio.timeout(max(0.01, deadline - time.monotonic())):
-                    connection = await self._opened()
-                    return await drive(connection, procedure())
+                    connection = await (connect or self._opened)()
+                    return await work(connection)
             except OSError as error:
                 blocked = ""
                 if isinstance(error, TimeoutError) and connection is not None:
@@ -196,6 +204,29 @@ class MessageServer(ABC, Generic[LoopConnected]):
             raise self.unavailable(error, self.timeout) from error
         self.session().others.add(connection)
         return connection
+
+    async def begun(self, heartbeat: float, name: str,
+                    begin: Callable[[LoopConnected], Awaitable[None]]) -> LoopConnected:  # fmt: skip
+        """Return a new connection on which something was begun; again on another one, if it is lost meanwhile.
+
+        Raises `BrokerUnavailable` within the time-out.
+        """
+
+        async def connect() -> LoopConnected:
+            connection = await self.connect_loop(heartbeat, name)
+            self.session().others.add(connection)
+            return connection
+
+        async def work(connection: LoopConnected) -> LoopConnected:
+            try:
+                await begin(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        async with self.answering():
+            return await self.repeat(work, time.monotonic() + self.timeout, self.timeout, connect)
 
     async def _opened(self) -> LoopConnected:
         session = self.session()

@@ -18,3 +18,4 @@ class RequestRefused(BrokerError):
     """The server has refused a request. A procedure that made it may handle that."""
 
     too_large = False  # whether a message is larger than the server accepts
+    shared = False  # by several callers whose requests were under way: any of them may be the cause

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,15 +13,13 @@ from pamqp import commands
 
 from celeriac.brokers.amqp.channel_window import ChannelWindow
 from celeriac.brokers.amqp.topology import AmqpTopology
-from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ConnectedWorker, ServerTransport
+from celeriac.brokers.queue_server.server_transport import ConnectedInspection, ConnectedWorker, Ended, ServerTransport
 from celeriac.brokers.queue_server.transport import QueueMissing, Taken
 from celeriac.drivers.amqp.aio import AioConnection, Channel
 from celeriac.drivers.amqp.error_translation import ChannelClosed, RightsMissing
 from celeriac.drivers.amqp.frames import Content, acknowledge, method
 
 __all__ = ["AmqpInspection", "AmqpWorkerConnection"]
-
-log = logging.getLogger("celeriac.brokers")
 
 MOMENT = 0.001  # seconds, in which the server pushes some more
 RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
@@ -56,9 +53,7 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
     def _failed(self, error: Exception) -> None:
         if isinstance(error, RightsMissing):
             self.refusal = error
-            self.connection.abandon(str(error))
-        elif self.connection.lost is None:
-            log.error("The server has closed the worker's channel: %s The worker connects again.", error)
+        if self.connection.lost is None:
             self._transport.declared.clear()  # a queue may have been deleted
             self.connection.abandon(f"the server closed its channel: {error}")
 
@@ -129,10 +124,14 @@ class AmqpWorkerConnection(ConnectedWorker[AmqpTopology, AioConnection]):
     # --- Everything else ------------------------------------------------------------------------------
 
     async def announce(self) -> None:
+        await self.lasting("the queue of its presence", self._announce)
+
+    async def _announce(self, ended: Ended) -> None:
         channel = await self.connection.channel()
         for declaration in self._topology.declare_presence():
             await channel.call(declaration)
         await channel.call(commands.Basic.Consume(queue=self._topology.presence, no_ack=True))
+        channel.tell_end(ended)
 
 
 class _AmqpTaken(Taken):

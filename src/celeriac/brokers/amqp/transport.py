@@ -14,7 +14,7 @@ from celeriac.brokers.amqp.connections import AmqpInspection, AmqpWorkerConnecti
 from celeriac.brokers.amqp.journal_reading import read_journal
 from celeriac.brokers.amqp.topology import AmqpTopology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
-from celeriac.brokers.queue_server.server_transport import ServerTransport
+from celeriac.brokers.queue_server.server_transport import Ended, ServerTransport
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import Holds, Keep, Procedure, Unsent, unsent
 from celeriac.drivers.amqp.aio import AioConnection
@@ -159,7 +159,8 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
             connection.close()
             raise
 
-    async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None]) -> None:
+    async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None],
+                     ended: Ended) -> None:  # fmt: skip
         """Consume from a queue of our own that is bound to a channel's name."""
         topology, opened = self.topology, await connection.channel()
         opened.on_content = lambda content: take(content.body)
@@ -168,6 +169,7 @@ class AmqpTransport(ServerTransport[Server, AmqpTopology, AioConnection]):
         made = await opened.call(commands.Queue.Declare(exclusive=True))
         await opened.call(commands.Queue.Bind(queue=made.queue, exchange=topology.channels, routing_key=channel))
         await opened.call(commands.Basic.Consume(queue=made.queue, no_ack=True))
+        opened.tell_end(ended)
 
     async def read_journal(self, connection: AioConnection, channel: str, keep: Keep) -> None:
         await read_journal(connection, self.topology, channel, keep)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,8 +26,6 @@ from celeriac.drivers.server_errors import ConnectionLost
 from celeriac.model.message import new_id
 
 __all__ = ["Amqp10Inspection", "Amqp10WorkerConnection"]
-
-log = logging.getLogger("celeriac.brokers")
 
 RETURN_SECONDS = 1.0  # for a queue to put back messages that were inspected
 FEW = 64  # messages: where counting is looking, a worker looks at no more
@@ -56,13 +53,13 @@ class Amqp10WorkerConnection(ConnectedWorker[Amqp10Topology, Connection]):
     def __init__(self, connection: Connection, transport: ServerTransport[Any, Amqp10Topology, Connection]) -> None:
         super().__init__(connection, transport)
         self._work: Session = connection.session()
+        self._work.on_ended = self._session_ended
         self._counting = Counting(connection, self._topology.dialect)
         self._books = Bookkeeping(connection, self._topology)
         self._consumers: dict[str, _Consumer] = {}  # by address
         self._held: dict[int, tuple[Delivered, _Consumer]] = {}
         self._tags = 0
         self._name = b""  # as it is counted among the workers
-        self._reading: set[asyncio.Task[None]] = set()
         self._stopped = False
 
     def listen(self, delivered: Callable[[Any], None], cancelled: Callable[[str], None],
@@ -102,7 +99,10 @@ class Amqp10WorkerConnection(ConnectedWorker[Amqp10Topology, Connection]):
             consumer.receiver.changed = lambda: self._failed(consumer, consumer.receiver.error)
 
     def _failed(self, consumer: _Consumer, error: Exception | None) -> None:
-        """Handle the end of a link: its queue was deleted, or the user may not read it, or the session has ended."""
+        """Handle the end of a link: its queue was deleted, or the user may not read it, or the session has ended.
+
+        What was sent by it, the server has taken back, or deleted with the queue.
+        """
         if self.connection.lost is not None or self._stopped:
             return
         if not isinstance(error, Refused):
@@ -110,13 +110,17 @@ class Amqp10WorkerConnection(ConnectedWorker[Amqp10Topology, Connection]):
         self._transport.declared.clear()
         if isinstance(error, RightsMissing):
             self.refusal = error
-        elif self._work.error is None:
+        elif self._work.error is not None:
+            return  # it abandons the connection
+        elif error.deleted or not any(held is consumer for _, held in self._held.values()):
             tag, consumer.tag = consumer.tag, ""
             asyncio.get_running_loop().call_soon(self._cancelled, tag)
             return
-        else:
-            log.error("The server has ended the worker's session: %s The worker connects again.", error)
         self.connection.abandon(str(error))
+
+    def _session_ended(self) -> None:
+        if self.connection.lost is None and not self._stopped:
+            self.connection.abandon(f"the server has ended its session: {self._work.error}")
 
     def _take(self, consumer: _Consumer, delivery: Any, received: Received) -> None:
         self._tags = tag = self._tags + 1
@@ -179,25 +183,17 @@ class Amqp10WorkerConnection(ConnectedWorker[Amqp10Topology, Connection]):
 
     # --- Everything else ------------------------------------------------------------------------------
 
-    async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
-        await self.connection.follow(self._topology.dialect.subscription(self._topology.channel(channel)), take)
-
     async def announce(self) -> None:
         self._name = new_id().encode()
         await self._books.enter(self._name, self._work)
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
-        await self.follow(DOUBLED, lambda _: self._read_again(keep))
+        await self.follow(DOUBLED, lambda _: self.start(self._read_doubled()))
         await super().read_journal(channel, keep)
 
-    def _read_again(self, keep: Keep) -> None:
-        async def read() -> None:
-            with contextlib.suppress(OSError):  # a lost connection ends the lease, and a new one reads
-                await self._books.read_journal(keep)
-
-        task = asyncio.ensure_future(read())
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
+    async def _read_doubled(self) -> None:
+        with contextlib.suppress(OSError):  # a lost connection ends the lease, and a new one reads
+            await self.read_again()
 
 
 class _Amqp10Taken(Taken):

@@ -13,7 +13,7 @@ from celeriac.brokers.amqp10.connections import Amqp10Inspection, Amqp10WorkerCo
 from celeriac.brokers.amqp10.taking import Delivered
 from celeriac.brokers.amqp10.topology import Amqp10Topology
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
-from celeriac.brokers.queue_server.server_transport import ServerTransport
+from celeriac.brokers.queue_server.server_transport import Ended, ServerTransport
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import Holds, Keep, Procedure, Unsent, unsent
 from celeriac.drivers.amqp10.connection import Connection, Item
@@ -84,9 +84,6 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
     def declare_dead(self, queue: str) -> Procedure[None]:
         yield self.topology.queue(self.topology.dead(queue))
 
-    def declare_delays(self) -> Procedure[None]:
-        yield from ()
-
     def broadcast(self, channel: str, payloads: Sequence[bytes]) -> Procedure[None]:
         node, subject = self.topology.dialect.topic(self.topology.channel(channel))
         yield [Item(node, encode(payload, subject=subject)) for payload in payloads]
@@ -106,10 +103,10 @@ class Amqp10Transport(ServerTransport[Server, Amqp10Topology, Connection]):
         connection = await self.server.open(max(1.0, lease_seconds), name)  # proton asks the server for half
         return Amqp10WorkerConnection(connection, self)
 
-    async def follow(self, connection: Connection, channel: str, take: Callable[[bytes], None]) -> None:
+    async def follow(self, connection: Connection, channel: str, take: Callable[[bytes], None],
+                     ended: Ended) -> None:  # fmt: skip
         topology = self.topology
-        receiver = await connection.follow(topology.dialect.subscription(topology.channel(channel)), take)
-        receiver.changed = connection.abandon  # the server has ended the link
+        await connection.follow(topology.dialect.subscription(topology.channel(channel)), take, ended)
 
     async def read_journal(self, connection: Connection, channel: str, keep: Keep) -> None:
         await Bookkeeping(connection, self.topology).read_journal(keep)

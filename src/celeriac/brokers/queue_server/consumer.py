@@ -14,6 +14,7 @@ from typing import Any
 
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import WorkerConnection
+from celeriac.model.pauses import Pauses
 from celeriac.ports.broker import Delivery
 
 __all__ = ["Consumer", "Held"]
@@ -52,6 +53,8 @@ class Consumer:
         self._begun: asyncio.Future[Any] | None = None
         self._numbers = 0
         self._changed = 0.0
+        self._pauses = Pauses()
+        self._again_at = 0.0  # when it may begin again that the server has ended
 
     @property
     def room(self) -> int:
@@ -63,6 +66,8 @@ class Consumer:
 
         A narrow window is widened at once while messages are known to be waiting.
         """
+        if not self.tag and (left := self._again_at - time.monotonic()) > 0:
+            return left
         room = self.room
         if room > free and (free < EXACT or room > 2 * free):
             self.set(free)
@@ -91,7 +96,8 @@ class Consumer:
             await asyncio.wait([self._begun])
 
     def cancelled(self) -> None:
-        """Record that the server has ended the consumer."""
+        """Record that the server has ended the consumer. It may begin again after a pause."""
+        self._again_at = time.monotonic() + self._pauses.next()
         self.tag, self.window, self.unsettled = "", 0, 0
 
     def settled(self, tag: str) -> None:

@@ -2,8 +2,8 @@
 
 `Intake.deliver` is called by the connection for each message; the lease takes deliveries from the consumers' buffers.
 A message goes back to its line by being sent again, confirmed, and then acknowledged: a crash in between duplicates
-it, and never loses it. The server counts deliveries that ended with a connection; those that ended otherwise are
-counted in the envelope.
+it, and never loses it. A server that does both in one step duplicates nothing. The server counts deliveries that ended
+with a connection; those that ended otherwise are counted in the envelope.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.sender import Sender
 from celeriac.brokers.queue_server.transport import Pushed, WorkerConnection
 from celeriac.brokers.queue_server.unacked import Unacked
-from celeriac.errors import BrokerUnavailable
+from celeriac.errors import BrokerError, BrokerUnavailable
 from celeriac.model.message import Message
 from celeriac.ports.broker import Delivery, Slots
 from celeriac.ports.operations import unreadable
@@ -158,11 +158,7 @@ class Intake:
         body = encode_dead(letter.message, letter.reason, letter.at, transport.codec)
         parcel = Parcel(transport.topology.dead(queue), body)
 
-        async def send() -> None:
-            await self._sender.send((), [parcel], PATIENCE)
-            self.acknowledge([held])
-
-        self._jobs.start(send)
+        self._jobs.start(lambda: self.swap([held], (), [parcel], PATIENCE))
 
     # --- Messages that are not received ---------------------------------------------------------------
 
@@ -219,10 +215,31 @@ class Intake:
             envelopes = [Envelope(held.delivery.message, held.count, held.again, 0.0) for held in surplus]
         for held in surplus:
             held.again = True
-        await self._sender.send(envelopes, (), PATIENCE)
-        self.acknowledge(surplus)
+        await self.swap(surplus, envelopes, (), PATIENCE)
 
     # --- The end of a delivery ------------------------------------------------------------------------
+
+    async def swap(self, settled: Sequence[Held], envelopes: Sequence[Envelope], parcels: Sequence[Parcel],
+                   within: float | None = None) -> None:  # fmt: skip
+        """Send what takes the place of deliveries, and acknowledge them: in one step, where the server can do that.
+
+        Within the time-out, or so many seconds. Where the connection is lost, the lease is.
+        """
+        sending = await self._sender.sending(envelopes, parcels)
+        if sending is not None:
+            transport = self._sender.transport
+            try:
+                async with asyncio.timeout(transport.timeout if within is None else within):
+                    moved = await self._connection.move(sending, [held.tag for held in settled])
+            except OSError as error:
+                # What was done is unknown: the server puts back what was not.
+                self._connection.abandon(f"{str(error) or 'it did not answer'} (while messages were settled)")
+                if isinstance(error, BrokerError):
+                    raise
+                return
+            if not moved:
+                await transport.ado(sending, within)
+        self.acknowledge(settled)
 
     def acknowledge(self, settled: Sequence[Held]) -> None:
         """Acknowledge deliveries; those that are not held any more are acknowledged already, or lost."""

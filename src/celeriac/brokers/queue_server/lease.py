@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,7 +25,6 @@ from celeriac.brokers.queue_server.journal import Journal
 from celeriac.brokers.queue_server.mover import Mover
 from celeriac.brokers.queue_server.presence import Presence, answer_roll_calls
 from celeriac.brokers.queue_server.sender import Sender
-from celeriac.brokers.queue_server.transport import Procedure
 from celeriac.brokers.queue_server.unacked import Unacked
 from celeriac.errors import BackendError, BrokerError, LeaseLost
 from celeriac.model.message import new_id
@@ -76,6 +75,7 @@ class QueueServerLease(Lease):
                 await self.journal.follow(self.connection)
                 await answer_roll_calls(self.connection, self._presence, self._sender, self._jobs.start)
         except BaseException:
+            self._ended = True
             self.connection.close()
             raise
         self._stamp()
@@ -95,6 +95,8 @@ class QueueServerLease(Lease):
         self._changed.set()
 
     def _disconnected(self) -> None:
+        if self._lost is None and not self._ended:
+            log.error("The worker's connection has ended (%s): %s", self._transport, self.connection.lost)
         self._lost = self._lost or str(self.connection.lost)
         if self._mover is not None:
             self._mover.abandon()
@@ -208,27 +210,10 @@ class QueueServerLease(Lease):
                 letter = encode_dead(delivery.message, settlement.reason, self._clock.now(), self._transport.codec)
                 letters.append(Parcel(self._transport.topology.dead(delivery.message.queue), letter))
         if envelopes or letters:
-            sending = await self._sender.sending(envelopes, letters)
-            if sending is not None:
-                await self._send(sending, [held.tag for held in settled.values()])
-        if self._lost is not None:
-            return [False] * len(done)
-        self._intake.acknowledge(list(settled.values()))
-        return done
-
-    async def _send(self, sending: Callable[[], Procedure[None]], tags: Sequence[int]) -> None:
-        """Send what settlements have to send; in one step with their acknowledgements, where the server can do that."""
-        try:
-            async with asyncio.timeout(self._transport.timeout):
-                moved = await self.connection.move(sending, tags)
-        except OSError as error:
-            self.connection.abandon()  # what was done is unknown: the server puts back what was not
-            if isinstance(error, BrokerError):
-                raise
-            log.warning("The worker's connection has ended while messages were settled: %s", error)
-            return
-        if not moved:
-            await self._transport.ado(sending)
+            await self._intake.swap(list(settled.values()), envelopes, letters)
+        else:
+            self._intake.acknowledge(list(settled.values()))
+        return done if self._lost is None else [False] * len(done)
 
     # --- Renew, sweep, end ----------------------------------------------------------------------------
 
@@ -290,5 +275,5 @@ class QueueServerLease(Lease):
             async with asyncio.timeout(self._transport.timeout):
                 return await work
         except OSError as error:
-            self.connection.abandon()
+            self.connection.abandon(str(error) or "it did not answer")
             raise self._no_lease(error) from error

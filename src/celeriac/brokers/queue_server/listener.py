@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator
 
 from celeriac.brokers.queue_server.transport import Subscription, Transport
 from celeriac.errors import BrokerError
+from celeriac.model.pauses import Pauses
 from celeriac.ports.broker import MISSED
 
 __all__ = ["Listener"]
-
-PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds, between attempts to subscribe again
 
 
 class Listener:
@@ -24,6 +22,7 @@ class Listener:
         self._transport = transport
         self._payloads: deque[bytes] = deque()
         self._changed = asyncio.Event()
+        self._pauses = Pauses()
         self._subscription: Subscription | None = None
 
     async def open(self) -> None:
@@ -50,11 +49,9 @@ class Listener:
                 self._subscription.close()
 
     async def _open_again(self) -> None:
-        attempts = 0
-        while True:
-            with contextlib.suppress(BrokerError):
-                await self.open()
-                self._payloads.append(MISSED)
-                return
-            await asyncio.sleep(PAUSES[min(attempts, len(PAUSES) - 1)])
-            attempts += 1
+        await asyncio.sleep(self._pauses.next())
+        try:
+            await self.open()
+        except BrokerError:
+            return  # and it is called again
+        self._payloads.append(MISSED)

@@ -5,9 +5,12 @@ It knows no protocol: a driver's server is named by what is asked of it.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from celeriac.brokers.queue_server.topology import Topology
@@ -19,13 +22,18 @@ from celeriac.brokers.queue_server.transport import (
     Transport,
     WorkerConnection,
 )
+from celeriac.errors import BrokerError
 from celeriac.model.codec import Codec
+from celeriac.model.pauses import Pauses
 
-__all__ = ["Connected", "ConnectedInspection", "ConnectedWorker", "DriverServer", "ServerTransport"]
+__all__ = ["Connected", "ConnectedInspection", "ConnectedWorker", "DriverServer", "Ended", "ServerTransport"]
+
+log = logging.getLogger("celeriac.brokers")
 
 SUBSCRIBER_HEARTBEAT = 60.0  # seconds
 
 Result = TypeVar("Result")
+Ended = Callable[[object], None]  # is told why the server has ended a subscription
 
 
 class Connected(Protocol):
@@ -40,7 +48,7 @@ class Connected(Protocol):
     def close(self) -> None:
         """Close it as the protocol demands."""
 
-    def abandon(self) -> None:
+    def abandon(self, why: str = ...) -> None:
         """Close the socket alone."""
 
 
@@ -63,6 +71,9 @@ class DriverServer(Protocol):
 
     async def open(self, heartbeat: float, name: str = "") -> Any:
         """Return a new connection of the running event loop."""
+
+    async def begun(self, heartbeat: float, name: str, begin: Callable[[Any], Awaitable[None]]) -> Any:
+        """Return a new connection on which something was begun."""
 
     def answering(self, within: float | None = None) -> AbstractAsyncContextManager[None]:
         """Bound a block."""
@@ -91,8 +102,11 @@ class ServerTransport(Transport, Generic[S, T, C]):
         """Return the names on the server, to which a connection was made before."""
 
     @abstractmethod
-    async def follow(self, connection: C, channel: str, take: Callable[[bytes], None]) -> None:
-        """Call `take` with each payload of a channel, on a subscriber's or a worker's connection."""
+    async def follow(self, connection: C, channel: str, take: Callable[[bytes], None], ended: Ended) -> None:
+        """Call `take` with each payload of a channel, on a subscriber's or a worker's connection.
+
+        Call `ended` if the server ends that; it may also be called when the connection is lost.
+        """
 
     @abstractmethod
     async def read_journal(self, connection: C, channel: str, keep: Keep) -> None:
@@ -126,13 +140,10 @@ class ServerTransport(Transport, Generic[S, T, C]):
 
     async def subscribe(self, channel: str, take: Callable[[bytes], None], lost: Callable[[], None]) -> Subscription:
         await self.learn()
-        connection: C = await self.server.open(SUBSCRIBER_HEARTBEAT, f"celeriac listens to {channel}")
-        try:
-            async with self.answering():
-                await self.follow(connection, channel, take)
-        except BaseException:
-            connection.close()
-            raise
+        connection: C = await self.server.begun(
+            SUBSCRIBER_HEARTBEAT, f"celeriac listens to {channel}",
+            lambda opened: self.follow(opened, channel, take, lambda why: opened.abandon(str(why))),
+        )  # fmt: skip
         connection.on_lost = lost
         return _Subscriber(connection)
 
@@ -158,22 +169,61 @@ class ConnectedWorker(WorkerConnection, Generic[T, C]):
         self.connection = connection
         self._transport = transport
         self._topology = transport.topology
+        self._journal: tuple[str, Keep] | None = None  # as it was read
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def lost(self) -> Exception | None:  # type: ignore[override]
         return self.connection.lost
 
     async def follow(self, channel: str, take: Callable[[bytes], None]) -> None:
-        await self._transport.follow(self.connection, channel, take)
+        begin = partial(self._transport.follow, self.connection, channel, take)
+        await self.lasting(f"the channel {channel!r}", begin)
+
+    async def lasting(self, what: str, begin: Callable[[Ended], Awaitable[None]]) -> None:
+        """Subscribe to something by `begin`; and again, after a pause, whenever the server ends it."""
+        pauses = Pauses()
+
+        def ended(why: object) -> None:
+            if self.lost is None:
+                log.warning("%s has ended the worker's subscription to %s: %s. The worker subscribes again.",
+                            self._transport, what, why)  # fmt: skip
+                self.start(again())
+
+        async def again() -> None:
+            begun = False
+            while self.lost is None:
+                await asyncio.sleep(pauses.next())
+                with suppress(BrokerError):
+                    async with self._transport.answering():
+                        if not begun:
+                            await begin(ended)
+                            begun = True
+                        await self.read_again()  # for what was sent meanwhile
+                        return
+
+        await begin(ended)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something besides."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def read_journal(self, channel: str, keep: Keep) -> None:
-        await self._transport.read_journal(self.connection, channel, keep)
+        self._journal = channel, keep
+        await self.read_again()
+
+    async def read_again(self) -> None:
+        """Read the journal again, if it was read before."""
+        if self._journal is not None:
+            await self._transport.read_journal(self.connection, *self._journal)
 
     def close(self) -> None:
         self.connection.close()
 
-    def abandon(self) -> None:
-        self.connection.abandon()
+    def abandon(self, why: str = "this process closed it") -> None:
+        self.connection.abandon(why)
 
 
 class ConnectedInspection(Inspection, Generic[T, C]):

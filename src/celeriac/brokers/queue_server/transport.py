@@ -263,7 +263,7 @@ class WorkerConnection(ABC):
         """Close the connection."""
 
     @abstractmethod
-    def abandon(self) -> None:
+    def abandon(self, why: str = "this process closed it") -> None:
         """Cut the connection without closing it first, as the end of the process would."""
 
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from celeriac.brokers.queue_server.server_transport import ConnectedWorker, ServerTransport
@@ -14,10 +15,11 @@ from celeriac.brokers.queue_server.transport import Procedure
 from celeriac.brokers.stomp.topology import StompTopology
 from celeriac.brokers.stomp.uncounted import Uncounted
 from celeriac.brokers.stomp.windows import Pushed, Window
+from celeriac.drivers.procedures import adrive
 from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.error_translation import RightsMissing
 from celeriac.drivers.stomp.frames import Frame, Publication, headers
-from celeriac.drivers.stomp.server import Server, adrive
+from celeriac.drivers.stomp.server import Server
 from celeriac.model.message import new_id
 
 __all__ = ["StompWorkerConnection", "quiet"]
@@ -36,6 +38,7 @@ class StompWorkerConnection(ConnectedWorker[StompTopology, AioConnection]):
                  uncounted: Uncounted) -> None:  # fmt: skip
         super().__init__(connection, transport)
         self._dialect = self._topology.dialect
+        self._server = transport.server
         self._uncounted = uncounted
         self._windows: dict[str, Window] = {}  # by address
         self._unacked: dict[int, Pushed] = {}
@@ -115,7 +118,8 @@ class StompWorkerConnection(ConnectedWorker[StompTopology, AioConnection]):
         if not self._dialect.atomic:
             return False
         moved = [pushed for tag in tags if (pushed := self._unacked.get(tag)) is not None]
-        await adrive(self.connection, sending(), [pushed.ack for pushed in moved])
+        answer = partial(self._server.answer, self.connection, acknowledged=[pushed.ack for pushed in moved])
+        await adrive(sending(), answer)
         for window, settled in self._forget([one.tag for one in moved]).items():
             window.settled(settled)
             window.acknowledged(settled)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from celeriac.brokers.queue_server.envelope import Envelope, Parcel
 from celeriac.brokers.queue_server.marked_reading import MarkedReading
-from celeriac.brokers.queue_server.server_transport import ServerTransport
+from celeriac.brokers.queue_server.server_transport import Ended, ServerTransport
 from celeriac.brokers.queue_server.topology import Line
 from celeriac.brokers.queue_server.transport import Holds, Keep, Procedure, Pushed, Unsent
 from celeriac.brokers.stomp.connections import StompWorkerConnection
@@ -156,7 +156,8 @@ class StompTransport(ServerTransport[Server, StompTopology, AioConnection]):
         connection = await self.server.open(max(1.0, lease_seconds / 2))
         return StompWorkerConnection(connection, self, self._uncounted)
 
-    async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None]) -> None:
+    async def follow(self, connection: AioConnection, channel: str, take: Callable[[bytes], None],
+                     ended: Ended) -> None:  # fmt: skip
         _, begun = connection.subscribe(lambda frame: take(frame.body), self.topology.topic(channel), "auto")
         await begun
 

@@ -229,6 +229,16 @@ class Channel:
         if self.failed is None:
             self.connection.write(data)
 
+    def tell_end(self, ended: Callable[[object], None]) -> None:
+        """Call `ended`, with the reason, when the server ends a consumer or the channel, or the connection is lost."""
+
+        def cancelled(_: str) -> None:
+            self.close()
+            ended("its queue was deleted, or the queue's node has failed")
+
+        self.on_cancel = cancelled
+        self.on_failure = ended
+
     @property
     def publishing(self) -> bool:
         """Whether publications wait for their confirms."""

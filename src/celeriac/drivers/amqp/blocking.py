@@ -1,4 +1,4 @@
-"""A blocking connection with one channel, for threads: publishes, calls methods, waits for deliveries."""
+"""A blocking connection with one channel, for threads: publishes, and calls methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from celeriac.drivers.amqp.error_translation import NoConfirms, Refused, channel
 from celeriac.drivers.amqp.frames import (
     Confirmed,
     Content,
-    Event,
     Method,
     Parser,
     Publication,
@@ -48,7 +47,7 @@ class Connection(BlockingConnection):
 
     def begin(self, ask: bool = True) -> None:
         self._parser = Parser()
-        self._events: deque[Event] = deque()
+        self._answers: deque[Method | Content] = deque()  # received, and not read
         self._confirms = Confirms()
         self._opened = False
         self._reach()
@@ -85,17 +84,8 @@ class Connection(BlockingConnection):
         """Call a method, and return its answer. Raises `ChannelClosed`, after which the channel is open again."""
         self._deadline = deadline
         self._write(method(CHANNEL, what))
-        kept: list[Event] = []
-        try:
-            while True:
-                event = self._read()
-                if isinstance(event, Method) and not isinstance(event.frame, commands.Basic.Cancel):
-                    return event.frame
-                if isinstance(event, Content) and event.fetched:
-                    return event
-                kept.append(event)
-        finally:
-            self._events.extendleft(reversed(kept))
+        answer = self._read()
+        return answer if isinstance(answer, Content) else answer.frame
 
     def publish(self, items: Sequence[Publication], within: float) -> list[Publication]:
         """Publish, and wait for all confirms (`within` seconds for each window); return what could not be routed."""
@@ -117,21 +107,13 @@ class Connection(BlockingConnection):
                 raise Refused(len(batch.refused), len(part), left, self.facts.dialect)
         return returned
 
-    def wait(self, seconds: float) -> Event | None:
-        """Return the next event, or None if there is none in time."""
-        self._deadline = time.monotonic() + seconds
-        try:
-            return self._read()
-        except TimeoutError:
-            return None
-
     # --- What arrives ---------------------------------------------------------------------------------
 
-    def _read(self) -> Event:
-        """Return the next event, without those that the connection handles itself."""
-        while not self._events:
+    def _read(self) -> Method | Content:
+        """Return the next answer."""
+        while not self._answers:
             self.take(self._receive())
-        return self._events.popleft()
+        return self._answers.popleft()
 
     def take(self, data: bytes) -> None:
         closed: Any = None
@@ -141,8 +123,8 @@ class Connection(BlockingConnection):
             elif isinstance(event, Content):
                 if event.returned:
                     self._confirms.returned(event)
-                else:
-                    self._events.append(event)
+                elif event.fetched:  # nothing else comes: nobody consumes here
+                    self._answers.append(event)
             elif isinstance(event.frame, commands.Connection.Blocked):
                 self.blocked = event.frame.reason
             elif isinstance(event.frame, commands.Connection.Unblocked):
@@ -153,14 +135,14 @@ class Connection(BlockingConnection):
             elif isinstance(event.frame, commands.Channel.Close) and self._opened:
                 closed = event.frame
             else:
-                self._events.append(event)
+                self._answers.append(event)
         if closed is not None:
             self._reopen(closed)
 
     def _reopen(self, close: Any) -> None:
         self._write(method(CHANNEL, commands.Channel.CloseOk()) + method(CHANNEL, commands.Channel.Open()))
         self._confirms = Confirms(self.facts.dialect.refuses_unroutable)
-        self._events.clear()
+        self._answers.clear()
         self._read()  # Channel.OpenOk
         if self.facts.confirms:
             self._write(method(CHANNEL, commands.Confirm.Select()))

@@ -29,7 +29,6 @@ class ChannelClosed(RequestRefused):
         self.code = code
         self.text = text
         self.too_large = code == 406 and "larger than" in text
-        self.shared = False  # by several callers whose publications were being sent: any of them may be the cause
 
     @property
     def passes(self) -> bool:

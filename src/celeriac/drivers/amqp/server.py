@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from celeriac.drivers.amqp.address import Address
@@ -19,7 +20,7 @@ from celeriac.drivers.amqp.error_translation import ChannelClosed, Refused
 from celeriac.drivers.amqp.opening import Facts
 from celeriac.drivers.amqp.session import Session
 from celeriac.drivers.blocking_server import LONG_PAUSE, BlockingServer
-from celeriac.drivers.message_server import Procedure
+from celeriac.drivers.procedures import Procedure, adrive
 from celeriac.errors import BrokerError, BrokerUnavailable, ImproperlyConfigured
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
@@ -61,22 +62,16 @@ class Server(BlockingServer[AioConnection, Connection]):
     def passes(self, error: BrokerError) -> bool:
         return isinstance(error, ChannelClosed) and error.passes
 
-    def drive_blocking(self, connection: Connection, work: Generator[Any, Any, Result], deadline: float) -> Result:
-        try:
-            ask = next(work)
-            while True:
-                try:
-                    if isinstance(ask, list):
-                        answer: Any = connection.publish(ask, max(0.01, deadline - time.monotonic()))
-                    else:
-                        answer = connection.call(ask, deadline)
-                except ChannelClosed as error:
-                    ask = work.throw(error)
-                    continue
-                ask = work.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    def answer_blocking(self, connection: Connection, ask: Any, deadline: float) -> Any:
+        if isinstance(ask, list):
+            return connection.publish(ask, max(0.01, deadline - time.monotonic()))
+        return connection.call(ask, deadline)
+
+    async def answer(self, connection: AioConnection, ask: Any, alone: bool = False) -> Any:
+        session = self.session()
+        if not isinstance(ask, list):
+            return await session.call(ask)
+        return await (session.publish_alone(ask) if alone else session.publish(ask))
 
     async def ado(self, procedure: Procedure[Result], within: float | None = None) -> Result:
         timeout = self.timeout if within is None else within
@@ -84,7 +79,10 @@ class Server(BlockingServer[AioConnection, Connection]):
         alone = False
         while True:
             try:
-                return await self.repeat(procedure, deadline, timeout, self._drive_alone if alone else self.drive)
+                return await self.repeat(
+                    lambda connection, alone=alone: adrive(procedure(), partial(self.answer, connection, alone=alone)),  # type: ignore[misc]
+                    deadline, timeout,
+                )  # fmt: skip
             except ChannelClosed as error:
                 if error.shared and not alone:
                     alone = True
@@ -94,31 +92,6 @@ class Server(BlockingServer[AioConnection, Connection]):
                 if time.monotonic() + LONG_PAUSE > deadline:
                     raise BrokerUnavailable(str(error)) from error
             await asyncio.sleep(LONG_PAUSE)
-
-    async def drive(self, connection: AioConnection, work: Generator[Any, Any, Result], alone: bool = False) -> Result:
-        session = self.session()
-        try:
-            ask = next(work)
-            while True:
-                try:
-                    if not isinstance(ask, list):
-                        answer: Any = await session.call(ask)
-                    elif alone:
-                        answer = await session.publish_alone(ask)
-                    else:
-                        answer = await session.publish(ask)
-                except ChannelClosed as error:
-                    if error.shared:
-                        raise  # another caller's publication may be the cause: begin again, alone
-                    ask = work.throw(error)
-                    continue
-                ask = work.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
-    async def _drive_alone(self, connection: AioConnection, work: Generator[Any, Any, Result]) -> Result:
-        return await self.drive(connection, work, alone=True)
 
     @asynccontextmanager
     async def answering(self, within: float | None = None) -> AsyncGenerator[None, None]:

@@ -6,11 +6,10 @@ The bytes go through asyncio (TLS as well), the protocol is `engine.py`'s. Heart
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.engine import Engine
@@ -18,8 +17,7 @@ from celeriac.drivers.amqp10.error_translation import Refusal, Refused, opening_
 from celeriac.drivers.amqp10.links import ACCEPTED, REJECTED, Link, Node, Receiver, Sender, Session
 from celeriac.drivers.amqp10.messages import Received
 from celeriac.drivers.hosts import Host, Hosts
-from celeriac.drivers.server_errors import ConnectionLost
-from celeriac.drivers.sockets import prepare
+from celeriac.drivers.loop_connection import LoopConnection
 
 __all__ = ["Connection", "Item"]
 
@@ -35,22 +33,14 @@ class Item(NamedTuple):
     data: bytes
 
 
-class Connection(asyncio.Protocol):
+class Connection(LoopConnection):
     """A connection. Made by `connect`."""
 
     def __init__(self, address: Address, hosts: Hosts, host: Host, engine: Engine) -> None:
-        self.address = address
+        super().__init__(address, hosts, host)
         self.engine = engine
-        self.received_at = time.monotonic()
-        self.on_lost: Callable[[], None] | None = None
-        self._hosts = hosts
-        self._host = host
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
         self._changed: set[asyncio.Future[None]] = set()  # of those who wait until the connection or a link is open
-        self._paused = self._flushing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._told = False
+        self._flushing = False
         self._senders: dict[Node, asyncio.Future[Sender]] = {}  # those used last are the last
         self._sending: Session | None = None
 
@@ -63,10 +53,10 @@ class Connection(asyncio.Protocol):
             engine = Engine(name, vhost, address.mechanism, address.username, address.password, idle)
             made = cls(address, hosts, host, engine)
             try:
-                await made._loop.create_connection(lambda: made, *host, ssl=address.tls_context())
+                await made.reach()
                 await made.until(lambda: engine.opened)
-                if engine.lost is not None:  # it was closed with the reason
-                    raise engine.lost
+                if made.lost is not None:  # it was closed with the reason
+                    raise made.lost
             except BaseException as error:
                 made.abandon()
                 if isinstance(error, OSError):
@@ -77,16 +67,11 @@ class Connection(asyncio.Protocol):
 
         return await hosts.first(timeout, opened)
 
-    @property
-    def lost(self) -> Exception | None:
-        """Why the connection has ended."""
-        return self.engine.lost
-
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait for something that the server says. Raises `ConnectionLost`."""
         while not condition():
-            if self.engine.lost is not None:
-                raise self.engine.lost
+            if self.lost is not None:
+                raise self.lost
             self.flush()
             change: asyncio.Future[None] = self._loop.create_future()
             self._changed.add(change)
@@ -95,7 +80,7 @@ class Connection(asyncio.Protocol):
             finally:
                 self._changed.discard(change)
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Let those look again who wait for something."""
         for change in self._changed:
             if not change.done():
@@ -104,11 +89,7 @@ class Connection(asyncio.Protocol):
     # --- Called by the event loop ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)
-        plain = transport.get_extra_info("socket")
-        if plain is not None:
-            prepare(plain)
+        super().connection_made(transport)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -116,30 +97,18 @@ class Connection(asyncio.Protocol):
         self.received_at = time.monotonic()
         self.engine.receive(data)
         self.flush()
-        self.wake()
-
-    def pause_writing(self) -> None:
-        """Keep what is to be sent in the engine."""
-        self._paused = True
+        self._wake()
 
     def resume_writing(self) -> None:
-        """Send what was kept."""
-        self._paused = False
-        self.flush()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Fail all that waits for an answer."""
-        if self.engine.lost is None:
-            self._hosts.failed(self._host)
-        self.engine.lose(ConnectionLost(str(error) if error is not None else "the server closed the connection"))
-        self._end()
+        super().resume_writing()
+        self.flush()  # the engine has kept it
 
     def _tick(self) -> None:
-        if self.engine.lost is None:
+        if self.lost is None:
             following = self.engine.tick(time.monotonic())
             self.flush()
             if following:
-                self._timer = self._loop.call_later(max(0.01, following - time.monotonic()), self._tick)
+                self._heartbeat = self._loop.call_later(max(0.01, following - time.monotonic()), self._tick)
 
     # --- Sending bytes --------------------------------------------------------------------------------
 
@@ -152,29 +121,17 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Send what the engine has to send."""
         self._flushing = False
-        if self._transport is not None and not self._paused and (data := self.engine.output()):
-            self._transport.write(data)
+        if self._transport is not None and self._writable.is_set() and (data := self.engine.output()):
+            self.write(data)
         if self.engine.lost is not None:
-            self._end()
-
-    def _end(self) -> None:
-        if self._told:
-            return
-        self._told = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._transport is not None:
-            self._transport.close() if self._transport.get_write_buffer_size() < 65536 else self._transport.abort()
-        self.wake()
-        if self.on_lost is not None:
-            self.on_lost()
+            self.lose(self.engine.lost)
 
     # --- Links ----------------------------------------------------------------------------------------
 
     def session(self) -> Session:
         """Begin a session. Raises `ConnectionLost`."""
-        if self.engine.lost is not None:
-            raise self.engine.lost
+        if self.lost is not None:
+            raise self.lost
         return self.engine.session()
 
     async def attached(self, link: Link) -> Any:
@@ -182,7 +139,7 @@ class Connection(asyncio.Protocol):
         await self.until(lambda: link.opened or link.error)
         if link.error is None:
             return link
-        if self.engine.lost is not None or not isinstance(link.error, Refusal):
+        if self.lost is not None or not isinstance(link.error, Refusal):
             raise link.error
         raise refused(f"the address {link.node.address!r}", link.error)
 
@@ -220,8 +177,11 @@ class Connection(asyncio.Protocol):
                 raise receiver.error
         return [receiver.available or 0 for receiver in receivers]
 
-    async def follow(self, node: Node, take: Callable[[bytes], None]) -> Receiver:
-        """Call `take` with each message of a node, and let the server forget it. Raises `Refused`, `ConnectionLost`."""
+    async def follow(self, node: Node, take: Callable[[bytes], None], ended: Callable[[object], None]) -> None:
+        """Call `take` with each message of a node, and let the server forget it; `ended`, when the link has ended.
+
+        Raises `Refused`, `ConnectionLost`.
+        """
         receiver: Receiver = await self.attached(self.session().receiver(node))
         left = WINDOW
 
@@ -236,9 +196,9 @@ class Connection(asyncio.Protocol):
             take(received.body)
 
         receiver.take = heard
+        receiver.changed = lambda: ended(receiver.error)
         receiver.allow(WINDOW)
         self.flush()
-        return receiver
 
     async def sender(self, node: Node) -> Sender:
         """Return the sender to a node; attach it at first. Raises `Refused` or `ConnectionLost`."""
@@ -298,23 +258,13 @@ class Connection(asyncio.Protocol):
 
     # --- The end --------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close the connection as the protocol demands."""
-        if self.engine.lost is None and self._transport is not None:
-            self.engine.close()
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.flush()
-        self.abandon()
+    def farewell(self) -> bytes:
+        self.engine.close()
+        return self.engine.output()
 
-    def abandon(self, why: str = "this process closed it") -> None:
-        """Close the socket without closing the connection first, as the end of the process would."""
-        self.engine.lose(ConnectionLost(why))
-        self._end()
-
-    def give_up(self) -> None:
-        """Abandon a connection that does not answer. The next ones try other hosts first."""
-        self._hosts.failed(self._host)
-        self.abandon("it did not answer")
+    def ended(self, error: Exception) -> None:
+        self.engine.end(error)
+        self._wake()
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

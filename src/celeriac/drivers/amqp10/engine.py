@@ -66,14 +66,14 @@ class Engine:
         if not data:
             pn.pn_transport_close_tail(self._transport)
             self._dispatch()
-            self.lose(ConnectionLost("the server closed the connection"))
+            self._lose(ConnectionLost("the server closed the connection"))
         for part, available in self._frames.split(data):
             self.available = available
             while part and self.lost is None:
                 taken = pn.pn_transport_push(self._transport, part)
                 self._dispatch()
                 if taken <= 0:
-                    self.lose(ConnectionLost("the server sent what is no AMQP 1.0"))
+                    self._lose(ConnectionLost("the server sent what is no AMQP 1.0"))
                 part = part[taken:]
 
     def output(self) -> bytes:
@@ -126,18 +126,21 @@ class Engine:
                 self.opened = True
             elif kind == pn.PN_CONNECTION_REMOTE_CLOSE:
                 why = refusal_of(pn.pn_connection_remote_condition(self._connection))
-                self.lose(Closed(why.condition, why.text) if why is not None else
+                self._lose(Closed(why.condition, why.text) if why is not None else
                           ConnectionLost("the server closed the connection"))  # fmt: skip
             elif kind == pn.PN_TRANSPORT_ERROR:
-                self.lose(refusal_of(pn.pn_transport_condition(self._transport)) or ConnectionLost())
+                self._lose(refusal_of(pn.pn_transport_condition(self._transport)) or ConnectionLost())
             pn.pn_collector_pop(collector)
 
-    def lose(self, error: Exception) -> None:
-        """End all links: the connection has ended."""
-        if self.lost is None:
-            self.lost = error
-            for session in list(self._sessions.values()):
-                session.ended(error)
+    def _lose(self, error: Exception) -> None:
+        """Note why the connection has ended; whoever has made the engine calls `end`."""
+        self.lost = self.lost or error
+
+    def end(self, error: Exception) -> None:
+        """End all links."""
+        self._lose(error)
+        for session in list(self._sessions.values()):
+            session.ended(error)
 
     # --- What this side does --------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from celeriac.errors import AccessRefused, BrokerMisconfigured
 __all__ = ["Closed", "Refusal", "Refused", "RightsMissing", "misconfigured", "opening_failed", "refused"]
 
 UNAUTHORIZED = "amqp:unauthorized-access"
-MISSING = ("amqp:not-found", "amqp:resource-deleted", "amqp:link:detach-forced")
+DELETED = "amqp:resource-deleted"
+MISSING = ("amqp:not-found", DELETED, "amqp:link:detach-forced")
 TOO_LARGE = ("amqp:link:message-size-exceeded", "amqp:frame-size-too-small")
 
 
@@ -34,6 +35,11 @@ class Refused(RequestRefused):
         super().__init__(f"The server refused {what}: {refusal}.{_step(condition)}")
         self.condition: str = condition
         self.too_large = condition in TOO_LARGE
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the node is no more, nor what was in it."""
+        return self.condition == DELETED
 
     @property
     def missing(self) -> bool:

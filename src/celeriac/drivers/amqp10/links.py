@@ -39,10 +39,6 @@ class Owner(Protocol):
     links: dict[Any, Link]
     available: int | None
 
-    @property
-    def lost(self) -> Exception | None:
-        """Why the connection has ended."""
-
     def forget(self, session: Session) -> bool:
         """Forget a session that has ended; False if it was forgotten before."""
 
@@ -55,21 +51,24 @@ class Session:
         self.impl = impl
         self.error: Exception | None = None
         self.links: list[Link] = []
+        self.on_ended: Callable[[], None] = _nothing  # called when the server has ended it
         self._numbers = 0
 
     def receiver(self, node: Node) -> Receiver:
-        """Attach a receiver."""
+        """Attach a receiver. Raises `ConnectionLost` if the session has ended."""
         receiver = Receiver(self, pn.pn_receiver(self.impl, self._name()), node)
         self._attach(receiver)
         return receiver
 
     def sender(self, node: Node) -> Sender:
-        """Attach a sender."""
+        """Attach a sender. Raises `ConnectionLost` if the session has ended."""
         sender = Sender(self, pn.pn_sender(self.impl, self._name()), node)
         self._attach(sender)
         return sender
 
     def _name(self) -> str:
+        if self.error is not None:
+            raise self.error
         self._numbers += 1
         return f"{id(self):x}-{self._numbers}"
 
@@ -83,6 +82,7 @@ class Session:
         if self.error is None:
             self.error = error or ConnectionLost("the server has ended the session")
             self.close()
+            self.on_ended()
 
     def close(self) -> None:
         """End it; the server takes back what was not settled."""

@@ -5,13 +5,12 @@ Procedures yield nodes (to be attached to), lists of items (to be sent) and `Pas
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
 from celeriac.drivers.amqp10.address import Address
 from celeriac.drivers.amqp10.connection import Connection
 from celeriac.drivers.amqp10.dialect import RABBITMQ, Dialect, dialect_of
-from celeriac.drivers.amqp10.error_translation import Refused, misconfigured
+from celeriac.drivers.amqp10.error_translation import misconfigured
 from celeriac.drivers.amqp10.links import Node
 from celeriac.drivers.message_server import MessageServer
 from celeriac.errors import BrokerUnavailable
@@ -41,24 +40,10 @@ class Server(MessageServer[Connection]):
     def unavailable(self, error: BaseException, timeout: float, blocked: str = "") -> BrokerUnavailable:
         return misconfigured(error, self.address) or super().unavailable(error, timeout, blocked)
 
-    async def drive(self, connection: Connection, work: Generator[Any, Any, Result]) -> Result:
-        try:
-            ask = next(work)
-            while True:
-                try:
-                    if isinstance(ask, list):
-                        answer: Any = await connection.send(ask)
-                    elif isinstance(ask, Passive):
-                        answer = await connection.exists(ask.node)
-                    else:
-                        answer = await connection.sender(ask)
-                except Refused as error:
-                    ask = work.throw(error)
-                    continue
-                ask = work.send(answer)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    async def answer(self, connection: Connection, ask: Any) -> Any:
+        if isinstance(ask, list):
+            return await connection.send(ask)
+        return await (connection.exists(ask.node) if isinstance(ask, Passive) else connection.sender(ask))
 
     async def connect_loop(self, heartbeat: float, name: str) -> Connection:
         made = await Connection.connect(self.address, self.hosts, self.timeout, name, heartbeat, self._vhost)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from celeriac.drivers.blocking_server import BlockingServer
 from celeriac.drivers.stomp.address import Address
 from celeriac.drivers.stomp.aio import AioConnection
 from celeriac.drivers.stomp.blocking import Connection
-from celeriac.drivers.stomp.frames import Frame, Publication
+from celeriac.drivers.stomp.frames import Publication
 from celeriac.drivers.stomp.opening import Browse, Facts
 from celeriac.model.codec import PLAIN_CODEC, Codec
 
-__all__ = ["Batch", "Server", "adrive"]
+__all__ = ["Batch", "Server"]
 
 Result = TypeVar("Result")
 
@@ -37,23 +37,15 @@ class Server(BlockingServer[AioConnection, Connection]):
         self._know(connection.facts)
         return connection
 
-    def drive_blocking(self, connection: Connection, work: Generator[Any, Any, Result], deadline: float) -> Result:
-        answer: list[Frame] | None = None
-        try:
-            while True:
-                ask = work.send(answer)
-                left = max(0.01, deadline - time.monotonic())
-                if isinstance(ask, Browse):
-                    answer = connection.browse(ask, left)
-                else:
-                    answer = None
-                    connection.publish(ask, left)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    def answer_blocking(self, connection: Connection, ask: Any, deadline: float) -> Any:
+        left = max(0.01, deadline - time.monotonic())
+        return connection.browse(ask, left) if isinstance(ask, Browse) else connection.publish(ask, left)
 
-    async def drive(self, connection: AioConnection, work: Generator[Any, Any, Result]) -> Result:
-        return await adrive(connection, work)
+    async def answer(self, connection: AioConnection, ask: Any, acknowledged: Sequence[str] = ()) -> Any:
+        """Send a request; with a `Batch`, acknowledge messages in the same step."""
+        if isinstance(ask, Browse):
+            return await connection.browse(ask)
+        return await connection.publish(ask, acknowledged if isinstance(ask, Batch) else ())
 
     async def connect_loop(self, heartbeat: float, name: str) -> AioConnection:
         connection = await AioConnection.connect(self.address, self.timeout, heartbeat, self.hosts)
@@ -62,20 +54,3 @@ class Server(BlockingServer[AioConnection, Connection]):
 
     def _know(self, facts: Facts) -> None:
         self.facts, self.product, self.known = facts, facts.dialect.product, True
-
-
-async def adrive(connection: AioConnection, work: Generator[Any, Any, Result],
-                 acknowledged: Sequence[str] = ()) -> Result:  # fmt: skip
-    """Carry out a procedure on a connection, and acknowledge messages in the step that sends a `Batch`."""
-    answer: list[Frame] | None = None
-    try:
-        while True:
-            ask = work.send(answer)
-            if isinstance(ask, Browse):
-                answer = await connection.browse(ask)
-            else:
-                answer = None
-                await connection.publish(ask, acknowledged if isinstance(ask, Batch) else ())
-    except StopIteration as end:
-        result: Result = end.value
-        return result
