@@ -30,13 +30,15 @@ DIGITS: Final = re.compile(r"\d+")
 
 @pass_context
 def _ago(context: Context, at: float | None) -> str:
-    """Return an instant as how long ago it was, with the instant itself; `live.js` keeps it true."""
+    """Return an instant as how long ago it was, with the instant itself; `live.js` keeps it true.
+
+    To an open page, the instant alone: `live.js` writes the words, and what is the same otherwise need not be sent.
+    """
     if not at:
         return wording.NONE
     view: View = context["view"]
-    return Markup('<time datetime="{0}" title="{0}" data-at="{1}">{2}</time>').format(
-        wording.instant(at), f"{at:.3f}", wording.ago(at, view.now)
-    )
+    instant, words = wording.instant(at), "" if view.is_fragment else wording.ago(at, view.now)
+    return Markup(f'<time datetime="{instant}" title="{instant}" data-at="{at:.3f}">{words}</time>')  # noqa: S704 - numbers
 
 
 @pass_context

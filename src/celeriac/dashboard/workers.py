@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from celeriac import states
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import SELDOM, Context, Done, Entry, Pages
 from celeriac.dashboard.roster import Seen, roster_of
 from celeriac.dashboard.view import View
 from celeriac.dashboard.wording import duration
@@ -129,7 +129,7 @@ async def _held(view: View, one: Seen) -> list[tuple[ActiveTask, str]]:
     return found
 
 
-@PAGES.fragment("worker", "statistics", ("tasks",), shared=True)
+@PAGES.fragment("worker", "statistics", ("tasks",), shared=True, every=SELDOM)
 async def _statistics(view: View) -> Context:
     one = await _found(view)
     if one.gone:
