@@ -242,7 +242,7 @@ class Dashboard:
 
     def _kept(self, view: View, response: Response) -> Response:
         """Let the browser keep the session, if it is new."""
-        if self.sessions.find(view.request) is None:
+        if view.session.is_new:
             self.sessions.keep(view.request, response, view.session)
         return response
 

@@ -23,7 +23,7 @@ CHOSEN: Final = 1000  # at once
 
 @PAGES.page("dead", "/dead", "tasks:read", "Dead letters", entry=Entry(35, "d"))
 async def _dead(view: View) -> Context:
-    counts = await view.site.counts()
+    counts = await view.counts()
     return {"queues": [one.queue for one in counts if one.dead], "queue": view.query.get("queue", "")}
 
 
@@ -34,7 +34,7 @@ async def _list(view: View) -> Context:
         letters = await view.site.read(view.site.inspector.dead(queue, PAGE + 1, offset))
     except UnknownQueue:
         letters = []
-    counts = await view.site.counts()
+    counts = await view.counts()
     total = sum(one.dead for one in counts if queue in (None, one.queue))
     return {
         "rows": [_row(letter, view) for letter in letters[:PAGE]],

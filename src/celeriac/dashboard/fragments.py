@@ -19,13 +19,12 @@ from markupsafe import Markup
 from celeriac.dashboard.pages import Fragment, Page
 from celeriac.dashboard.pulse import Pulse
 from celeriac.dashboard.templating import render
-from celeriac.dashboard.view import View
+from celeriac.dashboard.view import TURN_SECONDS, View
 from celeriac.errors import CeleriacError
 from celeriac.web.problems import Problem, problem_of
 
 __all__ = ["Fragments", "topics_of"]
 
-SHARED_SECONDS: Final = 0.8
 MOST_SHARED: Final = 500
 SHARE: Final = 10  # an open page keeps the server busy with a fragment for one part in so many of the time, at most
 
@@ -95,7 +94,7 @@ class Fragments:
         if known is None or now >= known[0]:
             filling = asyncio.ensure_future(_filled(view, fragment))
             filling.add_done_callback(_look_at)
-            known = self._shared[key] = (now + SHARED_SECONDS, filling)
+            known = self._shared[key] = (now + TURN_SECONDS, filling)
         return await asyncio.shield(known[1])
 
 

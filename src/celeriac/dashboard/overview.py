@@ -58,7 +58,7 @@ async def _signatures(view: View) -> Sequence[FailureSignature]:
 
 @PAGES.fragment("overview", "numbers", ("queues", "tasks"), shared=True)
 async def _numbers(view: View) -> Context:
-    counts = await view.site.counts()
+    counts = await view.counts()
     period = await _period(view, SHORT)
     flow = _recent(period) if period is not None else None
     ready = sum(one.ready for one in counts)
@@ -123,7 +123,7 @@ class QueueRow(NamedTuple):
 async def queue_rows(view: View) -> list[QueueRow]:
     """Return all queues."""
     collected = await view.collected()
-    counts = await view.site.counts()
+    counts = await view.counts()
     period = await _period(view, SHORT)
     last = flows_by(period.last(NOW), lambda point: point.queue) if period is not None else {}
     rows = []

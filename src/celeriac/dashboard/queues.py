@@ -91,7 +91,7 @@ async def _numbers(view: View) -> Context:
 
 
 async def _others(view: View) -> list[str]:
-    return [one.queue for one in await view.site.counts() if one.queue != view.path["queue"]]
+    return [one.queue for one in await view.counts() if one.queue != view.path["queue"]]
 
 
 @PAGES.fragment("queue", "chart", ("tasks",), scope="stats:read", shared=True, every=SELDOM)

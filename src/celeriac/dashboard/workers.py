@@ -109,7 +109,7 @@ async def _slots(view: View) -> Context:
     one = await _found(view)
     every = await roster_of(view.site).look(view.within)
     namesakes = sum(seen.worker.name == one.worker.name and not seen.gone for seen in every)
-    known = {one.queue for one in await view.site.counts()} | set(view.app.queues)
+    known = {one.queue for one in await view.counts()} | set(view.app.queues)
     running = sorted(one.active, key=lambda task: task.started_at)
     return {"one": one, "lanes": lanes_of(one, view.now), "running": running,
             "slot_of": slot_of, "namesakes": namesakes, "tasks": sorted(view.app.tasks), "levels": LEVELS,
