@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celeriac.dashboard.calls import call_text
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import READABLY, Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.errors import UnknownQueue
 from celeriac.model.history import FAILED
@@ -27,7 +27,7 @@ async def _dead(view: View) -> Context:
     return {"queues": [one.queue for one in counts if one.dead], "queue": view.query.get("queue", "")}
 
 
-@PAGES.fragment("dead", "list", ("queues",))
+@PAGES.fragment("dead", "list", ("queues",), every=READABLY)
 async def _list(view: View) -> Context:
     queue, offset = view.query.get("queue") or None, view.number("offset", 0, MOST_OFFSET)
     try:

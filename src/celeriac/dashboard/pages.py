@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from celeriac.dashboard.view import View
 
-__all__ = ["OFTEN", "SELDOM", "TOPICS", "Action", "Context", "Done", "Entry", "Fragment", "Page", "Pages"]
+__all__ = ["OFTEN", "READABLY", "SELDOM", "TOPICS", "Action", "Context", "Done", "Entry", "Fragment", "Page", "Pages"]
 
 Context: TypeAlias = Mapping[str, Any]
 Show: TypeAlias = Callable[[View], Awaitable[Context]]
@@ -25,6 +25,9 @@ TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit",
 
 OFTEN: Final = 0.9
 """Seconds from one fetch of a fragment to the next, at least."""
+
+READABLY: Final = 2.0
+"""… of a list whose rows come and go: nobody reads them faster."""
 
 SELDOM: Final = 5.0
 """… of one that shows a long time, such as a chart: in a second, nothing of it moves that can be seen."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.dashboard.calls import call_text
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import READABLY, Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, NotSupported
 from celeriac.inspector import Inspector
@@ -131,12 +131,12 @@ async def _suggestions(view: View) -> list[str]:
 # --- The lists ----------------------------------------------------------------------------------------
 
 
-@PAGES.fragment("tasks", "list", ("tasks", "failures", "queues", "workers"))
+@PAGES.fragment("tasks", "list", ("tasks", "failures", "queues", "workers"), every=READABLY)
 async def _list(view: View) -> Context:
     return await _listed(view, view.choice("in", NAMES))
 
 
-@PAGES.fragment("scheduled", "list", ("queues",))
+@PAGES.fragment("scheduled", "list", ("queues",), every=READABLY)
 async def _list_scheduled(view: View) -> Context:
     return await _listed(view, "scheduled")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
@@ -70,6 +71,7 @@ def _pattern(text: str) -> str:
     return DIGITS.sub("0", text)
 
 
+@lru_cache(1024)
 def _wrapped(name: str) -> str:
     """Return a name that may be wrapped after its dots and underscores."""
     parts = str(escape(_visible(name)))

@@ -63,7 +63,9 @@ class View:
         self.csrf = csrf
         self.form: ImmutableMultiDict[str, str] = form or ImmutableMultiDict()
         self.path: Mapping[str, str] = request.path_params
+        self.is_fragment = FRAGMENT in request.query_params  # an open page asks for parts of it, which it has already
         self.query = QueryParams([pair for pair in request.query_params.multi_items() if pair[0] != FRAGMENT])
+        self.prefix = prefix_of(request)  # the path that the dashboard is mounted at; empty if at the root
         self.now = site.app.clock.now()
         self._collecting: asyncio.Task[Collected] | None = None
 
@@ -75,11 +77,6 @@ class View:
         """Raise a `Problem` if the user may not do what a scope allows."""
         if not self.may(scope):
             raise Problem("scope", f"{self.user.name} may not do this: it needs the scope {scope}.", needed=scope)
-
-    @property
-    def is_fragment(self) -> bool:
-        """Whether an open page asks for a part of it, which it has already."""
-        return FRAGMENT in self.request.query_params
 
     @property
     def within(self) -> float | None:
@@ -97,11 +94,6 @@ class View:
     async def counts(self) -> list[QueueCounts]:
         """Count the messages of all queues: once in a turn, for all the fragments that open pages ask for in it."""
         return await self.site.counts(TURN_SECONDS if self.is_fragment else 0.0)
-
-    @property
-    def prefix(self) -> str:
-        """The path that the dashboard is mounted at; empty if at the root."""
-        return prefix_of(self.request)
 
     @property
     def here(self) -> str:
