@@ -48,7 +48,7 @@ class Codec:
         if keys:
             self.encode = self._seal_of("message").closing(plain.encode)
             self.encode_outcome = self._seal_of("outcome").closing(encode_outcome)
-            self._open_message = self._seal_of("message").open
+            self._open_message = self._seal_of("message").opening()
 
     def decode(self, data: Bytes, queue: str | None) -> Message:
         """Return the message from bytes that were found in a queue (None: in any). Raises `Unreadable`.
@@ -61,7 +61,7 @@ class Codec:
             elif len(data) > self._largest_sealed:
                 raise plain.too_large(len(data), self.largest)
             else:
-                data = self._open_message(data)
+                data = self._open_message(bytes(data))
         message = plain.decode(data, self.largest)
         if message.queue != queue and queue is not None:
             if self.signs:

@@ -23,25 +23,26 @@ __all__ = ["Cipher"]
 
 SALT: Final = 16
 NUMBER: Final = 8
-HEAD: Final = SALT + NUMBER
 NONCE: Final = 12
 ZEROS: Final = bytes(NONCE - NUMBER)  # a nonce is the number in 12 bytes
+WRONG: Final = "it cannot be decrypted: it was changed, or sealed for another use or prefix"
 MOST_SALTS: Final = 4096  # processes whose derived keys are remembered
 
-
+Bytes: TypeAlias = bytes | memoryview
 Decrypt: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
 
 
 class Cipher:
-    """Encrypts and decrypts with keys that are derived from one key."""
+    """Encrypts and decrypts with keys that are derived from one key. A head of `head` bytes comes before the salt."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, head: int) -> None:
         self._key = key
+        self._salted = head + SALT  # bytes up to the number
         self._generation = -1
         self._salt = b""
         self._numbers = count()
         self._own = AESGCM(key).encrypt  # replaced before its first use
-        self._known: OrderedDict[bytes, Decrypt] = OrderedDict()
+        self._known: OrderedDict[bytes, Decrypt] = OrderedDict()  # by head and salt
 
     def encrypt(self, head: bytes, data: bytes, context: bytes) -> bytes:
         """Return the head, salt, number, and the encrypted bytes."""
@@ -59,20 +60,36 @@ class Cipher:
     def _derive(self, salt: bytes) -> AESGCM:
         return AESGCM(hmac.digest(self._key, b"salt " + salt, "sha256"))
 
-    def decrypt(self, data: bytes, start: int, context: bytes) -> bytes:
-        """Return the bytes that were encrypted; salt and number stand at `start`. Raises `Unreadable`."""
-        salt, nonce = data[start : start + SALT], ZEROS + data[start + SALT : start + HEAD]
-        known = self._known.get(salt)
-        decrypt = known or self._derive(salt).decrypt
+    def decrypt(self, data: bytes, context: bytes) -> bytes:
+        """Return the bytes that were encrypted, from all that `encrypt` has returned. Raises `Unreadable`."""
+        before = data[: self._salted]
+        known = self._known.get(before)
+        decrypt = known or self._derive(before[-SALT:]).decrypt
+        rest = self._salted + NUMBER
         try:
-            plain = decrypt(nonce, data[start + HEAD :], context)
+            plain = decrypt(ZEROS + data[self._salted : rest], data[rest:], context)
         except (InvalidTag, ValueError):
-            raise Unreadable("it cannot be decrypted: it was changed, or sealed for another use or prefix") from None
+            raise Unreadable(WRONG) from None
         if known is None:  # only now: forged salts must not push out true ones
-            self._known[salt] = decrypt
+            self._known[before] = decrypt
             if len(self._known) > MOST_SALTS:
                 self._known.popitem(last=False)
         return plain
+
+    def opening(self, decrypt_new: Callable[[bytes], Bytes]) -> Callable[[bytes], Bytes]:
+        """Return a function that decrypts without a context, as fast as it can, and gives new salts to another."""
+        decrypt_of, salted, rest = self._known.get, self._salted, self._salted + NUMBER
+
+        def opened(data: bytes) -> Bytes:
+            decrypt = decrypt_of(data[:salted])
+            if decrypt is None:
+                return decrypt_new(data)
+            try:
+                return decrypt(ZEROS + data[salted:rest], data[rest:], b"")
+            except (InvalidTag, ValueError):
+                raise Unreadable(WRONG) from None
+
+        return opened
 
 
 _generation = 0  # how many forks lie between the process that imported this module and this one

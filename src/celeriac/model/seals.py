@@ -35,6 +35,7 @@ ENCRYPTED: Final = SEALED + b"\x02"
 HEAD: Final = 6  # bytes: the form, and the id of the key
 TAG: Final = 16
 SEAL: Final = HEAD + TAG  # bytes before what is signed
+WRONG: Final = "its signature is wrong: it was changed, or signed for another use or prefix"
 MOST_ADDED: Final = HEAD + 16 + 8 + TAG  # bytes that a seal adds, in its longer form
 
 
@@ -52,7 +53,9 @@ class Seal:
         first = keys[0].id
         self._head = (ENCRYPTED if encrypt else SIGNED) + first
         self._signer = self._signers.get(SIGNED + first)
-        self._cipher = _cipher(self._secrets[first]) if encrypt and first in self._secrets else None
+        self._cipher = None
+        if encrypt and first in self._secrets:
+            self._cipher = self._ciphers[self._head] = _cipher(self._secrets[first])
 
     def close(self, data: bytes, context: bytes = b"") -> bytes:
         """Return the bytes, sealed. Raises `ImproperlyConfigured` if the key must not seal this kind."""
@@ -92,15 +95,31 @@ class Seal:
             return self._decrypt(head, bytes(data), context)
         view = memoryview(data)
         rest = view[SEAL:]
-        # This is `tag`, written out: it is called for each message and each outcome.
-        inner, outer = signer.inner.copy(), signer.outer.copy()
-        if context:
-            inner.update(len(context).to_bytes(4) + context)
-        inner.update(rest)
-        outer.update(inner.digest())
-        if not same(outer.digest()[:TAG], view[HEAD:SEAL]):
-            raise Unreadable("its signature is wrong: it was changed, or signed for another use or prefix")
+        if not same(signer.tag(rest, context), view[HEAD:SEAL]):
+            raise Unreadable(WRONG)
         return rest
+
+    def opening(self) -> Callable[[bytes], Bytes]:
+        """Return a function that opens what `closing` has sealed, as fast as it can."""
+        if self._cipher is not None:
+            return self._cipher.opening(self.open)
+        states_of = {head: (signer.inner.copy, signer.outer.copy) for head, signer in self._signers.items()}.get
+
+        def opened(data: bytes) -> Bytes:
+            # This is `open` and `tag`, written out: it is called for each message. A copy of a few hundred bytes
+            # takes less time than a view of them.
+            states = states_of(data[:HEAD])
+            if states is None:
+                return self.open(data)
+            rest = data[SEAL:]
+            inner, outer = states[0](), states[1]()
+            inner.update(rest)
+            outer.update(inner.digest())
+            if not same(outer.digest()[:TAG], data[HEAD:SEAL]):
+                raise Unreadable(WRONG)
+            return rest
+
+        return opened
 
     def _decrypt(self, head: bytes, data: bytes, context: bytes) -> bytes:
         cipher = self._ciphers.get(head)
@@ -115,7 +134,7 @@ class Seal:
                 cipher = self._ciphers[head] = _cipher(secret)
             except ImproperlyConfigured as error:
                 raise Unreadable(str(error)) from None
-        return cipher.decrypt(data, HEAD, context)
+        return cipher.decrypt(data, context)
 
 
 class _Signer:
@@ -148,5 +167,5 @@ def _cipher(secret: bytes) -> Cipher:
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(f"Encryption needs a package that is not installed ({error.name}): "
                                    "pip install 'celeriac[crypto]'.") from error  # fmt: skip
-    cipher: Cipher = encryption.Cipher(secret)
+    cipher: Cipher = encryption.Cipher(secret, HEAD)
     return cipher

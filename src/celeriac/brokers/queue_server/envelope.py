@@ -72,7 +72,7 @@ def unpack(body: bytes, queue: str, codec: Codec) -> Envelope:
     """Read an envelope of a queue. Raises `Unreadable`, a `ValueError`."""
     if not body:
         raise Unreadable("it is empty")
-    return Envelope(codec.decode(memoryview(body)[1:], queue), body[0] & MAX_DELIVERIES, bool(body[0] & AGAIN))
+    return Envelope(codec.decode(body[1:], queue), body[0] & MAX_DELIVERIES, bool(body[0] & AGAIN))
 
 
 def encode_dead(message: Message, reason: str, at: float, codec: Codec) -> bytes:

@@ -37,7 +37,7 @@ def blob(message: Message, codec: Codec) -> bytes:
 
 def unpack(blob: bytes, queue: str | None, codec: Codec) -> Message:
     """Decode a message of a queue; None if it does not matter which. Raises `Unreadable`, a `ValueError`."""
-    return codec.decode(memoryview(blob)[3:], queue)
+    return codec.decode(blob[3:], queue)
 
 
 def shown(blob: bytes, queue: str | None, codec: Codec, id: str | None = None) -> Message:

@@ -103,17 +103,10 @@ class OutcomeTable:
     def _store_page(self, connection: Connection, page: list[Row], now: int) -> set[str]:
         """Store outcomes of as many tasks. Return the keys of those that had a final one."""
         dialect = connection.dialect
-        values = [
-            {"id": row.key, "state": row.state, "is_final": int(row.is_final), "stored_at": now, "outcome": row.data,
-             **row.shown}
-            for row in page
-        ]  # fmt: skip
         upsert = self._upserts.get(dialect.name)
         if upsert is None or not dialect.insert_executemany_returning:
-            return self._store_generic(connection, values)
-        given: Any = values
-        if dialect.name == "postgresql":
-            given = {name: [value[name] for value in values] for name in values[0]} | {"stored_at": now}
+            return self._store_generic(connection, _values(page, now))
+        given = _arrays(page, now) if dialect.name == "postgresql" else _values(page, now)
         return {row.key for row in page} - set(connection.execute(upsert, given).scalars().all())
 
     def _store_generic(self, connection: Connection, values: list[dict[str, Any]]) -> set[str]:
@@ -167,6 +160,18 @@ class OutcomeTable:
         for page in pages(keys, PAGE):
             connection.execute(self._delete_expired, {"keys": page, "until": until})
         return len(keys) == EXPIRED_ROWS
+
+
+def _values(page: list[Row], now: int) -> list[dict[str, Any]]:
+    return [{"id": row.key, "state": row.state, "is_final": int(row.is_final), "stored_at": now, "outcome": row.data,
+             **row.shown} for row in page]  # fmt: skip
+
+
+def _arrays(page: list[Row], now: int) -> dict[str, Any]:
+    keys, states, are_final, data, shown = map(list, zip(*page, strict=True))
+    given = {name: [columns[name] for columns in shown] for name in shown[0]}
+    finals = [int(is_final) for is_final in are_final]
+    return given | {"id": keys, "state": states, "is_final": finals, "stored_at": now, "outcome": data}
 
 
 def _upsert(statement: Any, table: Table, replaced: Iterable[str]) -> Any:
