@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -240,3 +240,19 @@ async def test_a_revoked_task_is_delivered_as_revoked(app: Celeriac) -> None:
     lease = await app.broker.lease(WorkerInfo(name="a"), 30.0, 3)
     [delivery] = await lease.receive(["default"], SLOTS, 0.0)
     assert delivery.revoked
+
+
+async def test_a_worker_that_is_told_to_shut_down_answers_first_on_a_slow_server(
+    app: Celeriac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broadcast = app.broker.broadcast
+
+    async def slow(channel: str, payloads: Sequence[bytes]) -> None:
+        if channel.startswith("reply."):
+            await asyncio.sleep(0.3)  # in which the worker, which has nothing to do, would end
+        await broadcast(channel, payloads)
+
+    monkeypatch.setattr(app.broker, "broadcast", slow)
+    with running_worker(app):
+        answers = await Inspector(app, timeout=PATIENCE).ask("shutdown")
+    assert [reply.value for reply in answers.values()] == [{"ok": "shutting down"}]

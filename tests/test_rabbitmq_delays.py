@@ -83,7 +83,8 @@ def store(clock: FakeClock) -> Store:
 
 @pytest.fixture
 def broker(place: Place, store: Store) -> AmqpBroker:
-    made = AmqpBroker(place.server(), store.clock)
+    # A message whose publishing was not confirmed in time is published again, and says so.
+    made = AmqpBroker(place.server(timeout=PATIENCE), store.clock)
     made.keep_delays_in(lambda: store, "store")
     return made
 

@@ -36,7 +36,7 @@ from celeriac.errors import (
     WaitInTask,
     WorkerLost,
 )
-from celeriac.inspector import WorkerStats
+from celeriac.inspector import TaskStats, WorkerStats
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.pools.worker_thread import WorkerThread
 from celeriac.worker.supervisor import Supervisor
@@ -432,7 +432,12 @@ def test_statistics_count_states_and_runtimes_by_task(stage: Stage) -> None:
     results += [stage.send("coroutine", "retries_at_once", 2)]
     for result in results:
         result.get(timeout=PATIENCE, propagate=False)
-    tasks = stats(stage).tasks
+
+    def counted() -> dict[str, TaskStats]:
+        tasks = stats(stage).tasks
+        return tasks if sum(one.count for one in tasks.values()) == 13 else {}
+
+    tasks = stage.wait(counted, "the worker has counted them all")  # which it does after it has stored the results
     plain = tasks["victim.plain"]
     assert (plain.count, plain.states) == (11, {"SUCCESS": 10, "FAILURE": 1})
     assert tasks["victim.coroutine"].states == {"RETRY": 1, "SUCCESS": 1}

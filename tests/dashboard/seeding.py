@@ -36,7 +36,10 @@ from pathlib import Path
 
 from celeriac import Celeriac
 from celeriac.errors import Reject, SoftTimeLimitExceeded
+from celeriac.inspector import Inspector
 
+# Who gives a worker an order has two seconds for its answer. On a busy machine it may take longer.
+Inspector.__init__.__defaults__ = (None, 120.0)
 app = Celeriac("shop", task_queues=["mail", "reports", "media"], web_token_file="tokens")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -15,6 +15,12 @@ from tests.web.served import Served, check_shape, serving
 class Running(NamedTuple):
     served: Served
     address: str
+
+
+def worker_of(workers: httpx.Response) -> dict[str, Any]:
+    """Return the worker of `running` out of all workers. Other tests leave leases of clients behind for a while."""
+    (worker,) = [found for found in workers.json() if found["queues"] == ["default", "mail"]]
+    return dict(worker)
 
 
 @pytest.fixture(scope="session")

@@ -146,13 +146,14 @@ def test_every_metric_has_a_value_and_promtool_finds_no_fault(watched: Watched) 
     for task, args in (("shop.fail", ["x"]), ("shop.die", []), ("shop.hang", []), ("shop.reject", ["no"])):
         watched.post(f"{API}/tasks", {"task": task, "args": args})
 
-    def all_counted() -> bool:
+    def all_counted() -> Scrape | None:
         scrape = watched.scrape()
-        return (value(scrape, ENDED) == 7 and value(scrape, "celeriac_schedule_ticks_total", entry="nightly") == 0
-                and names(scrape) >= samples_of(METRICS))  # fmt: skip
+        counted = (value(scrape, ENDED) == 7 and value(scrape, "celeriac_schedule_ticks_total", entry="nightly") == 0
+                   and value(scrape, "celeriac_worker_slots_busy") == 0)  # fmt: skip
+        return scrape if counted and names(scrape) >= samples_of(METRICS) else None
 
-    wait_for(all_counted, "all tasks and all metrics")
-    scrape = watched.scrape()
+    # A worker that does not answer in time is missing in a scrape.
+    scrape = wait_for(all_counted, "all tasks and all metrics")
     assert names(scrape) == samples_of(METRICS)
     by_labels = {(name, frozenset(dict(labels)) - {"le"}) for name, labels in scrape}
     assert {labels for name, labels in by_labels if name == ENDED} == {frozenset({"task", "queue", "state"})}
@@ -171,7 +172,11 @@ def test_every_metric_has_a_value_and_promtool_finds_no_fault(watched: Watched) 
     assert value(scrape, "celeriac_queue_workers", queue="mail") == 1
     promtool("check", "metrics", given=watched.get("/metrics").text)
 
-    celery = read(watched.get("/metrics?names=celery").text)
+    def celerys() -> Scrape | None:
+        scrape = read(watched.get("/metrics?names=celery").text)
+        return scrape if names(scrape) >= samples_of(CELERY_METRICS) else None
+
+    celery = wait_for(celerys, "all metrics by Celery's names")
     assert names(celery) == samples_of(CELERY_METRICS)
     assert value(celery, "celery_task_succeeded_total", hostname="generic") == 3
     assert value(celery, "celery_task_failed_total", exception="ValueError") == 1

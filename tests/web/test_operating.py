@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.patience import wait_for
-from tests.web.conftest import Running
+from tests.web.conftest import Running, worker_of
 from tests.web.served import serving
 from tests.web.test_tasks import API, problem, send
 
@@ -70,14 +70,22 @@ def test_dead_letters_are_sent_again_and_dropped(client: httpx.Client, running: 
 
 
 def test_a_worker_is_shown_and_takes_orders(client: httpx.Client) -> None:
-    workers = client.get(f"{API}/workers").json()  # other tests leave leases of clients behind
-    (worker,) = [found for found in workers if found["queues"] == ["default", "mail"]]
+    worker = worker_of(client.get(f"{API}/workers"))
     path = f"{API}/workers/{worker['name']}"
-    shown = client.get(path).json()
+    # A worker has two seconds to answer, which may not be enough on a busy machine.
+    shown = wait_for(lambda: (told := client.get(path).json())["stats"] and told, "the worker's answer")
     assert (shown["pid"], shown["silent"], shown["stats"]["pid"]) == (worker["pid"], False, worker["pid"])
-    answer = client.post(f"{path}/orders", json={"order": "pool_grow", "arguments": {"n": 1}}).json()
+    grown = 0
+
+    def grows() -> dict[str, Any] | None:
+        nonlocal grown
+        grown += 1
+        told: dict[str, Any] = client.post(f"{path}/orders", json={"order": "pool_grow", "arguments": {"n": 1}}).json()
+        return told if told["workers"] else None
+
+    answer = wait_for(grows, "the worker's answer to an order")
     assert (answer["silent"], answer["unknown"], list(answer["workers"])) == ([], [], [worker["name"]])
-    client.post(f"{path}/orders", json={"order": "pool_shrink"})
+    client.post(f"{path}/orders", json={"order": "pool_shrink", "arguments": {"n": grown}})
     found = problem(client.post(f"{path}/orders", json={"order": "pol_grow"}), 422, "bad-body")
     assert "pool_grow" in found["detail"]
     problem(client.get(f"{API}/workers/nobody"), 404, "unknown-worker")

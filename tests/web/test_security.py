@@ -28,7 +28,7 @@ from celeriac.web.problems import KINDS, TABLE, Problem, kind_of
 from celeriac.web.scopes import SCOPES
 from celeriac.web.tokens import TokenFile, Tokens, new_token, read_tokens
 from tests.patience import PATIENCE, wait_for
-from tests.web.conftest import Running
+from tests.web.conftest import Running, worker_of
 from tests.web.served import SECRET, serving
 from tests.web.test_tasks import API, problem
 
@@ -147,7 +147,7 @@ def test_a_traceback_and_orders_need_scopes_of_their_own(
     assert "traceback" not in locked.get(f"{API}/tasks/{id}", headers=viewer).json()
     assert "ValueError" in locked.get(f"{API}/tasks/{id}", headers=operator).json()["traceback"]
     assert locked.get(f"/compat/{id}/status/", headers=viewer).json()["task"]["traceback"] is None
-    (worker,) = locked.get(f"{API}/workers", headers=viewer).json()
+    worker = worker_of(locked.get(f"{API}/workers", headers=viewer))
     path = f"{API}/workers/{worker['name']}/orders"
     assert locked.post(path, json={"order": "ping"}, headers=viewer).status_code == 200
     for user in (viewer, operator):

@@ -31,7 +31,7 @@ from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
 from celeriac.model.seals import is_sealed
 from celeriac.model.watching import CHANNELS, LONGEST_WATCH, MOST_VALUES, MOST_WATCHED
-from celeriac.ports.broker import MISSED
+from celeriac.ports.broker import MISSED, Broker
 from celeriac.worker.circumstances import circumstances
 from celeriac.worker.heartbeat import FIRST_PAUSE, next_pause
 from celeriac.worker.options import WorkerOptions, listed
@@ -48,6 +48,7 @@ Handler = Callable[..., Any]
 Values = Annotated[tuple[Name, ...], Meta(max_length=MOST_VALUES)]  # of a condition
 Count = Annotated[int, Meta(ge=1, le=100)]  # children to add or remove by one command
 COMMAND_SECONDS = 120.0  # how old a signed command may be, and how far the clocks of machines may differ
+LAST_SECONDS = 1.0  # for the last reply of a worker that stops
 LISTEN = "listen for control commands"  # the duty, for `Outages`
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MOST_CHILDREN = 1000  # plain children of a worker; more are not added by remote control
@@ -126,11 +127,24 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
             reply = _handle(worker, command)
             reply.host, reply.pid = socket.gethostname(), os.getpid()
             if command.reply_to is not None:
-                try:
-                    sealed = broker.codec.seal("reply", encode(reply), command.reply_to)
-                    await broker.broadcast(command.reply_to, [sealed])
-                except (BrokerError, EncodeError) as error:
-                    log.warning("Cannot send the reply to the control command %s: %s", command.name, error)
+                await _finished(asyncio.ensure_future(_send(broker, command.name, reply, command.reply_to)))
+
+
+async def _send(broker: Broker, name: str, reply: Reply, channel: str) -> None:
+    try:
+        await broker.broadcast(channel, [broker.codec.seal("reply", encode(reply), channel)])
+    except (BrokerError, EncodeError) as error:
+        log.warning("Cannot send the reply to the control command %s: %s", name, error)
+
+
+async def _finished(sending: asyncio.Future[None]) -> None:
+    """Wait until a reply is sent. A worker that stops, as this very command may have told it, sends it first."""
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait([sending], timeout=LAST_SECONDS)
+        sending.cancel()
+        raise
 
 
 def _handle(worker: Controlled, command: Command) -> Reply:
