@@ -28,7 +28,7 @@ SCROLL = """async () => {
   }
   return longest
 }"""
-# A stream that this program speaks for, timers that are over at once, and a count of what was fetched.
+# A stream that this program speaks for, timers that are over at once, and a count of the fragments that were fetched.
 INSTEAD = """
 window.streams = []
 window.fetched = 0
@@ -42,9 +42,14 @@ window.EventSource = class extends EventTarget {
 window.setTimeout = (work, time, ...more) => window.later(work, Math.min(time ?? 0, 1), ...more)
 const get = window.fetch
 window.fetch = async (...given) => {
+  const asked = new URL(given[0], location).searchParams.getAll("fragment").length
   const response = await get(...given)
   const read = response.text.bind(response)
-  response.text = async () => { const text = await read(); window.later(() => { window.fetched++ }, 2); return text }
+  response.text = async () => {
+    const text = await read()
+    window.later(() => { window.fetched += asked }, 2)
+    return text
+  }
   return response
 }
 """

@@ -18,9 +18,8 @@ __all__ = ["events", "load", "stay", "timed"]
 MOST_SECONDS = 60.0
 WARM_UP_SECONDS = 0.5
 FOR_EVER = 86_400.0  # seconds
-PAUSE = 0.9  # seconds between two fetches of a fragment, at least
 TELL_SECONDS = 0.2
-FRAGMENT = re.compile('data-fragment="([^"]+)" data-topics="([^"]*)"')
+FRAGMENT = re.compile('data-fragment="([^"]+)" data-topics="([^"]*)" data-every="([^"]*)" data-version="([^"]*)"')
 
 
 def timed(port: int, paths: Callable[[Callable[[str], str]], Sequence[str]], times: int) -> dict[str, list[float]]:
@@ -66,39 +65,53 @@ def stay(port: int, paths: Sequence[str], told: Path) -> None:
 
 
 class _OpenPage:
-    """A page of the dashboard that is open."""
+    """A page of the dashboard that is open, in the tab of a reader of its own."""
 
     def __init__(self, port: int, path: str) -> None:
         self.is_open = False
         self.fetched = 0
         self._port, self._path = port, path
-        self._free_at: dict[str, float] = {}  # by fragment: when it may be fetched again
+        self._headers = {"Accept": "text/html"}
+        self._every: dict[str, float] = {}  # by fragment: seconds between two fetches
+        self._versions: dict[str, str] = {}
+        self._free_at: dict[str, float] = {}  # when it may be fetched again
 
     def stay(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=MOST_SECONDS)
         html = self._fetch(connection, self._path)
         live = re.search('data-live="([^"]+)"', html)
         assert live is not None
-        fragments = {name: topics.split() for name, topics in FRAGMENT.findall(html)}
+        topics_of = {name: topics.split() for name, topics, *_ in FRAGMENT.findall(html)}
+        self._take(html)
         waiting: set[str] = set()
         for name, _, topics in events(self._port, live[1].replace("&amp;", "&"), FOR_EVER):
             self.is_open = True
             if name == "changed":
-                waiting |= {one for one, about in fragments.items() if not set(topics).isdisjoint(about)}
-            for one in [one for one in waiting if self._free_at.get(one, 0.0) <= time.monotonic()]:
-                begun = time.monotonic()
-                self._fetch(connection, f"{self._path}{'&' if '?' in self._path else '?'}fragment={one}")
-                now = time.monotonic()
-                self._free_at[one] = now + max(PAUSE, 10 * (now - begun))
-                self.fetched += 1
-                waiting.discard(one)
+                waiting |= {one for one, about in topics_of.items() if not set(topics).isdisjoint(about)}
+            due = [one for one in waiting if self._free_at.get(one, 0.0) <= time.monotonic()]
+            for every in {self._every[one] for one in due}:
+                self._refresh(connection, [one for one in due if self._every[one] == every])
+            waiting.difference_update(due)
+
+    def _refresh(self, connection: http.client.HTTPConnection, names: Sequence[str]) -> None:
+        asked = "&".join(f"fragment={name}.{self._versions[name]}" for name in names)
+        self._take(self._fetch(connection, f"{self._path}{'&' if '?' in self._path else '?'}{asked}"))
+        self.fetched += len(names)
+        now = time.monotonic()
+        self._free_at |= {name: now + self._every[name] for name in names}
+
+    def _take(self, html: str) -> None:
+        for name, _, every, version in FRAGMENT.findall(html):
+            self._every[name], self._versions[name] = float(every), version
 
     def _fetch(self, connection: http.client.HTTPConnection, path: str) -> str:
-        connection.request("GET", path, headers={"Accept": "text/html"})
+        connection.request("GET", path, headers=self._headers)
         answer = connection.getresponse()
         text = answer.read().decode()
         if answer.status != 200:
             raise RuntimeError(f"{path}: {answer.status}")
+        if cookie := answer.getheader("set-cookie"):
+            self._headers["Cookie"] = cookie.partition(";")[0]
         return text
 
 

@@ -18,6 +18,7 @@ from celeriac import states
 from celeriac.backends.sql import SQLBackend
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.drivers.memory import Store
+from celeriac.drivers.sql import workflows
 from celeriac.drivers.sql.database import Database
 from celeriac.drivers.sql.outcomes import OutcomeTable, Row
 from celeriac.drivers.sql.schema import Tables
@@ -26,8 +27,9 @@ from celeriac.model.codec import Codec
 from celeriac.model.keys import new_key, parse_key
 from celeriac.model.outcome import Outcome
 from celeriac.ports.schedules import ScheduleStore, schedule_store
+from celeriac.ports.workflows import WorkflowStore
 from tests.clock import FakeClock
-from tests.conformance.backend import BackendConformance, WorkflowConformance
+from tests.conformance.backend import BackendConformance, WorkflowConformance, node_end, plan
 from tests.conformance.broker import Ports
 from tests.conformance.schedules import SchedulesConformance
 
@@ -88,7 +90,22 @@ class TestBackend(Everywhere, BackendConformance):
 
 
 class TestWorkflows(Everywhere, WorkflowConformance):
-    pass
+    async def test_workflows_that_have_not_ended_are_not_listed_where_too_many_have_changed_lately(
+        self, ports: Ports, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        backend = ports.backend
+        assert isinstance(backend, WorkflowStore)
+        monkeypatch.setattr(workflows, "MOST_LATELY", 2)
+        for id in ("old", "a", "b", "c"):
+            backend.plant(plan(id, left=1))
+            ports.clock.advance(86_400.0 if id == "old" else 1.0)
+        await backend.conclude([node_end("a", 0), node_end("b", 0)])
+        assert await backend.unfinished(10) is None
+        ports.clock.advance(1.0)
+        backend.plant(plan("d", left=1))
+        assert await backend.unfinished(1) == ["d"]  # those are the latest all the same
+        backend.uproot(["a", "d"])
+        assert await backend.unfinished(10) == ["c", "old"]
 
 
 class TestSchedules(Everywhere, SchedulesConformance):

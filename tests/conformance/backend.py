@@ -215,15 +215,30 @@ class WorkflowConformance:
         await ports.backend.aplant(plan("w", tree=b"2", left=1), again=True)
         assert ports.backend.trees(["w"]) == {"w": b"2"}
 
-    async def test_workflows_that_have_not_ended_are_listed_the_latest_changed_first(self, ports: Ports) -> None:
+    async def test_workflows_that_have_not_ended_are_listed_the_latest_first(self, ports: Ports) -> None:
         if await ports.backend.unfinished(10) is None:
             return  # it has no list
         for id, left in (("a", 1), ("b", 2), ("c", 2), ("d", 1)):
             ports.backend.plant(plan(id, left=left))
             ports.clock.advance(1)
-        await ports.backend.conclude([node_end("a", 0), node_end("b", 0)])
-        assert await ports.backend.unfinished(10) == ["b", "d", "c"]
-        assert await ports.backend.unfinished(2) == ["b", "d"]
+        await ports.backend.conclude([node_end("a", 0), node_end("b", 0, leaves_pending=True)])
+        found = await ports.backend.unfinished(10)
+        assert found in (["b", "d", "c"], ["d", "c", "b"])  # by their last change, or as they were sent
+        assert await ports.backend.unfinished(2) == found[:2]
+        await ports.backend.advance([Advance(pending=PendingNode("b", 0), outcomes=[node_end("b", 1).outcome])])
+        ports.backend.uproot(["c"])
+        assert await ports.backend.unfinished(10) == ["d"]
+        ports.backend.plant(plan("a", left=1))  # which is run again
+        assert sorted(await ports.backend.unfinished(10) or []) == ["a", "d"]
+
+    async def test_a_workflow_that_has_expired_is_listed_no_more(self, ports: Ports) -> None:
+        if await ports.backend.unfinished(10) is None:
+            return  # it has no list
+        ports.backend.plant(plan("w", left=1))
+        assert await ports.backend.unfinished(10) == ["w"]
+        ports.clock.advance(UNFINISHED_SECONDS + 1)
+        await (await ports.lease()).sweep()
+        assert await ports.backend.unfinished(10) == []
 
     async def test_the_last_member_makes_its_join_due_and_each_counts_once(self, ports: Ports) -> None:
         ports.backend.plant(plan("w", left=2, missing={5: 2}))

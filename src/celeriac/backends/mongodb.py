@@ -69,6 +69,9 @@ class MongoBackend(PollingBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, D
     async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return await self.server.ado(workflows.trees(ids, self.clock.now()))
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        return await self.server.ado(workflows.unfinished(limit, self.clock.now())) if limit > 0 else []
+
     def uproot(self, ids: Sequence[str]) -> None:
         self.server.do(workflows.uproot(ids))
 

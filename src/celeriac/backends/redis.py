@@ -229,9 +229,22 @@ class RedisBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKee
     def _trees(self, ids: Sequence[str]) -> list[Command]:
         return [("HGET", f"{self.server.prefix}:workflow:{id}", "tree") for id in ids]
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        listed = f"{self.server.prefix}:unfinished"
+        while True:
+            ids: list[bytes] = await self.server.ado(("ZREVRANGE", listed, 0, limit - 1)) if limit > 0 else []
+            keys = [f"{self.server.prefix}:workflow:".encode() + id for id in ids]
+            are_there = await self.server.ado_all([("EXISTS", key) for key in keys]) if keys else []
+            gone = [id for id, is_there in zip(ids, are_there, strict=True) if not is_there]
+            if not gone:
+                return [id.decode(errors="replace") for id in ids]
+            await self.server.ado(("ZREM", listed, *gone))  # they have expired
+
     def uproot(self, ids: Sequence[str]) -> None:
         if ids:
-            self.server.do(("UNLINK", *[f"{self.server.prefix}:workflow:{id}" for id in ids]))
+            prefix = self.server.prefix
+            self.server.do_all([("UNLINK", *[f"{prefix}:workflow:{id}" for id in ids]),
+                                ("ZREM", f"{prefix}:unfinished", *ids)])  # fmt: skip
 
     async def conclude(self, ends: Sequence[NodeEnd]) -> list[bool]:
         commands = [

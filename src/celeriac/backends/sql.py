@@ -193,6 +193,12 @@ class SQLBackend(SyncBackend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayK
     async def atrees(self, ids: Sequence[str]) -> dict[str, bytes]:
         return await asyncio.to_thread(self.trees, ids)
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        now = self.clock.now()
+        return await asyncio.to_thread(
+            self.database.read, lambda connection: self._workflows.unfinished(connection, limit, now, self.expires)
+        )
+
     def uproot(self, ids: Sequence[str]) -> None:
         self.database.write(lambda connection: self._workflows.uproot(connection, ids))
 

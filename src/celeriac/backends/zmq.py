@@ -93,6 +93,10 @@ class HubBackend(Backend, WorkflowStore, ScheduleKeeper, ClaimKeeper, DelayKeepe
         found: dict[str, bytes] = await self.server.ado("backend.trees", list(ids))
         return found
 
+    async def unfinished(self, limit: int) -> list[str] | None:
+        found: list[str] | None = await self.server.ado("backend.unfinished", limit)
+        return found
+
     def uproot(self, ids: Sequence[str]) -> None:
         self.server.do("backend.uproot", list(ids))
 

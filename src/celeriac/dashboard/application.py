@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -39,7 +38,8 @@ from celeriac.dashboard import (
 )
 from celeriac.dashboard.assets import asset_named
 from celeriac.dashboard.figures import figures_of
-from celeriac.dashboard.pages import Action, Done, Fragment, Page
+from celeriac.dashboard.fragments import Fragments, topics_of
+from celeriac.dashboard.pages import Action, Done, Page
 from celeriac.dashboard.pulse import Pulse
 from celeriac.dashboard.sessions import Sessions
 from celeriac.dashboard.templating import compile_all, render
@@ -80,8 +80,6 @@ NAVIGATION: Final = sorted((page for page in PAGES if page.entry is not None), k
 
 FORM: Final = "application/x-www-form-urlencoded"
 OWN_FIELDS: Final = ("csrf", "back")  # of every form
-SHARED_SECONDS: Final = 0.8
-MOST_SHARED: Final = 500
 BEGIN_SECONDS: Final = 2.0
 MOST_TOPICS: Final = 20
 NOBODY: Final = User("nobody")
@@ -115,7 +113,7 @@ class Dashboard:
         self.pulse = self.site.pulse = Pulse(self.site)
         self.sessions = Sessions(app, self.guard, self.site.buckets)
         self._beginning: asyncio.Future[Any] | None = None  # may go on while there are requests
-        self._shared: dict[tuple[str, str, frozenset[str], int], tuple[float, Markup]] = {}
+        self._fragments = Fragments(self.pulse)
         routes = [
             Route("/assets/{name}", self._asset),
             Route("/live", self._live),
@@ -244,7 +242,7 @@ class Dashboard:
 
     def _kept(self, view: View, response: Response) -> Response:
         """Let the browser keep the session, if it is new."""
-        if self.sessions.find(view.request) is None:
+        if view.session.is_new:
             self.sessions.keep(view.request, response, view.session)
         return response
 
@@ -253,48 +251,18 @@ class Dashboard:
     async def _show(self, request: Request, page: Page) -> Response:
         view = await self._view(request)
         view.need(page.scope)
-        wanted = request.query_params.get(FRAGMENT)
-        if wanted is not None:
-            fragment = page.fragments.get(wanted)
-            if fragment is None:
-                raise Problem("not-found", f"This page has no fragment {wanted!r}.")
-            if fragment.scope is not None:
-                view.need(fragment.scope)
-            return self._kept(view, HTMLResponse(await self._body(view, fragment)))
+        if wanted := request.query_params.getlist(FRAGMENT):
+            return self._kept(view, HTMLResponse(await self._fragments.changed(view, page, wanted)))
         context = await page.show(view)
-        shown = [one for one in page.fragments.values() if one.scope is None or view.may(one.scope)]
-        parts = await asyncio.gather(*(self._fragment(view, one) for one in shown))
-        fragments = {name: Markup("") for name in page.fragments}
-        fragments |= {one.name: part for one, part in zip(shown, parts, strict=True)}
-        topics = sorted({topic for one in shown for topic in _topics(one, view)})
+        fragments = await self._fragments.all(view, page)
+        topics = sorted({topic for name, one in page.fragments.items() if fragments[name]
+                         for topic in topics_of(one, view)})  # fmt: skip
         html = self._page(view, page.template, **{"title": page.title, "under": page.under, "page": page, **context,
                                                   "fragments": fragments, "topics": topics})  # fmt: skip
         response = self._kept(view, HTMLResponse(html))
         if self.sessions.said(request) is not None:
             self.sessions.unsay(request, response)
         return response
-
-    async def _body(self, view: View, fragment: Fragment) -> Markup:
-        """Return a fragment, filled in; if it is shared, as somebody else may have had it a moment ago."""
-        if not fragment.is_shared:
-            return render(fragment.template, view, **await fragment.show(view))
-        key = (fragment.template, view.here, view.user.scopes, self.pulse.version)
-        until, body = self._shared.get(key, (0.0, Markup("")))
-        if time.monotonic() >= until:
-            body = render(fragment.template, view, **await fragment.show(view))
-            if len(self._shared) >= MOST_SHARED:
-                self._shared.clear()
-            self._shared[key] = (time.monotonic() + SHARED_SECONDS, body)
-        return body
-
-    async def _fragment(self, view: View, fragment: Fragment) -> Markup:
-        """Return a fragment in its frame. One that cannot be shown says why, and the others stay."""
-        try:
-            body, is_fault = await self._body(view, fragment), False
-        except (CeleriacError, Problem) as error:
-            body, is_fault = render("fault.html", view, problem=problem_of(error)), True
-        return render("fragment.html", view, fragment=fragment, topics=_topics(fragment, view), body=body,
-                      is_fault=is_fault)  # fmt: skip
 
     # --- Actions --------------------------------------------------------------------------------------
 
@@ -359,8 +327,3 @@ class Dashboard:
                 raise Problem("bad-query", f"There is no topic {topic!r}.", parameter="topic")
         self.site.streams.check()
         return streamed(self.pulse.events(topics))
-
-
-def _topics(fragment: Fragment, view: View) -> list[str]:
-    """Return the topics of a fragment: in those about a single thing, `{name}` is a part of the path."""
-    return [topic.format_map(view.path) for topic in fragment.topics]

@@ -66,7 +66,7 @@ async def _new(view: View) -> Context:
         "matched": None, "more": False, "before": "", "count_all": "", "most": MOST,
         "canary": {field: value for field, (value, _, _) in CANARY.items()},
         "can_canary": ACTIONS[name].runs and view.app.backend.can(Ability.KEEP_OUTCOMES),
-        "confirmed": CONFIRMED, "queues": [one.queue for one in await view.site.counts()],
+        "confirmed": CONFIRMED, "queues": [one.queue for one in await view.counts()],
     }  # fmt: skip
     if name == "move" and not queue:
         return context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celeriac.dashboard.calls import call_text
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import READABLY, Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.errors import UnknownQueue
 from celeriac.model.history import FAILED
@@ -23,18 +23,18 @@ CHOSEN: Final = 1000  # at once
 
 @PAGES.page("dead", "/dead", "tasks:read", "Dead letters", entry=Entry(35, "d"))
 async def _dead(view: View) -> Context:
-    counts = await view.site.counts()
+    counts = await view.counts()
     return {"queues": [one.queue for one in counts if one.dead], "queue": view.query.get("queue", "")}
 
 
-@PAGES.fragment("dead", "list", ("queues",))
+@PAGES.fragment("dead", "list", ("queues",), every=READABLY)
 async def _list(view: View) -> Context:
     queue, offset = view.query.get("queue") or None, view.number("offset", 0, MOST_OFFSET)
     try:
         letters = await view.site.read(view.site.inspector.dead(queue, PAGE + 1, offset))
     except UnknownQueue:
         letters = []
-    counts = await view.site.counts()
+    counts = await view.counts()
     total = sum(one.dead for one in counts if queue in (None, one.queue))
     return {
         "rows": [_row(letter, view) for letter in letters[:PAGE]],

@@ -8,7 +8,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from celeriac.dashboard.charts import RANGES, columns_of, rate_chart, sparkline
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import SELDOM, Context, Done, Entry, Pages
 from celeriac.dashboard.view import View, segment
 from celeriac.model.filters import Filter
 from celeriac.model.history import FailureSignature
@@ -122,7 +122,7 @@ async def _facts(view: View) -> Context:
     return {"one": one, "tab": _tab_of(one), "culprit": one.frames[-1] if one.frames else ""}
 
 
-@PAGES.fragment("failure", "chart", ("failures",), shared=True)
+@PAGES.fragment("failure", "chart", ("failures",), shared=True, every=SELDOM)
 async def _chart(view: View) -> Context:
     name = view.choice("range", ("24h", "1h", "6h", "7d"))
     shown = RANGES[name]

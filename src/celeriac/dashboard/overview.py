@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from celeriac import states
 from celeriac.dashboard.charts import RANGES, columns_of, rate_chart, sparkline
 from celeriac.dashboard.figures import Flow, Period, figures_of, flow_of, flows_by
-from celeriac.dashboard.pages import Context, Entry, Pages
+from celeriac.dashboard.pages import SELDOM, Context, Entry, Pages
 from celeriac.dashboard.troubles import receivers, troubles
 from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, BrokerError
@@ -58,7 +58,7 @@ async def _signatures(view: View) -> Sequence[FailureSignature]:
 
 @PAGES.fragment("overview", "numbers", ("queues", "tasks"), shared=True)
 async def _numbers(view: View) -> Context:
-    counts = await view.site.counts()
+    counts = await view.counts()
     period = await _period(view, SHORT)
     flow = _recent(period) if period is not None else None
     ready = sum(one.ready for one in counts)
@@ -96,7 +96,7 @@ def drained(ready: int, rate: float | None, slope: float | None) -> tuple[str, f
     return "stands", None
 
 
-@PAGES.fragment("overview", "chart", ("tasks",), scope="stats:read", shared=True)
+@PAGES.fragment("overview", "chart", ("tasks",), scope="stats:read", shared=True, every=SELDOM)
 async def _chart(view: View) -> Context:
     name = view.choice("range", tuple(RANGES))
     period = await _period(view, name)
@@ -123,7 +123,7 @@ class QueueRow(NamedTuple):
 async def queue_rows(view: View) -> list[QueueRow]:
     """Return all queues."""
     collected = await view.collected()
-    counts = await view.site.counts()
+    counts = await view.counts()
     period = await _period(view, SHORT)
     last = flows_by(period.last(NOW), lambda point: point.queue) if period is not None else {}
     rows = []
@@ -153,7 +153,7 @@ async def _queues(view: View) -> Context:
     return {"rows": rows[:MOST_QUEUES], "left_out": max(0, len(rows) - MOST_QUEUES)}
 
 
-@PAGES.fragment("overview", "types", ("tasks",), scope="stats:read", shared=True)
+@PAGES.fragment("overview", "types", ("tasks",), scope="stats:read", shared=True, every=SELDOM)
 async def _types(view: View) -> Context:
     period = await _period(view, view.choice("range", tuple(RANGES)))
     if period is None:

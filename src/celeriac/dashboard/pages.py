@@ -3,7 +3,7 @@
 A module of pages has `PAGES`, and adds to it by decorators, as the API's modules do to their `ENDPOINTS`. A page named
 `queues` is made of the template `queues/page.html` and of its fragments, each of which has a template
 (`queues/list.html`), an address (that of the page, with `?fragment=list`), and topics: when one of them changes, open
-pages fetch the fragment again.
+pages fetch the fragment again, several in one request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from celeriac.dashboard.view import View
 
-__all__ = ["TOPICS", "Action", "Context", "Done", "Entry", "Fragment", "Page", "Pages"]
+__all__ = ["OFTEN", "READABLY", "SELDOM", "TOPICS", "Action", "Context", "Done", "Entry", "Fragment", "Page", "Pages"]
 
 Context: TypeAlias = Mapping[str, Any]
 Show: TypeAlias = Callable[[View], Awaitable[Context]]
@@ -22,6 +22,15 @@ Shower = TypeVar("Shower", bound=Show)
 
 TOPICS: Final = ("queues", "workers", "tasks", "failures", "schedules", "audit", "bulk", "workflow")
 """What fragments may be about. `pulse.py` tells when each changes."""
+
+OFTEN: Final = 0.9
+"""Seconds from one fetch of a fragment to the next, at least."""
+
+READABLY: Final = 2.0
+"""… of a list whose rows come and go: nobody reads them faster."""
+
+SELDOM: Final = 5.0
+"""… of one that shows a long time, such as a chart: in a second, nothing of it moves that can be seen."""
 
 
 class Done(NamedTuple):
@@ -55,6 +64,7 @@ class Fragment(NamedTuple):
     show: Show
     scope: str | None  # what its user needs besides what the page needs; others do not get it
     is_shared: bool  # whether it is the same for all users with the same scopes: it has no form
+    every: float  # seconds from one fetch by an open page to the next, at least
 
 
 class Page(NamedTuple):
@@ -110,7 +120,8 @@ class Pages:
         return decorate
 
     def fragment(self, page: str, name: str, topics: Sequence[str] = (), *,
-                 scope: str | None = None, shared: bool = False) -> Callable[[Shower], Shower]:  # fmt: skip
+                 scope: str | None = None, shared: bool = False,
+                 every: float = OFTEN) -> Callable[[Shower], Shower]:  # fmt: skip
         """Return a decorator that makes a function a fragment of a page, which stands above it in the module.
 
         The function returns what the fragment's template needs. One without a form may be `shared`: all pages that are
@@ -119,7 +130,7 @@ class Pages:
 
         def decorate(function: Shower) -> Shower:
             self._pages[page].fragments[name] = Fragment(name, f"{page}/{name}.html", topics, function, scope,
-                                                         shared)  # fmt: skip
+                                                         shared, every)  # fmt: skip
             return function
 
         return decorate

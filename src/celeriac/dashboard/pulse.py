@@ -125,13 +125,21 @@ class _Page:
     def __init__(self, topics: Iterable[str]) -> None:
         self.topics = frozenset(topics)
         self.is_new = True  # something may have changed since it was made
-        self.changed: set[str] = set()
         self.woken = asyncio.Event()
+        self._changed: set[str] = set()
 
     def tell(self, topics: Iterable[str]) -> None:
-        self.changed |= self.topics.intersection(topics)
-        if self.changed:
-            self.woken.set()
+        """Wake the page soon, if it is about one of them: others may change at the same time."""
+        is_first = not self._changed
+        self._changed |= self.topics.intersection(topics)
+        if is_first and self._changed:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self.woken.set)
+
+    def changed(self) -> list[str]:
+        """Return the topics that have changed since the last call."""
+        changed, self._changed = self._changed, set()
+        self.woken.clear()
+        return sorted(changed)
 
 
 class Pulse:
@@ -145,7 +153,7 @@ class Pulse:
         self._pages: set[_Page] = set()
         self._seen: dict[str, bytes] = {}
         self._again: dict[str, float] = {}  # when pages look again at a topic that has not changed (monotonic)
-        self._looking: asyncio.Task[None] | None = None
+        self._work: tuple[asyncio.Task[None], ...] = ()  # while there are pages
 
     def known(self, topic: str) -> bool:
         """Return whether there is such a topic."""
@@ -170,43 +178,36 @@ class Pulse:
                 self._leave(page)
 
     async def _told(self, page: _Page) -> AsyncIterator[bytes]:
-        spoken = time.monotonic()
-        while await self._waits(page.woken, BEAT_SECONDS - (time.monotonic() - spoken)):
-            if page.woken.is_set():
-                if not await self._waits(None, GATHER_SECONDS):
-                    return
-                changed, page.changed = page.changed, set()
-                page.woken.clear()
-                yield notice_bytes("changed", sorted(changed))
-            else:
+        while not self._site.stopping.is_set():
+            try:
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await page.woken.wait()
+            except TimeoutError:
                 yield notice_bytes("beat", {})
-            spoken = time.monotonic()
-
-    async def _waits(self, woken: asyncio.Event | None, seconds: float) -> bool:
-        """Wait so many seconds, or until woken. Return False if the server stops."""
-        stopping = self._site.stopping
-        waiting = [asyncio.ensure_future(one.wait()) for one in (stopping, woken) if one is not None]
-        try:
-            await asyncio.wait(waiting, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waiting:
-                one.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-        return not stopping.is_set()
+                continue
+            if changed := page.changed():
+                yield notice_bytes("changed", changed)
 
     # --- Looking --------------------------------------------------------------------------------------
 
     def _join(self, page: _Page) -> None:
         self._pages.add(page)
-        if self._looking is None:
+        if not self._work:
             self._seen.clear()
-            self._looking = asyncio.ensure_future(self._look_on())
+            self._work = (asyncio.create_task(self._look_on()), asyncio.create_task(self._end_all()))
 
     def _leave(self, page: _Page) -> None:
         self._pages.discard(page)
-        if not self._pages and self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        if not self._pages:
+            for task in self._work:
+                task.cancel()
+            self._work = ()
+
+    async def _end_all(self) -> None:
+        """Wake all pages when the server stops, which ends them."""
+        await self._site.stopping.wait()
+        for page in self._pages:
+            page.woken.set()
 
     async def _look_on(self) -> None:
         listening = asyncio.ensure_future(self._site.feeds.join(FAILURES, self))

@@ -9,7 +9,7 @@ from celeriac.dashboard.calls import call_text
 from celeriac.dashboard.charts import RANGES, columns_of, rate_chart
 from celeriac.dashboard.figures import Flow, figures_of, flow_of, flows_by
 from celeriac.dashboard.overview import QueueRow, queue_rows
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import READABLY, SELDOM, Context, Done, Entry, Pages
 from celeriac.dashboard.troubles import queue_troubles, receivers
 from celeriac.dashboard.view import View
 from celeriac.errors import UnknownQueue
@@ -91,10 +91,10 @@ async def _numbers(view: View) -> Context:
 
 
 async def _others(view: View) -> list[str]:
-    return [one.queue for one in await view.site.counts() if one.queue != view.path["queue"]]
+    return [one.queue for one in await view.counts() if one.queue != view.path["queue"]]
 
 
-@PAGES.fragment("queue", "chart", ("tasks",), scope="stats:read", shared=True)
+@PAGES.fragment("queue", "chart", ("tasks",), scope="stats:read", shared=True, every=SELDOM)
 async def _chart(view: View) -> Context:
     queue, figures = view.path["queue"], figures_of(view.site)
     if figures is None:
@@ -110,7 +110,7 @@ async def _chart(view: View) -> Context:
             "total": total, "types": types[:20], "since": f"{period.range.seconds // 3600}h"}  # fmt: skip
 
 
-@PAGES.fragment("queue", "messages", ("queues",))
+@PAGES.fragment("queue", "messages", ("queues",), every=READABLY)
 async def _messages(view: View) -> Context:
     """Show what workers receive next, or what is due soonest."""
     tab, offset, queue = view.choice("show", TABS), view.number("offset", 0, DEEPEST), view.path["queue"]

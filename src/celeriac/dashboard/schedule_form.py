@@ -78,7 +78,7 @@ async def _form(view: View, info: ScheduleInfo | None, given: dict[str, str]) ->
         "title": "Add a schedule" if info is None else f"Change {info.name}", "info": info, "given": given,
         "faults": checked.faults, "words": words, "coming": coming, "is_asked": is_asked,
         "tasks": sorted(view.app.tasks), "choices": CHOICES, "zone": view.app.conf.timezone,
-        "queues": [one.queue for one in await view.site.counts()],
+        "queues": [one.queue for one in await view.counts()],
         "keeps_call": info is not None and _keeps_call(view, info),
     }  # fmt: skip
 

@@ -38,7 +38,7 @@ async def _task(view: View) -> Context:
 async def _everything(view: View) -> Context:
     id = view.path["id"]
     inspector = Inspector(view.app, timeout=view.within or REPLY_SECONDS)
-    counts = await view.site.counts()
+    counts = await view.counts()
     facts = await view.site.read(inspector.facts(id, workflow=view.query.get("workflow") or None, counts=counts))
     timeline = await _timeline(view, id)
     told = explain(facts)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.dashboard.calls import call_text
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import READABLY, Context, Done, Entry, Pages
 from celeriac.dashboard.view import View
 from celeriac.errors import BackendError, NotSupported
 from celeriac.inspector import Inspector
@@ -116,7 +116,7 @@ async def _frame(view: View, tab: str) -> dict[str, Any]:
 async def _suggestions(view: View) -> list[str]:
     """Return what can be searched for, as the search box completes it."""
     found = [f"task:{name}" for name in sorted(view.app.tasks)]
-    found += [f"queue:{one.queue}" for one in await view.site.counts()]
+    found += [f"queue:{one.queue}" for one in await view.counts()]
     found += [f"state:{state.lower()}" for state in (states.FAILURE, states.SUCCESS, states.RETRY, states.REVOKED)]
     found += ["since:1h", "since:24h", "runtime:>5s", "wait:>5s", "attempt:>1"]
     if view.app.history is not None:
@@ -131,19 +131,19 @@ async def _suggestions(view: View) -> list[str]:
 # --- The lists ----------------------------------------------------------------------------------------
 
 
-@PAGES.fragment("tasks", "list", ("tasks", "failures", "queues", "workers"))
+@PAGES.fragment("tasks", "list", ("tasks", "failures", "queues", "workers"), every=READABLY)
 async def _list(view: View) -> Context:
     return await _listed(view, view.choice("in", NAMES))
 
 
-@PAGES.fragment("scheduled", "list", ("queues",))
+@PAGES.fragment("scheduled", "list", ("queues",), every=READABLY)
 async def _list_scheduled(view: View) -> Context:
     return await _listed(view, "scheduled")
 
 
 async def _listed(view: View, tab: str) -> dict[str, Any]:
     q, cursor = view.query.get("q", "").strip(), view.query.get("cursor") or None
-    counts = await view.site.counts()
+    counts = await view.counts()
     chosen = _chosen(view, q)
     context: dict[str, Any] = {
         "tab": tab, "q": q, "cursor": cursor, "rows": [], "next": None, "said": "", "fault": "",

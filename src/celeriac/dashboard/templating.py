@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
@@ -30,13 +31,15 @@ DIGITS: Final = re.compile(r"\d+")
 
 @pass_context
 def _ago(context: Context, at: float | None) -> str:
-    """Return an instant as how long ago it was, with the instant itself; `live.js` keeps it true."""
+    """Return an instant as how long ago it was, with the instant itself; `live.js` keeps it true.
+
+    To an open page, the instant alone: `live.js` writes the words, and what is the same otherwise need not be sent.
+    """
     if not at:
         return wording.NONE
     view: View = context["view"]
-    return Markup('<time datetime="{0}" title="{0}" data-at="{1}">{2}</time>').format(
-        wording.instant(at), f"{at:.3f}", wording.ago(at, view.now)
-    )
+    instant, words = wording.instant(at), "" if view.is_fragment else wording.ago(at, view.now)
+    return Markup(f'<time datetime="{instant}" title="{instant}" data-at="{at:.3f}">{words}</time>')  # noqa: S704 - numbers
 
 
 @pass_context
@@ -68,6 +71,7 @@ def _pattern(text: str) -> str:
     return DIGITS.sub("0", text)
 
 
+@lru_cache(1024)
 def _wrapped(name: str) -> str:
     """Return a name that may be wrapped after its dots and underscores."""
     parts = str(escape(_visible(name)))

@@ -13,18 +13,24 @@ import msgspec
 from starlette.datastructures import ImmutableMultiDict, QueryParams
 from starlette.requests import Request
 
+from celeriac.ports.operations import QueueCounts
 from celeriac.web.collecting import Collected
 from celeriac.web.problems import Problem
 from celeriac.web.scopes import User
 from celeriac.web.site import Site
 
-__all__ = ["FRAGMENT", "PAGE_SECONDS", "SESSION_SECONDS", "Session", "View", "address", "local", "prefix_of", "segment"]
+__all__ = ["FRAGMENT", "PAGE_SECONDS", "SESSION_SECONDS", "TURN_SECONDS", "Session", "View", "address", "local",
+           "prefix_of", "segment"]  # fmt: skip
 
 FRAGMENT: Final = "fragment"
 """The parameter that asks for one fragment of a page."""
 
 PAGE_SECONDS: Final = 0.1
 """How long a page waits for workers that may not answer. Its fragments are fetched again, and wait longer."""
+
+TURN_SECONDS: Final = 0.8
+"""For how long open pages share what one of them has made the server read: a little less than from one look of the
+pulse to the next."""
 
 SESSION_SECONDS: Final = 12 * 3600
 SAFE: Final = "/:@!$'()*,;=~"
@@ -36,11 +42,12 @@ class Session(msgspec.Struct, frozen=True):
     token: str
     until: int  # seconds since the epoch
     id: str
+    is_new: bool = False  # the browser does not keep it yet
 
     @classmethod
     def new(cls, token: str = "", id: str = "") -> Session:
         """Return one that begins now."""
-        return cls(token, int(time.time()) + SESSION_SECONDS, id or secrets.token_hex(16))
+        return cls(token, int(time.time()) + SESSION_SECONDS, id or secrets.token_hex(16), is_new=True)
 
 
 class View:
@@ -56,7 +63,9 @@ class View:
         self.csrf = csrf
         self.form: ImmutableMultiDict[str, str] = form or ImmutableMultiDict()
         self.path: Mapping[str, str] = request.path_params
+        self.is_fragment = FRAGMENT in request.query_params  # an open page asks for parts of it, which it has already
         self.query = QueryParams([pair for pair in request.query_params.multi_items() if pair[0] != FRAGMENT])
+        self.prefix = prefix_of(request)  # the path that the dashboard is mounted at; empty if at the root
         self.now = site.app.clock.now()
         self._collecting: asyncio.Task[Collected] | None = None
 
@@ -68,11 +77,6 @@ class View:
         """Raise a `Problem` if the user may not do what a scope allows."""
         if not self.may(scope):
             raise Problem("scope", f"{self.user.name} may not do this: it needs the scope {scope}.", needed=scope)
-
-    @property
-    def is_fragment(self) -> bool:
-        """Whether an open page asks for a part of it, which it has already."""
-        return FRAGMENT in self.request.query_params
 
     @property
     def within(self) -> float | None:
@@ -87,10 +91,9 @@ class View:
             self._collecting = asyncio.create_task(asking)
         return await asyncio.shield(self._collecting)
 
-    @property
-    def prefix(self) -> str:
-        """The path that the dashboard is mounted at; empty if at the root."""
-        return prefix_of(self.request)
+    async def counts(self) -> list[QueueCounts]:
+        """Count the messages of all queues: once in a turn, for all the fragments that open pages ask for in it."""
+        return await self.site.counts(TURN_SECONDS if self.is_fragment else 0.0)
 
     @property
     def here(self) -> str:

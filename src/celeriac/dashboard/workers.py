@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from celeriac import states
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import SELDOM, Context, Done, Entry, Pages
 from celeriac.dashboard.roster import Seen, roster_of
 from celeriac.dashboard.view import View
 from celeriac.dashboard.wording import duration
@@ -109,7 +109,7 @@ async def _slots(view: View) -> Context:
     one = await _found(view)
     every = await roster_of(view.site).look(view.within)
     namesakes = sum(seen.worker.name == one.worker.name and not seen.gone for seen in every)
-    known = {one.queue for one in await view.site.counts()} | set(view.app.queues)
+    known = {one.queue for one in await view.counts()} | set(view.app.queues)
     running = sorted(one.active, key=lambda task: task.started_at)
     return {"one": one, "lanes": lanes_of(one, view.now), "running": running,
             "slot_of": slot_of, "namesakes": namesakes, "tasks": sorted(view.app.tasks), "levels": LEVELS,
@@ -129,7 +129,7 @@ async def _held(view: View, one: Seen) -> list[tuple[ActiveTask, str]]:
     return found
 
 
-@PAGES.fragment("worker", "statistics", ("tasks",), shared=True)
+@PAGES.fragment("worker", "statistics", ("tasks",), shared=True, every=SELDOM)
 async def _statistics(view: View) -> Context:
     one = await _found(view)
     if one.gone:

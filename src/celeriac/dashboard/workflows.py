@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from celeriac.canvas.tree import Step
 from celeriac.dashboard.charts import kind_of
 from celeriac.dashboard.marks import state_bar
-from celeriac.dashboard.pages import Context, Done, Entry, Pages
+from celeriac.dashboard.pages import SELDOM, Context, Done, Entry, Pages
 from celeriac.dashboard.roster import roster_of
 from celeriac.dashboard.view import View, segment
 from celeriac.dashboard.workflow_graph import graph
@@ -43,7 +43,7 @@ async def _workflows(view: View) -> Context:
     return {"given": given, "found": view.url(f"/workflows/{segment(given)}") if given else ""}
 
 
-@PAGES.fragment("workflows", "list", ("tasks", "queues"), shared=True)
+@PAGES.fragment("workflows", "list", ("tasks", "queues"), shared=True, every=SELDOM)
 async def _list(view: View) -> Context:
     latest = await _latest(view)
     only = view.choice("only", ("", "unfinished")) if latest.unfinished is not None else ""
@@ -82,7 +82,7 @@ async def _latest(view: View) -> _Found:
     except NotSupported:
         outcomes = []
     places = [outcome.place for outcome in outcomes]
-    for counts in await site.counts():
+    for counts in await view.counts():
         if counts.ready:
             places += [message.place for message in await site.read(operations.peek(counts.queue, PEEKED))]
     running = [task.id for seen in await roster_of(site).look(view.within) for task in seen.active][:ASKED]

@@ -134,7 +134,11 @@ class WorkflowStore(ABC):
         """Coroutine version of `trees`."""
 
     async def unfinished(self, limit: int) -> list[str] | None:
-        """Return the ids of workflows that have not ended, the latest changed first. None: it cannot list them."""
+        """Return the ids of workflows that have not ended. None: it cannot list them, or not so many.
+
+        The latest are first: those that have changed last, or those that were sent last (by their ids, maybe, which
+        sort by time).
+        """
         return None
 
     @abstractmethod

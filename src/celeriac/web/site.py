@@ -72,15 +72,16 @@ class Site:
             if getcoroutinestate(work) == CORO_CREATED:  # cancelled before a thread was free
                 work.close()
 
-    async def counts(self) -> list[QueueCounts]:
+    async def counts(self, age: float = 0.0) -> list[QueueCounts]:
         """Count the messages of all queues, once for all who ask at the same time.
 
         Counting may take long in a database with millions of messages. So its answer is given again for `SHARE` times
-        as long as it took; and if that is long, also while they are counted anew.
+        as long as it took; and if that is long, also while they are counted anew. With `age`, counts that are so many
+        seconds old will do.
         """
         while True:
             known, now = self._counts, time.monotonic()
-            if known is not None and now < self._counts_until:
+            if known is not None and now < max(self._counts_until, self._counts_at + age):
                 return known
             if self._counting is None:
                 self._counting = asyncio.create_task(self._count())

@@ -31,9 +31,13 @@ from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
 __all__ = ["SQLiteBroker", "connect", "send_scheduled", "sent_after"]
 
-LISTEN_PAUSES = (0.0005, 0.02)
-"""The first and the longest time from a commit to the read (seconds). It doubles while commits follow each other and
-bring nothing, so that a busy database does not wake listeners at every commit."""
+LISTEN_PAUSES = (0.0005, 0.05)
+"""The first and the longest time from a commit to the read (seconds). It doubles while commits bring nothing, so that a
+busy database does not wake listeners at every commit."""
+
+LISTEN_QUIET = 0.5
+"""After so many seconds without a commit, the first pause again. Commits come in clusters, so that less would be no
+quiet: each cluster would be looked at many times."""
 
 LISTEN_WAIT = 60.0  # seconds
 
@@ -143,7 +147,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
             else:
                 begun = time.monotonic()
                 await watch.changed(generation, LISTEN_WAIT)
-                pause = LISTEN_PAUSES[0] if time.monotonic() > begun + longest else pause
+                pause = LISTEN_PAUSES[0] if time.monotonic() > begun + LISTEN_QUIET else pause
                 await asyncio.sleep(pause)
                 pause = min(longest, pause * 2)
 

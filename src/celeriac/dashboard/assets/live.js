@@ -22,6 +22,7 @@ function morph(old, fresh) {
     if (old.type === "checkbox" || old.type === "radio") old.checked = fresh.checked
     else old.value = fresh.value
   }
+  if (old.matches("time[data-at]") && old.firstChild) return  // `tick` writes it
   morphChildren(old, fresh)
 }
 
@@ -79,38 +80,50 @@ const parsed = (html) => new DOMParser().parseFromString(html, "text/html")
 
 // --- Fragments --------------------------------------------------------------------------------------------------
 
-const fetching = new Map()  // fragments that are being fetched, and whether they have changed again meanwhile
-const PAUSE = 900  // milliseconds between two fetches of a fragment, at least; ten times as long as the last one took
+const waiting = new Set()  // names of fragments that have changed
+const resting = new Set()  // … of those that are being fetched, or were a moment ago
+const grouped = (fragments) => Map.groupBy(fragments, (one) => one.dataset.every)
 
-async function refresh(fragment) {
-  if (posting || !fragment.isConnected) return  // what the form leads to is shown next
-  const name = fragment.dataset.fragment
-  if (fetching.has(name)) return fetching.set(name, true)
-  fetching.set(name, false)
-  const begun = Date.now()
+// Fragments that are fetched equally often are fetched together. A slow one is fetched less often: no other waits for it.
+function refresh() {
+  if (document.hidden) return
+  if (posting) return waiting.clear()  // what the form leads to is shown next
+  const due = ({ dataset: { fragment } }) => waiting.has(fragment) && !resting.has(fragment)
+  for (const fragments of grouped(all("[data-fragment]").filter(due)).values()) fetchAll(fragments)
+}
+
+async function fetchAll(fragments) {
   const url = new URL(location.href), at = here()
-  url.searchParams.set("fragment", name)
+  for (const { dataset } of fragments) {
+    waiting.delete(dataset.fragment)
+    resting.add(dataset.fragment)
+    url.searchParams.append("fragment", `${dataset.fragment}.${dataset.version}`)
+  }
   try {
     const response = await fetch(url, { headers: { Accept: "text/html" } })
     if (response.status === 401) return signedOut()
-    const text = await response.text()
+    const fresh = parsed(await response.text()).body
     if (here() !== at) return
-    if (response.ok) {
-      const fresh = fragment.cloneNode(false)
-      fresh.replaceChildren(...parsed(text).body.childNodes)
-      fragment.classList.remove("stale")
-      fragment.querySelector(":scope > .stale-note")?.remove()
-      morphChildren(fragment, fresh)
-      tick()
-    } else stale(fragment, parsed(text).body.textContent.trim() || `The server answers with ${response.status}.`)
+    for (const fragment of fragments) {
+      const found = fresh.querySelector(`[data-fragment="${fragment.dataset.fragment}"]`)  // it is not there if it is the same
+      if (!response.ok) stale(fragment, fresh.textContent.trim() || `The server answers with ${response.status}.`)
+      else if (found?.matches("[data-fault]")) stale(fragment, found.textContent.trim())
+      else {
+        fragment.classList.remove("stale")
+        fragment.querySelector(":scope > .stale-note")?.remove()
+        if (found) morph(fragment, found)
+      }
+    }
+    tick()
   } catch {
     // The server is away, which the stream finds, too.
   } finally {
-    setTimeout(() => {
-      const again = fetching.get(name)
-      fetching.delete(name)
-      if (again) refresh(fragment)
-    }, Math.max(PAUSE, 10 * (Date.now() - begun)))
+    for (const [every, group] of grouped(fragments)) {
+      setTimeout(() => {
+        for (const { dataset } of group) resting.delete(dataset.fragment)
+        refresh()
+      }, 1000 * every)
+    }
   }
 }
 
@@ -123,9 +136,10 @@ function stale(fragment, why) {
 }
 
 function changed(topics) {
-  for (const fragment of all("[data-topics]")) {
-    if (fragment.dataset.topics.split(" ").some((topic) => topics.includes(topic))) refresh(fragment)
+  for (const { dataset } of all("[data-topics]")) {
+    if (dataset.topics.split(" ").some((topic) => topics.includes(topic))) waiting.add(dataset.fragment)
   }
+  refresh()
 }
 
 // --- The stream -------------------------------------------------------------------------------------------------

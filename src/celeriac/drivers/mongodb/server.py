@@ -36,9 +36,10 @@ AT_ONCE = 20  # works of one call
 LONGEST_CONNECT = 5.0  # seconds until a host that accepts a connection and says nothing counts as down
 INDEX_SECONDS = 3600.0  # indexes are made again after this: the database may have been dropped
 EXPIRY = IndexModel("expires_at", name="expires_at", expireAfterSeconds=0)
+UNFINISHED = IndexModel([("tree_at", -1)], name="unfinished", partialFilterExpression={"left": {"$gt": 0}})
 INDEXES = {
     OUTCOMES: [EXPIRY, IndexModel([("stored_at", -1), ("state", 1)], name="stored_at")],
-    COUNTERS: [EXPIRY, IndexModel("next_at", name="next_at", sparse=True)],
+    COUNTERS: [EXPIRY, IndexModel("next_at", name="next_at", sparse=True), UNFINISHED],
     TREES: [EXPIRY],
     CLAIMS: [EXPIRY],
     SCHEDULES: [IndexModel("next_at", name="next_at", sparse=True)],

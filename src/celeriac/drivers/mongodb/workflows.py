@@ -20,7 +20,7 @@ from celeriac.drivers.mongodb.requests import COUNTERS, TREES, Work, alive, call
 from celeriac.errors import Unstorable, WorkflowError
 from celeriac.ports.workflows import UNFINISHED_SECONDS, Advance, NodeEnd, PendingNode, Plan
 
-__all__ = ["MOST_NODES", "advance", "claim_pending", "conclude", "plant", "trees", "uproot"]
+__all__ = ["MOST_NODES", "advance", "claim_pending", "conclude", "plant", "trees", "unfinished", "uproot"]
 
 MOST_NODES = 500_000  # all may be pending at once, with some 22 bytes each
 DAY = 86400.0
@@ -56,6 +56,12 @@ def trees(ids: Sequence[str], now: float) -> Work[dict[str, bytes]]:
     """Return the trees of workflows, by id."""
     rows = yield from find_of(TREES, ids, alive(now), {"tree": 1})
     return {row["_id"]: row["tree"] for row in rows if isinstance(row.get("tree"), bytes)}
+
+
+def unfinished(limit: int, now: float) -> Work[list[str]]:
+    """Return the ids of workflows that have not ended, those first that were sent last. An index lists these alone."""
+    rows = yield find(COUNTERS, {"left": {"$gt": 0}, **alive(now)}, {"_id": 1}, sort=[("tree_at", -1)], limit=limit)
+    return [row["_id"] for row in rows if isinstance(row["_id"], str)]
 
 
 def uproot(ids: Sequence[str]) -> Work[None]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, insert, or_, select, update
 
 from celeriac.drivers.sql.keys import NEVER, is_hash, key, micros
 from celeriac.drivers.sql.outcomes import PAGE, OutcomeTable, Row, pages
@@ -21,6 +21,7 @@ __all__ = ["WorkflowTables"]
 
 EXPIRED_WORKFLOWS: Final = 100  # deleted in one transaction
 NEVER_CLAIMED: Final = 0
+MOST_LATELY = 10_000  # workflows that have changed lately, in which those are looked for that have not ended
 
 Encode = Callable[[Outcome], Row]
 
@@ -84,6 +85,30 @@ class WorkflowTables:
             rows = connection.execute(self._trees, {"keys": page, **_limits(now, expires)})
             found.update({names[id]: tree for id, tree in rows})
         return found
+
+    def unfinished(self, connection: Connection, limit: int, now: float, expires: float | None) -> list[str] | None:
+        """Return the ids of workflows that have not ended, the latest changed first. Only reads.
+
+        The index has all workflows by their last change. What has not changed for as long as finished ones are kept has
+        not ended; of the others, `MOST_LATELY` are looked at. None: there are more. Ids of which a hash is kept are
+        left out; Celeriac makes none.
+        """
+        touched, limits = self._tables.workflows.c.touched_at, _limits(now, expires)
+        lately = touched >= limits["finished"]
+        latest = select(touched).order_by(touched.desc())
+        edge = connection.execute(latest.where(lately).offset(MOST_LATELY).limit(1)).scalar()
+        keys = self._open(connection, lately if edge is None else touched > edge, limit)
+        if len(keys) < limit:
+            if edge is not None:
+                return None
+            older = and_(~lately, touched >= limits["unfinished"])
+            keys += self._open(connection, older, limit - len(keys))
+        return [one for one in keys if not is_hash(one)]
+
+    def _open(self, connection: Connection, where: ColumnElement[bool], limit: int) -> list[str]:
+        workflows = self._tables.workflows.c
+        query = select(workflows.id).where(workflows.remaining > 0, where).order_by(workflows.touched_at.desc())
+        return list(connection.execute(query.limit(limit)).scalars())
 
     def uproot(self, connection: Connection, ids: Iterable[str]) -> None:
         """Delete workflows."""

@@ -88,6 +88,8 @@ class Watch:
         if self._fd is None:
             await asyncio.sleep(min(timeout, POLL_SECONDS))
             return
+        if self.generation == seen and not self._waiters:  # what was written already needs no event loop to be found
+            self._drain()
         if self.generation != seen:
             return
         loop = asyncio.get_running_loop()
@@ -121,6 +123,7 @@ class Watch:
             _watch(self._fd, path)  # if that fails, waiters read again every `LONGEST_SECONDS`
         self.path = path
         self.moves += 1
+        self.generation += 1
         self._readable()
 
     @property
@@ -145,10 +148,11 @@ class Watch:
                 _finish(waiter)
 
     def _drain(self) -> None:
-        self.generation += 1
+        """Take note of what was written."""
         if self._fd is not None:
             with suppress(BlockingIOError):
                 os.read(self._fd, 65536)
+                self.generation += 1
 
 
 def _open_bell(path: str) -> int:

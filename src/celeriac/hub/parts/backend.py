@@ -65,6 +65,10 @@ class Backend:
         """Return the trees of workflows."""
         return self._backend.trees(ids)
 
+    def unfinished(self, limit: int) -> list[str] | None:
+        """Return the ids of workflows that have not ended."""
+        return finish(self._backend.unfinished(limit))
+
     def uproot(self, ids: list[str]) -> None:
         """Delete workflows."""
         self._backend.uproot(ids)

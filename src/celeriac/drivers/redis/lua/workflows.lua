@@ -7,6 +7,7 @@ local function plant(id, tree, left, items, first, last, ttl)
   call('DEL', key)
   call('HSET', key, 'tree', tree, 'left', left)
   for i = first, last, 2 do call('HSET', key, items[i], items[i + 1]) end
+  if tonumber(left) > 0 then call('ZADD', P .. ':unfinished', 0, id) end
   if ttl ~= '' then call('PEXPIRE', key, tonumber(left) > 0 and math.max(UNFINISHED, ttl) or ttl) end
 end
 
@@ -24,6 +25,7 @@ local function count_down(left, joins, pending_of, ttl)
           if missing <= count then table.insert(pending, join) end
         end
       end
+      if open <= 0 then call('ZREM', P .. ':unfinished', workflow) end
       if ttl ~= '' then call('PEXPIRE', key, open > 0 and math.max(UNFINISHED, ttl) or ttl) end
       for _, node in ipairs(pending) do call('ZADD', P .. ':dues', 'NX', 0, workflow .. ':' .. node) end
     end
