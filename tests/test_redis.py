@@ -1199,6 +1199,19 @@ async def test_only_names_of_queues_are_left_when_results_have_expired(redis: Re
     broker.close()
 
 
+async def test_workflows_that_expired_leave_the_list_although_nobody_looks_at_it(
+    redis: RedisServer, broker: RedisBroker
+) -> None:
+    backend = backend_of(broker)
+    for id in (*(f"expired-{number}" for number in range(20)), "alive"):
+        await backend.aplant(Plan(id=id, tree=b"", left=1))
+    for number in range(20):
+        redis.ask("DEL", f"celeriac:workflow:expired-{number}")
+    while redis.ask("ZCARD", "celeriac:unfinished") != 1:  # each time a few, at random
+        assert await backend.claim_pending(10, 5.0) == {}
+    assert redis.ask("ZRANGE", "celeriac:unfinished", "0", "-1") == [b"alive"]
+
+
 def test_a_ready_message_takes_less_than_400_bytes(redis: RedisServer, broker: RedisBroker) -> None:
     def used() -> int:
         lines = redis.ask("INFO", "memory").decode().splitlines()

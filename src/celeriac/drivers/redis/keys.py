@@ -50,7 +50,8 @@ Of workflows:
                                       each join, by its number, how many members have not ended. Expires as outcomes
                                       do when no task is left, else 30 days after the last end of a task
     P:unfinished              zset    every workflow with tasks that have not ended, with the score 0: sorted by id, and
-                                      ids sort by time. Those that have expired are taken out when they are listed
+                                      ids sort by time. Those that have expired are taken out when they are listed, and
+                                      a few at random whenever workers look for pending nodes and find none
     P:dues                    zset    ID:NODE of each pending node → until when a worker has claimed it
 
 Of schedules:
