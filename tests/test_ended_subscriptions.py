@@ -22,7 +22,7 @@ from celeriac.drivers.amqp10.server import Server as Amqp10Server
 from celeriac.drivers.stomp.server import Server as StompServer
 from celeriac.errors import BrokerUnavailable, LeaseLost
 from celeriac.model.clock import Clock
-from celeriac.ports.broker import Settlement
+from celeriac.ports.broker import Delivery, Settlement
 from celeriac.ports.operations import WorkerInfo
 from tests.amqp10_server import Double
 from tests.conformance.broker import LONG, ids, message, one, receive, success
@@ -60,6 +60,13 @@ async def waiting(lease: QueueServerLease) -> asyncio.Task[list[str]]:
     return task
 
 
+async def running(broker: Amqp10Broker) -> tuple[QueueServerLease, Delivery]:
+    """Return a lease, and the message "m" that it has received."""
+    await broker.apublish([message(id="m")])
+    lease = await lease_on(broker)
+    return lease, await one(lease)
+
+
 async def control(double: Double, command: str) -> None:
     await asyncio.to_thread(double.control, command)
 
@@ -69,9 +76,7 @@ async def test_a_channel_whose_link_the_server_ends_is_followed_again(
     amqp10_double: Double, here: Amqp10Broker, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     """What was sent meanwhile is read, and the worker keeps its lease."""
-    await here.apublish([message(id="m")])
-    lease = await lease_on(here)
-    held = await one(lease)
+    lease, held = await running(here)
     for times, queue in enumerate(("q", "r"), 1):
         await control(amqp10_double, f"{what} celeriac.channels.journal")
         await here.operations().pause(queue)
@@ -100,9 +105,7 @@ async def test_a_queue_whose_link_the_server_ends_is_consumed_from_again(
 
 
 async def test_a_running_task_whose_queue_is_deleted_goes_on(amqp10_double: Double, here: Amqp10Broker) -> None:
-    await here.apublish([message()])
-    lease = await lease_on(here)
-    held = await one(lease)
+    lease, held = await running(here)
     await control(amqp10_double, "delete default")
     assert await receive(lease) == []
     assert await lease.settle([Settlement(delivery=held)]) == [True]
@@ -113,9 +116,7 @@ async def test_a_running_task_whose_queue_is_deleted_goes_on(amqp10_double: Doub
 async def test_a_lease_is_lost_when_the_server_takes_back_what_the_worker_runs(
     amqp10_double: Double, here: Amqp10Broker, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    await here.apublish([message(id="m")])
-    lease = await lease_on(here)
-    held = await one(lease)
+    lease, held = await running(here)
     await control(amqp10_double, f"{what} default")
     with pytest.raises(LeaseLost):
         await receive(lease, wait=PATIENCE)

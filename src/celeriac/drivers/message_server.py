@@ -199,11 +199,9 @@ class MessageServer(ABC, Generic[LoopConnected]):
     async def open(self, heartbeat: float, name: str = "celeriac") -> LoopConnected:
         """Return a new connection of the running event loop, closed with it. Raises `BrokerUnavailable`."""
         try:
-            connection = await self.connect_loop(heartbeat, name)
+            return await self._another(heartbeat, name)
         except OSError as error:
             raise self.unavailable(error, self.timeout) from error
-        self.session().others.add(connection)
-        return connection
 
     async def begun(self, heartbeat: float, name: str,
                     begin: Callable[[LoopConnected], Awaitable[None]]) -> LoopConnected:  # fmt: skip
@@ -211,11 +209,6 @@ class MessageServer(ABC, Generic[LoopConnected]):
 
         Raises `BrokerUnavailable` within the time-out.
         """
-
-        async def connect() -> LoopConnected:
-            connection = await self.connect_loop(heartbeat, name)
-            self.session().others.add(connection)
-            return connection
 
         async def work(connection: LoopConnected) -> LoopConnected:
             try:
@@ -226,7 +219,14 @@ class MessageServer(ABC, Generic[LoopConnected]):
             return connection
 
         async with self.answering():
+            connect = partial(self._another, heartbeat, name)
             return await self.repeat(work, time.monotonic() + self.timeout, self.timeout, connect)
+
+    async def _another(self, heartbeat: float, name: str) -> LoopConnected:
+        """Return a new connection, closed with the loop. Raises `OSError`."""
+        connection = await self.connect_loop(heartbeat, name)
+        self.session().others.add(connection)
+        return connection
 
     async def _opened(self) -> LoopConnected:
         session = self.session()
