@@ -48,7 +48,7 @@ def test_no_example_is_left_out() -> None:
     assert listed == found
 
 
-PAGES = {"adapters": "adapter", "django": "django_shop", "fastapi": "web_fastapi", "flask": "web_flask",
+PAGES = {"adapters": "adapter", "django-shop": "django_shop", "fastapi": "web_fastapi", "flask": "web_flask",
          "http-tasks": "http_tasks", "scripts-and-notebooks": "notebook", "status-page": "status_page"}  # fmt: skip
 """The pages in docs/howto, which `test_docs.py` follows, of the examples that are folders."""
 

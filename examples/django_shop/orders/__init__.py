@@ -1,1 +1,1 @@
-"""Orders, and what is done about them."""
+"""Orders, from the basket to the invoice."""

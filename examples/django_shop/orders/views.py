@@ -1,26 +1,28 @@
-"""The pages."""
+"""The page of the shop."""
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
-from django.views.decorators.csrf import ensure_csrf_cookie
-from django.views.decorators.http import require_POST
+from stock.models import OutOfStock
 
+from celeriac import AsyncResult
 from celeriac.contrib.django.views import status_path
+from orders.forms import OrderForm
 from orders.models import Order
-from orders.tasks import pack
+from orders.tasks import fulfilment
 
 
-@ensure_csrf_cookie
 def page(request: HttpRequest) -> HttpResponse:
-    """Show the page."""
-    return render(request, "page.html")
-
-
-@require_POST
-@transaction.atomic
-def create(request: HttpRequest) -> HttpResponse:
-    """Save an order, and have it packed once it is saved."""
-    order = Order.objects.create(customer=request.POST["customer"], pieces=int(request.POST["pieces"]))
-    result = pack.delay_on_commit(order)
-    return JsonResponse({"id": result.id, "status": status_path(result)}, status=202)
+    """Show the page; save an order, and have it paid and packed once it is saved."""
+    form = OrderForm(request.POST or None)
+    if request.method != "POST":
+        return render(request, "page.html", {"form": form})
+    if not form.is_valid():
+        return JsonResponse({"detail": form.errors.as_text()}, status=400)
+    try:
+        with transaction.atomic():
+            order = Order.place(form.cleaned_data["customer"], form.cleaned_data["basket"])
+            transaction.on_commit(fulfilment(order).delay)
+    except OutOfStock as error:
+        return JsonResponse({"detail": str(error)}, status=409)
+    return JsonResponse({"status": status_path(AsyncResult(str(order.key)))}, status=202)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import django
+
 FOLDER = Path(__file__).parent.parent
 
 SECRET_KEY = "an example's secret: make your own"
@@ -26,6 +28,7 @@ INSTALLED_APPS = [
     "django.contrib.admin",
     "celeriac.contrib.django",
     "celeriac.contrib.django.db",
+    "stock",
     "orders",
     "mail",
 ]
@@ -48,6 +51,22 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "static/"
+DEFAULT_FROM_EMAIL = "shop@example.org"
+MAILS = "django.core.mail.backends.console.EmailBackend"
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": MAILS}}
+else:
+    EMAIL_BACKEND = MAILS
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"task": {"()": "celeriac.logs.TaskFilter"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(task_id)s] %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "filters": ["task"], "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}
+
+GATEWAY_FAULTS = 0.3  # the part of the calls that the payment service does not answer
 
 CELERIAC_BROKER_URL = f"sqlite:///{FOLDER / 'celeriac.db'}"
 CELERIAC_RESULT_BACKEND = "django-db://"

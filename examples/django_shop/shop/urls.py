@@ -2,11 +2,13 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from orders import views
+from orders.views import page
+from stock.views import cancel, prices
 
 urlpatterns = [
-    path("", views.page),
+    path("", page),
+    path("prices/", prices),
+    path("prices/<uuid:key>/cancel/", cancel),
     path("admin/", admin.site.urls),
-    path("orders/", views.create),
     path("tasks/", include("celeriac.contrib.django.urls")),
 ]
