@@ -1,3 +1,3 @@
-"""`suite` is a Django project with tests of its own, which `test_suite.py` runs in processes of their own."""
+"""`suite` is a Django project with tests of its own, `shop` are those of the example: run in processes of their own."""
 
-collect_ignore = ["suite"]
+collect_ignore = ["shop", "suite"]

@@ -7,8 +7,6 @@ Celeriac; the newest version needs Python 3.12, and an environment of its own (`
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,14 +14,13 @@ from typing import Any, Final
 
 import pytest
 
+from tests.django.projects import ROOT, in_postgresql, in_sqlite, run_tests
 from tests.django.pythons import NEWEST
-from tests.environment import without_settings
 from tests.mariadb_server import MariaDBServer
 from tests.patience import FOR_EVER
 from tests.postgresql_server import PostgreSQLServer
 from tests.rabbitmq_server import Place
 
-ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "django" / "suite"
 
 BOTH: Final = ("django52", "newest")
@@ -65,22 +62,16 @@ SHARING: Final = "test_shared_file.py"
 
 def run(python: str, file: str, folder: Path, **environment: str) -> None:
     """Run a file of the suite. Fails with what it has printed."""
-    path = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
-    variables = {**without_settings(), "BAZAAR_FOLDER": str(folder), "PYTHONPATH": path, **environment}
+    variables = {"BAZAAR_FOLDER": str(folder), **environment}
     if file == "test_without_time_zones.py":
         variables["BAZAAR_WITHOUT_ZONES"] = "1"
     if file in IN_DJANGO:
         variables["BAZAAR_RESULT_BACKEND"] = "django-db://"
     if file == SHARING and "BAZAAR_DATABASE" not in environment:
-        shared = f"{folder}/bazaar.sqlite3"
-        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": shared,
-                    "OPTIONS": {"timeout": 60, "transaction_mode": "IMMEDIATE"}}  # fmt: skip
-        variables |= {"BAZAAR_DATABASE": json.dumps(database), "BAZAAR_BROKER_URL": f"sqlite:///{shared}",
+        shared = folder / "bazaar.sqlite3"
+        variables |= {"BAZAAR_DATABASE": in_sqlite(shared), "BAZAAR_BROKER_URL": f"sqlite:///{shared}",
                       "BAZAAR_RESULT_BACKEND": f"sqlite:///{shared}"}  # fmt: skip
-    options = ["-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE), "--confcutdir", str(SUITE)]
-    done = subprocess.run([python, "-m", "pytest", *options, str(SUITE / file)], env=variables, cwd=SUITE,
-                          capture_output=True, text=True, timeout=FOR_EVER)  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-2_000:]}"
+    run_tests(python, SUITE, str(SUITE / file), **variables)
 
 
 def each(runs: Mapping[str, Iterable[str]]) -> list[Any]:
@@ -108,9 +99,7 @@ def test_with_sqlite(file: str, python: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("file", "python"), each(ON_POSTGRESQL))
 def test_with_postgresql(file: str, python: str, tmp_path: Path, shared_postgresql: PostgreSQLServer) -> None:
     """The tests of a file pass with Django's tables in PostgreSQL."""
-    database = {"ENGINE": "django.db.backends.postgresql", "NAME": shared_postgresql.database(), "HOST": "127.0.0.1",
-                "PORT": shared_postgresql.port, "USER": "postgres"}  # fmt: skip
-    run(python, file, tmp_path, BAZAAR_DATABASE=json.dumps(database))
+    run(python, file, tmp_path, BAZAAR_DATABASE=in_postgresql(shared_postgresql))
 
 
 @pytest.mark.timeout(FOR_EVER)

@@ -114,32 +114,71 @@ def test_a_page_of_another_site_cannot_read_it(example: Example, page: Page) -> 
     app.close()
 
 
+STOCK = "from stock.models import Product; Product.objects.create(name='Tea', price='4.20', pieces=30)"
+
+
 @pytest.mark.timeout(FOR_EVER)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_pages_of_the_django_shop_show_the_packing_its_result_and_a_schedule(page: Page, tmp_path: Path,
-                                                                                 python: str) -> None:  # fmt: skip
+def test_the_pages_of_the_django_shop_show_the_packing_an_import_its_result_and_a_schedule(
+    page: Page, tmp_path: Path, python: str
+) -> None:
     settings = {"DJANGO_SUPERUSER_PASSWORD": "secret", "PYTHONPATH": SOURCES}
     with site("django_shop", tmp_path, settings, python) as found:
         superuser = ("createsuperuser", "--noinput", "--username", "ada", "--email", "ada@example.org")
-        for command in (("makemigrations", "orders"), ("migrate", "--verbosity", "0"), superuser):
+        for command in (("makemigrations", "stock", "orders"), ("migrate", "--verbosity", "0"), superuser,
+                        ("shell", "--verbosity", "0", "-c", STOCK)):  # fmt: skip
             subprocess.run([python, "manage.py", *command], cwd=found.folder, env=found.environment, check=True,
                            capture_output=True)  # fmt: skip
         found.worker("shop")
         with found.client("uvicorn", "shop.asgi:application", "--port", "0") as client:
-            page.goto(str(client.base_url))
-            page.get_by_label("Pieces").fill("30")
-            with page.expect_response("**/orders/") as answer:
-                page.get_by_text("Buy").click()
-            sent = answer.value.json()
-            expect(page.get_by_role("status")).to_have_text(re.compile(r"\d+ of 30 pieces"), timeout=PATIENCE * 1000)
-            expect(page.get_by_role("status")).to_have_text("30 pieces for Ada are packed", timeout=PATIENCE * 1000)
+            address = str(client.base_url).rstrip("/")
+            page.goto(address)
+            sent = buy(page, 30)
+            status = page.get_by_role("status")
+            expect(status).to_have_text(re.compile(r"\d+ of 30"), timeout=PATIENCE * 1000)
+            expect(status).to_have_text("Order 1: 30 pieces are packed", timeout=PATIENCE * 1000)
             assert page.locator("progress").evaluate("bar => bar.value") == 1
             told = client.get(sent["status"]).json()
-            assert (told["id"], told["value"]) == (sent["id"], "30 pieces for Ada are packed")
-            assert client.get(f"/tasks/{sent['id']}/status/").status_code == 401
+            assert told["value"] == "Order 1: 30 pieces are packed"
+            assert client.get(f"/tasks/{told['id']}/status/").status_code == 401
             assert client.get("/celeriac/api/v1/queues").status_code == 401
-            use_the_admin(page, f"{str(client.base_url).rstrip('/')}/admin/")
-        wait_for(lambda: "Your 30 pieces are on their way." in (found.folder / "worker.log").read_text(), "the letter")
+            buy(page, 1)
+            expect(status).to_have_text("There are not 1 pieces of Tea left.", timeout=PATIENCE * 1000)
+            log_in(page, f"{address}/prices/")
+            import_prices(page)
+            use_the_admin(page, f"{address}/admin/")
+        wait_for(lambda: "30 × Tea: 126.00\nTotal: 126.00" in (found.folder / "worker.log").read_text(), "the invoice")
+
+
+def buy(page: Page, pieces: int) -> Any:
+    """Order tea; return what the server answers."""
+    page.get_by_label("Tea").fill(str(pieces))
+    with page.expect_response(lambda answer: answer.request.method == "POST") as answer:
+        page.get_by_role("button", name="Buy").click()
+    return answer.value.json()
+
+
+def log_in(page: Page, address: str) -> None:
+    """Go to a page of the staff's."""
+    page.goto(address)
+    page.get_by_label("Username").fill("ada")
+    page.get_by_label("Password").fill("secret")
+    page.get_by_text("Log in").last.click()
+
+
+def import_prices(page: Page) -> None:
+    """Import a list of prices, and cancel a longer one while it runs."""
+    status, button = page.get_by_role("status"), page.get_by_role("button", name="Import prices")
+    page.get_by_label("Prices").fill("\n".join(f"Cake {number},1.50" for number in range(30)))
+    button.click()
+    expect(status).to_have_text("30 prices were imported", timeout=PATIENCE * 1000)
+    expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
+    page.get_by_label("Prices").fill("\n".join(f"Milk {number},1.50" for number in range(3000)))  # takes a minute
+    button.click()
+    expect(status).to_have_text(re.compile(r"\d+ of 3000"), timeout=PATIENCE * 1000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(status).to_have_text("The task was terminated.", timeout=PATIENCE * 1000)
+    assert page.locator("progress").evaluate("bar => bar.value") == 0
 
 
 def use_the_admin(page: Page, address: str) -> None:
@@ -149,16 +188,13 @@ def use_the_admin(page: Page, address: str) -> None:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("response", lambda answer: faults.append(answer.url) if answer.status >= 400 else None)
     page.goto(address)
-    page.get_by_label("Username").fill("ada")
-    page.get_by_label("Password").fill("secret")
-    page.get_by_text("Log in").last.click()
     page.get_by_role("link", name="Task results").first.click()
     page.locator("#result_list").get_by_role("link", name="orders.tasks.pack", exact=True).first.click()
-    page.get_by_text('"30 pieces for Ada are packed"').wait_for()
+    page.get_by_text('"Order 1: 30 pieces are packed"').wait_for()
     page.goto(f"{address}celeriac_db/periodictask/add/")
-    page.get_by_label("Name:", exact=True).fill("Ada's pieces")
-    page.get_by_label("Task:").fill("orders.tasks.pieces_of")
-    page.get_by_label("Arguments:", exact=True).fill('["Ada"]')
+    page.get_by_label("Name:", exact=True).fill("Unpaid orders")
+    page.get_by_label("Task:").fill("orders.tasks.expire_unpaid")
+    page.get_by_label("Arguments:", exact=True).fill("[48]")
     expect(page.get_by_label("Hour:")).to_be_hidden()
     page.get_by_label("When:").select_option("Crontab")
     expect(page.get_by_label("Every:")).to_be_hidden()
@@ -167,10 +203,10 @@ def use_the_admin(page: Page, address: str) -> None:
     page.get_by_text("The hour 25 is not between 0 and 23.").wait_for()
     page.get_by_label("Hour:").fill("7")
     page.get_by_role("button", name="Save", exact=True).click()
-    row = page.get_by_role("row").filter(has_text="Ada's pieces")
+    row = page.get_by_role("row").filter(has_text="Unpaid orders")
     expect(row).to_contain_text("at 07:00 every day, Europe/Berlin")
     expect(row).to_contain_text("active")
-    page.get_by_role("link", name="Ada's pieces").last.click()
+    page.get_by_role("link", name="Unpaid orders").last.click()
     page.get_by_role("button", name="Pause").click()
     expect(row).to_contain_text("paused")
     assert faults == []

@@ -14,7 +14,10 @@ class Lines(admin.TabularInline):
     model = Line
     fields = readonly_fields = ["product", "pieces", "price", "total"]
     can_delete = False
-    extra = max_num = 0
+
+    def has_add_permission(self, request: HttpRequest, order: Order | None) -> bool:
+        """Refuse new lines: nothing would be reserved."""
+        return False
 
 
 @admin.register(Order)
@@ -27,6 +30,10 @@ class OrderAdmin(admin.ModelAdmin):
     readonly_fields = ["key", "customer", "placed_at", "state", "payment", "total"]
     inlines = [Lines]
     actions = ["resend_invoice"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Refuse new orders: customers make them."""
+        return False
 
     @admin.action(description="Send the invoice again", permissions=["change"])
     def resend_invoice(self, request: HttpRequest, orders: QuerySet[Order]) -> None:

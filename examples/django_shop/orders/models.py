@@ -63,6 +63,11 @@ class Order(models.Model):
 class Line(models.Model):
     """One product of an order, at the price of that day."""
 
+    class Meta:
+        """Lines stand in the order in which they were made."""
+
+        ordering = ["pk"]
+
     order = models.ForeignKey(Order, models.CASCADE, related_name="lines")
     product = models.ForeignKey(Product, models.PROTECT)
     pieces = models.PositiveIntegerField()
