@@ -14,9 +14,9 @@ from orders.tasks import fulfilment
 
 def page(request: HttpRequest) -> HttpResponse:
     """Show the page; save an order, and have it paid and packed once it is saved."""
-    form = OrderForm(request.POST or None)
     if request.method != "POST":
-        return render(request, "page.html", {"form": form})
+        return render(request, "page.html", {"form": OrderForm()})
+    form = OrderForm(request.POST)
     if not form.is_valid():
         return JsonResponse({"detail": form.errors.as_text()}, status=400)
     try:

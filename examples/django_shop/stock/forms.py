@@ -4,7 +4,14 @@ from django import forms
 
 
 class PricesForm(forms.Form):
-    """A list of prices."""
+    """A file with a list of prices."""
 
     title = "Import prices"
-    prices = forms.CharField(widget=forms.Textarea, initial="Tea,4.20\nCake,3.50")
+    prices = forms.FileField(label="Prices", help_text="CSV: a name and a price in each line")
+
+    def clean_prices(self) -> str:
+        """Return the text of the file."""
+        try:
+            return self.cleaned_data["prices"].read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise forms.ValidationError("The file is not text in UTF-8.") from None

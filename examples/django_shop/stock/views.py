@@ -20,9 +20,9 @@ from stock.tasks import import_prices
 @transaction.atomic
 def prices(request: HttpRequest) -> HttpResponse:
     """Show the page; save a list, and have it imported once it is saved."""
-    form = PricesForm(request.POST or None)
     if request.method != "POST":
-        return render(request, "page.html", {"form": form})
+        return render(request, "page.html", {"form": PricesForm()})
+    form = PricesForm(request.POST, request.FILES)
     if not form.is_valid():
         return JsonResponse({"detail": form.errors.as_text()}, status=400)
     saved = PriceList.objects.create(text=form.cleaned_data["prices"])

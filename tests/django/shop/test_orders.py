@@ -111,6 +111,7 @@ def test_an_order_that_cannot_be_served_leaves_nothing(tea: Product, cake: Produ
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
+        ({}, "This field is required."),
         ({"customer": ADA}, "The basket is empty."),
         ({"customer": ADA, "product": -1}, "greater than or equal to 0"),
         ({"customer": "Ada", "product": 1}, "valid email address"),
@@ -118,6 +119,7 @@ def test_an_order_that_cannot_be_served_leaves_nothing(tea: Product, cake: Produ
 )
 def test_a_form_with_a_mistake_is_refused(tea: Product, fields: dict[str, Any], why: str) -> None:
     named = {f"product-{tea.pk}" if name == "product" else name: value for name, value in fields.items()}
+    assert "errorlist" not in Client().get("/").content.decode()
     answer = Client().post("/", named)
     assert answer.status_code == 400
     assert why in answer.json()["detail"]
