@@ -56,6 +56,8 @@ ON_MARIADB: Final = {
 }
 IN_DJANGO: Final = ("test_admin.py", "test_database.py", "test_periodic_tasks.py", "test_without_time_zones.py")
 """The files that have their results in `django-db://`."""
+WITH_MODELS: Final = (*IN_DJANGO, "test_database_conformance.py", "test_places.py")
+"""The files that need `celeriac.contrib.django.db`. For the others it would make each process slower to start."""
 SHARING: Final = "test_shared_file.py"
 """The file whose broker is in Django's database."""
 
@@ -65,6 +67,8 @@ def run(python: str, file: str, folder: Path, **environment: str) -> None:
     variables = {"BAZAAR_FOLDER": str(folder), **environment}
     if file == "test_without_time_zones.py":
         variables["BAZAAR_WITHOUT_ZONES"] = "1"
+    if file not in WITH_MODELS:
+        variables["BAZAAR_WITHOUT_MODELS"] = "1"
     if file in IN_DJANGO:
         variables["BAZAAR_RESULT_BACKEND"] = "django-db://"
     if file == SHARING and "BAZAAR_DATABASE" not in environment:

@@ -21,7 +21,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.admin",
     "celeriac.contrib.django",
-    "celeriac.contrib.django.db",
+    *([] if os.environ.get("BAZAAR_WITHOUT_MODELS") else ["celeriac.contrib.django.db"]),
     *(["django_tasks"] if django.VERSION < (6, 0) else []),
     "shop",
     "mail",
