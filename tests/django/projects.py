@@ -18,9 +18,14 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def run_tests(python: str, project: Path, *arguments: str, **environment: str) -> None:
-    """Run pytest in the folder of a project. Fails with what it has printed."""
-    variables = {**without_settings(), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **environment}
-    options = ["-c", str(project / "pytest.ini"), "--rootdir", str(project), "--confcutdir", str(project)]
+    """Run pytest in the folder of a project. Fails with what it has printed.
+
+    Plugins that are installed for other tests are left out: to import them takes as long as all else that pytest does.
+    """
+    variables = {**without_settings(), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment}  # fmt: skip
+    options = ["-p", "pytest_timeout", "-p", "pytest_celeriac",
+               "-c", str(project / "pytest.ini"), "--rootdir", str(project), "--confcutdir", str(project)]  # fmt: skip
     done = subprocess.run([python, "-m", "pytest", *options, *arguments], env=variables, cwd=project,
                           capture_output=True, text=True, timeout=FOR_EVER)  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr[-2_000:]}"
