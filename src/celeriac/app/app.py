@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
+from celeriac.app.builtin_tasks import BuiltinTasks
 from celeriac.app.configuring import Configuring
 from celeriac.app.connections import (
     file_url,
@@ -26,17 +26,8 @@ from celeriac.app.connections import (
 )
 from celeriac.app.control import Control
 from celeriac.app.registering import MAIN
-from celeriac.beat.declared import Declared
-from celeriac.beat.info import POLICIES
-from celeriac.beat.schedules import Schedules
-from celeriac.canvas import functions
-from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.map import amap_tasks, map_tasks
-from celeriac.canvas.workflow import Workflow
-from celeriac.canvas.workflows import Workflows
 from celeriac.errors import ArgumentsError, NotRegistered
-from celeriac.http.callbacks import WEBHOOK, callback_task
-from celeriac.mail.tasks import MAIL, check_mail, mail_call, mail_options, mail_tasks
+from celeriac.lazy import LazyModule
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
@@ -46,6 +37,7 @@ from celeriac.ports.complete import in_thread
 from celeriac.ports.delays import delay_store
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
+from celeriac.tasks.builtin_names import MAIL
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import address_of, app_at
@@ -57,10 +49,30 @@ from celeriac.tasks.task import Task
 from celeriac.tasks.tracing import Sending, Tracing
 
 if TYPE_CHECKING:
-    from celeriac.beat.scheduler import Scheduler
+    from celeriac.app import notices
+    from celeriac.beat import declared as beat_declared
+    from celeriac.beat import info as beat_info
+    from celeriac.beat import scheduler as beat_scheduler
+    from celeriac.beat import schedules as beat_schedules
+    from celeriac.canvas import functions as canvas_functions
+    from celeriac.canvas import map as canvas_map
+    from celeriac.canvas import workflows as canvas_workflows
+    from celeriac.canvas.group_result import GroupResult
+    from celeriac.canvas.workflow import Workflow
+    from celeriac.mail import tasks as mailing
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
     from celeriac.ports.history import History
+else:  # what few callers of tasks need
+    notices = LazyModule("celeriac.app.notices")
+    beat_declared = LazyModule("celeriac.beat.declared")
+    beat_info = LazyModule("celeriac.beat.info")
+    beat_scheduler = LazyModule("celeriac.beat.scheduler")
+    beat_schedules = LazyModule("celeriac.beat.schedules")
+    canvas_functions = LazyModule("celeriac.canvas.functions")
+    canvas_map = LazyModule("celeriac.canvas.map")
+    canvas_workflows = LazyModule("celeriac.canvas.workflows")
+    mailing = LazyModule("celeriac.mail.tasks")
 
 __all__ = ["Celeriac"]
 
@@ -86,13 +98,11 @@ class Celeriac(Configuring):
         self.clock = clock or Clock()
         self.tracing = Tracing(self)
         self.control = Control(self)
-        self.schedules = Schedules(self)
-        self.declared = Declared(self, self.main, self.schedules)
         self.on_after_configure = SetupSignal("on_after_configure")
         self.on_after_finalize = SetupSignal("on_after_finalize")
-        self.canvas = functions
-        self.workflows = Workflows(self)
-        self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self), WEBHOOK: callback_task(self)}
+        self.canvas = canvas_functions
+        self.builtin_tasks = BuiltinTasks(self)
+        self._parts: dict[str, Any] = {}  # `schedules`, `declared`, `workflows`: made when they are first used
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
@@ -105,7 +115,7 @@ class Celeriac(Configuring):
     def _configuration_changed(self) -> None:
         self._templates.clear()
         self.tracing.configuration_changed()
-        self.declared.forget()
+        self._forget_declared()
         super()._configuration_changed()
 
     def import_tasks(self) -> None:
@@ -136,6 +146,20 @@ class Celeriac(Configuring):
 
     # --- Schedules ------------------------------------------------------------------------------------
 
+    @property
+    def schedules(self) -> beat_schedules.Schedules:
+        """Adds, changes, finds and removes what is sent periodically."""
+        return self._part("schedules", lambda: beat_schedules.Schedules(self))
+
+    @property
+    def declared(self) -> beat_declared.Declared:
+        """The schedules that code declares."""
+        return self._part("declared", lambda: beat_declared.Declared(self, self.main, self.schedules))
+
+    def _forget_declared(self) -> None:
+        if "declared" in self._parts:
+            self.declared.forget()
+
     def add_periodic_task(self, schedule: Any, sig: Any, args: Sequence[Any] = (),
                           kwargs: Mapping[str, Any] | None = None, name: str | None = None,
                           **options: Any) -> str:  # fmt: skip
@@ -143,7 +167,7 @@ class Celeriac(Configuring):
 
         `schedule` is as for `app.schedules.add`. Options are those of a call, and policies of the entry.
         """
-        policies = {key: options.pop(key) for key in POLICIES if key in options}
+        policies = {key: options.pop(key) for key in beat_info.POLICIES if key in options}
         if args or kwargs or options:
             sig = sig.clone(args, kwargs, **options)
         name = name or repr(sig)
@@ -152,7 +176,7 @@ class Celeriac(Configuring):
 
     def _add(self, name: str, task: Task[Any, Any]) -> None:
         super()._add(name, task)
-        self.declared.forget()
+        self._forget_declared()
         if (schedule := task.options.pop("schedule", None)) is not None:
             self.declared.add_task(task, schedule)
 
@@ -161,12 +185,10 @@ class Celeriac(Configuring):
         self.import_tasks()
         await self.scheduler(name).run()
 
-    def scheduler(self, name: str = "") -> Scheduler:
+    def scheduler(self, name: str = "") -> beat_scheduler.Scheduler:
         """Return a scheduler, which `beat` runs."""
-        scheduling = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
         name = name or f"{self.main}@{platform.node()}.{os.getpid()}"
-        made: Scheduler = scheduling.Scheduler(self, name, self.declared)
-        return made
+        return beat_scheduler.Scheduler(self, name, self.declared)
 
     # --- Sending --------------------------------------------------------------------------------------
 
@@ -241,13 +263,13 @@ class Celeriac(Configuring):
 
         Raises `ImproperlyConfigured` if there are none.
         """
-        check_mail(self)
-        return self.send_task(MAIL, (mail_call(self, subject, body),), **mail_options(self))
+        mailing.check_mail(self)
+        return self.send_task(MAIL, (mailing.mail_call(self, subject, body),), **mailing.mail_options(self))
 
     async def amail_admins(self, subject: str, body: str) -> AsyncResult[None]:
         """Coroutine version of `mail_admins`."""
-        check_mail(self)
-        return await self.asend_task(MAIL, (mail_call(self, subject, body),), **mail_options(self))
+        mailing.check_mail(self)
+        return await self.asend_task(MAIL, (mailing.mail_call(self, subject, body),), **mailing.mail_options(self))
 
     def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
             return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip
@@ -256,12 +278,12 @@ class Celeriac(Configuring):
         At most `window` calls are sent and not yielded at any time, so the iterable may be endless. An exception is
         raised when its item's turn comes, and ends the map; with `return_exceptions` it is yielded instead.
         """
-        return map_tasks(task, items, window=window, return_exceptions=return_exceptions)
+        return canvas_map.map_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
              return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
         """Coroutine version of `map`."""
-        return amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
+        return canvas_map.amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (),
                   kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False,
@@ -270,6 +292,11 @@ class Celeriac(Configuring):
         if isinstance(task, Mapping):
             return Signature.from_dict(task, self)
         return Signature(self, task, args, kwargs, options, immutable)
+
+    @property
+    def workflows(self) -> canvas_workflows.Workflows:
+        """Sends, runs and finds workflows."""
+        return self._part("workflows", lambda: canvas_workflows.Workflows(self))
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call by its id."""
@@ -328,7 +355,6 @@ class Celeriac(Configuring):
         if self._backend is None:
             made = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
             if needs_notices(made):
-                notices = importlib.import_module("celeriac.app.notices")  # it imports asyncio, which takes long
                 made.notices = notices.NoticeListener(lambda: self.broker, made)
             if self.framework is not None:
                 self.framework.opened(made)
@@ -351,6 +377,13 @@ class Celeriac(Configuring):
         """Return the one that all threads use: the first that was made. There is no lock that a fork could inherit."""
         kept: T = self._opened.setdefault(what, made)
         return kept
+
+    def _part(self, name: str, make: Callable[[], T]) -> T:
+        """Return a part of the app, and make it if it has not been used before; without a lock, like `_kept`."""
+        if name not in self._parts:
+            self._parts.setdefault(name, make())
+        part: T = self._parts[name]
+        return part
 
     def close(self) -> None:
         """Close the connections of broker, backend and history. The next use opens them again."""

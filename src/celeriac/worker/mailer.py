@@ -27,10 +27,11 @@ from celeriac.mail.schedule import (
     failure_call,
     mailed_of,
 )
-from celeriac.mail.tasks import MAIL, mail_options
+from celeriac.mail.tasks import mail_options
 from celeriac.model.filters import Filter, parse_filter
 from celeriac.model.history import FailureSignature
 from celeriac.ports.history import History
+from celeriac.tasks.builtin_names import MAIL
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.recorder import Recorder

@@ -14,12 +14,11 @@ from contextlib import suppress
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError
-from celeriac.http.callbacks import sends_callbacks
 from celeriac.http.driver import driver
-from celeriac.http.task import HttpTask
 from celeriac.model.masks import masked
 from celeriac.model.message import new_id
 from celeriac.ports.operations import WorkerInfo
+from celeriac.tasks.builtin_names import sends_callbacks
 from celeriac.worker.options import WorkerOptions
 
 __all__ = ["check", "import_http", "raise_open_files"]
@@ -43,7 +42,7 @@ def import_http(app: Celeriac) -> None:
 
     Raises `ImproperlyConfigured` without the extra.
     """
-    if any(isinstance(task, HttpTask) for task in app.tasks.values()):
+    if app.has_http_tasks:
         driver("calling")
     if sends_callbacks(app):
         driver("delivery")

@@ -1,0 +1,52 @@
+"""Modules that few programs need: imported when one of their names is first used, and not with the module that uses them.
+
+    if TYPE_CHECKING:
+        from celeriac.beat import schedules as scheduling
+    else:
+        scheduling = LazyModule("celeriac.beat.schedules")
+
+mypy and import-linter read the upper half, so that types are checked and layers kept as for any other import; Python
+runs the lower one. `lazy_names` does the same for the names that a package offers. Any module may use both, for what is
+slow to import or large, and unused by a plain caller of tasks or by a plain worker; `tests/test_imports.py` has the list.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+__all__ = ["LazyModule", "lazy_names"]
+
+
+class LazyModule:
+    """Stands for a module until it is used. An `ImportError` is raised by that use, as any error of the module."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules.get(self.__name__) or import_module(self.__name__), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(import_module(self.__name__))
+
+    def __repr__(self) -> str:
+        return f"<LazyModule {self.__name__}>"
+
+
+def lazy_names(package: dict[str, Any], homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return the function `__getattr__` of a package, given its globals, and the lazy names by module (PEP 562).
+
+    A name is bound in the package on its first use.
+    """
+    home_of = {name: module for module, names in homes.items() for name in names}
+
+    def find(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
+        found = package[name] = getattr(import_module(home_of[name]), name)
+        return found
+
+    return find
