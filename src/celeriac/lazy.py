@@ -1,4 +1,4 @@
-"""Modules that few programs need: imported when one of their names is first used, and not with the module that uses them.
+"""Modules that few programs need: imported when one of their names is first used, and not before.
 
     if TYPE_CHECKING:
         from celeriac.beat import schedules as scheduling
@@ -6,8 +6,8 @@
         scheduling = LazyModule("celeriac.beat.schedules")
 
 mypy and import-linter read the upper half, so that types are checked and layers kept as for any other import; Python
-runs the lower one. `lazy_names` does the same for the names that a package offers. Any module may use both, for what is
-slow to import or large, and unused by a plain caller of tasks or by a plain worker; `tests/test_imports.py` has the list.
+runs the lower one. `lazy_names` does the same for the names that a package offers. Both are for what is slow or large,
+and unused by most callers of tasks or by most workers; `tests/test_imports.py` says what those must not import.
 """
 
 from __future__ import annotations

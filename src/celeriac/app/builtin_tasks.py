@@ -33,8 +33,8 @@ MAKERS: Final[Mapping[str, Callable[[App], dict[str, Task[Any, Any]]]]] = {
     GATHER: _of_canvas,
     MAP: _of_canvas,
     STARMAP: _of_canvas,
-    MAIL: lambda app: mailing.mail_tasks(app),  # noqa: PLW0108
-    WEBHOOK: lambda app: callbacks.callback_task(app),  # noqa: PLW0108
+    MAIL: lambda app: mailing.mail_tasks(app),
+    WEBHOOK: lambda app: callbacks.callback_task(app),
 }
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,14 +16,20 @@ from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.app.connections import shown
 from celeriac.cli.banner import show_banner
-from celeriac.cli.beat import check_schedules
 from celeriac.cli.lazy import FOLDER
 from celeriac.cli.log import set_up_logging
 from celeriac.cli.options import log_options
-from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
+from celeriac.lazy import LazyModule
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
+
+if TYPE_CHECKING:
+    from celeriac.cli import beat as beats
+    from celeriac.cli import reload as reloading
+else:  # for --beat and --reload
+    beats = LazyModule("celeriac.cli.beat")
+    reloading = LazyModule("celeriac.cli.reload")
 
 __all__ = ["command"]
 
@@ -113,12 +119,12 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     _open_outputs()
     context = click.get_current_context()
     if reload:
-        context.exit(run_reloading(context.meta[FOLDER]))
+        context.exit(reloading.run_reloading(context.meta[FOLDER]))
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
                                max_memory_per_child=max_memory_per_child, beat=beat, metrics=metrics)  # fmt: skip
     if options.beat:
-        check_schedules(session.app)
+        beats.check_schedules(session.app)
     if options.metrics is not None:
         importlib.import_module("celeriac.metrics.exposition")  # without its extra, fail before anything is started
     formatter = set_up_logging(session.app, options.name, loglevel, log_format)

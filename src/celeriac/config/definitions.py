@@ -132,7 +132,7 @@ def _addresses(value: Any) -> Any:
     return mail_server.addresses(value)
 
 
-def _address(value: str | None) -> str | None:
+def _address(value: Any) -> Any:
     return mail_server.check_address(value)
 
 

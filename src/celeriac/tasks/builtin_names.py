@@ -1,4 +1,4 @@
-"""The names of the built-in tasks, which every worker knows. `app/builtin_tasks.py` makes the tasks when they are needed."""
+"""The names of the built-in tasks, which every worker knows; `app/builtin_tasks.py` makes them when they are needed."""
 
 from __future__ import annotations
 

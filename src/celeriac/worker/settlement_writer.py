@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from celeriac.app.notifier import Notifier
 from celeriac.canvas.links import fitting
-from celeriac.canvas.workflows import Workflows
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Delivery, Lease, Settlement
 from celeriac.ports.workflows import WorkflowStore, workflow_store
 from celeriac.worker.decide import add_next_steps, leaves_pending, node_end
+
+if TYPE_CHECKING:
+    from celeriac.canvas.workflows import Workflows
 
 __all__ = ["SettlementWriter"]
 
@@ -25,7 +28,7 @@ class SettlementWriter:
     repeats work and never loses it.
     """
 
-    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows,
+    def __init__(self, broker: Broker, backend: Backend, workflows: Callable[[], Workflows],
                  notifier: Notifier | None = None) -> None:  # fmt: skip
         self._broker = broker
         self._backend = backend
@@ -104,5 +107,5 @@ class SettlementWriter:
         ]
         if not workflows:
             return list(settlements)
-        trees = await self._workflows.load(workflows)
+        trees = await self._workflows().load(workflows)
         return [add_next_steps(item, trees, now) if item.ends_node else item for item in settlements]

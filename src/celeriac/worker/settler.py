@@ -48,7 +48,7 @@ class Settler:
         self._options = options
         self._heartbeat = heartbeat
         self.notifier = Notifier(app.broker, app.backend)
-        self._writer = SettlementWriter(app.broker, app.backend, app.workflows, self.notifier)
+        self._writer = SettlementWriter(app.broker, app.backend, lambda: app.workflows, self.notifier)
         self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages, self.notifier)
         self.attempt_log = AttemptLog(app)
         self._endings: list[Ending] = []
