@@ -12,9 +12,9 @@ and unused by most callers of tasks or by most workers; `tests/test_imports.py` 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __all__ = ["LazyModule", "lazy_names"]
@@ -24,16 +24,16 @@ class LazyModule:
     """Stands for a module until it is used. An `ImportError` is raised by that use, as any error of the module."""
 
     def __init__(self, name: str) -> None:
-        self.__name__ = name
+        self._name = name
+        self._module: ModuleType | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.modules.get(self.__name__) or import_module(self.__name__), name)
-
-    def __dir__(self) -> list[str]:
-        return dir(import_module(self.__name__))
+        if self._module is None:  # `import_module` lets other threads wait until the module is complete
+            self._module = import_module(self._name)
+        return getattr(self._module, name)
 
     def __repr__(self) -> str:
-        return f"<LazyModule {self.__name__}>"
+        return f"<LazyModule {self._name}>"
 
 
 def lazy_names(package: dict[str, Any], homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
