@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from celeriac.logs import get_task_logger
     from celeriac.schedules import at, cron, crontab, every, solar
 else:  # imported when they are first used: a program that only sends tasks starts faster
-    __getattr__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         globals(),
         {
             "celeriac.canvas.chain": ["chain"],

@@ -36,10 +36,11 @@ class LazyModule:
         return f"<LazyModule {self._name}>"
 
 
-def lazy_names(package: dict[str, Any], homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the function `__getattr__` of a package, given its globals, and the lazy names by module (PEP 562).
+def lazy_names(package: dict[str, Any],
+               homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:  # fmt: skip
+    """Return the functions `__getattr__` and `__dir__` of a package with lazy names (PEP 562).
 
-    A name is bound in the package on its first use.
+    `package` is its globals, in which a name is bound on its first use; `homes` are the lazy names by their modules.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
 
@@ -49,4 +50,7 @@ def lazy_names(package: dict[str, Any], homes: Mapping[str, Sequence[str]]) -> C
         found = package[name] = getattr(import_module(home_of[name]), name)
         return found
 
-    return find
+    def names() -> list[str]:
+        return sorted({*package, *home_of})
+
+    return find, names
