@@ -21,11 +21,12 @@ from tests.patience import PATIENCE
 
 RARE = {"celeriac.beat", "celeriac.cli.beat", "celeriac.dashboard", "celeriac.http", "celeriac.hub",
         "celeriac.inspector", "celeriac.mail", "celeriac.model.keys", "celeriac.model.seals", "celeriac.schedules",
-        "celeriac.web", "email", "hashlib", "hmac", "rich", "secrets", "tomllib", "zoneinfo"}  # fmt: skip
+        "celeriac.web", "email", "hmac", "rich", "secrets", "tomllib", "zoneinfo"}  # fmt: skip
 """Packages and modules that neither a plain caller nor a plain worker imports."""
 
 OF_WORKERS = {"celeriac.app.notifier", "celeriac.canvas", "celeriac.cli", "celeriac.logs", "celeriac.metrics",
-              "celeriac.worker", "asyncio", "click", "ctypes", "difflib", "json", "ssl", "subprocess"}  # fmt: skip
+              "celeriac.worker", "asyncio", "click", "ctypes", "difflib", "hashlib", "json", "pickle",
+              "ssl", "subprocess"}  # fmt: skip
 """… and that a caller does not import."""
 
 SHOP = """
@@ -48,7 +49,8 @@ def note(**more):
 def modules_after(code: str, folder: Path) -> set[str]:
     """Return what a fresh interpreter has imported after some code, without what it imports in any case."""
     code = f"import sys\nat_start = set(sys.modules)\n{code}\nprint(*set(sys.modules) - at_start)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=without_settings(), capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=without_settings(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 

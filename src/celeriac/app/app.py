@@ -24,7 +24,6 @@ from celeriac.app.connections import (
     sends_notices,
     sends_outcomes,
 )
-from celeriac.app.control import Control
 from celeriac.app.registering import MAIN
 from celeriac.errors import ArgumentsError, NotRegistered
 from celeriac.lazy import LazyModule
@@ -34,7 +33,6 @@ from celeriac.model.masks import masked
 from celeriac.model.message import Message
 from celeriac.model.options import CallOptions
 from celeriac.ports.complete import in_thread
-from celeriac.ports.delays import delay_store
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
 from celeriac.tasks.builtin_names import MAIL
@@ -42,13 +40,13 @@ from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import address_of, app_at
 from celeriac.tasks.protocols import Template
-from celeriac.tasks.publish_signals import send_after_publish, send_before_publish
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import Task
 from celeriac.tasks.tracing import Sending, Tracing
 
 if TYPE_CHECKING:
+    from celeriac.app import control as app_control
     from celeriac.app import notices
     from celeriac.beat import declared as beat_declared
     from celeriac.beat import info as beat_info
@@ -60,10 +58,13 @@ if TYPE_CHECKING:
     from celeriac.canvas.group_result import GroupResult
     from celeriac.canvas.workflow import Workflow
     from celeriac.mail import tasks as mailing
+    from celeriac.ports import delays
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
     from celeriac.ports.history import History
+    from celeriac.tasks import publish_signals
 else:  # what few callers of tasks need
+    app_control = LazyModule("celeriac.app.control")
     notices = LazyModule("celeriac.app.notices")
     beat_declared = LazyModule("celeriac.beat.declared")
     beat_info = LazyModule("celeriac.beat.info")
@@ -73,6 +74,8 @@ else:  # what few callers of tasks need
     canvas_map = LazyModule("celeriac.canvas.map")
     canvas_workflows = LazyModule("celeriac.canvas.workflows")
     mailing = LazyModule("celeriac.mail.tasks")
+    delays = LazyModule("celeriac.ports.delays")
+    publish_signals = LazyModule("celeriac.tasks.publish_signals")
 
 __all__ = ["Celeriac"]
 
@@ -97,12 +100,11 @@ class Celeriac(Configuring):
         self.main = main or module
         self.clock = clock or Clock()
         self.tracing = Tracing(self)
-        self.control = Control(self)
         self.on_after_configure = SetupSignal("on_after_configure")
         self.on_after_finalize = SetupSignal("on_after_finalize")
         self.canvas = canvas_functions
         self.builtin_tasks = BuiltinTasks(self)
-        self._parts: dict[str, Any] = {}  # `schedules`, `declared`, `workflows`: made when they are first used
+        self._parts: dict[str, Any] = {}  # `control`, `schedules`, `workflows` …: made when they are first used
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
@@ -208,10 +210,10 @@ class Celeriac(Configuring):
 
     def _publish(self, messages: Sequence[Message]) -> None:
         if before_task_publish.receivers:
-            messages = send_before_publish(messages)
+            messages = publish_signals.send_before_publish(messages)
         self.broker.publish(messages)
         if after_task_publish.receivers:
-            send_after_publish(messages)
+            publish_signals.send_after_publish(messages)
 
     async def apublish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
         """Coroutine version of `publish`."""
@@ -226,10 +228,10 @@ class Celeriac(Configuring):
 
     async def _apublish(self, messages: Sequence[Message]) -> None:
         if before_task_publish.receivers:
-            messages = send_before_publish(messages)
+            messages = publish_signals.send_before_publish(messages)
         await self.broker.apublish(messages)
         if after_task_publish.receivers:
-            send_after_publish(messages)
+            publish_signals.send_after_publish(messages)
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                   **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
@@ -298,6 +300,11 @@ class Celeriac(Configuring):
         """Sends, runs and finds workflows."""
         return self._part("workflows", lambda: canvas_workflows.Workflows(self))
 
+    @property
+    def control(self) -> app_control.Control:
+        """Sends commands to workers."""
+        return self._part("control", lambda: app_control.Control(self))
+
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call by its id."""
         return AsyncResult(id, self)
@@ -327,7 +334,7 @@ class Celeriac(Configuring):
         """The broker, made on first use."""
         if self._broker is None:
             made = open_broker(self.broker_url, self.conf, self.clock)
-            made.keep_delays_in(lambda: delay_store(self.backend), self.conf.broker_delays)
+            made.keep_delays_in(lambda: delays.delay_store(self.backend), self.conf.broker_delays)
             if self.framework is not None:
                 self.framework.opened(made)
             self._broker = self._kept("broker", made)

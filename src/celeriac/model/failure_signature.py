@@ -13,16 +13,10 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
-
-from celeriac.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import hashlib
-else:
-    hashlib = LazyModule("hashlib")
+from typing import Any, Final
 
 __all__ = ["PACKAGE", "frames_of", "message_signature", "signature_of"]
 
@@ -120,4 +114,4 @@ def _plain(text: str) -> str:
 
 
 def _digest(parts: list[str]) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(errors="backslashreplace"), digest_size=8).hexdigest()
+    return blake2b("\0".join(parts).encode(errors="backslashreplace"), digest_size=8).hexdigest()

@@ -6,16 +6,10 @@ expiry, without a token. The signature is an HMAC-SHA256 with the setting `web_s
 
 from __future__ import annotations
 
+import hmac
 from base64 import urlsafe_b64encode
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote
-
-from celeriac.lazy import LazyModule
-
-if TYPE_CHECKING:
-    import hmac
-else:
-    hmac = LazyModule("hmac")
 
 __all__ = ["Ticket", "open_ticket", "signed_path"]
 

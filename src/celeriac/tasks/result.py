@@ -14,14 +14,13 @@ from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.errors import CeleriacError, ImproperlyConfigured, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.lazy import LazyModule
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
-from celeriac.model.status_urls import signed_path
 from celeriac.tasks.current_app import current_app
 from celeriac.tasks.facts import Facts
-from celeriac.tasks.plain_data import error_data, plain
 from celeriac.tasks.protocols import App, Spot
 from celeriac.tasks.request import current
 
@@ -30,9 +29,15 @@ __all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from celeriac.model import status_urls
+    from celeriac.tasks import plain_data
+
     R = TypeVar("R", default=Any)  # of `AsyncResult(id)`, whose task is not known
 else:
     from typing import TypeVar
+
+    status_urls = LazyModule("celeriac.model.status_urls")
+    plain_data = LazyModule("celeriac.tasks.plain_data")
 
     R = TypeVar("R")
 
@@ -197,7 +202,7 @@ class AsyncResult(Facts, Generic[R]):
             raise ImproperlyConfigured("A status URL needs the settings `web_url`, where `celeriac web` is reached, "
                                        "and `web_secret`, which signs it (`celeriac keys` makes one).")  # fmt: skip
         until = int(self.app.clock.now() + seconds(expires, "expires"))
-        return f"{base}{signed_path(secret, self.id, until, result)}"
+        return f"{base}{status_urls.signed_path(secret, self.id, until, result)}"
 
     @property
     def traceback(self) -> str | None:
@@ -303,8 +308,8 @@ class AsyncResult(Facts, Generic[R]):
         data = {"id": self.id, "state": _state(outcome), "ready": False, "progress": None, "value": None, "error": None}
         if outcome is None:
             return data
-        error = error_data(outcome, traceback)
-        value = plain(self._unwrap(outcome, propagate=False)) if error is None else None
+        error = plain_data.error_data(outcome, traceback)
+        value = plain_data.plain(self._unwrap(outcome, propagate=False)) if error is None else None
         return {**data, "ready": outcome.ready, "value" if outcome.ready else "progress": value, "error": error}
 
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:
