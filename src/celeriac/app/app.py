@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from celeriac.app.builtin_tasks import BuiltinTasks
-from celeriac.app.configuring import Configuring
 from celeriac.app.connections import (
     file_url,
     history_of,
@@ -25,6 +23,7 @@ from celeriac.app.connections import (
     sends_outcomes,
 )
 from celeriac.app.registering import MAIN
+from celeriac.app.scheduling import Scheduling
 from celeriac.errors import ArgumentsError, NotRegistered
 from celeriac.lazy import LazyModule
 from celeriac.model.arguments import args_of, kwargs_of
@@ -48,15 +47,13 @@ from celeriac.tasks.tracing import Sending, Tracing
 if TYPE_CHECKING:
     from celeriac.app import control as app_control
     from celeriac.app import notices
-    from celeriac.beat import declared as beat_declared
-    from celeriac.beat import info as beat_info
-    from celeriac.beat import scheduler as beat_scheduler
-    from celeriac.beat import schedules as beat_schedules
+    from celeriac.app.control import Control
     from celeriac.canvas import functions as canvas_functions
     from celeriac.canvas import map as canvas_map
     from celeriac.canvas import workflows as canvas_workflows
     from celeriac.canvas.group_result import GroupResult
     from celeriac.canvas.workflow import Workflow
+    from celeriac.canvas.workflows import Workflows
     from celeriac.mail import tasks as mailing
     from celeriac.ports import delays
     from celeriac.ports.backend import Backend
@@ -66,10 +63,6 @@ if TYPE_CHECKING:
 else:  # what few callers of tasks need
     app_control = LazyModule("celeriac.app.control")
     notices = LazyModule("celeriac.app.notices")
-    beat_declared = LazyModule("celeriac.beat.declared")
-    beat_info = LazyModule("celeriac.beat.info")
-    beat_scheduler = LazyModule("celeriac.beat.scheduler")
-    beat_schedules = LazyModule("celeriac.beat.schedules")
     canvas_functions = LazyModule("celeriac.canvas.functions")
     canvas_map = LazyModule("celeriac.canvas.map")
     canvas_workflows = LazyModule("celeriac.canvas.workflows")
@@ -86,7 +79,7 @@ T = TypeVar("T")
 DATABASE_NAME = "celeriac.db"
 
 
-class Celeriac(Configuring):
+class Celeriac(Scheduling):
     """An app. `app = Celeriac("shop")` is enough: it stores messages and results in `celeriac.db` beside its file.
 
     Settings are keywords (`task_acks_late=False`); `app.conf` has all of them.
@@ -104,7 +97,6 @@ class Celeriac(Configuring):
         self.on_after_finalize = SetupSignal("on_after_finalize")
         self.canvas = canvas_functions
         self.builtin_tasks = BuiltinTasks(self)
-        self._parts: dict[str, Any] = {}  # `control`, `schedules`, `workflows` …: made when they are first used
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
@@ -112,12 +104,11 @@ class Celeriac(Configuring):
         self._templates: dict[str, MessageTemplate] = {}
         shared.register_app(self)
 
-    # --- Configuration and tasks: `configuring.py` and `registering.py` have more ---------------------
+    # --- Configuration and tasks: see also `scheduling.py`, `configuring.py`, `registering.py` ---------------------
 
     def _configuration_changed(self) -> None:
         self._templates.clear()
         self.tracing.configuration_changed()
-        self._forget_declared()
         super()._configuration_changed()
 
     def import_tasks(self) -> None:
@@ -145,52 +136,6 @@ class Celeriac(Configuring):
                 raise ArgumentsError(f"send_task needs the name of a task, {name!r}, not {task!r}.")
             self._templates[task] = MessageTemplate(self, task, {})
         return self._templates[task]
-
-    # --- Schedules ------------------------------------------------------------------------------------
-
-    @property
-    def schedules(self) -> beat_schedules.Schedules:
-        """Adds, changes, finds and removes what is sent periodically."""
-        return self._part("schedules", lambda: beat_schedules.Schedules(self))
-
-    @property
-    def declared(self) -> beat_declared.Declared:
-        """The schedules that code declares."""
-        return self._part("declared", lambda: beat_declared.Declared(self, self.main, self.schedules))
-
-    def _forget_declared(self) -> None:
-        if "declared" in self._parts:
-            self.declared.forget()
-
-    def add_periodic_task(self, schedule: Any, sig: Any, args: Sequence[Any] = (),
-                          kwargs: Mapping[str, Any] | None = None, name: str | None = None,
-                          **options: Any) -> str:  # fmt: skip
-        """Declare that schedulers send a task's signature, or a workflow; return the name of the entry.
-
-        `schedule` is as for `app.schedules.add`. Options are those of a call, and policies of the entry.
-        """
-        policies = {key: options.pop(key) for key in beat_info.POLICIES if key in options}
-        if args or kwargs or options:
-            sig = sig.clone(args, kwargs, **options)
-        name = name or repr(sig)
-        self.declared.add(name, schedule, sig, policies)
-        return name
-
-    def _add(self, name: str, task: Task[Any, Any]) -> None:
-        super()._add(name, task)
-        self._forget_declared()
-        if (schedule := task.options.pop("schedule", None)) is not None:
-            self.declared.add_task(task, schedule)
-
-    async def beat(self, name: str = "") -> None:
-        """Import the task modules, and run a scheduler in this event loop until cancelled. Any number may run."""
-        self.import_tasks()
-        await self.scheduler(name).run()
-
-    def scheduler(self, name: str = "") -> beat_scheduler.Scheduler:
-        """Return a scheduler, which `beat` runs."""
-        name = name or f"{self.main}@{platform.node()}.{os.getpid()}"
-        return beat_scheduler.Scheduler(self, name, self.declared)
 
     # --- Sending --------------------------------------------------------------------------------------
 
@@ -296,12 +241,12 @@ class Celeriac(Configuring):
         return Signature(self, task, args, kwargs, options, immutable)
 
     @property
-    def workflows(self) -> canvas_workflows.Workflows:
+    def workflows(self) -> Workflows:
         """Sends, runs and finds workflows."""
         return self._part("workflows", lambda: canvas_workflows.Workflows(self))
 
     @property
-    def control(self) -> app_control.Control:
+    def control(self) -> Control:
         """Sends commands to workers."""
         return self._part("control", lambda: app_control.Control(self))
 
@@ -384,13 +329,6 @@ class Celeriac(Configuring):
         """Return the one that all threads use: the first that was made. There is no lock that a fork could inherit."""
         kept: T = self._opened.setdefault(what, made)
         return kept
-
-    def _part(self, name: str, make: Callable[[], T]) -> T:
-        """Return a part of the app, and make it if it has not been used before; without a lock, like `_kept`."""
-        if name not in self._parts:
-            self._parts.setdefault(name, make())
-        part: T = self._parts[name]
-        return part
 
     def close(self) -> None:
         """Close the connections of broker, backend and history. The next use opens them again."""

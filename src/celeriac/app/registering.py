@@ -21,6 +21,7 @@ from celeriac.tasks.task import CoroutineTask, Task, Tasks
 if TYPE_CHECKING:
     from celeriac.config.settings import Settings
     from celeriac.http import task as http_tasks
+    from celeriac.http.task import HttpTask
     from celeriac.ports.framework import Framework
 else:
     http_tasks = LazyModule("celeriac.http.task")
@@ -95,7 +96,7 @@ class Registering:
 
     def http_task(self, name: str, url: str, *, secret: str | Sequence[str] | None = None, timeout: Duration = 30.0,
                   style: str = "json", method: str | None = None,
-                  **options: Unpack[TaskOptions]) -> http_tasks.HttpTask:  # fmt: skip
+                  **options: Unpack[TaskOptions]) -> HttpTask:  # fmt: skip
         """Register a task that is an endpoint of another program, in any language; return the task.
 
             charge = app.http_task("billing.charge", "https://billing.internal/charge", secret="whsec_…", time_limit=60)

@@ -15,6 +15,7 @@ from celeriac.lazy import LazyModule
 
 if TYPE_CHECKING:
     from celeriac import inspector as inspecting
+    from celeriac.inspector import Inspector
 else:
     inspecting = LazyModule("celeriac.inspector")
 
@@ -44,7 +45,7 @@ class Session:
             app.import_tasks()
         return app
 
-    def inspector(self, destination: Sequence[str] | None = None, timeout: float = 2.0) -> inspecting.Inspector:
+    def inspector(self, destination: Sequence[str] | None = None, timeout: float = 2.0) -> Inspector:
         """Return an inspector of the app."""
         return inspecting.Inspector(self.app, destination or None, timeout)
 
