@@ -7,6 +7,7 @@ A module that one of these tests finds is needed by few programs. Import it in a
 
 from __future__ import annotations
 
+import ast
 import signal
 import subprocess
 import sys
@@ -137,6 +138,33 @@ for module, error in ((lazy[1], OSError), (lazy[2], ModuleNotFoundError)):
 """
     assert "zoneinfo" in modules_after(code, tmp_path)
     assert repr(LazyModule("zoneinfo")) == "<LazyModule zoneinfo>"
+
+
+def names_of(node: ast.stmt) -> dict[str, str]:
+    """Return the names that a statement imports, or makes of lazy modules, with what they stand for."""
+    if isinstance(node, ast.Import):
+        return {one.asname or one.name: one.name for one in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    match node:
+        case ast.Assign([ast.Name(name)], ast.Call(ast.Name("LazyModule"), [ast.Constant(module)])):
+            return {name: module}
+        case ast.Assign(_, ast.Call(ast.Name("lazy_names"), [_, homes])):
+            return {name: f"{module}.{name}" for module, names in ast.literal_eval(homes).items() for name in names}
+    return {}
+
+
+def test_what_is_imported_lazily_is_what_mypy_and_import_linter_read() -> None:
+    count = 0
+    for path in Path(celeriac.__path__[0]).rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                read = {name: one for part in node.body for name, one in names_of(part).items()}
+                lazy = {name: one for part in node.orelse for name, one in names_of(part).items()
+                        if not isinstance(part, ast.ImportFrom)}  # fmt: skip
+                assert lazy.items() <= read.items(), path
+                count += len(lazy)
+    assert count > 40
 
 
 def test_the_built_in_tasks_have_the_names_by_which_they_are_found() -> None:
