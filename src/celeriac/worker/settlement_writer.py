@@ -39,7 +39,7 @@ class SettlementWriter:
     async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
         if self.joined:
-            if any([item.outcome is not None and item.outcome.place is not None for item in settlements]):
+            if [item for item in settlements if item.outcome is not None and item.outcome.place is not None]:
                 settlements = await self._with_next_steps(settlements, now)
                 if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
                     self.left_pending = True
