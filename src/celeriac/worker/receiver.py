@@ -182,23 +182,22 @@ class Receiver:
         now = self._app.clock.now()
         start: list[Delivery] = []
         endings: list[Ending] = []
-        unlimited: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
+        lanes: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
         received: dict[tuple[str, str], int] = {}
         recovered = 0
+        task, queue, lane, row = "", "", None, 0  # a row of messages of one task and queue is looked up once
         for delivery in deliveries:
             message = delivery.message
-            kind = (message.task, message.queue)
-            received[kind] = received.get(kind, 0) + 1
+            if message.task != task or message.queue != queue:
+                received[task, queue] = received.get((task, queue), 0) + row
+                task, queue, row = message.task, message.queue, 0
+                if task not in lanes:
+                    lanes[task] = self._unlimited_lane(task)
+                lane = lanes[task]
+            row += 1
             if delivery.deliveries > 1:
                 recovered += 1
-            if message.task not in unlimited:
-                unlimited[message.task] = self._unlimited_lane(message.task)
-            if (
-                unlimited[message.task] == message.lane
-                and message.expires_at is None
-                and not delivery.revoked
-                and not delivery.lost
-            ):
+            if lane == message.lane and message.expires_at is None and not delivery.revoked and not delivery.lost:
                 start.append(delivery)
                 continue
             ending = self._refuse(delivery, now)
@@ -206,6 +205,7 @@ class Receiver:
                 endings.append(ending)
             else:
                 start.append(self._with_limits(delivery))
+        received[task, queue] = received.get((task, queue), 0) + row
         self._count(received, recovered)
         if signals.task_received.receivers:
             for delivery in start:
@@ -218,6 +218,7 @@ class Receiver:
 
     def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
         counters = self._heartbeat.counters
+        received.pop(("", ""), None)  # the row before the first
         for kind, count in received.items():
             counted = self._counted.get(kind)
             if counted is None:

@@ -42,9 +42,11 @@ class SettlementWriter:
     async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
         if self.joined:
-            settlements = self._fitting(await self._with_next_steps(settlements, now))
-            if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
-                self.left_pending = True
+            if [item for item in settlements if item.outcome is not None and item.outcome.place is not None]:
+                settlements = await self._with_next_steps(settlements, now)
+                if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
+                    self.left_pending = True
+            settlements = self._fitting(settlements)
             accepted = await lease.settle(settlements)
             self._tell(settlements)
             return accepted

@@ -31,7 +31,7 @@ from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
 __all__ = ["SQLiteBroker", "connect", "send_scheduled", "sent_after"]
 
-LISTEN_PAUSES = (0.0005, 0.05)
+LISTEN_PAUSES = (0.0005, 0.1)
 """The first and the longest time from a commit to the read (seconds). It doubles while commits bring nothing, so that a
 busy database does not wake listeners at every commit."""
 
