@@ -102,7 +102,8 @@ def _not_found(name: str) -> str:
     modules = [path.stem for path in Path.cwd().glob("*.py")]
     modules += [path.parent.name for path in Path.cwd().glob("*/__init__.py")]
     return (f"There is no module {name!r} in {Path.cwd()}, and none is installed.{nearest(name, modules)} "
-            "Run the command in the folder that contains it, or pass --workdir FOLDER.")  # fmt: skip
+            "Run the command in the folder that contains it, or name the folder: "
+            f"celeriac --workdir FOLDER -A {name} …")  # fmt: skip
 
 
 @contextmanager

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.errors import CeleriacError, ImproperlyConfigured, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import (
+    CeleriacError,
+    ImproperlyConfigured,
+    ResultIgnored,
+    ResultTimeout,
+    TaskRevoked,
+    WaitInTask,
+    nearest,
+)
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
@@ -99,9 +107,13 @@ class AsyncResult(Facts, Generic[R]):
         return self.aget().__await__()
 
     def _timeout_error(self, timeout: float | None) -> ResultTimeout:
+        name, tasks, mistyped = self.task_name or "", self.app.tasks, ""
+        if name and name not in tasks:
+            mistyped = f" This app has no task of that name.{nearest(name, tasks)}"
         return ResultTimeout(
-            f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
-            "Is a worker running that receives from its queue? See `celeriac status`."
+            f"The task {name}[{self.id}] has no result after {timeout:g} s; its state is {self.state}.{mistyped} "
+            "Is a worker running that receives from its queue, and is the task's module imported there, or named in "
+            f"the setting `imports` or in `app.autodiscover_tasks`? `celeriac explain {self.id}` tells."
         )
 
     @property
