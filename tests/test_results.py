@@ -204,6 +204,7 @@ def test_a_group_that_is_run_here_keeps_its_options_and_its_id(make_app: Callabl
 
         @app.task(name="about", bind=True)
         def about(self: Task[..., Any]) -> Any:
+            assert self.request.group == self.request.group_id
             return [self.request.id, self.request.group_id, self.request.priority, self.request.queue]
 
         whole = group(about.s().set(task_id="one", priority=1), about.s().set(priority=2), queue="other")
