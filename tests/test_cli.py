@@ -249,7 +249,7 @@ def test_the_options_of_a_call_reach_its_message(folder: Path) -> None:
         (("shop.add", "1", "two"), 2, """celeriac call shop.add --args '[1, "two"]'"""),
         (("shop.add", "--eta", "2030-01-01T00:00"), 2, "with a time zone"),
         (("shop.add", "--eta", "2030-01-01T00:00Z", "--countdown", "1"), 2, "not both"),
-        (("shop.add", "--priority", "10"), 2, "not in the range"),
+        (("shop.add", "--priority", "10"), 2, "'10' is not a whole number from 0 to 9"),
         (("shop.add", "--timeout", "1"), 2, "needs --wait"),
     ],
 )
