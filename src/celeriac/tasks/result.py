@@ -107,14 +107,14 @@ class AsyncResult(Facts, Generic[R]):
         return self.aget().__await__()
 
     def _timeout_error(self, timeout: float | None) -> ResultTimeout:
-        name, tasks, mistyped = self.task_name or "", self.app.tasks, ""
+        name, tasks, state, why = self.task_name or "", self.app.tasks, self.state, ""
         if name and name not in tasks:
-            mistyped = f" This app has no task of that name.{nearest(name, tasks)}"
-        return ResultTimeout(
-            f"The task {name}[{self.id}] has no result after {timeout:g} s; its state is {self.state}.{mistyped} "
-            "Is a worker running that receives from its queue, and is the task's module imported there, or named in "
-            f"the setting `imports` or in `app.autodiscover_tasks`? `celeriac explain {self.id}` tells."
-        )
+            why = f" This app has no task of that name.{nearest(name, tasks)}"
+        if state == states.PENDING:
+            why += (" Is a worker running that receives from its queue, and is the task's module imported there, or "
+                    "named in the setting `imports` or in `app.autodiscover_tasks`?")  # fmt: skip
+        return ResultTimeout(f"The task {name}[{self.id}] has no result after {timeout:g} s; its state is {state}."
+                             f"{why} `celeriac explain {self.id}` tells more.")  # fmt: skip
 
     @property
     def task_id(self) -> str:
