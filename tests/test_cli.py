@@ -195,6 +195,7 @@ def test_the_app_is_looked_for_in_the_workdir(folder: Path, monkeypatch: pytest.
         ("jobs = Celeriac('x')", "mod.jobs", 2, "Did you mean 'mod:jobs'?"),
         ("", "mood", 2, "Did you mean 'mod'?"),
         ("", "a-b", 2, "-A takes a module"),
+        ("", "celeriac", 2, "Call it jobs.py, and pass -A jobs"),
         ("x = 1\nx / 0", "mod", 2, "mod.py:3: x / 0"),
         ("def f(:", "mod", 2, "mod.py:2: def f(:"),
         ("import not_installed", "mod", 2, "ModuleNotFoundError: No module named 'not_installed'"),

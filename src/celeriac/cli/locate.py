@@ -39,6 +39,9 @@ def find_app(spec: str) -> Celeriac:
     if not all(part.isidentifier() for part in name.split(".")) or (colon and not attribute):
         hint = f" Use the module's name: -A {name[:-3].replace(os.sep, '.')}" if name.endswith(".py") else ""
         raise AppError(f"-A takes a module ('shop') or a module and a name ('shop:app'), not {spec!r}.{hint}")
+    if name == celeriac.__name__:
+        raise AppError("-A names the package Celeriac itself. Give the module of your app another name: as celeriac.py "
+                       "it hides the package, or is hidden by it. Call it jobs.py, and pass -A jobs.")  # fmt: skip
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module = _import(name)
