@@ -86,7 +86,7 @@ class AsyncResult(Facts, Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._timeout_error(timeout)
+                raise self._timeout_error(timeout, self.state)
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Coroutine version of `get`. A coroutine task may wait with it."""
@@ -101,13 +101,13 @@ class AsyncResult(Facts, Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._timeout_error(timeout)
+                raise self._timeout_error(timeout, await self.astate())
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
 
-    def _timeout_error(self, timeout: float | None) -> ResultTimeout:
-        name, tasks, state, why = self.task_name or "", self.app.tasks, self.state, ""
+    def _timeout_error(self, timeout: float | None, state: str) -> ResultTimeout:
+        name, tasks, why = self.task_name or "", self.app.tasks, ""
         if name and name not in tasks:
             why = f" This app has no task of that name.{nearest(name, tasks)}"
         if state == states.PENDING:
