@@ -153,5 +153,7 @@ def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfig
     hint = nearest(scheme or url.partition(":")[0], schemes)
     extra = next((found.extra for name, found in kind.schemes().items() if f"'{name}'" in hint), None)
     hint = hint.replace("'?", "://'?") + (f" It needs: pip install 'celeriac[{extra}]'." if extra else "")
-    return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}.{hint} "
+    if not scheme and not hint:
+        hint = " A URL begins with a scheme, as in redis://localhost:6379/0."
+    return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}, which is the setting `{kind.setting}`.{hint} "
                                 f"Known: {', '.join(f'{name}://' for name in schemes)}.")  # fmt: skip

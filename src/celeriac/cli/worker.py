@@ -18,6 +18,7 @@ from celeriac.app.connections import shown
 from celeriac.cli.banner import show_banner
 from celeriac.cli.lazy import FOLDER
 from celeriac.cli.log import set_up_logging
+from celeriac.cli.numbers import Number, WholeNumber
 from celeriac.cli.options import log_options
 from celeriac.cli.session import Session, with_session
 from celeriac.lazy import LazyModule
@@ -74,18 +75,18 @@ class _Pool(click.Choice[str]):
 @click.command("worker")
 @click.option("-Q", "--queues", metavar="A,B", callback=_names,
               help="Receive from these queues.  [default: every queue that the app declares]")  # fmt: skip
-@click.option("-c", "--concurrency", metavar="N", type=click.IntRange(min=1),
+@click.option("-c", "--concurrency", metavar="N", type=WholeNumber(min=1),
               help="Number of children for plain functions.  [default: one per core]")  # fmt: skip
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
 @click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
 @click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
 @log_options
-@click.option("--max-tasks-per-child", metavar="N", type=click.IntRange(min=1),
+@click.option("--max-tasks-per-child", metavar="N", type=WholeNumber(min=1),
               help="Replace a child after N tasks.")  # fmt: skip
-@click.option("--max-memory-per-child", metavar="KIB", type=click.IntRange(min=1),
+@click.option("--max-memory-per-child", metavar="KIB", type=WholeNumber(min=1),
               help="Replace a child whose peak memory exceeds this.")  # fmt: skip
-@click.option("--grace", metavar="SECONDS", type=click.FloatRange(min=0),
+@click.option("--grace", metavar="SECONDS", type=Number(min=0),
               help="Time for running tasks to end when the worker stops.  [default: 25]")  # fmt: skip
 @click.option("--metrics", metavar="HOST:PORT", callback=_address,
               help="Serve the worker's metrics for Prometheus, as in 127.0.0.1:9540.")  # fmt: skip

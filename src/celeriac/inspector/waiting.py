@@ -93,7 +93,8 @@ def _unregistered(facts: Facts, receiving: Mapping[str, Circumstances | None]) -
     end = None if since is None else since + facts.unknown_task_seconds
     then = ("" if end is None else f" It goes back to the queue each time, and becomes a dead letter in "
             f"{duration(max(0.0, end - facts.now))}.")  # fmt: skip
-    advice = "Start or update a worker whose app has the task: its module must be imported there."
+    advice = ("Start or update a worker whose app has the task: its module must be imported there, or named in the "
+              "setting `imports` or in `app.autodiscover_tasks`.")  # fmt: skip
     data = {"nearest": near} if near else {}
     if not any(known):
         who = "The worker that receives" if len(known) == 1 else f"None of the {len(known)} workers that receive"

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.errors import CeleriacError, ImproperlyConfigured, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import (
+    CeleriacError,
+    ImproperlyConfigured,
+    ResultIgnored,
+    ResultTimeout,
+    TaskRevoked,
+    WaitInTask,
+    nearest,
+)
 from celeriac.lazy import LazyModule
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
@@ -83,7 +91,7 @@ class AsyncResult(Facts, Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._timeout_error(timeout)
+                raise self._timeout_error(timeout, self.state)
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Coroutine version of `get`. A coroutine task may wait with it."""
@@ -98,16 +106,20 @@ class AsyncResult(Facts, Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._timeout_error(timeout)
+                raise self._timeout_error(timeout, await self.astate())
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
 
-    def _timeout_error(self, timeout: float | None) -> ResultTimeout:
-        return ResultTimeout(
-            f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
-            "Is a worker running that receives from its queue? See `celeriac status`."
-        )
+    def _timeout_error(self, timeout: float | None, state: str) -> ResultTimeout:
+        name, tasks, why = self.task_name or "", self.app.tasks, ""
+        if name and name not in tasks:
+            why = f" This app has no task of that name.{nearest(name, tasks)}"
+        if state == states.PENDING:
+            why += (" Is a worker running that receives from its queue, and is the task's module imported there, or "
+                    "named in the setting `imports` or in `app.autodiscover_tasks`?")  # fmt: skip
+        return ResultTimeout(f"The task {name}[{self.id}] has no result after {timeout:g} s; its state is {state}."
+                             f"{why} `celeriac explain {self.id}` tells more.")  # fmt: skip
 
     @property
     def task_id(self) -> str:
