@@ -150,7 +150,7 @@ def _redis_time(line: Line | None, script: str | None = None) -> Iterator[RedisC
         return
     from celeriac.drivers.redis.scripts import SCRIPTS  # noqa: PLC0415 - needed only on Redis
 
-    with measuring(line, script or {script.sha: name for name, script in SCRIPTS.items()}) as cost:
+    with measuring(line, script or {script.sha: script.name for script in SCRIPTS.all()}) as cost:
         yield cost
 
 

@@ -224,6 +224,12 @@ def test_a_url_that_nothing_serves_is_refused_with_what_is_known(url: str, app: 
         _ = app.broker
 
 
+def test_a_url_without_a_scheme_is_answered_with_one_and_with_the_setting(app: Celeriac) -> None:
+    app.conf.broker_url = "localhost:6379"
+    with pytest.raises(ImproperlyConfigured, match=r"the setting `broker_url`\. A URL begins with .* redis://local"):
+        _ = app.broker
+
+
 def test_a_mistyped_scheme_is_answered_with_the_nearest_one(app: Celeriac) -> None:
     app.conf.broker_url = "redsi://x"
     with pytest.raises(ImproperlyConfigured, match="Did you mean 'redis://'"):

@@ -243,7 +243,12 @@ def test_a_request_has_the_attributes_of_celerys(app: Celeriac) -> None:
 
 @pytest.mark.parametrize(
     ("name", "instead"),
-    [("chord", r"app\.workflow\(id\)"), ("stamps", "`headers`"), ("children", r"AsyncResult\.children")],
+    [
+        ("redelivered", "delivery_info"),
+        ("chord", r"app\.workflow\(id\)"),
+        ("stamps", "`headers`"),
+        ("children", r"AsyncResult\.children"),
+    ],
 )
 def test_an_attribute_of_celerys_request_without_a_counterpart_says_so(app: Celeriac, name: str, instead: str) -> None:
     task = app.task(name="t")(lambda: None)

@@ -204,6 +204,7 @@ def test_a_group_that_is_run_here_keeps_its_options_and_its_id(make_app: Callabl
 
         @app.task(name="about", bind=True)
         def about(self: Task[..., Any]) -> Any:
+            assert self.request.group == self.request.group_id
             return [self.request.id, self.request.group_id, self.request.priority, self.request.queue]
 
         whole = group(about.s().set(task_id="one", priority=1), about.s().set(priority=2), queue="other")
@@ -312,12 +313,20 @@ def test_a_task_that_is_retried_by_a_worker_ends_well(app: Celeriac) -> None:
 
 def test_a_result_that_does_not_come_times_out_with_the_state_and_the_next_step(add: Task[..., int]) -> None:
     result = add.delay(1)
-    with pytest.raises(ResultTimeout, match=r"after 0.01 s; its state is PENDING.*celeriac status"):
+    with pytest.raises(ResultTimeout, match=r"after 0.01 s; its state is PENDING\. Is a worker .*celeriac explain"):
         result.get(timeout=0.01)
     with pytest.raises(ResultTimeout):
         result.get(timeout=0)
     with pytest.raises(TimeoutError):
         asyncio.run(result.aget(timeout=0.01))
+
+
+def test_a_timeout_of_a_task_that_this_app_does_not_have_names_the_nearest_and_where_modules_are_named(
+    app: Celeriac, add: Task[..., int]
+) -> None:
+    result = app.send_task(add.name + "d", (1,))
+    with pytest.raises(ResultTimeout, match=rf"no task of that name\. Did you mean '{add.name}'\?.* setting `imports`"):
+        result.get(timeout=0.01)
 
 
 def test_a_timeout_is_seconds_or_a_timedelta(add: Task[..., int]) -> None:

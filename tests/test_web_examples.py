@@ -153,11 +153,12 @@ def test_a_server_stops_although_a_stream_is_open(tmp_path: Path) -> None:
             next(following)
 
 
-def test_without_a_broker_the_answer_is_503(tmp_path: Path) -> None:
+def test_without_a_broker_the_answer_is_503_and_a_stream_ends(tmp_path: Path) -> None:
     settings = {"CELERIAC_BROKER_URL": "redis://127.0.0.1:1", "CELERIAC_BROKER_PUBLISH_TIMEOUT": "0.5"}
     with site("web_fastapi", tmp_path, settings) as found, found.client(*UVICORN) as client:
         assert client.post("/reports").status_code == 503
         assert client.get("/reports/any").status_code == 503
+        assert list(steps(client, "any")) == []
 
 
 def test_a_task_of_flask_has_the_context_of_its_application(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ async def events(id: str) -> StreamingResponse:
     """Follow a task to its end, by server-sent events."""
 
     async def stream() -> AsyncIterator[str]:
-        async for step in jobs.AsyncResult(id).aprogress():
-            yield f"data: {json.dumps(step)}\n\n"
+        with suppress(BrokerUnavailable):  # the stream ends, and the browser opens it again
+            async for step in jobs.AsyncResult(id).aprogress():
+                yield f"data: {json.dumps(step)}\n\n"
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 

@@ -11,15 +11,11 @@
     add.delay(2, 2).get()  # while `celeriac -A shop worker` runs
 """
 
+from typing import TYPE_CHECKING
+
 from celeriac import errors, signals, states
 from celeriac.__about__ import VERSION
 from celeriac.app.app import Celeriac
-from celeriac.canvas.chain import chain
-from celeriac.canvas.chord import chord
-from celeriac.canvas.functions import chunks, signature, xmap, xstarmap
-from celeriac.canvas.group import group
-from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.workflow import Workflow
 from celeriac.config.settings import Settings
 from celeriac.errors import (
     CeleriacError,
@@ -33,13 +29,36 @@ from celeriac.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from celeriac.logs import get_task_logger
-from celeriac.schedules import at, cron, crontab, every, solar
+from celeriac.lazy import lazy_names
 from celeriac.tasks.request import Request, current_request
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.shared import current_app, shared_task
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import Task
+
+if TYPE_CHECKING:
+    from celeriac.canvas.chain import chain
+    from celeriac.canvas.chord import chord
+    from celeriac.canvas.functions import chunks, signature, xmap, xstarmap
+    from celeriac.canvas.group import group
+    from celeriac.canvas.group_result import GroupResult
+    from celeriac.canvas.workflow import Workflow
+    from celeriac.logs import get_task_logger
+    from celeriac.schedules import at, cron, crontab, every, solar
+else:  # imported when they are first used: a program that only sends tasks starts faster
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "celeriac.canvas.chain": ["chain"],
+            "celeriac.canvas.chord": ["chord"],
+            "celeriac.canvas.functions": ["chunks", "signature", "xmap", "xstarmap"],
+            "celeriac.canvas.group": ["group"],
+            "celeriac.canvas.group_result": ["GroupResult"],
+            "celeriac.canvas.workflow": ["Workflow"],
+            "celeriac.logs": ["get_task_logger"],
+            "celeriac.schedules": ["at", "cron", "crontab", "every", "solar"],
+        },
+    )
 
 __version__ = VERSION
 

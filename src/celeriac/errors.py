@@ -7,8 +7,14 @@ A class's docstring is its default message. Errors carry details as attributes f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from celeriac.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LazyModule("difflib")
 
 __all__ = [
     "AccessRefused",
@@ -49,6 +55,7 @@ __all__ = [
     "WaitInTask",
     "WorkerLost",
     "WorkflowError",
+    "closest",
     "nearest",
 ]
 
@@ -59,8 +66,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("mial", ["mail", "default"])
     " Did you mean 'mail'?"
     """
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    found = closest(name, known)
+    return f" Did you mean {found!r}?" if found is not None else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name in `known` that resembles `name` most, or None if none does."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 class CeleriacError(Exception):

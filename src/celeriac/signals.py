@@ -232,6 +232,8 @@ NOT_SENT = {
 
 
 def __getattr__(name: str) -> Any:
+    if name.startswith("__"):  # each `from celeriac.signals import …` asks for `__path__`
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in NOT_SENT:
         raise AttributeError(f"Celeriac does not send the signal {name}: {NOT_SENT[name]}.")
     raise AttributeError(f"There is no signal {name!r}.{nearest(name, __all__)}")

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from celeriac.errors import BadSignature
-from celeriac.http.callbacks import WEBHOOK, check_callback
+from celeriac.http.callbacks import check_callback
 from celeriac.model.webhook_signatures import new_secret, verify
+from celeriac.tasks.builtin_names import WEBHOOK
 from celeriac.tasks.task import Task
 
 __all__ = ["BadSignature", "callback", "new_secret", "verify"]

@@ -26,7 +26,7 @@ class Crew:
         self.lease = lease
         self.chance = chance or random.Random(1)
         self.executor = Executor(app, "crew")
-        self.writer = SettlementWriter(app.broker, app.backend, app.workflows)
+        self.writer = SettlementWriter(app.broker, app.backend, lambda: app.workflows)
         self.advancing = Advancer(app, lambda: self.lease, self.writer.joined, Outages(self.writer.joined))
         self.before_settling: Callable[[list[Delivery]], None] = lambda deliveries: None
 

@@ -22,6 +22,7 @@ import signal
 import sys
 
 from celeriac import Celeriac, get_task_logger, signals
+from celeriac.logs import TaskFilter
 
 {setup}
 
@@ -78,6 +79,8 @@ def write(size):
 """
 
 BASIC = 'logging.basicConfig(level="INFO", format="APP %(levelname)s %(name)s: %(message)s")'
+
+NAMING = BASIC.replace(": ", " %(task_name)s[%(task_id)s]: ") + "; logging.root.handlers[0].addFilter(TaskFilter())"
 
 DJANGO = """
 logging.config.dictConfig({{

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from celeriac import Celeriac, get_task_logger
-from tests.logs.shop import AFTER, BASIC, DJANGO, ONE_LOGGER, OURS, RECEIVERS, Shop
+from tests.logs.shop import AFTER, BASIC, DJANGO, NAMING, ONE_LOGGER, OURS, RECEIVERS, Shop
 from tests.patience import PATIENCE
 
 DISABLING = DJANGO.format(disable=True)
@@ -22,13 +22,14 @@ KEEPING = DJANGO.format(disable=False)
         (("--pool", "threads"), "", OURS, True),
         (("--pool", "solo"), "", OURS, True),
         ((), BASIC, "APP ", False),
+        ((), NAMING, "APP ", True),
         ((), KEEPING, "APP ", True),
         ((), DISABLING, "APP ", True),
         (("--pool", "threads"), DISABLING, "APP ", True),
         ((), RECEIVERS.format(django=BASIC), "APP ", False),
     ],
-    ids=["none", "none-threads", "none-solo", "basicConfig", "Django", "Django-disabling", "Django-threads",
-         "setup_logging"],
+    ids=["none", "none-threads", "none-solo", "basicConfig", "basicConfig-with-filter", "Django",
+         "Django-disabling", "Django-threads", "setup_logging"],
 )  # fmt: skip
 def test_each_line_is_logged_once_whoever_configured_logging(
     shop: Shop, arguments: tuple[str, ...], setup: str, begin: str, named: bool

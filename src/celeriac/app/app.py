@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import platform
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
-from celeriac.app.configuring import Configuring
+from celeriac.app.builtin_tasks import BuiltinTasks
 from celeriac.app.connections import (
     file_url,
     history_of,
@@ -24,43 +22,53 @@ from celeriac.app.connections import (
     sends_notices,
     sends_outcomes,
 )
-from celeriac.app.control import Control
 from celeriac.app.registering import MAIN
-from celeriac.beat.declared import Declared
-from celeriac.beat.info import POLICIES
-from celeriac.beat.schedules import Schedules
-from celeriac.canvas import functions
-from celeriac.canvas.group_result import GroupResult
-from celeriac.canvas.map import amap_tasks, map_tasks
-from celeriac.canvas.workflow import Workflow
-from celeriac.canvas.workflows import Workflows
+from celeriac.app.scheduling import Scheduling
 from celeriac.errors import ArgumentsError, NotRegistered
-from celeriac.http.callbacks import WEBHOOK, callback_task
-from celeriac.mail.tasks import MAIL, check_mail, mail_call, mail_options, mail_tasks
+from celeriac.lazy import LazyModule
 from celeriac.model.arguments import args_of, kwargs_of
 from celeriac.model.clock import Clock
 from celeriac.model.masks import masked
 from celeriac.model.message import Message
 from celeriac.model.options import CallOptions
 from celeriac.ports.complete import in_thread
-from celeriac.ports.delays import delay_store
 from celeriac.signals import SetupSignal, after_task_publish, before_task_publish
 from celeriac.tasks import shared
+from celeriac.tasks.builtin_names import MAIL
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.message_template import MessageTemplate
 from celeriac.tasks.pickling import address_of, app_at
 from celeriac.tasks.protocols import Template
-from celeriac.tasks.publish_signals import send_after_publish, send_before_publish
 from celeriac.tasks.result import AsyncResult
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import Task
 from celeriac.tasks.tracing import Sending, Tracing
 
 if TYPE_CHECKING:
-    from celeriac.beat.scheduler import Scheduler
+    from celeriac.app import control as app_control
+    from celeriac.app import notices
+    from celeriac.app.control import Control
+    from celeriac.canvas import functions as canvas_functions
+    from celeriac.canvas import map as canvas_map
+    from celeriac.canvas import workflows as canvas_workflows
+    from celeriac.canvas.group_result import GroupResult
+    from celeriac.canvas.workflow import Workflow
+    from celeriac.canvas.workflows import Workflows
+    from celeriac.mail import tasks as mailing
+    from celeriac.ports import delays
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
     from celeriac.ports.history import History
+    from celeriac.tasks import publish_signals
+else:  # what few callers of tasks need
+    app_control = LazyModule("celeriac.app.control")
+    notices = LazyModule("celeriac.app.notices")
+    canvas_functions = LazyModule("celeriac.canvas.functions")
+    canvas_map = LazyModule("celeriac.canvas.map")
+    canvas_workflows = LazyModule("celeriac.canvas.workflows")
+    mailing = LazyModule("celeriac.mail.tasks")
+    delays = LazyModule("celeriac.ports.delays")
+    publish_signals = LazyModule("celeriac.tasks.publish_signals")
 
 __all__ = ["Celeriac"]
 
@@ -71,7 +79,7 @@ T = TypeVar("T")
 DATABASE_NAME = "celeriac.db"
 
 
-class Celeriac(Configuring):
+class Celeriac(Scheduling):
     """An app. `app = Celeriac("shop")` is enough: it stores messages and results in `celeriac.db` beside its file.
 
     Settings are keywords (`task_acks_late=False`); `app.conf` has all of them.
@@ -85,14 +93,10 @@ class Celeriac(Configuring):
         self.main = main or module
         self.clock = clock or Clock()
         self.tracing = Tracing(self)
-        self.control = Control(self)
-        self.schedules = Schedules(self)
-        self.declared = Declared(self, self.main, self.schedules)
         self.on_after_configure = SetupSignal("on_after_configure")
         self.on_after_finalize = SetupSignal("on_after_finalize")
-        self.canvas = functions
-        self.workflows = Workflows(self)
-        self.builtin_tasks = {**functions.builtin_tasks(self), **mail_tasks(self), WEBHOOK: callback_task(self)}
+        self.canvas = canvas_functions
+        self.builtin_tasks = BuiltinTasks(self)
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._history: History | None = None
@@ -100,12 +104,11 @@ class Celeriac(Configuring):
         self._templates: dict[str, MessageTemplate] = {}
         shared.register_app(self)
 
-    # --- Configuration and tasks: `configuring.py` and `registering.py` have more ---------------------
+    # --- Configuration and tasks: see also `scheduling.py`, `configuring.py`, `registering.py` ---------------------
 
     def _configuration_changed(self) -> None:
         self._templates.clear()
         self.tracing.configuration_changed()
-        self.declared.forget()
         super()._configuration_changed()
 
     def import_tasks(self) -> None:
@@ -134,40 +137,6 @@ class Celeriac(Configuring):
             self._templates[task] = MessageTemplate(self, task, {})
         return self._templates[task]
 
-    # --- Schedules ------------------------------------------------------------------------------------
-
-    def add_periodic_task(self, schedule: Any, sig: Any, args: Sequence[Any] = (),
-                          kwargs: Mapping[str, Any] | None = None, name: str | None = None,
-                          **options: Any) -> str:  # fmt: skip
-        """Declare that schedulers send a task's signature, or a workflow; return the name of the entry.
-
-        `schedule` is as for `app.schedules.add`. Options are those of a call, and policies of the entry.
-        """
-        policies = {key: options.pop(key) for key in POLICIES if key in options}
-        if args or kwargs or options:
-            sig = sig.clone(args, kwargs, **options)
-        name = name or repr(sig)
-        self.declared.add(name, schedule, sig, policies)
-        return name
-
-    def _add(self, name: str, task: Task[Any, Any]) -> None:
-        super()._add(name, task)
-        self.declared.forget()
-        if (schedule := task.options.pop("schedule", None)) is not None:
-            self.declared.add_task(task, schedule)
-
-    async def beat(self, name: str = "") -> None:
-        """Import the task modules, and run a scheduler in this event loop until cancelled. Any number may run."""
-        self.import_tasks()
-        await self.scheduler(name).run()
-
-    def scheduler(self, name: str = "") -> Scheduler:
-        """Return a scheduler, which `beat` runs."""
-        scheduling = importlib.import_module("celeriac.beat.scheduler")  # it imports asyncio, which takes long
-        name = name or f"{self.main}@{platform.node()}.{os.getpid()}"
-        made: Scheduler = scheduling.Scheduler(self, name, self.declared)
-        return made
-
     # --- Sending --------------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
@@ -186,10 +155,10 @@ class Celeriac(Configuring):
 
     def _publish(self, messages: Sequence[Message]) -> None:
         if before_task_publish.receivers:
-            messages = send_before_publish(messages)
+            messages = publish_signals.send_before_publish(messages)
         self.broker.publish(messages)
         if after_task_publish.receivers:
-            send_after_publish(messages)
+            publish_signals.send_after_publish(messages)
 
     async def apublish(self, messages: Sequence[Message], batch: Sending | None = None) -> bool:
         """Coroutine version of `publish`."""
@@ -204,10 +173,10 @@ class Celeriac(Configuring):
 
     async def _apublish(self, messages: Sequence[Message]) -> None:
         if before_task_publish.receivers:
-            messages = send_before_publish(messages)
+            messages = publish_signals.send_before_publish(messages)
         await self.broker.apublish(messages)
         if after_task_publish.receivers:
-            send_after_publish(messages)
+            publish_signals.send_after_publish(messages)
 
     def send_task(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                   **options: Unpack[CallOptions]) -> AsyncResult[Any]:  # fmt: skip
@@ -241,13 +210,13 @@ class Celeriac(Configuring):
 
         Raises `ImproperlyConfigured` if there are none.
         """
-        check_mail(self)
-        return self.send_task(MAIL, (mail_call(self, subject, body),), **mail_options(self))
+        mailing.check_mail(self)
+        return self.send_task(MAIL, (mailing.mail_call(self, subject, body),), **mailing.mail_options(self))
 
     async def amail_admins(self, subject: str, body: str) -> AsyncResult[None]:
         """Coroutine version of `mail_admins`."""
-        check_mail(self)
-        return await self.asend_task(MAIL, (mail_call(self, subject, body),), **mail_options(self))
+        mailing.check_mail(self)
+        return await self.asend_task(MAIL, (mailing.mail_call(self, subject, body),), **mailing.mail_options(self))
 
     def map(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
             return_exceptions: bool = False) -> Iterator[R]:  # fmt: skip
@@ -256,12 +225,12 @@ class Celeriac(Configuring):
         At most `window` calls are sent and not yielded at any time, so the iterable may be endless. An exception is
         raised when its item's turn comes, and ends the map; with `return_exceptions` it is yielded instead.
         """
-        return map_tasks(task, items, window=window, return_exceptions=return_exceptions)
+        return canvas_map.map_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def amap(self, task: Task[Any, R], items: Iterable[Any], *, window: int = 1000,
              return_exceptions: bool = False) -> AsyncIterator[R]:  # fmt: skip
         """Coroutine version of `map`."""
-        return amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
+        return canvas_map.amap_tasks(task, items, window=window, return_exceptions=return_exceptions)
 
     def signature(self, task: str | Mapping[str, Any], args: Sequence[Any] = (),
                   kwargs: Mapping[str, Any] | None = None, *, immutable: bool = False,
@@ -270,6 +239,16 @@ class Celeriac(Configuring):
         if isinstance(task, Mapping):
             return Signature.from_dict(task, self)
         return Signature(self, task, args, kwargs, options, immutable)
+
+    @property
+    def workflows(self) -> Workflows:
+        """Sends, runs and finds workflows."""
+        return self._part("workflows", lambda: canvas_workflows.Workflows(self))
+
+    @property
+    def control(self) -> Control:
+        """Sends commands to workers."""
+        return self._part("control", lambda: app_control.Control(self))
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of an earlier call by its id."""
@@ -300,7 +279,7 @@ class Celeriac(Configuring):
         """The broker, made on first use."""
         if self._broker is None:
             made = open_broker(self.broker_url, self.conf, self.clock)
-            made.keep_delays_in(lambda: delay_store(self.backend), self.conf.broker_delays)
+            made.keep_delays_in(lambda: delays.delay_store(self.backend), self.conf.broker_delays)
             if self.framework is not None:
                 self.framework.opened(made)
             self._broker = self._kept("broker", made)
@@ -328,7 +307,6 @@ class Celeriac(Configuring):
         if self._backend is None:
             made = open_backend(self.backend_url, self.broker_url, self.conf, self.clock)
             if needs_notices(made):
-                notices = importlib.import_module("celeriac.app.notices")  # it imports asyncio, which takes long
                 made.notices = notices.NoticeListener(lambda: self.broker, made)
             if self.framework is not None:
                 self.framework.opened(made)

@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from celeriac.app.builtin_tasks import BuiltinTasks
 from celeriac.app.frameworks import framework_of
 from celeriac.app.registering import Registering
 from celeriac.config.settings import Settings
 from celeriac.config.sources import from_object, from_toml
 from celeriac.errors import UnknownQueue
 from celeriac.model.routing import Routes
-from celeriac.tasks.task import Task
 
 if TYPE_CHECKING:
     from celeriac.ports.framework import Framework
@@ -23,7 +23,7 @@ __all__ = ["Configuring"]
 class Configuring(Registering):
     """Has settings. `Celeriac` is derived from it."""
 
-    builtin_tasks: Mapping[str, Task[Any, Any]]
+    builtin_tasks: BuiltinTasks
 
     def __init__(self, settings: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         super().__init__()
@@ -51,8 +51,9 @@ class Configuring(Registering):
     def _configuration_changed(self) -> None:
         """Drop what was derived from the settings."""
         self._routes = self._queues = None
-        for task in (*self.tasks.values(), *self.builtin_tasks.values()):
+        for task in self.tasks.values():
             task.configuration_changed()
+        self.builtin_tasks.configuration_changed()
 
     @property
     def routes(self) -> Routes:

@@ -16,17 +16,22 @@ from celeriac.app.schemes import BACKEND, BROKER, NOTIFYING, REPLYING, RPC, Buil
 from celeriac.config import adapters
 from celeriac.config.settings import received_max_bytes
 from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.lazy import LazyModule
 from celeriac.model.codec import codec_of
-from celeriac.model.keys import parse_key
 from celeriac.model.masks import masked
 from celeriac.ports.abilities import Ability
 
 if TYPE_CHECKING:
     from celeriac.config.settings import Settings
+    from celeriac.model import keys
     from celeriac.model.clock import Clock
+    from celeriac.ports import history as history_port
     from celeriac.ports.backend import Backend
     from celeriac.ports.broker import Broker
     from celeriac.ports.history import History
+else:
+    keys = LazyModule("celeriac.model.keys")
+    history_port = LazyModule("celeriac.ports.history")
 
 __all__ = ["file_url", "history_of", "needs_notices", "open_backend", "open_broker", "sends_notices", "sends_outcomes",
            "shown"]  # fmt: skip
@@ -69,10 +74,8 @@ def open_backend(url: str, broker_url: str, settings: Settings, clock: Clock) ->
 
 def history_of(backend: Backend, url: str | None) -> History | None:
     """Return the history that a backend keeps, or None. Raises `ImproperlyConfigured` if `history_url` names it."""
-    ports = importlib.import_module("celeriac.ports.history")  # callers of tasks need none of it
-    if isinstance(backend, ports.HistoryKeeper):
-        history: History = backend.history()
-        return history
+    if isinstance(backend, history_port.HistoryKeeper):
+        return backend.history()
     if url is not None:
         raise ImproperlyConfigured(f"{shown(url)!r} keeps no history. Set `history_url` to a store that does: "
                                    "sqlite:///path/to.db, redis://…, zmq://…, db+postgresql://…, "
@@ -118,7 +121,7 @@ def _open(kind: Kind, other: Kind, url: str, settings: Settings, clock: Clock) -
     else:
         raise _unknown(kind, other, url, scheme)
     options = {name.partition("_")[2]: getattr(settings, name) for name in own}
-    codec = codec_of(tuple(map(parse_key, settings.security_keys)), str(options.get("prefix", "")),
+    codec = codec_of(tuple(keys.parse_key(key) for key in settings.security_keys), str(options.get("prefix", "")),
                      settings.security_encrypt, settings.security_accept_unsigned,
                      received_max_bytes(settings))  # fmt: skip
     port = connect(url, clock=clock, timeout=settings.broker_publish_timeout,
@@ -150,5 +153,7 @@ def _unknown(kind: Kind, other: Kind, url: str, scheme: str) -> ImproperlyConfig
     hint = nearest(scheme or url.partition(":")[0], schemes)
     extra = next((found.extra for name, found in kind.schemes().items() if f"'{name}'" in hint), None)
     hint = hint.replace("'?", "://'?") + (f" It needs: pip install 'celeriac[{extra}]'." if extra else "")
-    return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}.{hint} "
+    if not scheme and not hint:
+        hint = " A URL begins with a scheme, as in redis://localhost:6379/0."
+    return ImproperlyConfigured(f"No {kind.name} for {masked(url)!r}, which is the setting `{kind.setting}`.{hint} "
                                 f"Known: {', '.join(f'{name}://' for name in schemes)}.")  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from celeriac.errors import ImproperlyConfigured
-from celeriac.http.task import HttpTask, function_of, make_endpoint
+from celeriac.lazy import LazyModule
 from celeriac.model.clock import Duration
 from celeriac.model.options import TaskOptions, text
 from celeriac.tasks.decorators import BoundDecorator, Decorator
@@ -20,7 +20,11 @@ from celeriac.tasks.task import CoroutineTask, Task, Tasks
 
 if TYPE_CHECKING:
     from celeriac.config.settings import Settings
+    from celeriac.http import task as http_tasks
+    from celeriac.http.task import HttpTask
     from celeriac.ports.framework import Framework
+else:
+    http_tasks = LazyModule("celeriac.http.task")
 
 __all__ = ["MAIN", "Registering"]
 
@@ -39,6 +43,7 @@ class Registering:
 
     def __init__(self) -> None:
         self.tasks = Tasks()
+        self.has_http_tasks = False
         self._queues: frozenset[str] | None = None  # every declared queue, once it was asked for
         self._discovered: list[tuple[Iterable[str] | Callable[[], Iterable[str]], str | None]] = []
 
@@ -103,10 +108,12 @@ class Registering:
         `celery.task.http`, and `method` is "POST" or "GET".
         """
         name = text(name, "name")
-        endpoint = make_endpoint(name, url, secret, timeout, style, method)
-        function = function_of(endpoint, sys._getframe(1).f_globals.get("__name__", "__main__"), name)
-        task = cast(HttpTask, self.register(function, name, True, HttpTask, options))
+        endpoint = http_tasks.make_endpoint(name, url, secret, timeout, style, method)
+        function = http_tasks.function_of(endpoint, sys._getframe(1).f_globals.get("__name__", "__main__"), name)
+        task = self.register(function, name, True, http_tasks.HttpTask, options)
+        assert isinstance(task, http_tasks.HttpTask)
         task.endpoint = endpoint
+        self.has_http_tasks = True
         return task
 
     def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:

@@ -12,7 +12,6 @@ Each leaves `close` to the adapter. `recent` raises `NotSupported` unless the ad
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from abc import abstractmethod
@@ -29,7 +28,7 @@ from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.ports.abilities import Ability
 from celeriac.ports.backend import Backend
-from celeriac.ports.complete import complete
+from celeriac.ports.complete import complete, in_thread, sleep
 from celeriac.ports.workflows import KEEPERS
 
 __all__ = ["AsyncBackend", "PollingBackend", "SyncBackend", "WaitingBackend", "Watch", "without_value"]
@@ -108,7 +107,7 @@ class WaitingBackend(Backend):
         try:
             while True:
                 if pause:
-                    await asyncio.sleep(min(pause, max(0.0, deadline - self.clock.monotonic())))
+                    await sleep(min(pause, max(0.0, deadline - self.clock.monotonic())))
                 seen = watch.generation
                 found = await self.alook(ids, True)
                 left = deadline - self.clock.monotonic()
@@ -176,13 +175,13 @@ class SyncBackend(PollingBackend):
         """Store outcomes, as `Backend.store` does."""
 
     async def asave(self, outcomes: Sequence[Outcome]) -> list[bool]:
-        return await asyncio.to_thread(self.save, outcomes)
+        return await in_thread(self.save, outcomes)
 
     async def alook(self, ids: Sequence[str], final: bool) -> dict[str, Outcome]:
-        return await asyncio.to_thread(self.look, ids, final)
+        return await in_thread(self.look, ids, final)
 
     async def aforget(self, ids: Sequence[str]) -> None:
-        await asyncio.to_thread(self.forget, ids)
+        await in_thread(self.forget, ids)
 
 
 class AsyncBackend(PollingBackend):

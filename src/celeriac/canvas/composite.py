@@ -14,12 +14,12 @@ from celeriac.canvas.planner import Given, Planner
 from celeriac.errors import WorkflowError
 from celeriac.model.options import check_call
 from celeriac.tasks.protocols import App
-from celeriac.tasks.signature import Signature, listed, plain_options, read_options, sendable
+from celeriac.tasks.signature import Sendable, Signature, listed, plain_options, read_options, workflow_class
 
 __all__ = ["Composite", "parts_of"]
 
 
-class Composite(ABC):
+class Composite(Sendable, ABC):
     """Signatures tied together.
 
     Options apply to all its tasks, but `countdown` and `eta` only to those that start at once. `link` is sent when all
@@ -31,10 +31,6 @@ class Composite(ABC):
     def __init__(self, tasks: Sequence[Any], options: Mapping[str, Any] | None = None) -> None:
         self.tasks = list(tasks)
         self.options = check_call(options or {})
-
-    def __init_subclass__(cls) -> None:
-        if "kind" in cls.__dict__:
-            Signature.KINDS[cls.kind] = cls
 
     @abstractmethod
     def lay_out(self, planner: Planner, given: Given) -> int:
@@ -95,7 +91,7 @@ class Composite(ABC):
 
     def __or__(self, other: Any) -> Any:
         """Return a chain that calls `other` with the result of this."""
-        return Signature.KINDS["chain"](self, other) if sendable(other) else NotImplemented
+        return workflow_class("chain")(self, other) if isinstance(other, Sendable) else NotImplemented
 
     # --- Sending --------------------------------------------------------------------------------------
 
@@ -184,8 +180,8 @@ class Composite(ABC):
 def parts_of(kind: str, tasks: tuple[Any, ...]) -> list[Any]:
     """Return the parts of a chain or group, given one by one or as one iterable. Raises `TypeError` for any other."""
     first = tasks[0] if len(tasks) == 1 else tasks
-    found = [first] if sendable(first) else list(first) if isinstance(first, Iterable) else [first]
+    found = [first] if isinstance(first, Sendable) else list(first) if isinstance(first, Iterable) else [first]
     for task in found:
-        if not sendable(task):
+        if not isinstance(task, Sendable):
             raise TypeError(f"{kind} needs signatures (task.s(...)), not {task!r}")
     return found

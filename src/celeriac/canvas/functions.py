@@ -10,16 +10,13 @@ from itertools import islice
 from typing import Any
 
 from celeriac.canvas.group import group
-from celeriac.canvas.planner import GATHER
 from celeriac.errors import NotRegistered
+from celeriac.tasks.builtin_names import GATHER, MAP, STARMAP
 from celeriac.tasks.protocols import AnyTask, App
 from celeriac.tasks.signature import Signature
 from celeriac.tasks.task import Task
 
 __all__ = ["builtin_tasks", "chunks", "signature", "xmap", "xstarmap"]
-
-MAP = "celeriac.map"
-STARMAP = "celeriac.starmap"
 
 
 def signature(task: Any, *args: Any, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from celeriac.model.options import check_call
 from celeriac.tasks.custom_ids import afree_ids, free_ids
 from celeriac.tasks.message_template import PUBLISH_BATCH, check_same_app
 from celeriac.tasks.result import AsyncResult
-from celeriac.tasks.signature import Signature
+from celeriac.tasks.signature import Signature, workflow_class
 from celeriac.tasks.tracing import LINKED_FROM
 
 __all__ = ["group"]
@@ -47,7 +47,7 @@ class group(Composite, Generic[R]):  # noqa: N801 - Celery's name
 
     def __or__(self, other: Any) -> Any:
         """Return a chord that calls `other` with the list of the results."""
-        return Signature.KINDS["chain"](self, other)
+        return workflow_class("chain")(self, other)
 
     def apply_async(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
                     **options: Any) -> GroupResult[R]:  # fmt: skip

@@ -222,7 +222,8 @@ class _Pending:
         if self.ids and self._deadline is not None and self.app.clock.monotonic() >= self._deadline:
             raise ResultTimeout(
                 f"{len(self.ids)} of {self._total} tasks have no result after {self._timeout:g} s. "
-                "Is a worker running that receives from their queues? See `celeriac status`."
+                "Is a worker running that receives from their queues, and are their modules imported there? "
+                f"`celeriac explain {next(iter(self.ids))}` tells more of one."
             )
 
 

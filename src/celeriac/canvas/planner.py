@@ -20,15 +20,15 @@ from celeriac.errors import UnknownOption, WorkflowError
 from celeriac.model.codec import Codec
 from celeriac.model.message import Link, Message, encode, new_id
 from celeriac.ports.workflows import Plan
+from celeriac.tasks.builtin_names import GATHER
 from celeriac.tasks.message_template import as_link, check_callback, check_same_app, check_takes_result
 from celeriac.tasks.protocols import App
 from celeriac.tasks.request import current
 from celeriac.tasks.signature import Signature, listed
 from celeriac.tasks.tracing import LINKED, LINKED_FROM, Sending, without_context
 
-__all__ = ["FIRST_ONLY", "GATHER", "Given", "Planned", "Planner", "as_replacement", "check_unique"]
+__all__ = ["FIRST_ONLY", "Given", "Planned", "Planner", "as_replacement", "check_unique"]
 
-GATHER = "celeriac.gather"  # the built-in task that returns its argument
 
 FIRST_ONLY = ("countdown", "eta")
 """Options of a call that apply only to the tasks that start at once."""

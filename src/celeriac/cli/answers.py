@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from celeriac.cli.documents import emit
+from celeriac.cli.numbers import Number
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session
 from celeriac.documents import answers_document
@@ -21,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def asks(command: Command) -> Command:
     """Add `--destination` and `--timeout` to a command."""
     for option in (
-        click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=2.0,
+        click.option("-t", "--timeout", metavar="SECONDS", type=Number(min=0), default=2.0,
                      show_default=True, help="How long to wait for workers to reply."),
         click.option("-d", "--destination", metavar="WORKER", multiple=True,
                      help="Address this worker; can be repeated.  [default: all]"),

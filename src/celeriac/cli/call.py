@@ -12,6 +12,7 @@ import click
 from celeriac.app.app import Celeriac
 from celeriac.cli import endings
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import Number, WholeNumber
 from celeriac.cli.options import aware_time, json_value
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
@@ -26,13 +27,13 @@ __all__ = ["command", "unknown_task"]
 @click.argument("others", nargs=-1, metavar="", type=click.UNPROCESSED)
 @click.option("-a", "--args", metavar="JSON", callback=json_value, help="Positional arguments: a JSON list.")
 @click.option("-k", "--kwargs", metavar="JSON", callback=json_value, help="Keyword arguments: a JSON object.")
-@click.option("--countdown", metavar="SECONDS", type=click.FloatRange(min=0), help="Start no sooner than this.")
+@click.option("--countdown", metavar="SECONDS", type=Number(min=0), help="Start no sooner than this.")
 @click.option("--eta", metavar="TIME", callback=aware_time, help="Start no sooner than this time (ISO 8601 with zone).")
-@click.option("--expires", metavar="SECONDS", type=click.FloatRange(min=0), help="Do not start after this.")
+@click.option("--expires", metavar="SECONDS", type=Number(min=0), help="Do not start after this.")
 @click.option("-q", "--queue", metavar="NAME", help="Send to this queue.  [default: as routed]")
-@click.option("--priority", metavar="0-9", type=click.IntRange(0, 9), help="9 is the highest.")
+@click.option("--priority", metavar="0-9", type=WholeNumber(0, 9), help="9 is the highest.")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: wait at most this long.")
+@click.option("--timeout", metavar="SECONDS", type=Number(min=0), help="With --wait: wait at most this long.")
 @click.option("--unregistered", is_flag=True, help="Send it even if this app has no such task.")
 @as_json
 @with_session

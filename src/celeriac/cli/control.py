@@ -11,6 +11,7 @@ from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import report_revoked
+from celeriac.cli.numbers import Number, WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.inspector import Answers
@@ -114,8 +115,8 @@ def rate_limit(session: Session, *, task: str, rate: str, destination: tuple[str
 
 @command.command("time-limit")
 @click.argument("task")
-@click.option("--soft", metavar="SECONDS", type=click.FloatRange(min=0), help="Raise SoftTimeLimitExceeded after this.")
-@click.option("--hard", metavar="SECONDS", type=click.FloatRange(min=0), help="Terminate the attempt after this.")
+@click.option("--soft", metavar="SECONDS", type=Number(min=0), help="Raise SoftTimeLimitExceeded after this.")
+@click.option("--hard", metavar="SECONDS", type=Number(min=0), help="Terminate the attempt after this.")
 @asks
 @as_json
 @with_session
@@ -132,7 +133,7 @@ def time_limit(session: Session, *, task: str, soft: float | None, hard: float |
 
 
 @command.command("pool-grow")
-@click.argument("n", type=click.IntRange(min=1), default=1)
+@click.argument("n", type=WholeNumber(min=1), default=1)
 @asks
 @as_json
 @with_session
@@ -148,7 +149,7 @@ def pool_grow(session: Session, *, n: int, destination: tuple[str, ...], timeout
 
 
 @command.command("pool-shrink")
-@click.argument("n", type=click.IntRange(min=1), default=1)
+@click.argument("n", type=WholeNumber(min=1), default=1)
 @asks
 @as_json
 @with_session

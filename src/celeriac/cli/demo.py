@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from celeriac.cli.numbers import Number
 from celeriac.demo import run_demo
 
 __all__ = ["command"]
@@ -11,7 +12,7 @@ __all__ = ["command"]
 
 @click.command("demo")
 @click.option(
-    "--seconds", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+    "--seconds", metavar="SECONDS", type=Number(min=0, min_open=True),
     help="Give up after this.  [default: 60]",
 )
 @click.option("--keep", is_flag=True, help="Keep the folder with the database and the worker's log.")

@@ -23,6 +23,9 @@ __all__ = ["conclude", "find", "report_revoked", "unregistered", "wait"]
 NOT_READY: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as in shells
 
+PATIENCE: Final = 5.0
+"""Seconds after which somebody who waits is told that no worker has taken the task."""
+
 
 async def find(session: Session, id: str) -> TaskView:
     """Return what is known about a task. Raises `NotSupported` with `rpc://`."""
@@ -61,14 +64,24 @@ def wait(session: Session, id: str, timeout: float | None) -> TaskView:
 
 
 async def _wait(session: Session, id: str, timeout: float | None) -> TaskView:
-    clock = session.app.clock
+    clock, replied = session.app.clock, session.app.sends_outcomes
     deadline = None if timeout is None else clock.monotonic() + timeout
+    warned = replied  # the inspector cannot find a task whose outcome is sent to this process
     while True:
         left = 3600.0 if deadline is None else max(1e-9, deadline - clock.monotonic())
-        outcome = (await session.app.backend.afetch([id], wait=left)).get(id)
+        outcome = (await session.app.backend.afetch([id], wait=left if warned else min(left, PATIENCE))).get(id)
         if outcome is not None or (deadline is not None and clock.monotonic() >= deadline):
             break
-    return TaskView(id, outcome=outcome) if session.app.sends_outcomes else await find(session, id)
+        if not warned:
+            warned = True
+            _warn_if_waiting(session, await find(session, id))
+    return TaskView(id, outcome=outcome) if replied else await find(session, id)
+
+
+def _warn_if_waiting(session: Session, view: TaskView) -> None:
+    """Tell a person who waits that no worker has begun: a forgotten worker looks like a slow task."""
+    if view.place == "ready" or unregistered(session, view):
+        echo(f"{_pending(session, view)} Still waiting; Ctrl-C ends the waiting, not the task.", err=True)
 
 
 def conclude(session: Session, view: TaskView, *, as_json: bool, traceback: bool = False) -> None:
@@ -117,7 +130,8 @@ def unregistered(session: Session, view: TaskView) -> str:
     if message is None or message.unknown_since is None or view.place not in ("ready", "scheduled"):
         return ""
     hint = nearest(message.task, known) if message.task not in known else ""
-    return f"no worker that received it has this task registered.{hint}"
+    return ("no worker that received it has this task registered. Import its module there, or name it in the setting "
+            f"`imports` or in `app.autodiscover_tasks`.{hint}")  # fmt: skip
 
 
 def _pending(session: Session, view: TaskView) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import Number
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.documents import explanation_document
@@ -19,7 +20,7 @@ UNKNOWN = 3  # the exit code where nothing is known, as that of `result` without
 @click.option("--workflow", metavar="ID", help="The workflow that the task is part of, if it was not sent yet.")
 @click.option("--task", metavar="NAME", help="The task's name, where the broker cannot find a message by its id.")
 @click.option("-q", "--queue", metavar="NAME", help="Its queue, likewise.")
-@click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=2.0, show_default=True,
+@click.option("-t", "--timeout", metavar="SECONDS", type=Number(min=0), default=2.0, show_default=True,
               help="How long workers have to reply.")  # fmt: skip
 @as_json
 @with_session

@@ -6,6 +6,7 @@ import click
 
 from celeriac.cli.answers import asks, conclude, emit_answers
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
 from celeriac.documents import call_of, message_document
@@ -153,8 +154,8 @@ def stats(session: Session, *, destination: tuple[str, ...], timeout: float, as_
 
 @command.command()
 @click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most N.")
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=50, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=WholeNumber(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def scheduled(session: Session, *, queue: str | None, limit: int, offset: int, as_json: bool) -> None:

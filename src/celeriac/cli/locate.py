@@ -39,6 +39,9 @@ def find_app(spec: str) -> Celeriac:
     if not all(part.isidentifier() for part in name.split(".")) or (colon and not attribute):
         hint = f" Use the module's name: -A {name[:-3].replace(os.sep, '.')}" if name.endswith(".py") else ""
         raise AppError(f"-A takes a module ('shop') or a module and a name ('shop:app'), not {spec!r}.{hint}")
+    if name == celeriac.__name__:
+        raise AppError("-A names the package Celeriac itself. Give the module of your app another name: as celeriac.py "
+                       "it hides the package, or is hidden by it. Call it jobs.py, and pass -A jobs.")  # fmt: skip
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module = _import(name)
@@ -102,7 +105,8 @@ def _not_found(name: str) -> str:
     modules = [path.stem for path in Path.cwd().glob("*.py")]
     modules += [path.parent.name for path in Path.cwd().glob("*/__init__.py")]
     return (f"There is no module {name!r} in {Path.cwd()}, and none is installed.{nearest(name, modules)} "
-            "Run the command in the folder that contains it, or pass --workdir FOLDER.")  # fmt: skip
+            "Run the command in the folder that contains it, or name the folder: "
+            f"celeriac --workdir FOLDER -A {name} …")  # fmt: skip
 
 
 @contextmanager

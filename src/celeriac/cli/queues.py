@@ -7,6 +7,7 @@ import msgspec
 
 from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, show, when
@@ -49,8 +50,8 @@ def command(session: Session, *, as_json: bool) -> None:
 
 @command.command("peek")
 @click.argument("queue")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=WholeNumber(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def peek(session: Session, *, queue: str, limit: int, offset: int, as_json: bool) -> None:
@@ -131,8 +132,8 @@ def dead(session: Session) -> None:
 
 @dead.command("list")
 @click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=WholeNumber(min=0), default=0, help="Skip the first N.")
 @as_json
 @with_session
 def list_dead(session: Session, *, queue: str | None = None, limit: int = 20, offset: int = 0,

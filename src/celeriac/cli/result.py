@@ -6,6 +6,7 @@ import click
 
 from celeriac.cli import endings
 from celeriac.cli.documents import as_json
+from celeriac.cli.numbers import Number
 from celeriac.cli.session import Session, with_session
 
 __all__ = ["command"]
@@ -15,7 +16,7 @@ __all__ = ["command"]
 @click.argument("id")
 @click.option("--traceback", is_flag=True, help="If the task failed, also print its traceback.")
 @click.option("--wait", is_flag=True, help="Wait for the task to end.")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="With --wait: wait at most this long.")
+@click.option("--timeout", metavar="SECONDS", type=Number(min=0), help="With --wait: wait at most this long.")
 @as_json
 @with_session
 def command(session: Session, *, id: str, traceback: bool, wait: bool, timeout: float | None,

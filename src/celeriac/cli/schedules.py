@@ -11,6 +11,7 @@ import click
 from celeriac.beat.info import ScheduleInfo
 from celeriac.cli.audit import audited
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.schedules_change import add, backfill, change
 from celeriac.cli.session import Session, with_session
@@ -55,7 +56,7 @@ for _command in (add, change, backfill):
 
 
 @command.command("list")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=100, show_default=True,
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=100, show_default=True,
               help="Show at most N.")  # fmt: skip
 @click.option("--after", metavar="NAME", default="", help="Begin after this name.")
 @as_json
@@ -122,7 +123,7 @@ def show_schedule(session: Session, *, name: str, as_json: bool) -> None:
 
 @command.command("next")
 @click.argument("name")
-@click.option("-n", "--number", metavar="N", type=click.IntRange(1, 1000), default=5, show_default=True,
+@click.option("-n", "--number", metavar="N", type=WholeNumber(1, 1000), default=5, show_default=True,
               help="Tell N times.")  # fmt: skip
 @as_json
 @with_session

@@ -12,6 +12,7 @@ from celeriac.beat.definition import Overlap
 from celeriac.cli.audit import audited
 from celeriac.cli.call import unknown_task
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.options import aware_time, json_value
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
@@ -65,21 +66,21 @@ _details = _options(
     click.option("-k", "--kwargs", metavar="JSON", callback=json_value,
                  help="Its keyword arguments: a JSON object."),
     click.option("-q", "--queue", metavar="NAME", help="Send to this queue.  [default: as routed]"),
-    click.option("--priority", metavar="0-9", type=click.IntRange(0, 9), help="9 is the highest."),
+    click.option("--priority", metavar="0-9", type=WholeNumber(0, 9), help="9 is the highest."),
     click.option("--expires", metavar="DURATION", callback=_duration,
                  help="Do not start it so long after its tick."),
     click.option("--unregistered", is_flag=True, default=None, help="Even if this app has no such task."),
     click.option("--missed", type=click.Choice(get_args(Missed)),
                  help="Which ticks are sent that fell due while no scheduler ran.  [default: latest]"),
     click.option("--window", metavar="DURATION", callback=_duration, help="Do not send a tick that is older."),
-    click.option("--max-missed", metavar="N", type=click.IntRange(1, 10_000),
+    click.option("--max-missed", metavar="N", type=WholeNumber(1, 10_000),
                  help="With --missed all: send at most N.  [default: 100]"),
     click.option("--overlap", type=click.Choice(get_args(Overlap)),
                  help="What happens while the last one has not ended.  [default: allow]"),
     click.option("--overlap-timeout", metavar="DURATION", callback=_duration,
                  help="The last one counts as ended after this."),
     click.option("--jitter", metavar="DURATION", callback=_duration, help="Delay each by up to this."),
-    click.option("--times", metavar="N", type=click.IntRange(min=1), help="Stop after N ticks."),
+    click.option("--times", metavar="N", type=WholeNumber(min=1), help="Stop after N ticks."),
 )  # fmt: skip
 
 

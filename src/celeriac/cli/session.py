@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import click
 
 from celeriac.app.app import Celeriac
 from celeriac.cli.lazy import APP
 from celeriac.cli.locate import AppError, find_app, importing
-from celeriac.inspector import Inspector
+from celeriac.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from celeriac import inspector as inspecting
+    from celeriac.inspector import Inspector
+else:
+    inspecting = LazyModule("celeriac.inspector")
 
 __all__ = ["Session", "with_session"]
 
@@ -41,7 +47,7 @@ class Session:
 
     def inspector(self, destination: Sequence[str] | None = None, timeout: float = 2.0) -> Inspector:
         """Return an inspector of the app."""
-        return Inspector(self.app, destination or None, timeout)
+        return inspecting.Inspector(self.app, destination or None, timeout)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and return its result."""

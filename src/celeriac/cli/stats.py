@@ -10,6 +10,7 @@ from celeriac import states
 from celeriac.cli.audit import audited, operator
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.history import filter_options, filter_text, history_of, parsed
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show, when
@@ -103,7 +104,7 @@ def _cells(states_: dict[str, Sums]) -> tuple[Any, ...]:
 
 @command.command("failures")
 @click.option("--status", type=click.Choice(STATUSES), help="Only those that are open, resolved or muted.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--filter", "text", metavar="FILTER", help="As in 'task:shop.* error:ValueError since:1d'.")
 @as_json
 @with_session
@@ -158,7 +159,7 @@ def mark(session: Session, *, signature: str, status: str, as_json: bool) -> Non
 @command.command("audit")
 @click.option("--id", metavar="ID", help="Only about this task, queue, worker, schedule or bulk action.")
 @click.option("--since", metavar="WHEN", help="Only since: 2h (ago), 2026-11-29, 2026-11-29T12:00.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=20, show_default=True, help="Show at most N.")
 @as_json
 @with_session
 def audit(session: Session, *, id: str | None, since: str | None, limit: int, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from celeriac.cli.documents import as_json, emit
+from celeriac.cli.numbers import Number
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import duration, show
@@ -19,7 +20,7 @@ __all__ = ["command"]
 
 
 @click.command("status")
-@click.option("-t", "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), default=2.0, show_default=True,
+@click.option("-t", "--timeout", metavar="SECONDS", type=Number(min=0), default=2.0, show_default=True,
               help="How long to wait for workers to reply.")  # fmt: skip
 @as_json
 @with_session

@@ -9,6 +9,7 @@ from celeriac.cli.audit import audited, operator
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.endings import find, report_revoked, unregistered
 from celeriac.cli.history import filter_options, filter_text, history_of, parsed
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
 from celeriac.cli.tables import call, duration, show, when
@@ -33,8 +34,8 @@ SHORT = 60  # characters: the longest result shown in the list
 
 @click.group("tasks", invoke_without_command=True)
 @click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only tasks in this state.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
-@click.option("--offset", metavar="N", type=click.IntRange(min=0), default=0, help="Skip the first N.")
+@click.option("--limit", metavar="N", type=WholeNumber(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--offset", metavar="N", type=WholeNumber(min=0), default=0, help="Skip the first N.")
 @click.option("--workflow", metavar="ID", help="List the tasks of this workflow in order, and how many have ended.")
 @click.option("--cursor", metavar="TEXT", help="Go on where the page before has ended.")
 @filter_options

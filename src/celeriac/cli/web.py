@@ -13,6 +13,7 @@ import click
 from celeriac import __version__
 from celeriac.cli.documents import as_json, emit
 from celeriac.cli.log import set_up_logging
+from celeriac.cli.numbers import WholeNumber
 from celeriac.cli.options import log_options
 from celeriac.cli.output import echo
 from celeriac.cli.session import Session, with_session
@@ -36,7 +37,7 @@ def _web(module: str, package: str = "celeriac.web") -> Any:
 
 @click.group("web", invoke_without_command=True)
 @click.option("--host", metavar="HOST", help="Listen on this address.  [default: web_host, 127.0.0.1]")
-@click.option("--port", metavar="PORT", type=click.IntRange(0, 65535),
+@click.option("--port", metavar="PORT", type=WholeNumber(0, 65535),
               help="Listen on this port; 0: any.  [default: web_port, 8000]")  # fmt: skip
 @click.option("--allow-host", "hosts", metavar="NAME", multiple=True,
               help="Accept requests for this host; can be repeated.  [default: web_allowed_hosts]")  # fmt: skip

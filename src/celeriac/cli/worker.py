@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,14 +16,21 @@ from celeriac import __version__, signals
 from celeriac.app.app import Celeriac
 from celeriac.app.connections import shown
 from celeriac.cli.banner import show_banner
-from celeriac.cli.beat import check_schedules
 from celeriac.cli.lazy import FOLDER
 from celeriac.cli.log import set_up_logging
+from celeriac.cli.numbers import Number, WholeNumber
 from celeriac.cli.options import log_options
-from celeriac.cli.reload import run_reloading
 from celeriac.cli.session import Session, with_session
+from celeriac.lazy import LazyModule
 from celeriac.worker import WorkerOptions, run_worker
 from celeriac.worker.options import listed
+
+if TYPE_CHECKING:
+    from celeriac.cli import beat as beats
+    from celeriac.cli import reload as reloading
+else:  # for --beat and --reload
+    beats = LazyModule("celeriac.cli.beat")
+    reloading = LazyModule("celeriac.cli.reload")
 
 __all__ = ["command"]
 
@@ -68,18 +75,18 @@ class _Pool(click.Choice[str]):
 @click.command("worker")
 @click.option("-Q", "--queues", metavar="A,B", callback=_names,
               help="Receive from these queues.  [default: every queue that the app declares]")  # fmt: skip
-@click.option("-c", "--concurrency", metavar="N", type=click.IntRange(min=1),
+@click.option("-c", "--concurrency", metavar="N", type=WholeNumber(min=1),
               help="Number of children for plain functions.  [default: one per core]")  # fmt: skip
 @click.option("-P", "--pool", type=_Pool(["processes", "threads", "solo"]),
               help="Type of the children.  [default: processes]")  # fmt: skip
 @click.option("-n", "--hostname", "name", metavar="NAME", help="The worker's name.  [default: APP@HOST.PID]")
 @click.option("-B", "--beat", is_flag=True, help="Also run a scheduler. Any number of workers may do so.")
 @log_options
-@click.option("--max-tasks-per-child", metavar="N", type=click.IntRange(min=1),
+@click.option("--max-tasks-per-child", metavar="N", type=WholeNumber(min=1),
               help="Replace a child after N tasks.")  # fmt: skip
-@click.option("--max-memory-per-child", metavar="KIB", type=click.IntRange(min=1),
+@click.option("--max-memory-per-child", metavar="KIB", type=WholeNumber(min=1),
               help="Replace a child whose peak memory exceeds this.")  # fmt: skip
-@click.option("--grace", metavar="SECONDS", type=click.FloatRange(min=0),
+@click.option("--grace", metavar="SECONDS", type=Number(min=0),
               help="Time for running tasks to end when the worker stops.  [default: 25]")  # fmt: skip
 @click.option("--metrics", metavar="HOST:PORT", callback=_address,
               help="Serve the worker's metrics for Prometheus, as in 127.0.0.1:9540.")  # fmt: skip
@@ -113,12 +120,12 @@ def command(session: Session, *, queues: list[str] | None, concurrency: int | No
     _open_outputs()
     context = click.get_current_context()
     if reload:
-        context.exit(run_reloading(context.meta[FOLDER]))
+        context.exit(reloading.run_reloading(context.meta[FOLDER]))
     options = WorkerOptions.of(session.app, name=name, queues=queues, concurrency=concurrency, pool=pool,
                                grace_seconds=grace, max_tasks_per_child=max_tasks_per_child,
                                max_memory_per_child=max_memory_per_child, beat=beat, metrics=metrics)  # fmt: skip
     if options.beat:
-        check_schedules(session.app)
+        beats.check_schedules(session.app)
     if options.metrics is not None:
         importlib.import_module("celeriac.metrics.exposition")  # without its extra, fail before anything is started
     formatter = set_up_logging(session.app, options.name, loglevel, log_format)

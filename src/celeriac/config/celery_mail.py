@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final
 
+from celeriac.lazy import LazyModule
 from celeriac.model.masks import masked
+
+if TYPE_CHECKING:
+    from urllib import parse
+else:
+    parse = LazyModule("urllib.parse")
 
 __all__ = ["CELERY_MAIL_NAMES", "is_celery_mail_name", "smtp_url", "with_celery_mail_names"]
 
@@ -70,7 +75,7 @@ def smtp_url(host: Any, port: Any, user: Any, password: Any, use_ssl: bool, use_
     >>> smtp_url("mail.example", 587, "ann", "a/b", False, True)
     'smtp://ann:a%2Fb@mail.example:587?tls=starttls'
     """
-    credentials = f"{quote(str(user), '')}:{quote(str(password), '')}@" if user and password else ""
+    credentials = f"{parse.quote(str(user), '')}:{parse.quote(str(password), '')}@" if user and password else ""
     tls = "ssl" if use_ssl else "starttls" if use_tls else "none"
     name = str(host or "localhost")
     return f"smtp://{credentials}{f'[{name}]' if ':' in name else name}:{port or 25}?tls={tls}"

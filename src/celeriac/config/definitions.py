@@ -4,7 +4,6 @@ Names are Celery's where Celery has one. `settings.py` holds values; `checks.py`
 define their own settings in the same form (`definitions_of`): see docs/howto/adapters.md.
 """
 
-import importlib
 import logging
 import re
 from collections.abc import Callable, Iterable
@@ -12,16 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import msgspec
 
-from celeriac.model.callback_hosts import CallbackHosts
+from celeriac.lazy import LazyModule
 from celeriac.model.clock import Duration
 from celeriac.model.compression import method
-from celeriac.model.keys import parse_key
-from celeriac.model.mail_server import MailServer, addresses, check_address
 from celeriac.model.options import rate
 from celeriac.model.routing import Routes
 from celeriac.model.serialization import serializer
-from celeriac.model.webhook_signatures import parse_secret
-from celeriac.schedules.zones import zone_name
+
+if TYPE_CHECKING:
+    from celeriac.model import callback_hosts, filters, keys, mail_server, webhook_signatures
+    from celeriac.schedules import zones
+else:  # what only the values of a few settings need
+    callback_hosts = LazyModule("celeriac.model.callback_hosts")
+    filters = LazyModule("celeriac.model.filters")
+    keys = LazyModule("celeriac.model.keys")
+    mail_server = LazyModule("celeriac.model.mail_server")
+    webhook_signatures = LazyModule("celeriac.model.webhook_signatures")
+    zones = LazyModule("celeriac.schedules.zones")
 
 __all__ = [
     "DEFINITIONS",
@@ -96,20 +102,38 @@ def _serializers(names: list[str]) -> list[str]:
 
 
 def _zone(name: str) -> str:
-    zone_name(name)
+    zones.zone_name(name)
     return name
 
 
 def _keys(texts: list[str]) -> list[str]:
     for text in texts:
-        parse_key(text)
+        keys.parse_key(text)
     return texts
 
 
 def _webhook_secrets(texts: list[str]) -> list[str]:
     for text in texts:
-        parse_secret(text)
+        webhook_signatures.parse_secret(text)
     return texts
+
+
+def _callback_hosts(entries: list[str]) -> list[str]:
+    callback_hosts.CallbackHosts(entries)
+    return entries
+
+
+def _mail_url(url: str) -> str:
+    mail_server.MailServer.of(url)
+    return url
+
+
+def _addresses(value: Any) -> Any:
+    return mail_server.addresses(value)
+
+
+def _address(value: Any) -> Any:
+    return mail_server.check_address(value)
 
 
 def _port(value: int) -> int:
@@ -134,7 +158,6 @@ def _failures(value: Any) -> list[str]:
     """Return which failures are meant: filters with the conditions `task:` and `error:` alone, or exception classes."""
     if isinstance(value, str | type) or not isinstance(value, Iterable):
         raise ValueError(f"a list, ['ValueError', 'task:shop.*'], not {value!r}.")
-    filters = importlib.import_module("celeriac.model.filters")  # callers of tasks need none of it
     found = []
     for one in value:
         if isinstance(one, type) and issubclass(one, BaseException):
@@ -302,14 +325,14 @@ class Definitions:
 
     # Mails to the administrators
     mail_admins: Annotated[
-        Any, "who is told of failures: `['Ann <ann@example.org>', …]`, or `(name, address)` as in Celery", addresses
+        Any, "who is told of failures: `['Ann <ann@example.org>', …]`, or `(name, address)` as in Celery", _addresses
     ] = []  # fmt: skip
     mail_from: Annotated[
-        str | None, "the sender of mails; None: celeriac@ and the name of the machine", check_address
+        str | None, "the sender of mails; None: celeriac@ and the name of the machine", _address
     ] = None
     mail_url: Annotated[
         str, "the mail server: `smtp://user:password@host:587?tls=starttls` (or `ssl`, `none`)",
-        _accepted(MailServer.of)
+        _mail_url
     ] = "smtp://localhost:25?tls=none"  # fmt: skip
     mail_timeout: Annotated[Seconds, "how long the mail server may take for each answer", positive] = 10.0
     mail_max_per_hour: Annotated[int, "mails about failures per hour at most; the last one says so", positive] = 20
@@ -368,7 +391,7 @@ class Definitions:
     web_origins: Annotated[list[str], "sites whose pages may read status URLs ('*': all)"] = []
     web_callback_hosts: Annotated[
         list[str], "hosts that callbacks may go to, by https unless they begin with http://, and networks that these "
-        "may lead to although they are not public; none: no callbacks", _accepted(CallbackHosts)
+        "may lead to although they are not public; none: no callbacks", _callback_hosts
     ] = []  # fmt: skip
     web_callback_secrets: Annotated[
         list[str], "secrets (whsec_…) that sign callbacks, each with all of them", _webhook_secrets

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import os
-import tomllib
 from collections.abc import Mapping
 from functools import partial
 from types import ModuleType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from celeriac.config.celery_mail import is_celery_mail_name
 from celeriac.config.checks import check, find
 from celeriac.errors import ImproperlyConfigured
+from celeriac.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import tomllib
+else:
+    tomllib = LazyModule("tomllib")
 
 __all__ = ["from_environment", "from_object", "from_toml"]
 

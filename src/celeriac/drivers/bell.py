@@ -6,9 +6,16 @@ once.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from celeriac.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import asyncio
+else:  # for coroutines that wait
+    asyncio = LazyModule("asyncio")
 
 __all__ = ["Bell"]
 

@@ -4,6 +4,6 @@
                           (styles.py: what is sent) ├─► exchange.py ──► httpx2
     "callback": {…}   ──► callbacks.py ► delivery.py ┘                   model/callback_hosts.py: where callbacks may go
 
-`task.py` and `callbacks.py` are imported with the app. The others need the extra `celeriac[http]`, and are imported by
-workers alone, through `driver.py`.
+`task.py` and `callbacks.py` are imported by apps that use them. The others need the extra `celeriac[http]`, and are
+imported by workers alone, through `driver.py`.
 """

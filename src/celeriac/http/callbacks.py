@@ -24,21 +24,21 @@ from celeriac.model.callback_hosts import CallbackHosts
 from celeriac.model.clock import aware
 from celeriac.model.failure import Failure
 from celeriac.model.message import HIGHEST_PRIORITY, Link, Message
+from celeriac.tasks.builtin_names import WEBHOOK
 from celeriac.tasks.plain_data import plain, without_paths
 from celeriac.tasks.protocols import App
 from celeriac.tasks.task import CoroutineTask, Task
 
-__all__ = ["WEBHOOK", "callback_task", "check_callback", "event_of", "sends_callbacks", "with_callback"]
+__all__ = ["callback_task", "check_callback", "event_of", "with_callback"]
 
-WEBHOOK: Final = "celeriac.webhook"
 DELAYS: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 """Seconds before each retry: the schedule of Standard Webhooks, three days in all."""
 
 REVOCATIONS: Final = frozenset({("celeriac.errors", "TaskRevoked"), ("celeriac.errors", "TaskExpired")})
 
 
-def callback_task(app: App) -> Task[Any, Any]:
-    """Return the built-in task that sends callbacks."""
+def callback_task(app: App) -> dict[str, Task[Any, Any]]:
+    """Return the built-in task that sends callbacks, by its name."""
 
     async def webhook(self: Any, /, *given: Any, url: str, task: str, include_result: bool = False) -> None:
         body = event_of(self, given, task, include_result)
@@ -46,12 +46,7 @@ def callback_task(app: App) -> Task[Any, Any]:
 
     options = {"max_retries": len(DELAYS), "ignore_result": True, "priority": HIGHEST_PRIORITY,
                "serializer": "json"}  # fmt: skip
-    return CoroutineTask(app, webhook, WEBHOOK, options, bind=True)
-
-
-def sends_callbacks(app: App) -> bool:
-    """Return whether an app is configured to send callbacks."""
-    return bool(app.conf.web_callback_hosts and app.conf.web_callback_secrets)
+    return {WEBHOOK: CoroutineTask(app, webhook, WEBHOOK, options, bind=True)}
 
 
 def check_callback(app: App, url: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from shlex import quote
 
 from celeriac import states
+from celeriac.errors import closest
 from celeriac.inspector.explanation import Reason
 from celeriac.inspector.facts import PEEKED, Facts
 from celeriac.inspector.views import Circumstances, Told
@@ -72,12 +72,12 @@ def _receiving(facts: Facts) -> dict[str, Circumstances | None]:
 def _no_receiver(facts: Facts) -> Reason:
     served = {queue for worker in facts.workers for queue in worker.queues}
     served = {queue for reply in facts.replies.values.values() for queue in reply.queues} or served
-    near = get_close_matches(facts.queue, served, n=1, cutoff=0.6)
-    hint = f" One does from {near[0]!r}: is that meant?" if near else ""
+    near = closest(facts.queue, served)
+    hint = f" One does from {near!r}: is that meant?" if near else ""
     count = f"{len(facts.workers)} workers run, and none receives" if len(facts.workers) > 1 else \
         "The one worker that runs does not receive"  # fmt: skip
     text = f"{count} from the queue {facts.queue!r}.{hint}"
-    data = {"nearest": near[0]} if near else {}
+    data = {"nearest": near} if near else {}
     return Reason("no_receiver", text, "Let the workers receive from it until they are restarted, or start one with "
                   f"-Q {quote(facts.queue)}.", f"control add-consumer {quote(facts.queue)}", data=data)  # fmt: skip
 
@@ -93,7 +93,8 @@ def _unregistered(facts: Facts, receiving: Mapping[str, Circumstances | None]) -
     end = None if since is None else since + facts.unknown_task_seconds
     then = ("" if end is None else f" It goes back to the queue each time, and becomes a dead letter in "
             f"{duration(max(0.0, end - facts.now))}.")  # fmt: skip
-    advice = "Start or update a worker whose app has the task: its module must be imported there."
+    advice = ("Start or update a worker whose app has the task: its module must be imported there, or named in the "
+              "setting `imports` or in `app.autodiscover_tasks`.")  # fmt: skip
     data = {"nearest": near} if near else {}
     if not any(known):
         who = "The worker that receives" if len(known) == 1 else f"None of the {len(known)} workers that receive"

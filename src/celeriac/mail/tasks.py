@@ -10,12 +10,12 @@ import importlib
 from typing import Any, Final
 
 from celeriac.errors import ImproperlyConfigured, MailError, SoftTimeLimitExceeded
+from celeriac.tasks.builtin_names import MAIL
 from celeriac.tasks.protocols import App
 from celeriac.tasks.task import Task
 
-__all__ = ["MAIL", "check_mail", "mail_call", "mail_options", "mail_tasks"]
+__all__ = ["check_mail", "mail_call", "mail_options", "mail_tasks"]
 
-MAIL: Final = "celeriac.mail"
 PRIORITY: Final = 9
 RETRIES: Final = 20  # with these pauses, for a day
 FIRST_PAUSE: Final = 10.0  # seconds

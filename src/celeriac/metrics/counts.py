@@ -10,12 +10,11 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from celeriac import states
-from celeriac.http.callbacks import WEBHOOK
-from celeriac.mail.tasks import MAIL
 from celeriac.metrics.samples import Samples
 from celeriac.model.history import Sums
 from celeriac.model.spread import Spread
 from celeriac.ports.history import Counted
+from celeriac.tasks.builtin_names import MAIL, WEBHOOK
 
 __all__ = ["CHILDREN_LOST", "DEAD_LETTERS", "DROPPED", "LEASES_LOST", "OTHER_ERRORS", "RECEIVED", "RECOVERED",
            "REFUSED", "UNKNOWN_TASK", "Attempts", "Errors", "add_attempts", "add_celery_attempts",

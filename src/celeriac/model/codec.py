@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from celeriac.lazy import LazyModule
 from celeriac.model import message as plain
 from celeriac.model.gate import LARGEST, Unreadable
-from celeriac.model.keys import Key, Kind
 from celeriac.model.message import Message
 from celeriac.model.outcome import Outcome, decode_outcome, encode_outcome, unreadable_outcome
-from celeriac.model.seals import MOST_ADDED, Seal, is_sealed
+
+if TYPE_CHECKING:
+    from celeriac.model import seals
+    from celeriac.model.keys import Key, Kind
+else:  # most apps have no keys
+    seals = LazyModule("celeriac.model.seals")
 
 __all__ = ["PLAIN_CODEC", "Codec", "codec_of"]
 
@@ -37,15 +42,15 @@ class Codec:
     def __init__(self, keys: Sequence[Key] = (), prefix: str = "", encrypt: bool = False, lenient: bool = False,
                  largest: int = LARGEST) -> None:  # fmt: skip
         self.largest = largest  # bytes of a message that is decoded, without its seal
-        self._largest_sealed = largest + MOST_ADDED
         self.signs = bool(keys)
         self.encrypts = bool(keys) and encrypt
         self._keys = tuple(keys)
         self._prefix = prefix
         self._lenient = lenient
-        self._seals: dict[Kind, Seal] = {}
+        self._seals: dict[Kind, seals.Seal] = {}
         self.encode, self.encode_outcome = plain.encode, encode_outcome
         if keys:
+            self._largest_sealed = largest + seals.MOST_ADDED
             self.encode = self._seal_of("message").closing(plain.encode)
             self.encode_outcome = self._seal_of("outcome").closing(encode_outcome)
             self._open_message = self._seal_of("message").opening()
@@ -93,14 +98,14 @@ class Codec:
             return data
         if not isinstance(data, BYTES):  # SQLite stores any type in any column
             raise Unreadable("it is not signed, and not even bytes")
-        if self._lenient and not is_sealed(data):
+        if self._lenient and not seals.is_sealed(data):
             return data
         return self._seal_of(kind).open(data, context.encode() if context else b"")
 
-    def _seal_of(self, kind: Kind) -> Seal:
+    def _seal_of(self, kind: Kind) -> seals.Seal:
         seal = self._seals.get(kind)
         if seal is None:
-            seal = self._seals[kind] = Seal(kind, self._keys, self._prefix, self.encrypts)
+            seal = self._seals[kind] = seals.Seal(kind, self._keys, self._prefix, self.encrypts)
         return seal
 
     def __repr__(self) -> str:

@@ -12,14 +12,19 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType, ModuleType, TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from celeriac.errors import CeleriacError, EncodeError, RemoteError
-from celeriac.model.failure_signature import PACKAGE, signature_of
+from celeriac.lazy import LazyModule
 from celeriac.model.serialization import dumps, loads
+
+if TYPE_CHECKING:
+    from celeriac.model import failure_signature
+else:
+    failure_signature = LazyModule("celeriac.model.failure_signature")
 
 __all__ = ["MESSAGE_LIMIT", "TRACEBACK_LIMIT", "Failure"]
 
@@ -70,7 +75,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         signature = ""
         if task:
             with suppress(BaseException):
-                signature = signature_of(task, error)
+                signature = failure_signature.signature_of(task, error)
         return cls(_printable(str(kind.__module__)), kind.__qualname__, message, args, _traceback_of(error), state,
                    members, signature)  # fmt: skip
 
@@ -229,7 +234,7 @@ def _printable(text: str) -> str:
 def _users_part(whole: TracebackType | None) -> TracebackType | None:
     """Return a traceback without the frames at its top that are Celeriac's; all of it if it has no others."""
     part = whole
-    while part is not None and part.tb_frame.f_code.co_filename.startswith(PACKAGE):
+    while part is not None and part.tb_frame.f_code.co_filename.startswith(failure_signature.PACKAGE):
         part = part.tb_next
     return part or whole
 

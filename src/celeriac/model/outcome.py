@@ -8,18 +8,24 @@ turns it into a settlement, a backend stores it, `result.py` reads it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
 from celeriac import states
 from celeriac.errors import DecodeError
+from celeriac.lazy import LazyModule
 from celeriac.model.compression import decompress
 from celeriac.model.failure import Failure
-from celeriac.model.failure_signature import message_signature
 from celeriac.model.gate import LARGEST, Address, AttemptOrNone, Duration, Instant, Name, OptionalName, reader
 from celeriac.model.message import Message, Place
 from celeriac.model.serialization import dumps
+
+if TYPE_CHECKING:
+    from celeriac.model import failure_signature
+else:
+    failure_signature = LazyModule("celeriac.model.failure_signature")
 
 __all__ = ["Call", "Outcome", "decode_outcome", "encode_outcome", "unreadable_outcome"]
 
@@ -95,7 +101,9 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
                runtime: float = 0.0) -> Outcome:  # fmt: skip
         """Return the outcome of an attempt that no child reports: killed, past its time limit, revoked, expired."""
         kind, text = type(error), str(error)
-        signature = message_signature(message.task, kind.__qualname__, text) if state == states.FAILURE else ""
+        signature = ""
+        if state == states.FAILURE:
+            signature = failure_signature.message_signature(message.task, kind.__qualname__, text)
         failure = Failure(kind.__module__, kind.__qualname__, text, dumps(list(error.args)), signature=signature)
         return cls(id=message.id, task=message.task, state=state, attempt=message.attempt, worker=worker,
                    failure=failure,

@@ -20,7 +20,6 @@ from decimal import Decimal
 from enum import Enum, Flag
 from functools import cache, lru_cache
 from inspect import signature
-from pathlib import PurePath
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 from uuid import UUID
@@ -29,7 +28,7 @@ import msgspec
 
 from celeriac.model.foreign import keyed
 
-__all__ = ["Opener", "Rebuilder", "fields", "has_keys", "is_url", "opener", "reason", "rebuilder"]
+__all__ = ["Opener", "Rebuilder", "fields", "has_keys", "is_path", "is_url", "opener", "reason", "rebuilder"]
 
 Opener = Callable[[Any], Any]
 Rebuilder = Callable[[Any], Any]
@@ -62,6 +61,12 @@ def _opener(kind: type) -> Opener | None:
 
 opener: Callable[[type], Opener | None] = lru_cache(maxsize=1024)(_opener)
 """Return the function that gives the data of a class's instances, or None if they are not records."""
+
+
+def is_path(kind: type) -> bool:
+    """Return whether a class is one of paths, which are sent as text. There is none before `pathlib` is imported."""
+    paths = sys.modules.get("pathlib")
+    return paths is not None and issubclass(kind, paths.PurePath)
 
 
 def is_url(kind: type) -> bool:
@@ -97,8 +102,8 @@ def _model_opener(kind: type) -> Opener:
 
 # --- Rebuilding: from plain data ----------------------------------------------------------------------
 
-RESTORED = (PurePath, Enum, tuple)
-"""Classes besides records whose values are sent as something else: text, a value, a list."""
+RESTORED = (Enum, tuple)
+"""Classes besides records and paths whose values are sent as something else: text, a value, a list."""
 
 SENT_AS_BASE: tuple[Any, ...] = (str, int, float, bytes, datetime, date, timedelta, UUID, Decimal)
 """Classes whose subclasses are sent as they are, without the name of the subclass."""
@@ -112,7 +117,7 @@ def rebuilder(hint: Any) -> Rebuilder | None:
     """
     classes = list(_classes(hint))
     has_record = any(_is_record(kind) for kind in classes)
-    if not has_record and not any(issubclass(kind, RESTORED) for kind in classes):
+    if not has_record and not any(issubclass(kind, RESTORED) or is_path(kind) for kind in classes):
         return None
     try:
         # TypedDicts are not left to pydantic either, which refuses them before Python 3.12.
@@ -197,7 +202,7 @@ def _build(kind: Any, value: Any) -> Any:
             return value
         if isinstance(kind, _StandIn):
             return kind.build(value)
-        if issubclass(kind, (PurePath, *SENT_AS_BASE)):
+        if issubclass(kind, SENT_AS_BASE) or is_path(kind):
             return construct(value)
     raise TypeError(f"cannot build {kind!r}")
 

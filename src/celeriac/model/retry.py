@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from celeriac.lazy import LazyModule
 from celeriac.model.clock import seconds
+
+if TYPE_CHECKING:
+    import random
+else:
+    random = LazyModule("random")
 
 __all__ = ["RetryPolicy"]
 
@@ -59,4 +64,4 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             return self.delay
         # 2.0 ** 1024 overflows, and `backoff_max` applies long before that.
         bound = min(self.backoff * 2.0 ** min(attempt - 1, 1000), self.backoff_max)
-        return bound * random.uniform(0.5, 1.0) if self.jitter else bound  # noqa: S311 - not a secret
+        return bound * random.uniform(0.5, 1.0) if self.jitter else bound

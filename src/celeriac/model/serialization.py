@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -22,15 +21,20 @@ from decimal import Decimal
 from enum import Enum
 from itertools import chain
 from operator import itemgetter
-from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from celeriac.errors import DecodeError, EncodeError, ImproperlyConfigured, nearest
+from celeriac.lazy import LazyModule
 from celeriac.model import foreign
-from celeriac.model.records import fields, is_url, opener
+from celeriac.model.records import fields, is_path, is_url, opener
+
+if TYPE_CHECKING:
+    import pickle
+else:
+    pickle = LazyModule("pickle")
 
 __all__ = [
     "JSON",
@@ -181,7 +185,7 @@ def _lower_other(value: Any) -> Any:
         if isinstance(value, base):
             lowering = _LOWERINGS.get(base)
             return lowering(value) if lowering is not None else base(value)
-    if isinstance(value, PurePath) or is_url(type(value)):
+    if is_path(type(value)) or is_url(type(value)):
         return str(value)
     if (data := foreign.plain(value)) is not None:
         return _lower(data)
@@ -265,7 +269,7 @@ class Serializer(NamedTuple):
 
 def _pickle_loads(data: bytes) -> Any:
     try:
-        return pickle.loads(data)  # noqa: S301 - `decode` calls this only if `accept_content` has pickle
+        return pickle.loads(data)
     except Exception as error:  # unpickling runs code that can raise anything
         raise DecodeError(f"Cannot unpickle: {error!r}") from error
 

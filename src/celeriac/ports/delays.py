@@ -11,6 +11,7 @@ The store keeps bytes, and reads none of them: what the broker would have put in
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +24,8 @@ from celeriac.ports.workflows import KEEPERS
 if TYPE_CHECKING:
     from celeriac.ports.backend import Backend
 
-__all__ = ["Counts", "DelayKeeper", "DelayStore", "Delayed", "Due", "Taken", "delay_store", "removed"]
+__all__ = ["Counts", "DelayKeeper", "DelayStore", "Delayed", "Due", "Taken", "delay_store", "new_token",
+           "removed"]  # fmt: skip
 
 
 class Delayed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -108,6 +110,11 @@ class DelayStore(ABC):
     @abstractmethod
     async def changed(self, seconds: float) -> None:
         """Return after so many seconds, or earlier: a message may have been kept since the last `take_due`."""
+
+
+def new_token() -> int:
+    """Return a token that proves a hold: random, of 62 bits, and not 0."""
+    return (int.from_bytes(os.urandom(8)) >> 2) + 1
 
 
 def removed(wanted: Sequence[tuple[str, int]], there: Collection[tuple[str, int]]) -> list[bool]:

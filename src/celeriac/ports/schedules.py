@@ -10,9 +10,9 @@ then `change` publishes nothing, and a scheduler claims an entry, publishes, and
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from secrets import randbits
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
@@ -103,7 +103,7 @@ class ScheduleStore(ABC):
 
 def first_revision() -> int:
     """Return the revision of a new entry: a random number, so that it is not one of an entry that had its name."""
-    return randbits(40)
+    return int.from_bytes(os.urandom(5))
 
 
 class ScheduleKeeper(ABC):

@@ -51,6 +51,7 @@ class Request:
     utc: ClassVar[bool] = True
     logfile = loglevel = origin = shadow = None
 
+    redelivered = _Absent('`delivery_info["redelivered"]` says it, and `deliveries` counts')
     chain = _Absent(IN_THE_TREE)
     chord = _Absent(IN_THE_TREE)
     group_index = _Absent(IN_THE_TREE)

@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from msgspec.structs import replace
 
 from celeriac import states
-from celeriac.errors import CeleriacError, ImproperlyConfigured, ResultIgnored, ResultTimeout, TaskRevoked, WaitInTask
+from celeriac.errors import (
+    CeleriacError,
+    ImproperlyConfigured,
+    ResultIgnored,
+    ResultTimeout,
+    TaskRevoked,
+    WaitInTask,
+    nearest,
+)
+from celeriac.lazy import LazyModule
 from celeriac.model.clock import Duration, seconds
 from celeriac.model.failure import Failure
 from celeriac.model.outcome import Outcome
 from celeriac.model.serialization import decode
-from celeriac.model.status_urls import signed_path
 from celeriac.tasks.current_app import current_app
 from celeriac.tasks.facts import Facts
-from celeriac.tasks.plain_data import error_data, plain
 from celeriac.tasks.protocols import App, Spot
 from celeriac.tasks.request import current
 
@@ -30,9 +37,15 @@ __all__ = ["LONG", "AsyncResult", "EagerResult", "Spot", "forbid_waiting"]
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from celeriac.model import status_urls
+    from celeriac.tasks import plain_data
+
     R = TypeVar("R", default=Any)  # of `AsyncResult(id)`, whose task is not known
 else:
     from typing import TypeVar
+
+    status_urls = LazyModule("celeriac.model.status_urls")
+    plain_data = LazyModule("celeriac.tasks.plain_data")
 
     R = TypeVar("R")
 
@@ -78,7 +91,7 @@ class AsyncResult(Facts, Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._timeout_error(timeout)
+                raise self._timeout_error(timeout, self.state)
 
     async def aget(self, timeout: Duration | None = None, propagate: bool = True) -> R:
         """Coroutine version of `get`. A coroutine task may wait with it."""
@@ -93,16 +106,20 @@ class AsyncResult(Facts, Generic[R]):
             if self.id in found:
                 return cast(R, self._unwrap(found[self.id], propagate))
             if deadline is not None and monotonic() >= deadline:
-                raise self._timeout_error(timeout)
+                raise self._timeout_error(timeout, await self.astate())
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.aget().__await__()
 
-    def _timeout_error(self, timeout: float | None) -> ResultTimeout:
-        return ResultTimeout(
-            f"The task {self.task_name or ''}[{self.id}] has no result after {timeout:g} s; its state is {self.state}. "
-            "Is a worker running that receives from its queue? See `celeriac status`."
-        )
+    def _timeout_error(self, timeout: float | None, state: str) -> ResultTimeout:
+        name, tasks, why = self.task_name or "", self.app.tasks, ""
+        if name and name not in tasks:
+            why = f" This app has no task of that name.{nearest(name, tasks)}"
+        if state == states.PENDING:
+            why += (" Is a worker running that receives from its queue, and is the task's module imported there, or "
+                    "named in the setting `imports` or in `app.autodiscover_tasks`?")  # fmt: skip
+        return ResultTimeout(f"The task {name}[{self.id}] has no result after {timeout:g} s; its state is {state}."
+                             f"{why} `celeriac explain {self.id}` tells more.")  # fmt: skip
 
     @property
     def task_id(self) -> str:
@@ -197,7 +214,7 @@ class AsyncResult(Facts, Generic[R]):
             raise ImproperlyConfigured("A status URL needs the settings `web_url`, where `celeriac web` is reached, "
                                        "and `web_secret`, which signs it (`celeriac keys` makes one).")  # fmt: skip
         until = int(self.app.clock.now() + seconds(expires, "expires"))
-        return f"{base}{signed_path(secret, self.id, until, result)}"
+        return f"{base}{status_urls.signed_path(secret, self.id, until, result)}"
 
     @property
     def traceback(self) -> str | None:
@@ -303,8 +320,8 @@ class AsyncResult(Facts, Generic[R]):
         data = {"id": self.id, "state": _state(outcome), "ready": False, "progress": None, "value": None, "error": None}
         if outcome is None:
             return data
-        error = error_data(outcome, traceback)
-        value = plain(self._unwrap(outcome, propagate=False)) if error is None else None
+        error = plain_data.error_data(outcome, traceback)
+        value = plain_data.plain(self._unwrap(outcome, propagate=False)) if error is None else None
         return {**data, "ready": outcome.ready, "value" if outcome.ready else "progress": value, "error": error}
 
     def _unwrap(self, outcome: Outcome, propagate: bool) -> Any:

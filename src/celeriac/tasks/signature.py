@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib import import_module
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from celeriac.errors import UnknownOption, nearest
 from celeriac.model.arguments import args_of, kwargs_of
@@ -17,14 +18,24 @@ from celeriac.model.options import boolean, check_call
 from celeriac.tasks.protocols import App
 from celeriac.tasks.result import AsyncResult
 
-__all__ = ["Signature", "listed", "plain_options", "read_options", "sendable"]
+__all__ = ["Sendable", "Signature", "listed", "plain_options", "read_options", "workflow_class"]
 
 R = TypeVar("R")
 
 INSTANTS = ("eta", "expires")  # options that may be datetimes
 
 
-class Signature(Generic[R]):
+KINDS = ("chain", "chord", "group")
+"""The kinds of workflows. Their modules, in `canvas`, are above this one and imported on first use."""
+
+
+class Sendable:
+    """The base class of whatever can be sent: signatures, and workflows made of them."""
+
+    __slots__ = ()
+
+
+class Signature(Sendable, Generic[R]):
     """One call that has not been made.
 
     `a | b` calls `b` with the result of `a`; see `chain`, `group` and `chord`.
@@ -32,9 +43,6 @@ class Signature(Generic[R]):
     A signature may be partial: arguments given later are put before its own, so `add.s(2).delay(1)` calls `add(1, 2)`.
     An immutable one (`si`) ignores them. `to_dict` and `from_dict` turn it into plain data and back.
     """
-
-    KINDS: ClassVar[dict[str, Any]] = {}
-    """The classes of workflows by name: `chain`, `group` and `chord` register themselves here."""
 
     __slots__ = ("app", "args", "immutable", "kwargs", "options", "task")
 
@@ -83,7 +91,7 @@ class Signature(Generic[R]):
 
     def __or__(self, other: Any) -> Any:
         """Return a chain that calls `other` with the result of this."""
-        return self.KINDS["chain"](self, other) if sendable(other) else NotImplemented
+        return workflow_class("chain")(self, other) if isinstance(other, Sendable) else NotImplemented
 
     # --- Making the call ------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class Signature(Generic[R]):
                     **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Make the call with options, which override those of the signature."""
         if self.leads_on(options):
-            return cast(AsyncResult[R], self.KINDS["chain"](self).apply_async(args, kwargs, **options))
+            return cast(AsyncResult[R], workflow_class("chain")(self).apply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
         options = {**self.options, **options}
         if self.task in self.app.tasks:
@@ -117,7 +125,7 @@ class Signature(Generic[R]):
                            **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Coroutine version of `apply_async`."""
         if self.leads_on(options):
-            return cast(AsyncResult[R], await self.KINDS["chain"](self).aapply_async(args, kwargs, **options))
+            return cast(AsyncResult[R], await workflow_class("chain")(self).aapply_async(args, kwargs, **options))
         merged, named = self._checked(args, kwargs)
         options = {**self.options, **options}
         if self.task in self.app.tasks:
@@ -128,7 +136,7 @@ class Signature(Generic[R]):
               **options: Any) -> AsyncResult[R]:  # fmt: skip
         """Run the task in this process, and return its result."""
         if self.leads_on(options):
-            return cast(AsyncResult[R], self.KINDS["chain"](self).apply(args, kwargs, **options))
+            return cast(AsyncResult[R], workflow_class("chain")(self).apply(args, kwargs, **options))
         task = self.app.known_task(self.task)
         merged, named = self._checked(args, kwargs)
         return cast(AsyncResult[R], task.apply(merged, named, **{**self.options, **options}))
@@ -136,7 +144,7 @@ class Signature(Generic[R]):
     def leads_on(self, options: Mapping[str, Any] = MappingProxyType({})) -> bool:
         """Return whether a workflow is linked to it (not only tasks), so that the call must be sent as a workflow."""
         links = [*listed(self.options.get("link")), *listed(options.get("link"))]
-        return any(sendable(link) and not isinstance(link, Signature) for link in links)
+        return any(isinstance(link, Sendable) and not isinstance(link, Signature) for link in links)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task's function in this process, like any function."""
@@ -167,10 +175,7 @@ class Signature(Generic[R]):
     def from_dict(cls, data: Mapping[str, Any], app: App) -> Any:
         """Return the signature, chain, group or chord from the data of `to_dict`."""
         if "kind" in data:
-            if data["kind"] not in cls.KINDS:
-                known = nearest(data["kind"], cls.KINDS)
-                raise UnknownOption(f"There is no kind of workflow named {data['kind']!r}.{known}")
-            return cls.KINDS[data["kind"]].of_dict(data, app)
+            return workflow_class(data["kind"]).of_dict(data, app)
         return cls(app, data["task"], data.get("args", ()), data.get("kwargs"), read_options(data.get("options") or {}),
                    data.get("immutable", False))  # fmt: skip
 
@@ -191,9 +196,11 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def sendable(value: Any) -> bool:
-    """Return whether a value is a signature or a workflow."""
-    return isinstance(value, (Signature, *Signature.KINDS.values()))
+def workflow_class(kind: str) -> Any:
+    """Return the class `chain`, `chord` or `group`. Raises `UnknownOption` for any other name."""
+    if kind not in KINDS:
+        raise UnknownOption(f"There is no kind of workflow named {kind!r}.{nearest(kind, KINDS)}")
+    return getattr(import_module(f"celeriac.canvas.{kind}"), kind)
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

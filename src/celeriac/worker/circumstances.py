@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any, Final
 
 from celeriac.app.app import Celeriac
+from celeriac.errors import closest
 from celeriac.worker.pools.pool import Active, Pool
 from celeriac.worker.receiver import Receiver
 
@@ -25,7 +25,7 @@ def circumstances(app: Celeriac, receiver: Receiver, pool: Pool, id: str, name: 
     return {
         "queues": receiver.queues,
         "registered": known is not None or name in app.builtin_tasks,
-        "nearest": next(iter(get_close_matches(name, app.tasks, n=1)), None) if known is None else None,
+        "nearest": closest(name, app.tasks) if known is None else None,
         "lane": None if known is None else known.lane,
         "rate": None if known is None else receiver.rates.get(name, known.rate),
         "capacity": pool.capacity(),

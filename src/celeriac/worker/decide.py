@@ -33,6 +33,7 @@ UNKNOWN_TASK_DELAYS = (1.0, 30.0)  # seconds: the first and the longest delay be
 
 KEPT = 262_144  # bytes; a larger message is not kept with its failure: some backends take 1 MB for an outcome
 
+SUCCESS = states.SUCCESS
 REQUEUE_SECONDS = 1.0  # the delay of a message that its task requeued, so that the two do not spin
 
 
@@ -52,6 +53,8 @@ class Ending(msgspec.Struct, kw_only=True, gc=False):
 def decide(ending: Ending, now: float, max_deliveries: int, unknown_task_seconds: float,
            keep_failed: bool = False) -> Settlement:  # fmt: skip
     """Return how to settle a delivery that ended in this way. `keep_failed`: with a failure, keep the message."""
+    if ending.outcome is not None and ending.outcome.state == SUCCESS:  # nearly all
+        return _succeeded(ending.delivery, ending.outcome, now)
     settlement = _settlement(ending, now, max_deliveries, unknown_task_seconds)
     outcome = settlement.outcome
     if keep_failed and outcome is not None and outcome.state == states.FAILURE:
@@ -90,6 +93,20 @@ def _settlement(ending: Ending, now: float, max_deliveries: int, unknown_task_se
     return _settle_with(delivery, Outcome.failed(message, error, states.FAILURE, now), now)
 
 
+def _succeeded(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
+    message = delivery.message
+    place = message.place
+    kept: Outcome | None = outcome
+    if message.ignore_result:
+        # A group counts the ends of its members, even where it does not need their values.
+        kept = replace(outcome, value=None) if place is not None or message.group_id is not None else None
+    if place is None and not message.link:
+        return Settlement(delivery=delivery, outcome=kept)
+    value = outcome.value if place is not None and not place.alone else None
+    follow_ups = linked(message, outcome, now) if message.link else ()
+    return Settlement(delivery=delivery, outcome=kept, follow_ups=follow_ups, value=value)
+
+
 def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
     message = delivery.message
     if outcome.state == states.RETRY:
@@ -111,14 +128,6 @@ def _conclude(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
                               deliveries=0)  # fmt: skip
         reason = outcome.failure.message if outcome.failure is not None else "rejected"
         return _settle_with(delivery, outcome, now, Action.BURY, reason)
-    if outcome.state == states.SUCCESS:
-        kept = outcome
-        if message.ignore_result:
-            # A group counts the ends of its members, even where it does not need their values.
-            kept = replace(outcome, value=None) if message.group_id is not None or message.place is not None else None
-        value = outcome.value if message.place is not None and not message.place.alone else None
-        follow_ups = linked(message, outcome, now) if message.link else ()
-        return Settlement(delivery=delivery, outcome=kept, follow_ups=follow_ups, value=value)
     if outcome.state == states.IGNORED:
         return Settlement(delivery=delivery, outcome=outcome)
     return _settle_with(delivery, outcome, now)

@@ -12,28 +12,26 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError, ImproperlyConfigured
-from celeriac.mail.schedule import (
-    HOUR,
-    KIND,
-    LOOKED_BACK,
-    REMEMBERED,
-    Mail,
-    Mailed,
-    decide,
-    event_of,
-    failure_call,
-    mailed_of,
-)
-from celeriac.mail.tasks import MAIL, mail_options
+from celeriac.lazy import LazyModule
 from celeriac.model.filters import Filter, parse_filter
 from celeriac.model.history import FailureSignature
 from celeriac.ports.history import History
+from celeriac.tasks.builtin_names import MAIL
 from celeriac.worker.options import WorkerOptions
 from celeriac.worker.outages import Outages
 from celeriac.worker.recorder import Recorder
+
+if TYPE_CHECKING:
+    from celeriac.mail import schedule
+    from celeriac.mail import tasks as mailing
+    from celeriac.mail.schedule import Mail, Mailed
+else:  # most workers send no mails
+    schedule = LazyModule("celeriac.mail.schedule")
+    mailing = LazyModule("celeriac.mail.tasks")
 
 __all__ = ["Mailer"]
 
@@ -97,22 +95,22 @@ class Mailer:
         seen, now = self._recorder.failures, self._app.clock.now()
         if not await self._is_mine("mail", LOOK_SECONDS - 1):
             return []
-        signatures = await self.history.signatures(Filter(since=now - LOOKED_BACK), limit=LOOKED_AT)
+        signatures = await self.history.signatures(Filter(since=now - schedule.LOOKED_BACK), limit=LOOKED_AT)
         sent_at = await self._read_mailed(now) if signatures else []
-        plan = decide(signatures, self._mailed, sent_at, now, self._app.conf.mail_max_per_hour, self._wanted())
+        plan = schedule.decide(signatures, self._mailed, sent_at, now, self._app.conf.mail_max_per_hour, self._wanted())
         sent = [mail for mail in plan.mails if await self._send(mail, now)]
         self._seen, self._waits = seen, plan.waits or len(sent) < len(plan.mails)
         return sent
 
     async def _read_mailed(self, now: float) -> list[float]:
         """Read which mails others have sent since the last look; return when those of the last hour were sent."""
-        since = max(now - REMEMBERED, self._read_at - HOUR)
-        events = await self.history.events((KIND,), since, MOST_EVENTS)
-        self._mailed.update(mailed_of(events))
+        since = max(now - schedule.REMEMBERED, self._read_at - schedule.HOUR)
+        events = await self.history.events((schedule.KIND,), since, MOST_EVENTS)
+        self._mailed.update(schedule.mailed_of(events))
         self._read_at = now
-        for signature in [name for name, one in self._mailed.items() if one.at < now - REMEMBERED]:
+        for signature in [name for name, one in self._mailed.items() if one.at < now - schedule.REMEMBERED]:
             del self._mailed[signature]
-        return [event.at for event in events if event.at > now - HOUR]
+        return [event.at for event in events if event.at > now - schedule.HOUR]
 
     async def _send(self, mail: Mail, now: float) -> bool:
         """Send a mail; return whether this worker did, and no other.
@@ -121,10 +119,11 @@ class Mailer:
         """
         if not await self._is_mine(f"mail:{mail.name}", SENDING_SECONDS):
             return False
-        options = {**mail_options(self._app, self._queue()), "ignore_result": True, "task_id": f"{MAIL}-{mail.name}"}
-        message = self._app.message_template(MAIL).message((failure_call(mail, now),), {}, options)
+        options = {**mailing.mail_options(self._app, self._queue()), "ignore_result": True,
+                   "task_id": f"{MAIL}-{mail.name}"}  # fmt: skip
+        message = self._app.message_template(MAIL).message((schedule.failure_call(mail, now),), {}, options)
         await self._app.broker.apublish([message])
-        await self.history.audit(event_of(mail, self._worker, now))
+        await self.history.audit(schedule.event_of(mail, self._worker, now))
         log.info("A mail to the administrators is sent: %s", mail.name)
         return True
 

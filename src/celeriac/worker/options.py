@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from celeriac.http.callbacks import WEBHOOK, sends_callbacks
 from celeriac.model.message import COROUTINE, PLAIN
+from celeriac.tasks.builtin_names import WEBHOOK, sends_callbacks
 
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac

@@ -11,16 +11,21 @@ import os
 import resource
 import socket
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from celeriac.app.app import Celeriac
 from celeriac.errors import BackendError, BrokerError
-from celeriac.http.callbacks import sends_callbacks
-from celeriac.http.driver import driver
-from celeriac.http.task import HttpTask
+from celeriac.lazy import LazyModule
 from celeriac.model.masks import masked
 from celeriac.model.message import new_id
 from celeriac.ports.operations import WorkerInfo
+from celeriac.tasks.builtin_names import sends_callbacks
 from celeriac.worker.options import WorkerOptions
+
+if TYPE_CHECKING:
+    from celeriac.http import driver as http_driver
+else:
+    http_driver = LazyModule("celeriac.http.driver")
 
 __all__ = ["check", "import_http", "raise_open_files"]
 
@@ -43,10 +48,10 @@ def import_http(app: Celeriac) -> None:
 
     Raises `ImproperlyConfigured` without the extra.
     """
-    if any(isinstance(task, HttpTask) for task in app.tasks.values()):
-        driver("calling")
+    if app.has_http_tasks:
+        http_driver.driver("calling")
     if sends_callbacks(app):
-        driver("delivery")
+        http_driver.driver("delivery")
 
 
 async def check(app: Celeriac, options: WorkerOptions) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from msgspec.structs import replace as _replace
@@ -23,12 +22,13 @@ from celeriac.errors import (
     NotRegistered,
     TaskExpired,
     TaskRevoked,
+    closest,
 )
-from celeriac.http.callbacks import WEBHOOK, sends_callbacks
 from celeriac.metrics.counts import RECEIVED, RECOVERED, UNKNOWN_TASK
 from celeriac.model.outcome import Outcome
 from celeriac.ports.broker import Delivery, Lease, Slots
 from celeriac.ports.history import Counted
+from celeriac.tasks.builtin_names import WEBHOOK, sends_callbacks
 from celeriac.worker.decide import Ending
 from celeriac.worker.ending_signals import request_of
 from celeriac.worker.heartbeat import FIRST_PAUSE, Heartbeat, next_pause
@@ -63,9 +63,7 @@ class Receiver:
         self._filled = True  # the last request filled a lane, so there may be more messages at once
         self._joined = app.broker.joins(app.backend)
         self._rate_limits = RateLimits()
-        self._builtin = dict(app.builtin_tasks)
-        if not sends_callbacks(app):
-            del self._builtin[WEBHOOK]  # other workers are configured for it
+        self._elsewhere = () if sends_callbacks(app) else (WEBHOOK,)  # built-in tasks of workers configured for them
         self._counted: dict[tuple[str, str], Counted] = {}  # by task and queue: what their deliveries count as
         self._unknown: dict[str, NotRegistered] = {}  # by name, because comparing it with all names takes long
 
@@ -184,23 +182,22 @@ class Receiver:
         now = self._app.clock.now()
         start: list[Delivery] = []
         endings: list[Ending] = []
-        unlimited: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
+        lanes: dict[str, str | None] = {}  # by task: its lane, if the task puts no limit on its messages
         received: dict[tuple[str, str], int] = {}
         recovered = 0
+        task, queue, lane, row = "", "", None, 0  # a row of messages of one task and queue is looked up once
         for delivery in deliveries:
             message = delivery.message
-            kind = (message.task, message.queue)
-            received[kind] = received.get(kind, 0) + 1
+            if message.task != task or message.queue != queue:
+                received[task, queue] = received.get((task, queue), 0) + row
+                task, queue, row = message.task, message.queue, 0
+                if task not in lanes:
+                    lanes[task] = self._unlimited_lane(task)
+                lane = lanes[task]
+            row += 1
             if delivery.deliveries > 1:
                 recovered += 1
-            if message.task not in unlimited:
-                unlimited[message.task] = self._unlimited_lane(message.task)
-            if (
-                unlimited[message.task] == message.lane
-                and message.expires_at is None
-                and not delivery.revoked
-                and not delivery.lost
-            ):
+            if lane == message.lane and message.expires_at is None and not delivery.revoked and not delivery.lost:
                 start.append(delivery)
                 continue
             ending = self._refuse(delivery, now)
@@ -208,6 +205,7 @@ class Receiver:
                 endings.append(ending)
             else:
                 start.append(self._with_limits(delivery))
+        received[task, queue] = received.get((task, queue), 0) + row
         self._count(received, recovered)
         if signals.task_received.receivers:
             for delivery in start:
@@ -220,6 +218,7 @@ class Receiver:
 
     def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
         counters = self._heartbeat.counters
+        received.pop(("", ""), None)  # the row before the first
         for kind, count in received.items():
             counted = self._counted.get(kind)
             if counted is None:
@@ -245,8 +244,8 @@ class Receiver:
         over = self._over(delivery, now)
         if over is not None:
             return over
-        task = self._app.tasks.get(message.task) or self._builtin.get(message.task)
-        if task is None:
+        task = self._app.tasks.get(message.task) or self._app.builtin_tasks.get(message.task)
+        if task is None or message.task in self._elsewhere:
             return self._unregistered(delivery, self._app.tasks)
         if task.lane != message.lane:
             # The sender did not know whether the function is plain or a coroutine.
@@ -276,7 +275,7 @@ class Receiver:
         if name not in self._unknown:
             if len(self._unknown) >= MOST_UNKNOWN:
                 self._unknown.clear()
-            self._unknown[name] = NotRegistered(name, get_close_matches(name, known, n=1))
+            self._unknown[name] = NotRegistered(name, filter(None, [closest(name, known)]))
         unknown = self._unknown[name]
         signals.task_unknown.send(self._options.name, message=message, name=name, id=message.id, exc=unknown)
         return Ending(delivery=delivery, unknown=unknown)

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Annotated, Any, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -24,12 +24,12 @@ from msgspec import Meta
 from celeriac.app.app import Celeriac
 from celeriac.app.control import COMMANDS, Command, Reply, encode, read_command
 from celeriac.errors import AccessRefused, BrokerError, CeleriacError, EncodeError, NotRegistered, nearest
+from celeriac.lazy import LazyModule
 from celeriac.model.filters import Filter
 from celeriac.model.gate import Duration, Name, OptionalName, Unreadable
 from celeriac.model.message import PLAIN
 from celeriac.model.options import check_limits
 from celeriac.model.options import rate as parse_rate
-from celeriac.model.seals import is_sealed
 from celeriac.model.watching import CHANNELS, LONGEST_WATCH, MOST_VALUES, MOST_WATCHED
 from celeriac.ports.broker import MISSED, Broker
 from celeriac.worker.circumstances import circumstances
@@ -39,6 +39,11 @@ from celeriac.worker.outages import Outages
 from celeriac.worker.pools.pool import Pool
 from celeriac.worker.receiver import Receiver
 from celeriac.worker.settler import Settler
+
+if TYPE_CHECKING:
+    from celeriac.model import seals
+else:
+    seals = LazyModule("celeriac.model.seals")
 
 __all__ = ["COMMAND_HANDLERS", "Controlled", "Repetitions", "serve_commands"]
 
@@ -117,7 +122,7 @@ async def _listen(worker: Controlled, repetitions: Repetitions) -> None:
                 continue
             try:
                 command = read_command(broker.codec.open("command", payload))
-                if is_sealed(payload):
+                if seals.is_sealed(payload):
                     repetitions.check(command, worker.app.clock.now())
             except ValueError as error:
                 log.warning("Ignored a control command that cannot be read: %s", error)

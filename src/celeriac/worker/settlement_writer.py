@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from celeriac.app.notifier import Notifier
 from celeriac.canvas.links import fitting
-from celeriac.canvas.workflows import Workflows
 from celeriac.model.message import Message
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import Broker, Delivery, Lease, Settlement
 from celeriac.ports.workflows import WorkflowStore, workflow_store
 from celeriac.worker.decide import add_next_steps, leaves_pending, node_end
+
+if TYPE_CHECKING:
+    from celeriac.canvas.workflows import Workflows
 
 __all__ = ["SettlementWriter"]
 
@@ -25,7 +28,7 @@ class SettlementWriter:
     repeats work and never loses it.
     """
 
-    def __init__(self, broker: Broker, backend: Backend, workflows: Workflows,
+    def __init__(self, broker: Broker, backend: Backend, workflows: Callable[[], Workflows],
                  notifier: Notifier | None = None) -> None:  # fmt: skip
         self._broker = broker
         self._backend = backend
@@ -39,9 +42,11 @@ class SettlementWriter:
     async def write(self, lease: Lease, settlements: Sequence[Settlement], now: float) -> list[bool]:
         """Write a batch. Return for each settlement whether it was accepted; False: its token was stale."""
         if self.joined:
-            settlements = self._fitting(await self._with_next_steps(settlements, now))
-            if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
-                self.left_pending = True
+            if [item for item in settlements if item.outcome is not None and item.outcome.place is not None]:
+                settlements = await self._with_next_steps(settlements, now)
+                if any(settlement.ends_node and leaves_pending(settlement) for settlement in settlements):
+                    self.left_pending = True
+            settlements = self._fitting(settlements)
             accepted = await lease.settle(settlements)
             self._tell(settlements)
             return accepted
@@ -104,5 +109,5 @@ class SettlementWriter:
         ]
         if not workflows:
             return list(settlements)
-        trees = await self._workflows.load(workflows)
+        trees = await self._workflows().load(workflows)
         return [add_next_steps(item, trees, now) if item.ends_node else item for item in settlements]

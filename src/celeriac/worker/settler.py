@@ -33,6 +33,7 @@ __all__ = ["Settler"]
 
 log = logging.getLogger("celeriac.worker")
 
+FAILURE = states.FAILURE
 BATCH = 512
 MOST_WAITING = 4 * BATCH  # endings; with more, the worker receives nothing until some are settled
 MORE = 4  # endings in the next batch, after one that was settled; after a failure, half as many
@@ -48,7 +49,7 @@ class Settler:
         self._options = options
         self._heartbeat = heartbeat
         self.notifier = Notifier(app.broker, app.backend)
-        self._writer = SettlementWriter(app.broker, app.backend, app.workflows, self.notifier)
+        self._writer = SettlementWriter(app.broker, app.backend, lambda: app.workflows, self.notifier)
         self.advancer = Advancer(app, lambda: heartbeat.lease, self._writer.joined, heartbeat.outages, self.notifier)
         self.attempt_log = AttemptLog(app)
         self._endings: list[Ending] = []
@@ -201,33 +202,42 @@ class Settler:
         if self._writer.left_pending:
             self._writer.left_pending = False
             self.advancer.wake.set()
-        logs_all = log.isEnabledFor(logging.INFO)
-        is_heard = signals.task_revoked.receivers or signals.task_failure.receivers
+        tells_all = log.isEnabledFor(logging.INFO)
+        is_heard = bool(signals.task_revoked.receivers or signals.task_failure.receivers)
         ended: list[Ended] = []
         for ending, settlement, is_accepted in zip(endings, settlements, accepted, strict=True):
             outcome = ending.outcome or settlement.outcome
-            message = ending.delivery.message
-            if not is_accepted:
-                log.warning("The settlement of %s[%s] is discarded: another worker now holds this message",
-                            message.task, message.id)  # fmt: skip
-                self._heartbeat.counters.add(REFUSED)
-            elif outcome is not None:
-                ended.append((message, outcome))
+            if is_accepted and outcome is not None:
+                ended.append((ending.delivery.message, outcome))
                 if is_heard:
                     send_ending_signals(self._app, ending, outcome)
-                if logs_all or outcome.state == states.FAILURE:
-                    self.attempt_log.ended(message, outcome)
-                    if settlement.action is Action.BURY:
-                        self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason=_why_buried(ending))
-            elif ending.lost is not None:
-                self.attempt_log.lost(message, ending.lost)
-            elif ending.unknown is not None:
-                self.attempt_log.unknown(message, ending.unknown)
+                if tells_all or outcome.state == FAILURE:
+                    self._tell_ended(ending, settlement, outcome)
+            else:
+                self._tell_open(ending, is_accepted)
         try:
             self.recorder.add(ended, now)
         except Exception:  # what was settled must not be settled again
             log.exception("%d attempts are missing in the statistics and the history", len(ended))
         return accepted
+
+    def _tell_ended(self, ending: Ending, settlement: Settlement, outcome: Outcome) -> None:
+        message = ending.delivery.message
+        self.attempt_log.ended(message, outcome)
+        if settlement.action is Action.BURY:
+            self._heartbeat.counters.add(DEAD_LETTERS, queue=message.queue, reason=_why_buried(ending))
+
+    def _tell_open(self, ending: Ending, is_accepted: bool) -> None:
+        """Tell of a delivery that was settled without an outcome, or that could not be settled."""
+        message = ending.delivery.message
+        if not is_accepted:
+            log.warning("The settlement of %s[%s] is discarded: another worker now holds this message",
+                        message.task, message.id)  # fmt: skip
+            self._heartbeat.counters.add(REFUSED)
+        elif ending.lost is not None:
+            self.attempt_log.lost(message, ending.lost)
+        elif ending.unknown is not None:
+            self.attempt_log.unknown(message, ending.unknown)
 
 
 def _why_buried(ending: Ending) -> str:

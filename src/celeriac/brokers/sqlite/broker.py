@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import time
@@ -26,12 +25,13 @@ from celeriac.model.codec import PLAIN_CODEC, Codec
 from celeriac.model.message import Message, published_again
 from celeriac.ports.backend import Backend
 from celeriac.ports.broker import MISSED, Broker, Lease
+from celeriac.ports.complete import sleep
 from celeriac.ports.operations import Operations, WorkerInfo
 from celeriac.ports.schedules import Change, ScheduleKeeper, ScheduleStore
 
 __all__ = ["SQLiteBroker", "connect", "send_scheduled", "sent_after"]
 
-LISTEN_PAUSES = (0.0005, 0.05)
+LISTEN_PAUSES = (0.0005, 0.1)
 """The first and the longest time from a commit to the read (seconds). It doubles while commits bring nothing, so that a
 busy database does not wake listeners at every commit."""
 
@@ -148,7 +148,7 @@ class SQLiteBroker(Broker, ScheduleKeeper):
                 begun = time.monotonic()
                 await watch.changed(generation, LISTEN_WAIT)
                 pause = LISTEN_PAUSES[0] if time.monotonic() > begun + LISTEN_QUIET else pause
-                await asyncio.sleep(pause)
+                await sleep(pause)
                 pause = min(longest, pause * 2)
 
     def schedules(self) -> ScheduleStore:

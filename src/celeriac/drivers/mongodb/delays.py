@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from secrets import randbits
 from typing import Any, Final
 
 from bson.int64 import Int64
@@ -24,7 +23,7 @@ from celeriac.drivers.mongodb.error_translation import refused
 from celeriac.drivers.mongodb.requests import DELAYS, Work, call, find, find_of
 from celeriac.drivers.mongodb.server import Server
 from celeriac.model.clock import Clock
-from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, removed
+from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, new_token, removed
 
 __all__ = ["MongoDelayStore"]
 
@@ -120,7 +119,7 @@ def _hold(ids: Sequence[str], seconds: float, now: float) -> Work[list[Taken]]:
     """Hold those of these messages that nobody holds: each is changed by one request, whoever makes others."""
     if not ids:
         return []
-    token = randbits(62) + 1
+    token = new_token()
     free = {"_id": {"$in": list(ids)}, "free_at": {"$lte": now}}
     held = {"$set": {"token": Int64(token), "free_at": now + seconds}, "$inc": {"takes": 1}}
     yield call(DELAYS, "update_many", free, held)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from enum import Enum
+from functools import cache
 from typing import Any, Final
 
 import hiredis
@@ -19,7 +20,7 @@ from celeriac.drivers.redis.error_translation import BUSY, InDoubt, code_of, is_
 from celeriac.drivers.redis.scripts import SCRIPTS
 from celeriac.errors import BrokerError
 
-__all__ = ["PAUSE", "Call", "Command", "Step", "first_error", "pack"]
+__all__ = ["PAUSE", "Call", "Command", "Step", "all_scripts", "first_error", "pack"]
 
 Command = tuple[Any, ...]
 
@@ -28,11 +29,18 @@ PAUSE: Final = 0.05  # seconds before a busy server is asked again
 pack: Callable[[Command], bytes] = hiredis.pack_command
 
 
+@cache
+def all_scripts() -> tuple[bytes, int]:
+    """Return the commands that load every script, and their number."""
+    scripts = SCRIPTS.all()
+    return b"".join(pack(("SCRIPT", "LOAD", script.source)) for script in scripts), len(scripts)
+
+
 class Step(Enum):
     """What the driver of a call has to do next."""
 
     SEND = "send"  # send `Call.packed` on an open connection, or on a new one; set `connected` and `fresh`
-    LOAD = "load"  # send `Call.scripts` on the same connection
+    LOAD = "load"  # send `all_scripts` on the same connection
     PAUSE = "pause"  # wait for `PAUSE` seconds
     FORGET = "forget"  # the server has closed a connection: close the idle ones, too
     CLOSE = "close"  # close this connection: the server is not fit for commands
@@ -40,8 +48,6 @@ class Step(Enum):
 
 class Call:
     """Commands that are sent in one round trip."""
-
-    scripts: Final = b"".join(pack(("SCRIPT", "LOAD", script.source)) for script in SCRIPTS.values())
 
     def __init__(self, packed: bytes, count: int, again: bool, address: Address, timeout: float) -> None:
         self.packed = packed

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from secrets import randbits
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from celeriac.drivers.redis.error_translation import InDoubt
 from celeriac.drivers.redis.server import Command, Server
 from celeriac.model.clock import Clock
-from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken
+from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, new_token
 
 __all__ = ["RedisDelayStore"]
 
@@ -53,16 +52,16 @@ class RedisDelayStore(DelayStore):
         return self._server.script("delays_keep", self._now(), *given)
 
     async def take_due(self, limit: int, seconds: float) -> Due:
-        token = _token()
+        token = new_token()
         soonest, rows = await self._run("delays_take_due", self._now(), seconds, token, limit)
         return Due(_taken(rows, token), float(soonest) if soonest else None)
 
     async def take(self, ids: Sequence[str], seconds: float) -> list[Taken]:
-        token = _token()
+        token = new_token()
         return _taken(await self._run("delays_take", self._now(), seconds, token, *dict.fromkeys(ids)), token)
 
     async def take_from(self, queue: str, limit: int, seconds: float) -> list[Taken]:
-        token = _token()
+        token = new_token()
         return _taken(await self._run("delays_take_from", self._now(), seconds, token, limit, queue), token)
 
     async def remove(self, taken: Sequence[Taken]) -> list[bool]:
@@ -94,10 +93,6 @@ class RedisDelayStore(DelayStore):
 
     async def _run(self, script: str, *given: Any) -> Any:
         return await self._server.ado(self._server.script(script, *given))
-
-
-def _token() -> int:
-    return randbits(62) + 1
 
 
 def _parts(messages: Sequence[Delayed]) -> Iterator[Sequence[Delayed]]:

@@ -14,46 +14,77 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib.resources import files
-from typing import Final
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
 
-__all__ = ["SCRIPTS", "Script"]
+__all__ = ["SCRIPTS", "Script", "Scripts"]
 
+FOLDER: Final = Path(__file__).with_name("lua")
 SHARED: Final = ("common.lua", "deliver.lua", "workflows.lua")
 
 
 class Script:
     """A script and its SHA1."""
 
-    def __init__(self, name: str, body: str, shared: str) -> None:
+    def __init__(self, name: str, source: str) -> None:
         self.name = name
-        self.source = _needed(body, shared) + body
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
         return f"<Script {self.name}>"
 
 
-def _needed(body: str, shared: str) -> str:
+class Scripts(dict[str, Script]):
+    """The scripts by name. Each is put together when it is first looked up: most processes need a few of them."""
+
+    def __missing__(self, name: str) -> Script:
+        body = _text(f"{name}.lua")
+        script = self[name] = Script(name, _needed(body) + body)
+        return script
+
+    def all(self) -> list[Script]:
+        """Return every script there is."""
+        found = [file.name for file in FOLDER.iterdir() if file.name not in SHARED]
+        return [self[name.removesuffix(".lua")] for name in sorted(found)]
+
+
+class _Paragraph(NamedTuple):
+    text: str
+    defines: frozenset[str]
+    uses: frozenset[str]
+
+
+@cache
+def _shared() -> list[_Paragraph]:
+    """Return the shared paragraphs, the last first."""
+    found = []
+    for name in SHARED:
+        for text in _text(name).strip().split("\n\n"):
+            defines = re.findall(r"^local (?:function )?(\w+)", text, re.MULTILINE)
+            found.append(_Paragraph(text, frozenset(defines), _words(text)))
+    return found[::-1]
+
+
+def _needed(body: str) -> str:
     """Return the shared paragraphs that a script uses: every call of a script creates its functions anew."""
     needed: list[str] = []
-    text = _uncommented(body)
-    for paragraph in reversed(shared.split("\n\n")):
-        names = re.findall(r"^local (?:function )?(\w+)", paragraph, re.MULTILINE)
-        if any(re.search(rf"\b{name}\b", text) for name in names):
-            needed.insert(0, paragraph + "\n")
-            text += _uncommented(paragraph)
-    return "".join(needed)
+    words = _words(body)
+    for paragraph in _shared():
+        if not words.isdisjoint(paragraph.defines):
+            needed.append(paragraph.text + "\n")
+            words |= paragraph.uses
+    return "".join(reversed(needed))
 
 
-def _uncommented(lua: str) -> str:
-    return re.sub(r"--.*", "", lua)
+def _words(lua: str) -> frozenset[str]:
+    """Return the names in a piece of Lua, those in comments excepted."""
+    return frozenset(re.findall(r"\w+", re.sub(r"--.*", "", lua)))
 
 
-def _scripts() -> dict[str, Script]:
-    texts = {file.name: file.read_text("utf-8") for file in files("celeriac.drivers.redis").joinpath("lua").iterdir()}
-    shared = "\n\n".join(texts.pop(name).strip() for name in SHARED)
-    return {name.removesuffix(".lua"): Script(name, body, shared) for name, body in texts.items()}
+def _text(name: str) -> str:
+    return FOLDER.joinpath(name).read_text("utf-8")
 
 
-SCRIPTS: Final = _scripts()
+SCRIPTS: Final = Scripts()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celeriac.drivers.redis.address import Address
-from celeriac.drivers.redis.calls import PAUSE, Call, Command, Step, first_error, pack
+from celeriac.drivers.redis.calls import PAUSE, Call, Command, Step, all_scripts, first_error, pack
 from celeriac.drivers.redis.connection import Connection, resolve
 from celeriac.drivers.redis.error_translation import silent
 from celeriac.drivers.redis.opening import Opening, raise_for
@@ -105,7 +105,7 @@ class Server:
                             connection = self._borrow(call)
                         done = connection.exchange(call.packed, call.count)
                     elif step is Step.LOAD and connection is not None:
-                        done = connection.exchange(call.scripts, len(SCRIPTS))
+                        done = connection.exchange(*all_scripts())
                     elif step is Step.PAUSE:
                         time.sleep(PAUSE)
                     elif step is Step.FORGET:
@@ -173,7 +173,7 @@ class Server:
                         else:
                             done = await wire.exchange(call.packed, call.count)
                     elif step is Step.LOAD and wire is not None:
-                        done = await wire.exchange(call.scripts, len(SCRIPTS))
+                        done = await wire.exchange(*all_scripts())
                     elif step is Step.PAUSE:
                         await asyncio.sleep(PAUSE)
                     elif step is Step.CLOSE and wire is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from secrets import randbits
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +19,7 @@ from celeriac.drivers.sql.database import Database
 from celeriac.drivers.sql.keys import key, micros
 from celeriac.drivers.sql.outcomes import PAGE, pages
 from celeriac.model.clock import Clock
-from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, removed
+from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, new_token, removed
 
 __all__ = ["SQLDelayStore"]
 
@@ -119,7 +118,7 @@ class SQLDelayStore(DelayStore):
         """Hold those of these messages that nobody holds."""
         if not ids:
             return []
-        table, token = self._table, randbits(62) + 1
+        table, token = self._table, new_token()
         held = {"free_at": now + micros(seconds), "token": token, "takes": table.c.takes + 1}
 
         def work(connection: Connection) -> list[Taken]:

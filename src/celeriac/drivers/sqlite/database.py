@@ -11,7 +11,6 @@ transaction, while the calling thread has one open.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sqlite3
@@ -28,6 +27,7 @@ from celeriac.drivers.sqlite.opening import Connection, Opener, pause
 from celeriac.drivers.sqlite.schema import MIGRATIONS
 from celeriac.errors import BrokerUnavailable
 from celeriac.model.codec import PLAIN_CODEC, Codec
+from celeriac.ports.complete import sleep
 
 __all__ = ["Database", "Session", "database"]
 
@@ -155,7 +155,7 @@ class Database:
         with translated(self.path):
             while True:
                 while not self._begin(deadline):
-                    await asyncio.sleep(pause())
+                    await sleep(pause())
                 result = self._finish(work, quiet)
                 if self._in_place():
                     return result

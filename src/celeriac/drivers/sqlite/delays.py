@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from secrets import randbits
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from celeriac.drivers.sqlite.database import Database
 from celeriac.drivers.sqlite.opening import Connection
 from celeriac.model.clock import Clock
-from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken
+from celeriac.ports.delays import Counts, Delayed, DelayStore, Due, Taken, new_token
 
 __all__ = ["SQLiteDelayStore"]
 
@@ -96,7 +95,7 @@ class SQLiteDelayStore(DelayStore):
         return await self._take(OF_QUEUE, given, now + seconds) if self._rows(OF_QUEUE, given) else []
 
     async def _take(self, query: str, given: tuple[Any, ...], until: float) -> list[Taken]:
-        token = randbits(62) + 1
+        token = new_token()
 
         def work(connection: Connection) -> list[Taken]:
             rows = connection.execute(query, given).fetchall()

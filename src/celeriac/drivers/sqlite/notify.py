@@ -12,8 +12,6 @@ ends the wait at once.
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import logging
 import os
 import select
@@ -21,7 +19,16 @@ import stat
 import sys
 import time
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from celeriac.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import asyncio
+    import ctypes
+else:  # for those who wait; most callers of tasks do not
+    asyncio = LazyModule("asyncio")
+    ctypes = LazyModule("ctypes")
 
 __all__ = ["BELL", "Bell", "Watch"]
 
