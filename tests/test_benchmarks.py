@@ -238,3 +238,28 @@ def test_client_libraries_on_rabbitmq_are_compared(rabbitmq_installed: None) -> 
     assert done.returncode == 0, done.stderr
     for client in ("py-amqp", "Celeriac, blocking"):
         assert re.search(rf"^\| {client} (\| [\d,.]+ \(\d+ µs\) ){{4}}\|$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("what", "before", "after", "is_worse"),
+    [
+        ("best", [100.0, 90.0], [98.0, 85.0], False),  # two runs of one version differ by more
+        ("best", [100.0, 98.0], [90.0, 89.0], True),
+        ("best", [100.0, 98.0], [120.0, 119.0], False),
+        ("median_ms", [1.0, 1.1], [1.4, 1.5], True),  # of a time, less is better
+        ("median_ms", [1.0, 1.1], [0.5, 0.6], False),
+    ],
+)
+def test_a_figure_is_worse_if_it_changed_by_more_than_two_runs_differ(
+    tmp_path: Path, what: str, before: list[float], after: list[float], is_worse: bool
+) -> None:
+    files: dict[str, list[str]] = {}
+    for option, runs in (("--before", before), ("--after", after)):
+        for number, value in enumerate(runs):
+            path = tmp_path / f"{option}{number}.json"
+            path.write_text(json.dumps({"reports": [{"name": "drain", "figures": {"ours": {what: value}}}]}))
+            files.setdefault(option, []).append(str(path))
+    done = run("--before", *files["--before"], "--after", *files["--after"], module="benchmarks.before_after")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = [line for line in done.stdout.splitlines() if "drain" in line]
+    assert ("worse" in row) is is_worse
