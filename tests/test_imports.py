@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import celeriac
 from celeriac import Celeriac, chain, group
 from celeriac.lazy import LazyModule
@@ -105,6 +107,23 @@ def test_help_imports_no_command_and_no_table(tmp_path: Path) -> None:
     assert found(modules, {"asyncio", "celeriac.brokers", "celeriac.inspector", "celeriac.worker", "rich"}) == set()
     commands = {name for name in modules if name.startswith("celeriac.cli.")}
     assert commands == {f"celeriac.cli.{name}" for name in ("lazy", "output", "root")}
+
+
+def test_setting_up_django_with_the_models_imports_no_sqlalchemy(tmp_path: Path) -> None:
+    """Each command of `manage.py` does it, and most ask for no result."""
+    pytest.importorskip("django", reason="the extra `django` is not installed")
+    code = """
+import django
+from django.conf import settings
+
+settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.db"}}, USE_TZ=True,
+                   INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth",
+                                   "celeriac.contrib.django.db"])
+django.setup()
+"""
+    modules = modules_after(code, tmp_path)
+    assert "celeriac.contrib.django.db.models" in modules
+    assert found(modules, {"sqlalchemy", "celeriac.backends.sql"}) == set()
 
 
 def test_every_public_name_is_there_and_listed() -> None:

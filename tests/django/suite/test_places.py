@@ -9,7 +9,7 @@ from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from celeriac.contrib.django.db import place
-from celeriac.contrib.django.db.place import alias_of
+from celeriac.contrib.django.db.alias import alias_of
 from celeriac.drivers.sql.address import Address
 from celeriac.errors import ImproperlyConfigured
 from tests import test_public_names as public_names

@@ -15,8 +15,10 @@ from django.db import connections
 from sqlalchemy import Connection, Engine, NullPool
 
 from celeriac.backends.sql import SQLBackend
-from celeriac.contrib.django.db.columns import PREFIX, DjangoColumns
-from celeriac.contrib.django.db.place import alias_of, name_of, place_of
+from celeriac.contrib.django.db.alias import alias_of
+from celeriac.contrib.django.db.columns import DjangoColumns
+from celeriac.contrib.django.db.place import name_of, place_of
+from celeriac.contrib.django.db.values import PREFIX
 from celeriac.drivers.registry import Registry
 from celeriac.drivers.sql.address import Address
 from celeriac.drivers.sql.database import Database

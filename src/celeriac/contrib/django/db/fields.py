@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, models
 from django.utils import timezone
 
-from celeriac.contrib.django.db.backend import DjangoBackend, connect
-from celeriac.contrib.django.db.place import SCHEME, alias_of
+from celeriac.contrib.django.db.alias import SCHEME, alias_of
 from celeriac.drivers.sql.keys import is_hash, key, state_key
+from celeriac.lazy import LazyModule
 from celeriac.tasks.current_app import current_app
+
+if TYPE_CHECKING:
+    from celeriac.contrib.django.db import backend as sql_backend
+else:  # with SQLAlchemy, which most commands of `manage.py` do not need
+    sql_backend = LazyModule("celeriac.contrib.django.db.backend")
 
 __all__ = ["KeyField", "PlaceManager", "StateField", "as_django", "aware", "backend", "database"]
 
@@ -26,12 +31,12 @@ def database() -> str:
     return alias_of(url) if url.startswith(f"{SCHEME}://") else DEFAULT_DB_ALIAS
 
 
-def backend() -> DjangoBackend:
+def backend() -> sql_backend.DjangoBackend:
     """Return the backend whose tables these are, even if the app has another one now."""
     app: Any = current_app()
-    if isinstance(app.backend, DjangoBackend):
+    if isinstance(app.backend, sql_backend.DjangoBackend):
         return app.backend
-    return connect(f"{SCHEME}://", clock=app.clock, timeout=app.conf.broker_publish_timeout,
+    return sql_backend.connect(f"{SCHEME}://", clock=app.clock, timeout=app.conf.broker_publish_timeout,
                    result_expires=app.conf.result_expires, codec=app.backend.codec)  # fmt: skip
 
 

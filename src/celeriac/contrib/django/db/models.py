@@ -13,7 +13,6 @@ from typing import Any
 from django.db import models
 
 from celeriac import states
-from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX
 from celeriac.contrib.django.db.fields import KeyField, StateField, backend
 from celeriac.contrib.django.db.kinds import (
     ClockedSchedule,
@@ -24,6 +23,7 @@ from celeriac.contrib.django.db.kinds import (
 )
 from celeriac.contrib.django.db.periodic import PeriodicTask
 from celeriac.contrib.django.db.sent_by import TaskResultManager, schedule_of
+from celeriac.contrib.django.db.values import NAME_LENGTH, PREFIX
 from celeriac.documents import call_of, to_json, value_of
 from celeriac.drivers.sql.keys import KEY_LENGTH, STATE_LENGTH, is_hash
 from celeriac.model.gate import Unreadable

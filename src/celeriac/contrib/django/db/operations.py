@@ -12,8 +12,9 @@ from django.db.migrations.operations.base import Operation
 from sqlalchemy import update
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from celeriac.contrib.django.db.columns import PREFIX, DjangoColumns
+from celeriac.contrib.django.db.columns import DjangoColumns
 from celeriac.contrib.django.db.place import dialect_of
+from celeriac.contrib.django.db.values import PREFIX
 from celeriac.drivers.sql.schema import VERSION, Tables
 
 __all__ = ["MakeTables"]

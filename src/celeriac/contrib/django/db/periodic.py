@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.db import models, transaction
 from msgspec.structs import replace
@@ -17,11 +17,10 @@ from celeriac.beat.decide import beginning
 from celeriac.beat.definition import HAND, Definition, definition_of, encode_definition, with_visible_ends
 from celeriac.beat.info import ScheduleInfo, info_of, instant
 from celeriac.beat.template import template_of
-from celeriac.contrib.django.db.columns import NAME_LENGTH, PREFIX, TEXT_LENGTH, call_texts
 from celeriac.contrib.django.db.fields import KeyField, as_django, aware, backend, database
 from celeriac.contrib.django.db.periodic_parts import VALUES, PeriodicTaskManager, kind_property, sent_property
+from celeriac.contrib.django.db.values import NAME_LENGTH, PREFIX, TEXT_LENGTH, call_texts
 from celeriac.drivers.sql.keys import KEY_LENGTH, key
-from celeriac.drivers.sql.schedules import SQLScheduleStore
 from celeriac.errors import DecodeError, ImproperlyConfigured
 from celeriac.model.gate import Unreadable
 from celeriac.model.message import Message
@@ -30,6 +29,9 @@ from celeriac.ports.schedules import Entry, first_revision
 from celeriac.schedules.moments import moment
 from celeriac.schedules.schedule import Schedule
 from celeriac.tasks.current_app import current_app
+
+if TYPE_CHECKING:
+    from celeriac.drivers.sql.schedules import SQLScheduleStore
 
 __all__ = ["PeriodicTask"]
 

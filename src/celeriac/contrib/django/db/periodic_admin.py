@@ -14,11 +14,11 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from celeriac.beat.definition import CODE
-from celeriac.contrib.django.db.columns import KINDS
 from celeriac.contrib.django.db.fields import backend
 from celeriac.contrib.django.db.periodic import PeriodicTask
 from celeriac.contrib.django.db.periodic_form import PeriodicTaskForm
 from celeriac.contrib.django.db.shown import EMPTY, exact, moment, pill
+from celeriac.contrib.django.db.values import KINDS
 from celeriac.errors import CeleriacError, nearest
 from celeriac.tasks.current_app import current_app
 

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Final
 from django import forms
 
 from celeriac.beat.info import CHOICES
-from celeriac.contrib.django.db.columns import NAME_LENGTH
 from celeriac.contrib.django.db.fields import aware
 from celeriac.contrib.django.db.kinds import PERIODS, ClockedSchedule, SolarSchedule
 from celeriac.contrib.django.db.periodic import PeriodicTask
 from celeriac.contrib.django.db.periodic_parts import VALUES
+from celeriac.contrib.django.db.values import NAME_LENGTH
 from celeriac.drivers.sql.keys import key
 from celeriac.errors import ArgumentsError, CeleriacError, UnknownQueue
 from celeriac.tasks.current_app import current_app

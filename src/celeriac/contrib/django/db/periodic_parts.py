@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from django.db import models
 
-from celeriac.contrib.django.db.columns import RECORD_KIND, kind_of
 from celeriac.contrib.django.db.fields import PlaceManager
 from celeriac.contrib.django.db.kinds import (
     ClockedSchedule,
@@ -19,6 +18,7 @@ from celeriac.contrib.django.db.kinds import (
     IntervalSchedule,
     SolarSchedule,
 )
+from celeriac.contrib.django.db.values import RECORD_KIND, kind_of
 
 __all__ = ["VALUES", "PeriodicTaskManager", "PeriodicTaskQuerySet", "kind_property", "sent_property"]
 

@@ -10,16 +10,14 @@ from urllib.parse import parse_qsl
 
 from django.db import connections
 from django.db.backends.base.creation import TEST_DATABASE_PREFIX
-from django.utils.connection import ConnectionDoesNotExist
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect
 
-from celeriac.errors import ImproperlyConfigured, nearest
+from celeriac.contrib.django.db.alias import SCHEME
+from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["SCHEME", "Place", "alias_of", "dialect_of", "name_of", "place_of"]
+__all__ = ["Place", "dialect_of", "name_of", "place_of"]
 
-SCHEME: Final = "django-db"
-DEFAULT: Final = "default"
 DIALECTS: Final[dict[str, Any]] = {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}
 DJANGOS_OWN: Final = frozenset({"context", "cursor_factory", "conv"})
 """Arguments of drivers that Django sets for itself."""
@@ -31,25 +29,6 @@ class Place(NamedTuple):
     url: str  # for `Address`; without the password
     arguments: dict[str, Any]  # of the driver's `connect`
     is_test: bool  # it was made for tests, and is dropped after them
-
-
-def alias_of(url: str) -> str:
-    """Return the alias of a `django-db://alias` URL. Raises `ImproperlyConfigured`.
-
-    >>> alias_of("django-db://"), alias_of("django-db://reporting")
-    ('default', 'reporting')
-    """
-    alias, _, rest = url.partition("://")[2].partition("/")
-    if rest or "?" in alias or "@" in alias:
-        raise ImproperlyConfigured(f"{url!r} has more than an alias of Django's DATABASES, where all options of a "
-                                   f"database are: write {SCHEME}://{DEFAULT}.")  # fmt: skip
-    alias = alias or DEFAULT
-    try:
-        connections[alias]
-    except ConnectionDoesNotExist:
-        raise ImproperlyConfigured(f"Django's DATABASES has no {alias!r}.{nearest(alias, connections)} "
-                                   f"{SCHEME}://{DEFAULT} is the default one.") from None  # fmt: skip
-    return alias
 
 
 def name_of(alias: str) -> str:
