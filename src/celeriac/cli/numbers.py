@@ -9,30 +9,28 @@ import click
 __all__ = ["Number", "WholeNumber"]
 
 
-class Number(click.FloatRange):
-    """A number; click's own error calls it a `float range`."""
+class _Worded(click.ParamType):  # type: ignore[type-arg]  # not subscriptable in older versions of click
+    """Says what is wanted in plain words, where click's own error has a `float range` or an `integer range`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Raises `click.BadParameter`."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            assert isinstance(self, Number | WholeNumber)
+            self.fail(_wanted(value, self), param, ctx)
+
+
+class Number(_Worded, click.FloatRange):
+    """A number."""
 
     name = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number. Raises `click.BadParameter`."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(_wanted(value, self), param, ctx)
 
-
-class WholeNumber(click.IntRange):
-    """A whole number; click's own error calls it an `integer range`."""
+class WholeNumber(_Worded, click.IntRange):
+    """A whole number."""
 
     name = "whole number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number. Raises `click.BadParameter`."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(_wanted(value, self), param, ctx)
 
 
 def _wanted(value: Any, kind: Number | WholeNumber) -> str:

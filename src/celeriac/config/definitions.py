@@ -118,24 +118,6 @@ def _webhook_secrets(texts: list[str]) -> list[str]:
     return texts
 
 
-def _callback_hosts(entries: list[str]) -> list[str]:
-    callback_hosts.CallbackHosts(entries)
-    return entries
-
-
-def _mail_url(url: str) -> str:
-    mail_server.MailServer.of(url)
-    return url
-
-
-def _addresses(value: Any) -> Any:
-    return mail_server.addresses(value)
-
-
-def _address(value: Any) -> Any:
-    return mail_server.check_address(value)
-
-
 def _port(value: int) -> int:
     if not 0 <= value <= 65535:
         raise ValueError(f"from 0 to 65535, not {value!r}.")
@@ -325,14 +307,16 @@ class Definitions:
 
     # Mails to the administrators
     mail_admins: Annotated[
-        Any, "who is told of failures: `['Ann <ann@example.org>', …]`, or `(name, address)` as in Celery", _addresses
+        Any, "who is told of failures: `['Ann <ann@example.org>', …]`, or `(name, address)` as in Celery",
+        lambda value: mail_server.addresses(value)
     ] = []  # fmt: skip
     mail_from: Annotated[
-        str | None, "the sender of mails; None: celeriac@ and the name of the machine", _address
+        str | None, "the sender of mails; None: celeriac@ and the name of the machine",
+        lambda value: mail_server.check_address(value)
     ] = None
     mail_url: Annotated[
         str, "the mail server: `smtp://user:password@host:587?tls=starttls` (or `ssl`, `none`)",
-        _mail_url
+        _accepted(lambda url: mail_server.MailServer.of(url))
     ] = "smtp://localhost:25?tls=none"  # fmt: skip
     mail_timeout: Annotated[Seconds, "how long the mail server may take for each answer", positive] = 10.0
     mail_max_per_hour: Annotated[int, "mails about failures per hour at most; the last one says so", positive] = 20
@@ -391,7 +375,8 @@ class Definitions:
     web_origins: Annotated[list[str], "sites whose pages may read status URLs ('*': all)"] = []
     web_callback_hosts: Annotated[
         list[str], "hosts that callbacks may go to, by https unless they begin with http://, and networks that these "
-        "may lead to although they are not public; none: no callbacks", _callback_hosts
+        "may lead to although they are not public; none: no callbacks",
+        _accepted(lambda entries: callback_hosts.CallbackHosts(entries))
     ] = []  # fmt: skip
     web_callback_secrets: Annotated[
         list[str], "secrets (whsec_…) that sign callbacks, each with all of them", _webhook_secrets
