@@ -104,7 +104,7 @@ class Celeriac(Scheduling):
         self._templates: dict[str, MessageTemplate] = {}
         shared.register_app(self)
 
-    # --- Configuration and tasks: see also `scheduling.py`, `configuring.py`, `registering.py` ---------------------
+    # --- Configuration and tasks: see also `scheduling.py`, `configuring.py`, `registering.py` --------
 
     def _configuration_changed(self) -> None:
         self._templates.clear()

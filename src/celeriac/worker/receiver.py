@@ -206,6 +206,7 @@ class Receiver:
             else:
                 start.append(self._with_limits(delivery))
         received[task, queue] = received.get((task, queue), 0) + row
+        received.pop(("", ""), None)  # the row before the first
         self._count(received, recovered)
         if signals.task_received.receivers:
             for delivery in start:
@@ -218,7 +219,6 @@ class Receiver:
 
     def _count(self, received: dict[tuple[str, str], int], recovered: int) -> None:
         counters = self._heartbeat.counters
-        received.pop(("", ""), None)  # the row before the first
         for kind, count in received.items():
             counted = self._counted.get(kind)
             if counted is None:
