@@ -223,7 +223,7 @@ class _Pending:
             raise ResultTimeout(
                 f"{len(self.ids)} of {self._total} tasks have no result after {self._timeout:g} s. "
                 "Is a worker running that receives from their queues, and are their modules imported there? "
-                f"`celeriac explain {next(iter(self.ids))}` tells more of one."
+                f"`celeriac explain {next(iter(self.ids))}` says why one of them has none."
             )
 
 
