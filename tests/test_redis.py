@@ -608,10 +608,11 @@ async def test_messages_that_an_older_version_published_are_received_from_many_q
 async def waiting(
     redis: RedisServer, lease: Lease, limit: int = 10, queue: str = "default"
 ) -> asyncio.Task[list[Delivery]]:
-    """Begin to receive; return when the lease waits on the server."""
+    """Begin to receive; return when the lease waits on the server, and knows it."""
     before = waiting_leases(redis)
     receiving = asyncio.ensure_future(lease.receive([queue], {PLAIN: limit}, LONG))
     await eventually(lambda: waiting_leases(redis) != before, "another waiting lease")
+    await lease.renew()  # its reply comes after that to `receive`, on the same connection
     return receiving
 
 

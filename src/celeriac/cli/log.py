@@ -3,6 +3,7 @@
 A task can fill the pipe behind stderr, or its reader can stop reading. A supervisor that blocked on it would miss its
 heartbeats and lose its lease. The handler therefore opens the pipe a second time, in non-blocking mode. The original
 descriptor is shared with the children and stays blocking, so prints in tasks wait as usual. So do lines that tasks log.
+A pipe takes 4,096 bytes at once, or in parts: in a line longer than that, one of another process may come in between.
 """
 
 from __future__ import annotations
