@@ -29,7 +29,7 @@ from tests.ports import free_port
 from tests.postgresql_server import PostgreSQLServer, running_postgresql
 from tests.promises.harness import Stage, set_stage
 from tests.promises.stores import shared_servers
-from tests.rabbitmq_server import STOMP, Place, RabbitServer, a_place, running_rabbit
+from tests.rabbitmq_server import STOMP, FrailRabbit, Place, RabbitServer, a_place, running_frail_rabbit, running_rabbit
 from tests.redis_server import RedisServer, running_redis
 from tests.scratch import keep_bytecode, use_memory
 
@@ -175,6 +175,20 @@ def rabbit() -> Iterator[RabbitServer]:
 def place(rabbit: RabbitServer) -> Iterator[Place]:
     """A vhost of it."""
     with a_place(rabbit) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def frail_rabbit() -> Iterator[FrailRabbit]:
+    """A RabbitMQ for the tests that harm it; each leaves it running."""
+    with running_frail_rabbit() as made:
+        yield made
+
+
+@pytest.fixture
+def frail(frail_rabbit: FrailRabbit) -> Iterator[Place]:
+    """A vhost of it."""
+    with a_place(frail_rabbit.server) as made:
         yield made
 
 
