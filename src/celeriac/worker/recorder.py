@@ -203,7 +203,7 @@ class Recorder:
             return False
         now = self._app.clock.now()
         batch = self._batch(now, last)
-        if not batch and batch.complete <= self._written_to:
+        if not batch:  # a slot without counts need not be final for anybody
             return False
         written = {key.at for key in batch.sums}
         self._changed -= written
