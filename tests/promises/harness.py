@@ -12,9 +12,8 @@ import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -24,14 +23,16 @@ import psutil
 import pytest
 
 from celeriac import Celeriac
+from celeriac.app.schemes import BACKEND, BROKER
 from celeriac.inspector import Inspector
 from celeriac.ports.operations import QueueCounts
 from tests.environment import without_settings
+from tests.forked import COMMAND, Forked
 from tests.mongodb_server import LEFT
 from tests.patience import PATIENCE, wait_for
 from tests.promises.grounds import ALL_GROUNDS, Ground, PairGround
 
-__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "lives", "on", "set_stage"]
+__all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "imports_of", "lives", "on", "set_stage"]
 
 LEASE = 60.0  # seconds; no worker is kept from renewing it for so long, however busy the machine is
 SHORT_LEASE = 3.0  # seconds; of those whose lease is to run out
@@ -62,6 +63,14 @@ def get(result: Any) -> Any:
     return result.get(timeout=PATIENCE)
 
 
+def imports_of(command: str, environment: Mapping[str, str]) -> list[str]:
+    """Return what a command of Celeriac imports: its own module, and the drivers of the servers that it uses."""
+    urls = [environment.get(f"CELERIAC_{name}", "sqlite://") for name in ("BROKER_URL", "RESULT_BACKEND")]
+    schemes = [url.partition("://")[0] for url in urls]
+    found = [kind.adapter(scheme) for kind in (BROKER, BACKEND) for scheme in schemes]
+    return [f"celeriac.cli.{command}", *(adapter.module for adapter in found if adapter is not None)]
+
+
 def lives(process: psutil.Process) -> bool:
     """Say whether a process is running, and not a zombie."""
     try:
@@ -76,10 +85,9 @@ class Worker:
     def __init__(self, folder: Path, name: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        command = [sys.executable, "-m", "celeriac", "-A", "victim", "worker", "-n", name, *arguments]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True)  # fmt: skip
+        self.log.write_text("")
+        self.process = Forked(COMMAND, "-A", "victim", "worker", "-n", name, *arguments, cwd=folder, log=self.log,
+                              environment=environment, imports=imports_of("worker", environment))  # fmt: skip
         (folder / f"{name}.pid").write_text(str(self.pid))
 
     @property
