@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -169,6 +170,8 @@ class Stage:
         self.app: Celeriac = victim.app
         self.ground = ground
         self.workers: list[Worker] = []
+        self._runs: defaultdict[str, list[Run]] = defaultdict(list)  # what was read of the journal
+        self._read = 0  # bytes of it
 
     # --- Workers --------------------------------------------------------------------------------------
 
@@ -195,13 +198,14 @@ class Stage:
 
     def journal(self, what: str = "start") -> list[Run]:
         """Return the runs that were started (or ended), in order."""
-        runs = []
-        whole, _, _ = (self.folder / "journal").read_text().rpartition("\n")  # the last line may be half written
-        for line in whole.splitlines():
+        with (self.folder / "journal").open("rb") as file:
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be half written
+        self._read += len(whole + newline)
+        for line in whole.decode().splitlines():
             kind, id, attempt, deliveries, pid, at, worker = line.split(" ")
-            if kind == what:
-                runs.append(Run(kind, id, int(attempt), int(deliveries), int(pid), float(at), worker))
-        return runs
+            self._runs[kind].append(Run(kind, id, int(attempt), int(deliveries), int(pid), float(at), worker))
+        return self._runs[what].copy()
 
     def runs(self, *results: Any) -> list[Run]:
         """Return the runs of these results that were started."""
