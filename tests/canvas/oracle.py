@@ -129,9 +129,9 @@ class _Growth:
         self._read = 0
 
     def tree(self, depth: int) -> Node:
-        kinds = (
-            ("task",) if not depth else ("task", *COMPOSITES * 2) if depth == DEEPEST else ("task", *COMPOSITES, "task")
-        )
+        kinds: tuple[str, ...] = ("task", *COMPOSITES, "task") if depth else ("task",)
+        if depth == DEEPEST:
+            kinds = ("task", *COMPOSITES * 2)
         kind = kinds[self._below(len(kinds))]
         if kind == "task":
             return Node("task", (), self._label(), WAYS[self._below(len(WAYS))], self._maybe(), self._maybe())

@@ -143,7 +143,7 @@ def test_a_worker_consumes_again_when_its_rabbitmq_is_back(stage: Stage, how: st
     """What it runs goes on or is run again: a lease is a connection. Each outcome is recorded once all the same."""
     worker = stage.worker()
     stage.record()
-    results = load(stage, each=1000)
+    results = load(stage, each=500)
     with stage.away(how):
         pass_time(stage, AWAY)
     results.append(consuming_again(stage, f"a server that was {how} is back"))
