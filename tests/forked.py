@@ -2,7 +2,7 @@
 
 Most of what such a start costs is imports. So a process that has imported what they need, and has opened nothing, forks
 them (`python -m tests.forked`). The fork becomes what `python -m celeriac …` is: a leader of its own session, in its
-folder, with its environment, arguments and outputs.
+folder, with its environment, arguments and outputs, and it ignores the signals that the test ignores.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ __all__ = ["COMMAND", "SCRIPT", "Forked"]
 COMMAND = "tests.forked:run_command"
 SCRIPT = "tests.forked:run_script"
 
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
 _lock = Lock()  # of the pipes to the process that forks
 
 
@@ -38,8 +40,9 @@ class Forked:
     def __init__(self, function: str, *words: str, cwd: Path | str, environment: Mapping[str, str], log: Path,
                  imports: Sequence[str] = ()) -> None:  # fmt: skip
         self.returncode: int | None = None
+        ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         self.pid = int(_ask(function=function, words=words, cwd=str(cwd), environment=dict(environment),
-                            log=str(log.absolute()), imports=imports))  # fmt: skip
+                            log=str(log.absolute()), ignored=ignored, imports=imports))  # fmt: skip
         self._descriptor = os.pidfd_open(self.pid)  # it is there until `_ended` asks how it has ended
 
     def poll(self) -> int | None:
@@ -130,8 +133,11 @@ def _fork() -> None:
     function(*words)
 
 
-def _become(cwd: str, environment: dict[str, str], log: str) -> None:
+def _become(cwd: str, environment: dict[str, str], log: str, ignored: list[int]) -> None:
     os.setsid()
+    for number in SIGNALS:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else usual)
     os.chdir(cwd)
     sys.path[0] = cwd
     os.environ.clear()
