@@ -36,6 +36,7 @@ from tests.promises.grounds import ALL_GROUNDS, Ground, PairGround
 __all__ = ["LEASE", "SHORT_LEASE", "Run", "Stage", "Worker", "get", "imports_of", "lives", "on", "set_stage"]
 
 LEASE = 60.0  # seconds; no worker is kept from renewing it for so long, however busy the machine is
+SQL_DRIVERS = {"db+mariadb": "pymysql", "db+postgresql": "psycopg"}
 SHORT_LEASE = 3.0  # seconds; of those whose lease is to run out
 
 
@@ -69,7 +70,8 @@ def imports_of(command: str, environment: Mapping[str, str]) -> list[str]:
     urls = [environment.get(f"CELERIAC_{name}", "sqlite://") for name in ("BROKER_URL", "RESULT_BACKEND")]
     schemes = [url.partition("://")[0] for url in urls]
     found = [kind.adapter(scheme) for kind in (BROKER, BACKEND) for scheme in schemes]
-    return [f"celeriac.cli.{command}", *(adapter.module for adapter in found if adapter is not None)]
+    packages = [SQL_DRIVERS[scheme] for scheme in schemes if scheme in SQL_DRIVERS]
+    return [f"celeriac.cli.{command}", *(adapter.module for adapter in found if adapter is not None), *packages]
 
 
 def lives(process: psutil.Process) -> bool:
